@@ -1,0 +1,235 @@
+"""``@action`` and ``Service``: a platform verb, declared once.
+
+From one declaration come the Python call, the HTTP route, the command, the name of the
+permission and the audit record. The signature is the schema: arguments and results are
+pydantic models, dataclasses or plain types.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, ClassVar, Self, TypeVar, get_type_hints
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Secret,
+    SecretStr,
+    TypeAdapter,
+    ValidationError,
+    create_model,
+)
+
+from falaj.kernel.call import AssetRef, Call
+from falaj.kernel.errors import InvalidInput
+
+F = TypeVar("F", bound=Callable[..., Any])
+PLATFORM = "platform"
+"""The kind of resource of an action that is about no single asset."""
+_MARK = "__falaj_action__"
+_PLACEHOLDER = re.compile(r"{(\w+)(?::path)?}")
+
+
+@dataclass(frozen=True)
+class _Mark:
+    method: str
+    path: str
+    on: str
+    step_up: bool
+    mutates: bool
+
+
+def action(
+    *,
+    get: str = "",
+    post: str = "",
+    delete: str = "",
+    on: str = PLATFORM,
+    step_up: bool = False,
+) -> Callable[[F], F]:
+    """Declare a service method as an action.
+
+    Args:
+        get, post, delete: the route, exactly one of them; ``{name}`` takes the argument
+            of that name from the path.
+        on: the kind of asset that the action is about. Its key is made of the path's
+            arguments, joined by ``/``.
+        step_up: True if it needs a second factor from the last five minutes.
+    """
+    given = [
+        (method, path)
+        for method, path in (("GET", get), ("POST", post), ("DELETE", delete))
+        if path
+    ]
+    if len(given) != 1:
+        raise TypeError("an action has exactly one of get=, post=, delete=")
+    ((method, path),) = given
+
+    def mark(function: F) -> F:
+        setattr(function, _MARK, _Mark(method, path, on, step_up, method != "GET"))
+        return function
+
+    return mark
+
+
+@dataclass(frozen=True)
+class Action:
+    """One declared verb of the platform, with all that an interface needs to offer it."""
+
+    service: str
+    verb: str
+    method: str
+    path: str
+    on: str
+    step_up: bool
+    mutates: bool
+    function: Callable[..., Any] = field(repr=False)
+
+    @property
+    def name(self) -> str:
+        """The permission's name, ``service.verb``."""
+        return f"{self.service}.{self.verb}"
+
+    @property
+    def summary(self) -> str:
+        """The first sentence of the docstring."""
+        text = inspect.getdoc(self.function) or ""
+        return text.split("\n\n")[0].replace("\n", " ")
+
+    @cached_property
+    def path_arguments(self) -> tuple[str, ...]:
+        """The names of the arguments that the route takes from its path."""
+        return tuple(_PLACEHOLDER.findall(self.path))
+
+    @cached_property
+    def signature(self) -> inspect.Signature:
+        """The signature without ``self``, its annotations resolved."""
+        hints = get_type_hints(self.function, include_extras=True)
+        signature = inspect.signature(self.function)
+        parameters = [
+            parameter.replace(annotation=hints.get(name, Any))
+            for name, parameter in signature.parameters.items()
+            if name != "self"
+        ]
+        return inspect.Signature(parameters, return_annotation=hints.get("return", Any))
+
+    @cached_property
+    def arguments_model(self) -> type[BaseModel]:
+        """A pydantic model of the arguments; unknown ones are refused."""
+        fields: dict[str, Any] = {
+            name: (
+                parameter.annotation,
+                ... if parameter.default is inspect.Parameter.empty else parameter.default,
+            )
+            for name, parameter in self.signature.parameters.items()
+        }
+        return create_model(
+            "".join(part.title() for part in re.split(r"[._]", self.name)) + "Arguments",
+            __config__=ConfigDict(extra="forbid", arbitrary_types_allowed=False),
+            **fields,
+        )
+
+    @cached_property
+    def result(self) -> TypeAdapter[Any]:
+        """Serialises and rebuilds the result."""
+        return TypeAdapter(self.signature.return_annotation)
+
+    def checked(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """The arguments, validated and converted.
+
+        Raises:
+            InvalidInput: names each argument that is wrong and why.
+        """
+        try:
+            model = self.arguments_model.model_validate(dict(arguments))
+        except ValidationError as error:
+            problems = [
+                {"argument": ".".join(str(part) for part in item["loc"]), "problem": item["msg"]}
+                for item in error.errors(include_input=False, include_url=False)
+            ]
+            told = "; ".join(f"{item['argument']}: {item['problem']}" for item in problems[:5])
+            raise InvalidInput(
+                f"{self.name} was given arguments that it cannot take: {told}.",
+                hint=f"Run `falaj {self.service} {self.verb.replace('_', '-')} --help` for what it takes.",
+                problems=problems,
+            ) from None
+        return {name: getattr(model, name) for name in type(model).model_fields}
+
+    def recorded(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """The arguments as the audit record keeps them: JSON, without secrets, cut to size."""
+        kept: dict[str, Any] = {}
+        for name, value in arguments.items():
+            kept[name] = _recordable(value)
+        return kept
+
+    def resource(self, arguments: Mapping[str, Any]) -> AssetRef:
+        """The asset that these (checked) arguments name."""
+        key = "/".join(str(arguments[name]) for name in self.path_arguments if name in arguments)
+        return AssetRef(self.on, key or "*")
+
+
+_LONGEST_RECORDED_TEXT = 500
+
+
+def _recordable(value: Any) -> Any:
+    if isinstance(value, SecretStr | Secret):
+        return "(secret)"
+    if isinstance(value, str):
+        return (
+            value if len(value) <= _LONGEST_RECORDED_TEXT else value[:_LONGEST_RECORDED_TEXT] + "…"
+        )
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, bytes):
+        return f"({len(value)} bytes)"
+    if isinstance(value, list | tuple | set) and len(value) > 20:
+        return f"({len(value)} items)"
+    rendered = TypeAdapter(type(value)).dump_python(value, mode="json", fallback=str)
+    text = str(rendered)
+    return rendered if len(text) <= 2_000 else f"({len(text)} characters)"
+
+
+class Service:
+    """A group of actions. Its name is its ``name``; its docstring says what it is for.
+
+    A service holds what it needs (its constructor takes it). The door binds a copy of it
+    to each call, so a method finds its own call in ``self.call``.
+    """
+
+    name: ClassVar[str]
+    _call: Call | None = None
+
+    @property
+    def call(self) -> Call:
+        """The call that is being served."""
+        if self._call is None:
+            raise RuntimeError(f"{type(self).__name__} is reached through a door, not directly")
+        return self._call
+
+    def bound(self, call: Call) -> Self:
+        """A copy of this service that serves one call."""
+        clone = copy.copy(self)
+        clone._call = call
+        return clone
+
+    @classmethod
+    def actions(cls) -> Iterator[Action]:
+        """The actions that this service declares, in the order of their declaration."""
+        for verb, function in vars(cls).items():
+            mark = getattr(function, _MARK, None)
+            if isinstance(mark, _Mark):
+                yield Action(
+                    service=cls.name,
+                    verb=verb,
+                    method=mark.method,
+                    path=mark.path,
+                    on=mark.on,
+                    step_up=mark.step_up,
+                    mutates=mark.mutates,
+                    function=function,
+                )

@@ -1,0 +1,198 @@
+"""The metadata database: SQLite embedded, PostgreSQL at scale, the same code on both.
+
+Tables are SQLAlchemy Core tables on one ``metadata``; rooms declare theirs in their
+``tables.py``. Instants are stored as Unix microseconds (``Instant``), JSON as ``Json``.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sqlalchemy import JSON, BigInteger, MetaData, TypeDecorator, create_engine, event
+from sqlalchemy.engine import URL, Connection, Dialect, Engine, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError
+
+from falaj.kernel.clock import from_microseconds, microseconds
+from falaj.kernel.errors import InvalidInput, LimitExceeded, Unavailable
+
+T = TypeVar("T")
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+
+class Instant(TypeDecorator[datetime]):
+    """An aware UTC instant, kept as Unix microseconds: exact, sortable, the same everywhere."""
+
+    impl = BigInteger
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> int | None:
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError(f"the instant {value!r} has no time zone")
+        return microseconds(value)
+
+    def process_result_value(self, value: int | None, dialect: Dialect) -> datetime | None:
+        return None if value is None else from_microseconds(value)
+
+
+class Json(TypeDecorator[Any]):
+    """JSON text; ``None`` is stored as SQL NULL."""
+
+    impl = JSON(none_as_null=True)
+    cache_ok = True
+
+
+class Database:
+    """Opens transactions on the database that a URL names.
+
+    Args:
+        url: ``sqlite:///path`` or ``postgresql+psycopg://user:password@host/name``.
+        busy_seconds: how long a writer waits for another one before it gives up.
+
+    On SQLite a transaction takes the write lock when it begins, commits are synced to
+    disk (WAL, ``synchronous=FULL``), and many processes may share the file.
+    """
+
+    def __init__(self, url: str, *, busy_seconds: float = 30.0) -> None:
+        self.url = _parsed(url)
+        self.is_sqlite = self.url.get_backend_name() == "sqlite"
+        self._busy_seconds = busy_seconds
+        self.engine = self._make_engine()
+
+    def _make_engine(self) -> Engine:
+        if not self.is_sqlite:
+            try:
+                return create_engine(self.url, pool_pre_ping=True, pool_size=16, max_overflow=16)
+            except ModuleNotFoundError as error:
+                raise Unavailable(
+                    f"The database {self.shown_url} needs the Python package {error.name}.",
+                    hint="Install it with `pip install 'falaj[postgres]'`.",
+                ) from None
+        path = self.url.database
+        if path and path != ":memory:":
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+        # Without waiting in a pool's queue: as many connections as there are callers.
+        engine = create_engine(
+            self.url,
+            pool_size=32,
+            max_overflow=64,
+            connect_args={"timeout": self._busy_seconds, "check_same_thread": False},
+        )
+
+        @event.listens_for(engine, "connect")
+        def _prepare(connection: Any, _record: Any) -> None:
+            connection.isolation_level = None  # we begin transactions ourselves
+            cursor = connection.cursor()
+            cursor.execute("PRAGMA journal_mode=WAL")
+            cursor.execute("PRAGMA synchronous=FULL")
+            cursor.execute("PRAGMA foreign_keys=ON")
+            cursor.execute(f"PRAGMA busy_timeout={int(self._busy_seconds * 1000)}")
+            cursor.close()
+
+        @event.listens_for(engine, "begin")
+        def _begin(connection: Connection) -> None:
+            reading = connection.get_execution_options().get("falaj_read_only", False)
+            connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
+
+        return engine
+
+    @property
+    def shown_url(self) -> str:
+        """The URL without its password."""
+        return self.url.render_as_string(hide_password=True)
+
+    @contextmanager
+    def transaction(self) -> Iterator[Connection]:
+        """One read-write transaction: commits at the end, rolls back on any exception.
+
+        Raises:
+            Unavailable: the database does not answer or stays locked.
+            LimitExceeded: its disk is full.
+        """
+        try:
+            with self.engine.begin() as connection:
+                yield connection
+        except DBAPIError as error:
+            raise self._told(error) from error
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """One transaction that only reads; takes no lock that stops a writer."""
+        try:
+            with self.engine.connect() as bare:
+                connection = bare.execution_options(falaj_read_only=True)
+                with connection.begin():
+                    yield connection
+        except DBAPIError as error:
+            raise self._told(error) from error
+
+    def _told(self, error: DBAPIError) -> Exception:
+        reason = str(error.orig).strip().splitlines()[0] if error.orig else str(error)
+        lowered = reason.lower()
+        if "full" in lowered or "no space" in lowered or "disk i/o" in lowered:
+            return LimitExceeded(
+                f"The disk of the database {self.shown_url} is full or failing: {reason}.",
+                hint="Free some space; nothing was changed.",
+            )
+        if isinstance(error, OperationalError):
+            if "no such table" in lowered:
+                return Unavailable(
+                    f"The database {self.shown_url} has not been set up: {reason}.",
+                    hint="Run `falaj init` in this folder first.",
+                )
+            return Unavailable(
+                f"The database {self.shown_url} does not answer: {reason}.",
+                hint="See `falaj doctor`; the call may be repeated.",
+            )
+        return error
+
+    def close(self) -> None:
+        """Give all connections back."""
+        self.engine.dispose()
+
+
+def _parsed(url: str) -> URL:
+    try:
+        parsed = make_url(url)
+        parsed.get_dialect()
+    except (ArgumentError, NoSuchModuleError):
+        raise InvalidInput(
+            "The setting `database` is not a database URL.",
+            hint="Use sqlite:///path/to/file.db or postgresql+psycopg://user@host/name.",
+        ) from None
+    except ModuleNotFoundError as error:
+        raise Unavailable(
+            f"The setting `database` needs the Python package {error.name}.",
+            hint="Install it with `pip install 'falaj[postgres]'`.",
+        ) from None
+    return parsed
+
+
+def retried(work: Callable[[], T], *, attempts: int = 5, first_wait: float = 0.01) -> T:
+    """Do the work, again while it raises a retryable ``Unavailable``, with growing waits."""
+    for attempt in range(attempts):
+        try:
+            return work()
+        except Unavailable:
+            if attempt == attempts - 1:
+                raise
+            time.sleep(first_wait * 2**attempt * (0.5 + random.random()))  # noqa: S311
+    raise AssertionError
+
+
+__all__ = ["Database", "Instant", "Json", "metadata", "retried"]

@@ -1,0 +1,397 @@
+"""The one door: every call is checked, authorised, done and audited in one transaction.
+
+The order of things, for every action and every caller:
+
+1. check the arguments against the signature;
+2. load the attributes of the asset that they name;
+3. ask the policy; an action that is sensitive also needs a fresh second factor;
+4. do the work, write the audit record and the events, in one transaction;
+5. answer.
+
+A refusal and a failure leave an audit record too, in a transaction of their own, after
+the work has been rolled back. When the record itself cannot be written, nothing happens.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar, cast
+
+from sqlalchemy.engine import Connection
+
+from falaj.kernel.actions import PLATFORM, Action, Service
+from falaj.kernel.call import AssetRef, Call, Caller
+from falaj.kernel.clock import Clock, monotonic
+from falaj.kernel.database import Database
+from falaj.kernel.errors import (
+    Conflict,
+    FalajError,
+    Forbidden,
+    InvalidInput,
+    NotFound,
+    StepUpRequired,
+)
+from falaj.kernel.idempotency import Answers
+from falaj.kernel.ids import new_id
+from falaj.kernel.ports import (
+    AuditEntry,
+    AuditLog,
+    Decision,
+    Door,
+    Events,
+    Outcome,
+    Policy,
+    Resource,
+    Resources,
+)
+from falaj.kernel.telemetry import Telemetry
+
+S = TypeVar("S", bound=Service)
+T = TypeVar("T")
+
+
+class Services:
+    """The services of a platform by name, and their actions by name."""
+
+    def __init__(self, services: Mapping[str, Service] | list[Service]) -> None:
+        listed = list(services.values()) if isinstance(services, Mapping) else services
+        self._services = {service.name: service for service in listed}
+        self.actions: dict[str, Action] = {
+            action.name: action for service in listed for action in type(service).actions()
+        }
+
+    def named(self, name: str) -> Service:
+        """The service of that name."""
+        return self._services[name]
+
+    def __iter__(self) -> Any:
+        return iter(self._services.values())
+
+
+class Platform:
+    """The shared machinery of a local door: one for each process, many callers."""
+
+    def __init__(
+        self,
+        *,
+        services: Services,
+        database: Database,
+        policy: Policy,
+        audit: AuditLog,
+        resources: Resources,
+        events: Events,
+        clock: Clock,
+        telemetry: Telemetry,
+    ) -> None:
+        self.services = services
+        self.database = database
+        self.policy = policy
+        self.audit = audit
+        self.resources = resources
+        self.events = events
+        self.clock = clock
+        self.telemetry = telemetry
+        self.answers = Answers()
+
+
+class LocalDoor:
+    """Serves the calls of one caller in this process."""
+
+    def __init__(self, platform: Platform, caller: Caller) -> None:
+        self._platform = platform
+        self.caller = caller
+
+    def as_(self, caller: Caller) -> LocalDoor:
+        """A door of the same platform for another caller (who must be authenticated)."""
+        return LocalDoor(self._platform, caller)
+
+    def call(
+        self,
+        action: Action,
+        arguments: Mapping[str, Any],
+        *,
+        idempotency_key: str | None = None,
+        parent: Call | None = None,
+    ) -> Any:
+        """Serve one call.
+
+        Args:
+            action: which one.
+            arguments: by name; checked and converted here.
+            idempotency_key: a repeat with the same key returns the first answer.
+            parent: the call inside whose transaction this one runs, if any.
+
+        Raises:
+            InvalidInput: the arguments do not fit the signature.
+            Forbidden, NotFound, StepUpRequired: the policy says no.
+            FalajError: whatever the action itself raises.
+        """
+        started = monotonic()
+        outcome = Outcome.FAILED
+        try:
+            result = self._served(action, arguments, idempotency_key, parent)
+            outcome = Outcome.DONE
+            return result
+        except (Forbidden, NotFound, StepUpRequired):
+            outcome = Outcome.REFUSED
+            raise
+        finally:
+            self._platform.telemetry.action(action.name, outcome, monotonic() - started)
+
+    def _served(
+        self,
+        action: Action,
+        arguments: Mapping[str, Any],
+        idempotency_key: str | None,
+        parent: Call | None,
+    ) -> Any:
+        call_id = new_id("call")
+        try:
+            checked = action.checked(arguments)
+        except InvalidInput as error:
+            self._record_alone(call_id, action, AssetRef(action.on, "?"), {}, error, parent)
+            raise
+        ref = action.resource(checked)
+        try:
+            if parent is not None:
+                return self._worked(call_id, action, ref, checked, parent.connection, parent, None)
+            with self._platform.database.transaction() as connection:
+                return self._worked(
+                    call_id, action, ref, checked, connection, None, idempotency_key
+                )
+        except _Refusal as refusal:
+            self._record_alone(
+                call_id, action, ref, checked, refusal.error, parent, refusal.decision
+            )
+            raise refusal.error from None
+        except AuditFailed as failure:
+            raise failure.error from failure.__cause__
+        except Exception as error:
+            self._record_alone(call_id, action, ref, checked, error, parent)
+            raise
+
+    def _worked(
+        self,
+        call_id: str,
+        action: Action,
+        ref: AssetRef,
+        checked: dict[str, Any],
+        connection: Connection,
+        parent: Call | None,
+        idempotency_key: str | None,
+    ) -> Any:
+        platform = self._platform
+        resource = (
+            platform.resources.load(connection, ref) if ref.kind != PLATFORM else Resource(ref)
+        )
+        now = platform.clock.now()
+        decision = self._decided(action, resource, now)
+        fingerprint = _fingerprint(action, checked) if idempotency_key else ""
+        if idempotency_key:
+            kept = platform.answers.find(connection, self.caller.principal.id, idempotency_key)
+            if kept is not None:
+                if kept.fingerprint != fingerprint:
+                    raise Conflict(
+                        f"The idempotency key {idempotency_key!r} was used for another call.",
+                        hint="Use a new key for a new call.",
+                    )
+                self._append(
+                    connection,
+                    call_id,
+                    action,
+                    ref,
+                    checked,
+                    decision,
+                    now,
+                    parent,
+                    {"repeats": kept.call_id},
+                )
+                return action.result.validate_json(kept.answer)
+        call = Call(
+            caller=self.caller,
+            action=action.name,
+            now=now,
+            connection=connection,
+            id=call_id,
+            parent=parent.id if parent else None,
+        )
+        service = platform.services.named(action.service).bound(call)
+        result = action.function(service, **checked)
+        if idempotency_key and action.mutates:
+            platform.answers.keep(
+                connection,
+                principal=self.caller.principal.id,
+                key=idempotency_key,
+                call_id=call_id,
+                fingerprint=fingerprint,
+                answer=action.result.dump_json(result).decode(),
+                at=now,
+            )
+        platform.events.append(connection, call.events)
+        self._append(connection, call_id, action, ref, checked, decision, now, parent, call.notes)
+        return result
+
+    def _decided(self, action: Action, resource: Resource, now: Any) -> Decision:
+        stepped_up = self.caller.stepped_up(now)
+        policy = self._platform.policy
+        decision = policy.decide(self.caller, action.name, resource, stepped_up=stepped_up)
+        if not decision.allowed:
+            if (
+                not stepped_up
+                and policy.decide(self.caller, action.name, resource, stepped_up=True).allowed
+            ):
+                raise _Refusal(_step_up_needed(action), decision)
+            raise _Refusal(_forbidden(action, resource, self._may_see(resource)), decision)
+        if action.step_up and not stepped_up:
+            raise _Refusal(_step_up_needed(action), decision)
+        return decision
+
+    def _may_see(self, resource: Resource) -> bool:
+        if resource.ref.kind == PLATFORM:
+            return True
+        see = self._platform.policy.decide(self.caller, "assets.get", resource, stepped_up=False)
+        return see.allowed
+
+    def _append(
+        self,
+        connection: Connection,
+        call_id: str,
+        action: Action,
+        ref: AssetRef,
+        checked: Mapping[str, Any],
+        decision: Decision,
+        now: Any,
+        parent: Call | None,
+        notes: Mapping[str, Any],
+    ) -> None:
+        entry = AuditEntry(
+            call_id=call_id,
+            parent=parent.id if parent else None,
+            at=now,
+            principal=self.caller.principal.id,
+            via=self.caller.via,
+            address=self.caller.address,
+            action=action.name,
+            resource=str(ref),
+            outcome=Outcome.DONE,
+            reasons=decision.reasons,
+            arguments=action.recorded(checked),
+            details=notes,
+        )
+        try:
+            self._platform.audit.append(connection, entry)
+        except FalajError as error:
+            raise AuditFailed(error) from error
+
+    def _record_alone(
+        self,
+        call_id: str,
+        action: Action,
+        ref: AssetRef,
+        checked: Mapping[str, Any],
+        error: Exception,
+        parent: Call | None,
+        decision: Decision | None = None,
+    ) -> None:
+        """Keep the record of a call that did not happen, in a transaction of its own."""
+        refused = decision is not None
+        entry = AuditEntry(
+            call_id=call_id,
+            parent=parent.id if parent else None,
+            at=self._platform.clock.now(),
+            principal=self.caller.principal.id,
+            via=self.caller.via,
+            address=self.caller.address,
+            action=action.name,
+            resource=str(ref),
+            outcome=Outcome.REFUSED if refused else Outcome.FAILED,
+            reasons=decision.reasons if decision else (),
+            arguments=action.recorded(checked),
+            details={
+                "error": error.code if isinstance(error, FalajError) else type(error).__name__
+            },
+        )
+        if parent is not None:
+            # The parent's transaction may be doomed, and SQLite has one writer: tell the parent.
+            parent.note(**{f"child:{action.name}": entry.details["error"]})
+            return
+        with self._platform.database.transaction() as connection:
+            self._platform.audit.append(connection, entry)
+
+
+class AuditFailed(Exception):
+    """The audit record could not be written; the work was rolled back."""
+
+    def __init__(self, error: FalajError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+class _Refusal(Exception):  # noqa: N818
+    def __init__(self, error: FalajError, decision: Decision) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.decision = decision
+
+
+def _step_up_needed(action: Action) -> StepUpRequired:
+    return StepUpRequired(
+        f"{action.name} needs a second factor from the last five minutes.",
+        hint="Present a one-time code (`falaj step-up`, or platform.step_up(code)) and repeat the call.",
+    )
+
+
+def _forbidden(action: Action, resource: Resource, may_see: bool) -> FalajError:
+    if not may_see:
+        # Missing and forbidden look the same to those who may not know.
+        return NotFound(
+            f"There is no {resource.ref.kind} {resource.ref.key!r} that you may see.",
+            hint="Check the name, or ask its owner for access.",
+        )
+    return Forbidden(
+        f"You may not {action.name} on {resource.ref}.",
+        hint="Ask an administrator for a role that permits it; `falaj whoami` shows yours.",
+        permission=action.name,
+    )
+
+
+def _fingerprint(action: Action, checked: Mapping[str, Any]) -> str:
+    model = action.arguments_model.model_construct(**checked)
+    text = json.dumps(model.model_dump(mode="json"), sort_keys=True)
+    return hashlib.sha256(f"{action.name}\n{text}".encode()).hexdigest()
+
+
+def face(service: type[S], door: Door) -> S:
+    """The service as its users see it: each method call goes through the door."""
+    return cast("S", _Face(service, door))
+
+
+class _Face:
+    def __init__(self, service: type[Service], door: Door) -> None:
+        self.__doc__ = service.__doc__
+        self._door = door
+        self._actions = {action.verb: action for action in service.actions()}
+        self._name = service.name
+
+    def __getattr__(self, verb: str) -> Callable[..., Any]:
+        action = self._actions.get(verb)
+        if action is None:
+            known = ", ".join(self._actions)
+            raise AttributeError(f"{self._name} has no action {verb!r}; it has: {known}")
+        door = self._door
+
+        def through(*values: Any, idempotency_key: str | None = None, **arguments: Any) -> Any:
+            bound = action.signature.bind(*values, **arguments)
+            return door.call(action, bound.arguments, idempotency_key=idempotency_key)
+
+        through.__name__ = verb
+        through.__doc__ = action.function.__doc__
+        return through
+
+    def __dir__(self) -> list[str]:
+        return sorted(self._actions)
+
+    def __repr__(self) -> str:
+        return f"<{self._name}: {', '.join(self._actions)}>"

@@ -1,0 +1,105 @@
+"""Events that are written with the work that caused them, and delivered after its commit.
+
+Delivery is at least once and in order of commit for each subscriber; a subscriber is
+identified by name and keeps its place, so that a killed process goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from sqlalchemy import BigInteger, Column, Integer, String, Table, insert, select, update
+from sqlalchemy.engine import Connection
+
+from falaj.kernel.call import Event
+from falaj.kernel.database import Database, Instant, Json, metadata
+
+outbox_events = Table(
+    "outbox_events",
+    metadata,
+    Column(
+        "seq", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True
+    ),
+    Column("id", String(64), nullable=False, unique=True),
+    Column("type", String(100), nullable=False),
+    Column("at", Instant, nullable=False),
+    Column("payload", Json, nullable=False),
+    sqlite_autoincrement=True,
+)
+outbox_places = Table(
+    "outbox_places",
+    metadata,
+    Column("subscriber", String(100), primary_key=True),
+    Column("seq", BigInteger, nullable=False),
+)
+
+
+class Outbox:
+    """Keeps events in the caller's transaction."""
+
+    def append(self, connection: Connection, events: Sequence[Event]) -> None:
+        """Write events; they become visible with the commit."""
+        if events:
+            connection.execute(
+                insert(outbox_events),
+                [
+                    {
+                        "id": event.id,
+                        "type": event.type,
+                        "at": event.at,
+                        "payload": dict(event.payload),
+                    }
+                    for event in events
+                ],
+            )
+
+
+class Subscription:
+    """One named reader of the outbox.
+
+    Args:
+        database: where the outbox lives.
+        name: the subscriber's name, which keeps its place over restarts.
+        handle: called with each event and the transaction in which the place moves on:
+            what it writes there happens exactly once.
+    """
+
+    def __init__(
+        self, database: Database, name: str, handle: Callable[[Connection, Event], None]
+    ) -> None:
+        self._database = database
+        self._name = name
+        self._handle = handle
+
+    def deliver(self, *, limit: int = 100) -> int:
+        """Deliver the next events, each in its own transaction; returns how many."""
+        delivered = 0
+        while delivered < limit and self._deliver_one():
+            delivered += 1
+        return delivered
+
+    def _deliver_one(self) -> bool:
+        with self._database.transaction() as connection:
+            place = connection.execute(
+                select(outbox_places.c.seq)
+                .where(outbox_places.c.subscriber == self._name)
+                .with_for_update()
+            ).scalar()
+            if place is None:
+                connection.execute(insert(outbox_places).values(subscriber=self._name, seq=0))
+                place = 0
+            row = connection.execute(
+                select(outbox_events)
+                .where(outbox_events.c.seq > place)
+                .order_by(outbox_events.c.seq)
+                .limit(1)
+            ).first()
+            if row is None:
+                return False
+            self._handle(connection, Event(row.id, row.type, row.at, row.payload))
+            connection.execute(
+                update(outbox_places)
+                .where(outbox_places.c.subscriber == self._name)
+                .values(seq=row.seq)
+            )
+            return True

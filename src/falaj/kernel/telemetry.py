@@ -1,0 +1,69 @@
+"""Counts, durations, logs and traces of this process; sent nowhere by themselves.
+
+Prometheus metrics live in a registry of this object (no global one). Spans go to the
+OpenTelemetry API, which does nothing until an operator configures an exporter.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Any
+
+import structlog
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+
+
+class Telemetry:
+    """Metrics and logs of one process."""
+
+    def __init__(self, *, process: str = "embedded") -> None:
+        self.registry = CollectorRegistry()
+        self.process = process
+        self._actions = Counter(
+            "falaj_actions",
+            "Calls through the door.",
+            ["action", "outcome"],
+            registry=self.registry,
+        )
+        self._seconds = Histogram(
+            "falaj_action_seconds",
+            "Time of a call through the door.",
+            ["action"],
+            registry=self.registry,
+            buckets=(0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30),
+        )
+
+    def action(self, name: str, outcome: str, seconds: float) -> None:
+        """Count one call of an action."""
+        self._actions.labels(name, str(outcome)).inc()
+        self._seconds.labels(name).observe(seconds)
+
+    def exposition(self) -> bytes:
+        """The metrics in Prometheus' text format."""
+        return generate_latest(self.registry)
+
+
+def configure_logging(*, level: str = "info", as_json: bool = True) -> None:
+    """Send structured logs to standard error; called once, by a process's main function."""
+    renderer: Any = (
+        structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer()
+    )
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(
+            logging.getLevelNamesMapping()[level.upper()]
+        ),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+
+
+def logger(name: str) -> Any:
+    """A structured logger for one module."""
+    return structlog.get_logger(name)
