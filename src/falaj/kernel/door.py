@@ -329,7 +329,7 @@ class AuditFailed(Exception):
         self.error = error
 
 
-class _Refusal(Exception):  # noqa: N818
+class _Refusal(Exception):
     def __init__(self, error: FalajError, decision: Decision) -> None:
         super().__init__(str(error))
         self.error = error
@@ -339,7 +339,7 @@ class _Refusal(Exception):  # noqa: N818
 def _step_up_needed(action: Action) -> StepUpRequired:
     return StepUpRequired(
         f"{action.name} needs a second factor from the last five minutes.",
-        hint="Present a one-time code (`falaj step-up`, or platform.step_up(code)) and repeat the call.",
+        hint="Present a one-time code (`falaj step-up`, platform.step_up(code)), then repeat it.",
     )
 
 
