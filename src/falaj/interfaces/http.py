@@ -25,6 +25,8 @@ from falaj.kernel.problems import MEDIA_TYPE, problem, status_of
 from falaj.kernel.telemetry import logger
 
 API = "/api"
+REVEALED = {"reveal_once": True}
+"""Serialisation context that shows one-time secrets (trust.model.OneTimeSecret)."""
 _log = logger(__name__)
 
 
@@ -110,7 +112,8 @@ def _endpoint(
 
         def served() -> bytes:
             result = LocalDoor(backend, caller).call(action, arguments, idempotency_key=key)
-            return action.result.dump_json(result)
+            # The one place where a one-time secret leaves in clear: in the answer to its asker.
+            return action.result.dump_json(result, context=REVEALED)
 
         return Response(await run_in_threadpool(served), media_type="application/json")
 
