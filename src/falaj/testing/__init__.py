@@ -1,0 +1,1 @@
+"""Conformance suites of the platform's ports: every adapter inherits its port's suite."""
