@@ -112,7 +112,12 @@ class Definitions:
         return plan
 
     def apply(
-        self, call: Call, documents: Sequence[Document], *, planned: str | None = None
+        self,
+        call: Call,
+        documents: Sequence[Document],
+        *,
+        planned: str | None = None,
+        permit: Callable[[Plan], None] = lambda _: None,
     ) -> Plan:
         """Create and update what differs, upstream first; returns what was done.
 
@@ -122,6 +127,7 @@ class Definitions:
             call: the call in whose transaction all of it happens.
             documents: the declared definitions.
             planned: the ``digest`` of a plan; given it, nothing but that plan is done.
+            permit: is shown the plan before anything is done, and raises to stop it.
 
         Raises:
             InvalidInput: as for ``plan``.
@@ -134,6 +140,7 @@ class Definitions:
                 "The definitions have changed since this plan was made.",
                 hint="Plan again, read what would change, and apply that.",
             )
+        permit(plan)
         for item in plan.effective():
             self._put(call, definitions[AssetRef(item.kind, item.name)], item)
         call.note(plan=plan.summary(), digest=plan.digest)

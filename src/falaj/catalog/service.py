@@ -137,7 +137,9 @@ class DefinitionService(Service):
     @action(post="/plans")
     def plan(self, documents: Documents) -> Plan:
         """What applying these definitions would create, update, and keep; changes nothing."""
-        return self._shown(self._definitions.plan(self.call.connection, documents))
+        plan = self._definitions.plan(self.call.connection, documents)
+        self._permit(plan)
+        return self._shown(plan)
 
     @action(post="/definitions")
     def apply(self, documents: Documents, *, planned: str | None = None) -> Plan:
@@ -145,7 +147,8 @@ class DefinitionService(Service):
 
         Given the digest of a plan, exactly that plan is done, or nothing.
         """
-        return self._shown(self._definitions.apply(self.call, documents, planned=planned))
+        done = self._definitions.apply(self.call, documents, planned=planned, permit=self._permit)
+        return self._shown(done)
 
     @action(get="/definitions")
     def list(self, kind: str | None = None) -> Declared:
@@ -167,21 +170,22 @@ class DefinitionService(Service):
         resource = self._catalog.load(self.call.connection, AssetRef(kind, name))
         return self._visible(self.call, resource)
 
-    def _shown(self, plan: Plan) -> Plan:
-        """The plan without what the caller may not know of.
-
-        Raises:
-            Forbidden: it would change such a thing.
-        """
-        hidden = [
-            item
-            for item in plan.items
-            if item.step is not Step.CREATE and not self._may_see(item.kind, item.name)
-        ]
-        for item in hidden:
-            if item.step is not Step.KEPT:
+    def _permit(self, plan: Plan) -> None:
+        """Raises Forbidden if the plan would change what the caller may not know of."""
+        for item in plan.items:
+            if item.step in (Step.UPDATE, Step.UNCHANGED) and not self._may_see(
+                item.kind, item.name
+            ):
                 raise Forbidden(
                     f"You may not declare a {item.kind} {item.name!r}.",
                     hint="Choose another name, or ask an administrator for access.",
                 )
-        return plan.model_copy(update={"items": [one for one in plan.items if one not in hidden]})
+
+    def _shown(self, plan: Plan) -> Plan:
+        """The plan without the kept definitions that the caller may not know of."""
+        shown = [
+            item
+            for item in plan.items
+            if item.step is not Step.KEPT or self._may_see(item.kind, item.name)
+        ]
+        return plan.model_copy(update={"items": shown})
