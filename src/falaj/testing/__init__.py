@@ -1,0 +1,1 @@
+"""Conformance suites of ports, shipped so that every adapter can inherit them."""
