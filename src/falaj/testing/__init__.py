@@ -1,1 +1,0 @@
-"""Conformance suites of ports, shipped so that every adapter can inherit them."""
