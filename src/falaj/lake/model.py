@@ -89,6 +89,6 @@ def table_name(name: str) -> str:
     if not TABLE_NAME.match(name) or name.startswith(KEPT_PREFIXES):
         raise InvalidInput(
             f"{name!r} cannot be the name of a lake table.",
-            hint="Use lower snake case, such as flight_delays (letters, digits, underscore; at most 63).",
+            hint="Use lower snake case of at most 63 characters, such as flight_delays.",
         )
     return name

@@ -20,7 +20,8 @@ class Lake(Protocol):
     - A write is whole or absent, also after ``kill -9`` and on a full disk, and is on disk
       when the call returns. Writers of many processes are served one after the other;
       a reader is never blocked by a writer and sees one snapshot.
-    - ``key`` makes a write happen once: a repeat writes nothing and returns the first snapshot.
+    - ``key`` makes a write happen once: a repeat writes nothing and returns the first
+      snapshot. Keys are remembered for 90 days at least.
     - Columns are matched by name. Integers and floats are widened without loss; any other
       difference of columns or types is a ``SchemaMismatch`` that names the column.
     - Instants are microseconds in UTC; a timestamp without a zone is refused.

@@ -67,7 +67,7 @@ def fitted(
         names = [field.name for field in added]
         raise SchemaMismatch(
             f"The table {table!r} has no column{_s(names)} {_told(names)}.",
-            hint=f"Its columns are {_told(schema.names)}; new ones must be asked for (add_columns).",
+            hint=f"It has {_told(schema.names)}; new ones must be asked for (add_columns).",
             unexpected=names,
         )
     ordered: dict[str, pa.ChunkedArray] = {}
@@ -151,30 +151,27 @@ def _column(table: str, name: str, values: pa.ChunkedArray) -> pa.ChunkedArray:
         sql_type(plain)
     except KeyError:
         raise SchemaMismatch(
-            f"The column {name!r} of {table!r} has the type {kind}, which a lake table cannot hold.",
+            f"The column {name!r} of {table!r} has the type {kind}, which no table can hold.",
             hint="Use booleans, numbers, decimals, text, bytes, dates, instants, lists or structs.",
         ) from None
     return values if plain.equals(kind) else values.cast(plain)
 
 
 def _plain(kind: pa.DataType) -> pa.DataType:
-    if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
-        return pa.string()
-    if (
-        pa.types.is_large_binary(kind)
-        or pa.types.is_binary_view(kind)
-        or pa.types.is_fixed_size_binary(kind)
-    ):
-        return pa.binary()
-    if pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind) or pa.types.is_list(kind):
+    of = pa.types
+    if of.is_large_list(kind) or of.is_fixed_size_list(kind) or of.is_list(kind):
         return pa.list_(_plain(kind.value_type))
-    if pa.types.is_date64(kind):
-        return pa.date32()
-    if pa.types.is_time(kind):
-        return pa.time64("us")
-    if pa.types.is_float16(kind):
-        return pa.float32()
-    return kind
+    plainer = (
+        (of.is_large_string(kind) or of.is_string_view(kind), pa.string()),
+        (
+            of.is_large_binary(kind) or of.is_binary_view(kind) or of.is_fixed_size_binary(kind),
+            pa.binary(),
+        ),
+        (of.is_date64(kind), pa.date32()),
+        (of.is_time(kind), pa.time64("us")),
+        (of.is_float16(kind), pa.float32()),
+    )
+    return next((plain for applies, plain in plainer if applies), kind)
 
 
 def _instants(table: str, name: str, values: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -20,7 +20,8 @@ from urllib.parse import unquote, urlsplit
 
 import duckdb
 
-from falaj.kernel.errors import FalajError, InvalidInput, LimitExceeded, Unavailable
+from falaj.kernel.errors import Corrupt, FalajError, InvalidInput, LimitExceeded, Unavailable
+from falaj.lake.disk import disk_error
 from falaj.lake.model import LakeBroken
 
 _PREFIX = "ducklake:"
@@ -41,6 +42,16 @@ class Place:
     catalogue: str
     data: str
     s3: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def of(
+        cls, setting: str, home: Path, *, data: str = "", s3: Mapping[str, str] | None = None
+    ) -> Place:
+        """The place that a setting names; ``ducklake:`` alone is all in the folder ``home``."""
+        catalogue = setting
+        if setting.rstrip(":") in {"ducklake", "ducklake:sqlite"}:
+            catalogue = f"{_PREFIX}sqlite:{home / 'catalog.sqlite'}"
+        return cls(catalogue, data or str(home / "data"), s3 or {})
 
     @property
     def sqlite(self) -> Path | None:
@@ -195,27 +206,38 @@ def name(value: str) -> str:
     return '"' + value.replace('"', '""') + '"'
 
 
+_BUSY = ("database is locked", "could not serialize", "deadlock detected", "transaction conflict")
+_FULL = ("no space left", "file too large", "disk is full", "disk quota", "disk is full")
+_BROKEN = ("decrypt", "ciphertext", "no magic bytes", "crypto", "aes tag", "parquet footer")
+_WRONG = (
+    duckdb.BinderException,
+    duckdb.ParserException,
+    duckdb.CatalogException,
+    duckdb.ConversionException,
+    duckdb.OutOfRangeException,
+    duckdb.InvalidInputException,
+    duckdb.SyntaxException,
+    duckdb.TypeMismatchException,
+    duckdb.PermissionException,
+    duckdb.NotSupportedError,
+)
+
+
 def is_busy(error: Exception) -> bool:
     """True for an error of the catalogue that another attempt may not meet."""
     message = str(error).lower()
-    return any(
-        sign in message
-        for sign in ("database is locked", "could not serialize", "deadlock detected", "conflict")
-    )
+    return any(sign in message for sign in _BUSY)
 
 
 def told(error: Exception) -> FalajError:
     """A DuckDB error as one of ours, in a sentence and without secrets."""
-    message = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     lowered = str(error).lower()
-    if any(
-        sign in lowered
-        for sign in ("no space left", "file too large", "disk is full", "disk quota")
-    ):
+    message = _without_password((str(error).strip() or type(error).__name__).splitlines()[0])
+    if any(sign in lowered for sign in _FULL):
         return LimitExceeded(
             "The disk of the lake is full.", hint="Free some space; nothing was written."
         )
-    if "out of memory" in lowered or isinstance(error, duckdb.OutOfMemoryException):
+    if "out of memory" in lowered:
         return LimitExceeded(
             "The lake's work needs more memory than it may use.",
             hint="Ask for fewer rows or columns, or raise the lake's memory limit.",
@@ -224,44 +246,25 @@ def told(error: Exception) -> FalajError:
         return Unavailable(
             "Other programs kept the lake's catalogue busy for too long.",
             hint="Repeat the call; nothing was written.",
+            busy=True,
         )
-    if isinstance(error, duckdb.PermissionException):
-        return InvalidInput(
-            f"The lake does not permit that: {message}.", hint="Read lake tables only."
+    if any(sign in lowered for sign in _BROKEN):
+        return Corrupt(
+            f"A file of the lake is not what was written: {message}.",
+            hint="Restore it from a backup; do not use what it says.",
         )
-    if isinstance(
-        error,
-        duckdb.BinderException
-        | duckdb.ParserException
-        | duckdb.CatalogException
-        | duckdb.ConversionException
-        | duckdb.OutOfRangeException
-        | duckdb.InvalidInputException
-        | duckdb.SyntaxException
-        | duckdb.TypeMismatchException,
-    ):
-        return InvalidInput(
-            f"The lake cannot do that: {message}.", hint="See the message for where."
-        )
+    return _told_by_class(error, message)
+
+
+def _told_by_class(error: Exception, message: str) -> FalajError:
+    if isinstance(error, _WRONG):
+        return InvalidInput(f"The lake cannot do that: {message}.", hint="Correct the query.")
     if isinstance(error, duckdb.IOException | duckdb.HTTPException | duckdb.ConnectionException):
         return Unavailable(
-            f"The lake's files or catalogue cannot be reached: {_without_password(message)}.",
+            f"The lake's files or catalogue cannot be reached: {message}.",
             hint="See `falaj doctor`.",
         )
-    return LakeBroken(f"The lake's engine failed: {_without_password(message)}.")
-
-
-def disk_error(error: OSError, what: str) -> FalajError:
-    """An error of the operating system as one of ours."""
-    import errno
-
-    if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
-        return LimitExceeded(
-            f"The disk of {what} is full.", hint="Free some space; nothing was written."
-        )
-    return Unavailable(
-        f"The disk refuses {what}: {error.strerror}.", hint="Check the path and its permissions."
-    )
+    return LakeBroken(f"The lake's engine failed: {message}.", hint="See `falaj doctor`.")
 
 
 def _without_password(message: str) -> str:

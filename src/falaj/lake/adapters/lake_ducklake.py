@@ -27,6 +27,7 @@ from falaj.kernel.errors import Conflict, FalajError, InvalidInput, NotFound, Un
 from falaj.lake.adapters import ducklake_engine as engine
 from falaj.lake.adapters.ducklake_engine import Place, name, text
 from falaj.lake.adapters.writer_lock import FileLock, PostgresLock
+from falaj.lake.disk import disk_error, sync_file
 from falaj.lake.model import Column, Compaction, Snapshot, TableInfo, table_name
 from falaj.lake.readonly import tables_of
 from falaj.lake.rows import creatable, fitted, prepared, sql_type
@@ -35,6 +36,8 @@ T = TypeVar("T")
 Cursor = duckdb.DuckDBPyConnection
 WRITES = "_falaj_writes"
 """The lake's own table: which idempotency key was written with which snapshot."""
+KEYS_KEPT = timedelta(days=90)
+"""How long an idempotency key is remembered, counted from the grace of an ``expire``."""
 _ATTEMPTS = 8
 
 
@@ -75,9 +78,7 @@ class DuckLake:
     @classmethod
     def in_folder(cls, folder: Path, **options: Any) -> DuckLake:
         """A lake with its SQLite catalogue and its data in one folder."""
-        return cls(
-            Place(f"ducklake:sqlite:{folder / 'catalog.sqlite'}", str(folder / "data")), **options
-        )
+        return cls(Place.of("ducklake:", folder), **options)
 
     # -- writing ---------------------------------------------------------------------
 
@@ -135,6 +136,9 @@ class DuckLake:
 
         def work(cursor: Cursor) -> Compaction:
             before = _n_files(cursor)
+            cursor.execute(
+                f"DELETE FROM lake.{WRITES} WHERE written_at < {_instant(unused - KEYS_KEPT)}"
+            )
             expired = cursor.execute(
                 f"CALL ducklake_expire_snapshots('lake', older_than => {_instant(older_than)})"
             ).to_arrow_table()
@@ -316,12 +320,14 @@ class DuckLake:
             if _schema(instance, WRITES) is None:
                 instance.execute("BEGIN")
                 instance.execute(
-                    f"CREATE TABLE lake.{WRITES}(key_hash VARCHAR, tables VARCHAR, written_at TIMESTAMPTZ)"
+                    f"CREATE TABLE lake.{WRITES}"
+                    "(key_hash VARCHAR, tables VARCHAR, written_at TIMESTAMPTZ)"
                 )
                 instance.execute("COMMIT")
-                # These rows hold hashes only: they may stand in the catalogue, one less file each.
+                # These rows hold hashes only: they may stand in the catalogue in clear.
                 instance.execute(
-                    f"CALL lake.set_option('data_inlining_row_limit', 100, table_name => '{WRITES}')"
+                    "CALL lake.set_option('data_inlining_row_limit', 100,"
+                    f" table_name => '{WRITES}')"
                 )
         except duckdb.Error as error:
             raise engine.told(error) from error
@@ -377,7 +383,7 @@ class DuckLake:
         except duckdb.Error as error:
             raise engine.told(error) from error
         except OSError as error:
-            raise engine.disk_error(error, "the lake") from error
+            raise disk_error(error, "the lake") from error
 
     def _maintained(self, work: Callable[[Cursor], T]) -> T:
         cursor = self._cursor()
@@ -394,8 +400,7 @@ class DuckLake:
             try:
                 return work()
             except Unavailable as error:
-                busy = "busy" in error.message
-                if not busy or attempt == _ATTEMPTS - 1:
+                if not error.details.get("busy") or attempt == _ATTEMPTS - 1:
                     raise
             except duckdb.Error as error:
                 if not engine.is_busy(error) or attempt == _ATTEMPTS - 1:
@@ -413,11 +418,7 @@ class DuckLake:
         """Bring new data files and their folders to stable storage before the commit."""
         new = self._files(tables) - known
         for path in [*new, *{file.parent for file in new}]:
-            handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                os.fsync(handle)
-            finally:
-                os.close(handle)
+            sync_file(path)
 
     @contextmanager
     def _reading(self) -> Iterator[Cursor]:
@@ -526,7 +527,9 @@ def _schema(cursor: Cursor, table: str, snapshot: int | None = None) -> pa.Schem
 
 
 def _tables(cursor: Cursor) -> set[str]:
-    rows = cursor.execute("SELECT table_name FROM ducklake_table_info('lake')").fetchall()
+    rows = cursor.execute(
+        "SELECT table_name FROM duckdb_tables() WHERE database_name = 'lake'"
+    ).fetchall()
     return {row[0] for row in rows} - {WRITES}
 
 
