@@ -37,7 +37,7 @@ class S3Blobs:
         timeout_seconds: float = 30.0,
     ) -> None:
         try:
-            from obstore.store import S3Store
+            from obstore.store import S3Store  # noqa: PLC0415 - an optional dependency
         except ModuleNotFoundError:
             raise Unavailable(
                 "Blobs in S3 need the Python package obstore.",
@@ -97,8 +97,10 @@ class S3Blobs:
         whole = self._prefix + prefix
         folder = whole.rpartition("/")[0]  # the store matches whole parts of a key only
         try:
-            found = [entry["path"] for batch in self._store.list(folder or None) for entry in batch]
-        except Exception as error:
+            found = [
+                entry["path"] for batch in self._store.list(folder or None) for entry in batch
+            ]
+        except Exception as error:  # noqa: BLE001 - obstore's errors are many; all are told
             raise self._told(error, prefix) from error
         yield from sorted(
             path.removeprefix(self._prefix) for path in found if path.startswith(whole)
@@ -108,11 +110,11 @@ class S3Blobs:
         path = self._prefix + blob_key(key)
         try:
             return getattr(self._store, verb)(path, *arguments)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - obstore's errors are many; all are told
             raise self._told(error, key) from error
 
     def _told(self, error: Exception, key: str) -> FalajError:
-        from obstore import exceptions
+        from obstore import exceptions  # noqa: PLC0415 - an optional dependency
 
         if isinstance(error, FileNotFoundError | exceptions.NotFoundError):
             return NotFound(f"There is no blob {key!r}.", hint="It was never kept, or was deleted.")
@@ -168,6 +170,6 @@ class _Chunks(io.RawIOBase):
 
 
 def _duration(seconds: float) -> Any:
-    from datetime import timedelta
+    from datetime import timedelta  # noqa: PLC0415 - beside its one use
 
     return timedelta(seconds=seconds)
