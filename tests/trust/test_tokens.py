@@ -201,9 +201,7 @@ def test_a_token_of_another_platform_with_the_same_keys_is_refused(keys, now):
     ("seconds", "good"), [(-31, False), (-29, True), (0, True), (329, True), (331, False)]
 )
 @pytest.mark.parametrize("warm", [False, True])
-def test_a_token_is_good_for_five_minutes_give_or_take_the_clocks(
-    tokens, now, seconds, good, warm
-):
+def test_a_token_is_good_for_five_minutes_give_or_take_the_clocks(tokens, now, seconds, good, warm):
     text = issued(tokens, now)
     if warm and seconds >= 0:
         tokens.verify(text, now)
