@@ -79,19 +79,24 @@ def create_app(
     return app
 
 
-def authenticated(request: Request, verifier: Verifier) -> Caller:
-    """The caller whose access token the request carries.
-
-    Raises:
-        Unauthenticated: no bearer token, or one that does not verify.
-    """
+def bearer(request: Request) -> str:
+    """The access token that a request carries; raises Unauthenticated if there is none."""
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not token:
         raise Unauthenticated(
             "This request carries no access token.",
             hint="Log in (`falaj login`) and send `Authorization: Bearer <token>`.",
         )
-    caller = verifier.verify(token.strip())
+    return token.strip()
+
+
+def authenticated(request: Request, verifier: Verifier) -> Caller:
+    """The caller whose access token the request carries.
+
+    Raises:
+        Unauthenticated: no bearer token, or one that does not verify.
+    """
+    caller = verifier.verify(bearer(request))
     address = request.client.host if request.client else None
     return Caller(
         principal=caller.principal,
