@@ -139,9 +139,7 @@ class Spool:
         unfinished = self._folder / f"{name}{_UNFINISHED}"
         path = self._folder / f"{name}{SEGMENT}"
         try:
-            handle = os.open(
-                unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600
-            )
+            handle = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             with os.fdopen(handle, "wb") as file:
                 file.write(sealed)
                 file.flush()
