@@ -215,7 +215,7 @@ class Drain:
             path.rename(path.with_suffix(_REFUSED))
             return None
         path.unlink(missing_ok=True)
-        return rows.num_rows
+        return int(rows.num_rows)
 
 
 def _segments(folder: Path) -> list[Path]:

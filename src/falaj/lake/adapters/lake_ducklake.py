@@ -267,7 +267,9 @@ class DuckLake:
             if table is not None:
                 self._found(cursor, table_name(table), None)
                 ids = cursor.execute(
-                    "SELECT table_id FROM ducklake_table_info('lake') WHERE table_name = ?", [table]
+                    "SELECT table_id FROM __ducklake_metadata_lake.ducklake_table"
+                    " WHERE table_name = ?",
+                    [table],
                 ).fetchall()
                 wanted = {str(row[0]) for row in ids} | {f"main.{table}"}
             rows = cursor.execute(
