@@ -62,3 +62,11 @@ def test_a_private_folder_is_for_its_owner_alone(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InvalidInput, match="cannot be used"):
         private_folder(tmp_path / "file" / "x")
+
+
+def test_every_setting_is_documented() -> None:
+    page = (Path(__file__).parents[2] / "docs/guide/settings.md").read_text(encoding="utf-8")
+    for name, field in Settings.model_fields.items():
+        inner = getattr(field.annotation, "model_fields", None)
+        for shown in [f"{name}.{part}" for part in inner] if inner else [name]:
+            assert f"`{shown}`" in page, f"docs/guide/settings.md does not mention {shown}"
