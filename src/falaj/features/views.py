@@ -12,6 +12,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +21,6 @@ import pyarrow.compute as pc
 from falaj.catalog.model import Classification
 from falaj.features.columns import (
     ARROW,
-    NUMPY,
     Array,
     Ints,
     Values,
@@ -62,19 +62,30 @@ class Events:
     def __len__(self) -> int:
         return len(self.event_time)
 
+    def values(self, column: str, dtype: DType | None) -> Values:
+        """A column in numpy; one that is only counted (``dtype`` None) as its validity."""
+        array = self.columns[columncolumn_key(column, dtype)]
+        if dtype is None:
+            there = array.to_numpy(zero_copy_only=False)
+            return Values(there, there)
+        return Values.of(array, dtype, column)
+
 
 @dataclass(frozen=True)
 class Slot:
-    """One partial aggregate of one source column (None: of the rows) that a view keeps."""
+    """One partial aggregate of one source column (None: of the rows) that a view keeps.
+
+    ``dtype`` is None for a column that is only counted.
+    """
 
     partial: Partial
     column: str | None
-    dtype: DType
+    dtype: DType | None
 
     @property
     def name(self) -> str:
         """Unique within a view."""
-        return f"{self.partial.name}:{self.dtype.value}:{self.column or ''}"
+        return f"{self.partial.name}:{columncolumn_key(self.column or '', self.dtype)}"
 
 
 @dataclass(frozen=True)
@@ -186,7 +197,7 @@ class ViewPlan:
         columns = {}
         for name, wanted in self.columns:
             column = column_of(table, name, of=told)
-            columns[_key(name, wanted)] = (
+            columns[column_key(name, wanted)] = (
                 pa.array(_validity(column)) if wanted is None else typed(column, wanted, name)
             )
         if kept.all():
@@ -224,7 +235,7 @@ class ViewPlan:
             positions, expired = index.latest(asked, at, ttl_us=self.ttl_us)
             rows = pa.array(positions, mask=(positions < 0) | expired)
             return {
-                feature.name: events.columns[_key(feature.column, feature.dtype)].take(rows)
+                feature.name: events.columns[column_key(feature.column, feature.dtype)].take(rows)
                 for feature in self.view.features
             }
         absent = np.zeros(len(at), np.bool_)
@@ -271,7 +282,7 @@ def slots_of(aggregate: Aggregate) -> list[Slot]:
     if aggregate.function is Function.LAST:
         return []
     if aggregate.function is Function.COUNT:
-        return [Slot(COUNT, aggregate.column, DType.BOOL)]
+        return [Slot(COUNT, aggregate.column, None)]
     partials = NEEDS[aggregate.function]
     return [Slot(partial, aggregate.column, aggregate.dtype) for partial in partials]
 
@@ -282,24 +293,21 @@ def finished(aggregate: Aggregate, states: Mapping[str, State]) -> tuple[Array, 
     return finish(aggregate.function, own)
 
 
-def slot_values(slot: Slot, events: Events) -> tuple[Array, Array]:
+class Columns(Protocol):
+    """Where slots are lifted from: ``Events``, or what is kept of them online."""
+
+    def __len__(self) -> int: ...
+
+    def values(self, column: str, dtype: DType | None) -> Values: ...
+
+
+def slot_values(slot: Slot, events: Columns) -> tuple[Array, Array]:
     """The values and validity that a slot is lifted from, (n,) each."""
     if slot.column is None:
         n = len(events)
-        return np.zeros(n, NUMPY[slot.dtype]), np.ones(n, np.bool_)
-    if slot.dtype is DType.BOOL and slot.partial is COUNT:
-        counted = events.columns.get(_key(slot.column, None))
-        if counted is not None:
-            there = counted.to_numpy(zero_copy_only=False)
-            return there, there
-    column = Values.of(events.columns[_key(slot.column, slot.dtype)], slot.dtype, slot.column)
+        return np.zeros(n, np.bool_), np.ones(n, np.bool_)
+    column = events.values(slot.column, slot.dtype)
     return column.values, column.valid
-
-
-def last_values(aggregate: Aggregate, events: Events) -> Values:
-    """The column of a ``last`` aggregate."""
-    name = aggregate.column or ""
-    return Values.of(events.columns[_key(name, aggregate.dtype)], aggregate.dtype, name)
 
 
 def _last(
@@ -311,7 +319,7 @@ def _last(
     at: Ints,
     after: Ints,
 ) -> tuple[Array, Array]:
-    column = last_values(aggregate, events)
+    column = events.values(aggregate.column or "", aggregate.dtype)
     index = EventIndex(np.where(column.valid, codes, -1), events.event_time, recorded)
     found = index.last_known(index.ends(asked, after), index.ends(asked, at), at)
     there = found >= 0
@@ -320,7 +328,8 @@ def _last(
     return values, there
 
 
-def _key(column: str, dtype: DType | None) -> str:
+def column_key(column: str, dtype: DType | None) -> str:
+    """The name of a source column as it is read with that type."""
     return f"{column}:{dtype.value if dtype else 'counted'}"
 
 
