@@ -361,31 +361,43 @@ def _service_item(value: Any) -> Any:
 class FeatureService(Definition):
     """The features that one model takes, in the order in which it takes them.
 
-    ``features`` are ``view:feature``, a whole view by its name, or the same of on-demand
-    features; ``request_fields`` come with each request and lead the vector.
+    ``features`` are ``view:feature``, or a whole view by its name; of the names in
+    ``on_demand``, on-demand features are meant. (Given the objects themselves, the names
+    are taken from them.) ``request_fields`` come with each request and lead the vector.
     ``keys`` maps an entity's keys to other columns of the spine, per view
     (``{"weather": {"origin": "dest"}}``). ``missing`` gives a default for a feature
-    (``view:feature``) that is null, expired or missing; without one it stays null.
+    (``view:feature``) or a request field that is null, expired or missing; without one it
+    stays null.
     """
 
     kind: ClassVar[str] = "feature_service"
-    name: Name
     features: tuple[Annotated[str, BeforeValidator(_service_item)], ...] = ()
+    on_demand: tuple[Name, ...] = ()
     request_fields: dict[Name, DType] = Field(default_factory=dict)
     keys: dict[Name, dict[Name, Column]] = Field(default_factory=dict)
     missing: dict[str, bool | int | float | str] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _objects(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        names = [item.name for item in values.get("features", ())
+                 if isinstance(item, OnDemandFeatures)]  # fmt: skip
+        given = [*values.get("on_demand", ()), *names]
+        return {**values, "on_demand": tuple(dict.fromkeys(given))}
 
     @model_validator(mode="after")
     def _some(self) -> Self:
         if not self.features and not self.request_fields:
             raise ValueError("a service has at least one feature or request field")
+        unused = set(self.on_demand) - {item.partition(":")[0] for item in self.features}
+        if unused:
+            raise ValueError(f"`on_demand` names {sorted(unused)}, of which no feature is taken")
         return self
 
     def references(self) -> list[AssetRef]:
-        """The views and on-demand features that it takes from, by name.
-
-        A bare name may be either; the plan tells which, so both are views here and the
-        applier links what exists.
-        """
+        """The views and on-demand features that it takes from."""
         names = dict.fromkeys(item.partition(":")[0] for item in self.features)
-        return [AssetRef("feature_view", name) for name in names]
+        kinds = {True: OnDemandFeatures.kind, False: FeatureView.kind}
+        return [AssetRef(kinds[name in self.on_demand], name) for name in names]
