@@ -71,6 +71,24 @@ class Events:
         return Values.of(array, dtype, column)
 
 
+    def known_by(self, limit_us: int) -> Events:
+        """The events that had happened and had been recorded by an instant."""
+        known = self.event_time <= limit_us
+        if self.recorded_at is not None:
+            known &= self.recorded_at <= limit_us
+        return self.take(np.flatnonzero(known))
+
+    def take(self, rows: Ints) -> Events:
+        """Some of the events, by index."""
+        at = pa.array(rows)
+        return Events(
+            tuple(key.take(at) for key in self.keys),
+            self.event_time[rows],
+            None if self.recorded_at is None else self.recorded_at[rows],
+            {name: column.take(at) for name, column in self.columns.items()},
+        )
+
+
 @dataclass(frozen=True)
 class Slot:
     """One partial aggregate of one source column (None: of the rows) that a view keeps.
@@ -200,15 +218,8 @@ class ViewPlan:
             columns[column_key(name, wanted)] = (
                 pa.array(_validity(column)) if wanted is None else typed(column, wanted, name)
             )
-        if kept.all():
-            return Events(tuple(keys), time.values, recorded, columns)
-        rows = pa.array(np.flatnonzero(kept))
-        return Events(
-            tuple(array.take(rows) for array in keys),
-            time.values[kept],
-            None if recorded is None else recorded[kept],
-            {name: array.take(rows) for name, array in columns.items()},
-        )
+        events = Events(tuple(keys), time.values, recorded, columns)
+        return events if kept.all() else events.take(np.flatnonzero(kept))
 
     def offline(
         self,
