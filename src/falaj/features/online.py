@@ -96,12 +96,12 @@ class ViewStorage:
             for key, begin, record in zip(names, order, self.rows.packed(columns), strict=True)
         ]
 
-    def applied(self, events: Events, now_us: int, position: int) -> Merge | None:
-        """The merge of new events into the rows of a window view.
+    def applier(self, events: Events, now_us: int) -> Callable[[int], Merge] | None:
+        """Prepares the merge of new events into the rows of a window view.
 
-        Args:
-            position: the lake snapshot that holds these events; if the view was rebuilt
-                from it or a later one, they are in already. 0: applied in any case.
+        Everything that can be refused is refused here. The function returned makes the
+        merge, given the lake snapshot that holds these events: if the view was rebuilt
+        from it or a later one, they are in already. (0: merged in any case.)
         """
         if self.tiles is None or not len(events):
             return None
@@ -109,19 +109,22 @@ class ViewStorage:
         owners, names = _numbered(self.keys.column(events.keys))
         kept = tiles.kept(events, events.event_time, events.recorded_at)
 
-        def change(stored: Sequence[bytes | None]) -> list[bytes | None]:
-            rebuilt, applied = _MARK.unpack(stored[0]) if stored[0] else (0, 0)
-            if position and position <= rebuilt:
-                return list(stored)
-            old = [
-                None if row is None else self.opened(key, row)
-                for key, row in zip(names, stored[1:], strict=True)
-            ]
-            new = tiles.merged(old, owners, kept, now_us)
-            mark = _MARK.pack(rebuilt, max(applied, position))
-            return [mark, *map(self.sealed, names, new)]
+        def merge(position: int) -> Merge:
+            def change(stored: Sequence[bytes | None]) -> list[bytes | None]:
+                rebuilt, applied = _MARK.unpack(stored[0]) if stored[0] else (0, 0)
+                if position and position <= rebuilt:
+                    return list(stored)
+                old = [
+                    None if row is None else self.opened(key, row)
+                    for key, row in zip(names, stored[1:], strict=True)
+                ]
+                new = tiles.merged(old, owners, kept, now_us)
+                mark = _MARK.pack(rebuilt, max(applied, position))
+                return [mark, *map(self.sealed, names, new)]
 
-        return Merge([self.mark, *names], change)
+            return Merge([self.mark, *names], change)
+
+        return merge
 
     def rebuilt(self, events: Events, now_us: int, snapshot: int) -> Merge | None:
         """The merge that puts rows made of these events in the place of what stands there.

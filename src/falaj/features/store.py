@@ -287,8 +287,7 @@ class FeatureStore:
         found = [(self.storage(plan), plan.events(rows)) for plan in plans]
         now = microseconds(self._clock.now())
         newer = [row for storage, events in found for row in storage.latest_rows(events)]
-        for storage, events in found:
-            storage.applied(events, now, 0)  # checks every key before anything is written
+        appliers = [storage.applier(events, now) for storage, events in found]
         name = key or f"push-{random_names.token_hex(16)}"
         position = 0 if stored else self.lake.append(table, rows, key=f"push:{name}").id
         pushed = Pushed(
@@ -298,11 +297,10 @@ class FeatureStore:
         )
         if ack is Ack.LOG:
             return pushed
-        merges = [storage.applied(events, now, position) for storage, events in found]
         done = self.online.write(
             Write(
                 newer=newer,
-                merges=[merge for merge in merges if merge is not None],
+                merges=[applier(position) for applier in appliers if applier is not None],
                 once=once_mark(table, name) if key else None,
             )
         )

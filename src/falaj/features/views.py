@@ -64,7 +64,7 @@ class Events:
 
     def values(self, column: str, dtype: DType | None) -> Values:
         """A column in numpy; one that is only counted (``dtype`` None) as its validity."""
-        array = self.columns[columncolumn_key(column, dtype)]
+        array = self.columns[column_key(column, dtype)]
         if dtype is None:
             there = array.to_numpy(zero_copy_only=False)
             return Values(there, there)
@@ -103,7 +103,7 @@ class Slot:
     @property
     def name(self) -> str:
         """Unique within a view."""
-        return f"{self.partial.name}:{columncolumn_key(self.column or '', self.dtype)}"
+        return f"{self.partial.name}:{column_key(self.column or '', self.dtype)}"
 
 
 @dataclass(frozen=True)

@@ -52,31 +52,21 @@ class LmdbOnlineStore:
             self._once = self._env.open_db(_ONCE)
         except (lmdb.Error, OSError) as error:
             raise self._told(error) from error
-        self._reader: Any = None
 
     def read(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """The rows of these keys, of one state of the store."""
         with self._lock:
-            for attempt in range(3):
+            while True:
                 try:
-                    reader = self._reader
-                    if reader is None:
-                        reader = self._reader = self._env.begin(db=self._rows)
-                    else:
-                        reader.renew()
-                    try:
-                        return [reader.get(key) for key in keys]
-                    finally:
-                        reader.reset()
+                    with self._env.begin(db=self._rows) as transaction:
+                        get = transaction.get
+                        return [get(key) for key in keys]
                 except lmdb.MapResizedError:
-                    self._resized(0)
+                    self._env.set_mapsize(0)
                 except lmdb.BadValsizeError:
                     raise _bad_key() from None
                 except lmdb.Error as error:
-                    self._reader = None
-                    if attempt == 2:
-                        raise self._told(error) from error
-        raise AssertionError
+                    raise self._told(error) from error
 
     def write(self, write: Write) -> Written:
         """Apply a change in one transaction, synced to disk."""
@@ -143,25 +133,19 @@ class LmdbOnlineStore:
                 with self._env.begin(write=True, db=self._rows) as transaction:
                     return work(transaction)
             except lmdb.MapFullError:
-                with self._lock:
-                    self._resized(self._env.info()["map_size"] * 2)
+                with self._lock:  # no transaction may be open in this process meanwhile
+                    self._env.set_mapsize(self._env.info()["map_size"] * 2)
             except lmdb.MapResizedError:
                 with self._lock:
-                    self._resized(0)
+                    self._env.set_mapsize(0)  # what another process has chosen
             except lmdb.BadValsizeError:
                 raise _bad_key() from None
             except (lmdb.Error, OSError) as error:
                 raise self._told(error) from error
 
-    def _resized(self, size: int) -> None:
-        """Take another size of the map (0: the one that another process has chosen)."""
-        self._reader = None  # no transaction may be open in this process meanwhile
-        self._env.set_mapsize(size)
-
     def close(self) -> None:
         """Close the folder."""
-        with self._lock:
-            self._reader = None
+        with self._writer, self._lock:
             self._env.close()
 
     def _told(self, error: Exception) -> FalajError:
