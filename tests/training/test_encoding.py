@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute  # noqa: F401 - loaded before hypothesis looks at the clock
 import pytest
 from falaj.kernel.errors import InvalidInput
 from falaj.training.encoding import (
