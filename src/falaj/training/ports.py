@@ -50,6 +50,10 @@ class DefinitionPins(Protocol):
         """
         ...
 
+    def request_fields(self, connection: Connection, feature_service: str) -> tuple[str, ...]:
+        """The columns of a spine that are inputs of the model as well."""
+        ...
+
 
 @dataclass(frozen=True)
 class Rows:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -44,6 +44,14 @@ PARTS = (TRAIN, VALIDATION, TEST)
 ROW_NUMBER, SPLIT = "row_number", "split"
 
 
+@dataclass(frozen=True)
+class Pinned:
+    """What a spec stands on: definitions with fingerprints, and inputs within the spine."""
+
+    definitions: Mapping[str, str]
+    request_fields: tuple[str, ...] = ()
+
+
 class TrainingSets:
     """Builds, pins, reads and re-creates training sets.
 
@@ -59,26 +67,27 @@ class TrainingSets:
         self._pins = pins
         self._catalog = catalog
 
-    def pins(self, connection: Connection, spec: TrainingSetSpec) -> dict[str, str]:
-        """The definitions that the spec stands on now; raises NotFound without its service."""
-        return self._pins.pins(connection, spec.feature_service)
+    def pinned(self, connection: Connection, spec: TrainingSetSpec) -> Pinned:
+        """What the spec stands on now; raises NotFound without its feature service."""
+        service = spec.feature_service
+        return Pinned(
+            definitions=self._pins.pins(connection, service),
+            request_fields=self._pins.request_fields(connection, service),
+        )
 
     def build(
         self,
         spec: TrainingSetSpec,
         *,
         set_id: str,
-        definitions: Mapping[str, str],
-        request_fields: Sequence[str] = (),
-        created_at: datetime,
+        pinned: Pinned,
         created_by: str,
     ) -> TrainingSet:
-        """Make the rows and write them to the lake; a repeat with the same id writes nothing.
+        """Make the rows and write them to the lake; a repeat with the same id writes them anew.
 
         Args:
             set_id: a new id (``ts_…``).
-            definitions: what ``pins`` said.
-            request_fields: columns of the spine that are features as well.
+            pinned: what ``pinned`` said.
 
         Raises:
             InvalidInput: a column is missing or has the wrong type, or a part has no rows.
@@ -86,9 +95,9 @@ class TrainingSets:
         """
         snapshot = self._lake.latest()
         spine, left_out = self._spine(spec, snapshot)
-        frame, features = self._frame(spec, spine, request_fields)
+        frame, features = self._frame(spec, spine, pinned.request_fields)
         table = f"training_set_{set_id.removeprefix('ts_')}"
-        written = self._lake.append(table, frame, key=f"training_set:{set_id}")
+        written = self._lake.replace(table, frame)
         labels = as_labels(frame.column(spec.label), spec.label)
         parts = np.asarray(frame.column(SPLIT).to_pylist(), dtype=object)
         return TrainingSet(
@@ -100,12 +109,12 @@ class TrainingSets:
             snapshot=written.id,
             spine_hash=content_hash(spine),
             content_hash=content_hash(frame),
-            definitions=dict(definitions),
+            definitions=dict(pinned.definitions),
             n_rows={part: int((parts == part).sum()) for part in PARTS} | left_out,
             positive_rate={
                 part: float(labels[parts == part].mean()) for part in PARTS if (parts == part).any()
             },
-            created_at=created_at,
+            created_at=written.at,
             created_by=created_by,
         )
 
@@ -185,21 +194,17 @@ class TrainingSets:
             )
         return rows
 
-    def recreate(
-        self,
-        made: TrainingSet,
-        definitions: Mapping[str, str],
-        request_fields: Sequence[str] = (),
-    ) -> Recreation:
+    def recreate(self, made: TrainingSet, pinned: Pinned) -> Recreation:
         """Make the rows again from the pinned snapshot and say whether they are the same.
 
         Args:
-            definitions: what ``pins`` says now; a difference explains different rows.
+            pinned: what ``pinned`` says now; a difference explains different rows.
         """
         spine, left_out = self._spine(made.spec, made.spine_snapshot)
-        frame, _ = self._frame(made.spec, spine, request_fields)
+        frame, _ = self._frame(made.spec, spine, pinned.request_fields)
         found = content_hash(frame)
-        names = sorted({*definitions, *made.definitions})
+        now = pinned.definitions
+        names = sorted({*now, *made.definitions})
         parts = frame.column(SPLIT).to_pylist()
         return Recreation(
             training_set=made.id,
@@ -207,7 +212,7 @@ class TrainingSets:
             content_hash=made.content_hash,
             recreated_hash=found,
             changed_definitions=tuple(
-                name for name in names if definitions.get(name) != made.definitions.get(name)
+                name for name in names if now.get(name) != made.definitions.get(name)
             ),
             n_rows={part: parts.count(part) for part in PARTS} | left_out,
         )
@@ -286,6 +291,8 @@ class TrainingSets:
         return [table for table in self._lake.tables() if table in words]
 
     def _link(self, call: Call, source: AssetRef, target: AssetRef, relation: Relation) -> None:
+        if not self._catalog.exists(call.connection, source):
+            self._catalog.record(call, source)  # a table that was written past the catalogue
         self._catalog.link(call, source, target, relation)
 
 
