@@ -59,7 +59,7 @@ def make_door(
     clock: Clock | None = None,
 ) -> LocalDoor:
     """A local door to these services; what is not given is a fake that permits everything."""
-    backend = Backend(
+    platform = Backend(
         services=Services(list(services)),
         database=database,
         policy=policy or AllowAll(),
@@ -69,4 +69,4 @@ def make_door(
         clock=clock or SystemClock(),
         telemetry=Telemetry(process="test"),
     )
-    return LocalDoor(backend, caller or make_caller())
+    return LocalDoor(platform, caller or make_caller())
