@@ -39,12 +39,12 @@ class MissingPolicy(StrEnum):
 
 
 class FeatureStatus(IntEnum):
-    """How a served feature value came about; as the features room numbers them."""
+    """What became of one feature in one read."""
 
     PRESENT = 0
-    MISSING = 1
-    EXPIRED = 2
-    DEFAULT = 3
+    NULL = 1  # there is a row, and its value is null
+    EXPIRED = 2  # the latest row is older than the time to live
+    MISSING = 3  # nothing is known of this entity
 
 
 class ReleaseState(StrEnum):
@@ -99,8 +99,7 @@ class Variant(_Frozen):
 class Release(_Frozen):
     """An immutable document: all that a worker needs to serve an endpoint.
 
-    A model input is taken from the feature service's columns if it has that name, from
-    the request's fields otherwise.
+    A model's input is the feature of that name, or else the request field of that name.
     """
 
     id: str
@@ -116,7 +115,8 @@ class Release(_Frozen):
     limits: Limits = Limits()
     durability: Durability = Durability.BATCH
     missing: MissingPolicy = MissingPolicy.MODEL
-    classification: str = "internal"
+    attributes: dict[str, str] = {}
+    """Of the endpoint, as the policy sees them: owner, classification, region."""
     change: str | None = None
     """The approved change that put the model into production."""
     created_at: datetime
@@ -217,6 +217,8 @@ class ServableModel:
     inputs: tuple[str, ...]
     """The names of the model's columns, in its order."""
     outputs: tuple[str, ...] = ("score",)
+    categories: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """For an input that is a word: the known words; the model reads a word's place."""
     sample: tuple[tuple[float, ...], ...] = ()
     """A few input rows to warm the model with."""
     facts: Mapping[str, Any] = field(default_factory=dict)

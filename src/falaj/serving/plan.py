@@ -9,25 +9,25 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
-from itertools import islice
 from math import isfinite
 from operator import attrgetter
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from falaj.kernel.clock import from_microseconds, microseconds
 from falaj.kernel.errors import FalajError, InvalidInput
 from falaj.serving.assignment import assigned, bounds, position
-from falaj.serving.errors import BadRequest, BodyTooLarge, FeaturesMissing, ModelFailed
+from falaj.serving.errors import BadRequest, BodyTooLarge, FeaturesMissing
 from falaj.serving.model import FeatureStatus, FieldType, MissingPolicy, Release, RequestField
+from falaj.serving.variants import CompiledVariant, Vectors
 
 if TYPE_CHECKING:
+    from falaj.serving.model import ServableModel
     from falaj.serving.ports import Bundles, FeatureReader, FeatureReaders, LoadedModel, Runtime
 
 _FLOAT32_MAX = 3.4028234e38
@@ -38,7 +38,6 @@ _TYPES: Mapping[FieldType, Any] = {
     FieldType.BOOLEAN: bool,
     FieldType.TIMESTAMP: Annotated[datetime, msgspec.Meta(tz=True)],
 }
-_NUMBERS = (FieldType.FLOAT, FieldType.INT, FieldType.BOOLEAN)
 _quoted = msgspec.json.Encoder().encode
 
 
@@ -69,22 +68,22 @@ class Parsed:
 
 @dataclass(slots=True)
 class Scored:
-    """Requests that were scored in one run, as the prediction log takes them."""
+    """Rows that one variant scored in one run, as the prediction log takes them."""
 
-    plan: RequestPlan
-    requests: list[Parsed]
+    release: Release
+    variant: CompiledVariant
+    vectors: Vectors
     ids: list[str]
-    """One for each row, in order of the requests."""
-    matrix: NDArray[np.float32]
-    """[n, columns of the plan]."""
-    statuses: NDArray[np.uint8] | None
-    event_times: NDArray[np.int64] | None
-    outputs: NDArray[np.floating[Any]]
-    chosen: list[int] | None
-    """The variant of each row; None where there is one only."""
+    """One for each row."""
+    owners: list[Parsed]
+    """The request of each row."""
+    rows: list[Any]
+    """The decoded input rows."""
     at_us: int
+    """The instant that the predictions are about (Unix microseconds)."""
     requested_us: int
-    latencies_us: list[int]
+    done: float
+    """``time.perf_counter()`` when the answers were made."""
 
     @property
     def n_rows(self) -> int:
@@ -96,7 +95,7 @@ class PredictionIds:
     """Makes prediction ids (UUIDv7 in form): sortable, unique over workers.
 
     Random for each worker, counted within it: an id needs to be unique, not secret, and
-    eight calls of ``os.urandom`` would cost as much as the model.
+    one call of ``os.urandom`` for each would cost a tenth of what the model costs.
     """
 
     def __init__(self) -> None:
@@ -112,53 +111,34 @@ class PredictionIds:
         return [f"{head}{(first + i) & 0xFFFFFFFF:08x}" for i in range(n)]
 
 
-@dataclass(frozen=True, slots=True)
-class _Column:
-    """Where one column of the plan's matrix comes from."""
-
-    name: str
-    from_request: bool
-
-
 class RequestPlan:
-    """A release, compiled. Made by ``compiled``; scores from one thread at a time.
+    """A release, compiled; made by a ``PlanCompiler``. Scores from one thread at a time.
 
-    Attributes:
-        columns: names of the matrix' columns: the features, then the request's numbers.
+    ``aside`` is its twin for a second thread: the same models, readers of its own.
     """
 
     def __init__(
         self,
         release: Release,
-        models: Sequence[LoadedModel],
-        inputs: Sequence[Sequence[str]],
-        reader: FeatureReader | None,
+        variants: Sequence[CompiledVariant],
         ids: PredictionIds,
+        *,
+        aside: RequestPlan | None = None,
     ) -> None:
+        self.aside = aside or self
         self.release = release
         self.limits = release.limits
-        self._models = tuple(models)
-        self._reader = reader
+        self.variants = tuple(variants)
         self._ids = ids
         self._decode = _decoder(release.fields)
-        known = reader.names if reader else ()
-        columns = _columns(release, known, inputs)
-        self.columns = tuple(column.name for column in columns)
-        asked = [column.name for column in columns if column.from_request]
-        self._numbers = _getter(asked) if asked else None
-        order = {name: place for place, name in enumerate(self.columns)}
-        self._places = [_gather([order[name] for name in names], len(columns)) for names in inputs]
         self._uppers = bounds([variant.share for variant in release.variants])
         self._unit = attrgetter(release.unit) if release.unit else None
-        self._asdict = msgspec.structs.asdict
         self._head, self._item = _templates(release)
         self._refuses = release.missing is MissingPolicy.REFUSE
 
     # -- parse ----------------------------------------------------------------------
 
-    def parse(
-        self, body: bytes, *, caller: str, started: float, explain: bool = False
-    ) -> Parsed:
+    def parse(self, body: bytes, *, caller: str, started: float, explain: bool = False) -> Parsed:
         """Decode and check a body.
 
         Raises:
@@ -199,216 +179,161 @@ class RequestPlan:
 
     # -- score ----------------------------------------------------------------------
 
-    def score(self, requests: list[Parsed]) -> tuple[Scored, list[bytes | FalajError]]:
-        """Score requests that are about one instant, in one run.
+    def score(self, requests: list[Parsed]) -> tuple[list[bytes | FalajError], list[Scored]]:
+        """Score requests that are about one instant, in one run of each variant.
 
         Returns:
-            the scored rows of the answered requests, and for each request its answer (JSON) or
-            why it gets none.
+            for each request its answer (JSON) or why it gets none; and the rows that were
+            answered, by variant.
 
         Raises:
             FalajError: none of them could be scored.
         """
         requested_us = time.time_ns() // 1000
         at_us = requests[0].at_us or requested_us
-        rows = requests[0].rows
-        if len(requests) > 1:
+        if len(requests) == 1:
+            rows = requests[0].rows
+            owners = requests * len(rows)
+        else:
             rows = [row for request in requests for row in request.rows]
-        matrix, statuses, times = self._matrix(rows, at_us)
-        chosen = self._chosen(rows)
-        outputs = self._outputs(matrix, chosen)
+            owners = [request for request in requests for _ in request.rows]
         ids = self._ids.block(len(rows), requested_us)
-        answers = self._answers(requests, ids, matrix, statuses, times, outputs, chosen)
-        now = time.perf_counter()
-        scored = Scored(
-            plan=self,
-            requests=requests,
-            ids=ids,
-            matrix=matrix,
-            statuses=statuses,
-            event_times=times,
-            outputs=outputs,
-            chosen=chosen,
-            at_us=at_us,
-            requested_us=requested_us,
-            latencies_us=[int((now - request.started) * 1e6) for request in requests],
-        )
-        if self._refuses and statuses is not None and statuses.any():
-            return self._without_refused(scored, answers)
-        return scored, answers
+        if len(self.variants) == 1:
+            vectors = self.variants[0].run(rows, at_us)
+            told = self._items(ids, vectors, owners, self.variants[0])
+            parts = [
+                Scored(self.release, self.variants[0], vectors, ids, owners, rows, at_us,
+                       requested_us, 0.0)
+            ]  # fmt: skip
+        else:
+            told, parts = self._split(rows, owners, ids, at_us, requested_us)
+        answers = self._answers(requests, ids, told)
+        if self._refuses:
+            self._refuse_incomplete(requests, answers, parts)
+        done = time.perf_counter()
+        for part in parts:
+            part.done = done
+        return answers, parts
 
-    def _matrix(
-        self, rows: list[Any], at_us: int
-    ) -> tuple[NDArray[np.float32], NDArray[np.uint8] | None, NDArray[np.int64] | None]:
-        numbers: NDArray[np.float32] | None = None
-        if self._numbers is not None:
-            # numpy turns None into NaN, the model's own missing value.
-            numbers = np.array(list(map(self._numbers, rows)), dtype=np.float32)
-        if self._reader is None:
-            if numbers is None:
-                raise AssertionError
-            return numbers, None, None
-        asdict = self._asdict
-        try:
-            values, statuses, times = self._reader.read([asdict(row) for row in rows], at_us)
-        except FalajError:
-            raise
-        except Exception as error:  # noqa: BLE001 - a declared on-demand function is the user's
-            raise ModelFailed(
-                f"The features of {self.release.endpoint!r} failed on this input: "
-                f"{type(error).__name__}: {error}.",
-                hint="Mend the on-demand feature function, or the input.",
-            ) from error
-        if numbers is not None:
-            values = np.concatenate((values, numbers), axis=1)
-        return values, statuses, times
-
-    def _chosen(self, rows: list[Any]) -> list[int] | None:
-        unit = self._unit
-        if len(self._models) == 1 or unit is None:
-            return None
-        salt = self.release.endpoint
-        return [assigned(self._uppers, position(salt, unit(row))) for row in rows]
-
-    def _outputs(
-        self, matrix: NDArray[np.float32], chosen: list[int] | None
-    ) -> NDArray[np.floating[Any]]:
-        try:
-            if chosen is None:
-                place = self._places[0]
-                return self._models[0].run(matrix if place is None else matrix.take(place, axis=1))
-            outputs = np.empty((len(matrix), len(self.release.outputs)), dtype=np.float64)
-            owners = np.asarray(chosen)
-            for index, (model, place) in enumerate(zip(self._models, self._places, strict=True)):
-                mine = np.flatnonzero(owners == index)
-                if len(mine):
-                    part = matrix[mine] if place is None else matrix[mine].take(place, axis=1)
-                    outputs[mine] = model.run(part)
-        except FalajError:
-            raise
-        except Exception as error:  # noqa: BLE001 - a runtime may raise anything
-            raise ModelFailed(
-                f"The model of {self.release.endpoint!r} failed: {type(error).__name__}: {error}.",
-                hint="Roll the endpoint back: `falaj endpoints rollback NAME`.",
-            ) from error
-        return outputs
+    def _split(
+        self, rows: list[Any], owners: list[Parsed], ids: list[str], at_us: int, requested_us: int
+    ) -> tuple[list[str], list[Scored]]:
+        """Score each variant's rows; the items come back in the order of the rows."""
+        unit, salt = self._unit, self.release.endpoint
+        chosen = [assigned(self._uppers, position(salt, unit(row) if unit else 0)) for row in rows]
+        told = [""] * len(rows)
+        parts = []
+        for index, variant in enumerate(self.variants):
+            mine = [place for place, which in enumerate(chosen) if which == index]
+            if not mine:
+                continue
+            its_rows, its_ids = [rows[place] for place in mine], [ids[place] for place in mine]
+            its_owners = [owners[place] for place in mine]
+            vectors = variant.run(its_rows, at_us)
+            tail = f',"variant":"{variant.variant.name}","model":"{variant.label}"}}'
+            items = self._items(its_ids, vectors, its_owners, variant)
+            for place, item in zip(mine, items, strict=True):
+                told[place] = item[:-1] + tail
+            parts.append(
+                Scored(self.release, variant, vectors, its_ids, its_owners, its_rows, at_us,
+                       requested_us, 0.0)
+            )  # fmt: skip
+        return told, parts
 
     # -- answer ---------------------------------------------------------------------
 
-    def _answers(
-        self,
-        requests: list[Parsed],
-        ids: list[str],
-        matrix: NDArray[np.float32],
-        statuses: NDArray[np.uint8] | None,
-        times: NDArray[np.int64] | None,
-        outputs: NDArray[np.floating[Any]],
-        chosen: list[int] | None,
-    ) -> list[bytes | FalajError]:
-        scores: list[list[float | None]] = outputs.tolist()
+    def _items(
+        self, ids: list[str], vectors: Vectors, owners: list[Parsed], variant: CompiledVariant
+    ) -> list[str]:
+        outputs = vectors.outputs
+        scores = outputs.tolist()
         item = self._item
         if not isfinite(float(outputs.sum())):
-            scores, item = _without_infinities(scores), _nullable(item)
-        if chosen is None:
-            told = [item % (one, *score) for one, score in zip(ids, scores, strict=True)]
-        else:
-            variants = self.release.variants
-            told = [
-                (item % (one, *score))[:-1]
-                + f',"variant":"{variants[which].name}","model":"{variants[which].label}"}}'
-                for one, score, which in zip(ids, scores, chosen, strict=True)
-            ]
-        if any(request.explain for request in requests):
-            told = self._explained(requests, told, matrix, statuses, times)
+            scores = [[value if isfinite(value) else "null" for value in row] for row in scores]
+            item = item.replace("%r", "%s")
+        told = [item % (one, *score) for one, score in zip(ids, scores, strict=True)]
+        for place, owner in enumerate(owners):
+            if owner.explain:
+                shown = _quoted(_shown(vectors, place, variant)).decode()
+                told[place] = f'{told[place][:-1]},"features":{shown}}}'
+        return told
+
+    def _answers(
+        self, requests: list[Parsed], ids: list[str], told: list[str]
+    ) -> list[bytes | FalajError]:
         head = self._head
-        if len(requests) == 1:
-            return [_answer(requests[0], ids[0], head, told)]
-        items, firsts = iter(told), iter(ids)
         answers: list[bytes | FalajError] = []
+        place = 0
         for request in requests:
-            n = len(request.rows)
-            first = next(firsts)
-            answers.append(_answer(request, first, head, list(islice(items, n))))
-            next(islice(firsts, n - 1, n - 1), None)
+            end = place + len(request.rows)
+            if request.request_id is None:
+                request.request_id = ids[place]
+                named = f'"{ids[place]}"'
+            else:
+                named = _quoted(request.request_id).decode()
+            items = ",".join(told[place:end])
+            answers.append(f'{{"request_id":{named},{head}{items}]}}'.encode())
+            place = end
         return answers
 
-    def _explained(
-        self,
-        requests: list[Parsed],
-        told: list[str],
-        matrix: NDArray[np.float32],
-        statuses: NDArray[np.uint8] | None,
-        times: NDArray[np.int64] | None,
-    ) -> list[str]:
-        """The items with the features that they were made of, where that was asked for."""
-        explained = []
-        place = 0
-        for request in requests:
-            for _ in request.rows:
-                if request.explain:
-                    shown = _quoted(self._shown(place, matrix, statuses, times)).decode()
-                    explained.append(f'{told[place][:-1]},"features":{shown}}}')
-                else:
-                    explained.append(told[place])
-                place += 1
-        return explained
-
-    def _shown(
-        self,
-        row: int,
-        matrix: NDArray[np.float32],
-        statuses: NDArray[np.uint8] | None,
-        times: NDArray[np.int64] | None,
-    ) -> dict[str, Any]:
-        shown: dict[str, Any] = {}
-        for place, name in enumerate(self.columns):
-            value = float(matrix[row, place])
-            feature: dict[str, Any] = {"value": value if isfinite(value) else None}
-            if statuses is not None and place < statuses.shape[1]:
-                feature["status"] = FeatureStatus(int(statuses[row, place])).name.lower()
-                at = int(times[row, place]) if times is not None else 0
-                feature["event_time"] = from_microseconds(at).isoformat() if at else None
-            else:
-                feature["status"] = "request"
-            shown[name] = feature
-        return shown
-
-    def _without_refused(
-        self, scored: Scored, answers: list[bytes | FalajError]
-    ) -> tuple[Scored, list[bytes | FalajError]]:
-        """Take out the requests of which a feature is missing or expired."""
-        statuses = scored.statuses
-        if statuses is None:
-            raise AssertionError
-        absent = (statuses == FeatureStatus.MISSING) | (statuses == FeatureStatus.EXPIRED)
-        kept_requests: list[Parsed] = []
-        kept_rows: list[int] = []
-        latencies = []
-        place = 0
-        for index, request in enumerate(scored.requests):
-            rows = range(place, place + len(request.rows))
-            place += len(request.rows)
-            lacking = absent[rows.start : rows.stop].any(axis=0)
-            if lacking.any():
-                names = [self.columns[int(column)] for column in np.flatnonzero(lacking)]
-                answers[index] = FeaturesMissing(
-                    f"No fresh value of {', '.join(names)} for this input.",
-                    hint="Push the features, or let the endpoint serve with missing=model.",
-                    features=names,
-                )
+    def _refuse_incomplete(
+        self, requests: list[Parsed], answers: list[bytes | FalajError], parts: list[Scored]
+    ) -> None:
+        """Refuse the requests that lack a feature, and take their rows from the log."""
+        lacking: dict[int, set[str]] = {}
+        for part in parts:
+            statuses = part.vectors.statuses
+            if statuses is None:
                 continue
-            kept_requests.append(request)
-            kept_rows.extend(rows)
-            latencies.append(scored.latencies_us[index])
-        scored.requests, scored.latencies_us = kept_requests, latencies
-        scored.ids = [scored.ids[row] for row in kept_rows]
-        scored.matrix, scored.outputs = scored.matrix[kept_rows], scored.outputs[kept_rows]
-        scored.statuses = statuses[kept_rows]
-        if scored.event_times is not None:
-            scored.event_times = scored.event_times[kept_rows]
-        if scored.chosen is not None:
-            scored.chosen = [scored.chosen[row] for row in kept_rows]
-        return scored, answers
+            for row, column in np.argwhere(statuses != FeatureStatus.PRESENT).tolist():
+                names = lacking.setdefault(id(part.owners[row]), set())
+                names.add(part.variant.columns[column])
+        if not lacking:
+            return
+        for index, request in enumerate(requests):
+            if id(request) in lacking:
+                named = sorted(lacking[id(request)])
+                answers[index] = FeaturesMissing(
+                    f"No fresh value of {', '.join(named)} for this input.",
+                    hint="Push the features, or let the endpoint serve with missing=model.",
+                    features=named,
+                )
+        parts[:] = [kept for part in parts if (kept := _without(part, lacking.keys())).ids]
+
+
+def _without(part: Scored, refused: Collection[int]) -> Scored:
+    """The part without the rows of the refused requests (by identity)."""
+    kept = [place for place, owner in enumerate(part.owners) if id(owner) not in refused]
+    vectors = part.vectors
+    return replace(
+        part,
+        vectors=Vectors(
+            vectors.matrix[kept],
+            None if vectors.statuses is None else vectors.statuses[kept],
+            None if vectors.times is None else vectors.times[kept],
+            vectors.outputs[kept],
+        ),
+        ids=[part.ids[place] for place in kept],
+        owners=[part.owners[place] for place in kept],
+        rows=[part.rows[place] for place in kept],
+    )
+
+
+def _shown(vectors: Vectors, row: int, variant: CompiledVariant) -> dict[str, Any]:
+    """The features of one row, for ``explain=features``."""
+    shown: dict[str, Any] = {}
+    for place, name in enumerate(variant.columns):
+        value = float(vectors.matrix[row, place])
+        feature: dict[str, Any] = {"value": value if isfinite(value) else None}
+        if vectors.statuses is None:
+            status = FeatureStatus.PRESENT if isfinite(value) else FeatureStatus.NULL
+        else:
+            status = FeatureStatus(int(vectors.statuses[row, place]))
+        feature["status"] = status.name.lower()
+        at = 0 if vectors.times is None else int(vectors.times[row, place])
+        feature["event_time"] = from_microseconds(at).isoformat() if at else None
+        shown[name] = feature
+    return shown
 
 
 class PlanCompiler:
@@ -426,7 +351,6 @@ class PlanCompiler:
         self._bundles = bundles
         self._runtimes = {name: runtime for runtime in runtimes for name in runtime.formats}
         self._features = features
-        self._ids = PredictionIds()
 
     def compile(self, release: Release) -> RequestPlan:
         """The plan of a release, warm.
@@ -436,7 +360,8 @@ class PlanCompiler:
             NotFound: a bundle is not there.
             InvalidInput: a model's input is neither a feature nor a request field.
         """
-        models, inputs, samples = [], [], []
+        variants: list[CompiledVariant] = []
+        twins: list[CompiledVariant] = []
         for variant in release.variants:
             servable = self._bundles.open(variant.bundle)
             runtime = self._runtimes.get(servable.format)
@@ -445,21 +370,21 @@ class PlanCompiler:
                     f"No runtime here loads models of format {servable.format!r}.",
                     hint=f"Known formats: {', '.join(sorted(self._runtimes))}.",
                 )
-            if len(servable.outputs) != len(release.outputs):
+            if servable.outputs != release.outputs:
                 raise InvalidInput(
-                    f"{variant.label} gives {len(servable.outputs)} outputs, the release names "
-                    f"{len(release.outputs)}.",
+                    f"{variant.label} gives {', '.join(servable.outputs)}; the release "
+                    f"promises {', '.join(release.outputs)}.",
                     hint="Deploy the endpoint again.",
                 )
-            models.append(runtime.load(servable))
-            inputs.append(servable.inputs)
-            samples.append(servable.sample)
-        plan = RequestPlan(release, models, inputs, self._reader(release), self._ids)
-        for model, sample in zip(models, samples, strict=True):
-            _warm(model, sample)
-        return plan
+            model = runtime.load(servable)
+            for compiled in (variants, twins):
+                reader = self._reader(release, servable)
+                compiled.append(CompiledVariant(release, variant, servable, model, reader))
+            _warm(model, servable.sample)
+        aside = RequestPlan(release, twins, PredictionIds())
+        return RequestPlan(release, variants, PredictionIds(), aside=aside)
 
-    def _reader(self, release: Release) -> FeatureReader | None:
+    def _reader(self, release: Release, servable: ServableModel) -> FeatureReader | None:
         if release.features is None:
             return None
         if self._features is None:
@@ -468,7 +393,7 @@ class PlanCompiler:
                 "and this worker has no online store.",
                 hint="Set `online` in the settings.",
             )
-        return self._features.compile(release.features)
+        return self._features.compile(release.features, servable.categories)
 
 
 def _warm(model: LoadedModel, sample: tuple[tuple[float, ...], ...]) -> None:
@@ -501,70 +426,12 @@ def _decoder(fields: tuple[RequestField, ...]) -> Callable[[bytes], Any]:
     return decode
 
 
-def _columns(
-    release: Release, known: Sequence[str], inputs: Sequence[Sequence[str]]
-) -> list[_Column]:
-    columns = [_Column(name, from_request=False) for name in known]
-    fields = {item.name: item for item in release.fields}
-    placed = set(known)
-    for names in inputs:
-        for name in names:
-            if name in placed:
-                continue
-            item = fields.get(name)
-            if item is None:
-                raise InvalidInput(
-                    f"The model's input {name!r} is neither a feature of "
-                    f"{release.feature_service!r} nor a field of the request.",
-                    hint="Deploy with the feature service that the model was trained on.",
-                )
-            if item.type not in _NUMBERS:
-                raise InvalidInput(
-                    f"The model's input {name!r} is a request field of type {item.type}; "
-                    "a model takes numbers.",
-                    hint="Encode it in an on-demand feature.",
-                )
-            columns.append(_Column(name, from_request=True))
-            placed.add(name)
-    return columns
-
-
-def _gather(places: list[int], width: int) -> NDArray[np.intp] | None:
-    """The places as an index, or None if they are all columns in order."""
-    return None if places == list(range(width)) else np.array(places, dtype=np.intp)
-
-
-def _getter(names: list[str]) -> Callable[[Any], Any]:
-    if len(names) > 1:
-        return attrgetter(*names)
-    one = attrgetter(names[0])
-    return lambda row: (one(row),)
-
-
 def _templates(release: Release) -> tuple[str, str]:
     head = f'"release":"{release.id}","model":"{release.model}","predictions":['
-    numbers = ",".join(f'{_quoted(name).decode().replace("%", "%%")}:%r' for name in release.outputs)
+    numbers = ",".join(
+        f"{_quoted(name).decode().replace('%', '%%')}:%r" for name in release.outputs
+    )
     return head, f'{{"id":"%s",{numbers}}}'
-
-
-def _answer(request: Parsed, first: str, head: str, told: list[str]) -> bytes:
-    if request.request_id is None:
-        request.request_id = first
-        named = f'"{first}"'
-    else:
-        named = _quoted(request.request_id).decode()
-    return f'{{"request_id":{named},{head}{",".join(told)}]}}'.encode()
-
-
-def _nullable(item: str) -> str:
-    return item.replace("%r", "%s")
-
-
-def _without_infinities(scores: list[list[float | None]]) -> list[list[Any]]:
-    return [
-        ["null" if value is None or not isfinite(value) else repr(value) for value in row]
-        for row in scores
-    ]
 
 
 def _told(error: Exception) -> str:

@@ -45,8 +45,19 @@ class FeatureReader(Protocol):
 class FeatureReaders(Protocol):
     """Compiles readers from the documents of feature services."""
 
-    def compile(self, document: Mapping[str, Any]) -> FeatureReader:
-        """A reader; raises InvalidInput or NotFound when the document cannot be served."""
+    def compile(
+        self, document: Mapping[str, Any], categories: Mapping[str, Sequence[str]]
+    ) -> FeatureReader:
+        """A reader of the service that a document describes.
+
+        Args:
+            document: as ``describe`` gave it.
+            categories: for a feature that is a word, the known words; its number is the
+                place of the word, and an unknown word is NaN.
+
+        Raises:
+            InvalidInput, NotFound: the document cannot be served.
+        """
         ...
 
     def describe(

@@ -95,8 +95,7 @@ class RoutingTable:
         with self._reading() as transaction:
             for word, key in enumerate((_GENERATION, _ANNOUNCEMENTS)):
                 stored = int.from_bytes(transaction.get(key) or b"", "little")
-                if self.words[word] < stored:
-                    self.words[word] = stored
+                self.words[word] = max(self.words[word], stored)
 
     # -- releases -------------------------------------------------------------------
 
@@ -207,8 +206,7 @@ class RoutingTable:
 
     def _show(self, word: int, value: int) -> None:
         with self._lock:
-            if self.words[word] < value:
-                self.words[word] = value
+            self.words[word] = max(self.words[word], value)
 
     @contextmanager
     def _reading(self) -> Iterator[Any]:
