@@ -25,6 +25,8 @@ from falaj.kernel.problems import MEDIA_TYPE, problem, status_of
 from falaj.kernel.telemetry import logger
 
 API = "/api"
+REVEALED = {"reveal_once": True}
+"""Serialisation context that shows one-time secrets (trust.model.OneTimeSecret)."""
 _log = logger(__name__)
 
 
@@ -77,19 +79,24 @@ def create_app(
     return app
 
 
-def authenticated(request: Request, verifier: Verifier) -> Caller:
-    """The caller whose access token the request carries.
-
-    Raises:
-        Unauthenticated: no bearer token, or one that does not verify.
-    """
+def bearer(request: Request) -> str:
+    """The access token that a request carries; raises Unauthenticated if there is none."""
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not token:
         raise Unauthenticated(
             "This request carries no access token.",
             hint="Log in (`falaj login`) and send `Authorization: Bearer <token>`.",
         )
-    caller = verifier.verify(token.strip())
+    return token.strip()
+
+
+def authenticated(request: Request, verifier: Verifier) -> Caller:
+    """The caller whose access token the request carries.
+
+    Raises:
+        Unauthenticated: no bearer token, or one that does not verify.
+    """
+    caller = verifier.verify(bearer(request))
     address = request.client.host if request.client else None
     return Caller(
         principal=caller.principal,
@@ -110,7 +117,8 @@ def _endpoint(
 
         def served() -> bytes:
             result = LocalDoor(backend, caller).call(action, arguments, idempotency_key=key)
-            return action.result.dump_json(result)
+            # The one place where a one-time secret leaves in clear: in the answer to its asker.
+            return action.result.dump_json(result, context=REVEALED)
 
         return Response(await run_in_threadpool(served), media_type="application/json")
 

@@ -15,18 +15,19 @@ from rich.table import Table
 from falaj.kernel.errors import FalajError
 
 _MOST_COLUMNS = 8
+_REVEALED = {"reveal_once": True}
 
 
 def show(console: Console, result: Any, *, as_json: bool) -> None:
     """Print a result: JSON for programs, or a table or list for people."""
     if as_json:
-        rendered = TypeAdapter(type(result)).dump_python(result, mode="json")
+        rendered = TypeAdapter(type(result)).dump_python(result, mode="json", context=_REVEALED)
         console.print_json(json.dumps(rendered))
         return
     if result is None:
         console.print("done")
     elif isinstance(result, BaseModel):
-        _one(console, result.model_dump())
+        _one(console, result.model_dump(context=_REVEALED))
     elif isinstance(result, Mapping):
         _one(console, result)
     elif isinstance(result, Sequence) and not isinstance(result, str):
