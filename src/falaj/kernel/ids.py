@@ -27,6 +27,7 @@ PREFIXES = {
     "session": "a login session",
     "token": "a token family",
     "key": "a key-encryption key",
+    "segment": "a segment of a spool",
 }
 
 

@@ -1,0 +1,156 @@
+"""The pytest fixtures: databases, throw-away servers, calls.
+
+A ``conftest.py`` takes them with ``from falaj.testing.fixtures import *``. Servers start
+with the first test that asks for one; pytest-xdist workers share them.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from falaj.kernel.call import Call
+from falaj.kernel.database import Database, metadata
+from falaj.testing.calls import opened_call
+from falaj.testing.guarded import ServerUnavailable
+from falaj.testing.servers import REQUIRE, PostgresServer, S3Bucket, S3Server, services_required
+
+__all__ = [
+    "database",
+    "make_call",
+    "postgres_database",
+    "postgres_server",
+    "postgres_url",
+    "s3_server",
+    "s3_service",
+    "shared_folder",
+    "sqlite_database",
+    "sqlite_template",
+    "table_templates",
+]
+
+
+MakeCall = Callable[..., AbstractContextManager[Call]]
+"""``with make_call(database, "user:omar", now=…) as call``: see ``opened_call``."""
+
+
+def _had(start: Callable[[], Any]) -> Any:
+    """The started server; or the test is skipped, or failed where servers are required."""
+    try:
+        return start()
+    except ServerUnavailable as error:
+        if services_required():
+            pytest.fail(f"{REQUIRE}=1, but {error}", pytrace=False)
+        pytest.skip(f"this server cannot be had: {error}")
+
+
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all workers of this test session share."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+@pytest.fixture(scope="session")
+def postgres_server(shared_folder: Path) -> Iterator[PostgresServer]:
+    """The session's PostgreSQL server."""
+    server: PostgresServer = _had(lambda: PostgresServer(shared_folder))
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def postgres_url(postgres_server: PostgresServer) -> Iterator[str]:
+    """The URL of an empty PostgreSQL database that belongs to this test."""
+    name = postgres_server.create_database()
+    yield postgres_server.url(name)
+    postgres_server.drop_database(name)
+
+
+@pytest.fixture(scope="session")
+def s3_service(shared_folder: Path) -> Iterator[S3Server]:
+    """The session's S3 server."""
+    server: S3Server = _had(lambda: S3Server(shared_folder))
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def s3_server(s3_service: S3Server) -> S3Bucket:
+    """Endpoint, keys and an empty bucket that belongs to this test."""
+    return s3_service.create_bucket()
+
+
+@pytest.fixture(scope="session")
+def table_templates() -> dict[tuple[str, frozenset[str]], str]:
+    """Databases with all tables made, to be copied, by backend and set of tables."""
+    return {}
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the SQLite templates are kept."""
+    return tmp_path_factory.mktemp("sqlite-templates")
+
+
+@pytest.fixture
+def sqlite_database(
+    tmp_path: Path,
+    sqlite_template: Path,
+    table_templates: dict[tuple[str, frozenset[str]], str],
+) -> Iterator[Database]:
+    """A SQLite database of this test, with all tables."""
+    which = ("sqlite", frozenset(metadata.tables))
+    if which not in table_templates:
+        template = sqlite_template / f"{len(table_templates)}.db"
+        made = Database(f"sqlite:///{template}")
+        metadata.create_all(made.engine)
+        made.close()
+        table_templates[which] = str(template)
+    path = tmp_path / "falaj.db"
+    shutil.copyfile(table_templates[which], path)
+    database = Database(f"sqlite:///{path}")
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def postgres_database(
+    postgres_server: PostgresServer,
+    table_templates: dict[tuple[str, frozenset[str]], str],
+) -> Iterator[Database]:
+    """A PostgreSQL database of this test, with all tables."""
+    which = ("postgresql", frozenset(metadata.tables))
+    if which not in table_templates:
+        template = postgres_server.create_database()
+        made = Database(postgres_server.url(template))
+        metadata.create_all(made.engine)
+        made.close()
+        table_templates[which] = template
+    name = postgres_server.create_database(template=table_templates[which])
+    database = Database(postgres_server.url(name))
+    yield database
+    database.close()
+    postgres_server.drop_database(name)
+
+
+@pytest.fixture(
+    params=["sqlite", pytest.param("postgresql", marks=pytest.mark.services)],
+)
+def database(request: pytest.FixtureRequest) -> Database:
+    """A database with all tables: the test runs on SQLite and on PostgreSQL."""
+    name = "sqlite_database" if request.param == "sqlite" else "postgres_database"
+    found: Database = request.getfixturevalue(name)
+    return found
+
+
+@pytest.fixture
+def make_call() -> MakeCall:
+    """Opens a call on a database, as some principal."""
+    return opened_call

@@ -1,0 +1,179 @@
+"""What every ``KeyService`` must do; an adapter's test inherits ``KeyServiceSuite``."""
+# ruff: noqa: S101 - this module is a test suite
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from falaj.kernel.errors import Corrupt, InvalidInput
+from falaj.trust.ports import (
+    WRAPPING,
+    KeyService,
+    KeyState,
+    Signature,
+    UnknownKey,
+    WrappedKey,
+)
+
+_DATA_KEY = bytes(range(32))
+
+
+class KeyServiceSuite:
+    """Inherit it and give the two fixtures.
+
+    ``keys`` is a fresh key service; ``again`` opens the same keys as another process
+    would: by a new object.
+    """
+
+    @pytest.fixture
+    def keys(self) -> KeyService:
+        """A fresh key service."""
+        raise NotImplementedError
+
+    @pytest.fixture
+    def again(self, keys: KeyService) -> KeyService:
+        """The same keys through another object."""
+        raise NotImplementedError
+
+    def test_a_wrapped_key_unwraps_under_the_same_context(self, keys: KeyService) -> None:
+        wrapped = keys.wrap(_DATA_KEY, context="blob a")
+        assert keys.unwrap(wrapped, context="blob a") == _DATA_KEY
+        assert _DATA_KEY not in wrapped.value
+
+    def test_a_wrapped_key_never_unwraps_under_another_context(self, keys: KeyService) -> None:
+        wrapped = keys.wrap(_DATA_KEY, context="blob a")
+        with pytest.raises(Corrupt):
+            keys.unwrap(wrapped, context="blob b")
+
+    def test_every_changed_byte_of_a_wrapped_key_is_noticed(self, keys: KeyService) -> None:
+        wrapped = keys.wrap(_DATA_KEY, context="c")
+        for place in range(len(wrapped.value)):
+            changed = bytearray(wrapped.value)
+            changed[place] ^= 1
+            with pytest.raises(Corrupt):
+                keys.unwrap(WrappedKey(wrapped.key_id, bytes(changed)), context="c")
+        for cut in (0, 5, 12, len(wrapped.value) - 1):
+            with pytest.raises(Corrupt):
+                keys.unwrap(WrappedKey(wrapped.key_id, wrapped.value[:cut]), context="c")
+
+    def test_an_unknown_key_is_named_as_such(self, keys: KeyService) -> None:
+        wrapped = keys.wrap(_DATA_KEY, context="c")
+        with pytest.raises(UnknownKey):
+            keys.unwrap(WrappedKey("key_elsewhere", wrapped.value), context="c")
+        signature = keys.sign("audit", b"m")
+        with pytest.raises(UnknownKey):
+            keys.verify("audit", b"m", Signature("key_x", signature.algorithm, signature.value))
+
+    def test_the_same_data_key_is_wrapped_differently_each_time(self, keys: KeyService) -> None:
+        assert keys.wrap(_DATA_KEY, context="c").value != keys.wrap(_DATA_KEY, context="c").value
+
+    @pytest.mark.parametrize("size", [0, 15, 65])
+    def test_a_data_key_of_an_odd_size_is_refused(self, keys: KeyService, size: int) -> None:
+        with pytest.raises(InvalidInput):
+            keys.wrap(bytes(size), context="c")
+
+    def test_what_one_process_wraps_another_one_unwraps(
+        self, keys: KeyService, again: KeyService
+    ) -> None:
+        wrapped = keys.wrap(_DATA_KEY, context="c")
+        assert again.unwrap(wrapped, context="c") == _DATA_KEY
+
+    def test_a_rotation_makes_new_wraps_with_a_new_key_and_still_opens_old_ones(
+        self, keys: KeyService, again: KeyService
+    ) -> None:
+        old = keys.wrap(_DATA_KEY, context="c")
+        made = keys.rotate(WRAPPING)
+        new = keys.wrap(_DATA_KEY, context="c")
+        assert (made.state, made.version) == (KeyState.ACTIVE, 2)
+        assert new.key_id == made.id != old.key_id
+        for service in (keys, again):
+            assert service.unwrap(old, context="c") == _DATA_KEY
+            assert service.unwrap(new, context="c") == _DATA_KEY
+
+    def test_derived_secrets_are_stable_and_separate(
+        self, keys: KeyService, again: KeyService
+    ) -> None:
+        secret = keys.derive("cookies")
+        keys.rotate(WRAPPING)
+        assert len(secret) == 32
+        assert secret == keys.derive("cookies") == again.derive("cookies")
+        assert secret != keys.derive("other")
+        assert keys.derive("cookies", 64)[:32] != secret
+        for size in (0, 15, 65):
+            with pytest.raises(InvalidInput):
+                keys.derive("cookies", size)
+
+    def test_a_signature_verifies_with_the_public_key_alone(self, keys: KeyService) -> None:
+        signature = keys.sign("audit", b"message")
+        assert signature.algorithm == "Ed25519"
+        Ed25519PublicKey.from_public_bytes(keys.public_key("audit")).verify(
+            signature.value, b"message"
+        )
+        keys.verify("audit", b"message", signature)
+
+    def test_a_signature_fits_its_message_and_its_purpose_only(self, keys: KeyService) -> None:
+        signature = keys.sign("audit", b"message")
+        keys.sign("tokens", b"message")
+        with pytest.raises(Corrupt):
+            keys.verify("audit", b"massage", signature)
+        with pytest.raises(Corrupt):
+            keys.verify("tokens", b"message", signature)
+        changed = bytes([signature.value[0] ^ 1]) + signature.value[1:]
+        for value in (changed, b"", signature.value[:-1]):
+            with pytest.raises(Corrupt):
+                keys.verify("audit", b"message", Signature(signature.key_id, "Ed25519", value))
+        with pytest.raises(Corrupt):
+            keys.verify("audit", b"message", Signature(signature.key_id, "none", signature.value))
+
+    def test_another_process_signs_with_the_same_key(
+        self, keys: KeyService, again: KeyService
+    ) -> None:
+        signature = again.sign("audit", b"m")
+        keys.verify("audit", b"m", signature)
+        assert keys.public_key("audit") == again.public_key("audit")
+        assert keys.sign("audit", b"m").key_id == signature.key_id
+
+    def test_a_rotated_signing_key_still_verifies_what_the_old_one_signed(
+        self, keys: KeyService, again: KeyService
+    ) -> None:
+        old, old_key = keys.sign("tokens", b"m"), keys.public_key("tokens")
+        made = keys.rotate("tokens")
+        new = keys.sign("tokens", b"m")
+        assert new.key_id == made.id != old.key_id
+        assert keys.public_key("tokens") != old_key
+        assert list(again.public_keys("tokens")) == [old.key_id, new.key_id]
+        for service in (keys, again):
+            service.verify("tokens", b"m", old)
+            service.verify("tokens", b"m", new)
+
+    def test_wrapping_keys_do_not_sign_and_purposes_are_plain_names(self, keys: KeyService) -> None:
+        for purpose in (WRAPPING, "", "Has Space", "../x", "a" * 101):
+            with pytest.raises(InvalidInput):
+                keys.sign(purpose, b"m")
+        with pytest.raises(InvalidInput):
+            keys.rotate("no/such")
+
+    def test_versions_are_listed_without_secrets(self, keys: KeyService) -> None:
+        keys.sign("audit", b"m")
+        keys.rotate(WRAPPING)
+        listed = [(item.purpose, item.version, item.state) for item in keys.versions()]
+        assert listed == [
+            ("audit", 1, KeyState.ACTIVE),
+            (WRAPPING, 1, KeyState.RETIRED),
+            (WRAPPING, 2, KeyState.ACTIVE),
+        ]
+
+    def test_many_threads_share_it(self, keys: KeyService, again: KeyService) -> None:
+        def work(number: int) -> str:
+            service = (keys, again)[number % 2]
+            context = f"c{number}"
+            if number % 10 == 0:
+                service.rotate(WRAPPING)
+            assert service.unwrap(service.wrap(_DATA_KEY, context=context), context=context)
+            return service.sign("first-use", b"m").key_id
+
+        with ThreadPoolExecutor(8) as pool:
+            assert len(set(pool.map(work, range(40)))) == 1

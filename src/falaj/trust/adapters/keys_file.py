@@ -1,0 +1,490 @@
+"""``FileKeyring``: the key service on one sealed file, shared by the processes of a machine.
+
+The file is JSON: how it is sealed, a generation that counts its changes, and the keys
+themselves under AES-256-GCM, with all the rest authenticated. It is replaced atomically
+and synced, by one writer at a time (a lock file beside it); readers see a change at their
+next use. Whoever has the file alone has nothing; whoever loses it, or what seals it, has
+lost everything that it opens: back both up, apart from each other.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import fcntl
+import json
+import os
+import stat
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from argon2.low_level import Type, hash_secret_raw
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from falaj.kernel.clock import Clock
+from falaj.kernel.errors import (
+    AlreadyExists,
+    Corrupt,
+    FalajError,
+    InvalidInput,
+    LimitExceeded,
+    NotFound,
+    Unauthenticated,
+    Unavailable,
+)
+from falaj.trust.keys import (
+    KEY_BYTES,
+    NONCE_BYTES,
+    Keyset,
+    checked_purpose,
+    checked_signing_purpose,
+)
+from falaj.trust.ports import WRAPPING, KeyVersion, Signature, UnknownKey, WrappedKey
+
+FORMAT = "falaj-keyring-1"
+_LARGEST = 16 * 2**20
+_SHORTEST_PASSPHRASE = 12
+_MOST_MEMORY_KIB, _MOST_TIME, _MOST_LANES = 2**20, 64, 64
+
+
+class WrongSeal(Unauthenticated):
+    """The passphrase or the machine's secret does not open the keyring."""
+
+    code = "wrong-keyring-seal"
+
+
+class Seal(Protocol):
+    """Gives the key that seals a keyring file."""
+
+    method: str
+
+    def fresh(self) -> dict[str, Any]:
+        """New public parameters (a salt, a cost), to stand in the file."""
+        ...
+
+    def key(self, parameters: Mapping[str, Any]) -> bytes:
+        """The 32 bytes for such parameters; raises ValueError when they make no sense."""
+        ...
+
+
+class PassphraseSeal:
+    """Seals with a passphrase through argon2id (RFC 9106: 64 MiB, 3 passes, 4 lanes).
+
+    Args:
+        passphrase: at least 12 characters.
+        memory_kib, passes, lanes: the cost for a new keyring; an existing one says its own.
+    """
+
+    method = "passphrase"
+
+    def __init__(
+        self, passphrase: str, *, memory_kib: int = 65_536, passes: int = 3, lanes: int = 4
+    ) -> None:
+        if len(passphrase) < _SHORTEST_PASSPHRASE:
+            raise InvalidInput(
+                f"The keyring's passphrase has fewer than {_SHORTEST_PASSPHRASE} characters.",
+                hint="Use a longer one, such as five random words.",
+            )
+        self._passphrase = passphrase.encode()
+        self._cost = {"memory_kib": memory_kib, "passes": passes, "lanes": lanes}
+
+    def fresh(self) -> dict[str, Any]:
+        """A new salt and this seal's cost."""
+        return {"salt": _to_text(os.urandom(16)), **self._cost}
+
+    def key(self, parameters: Mapping[str, Any]) -> bytes:
+        """Derive the key; the cost is bounded, so that a hostile file cannot exhaust us."""
+        memory, passes = int(parameters["memory_kib"]), int(parameters["passes"])
+        lanes, salt = int(parameters["lanes"]), _from_text(parameters["salt"])
+        sensible = (
+            8 * lanes <= memory <= _MOST_MEMORY_KIB
+            and 1 <= passes <= _MOST_TIME
+            and 1 <= lanes <= _MOST_LANES
+            and len(salt) >= 8
+        )
+        if not sensible:
+            raise ValueError("a cost of key derivation out of bounds")
+        return hash_secret_raw(
+            self._passphrase,
+            salt,
+            time_cost=passes,
+            memory_cost=memory,
+            parallelism=lanes,
+            hash_len=KEY_BYTES,
+            type=Type.ID,
+        )
+
+
+class MachineSeal:
+    """Seals with a secret file of this machine, readable by its owner alone.
+
+    The secret is 32 random bytes in hex. Keep it on another volume than the backups of
+    the keyring.
+    """
+
+    method = "machine"
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    @classmethod
+    def create(cls, path: Path) -> MachineSeal:
+        """Make the secret file; raises AlreadyExists rather than replace one."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileExistsError:
+            raise AlreadyExists(
+                f"The machine's secret {path} exists already.",
+                hint="Use it, or name another file: without it its keyring cannot be opened.",
+            ) from None
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(os.urandom(KEY_BYTES).hex().encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        _sync_directory(path.parent)
+        return cls(path)
+
+    def fresh(self) -> dict[str, Any]:
+        """A new salt."""
+        return {"salt": _to_text(os.urandom(16))}
+
+    def key(self, parameters: Mapping[str, Any]) -> bytes:
+        """Derive the key from the machine's secret."""
+        salt = _from_text(parameters["salt"])
+        return HKDF(SHA256(), KEY_BYTES, salt=salt, info=FORMAT.encode()).derive(self._secret())
+
+    def _secret(self) -> bytes:
+        try:
+            with self._path.open("rb") as file:
+                mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+                text = file.read(4 * KEY_BYTES)
+        except FileNotFoundError:
+            raise NotFound(
+                f"The machine's secret {self._path} is missing.",
+                hint="Restore it from where you keep it; without it the keyring stays shut.",
+            ) from None
+        except OSError as error:
+            raise Unavailable(
+                f"The machine's secret {self._path} cannot be read: {error.strerror}.",
+                hint="Check its owner and mode.",
+            ) from None
+        if mode & 0o077:
+            raise InvalidInput(
+                f"The machine's secret {self._path} is open to others (mode {mode:04o}).",
+                hint=f"Run `chmod 600 {self._path}`; if others may have read it, rotate the keys.",
+            )
+        try:
+            secret = bytes.fromhex(text.decode("ascii").strip())
+        except ValueError:
+            secret = b""
+        if len(secret) != KEY_BYTES:
+            raise Corrupt(
+                f"The machine's secret {self._path} is not {KEY_BYTES} bytes in hex.",
+                hint="Restore it from where you keep it.",
+            )
+        return secret
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    keys: Keyset
+    generation: int
+    stamp: tuple[int, int, int]
+    sealed_by: Mapping[str, Any]
+    sealing_key: bytes
+
+    def __repr__(self) -> str:
+        return f"_Opened(generation {self.generation})"
+
+
+class FileKeyring:
+    """The ``KeyService`` on a sealed file.
+
+    Args:
+        path: the file; ``create`` makes it.
+        seal: what opens it.
+        clock: gives new versions their time.
+
+    Raises:
+        NotFound: there is no such file.
+        WrongSeal: the passphrase or the secret is wrong, or the file was tampered with.
+        Corrupt: the file is truncated, or no keyring.
+    """
+
+    def __init__(self, path: Path, seal: Seal, *, clock: Clock) -> None:
+        self._path = path
+        self._seal = seal
+        self._clock = clock
+        self._lock = threading.RLock()
+        self._opened = self._read(None)
+
+    @classmethod
+    def create(cls, path: Path, seal: Seal, *, clock: Clock) -> FileKeyring:
+        """Make a new keyring with fresh keys; raises AlreadyExists rather than replace one."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _writing(path):
+            if path.exists():
+                raise AlreadyExists(
+                    f"The keyring {path} exists already.",
+                    hint="Use it, or name another file: what it sealed opens with no other.",
+                )
+            parameters = {"method": seal.method, **seal.fresh()}
+            _write(path, Keyset.fresh(clock.now()), 1, parameters, seal.key(parameters))
+        return cls(path, seal, clock=clock)
+
+    # The port.
+
+    def wrap(self, data_key: bytes, *, context: str) -> WrappedKey:
+        """See ``KeyService.wrap``."""
+        return self._keys().wrap(data_key, context)
+
+    def unwrap(self, wrapped: WrappedKey, *, context: str) -> bytes:
+        """See ``KeyService.unwrap``."""
+        return self._keys().unwrap(wrapped, context)
+
+    def derive(self, purpose: str, n_bytes: int = 32) -> bytes:
+        """See ``KeyService.derive``."""
+        return self._keys().derive(purpose, n_bytes)
+
+    def sign(self, purpose: str, message: bytes) -> Signature:
+        """See ``KeyService.sign``."""
+        keys = self._with_key(checked_signing_purpose(purpose))
+        key = keys.active(purpose)
+        if key is None:
+            raise UnknownKey(f"The keyring lost its key for {purpose!r}.", hint="Repeat the call.")
+        return keys.sign(key, message)
+
+    def verify(self, purpose: str, message: bytes, signature: Signature) -> None:
+        """See ``KeyService.verify``."""
+        self._keys().verify(checked_signing_purpose(purpose), message, signature)
+
+    def public_key(self, purpose: str) -> bytes:
+        """See ``KeyService.public_key``."""
+        return list(self.public_keys(purpose).values())[-1]
+
+    def public_keys(self, purpose: str) -> Mapping[str, bytes]:
+        """See ``KeyService.public_keys``."""
+        return self._with_key(checked_signing_purpose(purpose)).public_keys(purpose)
+
+    def rotate(self, purpose: str) -> KeyVersion:
+        """See ``KeyService.rotate``."""
+        checked_purpose(purpose)
+        changed = self._changed(lambda keys: keys.rotated(purpose, self._clock.now()))
+        return [version for version in changed.versions() if version.purpose == purpose][-1]
+
+    def versions(self) -> Sequence[KeyVersion]:
+        """See ``KeyService.versions``."""
+        return self._keys().versions()
+
+    # The file.
+
+    def reseal(self, seal: Seal) -> None:
+        """Seal the same keys with another passphrase or secret; the old one opens no more.
+
+        Other processes fail with ``WrongSeal`` until they are started with the new one.
+        """
+        with self._lock, _writing(self._path):
+            opened = self._read(self._opened)
+            parameters = {"method": seal.method, **seal.fresh()}
+            _write(self._path, opened.keys, opened.generation + 1, parameters, seal.key(parameters))
+            self._seal = seal
+            self._opened = self._read(None)
+
+    def _with_key(self, purpose: str) -> Keyset:
+        keys = self._keys()
+        if keys.active(purpose) is not None:
+            return keys
+        return self._changed(
+            lambda held: held if held.active(purpose) else held.rotated(purpose, self._clock.now())
+        )
+
+    def _keys(self) -> Keyset:
+        """The keys as the file holds them now: one ``stat``, and a read if it changed."""
+        opened = self._opened
+        if _stamp(self._path) == opened.stamp:
+            return opened.keys
+        with self._lock:
+            self._opened = self._read(self._opened)
+            return self._opened.keys
+
+    def _changed(self, change: Callable[[Keyset], Keyset]) -> Keyset:
+        with self._lock, _writing(self._path):
+            opened = self._read(self._opened)
+            keys = change(opened.keys)
+            if keys is not opened.keys:
+                generation = opened.generation + 1
+                _write(self._path, keys, generation, opened.sealed_by, opened.sealing_key)
+            self._opened = self._read(opened)
+            return self._opened.keys
+
+    def _read(self, before: _Opened | None) -> _Opened:
+        stamp, document = _document(self._path)
+        try:
+            sealed_by, generation = dict(document["sealed_by"]), int(document["generation"])
+            nonce, sealed = _from_text(document["nonce"]), _from_text(document["keys"])
+            if document["format"] != FORMAT or len(nonce) != NONCE_BYTES:
+                raise ValueError("an unknown format")
+        except (KeyError, TypeError, ValueError):
+            raise _not_a_keyring(self._path) from None
+        if before is not None and generation < before.generation:
+            raise Corrupt(
+                f"The keyring {self._path} is older than it was (generation {generation} "
+                f"after {before.generation}).",
+                hint="If you restored it on purpose, restart this process; else look who did.",
+            )
+        sealing_key = self._sealing_key(sealed_by, before)
+        try:
+            opened = AESGCM(sealing_key).decrypt(
+                nonce, sealed, _authenticated(sealed_by, generation)
+            )
+        except (InvalidTag, ValueError):
+            raise WrongSeal(
+                f"The {self._seal.method} does not open the keyring {self._path}, "
+                "or the file was changed.",
+                hint="Give the right one, or restore the keyring from a backup.",
+            ) from None
+        try:
+            keys = Keyset.from_document(json.loads(opened))
+        except ValueError:
+            raise _not_a_keyring(self._path) from None
+        return _Opened(keys, generation, stamp, sealed_by, sealing_key)
+
+    def _sealing_key(self, sealed_by: dict[str, Any], before: _Opened | None) -> bytes:
+        """Deriving a key from a passphrase is slow on purpose: keep it while it serves."""
+        if before is not None and before.sealed_by == sealed_by:
+            return before.sealing_key
+        method = sealed_by.get("method")
+        if method != self._seal.method:
+            raise WrongSeal(
+                f"The keyring {self._path} is sealed by {str(method)[:40]!r}, "
+                f"not by {self._seal.method!r}.",
+                hint="Change the setting that says how the keyring is sealed.",
+            )
+        try:
+            return self._seal.key(sealed_by)
+        except (KeyError, TypeError, ValueError):
+            raise _not_a_keyring(self._path) from None
+
+
+def _document(path: Path) -> tuple[tuple[int, int, int], Any]:
+    try:
+        with path.open("rb") as file:
+            found = os.fstat(file.fileno())
+            text = file.read(_LARGEST + 1)
+    except FileNotFoundError:
+        raise _missing(path) from None
+    except OSError as error:
+        raise Unavailable(
+            f"The keyring {path} cannot be read: {error.strerror}.",
+            hint="Check its owner and mode.",
+        ) from None
+    if len(text) > _LARGEST:
+        raise _not_a_keyring(path)
+    try:
+        return (found.st_ino, found.st_mtime_ns, found.st_size), json.loads(text)
+    except (ValueError, RecursionError):
+        raise _not_a_keyring(path) from None
+
+
+def _write(
+    path: Path, keys: Keyset, generation: int, sealed_by: Mapping[str, Any], sealing_key: bytes
+) -> None:
+    """Replace the file in one step: after a crash it is the old one or the new one."""
+    nonce = os.urandom(NONCE_BYTES)
+    clear = json.dumps(keys.to_document()).encode()
+    sealed = AESGCM(sealing_key).encrypt(nonce, clear, _authenticated(sealed_by, generation))
+    document = {
+        "format": FORMAT,
+        "sealed_by": dict(sealed_by),
+        "generation": generation,
+        "nonce": _to_text(nonce),
+        "keys": _to_text(sealed),
+    }
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(json.dumps(document, indent=1).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        _sync_directory(path.parent)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise LimitExceeded(
+            f"The keyring {path} cannot be written: {error.strerror}.",
+            hint="Free some space or mend the permissions; the old keyring is unchanged.",
+        ) from None
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """One writer at a time, over all processes of the machine."""
+    try:
+        descriptor = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise Unavailable(
+            f"The keyring's folder {path.parent} cannot be written: {error.strerror}.",
+            hint="Give the platform's user the right to write there.",
+        ) from None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _authenticated(sealed_by: Mapping[str, Any], generation: int) -> bytes:
+    return json.dumps([FORMAT, sealed_by, generation], sort_keys=True).encode()
+
+
+def _stamp(path: Path) -> tuple[int, int, int]:
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        raise _missing(path) from None
+    return found.st_ino, found.st_mtime_ns, found.st_size
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _missing(path: Path) -> FalajError:
+    return NotFound(
+        f"The keyring {path} is missing.",
+        hint="Restore it from a backup; a new one (`falaj init`) opens nothing that exists.",
+    )
+
+
+def _not_a_keyring(path: Path) -> FalajError:
+    return Corrupt(
+        f"The file {path} is truncated, damaged or no keyring.",
+        hint="Restore the keyring from a backup.",
+    )
+
+
+def _to_text(value: bytes) -> str:
+    return base64.b64encode(value).decode()
+
+
+def _from_text(value: Any) -> bytes:
+    try:
+        return base64.b64decode(value, validate=True)
+    except (binascii.Error, TypeError) as error:
+        raise ValueError(f"not base64: {error}") from None
+
+
+__all__ = ["WRAPPING", "FileKeyring", "MachineSeal", "PassphraseSeal", "Seal", "WrongSeal"]

@@ -1,0 +1,171 @@
+"""What trust stands on: a keeper of keys, and a witness outside of the database."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Protocol
+
+from falaj.kernel.errors import Corrupt
+
+WRAPPING = "wrapping"
+"""The purpose of the keys that wrap data keys; every other purpose names a signing key."""
+
+
+class UnknownKey(Corrupt):
+    """Something was wrapped or signed with a key that the key service does not hold."""
+
+    code = "unknown-key"
+
+
+class KeyState(StrEnum):
+    """Whether a version of a key makes new things, or only reads old ones."""
+
+    ACTIVE = "active"
+    RETIRED = "retired"
+
+
+@dataclass(frozen=True, slots=True)
+class KeyVersion:
+    """One version of a key, without its secret part."""
+
+    id: str
+    purpose: str
+    version: int
+    """Counts from 1 for each purpose."""
+    algorithm: str
+    created_at: datetime
+    state: KeyState
+
+
+@dataclass(frozen=True, slots=True)
+class WrappedKey:
+    """A data key under a key-encryption key; safe to store beside what it encrypts."""
+
+    key_id: str
+    """The version of the key-encryption key that unwraps it."""
+    value: bytes
+
+    def to_text(self) -> str:
+        """``key_id.base64url``, for a text column."""
+        return f"{self.key_id}.{base64.urlsafe_b64encode(self.value).decode()}"
+
+    @classmethod
+    def parse(cls, text: str) -> WrappedKey:
+        """Read ``to_text`` back; raises Corrupt if it is not of that form."""
+        key_id, dot, value = text.partition(".")
+        try:
+            decoded = base64.b64decode(value, altchars=b"-_", validate=True)
+        except (binascii.Error, ValueError):
+            dot = ""
+        if not dot or not key_id or not value:
+            raise Corrupt(
+                "A wrapped key is not of the form key_id.base64.",
+                hint="Restore the record that holds it from a backup.",
+            ) from None
+        return cls(key_id, decoded)
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """A signature, and which version of which kind of key made it."""
+
+    key_id: str
+    algorithm: str
+    value: bytes
+
+
+class KeyService(Protocol):
+    """Holds keys that never leave it; wraps, derives and signs with them.
+
+    Guarantees of every adapter:
+
+    - What one process wrapped or signed, every process of the platform unwraps or
+      verifies, also after any number of rotations and restarts.
+    - ``context`` is authenticated: a data key wrapped under one context is not unwrapped
+      under another.
+    - ``derive`` is stable: it gives the same bytes for a purpose for ever, whatever is
+      rotated; different purposes give unrelated bytes.
+    - Purposes are separate: a signature for one purpose never verifies for another.
+    - Safe to call from many threads.
+    """
+
+    def wrap(self, data_key: bytes, *, context: str) -> WrappedKey:
+        """Encrypt a data key (16 to 64 bytes) under the active key-encryption key."""
+        ...
+
+    def unwrap(self, wrapped: WrappedKey, *, context: str) -> bytes:
+        """The data key again.
+
+        Raises:
+            UnknownKey: it was wrapped with a key that is not held here.
+            Corrupt: it was changed, or wrapped under another context.
+        """
+        ...
+
+    def derive(self, purpose: str, n_bytes: int = 32) -> bytes:
+        """A stable secret of 16 to 64 bytes for a purpose."""
+        ...
+
+    def sign(self, purpose: str, message: bytes) -> Signature:
+        """Sign with the purpose's active key (Ed25519), which is made at first use."""
+        ...
+
+    def verify(self, purpose: str, message: bytes, signature: Signature) -> None:
+        """Check a signature made for this purpose, by whichever version.
+
+        Raises:
+            UnknownKey: no version of this purpose's key has that id.
+            Corrupt: the message or the signature was changed.
+        """
+        ...
+
+    def public_key(self, purpose: str) -> bytes:
+        """The purpose's active public key: 32 raw bytes of Ed25519."""
+        ...
+
+    def public_keys(self, purpose: str) -> Mapping[str, bytes]:
+        """All versions' raw public keys by key id, oldest first; for those who verify."""
+        ...
+
+    def rotate(self, purpose: str) -> KeyVersion:
+        """Make a new active version for ``WRAPPING`` or a signing purpose.
+
+        Older versions stay for unwrapping and verification.
+        """
+        ...
+
+    def versions(self) -> Sequence[KeyVersion]:
+        """Every version of every key, by purpose and version."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Testimony:
+    """What a witness keeps of a checkpoint: enough to hold the log to it."""
+
+    size: int
+    """How many records the checkpoint covers."""
+    statement: bytes
+    """The signed text."""
+    signature: Signature
+
+
+class Witness(Protocol):
+    """Remembers audit checkpoints outside of the reach of whoever can change the log.
+
+    ``keep`` returns when the testimony is durable; keeping the same one again does
+    nothing. ``latest`` is the greatest ever kept, or None. A witness never forgets.
+
+    Raises:
+        Unavailable: it does not answer, or cannot write.
+        Corrupt: what it holds cannot be read.
+    """
+
+    def keep(self, testimony: Testimony) -> None: ...
+
+    def latest(self) -> Testimony | None: ...

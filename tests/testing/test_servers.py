@@ -1,0 +1,183 @@
+"""The throw-away servers: real, closed to those without the secret, gone afterwards."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from sqlalchemy import create_engine, text
+from sqlalchemy.exc import OperationalError
+
+from falaj.kernel.database import Database
+from falaj.testing import servers
+from falaj.testing.guarded import GuardedServer, ServerUnavailable, Started, free_ports
+from falaj.testing.servers import PostgresServer, S3Bucket, signed_request
+
+pytest_plugins = ["pytester"]
+
+
+@pytest.mark.services
+def test_postgres_keeps_what_it_is_given(postgres_url: str) -> None:
+    engine = create_engine(postgres_url)
+    with engine.begin() as connection:
+        connection.execute(text("create table t (x int)"))
+        connection.execute(text("insert into t values (7)"))
+    with engine.begin() as connection:
+        assert connection.execute(text("select x from t")).scalar() == 7
+    engine.dispose()
+
+
+@pytest.mark.services
+def test_postgres_refuses_a_wrong_password(postgres_server: PostgresServer) -> None:
+    engine = create_engine(postgres_server.url().replace("falaj:", "falaj:wrong"))
+    with pytest.raises(OperationalError, match="password authentication failed"):
+        engine.connect()
+
+
+@pytest.mark.services
+def test_each_test_has_a_postgres_database_of_its_own(postgres_server: PostgresServer) -> None:
+    one, other = postgres_server.create_database(), postgres_server.create_database()
+    assert one != other
+    for name in (one, other):
+        postgres_server.drop_database(name)
+
+
+@pytest.mark.services
+def test_s3_refuses_a_wrong_secret(s3_server: S3Bucket) -> None:
+    wrong = dataclasses.replace(s3_server, secret_key="wrong")
+    assert signed_request("PUT", wrong, "key", b"x") == 403
+    assert signed_request("GET", s3_server, "key") == 404
+
+
+@pytest.mark.services
+def test_s3_keeps_what_it_is_given(s3_server: S3Bucket) -> None:
+    assert signed_request("PUT", s3_server, "key", b"x") == 200
+    assert signed_request("GET", s3_server, "key") == 200
+
+
+def test_the_database_fixture_has_all_tables(database: Database) -> None:
+    with database.reading() as connection:
+        assert connection.execute(text("select count(*) from outbox_events")).scalar() == 0
+
+
+def test_free_ports_are_all_different() -> None:
+    assert len(set(free_ports(20))) == 20
+
+
+def _sleeper(folder: Path) -> Started:
+    account = servers.Account("", os.geteuid(), os.getegid())
+    return Started(["/bin/sh", "-c", "echo $$ >pid; exec sleep 600"], {"n": 1}, account)
+
+
+def _sleeper_guarded(shared: Path) -> GuardedServer:
+    return GuardedServer(shared, "sleeper", _sleeper, lambda facts: facts["n"] == 1)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def _absolute_path() -> str:
+    return os.pathsep.join(str(Path(entry).resolve()) for entry in sys.path)
+
+
+def _gone(folder: Path) -> bool:
+    deadline = time.monotonic() + 10
+    while folder.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return not folder.exists()
+
+
+def _folder(shared: Path) -> Path:
+    import json
+
+    return Path(json.loads((shared / "sleeper.json").read_text())["folder"])
+
+
+def test_a_shared_server_ends_with_its_last_user(tmp_path: Path) -> None:
+    one, other = _sleeper_guarded(tmp_path), _sleeper_guarded(tmp_path)
+    assert one.acquire() == other.acquire()
+    folder = _folder(tmp_path)
+    one.release()
+    assert folder.exists()
+    other.release()
+    assert not folder.exists()
+    other.release()  # a second release does nothing
+
+
+def test_a_server_ends_when_its_user_is_killed(tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from pathlib import Path; sys.path.insert(0, sys.argv[2]);"
+        "from test_servers import _sleeper_guarded;"
+        "_sleeper_guarded(Path(sys.argv[1])).acquire(); print('up', flush=True); time.sleep(60)"
+    )
+    user = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path), str(Path(__file__).parent)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": _absolute_path()},
+    )
+    assert user.stdout is not None
+    assert user.stdout.readline() == "up\n"
+    folder = _folder(tmp_path)
+    deadline = time.monotonic() + 10
+    while not (folder / "pid").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    server = int((folder / "pid").read_text())
+    assert _alive(server)
+    user.send_signal(signal.SIGKILL)
+    user.wait()
+    user.stdout.close()
+    assert _gone(folder)
+    assert not _alive(server)
+    again = _sleeper_guarded(tmp_path)  # the stale facts do not confuse a later user
+    again.acquire()
+    again.release()
+
+
+def test_a_server_that_cannot_be_had_says_so_to_every_user(tmp_path: Path) -> None:
+    def missing(folder: Path) -> Started:
+        raise ServerUnavailable("it is not installed")
+
+    for _ in range(2):
+        guarded = GuardedServer(tmp_path, "none", missing, lambda _: False)
+        with pytest.raises(ServerUnavailable, match="none: it is not installed"):
+            guarded.acquire()
+        guarded.release()
+
+
+TEST_THAT_NEEDS_A_SERVER = """
+from falaj.testing.fixtures import *
+import falaj.testing.fixtures as fixtures
+
+def _none(shared):
+    raise fixtures.ServerUnavailable("no such wheel")
+
+fixtures.S3Server = _none
+
+def test_it(s3_server):
+    pass
+"""
+
+
+@pytest.mark.parametrize(("required", "outcome"), [("0", "skipped"), ("1", "errors")])
+def test_a_missing_server_skips_the_test_or_fails_it_where_required(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, required: str, outcome: str
+) -> None:
+    monkeypatch.setenv("FALAJ_REQUIRE_SERVICES", required)
+    monkeypatch.setenv("PYTHONPATH", _absolute_path())
+    pytester.makeini("[pytest]\nmarkers = services")
+    pytester.makepyfile(TEST_THAT_NEEDS_A_SERVER)
+    result = pytester.runpytest_subprocess("-rs", "-p", "no:cacheprovider")
+    result.assert_outcomes(**{outcome: 1})
+    result.stdout.fnmatch_lines(["*no such wheel*"])
