@@ -34,7 +34,7 @@ from falaj.trust.merkle import (
     inclusion_path,
     leaf_hash,
 )
-from falaj.trust.ports import KeyService, Signature, Testimony, Witness
+from falaj.trust.ports import KeyService, Sighting, Signature, Witness
 
 PURPOSE = "audit"
 """The signing purpose of checkpoints."""
@@ -242,17 +242,20 @@ class Checkpointer:
         self._every = every
         self._max_age = max_age
         self._witness = witness
-        self._told = -1
+        self._told: Sighting | None = None
 
     def run_once(self, *, force: bool = False) -> Checkpoint | None:
         """Make a checkpoint if one is due (or anyhow); returns it, None if none was made.
 
         Raises:
             Corrupt: the log was tampered with.
-            Conflict: the witness has seen a longer log.
+            Conflict: the log is not the one that the witness has seen.
             Unavailable: the database or the witness does not answer.
         """
+        if self._witness is not None and self._told is None:
+            self._told = self._witness.latest()
         with self._database.reading() as connection:
+            self._hold_to_witness(connection)
             last = self._checkpoints.latest(connection)
             due = self._due(connection, last.size if last else 0, force)
         made = None
@@ -261,6 +264,19 @@ class Checkpointer:
                 made = self._checkpoints.make(connection, self._clock.now())
         self._tell(made or last)
         return made
+
+    def _hold_to_witness(self, connection: Connection) -> None:
+        """Refuse to sign on a log that was put back: the witness would be led astray."""
+        told = self._told
+        if told is None:
+            return
+        query = select(audit_checkpoints.c.statement).where(audit_checkpoints.c.size == told.size)
+        if connection.execute(query).scalar() != told.statement.decode():
+            raise Conflict(
+                f"The audit log is not the one whose {told.size} records the witness has seen.",
+                hint="Run `falaj audit verify`. If you restored a backup, keep the witness's file "
+                "as evidence and begin a new one.",
+            )
 
     def _due(self, connection: Connection, done: int, force: bool) -> bool:
         table = audit_records.c
@@ -274,12 +290,13 @@ class Checkpointer:
         return connection.execute(full).first() is not None
 
     def _tell(self, checkpoint: Checkpoint | None) -> None:
-        if self._witness is None or checkpoint is None or checkpoint.size == self._told:
+        if self._witness is None or checkpoint is None:
             return
-        self._witness.keep(
-            Testimony(checkpoint.size, checkpoint.statement.encode(), signature_of(checkpoint))
-        )
-        self._told = checkpoint.size
+        if self._told is not None and checkpoint.size == self._told.size:
+            return
+        seen = Sighting(checkpoint.size, checkpoint.statement.encode(), signature_of(checkpoint))
+        self._witness.keep(seen)
+        self._told = seen
 
 
 def verify_record_proof(proof: RecordProof, *, public_key: bytes | None = None) -> None:
