@@ -96,6 +96,11 @@ class Action:
         return f"{self.service}.{self.verb}"
 
     @property
+    def command(self) -> str:
+        """The verb as the command line writes it."""
+        return self.verb.replace("_", "-")
+
+    @property
     def summary(self) -> str:
         """The first sentence of the docstring."""
         text = inspect.getdoc(self.function) or ""
@@ -155,7 +160,7 @@ class Action:
             told = "; ".join(f"{item['argument']}: {item['problem']}" for item in problems[:5])
             raise InvalidInput(
                 f"{self.name} was given arguments that it cannot take: {told}.",
-                hint=f"Run `falaj {self.service} {self.verb.replace('_', '-')} --help` for what it takes.",
+                hint=f"`falaj {self.service} {self.command} --help` says what it takes.",
                 problems=problems,
             ) from None
         return {name: getattr(model, name) for name in type(model).model_fields}

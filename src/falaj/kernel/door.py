@@ -70,7 +70,7 @@ class Services:
         return iter(self._services.values())
 
 
-class Platform:
+class Backend:
     """The shared machinery of a local door: one for each process, many callers."""
 
     def __init__(
@@ -99,13 +99,13 @@ class Platform:
 class LocalDoor:
     """Serves the calls of one caller in this process."""
 
-    def __init__(self, platform: Platform, caller: Caller) -> None:
-        self._platform = platform
+    def __init__(self, backend: Backend, caller: Caller) -> None:
+        self._backend = backend
         self.caller = caller
 
     def as_(self, caller: Caller) -> LocalDoor:
         """A door of the same platform for another caller (who must be authenticated)."""
-        return LocalDoor(self._platform, caller)
+        return LocalDoor(self._backend, caller)
 
     def call(
         self,
@@ -138,7 +138,7 @@ class LocalDoor:
             outcome = Outcome.REFUSED
             raise
         finally:
-            self._platform.telemetry.action(action.name, outcome, monotonic() - started)
+            self._backend.telemetry.action(action.name, outcome, monotonic() - started)
 
     def _served(
         self,
@@ -157,7 +157,7 @@ class LocalDoor:
         try:
             if parent is not None:
                 return self._worked(call_id, action, ref, checked, parent.connection, parent, None)
-            with self._platform.database.transaction() as connection:
+            with self._backend.database.transaction() as connection:
                 return self._worked(
                     call_id, action, ref, checked, connection, None, idempotency_key
                 )
@@ -182,15 +182,15 @@ class LocalDoor:
         parent: Call | None,
         idempotency_key: str | None,
     ) -> Any:
-        platform = self._platform
+        backend = self._backend
         resource = (
-            platform.resources.load(connection, ref) if ref.kind != PLATFORM else Resource(ref)
+            backend.resources.load(connection, ref) if ref.kind != PLATFORM else Resource(ref)
         )
-        now = platform.clock.now()
+        now = backend.clock.now()
         decision = self._decided(action, resource, now)
         fingerprint = _fingerprint(action, checked) if idempotency_key else ""
         if idempotency_key:
-            kept = platform.answers.find(connection, self.caller.principal.id, idempotency_key)
+            kept = backend.answers.find(connection, self.caller.principal.id, idempotency_key)
             if kept is not None:
                 if kept.fingerprint != fingerprint:
                     raise Conflict(
@@ -217,10 +217,10 @@ class LocalDoor:
             id=call_id,
             parent=parent.id if parent else None,
         )
-        service = platform.services.named(action.service).bound(call)
+        service = backend.services.named(action.service).bound(call)
         result = action.function(service, **checked)
         if idempotency_key and action.mutates:
-            platform.answers.keep(
+            backend.answers.keep(
                 connection,
                 principal=self.caller.principal.id,
                 key=idempotency_key,
@@ -229,13 +229,13 @@ class LocalDoor:
                 answer=action.result.dump_json(result).decode(),
                 at=now,
             )
-        platform.events.append(connection, call.events)
+        backend.events.append(connection, call.events)
         self._append(connection, call_id, action, ref, checked, decision, now, parent, call.notes)
         return result
 
     def _decided(self, action: Action, resource: Resource, now: Any) -> Decision:
         stepped_up = self.caller.stepped_up(now)
-        policy = self._platform.policy
+        policy = self._backend.policy
         decision = policy.decide(self.caller, action.name, resource, stepped_up=stepped_up)
         if not decision.allowed:
             if (
@@ -251,7 +251,7 @@ class LocalDoor:
     def _may_see(self, resource: Resource) -> bool:
         if resource.ref.kind == PLATFORM:
             return True
-        see = self._platform.policy.decide(self.caller, "assets.get", resource, stepped_up=False)
+        see = self._backend.policy.decide(self.caller, "assets.get", resource, stepped_up=False)
         return see.allowed
 
     def _append(
@@ -281,7 +281,7 @@ class LocalDoor:
             details=notes,
         )
         try:
-            self._platform.audit.append(connection, entry)
+            self._backend.audit.append(connection, entry)
         except FalajError as error:
             raise AuditFailed(error) from error
 
@@ -300,7 +300,7 @@ class LocalDoor:
         entry = AuditEntry(
             call_id=call_id,
             parent=parent.id if parent else None,
-            at=self._platform.clock.now(),
+            at=self._backend.clock.now(),
             principal=self.caller.principal.id,
             via=self.caller.via,
             address=self.caller.address,
@@ -317,8 +317,8 @@ class LocalDoor:
             # The parent's transaction may be doomed, and SQLite has one writer: tell the parent.
             parent.note(**{f"child:{action.name}": entry.details["error"]})
             return
-        with self._platform.database.transaction() as connection:
-            self._platform.audit.append(connection, entry)
+        with self._backend.database.transaction() as connection:
+            self._backend.audit.append(connection, entry)
 
 
 class AuditFailed(Exception):
@@ -329,7 +329,7 @@ class AuditFailed(Exception):
         self.error = error
 
 
-class _Refusal(Exception):  # noqa: N818
+class _Refusal(Exception):
     def __init__(self, error: FalajError, decision: Decision) -> None:
         super().__init__(str(error))
         self.error = error
@@ -339,7 +339,7 @@ class _Refusal(Exception):  # noqa: N818
 def _step_up_needed(action: Action) -> StepUpRequired:
     return StepUpRequired(
         f"{action.name} needs a second factor from the last five minutes.",
-        hint="Present a one-time code (`falaj step-up`, or platform.step_up(code)) and repeat the call.",
+        hint="Present a one-time code (`falaj step-up`, platform.step_up(code)), then repeat it.",
     )
 
 

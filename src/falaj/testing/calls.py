@@ -10,7 +10,7 @@ from falaj.kernel.actions import Service
 from falaj.kernel.call import Call, Caller, Principal, PrincipalKind
 from falaj.kernel.clock import Clock, SystemClock
 from falaj.kernel.database import Database
-from falaj.kernel.door import LocalDoor, Platform, Services
+from falaj.kernel.door import Backend, LocalDoor, Services
 from falaj.kernel.outbox import Outbox
 from falaj.kernel.ports import AuditLog, Policy, Resources
 from falaj.kernel.telemetry import Telemetry
@@ -59,7 +59,7 @@ def make_door(
     clock: Clock | None = None,
 ) -> LocalDoor:
     """A local door to these services; what is not given is a fake that permits everything."""
-    platform = Platform(
+    platform = Backend(
         services=Services(list(services)),
         database=database,
         policy=policy or AllowAll(),

@@ -1,0 +1,62 @@
+# Falaj. `make demo` shows the whole story; `make help` lists the rest.
+# The first call makes .venv and installs exactly what requirements.lock says.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+READY := .venv/.ready
+WORKERS ?= 2
+SIZE ?= small
+
+.PHONY: help install demo test test-nightly check format docs bench lock clean
+.DEFAULT_GOAL := help
+
+help: ## list what can be made
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+$(READY): requirements.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Falaj needs Python 3.11 or newer; none was found."; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check "uv==0.13.9"
+	$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	@touch $(READY)
+
+install: $(READY) ## make .venv with everything that the lock names
+
+demo: $(READY) ## the whole story on real flights, in about a minute
+	@$(BIN)/falaj demo
+
+test: $(READY) ## the ordinary tests, with coverage
+	$(BIN)/coverage erase
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not nightly" --cov --cov-report=term
+
+test-nightly: $(READY) ## the slow profile: many kills, long simulations
+	$(BIN)/python -m pytest -n $(WORKERS) -m nightly
+
+check: $(READY) ## format, lint, types, layers, documentation
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/mkdocs build --strict --quiet --site-dir .venv/site
+
+format: $(READY) ## put code into its form
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+docs: $(READY) ## read the documentation at http://127.0.0.1:8000
+	$(BIN)/mkdocs serve
+
+bench: $(READY) ## all benchmarks; SIZE=full for the figures that count
+	@for file in benchmarks/*/*.py; do echo "== $$file"; $(BIN)/python $$file --size $(SIZE) || exit 1; done
+
+bench-%: $(READY)
+	@for file in benchmarks/$*/*.py; do echo "== $$file"; $(BIN)/python $$file --size $(SIZE) || exit 1; done
+
+lock: $(READY) ## choose versions anew and write requirements.lock
+	$(BIN)/uv lock --upgrade --quiet
+	$(BIN)/uv export --quiet --all-groups --no-emit-project --no-header --no-annotate \
+		--format requirements-txt --output-file requirements.lock
+
+clean: ## remove .venv and everything that was built
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage* site dist

@@ -1,0 +1,260 @@
+"""The command line. Each action is a command; a few more set up, run and explain things.
+
+Services are imported only when one of their commands is asked for, so that
+``falaj --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from falaj.interfaces.session import Session
+
+if TYPE_CHECKING:
+    from falaj.kernel.actions import Action
+
+SERVICES: dict[str, str] = {
+    "sources": "Sources of data: loading them, checking their contracts.",
+    "tables": "Tables of the lake: their columns, snapshots and rows.",
+    "definitions": "Declared definitions: what would change, and changing it.",
+    "features": "Features: reading and pushing them, online and offline.",
+    "training": "Training sets and the training of models.",
+    "runs": "Training runs: parameters, metrics, environment.",
+    "models": "Registered models: versions, gates, promotion.",
+    "endpoints": "Endpoints and their releases: what serves, and since when.",
+    "monitors": "Drift and realised performance, from the prediction log.",
+    "changes": "Changes that wait for approval, and those that were decided.",
+    "alerts": "Alerts: what needs somebody's eyes.",
+    "incidents": "Incidents: what is broken, since when, who is on it.",
+    "assets": "The catalogue: assets, their owners, their lineage.",
+    "accounts": "People and programs: accounts, roles, sessions.",
+    "keys": "Keys of the key service: versions, rotation.",
+    "audit": "The audit log: searching it, proving it.",
+    "jobs": "Long work: what waits, what runs, what has ended and how.",
+}
+"""The services that have commands; a test holds these lines against the services."""
+
+
+class ServiceGroup(TyperGroup):
+    """The commands of one service, imported when they are needed."""
+
+    def __init__(self, name: str, summary: str) -> None:
+        super().__init__(name=name, help=summary, no_args_is_help=True)
+
+    def _loaded(self) -> TyperGroup:
+        if not self.commands:
+            from typer.main import get_group
+
+            from falaj.interfaces.commands import service_commands
+            from falaj.wiring import service_classes
+
+            group = get_group(service_commands(service_classes()[self.name or ""], _invoke))
+            self.commands.update(group.commands)
+        return self
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """The names of the commands."""
+        return list(self._loaded().commands)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """One command by name."""
+        return self._loaded().commands.get(cmd_name)
+
+
+class Root(TyperGroup):
+    """The top-level commands, then one group for each service."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Own commands first, in the order of their declaration."""
+        return [*self.commands, *SERVICES]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """An own command, or the group of a service."""
+        if cmd_name in SERVICES:
+            return ServiceGroup(cmd_name, SERVICES[cmd_name])
+        return self.commands.get(cmd_name)
+
+
+app = typer.Typer(
+    cls=Root,
+    name="falaj",
+    help="One governed machine-learning platform: features, training, serving, monitoring.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.callback()
+def _options(
+    context: typer.Context,
+    folder: Annotated[
+        Path, typer.Option(help="The project's folder.", envvar="FALAJ_FOLDER")
+    ] = Path(),
+    url: Annotated[
+        str | None, typer.Option(help="A server to work on instead.", envvar="FALAJ_URL")
+    ] = None,
+    ca: Annotated[
+        Path | None,
+        typer.Option(help="The certificate authority to trust (PEM).", envvar="FALAJ_CA"),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    code: Annotated[
+        str | None, typer.Option(help="A one-time code, for actions that need a second factor.")
+    ] = None,
+    purpose: Annotated[
+        str | None, typer.Option(help="Why data is asked for, where that matters.")
+    ] = None,
+) -> None:
+    context.obj = Session(
+        folder=folder, url=url, ca=ca, as_json=as_json, code=code, purpose=purpose
+    )
+
+
+def _invoke(context: typer.Context, action: Action, arguments: dict[str, Any]) -> None:
+    session: Session = context.obj
+    session.show(session.call(action, arguments))
+
+
+@app.command()
+def init(
+    context: typer.Context,
+    owner: Annotated[
+        str | None, typer.Option(help="The owner's account name; default: your login name.")
+    ] = None,
+) -> None:
+    """Make a platform in this folder: database, keys, owner, example definitions."""
+    from falaj.interfaces.workspace import initialise
+
+    initialise(context.obj, owner)
+
+
+@app.command()
+def plan(
+    context: typer.Context,
+    path: Annotated[Path | None, typer.Argument(help="A folder or file of definitions.")] = None,
+) -> None:
+    """Show what applying the definitions would change; changes nothing."""
+    from falaj.interfaces.workspace import plan_definitions
+
+    plan_definitions(context.obj, path)
+
+
+@app.command()
+def apply(
+    context: typer.Context,
+    path: Annotated[Path | None, typer.Argument(help="A folder or file of definitions.")] = None,
+) -> None:
+    """Make the platform as the definitions say."""
+    from falaj.interfaces.workspace import apply_definitions
+
+    apply_definitions(context.obj, path)
+
+
+@app.command()
+def up(
+    context: typer.Context,
+    role: Annotated[
+        str | None,
+        typer.Argument(help="control, inference or worker; default: all, supervised."),
+    ] = None,
+) -> None:
+    """Run the platform on this machine until it is stopped (Ctrl-C)."""
+    from falaj.interfaces.workspace import run_up
+
+    run_up(context.obj, role)
+
+
+@app.command()
+def doctor(context: typer.Context) -> None:
+    """Check every component that the settings name; say what is wrong and how to mend it."""
+    from falaj.interfaces.doctor import examine
+
+    raise typer.Exit(examine(context.obj))
+
+
+@app.command()
+def login(
+    context: typer.Context,
+    name: Annotated[str, typer.Option(prompt=True, help="Your account's name.")],
+) -> None:
+    """Log in to a server (--url); asks for password and one-time code."""
+    context.obj.login(name)
+
+
+@app.command()
+def logout(context: typer.Context) -> None:
+    """Forget the credentials of a server (--url)."""
+    context.obj.logout()
+
+
+@app.command()
+def whoami(context: typer.Context) -> None:
+    """Show who you are for the platform, and your roles."""
+    session: Session = context.obj
+    session.show(session.platform.accounts.me())
+
+
+@app.command()
+def wait(context: typer.Context, job: Annotated[str, typer.Argument(help="A job's id.")]) -> None:
+    """Follow a job until it ends; runs it here if no worker does."""
+    session: Session = context.obj
+    session.show(session.wait(job))
+
+
+@app.command()
+def lineage(
+    context: typer.Context,
+    kind: Annotated[str, typer.Argument(help="prediction, or a kind of asset (table, model …).")],
+    key: Annotated[str, typer.Argument(help="Its id or name.")],
+) -> None:
+    """Walk back from a prediction or an asset to where it came from."""
+    from falaj.interfaces.workspace import show_lineage
+
+    show_lineage(context.obj, kind, key)
+
+
+@app.command()
+def demo(
+    context: typer.Context,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the platform running.")] = False,
+    where: Annotated[
+        Path | None, typer.Option("--in", help="The folder to use; default: a new one.")
+    ] = None,
+) -> None:
+    """The whole story on real flights, from files to a governed, monitored model."""
+    from falaj.interfaces.workspace import run_demo
+
+    run_demo(context.obj, keep=keep, where=where)
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    from importlib.metadata import version as version_of
+
+    typer.echo(version_of("falaj"))
+
+
+def main() -> None:
+    """The program ``falaj``: runs a command; errors of Falaj are told without a traceback."""
+    from falaj.kernel.errors import FalajError
+
+    try:
+        app(prog_name="falaj")
+    except FalajError as error:
+        from rich.console import Console
+
+        from falaj.interfaces.printing import show_error
+
+        show_error(Console(stderr=True), error)
+        sys.exit(1)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)

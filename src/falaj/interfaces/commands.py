@@ -1,0 +1,87 @@
+"""Commands made from actions: ``falaj models promote flight-delay 3 --to production``.
+
+The arguments of an action's path are positional; the others are options, and a required
+option says so. A value that is not text is written as JSON; ``@file`` reads it from a file.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from falaj.interfaces.texts import from_text
+from falaj.kernel.actions import Action, Service
+from falaj.kernel.errors import InvalidInput
+
+Invoke = Callable[[typer.Context, Action, dict[str, Any]], None]
+
+
+def service_commands(service: type[Service], invoke: Invoke) -> typer.Typer:
+    """A command group with one command for each action of a service."""
+    summary = (inspect.getdoc(service) or "").split("\n\n")[0]
+    group = typer.Typer(name=service.name, help=summary, no_args_is_help=True)
+    for action in service.actions():
+        group.command(action.command, help=inspect.getdoc(action.function))(
+            _command(action, invoke)
+        )
+    return group
+
+
+def _command(action: Action, invoke: Invoke) -> Callable[..., None]:
+    def command(**given: Any) -> None:
+        context: typer.Context = given.pop("context")
+        arguments = {
+            name: _value(action, name, text) for name, text in given.items() if text is not None
+        }
+        invoke(context, action, arguments)
+
+    parameters = [
+        inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
+    ]
+    annotations: dict[str, Any] = {"context": typer.Context}
+    for name, parameter in action.signature.parameters.items():
+        required = parameter.default is inspect.Parameter.empty
+        annotation = _annotation(action, name, required)
+        annotations[name] = annotation
+        parameters.append(
+            inspect.Parameter(
+                name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=inspect.Parameter.empty if required else None,
+                annotation=annotation,
+            )
+        )
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = annotations
+    command.__name__ = action.verb
+    return command
+
+
+def _annotation(action: Action, name: str, required: bool) -> Any:
+    kind = _kind(action.signature.parameters[name].annotation)
+    if name in action.path_arguments:
+        return Annotated[str, typer.Argument(metavar=name.upper())]
+    option = typer.Option("--" + name.replace("_", "-"), metavar=kind)
+    return Annotated[str, option] if required else Annotated[str | None, option]
+
+
+def _kind(annotation: Any) -> str:
+    text = getattr(annotation, "__name__", None) or str(annotation)
+    return text.replace("typing.", "").replace("falaj.", "").upper()[:40]
+
+
+def _value(action: Action, name: str, text: str) -> Any:
+    if text.startswith("@"):
+        file = Path(text[1:])
+        try:
+            text = file.read_text(encoding="utf-8")
+        except OSError as error:
+            raise InvalidInput(
+                f"The file {file} for --{name.replace('_', '-')} cannot be read: {error.strerror}.",
+                hint="Check the path after the @.",
+            ) from None
+    return from_text(action, name, text)

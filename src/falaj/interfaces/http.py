@@ -1,0 +1,235 @@
+"""The HTTP API of the control plane: one route for each action, made from its declaration.
+
+A route authenticates, hands the arguments to the door as they came, and translates the
+answer. The door checks, decides and records; nothing here does.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, Response
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+
+from falaj.interfaces.openapi import document
+from falaj.interfaces.texts import from_text
+from falaj.kernel.actions import Action
+from falaj.kernel.call import Caller
+from falaj.kernel.door import Backend, LocalDoor
+from falaj.kernel.errors import FalajError, InvalidInput, LimitExceeded, NotFound, Unauthenticated
+from falaj.kernel.problems import MEDIA_TYPE, problem, status_of
+from falaj.kernel.telemetry import logger
+
+API = "/api"
+REVEALED = {"reveal_once": True}
+"""Serialisation context that shows one-time secrets (trust.model.OneTimeSecret)."""
+_log = logger(__name__)
+
+
+class Verifier(Protocol):
+    """Turns an access token into a caller; raises Unauthenticated."""
+
+    def verify(self, token: str) -> Caller: ...
+
+
+def create_app(
+    backend: Backend, verifier: Verifier, *, version: str, max_body_bytes: int
+) -> FastAPI:
+    """The control plane's ASGI application.
+
+    Args:
+        backend: what the local door stands on.
+        verifier: checks access tokens.
+        version: Falaj's version, for the OpenAPI document.
+        max_body_bytes: a larger request body is refused with 413.
+    """
+    app = FastAPI(title="Falaj", version=version, openapi_url=None, docs_url=None, redoc_url=None)
+    actions = list(backend.services.actions.values())
+    for action in actions:
+        app.add_api_route(
+            API + action.path,
+            _endpoint(action, backend, verifier, max_body_bytes),
+            methods=[action.method],
+            name=action.name,
+            include_in_schema=False,
+        )
+    described = document(actions, title="Falaj", version=version)
+
+    async def openapi(_request: Request) -> Response:
+        return JSONResponse(described)
+
+    async def healthy(_request: Request) -> Response:
+        return JSONResponse({"status": "ok", "version": version})
+
+    async def metrics(request: Request) -> Response:
+        authenticated(request, verifier)
+        return Response(backend.telemetry.exposition(), media_type="text/plain; version=0.0.4")
+
+    app.add_api_route(API + "/openapi.json", openapi, methods=["GET"])
+    app.add_api_route("/healthz", healthy, methods=["GET"])
+    app.add_api_route("/metrics", metrics, methods=["GET"])
+    app.add_exception_handler(FalajError, _told)
+    app.add_exception_handler(HTTPException, _told)
+    app.add_exception_handler(Exception, _told)
+    app.middleware("http")(_headers)
+    return app
+
+
+def bearer(request: Request) -> str:
+    """The access token that a request carries; raises Unauthenticated if there is none."""
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not token:
+        raise Unauthenticated(
+            "This request carries no access token.",
+            hint="Log in (`falaj login`) and send `Authorization: Bearer <token>`.",
+        )
+    return token.strip()
+
+
+def authenticated(request: Request, verifier: Verifier) -> Caller:
+    """The caller whose access token the request carries.
+
+    Raises:
+        Unauthenticated: no bearer token, or one that does not verify.
+    """
+    caller = verifier.verify(bearer(request))
+    address = request.client.host if request.client else None
+    return Caller(
+        principal=caller.principal,
+        mfa_at=caller.mfa_at,
+        purpose=request.headers.get("falaj-purpose") or caller.purpose,
+        via="http",
+        address=address,
+    )
+
+
+def _endpoint(
+    action: Action, backend: Backend, verifier: Verifier, max_body_bytes: int
+) -> Callable[[Request], Awaitable[Response]]:
+    async def endpoint(request: Request) -> Response:
+        caller = await run_in_threadpool(authenticated, request, verifier)
+        arguments = await _arguments(action, request, max_body_bytes)
+        key = request.headers.get("idempotency-key")
+
+        def served() -> bytes:
+            result = LocalDoor(backend, caller).call(action, arguments, idempotency_key=key)
+            # The one place where a one-time secret leaves in clear: in the answer to its asker.
+            return action.result.dump_json(result, context=REVEALED)
+
+        return Response(await run_in_threadpool(served), media_type="application/json")
+
+    return endpoint
+
+
+async def _arguments(action: Action, request: Request, max_body_bytes: int) -> dict[str, Any]:
+    arguments: dict[str, Any] = {}
+    if action.method == "POST":
+        body = await read_body(request, max_body_bytes)
+        arguments.update(json_object(body) if body.strip() else {})
+        doubled = set(arguments) & set(request.path_params)
+        if doubled:
+            raise InvalidInput(
+                f"The argument {sorted(doubled)[0]!r} stands in the path and in the body.",
+                hint="Leave it out of the body.",
+            )
+    else:
+        for name in request.query_params:
+            values = request.query_params.getlist(name)
+            if len(values) > 1:
+                raise InvalidInput(f"The argument {name!r} is given {len(values)} times.")
+            arguments[name] = from_text(action, name, values[0])
+    for name, text in request.path_params.items():
+        arguments[name] = from_text(action, name, text)
+    return arguments
+
+
+async def read_body(request: Request, max_bytes: int) -> bytes:
+    """The whole body; raises LimitExceeded once it is larger than ``max_bytes``."""
+    parts: list[bytes] = []
+    size = 0
+    async for part in request.stream():
+        size += len(part)
+        if size > max_bytes:
+            raise LimitExceeded(
+                f"The request body is larger than {max_bytes} bytes.",
+                hint="Send it in parts, or raise the setting http.max_body_bytes.",
+            )
+        parts.append(part)
+    return b"".join(parts)
+
+
+def json_object(body: bytes) -> dict[str, Any]:
+    """A JSON object; raises InvalidInput for anything else (NaN, depth and size included)."""
+
+    def refuse(constant: str) -> Any:
+        raise ValueError(f"{constant} is not JSON")
+
+    try:
+        parsed = json.loads(body, parse_constant=refuse)
+    except (ValueError, RecursionError) as error:
+        raise InvalidInput(
+            f"The request body is not valid JSON: {error}.", hint="Send a JSON object."
+        ) from None
+    if not isinstance(parsed, dict):
+        raise InvalidInput("The request body is not a JSON object.", hint="Send {…}.")
+    return parsed
+
+
+async def _told(request: Request, error: Exception) -> Response:
+    if isinstance(error, HTTPException):
+        error = _of_http(request, error)
+    if not isinstance(error, FalajError):
+        _log.error("unexpected error", path=request.url.path, exc_info=error)
+        error = InternalError(
+            "The platform met an error that it did not expect.",
+            hint="It is in the server's log; nothing was changed by this call.",
+        )
+    headers = {}
+    if status_of(error.kind) == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    if error.retryable:
+        headers["Retry-After"] = "1"
+    return JSONResponse(
+        problem(error, instance=request.url.path),
+        status_code=status_of(error.kind) if not isinstance(error, InternalError) else 500,
+        media_type=MEDIA_TYPE,
+        headers=headers,
+    )
+
+
+class InternalError(FalajError):
+    """The platform met an error that it did not expect."""
+
+    code = "internal"
+
+
+class MethodNotAllowed(FalajError):
+    """The route exists, but not for this method."""
+
+    code = "method-not-allowed"
+
+
+def _of_http(request: Request, error: HTTPException) -> FalajError:
+    if error.status_code == 404:
+        return NotFound(
+            f"There is no route {request.url.path}.", hint=f"See {API}/openapi.json for all."
+        )
+    if error.status_code == 405:
+        return MethodNotAllowed(f"The route {request.url.path} does not take {request.method}.")
+    return InvalidInput(str(error.detail))
+
+
+async def _headers(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
+    response = await answer(request)
+    response.headers["Strict-Transport-Security"] = "max-age=31536000"
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    response.headers["Referrer-Policy"] = "no-referrer"
+    response.headers.setdefault("Cache-Control", "no-store")
+    response.headers.setdefault(
+        "Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'"
+    )
+    return response

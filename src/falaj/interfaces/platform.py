@@ -1,0 +1,319 @@
+"""The platform as its users hold it: ``falaj.open()`` near, ``falaj.connect()`` far.
+
+Both give a ``Platform`` whose attributes are the services; each of their methods is a call
+through a door. Only the door differs.
+"""
+
+from __future__ import annotations
+
+import ssl
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from falaj.kernel.actions import Action
+from falaj.kernel.door import LocalDoor, face
+from falaj.kernel.errors import FalajError, InvalidInput, Unauthenticated
+from falaj.kernel.jobs import Job, JobState
+from falaj.kernel.ports import Door
+from falaj.kernel.problems import rebuilt
+from falaj.wiring import service_classes
+
+if TYPE_CHECKING:
+    from falaj.catalog.service import Assets, DefinitionsService
+    from falaj.features.service import FeaturesService
+    from falaj.ingest.service import SourcesService
+    from falaj.kernel.jobs_service import JobsService
+    from falaj.lake.service import TablesService
+    from falaj.models.service import ModelsService
+    from falaj.monitoring.service import MonitorsService
+    from falaj.operations.service import (
+        AlertsService,
+        ChangesService,
+        IncidentsService,
+    )
+    from falaj.serving.service import EndpointsService
+    from falaj.training.service import RunsService, TrainingService
+    from falaj.trust.audit_service import AuditService
+    from falaj.trust.keys_service import KeysService
+    from falaj.trust.service import AccountsService
+
+OWNER_KEY_FILE = "owner.key"
+
+
+class JobFailed(FalajError):
+    """A job that was waited for has failed."""
+
+    code = "job-failed"
+
+
+class _Doorway:
+    """The door of a platform, which changes when its caller presents a second factor."""
+
+    def __init__(self, door: Door) -> None:
+        self.door = door
+
+    def call(
+        self, action: Action, arguments: Mapping[str, Any], *, idempotency_key: str | None = None
+    ) -> Any:
+        return self.door.call(action, arguments, idempotency_key=idempotency_key)
+
+
+class Platform:
+    """A platform, near or far, as one caller.
+
+    Each service is an attribute (``platform.models``); ``dir(platform.models)`` lists its
+    actions. Use it as a context manager, or call ``close``.
+    """
+
+    sources: SourcesService
+    tables: TablesService
+    definitions: DefinitionsService
+    features: FeaturesService
+    training: TrainingService
+    runs: RunsService
+    models: ModelsService
+    endpoints: EndpointsService
+    monitors: MonitorsService
+    changes: ChangesService
+    alerts: AlertsService
+    incidents: IncidentsService
+    assets: Assets
+    accounts: AccountsService
+    keys: KeysService
+    audit: AuditService
+    jobs: JobsService
+
+    def __init__(
+        self,
+        door: Door,
+        *,
+        step_up: Callable[[Door, str], Door],
+        close: Callable[[], None],
+        help_out: Callable[[threading.Event], None] | None = None,
+    ) -> None:
+        """Made by ``falaj.open`` and ``falaj.connect``.
+
+        Args:
+            door: takes the calls.
+            step_up: presents a one-time code; returns the door to use from now on.
+            close: gives everything back.
+            help_out: works on jobs in this process until the event is set (near only).
+        """
+        self._doorway = _Doorway(door)
+        self._step_up = step_up
+        self._close = close
+        self._help_out = help_out
+        self._stopped = threading.Event()
+        self._helper: threading.Thread | None = None
+        for name, service in service_classes().items():
+            setattr(self, name, face(service, self._doorway))
+
+    @property
+    def door(self) -> Door:
+        """The door behind the services."""
+        return self._doorway
+
+    def step_up(self, code: str) -> None:
+        """Present a one-time code: for five minutes, sensitive actions are open.
+
+        Raises:
+            WrongCredentials: the code is wrong or was used before.
+        """
+        self._doorway.door = self._step_up(self._doorway.door, code)
+
+    def wait(
+        self,
+        job: Job | str,
+        *,
+        on_progress: Callable[[Job], None] = lambda _job: None,
+        timeout_seconds: float = 3600.0,
+    ) -> Job:
+        """Follow a job until it ends; near, this process works on jobs meanwhile.
+
+        Raises:
+            JobFailed: it failed; the reason is in the error.
+            InvalidInput: it did not end in time.
+        """
+        job_id = job if isinstance(job, str) else job.id
+        self._work_here()
+        patience = time.monotonic() + timeout_seconds
+        pause = 0.01
+        while True:
+            seen = self.jobs.get(job_id)
+            on_progress(seen)
+            if seen.state is JobState.FAILED:
+                raise _failure(seen)
+            if seen.state.ended:
+                return seen
+            if time.monotonic() > patience:
+                raise InvalidInput(
+                    f"The job {job_id} did not end within {timeout_seconds:.0f} s.",
+                    hint="It goes on; wait again, or stop it with jobs.cancel.",
+                )
+            time.sleep(pause)
+            pause = min(pause * 1.5, 0.25)
+
+    def _work_here(self) -> None:
+        if self._help_out is not None and self._helper is None:
+            self._helper = threading.Thread(
+                target=self._help_out, args=(self._stopped,), name="falaj-jobs", daemon=True
+            )
+            self._helper.start()
+
+    def close(self) -> None:
+        """Stop what works here and give files and connections back."""
+        self._stopped.set()
+        if self._helper is not None:
+            self._helper.join()
+        self._close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.close()
+
+
+def _failure(job: Job) -> FalajError:
+    told = job.error or {}
+    reason = rebuilt({"detail": told.get("message", ""), **told})
+    return JobFailed(
+        f"The job {job.id} ({job.kind}) failed: {reason.message}",
+        hint=reason.hint,
+        job=job.id,
+        reason=told.get("code"),
+    )
+
+
+def open_platform(folder: Path | str = ".", **settings: Any) -> Platform:
+    """The platform of a folder, in this process, as its owner.
+
+    Args:
+        folder: where ``falaj init`` was run.
+        settings: override settings by name.
+
+    Raises:
+        InvalidInput: a setting is wrong.
+        NotFound: there is no platform in this folder.
+        Unavailable: a component does not answer.
+    """
+    from falaj.kernel.settings import Settings
+    from falaj.trust.ownerkey import OwnerKey
+    from falaj.wiring import assemble
+
+    read = Settings.read(folder, **settings)
+    key = OwnerKey.load(read.home / OWNER_KEY_FILE)
+    premises = assemble(read)
+    try:
+        caller = premises.authentication.by_key(key)
+    except BaseException:
+        premises.close()
+        raise
+
+    def step_up(door: Door, code: str) -> Door:
+        from pydantic import SecretStr
+
+        assert isinstance(door, LocalDoor)  # noqa: S101 - made a few lines below
+        return door.as_(premises.authentication.step_up(door.caller, SecretStr(code)))
+
+    return Platform(
+        LocalDoor(premises.backend, caller),
+        step_up=step_up,
+        close=premises.close,
+        help_out=premises.work_on_jobs,
+    )
+
+
+def connect(
+    url: str,
+    *,
+    token: str | None = None,
+    service: str | None = None,
+    secret: str | None = None,
+    ca: Path | str | None = None,
+    purpose: str | None = None,
+    timeout_seconds: float = 60.0,
+) -> Platform:
+    """A platform on a server, as one caller.
+
+    Args:
+        url: the control plane's address, ``https://…``.
+        token: an access token; or
+        service, secret: a service account's name and secret; or neither, and the
+            credentials of ``falaj login`` are used.
+        ca: a file with the certificate authority to trust (PEM).
+        purpose: why data is asked for, where a classification demands it.
+
+    Raises:
+        InvalidInput: the address is not https, or the CA file cannot be read.
+        Unauthenticated: there are no credentials for this server.
+    """
+    import httpx
+
+    from falaj.interfaces.client import RemoteDoor
+    from falaj.interfaces.credentials import (
+        CredentialFile,
+        RenewedTokens,
+        ServiceTokens,
+        default_file,
+    )
+
+    url = url.rstrip("/")
+    client = httpx.Client(base_url=url, verify=trusted(url, ca), timeout=timeout_seconds)
+    source: Callable[[], str]
+    renewed: RenewedTokens | None = None
+    if token is not None:
+        source = lambda: token  # noqa: E731 - a named function would say no more
+    elif service is not None:
+        source = ServiceTokens(client, service, secret or "")
+    else:
+        file = CredentialFile(default_file())
+        kept = file.get(url)
+        if kept is None:
+            raise Unauthenticated(
+                f"There are no credentials for {url}.",
+                hint=f"Run `falaj --url {url} login`, or give token= or service= and secret=.",
+            )
+        source = renewed = RenewedTokens(client, kept, lambda tokens: file.put(url, tokens))
+
+    def step_up(door: Door, code: str) -> Door:
+        if renewed is None:
+            raise InvalidInput(
+                "Only a person's session can be stepped up.",
+                hint="Log in with `falaj login` and connect without token= and service=.",
+            )
+        renewed.step_up(code)
+        return door
+
+    return Platform(
+        RemoteDoor(client, source, purpose=purpose), step_up=step_up, close=client.close
+    )
+
+
+def trusted(url: str, ca: Path | str | None) -> ssl.SSLContext:
+    """A TLS context that trusts the system's authorities, or only the given one.
+
+    Raises:
+        InvalidInput: the address is not https, or the file holds no certificate.
+    """
+    if not url.startswith("https://"):
+        raise InvalidInput(
+            f"The address {url} does not begin with https://.",
+            hint="Falaj speaks TLS only; `falaj up` prints its address.",
+        )
+    context = ssl.create_default_context()
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    if ca is not None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        try:
+            context.load_verify_locations(str(ca))
+        except OSError as error:
+            raise InvalidInput(
+                f"The certificate authority {ca} cannot be used: {error}.",
+                hint="`falaj up` prints the path of its own.",
+            ) from None
+    return context

@@ -1,0 +1,134 @@
+"""The processes of ``falaj up``: the control plane, an inference worker, the job worker.
+
+Each runs one thing until it is told to stop (SIGTERM), or until its supervisor is gone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import socket
+import ssl
+import sys
+import threading
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from falaj.interfaces.supervisor import GRACE_SECONDS, end_with_parent
+from falaj.kernel.errors import FalajError
+from falaj.kernel.settings import Settings
+from falaj.kernel.telemetry import configure_logging, logger
+from falaj.wiring import Premises, assemble
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one process; returns its exit code."""
+    parser = argparse.ArgumentParser(prog="falaj.interfaces.processes")
+    parser.add_argument("role", choices=["control", "inference", "worker"])
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--name", required=True)
+    parser.add_argument("--ready", type=Path, required=True)
+    parser.add_argument("--socket", type=int, action="append", default=[])
+    given = parser.parse_args(arguments)
+    settings = Settings.read(given.folder)
+    configure_logging(level=settings.log_level, as_json=settings.log_format == "json")
+    try:
+        premises = assemble(settings, process=given.name)
+    except FalajError as error:
+        logger(__name__).error("cannot start", process=given.name, error=str(error))
+        return 1
+    sockets = [socket.socket(fileno=descriptor) for descriptor in given.socket]
+
+    def ready() -> None:
+        given.ready.write_text(str(os.getpid()), encoding="utf-8")
+
+    try:
+        if given.role == "worker":
+            _run_worker(premises, ready)
+        elif given.role == "control":
+            _serve(_control(premises), premises, sockets, ready)
+        else:
+            _serve(premises.inference_app(given.name), premises, sockets, ready)
+    finally:
+        premises.close()
+    return 0
+
+
+def _control(premises: Premises) -> Any:
+    from falaj.interfaces.auth import add_auth_routes
+    from falaj.interfaces.http import create_app
+    from falaj.interfaces.pages import add_pages
+
+    app = create_app(
+        premises.backend,
+        premises.verifier,
+        version=version("falaj"),
+        max_body_bytes=premises.settings.http.max_body_bytes,
+    )
+    add_auth_routes(app, premises.authentication)
+    add_pages(app, premises.authentication, version=version("falaj"))
+    return app
+
+
+def _serve(
+    app: Any, premises: Premises, sockets: list[socket.socket], ready: Callable[[], None]
+) -> None:
+    import uvicorn
+
+    certificate, key = premises.server_certificate()
+
+    def context(_config: Any, _default: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
+        made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        made.minimum_version = ssl.TLSVersion.TLSv1_3
+        made.load_cert_chain(certificate, key)
+        return made
+
+    config = uvicorn.Config(
+        app,
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        proxy_headers=False,
+        ssl_context_factory=context,
+        ssl_certfile=str(certificate),
+        ssl_keyfile=str(key),
+        timeout_graceful_shutdown=int(GRACE_SECONDS) - 1,
+        backlog=2048,
+    )
+
+    class Server(uvicorn.Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets=sockets)
+            ready()
+
+    server = Server(config)
+
+    def stop() -> None:
+        server.should_exit = True
+
+    end_with_parent(stop)
+    server.run(sockets=sockets)
+
+
+def _run_worker(premises: Premises, ready: Callable[[], None]) -> None:
+    stopped = threading.Event()
+
+    def asked(_number: int, _frame: FrameType | None) -> None:
+        stopped.set()
+
+    signal.signal(signal.SIGTERM, asked)
+    signal.signal(signal.SIGINT, asked)
+    end_with_parent(stopped.set)
+    ready()
+    premises.work(stopped)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,138 @@
+"""One run of the command line: which platform, as whom, and how answers are shown."""
+
+from __future__ import annotations
+
+import getpass
+import sys
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from falaj.kernel.errors import InvalidInput, StepUpRequired
+
+if TYPE_CHECKING:
+    from falaj.interfaces.platform import Platform
+    from falaj.kernel.actions import Action
+    from falaj.kernel.jobs import Job
+
+
+class Session:
+    """What the options before the command chose."""
+
+    def __init__(
+        self,
+        *,
+        folder: Path,
+        url: str | None,
+        ca: Path | None,
+        as_json: bool,
+        code: str | None,
+        purpose: str | None,
+    ) -> None:
+        self.folder = folder
+        self.url = url.rstrip("/") if url else None
+        self.ca = ca
+        self.as_json = as_json
+        self.code = code
+        self.purpose = purpose
+        self.console = Console()
+
+    @cached_property
+    def platform(self) -> Platform:
+        """The platform, opened at first use: the folder's, or the server's."""
+        from falaj.interfaces.platform import connect, open_platform
+
+        if self.url is not None:
+            opened = connect(self.url, ca=self.ca, purpose=self.purpose)
+        else:
+            opened = open_platform(self.folder)
+        if self.code is not None:
+            opened.step_up(self.code)
+        return opened
+
+    def call(self, action: Action, arguments: dict[str, Any]) -> Any:
+        """Call an action; asks for a one-time code if it needs one and somebody is there."""
+        try:
+            return self.platform.door.call(action, arguments)
+        except StepUpRequired:
+            if self.code is not None or not sys.stdin.isatty():
+                raise
+            self.platform.step_up(getpass.getpass("One-time code: "))
+            return self.platform.door.call(action, arguments)
+
+    def show(self, result: Any) -> None:
+        """Print a result as the options ask."""
+        from falaj.interfaces.printing import show
+
+        show(self.console, result, as_json=self.as_json)
+
+    def wait(self, job: Job | str) -> Job:
+        """Follow a job with a progress bar."""
+        from rich.progress import Progress
+
+        with Progress(console=self.console, transient=True, disable=self.as_json) as progress:
+            task = progress.add_task("waiting", total=1.0)
+
+            def shown(seen: Job) -> None:
+                told = f"{seen.kind} {seen.message}".strip()
+                progress.update(task, completed=seen.progress, description=told)
+
+            return self.platform.wait(job, on_progress=shown)
+
+    def login(self, name: str) -> None:
+        """Ask for password and code, and keep the server's tokens."""
+        import httpx
+
+        from falaj.interfaces.client import sent
+        from falaj.interfaces.credentials import CredentialFile, default_file
+        from falaj.interfaces.platform import trusted
+
+        url = self._server()
+        wanted = {
+            "name": name,
+            "password": _asked("Password: "),
+            "code": self.code or _asked("One-time code: "),
+            "client": "falaj command line",
+        }
+        with httpx.Client(base_url=url, verify=trusted(url, self.ca)) as client:
+            answer = sent(client, client.build_request("POST", "/auth/login", json=wanted))
+        CredentialFile(default_file()).put(url, answer.json())
+        self.console.print(f"Logged in to {url} as {name}.")
+
+    def logout(self) -> None:
+        """End the session on the server and forget its tokens."""
+        import httpx
+
+        from falaj.interfaces.client import sent
+        from falaj.interfaces.credentials import CredentialFile, RenewedTokens, default_file
+        from falaj.interfaces.platform import trusted
+
+        url = self._server()
+        file = CredentialFile(default_file())
+        kept = file.get(url)
+        if kept is None:
+            self.console.print(f"There are no credentials for {url}.")
+            return
+        with httpx.Client(base_url=url, verify=trusted(url, self.ca)) as client:
+            token = RenewedTokens(client, kept)()
+            headers = {"Authorization": f"Bearer {token}"}
+            sent(client, client.build_request("POST", "/auth/logout", headers=headers))
+        file.put(url, None)
+        self.console.print(f"Logged out of {url}.")
+
+    def _server(self) -> str:
+        if self.url is None:
+            raise InvalidInput(
+                "Logging in needs a server.",
+                hint="Name it: `falaj --url https://… login`. A folder's platform needs no login.",
+            )
+        return self.url
+
+
+def _asked(question: str) -> str:
+    """A secret from the terminal, or a line of standard input when it is not one."""
+    if sys.stdin.isatty():
+        return getpass.getpass(question)
+    return sys.stdin.readline().rstrip("\n")

@@ -1,0 +1,66 @@
+"""Errors as ``application/problem+json`` (RFC 9457), and back into the same class.
+
+The one mapping between kinds of error and HTTP status codes; the domain knows neither.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from falaj.kernel.errors import ErrorKind, FalajError, error_classes
+
+MEDIA_TYPE = "application/problem+json"
+
+_STATUS = {
+    ErrorKind.INVALID: 422,
+    ErrorKind.UNAUTHENTICATED: 401,
+    ErrorKind.FORBIDDEN: 403,
+    ErrorKind.STEP_UP: 403,
+    ErrorKind.MISSING: 404,
+    ErrorKind.CONFLICT: 409,
+    ErrorKind.UNAVAILABLE: 503,
+    ErrorKind.EXHAUSTED: 429,
+    ErrorKind.CORRUPT: 500,
+}
+
+
+class RemoteError(FalajError):
+    """The other side failed in a way that this version does not know."""
+
+    code = "remote-error"
+    kind = ErrorKind.UNAVAILABLE
+
+
+def status_of(kind: ErrorKind) -> int:
+    """The HTTP status code for a kind of error."""
+    return _STATUS[kind]
+
+
+def problem(error: FalajError, *, instance: str | None = None) -> dict[str, Any]:
+    """The problem document of an error; ``instance`` names the call."""
+    document: dict[str, Any] = {
+        "type": f"urn:falaj:error:{error.code}",
+        "title": (type(error).__doc__ or error.code).strip().splitlines()[0],
+        "status": status_of(error.kind),
+        "code": error.code,
+        "detail": error.message,
+    }
+    if error.hint:
+        document["hint"] = error.hint
+    if error.details:
+        document["details"] = error.details
+    if instance:
+        document["instance"] = instance
+    return document
+
+
+def rebuilt(document: Mapping[str, Any]) -> FalajError:
+    """The error that a problem document describes, as its own class where it is known."""
+    found = error_classes().get(str(document.get("code", "")), RemoteError)
+    details = document.get("details")
+    return found(
+        str(document.get("detail", "The server answered with an error.")),
+        hint=str(document.get("hint", "")),
+        **(details if isinstance(details, dict) else {}),
+    )

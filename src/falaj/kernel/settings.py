@@ -1,0 +1,171 @@
+"""All settings of Falaj, in one tree; each has a default that needs nothing started.
+
+Sources, strongest first: arguments, ``FALAJ_*`` environment variables (``__`` for a
+level: ``FALAJ_HTTP__PORT``), ``falaj.toml`` in the project's folder, the defaults here.
+Secrets come from the environment or from files that a setting names, never from the TOML.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from falaj.kernel.errors import InvalidInput
+
+SETTINGS_FILE = "falaj.toml"
+_SECRET_NAMES = ("passphrase", "password", "secret_key")
+
+
+class HttpSettings(BaseModel):
+    """Where the control plane listens."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    host: str = "127.0.0.1"
+    port: int = Field(8443, ge=0, le=65535)
+    names: tuple[str, ...] = ("localhost", "127.0.0.1")
+    """Host names and addresses that the server's certificate is made for."""
+    certificate_file: Path | None = None
+    """A certificate chain (PEM) of the operator's own; the built-in CA makes one otherwise."""
+    private_key_file: Path | None = None
+    max_body_bytes: int = Field(64 * 1024 * 1024, gt=0)
+
+
+class InferenceSettings(BaseModel):
+    """Where the inference workers listen, and their limits."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    host: str = "127.0.0.1"
+    port: int = Field(8444, ge=0, le=65535)
+    workers: int = Field(1, ge=1, le=256)
+    durability: str = Field("batch", pattern="^(batch|request)$")
+    """``request`` answers after the prediction log is on disk; ``batch`` may lose the buffer."""
+    flush_rows: int = Field(1000, gt=0)
+    flush_seconds: float = Field(1.0, gt=0)
+
+
+class Settings(BaseSettings):
+    """The settings of one platform."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="FALAJ_", env_nested_delimiter="__", extra="forbid", frozen=True
+    )
+
+    home: Path = Path(".falaj")
+    """The folder of everything that is kept here: 0700, owned by whoever runs Falaj."""
+    database: str = "sqlite:"
+    """``sqlite:`` (in home) or ``postgresql+psycopg://user@host/name``."""
+    database_password: SecretStr | None = None
+    lake: str = "ducklake:"
+    """``ducklake:`` (in home) or ``ducklake:postgres:dbname=… host=…``."""
+    blobs: str = "file:"
+    """``file:`` (in home) or ``s3://bucket/prefix?endpoint=…&region=…``."""
+    s3_access_key: SecretStr | None = None
+    s3_secret_key: SecretStr | None = None
+    online: str = "lmdb:"
+    keys: str = "keyring:"
+    """``keyring:`` (a sealed file in home)."""
+    keyring_passphrase: SecretStr | None = None
+    """Seals the keyring; without it a machine secret beside the keyring does."""
+    region: str = "local"
+    """The region that this installation stands in; assets inherit it."""
+    http: HttpSettings = HttpSettings()
+    inference: InferenceSettings = InferenceSettings()
+    log_level: str = Field("info", pattern="^(debug|info|warning|error)$")
+    log_format: str = Field("json", pattern="^(json|text)$")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments, then the environment, then falaj.toml."""
+        return (init_settings, env_settings, TomlConfigSettingsSource(settings_cls))
+
+    @classmethod
+    def read(cls, folder: Path | str = ".", **given: Any) -> Self:
+        """The settings of the project in a folder.
+
+        Raises:
+            InvalidInput: a setting is unknown or wrong, the TOML does not parse, or it
+                holds a secret; names the setting and its source.
+        """
+        folder = Path(folder)
+        file = folder / SETTINGS_FILE
+        if file.exists():
+            _check_file(file)
+        bound: type[Self] = type(
+            cls.__name__, (cls,), {"model_config": {**cls.model_config, "toml_file": file}}
+        )
+        try:
+            settings: Self = bound(**given)
+        except ValidationError as error:
+            told = "; ".join(
+                f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}"
+                for item in error.errors(include_input=False, include_url=False)
+            )
+            raise InvalidInput(
+                f"The settings are wrong: {told}.",
+                hint=f"They were read from arguments, FALAJ_* variables and {file}.",
+            ) from None
+        if settings.home.is_absolute():
+            return settings
+        return settings.model_copy(update={"home": (folder / settings.home).resolve()})
+
+    @property
+    def database_url(self) -> str:
+        """The database's URL for SQLAlchemy, with its password if one is set."""
+        if self.database == "sqlite:":
+            return f"sqlite:///{self.home / 'falaj.db'}"
+        if self.database_password is not None:
+            from sqlalchemy.engine import make_url
+
+            url = make_url(self.database).set(password=self.database_password.get_secret_value())
+            return url.render_as_string(hide_password=False)
+        return self.database
+
+
+def _check_file(file: Path) -> None:
+    try:
+        document = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InvalidInput(
+            f"The settings file {file} is not valid TOML: {error}.", hint="Mend that line."
+        ) from None
+    held = [name for name in document if any(secret in name for secret in _SECRET_NAMES)]
+    if held:
+        raise InvalidInput(
+            f"The settings file {file} holds a secret ({held[0]}).",
+            hint=f"Remove it there and set the variable FALAJ_{held[0].upper()} instead.",
+        )
+
+
+def private_folder(path: Path) -> Path:
+    """The folder, made if it is missing, readable by its owner alone.
+
+    Raises:
+        InvalidInput: the path cannot be made or belongs to somebody else.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        path.chmod(0o700)
+    except OSError as error:
+        raise InvalidInput(
+            f"The folder {path} cannot be used: {error.strerror}.",
+            hint="Choose another with the setting `home`, or mend its permissions.",
+        ) from None
+    return path

@@ -1,0 +1,1 @@
+"""The lake on real technology: DuckDB with DuckLake, local directories, S3."""

@@ -1,0 +1,239 @@
+"""Rows on their way to the lake: sealed segments on local disk, drained exactly once.
+
+A writer that may not wait for the lake (a serving worker) appends to a spool. When enough
+rows are there, or at ``flush``, they become one *segment*: an Arrow IPC file, sealed,
+synced and renamed into place. A drain, in any process, moves segments into the lake; the
+segment's name is the idempotency key of its lake write, so that a drain which dies between
+the commit and the deletion of the file does no harm when it is repeated.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+import pyarrow as pa
+from pydantic import BaseModel
+
+from falaj.kernel.errors import Corrupt, InvalidInput, LimitExceeded
+from falaj.kernel.ids import new_id
+from falaj.kernel.telemetry import logger
+from falaj.lake.disk import disk_error, sync_folder
+from falaj.lake.model import SchemaMismatch, table_name
+from falaj.lake.ports import Lake
+from falaj.trust.ports import KeyService
+from falaj.trust.sealing import open_bytes, seal_bytes
+
+SEGMENT = ".segment"
+_UNFINISHED = ".unfinished"
+_REFUSED = ".refused"
+
+
+class Drained(BaseModel):
+    """What one round of a drain moved."""
+
+    n_segments: int = 0
+    n_rows: int = 0
+    n_refused: int = 0
+    """Segments set aside because they are corrupt or do not fit the table."""
+
+
+class Spool:
+    """Where one process leaves rows of one stream. Safe from many threads.
+
+    Args:
+        directory: shared by all writers and the drain; one folder for each stream in it.
+        stream: a name like a lake table's.
+        keys: seals the segments.
+        rows_per_segment: an ``append`` that fills that many flushes by itself.
+        max_bytes: of segments that wait for the drain; beyond it rows are refused, so
+            that a drain which stands still cannot fill the disk.
+
+    What was appended but not flushed is lost with the process.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        stream: str,
+        keys: KeyService,
+        *,
+        rows_per_segment: int = 50_000,
+        max_bytes: int = 2**30,
+    ) -> None:
+        self.stream = table_name(stream)
+        self._folder = directory / stream
+        self._keys = keys
+        self._rows_per_segment = rows_per_segment
+        self._max_bytes = max_bytes
+        self._lock = threading.Lock()
+        self._waiting: list[pa.RecordBatch] = []
+        self._n_rows = 0
+        self._schema: pa.Schema | None = None
+
+    @property
+    def n_waiting(self) -> int:
+        """Rows that were appended and not flushed yet."""
+        return self._n_rows
+
+    def append(self, rows: pa.RecordBatch | pa.Table) -> Path | None:
+        """Add rows in memory; returns the segment's path if that filled one.
+
+        Raises:
+            InvalidInput: the rows have other columns than those before them.
+            LimitExceeded: too many segments wait, or the disk is full; these rows are kept
+                in memory and go with the next flush that succeeds, unless more than four
+                segments' worth wait: then they are refused.
+        """
+        batches = rows.to_batches() if isinstance(rows, pa.Table) else [rows]
+        with self._lock:
+            if self._schema is None:
+                self._schema = rows.schema
+            elif not rows.schema.equals(self._schema):
+                raise InvalidInput(
+                    f"The rows for the spool {self.stream!r} have other columns than before.",
+                    hint="Flush first, then append rows of the new form.",
+                )
+            if self._n_rows + rows.num_rows > 4 * max(self._rows_per_segment, rows.num_rows):
+                raise LimitExceeded(
+                    f"The spool {self.stream!r} cannot be flushed and its memory is full.",
+                    hint="Free some disk space or start a drain; these rows were not taken.",
+                )
+            self._waiting += [batch for batch in batches if batch.num_rows]
+            self._n_rows += rows.num_rows
+            return self._flush() if self._n_rows >= self._rows_per_segment else None
+
+    def flush(self) -> Path | None:
+        """Write what waits as one segment; on stable storage when this returns.
+
+        Returns the segment's path, or None if there was nothing to write.
+
+        Raises:
+            LimitExceeded: too many segments wait, or the disk is full. The rows are kept.
+        """
+        with self._lock:
+            return self._flush()
+
+    def _flush(self) -> Path | None:
+        if not self._n_rows:
+            self._schema = None
+            return None
+        path = self._write(pa.Table.from_batches(self._waiting))
+        self._waiting, self._n_rows, self._schema = [], 0, None
+        return path
+
+    def _write(self, rows: pa.Table) -> Path:
+        name = f"{new_id('segment').partition('_')[2]}-{rows.num_rows}"
+        sealed = seal_bytes(_encoded(rows), self._keys, context=_context(self.stream, name))
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            waiting = sum(file.stat().st_size for file in _segments(self._folder))
+        except OSError as error:
+            raise disk_error(error, f"the spool {self.stream!r}") from error
+        if waiting + len(sealed) > self._max_bytes:
+            raise LimitExceeded(
+                f"The spool {self.stream!r} holds {waiting} bytes that nobody drains.",
+                hint="Start the worker (`falaj up`); rows are refused until it has caught up.",
+            )
+        unfinished = self._folder / f"{name}{_UNFINISHED}"
+        path = self._folder / f"{name}{SEGMENT}"
+        try:
+            handle = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            with os.fdopen(handle, "wb") as file:
+                file.write(sealed)
+                file.flush()
+                os.fsync(file.fileno())
+            unfinished.rename(path)
+            sync_folder(self._folder)
+        except OSError as error:
+            unfinished.unlink(missing_ok=True)
+            raise disk_error(error, f"the spool {self.stream!r}") from error
+        return path
+
+
+class Drain:
+    """Moves the segments of a stream into a lake table, exactly once.
+
+    Args:
+        directory: where the spools write.
+        keys: opens the segments.
+        lake: where the rows go.
+        table: the lake table; also the stream's name unless ``stream`` says otherwise.
+
+    Many drains may run at once; each segment still arrives once.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        keys: KeyService,
+        lake: Lake,
+        table: str,
+        *,
+        stream: str | None = None,
+    ) -> None:
+        self._stream = table_name(stream or table)
+        self._folder = directory / self._stream
+        self._keys = keys
+        self._lake = lake
+        self._table = table_name(table)
+        self._log = logger(__name__)
+
+    def run_once(self, *, max_segments: int = 100) -> Drained:
+        """Move the segments that wait, oldest first; returns what was moved.
+
+        A segment that was tampered with, or whose rows do not fit the table, is renamed
+        to ``….refused`` and counted; the others go on.
+
+        Raises:
+            Unavailable, LimitExceeded: the lake cannot take rows now; nothing is lost.
+        """
+        drained = Drained()
+        for path in _segments(self._folder)[:max_segments]:
+            n_rows = self._moved(path)
+            if n_rows is None:
+                drained.n_refused += 1
+            else:
+                drained.n_segments += 1
+                drained.n_rows += n_rows
+        return drained
+
+    def _moved(self, path: Path) -> int | None:
+        name = path.name.removesuffix(SEGMENT)
+        try:
+            sealed = path.read_bytes()
+        except FileNotFoundError:
+            return 0  # another drain was faster
+        except OSError as error:
+            raise disk_error(error, f"the segment {name}") from error
+        try:
+            rows = _decoded(open_bytes(sealed, self._keys, context=_context(self._stream, name)))
+            self._lake.append(self._table, rows, key=f"spool/{self._stream}/{name}")
+        except (Corrupt, SchemaMismatch) as error:
+            self._log.error("segment refused", segment=path.name, reason=str(error))
+            path.rename(path.with_suffix(_REFUSED))
+            return None
+        path.unlink(missing_ok=True)
+        return int(rows.num_rows)
+
+
+def _segments(folder: Path) -> list[Path]:
+    return sorted(folder.glob(f"*{SEGMENT}"))
+
+
+def _context(stream: str, name: str) -> str:
+    return f"spool {stream} {name}"
+
+
+def _encoded(rows: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    options = pa.ipc.IpcWriteOptions(compression="zstd")
+    with pa.ipc.new_stream(sink, rows.schema, options=options) as writer:
+        writer.write_table(rows.combine_chunks())
+    return bytes(sink.getvalue())
+
+
+def _decoded(data: bytes) -> pa.Table:
+    with pa.ipc.open_stream(data) as reader:
+        return reader.read_all()

@@ -1,0 +1,264 @@
+"""Access tokens: Ed25519-signed JWT (RFC 7519, 8037, 9068), good for five minutes.
+
+The key service signs and verifies, so the private key never stands here and a rotated key
+goes on verifying what it has signed. Verification is strict: one algorithm, one type, no
+header that names a key of its own or asks for an extension.
+"""
+
+from __future__ import annotations
+
+import binascii
+import hashlib
+import json
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Protocol
+
+from falaj.kernel.call import Caller, Principal, PrincipalKind
+from falaj.kernel.clock import from_microseconds, microseconds
+from falaj.kernel.errors import Corrupt
+from falaj.trust.epochs import Revocations, Revoked
+from falaj.trust.model import InvalidToken, Verified
+from falaj.trust.ports import Signature
+
+LIFETIME = timedelta(minutes=5)
+LEEWAY = timedelta(seconds=30)
+"""How far the clocks of two machines may disagree."""
+ALGORITHM = "Ed25519"
+TYPE = "at+jwt"
+_PURPOSE = "access-tokens"
+_HEADER_NAMES = {"alg", "typ", "kid"}
+_LONGEST = 4_096
+_MOST_CACHED = 50_000
+
+
+class SignsTokens(Protocol):
+    """The part of the key service that tokens need."""
+
+    def sign(self, purpose: str, message: bytes) -> Signature:
+        """The Ed25519 signature of a message by the purpose's present key."""
+        ...
+
+    def verify(self, purpose: str, message: bytes, signature: Signature) -> None:
+        """Raise ``Corrupt`` unless a key of the purpose, present or past, made the signature."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """A token that was verified, and the revocations that it was last held against."""
+
+    verified: Verified
+    revoked: Revoked
+    good_until: datetime
+
+
+class Tokens:
+    """Issues and verifies access tokens.
+
+    Args:
+        keys: signs and verifies.
+        revocations: says what is revoked (``Epochs``).
+        issuer: the name of this platform, in every token (``iss``).
+        audience: for whom its tokens are (``aud``); a token for another is refused.
+
+    Verified tokens are kept by their digest: a repeat costs one hash and a look at the
+    revocations, about 2 µs instead of 100.
+    """
+
+    def __init__(
+        self,
+        keys: SignsTokens,
+        revocations: Revocations,
+        *,
+        issuer: str,
+        audience: str = "falaj",
+        lifetime: timedelta = LIFETIME,
+        leeway: timedelta = LEEWAY,
+    ) -> None:
+        self._keys = keys
+        self._revocations = revocations
+        self._issuer = issuer
+        self._audience = audience
+        self.lifetime = lifetime
+        self._leeway = leeway
+        self._kept: dict[bytes, _Kept] = {}
+        self._key_id = ""
+
+    def issue(
+        self,
+        principal: Principal,
+        *,
+        session: str,
+        account_epoch: int,
+        mfa_at: datetime | None,
+        now: datetime,
+    ) -> tuple[str, datetime]:
+        """A signed token for a principal's session, and when it ends."""
+        expires_at = now + self.lifetime
+        claims: dict[str, Any] = {
+            "iss": self._issuer,
+            "aud": self._audience,
+            "sub": principal.id,
+            "roles": list(principal.roles),
+            "sid": session,
+            "epoch": account_epoch,
+            "iat": int(now.timestamp()),
+            "nbf": int(now.timestamp()),
+            "exp": int(expires_at.timestamp()),
+        }
+        if mfa_at is not None:
+            claims["mfa_at"] = microseconds(mfa_at)
+        payload = _part(claims)
+        signature: Signature | None = None
+        # The key id stands in the signed header, and only a signature tells which key is the
+        # present one: after a rotation the first token is signed twice.
+        for _ in range(3):
+            message = f"{_part({'alg': ALGORITHM, 'kid': self._key_id, 'typ': TYPE})}.{payload}"
+            signature = self._keys.sign(_PURPOSE, message.encode())
+            if signature.key_id == self._key_id:
+                break
+            self._key_id = signature.key_id
+        else:
+            raise Corrupt(
+                "The key service names another key for each signature.",
+                hint="Check the key service with `falaj doctor`.",
+            )
+        return f"{message}.{_text(signature.value)}", expires_at
+
+    def verify(self, token: str, now: datetime) -> Caller:
+        """Who presents this token.
+
+        Raises:
+            InvalidToken: malformed, forged, for another audience, expired, or revoked.
+            Unavailable: the revocations cannot be read, so nothing can be said.
+        """
+        return self.read(token, now).caller
+
+    def read(self, token: str, now: datetime) -> Verified:
+        """All that a token says, verified; raises as ``verify`` does."""
+        if len(token) > _LONGEST or not token.isascii():
+            raise _refused("it is not a token of this platform")
+        digest = hashlib.sha256(token.encode()).digest()
+        revoked = self._revocations.current(now)
+        kept = self._kept.get(digest)
+        if kept is not None and kept.revoked is revoked and now <= kept.good_until:
+            return kept.verified
+        verified = self._verified(token, now) if kept is None else kept.verified
+        good_until = verified.expires_at + self._leeway
+        if now > good_until:
+            self._kept.pop(digest, None)
+            raise _refused("it has expired")
+        if revoked.covers(
+            session=verified.session,
+            principal=verified.caller.principal.id,
+            account_epoch=verified.account_epoch,
+        ):
+            self._kept.pop(digest, None)
+            raise _refused("it was revoked")
+        if len(self._kept) >= _MOST_CACHED:
+            self._kept = {key: item for key, item in self._kept.items() if item.good_until >= now}
+            if len(self._kept) >= _MOST_CACHED:
+                self._kept = {}
+        self._kept[digest] = _Kept(verified, revoked, good_until)
+        return verified
+
+    def _verified(self, token: str, now: datetime) -> Verified:
+        header_text, payload_text, signature_text = _three(token)
+        header = _object(header_text)
+        if set(header) != _HEADER_NAMES or header["alg"] != ALGORITHM or header["typ"] != TYPE:
+            raise _refused("its header is not one that this platform writes")
+        if not isinstance(header["kid"], str):
+            raise _refused("its header is not one that this platform writes")
+        message = token[: len(header_text) + 1 + len(payload_text)].encode()
+        signature = Signature(header["kid"], ALGORITHM, _bytes(signature_text))
+        try:
+            self._keys.verify(_PURPOSE, message, signature)
+        except Corrupt as error:
+            raise _refused("its signature is not this platform's") from error
+        return self._believed(_object(payload_text), now)
+
+    def _believed(self, claims: dict[str, Any], now: datetime) -> Verified:
+        """The claims as a caller; they are signed, so a wrong shape means another platform's."""
+        if claims.get("iss") != self._issuer:
+            raise _refused("another platform issued it")
+        if claims.get("aud") != self._audience:
+            raise _refused("it is meant for another audience")
+        try:
+            subject, session = claims["sub"], claims["sid"]
+            kind = PrincipalKind(subject.partition(":")[0])
+            roles = tuple(str(role) for role in claims["roles"])
+            not_before = _instant(claims["nbf"])
+            issued_at = _instant(claims["iat"])
+            expires_at = _instant(claims["exp"])
+            epoch = int(claims["epoch"])
+            mfa_at = from_microseconds(int(claims["mfa_at"])) if "mfa_at" in claims else None
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            raise _refused("its claims are not those of this platform") from error
+        if not isinstance(session, str) or kind is PrincipalKind.SYSTEM:
+            raise _refused("its claims are not those of this platform")
+        if max(not_before, issued_at) > now + self._leeway:
+            raise _refused("it is not valid yet; check the clocks")
+        if now > expires_at + self._leeway or expires_at - issued_at > self.lifetime * 2:
+            raise _refused("it has expired")
+        return Verified(
+            caller=Caller(Principal(subject, kind, roles), mfa_at=mfa_at, via="http"),
+            session=session,
+            account_epoch=epoch,
+            expires_at=expires_at,
+        )
+
+
+def _refused(why: str) -> InvalidToken:
+    return InvalidToken(
+        f"The access token is refused: {why}.", hint="Log in again, or refresh the session."
+    )
+
+
+def _part(value: dict[str, Any]) -> str:
+    return _text(json.dumps(value, separators=(",", ":")).encode())
+
+
+def _text(data: bytes) -> str:
+    return urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+def _three(token: str) -> tuple[str, str, str]:
+    parts = token.split(".")
+    if len(parts) != 3 or not all(parts):
+        raise _refused("it is not a token of this platform")
+    return parts[0], parts[1], parts[2]
+
+
+def _bytes(text: str) -> bytes:
+    try:
+        data = urlsafe_b64decode(text + "=" * (-len(text) % 4))
+    except (binascii.Error, ValueError) as error:
+        raise _refused("it is not a token of this platform") from error
+    if _text(data) != text:  # Python's decoder overlooks foreign characters; we don't
+        raise _refused("it is not a token of this platform")
+    return data
+
+
+def _object(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(_bytes(text), object_pairs_hook=_without_repeats)
+    except (ValueError, RecursionError) as error:
+        raise _refused("it is not a token of this platform") from error
+    if not isinstance(value, dict):
+        raise _refused("it is not a token of this platform")
+    return value
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name stands twice")
+    return found
+
+
+def _instant(seconds: Any) -> datetime:
+    if isinstance(seconds, bool) or not isinstance(seconds, int):
+        raise TypeError("an instant is a whole number of seconds")
+    return from_microseconds(seconds * 1_000_000)
