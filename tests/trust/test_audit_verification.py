@@ -13,13 +13,9 @@ from falaj.trust import audit_verification
 from falaj.trust.adapters.keys_file import FileKeyring, MachineSeal
 from falaj.trust.adapters.witness_file import FileWitness
 from falaj.trust.audit import SqlAuditLog
-from falaj.trust.audit_checkpoints import (
-    Checkpointer,
-    Checkpoints,
-    verify_consistency_proof,
-    verify_record_proof,
-)
+from falaj.trust.audit_checkpoints import Checkpointer, Checkpoints
 from falaj.trust.audit_model import FindingKind
+from falaj.trust.audit_proofs import verify_consistency_proof, verify_record_proof
 from falaj.trust.audit_tables import audit_checkpoints, audit_records
 from falaj.trust.audit_verification import Verifier
 from falaj.trust.ports import Sighting, Signature

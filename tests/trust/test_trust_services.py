@@ -13,7 +13,8 @@ from falaj.testing.audit import Tamperer
 from falaj.testing.calls import make_caller, make_door
 from falaj.trust.adapters.keys_file import FileKeyring, MachineSeal
 from falaj.trust.audit import SqlAuditLog
-from falaj.trust.audit_checkpoints import Checkpoints, verify_consistency_proof, verify_record_proof
+from falaj.trust.audit_checkpoints import Checkpoints
+from falaj.trust.audit_proofs import verify_consistency_proof, verify_record_proof
 from falaj.trust.audit_service import Audit
 from falaj.trust.audit_verification import Verifier
 from falaj.trust.keys_service import Keys

@@ -26,8 +26,9 @@ from sqlalchemy.engine import Connection
 from falaj.kernel.clock import monotonic
 from falaj.kernel.errors import Corrupt
 from falaj.trust.audit import COLUMNS, GENESIS, canonical
-from falaj.trust.audit_checkpoints import Checkpoints, fingerprint, proven_frontier
+from falaj.trust.audit_checkpoints import Checkpoints
 from falaj.trust.audit_model import Checkpoint, Finding, FindingKind, Verification
+from falaj.trust.audit_proofs import fingerprint, proven_frontier
 from falaj.trust.audit_tables import audit_checkpoints, audit_records
 from falaj.trust.merkle import Frontier
 from falaj.trust.ports import Sighting, Witness
