@@ -14,6 +14,7 @@ from falaj.kernel.actions import Action
 from falaj.kernel.call import AssetRef, Caller, Principal, PrincipalKind
 from falaj.kernel.errors import InvalidInput
 from falaj.kernel.ports import Decision, Resource
+from falaj.trust.duties import unassigned
 from falaj.trust.model import Role
 from falaj.trust.policy import CedarPolicy
 from falaj.trust.service import AccountsService
@@ -104,7 +105,7 @@ EXPERIMENTS = {"definitions.plan", "training.train", "runs.log", "models.registe
 @pytest.mark.parametrize(
     ("role", "expected"),
     [
-        ("viewer", {*READS, "tables.rows"}),
+        ("viewer", {*READS, "tables.rows", "features.read_online"}),
         ("data_scientist", {*READS, *SERVES, *EXPERIMENTS, "tables.rows", "tables.query"}),
         (
             "ml_engineer",
@@ -121,6 +122,9 @@ EXPERIMENTS = {"definitions.plan", "training.train", "runs.log", "models.registe
                 "endpoints.deploy",
                 "endpoints.activate",
                 "endpoints.rollback",
+                "alerts.acknowledge",
+                "incidents.open",
+                "jobs.cancel",
             },
         ),
         ("approver", {*READS, "changes.approve", "changes.reject"}),
@@ -130,6 +134,7 @@ EXPERIMENTS = {"definitions.plan", "training.train", "runs.log", "models.registe
                 *READS,
                 "tables.rows",
                 "tables.query",
+                "features.read_online",
                 "assets.describe",
                 "definitions.plan",
                 "definitions.apply",
@@ -182,6 +187,7 @@ def test_every_role_is_known_to_the_policy(policy):
 def test_an_action_that_no_duty_names_is_nobodys(policy):
     everybody = caller(*(role.value for role in Role))
     assert not may(policy, everybody, "oddities.frob")
+    assert unassigned(ACTIONS) == ["oddities.frob"]
 
 
 def test_an_unknown_action_or_kind_of_principal_is_refused(policy):
