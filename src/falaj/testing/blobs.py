@@ -31,7 +31,7 @@ class BlobStoreSuite:
             assert file.read() == data[3:]
 
     def test_a_stream_is_kept_whole(self, store: BlobStore) -> None:
-        data = os.urandom(3_000_000)
+        data = os.urandom(6_000_000)
         assert store.put("stream", io.BytesIO(data)) == len(data)
         assert store.get("stream") == data
 
