@@ -18,6 +18,7 @@ PREFIXES = {
     "change": "a change that waits for or has an approval",
     "alert": "an alert",
     "incident": "an incident",
+    "exp": "an experiment",
     "run": "a training run",
     "ts": "a pinned training set",
     "pred": "a prediction",
