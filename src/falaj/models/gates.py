@@ -217,7 +217,8 @@ def leakage_gate(rule: LeakageRule) -> Gate:
         return _result(
             "leakage",
             not signs,
-            "; ".join(signs[:5]) or f"strongest feature {strongest[0].feature} alone reaches "
+            "; ".join(signs[:5])
+            or f"strongest feature {strongest[0].feature} alone reaches "
             f"{strongest[0].auc:.3f}, the model {model.estimate:.3f}",
             {
                 "model_auc": model.evidence(),

@@ -12,6 +12,11 @@ Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9]
 Column = Annotated[str, Field(min_length=1, max_length=100)]
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
+TRAIN_JOB = "training.train"
+PREPARE_JOB = "training.prepare"
+RECREATE_JOB = "training.recreate"
+BUNDLE_TAG = "falaj.bundle"
+"""The tag of a run that names the bundle which it packaged."""
 
 
 class TimeSplit(BaseModel):

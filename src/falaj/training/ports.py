@@ -37,6 +37,7 @@ class FeatureFrames(Protocol):
         *,
         timestamp: str = "timestamp",
         knowledge: str = "recorded",
+        snapshot: int | None = None,
     ) -> pa.Table: ...
 
 
