@@ -54,7 +54,9 @@ class Predictor:
         try:
             encoded = msgspec.json.encode({k: v for k, v in body.items() if v is not None})
         except (TypeError, msgspec.MsgspecError, OverflowError) as error:
-            raise BadRequest(f"The inputs are not JSON: {error}.", hint="Send plain values.") from None
+            raise BadRequest(
+                f"The inputs are not JSON: {error}.", hint="Send plain values."
+            ) from None
         with self._lock:
             if self._plans.behind:
                 self._plans.catch_up()

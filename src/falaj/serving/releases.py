@@ -199,9 +199,7 @@ class Releases:
         row = _found(tables.endpoint_row(call.connection, name, locked=True), name)
         if row.active is None:
             return
-        tables.switch(
-            call.connection, name, None, row.active, at=call.now, by=call.principal.id
-        )
+        tables.switch(call.connection, name, None, row.active, at=call.now, by=call.principal.id)
         tables.at_commit(call.connection, lambda: self._table.flip(name, None))
         call.emit("endpoint.deactivated", endpoint=name, previous=row.active)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -46,7 +47,7 @@ class EndpointService(Service):
         self._meters = meters
 
     @action(get="/endpoints")
-    def list(self) -> list[EndpointSummary]:
+    def list(self) -> Sequence[EndpointSummary]:
         """List the endpoints, and which model version each serves."""
         return self._releases.listed(self.call.connection)
 
@@ -64,12 +65,12 @@ class EndpointService(Service):
         )
 
     @action(get="/endpoints/{name}/releases", on="endpoint")
-    def releases(self, name: EndpointName) -> list[ReleaseStatus]:  # type: ignore[valid-type]
+    def releases(self, name: EndpointName) -> Sequence[ReleaseStatus]:
         """List the releases of an endpoint, the newest first."""
         return self._releases.statuses(self.call.connection, name)
 
     @action(get="/endpoints/{name}/history", on="endpoint")
-    def history(self, name: EndpointName) -> list[Activation]:  # type: ignore[valid-type]
+    def history(self, name: EndpointName) -> Sequence[Activation]:
         """List every switch of an endpoint: what served, since when, and who switched."""
         return self._releases.history(self.call.connection, name)
 
@@ -87,9 +88,7 @@ class EndpointService(Service):
         return release
 
     @action(post="/endpoints/{name}/activations", on="endpoint")
-    def activate(
-        self, name: EndpointName, release: str, *, wait_seconds: float = 15.0
-    ) -> Release:
+    def activate(self, name: EndpointName, release: str, *, wait_seconds: float = 15.0) -> Release:
         """Let a release serve; returned from, every later answer is its."""
         return self._releases.activate(self.call, name, release, wait_seconds=wait_seconds)
 
@@ -107,7 +106,7 @@ class EndpointService(Service):
     def predict(
         self,
         name: EndpointName,
-        inputs: list[dict[str, Any]],  # type: ignore[valid-type]
+        inputs: Sequence[dict[str, Any]],
         *,
         request_id: str | None = None,
         at: datetime | None = None,
