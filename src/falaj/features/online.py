@@ -247,7 +247,7 @@ class OnlineReader:
         statuses, event_times = [], []
         for vector, here, at in zip(values, present, times, strict=True):
             states = [Status.PRESENT] * self._width
-            for i, (name, _) in enumerate(self._fields):
+            for i in range(len(self._fields)):
                 if vector[i] is None:
                     states[i] = Status.NULL
             seen: dict[str, int | None] = {}
@@ -358,8 +358,7 @@ class _View:
         if event_time > at_us or recorded_at > at_us:
             return self._none(states, Status.MISSING)  # nothing of the future is ever told
         if self._ttl_us is not None and event_time <= at_us - self._ttl_us:
-            self._none(states, Status.EXPIRED)
-            return event_time
+            return self._none(states, Status.EXPIRED, event_time)
         values = self._unpacked(row[ORDER_BYTES:]) if self._unpacked else []
         for source, place in self._at:
             value = vector[place] = values[source]
@@ -367,9 +366,12 @@ class _View:
                 states[place] = Status.NULL
         return event_time
 
-    def _none(self, states: list[Status], status: Status) -> None:
+    def _none(
+        self, states: list[Status], status: Status, event_time: int | None = None
+    ) -> int | None:
         for _, place in self._at:
             states[place] = status
+        return event_time
 
     def _aggregates(
         self,
@@ -436,5 +438,3 @@ def _checker(name: str, dtype: DType) -> Callable[[Any], Any]:
         DType.TIMESTAMP: instant,
     }
     return checks.get(dtype, plain)
-
-

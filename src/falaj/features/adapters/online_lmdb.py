@@ -36,9 +36,7 @@ class LmdbOnlineStore:
     the child opens its own.
     """
 
-    def __init__(
-        self, folder: Path, *, map_bytes: int = 1 << 30, max_readers: int = 1024
-    ) -> None:
+    def __init__(self, folder: Path, *, map_bytes: int = 1 << 30, max_readers: int = 1024) -> None:
         self.folder = folder
         self._lock = threading.Lock()  # of this process's readers; held to resize the map
         self._writer = threading.Lock()  # of this process's writers, before LMDB's own
