@@ -16,7 +16,7 @@ import tempfile
 import zipfile
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 from falaj.kernel.errors import NotFound
 
@@ -83,7 +83,7 @@ def unpacked(folder: Path) -> dict[str, Path]:
     return targets
 
 
-def _write(stream: BinaryIO | zipfile.ZipExtFile, target: Path) -> None:
+def _write(stream: IO[bytes], target: Path) -> None:
     handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     try:
         with os.fdopen(handle, "wb") as written:
