@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -187,4 +186,4 @@ def test_killed_drains_and_killed_writers_neither_lose_nor_double_a_flushed_row(
     assert len(found) == len(set(found))
     assert found == list(range(len(found)))
     assert flushed is None or len(found) >= flushed + 1
-    assert not [path for path in os.listdir(folder) if path.endswith(".segment")]
+    assert not list(folder.glob("*.segment"))

@@ -139,9 +139,7 @@ class Spool:
         unfinished = self._folder / f"{name}{_UNFINISHED}"
         path = self._folder / f"{name}{SEGMENT}"
         try:
-            handle = os.open(
-                unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600
-            )
+            handle = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             with os.fdopen(handle, "wb") as file:
                 file.write(sealed)
                 file.flush()
@@ -217,7 +215,7 @@ class Drain:
             path.rename(path.with_suffix(_REFUSED))
             return None
         path.unlink(missing_ok=True)
-        return rows.num_rows
+        return int(rows.num_rows)
 
 
 def _segments(folder: Path) -> list[Path]:

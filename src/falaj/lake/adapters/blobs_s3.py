@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import io
+import shutil
+import tempfile
 from collections.abc import Iterator
-from typing import Any, BinaryIO, cast
+from typing import IO, Any, BinaryIO, cast
 
 from falaj.kernel.errors import FalajError, Forbidden, NotFound, Unavailable
 from falaj.lake.blobs import blob_key
+
+_ONE_PART = 5 * 2**20
 
 
 class S3Blobs:
@@ -37,7 +41,7 @@ class S3Blobs:
         timeout_seconds: float = 30.0,
     ) -> None:
         try:
-            from obstore.store import S3Store  # noqa: PLC0415 - an optional dependency
+            from obstore.store import S3Store
         except ModuleNotFoundError:
             raise Unavailable(
                 "Blobs in S3 need the Python package obstore.",
@@ -65,9 +69,16 @@ class S3Blobs:
 
     def put(self, key: str, data: bytes | BinaryIO) -> int:
         """See ``BlobStore.put``."""
-        counted = _Counted(io.BytesIO(data) if isinstance(data, bytes) else data)
-        self._asked("put", key, cast("Any", counted))
-        return counted.n_bytes
+        if isinstance(data, bytes):
+            self._asked("put", key, data)
+            return len(data)
+        with tempfile.TemporaryFile() as copy:  # the protocol wants to know the size and to seek
+            size = _copied(data, copy)
+            if size <= _ONE_PART:
+                self._asked("put", key, copy.read())
+            else:
+                self._asked("put", key, copy)
+        return size
 
     def get(self, key: str) -> bytes:
         """See ``BlobStore.get``."""
@@ -97,10 +108,8 @@ class S3Blobs:
         whole = self._prefix + prefix
         folder = whole.rpartition("/")[0]  # the store matches whole parts of a key only
         try:
-            found = [
-                entry["path"] for batch in self._store.list(folder or None) for entry in batch
-            ]
-        except Exception as error:  # noqa: BLE001 - obstore's errors are many; all are told
+            found = [entry["path"] for batch in self._store.list(folder or None) for entry in batch]
+        except Exception as error:
             raise self._told(error, prefix) from error
         yield from sorted(
             path.removeprefix(self._prefix) for path in found if path.startswith(whole)
@@ -110,11 +119,11 @@ class S3Blobs:
         path = self._prefix + blob_key(key)
         try:
             return getattr(self._store, verb)(path, *arguments)
-        except Exception as error:  # noqa: BLE001 - obstore's errors are many; all are told
+        except Exception as error:
             raise self._told(error, key) from error
 
     def _told(self, error: Exception, key: str) -> FalajError:
-        from obstore import exceptions  # noqa: PLC0415 - an optional dependency
+        from obstore import exceptions
 
         if isinstance(error, FileNotFoundError | exceptions.NotFoundError):
             return NotFound(f"There is no blob {key!r}.", hint="It was never kept, or was deleted.")
@@ -131,20 +140,11 @@ class S3Blobs:
         )
 
 
-class _Counted(io.RawIOBase):
-    """A reader that counts what passes."""
-
-    def __init__(self, source: BinaryIO) -> None:
-        self._source = source
-        self.n_bytes = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def read(self, size: int = -1, /) -> bytes:
-        piece = self._source.read(size)
-        self.n_bytes += len(piece)
-        return piece
+def _copied(source: BinaryIO, target: IO[bytes]) -> int:
+    shutil.copyfileobj(source, target, 1 << 20)
+    size = target.tell()
+    target.seek(0)
+    return size
 
 
 class _Chunks(io.RawIOBase):
@@ -170,6 +170,6 @@ class _Chunks(io.RawIOBase):
 
 
 def _duration(seconds: float) -> Any:
-    from datetime import timedelta  # noqa: PLC0415 - beside its one use
+    from datetime import timedelta
 
     return timedelta(seconds=seconds)

@@ -113,7 +113,7 @@ def opened(
             "autoload_known_extensions": "false",
             "allow_unsigned_extensions": "false",
             "allow_community_extensions": "false",
-            "allow_persistent_secrets": "false",
+            "secret_directory": str(Path(place.data_path.replace("://", "/")) / ".no-secrets"),
             "python_enable_replacements": "false",
             "temp_file_encryption": "true",
             "threads": str(threads),

@@ -267,7 +267,9 @@ class DuckLake:
             if table is not None:
                 self._found(cursor, table_name(table), None)
                 ids = cursor.execute(
-                    "SELECT table_id FROM ducklake_table_info('lake') WHERE table_name = ?", [table]
+                    "SELECT table_id FROM __ducklake_metadata_lake.ducklake_table"
+                    " WHERE table_name = ?",
+                    [table],
                 ).fetchall()
                 wanted = {str(row[0]) for row in ids} | {f"main.{table}"}
             rows = cursor.execute(
@@ -305,7 +307,7 @@ class DuckLake:
         if not self._is_made():
             engine.private_folders(self.place)
             with self._lock.held():
-                self._make()
+                return self._made()
         return self._attached(create=False)
 
     def _is_made(self) -> bool:
@@ -314,7 +316,7 @@ class DuckLake:
             return False  # asking costs as much as making sure
         return sqlite.with_name(sqlite.name + ".made").exists()
 
-    def _make(self) -> None:
+    def _made(self) -> Cursor:
         instance = self._attached(create=True)
         try:
             if _schema(instance, WRITES) is None:
@@ -330,12 +332,12 @@ class DuckLake:
                     f" table_name => '{WRITES}')"
                 )
         except duckdb.Error as error:
-            raise engine.told(error) from error
-        finally:
             instance.close()
+            raise engine.told(error) from error
         sqlite = self.place.sqlite
         if sqlite is not None:
             sqlite.with_name(sqlite.name + ".made").touch(mode=0o600)
+        return instance
 
     def _attached(self, *, create: bool) -> Cursor:
         return self._retried(

@@ -1,0 +1,165 @@
+"""The commands that set a platform up, apply definitions, run it and explain it."""
+
+from __future__ import annotations
+
+import getpass
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.markup import escape
+from rich.panel import Panel
+from rich.table import Table
+from rich.tree import Tree
+
+from falaj.interfaces.session import Session
+from falaj.kernel.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from falaj.catalog.planning import Plan
+    from falaj.interfaces.supervisor import Supervisor
+
+ROLES = ("control", "inference", "worker")
+
+EXAMPLE = '''"""What this platform is to know: sources, features, models, endpoints.
+
+`falaj plan` shows what would change; `falaj apply` changes it. Uncomment and adapt:
+"""
+
+# from falaj.declare import Contract, Entity, Feature, FeatureView, Source
+#
+# customers = Source(
+#     name="customers",
+#     path="customers.csv",
+#     ...
+# )
+'''
+
+
+def initialise(session: Session, owner: str | None) -> None:
+    """``falaj init``: database, keys, certificates and the owner's account in this folder."""
+    from falaj.kernel.settings import Settings
+    from falaj.wiring import initialise as made
+
+    settings = Settings.read(session.folder)
+    result = made(settings, owner=owner or _account_name(getpass.getuser()))
+    definitions = session.folder / "definitions"
+    if not definitions.exists():
+        definitions.mkdir()
+        (definitions / "platform.py").write_text(EXAMPLE, encoding="utf-8")
+    console = session.console
+    console.print(f"A platform in {settings.home}, owned by [bold]{escape(result.owner)}[/].")
+    console.print("Your second factor: enter this in an authenticator (time-based codes).")
+    console.print(f"  {result.totp_secret}", soft_wrap=True, highlight=False)
+    console.print(f"  {escape(result.totp_uri)}", soft_wrap=True, highlight=False)
+    console.print("Recovery codes, each good once; they are not shown again:")
+    console.print("  " + "  ".join(result.recovery_codes), highlight=False)
+    console.print(
+        "Next: declare things in `definitions/`, then `falaj plan` and `falaj apply`; "
+        "`falaj up` serves them."
+    )
+
+
+def _account_name(text: str) -> str:
+    name = re.sub(r"[^a-z0-9._-]", "-", text.lower()).lstrip("0123456789._-")
+    return name if len(name) > 1 else "owner"
+
+
+def plan_definitions(session: Session, path: Path | None) -> None:
+    """``falaj plan``."""
+    _show_plan(session, session.platform.definitions.plan(_documents(session, path)))
+
+
+def apply_definitions(session: Session, path: Path | None) -> None:
+    """``falaj apply``."""
+    documents = _documents(session, path)
+    definitions = session.platform.definitions
+    digest = definitions.plan(documents).digest
+    _show_plan(session, definitions.apply(documents, planned=digest), done=True)
+
+
+def _documents(session: Session, path: Path | None) -> list[dict[str, Any]]:
+    from falaj.interfaces.declarations import DEFAULT_FOLDER, declared
+
+    found = declared(path if path is not None else session.folder / DEFAULT_FOLDER)
+    return [definition.document() for definition in found]
+
+
+def _show_plan(session: Session, plan: Plan, *, done: bool = False) -> None:
+    if session.as_json:
+        session.show(plan)
+        return
+    from falaj.interfaces.trees import plan_lines
+
+    for line in plan_lines(plan):
+        session.console.print(line, highlight=False, soft_wrap=True)
+    effective = any(plan.effective())
+    if not effective:
+        session.console.print("Nothing to change.")
+    else:
+        session.console.print("Applied." if done else "Nothing was changed: `falaj apply` does it.")
+
+
+def run_up(session: Session, role: str | None) -> None:
+    """``falaj up``: all processes, or one of them, until stopped."""
+    from falaj.interfaces.supervisor import Supervisor
+    from falaj.kernel.settings import Settings
+    from falaj.kernel.telemetry import configure_logging
+    from falaj.wiring import first_link
+
+    if role is not None and role not in ROLES:
+        raise InvalidInput(
+            f"There is no process {role!r}.", hint=f"Choose one of {', '.join(ROLES)}, or none."
+        )
+    settings = Settings.read(session.folder)
+    configure_logging(level=settings.log_level, as_json=settings.log_format == "json")
+    link = first_link(settings)
+
+    def ready(supervisor: Supervisor) -> None:
+        _announce(session, supervisor, link)
+
+    Supervisor(
+        folder=session.folder.resolve(),
+        settings=settings,
+        roles=ROLES if role is None else (role,),
+        on_ready=ready,
+    ).run()
+    session.console.print("Stopped.")
+
+
+def _announce(session: Session, supervisor: Supervisor, link: str | None) -> None:
+    rows = Table.grid(padding=(0, 2))
+    if supervisor.control_address:
+        rows.add_row("control plane", supervisor.control_address)
+    if supervisor.inference_address:
+        rows.add_row("inference", supervisor.inference_address)
+    rows.add_row("certificate authority", str(supervisor.settings.home / "tls" / "ca.pem"))
+    if link is not None:
+        rows.add_row("enrol the administrator", f"{supervisor.control_address}/enrol?secret={link}")
+    session.console.print(Panel(rows, title="Falaj is up; stop it with Ctrl-C", expand=False))
+
+
+def show_lineage(session: Session, kind: str, key: str) -> None:
+    """``falaj lineage``: the walk back from a prediction or an asset."""
+    from falaj.interfaces.trees import lineage_tree, trace_tree
+
+    if kind == "prediction":
+        trace = session.platform.endpoints.trace(key)
+        if session.as_json:
+            session.show(trace)
+        else:
+            session.console.print(trace_tree(trace))
+        return
+    found = session.platform.assets.lineage(kind, key)
+    if session.as_json:
+        session.show(found)
+        return
+    tree: Tree = lineage_tree(found)
+    session.console.print(tree)
+
+
+def run_demo(session: Session, *, keep: bool, where: Path | None) -> None:
+    """``falaj demo``."""
+    from falaj.demo.flights import tell
+
+    tell(session.console, keep=keep, where=where)

@@ -1,0 +1,43 @@
+"""Every service class of the platform; what the interfaces are made from."""
+
+from __future__ import annotations
+
+from falaj.kernel.actions import Service
+
+
+def service_classes() -> dict[str, type[Service]]:
+    """The service classes by name, in the order of the flow."""
+    from falaj.catalog.service import AssetService, DefinitionService
+    from falaj.features.service import FeatureService
+    from falaj.ingest.service import SourceService
+    from falaj.kernel.jobs_service import JobsService
+    from falaj.lake.service import TableService
+    from falaj.models.service import ModelService
+    from falaj.monitoring.service import MonitorService
+    from falaj.operations.service import AlertService, ChangeService, IncidentService
+    from falaj.serving.service import EndpointService
+    from falaj.training.service import RunService, TrainingService
+    from falaj.trust.audit_service import Audit
+    from falaj.trust.keys_service import Keys
+    from falaj.trust.service import AccountsService
+
+    listed: list[type[Service]] = [
+        SourceService,
+        TableService,
+        DefinitionService,
+        FeatureService,
+        TrainingService,
+        RunService,
+        ModelService,
+        EndpointService,
+        MonitorService,
+        ChangeService,
+        AlertService,
+        IncidentService,
+        AssetService,
+        AccountsService,
+        Keys,
+        Audit,
+        JobsService,
+    ]
+    return {service.name: service for service in listed}
