@@ -15,14 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from falaj.catalog.assets import Catalog
 from falaj.catalog.definitions import Definition, Definitions
-from falaj.kernel.actions import Action, Service
+from falaj.kernel.actions import Action
 from falaj.kernel.call import AssetRef, Call, Caller
 from falaj.kernel.calls import Calls
 from falaj.kernel.clock import Clock, SystemClock
 from falaj.kernel.database import Database
 from falaj.kernel.door import Backend, Services
 from falaj.kernel.jobs import Handler, Jobs, Worker
-from falaj.kernel.jobs_service import JobsService
 from falaj.kernel.outbox import Outbox
 from falaj.kernel.ports import Resource
 from falaj.kernel.settings import Settings, private_folder
@@ -30,19 +29,15 @@ from falaj.kernel.telemetry import Telemetry
 from falaj.operations.alerts import Alerts
 from falaj.operations.changes import Changes
 from falaj.operations.incidents import Incidents
-from falaj.operations.service import AlertService, ChangeService, IncidentService
 from falaj.trust.audit import SqlAuditLog
 from falaj.trust.audit_checkpoints import Checkpoints
-from falaj.trust.audit_service import Audit
-from falaj.trust.audit_verification import Verifier
 from falaj.trust.authentication import Authentication
 from falaj.trust.epochs import Epochs
 from falaj.trust.factors import Factors
-from falaj.trust.keys_service import Keys
 from falaj.trust.policy import CedarPolicy
-from falaj.trust.service import AccountsService
 from falaj.trust.tokens import Tokens
 from falaj.wiring import stores
+from falaj.wiring.resources import AllResources
 from falaj.wiring.services import service_classes
 
 if TYPE_CHECKING:
@@ -53,6 +48,7 @@ if TYPE_CHECKING:
     from falaj.models.bundles import Bundles
     from falaj.models.registry import Registry
     from falaj.serving.inference import InferenceApp
+    from falaj.serving.meters import Meters
     from falaj.serving.plan import PlanCompiler
     from falaj.serving.plans import Plans
     from falaj.serving.predictionlog import PredictionLog
@@ -61,6 +57,7 @@ if TYPE_CHECKING:
     from falaj.serving.storedfeatures import StoredFeatures
     from falaj.training.runs import Runs
     from falaj.training.training_sets import TrainingSets
+    from falaj.trust.adapters.witness_file import FileWitness
     from falaj.trust.ports import KeyService
 
 
@@ -74,20 +71,6 @@ class TokenVerifier:
     def verify(self, token: str) -> Caller:
         """The caller; raises InvalidToken."""
         return self._tokens.verify(token, self._clock.now())
-
-
-class SpoolFolder:
-    """Opens the spools of this machine by the name of the table that they are for."""
-
-    def __init__(self, folder: Path, keys: KeyService) -> None:
-        self.folder = folder
-        self._keys = keys
-
-    def open(self, table: str) -> Any:
-        """A spool of its own for this process."""
-        from falaj.lake.spool import Spool
-
-        return Spool(private_folder(self.folder / table), table, self._keys)
 
 
 class Premises:
@@ -131,6 +114,13 @@ class Premises:
     def checkpoints(self) -> Checkpoints:
         """Makes and reads signed checkpoints of the audit log."""
         return Checkpoints(self.keys)
+
+    @cached_property
+    def witness(self) -> FileWitness:
+        """Remembers the audit log's checkpoints in a file of its own."""
+        from falaj.trust.adapters.witness_file import FileWitness
+
+        return FileWitness(private_folder(self.settings.home / "witness") / "checkpoints")
 
     @cached_property
     def tokens(self) -> Tokens:
@@ -232,10 +222,10 @@ class Premises:
 
         return SealedBlobs(stores.blob_store(self.settings), self.keys)
 
-    @cached_property
-    def spools(self) -> SpoolFolder:
-        """Where rows wait for the lake."""
-        return SpoolFolder(private_folder(self.settings.home / "spool"), self.keys)
+    @property
+    def spool_folder(self) -> Path:
+        """Where rows wait for the lake on this machine."""
+        return private_folder(self.settings.home / "spool")
 
     @cached_property
     def online(self) -> OnlineStore:
@@ -272,9 +262,7 @@ class Premises:
         from falaj.training.definition_pins import CatalogPins
         from falaj.training.training_sets import TrainingSets
 
-        return TrainingSets(
-            self.lake, self.features, CatalogPins(self.definitions), self.catalog
-        )
+        return TrainingSets(self.lake, self.features, CatalogPins(self.definitions), self.catalog)
 
     @cached_property
     def bundles(self) -> Bundles:
@@ -349,17 +337,24 @@ class Premises:
     def prediction_log(self) -> PredictionLog:
         """The buffer between answers and the spool."""
         from falaj.serving.predictionlog import PredictionLog
+        from falaj.serving.spools import DirectorySpools
 
         settings = self.settings.inference
-        log = PredictionLog(
-            self.spools, flush_rows=settings.flush_rows, flush_seconds=settings.flush_seconds
+        return PredictionLog(
+            DirectorySpools(self.spool_folder, self.keys),
+            flush_rows=settings.flush_rows,
+            flush_seconds=settings.flush_seconds,
         )
-        return log
+
+    def meters(self, worker: str) -> Meters:
+        """The counters that all workers of this machine share."""
+        from falaj.serving.meters import Meters
+
+        return Meters(private_folder(self.settings.home / "meters"), worker)
 
     def inference_app(self, worker: str) -> InferenceApp:
         """The ASGI application of an inference worker."""
         from falaj.serving.inference import InferenceApp
-        from falaj.serving.meters import Meters
         from falaj.serving.plans import Keeper
 
         return InferenceApp(
@@ -368,7 +363,7 @@ class Premises:
             verifier=self.verifier,
             policy=self.policy,
             log=self.prediction_log,
-            meters=Meters(private_folder(self.settings.home / "meters"), worker),
+            meters=self.meters(worker),
         )
 
     # ---- the door
@@ -391,7 +386,7 @@ class Premises:
             database=self.database,
             policy=self.policy,
             audit=self.audit,
-            resources=self.catalog,
+            resources=AllResources(self.catalog, self.jobs),
             events=Outbox(),
             clock=self.clock,
             telemetry=self.telemetry,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pyotp
 from pydantic import SecretStr
@@ -16,6 +17,9 @@ from falaj.kernel.settings import Settings, private_folder
 from falaj.trust.model import ConfirmRequest
 from falaj.trust.ownerkey import OwnerKey
 from falaj.wiring import stores
+
+if TYPE_CHECKING:
+    from falaj.wiring.assembly import Premises
 
 MIGRATIONS = Path(__file__).parents[1] / "migrations"
 OWNER_KEY_FILE = "owner.key"
@@ -78,10 +82,23 @@ def initialise(settings: Settings, *, owner: str) -> Initialised:
     return result
 
 
-def _with_factor(premises: object, key: OwnerKey, owner: str) -> Initialised:
-    from falaj.wiring.assembly import Premises
+def owner_key(settings: Settings) -> OwnerKey:
+    """The key of the folder's owner.
 
-    assert isinstance(premises, Premises)  # noqa: S101 - breaks an import circle
+    Raises:
+        NotFound: there is no platform in this folder.
+        Forbidden: others than its owner may read the key.
+    """
+    path = settings.home / OWNER_KEY_FILE
+    if not path.exists():
+        raise NotFound(
+            f"There is no platform in {settings.home}.",
+            hint="Run `falaj init` in your project's folder, or name it with --folder.",
+        )
+    return OwnerKey.load(path)
+
+
+def _with_factor(premises: Premises, key: OwnerKey, owner: str) -> Initialised:
     authentication = premises.authentication
     offer = authentication.offer_factor(authentication.by_key(key, via="init"))
     secret = offer.totp_secret.get_secret_value()
