@@ -52,12 +52,13 @@ class Verifier:
         self._witness = witness
 
     def verify(self, connection: Connection, *, progress: Progress | None = None) -> Verification:
-        """Check everything; never raises for what it finds in the log.
+        """Check everything; what is wrong with the log is told, not raised.
 
         Give a connection that has read nothing yet in its transaction.
 
         Raises:
             Unavailable: the witness does not answer.
+            DBAPIError: the database cannot read its own file.
         """
         started = monotonic()
         # In this order: what vouches is read before what it vouches for, so that a log
