@@ -39,11 +39,15 @@ def show(name: str, work: Sequence[Callable[[], object]]) -> None:
 
 def added_policies(n: int) -> dict[str, str]:
     """An operator's own policies, so that the set has a realistic size."""
-    return {
-        f"own{number}": f'@id("own{number}") forbid (principal, action in Action::"engineer", '
-        f'resource) when {{ resource has region && resource.region == "region-{number}" }};'
-        for number in range(n)
-    }
+    groups = ("engineer", "experiment", "operate", "steward", "read", "data", "serve", "change")
+    texts = {}
+    for number in range(n):
+        group = groups[number % len(groups)]
+        texts[f"own{number}"] = (
+            f'@id("own{number}") forbid (principal, action in Action::"{group}", resource) '
+            f'when {{ resource has region && resource.region == "region-{number}" }};'
+        )
+    return texts
 
 
 def policy() -> None:
