@@ -11,6 +11,9 @@ import httpx
 import pytest
 import uvicorn
 
+from falaj.kernel.clock import SystemClock
+from falaj.lake.adapters.ducklake_engine import Place
+from falaj.lake.adapters.lake_ducklake import DuckLake
 from falaj.serving.adapters.runtime_onnx import OnnxRuntime
 from falaj.serving.inference import InferenceApp, server_options
 from falaj.serving.meters import Meters
@@ -19,6 +22,7 @@ from falaj.serving.plans import Keeper, Plans
 from falaj.serving.predictionlog import PredictionLog
 from falaj.serving.routing import RoutingTable
 from falaj.testing.fakes import RulePolicy
+from falaj.trust.adapters.keys_file import FileKeyring, MachineSeal
 from falaj.testing.serving import MemoryBundles, MemorySpools, NamedTokens, Running, servable
 
 
@@ -71,3 +75,16 @@ def running(
         yield Running(url, table, bundles, spools, tokens, log, plans, meters, client, refused)
     server.should_exit = True
     thread.join(10)
+
+
+@pytest.fixture
+def keyring(tmp_path: Path) -> FileKeyring:
+    seal = MachineSeal.create(tmp_path / "keys" / "secret")
+    return FileKeyring.create(tmp_path / "keys" / "ring.json", seal, clock=SystemClock())
+
+
+@pytest.fixture
+def ducklake(tmp_path: Path) -> Iterator[DuckLake]:
+    opened = DuckLake(Place.of("ducklake:", tmp_path / "lake"), threads=1)
+    yield opened
+    opened.close()

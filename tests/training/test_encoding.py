@@ -5,8 +5,11 @@ from decimal import Decimal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute  # noqa: F401 - loaded before hypothesis looks at the clock
+import pyarrow.compute
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from falaj.kernel.errors import InvalidInput
 from falaj.training.encoding import (
     FEWEST_ROWS,
@@ -18,8 +21,6 @@ from falaj.training.encoding import (
     instants,
     learned,
 )
-from hypothesis import given
-from hypothesis import strategies as st
 
 ENCODING = Encoding(
     features=(

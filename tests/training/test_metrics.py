@@ -2,6 +2,9 @@
 
 import numpy as np
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
 from falaj.kernel.errors import InvalidInput
 from falaj.training.metrics import (
     SingleClass,
@@ -13,8 +16,6 @@ from falaj.training.metrics import (
     log_loss,
     midranks,
 )
-from hypothesis import assume, given
-from hypothesis import strategies as st
 
 examples = st.lists(
     st.tuples(st.integers(0, 1), st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0])),

@@ -20,6 +20,7 @@ PREFIXES = {
     "incident": "an incident",
     "exp": "an experiment",
     "run": "a training run",
+    "gates": "a report of a version's gates",
     "ts": "a pinned training set",
     "pred": "a prediction",
     "release": "a release of an endpoint",

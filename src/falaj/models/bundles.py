@@ -155,9 +155,7 @@ class Bundles:
         except ValidationError as error:
             raise _corrupt(digest, "its manifest cannot be read") from error
         entries = tuple(
-            FileEntry(
-                name=name, sha256=digests[name], size=len(data), blob=envelope.blobs[name]
-            )
+            FileEntry(name=name, sha256=digests[name], size=len(data), blob=envelope.blobs[name])
             for name, data in files.items()
         )
         return Bundle(digest, manifest, statistics, entries, files, signatures[0].key_id)

@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
+from falaj.kernel.errors import NotFound
 from falaj.models.model import GateReport, Manifest, ModelPolicy, Move, Outcome
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Connection
+
+    from falaj.models.bundles import Bundles
+    from falaj.models.registry import Registry
 
 _MARKS = {Outcome.PASSED: "passed", Outcome.FAILED: "**failed**", Outcome.SKIPPED: "skipped"}
 _MOST_INPUTS = 12
@@ -42,6 +50,29 @@ def card(
             ["| when (UTC) | move | asked by | approved by | why |", "|---|---|---|---|---|",
              *history])]  # fmt: skip
     return "\n\n".join(parts) + "\n"
+
+
+def version_card(
+    connection: Connection, registry: Registry, bundles: Bundles, name: str, version: int
+) -> str:
+    """The card of a registered version from its bundle, policy, latest gates and moves.
+
+    Raises:
+        NotFound, Corrupt: there is no such version, or its bundle does not verify.
+    """
+    found = registry.version(connection, name, version)
+    try:
+        policy = registry.policy(connection, name)
+    except NotFound:
+        policy = None
+    return card(
+        bundles.open_bundle(found.bundle).manifest,
+        version=version,
+        owner=found.created_by,
+        policy=policy,
+        report=registry.report(connection, name, version),
+        moves=[move for move in registry.history(connection, name) if move.version == version],
+    )
 
 
 def _purpose(manifest: Manifest, policy: ModelPolicy | None, owner: str | None) -> list[str]:

@@ -14,6 +14,7 @@ from falaj.kernel.errors import Conflict
 from falaj.training.encoding import Encoding
 from falaj.training.model import Name
 
+GATES_JOB = "models.gates"
 Metric = Literal["auc", "log_loss", "brier", "calibration_error"]
 Share = Annotated[float, Field(ge=0, le=1)]
 

@@ -13,16 +13,16 @@ from enum import StrEnum
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
 from falaj.kernel.errors import InvalidInput
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     import pyarrow as pa
 
-Matrix = npt.NDArray[np.float32]
+    Matrix = npt.NDArray[np.float32]
 
 MOST_CATEGORIES = 64
 FEWEST_ROWS = 50
@@ -83,6 +83,8 @@ class Encoding(BaseModel):
                 hint="Build them with the model's own feature service.",
                 missing=missing,
             )
+        import numpy as np
+
         result = np.empty((table.num_rows, len(self.features)), dtype=np.float32)
         for place, feature in enumerate(self.features):
             column = table.column(feature.name)
@@ -106,19 +108,12 @@ class Encoding(BaseModel):
                 result.append(float("nan"))
             elif places is not None:
                 result.append(places.get(str(value), float("nan")))
-            elif isinstance(value, bool | int | float | np.number | np.bool_):
-                result.append(float(value))
             else:
-                raise InvalidInput(
-                    f"The feature {feature.name!r} is {type(value).__name__}, not a number.",
-                    hint="Give a number, or null where it is unknown.",
-                )
+                result.append(_number(value, feature.name))
         return result
 
 
-def learned(
-    table: pa.Table, names: Sequence[str], labels: npt.NDArray[np.float64]
-) -> Encoding:
+def learned(table: pa.Table, names: Sequence[str], labels: npt.NDArray[np.float64]) -> Encoding:
     """The encoding of training rows.
 
     The words of a text column are ordered by their smoothed rate of label 1, so that a
@@ -127,7 +122,7 @@ def learned(
     Raises:
         InvalidInput: a column is neither a number, a boolean nor text.
     """
-    import pyarrow as pa  # noqa: PLC0415 - heavy
+    import pyarrow as pa
 
     features: list[EncodedFeature] = []
     for name in names:
@@ -137,9 +132,7 @@ def learned(
             kind = kind.value_type
         if pa.types.is_string(kind) or pa.types.is_large_string(kind):
             words = _ordered_words(column, labels)
-            features.append(
-                EncodedFeature(name=name, type=FeatureType.CATEGORY, categories=words)
-            )
+            features.append(EncodedFeature(name=name, type=FeatureType.CATEGORY, categories=words))
         elif _is_number(kind):
             features.append(EncodedFeature(name=name))
         else:
@@ -150,10 +143,23 @@ def learned(
     return Encoding(features=tuple(features))
 
 
+def _number(value: Any, name: str) -> float:
+    try:
+        if not isinstance(value, str | bytes):
+            return float(value)
+    except (TypeError, ValueError):
+        pass
+    raise InvalidInput(
+        f"The feature {name!r} is {type(value).__name__}, not a number.",
+        hint="Give a number, or null where it is unknown.",
+    )
+
+
 def numbers(column: pa.ChunkedArray, name: str) -> npt.NDArray[np.float64]:
     """A numeric or boolean column as float64, missing values as NaN."""
-    import pyarrow as pa  # noqa: PLC0415 - heavy
-    import pyarrow.compute as pc  # noqa: PLC0415
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.compute as pc
 
     if not _is_number(column.type):
         raise InvalidInput(
@@ -167,7 +173,7 @@ def numbers(column: pa.ChunkedArray, name: str) -> npt.NDArray[np.float64]:
 
 
 def _is_number(kind: pa.DataType) -> bool:
-    import pyarrow as pa  # noqa: PLC0415 - heavy
+    import pyarrow as pa
 
     return bool(
         pa.types.is_integer(kind)
@@ -179,8 +185,9 @@ def _is_number(kind: pa.DataType) -> bool:
 
 
 def _words(column: pa.ChunkedArray, feature: EncodedFeature) -> npt.NDArray[np.float64]:
-    import pyarrow as pa  # noqa: PLC0415 - heavy
-    import pyarrow.compute as pc  # noqa: PLC0415
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.compute as pc
 
     try:
         text = column.cast(pa.string())
@@ -195,10 +202,9 @@ def _words(column: pa.ChunkedArray, feature: EncodedFeature) -> npt.NDArray[np.f
     )
 
 
-def _ordered_words(
-    column: pa.ChunkedArray, labels: npt.NDArray[np.float64]
-) -> tuple[str, ...]:
-    import pyarrow as pa  # noqa: PLC0415 - heavy
+def _ordered_words(column: pa.ChunkedArray, labels: npt.NDArray[np.float64]) -> tuple[str, ...]:
+    import numpy as np
+    import pyarrow as pa
 
     coded = column.cast(pa.string()).combine_chunks().dictionary_encode()
     if isinstance(coded, pa.ChunkedArray):
@@ -220,6 +226,8 @@ def as_labels(column: pa.ChunkedArray, name: str) -> npt.NDArray[np.float64]:
     Raises:
         InvalidInput: it holds something else.
     """
+    import numpy as np
+
     values = numbers(column, name)
     known = values[~np.isnan(values)]
     if not np.isin(known, (0.0, 1.0)).all():
@@ -236,7 +244,8 @@ def instants(column: pa.ChunkedArray, name: str) -> npt.NDArray[np.int64]:
     Raises:
         InvalidInput: it is not a timestamp, or one is missing.
     """
-    import pyarrow as pa  # noqa: PLC0415 - heavy
+    import numpy as np
+    import pyarrow as pa
 
     if not pa.types.is_timestamp(column.type):
         raise InvalidInput(
@@ -250,4 +259,3 @@ def instants(column: pa.ChunkedArray, name: str) -> npt.NDArray[np.int64]:
         )
     exact = column.cast(pa.timestamp("us", column.type.tz), safe=False)
     return np.asarray(exact.cast(pa.int64()).to_numpy(), dtype=np.int64)
-

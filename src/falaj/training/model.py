@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
+from itertools import pairwise
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
@@ -12,6 +13,11 @@ Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9]
 Column = Annotated[str, Field(min_length=1, max_length=100)]
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
+TRAIN_JOB = "training.train"
+PREPARE_JOB = "training.prepare"
+RECREATE_JOB = "training.recreate"
+BUNDLE_TAG = "falaj.bundle"
+"""The tag of a run that names the bundle which it packaged."""
 
 
 class TimeSplit(BaseModel):
@@ -32,7 +38,7 @@ class TimeSplit(BaseModel):
     def _in_order(self) -> Self:
         given = [self.train_from, self.train_until, self.validation_until, self.test_until]
         known = [at for at in given if at is not None]
-        if any(later <= earlier for earlier, later in zip(known, known[1:], strict=False)):
+        if any(later <= earlier for earlier, later in pairwise(known)):
             raise ValueError("the boundaries of a split must grow: train, validation, test")
         return self
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from sqlalchemy import and_, delete, func, insert, or_, select, update
 from sqlalchemy.dialects.postgresql import insert as postgres_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
+from falaj.catalog.model import Relation
+from falaj.kernel.call import AssetRef
 from falaj.kernel.errors import Conflict, InvalidInput, NotFound
 from falaj.kernel.ids import new_id
 from falaj.training.model import (
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Table
     from sqlalchemy.engine import Connection, Row
 
+    from falaj.catalog.assets import Catalog
     from falaj.kernel.call import Call
 
 LONGEST_PARAM = 6_000
@@ -47,7 +50,10 @@ LONGEST_TAG = 8_000
 
 
 class Runs:
-    """Experiments and runs in the metadata database."""
+    """Experiments and runs in the metadata database; each run is an asset of the catalogue."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
 
     def start(
         self,
@@ -70,7 +76,7 @@ class Runs:
             run_id: an id made beforehand, for work that may be repeated.
 
         Raises:
-            NotFound: the parent is not a run.
+            NotFound: the parent is not a run, or there is no such training set.
         """
         connection = call.connection
         if parent is not None:
@@ -93,8 +99,10 @@ class Runs:
         )
         self._add_params(connection, run_id, params or {})
         self.tag(call, run_id, tags or {})
+        run = self.get(connection, run_id)
+        self._describe(call, run)
         call.emit("run.started", run=run_id, experiment=experiment)
-        return self.get(connection, run_id)
+        return run
 
     def log(
         self,
@@ -148,9 +156,7 @@ class Runs:
                 f"The run {run_id} ended as {row.state} already.", hint="Start a new run."
             )
         call.connection.execute(
-            update(run_rows)
-            .where(run_rows.c.id == run_id)
-            .values(state=state, ended_at=call.now)
+            update(run_rows).where(run_rows.c.id == run_id).values(state=state, ended_at=call.now)
         )
         call.emit("run.ended", run=run_id, state=str(state))
         return self.get(call.connection, run_id)
@@ -159,7 +165,7 @@ class Runs:
         """One run with everything but the history of its metrics; raises NotFound."""
         return self._assembled(connection, [self._row(connection, run_id)])[0]
 
-    def list(
+    def listed(
         self, connection: Connection, *, experiment: str | None = None, limit: int = 100
     ) -> list[Run]:
         """The newest runs first."""
@@ -217,6 +223,27 @@ class Runs:
             ),
         )
 
+    def _describe(self, call: Call, run: Run) -> None:
+        ref = AssetRef("run", run.id)
+        self._catalog.record(
+            call,
+            ref,
+            description=f"{run.name} of experiment {run.experiment}",
+            owner=call.principal.id,
+            attributes={
+                "experiment": run.experiment,
+                "code": run.code.content_hash if run.code else None,
+            },
+        )
+        if run.training_set is not None:
+            source = AssetRef("training_set", run.training_set)
+            self._catalog.link(call, source, ref, Relation.TRAINED)
+
+    @staticmethod
+    def missing(run_id: str) -> NoReturn:
+        """Raise that there is no such run (or none that may be seen)."""
+        raise NotFound(f"There is no run {run_id!r}.", hint="`falaj runs list` shows all.")
+
     def _experiment(self, call: Call, name: str) -> str:
         connection = call.connection
         wanted = select(experiment_rows.c.id).where(experiment_rows.c.name == name)
@@ -236,7 +263,7 @@ class Runs:
     def _row(self, connection: Connection, run_id: str) -> Row[Any]:
         row = connection.execute(_RUNS.where(run_rows.c.id == run_id)).first()
         if row is None:
-            raise NotFound(f"There is no run {run_id!r}.", hint="`falaj runs list` shows all.")
+            self.missing(run_id)
         return row
 
     def _running(self, connection: Connection, run_id: str) -> None:
@@ -277,7 +304,7 @@ class Runs:
     def _add_metrics(self, call: Call, run_id: str, points: Sequence[MetricPoint]) -> None:
         if not points:
             return
-        rows = [
+        rows: list[dict[str, Any]] = [
             {
                 "run_id": run_id,
                 "key": point.key,

@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
-from falaj.catalog.model import Relation
-from falaj.kernel.call import AssetRef
 from falaj.kernel.errors import FalajError, InvalidInput
 from falaj.kernel.ids import new_id
 from falaj.kernel.jobs import JobCancelled, LeaseLost
@@ -23,6 +21,7 @@ from falaj.training.encoding import Encoding, as_labels, learned
 from falaj.training.environment import environment
 from falaj.training.metrics import binary_metrics
 from falaj.training.model import (
+    BUNDLE_TAG,
     TEST,
     TRAIN,
     VALIDATION,
@@ -39,7 +38,6 @@ from falaj.training.training_sets import part_of
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from falaj.catalog.assets import Catalog
     from falaj.kernel.calls import Calls
     from falaj.kernel.jobs import JobRun
     from falaj.lake.blobs import SealedBlobs
@@ -47,9 +45,6 @@ if TYPE_CHECKING:
     from falaj.training.runs import Runs
     from falaj.training.training_sets import TrainingSets
 
-TRAIN_JOB = "training.train"
-PREPARE_JOB = "training.prepare"
-RECREATE_JOB = "training.recreate"
 NATIVE_MODEL, ENCODING = "model/native.bin", "model/fitted.json"
 
 
@@ -69,7 +64,7 @@ class TrainJob:
 
     Args:
         calls: opens the transactions of the steps.
-        training_sets, runs, catalog: where the steps are recorded.
+        training_sets, runs: where the steps are recorded.
         trainers: by name.
         packaging: turns the fitted model into a version.
         blobs: keeps the fitted model between the steps, encrypted.
@@ -81,7 +76,6 @@ class TrainJob:
         calls: Calls,
         training_sets: TrainingSets,
         runs: Runs,
-        catalog: Catalog,
         trainers: Mapping[str, Trainer],
         packaging: Packaging,
         blobs: SealedBlobs,
@@ -89,7 +83,6 @@ class TrainJob:
         self.calls = calls
         self.training_sets = training_sets
         self.runs = runs
-        self.catalog = catalog
         self.trainers = dict(trainers)
         self.packaging = packaging
         self.blobs = blobs
@@ -209,7 +202,7 @@ class _Work:
         run_environment, code = environment(), trainer.code()
         with self._opened("training.start") as call:
             made = self._set
-            run = self.on.runs.start(
+            self.on.runs.start(
                 call,
                 experiment=self.request.experiment or self.request.model,
                 name=self.request.run_name or "",
@@ -221,16 +214,6 @@ class _Work:
                 code=code,
                 run_id=self.progress.run,
             )
-            ref = AssetRef("run", run.id)
-            self.on.catalog.record(
-                call,
-                ref,
-                description=f"{run.name} of experiment {run.experiment}",
-                owner=call.principal.id,
-                attributes={"experiment": run.experiment, "code": code.content_hash},
-            )
-            source = AssetRef("training_set", made.id)
-            self.on.catalog.link(call, source, ref, Relation.TRAINED)
             self._kept(call, run_started=True)
 
     def _fit(self) -> dict[str, float]:
@@ -300,10 +283,8 @@ class _Work:
         self.job.report(0.96, "registering the version")
         with self._opened("training.register") as call:
             self.on.runs.finish(call, self.progress.run)
-            self.on.runs.tag(call, self.progress.run, {"falaj.bundle": bundle})
-            return self.on.packaging.register(
-                call, self.request.model, self.progress.run, bundle
-            )
+            self.on.runs.tag(call, self.progress.run, {BUNDLE_TAG: bundle})
+            return self.on.packaging.register(call, self.request.model, self.progress.run, bundle)
 
     def _candidate(self) -> Candidate:
         trainer = chosen(self.on.trainers, self.request.trainer)
@@ -388,8 +369,6 @@ def built_set(
     )
 
 
-def _measured(
-    part: str, trainer: Trainer, fitted: FittedModel, rows: Rows
-) -> dict[str, float]:
+def _measured(part: str, trainer: Trainer, fitted: FittedModel, rows: Rows) -> dict[str, float]:
     figures = binary_metrics(rows.labels, trainer.scores(fitted, rows.matrix))
     return {f"{part}_{name}": value for name, value in figures.items()}

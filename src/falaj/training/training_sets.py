@@ -95,7 +95,7 @@ class TrainingSets:
         """
         snapshot = self._lake.latest()
         spine, left_out = self._spine(spec, snapshot)
-        frame, features = self._frame(spec, spine, pinned.request_fields)
+        frame, features = self._frame(spec, spine, pinned.request_fields, snapshot)
         table = f"training_set_{set_id.removeprefix('ts_')}"
         written = self._lake.replace(table, frame)
         labels = as_labels(frame.column(spec.label), spec.label)
@@ -165,7 +165,7 @@ class TrainingSets:
             )
         return TrainingSet.model_validate(row.document)
 
-    def list(self, connection: Connection, *, limit: int = 100) -> list[TrainingSet]:
+    def listed(self, connection: Connection, *, limit: int = 100) -> list[TrainingSet]:
         """The newest first."""
         rows = connection.execute(
             select(training_set_rows.c.document)
@@ -201,7 +201,7 @@ class TrainingSets:
             pinned: what ``pinned`` says now; a difference explains different rows.
         """
         spine, left_out = self._spine(made.spec, made.spine_snapshot)
-        frame, _ = self._frame(made.spec, spine, pinned.request_fields)
+        frame, _ = self._frame(made.spec, spine, pinned.request_fields, made.spine_snapshot)
         found = content_hash(frame)
         now = pinned.definitions
         names = sorted({*now, *made.definitions})
@@ -248,16 +248,23 @@ class TrainingSets:
         return kept.combine_chunks(), left_out
 
     def _frame(
-        self, spec: TrainingSetSpec, spine: pa.Table, request_fields: Sequence[str]
+        self,
+        spec: TrainingSetSpec,
+        spine: pa.Table,
+        request_fields: Sequence[str],
+        snapshot: int,
     ) -> tuple[pa.Table, tuple[str, ...]]:
         asked = spine.drop_columns([SPLIT, spec.label])  # features never see the answer
         frame = self._frames.training_frame(
-            asked, spec.feature_service, timestamp=spec.timestamp, knowledge=spec.knowledge
+            asked,
+            spec.feature_service,
+            timestamp=spec.timestamp,
+            knowledge=spec.knowledge,
+            snapshot=snapshot,
         )
         if frame.num_rows != spine.num_rows:
             raise Corrupt(
-                f"The feature store answered {frame.num_rows} rows to a spine of "
-                f"{spine.num_rows}.",
+                f"The feature store answered {frame.num_rows} rows to a spine of {spine.num_rows}.",
                 hint="Tell the maintainers; nothing was written.",
             )
         joined = [name for name in frame.column_names if name not in asked.column_names]
@@ -268,13 +275,17 @@ class TrainingSets:
                 hint="Rename the feature or the label.",
             )
         result = spine
+        inputs = [name for name in request_fields if name in asked.column_names]
+        for name in inputs:  # as the feature store reads them
+            place = result.schema.get_field_index(name)
+            result = result.set_column(place, name, frame.column(name))
         for name in joined:
             result = result.append_column(name, frame.column(name))
         result = result.append_column(ROW_NUMBER, pa.array(np.arange(len(spine)), pa.int64()))
         result = canonical(result)
         features = tuple(
             name
-            for name in (*(f for f in request_fields if f != spec.label), *joined)
+            for name in (*inputs, *joined)
             if not pa.types.is_timestamp(result.schema.field(name).type)
         )
         if not features:
@@ -298,7 +309,7 @@ class TrainingSets:
 
 def part_of(rows: pa.Table, part: str) -> pa.Table:
     """The rows of one part: train, validation or test."""
-    import pyarrow.compute as pc  # noqa: PLC0415 - a domain of functions, loaded with rows
+    import pyarrow.compute as pc
 
     return rows.filter(pc.equal(rows.column(SPLIT), part))
 

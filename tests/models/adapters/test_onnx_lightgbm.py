@@ -3,6 +3,7 @@
 import lightgbm
 import numpy as np
 import pytest
+
 from falaj.kernel.errors import Corrupt, InvalidInput
 from falaj.models.adapters.onnx_lightgbm import LightGbmToOnnx, exact
 from falaj.models.adapters.scoring_onnxruntime import OnnxScorers

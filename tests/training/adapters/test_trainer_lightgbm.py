@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from falaj.kernel.errors import InvalidInput
 from falaj.training.adapters.trainer_lightgbm import LightGbmTrainer
 from falaj.training.encoding import EncodedFeature, Encoding

@@ -40,9 +40,9 @@ class LightGbmToOnnx:
                 f"A model of the format {fitted.format!r} cannot be converted by this converter.",
                 hint="Give a LightGBM model.",
             )
-        import lightgbm  # noqa: PLC0415 - 3 s to load
-        from onnxmltools.convert import convert_lightgbm  # noqa: PLC0415
-        from onnxmltools.convert.common.data_types import FloatTensorType  # noqa: PLC0415
+        import lightgbm
+        from onnxmltools.convert import convert_lightgbm
+        from onnxmltools.convert.common.data_types import FloatTensorType
 
         booster = lightgbm.Booster(model_str=exact(fitted.data.decode()))
         n_inputs = len(fitted.encoding.features)
@@ -80,9 +80,7 @@ def _exact_tree(block: str) -> str:
             hint="Train without categorical_feature; words are encoded by the platform.",
         )
     explicit = [
-        kind
-        if kind & _MISSING_BITS
-        else _MISSING_NAN | (_DEFAULT_LEFT if threshold >= 0 else 0)
+        kind if kind & _MISSING_BITS else _MISSING_NAN | (_DEFAULT_LEFT if threshold >= 0 else 0)
         for kind, threshold in zip(kinds, thresholds, strict=True)
     ]
     lines[at["threshold"]] = "threshold=" + " ".join(repr(float(t)) for t in thresholds)
@@ -104,7 +102,7 @@ def _floor32(threshold: float) -> float:
 
 def _plain(model: Any) -> bytes:
     """The graph with one output: the probability of label 1, of shape (rows, 1)."""
-    from onnx import TensorProto, checker, helper, numpy_helper  # noqa: PLC0415 - 0.4 s to load
+    from onnx import TensorProto, checker, helper, numpy_helper
 
     graph = model.graph
     probabilities = next(output.name for output in graph.output if output.name != "label")
@@ -114,9 +112,7 @@ def _plain(model: Any) -> bytes:
         helper.make_node("Gather", [probabilities, "place_of_one"], [OUTPUT_NAME], axis=1)
     )
     del graph.output[:]
-    graph.output.append(
-        helper.make_tensor_value_info(OUTPUT_NAME, TensorProto.FLOAT, ["rows", 1])
-    )
+    graph.output.append(helper.make_tensor_value_info(OUTPUT_NAME, TensorProto.FLOAT, ["rows", 1]))
     _prune(graph)
     checker.check_model(model)
     return bytes(model.SerializeToString())

@@ -49,7 +49,7 @@ class OnnxScorers:
 
     def load(self, onnx: bytes) -> OnnxScorer:
         """A scorer of these bytes."""
-        import onnxruntime  # noqa: PLC0415 - heavy
+        import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
@@ -59,7 +59,7 @@ class OnnxScorers:
             session = onnxruntime.InferenceSession(
                 onnx, options, providers=["CPUExecutionProvider"]
             )
-        except Exception as error:  # noqa: BLE001 - the runtime's own errors share no class
+        except Exception as error:
             raise Corrupt(
                 f"The model's bytes are no ONNX model: {type(error).__name__}.",
                 hint="Package the model again.",

@@ -91,7 +91,7 @@ class LightGbmTrainer:
         report: Report,
     ) -> FittedModel:
         """Fit with early stopping on the validation rows; see ``Trainer.fit``."""
-        import lightgbm  # noqa: PLC0415 - takes 3 s to load
+        import lightgbm
 
         for part, rows in (("train", train), ("validation", validation)):
             _check(part, rows)
@@ -130,8 +130,7 @@ class LightGbmTrainer:
             encoding=encoding,
             facts={"best_iteration": float(best), "n_trees_tried": float(booster.num_trees())},
             importance={
-                name: float(share) / total
-                for name, share in zip(encoding.names, gain, strict=True)
+                name: float(share) / total for name, share in zip(encoding.names, gain, strict=True)
             },
         )
 
@@ -139,7 +138,7 @@ class LightGbmTrainer:
         self, fitted: FittedModel, matrix: npt.NDArray[np.float32]
     ) -> npt.NDArray[np.float64]:
         """The probabilities by LightGBM itself."""
-        import lightgbm  # noqa: PLC0415 - takes 3 s to load
+        import lightgbm
 
         booster = lightgbm.Booster(model_str=fitted.data.decode())
         return np.asarray(booster.predict(matrix), dtype=np.float64)
