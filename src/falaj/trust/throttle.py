@@ -107,7 +107,7 @@ class Throttle:
             wait = self._limits[kind].wait(failures)
             self._keep(connection, subject, failures, now, now + wait if wait else None)
 
-    def forgive(self, connection: Connection, *, name: str | None, address: str | None) -> None:
+    def forgive(self, connection: Connection, *, name: str, address: str | None) -> None:
         """Take back the attempt that proved right.
 
         The account starts anew. The address loses this one attempt only: whoever holds one
