@@ -22,8 +22,8 @@ from falaj.serving.plans import Keeper, Plans
 from falaj.serving.predictionlog import PredictionLog
 from falaj.serving.routing import RoutingTable
 from falaj.testing.fakes import RulePolicy
-from falaj.trust.adapters.keys_file import FileKeyring, MachineSeal
 from falaj.testing.serving import MemoryBundles, MemorySpools, NamedTokens, Running, servable
+from falaj.trust.adapters.keys_file import FileKeyring, MachineSeal
 
 
 @pytest.fixture
@@ -60,7 +60,9 @@ def running(
         plans=plans,
         keeper=Keeper(plans, table, worker="w0"),
         verifier=tokens,
-        policy=RulePolicy(lambda caller, action, _r, _s: f"{caller.principal.id} {action}" not in refused),
+        policy=RulePolicy(
+            lambda caller, action, _r, _s: f"{caller.principal.id} {action}" not in refused
+        ),
         log=log,
         meters=meters,
     )

@@ -45,5 +45,7 @@ class PredictionDrain:
             return moved
         for folder in sorted(self._directory.iterdir()):
             if folder.is_dir():
-                moved += Drain(self._directory, self._keys, self._lake, folder.name).run_once().n_rows
+                moved += (
+                    Drain(self._directory, self._keys, self._lake, folder.name).run_once().n_rows
+                )
         return moved

@@ -165,5 +165,3 @@ class Running:
         return self.client.post(
             f"/v1/endpoints/{endpoint}/predict", headers=headers, **{kind: body}, **options
         )
-
-
