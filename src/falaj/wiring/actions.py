@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 from falaj.catalog.service import AssetService, DefinitionService
 from falaj.features.parity import Parity
 from falaj.features.service import Features
+from falaj.ingest.service import SourceService
 from falaj.kernel.actions import Service
 from falaj.kernel.jobs_service import JobsService
 from falaj.lake.service import TableService
 from falaj.models.service import ModelService
+from falaj.monitoring.service import MonitorService
 from falaj.operations.service import AlertService, ChangeService, IncidentService
 from falaj.serving.predictor import Predictor
 from falaj.serving.service import EndpointService
@@ -32,6 +34,7 @@ def services(made: Premises) -> list[Service]:
     catalog = made.catalog
     authentication = made.authentication
     return [
+        SourceService(made.jobs, made.loading),
         TableService(made.lake, catalog, visible),
         DefinitionService(made.definitions, catalog, visible),
         Features(made.features, Parity(made.features), made.jobs, made.visible_ref),
@@ -76,4 +79,5 @@ def _serving(made: Premises) -> list[Service]:
             tracing,
             made.meters(made.process),
         ),
+        MonitorService(made.monitors),
     ]

@@ -43,10 +43,12 @@ from falaj.wiring.services import service_classes
 if TYPE_CHECKING:
     from falaj.features.ports import OnlineStore
     from falaj.features.store import FeatureStore
+    from falaj.ingest.pipelines import Loading
     from falaj.lake.blobs import SealedBlobs
     from falaj.lake.ports import Lake
     from falaj.models.bundles import Bundles
     from falaj.models.registry import Registry
+    from falaj.monitoring.monitors import Monitors
     from falaj.serving.inference import InferenceApp
     from falaj.serving.meters import Meters
     from falaj.serving.plan import PlanCompiler
@@ -172,6 +174,7 @@ class Premises:
     def definitions(self) -> Definitions:
         """What is declared."""
         from falaj.features.appliers import appliers as feature_appliers
+        from falaj.ingest.service import DeclaredSources
         from falaj.wiring.kinds import definition_kinds
 
         def found(connection: Any, kind: str, name: str) -> Definition:
@@ -183,7 +186,11 @@ class Premises:
         return Definitions(
             self.catalog,
             definition_kinds(),
-            {**feature_appliers(found), "endpoint": endpoint_applied},
+            {
+                **feature_appliers(found),
+                "source": DeclaredSources(self.catalog),
+                "endpoint": endpoint_applied,
+            },
         )
 
     @cached_property
@@ -221,6 +228,21 @@ class Premises:
         from falaj.lake.blobs import SealedBlobs
 
         return SealedBlobs(stores.blob_store(self.settings), self.keys)
+
+    @cached_property
+    def loading(self) -> Loading:
+        """Loads sources."""
+        from falaj.ingest.files import Files
+        from falaj.ingest.pipelines import Loading
+
+        return Loading(
+            lake=self.lake,
+            files=Files(self.settings.data_folders),
+            definitions=self.definitions,
+            catalog=self.catalog,
+            calls=self.calls,
+            clock=self.clock,
+        )
 
     @property
     def spool_folder(self) -> Path:
@@ -364,6 +386,21 @@ class Premises:
             policy=self.policy,
             log=self.prediction_log,
             meters=self.meters(worker),
+        )
+
+    @cached_property
+    def monitors(self) -> Monitors:
+        """Drift and realised performance."""
+        from falaj.monitoring.drift import Drift
+        from falaj.monitoring.monitors import Monitors
+        from falaj.monitoring.performance import Performance
+
+        return Monitors(
+            Drift(self.lake, self.bundles),
+            Performance(self.lake),
+            self.releases,
+            self.definitions,
+            self.alerts,
         )
 
     # ---- the door

@@ -22,6 +22,7 @@ def handlers(made: Premises) -> Mapping[str, Handler]:
     """What does each kind of job."""
     from falaj.features.materialization import Materialization
     from falaj.features.service import MATERIALIZE
+    from falaj.ingest.service import LOAD
     from falaj.models.adapters.onnx_lightgbm import LightGbmToOnnx
     from falaj.models.adapters.scoring_onnxruntime import OnnxScorers
     from falaj.models.gate_job import GateJob
@@ -34,6 +35,7 @@ def handlers(made: Premises) -> Mapping[str, Handler]:
 
     scorers = OnnxScorers()
     return {
+        LOAD: made.loading,
         MATERIALIZE: Materialization(made.features, made.calls),
         PREPARE_JOB: PrepareJob(made.calls, made.training_sets),
         RECREATE_JOB: RecreateJob(made.calls, made.training_sets),
