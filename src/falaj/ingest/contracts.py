@@ -93,7 +93,7 @@ def judge(
             condition = _condition(bench, check, place, lookup, existing)
             parts.append(f"coalesce(({condition}\n), false) AS b{place}")
             aggregates += [
-                f"count_if(b{place})",
+                f"count(*) FILTER (WHERE b{place})",
                 f"min(_row, {N_EXAMPLES}) FILTER (WHERE b{place})",
             ]
     try:
