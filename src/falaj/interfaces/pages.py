@@ -63,7 +63,7 @@ def add_pages(app: FastAPI, authentication: Authentication, *, version: str) -> 
                 error=error,
                 status=status_of(error.kind),
             )
-        return page("factor.html", error=None, **_offered(offer))
+        return page("factor.html", error=None, offer=_offered(offer))
 
     async def confirm(request: Request) -> Response:
         form = await _form(request)
@@ -77,7 +77,7 @@ def add_pages(app: FastAPI, authentication: Authentication, *, version: str) -> 
             )
         except FalajError as error:
             shown = {name: form.get(name, "") for name in ("ticket", "totp_secret", "uri")}
-            return page("factor.html", error=error, status=status_of(error.kind), **shown)
+            return page("factor.html", error=error, status=status_of(error.kind), offer=shown)
         codes = [code.get_secret_value() for code in confirmed.recovery.codes]
         return page("enrolled.html", name=confirmed.recovery.account, codes=codes)
 

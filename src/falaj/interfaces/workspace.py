@@ -39,7 +39,7 @@ EXAMPLE = '''"""What this platform is to know: sources, features, models, endpoi
 def initialise(session: Session, owner: str | None) -> None:
     """``falaj init``: database, keys, certificates and the owner's account in this folder."""
     from falaj.kernel.settings import Settings
-    from falaj.wiring import initialise as made
+    from falaj.wiring.setup import initialise as made
 
     settings = Settings.read(session.folder)
     result = made(settings, owner=owner or _account_name(getpass.getuser()))
@@ -72,7 +72,10 @@ def plan_definitions(session: Session, path: Path | None) -> None:
 
 def apply_definitions(session: Session, path: Path | None) -> None:
     """``falaj apply``."""
-    _show_plan(session, session.platform.definitions.apply(_documents(session, path)), done=True)
+    documents = _documents(session, path)
+    definitions = session.platform.definitions
+    digest = definitions.plan(documents).digest
+    _show_plan(session, definitions.apply(documents, planned=digest), done=True)
 
 
 def _documents(session: Session, path: Path | None) -> list[dict[str, Any]]:
@@ -86,12 +89,15 @@ def _show_plan(session: Session, plan: Plan, *, done: bool = False) -> None:
     if session.as_json:
         session.show(plan)
         return
-    for line in plan.lines():
-        session.console.print(escape(line), highlight=False, soft_wrap=True)
-    if done and plan.changes:
-        session.console.print("Applied.")
-    elif plan.changes:
-        session.console.print("Nothing was changed yet: `falaj apply` does it.")
+    from falaj.interfaces.trees import plan_lines
+
+    for line in plan_lines(plan):
+        session.console.print(line, highlight=False, soft_wrap=True)
+    effective = any(plan.effective())
+    if not effective:
+        session.console.print("Nothing to change.")
+    else:
+        session.console.print("Applied." if done else "Nothing was changed: `falaj apply` does it.")
 
 
 def run_up(session: Session, role: str | None) -> None:
@@ -99,7 +105,7 @@ def run_up(session: Session, role: str | None) -> None:
     from falaj.interfaces.supervisor import Supervisor
     from falaj.kernel.settings import Settings
     from falaj.kernel.telemetry import configure_logging
-    from falaj.wiring import first_link
+    from falaj.wiring.setup import first_link
 
     if role is not None and role not in ROLES:
         raise InvalidInput(

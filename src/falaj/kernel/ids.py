@@ -18,7 +18,9 @@ PREFIXES = {
     "change": "a change that waits for or has an approval",
     "alert": "an alert",
     "incident": "an incident",
+    "exp": "an experiment",
     "run": "a training run",
+    "gates": "a report of a version's gates",
     "ts": "a pinned training set",
     "pred": "a prediction",
     "release": "a release of an endpoint",
@@ -28,6 +30,7 @@ PREFIXES = {
     "token": "a token family",
     "key": "a key-encryption key",
     "segment": "a segment of a spool",
+    "report": "a report of a monitor",
 }
 
 

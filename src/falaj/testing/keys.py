@@ -150,7 +150,7 @@ class KeyServiceSuite:
             service.verify("tokens", b"m", new)
 
     def test_wrapping_keys_do_not_sign_and_purposes_are_plain_names(self, keys: KeyService) -> None:
-        for purpose in (WRAPPING, "", "Has Space", "../x", "a" * 101):
+        for purpose in (WRAPPING, "", "Has Space", "../x", "a" * 101, "a\n"):
             with pytest.raises(InvalidInput):
                 keys.sign(purpose, b"m")
         with pytest.raises(InvalidInput):

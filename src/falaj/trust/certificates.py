@@ -33,7 +33,7 @@ SERVER_VALID = timedelta(days=90)
 RENEW_BEFORE = timedelta(days=30)
 _SKEW = timedelta(minutes=5)
 """How far behind a client's clock may be."""
-_LABEL = re.compile(r"^(?!-)[a-z0-9-]{1,63}(?<!-)$")
+_LABEL = re.compile(r"(?!-)[a-z0-9-]{1,63}(?<!-)")
 _MOST_NAMES = 100
 
 
@@ -171,13 +171,11 @@ class CertificateAuthority:
 
     def _authority(self) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
         key_path = self._directory / "ca.key"
-        if not key_path.exists() and not self.ca_path.exists():
+        if not self.ca_path.exists():
             self._found(key_path)
         try:
             ca = x509.load_pem_x509_certificate(self.ca_path.read_bytes())
-            key = serialization.load_pem_private_key(key_path.read_bytes(), None)
-            if not isinstance(key, ec.EllipticCurvePrivateKey):
-                raise TypeError("another kind of key")
+            key = _read_key(key_path)
             if key.public_key() != ca.public_key():
                 raise ValueError("the key belongs to another certificate")
         except (OSError, ValueError, TypeError) as error:
@@ -200,10 +198,20 @@ class CertificateAuthority:
         return ca, key
 
     def _found(self, key_path: Path) -> None:
-        """Found the authority: the key first, so that a crash leaves nothing that is trusted."""
-        key = ec.generate_private_key(ec.SECP256R1())
+        """Write the authority's certificate, and its key before that if there is none.
+
+        The name comes from the key: a certificate that was lost, or not yet written when
+        a process was killed, is made again and the one that clients hold stays good.
+        """
+        if not key_path.exists():
+            _write(key_path, _pem_key(ec.generate_private_key(ec.SECP256R1())))
+        try:
+            key = _read_key(key_path)
+        except (OSError, ValueError, TypeError):
+            return  # told by whoever reads it next
         public = key.public_key()
-        name = _subject(f"{self._name} authority {os.urandom(4).hex()}")
+        key_id = x509.SubjectKeyIdentifier.from_public_key(public).digest.hex()
+        name = _subject(f"{self._name} authority {key_id[:8]}")
         certificate = (
             _builder(name, name, public, self._clock.now(), CA_VALID)
             .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
@@ -212,7 +220,6 @@ class CertificateAuthority:
             .sign(key, hashes.SHA256())
         )
         _write(self.ca_path, _pem(certificate), mode=0o644)
-        _write(key_path, _pem_key(key))
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -229,6 +236,13 @@ class CertificateAuthority:
             yield
         finally:
             os.close(lock)
+
+
+def _read_key(path: Path) -> ec.EllipticCurvePrivateKey:
+    key = serialization.load_pem_private_key(path.read_bytes(), None)
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise TypeError("another kind of key")
+    return key
 
 
 def _builder(
@@ -279,7 +293,7 @@ def _checked_name(name: str) -> str:
     except ValueError:
         lowered = name.lower().removesuffix(".")
     labels = lowered.removeprefix("*.").split(".")
-    if len(lowered) > 253 or not all(_LABEL.match(label) for label in labels):
+    if len(lowered) > 253 or not all(_LABEL.fullmatch(label) for label in labels):
         raise InvalidInput(
             f"{name[:100]!r} is neither a host name nor an IP address.",
             hint="Use a name such as falaj.example.org (in its xn-- form if it is not ASCII).",

@@ -34,7 +34,7 @@ AES = "AES-256-GCM"
 ED25519 = "Ed25519"
 KEY_BYTES = 32
 NONCE_BYTES = 12
-_PURPOSE = re.compile(r"^[a-z][a-z0-9._-]{0,99}$")
+_PURPOSE = re.compile(r"[a-z][a-z0-9._-]{0,99}")
 _WRAP_LABEL = b"falaj wrap v1\0"
 _DERIVE_LABEL = b"falaj derive v1\0"
 
@@ -224,7 +224,7 @@ class Keyset:
 
 def checked_purpose(purpose: str) -> str:
     """The purpose itself; raises InvalidInput unless it is a plain lower-case name."""
-    if not _PURPOSE.match(purpose):
+    if not _PURPOSE.fullmatch(purpose):
         raise InvalidInput(
             f"{purpose[:100]!r} is not the name of a purpose.",
             hint="Use lower-case letters, digits, dot, dash and underscore, at most 100.",

@@ -101,10 +101,13 @@ def _weakness(password: str, name: str) -> str:
 
 def _is_decoration(folded: str) -> bool:
     """True if little but digits and signs is left when the common words are taken out."""
-    letters = re.sub(r"[^a-z]", "", folded.translate(_LEET))
-    rest = _COMMON.sub("", letters)
     foreign = sum(1 for character in folded if not character.isascii() and character.isalpha())
-    return rest != letters and len(rest) + foreign < 4
+    for spelling in (folded, folded.translate(_LEET)):
+        letters = re.sub(r"[^a-z]", "", spelling)
+        rest = _COMMON.sub("", letters)
+        if rest != letters and len(rest) + foreign < 4:
+            return True
+    return False
 
 
 def _is_run(plain: str) -> bool:

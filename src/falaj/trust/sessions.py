@@ -73,7 +73,7 @@ class Sessions:
         """The session of that id; raises NotFound."""
         row = connection.execute(_joined().where(sessions.c.id == session_id)).mappings().first()
         if row is None:
-            raise NotFound(f"There is no session {session_id!r}.", hint="List the sessions.")
+            raise _missing(session_id)
         return _session(row)
 
     def of(self, connection: Connection, account: Account, *, now: datetime) -> list[Session]:
@@ -150,6 +150,23 @@ class Sessions:
         if ended.rowcount:
             revoke(connection, now=now, session=session_id)
 
+    def end_one(
+        self,
+        connection: Connection,
+        account: Account,
+        session_id: str,
+        *,
+        now: datetime,
+        because: str,
+    ) -> int:
+        """Revoke a session of this account; raises NotFound for one of another account."""
+        session = self.get(connection, session_id)
+        if session.account != account.name:
+            raise _missing(session_id)
+        was_open = session.revoked_at is None and now < session.expires_at
+        self.end(connection, session_id, now=now, because=because)
+        return int(was_open)
+
     def end_all(
         self, connection: Connection, account: Account, *, now: datetime, because: str
     ) -> int:
@@ -164,6 +181,10 @@ def _joined() -> Select[Any]:
     return select(sessions, accounts.c.name.label("account_name")).join(
         accounts, accounts.c.id == sessions.c.account
     )
+
+
+def _missing(session_id: str) -> NotFound:
+    return NotFound(f"There is no session {session_id!r}.", hint="List the sessions.")
 
 
 def _session(row: RowMapping) -> Session:

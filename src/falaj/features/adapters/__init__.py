@@ -1,0 +1,1 @@
+"""Technologies behind the ports of features; imported by the wiring alone."""

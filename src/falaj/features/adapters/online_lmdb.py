@@ -1,0 +1,172 @@
+"""The online store on LMDB: one file, mapped by every process of a machine.
+
+Readers take no lock against writers; LMDB's own lock lets one writer of all processes
+work at a time. A commit is synced before ``write`` returns. The map grows by doubling
+when it is full; other processes notice and follow.
+"""
+
+from __future__ import annotations
+
+import errno
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import lmdb
+
+from falaj.features.order import ORDER_BYTES
+from falaj.features.ports import Write, Written
+from falaj.kernel.errors import Corrupt, FalajError, LimitExceeded, Unavailable
+
+T = TypeVar("T")
+LONGEST_KEY = 511
+_ROWS, _ONCE = b"rows", b"once"
+
+
+class LmdbOnlineStore:
+    """An ``OnlineStore`` in a folder.
+
+    Args:
+        folder: made if it is not there; readable by its owner only.
+        map_bytes: the first size of the map; it grows by doubling.
+        max_readers: processes and threads that read at the same time.
+
+    Safe from many threads and processes. A process opens a folder once, and after a fork
+    the child opens its own.
+    """
+
+    def __init__(self, folder: Path, *, map_bytes: int = 1 << 30, max_readers: int = 1024) -> None:
+        self.folder = folder
+        self._lock = threading.Lock()  # of this process's readers; held to resize the map
+        self._writer = threading.Lock()  # of this process's writers, before LMDB's own
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._env = lmdb.open(
+                str(folder), map_size=map_bytes, max_dbs=2, max_readers=max_readers,
+                mode=0o600, readahead=False, meminit=False,
+            )  # fmt: skip
+            self._rows = self._env.open_db(_ROWS)
+            self._once = self._env.open_db(_ONCE)
+        except (lmdb.Error, OSError) as error:
+            raise self._told(error) from error
+
+    def read(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """The rows of these keys, of one state of the store."""
+        with self._lock:
+            while True:
+                try:
+                    with self._env.begin(db=self._rows) as transaction:
+                        get = transaction.get
+                        return [get(key) for key in keys]
+                except lmdb.MapResizedError:
+                    self._env.set_mapsize(0)
+                except lmdb.BadValsizeError:
+                    raise _bad_key() from None
+                except lmdb.Error as error:
+                    raise self._told(error) from error
+
+    def write(self, write: Write) -> Written:
+        """Apply a change in one transaction, synced to disk."""
+
+        def work(transaction: Any) -> Written:
+            return self._apply(transaction, write)
+
+        return self._writing(work)
+
+    def _apply(self, transaction: Any, write: Write) -> Written:
+        done = Written()
+        if write.once is not None and not transaction.put(
+            write.once, b"", db=self._once, overwrite=False
+        ):
+            return Written(applied=False)
+        for key, row in write.newer:
+            stored = transaction.get(key)
+            if stored is not None and stored[:ORDER_BYTES] > row[:ORDER_BYTES]:
+                done.n_older += 1
+                continue
+            transaction.put(key, row)
+            done.n_rows += 1
+        for merge in write.merges:
+            stored = [transaction.get(key) for key in merge.keys]
+            changed = merge.change(stored)
+            for key, before, after in zip(merge.keys, stored, changed, strict=True):
+                if after is None:
+                    if before is not None:
+                        transaction.delete(key)
+                elif after != before:
+                    transaction.put(key, after)
+                    done.n_rows += 1
+        return done
+
+    def keys(self, prefix: bytes) -> Iterator[bytes]:
+        """The keys that begin so, sorted; read in one transaction."""
+        found: list[bytes] = []
+        try:
+            with self._lock, self._env.begin(db=self._rows) as transaction:
+                cursor = transaction.cursor()
+                there = cursor.set_range(prefix) if prefix else cursor.first()
+                while there and bytes(cursor.key()).startswith(prefix):
+                    found.append(bytes(cursor.key()))
+                    there = cursor.next()
+        except lmdb.Error as error:
+            raise self._told(error) from error
+        return iter(found)
+
+    def forget(self, keys: Sequence[bytes]) -> int:
+        """Remove rows in one transaction, synced to disk."""
+
+        def work(transaction: Any) -> int:
+            return sum(bool(transaction.delete(key)) for key in keys)
+
+        return self._writing(work)
+
+    def _writing(self, work: Callable[[Any], T]) -> T:
+        with self._writer:
+            return self._retried(work)
+
+    def _retried(self, work: Callable[[Any], T]) -> T:
+        while True:
+            try:
+                with self._env.begin(write=True, db=self._rows) as transaction:
+                    return work(transaction)
+            except lmdb.MapFullError:
+                with self._lock:  # no transaction may be open in this process meanwhile
+                    self._env.set_mapsize(self._env.info()["map_size"] * 2)
+            except lmdb.MapResizedError:
+                with self._lock:
+                    self._env.set_mapsize(0)  # what another process has chosen
+            except lmdb.BadValsizeError:
+                raise _bad_key() from None
+            except (lmdb.Error, OSError) as error:
+                raise self._told(error) from error
+
+    def close(self) -> None:
+        """Close the folder."""
+        with self._writer, self._lock:
+            self._env.close()
+
+    def _told(self, error: Exception) -> FalajError:
+        reason = str(error)
+        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+        if full or "No space" in reason or isinstance(error, lmdb.DiskError):
+            return LimitExceeded(
+                f"The disk of the online store {self.folder} is full or failing: {reason}.",
+                hint="Free some space; nothing was changed.",
+            )
+        if isinstance(error, lmdb.CorruptedError | lmdb.InvalidError | lmdb.PageNotFoundError):
+            return Corrupt(
+                f"The online store {self.folder} is damaged: {reason}.",
+                hint="Move the folder away and materialise the views again.",
+            )
+        return Unavailable(
+            f"The online store {self.folder} cannot be used: {reason}.",
+            hint="See that the folder is there, is yours, and is opened once in a process.",
+        )
+
+
+def _bad_key() -> LimitExceeded:
+    return LimitExceeded(
+        f"A key of the online store is empty or longer than {LONGEST_KEY} bytes.",
+        hint="Use a shorter entity key; nothing was written.",
+    )

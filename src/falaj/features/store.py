@@ -1,0 +1,401 @@
+"""The feature store: one definition, read for training and for serving.
+
+Offline it reads source tables of the lake; online it keeps an ``OnlineStore`` up to date
+by ``push`` and ``materialize``. Nothing here asks who may do it: the service does.
+"""
+
+from __future__ import annotations
+
+import secrets as random_names
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from sqlalchemy.engine import Connection
+
+from falaj.catalog.definitions import Definition, Definitions
+from falaj.features.answers import Ack, FeatureItem, Materialized, Pushed
+from falaj.features.columns import ARROW, column_of, instants, table_of
+from falaj.features.model import (
+    Entity,
+    FeatureService,
+    FeatureView,
+    Knowledge,
+    OnDemandFeatures,
+)
+from falaj.features.online import OnlineReader, Superseded, Vectors, ViewStorage, once_mark
+from falaj.features.plan import DefinitionAccess, ServicePlan
+from falaj.features.ports import Merge, OnlineStore, Secrets, Write
+from falaj.features.views import Events, ViewPlan, empty_source
+from falaj.kernel.clock import Clock, microseconds
+from falaj.kernel.database import Database
+from falaj.kernel.errors import InvalidInput, NotFound
+from falaj.lake.ports import Lake
+
+_ROWS_PER_WRITE = 20_000
+_REBUILDS = 5
+
+
+class AppliedDefinitions:
+    """The definitions of a platform, each read in a short transaction of its own."""
+
+    def __init__(self, database: Database, definitions: Definitions) -> None:
+        self._database = database
+        self._definitions = definitions
+
+    def get(self, kind: str, name: str) -> Definition:
+        """The current definition; raises NotFound."""
+        with self._database.reading() as connection:
+            return self._definitions.definition(connection, kind, name)
+
+    def all(self, kind: str) -> list[Definition]:
+        """Every current definition of a kind."""
+        with self._database.reading() as connection:
+            return self._all(connection, kind)
+
+    def _all(self, connection: Connection, kind: str) -> list[Definition]:
+        return [
+            self._definitions.definition(connection, kind, item.name)
+            for item in self._definitions.listed(connection, kind=kind)
+        ]
+
+
+class FeatureStore:
+    """Computes features offline and keeps them online.
+
+    Args:
+        definitions: the applied definitions.
+        lake: the source tables.
+        online: the latest values and tiles.
+        keys: secrets for views that are personal or sensitive.
+        clock: tells when a write happens.
+    """
+
+    def __init__(
+        self,
+        definitions: DefinitionAccess,
+        lake: Lake,
+        online: OnlineStore,
+        keys: Secrets,
+        clock: Clock,
+    ) -> None:
+        self.definitions = definitions
+        self.lake = lake
+        self.online = online
+        self._keys = keys
+        self._clock = clock
+        self._readers: dict[tuple[str, ...], OnlineReader] = {}
+        self._storages: dict[bytes, ViewStorage] = {}
+
+    # ── plans ────────────────────────────────────────────────────────────────────────
+
+    def plan(self, service: str) -> ServicePlan:
+        """A service, compiled from the current definitions; raises NotFound, InvalidInput."""
+        found = self.definitions.get(FeatureService.kind, service)
+        if not isinstance(found, FeatureService):
+            raise InvalidInput(f"{service!r} is not a feature service.")
+        return ServicePlan.of(found, self.definitions)
+
+    def view_plan(self, name: str) -> ViewPlan:
+        """A view, compiled from the current definitions; raises NotFound, InvalidInput."""
+        view = self.definitions.get(FeatureView.kind, name)
+        if not isinstance(view, FeatureView):
+            raise InvalidInput(f"{name!r} is not a feature view.")
+        entity = self.definitions.get(Entity.kind, view.entity)
+        if not isinstance(entity, Entity):
+            raise InvalidInput(f"{view.entity!r} is not an entity.")
+        return ViewPlan.of(view, entity)
+
+    def storage(self, plan: ViewPlan) -> ViewStorage:
+        """The view's place in the online store."""
+        found = self._storages.get(plan.storage_id)
+        if found is None:
+            found = self._storages[plan.storage_id] = ViewStorage(plan, self._keys)
+        return found
+
+    def reader(self, plan: ServicePlan) -> OnlineReader:
+        """A reader of a compiled service, kept while its definitions stay the same."""
+        parts = (plan.service, *(use.plan.view for use in plan.views),
+                 *(use.definition for use in plan.on_demand), *plan.entities)  # fmt: skip
+        key = tuple(part.fingerprint for part in parts)
+        if key not in self._readers:
+            self._readers[key] = OnlineReader(plan, self.online, self._keys)
+        return self._readers[key]
+
+    # ── offline ──────────────────────────────────────────────────────────────────────
+
+    def training_frame(
+        self,
+        spine: pa.Table,
+        service: str | ServicePlan,
+        *,
+        timestamp: str = "timestamp",
+        knowledge: Knowledge | str = Knowledge.RECORDED,
+        snapshot: int | None = None,
+    ) -> pa.Table:
+        """The spine with the features of a service, as known at each row's instant.
+
+        Args:
+            spine: n rows with the entity keys, the request fields and an instant.
+            service: the name of a feature service, or its plan.
+            timestamp: the spine's column of instants (with a zone; none may be null).
+            knowledge: ``recorded`` hides rows that were recorded later than the instant.
+            snapshot: the lake snapshot to read; by default the latest.
+
+        Returns:
+            Exactly one row for each spine row, in order: the spine's columns, then one
+            column ``view__feature`` for each feature of the service.
+
+        Raises:
+            NotFound: no such service. InvalidInput: a column is not there or of another type.
+        """
+        plan = self.plan(service) if isinstance(service, str) else service
+        asked = instants(column_of(spine, timestamp, of="The spine"), timestamp)
+        if not asked.valid.all():
+            raise InvalidInput(
+                f"The spine's column {timestamp!r} has {int((~asked.valid).sum())} nulls.",
+                hint="Every row of a spine needs its instant.",
+            )
+        if snapshot is None:
+            snapshot = self.lake.latest()
+        names = {use.plan.name: use.plan for use in plan.views}
+        events = {
+            name: use.events(table)
+            for (name, use), table in zip(
+                names.items(), self._sources(names.values(), snapshot), strict=True
+            )
+        }
+        found = plan.offline(spine, asked.values, events, Knowledge(knowledge))
+        frame = spine
+        for name, column in found.items():
+            if name in plan.request_fields:
+                frame = frame.set_column(frame.schema.get_field_index(name), name, column)
+                continue
+            if name in spine.column_names:
+                raise InvalidInput(
+                    f"The spine has a column {name!r}, as the service has a feature.",
+                    hint="Rename it in the spine.",
+                )
+            frame = frame.append_column(name, column)
+        return frame
+
+    def _sources(self, plans: Iterable[ViewPlan], snapshot: int) -> list[pa.Table]:
+        """The source rows of each view; of a table that several views read, once."""
+        wanted = list(plans)
+        columns: dict[str, dict[str, None]] = {}
+        for plan in wanted:
+            columns.setdefault(plan.view.source, {}).update(dict.fromkeys(plan.source_columns))
+        tables = {name: self._source(name, list(of), snapshot) for name, of in columns.items()}
+        return [
+            found if (found := tables[plan.view.source]) is not None else empty_source(plan)
+            for plan in wanted
+        ]
+
+    def _source(self, table: str, columns: Sequence[str], snapshot: int) -> pa.Table | None:
+        try:
+            there = self.lake.schema(table, snapshot).names
+        except NotFound:
+            return None
+        lacking = [name for name in columns if name not in there]
+        if lacking:
+            raise InvalidInput(
+                f"The table {table!r} has no column {lacking[0]!r}, which a view reads.",
+                hint=f"It has: {', '.join(there)}.",
+            )
+        return self.lake.scan(table, columns=list(columns), snapshot=snapshot)
+
+    def events(self, plan: ViewPlan, snapshot: int | None = None) -> Events:
+        """All events of a view in the lake."""
+        at = self.lake.latest() if snapshot is None else snapshot
+        return plan.events(self._sources([plan], at)[0])
+
+    # ── online ───────────────────────────────────────────────────────────────────────
+
+    def read_online(
+        self,
+        service: str | ServicePlan,
+        rows: Sequence[Mapping[str, Any]],
+        at: datetime | None = None,
+    ) -> Vectors:
+        """The vectors of a service for some requests, from the online store.
+
+        Args:
+            rows: the entity keys and request fields of each.
+            at: the instant to answer for; by default now.
+
+        Raises:
+            NotFound: no such service. InvalidInput: a key or field is missing or wrong.
+        """
+        plan = self.plan(service) if isinstance(service, str) else service
+        return self.reader(plan).read(rows, microseconds(at or self._clock.now()))
+
+    def push(
+        self,
+        table: str,
+        rows: pa.Table,
+        *,
+        key: str | None = None,
+        ack: Ack | str = Ack.ONLINE,
+        stored: bool = False,
+    ) -> Pushed:
+        """Add rows to a source table, and to the online rows of every view of it.
+
+        Args:
+            table: the source table.
+            rows: new rows, with all columns that the views read.
+            key: makes the push happen once: a repeat changes nothing. Without one, every
+                push counts.
+            ack: what to wait for.
+            stored: True if the rows are in the lake already; then only online is written.
+
+        Raises:
+            InvalidInput: a column or a type is wrong for one of the views; nothing is
+                written anywhere.
+            LimitExceeded: a key is too long; nothing is written anywhere.
+        """
+        ack = Ack(ack)
+        plans = self.views_of(table)
+        found = [(self.storage(plan), plan.events(rows)) for plan in plans]
+        now = microseconds(self._clock.now())
+        newer = [row for storage, events in found for row in storage.latest_rows(events)]
+        appliers = [storage.applier(events, now) for storage, events in found]
+        name = key or f"push-{random_names.token_hex(16)}"
+        position = 0 if stored else self.lake.append(table, rows, key=f"push:{name}").id
+        pushed = Pushed(
+            snapshot=position or None,
+            views=tuple(plan.name for plan in plans) if ack is Ack.ONLINE else (),
+            n_events=sum(len(events) for _, events in found),
+        )
+        if ack is Ack.LOG:
+            return pushed
+        done = self.online.write(
+            Write(
+                newer=newer,
+                merges=[applier(position) for applier in appliers if applier is not None],
+                once=once_mark(table, name) if key else None,
+            )
+        )
+        if done.applied:
+            return pushed
+        return pushed.model_copy(update={"repeated": True})
+
+    def push_records(
+        self,
+        table: str,
+        rows: Sequence[Mapping[str, Any]],
+        *,
+        key: str | None = None,
+        ack: Ack | str = Ack.ONLINE,
+    ) -> Pushed:
+        """``push`` of rows as JSON gives them: typed by the views and by the lake's table.
+
+        Raises:
+            InvalidInput: a value does not have its column's type, or a time has no zone.
+        """
+        schema = self._schema(table)
+        return self.push(table, table_of(rows, schema), key=key, ack=ack)
+
+    def _schema(self, table: str) -> dict[str, pa.DataType]:
+        types: dict[str, pa.DataType] = {}
+        for plan in self.views_of(table):
+            for name, kind in plan.source_types.items():
+                types.setdefault(name, kind)
+        try:
+            for field in self.lake.schema(table):
+                types[field.name] = field.type
+        except NotFound:
+            pass  # the first rows of the table make it
+        return types
+
+    def items(self, kind: str) -> list[FeatureItem]:
+        """The definitions of one kind with what they offer or take."""
+        found = []
+        for item in self.definitions.all(kind):
+            features: dict[str, str] = {}
+            if isinstance(item, FeatureView):
+                features = {
+                    **{one.name: one.dtype for one in item.features},
+                    **{one.name: one.output for one in item.aggregates},
+                }
+            elif isinstance(item, OnDemandFeatures):
+                features = {output.name: output.dtype for output in item.outputs}
+            elif isinstance(item, FeatureService):
+                features = dict(ServicePlan.of(item, self.definitions).outputs)
+            found.append(
+                FeatureItem(
+                    kind=kind, name=item.name, description=item.description, features=features
+                )
+            )
+        return found
+
+    def views_of(self, table: str) -> list[ViewPlan]:
+        """The views that read a source table, compiled; raises InvalidInput if none does."""
+        views = [
+            view
+            for view in self.definitions.all(FeatureView.kind)
+            if isinstance(view, FeatureView) and view.source == table
+        ]
+        if not views:
+            raise InvalidInput(
+                f"No feature view reads the table {table!r}.",
+                hint="Apply a view with this source, or load the table with a pipeline.",
+            )
+        return [self.view_plan(view.name) for view in views]
+
+    def materialize(self, view: str, upto: datetime | None = None) -> Materialized:
+        """Bring the online rows of a view up to what the lake holds.
+
+        Latest values are put if newer. Window views are rebuilt; what is pushed at the
+        same time is neither lost nor counted twice.
+
+        Args:
+            view: its name.
+            upto: leave out what happened or was recorded later.
+
+        Raises:
+            NotFound: no such view. InvalidInput: its source does not fit it.
+        """
+        plan = self.view_plan(view)
+        for attempt in range(_REBUILDS):
+            try:
+                return self._materialized(plan, upto)
+            except Superseded:
+                if attempt == _REBUILDS - 1:
+                    raise
+        raise AssertionError
+
+    def _materialized(self, plan: ViewPlan, upto: datetime | None) -> Materialized:
+        storage, snapshot = self.storage(plan), self.lake.latest()
+        events = self.events(plan, snapshot)
+        now = microseconds(self._clock.now())
+        if upto is not None:
+            limit = microseconds(upto)
+            events = events.known_by(limit)
+            now = min(now, limit)
+        rows = storage.latest_rows(events)
+        for start in range(0, len(rows), _ROWS_PER_WRITE):
+            self.online.write(Write(newer=rows[start : start + _ROWS_PER_WRITE]))
+        merge: Merge | None = storage.rebuilt(events, now, snapshot)
+        if merge is not None:
+            self.online.write(Write(merges=[merge]))
+        n_entities = len(rows) if merge is None else len(merge.keys) - 1
+        return Materialized(
+            view=plan.name, snapshot=snapshot, n_events=len(events), n_entities=n_entities
+        )
+
+
+def spine_of(
+    rows: Sequence[Mapping[str, Any]], at_us: Sequence[int], plan: ServicePlan
+) -> pa.Table:
+    """A spine of requests, its instants in the column ``timestamp``, for a recomputation."""
+    types = dict(plan.request_fields)
+    for use in plan.views:
+        types.update(zip(use.key_columns, use.plan.keys.values(), strict=True))
+    columns = {
+        name: pa.array([row.get(name) for row in rows], ARROW[dtype])
+        for name, dtype in types.items()
+    }
+    columns["timestamp"] = pa.array(np.asarray(at_us, np.int64)).cast(pa.timestamp("us", "UTC"))
+    return pa.table(columns)

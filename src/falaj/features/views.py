@@ -1,0 +1,400 @@
+"""A feature view, compiled: how source rows become events, and events become features.
+
+The offline execution is whole here: ``ViewPlan.offline`` gives, for each row of a spine,
+what was known at its instant. The online execution reads source rows through the same
+``ViewPlan.events``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from falaj.catalog.model import Classification
+from falaj.features.columns import (
+    ARROW,
+    Array,
+    Ints,
+    Values,
+    column_of,
+    entity_codes,
+    instants,
+    typed,
+)
+from falaj.features.model import (
+    Aggregate,
+    DType,
+    Entity,
+    FeatureView,
+    Filter,
+    Function,
+    Knowledge,
+    Operator,
+    microseconds,
+)
+from falaj.features.partials import COUNT, NEEDS, Partial, State, finish
+from falaj.features.pointintime import EventIndex
+from falaj.features.windows import merged_over, tail
+from falaj.kernel.errors import InvalidInput
+
+
+@dataclass(frozen=True)
+class Events:
+    """Source rows that are events of a view, in log order.
+
+    ``keys`` are the entity's key columns, ``columns`` the typed source columns that
+    features need; all have n rows.
+    """
+
+    keys: tuple[pa.Array, ...]
+    event_time: Ints
+    recorded_at: Ints | None
+    columns: Mapping[str, pa.Array]
+
+    def __len__(self) -> int:
+        return len(self.event_time)
+
+    def values(self, column: str, dtype: DType | None) -> Values:
+        """A column in numpy; one that is only counted (``dtype`` None) as its validity."""
+        array = self.columns[column_key(column, dtype)]
+        if dtype is None:
+            there = array.to_numpy(zero_copy_only=False)
+            return Values(there, there)
+        return Values.of(array, dtype, column)
+
+    def known_by(self, limit_us: int) -> Events:
+        """The events that had happened and had been recorded by an instant."""
+        known = self.event_time <= limit_us
+        if self.recorded_at is not None:
+            known &= self.recorded_at <= limit_us
+        return self.take(np.flatnonzero(known))
+
+    def take(self, rows: Ints) -> Events:
+        """Some of the events, by index."""
+        at = pa.array(rows)
+        return Events(
+            tuple(key.take(at) for key in self.keys),
+            self.event_time[rows],
+            None if self.recorded_at is None else self.recorded_at[rows],
+            {name: column.take(at) for name, column in self.columns.items()},
+        )
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One partial aggregate of one source column (None: of the rows) that a view keeps.
+
+    ``dtype`` is None for a column that is only counted.
+    """
+
+    partial: Partial
+    column: str | None
+    dtype: DType | None
+
+    @property
+    def name(self) -> str:
+        """Unique within a view."""
+        return f"{self.partial.name}:{column_key(self.column or '', self.dtype)}"
+
+
+@dataclass(frozen=True)
+class ViewPlan:
+    """A feature view with the types of its entity's keys.
+
+    Raises (from ``of``):
+        InvalidInput: the view names a key that the entity does not have.
+    """
+
+    view: FeatureView
+    keys: Mapping[str, DType]
+
+    @classmethod
+    def of(cls, view: FeatureView, entity: Entity) -> ViewPlan:
+        """Compile a view against its entity."""
+        unknown = set(view.entity_columns) - set(entity.keys)
+        if unknown or entity.name != view.entity:
+            raise InvalidInput(
+                f"The view {view.name!r} maps {', '.join(sorted(unknown)) or view.entity}, which "
+                f"the entity {entity.name!r} does not have as a key.",
+                hint=f"Its keys are {', '.join(entity.keys)}.",
+            )
+        return cls(view, dict(entity.keys))
+
+    @property
+    def name(self) -> str:
+        """The view's name."""
+        return self.view.name
+
+    @cached_property
+    def sealed(self) -> bool:
+        """True if its values must not stand in clear."""
+        return self.view.classification in (Classification.PERSONAL, Classification.SENSITIVE)
+
+    @cached_property
+    def outputs(self) -> dict[str, DType]:
+        """The features that the view offers, with their types, in order."""
+        if self.view.features:
+            return {feature.name: feature.dtype for feature in self.view.features}
+        return {aggregate.name: aggregate.output for aggregate in self.view.aggregates}
+
+    @cached_property
+    def columns(self) -> dict[tuple[str, DType | None], None]:
+        """The source columns that features need, each with the type that it must have.
+
+        A column that is only counted may have any type (None).
+        """
+        needed: dict[tuple[str, DType | None], None] = {}
+        for feature in self.view.features:
+            needed[(feature.column, feature.dtype)] = None
+        for aggregate in self.view.aggregates:
+            if aggregate.column is not None:
+                counts = aggregate.function is Function.COUNT
+                needed[(aggregate.column, None if counts else aggregate.dtype)] = None
+        return needed
+
+    @cached_property
+    def source_columns(self) -> list[str]:
+        """Every column that is read from the source table."""
+        view = self.view
+        found = [view.entity_columns.get(key, key) for key in self.keys]
+        found += [view.event_time] + ([view.recorded_at] if view.recorded_at else [])
+        found += [name for name, _ in self.columns] + [item.column for item in view.where]
+        return list(dict.fromkeys(found))
+
+    @cached_property
+    def source_types(self) -> dict[str, pa.DataType]:
+        """The types of the source columns, as far as the view knows them."""
+        view = self.view
+        types = {name: ARROW[dtype] for name, dtype in self.columns if dtype is not None}
+        for key, dtype in self.keys.items():
+            types[view.entity_columns.get(key, key)] = ARROW[dtype]
+        for name in (view.event_time, view.recorded_at):
+            if name:
+                types[name] = ARROW[DType.TIMESTAMP]
+        return types
+
+    @cached_property
+    def storage_id(self) -> bytes:
+        """Eight bytes that name the layout and meaning of what is stored online.
+
+        A view whose meaning changes gets another one: its old rows are never read as new.
+        """
+        left_out = {"description", "owner", "tags", "ttl"}
+        meaning = self.view.model_dump(mode="json", exclude=left_out)
+        meaning["keys"] = {name: dtype.value for name, dtype in self.keys.items()}
+        text = json.dumps(meaning, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).digest()[:8]
+
+    @cached_property
+    def ttl_us(self) -> int | None:
+        """The time to live in microseconds."""
+        return None if self.view.ttl is None else microseconds(self.view.ttl)
+
+    def events(self, table: pa.Table) -> Events:
+        """The rows of a source table that are events of this view.
+
+        Rows that the filter drops, and rows without a key or an event time, are none.
+
+        Raises:
+            InvalidInput: a column is not there, or has a type other than declared.
+        """
+        view = self.view
+        told = f"The source {view.source!r} of the view {view.name!r}"
+        time = instants(column_of(table, view.event_time, of=told), view.event_time)
+        kept = time.valid
+        for item in view.where:
+            kept = kept & _passes(column_of(table, item.column, of=told), item)
+        keys = []
+        for key, dtype in self.keys.items():
+            column = view.entity_columns.get(key, key)
+            array = typed(column_of(table, column, of=told), dtype, column)
+            if array.null_count:
+                kept = kept & array.is_valid().to_numpy(zero_copy_only=False)
+            keys.append(array)
+        recorded = None
+        if view.recorded_at is not None:
+            stated = instants(column_of(table, view.recorded_at, of=told), view.recorded_at)
+            recorded = np.where(stated.valid, stated.values, time.values)
+        columns = {}
+        for name, wanted in self.columns:
+            column = column_of(table, name, of=told)
+            columns[column_key(name, wanted)] = (
+                pa.array(_validity(column)) if wanted is None else typed(column, wanted, name)
+            )
+        events = Events(tuple(keys), time.values, recorded, columns)
+        return events if kept.all() else events.take(np.flatnonzero(kept))
+
+    def offline(
+        self,
+        events: Events,
+        keys: Sequence[pa.Array],
+        at: Ints,
+        knowledge: Knowledge = Knowledge.RECORDED,
+    ) -> dict[str, pa.Array]:
+        """The features of each spine row, as known at its instant.
+
+        Args:
+            events: all events of the view.
+            keys: the entity's key columns of the spine, typed, m rows.
+            at: (m,) UTC microseconds.
+            knowledge: whether rows recorded later than ``at`` are invisible.
+
+        Returns:
+            For each feature an Arrow array of m rows, null where nothing is known.
+        """
+        codes, asked = entity_codes(events.keys, keys)
+        recorded = events.recorded_at if knowledge is Knowledge.RECORDED else None
+        index = EventIndex(codes, events.event_time, recorded)
+        if self.view.features:
+            positions, expired = index.latest(asked, at, ttl_us=self.ttl_us)
+            rows = pa.array(positions, mask=(positions < 0) | expired)
+            return {
+                feature.name: events.columns[column_key(feature.column, feature.dtype)].take(rows)
+                for feature in self.view.features
+            }
+        absent = np.zeros(len(at), np.bool_)
+        for key in keys:
+            absent |= ~_validity(key)
+        return self._aggregated(events, index, codes, recorded, asked, at, absent)
+
+    def _aggregated(
+        self,
+        events: Events,
+        index: EventIndex,
+        codes: Ints,
+        recorded: Ints | None,
+        asked: Ints,
+        at: Ints,
+        absent: Array,
+    ) -> dict[str, pa.Array]:
+        ends = index.ends(asked, at)
+        found: dict[str, pa.Array] = {}
+        windows: dict[tuple[int, int], list[Aggregate]] = {}
+        for aggregate in self.view.aggregates:
+            windows.setdefault((aggregate.window_us, aggregate.hop_us), []).append(aggregate)
+        for (window, hop), aggregates in windows.items():
+            after = tail(at, window, hop)
+            starts = index.ends(asked, after)
+            slots = {slot.name: slot for a in aggregates for slot in slots_of(a)}
+            inputs = []
+            for name, slot in slots.items():
+                raw, valid = slot_values(slot, events)
+                inputs.append((name, slot.partial, raw[index.rows], valid[index.rows]))
+            states = merged_over(inputs, index, starts, ends, at)
+            for aggregate in aggregates:
+                if aggregate.function is Function.LAST:
+                    values, valid = _last(aggregate, events, codes, recorded, asked, at, after)
+                else:
+                    values, valid = finished(aggregate, states)
+                done = Values(values, valid & ~absent)
+                found[aggregate.name] = done.to_arrow(aggregate.output)
+        return {name: found[name] for name in self.outputs}
+
+
+def slots_of(aggregate: Aggregate) -> list[Slot]:
+    """The partial aggregates from which an aggregate is finished (none for ``last``)."""
+    if aggregate.function is Function.LAST:
+        return []
+    if aggregate.function is Function.COUNT:
+        return [Slot(COUNT, aggregate.column, None)]
+    partials = NEEDS[aggregate.function]
+    return [Slot(partial, aggregate.column, aggregate.dtype) for partial in partials]
+
+
+def finished(aggregate: Aggregate, states: Mapping[str, State]) -> tuple[Array, Array]:
+    """Values and validity of an aggregate from merged slots by name."""
+    own = {slot.partial.name: states[slot.name] for slot in slots_of(aggregate)}
+    return finish(aggregate.function, own)
+
+
+class Columns(Protocol):
+    """Where slots are lifted from: ``Events``, or what is kept of them online."""
+
+    def __len__(self) -> int: ...
+
+    def values(self, column: str, dtype: DType | None) -> Values: ...
+
+
+def slot_values(slot: Slot, events: Columns) -> tuple[Array, Array]:
+    """The values and validity that a slot is lifted from, (n,) each."""
+    if slot.column is None:
+        n = len(events)
+        return np.zeros(n, np.bool_), np.ones(n, np.bool_)
+    column = events.values(slot.column, slot.dtype)
+    return column.values, column.valid
+
+
+def _last(
+    aggregate: Aggregate,
+    events: Events,
+    codes: Ints,
+    recorded: Ints | None,
+    asked: Ints,
+    at: Ints,
+    after: Ints,
+) -> tuple[Array, Array]:
+    column = events.values(aggregate.column or "", aggregate.dtype)
+    index = EventIndex(np.where(column.valid, codes, -1), events.event_time, recorded)
+    found = index.last_known(index.ends(asked, after), index.ends(asked, at), at)
+    there = found >= 0
+    values = np.zeros(len(at), column.values.dtype)
+    values[there] = column.values[index.rows[found[there]]]
+    return values, there
+
+
+def column_key(column: str, dtype: DType | None) -> str:
+    """The name of a source column as it is read with that type."""
+    return f"{column}:{dtype.value if dtype else 'counted'}"
+
+
+def _validity(column: pa.Array | pa.ChunkedArray) -> Array:
+    valid = pc.is_valid(column)
+    if isinstance(valid, pa.ChunkedArray):
+        return np.asarray(valid.to_numpy(), dtype=np.bool_)
+    return np.asarray(valid.to_numpy(zero_copy_only=False), dtype=np.bool_)
+
+
+_COMPARE = {
+    Operator.EQ: pc.equal,
+    Operator.NE: pc.not_equal,
+    Operator.LT: pc.less,
+    Operator.LE: pc.less_equal,
+    Operator.GT: pc.greater,
+    Operator.GE: pc.greater_equal,
+}
+
+
+def _passes(column: pa.ChunkedArray, item: Filter) -> Array:
+    """(n,) True where a row filter keeps the row."""
+    if item.op is Operator.NOT_NULL:
+        return _validity(column)
+    if item.op is Operator.IS_NULL:
+        return ~_validity(column)
+    try:
+        if item.op is Operator.IN:
+            kept = pc.is_in(column, value_set=pa.array(item.value).cast(column.type))
+        else:
+            kept = _COMPARE[item.op](column, pa.scalar(item.value))
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
+        raise InvalidInput(
+            f"The filter on {item.column!r} ({column.type}) cannot compare with "
+            f"{item.value!r}: {error}.",
+            hint="Compare with a value of the column's type.",
+        ) from None
+    return np.asarray(kept.fill_null(False).to_numpy(), dtype=np.bool_)
+
+
+def empty_source(plan: ViewPlan) -> pa.Table:
+    """An empty table with the columns that a view reads, for a source without rows yet."""
+    types = plan.source_types
+    return pa.table(
+        {name: pa.array([], types.get(name, pa.null())) for name in plan.source_columns}
+    )

@@ -1,0 +1,1 @@
+"""Converters and scorers, one file for each technology."""

@@ -1,0 +1,271 @@
+"""The words of the registry: versions, stages, bundles, gates and what a model must keep."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from falaj.catalog.definitions import Definition
+from falaj.kernel.call import AssetRef
+from falaj.kernel.errors import Conflict
+from falaj.training.encoding import Encoding
+from falaj.training.model import Name
+
+GATES_JOB = "models.gates"
+Metric = Literal["auc", "log_loss", "brier", "calibration_error"]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class GatesNotPassed(Conflict):
+    """A version may not take a stage: a gate failed, or none was run."""
+
+    code = "gates-not-passed"
+
+
+class Stage(StrEnum):
+    """What a version is used for."""
+
+    DEVELOPMENT = "development"
+    STAGING = "staging"
+    PRODUCTION = "production"
+    ARCHIVED = "archived"
+
+    @property
+    def guarded(self) -> bool:
+        """True if a version needs passed gates to take this stage."""
+        return self in (Stage.STAGING, Stage.PRODUCTION)
+
+
+class _Rule(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class MetricRule(_Rule):
+    """A metric on the test rows must reach a floor (or stay under a ceiling for losses)."""
+
+    metric: Metric = "auc"
+    limit: float
+
+
+class ChampionRule(_Rule):
+    """The version must not be worse than the one in production, on the same test rows.
+
+    ``not_worse``: the difference's confidence interval must reach above ``-margin``;
+    ``better``: all of it must lie above 0. The difference counts in the good direction.
+    """
+
+    metric: Metric = "auc"
+    require: Literal["not_worse", "better"] = "not_worse"
+    margin: Annotated[float, Field(ge=0)] = 0.0
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+
+
+class SliceRule(_Rule):
+    """No slice may be surely worse than a limit: its interval must touch the good side."""
+
+    columns: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Each column is sliced by itself: by its words or numbers."""
+    metric: Literal["auc"] = "auc"
+    limit: Share
+    least_rows: Annotated[int, Field(ge=2)] = 200
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+
+
+class LatencyRule(_Rule):
+    """Single rows through the packaged model on one CPU thread, in milliseconds."""
+
+    p50_ms: Annotated[float, Field(gt=0)] = 1.0
+    p99_ms: Annotated[float, Field(gt=0)] = 5.0
+    n_rows: Annotated[int, Field(ge=1000)] = 2000
+    """Distinct rows; fewer than 1,000 make a tree model look faster than it is."""
+
+
+class LeakageRule(_Rule):
+    """A model or a single feature that predicts too well knows the answer already."""
+
+    model_auc: Share = 0.9
+    feature_auc: Share = 0.9
+    first_event_auc: Share = 0.97
+    """Among rows whose count feature is 1: a feature that then gives the label away shows
+    that the window holds the row itself."""
+
+
+class ModelPolicy(Definition):
+    """What a model is for, and what each of its versions must keep to be served."""
+
+    kind: ClassVar[str] = "model"
+
+    feature_service: Name
+    label: str
+    intended_use: str = ""
+    limitations: str = ""
+    floors: tuple[MetricRule, ...] = ()
+    champion: ChampionRule | None = ChampionRule()
+    slices: tuple[SliceRule, ...] = ()
+    calibration: Share | None = 0.05
+    """The greatest expected calibration error."""
+    latency: LatencyRule | None = LatencyRule()
+    largest_megabytes: Annotated[float, Field(gt=0)] | None = 100.0
+    leakage: LeakageRule | None = LeakageRule()
+
+    def references(self) -> list[AssetRef]:
+        """The feature service."""
+        return [AssetRef("feature_service", self.feature_service)]
+
+
+class FileEntry(BaseModel):
+    """One file of a bundle."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    sha256: str
+    size: int
+    blob: str
+    """The digest under which the encrypted bytes are kept."""
+
+
+class FeatureStatistics(BaseModel):
+    """How an input was spread over the training rows; the reference of drift monitors.
+
+    For a number: bin ``i`` holds the values ``edges[i-1] < v <= edges[i]``, so that there
+    is one count more than edges. For a category: one count for each word, then one for
+    all other words. Missing values are counted apart.
+    """
+
+    name: str
+    type: str
+    edges: tuple[float, ...] = ()
+    categories: tuple[str, ...] = ()
+    counts: tuple[int, ...]
+    n_missing: int
+    mean: float | None = None
+    std: float | None = None
+
+
+class Histogram(BaseModel):
+    """Counts on frozen edges, with one count more than edges, as for a number above."""
+
+    edges: tuple[float, ...]
+    counts: tuple[int, ...]
+
+
+class Statistics(BaseModel):
+    """What the model saw and said when it was made."""
+
+    n_rows: int
+    features: tuple[FeatureStatistics, ...]
+    scores: Histogram
+    """Of the model's probabilities on the validation rows, 64 bins of equal width."""
+
+
+class Signature(BaseModel):
+    """What goes into the model and what comes out."""
+
+    encoding: Encoding
+    input_name: str = "inputs"
+    output_name: str = "probability"
+    """A float tensor of shape (rows, 1): the probability of label 1."""
+    label: str
+
+
+class Manifest(BaseModel):
+    """What a bundle says of itself; signed with the digests of all files."""
+
+    format: Literal["falaj-bundle/1"] = "falaj-bundle/1"
+    model: str
+    run: str
+    trainer: str
+    feature_service: str
+    feature_service_fingerprint: str
+    definitions: dict[str, str]
+    training_set: str
+    training_set_hash: str
+    snapshot: int
+    signature: Signature
+    metrics: dict[str, float]
+    """Of the packaged model, ``validation_…``."""
+    facts: dict[str, float | str] = {}
+    importance: dict[str, float] = {}
+    created_at: datetime
+
+
+class Outcome(StrEnum):
+    """What a gate found."""
+
+    PASSED = "passed"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+
+
+class GateResult(BaseModel):
+    """What one gate measured, and what it makes of it."""
+
+    model_config = ConfigDict(ser_json_inf_nan="strings")
+
+    gate: str
+    outcome: Outcome
+    message: str
+    evidence: dict[str, Any]
+
+
+class GateReport(BaseModel):
+    """All gates of one version at one time."""
+
+    id: str
+    model: str
+    version: int
+    at: datetime
+    by: str
+    policy_fingerprint: str
+    bundle: str
+    champion: int | None
+    passed: bool
+    results: tuple[GateResult, ...]
+
+
+class ModelVersion(BaseModel):
+    """One version of a model."""
+
+    model: str
+    version: int
+    stage: Stage
+    run: str
+    bundle: str
+    training_set: str
+    feature_service: str
+    metrics: dict[str, float]
+    created_at: datetime
+    created_by: str
+    gates_passed: bool | None = None
+    """None if no gate has been run."""
+
+
+class Model(BaseModel):
+    """A model and where its versions stand."""
+
+    name: str
+    created_at: datetime
+    latest: int
+    production: int | None = None
+    staging: int | None = None
+
+
+class Move(BaseModel):
+    """One version took a stage: who asked, who approved, when and why."""
+
+    model: str
+    version: int
+    from_stage: Stage
+    to_stage: Stage
+    at: datetime
+    asked_by: str
+    approved_by: str
+    reason: str
+    change: str
+    gate_report: str | None
+    replaced: int | None = None
+    """The version that left this stage for it."""

@@ -1,0 +1,46 @@
+"""What the registry needs of others, each with its guarantees."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from falaj.training.ports import FittedModel
+
+INPUT_NAME, OUTPUT_NAME = "inputs", "probability"
+
+
+class OnnxConverter(Protocol):
+    """Turns a native model into ONNX.
+
+    The graph takes ``inputs`` (float32, rows x inputs) and gives ``probability``
+    (float32, rows x 1). For every float32 input, also NaN, it answers as the native model
+    does, within 1e-5.
+    """
+
+    def convert(self, fitted: FittedModel) -> bytes:
+        """The ONNX model's bytes; raises InvalidInput for a format it does not know."""
+        ...
+
+
+class Scorer(Protocol):
+    """A loaded ONNX model; one thread, so that times are those of one core."""
+
+    def scores(self, matrix: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+        """The probability of label 1 for each row."""
+        ...
+
+    def seconds_per_row(self, matrix: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+        """The time of each row, run alone."""
+        ...
+
+
+class ScorerFactory(Protocol):
+    """Loads ONNX models."""
+
+    def load(self, onnx: bytes) -> Scorer:
+        """Raises Corrupt if the bytes are no model of our shape."""
+        ...

@@ -1,0 +1,89 @@
+"""The statistics that are frozen with a model: what it saw, and what it said.
+
+Drift monitors count live values on these very edges: a comparison of counts on frozen
+edges has no error of its own, while sketches raise false alarms.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from falaj.models.model import FeatureStatistics, Histogram, Statistics
+from falaj.training.encoding import Encoding, FeatureType
+
+N_BINS = 64
+
+
+def statistics_of(
+    encoding: Encoding,
+    matrix: npt.NDArray[np.float32],
+    scores: npt.NDArray[np.float64],
+) -> Statistics:
+    """The reference of a model.
+
+    Args:
+        encoding: the model's inputs.
+        matrix: the training rows, encoded.
+        scores: the model's probabilities on the validation rows.
+    """
+    features = []
+    for place, feature in enumerate(encoding.features):
+        values = matrix[:, place].astype(np.float64)
+        known = values[~np.isnan(values)]
+        n_missing = int(values.size - known.size)
+        if feature.type is FeatureType.CATEGORY:
+            counts = np.bincount(known.astype(np.int64), minlength=len(feature.categories))
+            features.append(
+                FeatureStatistics(
+                    name=feature.name,
+                    type=feature.type,
+                    categories=feature.categories,
+                    counts=(*counts.tolist(), 0),
+                    n_missing=n_missing,
+                )
+            )
+            continue
+        edges = quantile_edges(known)
+        finite = known[np.isfinite(known)]
+        features.append(
+            FeatureStatistics(
+                name=feature.name,
+                type=feature.type,
+                edges=tuple(edges.tolist()),
+                counts=tuple(counted(known, edges).tolist()),
+                n_missing=n_missing,
+                mean=float(finite.mean()) if finite.size else None,
+                std=float(finite.std()) if finite.size else None,
+            )
+        )
+    score_edges = np.linspace(0, 1, N_BINS + 1)[1:-1]
+    return Statistics(
+        n_rows=len(matrix),
+        features=tuple(features),
+        scores=Histogram(
+            edges=tuple(score_edges.tolist()),
+            counts=tuple(counted(scores, score_edges).tolist()),
+        ),
+    )
+
+
+def quantile_edges(known: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """At most 63 growing values of the data that cut it into (nearly) equal parts.
+
+    The greatest value is no edge: nothing would lie above it.
+    """
+    finite = known[np.isfinite(known)]
+    if finite.size == 0:
+        return np.empty(0)
+    shares = np.linspace(0, 1, N_BINS + 1)[1:-1]
+    edges = np.unique(np.quantile(finite, shares, method="inverted_cdf"))
+    return np.asarray(edges[edges < finite.max()])
+
+
+def counted(
+    values: npt.NDArray[np.float64], edges: npt.NDArray[np.float64]
+) -> npt.NDArray[np.int64]:
+    """How many values lie in each bin: up to the first edge, between edges, above the last."""
+    places = np.searchsorted(edges, values, side="left")
+    return np.bincount(places, minlength=len(edges) + 1).astype(np.int64)

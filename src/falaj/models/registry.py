@@ -1,0 +1,340 @@
+"""The registry: models, their versions, gate reports, and where each version stands.
+
+A version is made from a bundle that verifies, gets its numbers counted up from 1, and
+never changes but for its stage. A model has at most one version in production.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import insert, select, update
+
+from falaj.catalog.model import Relation
+from falaj.kernel.call import AssetRef
+from falaj.kernel.errors import InvalidInput, NotFound
+from falaj.kernel.ids import new_id
+from falaj.kernel.insertion import insert_if_absent
+from falaj.models.model import (
+    GateReport,
+    GateResult,
+    Model,
+    ModelPolicy,
+    ModelVersion,
+    Move,
+    Outcome,
+    Stage,
+)
+from falaj.models.tables import model_rows, move_rows, report_rows, result_rows, version_rows
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Connection
+
+    from falaj.catalog.assets import Catalog
+    from falaj.catalog.definitions import Definitions
+    from falaj.kernel.call import Call
+    from falaj.models.bundles import Bundles
+
+KIND = "model_version"
+
+
+def version_ref(model: str, version: int) -> AssetRef:
+    """The asset of a version, ``model_version:name/3``."""
+    return AssetRef(KIND, f"{model}/{version}")
+
+
+class Registry:
+    """Models and versions in the metadata database and the catalogue."""
+
+    def __init__(self, bundles: Bundles, catalog: Catalog, definitions: Definitions) -> None:
+        self._bundles = bundles
+        self._catalog = catalog
+        self._definitions = definitions
+
+    def register(self, call: Call, model: str, *, run: str, bundle: str) -> ModelVersion:
+        """Add a bundle as the next version; the same bundle again gives the same version.
+
+        Raises:
+            NotFound, Corrupt: there is no such bundle, or it does not verify.
+            InvalidInput: the bundle is of another run.
+        """
+        connection = call.connection
+        opened = self._bundles.open_bundle(bundle)
+        if opened.manifest.run != run:
+            raise InvalidInput(
+                f"The bundle was made by {opened.manifest.run}, not by {run}.",
+                hint="Register it from its own run.",
+            )
+        new = {"name": model, "created_at": call.now, "latest": 0}
+        if insert_if_absent(connection, model_rows, new):
+            self._catalog.record(call, AssetRef("model", model))
+        latest = connection.execute(
+            select(model_rows.c.latest).where(model_rows.c.name == model).with_for_update()
+        ).scalar_one()
+        known = connection.execute(
+            select(version_rows.c.version).where(
+                version_rows.c.model == model, version_rows.c.bundle == bundle
+            )
+        ).scalar()
+        if known is not None:
+            return self.version(connection, model, known)
+        version = int(latest) + 1
+        connection.execute(
+            update(model_rows).where(model_rows.c.name == model).values(latest=version)
+        )
+        manifest = opened.manifest
+        connection.execute(
+            insert(version_rows).values(
+                model=model,
+                version=version,
+                stage=Stage.DEVELOPMENT,
+                run=run,
+                bundle=bundle,
+                training_set=manifest.training_set,
+                feature_service=manifest.feature_service,
+                metrics=manifest.metrics,
+                created_at=call.now,
+                created_by=call.principal.id,
+            )
+        )
+        self._describe(call, model, version, bundle, manifest.training_set, run)
+        call.emit("model_version.registered", model=model, version=version, run=run)
+        return self.version(connection, model, version)
+
+    def _describe(
+        self, call: Call, model: str, version: int, bundle: str, training_set: str, run: str
+    ) -> None:
+        ref = version_ref(model, version)
+        self._catalog.record(
+            call,
+            ref,
+            description=f"version {version} of {model}",
+            owner=call.principal.id,
+            attributes={"bundle": bundle, "stage": str(Stage.DEVELOPMENT)},
+        )
+        links = (
+            (AssetRef("training_set", training_set), AssetRef("run", run), Relation.TRAINED),
+            (AssetRef("run", run), ref, Relation.PACKAGED),
+            (AssetRef("model", model), ref, Relation.DEFINES),
+        )
+        for source, target, relation in links:
+            for end in (source, target):
+                if not self._catalog.exists(call.connection, end):
+                    self._catalog.record(call, end)
+            self._catalog.link(call, source, target, relation)
+
+    def models(self, connection: Connection) -> list[Model]:
+        """All models by name, with the versions that stand in staging and production."""
+        staged = connection.execute(
+            select(version_rows.c.model, version_rows.c.version, version_rows.c.stage)
+            .where(version_rows.c.stage.in_([Stage.PRODUCTION, Stage.STAGING]))
+            .order_by(version_rows.c.version)
+        )
+        at = {(row.model, row.stage): row.version for row in staged}
+        return [
+            Model(
+                name=row.name,
+                created_at=row.created_at,
+                latest=row.latest,
+                production=at.get((row.name, Stage.PRODUCTION)),
+                staging=at.get((row.name, Stage.STAGING)),
+            )
+            for row in connection.execute(select(model_rows).order_by(model_rows.c.name))
+        ]
+
+    def versions(self, connection: Connection, model: str) -> list[ModelVersion]:
+        """All versions of a model, the newest first; raises NotFound without the model."""
+        rows = connection.execute(
+            select(version_rows)
+            .where(version_rows.c.model == model)
+            .order_by(version_rows.c.version.desc())
+        ).all()
+        if not rows:
+            raise NotFound(f"There is no model {model!r}.", hint="`falaj models list` shows all.")
+        return [self._version(connection, row) for row in rows]
+
+    def version(self, connection: Connection, model: str, version: int) -> ModelVersion:
+        """One version; raises NotFound."""
+        row = connection.execute(
+            select(version_rows).where(
+                version_rows.c.model == model, version_rows.c.version == version
+            )
+        ).first()
+        if row is None:
+            raise NotFound(
+                f"There is no version {version} of the model {model!r}.",
+                hint=f"`falaj models versions {model}` shows all.",
+            )
+        return self._version(connection, row)
+
+    def champion(self, connection: Connection, model: str) -> ModelVersion | None:
+        """The version in production, or None."""
+        row = connection.execute(
+            select(version_rows).where(
+                version_rows.c.model == model, version_rows.c.stage == Stage.PRODUCTION
+            )
+        ).first()
+        return None if row is None else self._version(connection, row)
+
+    def policy(self, connection: Connection, model: str) -> ModelPolicy:
+        """What the model must keep; raises NotFound with what to declare."""
+        try:
+            found = self._definitions.definition(connection, ModelPolicy.kind, model)
+        except NotFound:
+            raise NotFound(
+                f"No policy is declared for the model {model!r}, so that no gate can judge it.",
+                hint=f'Declare ModelPolicy(name="{model}", …) and run `falaj apply`.',
+            ) from None
+        if not isinstance(found, ModelPolicy):
+            raise TypeError(f"the kind 'model' is declared as {type(found).__name__}")
+        return found
+
+    def keep_report(
+        self,
+        call: Call,
+        version: ModelVersion,
+        *,
+        policy_fingerprint: str,
+        champion: int | None,
+        results: Sequence[GateResult],
+    ) -> GateReport:
+        """Keep what the gates found; it stands beside all earlier reports."""
+        report_id = new_id("gates")
+        passed = all(result.outcome is not Outcome.FAILED for result in results)
+        call.connection.execute(
+            insert(report_rows).values(
+                id=report_id,
+                model=version.model,
+                version=version.version,
+                at=call.now,
+                by=call.principal.id,
+                policy_fingerprint=policy_fingerprint,
+                bundle=version.bundle,
+                champion=champion,
+                passed=passed,
+            )
+        )
+        call.connection.execute(
+            insert(result_rows),
+            [
+                {"report": report_id, "place": place, **result.model_dump(mode="json")}
+                for place, result in enumerate(results)
+            ],
+        )
+        call.emit("gates.run", model=version.model, version=version.version, passed=passed)
+        call.note(report=report_id, passed=passed)
+        found = self.report(call.connection, version.model, version.version)
+        if found is None:
+            raise AssertionError
+        return found
+
+    def report(self, connection: Connection, model: str, version: int) -> GateReport | None:
+        """The latest report of a version, or None."""
+        row = connection.execute(
+            select(report_rows)
+            .where(report_rows.c.model == model, report_rows.c.version == version)
+            .order_by(report_rows.c.at.desc(), report_rows.c.id.desc())
+            .limit(1)
+        ).first()
+        if row is None:
+            return None
+        results = connection.execute(
+            select(result_rows).where(result_rows.c.report == row.id).order_by(result_rows.c.place)
+        )
+        values = {name: getattr(row, name) for name in GateReport.model_fields if name != "results"}
+        return GateReport(
+            **values,
+            results=tuple(
+                GateResult(
+                    gate=found.gate,
+                    outcome=Outcome(found.outcome),
+                    message=found.message,
+                    evidence=found.evidence,
+                )
+                for found in results
+            ),
+        )
+
+    def move(
+        self,
+        call: Call,
+        version: ModelVersion,
+        to: Stage,
+        *,
+        change: str,
+        asked_by: str,
+        reason: str,
+        gate_report: str | None,
+    ) -> Move:
+        """Let a version take a stage; the one that was in production is archived."""
+        replaced = self.champion(call.connection, version.model) if to is Stage.PRODUCTION else None
+        if replaced is not None:
+            self._set_stage(call, replaced, Stage.ARCHIVED)
+        self._set_stage(call, version, to)
+        move = Move(
+            model=version.model,
+            version=version.version,
+            from_stage=version.stage,
+            to_stage=to,
+            at=call.now,
+            asked_by=asked_by,
+            approved_by=call.principal.id,
+            reason=reason,
+            change=change,
+            gate_report=gate_report,
+            replaced=replaced.version if replaced else None,
+        )
+        call.connection.execute(insert(move_rows).values(**move.model_dump()))
+        ref, source = version_ref(version.model, version.version), AssetRef("change", change)
+        if not self._catalog.exists(call.connection, source):
+            self._catalog.record(call, source)
+        self._catalog.link(call, source, ref, Relation.APPROVED)
+        call.emit(
+            "model_version.moved",
+            model=move.model,
+            version=move.version,
+            to=str(to),
+            change=change,
+            replaced=move.replaced,
+        )
+        return move
+
+    def history(
+        self, connection: Connection, model: str, *, at: datetime | None = None
+    ) -> list[Move]:
+        """All moves of a model's versions, the newest first; only those until ``at`` if given."""
+        query = (
+            select(move_rows)
+            .where(move_rows.c.model == model)
+            .order_by(move_rows.c.at.desc(), move_rows.c.version.desc())
+        )
+        if at is not None:
+            query = query.where(move_rows.c.at <= at)
+        return [
+            Move(**{name: getattr(row, name) for name in Move.model_fields})
+            for row in connection.execute(query)
+        ]
+
+    def _set_stage(self, call: Call, version: ModelVersion, stage: Stage) -> None:
+        call.connection.execute(
+            update(version_rows)
+            .where(version_rows.c.model == version.model, version_rows.c.version == version.version)
+            .values(stage=stage)
+        )
+        self._catalog.record(
+            call, version_ref(version.model, version.version), attributes={"stage": str(stage)}
+        )
+
+    def _version(self, connection: Connection, row: Any) -> ModelVersion:
+        passed = connection.execute(
+            select(report_rows.c.passed)
+            .where(report_rows.c.model == row.model, report_rows.c.version == row.version)
+            .order_by(report_rows.c.at.desc(), report_rows.c.id.desc())
+            .limit(1)
+        ).scalar()
+        values = {
+            name: getattr(row, name) for name in ModelVersion.model_fields if name != "gates_passed"
+        }
+        return ModelVersion(**values, gates_passed=passed)

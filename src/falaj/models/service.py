@@ -1,0 +1,133 @@
+"""The actions of the registry."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import AwareDatetime, Field
+
+from falaj.kernel.actions import Service, action
+from falaj.kernel.call import AssetRef, Call
+from falaj.kernel.errors import InvalidInput, NotFound
+from falaj.kernel.jobs import Job
+from falaj.kernel.ports import Resource
+from falaj.models.model import GATES_JOB, GateReport, Model, ModelVersion, Move, Stage
+from falaj.operations.model import Change
+from falaj.training.model import BUNDLE_TAG, Name
+
+if TYPE_CHECKING:
+    from falaj.catalog.assets import Catalog
+    from falaj.kernel.jobs import Jobs
+    from falaj.models.bundles import Bundles
+    from falaj.models.promotion import Promotions
+    from falaj.models.registry import Registry
+    from falaj.training.runs import Runs
+
+Visible = Callable[[Call, Resource], bool]
+"""True if the caller may know of the resource."""
+ModelList = list[Model]
+VersionList = list[ModelVersion]
+MoveList = list[Move]
+VersionNumber = Annotated[int, Field(ge=1)]
+
+
+class ModelService(Service):
+    """Registered models: what may be served, and why."""
+
+    name = "models"
+
+    def __init__(
+        self,
+        *,
+        registry: Registry,
+        promotions: Promotions,
+        bundles: Bundles,
+        runs: Runs,
+        jobs: Jobs,
+        catalog: Catalog,
+        visible: Visible,
+    ) -> None:
+        self._registry = registry
+        self._promotions = promotions
+        self._bundles = bundles
+        self._runs = runs
+        self._jobs = jobs
+        self._catalog = catalog
+        self._visible = visible
+
+    @action(post="/models/{name}/versions", on="model")
+    def register(self, name: Name, *, run: str) -> ModelVersion:
+        """Add what a run made as the next version of a model."""
+        made = self._runs.get(self.call.connection, run)
+        bundle = made.tags.get(BUNDLE_TAG)
+        if bundle is None:
+            raise InvalidInput(
+                f"The run {run} has packaged no bundle.",
+                hint="Train with `falaj training train`, which packages one.",
+            )
+        return self._registry.register(self.call, name, run=run, bundle=bundle)
+
+    @action(get="/models")
+    def list(self) -> ModelList:
+        """All models with the versions that stand in staging and production."""
+        found = self._registry.models(self.call.connection)
+        return [
+            model
+            for model in found
+            if self._visible(
+                self.call,
+                self._catalog.load(self.call.connection, AssetRef("model", model.name)),
+            )
+        ]
+
+    @action(get="/models/{name}/versions", on="model")
+    def versions(self, name: Name) -> VersionList:
+        """All versions of a model, the newest first."""
+        return self._registry.versions(self.call.connection, name)
+
+    @action(get="/models/{name}/versions/{version}", on="model_version")
+    def get(self, name: Name, version: VersionNumber) -> ModelVersion:
+        """One version: its run, bundle, metrics, stage and whether its gates passed."""
+        return self._registry.version(self.call.connection, name, version)
+
+    @action(post="/models/{name}/versions/{version}/gates", on="model_version")
+    def gates(self, name: Name, version: VersionNumber) -> Job:
+        """Run the gates of a version under the model's policy of today."""
+        self._registry.version(self.call.connection, name, version)
+        self._registry.policy(self.call.connection, name)
+        return self._jobs.submit(self.call, GATES_JOB, {"model": name, "version": version})
+
+    @action(get="/models/{name}/versions/{version}/gates", on="model_version")
+    def gate_report(self, name: Name, version: VersionNumber) -> GateReport:
+        """The latest report of a version's gates, with what each measured."""
+        self._registry.version(self.call.connection, name, version)
+        report = self._registry.report(self.call.connection, name, version)
+        if report is None:
+            raise NotFound(
+                f"No gate has been run on version {version} of {name}.",
+                hint=f"Run `falaj models gates {name} {version}`.",
+            )
+        return report
+
+    @action(post="/models/{name}/versions/{version}/promotions", on="model_version", step_up=True)
+    def promote(self, name: Name, version: VersionNumber, *, to: Stage, reason: str) -> Change:
+        """Ask for a version to take a stage; opens a change for another's approval."""
+        return self._promotions.ask(self.call, name, version, to, reason)
+
+    @action(get="/models/{name}/history", on="model")
+    def history(self, name: Name, *, at: AwareDatetime | None = None) -> MoveList:
+        """Who moved which version where, when, why and on which evidence.
+
+        Given an instant, what had happened by then: the first move to production in the
+        answer names what was in production.
+        """
+        self._registry.versions(self.call.connection, name)
+        return self._registry.history(self.call.connection, name, at=at)
+
+    @action(get="/models/{name}/versions/{version}/card", on="model_version")
+    def card(self, name: Name, version: VersionNumber) -> str:
+        """The card of a version as Markdown, made from today's evidence."""
+        from falaj.models.cards import version_card
+
+        return version_card(self.call.connection, self._registry, self._bundles, name, version)

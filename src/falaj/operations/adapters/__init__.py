@@ -1,0 +1,1 @@
+"""Adapters of the ports of ``operations``, one file for each technology."""

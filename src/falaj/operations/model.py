@@ -1,0 +1,204 @@
+"""The words of service management: changes, alerts, incidents, notifications."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from falaj.kernel.call import AssetRef
+from falaj.kernel.errors import InvalidInput
+
+LONGEST_TEXT = 4_000
+MOST_LISTED = 1_000
+"""As many rows as a list reads; a caller's share of them is chosen by what it may see."""
+
+
+class ChangeState(StrEnum):
+    """Where a change stands."""
+
+    WAITING = "waiting"
+    APPROVED = "approved"
+    REJECTED = "rejected"
+    WITHDRAWN = "withdrawn"
+
+
+class Severity(StrEnum):
+    """How much an alert matters."""
+
+    INFO = "info"
+    WARNING = "warning"
+    CRITICAL = "critical"
+
+    @property
+    def level(self) -> int:
+        """0 for info to 2 for critical."""
+        return list(Severity).index(self)
+
+
+class AlertState(StrEnum):
+    """Where an alert stands; it is open until it is resolved."""
+
+    OPEN = "open"
+    ACKNOWLEDGED = "acknowledged"
+    RESOLVED = "resolved"
+
+
+class Scale(StrEnum):
+    """How wide the impact is, or how soon it must be mended."""
+
+    LOW = "low"
+    MEDIUM = "medium"
+    HIGH = "high"
+
+    @property
+    def level(self) -> int:
+        """0 for low to 2 for high."""
+        return list(Scale).index(self)
+
+
+class IncidentState(StrEnum):
+    """Where an incident stands."""
+
+    OPEN = "open"
+    RESOLVED = "resolved"
+
+
+class Entry(BaseModel):
+    """One line of a history: who did what, when, and in which words."""
+
+    model_config = ConfigDict(frozen=True)
+
+    at: datetime
+    by: str
+    what: str
+    text: str = ""
+
+
+class Change(BaseModel):
+    """A change that waits for an approval, or has been decided."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    kind: str
+    """What sort of change it is; says who carries it out."""
+    subject: AssetRef
+    title: str
+    reason: str
+    evidence: dict[str, Any]
+    """What was measured that speaks for it (or against it), for the eyes of the approver."""
+    payload: dict[str, Any]
+    """What is carried out on approval."""
+    state: ChangeState
+    requested_by: str
+    requested_at: datetime
+    decided_by: str | None = None
+    decided_at: datetime | None = None
+    decision: str = ""
+    """The reason of the one who decided."""
+    history: list[Entry] = []
+
+    @property
+    def ref(self) -> AssetRef:
+        """The change as an asset."""
+        return AssetRef("change", self.id)
+
+
+class Alert(BaseModel):
+    """Something is not as it should be."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    name: str
+    subject: AssetRef
+    severity: Severity
+    message: str
+    evidence: dict[str, Any]
+    """What was measured, the last time."""
+    state: AlertState
+    raised_at: datetime
+    last_seen_at: datetime
+    n_seen: int
+    """How often it was raised since it opened."""
+    acknowledged_by: str | None = None
+    acknowledged_at: datetime | None = None
+    resolved_by: str | None = None
+    resolved_at: datetime | None = None
+    resolution: str = ""
+
+    @property
+    def ref(self) -> AssetRef:
+        """The alert as an asset."""
+        return AssetRef("alert", self.id)
+
+
+class Incident(BaseModel):
+    """A disturbance that people work on until it is resolved."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    title: str
+    subject: AssetRef
+    impact: Scale
+    urgency: Scale
+    priority: int
+    """From 1 (at once) to 5 (when there is time)."""
+    state: IncidentState
+    opened_at: datetime
+    opened_by: str
+    resolved_at: datetime | None = None
+    resolved_by: str | None = None
+    resolution: str = ""
+    timeline: list[Entry] = []
+
+    @property
+    def ref(self) -> AssetRef:
+        """The incident as an asset."""
+        return AssetRef("incident", self.id)
+
+
+class Notification(BaseModel):
+    """A message for the people whom it concerns."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    """The id of the event that it tells of: a repeated delivery has the same one."""
+    at: datetime
+    topic: str
+    """The type of the event, such as ``alert.raised``."""
+    subject: AssetRef
+    title: str
+    text: str = ""
+    severity: Severity = Severity.INFO
+    recipients: tuple[str, ...] = ()
+    """Principals or teams; empty for everyone who watches the topic."""
+
+
+def priority_of(impact: Scale, urgency: Scale) -> int:
+    """The priority of an incident from 1 to 5: ITIL's matrix of impact and urgency.
+
+    High with high is 1, and each step down on either side adds one; so low with low is 5.
+    """
+    return 1 + (Scale.HIGH.level - impact.level) + (Scale.HIGH.level - urgency.level)
+
+
+def told(what: str, text: str, *, required: bool = True) -> str:
+    """The text without the blanks around it.
+
+    Raises:
+        InvalidInput: it is empty (and required), or longer than 4,000 characters.
+    """
+    stripped = text.strip()
+    if required and not stripped:
+        raise InvalidInput(f"The {what} is empty.", hint="Say it in a sentence.")
+    if len(stripped) > LONGEST_TEXT:
+        raise InvalidInput(
+            f"The {what} has {len(stripped)} characters.", hint=f"At most {LONGEST_TEXT} are kept."
+        )
+    return stripped

@@ -1,0 +1,66 @@
+"""What can be wrong with a request for a prediction, beyond the kernel's own errors."""
+
+from __future__ import annotations
+
+from falaj.kernel.errors import Conflict, Corrupt, InvalidInput, LimitExceeded, Unavailable
+
+
+class BadRequest(InvalidInput):
+    """The body is not what the endpoint takes."""
+
+    code = "bad-request"
+
+
+class BodyTooLarge(LimitExceeded):
+    """The body has more bytes, or more rows, than the endpoint takes."""
+
+    code = "body-too-large"
+
+
+class UnsupportedMedia(InvalidInput):
+    """The content type is none that the endpoint reads."""
+
+    code = "unsupported-media"
+
+
+class FeaturesMissing(InvalidInput):
+    """Features without a fresh value, on an endpoint that refuses to guess."""
+
+    code = "features-missing"
+
+
+class Overloaded(Unavailable):
+    """The worker's queue for this endpoint is full."""
+
+    code = "overloaded"
+
+
+class DeadlineExceeded(Unavailable):
+    """The request waited or took longer than the endpoint's deadline."""
+
+    code = "deadline-exceeded"
+
+
+class SlowClient(InvalidInput):
+    """The client did not send its body within the deadline."""
+
+    code = "slow-client"
+
+
+class ModelFailed(Unavailable):
+    """The model, or an on-demand feature, raised on this input."""
+
+    code = "model-failed"
+    retryable = False
+
+
+class ReleaseRefused(Conflict):
+    """A worker can not load the release; nothing was switched."""
+
+    code = "release-refused"
+
+
+class RoutingDamaged(Corrupt):
+    """The routing table holds a document that is none."""
+
+    code = "routing-damaged"

@@ -1,0 +1,295 @@
+"""The words of serving: endpoints, releases, what a request carries and what limits it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import IntEnum, StrEnum
+from typing import Annotated, Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from falaj.catalog.definitions import Definition
+from falaj.catalog.model import Relation
+from falaj.kernel.call import AssetRef
+
+EndpointName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,48}$")]
+"""Lower case, starts with a letter; its prediction table is named after it."""
+
+
+class FieldType(StrEnum):
+    """The type of a request field, as a client writes it in JSON."""
+
+    FLOAT = "float"
+    INT = "int"
+    STRING = "string"
+    BOOLEAN = "boolean"
+    TIMESTAMP = "timestamp"  # RFC 3339 with a zone
+
+
+class Durability(StrEnum):
+    """What an answered request may lose when its worker is killed."""
+
+    BATCH = "batch"  # at most the unflushed buffer (a second, or a thousand rows)
+    REQUEST = "request"  # nothing: the answer waits for a durable local append
+
+
+class MissingPolicy(StrEnum):
+    """What to do when a feature has no fresh value and its view declares no default."""
+
+    MODEL = "model"  # give the model its own missing value (NaN)
+    REFUSE = "refuse"  # answer that the features are missing
+
+
+class FeatureStatus(IntEnum):
+    """What became of one feature in one read."""
+
+    PRESENT = 0
+    NULL = 1  # there is a row, and its value is null
+    EXPIRED = 2  # the latest row is older than the time to live
+    MISSING = 3  # nothing is known of this entity
+
+
+class ReleaseState(StrEnum):
+    """Where a release stands."""
+
+    DEPLOYED = "deployed"  # written and loadable; serves nothing
+    ACTIVE = "active"
+    RETIRED = "retired"  # served once; may be rolled back to
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Limits(_Frozen):
+    """Bounds of one endpoint, per worker."""
+
+    body_bytes: int = Field(default=1_048_576, ge=64, le=1 << 30)
+    rows: int = Field(default=1_000, ge=1, le=1_000_000)
+    """Rows of one request."""
+    deadline_seconds: float = Field(default=2.0, gt=0, le=600)
+    """From the first byte that the worker sees to the answer."""
+    concurrency: int = Field(default=256, ge=1, le=100_000)
+    """Requests that may be in a worker at once; the next one is told to come back."""
+
+
+class RequestField(_Frozen):
+    """One named value of an input row."""
+
+    name: str = Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,62}$")
+    type: FieldType
+    required: bool = True
+    nullable: bool = False
+
+
+class Endpoint(Definition):
+    """Where predictions of a model are asked, and what limits them.
+
+    Which version of the model serves is not declared: that is a release, deployed from
+    the version that was approved for production.
+    """
+
+    kind: ClassVar[str] = "endpoint"
+    relation: ClassVar[Relation] = Relation.DEFINES
+
+    name: EndpointName
+    model: str
+    feature_service: str | None = None
+    """None: the one that the model was trained on, if any."""
+    fields: tuple[RequestField, ...] = ()
+    """Request fields beyond those that the feature service asks for."""
+    unit: str | None = None
+    limits: Limits = Limits()
+    durability: Durability = Durability.BATCH
+    missing: MissingPolicy = MissingPolicy.MODEL
+
+    def references(self) -> list[AssetRef]:
+        """The model, and the feature service if one is named."""
+        found = [AssetRef("model", self.model)]
+        if self.feature_service:
+            found.append(AssetRef("feature_service", self.feature_service))
+        return found
+
+
+class Variant(_Frozen):
+    """One model version inside a release, and its share of the units."""
+
+    name: str = "champion"
+    model: str
+    version: int
+    bundle: str
+    """The digest of the model's bundle (``sha256:…``)."""
+    share: float = Field(default=1.0, ge=0, le=1)
+
+    @property
+    def label(self) -> str:
+        """``model/version``."""
+        return f"{self.model}/{self.version}"
+
+
+class Approved(BaseModel):
+    """A model version that may be served."""
+
+    model: str
+    version: int
+    bundle: str
+    feature_service: str | None = None
+    """The one that it was trained on."""
+    change: str | None = None
+    """The change that approved it."""
+
+    def variant(self) -> Variant:
+        """The version as the only variant of a release."""
+        return Variant(model=self.model, version=self.version, bundle=self.bundle)
+
+
+class Release(_Frozen):
+    """An immutable document: all that a worker needs to serve an endpoint.
+
+    A model's input is the feature of that name, or else the request field of that name.
+    """
+
+    id: str
+    endpoint: EndpointName
+    variants: tuple[Variant, ...] = Field(min_length=1)
+    feature_service: str | None = None
+    features: dict[str, Any] | None = None
+    """The feature service's document as it stood when the release was made."""
+    fields: tuple[RequestField, ...] = ()
+    outputs: tuple[str, ...] = ("score",)
+    unit: str | None = None
+    """The request field by which variants are assigned: the same unit, the same variant."""
+    limits: Limits = Limits()
+    durability: Durability = Durability.BATCH
+    missing: MissingPolicy = MissingPolicy.MODEL
+    attributes: dict[str, str] = {}
+    """Of the endpoint, as the policy sees them: owner, classification, region."""
+    change: str | None = None
+    """The approved change that put the model into production."""
+    created_at: datetime
+    created_by: str
+
+    @model_validator(mode="after")
+    def _whole(self) -> Release:
+        if abs(sum(variant.share for variant in self.variants) - 1) > 1e-9:
+            raise ValueError("the shares of the variants must add up to 1")
+        names = [item.name for item in self.fields]
+        if len(set(names)) != len(names):
+            raise ValueError("a request field is named twice")
+        if self.unit is not None and self.unit not in names:
+            raise ValueError(f"the unit {self.unit!r} is not a request field")
+        if len(self.variants) > 1 and self.unit is None:
+            raise ValueError("a release with several variants needs a unit to assign them by")
+        return self
+
+    @property
+    def model(self) -> str:
+        """``model/version`` of the first variant."""
+        return self.variants[0].label
+
+
+class ReleaseStatus(BaseModel):
+    """A release and where it stands."""
+
+    release: Release
+    state: ReleaseState
+    activated_at: datetime | None = None
+    activated_by: str | None = None
+
+
+class Activation(BaseModel):
+    """One switch of an endpoint, for "what was in production on that day"."""
+
+    endpoint: str
+    release: str | None
+    """None: it was switched off."""
+    previous: str | None
+    at: datetime
+    by: str
+
+
+class EndpointSummary(BaseModel):
+    """An endpoint in a list."""
+
+    name: str
+    model: str
+    active: str | None
+    """The id of the active release."""
+    version: int | None
+    """The model version that it serves."""
+
+
+class WorkerStatus(BaseModel):
+    """One inference worker, as it last reported."""
+
+    id: str
+    pid: int
+    seen_at: datetime
+    generation: int
+    """The generation of the routing table that it serves."""
+    prepared: dict[str, str] = {}
+    """Release id to ``ready``, or to the reason why it can not be loaded."""
+
+
+class Traffic(BaseModel):
+    """What an endpoint's workers counted since they began, and its latency."""
+
+    requests: int = 0
+    predictions: int = 0
+    refused: int = 0
+    """Requests answered with a 4xx status."""
+    failed: int = 0
+    """Requests answered with a 5xx status."""
+    unlogged: int = 0
+    """Predictions that the full log buffer could not take (``durability = "batch"``)."""
+    p50_ms: float | None = None
+    p99_ms: float | None = None
+
+
+class EndpointStatus(BaseModel):
+    """An endpoint now: its active release, its workers and its traffic."""
+
+    endpoint: str
+    active: Release | None
+    generation: int
+    workers: list[WorkerStatus]
+    traffic: Traffic
+
+
+class Answer(BaseModel):
+    """The answer to one prediction request."""
+
+    request_id: str
+    release: str
+    model: str
+    predictions: list[dict[str, Any]]
+
+
+class TraceNode(BaseModel):
+    """One step on the way from a prediction back to its source rows."""
+
+    kind: str
+    key: str
+    relation: str = ""
+    """How this step led to the one above it."""
+    facts: dict[str, Any] = {}
+    causes: list[TraceNode] = []
+
+
+@dataclass(frozen=True, slots=True)
+class ServableModel:
+    """A verified bundle, opened: what a runtime needs to run it."""
+
+    format: str
+    """``onnx``, ``lightgbm``, …"""
+    model: bytes = field(repr=False)
+    inputs: tuple[str, ...]
+    """The names of the model's columns, in its order."""
+    outputs: tuple[str, ...] = ("score",)
+    categories: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """For an input that is a word: the known words; the model reads a word's place."""
+    sample: tuple[tuple[float, ...], ...] = ()
+    """A few input rows to warm the model with."""
+    facts: Mapping[str, Any] = field(default_factory=dict)

@@ -1,0 +1,209 @@
+"""The plans of one process: kept in step with the routing table, switched without a gap."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Callable
+
+from falaj.kernel.errors import FalajError, NotFound
+from falaj.kernel.telemetry import logger
+from falaj.serving.plan import PlanCompiler, RequestPlan
+from falaj.serving.routing import RoutingTable
+
+_POLL_SECONDS = 0.02
+_REPORT_SECONDS = 1.0
+
+
+class Plans:
+    """The compiled plans of the active releases, and of those that are announced.
+
+    ``behind`` is the question of every request (a read of eight shared bytes); only when
+    it is true does anybody call ``catch_up``, which switches to the plans that the
+    keeper's thread has prepared, and builds one only if nobody had announced it.
+
+    Args:
+        table: the routing table.
+        compiler: compiles releases.
+    """
+
+    def __init__(self, table: RoutingTable, compiler: PlanCompiler) -> None:
+        self._table = table
+        self._compiler = compiler
+        self._words = table.words
+        self._lock = threading.Lock()  # held for a switch, never for a build
+        self._building = threading.Lock()
+        self._built: dict[str, RequestPlan] = {}
+        self._refused: dict[str, str] = {}
+        self._seen = -1
+        self._announcements = -1
+        self.generation = 0
+        """The generation of the table that is served."""
+        self.active: dict[str, RequestPlan] = {}
+        """The plan of each endpoint; replaced whole, never changed in place."""
+        self.broken: dict[str, FalajError] = {}
+        """Active releases that this process cannot load, by endpoint."""
+
+    @property
+    def behind(self) -> bool:
+        """True if the table has a newer generation than the one served here."""
+        return self._words[0] != self._seen
+
+    def named(self, endpoint: str) -> RequestPlan:
+        """The plan of an endpoint.
+
+        Raises:
+            NotFound: it serves nothing.
+            FalajError: why its release cannot be loaded here.
+        """
+        plan = self.active.get(endpoint)
+        if plan is None:
+            broken = self.broken.get(endpoint)
+            if broken is not None:
+                raise broken
+            raise NotFound(
+                f"There is no endpoint {endpoint!r} that serves.",
+                hint="`falaj endpoints list` shows them; activate a release first.",
+            )
+        return plan
+
+    def switch(self) -> bool:
+        """Serve what the table says now, if all of it is built; never waits for a build.
+
+        Returns:
+            False if ``catch_up`` is needed (it builds, so it belongs on a thread).
+        """
+        with self._lock:
+            seen = self._words[0]
+            generation, routes = self._table.active()
+            if not all(release in self._built for release in routes.values()):
+                return False
+            active = {endpoint: self._built[release] for endpoint, release in routes.items()}
+            self._serve(seen, generation, active, {})
+            return True
+
+    def catch_up(self) -> None:
+        """Serve what the table says now; plans that nobody prepared are built here."""
+        with self._building:
+            seen = self._words[0]
+            generation, routes = self._table.active()
+            active: dict[str, RequestPlan] = {}
+            broken: dict[str, FalajError] = {}
+            for endpoint, release in routes.items():
+                try:
+                    active[endpoint] = self._plan(release)
+                except FalajError as error:
+                    logger(__name__).error("release not loaded", release=release, error=str(error))
+                    broken[endpoint] = error
+            with self._lock:
+                if generation >= self.generation:
+                    self._serve(seen, generation, active, broken)
+
+    def prepare(self) -> bool:
+        """Build what is announced; True if something was announced since the last time."""
+        with self._building:
+            if self._words[1] == self._announcements:
+                return False
+            announcements, routes = self._table.announced()
+            for release in routes.values():
+                try:
+                    self._plan(release)
+                except FalajError as error:
+                    with self._lock:
+                        self._refused[release] = str(error)
+            self._announcements = announcements
+            return True
+
+    def prepared(self) -> dict[str, str]:
+        """Release id to ``ready``, or to why it cannot be loaded."""
+        with self._lock:
+            return {**dict.fromkeys(self._built, "ready"), **self._refused}
+
+    def _plan(self, release: str) -> RequestPlan:
+        """The plan of a release, built if need be; the caller holds ``_building``."""
+        plan = self._built.get(release)
+        if plan is None:
+            plan = self._compiler.compile(self._table.release(release))
+            with self._lock:
+                self._built[release] = plan
+                self._refused.pop(release, None)
+        return plan
+
+    def _serve(
+        self,
+        seen: int,
+        generation: int,
+        active: dict[str, RequestPlan],
+        broken: dict[str, FalajError],
+    ) -> None:
+        """Switch, and let go of plans that neither serve nor are announced."""
+        self.active, self.broken = active, broken
+        self.generation, self._seen = generation, seen
+        _, announced = self._table.announced()
+        kept = {plan.release.id for plan in active.values()} | set(announced.values())
+        self._built = {name: plan for name, plan in self._built.items() if name in kept}
+        self._refused = {name: why for name, why in self._refused.items() if name in kept}
+
+
+class Keeper:
+    """A thread beside a worker: prepares announced releases and reports that it lives.
+
+    Args:
+        plans: the worker's plans.
+        table: where to report.
+        worker: the worker's name; unique on this machine.
+        also: called about every second, for the worker's other chores.
+    """
+
+    def __init__(
+        self,
+        plans: Plans,
+        table: RoutingTable,
+        *,
+        worker: str | None = None,
+        also: Callable[[], None] | None = None,
+    ) -> None:
+        self._plans = plans
+        self._table = table
+        self.worker = worker or f"{socket.gethostname()}-{os.getpid()}"
+        self._also = also
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._keep, name="falaj-keeper", daemon=True)
+
+    def start(self) -> None:
+        """Catch up once, report, and keep on doing so."""
+        self._plans.catch_up()
+        self._plans.prepare()
+        self._report()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Say that the worker has ended."""
+        self._stopped.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        self._table.leave(self.worker)
+
+    def _report(self) -> None:
+        self._table.report(
+            self.worker, generation=self._plans.generation, prepared=self._plans.prepared()
+        )
+
+    def _keep(self) -> None:
+        waited = 0.0
+        while not self._stopped.wait(_POLL_SECONDS):
+            waited += _POLL_SECONDS
+            try:
+                news = self._plans.prepare()
+                if self._plans.behind:
+                    self._plans.catch_up()
+                    news = True
+                if news or waited >= _REPORT_SECONDS:
+                    waited = 0.0
+                    self._table.mend()
+                    self._report()
+                    if self._also is not None:
+                        self._also()
+            except FalajError as error:
+                logger(__name__).error("keeper", error=str(error))

@@ -1,0 +1,148 @@
+"""What serving needs of others, by role."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+    from numpy.typing import NDArray
+    from sqlalchemy.engine import Connection
+
+    from falaj.kernel.call import Caller
+    from falaj.serving.model import Approved, RequestField, ServableModel
+
+
+class FeatureReader(Protocol):
+    """Reads the feature vectors of one feature service; compiled once, called per request.
+
+    Safe to call from one thread at a time; does no SQL and does not block on a lock that
+    another process may hold for long.
+    """
+
+    names: tuple[str, ...]
+    """The columns of the answer, in order."""
+
+    def read(
+        self, rows: Sequence[Mapping[str, Any]], at_us: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.uint8], NDArray[np.int64]]:
+        """The vectors of n input rows as they stand at an instant.
+
+        Returns:
+            values float32 [n, f] (NaN where there is none), their ``FeatureStatus``
+            uint8 [n, f], and the event times in Unix microseconds int64 [n, f] (0 where
+            there is none).
+
+        Raises:
+            InvalidInput: a row lacks a key, or a key has a type that no entity has.
+            Unavailable: the online store does not answer.
+        """
+        ...
+
+
+class FeatureReaders(Protocol):
+    """Compiles readers from the documents of feature services."""
+
+    def compile(
+        self, document: Mapping[str, Any], categories: Mapping[str, Sequence[str]]
+    ) -> FeatureReader:
+        """A reader of the service that a document describes.
+
+        Args:
+            document: as ``describe`` gave it.
+            categories: for a feature that is a word, the known words; its number is the
+                place of the word, and an unknown word is NaN.
+
+        Raises:
+            InvalidInput, NotFound: the document cannot be served.
+        """
+        ...
+
+    def describe(
+        self, connection: Connection, service: str
+    ) -> tuple[dict[str, Any], tuple[RequestField, ...]]:
+        """The document of a feature service as it stands now, and the request fields
+        (entity keys and on-demand arguments) that it asks of a client."""
+        ...
+
+
+class LoadedModel(Protocol):
+    """A model in memory. ``run`` is pure, and safe to call from many threads."""
+
+    n_inputs: int
+
+    def run(self, rows: NDArray[np.float32]) -> NDArray[np.floating[Any]]:
+        """Outputs [n, k] for rows float32 [n, n_inputs], C-contiguous; NaN is missing.
+
+        For a binary classifier k is 1: the probability of the positive class.
+        """
+        ...
+
+
+class Runtime(Protocol):
+    """Loads models of the formats that it knows. Never runs code that a model brings along."""
+
+    formats: tuple[str, ...]
+
+    def load(self, model: ServableModel) -> LoadedModel:
+        """The model, ready to run.
+
+        Raises:
+            Corrupt: the bytes are no such model.
+            InvalidInput: its inputs or outputs are not what its bundle says.
+        """
+        ...
+
+
+class Bundles(Protocol):
+    """Opens model bundles by digest."""
+
+    def open(self, digest: str) -> ServableModel:
+        """The model of a bundle whose bytes and signature verify.
+
+        Raises:
+            Corrupt: the bundle was changed, is incomplete or is not signed by us.
+            NotFound: there is none of that digest.
+        """
+        ...
+
+
+class ApprovedModels(Protocol):
+    """Tells which model versions may be served."""
+
+    def approved(self, connection: Connection, model: str, version: int | None) -> Approved:
+        """The version in production, or a named one if it is approved for production.
+
+        Raises:
+            NotFound: no such model or version.
+            Conflict: none is, or that one is not, approved for production.
+        """
+        ...
+
+
+class Verifier(Protocol):
+    """Tells who holds a token."""
+
+    def verify(self, token: str) -> Caller:
+        """The caller; raises Unauthenticated. May block for a short while."""
+        ...
+
+
+class Spool(Protocol):
+    """A durable local append of Arrow rows (the lake's spool)."""
+
+    def append(self, rows: pa.Table) -> object:
+        """Add rows to the open segment."""
+        ...
+
+    def flush(self) -> object:
+        """Return when all appended rows are on disk, encrypted."""
+        ...
+
+
+class Spools(Protocol):
+    """Opens spools by the name of the table that their rows are for."""
+
+    def open(self, table: str) -> Spool: ...

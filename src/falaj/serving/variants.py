@@ -1,0 +1,185 @@
+"""One model version of a release, compiled: from input rows to the model's outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from falaj.kernel.errors import FalajError, InvalidInput
+from falaj.serving.errors import ModelFailed
+from falaj.serving.model import FeatureStatus, FieldType, Release, RequestField, Variant
+
+if TYPE_CHECKING:
+    from falaj.serving.model import ServableModel
+    from falaj.serving.ports import FeatureReader, LoadedModel
+
+NUMBERS = (FieldType.FLOAT, FieldType.INT, FieldType.BOOLEAN)
+_NAN = float("nan")
+
+
+@dataclass(slots=True)
+class Vectors:
+    """What a variant read and gave for n rows; columns are the model's inputs, in order."""
+
+    matrix: NDArray[np.float32]
+    """[n, inputs]; NaN is missing."""
+    statuses: NDArray[np.uint8] | None
+    """[n, inputs] of ``FeatureStatus``; None if all inputs came with the request."""
+    times: NDArray[np.int64] | None
+    """[n, inputs] event times in Unix microseconds, 0 where there is none."""
+    outputs: NDArray[np.floating[Any]]
+    """[n, outputs]."""
+
+
+class CompiledVariant:
+    """A loaded model with the plan of where each of its inputs comes from.
+
+    Args:
+        release: whose variant it is.
+        variant: which one.
+        servable: the bundle's description of the model.
+        model: the model in memory.
+        reader: reads the features, compiled with this model's categories; None if all
+            inputs come with the request.
+
+    Raises:
+        InvalidInput: an input is neither a feature nor a request field, or is no number.
+    """
+
+    def __init__(
+        self,
+        release: Release,
+        variant: Variant,
+        servable: ServableModel,
+        model: LoadedModel,
+        reader: FeatureReader | None,
+    ) -> None:
+        self.variant = variant
+        self.label = variant.label
+        self.columns = servable.inputs
+        self._endpoint = release.endpoint
+        self._model = model
+        self._reader = reader
+        known = tuple(reader.names) if reader else ()
+        asked = _asked(release, known, servable)
+        self._numbers = _numbers(asked, servable.categories) if asked else None
+        self._n_asked = len(asked)
+        read = known + tuple(asked)
+        places = [read.index(name) for name in self.columns]
+        self._places = None if places == list(range(len(read))) else np.array(places)
+        self._asdict = msgspec.structs.asdict
+
+    def run(self, rows: list[Any], at_us: int) -> Vectors:
+        """Look the features up and run the model.
+
+        Raises:
+            ModelFailed: an on-demand function or the model raised.
+            FalajError: what the online store raises.
+        """
+        matrix, statuses, times = self._read(rows, at_us)
+        try:
+            outputs = self._model.run(matrix)
+        except FalajError:
+            raise
+        except Exception as error:
+            raise ModelFailed(
+                f"The model {self.label} failed: {type(error).__name__}: {str(error)[:200]}.",
+                hint="Roll the endpoint back: `falaj endpoints rollback NAME`.",
+            ) from error
+        return Vectors(matrix, statuses, times, outputs)
+
+    def _read(
+        self, rows: list[Any], at_us: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.uint8] | None, NDArray[np.int64] | None]:
+        numbers = None
+        if self._numbers is not None:
+            # numpy turns None into NaN, the model's own missing value.
+            numbers = np.array(list(map(self._numbers, rows)), dtype=np.float32)
+        if self._reader is None:
+            if numbers is None:
+                raise ModelFailed(f"The model {self.label} has no inputs.", hint="Deploy another.")
+            return (numbers if self._places is None else numbers.take(self._places, 1)), None, None
+        asdict = self._asdict
+        try:
+            values, statuses, times = self._reader.read([asdict(row) for row in rows], at_us)
+        except FalajError:
+            raise
+        except Exception as error:  # a declared on-demand function is the user's own code
+            raise ModelFailed(
+                f"The features of {self._endpoint!r} failed on this input: "
+                f"{type(error).__name__}: {str(error)[:200]}.",
+                hint="Mend the on-demand feature function, or the input.",
+            ) from error
+        if numbers is not None:
+            present = np.full(numbers.shape, FeatureStatus.PRESENT, dtype=np.uint8)
+            present[np.isnan(numbers)] = FeatureStatus.NULL
+            values = np.concatenate((values, numbers), axis=1)
+            statuses = np.concatenate((statuses, present), axis=1)
+            times = np.concatenate((times, np.zeros(numbers.shape, dtype=np.int64)), axis=1)
+        places = self._places
+        if places is None:
+            return values, statuses, times
+        return values.take(places, 1), statuses.take(places, 1), times.take(places, 1)
+
+
+def _asked(
+    release: Release, known: Sequence[str], servable: ServableModel
+) -> dict[str, RequestField]:
+    """The inputs that come straight from the request, in the model's order."""
+    fields = {item.name: item for item in release.fields}
+    asked: dict[str, RequestField] = {}
+    for name in servable.inputs:
+        if name in known:
+            continue
+        item = fields.get(name)
+        if item is None:
+            raise InvalidInput(
+                f"The model's input {name!r} is neither a feature of "
+                f"{release.feature_service!r} nor a field of the request.",
+                hint="Deploy with the feature service that the model was trained on.",
+            )
+        if item.type not in NUMBERS and name not in servable.categories:
+            raise InvalidInput(
+                f"The model's input {name!r} is a request field of type {item.type}; "
+                "the model takes a number.",
+                hint="Encode it in an on-demand feature.",
+            )
+        asked[name] = item
+    return asked
+
+
+def _numbers(
+    asked: Mapping[str, RequestField], categories: Mapping[str, tuple[str, ...]]
+) -> Callable[[Any], tuple[Any, ...]]:
+    """Takes a decoded row to the tuple of its numbers."""
+    names = list(asked)
+    words = [
+        {word: float(place) for place, word in enumerate(categories[name])}
+        if name in categories
+        else None
+        for name in names
+    ]
+    getter = attrgetter(*names)
+    if any(word is not None for word in words):
+        # A word's place; unknown words are NaN, as if they were missing.
+        if len(names) == 1:
+            (only,) = words
+            table = only or {}
+            return lambda row: (table.get(_text(getter(row)), _NAN),)
+        return lambda row: tuple(
+            value if table is None else table.get(_text(value), _NAN)
+            for value, table in zip(getter(row), words, strict=True)
+        )
+    if len(names) == 1:
+        return lambda row: (getter(row),)
+    return getter
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else str(value)

@@ -1,0 +1,167 @@
+"""Real small models and fakes of serving's ports, for tests of serving and of its adapters."""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import httpx
+import numpy as np
+import pyarrow as pa
+
+from falaj.kernel.call import Caller
+from falaj.kernel.errors import NotFound, Unauthenticated, Unavailable
+from falaj.serving.meters import Meters
+from falaj.serving.model import FieldType, Release, RequestField, ServableModel, Variant
+from falaj.serving.plans import Plans
+from falaj.serving.predictionlog import PredictionLog
+from falaj.serving.routing import RoutingTable
+from falaj.testing.calls import make_caller
+
+NOW = datetime(2026, 11, 1, tzinfo=UTC)
+
+
+@functools.cache
+def onnx_classifier(n_features: int = 3, seed: int = 0, n_trees: int = 5) -> bytes:
+    """A small LightGBM classifier as ONNX."""
+    import lightgbm
+    from onnxmltools import convert_lightgbm
+    from onnxmltools.convert.common.data_types import FloatTensorType
+
+    random = np.random.default_rng(seed)
+    rows = random.normal(size=(400, n_features)).astype(np.float32)
+    labels = (rows.sum(axis=1) + random.normal(size=400) > 0).astype(int)
+    model = lightgbm.LGBMClassifier(n_estimators=n_trees, num_leaves=7, verbose=-1, n_jobs=1)
+    model.fit(rows, labels)
+    converted = convert_lightgbm(
+        model,
+        initial_types=[("input", FloatTensorType([None, n_features]))],
+        zipmap=False,
+        target_opset=15,
+    )
+    return bytes(converted.SerializeToString())
+
+
+def servable(seed: int = 0, names: Sequence[str] = ("a", "b", "c"), **values: Any) -> ServableModel:
+    """A servable model of that seed, with those inputs."""
+    return ServableModel("onnx", onnx_classifier(len(names), seed), tuple(names), **values)
+
+
+class MemoryBundles:
+    """Bundles by digest; an exception in the place of one is raised when it is opened."""
+
+    def __init__(self, models: Mapping[str, ServableModel | Exception]) -> None:
+        self.models = dict(models)
+        self.opened: list[str] = []
+
+    def open(self, digest: str) -> ServableModel:
+        """The model; raises NotFound."""
+        self.opened.append(digest)
+        found = self.models.get(digest)
+        if found is None:
+            raise NotFound(f"There is no bundle {digest}.")
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+
+class MemorySpools:
+    """Spools that keep what is flushed; ``broken`` makes the disk fail."""
+
+    def __init__(self) -> None:
+        self.tables: dict[str, list[pa.Table]] = {}
+        self.broken = False
+        self.gate = threading.Event()
+        self.gate.set()
+
+    def open(self, table: str) -> _MemorySpool:
+        """A spool for a table."""
+        return _MemorySpool(self, table)
+
+    def rows(self, table: str) -> list[dict[str, Any]]:
+        """All flushed rows of a table."""
+        return [row for part in self.tables.get(table, []) for row in part.to_pylist()]
+
+
+@dataclass
+class _MemorySpool:
+    spools: MemorySpools
+    table: str
+    pending: list[pa.Table] = field(default_factory=list)
+
+    def append(self, rows: pa.Table) -> None:
+        """Keep until the flush."""
+        self.pending.append(rows)
+
+    def flush(self) -> None:
+        """Make the rows visible, once the gate is open; raises Unavailable if broken."""
+        self.spools.gate.wait(10)
+        if self.spools.broken:
+            self.pending.clear()
+            raise Unavailable("The disk fails.")
+        self.spools.tables.setdefault(self.table, []).extend(self.pending)
+        self.pending.clear()
+
+
+class NamedTokens:
+    """Tokens that are the principal's id; ``revoked`` ones are refused."""
+
+    def __init__(self) -> None:
+        self.revoked: set[str] = set()
+        self.asked = 0
+
+    def verify(self, token: str) -> Caller:
+        """The principal that the token names; raises Unauthenticated."""
+        self.asked += 1
+        if token in self.revoked or not token.startswith(("user:", "service:")):
+            raise Unauthenticated("The token is not valid.", hint="Log in again.")
+        return make_caller(token)
+
+
+def make_release(
+    release_id: str = "release_1", *, bundle: str = "sha256:a", **values: Any
+) -> Release:
+    """A release of the endpoint ``delays`` with the fields a, b and c."""
+    given: dict[str, Any] = {
+        "id": release_id,
+        "endpoint": "delays",
+        "variants": (Variant(model="delay", version=1, bundle=bundle),),
+        "fields": tuple(RequestField(name=name, type=FieldType.FLOAT) for name in "abc"),
+        "attributes": {"owner": "user:amina"},
+        "created_at": NOW,
+        "created_by": "user:amina",
+    }
+    return Release(**{**given, **values})
+
+
+@dataclass
+class Running:
+    """One inference worker that listens."""
+
+    url: str
+    table: RoutingTable
+    bundles: MemoryBundles
+    spools: MemorySpools
+    tokens: NamedTokens
+    log: PredictionLog
+    plans: Plans
+    meters: Meters
+    client: httpx.Client
+    refused: set[str]
+
+    def activate(self, release: Release) -> None:
+        """Write a release and flip to it."""
+        self.table.write(release)
+        self.table.flip(release.endpoint, release.id)
+
+    def predict(self, body: Any, *, endpoint: str = "delays", **options: Any) -> httpx.Response:
+        """Ask for a prediction as user:amina; bytes are sent as they are."""
+        headers = {"authorization": "Bearer user:amina", **options.pop("headers", {})}
+        kind = "content" if isinstance(body, bytes) else "json"
+        return self.client.post(
+            f"/v1/endpoints/{endpoint}/predict", headers=headers, **{kind: body}, **options
+        )

@@ -1,0 +1,227 @@
+"""The words of training: splits, training sets, runs and what they carry."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from itertools import pairwise
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
+
+Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]*$")]
+Column = Annotated[str, Field(min_length=1, max_length=100)]
+
+TRAIN, VALIDATION, TEST = "train", "validation", "test"
+TRAIN_JOB = "training.train"
+PREPARE_JOB = "training.prepare"
+RECREATE_JOB = "training.recreate"
+BUNDLE_TAG = "falaj.bundle"
+"""The tag of a run that names the bundle which it packaged."""
+
+
+class TimeSplit(BaseModel):
+    """Boundaries in time: a row belongs to the part whose interval holds its timestamp.
+
+    Train is ``[train_from, train_until)``, validation ``[train_until, validation_until)``,
+    test ``[validation_until, test_until)``; rows outside are left out and counted.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    train_from: AwareDatetime | None = None
+    train_until: AwareDatetime
+    validation_until: AwareDatetime
+    test_until: AwareDatetime | None = None
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        given = [self.train_from, self.train_until, self.validation_until, self.test_until]
+        known = [at for at in given if at is not None]
+        if any(later <= earlier for earlier, later in pairwise(known)):
+            raise ValueError("the boundaries of a split must grow: train, validation, test")
+        return self
+
+
+class TrainingSetSpec(BaseModel):
+    """What a training set is made of.
+
+    The spine is a lake table or a query over lake tables: one row for each example, with
+    the keys of the entities, the instant at which the question is asked, the label, and
+    any columns that slices are cut by. Every other column of the frame is a feature.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    feature_service: Name
+    label: Column
+    spine: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")] | None = None
+    """A lake table."""
+    spine_query: Annotated[str, Field(min_length=1, max_length=20_000)] | None = None
+    """A SELECT over lake tables, instead of a table."""
+    timestamp: Column = "timestamp"
+    knowledge: Literal["recorded", "event"] = "recorded"
+    split: TimeSplit
+
+    @model_validator(mode="after")
+    def _one_spine(self) -> Self:
+        if (self.spine is None) == (self.spine_query is None):
+            raise ValueError("give either spine (a table) or spine_query (a SELECT), not both")
+        if self.label == self.timestamp:
+            raise ValueError("the label and the timestamp cannot be the same column")
+        return self
+
+
+class TrainingSet(BaseModel):
+    """A pinned training set: rows in the lake, and everything needed to make them again."""
+
+    id: str
+    table: str
+    """The lake table, with the spine's columns, the features, ``split`` and ``row_number``."""
+    spec: TrainingSetSpec
+    features: tuple[str, ...]
+    spine_snapshot: int
+    """The snapshot of the lake that spine and features were read from."""
+    snapshot: int
+    """The snapshot of the lake that first holds the table."""
+    spine_hash: str
+    content_hash: str
+    definitions: dict[str, str]
+    """``kind:name`` of each definition that took part, with its fingerprint."""
+    n_rows: dict[str, int]
+    """Rows by part, and ``without_label`` and ``outside`` for rows left out."""
+    positive_rate: dict[str, float]
+    created_at: datetime
+    created_by: str
+
+
+class Recreation(BaseModel):
+    """What came of making a training set again."""
+
+    training_set: str
+    identical: bool
+    content_hash: str
+    recreated_hash: str
+    changed_definitions: tuple[str, ...] = ()
+    """Definitions that are no longer what they were; a reason for a difference."""
+    n_rows: dict[str, int]
+
+
+class RunState(StrEnum):
+    """Where a run stands; the words are MLflow's."""
+
+    RUNNING = "running"
+    FINISHED = "finished"
+    FAILED = "failed"
+    KILLED = "killed"
+
+
+class MetricPoint(BaseModel):
+    """One value of a metric; NaN and infinities are kept as they are."""
+
+    model_config = ConfigDict(ser_json_inf_nan="strings")
+
+    key: Annotated[str, Field(min_length=1, max_length=250)]
+    value: float
+    step: int = 0
+    at: datetime | None = None
+    """When it was measured; the time of the call if it is not given."""
+
+
+class Environment(BaseModel):
+    """What a run ran on."""
+
+    python: str
+    platform: str
+    machine: str
+    n_cpus: int
+    packages: dict[str, str]
+
+
+class CodeVersion(BaseModel):
+    """Which code a run ran: a commit if it stands in a checkout, its content in any case."""
+
+    commit: str | None = None
+    dirty: bool | None = None
+    """True if the checkout had changes that no commit holds."""
+    content_hash: str
+    """SHA-256 over the source of the trainer."""
+    entry: str
+
+
+class Artifact(BaseModel):
+    """One file of a run, kept encrypted under its digest."""
+
+    path: Annotated[str, Field(min_length=1, max_length=500)]
+    digest: str
+    size: int
+
+
+class Run(BaseModel):
+    """One attempt: what went in, what came out."""
+
+    model_config = ConfigDict(ser_json_inf_nan="strings")
+
+    id: str
+    experiment: str
+    name: str
+    state: RunState
+    parent: str | None = None
+    started_at: datetime
+    ended_at: datetime | None = None
+    started_by: str
+    training_set: str | None = None
+    snapshot: int | None = None
+    """The lake snapshot of the data."""
+    environment: Environment | None = None
+    code: CodeVersion | None = None
+    params: dict[str, str] = {}
+    metrics: dict[str, float] = {}
+    """The last value of each metric."""
+    tags: dict[str, str] = {}
+    artifacts: tuple[Artifact, ...] = ()
+
+
+class Experiment(BaseModel):
+    """A name under which runs are gathered."""
+
+    id: str
+    name: str
+    created_at: datetime
+    n_runs: int = 0
+
+
+class RunDifference(BaseModel):
+    """Runs side by side: what differs, by name, one value for each run in order."""
+
+    model_config = ConfigDict(ser_json_inf_nan="strings")
+
+    runs: tuple[str, ...]
+    params: dict[str, tuple[str | None, ...]]
+    metrics: dict[str, tuple[float | None, ...]]
+    data: dict[str, tuple[str | None, ...]]
+    environment: dict[str, tuple[str | None, ...]]
+
+
+class TrainingRequest(BaseModel):
+    """What a training job is asked to do."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: Name
+    trainer: str = "lightgbm"
+    params: dict[str, Any] = {}
+    seed: int = Field(7, ge=0, le=2**31 - 1)
+    experiment: Name | None = None
+    """The model's name if it is not given."""
+    run_name: Name | None = None
+    training_set: str | None = None
+    spec: TrainingSetSpec | None = None
+    features: tuple[Column, ...] | None = None
+    """Only these features of the set; all of them if it is not given."""
+
+    @model_validator(mode="after")
+    def _one_set(self) -> Self:
+        if (self.training_set is None) == (self.spec is None):
+            raise ValueError("give either training_set (an id) or spec, not both")
+        return self

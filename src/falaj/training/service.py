@@ -1,0 +1,179 @@
+"""The actions of training: training sets, training jobs, and runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field
+
+from falaj.kernel.actions import Service, action
+from falaj.kernel.call import AssetRef, Call
+from falaj.kernel.jobs import Job
+from falaj.kernel.ports import Resource
+from falaj.training.model import (
+    PREPARE_JOB,
+    RECREATE_JOB,
+    TRAIN_JOB,
+    Experiment,
+    MetricPoint,
+    Name,
+    Run,
+    RunDifference,
+    RunState,
+    TrainingRequest,
+    TrainingSet,
+    TrainingSetSpec,
+)
+
+if TYPE_CHECKING:
+    from falaj.catalog.assets import Catalog
+    from falaj.kernel.jobs import Jobs
+    from falaj.training.runs import Runs
+    from falaj.training.training_sets import TrainingSets
+
+Visible = Callable[[Call, Resource], bool]
+"""True if the caller may know of the resource."""
+Limit = Annotated[int, Field(ge=1, le=1000)]
+RunIds = Annotated[list[str], Field(min_length=1, max_length=20)]
+SetList = list[TrainingSet]
+RunList = list[Run]
+ExperimentList = list[Experiment]
+Points = list[MetricPoint]
+Params = dict[str, Any]
+Tags = dict[str, str]
+
+
+class TrainingService(Service):
+    """Training: pinned training sets, and jobs that train models on them."""
+
+    name = "training"
+
+    def __init__(
+        self, training_sets: TrainingSets, jobs: Jobs, catalog: Catalog, visible: Visible
+    ) -> None:
+        self._sets = training_sets
+        self._jobs = jobs
+        self._catalog = catalog
+        self._visible = visible
+
+    @action(post="/training/sets")
+    def prepare(self, spec: TrainingSetSpec) -> Job:
+        """Build a training set: a spine joined with features, split by time, pinned."""
+        self._sets.pinned(self.call.connection, spec)
+        return self._jobs.submit(self.call, PREPARE_JOB, spec.model_dump(mode="json"))
+
+    @action(get="/training/sets")
+    def sets(self, limit: Limit = 100) -> SetList:
+        """The training sets, the newest first."""
+        found = self._sets.listed(self.call.connection, limit=limit)
+        return [made for made in found if self._may_see(made.id)]
+
+    @action(get="/training/sets/{training_set}", on="training_set")
+    def set(self, training_set: str) -> TrainingSet:
+        """One training set with everything that pins it."""
+        return self._sets.get(self.call.connection, training_set)
+
+    @action(post="/training/sets/{training_set}/recreations", on="training_set")
+    def recreate(self, training_set: str) -> Job:
+        """Make a training set again and say whether it is the same to the byte."""
+        self._sets.get(self.call.connection, training_set)
+        return self._jobs.submit(self.call, RECREATE_JOB, {"training_set": training_set})
+
+    @action(post="/training/jobs")
+    def train(self, request: TrainingRequest) -> Job:
+        """Train a model: training set, run, bundle, and a new version in the registry."""
+        if request.training_set is not None:
+            self._sets.get(self.call.connection, request.training_set)
+        elif request.spec is not None:
+            self._sets.pinned(self.call.connection, request.spec)
+        return self._jobs.submit(self.call, TRAIN_JOB, request.model_dump(mode="json"))
+
+    def _may_see(self, set_id: str) -> bool:
+        ref = AssetRef("training_set", set_id)
+        return self._visible(self.call, self._catalog.load(self.call.connection, ref))
+
+
+class RunService(Service):
+    """Runs: what was tried, with what, and what came of it."""
+
+    name = "runs"
+
+    def __init__(self, runs: Runs, catalog: Catalog, visible: Visible) -> None:
+        self._runs = runs
+        self._catalog = catalog
+        self._visible = visible
+
+    @action(post="/runs")
+    def start(
+        self,
+        experiment: Name,
+        *,
+        name: str = "",
+        parent: str | None = None,
+        params: Params = {},  # noqa: B006 - never changed; the default of a signature
+        tags: Tags = {},  # noqa: B006
+        training_set: str | None = None,
+    ) -> Run:
+        """Begin a run of one's own; its experiment is made if it is new."""
+        return self._runs.start(
+            self.call,
+            experiment=experiment,
+            name=name,
+            parent=parent,
+            params=params,
+            tags=tags,
+            training_set=training_set,
+        )
+
+    @action(post="/runs/{run}/values", on="run")
+    def log(
+        self,
+        run: str,
+        *,
+        params: Params = {},  # noqa: B006 - never changed; the default of a signature
+        metrics: Points = [],  # noqa: B006
+        tags: Tags = {},  # noqa: B006
+    ) -> None:
+        """Add parameters, metric values and tags to a run."""
+        if params or metrics:
+            self._runs.log(self.call, run, params=params, metrics=metrics)
+        self._runs.tag(self.call, run, tags)
+
+    @action(post="/runs/{run}/end", on="run")
+    def finish(self, run: str, *, state: RunState = RunState.FINISHED) -> Run:
+        """End a run; it takes no more values then."""
+        return self._runs.finish(self.call, run, state)
+
+    @action(get="/runs/{run}", on="run")
+    def get(self, run: str) -> Run:
+        """One run with parameters, last metrics, tags, environment, code and artifacts."""
+        return self._runs.get(self.call.connection, run)
+
+    @action(get="/runs/{run}/metrics/{key}", on="run")
+    def history(self, run: str, key: str) -> Points:
+        """All values of one metric of a run, by step."""
+        return self._runs.history(self.call.connection, run, key)
+
+    @action(get="/runs")
+    def list(self, experiment: str | None = None, limit: Limit = 100) -> RunList:
+        """The runs, the newest first."""
+        found = self._runs.listed(self.call.connection, experiment=experiment, limit=limit)
+        return [run for run in found if self._may_see(run.id)]
+
+    @action(get="/experiments")
+    def experiments(self) -> ExperimentList:
+        """All experiments with the number of their runs."""
+        return self._runs.experiments(self.call.connection)
+
+    @action(get="/run-comparison")
+    def compare(self, runs: RunIds) -> RunDifference:
+        """Runs side by side: metrics, and what differs in parameters, data and environment."""
+        for run in runs:
+            if not self._may_see(run):
+                self._runs.missing(run)
+        return self._runs.compare(self.call.connection, runs)
+
+    def _may_see(self, run: str) -> bool:
+        ref = AssetRef("run", run)
+        return self._visible(self.call, self._catalog.load(self.call.connection, ref))

@@ -1,0 +1,374 @@
+"""The training job: training set, run, fit, bundle, version; each step survives a kill.
+
+After each step a checkpoint is kept in the transaction of the step's record. A job that is
+taken up again goes on after the last one; a step that was cut off is done again with the
+same ids, so that nothing is made twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel
+
+from falaj.kernel.errors import FalajError, InvalidInput
+from falaj.kernel.ids import new_id
+from falaj.kernel.jobs import JobCancelled, LeaseLost
+from falaj.training.encoding import Encoding, as_labels, learned
+from falaj.training.environment import environment
+from falaj.training.metrics import binary_metrics
+from falaj.training.model import (
+    BUNDLE_TAG,
+    TEST,
+    TRAIN,
+    VALIDATION,
+    Artifact,
+    MetricPoint,
+    RunState,
+    TrainingRequest,
+    TrainingSet,
+    TrainingSetSpec,
+)
+from falaj.training.ports import Candidate, FittedModel, Rows, Trainer, chosen
+from falaj.training.training_sets import part_of
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from falaj.kernel.calls import Calls
+    from falaj.kernel.jobs import JobRun
+    from falaj.lake.blobs import SealedBlobs
+    from falaj.training.ports import Packaging
+    from falaj.training.runs import Runs
+    from falaj.training.training_sets import TrainingSets
+
+NATIVE_MODEL, ENCODING = "model/native.bin", "model/fitted.json"
+
+
+class Progress(BaseModel):
+    """The checkpoint: what has been made so far."""
+
+    training_set: str
+    run: str
+    set_recorded: bool = False
+    run_started: bool = False
+    fitted: bool = False
+    bundle: str | None = None
+
+
+class TrainJob:
+    """Handles ``training.train``.
+
+    Args:
+        calls: opens the transactions of the steps.
+        training_sets, runs: where the steps are recorded.
+        trainers: by name.
+        packaging: turns the fitted model into a version.
+        blobs: keeps the fitted model between the steps, encrypted.
+    """
+
+    def __init__(
+        self,
+        *,
+        calls: Calls,
+        training_sets: TrainingSets,
+        runs: Runs,
+        trainers: Mapping[str, Trainer],
+        packaging: Packaging,
+        blobs: SealedBlobs,
+    ) -> None:
+        self.calls = calls
+        self.training_sets = training_sets
+        self.runs = runs
+        self.trainers = dict(trainers)
+        self.packaging = packaging
+        self.blobs = blobs
+
+    def __call__(self, job: JobRun, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Train; returns ``training_set``, ``run``, ``bundle``, ``version`` and metrics."""
+        request = TrainingRequest.model_validate(arguments)
+        if job.checkpoint is None:
+            fresh = Progress(
+                training_set=request.training_set or new_id("ts"),
+                run=new_id("run"),
+                set_recorded=request.training_set is not None,
+            )
+            job.save(fresh.model_dump())
+        work = _Work(self, job, request, Progress.model_validate(job.checkpoint))
+        try:
+            return work.done()
+        except FalajError as error:
+            if not error.retryable and not isinstance(error, LeaseLost):
+                work.end_badly(error)
+            raise
+
+
+@dataclass
+class _Work:
+    """One attempt at one job."""
+
+    on: TrainJob
+    job: JobRun
+    request: TrainingRequest
+    progress: Progress
+
+    def done(self) -> dict[str, Any]:
+        self._prepare()
+        self._start()
+        metrics = self._fit()
+        version = self._package()
+        return {
+            "training_set": self.progress.training_set,
+            "run": self.progress.run,
+            "bundle": self.progress.bundle,
+            "model": self.request.model,
+            "version": version,
+            "metrics": metrics,
+        }
+
+    def end_badly(self, error: FalajError) -> None:
+        """The run, if it began, ends as failed or killed, with the reason as a tag."""
+        if not self.progress.run_started:
+            return
+        state = RunState.KILLED if isinstance(error, JobCancelled) else RunState.FAILED
+        with self._opened("training.fail") as call:
+            self.on.runs.tag(call, self.progress.run, {"falaj.error": str(error)[:2000]})
+            if self.on.runs.get(call.connection, self.progress.run).state is RunState.RUNNING:
+                self.on.runs.finish(call, self.progress.run, state)
+
+    def _opened(self, action: str) -> Any:
+        return self.on.calls.opened(
+            action,
+            self.job.submitted_by,
+            resource=f"run:{self.progress.run}",
+            arguments={"job": self.job.id, "model": self.request.model},
+        )
+
+    def _kept(self, call: Any, **steps: Any) -> None:
+        self.progress = self.progress.model_copy(update=steps)
+        self.job.save(self.progress.model_dump(), connection=call.connection)
+
+    def _prepare(self) -> None:
+        if self.progress.set_recorded or self.request.spec is None:
+            return
+        self.job.report(0.02, "joining features to the spine")
+        made = built_set(
+            self.on.calls,
+            self.on.training_sets,
+            self.request.spec,
+            set_id=self.progress.training_set,
+            principal=self.job.submitted_by,
+        )
+        with self._opened("training.prepare") as call:
+            self.on.training_sets.record(call, made)
+            self._kept(call, set_recorded=True)
+
+    @cached_property
+    def _set(self) -> TrainingSet:
+        with self.on.calls.database.reading() as connection:
+            return self.on.training_sets.get(connection, self.progress.training_set)
+
+    @cached_property
+    def _features(self) -> tuple[str, ...]:
+        wanted = self.request.features
+        if wanted is None:
+            return self._set.features
+        unknown = sorted(set(wanted) - set(self._set.features))
+        if unknown:
+            raise InvalidInput(
+                f"The training set {self._set.id} has no feature {unknown[0]!r}.",
+                hint=f"It has: {', '.join(self._set.features)}.",
+            )
+        return wanted
+
+    @cached_property
+    def _rows(self) -> pa.Table:
+        return self.on.training_sets.load(self._set)
+
+    def _part(self, part: str, encoding: Encoding) -> Rows:
+        rows = part_of(self._rows, part)
+        label = self._set.spec.label
+        return Rows(encoding.matrix(rows), as_labels(rows.column(label), label))
+
+    def _start(self) -> None:
+        if self.progress.run_started:
+            return
+        trainer = chosen(self.on.trainers, self.request.trainer)
+        params = trainer.parameters(self.request.params)
+        self.job.report(0.35, "starting the run")
+        run_environment, code = environment(), trainer.code()
+        with self._opened("training.start") as call:
+            made = self._set
+            self.on.runs.start(
+                call,
+                experiment=self.request.experiment or self.request.model,
+                name=self.request.run_name or "",
+                params={**params, "seed": self.request.seed, "trainer": trainer.name},
+                tags={"falaj.model": self.request.model, "falaj.job": self.job.id},
+                training_set=made.id,
+                snapshot=made.spine_snapshot,
+                environment=run_environment,
+                code=code,
+                run_id=self.progress.run,
+            )
+            self._kept(call, run_started=True)
+
+    def _fit(self) -> dict[str, float]:
+        if self.progress.fitted:
+            with self.on.calls.database.reading() as connection:
+                return self.on.runs.get(connection, self.progress.run).metrics
+        trainer = chosen(self.on.trainers, self.request.trainer)
+        self.job.report(0.4, "reading the training set")
+        train_rows = part_of(self._rows, TRAIN)
+        label = self._set.spec.label
+        labels = as_labels(train_rows.column(label), label)
+        encoding = learned(train_rows, self._features, labels)
+        train = Rows(encoding.matrix(train_rows), labels)
+        validation = self._part(VALIDATION, encoding)
+        fitted = trainer.fit(
+            train,
+            validation,
+            encoding,
+            params=self.request.params,
+            seed=self.request.seed,
+            report=lambda share, told: self.job.report(0.4 + 0.4 * share, told),
+        )
+        self.job.report(0.82, "measuring")
+        metrics = _measured("validation", trainer, fitted, validation)
+        test = self._part(TEST, encoding)
+        if test.labels.size and 0 < test.labels.sum() < test.labels.size:
+            metrics |= _measured("test", trainer, fitted, test)
+        metrics |= {k: float(v) for k, v in fitted.facts.items() if isinstance(v, int | float)}
+        facts = _FittedFacts(
+            format=fitted.format,
+            encoding=fitted.encoding,
+            facts=dict(fitted.facts),
+            importance=dict(fitted.importance),
+        )
+        files = {NATIVE_MODEL: fitted.data, ENCODING: facts.model_dump_json().encode()}
+        kept = [
+            Artifact(path=path, digest=self.on.blobs.keep(data), size=len(data))
+            for path, data in files.items()
+        ]
+        with self._opened("training.log") as call:
+            points = [MetricPoint(key=key, value=value) for key, value in metrics.items()]
+            self.on.runs.log(call, self.progress.run, metrics=points, artifacts=kept)
+            self._kept(call, fitted=True)
+        return metrics
+
+    def _fitted(self) -> FittedModel:
+        """The fitted model as an earlier step kept it."""
+        with self.on.calls.database.reading() as connection:
+            run = self.on.runs.get(connection, self.progress.run)
+        digests = {artifact.path: artifact.digest for artifact in run.artifacts}
+        facts = _FittedFacts.model_validate_json(self.on.blobs.fetch(digests[ENCODING]))
+        return FittedModel(
+            format=facts.format,
+            data=self.on.blobs.fetch(digests[NATIVE_MODEL]),
+            encoding=facts.encoding,
+            facts=facts.facts,
+            importance=facts.importance,
+        )
+
+    def _package(self) -> int:
+        if self.progress.bundle is None:
+            self.job.report(0.88, "packaging and signing")
+            bundle = self.on.packaging.package(self._candidate())
+            with self._opened("training.package") as call:
+                self._kept(call, bundle=bundle)
+        bundle = str(self.progress.bundle)
+        self.job.report(0.96, "registering the version")
+        with self._opened("training.register") as call:
+            self.on.runs.finish(call, self.progress.run)
+            self.on.runs.tag(call, self.progress.run, {BUNDLE_TAG: bundle})
+            return self.on.packaging.register(call, self.request.model, self.progress.run, bundle)
+
+    def _candidate(self) -> Candidate:
+        trainer = chosen(self.on.trainers, self.request.trainer)
+        fitted = self._fitted()
+        validation = self._part(VALIDATION, fitted.encoding)
+        with self.on.calls.database.reading() as connection:
+            run = self.on.runs.get(connection, self.progress.run)
+        return Candidate(
+            model=self.request.model,
+            run=run,
+            training_set=self._set,
+            fitted=fitted,
+            train=self._part(TRAIN, fitted.encoding),
+            validation=validation,
+            scores=trainer.scores(fitted, validation.matrix),
+        )
+
+
+class _FittedFacts(BaseModel):
+    format: str
+    encoding: Encoding
+    facts: dict[str, float | str]
+    importance: dict[str, float]
+
+
+class PrepareJob:
+    """Handles ``training.prepare``: builds and records a training set."""
+
+    def __init__(self, calls: Calls, training_sets: TrainingSets) -> None:
+        self.calls = calls
+        self.training_sets = training_sets
+
+    def __call__(self, job: JobRun, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Build; returns ``training_set`` and its rows by part."""
+        spec = TrainingSetSpec.model_validate(arguments)
+        if job.checkpoint is None:
+            job.save({"training_set": new_id("ts")})
+        set_id = str(job.checkpoint["training_set"])
+        job.report(0.1, "joining features to the spine")
+        made = built_set(
+            self.calls, self.training_sets, spec, set_id=set_id, principal=job.submitted_by
+        )
+        with self.calls.opened(
+            "training.prepare", job.submitted_by, resource=f"training_set:{set_id}"
+        ) as call:
+            self.training_sets.record(call, made)
+        return {"training_set": set_id, "n_rows": made.n_rows, "content_hash": made.content_hash}
+
+
+class RecreateJob:
+    """Handles ``training.recreate``: makes a training set again and compares."""
+
+    def __init__(self, calls: Calls, training_sets: TrainingSets) -> None:
+        self.calls = calls
+        self.training_sets = training_sets
+
+    def __call__(self, job: JobRun, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Re-create; returns a ``Recreation`` as JSON."""
+        with self.calls.database.reading() as connection:
+            made = self.training_sets.get(connection, str(arguments["training_set"]))
+            pinned = self.training_sets.pinned(connection, made.spec)
+        job.report(0.1, "joining features to the spine again")
+        found = self.training_sets.recreate(made, pinned)
+        with self.calls.opened(
+            "training.recreate", job.submitted_by, resource=f"training_set:{made.id}"
+        ) as call:
+            call.note(identical=found.identical)
+        return found.model_dump(mode="json")
+
+
+def built_set(
+    calls: Calls, training_sets: TrainingSets, spec: TrainingSetSpec, *, set_id: str, principal: str
+) -> TrainingSet:
+    """Pin and build a training set outside of any write transaction."""
+    with calls.database.reading() as connection:
+        pinned = training_sets.pinned(connection, spec)
+    return training_sets.build(
+        spec,
+        set_id=set_id,
+        pinned=pinned,
+        created_by=principal,
+    )
+
+
+def _measured(part: str, trainer: Trainer, fitted: FittedModel, rows: Rows) -> dict[str, float]:
+    figures = binary_metrics(rows.labels, trainer.scores(fitted, rows.matrix))
+    return {f"{part}_{name}": value for name, value in figures.items()}

@@ -1,0 +1,196 @@
+"""Duties: groups of actions that the policies speak of.
+
+Roles are written over duties, duties over names of actions (``service.verb``), so that a room
+that gains an action gives it to the right people without a change of policy. An action that no
+duty names can be read if it is a GET, and changed by nobody: the default is no.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from falaj.kernel.actions import PLATFORM, Action
+
+DUTIES: Mapping[str, tuple[str, ...]] = {
+    "everyone": ("accounts.me",),
+    "own_sessions": ("accounts.sessions", "accounts.revoke_sessions"),
+    "own_jobs": ("jobs.cancel", "jobs.retry"),
+    "experiment": (
+        "training.*",
+        "training_sets.*",
+        "runs.*",
+        "experiments.*",
+        "tuning.*",
+        "models.register*",
+        "models.create*",
+        "models.import*",
+        "models.package*",
+        "models.log*",
+        "models.tag*",
+        "models.describe",
+        "models.card*",
+        "models.gates",
+        "definitions.plan",
+    ),
+    "engineer": (
+        "sources.*",
+        "ingest.*",
+        "pipelines.*",
+        "contracts.*",
+        "tables.*",
+        "lake.*",
+        "features.*",
+        "entities.*",
+        "definitions.*",
+        "endpoints.*",
+        "releases.*",
+        "models.*",
+        "monitors.*",
+        "rollouts.*",
+        "scoring.*",
+        "batches.*",
+        "assets.describe",
+        "assets.tag*",
+        "alerts.*",
+        "incidents.*",
+        "jobs.*",
+    ),
+    "approve": ("changes.approve", "changes.reject", "changes.decide"),
+    "request": ("changes.open", "changes.request", "changes.withdraw", "changes.comment"),
+    "comment": ("changes.comment",),
+    "steward": (
+        "assets.*",
+        "tags.*",
+        "classifications.*",
+        "contracts.*",
+        "definitions.*",
+        "purposes.*",
+        "consents.*",
+        "retention.*",
+        "privacy.*",
+        "*.quarantine*",
+    ),
+    "operate": (
+        "jobs.*",
+        "alerts.*",
+        "incidents.*",
+        "problems.*",
+        "service_levels.*",
+        "notifications.*",
+        "endpoints.activate",
+        "endpoints.deactivate",
+        "endpoints.rollback",
+        "endpoints.scale",
+        "rollouts.*",
+        "monitors.*",
+        "tables.compact*",
+        "tables.expire*",
+        "backups.*",
+        "platform.*",
+    ),
+    "keys": ("keys.*", "certificates.*"),
+    "audit": ("audit.*",),
+    "administer": ("accounts.*", "policies.*"),
+    "grant": ("accounts.set_roles", "accounts.grant*"),
+    "serve": (
+        "endpoints.predict*",
+        "predictions.predict*",
+        "features.read",
+        "features.read_online",
+        "features.online*",
+        "features.push*",
+        "sources.push*",
+        "events.push*",
+    ),
+    "erase": ("*.erase*", "*.destroy*", "*.purge*"),
+}
+"""Patterns over names of actions. What ``erase`` or ``keys`` names belongs to no other duty."""
+
+RESTRICTED = {"accounts": "read_accounts", "audit": "audit", "keys": "read_keys"}
+"""Services whose reading is not for everyone, and the group that their reading stands in."""
+
+DATA_VERBS = frozenset(
+    {
+        "download",
+        "export",
+        "frame",
+        "head",
+        "preview",
+        "query",
+        "read",
+        "read_online",
+        "records",
+        "rows",
+        "sample",
+        "scan",
+        "training_frame",
+    }
+)
+"""Verbs that answer with rows or values, not with what is known about them."""
+NOT_DATA = frozenset({"accounts", "audit", "keys", "jobs", "alerts", "incidents", "changes"})
+
+GROUPS = tuple(
+    dict.fromkeys(
+        (
+            *DUTIES,
+            "read",  # GET, of what is known about things
+            "data",  # rows and values, by any method
+            "rows",  # data of one asset
+            "query",  # data by a statement that names its assets inside
+            "change",  # anything that is not a GET
+            "sensitive",  # needs a fresh second factor
+            *RESTRICTED.values(),
+        )
+    )
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Grouped:
+    """An action's name and the groups that it stands in."""
+
+    name: str
+    groups: tuple[str, ...]
+
+
+def grouped(actions: Iterable[Action]) -> dict[str, Grouped]:
+    """The groups of each action, by its name."""
+    return {action.name: Grouped(action.name, tuple(_groups(action))) for action in actions}
+
+
+def unassigned(actions: Iterable[Action]) -> list[str]:
+    """The names of actions that no duty and no group of reading names: nobody may do them."""
+    idle = {"change", "sensitive"}
+    return sorted(name for name, item in grouped(actions).items() if set(item.groups) <= idle)
+
+
+def _groups(action: Action) -> list[str]:
+    found = []
+    erases = _fits(action.name, DUTIES["erase"])
+    of_keys = action.service == "keys"
+    is_data = action.verb in DATA_VERBS and action.service not in NOT_DATA
+    is_get = action.method == "GET"
+    for duty, patterns in DUTIES.items():
+        if not _fits(action.name, patterns):
+            continue
+        if (of_keys and duty != "keys") or (erases and not of_keys and duty != "erase"):
+            continue
+        # Reading is not part of a working duty; it has groups of its own.
+        named = action.name in patterns or duty in ("serve", "audit")
+        if named or not (is_get or is_data):
+            found.append(duty)
+    if is_data:
+        found += ["data", "query" if action.on == PLATFORM else "rows"]
+    elif is_get:
+        found.append(RESTRICTED.get(action.service, "read"))
+    if not is_get:
+        found.append("change")
+    if action.step_up:
+        found.append("sensitive")
+    return list(dict.fromkeys(found))
+
+
+def _fits(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)

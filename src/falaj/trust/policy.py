@@ -1,0 +1,313 @@
+"""The policy: Cedar text, prepared once, asked once for each different question.
+
+Cedar is the judge; this module only remembers its answers. Everything that a decision depends
+on stands in the key of its answer, and a change of the policies begins an empty memory.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from importlib.resources import files
+from typing import Any
+
+import cedarpy
+from pydantic import BaseModel, ConfigDict
+
+from falaj.kernel.actions import Action
+from falaj.kernel.call import Caller
+from falaj.kernel.errors import InvalidInput
+from falaj.kernel.ports import Decision, Resource
+from falaj.trust.duties import GROUPS, Grouped, grouped
+
+_TYPES = {"user": "User", "service": "Service", "system": "System"}
+_ATTRIBUTES = ("owner", "requested_by", "classification", "region", "stage", "environment")
+"""The attributes of a resource that policies may speak of; others are not shown to them."""
+_MOST_KEPT = 100_000
+UNKNOWN_ACTION = Decision(False, ("unknown-action",))
+UNKNOWN_PRINCIPAL = Decision(False, ("unknown-principal",))
+BROKEN_POLICY = "policy-error"
+DEFAULT = "no-policy-permits"
+
+_Key = tuple[str, tuple[str, ...], str, str, str, tuple[tuple[str, str], ...], bool, str | None]
+
+
+class Why(BaseModel):
+    """A decision and how it came about."""
+
+    model_config = ConfigDict(frozen=True)
+
+    allowed: bool
+    reasons: tuple[str, ...]
+    """Ids of the policies that decided."""
+    policies: tuple[str, ...]
+    """Their text."""
+    roles: tuple[str, ...]
+    groups: tuple[str, ...]
+    """The groups that the action stands in."""
+    would_help: tuple[str, ...]
+    """Of ``step-up`` and ``purpose``: what would turn a no into a yes."""
+
+
+@dataclass(frozen=True)
+class _Written:
+    """One policy: its text, and the actions and groups of its scope (None: any action)."""
+
+    text: str
+    actions: frozenset[str] | None
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """One set of policies, parsed, with the answers that it has given."""
+
+    by_id: Mapping[str, _Written]
+    kept: dict[_Key, Decision] = field(default_factory=dict)
+    slices: dict[str, cedarpy.PolicySet] = field(default_factory=dict)
+
+    @property
+    def text(self) -> str:
+        """All policies as one text."""
+        return "\n".join(policy.text for policy in self.by_id.values())
+
+    def policies_for(self, item: Grouped) -> cedarpy.PolicySet:
+        """The policies whose scope an action can match; the others would say nothing to it."""
+        found = self.slices.get(item.name)
+        if found is None:
+            names = {item.name, *item.groups}
+            found = cedarpy.PolicySet.from_str(
+                "\n".join(
+                    policy.text
+                    for policy in self.by_id.values()
+                    if policy.actions is None or policy.actions & names
+                )
+            )
+            self.slices[item.name] = found
+        return found
+
+
+class CedarPolicy:
+    """Decides by Cedar policies; implements ``kernel.ports.Policy``.
+
+    Args:
+        actions: all actions of the platform; they become the schema's actions.
+        added: the operator's own policies, Cedar text by name.
+
+    Raises:
+        InvalidInput: a policy does not parse, or does not fit the schema.
+
+    Safe from many threads. A repeated question is answered from memory (about 1 µs), a new one
+    by Cedar (about 60 µs; see benchmarks/trust/identity.py).
+    """
+
+    def __init__(
+        self, actions: Iterable[Action], *, added: Mapping[str, str] | None = None
+    ) -> None:
+        self._actions = grouped(actions)
+        self.schema = _schema(self._actions.values())
+        self._schema = cedarpy.Schema.from_str(self.schema)
+        self._entities = {name: _action_entities(item) for name, item in self._actions.items()}
+        self._prepared = self._parsed(added or {})
+
+    @property
+    def text(self) -> str:
+        """All policies in force, as Cedar text."""
+        return self._prepared.text
+
+    def replace(self, added: Mapping[str, str]) -> None:
+        """Put other policies of the operator in force, beside the built-in ones.
+
+        Raises:
+            InvalidInput: one of them does not parse or validate; the old ones stay in force.
+        """
+        self._prepared = self._parsed(added)
+
+    def decide(
+        self, caller: Caller, action: str, resource: Resource, *, stepped_up: bool
+    ) -> Decision:
+        """May this caller do this? With the ids of the policies that decided."""
+        prepared = self._prepared
+        principal = caller.principal
+        ref = resource.ref
+        attributes = resource.attributes
+        key = (
+            principal.id,
+            principal.roles,
+            action,
+            ref.kind,
+            ref.key,
+            tuple(attributes.items()) if attributes else (),
+            stepped_up,
+            caller.purpose,
+        )
+        decision = prepared.kept.get(key)
+        if decision is None:
+            decision = self._asked(prepared, key)
+            if len(prepared.kept) >= _MOST_KEPT:
+                prepared.kept.clear()
+            prepared.kept[key] = decision
+        return decision
+
+    def why(
+        self, caller: Caller, action: str, resource: Resource, *, stepped_up: bool = False
+    ) -> Why:
+        """The decision with the policies behind it and what would change a no."""
+        decision = self.decide(caller, action, resource, stepped_up=stepped_up)
+        would_help = []
+        if not decision.allowed:
+            with_purpose = Caller(caller.principal, purpose=caller.purpose or "any")
+            tries = (
+                (("step-up",), caller, True),
+                (("purpose",), with_purpose, stepped_up),
+                (("step-up", "purpose"), with_purpose, True),
+            )
+            for needed, other, factor in tries:
+                if self.decide(other, action, resource, stepped_up=factor).allowed:
+                    would_help = list(needed)
+                    break
+        by_id = self._prepared.by_id
+        known = self._actions.get(action)
+        return Why(
+            allowed=decision.allowed,
+            reasons=decision.reasons,
+            policies=tuple(by_id[reason].text for reason in decision.reasons if reason in by_id),
+            roles=caller.principal.roles,
+            groups=known.groups if known else (),
+            would_help=tuple(would_help),
+        )
+
+    def groups_of(self, action: str) -> tuple[str, ...]:
+        """The groups that an action stands in; empty for an unknown one."""
+        known = self._actions.get(action)
+        return known.groups if known else ()
+
+    def _asked(self, prepared: _Prepared, key: _Key) -> Decision:
+        """Cedar's answer to the question that a key states."""
+        principal_id, roles, action, kind, asset, attributes, stepped_up, purpose = key
+        entities = self._entities.get(action)
+        if entities is None:
+            return UNKNOWN_ACTION
+        prefix, _, name = principal_id.partition(":")
+        principal_type = _TYPES.get(prefix)
+        if principal_type is None or not name:
+            return UNKNOWN_PRINCIPAL
+        context: dict[str, Any] = {"stepped_up": stepped_up}
+        if purpose is not None:
+            context["purpose"] = purpose
+        principal = {"type": principal_type, "id": principal_id}
+        resource = {"type": "Asset", "id": f"{kind}:{asset}"}
+        shown = {name: value for name, value in attributes if name in _ATTRIBUTES}
+        about = [
+            {
+                "uid": principal,
+                "attrs": {"id": principal_id, "name": name},
+                "parents": [{"type": "Role", "id": role} for role in roles],
+            },
+            {"uid": resource, "attrs": {"kind": kind, "key": asset, **shown}, "parents": []},
+        ]
+        answer = cedarpy.is_authorized(
+            {
+                "principal": principal,
+                "action": {"type": "Action", "id": action},
+                "resource": resource,
+                "context": context,
+            },
+            prepared.policies_for(self._actions[action]),
+            entities.with_added_json_str(json.dumps(about)),
+        )
+        if answer.diagnostics.errors:
+            # Cedar leaves out a policy that fails; a guard that fails must not open a door.
+            return Decision(False, (BROKEN_POLICY,))
+        names = answer.diagnostics.id_annotations_by_reason
+        reasons = sorted(names.get(reason, reason) for reason in answer.diagnostics.reasons)
+        return Decision(answer.allowed, tuple(reasons) or (DEFAULT,))
+
+    def _parsed(self, added: Mapping[str, str]) -> _Prepared:
+        texts = {name: _built_in(name) for name in ("roles.cedar", "guards.cedar")}
+        for name, text in added.items():
+            texts[f"the added policy {name!r}"] = text
+        by_id: dict[str, _Written] = {}
+        for name, text in texts.items():
+            for policy_id, written in self._checked(name, text).items():
+                if policy_id in by_id:
+                    raise InvalidInput(
+                        f"The policy id {policy_id!r} stands twice, again in {name}.",
+                        hint="Give each policy an id of its own.",
+                    )
+                by_id[policy_id] = written
+        return _Prepared(by_id)
+
+    def _checked(self, name: str, text: str) -> dict[str, _Written]:
+        """The policies of one text by their ``@id``; raises InvalidInput."""
+        try:
+            parsed = json.loads(cedarpy.policies_to_json_str(text))
+        except ValueError as error:
+            raise InvalidInput(
+                f"The policies of {name} do not parse: {error}.", hint="Mend the Cedar text."
+            ) from error
+        result = cedarpy.validate_policies(text, self._schema)
+        if not result.validation_passed:
+            told = "; ".join(str(problem) for problem in result.errors[:3])
+            raise InvalidInput(
+                f"The policies of {name} do not fit the platform's schema: {told}.",
+                hint="See `falaj policy schema` for the entities, attributes and actions.",
+            )
+        if parsed.get("templates"):
+            raise InvalidInput(
+                f"The policies of {name} hold a template.", hint="Write out its policies."
+            )
+        by_id: dict[str, _Written] = {}
+        for policy in parsed["staticPolicies"].values():
+            policy_id = policy.get("annotations", {}).get("id")
+            if not policy_id or policy_id in by_id:
+                raise InvalidInput(
+                    f"A policy of {name} has no `@id` of its own.",
+                    hint="Name each policy: decisions and audit records quote the name.",
+                )
+            alone = {"staticPolicies": {policy_id: policy}, "templates": {}, "templateLinks": []}
+            by_id[policy_id] = _Written(
+                cedarpy.policies_from_json_str(json.dumps(alone)), _scope(policy["action"])
+            )
+        return by_id
+
+
+def _scope(action: Mapping[str, Any]) -> frozenset[str] | None:
+    """The ids of the actions and groups in a policy's scope, from Cedar's JSON form."""
+    if action["op"] == "All":
+        return None
+    entities = action.get("entities") or [action["entity"]]
+    return frozenset(entity["id"] for entity in entities)
+
+
+def _built_in(name: str) -> str:
+    return (files("falaj.trust") / "policies" / name).read_text(encoding="utf-8")
+
+
+def _schema(actions: Iterable[Grouped]) -> str:
+    """The Cedar schema: the entities' file, the groups, and the platform's actions in them."""
+    applies = (
+        "appliesTo { principal: [User, Service, System], resource: [Asset], context: Context };"
+    )
+    lines = [_built_in("entities.cedarschema")]
+    lines += [f"action {json.dumps(group)} {applies}" for group in GROUPS]
+    for item in actions:
+        within = ", ".join(json.dumps(group) for group in item.groups)
+        lines.append(f"action {json.dumps(item.name)} in [{within}] {applies}")
+    return "\n".join(lines)
+
+
+def _action_entities(item: Grouped) -> cedarpy.Entities:
+    """One action with the groups above it: all of the hierarchy that its decisions need."""
+    entities: list[dict[str, object]] = [
+        {"uid": {"type": "Action", "id": group}, "attrs": {}, "parents": []}
+        for group in item.groups
+    ]
+    entities.append(
+        {
+            "uid": {"type": "Action", "id": item.name},
+            "attrs": {},
+            "parents": [{"type": "Action", "id": group} for group in item.groups],
+        }
+    )
+    return cedarpy.Entities.from_json_str(json.dumps(entities))

@@ -1,0 +1,92 @@
+"""A routing table, a compiler and a listening worker for the tests of serving."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+import uvicorn
+
+from falaj.kernel.clock import SystemClock
+from falaj.lake.adapters.ducklake_engine import Place
+from falaj.lake.adapters.lake_ducklake import DuckLake
+from falaj.serving.adapters.runtime_onnx import OnnxRuntime
+from falaj.serving.inference import InferenceApp, server_options
+from falaj.serving.meters import Meters
+from falaj.serving.plan import PlanCompiler
+from falaj.serving.plans import Keeper, Plans
+from falaj.serving.predictionlog import PredictionLog
+from falaj.serving.routing import RoutingTable
+from falaj.testing.fakes import RulePolicy
+from falaj.testing.serving import MemoryBundles, MemorySpools, NamedTokens, Running, servable
+from falaj.trust.adapters.keys_file import FileKeyring, MachineSeal
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Iterator[RoutingTable]:
+    opened = RoutingTable(tmp_path / "routing")
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def bundles() -> MemoryBundles:
+    return MemoryBundles({"sha256:a": servable(0), "sha256:b": servable(1)})
+
+
+@pytest.fixture
+def compiler(bundles: MemoryBundles) -> PlanCompiler:
+    return PlanCompiler(bundles, [OnnxRuntime(device="cpu")], None)
+
+
+@pytest.fixture
+def running(
+    table: RoutingTable, bundles: MemoryBundles, compiler: PlanCompiler, tmp_path: Path
+) -> Iterator[Running]:
+    spools, tokens, refused = MemorySpools(), NamedTokens(), set[str]()
+    meters = Meters(tmp_path / "meters", "w0")
+    log = PredictionLog(
+        spools,
+        capacity=2_000,
+        flush_seconds=0.05,
+        full=lambda endpoint, n: meters.of(endpoint).unlogged(n),
+    )
+    plans = Plans(table, compiler)
+    app = InferenceApp(
+        plans=plans,
+        keeper=Keeper(plans, table, worker="w0"),
+        verifier=tokens,
+        policy=RulePolicy(
+            lambda caller, action, _r, _s: f"{caller.principal.id} {action}" not in refused
+        ),
+        log=log,
+        meters=meters,
+    )
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, **server_options()))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    with httpx.Client(base_url=url, timeout=10) as client:
+        yield Running(url, table, bundles, spools, tokens, log, plans, meters, client, refused)
+    server.should_exit = True
+    thread.join(10)
+
+
+@pytest.fixture
+def keyring(tmp_path: Path) -> FileKeyring:
+    seal = MachineSeal.create(tmp_path / "keys" / "secret")
+    return FileKeyring.create(tmp_path / "keys" / "ring.json", seal, clock=SystemClock())
+
+
+@pytest.fixture
+def ducklake(tmp_path: Path) -> Iterator[DuckLake]:
+    opened = DuckLake(Place.of("ducklake:", tmp_path / "lake"), threads=1)
+    yield opened
+    opened.close()
