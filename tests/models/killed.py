@@ -8,9 +8,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from world import World  # noqa: E402
+from world import World
 
-from falaj.kernel.database import Database  # noqa: E402
+from falaj.kernel.database import Database
 
 
 def die(*_given, **_named):

@@ -7,6 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+
 from falaj.kernel.jobs import JobState
 from falaj.training.model import TRAIN_JOB
 
