@@ -137,9 +137,7 @@ def store_of(folder, windows, ttl, recorded, head, clock):
 
 
 def expected(rows, windows, ttl, recorded, k, s, t):
-    answer = {
-        f"state__f_{name}": latest(rows, (k, s), t, recorded, ttl, name) for name in DTYPES
-    }
+    answer = {f"state__f_{name}": latest(rows, (k, s), t, recorded, ttl, name) for name in DTYPES}
     for number, (w, h) in enumerate(windows):
         for function, column in FUNCTIONS:
             answer[f"sums__{function}_{column or 'rows'}_{number}"] = window(
@@ -166,9 +164,7 @@ def compare(got, wanted, rows):
     assert not wrong
 
 
-@settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow]
-)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     batches=st.lists(st.lists(EVENT, max_size=12), min_size=1, max_size=3),
     asked=st.lists(ASKED, min_size=1, max_size=6),

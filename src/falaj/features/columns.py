@@ -6,8 +6,9 @@ string stays in Arrow. Nothing is converted that could lose or change a value.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -132,9 +133,49 @@ def column_of(table: pa.Table, name: str, *, of: str) -> Any:
     return table.column(name)
 
 
-def entity_codes(
-    events: Sequence[pa.Array], asked: Sequence[pa.Array]
-) -> tuple[Ints, Ints]:
+def table_of(rows: Sequence[Mapping[str, Any]], types: Mapping[str, pa.DataType]) -> pa.Table:
+    """Rows as JSON gives them, as an Arrow table.
+
+    Args:
+        rows: by column name; instants as ISO 8601 text with a zone or as datetimes.
+        types: of the columns that are known; of others the values tell.
+
+    Raises:
+        InvalidInput: names the column whose values do not have its type.
+    """
+    names = list(dict.fromkeys([*types, *(name for row in rows for name in row)]))
+    given = {name for row in rows for name in row}
+    columns = {}
+    for name in names:
+        if name not in given and rows:
+            continue  # the view that needs it says so
+        values = [row.get(name) for row in rows]
+        wanted = types.get(name)
+        try:
+            if wanted is not None and pa.types.is_timestamp(wanted):
+                values = [_instant(value, name) for value in values]
+            columns[name] = pa.array(values, wanted)
+        except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, ValueError) as error:
+            raise InvalidInput(
+                f"The column {name!r} holds a value that is not {wanted or 'of one type'}: "
+                f"{error}.",
+                hint="Send every value with the type of its column; null where there is none.",
+            ) from None
+    return pa.table(columns)
+
+
+def _instant(value: Any, name: str) -> datetime | None:
+    if isinstance(value, str):
+        value = datetime.fromisoformat(value)
+    if value is not None and (not isinstance(value, datetime) or value.tzinfo is None):
+        raise InvalidInput(
+            f"The column {name!r} holds {str(value)[:60]!r}, which is no instant with a zone.",
+            hint="Write times as 2026-01-31T12:00:00Z.",
+        )
+    return value
+
+
+def entity_codes(events: Sequence[pa.Array], asked: Sequence[pa.Array]) -> tuple[Ints, Ints]:
     """Dense numbers for the entities of events and the same numbers for asked rows.
 
     Args:
@@ -164,4 +205,4 @@ def entity_codes(
 
 def _positions(column: pa.Array, known: pa.Array) -> Ints:
     found = pc.index_in(column, value_set=known, skip_nulls=True).fill_null(-1)
-    return found.to_numpy(zero_copy_only=False).astype(np.int64)
+    return np.asarray(found.to_numpy(zero_copy_only=False), np.int64)

@@ -287,7 +287,7 @@ class FeatureView(Definition):
     @property
     def output_names(self) -> list[str]:
         """The names of what the view offers, in order."""
-        return [item.name for item in (*self.features, *self.aggregates)]
+        return [item.name for item in self.features] + [item.name for item in self.aggregates]
 
     def references(self) -> list[AssetRef]:
         """The source table and the entity that it is about."""

@@ -17,10 +17,11 @@ import numpy as np
 
 from falaj.features.columns import Ints
 from falaj.features.model import DType, Status, microseconds
+from falaj.features.order import ORDER_BYTES, orders, times_of
 from falaj.features.plan import ServicePlan, ViewUse
 from falaj.features.pointintime import EventIndex
 from falaj.features.ports import Merge, OnlineStore, Secrets
-from falaj.features.rows import ORDER_BYTES, KeyCodec, RowCodec, Sealer, orders, times_of
+from falaj.features.rows import KeyCodec, RowCodec, Sealer
 from falaj.features.tiles import TileCodec
 from falaj.features.views import Events, ViewPlan
 from falaj.kernel.clock import microseconds as instant_us
@@ -83,10 +84,8 @@ class ViewStorage:
         index = EventIndex(codes, events.event_time, events.recorded_at)
         index.known_at = None
         final = index.rows[index.ends(np.arange(len(names)), np.full(len(names), 1 << 62)) - 1]
-        order = orders(
-            events.event_time[final],
-            None if events.recorded_at is None else events.recorded_at[final],
-        )
+        recorded = events.event_time if events.recorded_at is None else events.recorded_at
+        order = orders(events.event_time[final].tolist(), recorded[final].tolist())
         columns = [
             events.columns[f"{feature.column}:{feature.dtype.value}"].take(final)
             for feature in self.plan.view.features
@@ -247,7 +246,7 @@ class OnlineReader:
         statuses, event_times = [], []
         for vector, here, at in zip(values, present, times, strict=True):
             states = [Status.PRESENT] * self._width
-            for i, (name, _) in enumerate(self._fields):
+            for i in range(len(self._fields)):
                 if vector[i] is None:
                     states[i] = Status.NULL
             seen: dict[str, int | None] = {}
@@ -358,8 +357,7 @@ class _View:
         if event_time > at_us or recorded_at > at_us:
             return self._none(states, Status.MISSING)  # nothing of the future is ever told
         if self._ttl_us is not None and event_time <= at_us - self._ttl_us:
-            self._none(states, Status.EXPIRED)
-            return event_time
+            return self._none(states, Status.EXPIRED, event_time)
         values = self._unpacked(row[ORDER_BYTES:]) if self._unpacked else []
         for source, place in self._at:
             value = vector[place] = values[source]
@@ -367,9 +365,12 @@ class _View:
                 states[place] = Status.NULL
         return event_time
 
-    def _none(self, states: list[Status], status: Status) -> None:
+    def _none(
+        self, states: list[Status], status: Status, event_time: int | None = None
+    ) -> int | None:
         for _, place in self._at:
             states[place] = status
+        return event_time
 
     def _aggregates(
         self,
@@ -436,5 +437,3 @@ def _checker(name: str, dtype: DType) -> Callable[[Any], Any]:
         DType.TIMESTAMP: instant,
     }
     return checks.get(dtype, plain)
-
-

@@ -32,7 +32,7 @@ class Partial:
     merge: Callable[[State, State], State]
 
 
-def _lift_count(values: Array, valid: Array) -> State:
+def _lift_count(_values: Array, valid: Array) -> State:
     return (valid.astype(np.int64),)
 
 

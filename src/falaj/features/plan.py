@@ -80,7 +80,7 @@ class OnDemandUse:
         try:
             with np.errstate(all="ignore"):
                 result = self.function(**given)
-        except Exception as error:  # noqa: BLE001  (the user's function may raise anything)
+        except Exception as error:
             raise InvalidInput(
                 f"The on-demand function {definition.name!r} failed: "
                 f"{type(error).__name__}: {error}.",
@@ -104,7 +104,9 @@ class OnDemandUse:
 
 def _for_function(values: Any, valid: Array, dtype: DType) -> Array:
     if dtype is DType.STRING:
-        return np.where(valid, np.asarray(values, np.object_), None)
+        texts = np.asarray(values, np.object_).copy()
+        texts[~valid] = None
+        return texts
     if dtype is DType.TIMESTAMP:
         return np.where(valid, values, _NO_TIME)
     return np.where(valid, np.asarray(values, np.float64), np.nan)
@@ -190,9 +192,7 @@ class ServicePlan:
             self.service,
         ]
         found = {(part.kind, part.name): part for part in parts}
-        return [
-            {"kind": part.kind, **part.model_dump(mode="json")} for part in found.values()
-        ]
+        return [{"kind": part.kind, **part.model_dump(mode="json")} for part in found.values()]
 
     @cached_property
     def defaults(self) -> dict[str, Any]:
@@ -233,9 +233,7 @@ class ServicePlan:
             for feature in use.features:
                 columns[f"{use.plan.name}__{feature}"] = found[feature]
         for computed in self.on_demand:
-            inputs = {
-                column: _pair(columns[column], dtype) for _, column, dtype in computed.inputs
-            }
+            inputs = {column: _pair(columns[column], dtype) for _, column, dtype in computed.inputs}
             done = computed.computed(inputs, len(at))
             for output in computed.definition.outputs:
                 name = f"{computed.definition.name}__{output.name}"
@@ -292,9 +290,7 @@ class _Compiler:
     def plan(self) -> ServicePlan:
         for item in self._service.features:
             name, _, feature = item.partition(":")
-            offered = (
-                self._on_demand(name) if name in self._service.on_demand else self._view(name)
-            )
+            offered = self._on_demand(name) if name in self._service.on_demand else self._view(name)
             if feature and feature not in offered:
                 raise self._unknown(item, offered)
             for one in [feature] if feature else list(offered):

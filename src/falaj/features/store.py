@@ -8,18 +8,23 @@ from __future__ import annotations
 
 import secrets as random_names
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
-from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from sqlalchemy.engine import Connection
 
 from falaj.catalog.definitions import Definition, Definitions
-from falaj.features.columns import ARROW, column_of, instants
-from falaj.features.model import Entity, FeatureService, FeatureView, Knowledge
+from falaj.features.answers import Ack, FeatureItem, Materialized, Pushed
+from falaj.features.columns import ARROW, column_of, instants, table_of
+from falaj.features.model import (
+    Entity,
+    FeatureService,
+    FeatureView,
+    Knowledge,
+    OnDemandFeatures,
+)
 from falaj.features.online import OnlineReader, Superseded, Vectors, ViewStorage, once_mark
 from falaj.features.plan import DefinitionAccess, ServicePlan
 from falaj.features.ports import Merge, OnlineStore, Secrets, Write
@@ -31,38 +36,6 @@ from falaj.lake.ports import Lake
 
 _ROWS_PER_WRITE = 20_000
 _REBUILDS = 5
-
-
-class Ack(StrEnum):
-    """What a push waits for."""
-
-    LOG = "log"
-    """The rows are durable in the lake; the next materialisation brings them online."""
-    ONLINE = "online"
-    """Every later read sees them, or newer ones."""
-
-
-@dataclass(frozen=True)
-class Pushed:
-    """What a push did."""
-
-    snapshot: int | None
-    """The lake snapshot that holds the rows, or None if the lake was left alone."""
-    views: tuple[str, ...]
-    """The views whose online rows it reached."""
-    n_events: int
-    repeated: bool = False
-    """True if a push with the same key had been applied before: nothing was changed."""
-
-
-@dataclass(frozen=True)
-class Materialized:
-    """What a materialisation did."""
-
-    view: str
-    snapshot: int
-    n_events: int
-    n_entities: int
 
 
 class AppliedDefinitions:
@@ -306,7 +279,56 @@ class FeatureStore:
         )
         if done.applied:
             return pushed
-        return Pushed(pushed.snapshot, pushed.views, pushed.n_events, repeated=True)
+        return pushed.model_copy(update={"repeated": True})
+
+    def push_records(
+        self,
+        table: str,
+        rows: Sequence[Mapping[str, Any]],
+        *,
+        key: str | None = None,
+        ack: Ack | str = Ack.ONLINE,
+    ) -> Pushed:
+        """``push`` of rows as JSON gives them: typed by the views and by the lake's table.
+
+        Raises:
+            InvalidInput: a value does not have its column's type, or a time has no zone.
+        """
+        schema = self._schema(table)
+        return self.push(table, table_of(rows, schema), key=key, ack=ack)
+
+    def _schema(self, table: str) -> dict[str, pa.DataType]:
+        types: dict[str, pa.DataType] = {}
+        for plan in self.views_of(table):
+            for name, kind in plan.source_types.items():
+                types.setdefault(name, kind)
+        try:
+            for field in self.lake.schema(table):
+                types[field.name] = field.type
+        except NotFound:
+            pass  # the first rows of the table make it
+        return types
+
+    def items(self, kind: str) -> list[FeatureItem]:
+        """The definitions of one kind with what they offer or take."""
+        found = []
+        for item in self.definitions.all(kind):
+            features: dict[str, str] = {}
+            if isinstance(item, FeatureView):
+                features = {
+                    **{one.name: one.dtype for one in item.features},
+                    **{one.name: one.output for one in item.aggregates},
+                }
+            elif isinstance(item, OnDemandFeatures):
+                features = {output.name: output.dtype for output in item.outputs}
+            elif isinstance(item, FeatureService):
+                features = dict(ServicePlan.of(item, self.definitions).outputs)
+            found.append(
+                FeatureItem(
+                    kind=kind, name=item.name, description=item.description, features=features
+                )
+            )
+        return found
 
     def views_of(self, table: str) -> list[ViewPlan]:
         """The views that read a source table, compiled; raises InvalidInput if none does."""
@@ -359,10 +381,14 @@ class FeatureStore:
         if merge is not None:
             self.online.write(Write(merges=[merge]))
         n_entities = len(rows) if merge is None else len(merge.keys) - 1
-        return Materialized(plan.name, snapshot, len(events), n_entities)
+        return Materialized(
+            view=plan.name, snapshot=snapshot, n_events=len(events), n_entities=n_entities
+        )
 
 
-def spine_of(rows: Sequence[Mapping[str, Any]], at_us: Sequence[int], plan: ServicePlan) -> pa.Table:
+def spine_of(
+    rows: Sequence[Mapping[str, Any]], at_us: Sequence[int], plan: ServicePlan
+) -> pa.Table:
     """A spine of requests, its instants in the column ``timestamp``, for a recomputation."""
     types = dict(plan.request_fields)
     for use in plan.views:

@@ -27,8 +27,8 @@ import numpy as np
 
 from falaj.features.columns import NUMPY, Array, Ints, Values
 from falaj.features.model import Aggregate, DType, Function
+from falaj.features.order import ORDER_BYTES, order_of, times_of
 from falaj.features.partials import MAX, MIN, MOMENTS, Partial, State, running
-from falaj.features.rows import ORDER_BYTES, order_of, times_of
 from falaj.features.views import (
     Columns,
     Slot,
@@ -133,8 +133,7 @@ class Hop:
     def unpacked(self, matrix: Ints) -> list[State]:
         """The states of an int64 matrix."""
         columns = [
-            np.ascontiguousarray(matrix[:, i]).view(kind)
-            for i, (_, kind) in enumerate(self.fields)
+            np.ascontiguousarray(matrix[:, i]).view(kind) for i, (_, kind) in enumerate(self.fields)
         ]
         states, at = [], 0
         for slot in self.slots:
@@ -227,7 +226,9 @@ class TileCodec:
         ]
         rest, rest_owner = all_events.take(~settled), owner[~settled]
         order = np.argsort(rest_owner, kind="stable")
-        return self._written(newest, horizons, parts, rest_owner[order], self._raw(rest.take(order)))
+        return self._written(
+            newest, horizons, parts, rest_owner[order], self._raw(rest.take(order))
+        )
 
     def _tiled(
         self,
@@ -261,9 +262,7 @@ class TileCodec:
 
     def _parsed(
         self, old: Sequence[bytes | None]
-    ) -> tuple[
-        Ints, list[tuple[int, int]], list[tuple[Ints, Ints, Ints]], tuple[Ints, Kept]
-    ]:
+    ) -> tuple[Ints, list[tuple[int, int]], list[tuple[Ints, Ints, Ints]], tuple[Ints, Kept]]:
         n = len(old)
         horizons, newest = np.full(n, _EVER, np.int64), [(_EVER, _EVER)] * n
         counts = np.zeros((n, len(self.hops) + 1), np.int64)
@@ -431,9 +430,7 @@ def _finisher(aggregate: Aggregate, at: Mapping[str, int]) -> Callable[[Any], An
     where = {slot.partial.name: at[slot.name] for slot in Hop.slots_of(aggregate)}
     if function is Function.LAST:
         i = where["last"]
-        return lambda s: (
-            None if s is None or s[i] == _EVER else _plain(aggregate, s[i + 2])
-        )
+        return lambda s: None if s is None or s[i] == _EVER else _plain(aggregate, s[i + 2])
     n = where["count"]
     if function is Function.COUNT:
         return lambda s: 0 if s is None else s[n]

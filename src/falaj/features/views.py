@@ -70,7 +70,6 @@ class Events:
             return Values(there, there)
         return Values.of(array, dtype, column)
 
-
     def known_by(self, limit_us: int) -> Events:
         """The events that had happened and had been recorded by an instant."""
         known = self.event_time <= limit_us
@@ -169,6 +168,18 @@ class ViewPlan:
         found += [view.event_time] + ([view.recorded_at] if view.recorded_at else [])
         found += [name for name, _ in self.columns] + [item.column for item in view.where]
         return list(dict.fromkeys(found))
+
+    @cached_property
+    def source_types(self) -> dict[str, pa.DataType]:
+        """The types of the source columns, as far as the view knows them."""
+        view = self.view
+        types = {name: ARROW[dtype] for name, dtype in self.columns if dtype is not None}
+        for key, dtype in self.keys.items():
+            types[view.entity_columns.get(key, key)] = ARROW[dtype]
+        for name in (view.event_time, view.recorded_at):
+            if name:
+                types[name] = ARROW[DType.TIMESTAMP]
+        return types
 
     @cached_property
     def storage_id(self) -> bytes:
@@ -273,10 +284,10 @@ class ViewPlan:
             after = tail(at, window, hop)
             starts = index.ends(asked, after)
             slots = {slot.name: slot for a in aggregates for slot in slots_of(a)}
-            inputs = [
-                (name, slot.partial, *(part[index.rows] for part in slot_values(slot, events)))
-                for name, slot in slots.items()
-            ]
+            inputs = []
+            for name, slot in slots.items():
+                raw, valid = slot_values(slot, events)
+                inputs.append((name, slot.partial, raw[index.rows], valid[index.rows]))
             states = merged_over(inputs, index, starts, ends, at)
             for aggregate in aggregates:
                 if aggregate.function is Function.LAST:
@@ -383,8 +394,7 @@ def _passes(column: pa.ChunkedArray, item: Filter) -> Array:
 
 def empty_source(plan: ViewPlan) -> pa.Table:
     """An empty table with the columns that a view reads, for a source without rows yet."""
-    types: dict[str, pa.DataType] = {name: pa.null() for name in plan.source_columns}
-    for name, dtype in plan.columns:
-        if dtype is not None:
-            types[name] = ARROW[dtype]
-    return pa.table({name: pa.array([], kind) for name, kind in types.items()})
+    types = plan.source_types
+    return pa.table(
+        {name: pa.array([], types.get(name, pa.null())) for name in plan.source_columns}
+    )

@@ -54,9 +54,7 @@ def merged_over(
     return _over_known(wanted, index.known_at, starts, ends, at)
 
 
-def _over_all(
-    kind: Partial, values: Array, valid: Array, starts: Ints, ends: Ints
-) -> State:
+def _over_all(kind: Partial, values: Array, valid: Array, starts: Ints, ends: Ints) -> State:
     """Every range as O(log n) blocks of 1, 2, 4 … events, without any subtraction."""
     low, high = starts.copy(), np.maximum(ends, starts)
     total = identity(kind, values, len(low))
@@ -75,9 +73,7 @@ def _over_all(
         rows = rows[low[rows] < high[rows]]
         if len(level[0]) & 1:
             level = tuple(np.append(part, end) for part, end in zip(level, empty, strict=True))
-        level = kind.merge(
-            tuple(part[0::2] for part in level), tuple(part[1::2] for part in level)
-        )
+        level = kind.merge(tuple(part[0::2] for part in level), tuple(part[1::2] for part in level))
     return total
 
 

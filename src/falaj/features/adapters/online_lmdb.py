@@ -15,8 +15,8 @@ from typing import Any, TypeVar
 
 import lmdb
 
+from falaj.features.order import ORDER_BYTES
 from falaj.features.ports import Write, Written
-from falaj.features.rows import ORDER_BYTES
 from falaj.kernel.errors import Corrupt, FalajError, LimitExceeded, Unavailable
 
 T = TypeVar("T")
@@ -36,9 +36,7 @@ class LmdbOnlineStore:
     the child opens its own.
     """
 
-    def __init__(
-        self, folder: Path, *, map_bytes: int = 1 << 30, max_readers: int = 1024
-    ) -> None:
+    def __init__(self, folder: Path, *, map_bytes: int = 1 << 30, max_readers: int = 1024) -> None:
         self.folder = folder
         self._lock = threading.Lock()  # of this process's readers; held to resize the map
         self._writer = threading.Lock()  # of this process's writers, before LMDB's own

@@ -1,0 +1,104 @@
+"""What the feature store answers: plain models, light to import."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from falaj.features.model import Status
+
+
+class Ack(StrEnum):
+    """What a push waits for."""
+
+    LOG = "log"
+    """The rows are durable in the lake; the next materialisation brings them online."""
+    ONLINE = "online"
+    """Every later read sees them, or newer ones."""
+
+
+class Answer(BaseModel):
+    """Frozen."""
+
+    model_config = ConfigDict(frozen=True)
+
+
+class Pushed(Answer):
+    """What a push did."""
+
+    snapshot: int | None
+    """The lake snapshot that holds the rows, or None if the lake was left alone."""
+    views: tuple[str, ...]
+    """The views whose online rows it reached."""
+    n_events: int
+    repeated: bool = False
+    """True if a push with the same key had been applied before: nothing was changed."""
+
+
+class Materialized(Answer):
+    """What a materialisation did."""
+
+    view: str
+    snapshot: int
+    n_events: int
+    n_entities: int
+
+
+class OnlineRow(Answer):
+    """One vector as it was read."""
+
+    values: dict[str, Any]
+    """By column; None is null, timestamps are UTC microseconds."""
+    statuses: dict[str, Status]
+    event_times: dict[str, datetime | None]
+    """Of each view, when its newest stored event happened."""
+
+
+class OnlineRows(Answer):
+    """The vectors of one read."""
+
+    service: str
+    at: datetime
+    rows: list[OnlineRow]
+
+
+class FeatureItem(Answer):
+    """A view, an on-demand definition or a service, in a list."""
+
+    kind: str
+    name: str
+    description: str
+    features: dict[str, str]
+    """Name and type; of a service, what it takes."""
+
+
+class Mismatch(Answer):
+    """One feature of one request that differed."""
+
+    row: int
+    feature: str
+    online: Any
+    offline: Any
+    keys: dict[str, Any]
+
+
+class ParityReport(Answer):
+    """What a parity check found."""
+
+    service: str
+    snapshot: int
+    n_rows: int
+    n_values: int
+    n_mismatches: int
+    by_feature: dict[str, int]
+    """Mismatches of each feature that has any."""
+    examples: list[Mismatch]
+    """The first few."""
+
+    @property
+    def agrees(self) -> bool:
+        """True if nothing differed."""
+        return self.n_mismatches == 0

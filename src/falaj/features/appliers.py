@@ -1,0 +1,81 @@
+"""What happens when feature definitions are applied: they are compiled, or refused.
+
+The catalogue draws the edges (table → view → service) from ``references()``; here every
+name, type and function is checked against what it refers to, in the same transaction, so
+that nothing is ever applied that could not be computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from sqlalchemy.engine import Connection
+
+from falaj.catalog.definitions import Definition
+from falaj.catalog.model import Classification
+from falaj.features import ondemand
+from falaj.features.model import Entity, FeatureService, FeatureView, OnDemandFeatures
+from falaj.features.plan import ServicePlan
+from falaj.features.views import ViewPlan
+from falaj.kernel.call import Call
+from falaj.kernel.errors import InvalidInput
+
+Find = Callable[[Connection, str, str], Definition]
+"""The current definition of a kind and name, in a transaction; raises NotFound."""
+KINDS: dict[str, type[Definition]] = {
+    kind.kind: kind for kind in (Entity, FeatureView, OnDemandFeatures, FeatureService)
+}
+"""The kinds of definition of this room."""
+
+
+class _Within:
+    """Definitions as the transaction of a call sees them."""
+
+    def __init__(self, call: Call, find: Find) -> None:
+        self._call = call
+        self._find = find
+
+    def get(self, kind: str, name: str) -> Definition:
+        return self._find(self._call.connection, kind, name)
+
+    def all(self, kind: str) -> Sequence[Definition]:
+        return []
+
+
+def appliers(find: Find) -> Mapping[str, Callable[[Call, Any], None]]:
+    """The appliers of this room's kinds, for ``catalog.definitions.Definitions``.
+
+    Args:
+        find: ``Definitions.definition``, bound late.
+    """
+
+    def view(call: Call, definition: FeatureView) -> None:
+        entity = find(call.connection, Entity.kind, definition.entity)
+        if isinstance(entity, Entity):
+            ViewPlan.of(definition, entity)
+
+    def on_demand(_call: Call, definition: OnDemandFeatures) -> None:
+        ondemand.compiled(definition.source)
+
+    def service(call: Call, definition: FeatureService) -> None:
+        plan = ServicePlan.of(definition, _Within(call, find))
+        own = definition.classification
+        for use in plan.views:
+            needed = use.plan.view.classification
+            if use.plan.sealed and needed is not None and _level(own) < needed.level:
+                raise InvalidInput(
+                    f"The service {definition.name!r} is {own or 'not classified'}, but takes "
+                    f"from the {needed} view {use.plan.name!r}.",
+                    hint=f"Set its classification to {needed}.",
+                )
+
+    return {
+        FeatureView.kind: view,
+        OnDemandFeatures.kind: on_demand,
+        FeatureService.kind: service,
+    }
+
+
+def _level(classification: Classification | None) -> int:
+    return -1 if classification is None else classification.level

@@ -1,0 +1,133 @@
+"""The actions of features: what there is, read, push, materialise, prove."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from falaj.features.answers import (
+    Ack,
+    FeatureItem,
+    OnlineRow,
+    OnlineRows,
+    ParityReport,
+    Pushed,
+)
+from falaj.features.model import FeatureService, FeatureView, OnDemandFeatures
+from falaj.kernel.actions import Service, action
+from falaj.kernel.call import AssetRef, Call
+from falaj.kernel.clock import from_microseconds
+from falaj.kernel.errors import InvalidInput, LimitExceeded
+from falaj.kernel.jobs import Job, Jobs
+
+if TYPE_CHECKING:
+    from falaj.features.parity import Parity
+    from falaj.features.store import FeatureStore
+
+Items = list[FeatureItem]
+Rows = list[dict[str, Any]]
+Visible = Callable[[Call, AssetRef], bool]
+"""True if the caller may know of the asset."""
+MATERIALIZE = "features.materialize"
+MOST_ROWS = 10_000
+MOST_SAMPLED = 5_000
+
+
+class Features(Service):
+    """Features: computed once from a definition, read for training and for serving."""
+
+    name = "features"
+
+    def __init__(self, store: FeatureStore, parity: Parity, jobs: Jobs, visible: Visible) -> None:
+        self._store = store
+        self._parity = parity
+        self._jobs = jobs
+        self._visible = visible
+
+    @action(get="/features")
+    def list(self, *, kind: str | None = None) -> Items:
+        """The feature views, on-demand features and feature services that have been applied."""
+        kinds = (FeatureView.kind, OnDemandFeatures.kind, FeatureService.kind)
+        if kind is not None and kind not in kinds:
+            raise InvalidInput(
+                f"{kind!r} is not a kind of feature definition.", hint=f"Use {', '.join(kinds)}."
+            )
+        return [
+            item
+            for wanted in ([kind] if kind else kinds)
+            for item in self._store.items(wanted)
+            if self._visible(self.call, AssetRef(wanted, item.name))
+        ]
+
+    @action(post="/feature-services/{name}/vectors", on="feature_service")
+    def read(self, name: str, *, rows: Rows, at: datetime | None = None) -> OnlineRows:
+        """The vectors of a feature service for some requests, from the online store.
+
+        ``rows`` hold the entity keys and request fields of each; ``at`` is now by default.
+        """
+        _limited(len(rows))
+        when = at or self.call.now
+        if when.tzinfo is None:
+            raise InvalidInput("`at` has no time zone.", hint="Write it as 2026-01-31T12:00:00Z.")
+        found = self._store.read_online(name, rows, when)
+        self.call.note(n_rows=len(rows))
+        return OnlineRows(
+            service=name,
+            at=when,
+            rows=[
+                OnlineRow(
+                    values=dict(zip(found.names, values, strict=True)),
+                    statuses=dict(zip(found.names, statuses, strict=True)),
+                    event_times={
+                        view: None if time is None else from_microseconds(time)
+                        for view, time in times.items()
+                    },
+                )
+                for values, statuses, times in zip(
+                    found.values, found.statuses, found.event_times, strict=True
+                )
+            ],
+        )
+
+    @action(post="/feature-sources/{table}/rows", on="table")
+    def push(
+        self, table: str, *, rows: Rows, key: str | None = None, ack: Ack = Ack.ONLINE
+    ) -> Pushed:
+        """Add rows to a source table and to the online rows of every view of it.
+
+        ``key`` makes the push happen once. Timestamps are ISO 8601 with a zone.
+        """
+        _limited(len(rows))
+        pushed = self._store.push_records(table, rows, key=key, ack=ack)
+        self.call.note(n_rows=len(rows), snapshot=pushed.snapshot, repeated=pushed.repeated)
+        return pushed
+
+    @action(post="/feature-views/{name}/materializations", on="feature_view")
+    def materialize(self, name: str, *, upto: datetime | None = None) -> Job:
+        """Bring the online rows of a view up to what the lake holds, as a job."""
+        if upto is not None and upto.tzinfo is None:
+            raise InvalidInput("`upto` has no time zone.", hint="Write it as 2026-01-31T12:00:00Z.")
+        self._store.view_plan(name)
+        arguments = {"view": name, "upto": upto.isoformat() if upto else None}
+        return self._jobs.submit(self.call, MATERIALIZE, arguments)
+
+    @action(post="/feature-services/{name}/parity-checks", on="feature_service")
+    def parity(
+        self, name: str, *, sample: int = 200, at: datetime | None = None, seed: int = 0
+    ) -> ParityReport:
+        """Read sampled entities online, compute them again offline, and compare."""
+        if not 1 <= sample <= MOST_SAMPLED:
+            raise InvalidInput(f"sample is {sample}; it is between 1 and {MOST_SAMPLED}.")
+        report = self._parity.sampled(name, sample, at=at, seed=seed)
+        self.call.note(n_values=report.n_values, n_mismatches=report.n_mismatches)
+        if not report.agrees:
+            self.call.emit("features.parity_broken", service=name, by_feature=report.by_feature)
+        return report
+
+
+def _limited(n_rows: int) -> None:
+    if n_rows > MOST_ROWS:
+        raise LimitExceeded(
+            f"{n_rows} rows are too many for one call.", hint=f"Send at most {MOST_ROWS} at once."
+        )
