@@ -68,10 +68,9 @@ def table_of(flights, way):
         name: np.asarray(flights[name].to_pylist(), float)
         for name in ("year", "month", "day", "hour", "minute", "distance", "dep_delay")
     }
-    days = (
-        np.array([f"2013-{int(m):02}-{int(d):02}" for m, d in zip(local["month"], local["day"], strict=True)],
-                 dtype="datetime64[D]").astype("int64")
-    )  # fmt: skip
+    pairs = zip(local["month"].astype(int), local["day"].astype(int), strict=True)
+    dates = [f"2013-{month:02}-{day:02}" for month, day in pairs]
+    days = np.array(dates, dtype="datetime64[D]").astype("int64")
     scheduled = (days * 24 + local["hour"].astype("int64")) * HOUR + local["minute"].astype(
         "int64"
     ) * (HOUR // 60)

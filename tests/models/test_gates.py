@@ -308,7 +308,7 @@ def test_a_champion_that_cannot_be_scored_on_these_rows_blocks_with_the_reason(b
 
 
 def test_rows_that_the_champion_was_fitted_on_do_not_count(bench):
-    digest, table, made = bench.bundle("honest")
+    digest, _, made = bench.bundle("honest")
     later = made.model_copy(
         update={
             "spec": made.spec.model_copy(
