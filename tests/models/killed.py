@@ -20,7 +20,7 @@ def die(*_given, **_named):
 
 def main(url: str, folder: str, step: str) -> None:
     """Assemble the world, replace one step by death, and take the waiting job."""
-    world = World(Database(url), Path(folder), jobs_lease=timedelta(seconds=1))
+    world = World(Database(url), Path(folder), jobs_lease=timedelta(seconds=3))
     if step == "record":
         world.sets.record = die
     elif step == "fit":

@@ -40,6 +40,9 @@ def test_counts_of_one_beside_an_honest_mean_are_no_sign():
     told = np.where(LABELS == 1, 5, 0).astype(np.float32)
     found = own_rows(("count", "mean"), np.stack([count, told], 1), LABELS, 0.97)
     assert [(one.count, one.feature) for one in found] == [("count", "mean")]
+    assert (
+        own_rows(("count", "mean"), np.stack([count, told], 1), LABELS, 0.97, words=["count"]) == []
+    )
     few = np.stack([count, told], 1)[:150]
     assert own_rows(("count", "mean"), few, LABELS[:150], 0.97) == []
 
