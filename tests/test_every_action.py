@@ -11,7 +11,7 @@ from falaj.kernel.database import metadata
 from falaj.kernel.errors import FalajError, Forbidden, NotFound, StepUpRequired, Unavailable
 from falaj.testing.subjects import SUBJECTS, subject_of
 from falaj.testing.world import WAYS, World, door_of
-from falaj.trust.audit_tables import records
+from falaj.trust.audit_tables import audit_records
 from falaj.trust.duties import unassigned
 from falaj.wiring.services import service_classes
 
@@ -47,7 +47,7 @@ class Log:
 
     def _rows(self, since=0):
         with self._world.premises.database.reading() as connection:
-            query = select(records).where(records.c.seq > since).order_by(records.c.seq)
+            query = select(audit_records).where(audit_records.c.seq > since)
             return list(connection.execute(query))
 
     def outcomes(self, action):
