@@ -115,6 +115,7 @@ def _options(
     context.obj = Session(
         folder=folder, url=url, ca=ca, as_json=as_json, code=code, purpose=purpose
     )
+    context.call_on_close(context.obj.close)
 
 
 def _invoke(context: typer.Context, action: Action, arguments: dict[str, Any]) -> None:

@@ -238,33 +238,41 @@ class World:
         self._made += 1
         return f"{what}-{self._made}"
 
-    def alert(self, severity: Severity = Severity.WARNING) -> str:
+    def alert(
+        self,
+        severity: Severity = Severity.WARNING,
+        about: AssetRef = AssetRef("endpoint", "late"),
+    ) -> str:
         """The id of a new alert; a critical one opens an incident too."""
         with self.call() as call:
             return self.premises.alerts.raise_alert(
-                call, name=self.new("alert"), subject=AssetRef("endpoint", "late"),
+                call, name=self.new("alert"), subject=about,
                 severity=severity, message="Something is not as it should be.", evidence={},
             ).id  # fmt: skip
 
     def incident(self) -> str:
-        """The id of a new incident."""
-        self.alert(Severity.CRITICAL)
+        """The id of a new incident, about an asset of its own."""
+        model = self.copied_model()
+        self.alert(Severity.CRITICAL, about=AssetRef("model", model))
         with self.premises.database.reading() as connection:
             found = self.premises.incidents.listed(connection)
         return max(found, key=lambda one: one.id).id
 
+    def copied_model(self) -> str:
+        """The name of a new model with one version, made by the world's run."""
+        registry, name = self.premises.registry, self.new("model")
+        with self.call() as call:
+            bundle = registry.version(call.connection, "late", 1).bundle
+            registry.register(call, name, run=self.facts["run"], bundle=bundle)
+        return name
+
     def change(self, requested_by: str = "user:omar") -> str:
-        """The id of a new change that waits: the model's version to another unguarded stage."""
+        """The id of a new change that waits: a model's version to another stage."""
         from falaj.models.model import Stage
 
-        registry, run = self.premises.registry, self.facts["run"]
+        name = self.copied_model()
         with self.call(requested_by) as call:
-            bundle = registry.version(call.connection, "late", 1).bundle
-            name = self.new("model")
-            made = registry.register(call, name, run=run, bundle=bundle)
-            return self.premises.promotions.ask(
-                call, name, made.version, Stage.ARCHIVED, "It is a copy."
-            ).id
+            return self.premises.promotions.ask(call, name, 1, Stage.ARCHIVED, "It is a copy.").id
 
     def service_account(self) -> str:
         """The name of a new service account."""
@@ -335,9 +343,15 @@ class World:
     def _fill(self) -> None:
         from falaj.models.model import Stage
         from falaj.training.model import TrainingRequest, TrainingSetSpec
+        from falaj.trust.model import Role, jsonable_roles
 
         made = self.premises
         with self.call() as call:
+            # An owner neither approves nor serves; in the small world one person does it all.
+            roles = jsonable_roles(tuple(Role))
+            made.authentication.accounts.change(
+                call.connection, self._owner(), now=call.now, roles=roles
+            )
             made.definitions.apply(call, [one.document() for one in definitions()])
         with self.opened() as platform:
             platform.sources.load("flights")
@@ -384,10 +398,8 @@ class World:
         with self.opened() as platform:
             platform.monitors.drift("late")
             self.facts["report"] = platform.monitors.reports("late")[0].id
-            for _ in range(2):
-                checkpoint = platform.audit.checkpoint()
-                self.facts["older" if "newer" not in self.facts else "newer"] = str(checkpoint.size)
-                self.facts.setdefault("newer", "")
+            for which in ("older", "newer"):
+                self.facts[which] = str(platform.audit.checkpoint().size)
 
     def close(self) -> None:
         """Close the HTTP client."""
