@@ -11,6 +11,9 @@ import httpx
 import pytest
 import uvicorn
 
+from falaj.kernel.clock import SystemClock
+from falaj.lake.adapters.ducklake_engine import Place
+from falaj.lake.adapters.lake_ducklake import DuckLake
 from falaj.serving.adapters.runtime_onnx import OnnxRuntime
 from falaj.serving.inference import InferenceApp, server_options
 from falaj.serving.meters import Meters
@@ -20,6 +23,7 @@ from falaj.serving.predictionlog import PredictionLog
 from falaj.serving.routing import RoutingTable
 from falaj.testing.fakes import RulePolicy
 from falaj.testing.serving import MemoryBundles, MemorySpools, NamedTokens, Running, servable
+from falaj.trust.adapters.keys_file import FileKeyring, MachineSeal
 
 
 @pytest.fixture
@@ -56,7 +60,9 @@ def running(
         plans=plans,
         keeper=Keeper(plans, table, worker="w0"),
         verifier=tokens,
-        policy=RulePolicy(lambda caller, action, _r, _s: f"{caller.principal.id} {action}" not in refused),
+        policy=RulePolicy(
+            lambda caller, action, _r, _s: f"{caller.principal.id} {action}" not in refused
+        ),
         log=log,
         meters=meters,
     )
@@ -71,3 +77,16 @@ def running(
         yield Running(url, table, bundles, spools, tokens, log, plans, meters, client, refused)
     server.should_exit = True
     thread.join(10)
+
+
+@pytest.fixture
+def keyring(tmp_path: Path) -> FileKeyring:
+    seal = MachineSeal.create(tmp_path / "keys" / "secret")
+    return FileKeyring.create(tmp_path / "keys" / "ring.json", seal, clock=SystemClock())
+
+
+@pytest.fixture
+def ducklake(tmp_path: Path) -> Iterator[DuckLake]:
+    opened = DuckLake(Place.of("ducklake:", tmp_path / "lake"), threads=1)
+    yield opened
+    opened.close()

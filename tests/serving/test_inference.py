@@ -138,7 +138,14 @@ def test_too_many_rows_and_too_large_bodies_are_refused(running: Running) -> Non
 
 def test_nobody_asks_without_a_valid_token(running: Running) -> None:
     running.activate(make_release())
-    for value in ("", "Basic dXNlcg==", "Bearer", "Bearer nobody", "Bearer \xe9", "Bearer " + "x" * 9000):
+    for value in (
+        "",
+        "Basic dXNlcg==",
+        "Bearer",
+        "Bearer nobody",
+        "Bearer \xe9",
+        "Bearer " + "x" * 9000,
+    ):
         answer = running.client.post(
             "/v1/endpoints/delays/predict",
             headers={"authorization": value.encode("latin-1")},
@@ -309,7 +316,7 @@ def test_a_full_log_is_counted_and_answers_go_on(running: Running) -> None:
     traffic = running.meters.traffic("delays")
     assert traffic.predictions == 4500
     logged = 4500 - traffic.unlogged
-    assert 0 < traffic.unlogged
+    assert traffic.unlogged > 0
     assert len(eventually(lambda: running.spools.rows("predictions_delays"), logged)) == logged
 
 
@@ -331,9 +338,7 @@ def test_variants_are_sticky_by_unit_and_shared_as_declared(running: Running) ->
         assert [first[i]["score"] for i in mine] == pytest.approx(list(want), abs=1e-6)
     logged = eventually(lambda: running.spools.rows("predictions_delays"), 400)
     assert {row["prediction_id"]: row["variant"] for row in logged} == {
-        item["id"]: item["variant"]
-        for answer in (first, again)
-        for item in answer
+        item["id"]: item["variant"] for answer in (first, again) for item in answer
     }
 
 

@@ -30,6 +30,7 @@ PREFIXES = {
     "token": "a token family",
     "key": "a key-encryption key",
     "segment": "a segment of a spool",
+    "report": "a report of a monitor",
 }
 
 

@@ -6,9 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import IntEnum, StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from falaj.catalog.definitions import Definition
+from falaj.catalog.model import Relation
+from falaj.kernel.call import AssetRef
 
 EndpointName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,48}$")]
 """Lower case, starts with a letter; its prediction table is named after it."""
@@ -80,6 +84,35 @@ class RequestField(_Frozen):
     nullable: bool = False
 
 
+class Endpoint(Definition):
+    """Where predictions of a model are asked, and what limits them.
+
+    Which version of the model serves is not declared: that is a release, deployed from
+    the version that was approved for production.
+    """
+
+    kind: ClassVar[str] = "endpoint"
+    relation: ClassVar[Relation] = Relation.DEFINES
+
+    name: EndpointName
+    model: str
+    feature_service: str | None = None
+    """None: the one that the model was trained on, if any."""
+    fields: tuple[RequestField, ...] = ()
+    """Request fields beyond those that the feature service asks for."""
+    unit: str | None = None
+    limits: Limits = Limits()
+    durability: Durability = Durability.BATCH
+    missing: MissingPolicy = MissingPolicy.MODEL
+
+    def references(self) -> list[AssetRef]:
+        """The model, and the feature service if one is named."""
+        found = [AssetRef("model", self.model)]
+        if self.feature_service:
+            found.append(AssetRef("feature_service", self.feature_service))
+        return found
+
+
 class Variant(_Frozen):
     """One model version inside a release, and its share of the units."""
 
@@ -94,6 +127,22 @@ class Variant(_Frozen):
     def label(self) -> str:
         """``model/version``."""
         return f"{self.model}/{self.version}"
+
+
+class Approved(BaseModel):
+    """A model version that may be served."""
+
+    model: str
+    version: int
+    bundle: str
+    feature_service: str | None = None
+    """The one that it was trained on."""
+    change: str | None = None
+    """The change that approved it."""
+
+    def variant(self) -> Variant:
+        """The version as the only variant of a release."""
+        return Variant(model=self.model, version=self.version, bundle=self.bundle)
 
 
 class Release(_Frozen):
@@ -148,6 +197,28 @@ class ReleaseStatus(BaseModel):
     state: ReleaseState
     activated_at: datetime | None = None
     activated_by: str | None = None
+
+
+class Activation(BaseModel):
+    """One switch of an endpoint, for "what was in production on that day"."""
+
+    endpoint: str
+    release: str | None
+    """None: it was switched off."""
+    previous: str | None
+    at: datetime
+    by: str
+
+
+class EndpointSummary(BaseModel):
+    """An endpoint in a list."""
+
+    name: str
+    model: str
+    active: str | None
+    """The id of the active release."""
+    version: int | None
+    """The model version that it serves."""
 
 
 class WorkerStatus(BaseModel):

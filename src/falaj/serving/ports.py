@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from sqlalchemy.engine import Connection
 
-    from falaj.kernel.call import Call, Caller
-    from falaj.serving.model import RequestField, ServableModel, Variant
+    from falaj.kernel.call import Caller
+    from falaj.serving.model import Approved, RequestField, ServableModel
 
 
 class FeatureReader(Protocol):
@@ -112,15 +112,12 @@ class Bundles(Protocol):
 class ApprovedModels(Protocol):
     """Tells which model versions may be served."""
 
-    def approved(
-        self, connection: Connection, model: str, version: int | None
-    ) -> tuple[Variant, str | None]:
-        """The approved version (the one in production if ``version`` is None) as a
-        variant, and the id of the change that approved it.
+    def approved(self, connection: Connection, model: str, version: int | None) -> Approved:
+        """The version in production, or a named one if it is approved for production.
 
         Raises:
             NotFound: no such model or version.
-            Conflict: that version is not approved for production.
+            Conflict: none is, or that one is not, approved for production.
         """
         ...
 
@@ -136,11 +133,11 @@ class Verifier(Protocol):
 class Spool(Protocol):
     """A durable local append of Arrow rows (the lake's spool)."""
 
-    def append(self, rows: pa.Table) -> None:
+    def append(self, rows: pa.Table) -> object:
         """Add rows to the open segment."""
         ...
 
-    def flush(self) -> None:
+    def flush(self) -> object:
         """Return when all appended rows are on disk, encrypted."""
         ...
 
@@ -149,23 +146,3 @@ class Spools(Protocol):
     """Opens spools by the name of the table that their rows are for."""
 
     def open(self, table: str) -> Spool: ...
-
-
-class Lineage(Protocol):
-    """Walks the catalogue upstream, for the trace of a prediction."""
-
-    def upstream(self, connection: Connection, kind: str, key: str) -> list[tuple[str, str, str]]:
-        """(kind, key, relation) of each asset that flows into this one."""
-        ...
-
-    def facts(self, connection: Connection, kind: str, key: str) -> dict[str, Any]:
-        """What the catalogue keeps about an asset; empty if it knows nothing."""
-        ...
-
-
-class PredictionRows(Protocol):
-    """Finds logged predictions in the lake."""
-
-    def find(self, call: Call, prediction: str) -> dict[str, Any]:
-        """The row of one prediction; raises NotFound."""
-        ...

@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from falaj.kernel.errors import FalajError, Unavailable
 from falaj.kernel.telemetry import logger
+from falaj.serving.names import table_of
 
 if TYPE_CHECKING:
     from falaj.serving.plan import Scored
@@ -46,11 +47,6 @@ SCHEMA = pa.schema(
         ("caller", pa.string()),
     ]
 )
-
-
-def table_of(endpoint: str) -> str:
-    """The lake table of an endpoint's predictions."""
-    return f"predictions_{endpoint.replace('-', '_')}"
 
 
 def columnar(scored: Scored) -> pa.Table:
@@ -134,6 +130,7 @@ class PredictionLog:
         self._waiting: deque[tuple[Scored, Callable[[FalajError | None], None] | None]] = deque()
         self._n_waiting = 0
         self._lock = threading.Lock()
+        self._opening = threading.Lock()
         self._wake = threading.Event()
         self._stopped = False
         self._thread = threading.Thread(target=self._work, name="falaj-log", daemon=True)
@@ -188,7 +185,7 @@ class PredictionLog:
             return
         error: FalajError | None = None
         try:
-            self._write([scored for scored, _ in taken])
+            self.write([scored for scored, _ in taken])
         except FalajError as raised:
             error = raised
         except Exception as raised:  # noqa: BLE001 - the log's thread must outlive any failure
@@ -208,14 +205,16 @@ class PredictionLog:
             elif error is not None:
                 self._full(scored.release.endpoint, scored.n_rows)
 
-    def _write(self, batches: list[Scored]) -> None:
+    def write(self, batches: list[Scored]) -> None:
+        """Write rows now; on disk when this returns. Raises what the spool raises."""
         by_table: dict[str, list[pa.Table]] = {}
         for scored in batches:
             by_table.setdefault(table_of(scored.release.endpoint), []).append(columnar(scored))
         for table, parts in by_table.items():
-            spool = self._open.get(table)
-            if spool is None:
-                spool = self._open[table] = self._spools.open(table)
+            with self._opening:
+                spool = self._open.get(table)
+                if spool is None:
+                    spool = self._open[table] = self._spools.open(table)
             spool.append(pa.concat_tables(parts).combine_chunks())
             spool.flush()
 

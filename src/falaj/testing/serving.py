@@ -122,7 +122,9 @@ class NamedTokens:
         return make_caller(token)
 
 
-def make_release(release_id: str = "release_1", *, bundle: str = "sha256:a", **values: Any) -> Release:
+def make_release(
+    release_id: str = "release_1", *, bundle: str = "sha256:a", **values: Any
+) -> Release:
     """A release of the endpoint ``delays`` with the fields a, b and c."""
     given: dict[str, Any] = {
         "id": release_id,
@@ -163,5 +165,3 @@ class Running:
         return self.client.post(
             f"/v1/endpoints/{endpoint}/predict", headers=headers, **{kind: body}, **options
         )
-
-

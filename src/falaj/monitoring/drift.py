@@ -1,0 +1,218 @@
+"""Drift: what a model sees and says now, against what it saw and said when it was made.
+
+Values are counted on the edges that were frozen with the model (quantiles of its training
+rows), so the cost is one pass of counting, and the counts have no error of their own. A
+feature has drifted if the difference is surely there (chi-squared, and a test of the share
+of missing values, Benjamini-Hochberg over all features) *and* large (PSI over deciles, or
+the missing share). Missing values are counted apart: they do not blur the distances.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from falaj.kernel.errors import NotFound
+from falaj.lake.ports import Lake
+from falaj.models.bundles import Bundle, Bundles
+from falaj.models.model import FeatureStatistics, Histogram
+from falaj.monitoring.counts import (
+    Counts,
+    benjamini_hochberg,
+    chi_squared,
+    grouped,
+    jensen_shannon,
+    kolmogorov_smirnov,
+    population_stability,
+    proportions_differ,
+)
+from falaj.monitoring.model import DriftLimits, DriftReport, FeatureDrift
+from falaj.serving.model import Release
+from falaj.serving.names import table_of
+
+
+class Drift:
+    """Reports drift from the prediction log.
+
+    Args:
+        lake: holds the prediction log.
+        bundles: hold the frozen statistics of each model version.
+    """
+
+    def __init__(self, lake: Lake, bundles: Bundles) -> None:
+        self._lake = lake
+        self._bundles = bundles
+
+    def report(
+        self, release: Release, since: datetime, until: datetime, limits: DriftLimits
+    ) -> DriftReport:
+        """Compare the predictions of a release's model version over [since, until).
+
+        Args:
+            release: whose first variant is looked at, in all releases that served it.
+            since, until: the instants that the predictions are about.
+            limits: when a difference is a drift.
+
+        Raises:
+            NotFound: there are no such predictions.
+            Corrupt: the bundle does not verify.
+        """
+        variant = release.variants[0]
+        bundle = self._bundles.open_bundle(variant.bundle)
+        n_inputs = len(bundle.statistics.features)
+        counter = _Counter(bundle)
+        table = table_of(release.endpoint)
+        if self._lake.exists(table):
+            rows = self._lake.scan(
+                table,
+                columns=["features", "score"],
+                where="model = $model AND version = $version "
+                "AND predicted_for >= $since AND predicted_for < $until",
+                parameters={
+                    "model": variant.model,
+                    "version": variant.version,
+                    "since": since,
+                    "until": until,
+                },
+            )
+            for batch in rows.to_batches(max_chunksize=65_536):
+                counter.add(_matrix(batch.column(0), n_inputs), _column(batch.column(1)))
+        if not counter.n:
+            raise NotFound(
+                f"{release.endpoint!r} has no logged predictions of {variant.label} between "
+                f"{since:%Y-%m-%d %H:%M} and {until:%Y-%m-%d %H:%M}.",
+                hint="Ask for another window; fresh predictions reach the log within seconds.",
+            )
+        features, score = counter.compared(limits)
+        return DriftReport(
+            endpoint=release.endpoint,
+            model=variant.model,
+            version=variant.version,
+            bundle=variant.bundle,
+            since=since,
+            until=until,
+            n_reference=bundle.statistics.n_rows,
+            n_observed=counter.n,
+            limits=limits,
+            features=features,
+            score=score,
+        )
+
+
+class _Counter:
+    """Counts live rows on the frozen bins of a bundle."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self._features = bundle.statistics.features
+        self._scores = bundle.statistics.scores
+        self._counts = [np.zeros(len(feature.counts)) for feature in self._features]
+        self._missing = [0] * len(self._features)
+        self._score_counts = np.zeros(len(self._scores.counts))
+        self.n = 0
+
+    def add(self, matrix: NDArray[np.float32], scores: NDArray[np.float64]) -> None:
+        self.n += len(matrix)
+        for place, feature in enumerate(self._features):
+            values = matrix[:, place].astype(np.float64)
+            known = values[~np.isnan(values)]
+            self._missing[place] += len(values) - len(known)
+            self._counts[place] += counts_of(known, feature)
+        known = scores[np.isfinite(scores)]
+        self._score_counts += counts_of(known, self._scores)
+
+    def compared(self, limits: DriftLimits) -> tuple[list[FeatureDrift], FeatureDrift]:
+        compared = [
+            compare(
+                feature.name,
+                np.array(feature.counts, dtype=np.float64),
+                observed,
+                missing=(feature.n_missing, missing),
+                ordered=not feature.categories,
+            )
+            for feature, observed, missing in zip(
+                self._features, self._counts, self._missing, strict=True
+            )
+        ]
+        reference = np.array(self._scores.counts, dtype=np.float64)
+        compared.append(
+            compare("score", reference, self._score_counts, missing=(0, 0), ordered=True)
+        )
+        judge(compared, limits)
+        return compared[:-1], compared[-1]
+
+
+def counts_of(known: NDArray[np.float64], reference: FeatureStatistics | Histogram) -> Counts:
+    """Counts of values on the reference's bins: bin i holds edges[i-1] < v <= edges[i]."""
+    n = len(reference.counts)
+    if isinstance(reference, FeatureStatistics) and reference.categories:
+        places = np.clip(known, 0, n - 1).astype(np.int64)
+    else:
+        places = np.searchsorted(np.array(reference.edges), known, side="left")
+    return np.bincount(places, minlength=n).astype(np.float64)
+
+
+def compare(
+    name: str,
+    reference: Counts,
+    observed: Counts,
+    *,
+    missing: tuple[int, int] = (0, 0),
+    ordered: bool = True,
+) -> FeatureDrift:
+    """The distances and the test of one feature; not judged yet.
+
+    Args:
+        name: of the feature.
+        reference, observed: counts on the same bins.
+        missing: how many values were missing in each.
+        ordered: False for a category.
+    """
+    known_reference, known_observed = float(reference.sum()), float(observed.sum())
+    n_reference, n_observed = known_reference + missing[0], known_observed + missing[1]
+    psi = distance = 0.0
+    ks: float | None = 0.0 if ordered else None
+    p_values = 1.0
+    if known_reference and known_observed:
+        coarse = grouped(reference, observed) if ordered else (reference, observed)
+        psi = population_stability(*coarse)
+        distance = jensen_shannon(*coarse)
+        if ordered:
+            ks = kolmogorov_smirnov(reference, observed)
+        _, p_values = chi_squared(*coarse)
+    p_missing = proportions_differ(missing[0], n_reference, missing[1], n_observed)
+    return FeatureDrift(
+        name=name,
+        psi=psi,
+        jensen_shannon=distance,
+        ks=ks,
+        p_value=min(1.0, 2 * min(p_values, p_missing)),
+        missing_reference=missing[0] / n_reference if n_reference else 0.0,
+        missing_observed=missing[1] / n_observed if n_observed else 0.0,
+    )
+
+
+def judge(compared: list[FeatureDrift], limits: DriftLimits) -> None:
+    """Say of each feature whether it has drifted, over all of them together."""
+    adjusted = benjamini_hochberg([one.p_value for one in compared])
+    for one, p in zip(compared, adjusted, strict=True):
+        one.adjusted_p_value = p
+        reasons = []
+        if one.psi >= limits.psi:
+            reasons.append(f"PSI {one.psi:.3f} (limit {limits.psi:g})")
+        gap = one.missing_observed - one.missing_reference
+        if abs(gap) >= limits.missing:
+            reasons.append(f"missing {one.missing_observed:.1%}, was {one.missing_reference:.1%}")
+        one.drifted = bool(reasons) and p <= limits.false_discovery_rate
+        one.why = "; ".join(reasons) if one.drifted else ""
+
+
+def _matrix(column: Any, n_inputs: int) -> NDArray[np.float32]:
+    values = column.flatten().to_numpy(zero_copy_only=False)
+    return np.asarray(values, dtype=np.float32).reshape(-1, n_inputs)
+
+
+def _column(column: Any) -> NDArray[np.float64]:
+    return np.asarray(column.to_numpy(zero_copy_only=False), dtype=np.float64)

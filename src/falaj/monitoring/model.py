@@ -1,0 +1,185 @@
+"""The words of monitoring: monitors, what they measure and what they found."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+from falaj.catalog.definitions import Definition
+from falaj.kernel.call import AssetRef
+from falaj.operations.model import Severity
+from falaj.serving.model import EndpointName
+
+Column = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,62}$")]
+Table = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
+Period = Literal["day", "week", "month"]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Labels(_Frozen):
+    """Where the truth arrives: a lake table with a row for each known outcome."""
+
+    table: Table
+    label: Column
+    """0 or 1 (or a boolean); null while it is not known."""
+    on: Literal["prediction_id", "request_id", "unit"] = "request_id"
+    """The column of the prediction log that the label's ``key`` answers."""
+    key: Column | None = None
+    """The label table's column; of the same name as ``on`` if None."""
+    recorded_at: Column | None = None
+    """If a key has several labels, the one recorded last counts."""
+
+
+class DriftLimits(_Frozen):
+    """When a difference is a drift: it is surely there, and it is large."""
+
+    psi: Annotated[float, Field(gt=0)] = 0.2
+    missing: Share = 0.1
+    """Difference of the share of missing values."""
+    false_discovery_rate: Share = 0.05
+    """Over all features of a report together (Benjamini-Hochberg)."""
+
+
+class PerformanceLimits(_Frozen):
+    """What the realised figures must keep; a limit is crossed when the whole confidence
+    band lies on its wrong side."""
+
+    auc_at_least: Share | None = None
+    log_loss_at_most: Annotated[float, Field(gt=0)] | None = None
+    brier_at_most: Share | None = None
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    least_labels: Annotated[int, Field(ge=2)] = 100
+    """Periods with fewer labels raise nothing."""
+
+
+class Monitor(Definition):
+    """What is watched of an endpoint, and what raises an alert."""
+
+    kind: ClassVar[str] = "monitor"
+
+    endpoint: EndpointName
+    window: timedelta = timedelta(days=7)
+    """How far back a check looks."""
+    drift: DriftLimits | None = DriftLimits()
+    labels: Labels | None = None
+    performance: PerformanceLimits | None = None
+    severity: Severity = Severity.WARNING
+
+    def references(self) -> list[AssetRef]:
+        """The endpoint that it watches."""
+        return [AssetRef("endpoint", self.endpoint)]
+
+
+class FeatureDrift(BaseModel):
+    """How one input (or the score) differs from its reference."""
+
+    name: str
+    psi: float
+    jensen_shannon: float
+    ks: float | None
+    """None for a category: it has no order."""
+    p_value: float
+    """Of the smaller of the tests on values and on missing values, counted twice."""
+    adjusted_p_value: float = 1.0
+    """After Benjamini-Hochberg over the report."""
+    missing_reference: float
+    missing_observed: float
+    drifted: bool = False
+    why: str = ""
+
+
+class DriftReport(BaseModel):
+    """The inputs and scores of one model version over a window, against its training rows."""
+
+    endpoint: str
+    model: str
+    version: int
+    bundle: str
+    since: datetime
+    until: datetime
+    n_reference: int
+    n_observed: int
+    limits: DriftLimits
+    features: list[FeatureDrift]
+    score: FeatureDrift
+
+    @property
+    def drifted(self) -> list[FeatureDrift]:
+        """What drifted, the farthest first; the score stands among them as ``score``."""
+        found = [one for one in (*self.features, self.score) if one.drifted]
+        return sorted(found, key=lambda one: -one.psi)
+
+
+class Band(BaseModel):
+    """A figure with its confidence band."""
+
+    estimate: float
+    low: float
+    high: float
+
+
+class PeriodPerformance(BaseModel):
+    """How right the predictions of one period turned out to be."""
+
+    since: datetime
+    n_predictions: int
+    n_labels: int
+    positive_rate: float | None = None
+    mean_score: float | None = None
+    auc: Band | None = None
+    """None without both classes."""
+    log_loss: Band | None = None
+    brier: Band | None = None
+
+
+class PerformanceReport(BaseModel):
+    """Realised performance by period, from labels that arrived late."""
+
+    endpoint: str
+    labels: Labels
+    by: Period
+    since: datetime
+    until: datetime
+    confidence: float
+    n_predictions: int
+    n_labels: int
+    periods: list[PeriodPerformance]
+
+
+class ReportKind(BaseModel):
+    """A kept report, in a list."""
+
+    id: str
+    kind: Literal["drift", "performance"]
+    endpoint: str
+    monitor: str | None
+    at: datetime
+    by: str
+
+
+class KeptReport(ReportKind):
+    """A kept report, whole."""
+
+    document: dict[str, Any]
+
+
+class CheckResult(BaseModel):
+    """What one check of a monitor found."""
+
+    monitor: str
+    since: datetime
+    until: datetime
+    reports: list[str]
+    """Ids of the kept reports."""
+    alerts: list[str]
+    """Ids of the alerts that were raised (or raised again)."""
+    findings: list[str]
+
+
+Instant = AwareDatetime

@@ -1,0 +1,254 @@
+"""Monitors: checks that are declared, run, kept as records, and raise alerts."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Literal
+
+from sqlalchemy import insert, select
+
+from falaj.catalog.definitions import Definitions
+from falaj.kernel.call import AssetRef, Call
+from falaj.kernel.errors import Conflict, InvalidInput, NotFound
+from falaj.kernel.ids import new_id
+from falaj.monitoring import tables
+from falaj.monitoring.model import (
+    CheckResult,
+    DriftLimits,
+    DriftReport,
+    KeptReport,
+    Labels,
+    Monitor,
+    PerformanceLimits,
+    PerformanceReport,
+    Period,
+    ReportKind,
+)
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Connection
+
+    from falaj.monitoring.drift import Drift
+    from falaj.monitoring.performance import Performance
+    from falaj.operations.alerts import Alerts
+    from falaj.serving.model import Release
+    from falaj.serving.releases import Releases
+
+
+class Monitors:
+    """Measures, keeps what was measured, and raises alerts.
+
+    Args:
+        drift, performance: measure.
+        releases: tell what serves.
+        definitions: hold the monitors.
+        alerts: are raised when a limit is crossed.
+    """
+
+    def __init__(
+        self,
+        drift: Drift,
+        performance: Performance,
+        releases: Releases,
+        definitions: Definitions,
+        alerts: Alerts,
+    ) -> None:
+        self._drift = drift
+        self._performance = performance
+        self._releases = releases
+        self._definitions = definitions
+        self._alerts = alerts
+
+    def monitor(self, connection: Connection, name: str) -> Monitor:
+        """A declared monitor; raises NotFound."""
+        found = self._definitions.definition(connection, "monitor", name)
+        if not isinstance(found, Monitor):
+            raise TypeError(f"{name!r} is applied as {type(found).__name__}")
+        return found
+
+    def listed(self, connection: Connection) -> list[Monitor]:
+        """All declared monitors by name."""
+        kept = self._definitions.listed(connection, kind="monitor")
+        return [self.monitor(connection, one.name) for one in kept]
+
+    def drift(
+        self,
+        call: Call,
+        endpoint: str,
+        since: datetime,
+        until: datetime,
+        limits: DriftLimits,
+        *,
+        monitor: str | None = None,
+    ) -> tuple[str, DriftReport]:
+        """Measure and keep a drift report; returns its id and the report.
+
+        Raises:
+            Conflict: the endpoint serves nothing.
+            NotFound: no such endpoint, or no predictions in the window.
+        """
+        _check_window(since, until)
+        report = self._drift.report(self._active(call, endpoint), since, until, limits)
+        return self._kept(call, "drift", endpoint, monitor, report), report
+
+    def performance(
+        self,
+        call: Call,
+        endpoint: str,
+        labels: Labels,
+        since: datetime,
+        until: datetime,
+        *,
+        by: Period = "week",
+        confidence: float = 0.95,
+        monitor: str | None = None,
+    ) -> tuple[str, PerformanceReport]:
+        """Measure and keep a performance report; returns its id and the report.
+
+        Raises:
+            NotFound: no such endpoint, no predictions in the window or no label table.
+        """
+        _check_window(since, until)
+        self._releases.endpoint(call.connection, endpoint)
+        report = self._performance.report(
+            endpoint, labels, since, until, by=by, confidence=confidence
+        )
+        return self._kept(call, "performance", endpoint, monitor, report), report
+
+    def check(self, call: Call, name: str, until: datetime) -> CheckResult:
+        """Run a monitor over its window that ends at ``until``; raises alerts.
+
+        Raises:
+            NotFound: no such monitor, or nothing to measure.
+        """
+        monitor = self.monitor(call.connection, name)
+        since = until - monitor.window
+        result = CheckResult(
+            monitor=name, since=since, until=until, reports=[], alerts=[], findings=[]
+        )
+        if monitor.drift is not None:
+            kept, report = self.drift(
+                call, monitor.endpoint, since, until, monitor.drift, monitor=name
+            )
+            result.reports.append(kept)
+            for one in report.drifted:
+                self._alert(call, monitor, result, f"drift-{one.name}",
+                            f"{one.name} has drifted: {one.why}",
+                            {"report": kept, **one.model_dump(mode="json")})  # fmt: skip
+        if monitor.labels is not None and monitor.performance is not None:
+            kept, realised = self.performance(
+                call,
+                monitor.endpoint,
+                monitor.labels,
+                since,
+                until,
+                confidence=monitor.performance.confidence,
+                monitor=name,
+            )
+            result.reports.append(kept)
+            for figure, message in crossed(realised, monitor.performance):
+                self._alert(call, monitor, result, figure, message, {"report": kept})
+        call.note(reports=result.reports, alerts=result.alerts)
+        return result
+
+    def reports(self, connection: Connection, endpoint: str, *, limit: int) -> list[ReportKind]:
+        """The newest kept reports of an endpoint."""
+        self._releases.endpoint(connection, endpoint)
+        names = list(ReportKind.model_fields)
+        return [
+            ReportKind.model_validate({name: getattr(row, name) for name in names})
+            for row in tables.report_rows(connection, endpoint, limit=limit)
+        ]
+
+    def report(self, connection: Connection, report: str) -> KeptReport:
+        """One kept report; raises NotFound."""
+        row = connection.execute(
+            select(tables.reports).where(tables.reports.c.id == report)
+        ).first()
+        if row is None:
+            raise NotFound(
+                f"There is no report {report!r}.",
+                hint="`falaj monitors reports ENDPOINT` lists them.",
+            )
+        return KeptReport.model_validate(
+            {name: getattr(row, name) for name in KeptReport.model_fields}
+        )
+
+    def _active(self, call: Call, endpoint: str) -> Release:
+        release = self._releases.active(call.connection, endpoint)
+        if release is None:
+            raise Conflict(
+                f"{endpoint!r} serves nothing now.", hint="Activate a release of it first."
+            )
+        return release
+
+    def _kept(
+        self,
+        call: Call,
+        kind: Literal["drift", "performance"],
+        endpoint: str,
+        monitor: str | None,
+        report: DriftReport | PerformanceReport,
+    ) -> str:
+        report_id = new_id("report")
+        call.connection.execute(
+            insert(tables.reports).values(
+                id=report_id,
+                kind=kind,
+                endpoint=endpoint,
+                monitor=monitor,
+                at=call.now,
+                by=call.principal.id,
+                document=report.model_dump(mode="json"),
+            )
+        )
+        call.note(report=report_id)
+        return report_id
+
+    def _alert(
+        self,
+        call: Call,
+        monitor: Monitor,
+        result: CheckResult,
+        name: str,
+        message: str,
+        evidence: dict[str, object],
+    ) -> None:
+        alert = self._alerts.raise_alert(
+            call,
+            name=f"{monitor.name}:{name}",
+            subject=AssetRef("endpoint", monitor.endpoint),
+            severity=monitor.severity,
+            message=message,
+            evidence=evidence,
+        )
+        result.alerts.append(alert.id)
+        result.findings.append(message)
+
+
+def crossed(report: PerformanceReport, limits: PerformanceLimits) -> list[tuple[str, str]]:
+    """The limits that the last period with enough labels crosses, as (figure, message)."""
+    enough = [one for one in report.periods if one.n_labels >= limits.least_labels]
+    if not enough:
+        return []
+    last = enough[-1]
+    told = f"in the {report.by} from {last.since:%Y-%m-%d} ({last.n_labels} labels)"
+    found = []
+    if limits.auc_at_least is not None and last.auc and last.auc.high < limits.auc_at_least:
+        found.append(("auc", f"AUC {last.auc.estimate:.3f} {told}, limit {limits.auc_at_least:g}"))
+    for name, band, limit in (
+        ("log_loss", last.log_loss, limits.log_loss_at_most),
+        ("brier", last.brier, limits.brier_at_most),
+    ):
+        if limit is not None and band and band.low > limit:
+            words = name.replace("_", " ")
+            found.append((name, f"{words} {band.estimate:.3f} {told}, limit {limit:g}"))
+    return found
+
+
+def _check_window(since: datetime, until: datetime) -> None:
+    if since >= until:
+        raise InvalidInput(
+            f"The window from {since.isoformat()} to {until.isoformat()} is empty.",
+            hint="Give `since` before `until`.",
+        )

@@ -1,0 +1,118 @@
+"""The actions of monitoring."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, ClassVar
+
+from falaj.kernel.actions import Service, action
+from falaj.monitoring.model import (
+    CheckResult,
+    Column,
+    DriftLimits,
+    DriftReport,
+    Instant,
+    KeptReport,
+    Labels,
+    Monitor,
+    PerformanceReport,
+    Period,
+    ReportKind,
+    Table,
+)
+from falaj.serving.model import EndpointName
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from falaj.monitoring.monitors import Monitors
+
+_DEFAULT_WINDOW = timedelta(days=7)
+
+
+class MonitorService(Service):
+    """Drift and realised performance, from the prediction log."""
+
+    name: ClassVar[str] = "monitors"
+
+    def __init__(self, monitors: Monitors) -> None:
+        self._monitors = monitors
+
+    @action(get="/monitors")
+    def list(self) -> Sequence[Monitor]:
+        """List the declared monitors."""
+        return self._monitors.listed(self.call.connection)
+
+    @action(post="/endpoints/{endpoint}/drift-reports", on="endpoint")
+    def drift(
+        self,
+        endpoint: EndpointName,
+        *,
+        since: Instant | None = None,
+        until: Instant | None = None,
+        psi_limit: float = 0.2,
+    ) -> DriftReport:
+        """Compare what the active model sees and says with its training rows; the report is kept.
+
+        Args:
+            endpoint: which one.
+            since, until: the window; the last seven days if they are left out.
+            psi_limit: the population stability index from which a feature has drifted.
+        """
+        window = self._window(since, until)
+        limits = DriftLimits(psi=psi_limit)
+        _, report = self._monitors.drift(self.call, endpoint, *window, limits)
+        return report
+
+    @action(post="/endpoints/{endpoint}/performance-reports", on="endpoint")
+    def performance(
+        self,
+        endpoint: EndpointName,
+        label_table: Table,
+        label: Column,
+        *,
+        on: str = "request_id",
+        key: Column | None = None,
+        recorded_at: Column | None = None,
+        since: Instant | None = None,
+        until: Instant | None = None,
+        by: Period = "week",
+    ) -> PerformanceReport:
+        """Join predictions with labels that arrived late; figures by period, each with its band.
+
+        Args:
+            endpoint: which one.
+            label_table: the lake table of the outcomes.
+            label: its column of 0 and 1.
+            on: prediction_id, request_id or unit: what the label table names.
+            key: its column of that; of the same name if left out.
+            recorded_at: its column of when a label became known; the last one counts.
+            since, until: the window; the last seven days if they are left out.
+            by: day, week or month.
+        """
+        labels = Labels.model_validate(
+            {"table": label_table, "label": label, "on": on, "key": key, "recorded_at": recorded_at}
+        )
+        window = self._window(since, until)
+        _, report = self._monitors.performance(self.call, endpoint, labels, *window, by=by)
+        return report
+
+    @action(post="/monitors/{name}/checks", on="monitor")
+    def check(self, name: str, *, until: Instant | None = None) -> CheckResult:
+        """Run a monitor over its window; what crosses a limit raises an alert."""
+        return self._monitors.check(self.call, name, until or self.call.now)
+
+    @action(get="/endpoints/{endpoint}/reports", on="endpoint")
+    def reports(self, endpoint: EndpointName, *, limit: int = 100) -> Sequence[ReportKind]:
+        """List the kept reports of an endpoint, the newest first."""
+        return self._monitors.reports(self.call.connection, endpoint, limit=limit)
+
+    @action(get="/monitor-reports/{report}")
+    def report(self, report: str) -> KeptReport:
+        """Show a kept report."""
+        return self._monitors.report(self.call.connection, report)
+
+    def _window(self, since: datetime | None, until: datetime | None) -> tuple[datetime, datetime]:
+        end = until or self.call.now
+        return since or end - _DEFAULT_WINDOW, end

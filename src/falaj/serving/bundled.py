@@ -1,0 +1,80 @@
+"""Model versions of the registry, as serving needs them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from falaj.kernel.errors import Conflict
+from falaj.models.bundles import Bundles as ModelBundles
+from falaj.models.model import Stage
+from falaj.serving.model import Approved, ServableModel
+from falaj.training.encoding import FeatureType
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Connection
+
+    from falaj.models.registry import Registry
+
+
+class BundledModels:
+    """Opens the registry's bundles; fulfils ``ports.Bundles``."""
+
+    def __init__(self, bundles: ModelBundles) -> None:
+        self._bundles = bundles
+
+    def open(self, digest: str) -> ServableModel:
+        """The model of a bundle that verifies; see ``ports.Bundles.open``."""
+        bundle = self._bundles.open_bundle(digest)
+        encoding = bundle.manifest.signature.encoding
+        return ServableModel(
+            format="onnx",
+            model=bundle.onnx,
+            inputs=encoding.names,
+            categories={
+                feature.name: feature.categories
+                for feature in encoding.features
+                if feature.type is FeatureType.CATEGORY
+            },
+            facts={"run": bundle.manifest.run, "training_set": bundle.manifest.training_set},
+        )
+
+
+class RegisteredModels:
+    """Asks the registry what may be served; fulfils ``ports.ApprovedModels``."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+
+    def approved(self, connection: Connection, model: str, version: int | None) -> Approved:
+        """The version in production, or that one; see ``ports.ApprovedModels.approved``."""
+        if version is None:
+            found = self._registry.champion(connection, model)
+            if found is None:
+                raise Conflict(
+                    f"No version of {model!r} is in production.",
+                    hint="Ask for one: `falaj models promote MODEL VERSION --to production`.",
+                )
+        else:
+            found = self._registry.version(connection, model, version)
+            if found.stage is not Stage.PRODUCTION:
+                raise Conflict(
+                    f"{model}/{version} is in {found.stage}; only what is approved for "
+                    "production may be served.",
+                    hint="Ask for it: `falaj models promote MODEL VERSION --to production`.",
+                )
+        moves = self._registry.history(connection, model)
+        change = next(
+            (
+                move.change
+                for move in moves
+                if move.version == found.version and move.to_stage is Stage.PRODUCTION
+            ),
+            None,
+        )
+        return Approved(
+            model=model,
+            version=found.version,
+            bundle=found.bundle,
+            feature_service=found.feature_service,
+            change=change,
+        )

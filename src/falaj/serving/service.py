@@ -1,0 +1,139 @@
+"""The actions on endpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from falaj.kernel.actions import Service, action
+from falaj.serving.model import (
+    Activation,
+    Answer,
+    EndpointName,
+    EndpointStatus,
+    EndpointSummary,
+    Release,
+    ReleaseStatus,
+    TraceNode,
+    Traffic,
+)
+
+if TYPE_CHECKING:
+    from falaj.serving.meters import Meters
+    from falaj.serving.predictor import Predictor
+    from falaj.serving.releases import Releases
+    from falaj.serving.routing import RoutingTable
+    from falaj.serving.tracing import Tracing
+
+
+class EndpointService(Service):
+    """Endpoints and their releases: what serves, and since when."""
+
+    name: ClassVar[str] = "endpoints"
+
+    def __init__(
+        self,
+        releases: Releases,
+        table: RoutingTable,
+        predictor: Predictor,
+        tracing: Tracing,
+        meters: Meters,
+    ) -> None:
+        self._releases = releases
+        self._table = table
+        self._predictor = predictor
+        self._tracing = tracing
+        self._meters = meters
+
+    @action(get="/endpoints")
+    def list(self) -> Sequence[EndpointSummary]:
+        """List the endpoints, and which model version each serves."""
+        return self._releases.listed(self.call.connection)
+
+    @action(get="/endpoints/{name}", on="endpoint")
+    def status(self, name: EndpointName) -> EndpointStatus:
+        """Show an endpoint now: its active release, its workers, its traffic and latency."""
+        active = self._releases.active(self.call.connection, name)
+        generation, _ = self._table.active()
+        return EndpointStatus(
+            endpoint=name,
+            active=active,
+            generation=generation,
+            workers=self._table.workers(),
+            traffic=self._traffic(name),
+        )
+
+    @action(get="/endpoints/{name}/releases", on="endpoint")
+    def releases(self, name: EndpointName) -> Sequence[ReleaseStatus]:
+        """List the releases of an endpoint, the newest first."""
+        return self._releases.statuses(self.call.connection, name)
+
+    @action(get="/endpoints/{name}/history", on="endpoint")
+    def history(self, name: EndpointName) -> Sequence[Activation]:
+        """List every switch of an endpoint: what served, since when, and who switched."""
+        return self._releases.history(self.call.connection, name)
+
+    @action(post="/endpoints/{name}/releases", on="endpoint")
+    def deploy(
+        self, name: EndpointName, *, version: int | None = None, activate: bool = False
+    ) -> Release:
+        """Make a release of the model version that is approved for production.
+
+        With ``activate`` it serves as soon as every worker is ready for it.
+        """
+        release = self._releases.deploy(self.call, name, version)
+        if activate:
+            self._releases.activate(self.call, name, release.id)
+        return release
+
+    @action(post="/endpoints/{name}/activations", on="endpoint")
+    def activate(self, name: EndpointName, release: str, *, wait_seconds: float = 15.0) -> Release:
+        """Let a release serve; returned from, every later answer is its."""
+        return self._releases.activate(self.call, name, release, wait_seconds=wait_seconds)
+
+    @action(post="/endpoints/{name}/rollbacks", on="endpoint")
+    def rollback(self, name: EndpointName, *, wait_seconds: float = 15.0) -> Release:
+        """Let the release that served before serve again."""
+        return self._releases.rollback(self.call, name, wait_seconds=wait_seconds)
+
+    @action(post="/endpoints/{name}/deactivations", on="endpoint")
+    def deactivate(self, name: EndpointName) -> None:
+        """Let an endpoint serve nothing; its releases stay."""
+        self._releases.deactivate(self.call, name)
+
+    @action(post="/endpoints/{name}/predictions", on="endpoint")
+    def predict(
+        self,
+        name: EndpointName,
+        inputs: Sequence[dict[str, Any]],
+        *,
+        request_id: str | None = None,
+        at: datetime | None = None,
+        explain: bool = False,
+    ) -> Answer:
+        """Ask for predictions, through the same plan as the inference workers.
+
+        Args:
+            name: the endpoint.
+            inputs: rows of named fields.
+            request_id: the caller's own name for this request.
+            at: the instant that the rows are about; now if it is left out.
+            explain: tell the features that each prediction was made of.
+        """
+        return self._predictor.predict(
+            name,
+            inputs,
+            caller=self.call.principal.id,
+            request_id=request_id,
+            at=at,
+            explain=explain,
+        )
+
+    @action(get="/predictions/{prediction}")
+    def trace(self, prediction: str) -> TraceNode:
+        """Walk one prediction back to features, model, approval, run, data and sources."""
+        return self._tracing.trace(self.call.connection, prediction)
+
+    def _traffic(self, name: str) -> Traffic:
+        return self._meters.traffic(name)

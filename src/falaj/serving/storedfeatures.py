@@ -1,0 +1,175 @@
+"""Vectors of the feature store, as the request plan needs them: one float32 matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from falaj.features.model import DType, FeatureService, Status
+from falaj.features.online import OnlineReader
+from falaj.features.plan import DefinitionAccess, ServicePlan
+from falaj.serving.model import FeatureStatus, FieldType, RequestField
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Connection
+
+    from falaj.catalog.definitions import Definitions
+    from falaj.features.ports import OnlineStore, Secrets
+
+_STATUS = {
+    Status.PRESENT: int(FeatureStatus.PRESENT),
+    Status.NULL: int(FeatureStatus.NULL),
+    Status.EXPIRED: int(FeatureStatus.EXPIRED),
+    Status.MISSING: int(FeatureStatus.MISSING),
+}
+_FIELD = {
+    DType.BOOL: FieldType.BOOLEAN,
+    DType.INT64: FieldType.INT,
+    DType.FLOAT64: FieldType.FLOAT,
+    DType.STRING: FieldType.STRING,
+    DType.TIMESTAMP: FieldType.TIMESTAMP,
+}
+_NAN = float("nan")
+
+
+class EncodedReader:
+    """Reads the vectors of one service as numbers; fulfils ``ports.FeatureReader``."""
+
+    def __init__(self, reader: OnlineReader, categories: Mapping[str, Sequence[str]]) -> None:
+        self._reader = reader
+        self.names = tuple(reader.names)
+        self._words = [
+            (
+                place,
+                {word: float(number) for number, word in enumerate(categories[name])},
+            )
+            for place, name in enumerate(self.names)
+            if name in categories
+        ]
+        texts = [
+            name
+            for name, dtype in reader.plan.outputs.items()
+            if dtype is DType.STRING and name not in categories
+        ]
+        # A text that the model does not read as a category is not for the model at all.
+        self._texts = [self.names.index(name) for name in texts]
+        views = [use.plan.name for use in reader.plan.views]
+        self._view_of = [
+            name.partition("__")[0] if name.partition("__")[0] in views else None
+            for name in self.names
+        ]
+
+    def read(
+        self, rows: Sequence[Mapping[str, Any]], at_us: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.uint8], NDArray[np.int64]]:
+        """The vectors as numbers; see ``ports.FeatureReader.read``."""
+        read = self._reader.read(rows, at_us)
+        values = read.values
+        for place, words in self._words:
+            for row in values:
+                word = row[place]
+                row[place] = None if word is None else words.get(str(word))
+        for place in self._texts:
+            for row in values:
+                row[place] = None
+        matrix = np.array(values, dtype=np.float32)
+        statuses = np.array(
+            [[_STATUS[status] for status in row] for row in read.statuses], dtype=np.uint8
+        )
+        times = np.array(
+            [
+                [(seen.get(view) or 0) if view else 0 for view in self._view_of]
+                for seen in read.event_times
+            ],
+            dtype=np.int64,
+        )
+        return matrix, statuses, times
+
+
+class StoredFeatures:
+    """Compiles readers on the online store; fulfils ``ports.FeatureReaders``.
+
+    Args:
+        store: the online store.
+        secrets: opens the rows of personal and sensitive views.
+        definitions: describe services when a release is made; a worker needs none.
+    """
+
+    def __init__(
+        self, store: OnlineStore, secrets: Secrets, definitions: Definitions | None
+    ) -> None:
+        self._store = store
+        self._secrets = secrets
+        self._definitions = definitions
+
+    def compile(
+        self, document: Mapping[str, Any], categories: Mapping[str, Sequence[str]]
+    ) -> EncodedReader:
+        """A reader; see ``ports.FeatureReaders.compile``."""
+        plan = ServicePlan.from_documents(document["definitions"])
+        return EncodedReader(OnlineReader(plan, self._store, self._secrets), categories)
+
+    def describe(
+        self, connection: Connection, service: str
+    ) -> tuple[dict[str, Any], tuple[RequestField, ...]]:
+        """The document of a service and its request fields; see ``ports.FeatureReaders``."""
+        access = _Applied(self._definitions, connection)
+        plan = ServicePlan.of(access.service(service), access)
+        return {"definitions": plan.documents()}, _fields(plan)
+
+
+class _Applied:
+    """The applied definitions, read in one transaction."""
+
+    def __init__(self, definitions: Definitions | None, connection: Connection) -> None:
+        if definitions is None:
+            raise RuntimeError("this process compiles releases; it does not make them")
+        self._definitions = definitions
+        self._connection = connection
+
+    def get(self, kind: str, name: str) -> Any:
+        return self._definitions.definition(self._connection, kind, name)
+
+    def all(self, kind: str) -> list[Any]:
+        return [
+            self.get(kind, one.name)
+            for one in self._definitions.listed(self._connection, kind=kind)
+        ]
+
+    def service(self, name: str) -> FeatureService:
+        found = self.get("feature_service", name)
+        if not isinstance(found, FeatureService):
+            raise TypeError(f"{name!r} is applied as {type(found).__name__}")
+        return found
+
+
+def _fields(plan: ServicePlan) -> tuple[RequestField, ...]:
+    fields = []
+    keys = _key_types(plan)
+    for name in plan.spine_columns:
+        dtype = plan.request_fields.get(name) or keys[name]
+        fields.append(
+            RequestField(
+                name=name,
+                type=_FIELD[DType(dtype)],
+                required=name not in plan.defaults,
+                nullable=True,
+            )
+        )
+    return tuple(fields)
+
+
+def _key_types(plan: ServicePlan) -> dict[str, DType]:
+    types: dict[str, DType] = {}
+    entities = {entity.name: entity for entity in plan.entities}
+    for use in plan.views:
+        entity = entities[use.plan.view.entity]
+        for column, dtype in zip(use.key_columns, entity.keys.values(), strict=True):
+            types[column] = dtype
+    return types
+
+
+__all__ = ["DefinitionAccess", "EncodedReader", "StoredFeatures"]
