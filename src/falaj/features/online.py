@@ -57,8 +57,8 @@ class ViewStorage:
         hash_key, self._sealer = None, None
         if plan.sealed:
             name = prefix.hex()
-            hash_key = secrets.derive(f"online-key:{name}", 32)
-            self._sealer = Sealer(secrets.derive(f"online-value:{name}", 32))
+            hash_key = secrets.derive(f"online-key.{name}", 32)
+            self._sealer = Sealer(secrets.derive(f"online-value.{name}", 32))
         self.keys = KeyCodec(prefix, plan.keys, secret=hash_key)
         self.tiles: TileCodec | None = None
         self.rows: RowCodec | None = None
