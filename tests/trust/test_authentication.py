@@ -326,6 +326,32 @@ def test_a_service_logs_in_with_its_secret_and_with_nothing_else(trust):
         trust.authentication.step_up(caller, SecretStr("000000"))
 
 
+def test_many_programs_behind_one_gateway_do_not_hold_each_other_up(trust):
+    with trust.database.transaction() as connection:
+        _, secret = trust.accounts.create_service(
+            connection, name="ci", roles=[Role.SERVICE], created_by="user:root", now=trust.now
+        )
+    login = trust.authentication.service_login
+    good = ServiceLoginRequest(name="ci", secret=SecretStr(secret))
+    for _ in range(30):
+        login(good, address="10.0.0.1")
+    for _ in range(20):
+        with pytest.raises(WrongCredentials):
+            login(ServiceLoginRequest(name="ci", secret=SecretStr("guess")), address="10.0.0.9")
+    with pytest.raises(TooManyAttempts):
+        login(good, address="10.0.0.9")
+    assert login(good, address="10.0.0.1").session  # the account itself is not locked
+
+
+def test_invented_refresh_tokens_from_one_address_meet_a_wait(trust):
+    invented = RefreshRequest(refresh_token=SecretStr("falaj_rt_x"))
+    for _ in range(20):
+        with pytest.raises(InvalidToken):
+            trust.authentication.refresh(invented, address="10.0.0.9")
+    with pytest.raises(TooManyAttempts):
+        trust.authentication.refresh(invented, address="10.0.0.9")
+
+
 def test_a_person_cannot_log_in_as_a_service_nor_a_service_as_a_person(trust):
     amina = trust.person("amina")
     with pytest.raises(WrongCredentials):

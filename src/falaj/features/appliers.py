@@ -55,7 +55,7 @@ def appliers(find: Find) -> Mapping[str, Callable[[Call, Any], None]]:
         if isinstance(entity, Entity):
             ViewPlan.of(definition, entity)
 
-    def on_demand(call: Call, definition: OnDemandFeatures) -> None:
+    def on_demand(_call: Call, definition: OnDemandFeatures) -> None:
         ondemand.compiled(definition.source)
 
     def service(call: Call, definition: FeatureService) -> None:

@@ -24,25 +24,23 @@ _BUILTINS = {
         tuple, zip,
     )
 }  # fmt: skip
-_NUMPY = frozenset(
-    (
-        "where select clip round full_like zeros_like ones_like empty_like asarray array stack "
-        "float64 int64 bool_ str_ pi e nan inf nan_to_num searchsorted digitize interp "
-        "sum any all arange char strings newaxis"
-    ).split()
+_NUMPY_TEXT = (
+    "where select clip round full_like zeros_like ones_like empty_like asarray array stack "
+    "float64 int64 bool_ str_ object_ pi e nan inf nan_to_num searchsorted digitize interp "
+    "sum any all arange char strings newaxis"
 )
+_NUMPY = frozenset(_NUMPY_TEXT.split())
 """What may be used of numpy besides its ufuncs."""
 _FORBIDDEN = (
     ast.Import, ast.ImportFrom, ast.Global, ast.Nonlocal, ast.ClassDef, ast.AsyncFunctionDef,
     ast.Await, ast.Yield, ast.YieldFrom, ast.Try, ast.With, ast.Raise, ast.Delete,
 )  # fmt: skip
-_METHODS = frozenset(
-    (
-        "astype copy clip round sum min max any all mean std shape size dtype ndim T reshape "
-        "upper lower strip startswith endswith split replace items keys values get append "
-        "equal str_len isdigit isalpha add multiply isnumeric find count title"
-    ).split()
+_METHODS_TEXT = (
+    "astype copy clip round sum min max any all mean std shape size dtype ndim T reshape "
+    "upper lower strip startswith endswith split replace items keys values get append "
+    "equal str_len isdigit isalpha add multiply isnumeric find count title"
 )
+_METHODS = frozenset(_METHODS_TEXT.split())
 """What may be asked of a value."""
 
 

@@ -17,10 +17,11 @@ import numpy as np
 
 from falaj.features.columns import Ints
 from falaj.features.model import DType, Status, microseconds
+from falaj.features.order import ORDER_BYTES, orders, times_of
 from falaj.features.plan import ServicePlan, ViewUse
 from falaj.features.pointintime import EventIndex
 from falaj.features.ports import Merge, OnlineStore, Secrets
-from falaj.features.rows import ORDER_BYTES, KeyCodec, RowCodec, Sealer, orders, times_of
+from falaj.features.rows import KeyCodec, RowCodec, Sealer
 from falaj.features.tiles import TileCodec
 from falaj.features.views import Events, ViewPlan
 from falaj.kernel.clock import microseconds as instant_us
@@ -83,10 +84,8 @@ class ViewStorage:
         index = EventIndex(codes, events.event_time, events.recorded_at)
         index.known_at = None
         final = index.rows[index.ends(np.arange(len(names)), np.full(len(names), 1 << 62)) - 1]
-        order = orders(
-            events.event_time[final],
-            None if events.recorded_at is None else events.recorded_at[final],
-        )
+        recorded = events.event_time if events.recorded_at is None else events.recorded_at
+        order = orders(events.event_time[final].tolist(), recorded[final].tolist())
         columns = [
             events.columns[f"{feature.column}:{feature.dtype.value}"].take(final)
             for feature in self.plan.view.features

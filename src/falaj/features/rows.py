@@ -1,10 +1,8 @@
 """The bytes of the online store: entity keys, packed rows, sealed rows.
 
-A stored row begins with its *order*, 24 bytes that compare as (event_time, recorded_at,
-log position) do: a store replaces a row only by one whose order is not less, and needs
-to know nothing else of it. Then, for a latest-value view, one packed fixed-width record:
-a bitmap of the values that are there, eight bytes for each feature, and the text of
-strings behind. The bytes are the same in every store.
+A stored row begins with its *order* (see ``order``). Behind it, for a latest-value view,
+stands one packed fixed-width record: a bitmap of the values that are there, eight bytes
+for each feature, and the text of strings. The bytes are the same in every store.
 """
 
 from __future__ import annotations
@@ -20,28 +18,16 @@ import pyarrow as pa
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from falaj.features.columns import Ints, Values
+from falaj.features.columns import Values
 from falaj.features.model import DType
+from falaj.features.order import ORDER_BYTES
 from falaj.kernel.errors import Corrupt, InvalidInput, LimitExceeded
 
 _SHIFT = 1 << 63
-_ORDER = struct.Struct(">QQQ")
-ORDER_BYTES = _ORDER.size
 LONGEST_KEY = 480
 """Bytes of an encoded entity key: what LMDB takes (511), less our prefix and some room."""
 _INT = struct.Struct(">Q")
 _LENGTH = struct.Struct(">H")
-
-
-def order_of(event_time: int, recorded_at: int, position: int = 0) -> bytes:
-    """The order of a row; compares as the three numbers do."""
-    return _ORDER.pack(event_time + _SHIFT, recorded_at + _SHIFT, position)
-
-
-def times_of(row: bytes) -> tuple[int, int]:
-    """(event_time, recorded_at) of a stored row, UTC microseconds."""
-    event_time, recorded_at, _ = _ORDER.unpack_from(row)
-    return event_time - _SHIFT, recorded_at - _SHIFT
 
 
 class KeyCodec:
@@ -223,13 +209,3 @@ class Sealer:
                 hint="Materialise the view again, and look for who changed the store.",
             ) from None
         return order + body
-
-
-def orders(event_time: Ints, recorded_at: Ints | None) -> list[bytes]:
-    """The orders of n rows."""
-    recorded = event_time if recorded_at is None else recorded_at
-    pack = _ORDER.pack
-    return [
-        pack(event + _SHIFT, record + _SHIFT, 0)
-        for event, record in zip(event_time.tolist(), recorded.tolist(), strict=True)
-    ]

@@ -27,8 +27,8 @@ import numpy as np
 
 from falaj.features.columns import NUMPY, Array, Ints, Values
 from falaj.features.model import Aggregate, DType, Function
+from falaj.features.order import ORDER_BYTES, order_of, times_of
 from falaj.features.partials import MAX, MIN, MOMENTS, Partial, State, running
-from falaj.features.rows import ORDER_BYTES, order_of, times_of
 from falaj.features.views import (
     Columns,
     Slot,

@@ -52,7 +52,7 @@ class ServiceGroup(TyperGroup):
             from typer.main import get_group
 
             from falaj.interfaces.commands import service_commands
-            from falaj.wiring import service_classes
+            from falaj.wiring.services import service_classes
 
             group = get_group(service_commands(service_classes()[self.name or ""], _invoke))
             self.commands.update(group.commands)

@@ -19,28 +19,22 @@ from falaj.kernel.errors import FalajError, InvalidInput, Unauthenticated
 from falaj.kernel.jobs import Job, JobState
 from falaj.kernel.ports import Door
 from falaj.kernel.problems import rebuilt
-from falaj.wiring import service_classes
+from falaj.wiring.services import service_classes
 
 if TYPE_CHECKING:
-    from falaj.catalog.service import Assets, DefinitionsService
-    from falaj.features.service import FeaturesService
-    from falaj.ingest.service import SourcesService
+    from falaj.catalog.service import AssetService, DefinitionService
+    from falaj.features.service import Features
+    from falaj.ingest.service import SourceService
     from falaj.kernel.jobs_service import JobsService
-    from falaj.lake.service import TablesService
-    from falaj.models.service import ModelsService
-    from falaj.monitoring.service import MonitorsService
-    from falaj.operations.service import (
-        AlertsService,
-        ChangesService,
-        IncidentsService,
-    )
-    from falaj.serving.service import EndpointsService
-    from falaj.training.service import RunsService, TrainingService
-    from falaj.trust.audit_service import AuditService
-    from falaj.trust.keys_service import KeysService
+    from falaj.lake.service import TableService
+    from falaj.models.service import ModelService
+    from falaj.monitoring.service import MonitorService
+    from falaj.operations.service import AlertService, ChangeService, IncidentService
+    from falaj.serving.service import EndpointService
+    from falaj.training.service import RunService, TrainingService
+    from falaj.trust.audit_service import Audit
+    from falaj.trust.keys_service import Keys
     from falaj.trust.service import AccountsService
-
-OWNER_KEY_FILE = "owner.key"
 
 
 class JobFailed(FalajError):
@@ -68,22 +62,22 @@ class Platform:
     actions. Use it as a context manager, or call ``close``.
     """
 
-    sources: SourcesService
-    tables: TablesService
-    definitions: DefinitionsService
-    features: FeaturesService
+    sources: SourceService
+    tables: TableService
+    definitions: DefinitionService
+    features: Features
     training: TrainingService
-    runs: RunsService
-    models: ModelsService
-    endpoints: EndpointsService
-    monitors: MonitorsService
-    changes: ChangesService
-    alerts: AlertsService
-    incidents: IncidentsService
-    assets: Assets
+    runs: RunService
+    models: ModelService
+    endpoints: EndpointService
+    monitors: MonitorService
+    changes: ChangeService
+    alerts: AlertService
+    incidents: IncidentService
+    assets: AssetService
     accounts: AccountsService
-    keys: KeysService
-    audit: AuditService
+    keys: Keys
+    audit: Audit
     jobs: JobsService
 
     def __init__(
@@ -201,11 +195,11 @@ def open_platform(folder: Path | str = ".", **settings: Any) -> Platform:
         Unavailable: a component does not answer.
     """
     from falaj.kernel.settings import Settings
-    from falaj.trust.ownerkey import OwnerKey
-    from falaj.wiring import assemble
+    from falaj.wiring.assembly import assemble
+    from falaj.wiring.setup import owner_key
 
     read = Settings.read(folder, **settings)
-    key = OwnerKey.load(read.home / OWNER_KEY_FILE)
+    key = owner_key(read)
     premises = assemble(read)
     try:
         caller = premises.authentication.by_key(key)

@@ -22,7 +22,7 @@ from falaj.interfaces.supervisor import GRACE_SECONDS, end_with_parent
 from falaj.kernel.errors import FalajError
 from falaj.kernel.settings import Settings
 from falaj.kernel.telemetry import configure_logging, logger
-from falaj.wiring import Premises, assemble
+from falaj.wiring.assembly import Premises, assemble
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -13,6 +13,7 @@ from falaj.catalog.planning import Plan, Step
 
 if TYPE_CHECKING:
     from falaj.catalog.model import Lineage
+    from falaj.serving.model import TraceNode
 
 _SIGNS = {Step.CREATE: "[green]+[/]", Step.UPDATE: "[yellow]~[/]", Step.KEPT: "[dim]·[/]"}
 _LONGEST = 70
@@ -48,3 +49,21 @@ def lineage_tree(lineage: Lineage) -> Tree:
     if lineage.truncated:
         tree.add("[dim]… and more: the walk stopped at its limit[/]")
     return tree
+
+
+def trace_tree(trace: TraceNode) -> Tree:
+    """The way of one prediction back to its source rows, as a tree."""
+    tree = Tree(_step(trace))
+    stack = [(tree, trace)]
+    while stack:
+        branch, node = stack.pop()
+        for cause in node.causes:
+            stack.append((branch.add(_step(cause)), cause))
+    return tree
+
+
+def _step(node: TraceNode) -> str:
+    relation = f"[dim]{escape(node.relation)}[/] " if node.relation else ""
+    facts = ", ".join(f"{name} {_short(value)}" for name, value in node.facts.items() if value)
+    told = f"  [dim]{escape(facts)}[/]" if facts else ""
+    return f"{relation}[bold]{escape(node.kind)}[/] {escape(node.key)}{told}"

@@ -39,7 +39,7 @@ EXAMPLE = '''"""What this platform is to know: sources, features, models, endpoi
 def initialise(session: Session, owner: str | None) -> None:
     """``falaj init``: database, keys, certificates and the owner's account in this folder."""
     from falaj.kernel.settings import Settings
-    from falaj.wiring import initialise as made
+    from falaj.wiring.setup import initialise as made
 
     settings = Settings.read(session.folder)
     result = made(settings, owner=owner or _account_name(getpass.getuser()))
@@ -105,7 +105,7 @@ def run_up(session: Session, role: str | None) -> None:
     from falaj.interfaces.supervisor import Supervisor
     from falaj.kernel.settings import Settings
     from falaj.kernel.telemetry import configure_logging
-    from falaj.wiring import first_link
+    from falaj.wiring.setup import first_link
 
     if role is not None and role not in ROLES:
         raise InvalidInput(

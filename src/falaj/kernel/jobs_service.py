@@ -19,12 +19,12 @@ class JobsService(Service):
         """The newest jobs first, all or those in one state."""
         return self._jobs.listed(self.call.connection, state=state, limit=max(1, min(limit, 1000)))
 
-    @action(get="/jobs/{job_id}")
+    @action(get="/jobs/{job_id}", on="job")
     def get(self, job_id: str) -> Job:
         """One job: its state, progress, result or error."""
         return self._jobs.get(self.call.connection, job_id)
 
-    @action(post="/jobs/{job_id}/cancellation")
+    @action(post="/jobs/{job_id}/cancellation", on="job")
     def cancel(self, job_id: str) -> Job:
         """Ask a job to stop; a running one stops at its next report."""
         self.call.emit("job.cancel_asked", job=job_id)

@@ -77,6 +77,8 @@ class Settings(BaseSettings):
     """``keyring:`` (a sealed file in home)."""
     keyring_passphrase: SecretStr | None = None
     """Seals the keyring; without it a machine secret beside the keyring does."""
+    data_folders: tuple[Path, ...] = (Path(),)
+    """Folders that sources may read files from; relative to the project's folder."""
     region: str = "local"
     """The region that this installation stands in; assets inherit it."""
     http: HttpSettings = HttpSettings()
@@ -122,9 +124,13 @@ class Settings(BaseSettings):
                 f"The settings are wrong: {told}.",
                 hint=f"They were read from arguments, FALAJ_* variables and {file}.",
             ) from None
-        if settings.home.is_absolute():
-            return settings
-        return settings.model_copy(update={"home": (folder / settings.home).resolve()})
+        base = folder.resolve()
+        return settings.model_copy(
+            update={
+                "home": base / settings.home,
+                "data_folders": tuple(base / data for data in settings.data_folders),
+            }
+        )
 
     @property
     def database_url(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
@@ -51,12 +51,23 @@ class Lake(Protocol):
         *,
         key: str | None = None,
         add_columns: bool = False,
+        replace: Collection[str] = (),
     ) -> Snapshot:
-        """Append to several tables in one lake transaction: all or none."""
+        """Append to several tables in one lake transaction: all or none.
+
+        Args:
+            rows: by table.
+            key, add_columns: as for ``append``.
+            replace: those of the tables whose rows are replaced instead.
+        """
         ...
 
     def replace(self, table: str, rows: pa.Table, *, key: str | None = None) -> Snapshot:
         """Put these rows (and their columns) in the place of all rows of the table."""
+        ...
+
+    def written(self, key: str) -> Snapshot | None:
+        """The snapshot of the write with that idempotency key, if there was one."""
         ...
 
     def scan(

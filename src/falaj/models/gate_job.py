@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from falaj.models.model import GateReport, ModelVersion
+from falaj.training.ports import Report, untold
 
 if TYPE_CHECKING:
     from falaj.kernel.calls import Calls
     from falaj.kernel.jobs import JobRun
-    from falaj.models.gates import Gates, Report
+    from falaj.models.gates import Gates
     from falaj.models.registry import Registry
     from falaj.training.training_sets import TrainingSets
 
@@ -38,7 +39,7 @@ class GateJob:
         model: str,
         version: int,
         principal: str,
-        report: Report = lambda share, message: None,
+        report: Report = untold,
     ) -> GateReport:
         """Measure outside of a transaction, then keep the report in a short one.
 

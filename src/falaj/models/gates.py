@@ -38,12 +38,12 @@ from falaj.training.metrics import (
     calibration_table,
 )
 from falaj.training.model import TEST, TrainingSet
+from falaj.training.ports import Report, untold
 from falaj.training.training_sets import part_of
 
 if TYPE_CHECKING:
     from falaj.models.ports import Scorer, ScorerFactory
 
-Report = Callable[[float, str], None]
 _MEGABYTE = 1_000_000
 _WORST_SHOWN = 10
 
@@ -95,7 +95,7 @@ class Gates:
         champion: str | None = None,
         champion_set: TrainingSet | None = None,
         champion_version: int | None = None,
-        report: Report = lambda share, message: None,
+        report: Report = untold,
     ) -> list[GateResult]:
         """Measure everything that the policy asks for.
 

@@ -133,11 +133,11 @@ class Verifier(Protocol):
 class Spool(Protocol):
     """A durable local append of Arrow rows (the lake's spool)."""
 
-    def append(self, rows: pa.Table) -> None:
+    def append(self, rows: pa.Table) -> object:
         """Add rows to the open segment."""
         ...
 
-    def flush(self) -> None:
+    def flush(self) -> object:
         """Return when all appended rows are on disk, encrypted."""
         ...
 

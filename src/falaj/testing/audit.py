@@ -11,7 +11,7 @@ from sqlalchemy.engine import Connection
 from falaj.kernel.database import Database
 from falaj.kernel.ports import AuditEntry, Outcome
 from falaj.trust.audit import GENESIS, SqlAuditLog, chained
-from falaj.trust.audit_checkpoints import record_bytes
+from falaj.trust.audit_proofs import record_bytes
 from falaj.trust.audit_tables import PROTECTED, audit_records
 
 START = datetime(2026, 11, 23, 8, 0, tzinfo=UTC)

@@ -50,7 +50,9 @@ class MemoryLake:
         if key is not None and key in self._keys:
             return self._keys[key]
         state = dict(self._states[-1])
-        state[table] = pa.concat_tables([state[table], rows]) if table in state else rows
+        if table in state:
+            rows = pa.concat_tables([state[table], rows.select(state[table].column_names)])
+        state[table] = rows
         self._states.append(state)
         snapshot = Snapshot(id=self.latest(), at=datetime.now(UTC))
         if key is not None:

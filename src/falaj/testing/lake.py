@@ -147,11 +147,23 @@ class LakeSuite:
         assert lake.count("a", written.id) == 2
         assert lake.latest() == before + 1
 
+    def test_some_tables_are_replaced_and_others_appended_to_in_one_write(self, lake: Lake) -> None:
+        lake.append_many({"a": people(1), "b": people(1)})
+        before = lake.latest()
+        lake.append_many({"a": people(2), "b": people(2)}, replace=["a"])
+        assert lake.latest() == before + 1
+        assert numbers(lake.scan("a")) == [2]
+        assert numbers(lake.scan("b")) == [1, 2]
+
     def test_a_repeat_with_the_same_key_writes_nothing(self, lake: Lake) -> None:
         first = lake.append("people", people(1), key="load/1")
         lake.append("people", people(2))
         again = lake.append("people", people(1), key="load/1")
+        written = lake.written("load/1")
         assert again.id == first.id
+        assert written is not None
+        assert written.id == first.id
+        assert lake.written("load/2") is None
         assert numbers(lake.scan("people")) == [1, 2]
         with pytest.raises(Conflict, match="load/1"):
             lake.append("others", people(1), key="load/1")

@@ -157,6 +157,7 @@ def _number(value: Any, name: str) -> float:
 
 def numbers(column: pa.ChunkedArray, name: str) -> npt.NDArray[np.float64]:
     """A numeric or boolean column as float64, missing values as NaN."""
+    import numpy as np
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -184,6 +185,7 @@ def _is_number(kind: pa.DataType) -> bool:
 
 
 def _words(column: pa.ChunkedArray, feature: EncodedFeature) -> npt.NDArray[np.float64]:
+    import numpy as np
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -201,6 +203,7 @@ def _words(column: pa.ChunkedArray, feature: EncodedFeature) -> npt.NDArray[np.f
 
 
 def _ordered_words(column: pa.ChunkedArray, labels: npt.NDArray[np.float64]) -> tuple[str, ...]:
+    import numpy as np
     import pyarrow as pa
 
     coded = column.cast(pa.string()).combine_chunks().dictionary_encode()
@@ -223,6 +226,8 @@ def as_labels(column: pa.ChunkedArray, name: str) -> npt.NDArray[np.float64]:
     Raises:
         InvalidInput: it holds something else.
     """
+    import numpy as np
+
     values = numbers(column, name)
     known = values[~np.isnan(values)]
     if not np.isin(known, (0.0, 1.0)).all():
@@ -239,6 +244,7 @@ def instants(column: pa.ChunkedArray, name: str) -> npt.NDArray[np.int64]:
     Raises:
         InvalidInput: it is not a timestamp, or one is missing.
     """
+    import numpy as np
     import pyarrow as pa
 
     if not pa.types.is_timestamp(column.type):

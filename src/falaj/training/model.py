@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
+from itertools import pairwise
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
@@ -37,7 +38,7 @@ class TimeSplit(BaseModel):
     def _in_order(self) -> Self:
         given = [self.train_from, self.train_until, self.validation_until, self.test_until]
         known = [at for at in given if at is not None]
-        if any(later <= earlier for earlier, later in zip(known, known[1:], strict=False)):
+        if any(later <= earlier for earlier, later in pairwise(known)):
             raise ValueError("the boundaries of a split must grow: train, validation, test")
         return self
 

@@ -22,6 +22,10 @@ Report = Callable[[float, str], None]
 """Tells how far a piece of work is (0 to 1) and what it does; may raise to stop it."""
 
 
+def untold(share: float, message: str) -> None:
+    """A report that nobody hears."""
+
+
 class FeatureFrames(Protocol):
     """Joins features to a spine, each as it was known at the row's timestamp.
 

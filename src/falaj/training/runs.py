@@ -304,7 +304,7 @@ class Runs:
     def _add_metrics(self, call: Call, run_id: str, points: Sequence[MetricPoint]) -> None:
         if not points:
             return
-        rows = [
+        rows: list[dict[str, Any]] = [
             {
                 "run_id": run_id,
                 "key": point.key,

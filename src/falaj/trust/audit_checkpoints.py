@@ -11,34 +11,40 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import datetime, timedelta
-from hashlib import sha256
 from typing import Any
 
-import msgspec
 from sqlalchemy import Row, insert, select, text
 from sqlalchemy.engine import Connection
 
-from falaj.kernel.clock import Clock, from_microseconds, microseconds
+from falaj.kernel.clock import Clock, microseconds
 from falaj.kernel.database import Database
-from falaj.kernel.errors import Conflict, Corrupt, NotFound
-from falaj.trust.audit import COLUMNS, GENESIS, canonical, chained
+from falaj.kernel.errors import Conflict, NotFound
+from falaj.trust.audit import GENESIS, canonical
 from falaj.trust.audit_model import Checkpoint, ConsistencyProof, RecordProof
+from falaj.trust.audit_proofs import (
+    TITLE,
+    VERSION,
+    damaged,
+    fingerprint,
+    parsed,
+    proven_frontier,
+    record_bytes,
+    signature_of,
+    verify_consistency_proof,
+    verify_record_proof,
+)
 from falaj.trust.audit_tables import audit_checkpoints, audit_records
-from falaj.trust.keys import ED25519, verify_signature
 from falaj.trust.merkle import (
     Frontier,
     Subtree,
     consistency_path,
-    continues,
-    includes,
     inclusion_path,
     leaf_hash,
 )
-from falaj.trust.ports import KeyService, Signature, Testimony, Witness
+from falaj.trust.ports import KeyService, Sighting, Signature, Witness
 
 PURPOSE = "audit"
 """The signing purpose of checkpoints."""
-_TITLE, _VERSION = "falaj audit checkpoint", 1
 _LOCK = text("SELECT pg_advisory_xact_lock(5279742041164669282)")
 _PAGE = 10_000
 
@@ -74,8 +80,8 @@ class Checkpoints:
         previous = fingerprint(last) if last else GENESIS.hex()
         statement = canonical(
             (
-                _TITLE,
-                _VERSION,
+                TITLE,
+                VERSION,
                 self.log,
                 frontier.size,
                 frontier.root().hex(),
@@ -115,7 +121,7 @@ class Checkpoints:
         signature = Signature(row.key_id, row.algorithm, row.signature)
         checkpoint = self.checked_statement(str(row.statement).encode(), signature)
         if checkpoint.size != row.size:
-            raise _damaged(f"the checkpoint kept for {row.size} was made for {checkpoint.size}")
+            raise damaged(f"the checkpoint kept for {row.size} was made for {checkpoint.size}")
         return checkpoint
 
     def checked_statement(self, statement: bytes, signature: Signature) -> Checkpoint:
@@ -242,17 +248,20 @@ class Checkpointer:
         self._every = every
         self._max_age = max_age
         self._witness = witness
-        self._told = -1
+        self._told: Sighting | None = None
 
     def run_once(self, *, force: bool = False) -> Checkpoint | None:
         """Make a checkpoint if one is due (or anyhow); returns it, None if none was made.
 
         Raises:
             Corrupt: the log was tampered with.
-            Conflict: the witness has seen a longer log.
+            Conflict: the log is not the one that the witness has seen.
             Unavailable: the database or the witness does not answer.
         """
+        if self._witness is not None and self._told is None:
+            self._told = self._witness.latest()
         with self._database.reading() as connection:
+            self._hold_to_witness(connection)
             last = self._checkpoints.latest(connection)
             due = self._due(connection, last.size if last else 0, force)
         made = None
@@ -261,6 +270,19 @@ class Checkpointer:
                 made = self._checkpoints.make(connection, self._clock.now())
         self._tell(made or last)
         return made
+
+    def _hold_to_witness(self, connection: Connection) -> None:
+        """Refuse to sign on a log that was put back: the witness would be led astray."""
+        told = self._told
+        if told is None:
+            return
+        query = select(audit_checkpoints.c.statement).where(audit_checkpoints.c.size == told.size)
+        if connection.execute(query).scalar() != told.statement.decode():
+            raise Conflict(
+                f"The audit log is not the one whose {told.size} records the witness has seen.",
+                hint="Run `falaj audit verify`. If you restored a backup, keep the witness's file "
+                "as evidence and begin a new one.",
+            )
 
     def _due(self, connection: Connection, done: int, force: bool) -> bool:
         table = audit_records.c
@@ -274,113 +296,13 @@ class Checkpointer:
         return connection.execute(full).first() is not None
 
     def _tell(self, checkpoint: Checkpoint | None) -> None:
-        if self._witness is None or checkpoint is None or checkpoint.size == self._told:
+        if self._witness is None or checkpoint is None:
             return
-        self._witness.keep(
-            Testimony(checkpoint.size, checkpoint.statement.encode(), signature_of(checkpoint))
-        )
-        self._told = checkpoint.size
-
-
-def verify_record_proof(proof: RecordProof, *, public_key: bytes | None = None) -> None:
-    """Check a proof with nothing but itself and the public key of the log.
-
-    Args:
-        public_key: raw Ed25519, had from elsewhere; without it the proof's own is believed.
-
-    Raises:
-        Corrupt: it proves nothing.
-    """
-    checkpoint = proof.checkpoint
-    try:
-        key = public_key or bytes.fromhex(proof.public_key)
-        leaf = leaf_hash(chained(bytes.fromhex(proof.previous), proof.record.encode()))
-        path = [bytes.fromhex(node) for node in proof.path]
-        root, seq = bytes.fromhex(checkpoint.root), int(msgspec.json.decode(proof.record)[0])
-    except (ValueError, TypeError, LookupError, msgspec.DecodeError):
-        raise _damaged("the proof is not well formed") from None
-    verify_signature(key, checkpoint.statement.encode(), signature_of(checkpoint))
-    if parsed(checkpoint.statement.encode(), signature_of(checkpoint)) != checkpoint:
-        raise _damaged("the checkpoint says other things than its signed statement")
-    if not includes(leaf, seq - 1, checkpoint.size, path, root):
-        raise _damaged(f"record {seq} is not the one under the signed checkpoint")
-
-
-def verify_consistency_proof(proof: ConsistencyProof) -> None:
-    """Check that one checkpoint continues another; the signatures are the caller's to check.
-
-    Raises:
-        Corrupt: it does not.
-    """
-    try:
-        roots = [bytes.fromhex(item.root) for item in (proof.old, proof.new)]
-        path = [bytes.fromhex(node) for node in proof.path]
-    except ValueError:
-        raise _damaged("the proof is not well formed") from None
-    if not continues(proof.old.size, roots[0], proof.new.size, roots[1], path):
-        raise _damaged(
-            f"the log of {proof.old.size} records is not the beginning of that of {proof.new.size}"
-        )
-
-
-def record_bytes(row: Row[Any]) -> bytes:
-    """The canonical form of a record's row."""
-    values = (getattr(row, name) for name in COLUMNS)
-    return canonical(
-        tuple(microseconds(item) if isinstance(item, datetime) else item for item in values)
-    )
-
-
-def parsed(statement: bytes, signature: Signature, *, log: str | None = None) -> Checkpoint:
-    """The checkpoint that a statement states; raises Corrupt if it states none."""
-    try:
-        title, version, named, size, root, at, previous = msgspec.json.decode(
-            statement, type=tuple[str, int, str, int, str, int, str]
-        )
-        well_formed = (title, version) == (_TITLE, _VERSION) and size > 0
-        roots = len(bytes.fromhex(root)) == len(bytes.fromhex(previous)) == 32
-        when = from_microseconds(at)
-    except (msgspec.DecodeError, ValueError, OverflowError):
-        well_formed = roots = False
-    if not well_formed or not roots or (log is not None and named != log):
-        raise _damaged("a statement is not one of a checkpoint of this log")
-    return Checkpoint(
-        size=size,
-        root=root,
-        at=when,
-        previous=previous,
-        statement=statement.decode(),
-        key_id=signature.key_id,
-        algorithm=signature.algorithm,
-        signature=signature.value.hex(),
-    )
-
-
-def signature_of(checkpoint: Checkpoint) -> Signature:
-    """The checkpoint's signature; raises Corrupt if it is not hex."""
-    try:
-        value = bytes.fromhex(checkpoint.signature)
-    except ValueError:
-        raise _damaged("a signature is not hex") from None
-    if checkpoint.algorithm != ED25519:
-        raise _damaged(f"a signature of {checkpoint.algorithm[:40]!r} is not known here")
-    return Signature(checkpoint.key_id, checkpoint.algorithm, value)
-
-
-def fingerprint(checkpoint: Checkpoint) -> str:
-    """The hash by which the next checkpoint names this one, in hex."""
-    return sha256(checkpoint.statement.encode()).hexdigest()
-
-
-def proven_frontier(checkpoint: Checkpoint, encoded: bytes) -> Frontier:
-    """A kept frontier; raises Corrupt unless it folds to the checkpoint's signed root."""
-    try:
-        frontier = Frontier.parse(checkpoint.size, encoded)
-    except (ValueError, TypeError):
-        frontier = Frontier()
-    if frontier.root().hex() != checkpoint.root:
-        raise _damaged(f"the tree kept at {checkpoint.size} records is not the signed one")
-    return frontier
+        if self._told is not None and checkpoint.size == self._told.size:
+            return
+        seen = Sighting(checkpoint.size, checkpoint.statement.encode(), signature_of(checkpoint))
+        self._witness.keep(seen)
+        self._told = seen
 
 
 def _hashes(connection: Connection, low: int, high: int | None) -> Iterator[bytes]:
@@ -394,16 +316,9 @@ def _hashes(connection: Connection, low: int, high: int | None) -> Iterator[byte
         for seq, value in rows:
             at += 1
             if seq != at:
-                raise _damaged(f"record {at} is missing")
+                raise damaged(f"record {at} is missing")
             yield value
         if len(rows) < size:
             if high is not None and at < high:
-                raise _damaged(f"record {at + 1} is missing")
+                raise damaged(f"record {at + 1} is missing")
             return
-
-
-def _damaged(what: str) -> Corrupt:
-    return Corrupt(
-        f"The audit log cannot be trusted: {what}.",
-        hint="Run `falaj audit verify`, and keep the database as it is for those who look.",
-    )

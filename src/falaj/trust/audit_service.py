@@ -77,7 +77,7 @@ class Audit(Service):
 
     @action(post="/audit/verifications")
     def verify(self) -> Verification:
-        """Check every record, checkpoint and testimony; says what is wrong and where."""
+        """Check every record, checkpoint and sighting; says what is wrong and where."""
         found = self._verifier.verify(self.call.connection)
         self.call.note(
             sound=found.sound,

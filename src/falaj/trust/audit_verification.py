@@ -15,6 +15,7 @@ chain, until the next checkpoint: ``signed`` says up to where the log is vouched
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from hashlib import sha256
 from typing import Any
@@ -25,11 +26,12 @@ from sqlalchemy.engine import Connection
 from falaj.kernel.clock import monotonic
 from falaj.kernel.errors import Corrupt
 from falaj.trust.audit import COLUMNS, GENESIS, canonical
-from falaj.trust.audit_checkpoints import Checkpoints, fingerprint, proven_frontier
+from falaj.trust.audit_checkpoints import Checkpoints
 from falaj.trust.audit_model import Checkpoint, Finding, FindingKind, Verification
+from falaj.trust.audit_proofs import fingerprint, proven_frontier
 from falaj.trust.audit_tables import audit_checkpoints, audit_records
 from falaj.trust.merkle import Frontier
-from falaj.trust.ports import Testimony, Witness
+from falaj.trust.ports import Sighting, Witness
 
 _PAGE = 5_000
 _MOST_FINDINGS = 20
@@ -50,21 +52,22 @@ class Verifier:
         self._witness = witness
 
     def verify(self, connection: Connection, *, progress: Progress | None = None) -> Verification:
-        """Check everything; never raises for what it finds in the log.
+        """Check everything; what is wrong with the log is told, not raised.
 
         Give a connection that has read nothing yet in its transaction.
 
         Raises:
             Unavailable: the witness does not answer.
+            DBAPIError: the database cannot read its own file.
         """
         started = monotonic()
         # In this order: what vouches is read before what it vouches for, so that a log
         # which grows meanwhile is never taken for one that was cut.
-        testimony = self._witness.latest() if self._witness else None
+        sighting = self._witness.latest() if self._witness else None
         newest = connection.execute(select(func.max(audit_checkpoints.c.size))).scalar() or 0
         walk = _Walk(connection, progress)
         n_checkpoints, signed, last = 0, 0, None
-        witnessed = self._witnessed(walk, testimony)
+        witnessed = self._witnessed(walk, sighting)
         for row in _checkpoint_rows(connection, newest):
             n_checkpoints += 1
             checkpoint = self._checked(row, walk)
@@ -145,16 +148,16 @@ class Verifier:
             walk.found(FindingKind.CHECKPOINT, checkpoint.size, checkpoint.size, str(error))
         return False
 
-    def _witnessed(self, walk: _Walk, testimony: Testimony | None) -> Checkpoint | None:
-        if testimony is None:
+    def _witnessed(self, walk: _Walk, sighting: Sighting | None) -> Checkpoint | None:
+        if sighting is None:
             return None
         try:
-            return self._checkpoints.checked_statement(testimony.statement, testimony.signature)
+            return self._checkpoints.checked_statement(sighting.statement, sighting.signature)
         except Corrupt as error:
             walk.found(
                 FindingKind.CHECKPOINT,
-                testimony.size,
-                testimony.size,
+                sighting.size,
+                sighting.size,
                 f"What the witness holds is not signed by this log: {error}",
             )
             return None
@@ -204,18 +207,27 @@ class _Walk:
         """Check the records up to a number (or all); True if something was wrong."""
         before = self.n_findings
         last = self._end if until is None else min(until, self._end)
-        cursor = self._connection.connection.cursor()
+        while self.at < last:
+            high = min(last, self.at + _PAGE)
+            self._check(self._page(self.at, high), high)
+            if self._progress:
+                self._progress(self.at, self._end)
+        return self.n_findings > before
+
+    def _page(self, low: int, high: int) -> Sequence[Any]:
+        # Numbers of our own, no input: plain text works in both drivers.
+        sql = self._sql.format(low=low, high=high)
+        raw = self._connection.connection
+        cursor = raw.cursor()
         try:
-            while self.at < last:
-                # Numbers of our own, no input: plain text works in both drivers.
-                high = min(last, self.at + _PAGE)
-                cursor.execute(self._sql.format(low=self.at, high=high))
-                self._check(cursor.fetchall(), high)
-                if self._progress:
-                    self._progress(self.at, self._end)
+            cursor.execute(sql)
+            return cursor.fetchall()
+        except sqlite3.OperationalError as error:
+            if "UTF-8" not in str(error):
+                raise
+            return _lenient(raw.dbapi_connection, sql)
         finally:
             cursor.close()
-        return self.n_findings > before
 
     def _check(self, rows: Sequence[Any], high: int) -> None:
         previous, at, encode, digest = self._previous, self.at, canonical, sha256
@@ -272,6 +284,17 @@ def _statement(dialect: str) -> str:
         f"SELECT seq, at, {', '.join(listed)}, hash FROM audit_records "
         "WHERE seq > {low} AND seq <= {high} ORDER BY seq"
     )
+
+
+def _lenient(connection: Any, sql: str) -> Sequence[Any]:
+    """The rows with bytes that are no text replaced, so that they show as altered."""
+    before = connection.text_factory
+    connection.text_factory = lambda raw: raw.decode("utf-8", "replace")
+    try:
+        rows: Sequence[Any] = connection.execute(sql).fetchall()
+    finally:
+        connection.text_factory = before
+    return rows
 
 
 def _checkpoint_rows(connection: Connection, newest: int) -> Iterator[Row[Any]]:

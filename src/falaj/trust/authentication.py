@@ -197,15 +197,12 @@ class Authentication:
         exchanges = self._exchanges
         now = exchanges.clock.now()
         hashed = secret_hash(request.secret.get_secret_value())
-        # By address only: guessing 256 bits is hopeless, and a wrong caller must not be able
-        # to lock a service out.
-        exchanges.counted("auth.service_login", name=None, address=address)
+        exchanges.admitted("auth.service_login", address=address)
         pair: TokenPair | None = None
         with exchanges.database.transaction() as connection:
             row = self._active(connection, request.name, PrincipalKind.SERVICE)
             # Comparing hashes of secrets tells nothing by its time.
             if row is not None and row["secret_hash"] == hashed:
-                exchanges.throttle.forgive(connection, name=None, address=address)
                 account = self.accounts.get(connection, row["name"])
                 session = self.sessions.begin(
                     connection,
@@ -217,6 +214,8 @@ class Authentication:
                     lasts=self.tokens.lifetime + LEEWAY,
                 )
                 pair = self._access(account, session, now)
+            else:
+                exchanges.throttle.count(connection, name=None, address=address, now=now)
             exchanges.record(
                 connection,
                 "auth.service_login",
@@ -238,7 +237,7 @@ class Authentication:
                 whole session: either its holder or a thief has an old copy.
         """
         exchanges = self._exchanges
-        exchanges.counted("auth.refresh", name=None, address=address)
+        exchanges.admitted("auth.refresh", address=address)
         now = exchanges.clock.now()
         pair: TokenPair | None = None
         principal: str | None = None
@@ -260,10 +259,11 @@ class Authentication:
                 account = self.accounts.get(connection, session.account)
                 principal = account.principal_id
                 if account.state is AccountState.ACTIVE:
-                    exchanges.throttle.forgive(connection, name=None, address=address)
                     token = self.sessions.new_refresh_token(connection, session.id, now=now)
                     pair = self._access(account, session, now, refresh=token)
                     reason = "refresh-token"
+            if pair is None:
+                exchanges.throttle.count(connection, name=None, address=address, now=now)
             exchanges.record(
                 connection,
                 "auth.refresh",

@@ -31,6 +31,7 @@ DUTIES: Mapping[str, tuple[str, ...]] = {
         "models.tag*",
         "models.describe",
         "models.card*",
+        "models.gates",
         "definitions.plan",
     ),
     "engineer": (
@@ -52,6 +53,9 @@ DUTIES: Mapping[str, tuple[str, ...]] = {
         "batches.*",
         "assets.describe",
         "assets.tag*",
+        "alerts.*",
+        "incidents.*",
+        "jobs.*",
     ),
     "approve": ("changes.approve", "changes.reject", "changes.decide"),
     "request": ("changes.open", "changes.request", "changes.withdraw", "changes.comment"),
@@ -93,6 +97,7 @@ DUTIES: Mapping[str, tuple[str, ...]] = {
     "serve": (
         "endpoints.predict*",
         "predictions.predict*",
+        "features.read",
         "features.read_online",
         "features.online*",
         "features.push*",
@@ -155,6 +160,12 @@ def grouped(actions: Iterable[Action]) -> dict[str, Grouped]:
     return {action.name: Grouped(action.name, tuple(_groups(action))) for action in actions}
 
 
+def unassigned(actions: Iterable[Action]) -> list[str]:
+    """The names of actions that no duty and no group of reading names: nobody may do them."""
+    idle = {"change", "sensitive"}
+    return sorted(name for name, item in grouped(actions).items() if set(item.groups) <= idle)
+
+
 def _groups(action: Action) -> list[str]:
     found = []
     erases = _fits(action.name, DUTIES["erase"])
@@ -172,8 +183,6 @@ def _groups(action: Action) -> list[str]:
             found.append(duty)
     if is_data:
         found += ["data", "query" if action.on == PLATFORM else "rows"]
-        if "serve" in found:
-            found.remove("query" if action.on == PLATFORM else "rows")
     elif is_get:
         found.append(RESTRICTED.get(action.service, "read"))
     if not is_get:

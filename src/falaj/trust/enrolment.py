@@ -139,7 +139,7 @@ class Enrolment:
                 or is taken; the link stays good.
         """
         exchanges = self._exchanges
-        exchanges.counted("auth.enrol", name=None, address=address)
+        exchanges.admitted("auth.enrol", address=address)
         hashed = secret_hash(request.secret.get_secret_value())
         now = exchanges.clock.now()
         with exchanges.database.reading() as connection:
@@ -154,7 +154,6 @@ class Enrolment:
             if self._claimed(connection, hashed, now):
                 account = self._enrolled(connection, known, request.name, now)
                 offer = self._offered(connection, account, now, password_hash=password_hash)
-                exchanges.throttle.forgive(connection, name=None, address=address)
                 exchanges.record(
                     connection,
                     "auth.enrol",
@@ -208,7 +207,7 @@ class Enrolment:
             WrongCredentials: the ticket is unknown, used or expired, or the code is wrong.
         """
         exchanges = self._exchanges
-        exchanges.counted("auth.confirm", name=None, address=address)
+        exchanges.admitted("auth.confirm", address=address)
         now = exchanges.clock.now()
         hashed = secret_hash(request.ticket.get_secret_value())
         done: tuple[Account, bool, RecoveryCodes] | None = None
@@ -222,7 +221,6 @@ class Enrolment:
                 )
                 if step is not None and self._claimed(connection, hashed, now):
                     done = self._confirmed(connection, row, step, now)
-                    exchanges.throttle.forgive(connection, name=None, address=address)
                     exchanges.record(
                         connection,
                         "auth.confirm",
@@ -398,8 +396,12 @@ class Enrolment:
         return self._accounts.get(connection, caller.principal.name)
 
     def _refused(self, action: str, address: str | None) -> WrongCredentials:
-        with self._exchanges.database.transaction() as connection:
-            self._exchanges.record(
+        exchanges = self._exchanges
+        with exchanges.database.transaction() as connection:
+            exchanges.throttle.count(
+                connection, name=None, address=address, now=exchanges.clock.now()
+            )
+            exchanges.record(
                 connection, action, Outcome.REFUSED, "wrong-credentials", address=address
             )
         return WrongCredentials(

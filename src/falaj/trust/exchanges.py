@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 
 from sqlalchemy import update
 from sqlalchemy.engine import Connection, RowMapping
@@ -20,7 +20,13 @@ from falaj.kernel.ids import new_id
 from falaj.kernel.ports import AuditEntry, AuditLog, Outcome
 from falaj.trust.factors import Factors, recovery_hash
 from falaj.trust.tables import accounts, recovery_codes
-from falaj.trust.throttle import Throttle
+from falaj.trust.throttle import Throttle, Wait
+
+
+class _Asks(Protocol):
+    def __call__(
+        self, connection: Connection, *, name: str | None, address: str | None, now: datetime
+    ) -> Wait | None: ...
 
 
 class Exchanges:
@@ -49,15 +55,29 @@ class Exchanges:
         self.clock = clock
         self._audit = audit
 
-    def counted(self, action: str, *, name: str | None, address: str | None) -> None:
-        """Count an attempt, in a transaction of its own.
+    def counted(self, action: str, *, name: str, address: str | None) -> None:
+        """Count an attempt at what can be guessed, in a transaction of its own.
 
         Raises:
             TooManyAttempts: the account or the address has to wait.
         """
-        now = self.clock.now()
+        self._waited(action, name, address, self.throttle.begin)
+
+    def admitted(self, action: str, *, address: str | None) -> None:
+        """Let an attempt with a 256-bit secret pass, unless its address has to wait.
+
+        Nothing is counted yet, so that a gateway with many callers behind it is not held up
+        by their number. By address only: a stranger must not be able to lock a program out.
+
+        Raises:
+            TooManyAttempts: the address has failed too often.
+        """
+        if address is not None:
+            self._waited(action, None, address, self.throttle.wait)
+
+    def _waited(self, action: str, name: str | None, address: str | None, ask: _Asks) -> None:
         with self.database.transaction() as connection:
-            wait = self.throttle.begin(connection, name=name, address=address, now=now)
+            wait = ask(connection, name=name, address=address, now=self.clock.now())
             if wait is not None and wait.first:
                 self.record(
                     connection,

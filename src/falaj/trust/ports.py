@@ -145,7 +145,7 @@ class KeyService(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Testimony:
+class Sighting:
     """What a witness keeps of a checkpoint: enough to hold the log to it."""
 
     size: int
@@ -158,7 +158,7 @@ class Testimony:
 class Witness(Protocol):
     """Remembers audit checkpoints outside of the reach of whoever can change the log.
 
-    ``keep`` returns when the testimony is durable; keeping the same one again does
+    ``keep`` returns when the sighting is durable; keeping the same one again does
     nothing. ``latest`` is the greatest ever kept, or None. A witness never forgets.
 
     Raises:
@@ -166,6 +166,6 @@ class Witness(Protocol):
         Corrupt: what it holds cannot be read.
     """
 
-    def keep(self, testimony: Testimony) -> None: ...
+    def keep(self, sighting: Sighting) -> None: ...
 
-    def latest(self) -> Testimony | None: ...
+    def latest(self) -> Sighting | None: ...

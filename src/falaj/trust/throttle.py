@@ -1,7 +1,8 @@
 """Failed attempts, counted for each account and each address, with waits that grow.
 
-An attempt is counted before the credential is looked at and forgiven when it was right, so
-that a thousand guesses at once are a thousand attempts, not one.
+An attempt at what can be guessed (a password, a code) is counted before the credential is
+looked at and forgiven when it was right, so that a thousand guesses at once are a thousand
+attempts, not one. An attempt with a 256-bit secret is counted when it has failed.
 """
 
 from __future__ import annotations
@@ -73,6 +74,15 @@ class Throttle:
 
         Returns None if it may be made, or how long to wait; then nothing was counted.
         """
+        wait = self.wait(connection, name=name, address=address, now=now)
+        if wait is None:
+            self.count(connection, name=name, address=address, now=now)
+        return wait
+
+    def wait(
+        self, connection: Connection, *, name: str | None, address: str | None, now: datetime
+    ) -> Wait | None:
+        """How long this name and address have to wait, or None; counts no attempt."""
         subjects = _subjects(name, address)
         states = {kind: self._state(connection, kind, subject, now) for kind, subject in subjects}
         waiting = [state for state in states.values() if state.locked_until > now]
@@ -86,13 +96,18 @@ class Throttle:
                 )
             seconds = int((longest.locked_until - now).total_seconds()) + 1
             return Wait(seconds, first=longest.refused == 0)
-        for kind, subject in subjects:
-            failures = states[kind].failures + 1
-            wait = self._limits[kind].wait(failures)
-            self._keep(connection, subject, failures, now, now + wait if wait else None)
         return None
 
-    def forgive(self, connection: Connection, *, name: str | None, address: str | None) -> None:
+    def count(
+        self, connection: Connection, *, name: str | None, address: str | None, now: datetime
+    ) -> None:
+        """Count one failure of a name and of an address."""
+        for kind, subject in _subjects(name, address):
+            failures = self._state(connection, kind, subject, now).failures + 1
+            wait = self._limits[kind].wait(failures)
+            self._keep(connection, subject, failures, now, now + wait if wait else None)
+
+    def forgive(self, connection: Connection, *, name: str, address: str | None) -> None:
         """Take back the attempt that proved right.
 
         The account starts anew. The address loses this one attempt only: whoever holds one

@@ -1,40 +1,66 @@
-"""Builds a platform from its settings, in the order of the flow."""
+"""Builds a platform from its settings, in the order of the flow.
+
+``Premises`` makes each part when it is first asked for, so that a process which only
+serves models never opens the lake, and a command that lists jobs opens next to nothing.
+"""
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from falaj.catalog.assets import Catalog
-from falaj.catalog.definitions import Definitions
-from falaj.kernel.call import Call, Caller
+from falaj.catalog.definitions import Definition, Definitions
+from falaj.kernel.actions import Action
+from falaj.kernel.call import AssetRef, Call, Caller
 from falaj.kernel.calls import Calls
 from falaj.kernel.clock import Clock, SystemClock
 from falaj.kernel.database import Database
 from falaj.kernel.door import Backend, Services
-from falaj.kernel.errors import FalajError
 from falaj.kernel.jobs import Handler, Jobs, Worker
-from falaj.kernel.outbox import Outbox, Subscription
+from falaj.kernel.outbox import Outbox
 from falaj.kernel.ports import Resource
-from falaj.kernel.settings import Settings
-from falaj.kernel.telemetry import Telemetry, logger
+from falaj.kernel.settings import Settings, private_folder
+from falaj.kernel.telemetry import Telemetry
+from falaj.operations.alerts import Alerts
 from falaj.operations.changes import Changes
+from falaj.operations.incidents import Incidents
 from falaj.trust.audit import SqlAuditLog
-from falaj.trust.audit_checkpoints import Checkpointer, Checkpoints
-from falaj.trust.audit_verification import Verifier
+from falaj.trust.audit_checkpoints import Checkpoints
 from falaj.trust.authentication import Authentication
-from falaj.trust.certificates import CertificateAuthority, ServerCertificate
 from falaj.trust.epochs import Epochs
 from falaj.trust.factors import Factors
 from falaj.trust.policy import CedarPolicy
 from falaj.trust.tokens import Tokens
 from falaj.wiring import stores
+from falaj.wiring.resources import AllResources
 from falaj.wiring.services import service_classes
 
-HOUSEKEEPING_SECONDS = 1.0
+if TYPE_CHECKING:
+    from falaj.features.ports import OnlineStore
+    from falaj.features.store import FeatureStore
+    from falaj.ingest.pipelines import Loading
+    from falaj.lake.blobs import SealedBlobs
+    from falaj.lake.ports import Lake
+    from falaj.models.bundles import Bundles
+    from falaj.models.registry import Registry
+    from falaj.monitoring.monitors import Monitors
+    from falaj.serving.inference import InferenceApp
+    from falaj.serving.meters import Meters
+    from falaj.serving.plan import PlanCompiler
+    from falaj.serving.plans import Plans
+    from falaj.serving.predictionlog import PredictionLog
+    from falaj.serving.releases import Releases
+    from falaj.serving.routing import RoutingTable
+    from falaj.serving.storedfeatures import StoredFeatures
+    from falaj.training.runs import Runs
+    from falaj.training.training_sets import TrainingSets
+    from falaj.trust.adapters.witness_file import FileWitness
+    from falaj.trust.ports import KeyService
 
 
 class TokenVerifier:
@@ -47,3 +73,420 @@ class TokenVerifier:
     def verify(self, token: str) -> Caller:
         """The caller; raises InvalidToken."""
         return self._tokens.verify(token, self._clock.now())
+
+
+class Premises:
+    """All parts of one platform in one process.
+
+    Args:
+        settings: which adapters, and where things lie.
+        process: this process's name, in metrics and as a worker.
+        clock: tells the time.
+    """
+
+    def __init__(
+        self, settings: Settings, *, process: str = "embedded", clock: Clock | None = None
+    ) -> None:
+        self.settings = settings
+        self.process = process
+        self.clock = clock or SystemClock()
+        self.telemetry = Telemetry(process=process)
+        self._closing: list[Callable[[], None]] = []
+
+    # ---- the kernel and trust
+
+    @cached_property
+    def keys(self) -> KeyService:
+        """The key service."""
+        return stores.key_service(self.settings, self.clock)
+
+    @cached_property
+    def database(self) -> Database:
+        """The metadata database."""
+        opened = Database(self.settings.database_url)
+        self._closing.append(opened.close)
+        return opened
+
+    @cached_property
+    def audit(self) -> SqlAuditLog:
+        """The audit log."""
+        return SqlAuditLog()
+
+    @cached_property
+    def checkpoints(self) -> Checkpoints:
+        """Makes and reads signed checkpoints of the audit log."""
+        return Checkpoints(self.keys)
+
+    @cached_property
+    def witness(self) -> FileWitness:
+        """Remembers the audit log's checkpoints in a file of its own."""
+        from falaj.trust.adapters.witness_file import FileWitness
+
+        return FileWitness(private_folder(self.settings.home / "witness") / "checkpoints")
+
+    @cached_property
+    def tokens(self) -> Tokens:
+        """Issues and verifies access tokens."""
+        return Tokens(self.keys, Epochs(self.database), issuer="falaj")
+
+    @cached_property
+    def verifier(self) -> TokenVerifier:
+        """Verifies access tokens at the platform's time."""
+        return TokenVerifier(self.tokens, self.clock)
+
+    @cached_property
+    def authentication(self) -> Authentication:
+        """The credential exchanges."""
+        return Authentication(
+            self.database,
+            self.audit,
+            clock=self.clock,
+            tokens=self.tokens,
+            factors=Factors(self.keys),
+        )
+
+    @cached_property
+    def policy(self) -> CedarPolicy:
+        """The policy over all actions of the platform."""
+        actions: list[Action] = [
+            action for service in service_classes().values() for action in service.actions()
+        ]
+        return CedarPolicy(actions)
+
+    @cached_property
+    def jobs(self) -> Jobs:
+        """The durable jobs."""
+        return Jobs(self.database, self.clock)
+
+    @cached_property
+    def calls(self) -> Calls:
+        """Calls that the platform makes itself."""
+        return Calls(self.database, self.audit, Outbox(), self.clock)
+
+    # ---- catalogue and operations
+
+    @cached_property
+    def catalog(self) -> Catalog:
+        """Assets and lineage."""
+        return Catalog()
+
+    @cached_property
+    def definitions(self) -> Definitions:
+        """What is declared."""
+        from falaj.features.appliers import appliers as feature_appliers
+        from falaj.ingest.service import DeclaredSources
+        from falaj.wiring.kinds import definition_kinds
+
+        def found(connection: Any, kind: str, name: str) -> Definition:
+            return self.definitions.definition(connection, kind, name)
+
+        def endpoint_applied(call: Call, definition: Any) -> None:
+            self.releases.applied(call, definition)
+
+        return Definitions(
+            self.catalog,
+            definition_kinds(),
+            {
+                **feature_appliers(found),
+                "source": DeclaredSources(self.catalog),
+                "endpoint": endpoint_applied,
+            },
+        )
+
+    @cached_property
+    def changes(self) -> Changes:
+        """Changes, and what approving each kind does."""
+        from falaj.models.promotion import CHANGE_KIND
+
+        def promoted(call: Call, change: Any) -> None:
+            self.promotions.apply(call, change)
+
+        return Changes(self.catalog, {CHANGE_KIND: promoted})
+
+    @cached_property
+    def incidents(self) -> Incidents:
+        """Incidents."""
+        return Incidents(self.catalog)
+
+    @cached_property
+    def alerts(self) -> Alerts:
+        """Alerts."""
+        return Alerts(self.catalog, self.incidents)
+
+    # ---- lake and features
+
+    @cached_property
+    def lake(self) -> Lake:
+        """The offline tables."""
+        opened = stores.lake(self.settings)
+        self._closing.append(opened.close)
+        return opened
+
+    @cached_property
+    def blobs(self) -> SealedBlobs:
+        """Encrypted, content-addressed blobs."""
+        from falaj.lake.blobs import SealedBlobs
+
+        return SealedBlobs(stores.blob_store(self.settings), self.keys)
+
+    @cached_property
+    def loading(self) -> Loading:
+        """Loads sources."""
+        from falaj.ingest.files import Files
+        from falaj.ingest.pipelines import Loading
+
+        return Loading(
+            lake=self.lake,
+            files=Files(self.settings.data_folders),
+            definitions=self.definitions,
+            catalog=self.catalog,
+            calls=self.calls,
+            clock=self.clock,
+        )
+
+    @property
+    def spool_folder(self) -> Path:
+        """Where rows wait for the lake on this machine."""
+        return private_folder(self.settings.home / "spool")
+
+    @cached_property
+    def online(self) -> OnlineStore:
+        """The online store."""
+        opened = stores.online_store(self.settings)
+        self._closing.append(opened.close)
+        return opened
+
+    @cached_property
+    def features(self) -> FeatureStore:
+        """The feature store."""
+        from falaj.features.store import AppliedDefinitions, FeatureStore
+
+        return FeatureStore(
+            AppliedDefinitions(self.database, self.definitions),
+            self.lake,
+            self.online,
+            self.keys,
+            self.clock,
+        )
+
+    # ---- training and models
+
+    @cached_property
+    def runs(self) -> Runs:
+        """Training runs."""
+        from falaj.training.runs import Runs
+
+        return Runs(self.catalog)
+
+    @cached_property
+    def training_sets(self) -> TrainingSets:
+        """Pinned training sets."""
+        from falaj.training.definition_pins import CatalogPins
+        from falaj.training.training_sets import TrainingSets
+
+        return TrainingSets(self.lake, self.features, CatalogPins(self.definitions), self.catalog)
+
+    @cached_property
+    def bundles(self) -> Bundles:
+        """Signed model bundles."""
+        from falaj.models.bundles import Bundles
+
+        return Bundles(self.blobs, self.keys)
+
+    @cached_property
+    def registry(self) -> Registry:
+        """Registered models."""
+        from falaj.models.registry import Registry
+
+        return Registry(self.bundles, self.catalog, self.definitions)
+
+    @cached_property
+    def promotions(self) -> Any:
+        """Asks for stages and gives them."""
+        from falaj.models.promotion import Promotions
+
+        return Promotions(self.registry, self.bundles, self.changes)
+
+    # ---- serving
+
+    @cached_property
+    def routing(self) -> RoutingTable:
+        """Which release of each endpoint serves."""
+        from falaj.serving.routing import RoutingTable
+
+        opened = RoutingTable(private_folder(self.settings.home / "routing"), self.clock)
+        self._closing.append(opened.close)
+        return opened
+
+    @cached_property
+    def stored_features(self) -> StoredFeatures:
+        """Compiles readers of feature services."""
+        from falaj.serving.storedfeatures import StoredFeatures
+
+        return StoredFeatures(self.online, self.keys, self.definitions)
+
+    @cached_property
+    def plan_compiler(self) -> PlanCompiler:
+        """Compiles releases into request plans."""
+        from falaj.serving.adapters.runtime_onnx import OnnxRuntime
+        from falaj.serving.bundled import BundledModels
+        from falaj.serving.plan import PlanCompiler
+
+        return PlanCompiler(BundledModels(self.bundles), [OnnxRuntime()], self.stored_features)
+
+    @cached_property
+    def releases(self) -> Releases:
+        """Releases of endpoints."""
+        from falaj.serving.bundled import RegisteredModels
+        from falaj.serving.releases import Releases
+
+        return Releases(
+            self.routing,
+            self.plan_compiler,
+            RegisteredModels(self.registry),
+            self.stored_features,
+            self.catalog,
+        )
+
+    @cached_property
+    def plans(self) -> Plans:
+        """The compiled plans of this process."""
+        from falaj.serving.plans import Plans
+
+        return Plans(self.routing, self.plan_compiler)
+
+    @cached_property
+    def prediction_log(self) -> PredictionLog:
+        """The buffer between answers and the spool."""
+        from falaj.serving.predictionlog import PredictionLog
+        from falaj.serving.spools import DirectorySpools
+
+        settings = self.settings.inference
+        return PredictionLog(
+            DirectorySpools(self.spool_folder, self.keys),
+            flush_rows=settings.flush_rows,
+            flush_seconds=settings.flush_seconds,
+        )
+
+    def meters(self, worker: str) -> Meters:
+        """The counters that all workers of this machine share."""
+        from falaj.serving.meters import Meters
+
+        return Meters(private_folder(self.settings.home / "meters"), worker)
+
+    def inference_app(self, worker: str) -> InferenceApp:
+        """The ASGI application of an inference worker."""
+        from falaj.serving.inference import InferenceApp
+        from falaj.serving.plans import Keeper
+
+        return InferenceApp(
+            plans=self.plans,
+            keeper=Keeper(self.plans, self.routing, worker=worker),
+            verifier=self.verifier,
+            policy=self.policy,
+            log=self.prediction_log,
+            meters=self.meters(worker),
+        )
+
+    @cached_property
+    def monitors(self) -> Monitors:
+        """Drift and realised performance."""
+        from falaj.monitoring.drift import Drift
+        from falaj.monitoring.monitors import Monitors
+        from falaj.monitoring.performance import Performance
+
+        return Monitors(
+            Drift(self.lake, self.bundles),
+            Performance(self.lake),
+            self.releases,
+            self.definitions,
+            self.alerts,
+        )
+
+    # ---- the door
+
+    def visible(self, call: Call, resource: Resource) -> bool:
+        """True if a call's caller may know of a resource."""
+        return self.policy.decide(call.caller, "assets.get", resource, stepped_up=False).allowed
+
+    def visible_ref(self, call: Call, ref: AssetRef) -> bool:
+        """True if a call's caller may know of an asset."""
+        return self.visible(call, self.catalog.load(call.connection, ref))
+
+    @cached_property
+    def backend(self) -> Backend:
+        """What a local door stands on."""
+        from falaj.wiring.actions import services
+
+        return Backend(
+            services=Services(services(self)),
+            database=self.database,
+            policy=self.policy,
+            audit=self.audit,
+            resources=AllResources(self.catalog, self.jobs),
+            events=Outbox(),
+            clock=self.clock,
+            telemetry=self.telemetry,
+        )
+
+    # ---- work
+
+    @cached_property
+    def handlers(self) -> Mapping[str, Handler]:
+        """What does each kind of job."""
+        from falaj.wiring.work import handlers
+
+        return handlers(self)
+
+    def work_on_jobs(self, stopped: threading.Event) -> None:
+        """Take and run jobs until ``stopped`` is set."""
+        worker = Worker(self.jobs, self.handlers, name=f"{self.process}-{os.getpid()}")
+        worker.run_until(stopped)
+
+    def work(self, stopped: threading.Event) -> None:
+        """Jobs, and the house's chores beside them, until ``stopped`` is set."""
+        from falaj.wiring.work import Chores
+
+        chores = Chores(self)
+        thread = threading.Thread(target=chores.run_until, args=(stopped,), name="chores")
+        thread.start()
+        self.work_on_jobs(stopped)
+        thread.join()
+
+    def server_certificate(self) -> tuple[Path, Path]:
+        """The certificate and key files that servers use."""
+        http = self.settings.http
+        if http.certificate_file is not None and http.private_key_file is not None:
+            return http.certificate_file, http.private_key_file
+        from falaj.trust.certificates import CertificateAuthority
+
+        authority = CertificateAuthority(self.settings.home / "tls", clock=self.clock)
+        made = authority.server_certificate(http.names)
+        return made.path, made.path
+
+    def close(self) -> None:
+        """Give files and connections back, in reverse order of their opening."""
+        while self._closing:
+            self._closing.pop()()
+
+
+def assemble(
+    settings: Settings, *, process: str = "embedded", clock: Clock | None = None
+) -> Premises:
+    """The premises of an initialised platform.
+
+    Raises:
+        NotFound: ``falaj init`` was not run here.
+        Unavailable: the database does not answer.
+        SchemaNewer: it was written by a newer version.
+    """
+    from falaj.wiring.setup import brought_up_to_date
+
+    premises = Premises(settings, process=process, clock=clock)
+    try:
+        _ = premises.keys
+        brought_up_to_date(premises.database)
+    except BaseException:
+        premises.close()
+        raise
+    return premises

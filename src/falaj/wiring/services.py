@@ -8,7 +8,7 @@ from falaj.kernel.actions import Service
 def service_classes() -> dict[str, type[Service]]:
     """The service classes by name, in the order of the flow."""
     from falaj.catalog.service import AssetService, DefinitionService
-    from falaj.features.service import FeatureService
+    from falaj.features.service import Features
     from falaj.ingest.service import SourceService
     from falaj.kernel.jobs_service import JobsService
     from falaj.lake.service import TableService
@@ -25,7 +25,7 @@ def service_classes() -> dict[str, type[Service]]:
         SourceService,
         TableService,
         DefinitionService,
-        FeatureService,
+        Features,
         TrainingService,
         RunService,
         ModelService,

@@ -386,3 +386,26 @@ def test_tree_of_an_unreadable_query_is_refused():
     with pytest.raises(QueryRefused):
         tables_of(json.loads('{"error": true}'), set())
     assert resource.getrlimit(resource.RLIMIT_FSIZE)
+
+
+@pytest.mark.services
+def test_data_files_may_lie_in_s3(tmp_path, s3_server):
+    access = {
+        "KEY_ID": s3_server.access_key,
+        "SECRET": s3_server.secret_key,
+        "ENDPOINT": s3_server.endpoint.removeprefix("http://"),
+        "REGION": s3_server.region,
+        "USE_SSL": "false",
+        "URL_STYLE": "path",
+    }
+    place = Place.of("ducklake:", tmp_path, data=f"s3://{s3_server.bucket}/lake", s3=access)
+    lake = DuckLake(place, threads=1)
+    first = lake.append("people", people(1, 2), key="k")
+    lake.append("people", people(3))
+    assert lake.append("people", people(1, 2), key="k").id == first.id
+    assert lake.scan("people", order_by=["n"])["n"].to_pylist() == [1, 2, 3]
+    assert lake.count("people", first.id) == 2
+    with lake._reading() as cursor, pytest.raises(engine.duckdb.Error, match="disabled"):
+        cursor.execute("FROM read_text('s3://other-bucket/x')")
+    lake.close()
+    assert s3_server.secret_key not in repr(place)

@@ -117,3 +117,7 @@ def test_times_are_measured_for_each_row(model):
     taken = scorer.seconds_per_row(rows(3, 100).matrix)
     assert taken.shape == (100,)
     assert (taken > 0).all()
+
+
+def test_the_same_model_converts_to_the_same_bytes(model):
+    assert LightGbmToOnnx().convert(model) == LightGbmToOnnx().convert(model)

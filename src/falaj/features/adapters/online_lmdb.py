@@ -15,8 +15,8 @@ from typing import Any, TypeVar
 
 import lmdb
 
+from falaj.features.order import ORDER_BYTES
 from falaj.features.ports import Write, Written
-from falaj.features.rows import ORDER_BYTES
 from falaj.kernel.errors import Corrupt, FalajError, LimitExceeded, Unavailable
 
 T = TypeVar("T")

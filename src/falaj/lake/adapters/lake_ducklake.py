@@ -14,7 +14,7 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -94,29 +94,27 @@ class DuckLake:
         *,
         key: str | None = None,
         add_columns: bool = False,
+        replace: Collection[str] = (),
     ) -> Snapshot:
         """See ``Lake.append_many``."""
         ready = {table_name(table): prepared(table, given) for table, given in rows.items()}
 
         def work(cursor: Cursor) -> None:
             for table, given in ready.items():
+                if table in replace:
+                    _emptied(cursor, table, creatable(table, given).schema)
                 _append(cursor, table, given, add_columns=add_columns)
 
         return self._write(work, sorted(ready), key)
 
     def replace(self, table: str, rows: pa.Table, *, key: str | None = None) -> Snapshot:
         """See ``Lake.replace``."""
-        ready = creatable(table, prepared(table_name(table), rows))
+        return self.append_many({table: rows}, key=key, replace=[table])
 
-        def work(cursor: Cursor) -> None:
-            schema = _schema(cursor, table)
-            if schema is not None and schema.equals(ready.schema):
-                cursor.execute(f"DELETE FROM lake.{name(table)}")
-            elif schema is not None:
-                cursor.execute(f"DROP TABLE lake.{name(table)}")
-            _append(cursor, table, ready, add_columns=False)
-
-        return self._write(work, [table], key)
+    def written(self, key: str) -> Snapshot | None:
+        """See ``Lake.written``."""
+        with self._reading() as cursor:
+            return _first_write(cursor, key, None)
 
     def compact(self) -> Compaction:
         """See ``Lake.compact``."""
@@ -495,6 +493,14 @@ def _append(cursor: Cursor, table: str, rows: pa.Table, *, add_columns: bool) ->
             cursor.unregister("_falaj_incoming")
 
 
+def _emptied(cursor: Cursor, table: str, schema: pa.Schema) -> None:
+    """Take all rows from a table, and the table itself if its columns shall differ."""
+    stands = _schema(cursor, table)
+    if stands is not None:
+        same = stands.equals(schema)
+        cursor.execute(f"{'DELETE FROM' if same else 'DROP TABLE'} lake.{name(table)}")
+
+
 def _select(
     table: str,
     columns: Sequence[str] | None,
@@ -554,7 +560,7 @@ def _snapshot(row: Mapping[str, Any]) -> Snapshot:
     return Snapshot(id=row["snapshot_id"], at=row["snapshot_time"], changes=changes)
 
 
-def _first_write(cursor: Cursor, key: str, tables: list[str]) -> Snapshot | None:
+def _first_write(cursor: Cursor, key: str, tables: list[str] | None) -> Snapshot | None:
     rows = cursor.execute(
         f"SELECT snapshot_id, tables, written_at FROM lake.{WRITES} WHERE key_hash = ?",
         [_hash(key)],
@@ -562,7 +568,7 @@ def _first_write(cursor: Cursor, key: str, tables: list[str]) -> Snapshot | None
     if not rows.num_rows:
         return None
     row = rows.to_pylist()[0]
-    if row["tables"].split() != tables:
+    if tables is not None and row["tables"].split() != tables:
         raise Conflict(
             f"The idempotency key {key!r} was used for a write to {row['tables']}.",
             hint="Use a new key for a new write.",

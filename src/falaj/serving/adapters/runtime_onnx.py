@@ -53,7 +53,7 @@ class OnnxRuntime:
         threads: threads inside one run; more pays for large batches only.
     """
 
-    formats = ("onnx",)
+    formats: tuple[str, ...] = ("onnx",)
 
     def __init__(self, *, device: str = "auto", threads: int = 1) -> None:
         self._providers = chosen_providers(ort.get_available_providers(), device)

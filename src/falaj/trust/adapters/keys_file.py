@@ -9,188 +9,47 @@ lost everything that it opens: back both up, apart from each other.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import fcntl
 import json
 import os
-import stat
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from argon2.low_level import Type, hash_secret_raw
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from falaj.kernel.clock import Clock
 from falaj.kernel.errors import (
     AlreadyExists,
     Corrupt,
     FalajError,
-    InvalidInput,
     LimitExceeded,
     NotFound,
-    Unauthenticated,
     Unavailable,
 )
+from falaj.trust.adapters.keyring_seals import (
+    FORMAT,
+    MachineSeal,
+    PassphraseSeal,
+    Seal,
+    WrongSeal,
+    from_text,
+    sync_directory,
+    to_text,
+)
 from falaj.trust.keys import (
-    KEY_BYTES,
     NONCE_BYTES,
     Keyset,
     checked_purpose,
     checked_signing_purpose,
 )
-from falaj.trust.ports import WRAPPING, KeyVersion, Signature, UnknownKey, WrappedKey
+from falaj.trust.ports import KeyVersion, Signature, UnknownKey, WrappedKey
 
-FORMAT = "falaj-keyring-1"
 _LARGEST = 16 * 2**20
-_SHORTEST_PASSPHRASE = 12
-_MOST_MEMORY_KIB, _MOST_TIME, _MOST_LANES = 2**20, 64, 64
-
-
-class WrongSeal(Unauthenticated):
-    """The passphrase or the machine's secret does not open the keyring."""
-
-    code = "wrong-keyring-seal"
-
-
-class Seal(Protocol):
-    """Gives the key that seals a keyring file."""
-
-    method: str
-
-    def fresh(self) -> dict[str, Any]:
-        """New public parameters (a salt, a cost), to stand in the file."""
-        ...
-
-    def key(self, parameters: Mapping[str, Any]) -> bytes:
-        """The 32 bytes for such parameters; raises ValueError when they make no sense."""
-        ...
-
-
-class PassphraseSeal:
-    """Seals with a passphrase through argon2id (RFC 9106: 64 MiB, 3 passes, 4 lanes).
-
-    Args:
-        passphrase: at least 12 characters.
-        memory_kib, passes, lanes: the cost for a new keyring; an existing one says its own.
-    """
-
-    method = "passphrase"
-
-    def __init__(
-        self, passphrase: str, *, memory_kib: int = 65_536, passes: int = 3, lanes: int = 4
-    ) -> None:
-        if len(passphrase) < _SHORTEST_PASSPHRASE:
-            raise InvalidInput(
-                f"The keyring's passphrase has fewer than {_SHORTEST_PASSPHRASE} characters.",
-                hint="Use a longer one, such as five random words.",
-            )
-        self._passphrase = passphrase.encode()
-        self._cost = {"memory_kib": memory_kib, "passes": passes, "lanes": lanes}
-
-    def fresh(self) -> dict[str, Any]:
-        """A new salt and this seal's cost."""
-        return {"salt": _to_text(os.urandom(16)), **self._cost}
-
-    def key(self, parameters: Mapping[str, Any]) -> bytes:
-        """Derive the key; the cost is bounded, so that a hostile file cannot exhaust us."""
-        memory, passes = int(parameters["memory_kib"]), int(parameters["passes"])
-        lanes, salt = int(parameters["lanes"]), _from_text(parameters["salt"])
-        sensible = (
-            8 * lanes <= memory <= _MOST_MEMORY_KIB
-            and 1 <= passes <= _MOST_TIME
-            and 1 <= lanes <= _MOST_LANES
-            and len(salt) >= 8
-        )
-        if not sensible:
-            raise ValueError("a cost of key derivation out of bounds")
-        return hash_secret_raw(
-            self._passphrase,
-            salt,
-            time_cost=passes,
-            memory_cost=memory,
-            parallelism=lanes,
-            hash_len=KEY_BYTES,
-            type=Type.ID,
-        )
-
-
-class MachineSeal:
-    """Seals with a secret file of this machine, readable by its owner alone.
-
-    The secret is 32 random bytes in hex. Keep it on another volume than the backups of
-    the keyring.
-    """
-
-    method = "machine"
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    @classmethod
-    def create(cls, path: Path) -> MachineSeal:
-        """Make the secret file; raises AlreadyExists rather than replace one."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        except FileExistsError:
-            raise AlreadyExists(
-                f"The machine's secret {path} exists already.",
-                hint="Use it, or name another file: without it its keyring cannot be opened.",
-            ) from None
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(os.urandom(KEY_BYTES).hex().encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-        _sync_directory(path.parent)
-        return cls(path)
-
-    def fresh(self) -> dict[str, Any]:
-        """A new salt."""
-        return {"salt": _to_text(os.urandom(16))}
-
-    def key(self, parameters: Mapping[str, Any]) -> bytes:
-        """Derive the key from the machine's secret."""
-        salt = _from_text(parameters["salt"])
-        return HKDF(SHA256(), KEY_BYTES, salt=salt, info=FORMAT.encode()).derive(self._secret())
-
-    def _secret(self) -> bytes:
-        try:
-            with self._path.open("rb") as file:
-                mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-                text = file.read(4 * KEY_BYTES)
-        except FileNotFoundError:
-            raise NotFound(
-                f"The machine's secret {self._path} is missing.",
-                hint="Restore it from where you keep it; without it the keyring stays shut.",
-            ) from None
-        except OSError as error:
-            raise Unavailable(
-                f"The machine's secret {self._path} cannot be read: {error.strerror}.",
-                hint="Check its owner and mode.",
-            ) from None
-        if mode & 0o077:
-            raise InvalidInput(
-                f"The machine's secret {self._path} is open to others (mode {mode:04o}).",
-                hint=f"Run `chmod 600 {self._path}`; if others may have read it, rotate the keys.",
-            )
-        try:
-            secret = bytes.fromhex(text.decode("ascii").strip())
-        except ValueError:
-            secret = b""
-        if len(secret) != KEY_BYTES:
-            raise Corrupt(
-                f"The machine's secret {self._path} is not {KEY_BYTES} bytes in hex.",
-                hint="Restore it from where you keep it.",
-            )
-        return secret
 
 
 @dataclass(frozen=True, slots=True)
@@ -329,7 +188,7 @@ class FileKeyring:
         stamp, document = _document(self._path)
         try:
             sealed_by, generation = dict(document["sealed_by"]), int(document["generation"])
-            nonce, sealed = _from_text(document["nonce"]), _from_text(document["keys"])
+            nonce, sealed = from_text(document["nonce"]), from_text(document["keys"])
             if document["format"] != FORMAT or len(nonce) != NONCE_BYTES:
                 raise ValueError("an unknown format")
         except (KeyError, TypeError, ValueError):
@@ -405,8 +264,8 @@ def _write(
         "format": FORMAT,
         "sealed_by": dict(sealed_by),
         "generation": generation,
-        "nonce": _to_text(nonce),
-        "keys": _to_text(sealed),
+        "nonce": to_text(nonce),
+        "keys": to_text(sealed),
     }
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
     try:
@@ -416,7 +275,7 @@ def _write(
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-        _sync_directory(path.parent)
+        sync_directory(path.parent)
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise LimitExceeded(
@@ -454,14 +313,6 @@ def _stamp(path: Path) -> tuple[int, int, int]:
     return found.st_ino, found.st_mtime_ns, found.st_size
 
 
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _missing(path: Path) -> FalajError:
     return NotFound(
         f"The keyring {path} is missing.",
@@ -476,15 +327,4 @@ def _not_a_keyring(path: Path) -> FalajError:
     )
 
 
-def _to_text(value: bytes) -> str:
-    return base64.b64encode(value).decode()
-
-
-def _from_text(value: Any) -> bytes:
-    try:
-        return base64.b64decode(value, validate=True)
-    except (binascii.Error, TypeError) as error:
-        raise ValueError(f"not base64: {error}") from None
-
-
-__all__ = ["WRAPPING", "FileKeyring", "MachineSeal", "PassphraseSeal", "Seal", "WrongSeal"]
+__all__ = ["FileKeyring", "MachineSeal", "PassphraseSeal", "Seal", "WrongSeal"]

@@ -13,7 +13,10 @@ from pathlib import Path
 import msgspec
 
 from falaj.kernel.errors import Conflict, Corrupt, Unavailable
-from falaj.trust.ports import Signature, Testimony
+from falaj.trust.ports import Sighting, Signature
+
+_TAIL_BYTES = 65_536
+"""What is read of the file: its lines only grow, so the last ones hold the greatest."""
 
 
 class _Line(msgspec.Struct):
@@ -34,7 +37,7 @@ class FileWitness:
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def keep(self, testimony: Testimony) -> None:
+    def keep(self, sighting: Sighting) -> None:
         """Add a line, synced to disk; nothing if it stands there already.
 
         Raises:
@@ -43,23 +46,23 @@ class FileWitness:
             Unavailable: the file cannot be written.
         """
         line = _Line(
-            testimony.size,
-            testimony.statement.decode(),
-            testimony.signature.key_id,
-            testimony.signature.algorithm,
-            testimony.signature.value,
+            sighting.size,
+            sighting.statement.decode(),
+            sighting.signature.key_id,
+            sighting.signature.algorithm,
+            sighting.signature.value,
         )
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with self._path.open("ab") as file:
                 fcntl.flock(file, fcntl.LOCK_EX)
                 latest = self.latest()
-                if latest == testimony:
+                if latest == sighting:
                     return
-                if latest is not None and latest.size >= testimony.size:
+                if latest is not None and latest.size >= sighting.size:
                     raise Conflict(
                         f"The witness {self._path} has seen {latest.size} audit records; the log "
-                        f"now shows a checkpoint of {testimony.size}.",
+                        f"now shows a checkpoint of {sighting.size}.",
                         hint="The log was put back to an earlier state: run `falaj audit verify`.",
                     )
                 if file.tell() and not self._ends_whole():
@@ -73,15 +76,13 @@ class FileWitness:
                 hint="Mend the folder or its mode; the checkpoint itself is kept.",
             ) from None
 
-    def latest(self) -> Testimony | None:
-        """The greatest checkpoint in the file."""
-        best: _Line | None = None
+    def latest(self) -> Sighting | None:
+        """The greatest checkpoint at the end of the file."""
         try:
             with self._path.open("rb") as file:
-                for number, text in enumerate(file, 1):
-                    line = self._read(text, number)
-                    if line is not None and (best is None or line.size > best.size):
-                        best = line
+                start = max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES)
+                file.seek(start)
+                lines = file.read().splitlines()
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -89,19 +90,21 @@ class FileWitness:
                 f"The witness {self._path} cannot be read: {error.strerror}.",
                 hint="Mend the folder or its mode.",
             ) from None
+        read = [self._read(line) for line in (lines[1:] if start else lines)]
+        best = max((line for line in read if line), key=lambda line: line.size, default=None)
         if best is None:
             return None
         signature = Signature(best.key_id, best.algorithm, best.signature)
-        return Testimony(best.size, best.statement.encode(), signature)
+        return Sighting(best.size, best.statement.encode(), signature)
 
-    def _read(self, text: bytes, number: int) -> _Line | None:
+    def _read(self, text: bytes) -> _Line | None:
         try:
             return msgspec.json.decode(text, type=_Line)
         except (msgspec.DecodeError, UnicodeDecodeError):
             if text.startswith(b"{") or not text.strip():
                 return None  # cut short by a crash, before it was acknowledged
             raise Corrupt(
-                f"Line {number} of the witness {self._path} is not one of its own.",
+                f"A line of the witness {self._path} is not one of its own.",
                 hint="See who writes to it; restore it from a backup.",
             ) from None
 

@@ -1,0 +1,279 @@
+"""The files of a source: found where they may be, hashed, and read as text.
+
+A path is relative to the project's folder and may not leave it (nor may a link lead out of
+it), unless the operator names further folders. ``package:name/file`` is a file of an
+installed distribution.
+"""
+
+from __future__ import annotations
+
+import glob
+import gzip
+import hashlib
+import importlib.metadata
+import io
+import zipfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO, cast
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+
+from falaj.ingest.model import Format, Source, SourceBroken
+from falaj.kernel.errors import LimitExceeded
+
+PACKAGE = "package:"
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class File:
+    """A file of a source: how users know it, where it is, and what it says."""
+
+    name: str
+    path: Path
+    digest: str
+
+
+@dataclass(frozen=True)
+class Read:
+    """Rows as they stand in the files.
+
+    ``rows`` has the source's columns (text for CSV) and ``_row``, the row's number from 1
+    over all files without headers. ``malformed`` are lines that are no rows.
+    """
+
+    rows: pa.Table
+    malformed: tuple[tuple[int, str, str], ...] = ()
+    """Row number, reason, text."""
+
+    @property
+    def n_rows(self) -> int:
+        """All rows, the malformed ones as well."""
+        return int(self.rows.num_rows) + len(self.malformed)
+
+
+class Files:
+    """Finds and reads the files of sources.
+
+    Args:
+        roots: folders that files may come from; paths are relative to the first one.
+        max_bytes: of one load, uncompressed; beyond it the load is refused.
+    """
+
+    def __init__(self, roots: Sequence[Path], *, max_bytes: int = 4 * 2**30) -> None:
+        self._roots = [root.resolve() for root in roots]
+        self._max_bytes = max_bytes
+
+    def found(self, source: Source) -> list[File]:
+        """The files that the source's path names, by name, with the SHA-256 of each.
+
+        Raises:
+            SourceBroken: there is none, or it lies outside of the permitted folders.
+        """
+        if source.path.startswith(PACKAGE):
+            named = [(source.path, _packaged(source))]
+        else:
+            named = [(_shown(path, self._roots[0]), path) for path in self._globbed(source)]
+        return [File(name, path, _digest(path, source)) for name, path in named]
+
+    def read(self, source: Source, files: Sequence[File]) -> Read:
+        """All rows of the files.
+
+        Raises:
+            SourceBroken: a header lacks a column or has an unexpected one, there is no row,
+                or the text is not UTF-8; names the file. LimitExceeded: they are too large.
+        """
+        parts: list[pa.Table] = []
+        malformed: list[tuple[int, str, str]] = []
+        n_rows, n_bytes = 0, 0
+        for file in files:
+            part, wrong = self._read(source, file)
+            n_bytes += part.nbytes
+            self._limited(source, n_bytes)
+            numbers = _numbers(part.num_rows, {number for number, _, _ in wrong}, n_rows)
+            parts.append(part.append_column("_row", numbers))
+            malformed += [(n_rows + number, reason, text) for number, reason, text in wrong]
+            n_rows += part.num_rows + len(wrong)
+        if not n_rows:
+            told = ", ".join(file.name for file in files)
+            raise SourceBroken(
+                f"The source {source.name!r} has no rows: {told} has only a header.",
+                hint="Nothing was written; give a file with rows.",
+            )
+        return Read(pa.concat_tables(parts), tuple(malformed))
+
+    def _globbed(self, source: Source) -> list[Path]:
+        pattern = Path(source.path)
+        whole = str(pattern if pattern.is_absolute() else self._roots[0] / pattern)
+        paths = sorted(Path(found) for found in glob.glob(whole, recursive=True))  # noqa: PTH207
+        paths = [path for path in paths if path.is_file()]
+        for path in paths:
+            if not any(path.resolve().is_relative_to(root) for root in self._roots):
+                raise SourceBroken(
+                    f"The source {source.name!r} may not read {source.path!r}: it lies outside"
+                    " of the project's folder.",
+                    hint="Move it into the project, or ask the operator to permit its folder.",
+                )
+        if not paths:
+            raise SourceBroken(
+                f"The source {source.name!r} names the file {source.path!r}, which does not exist.",
+                hint=f"Paths are looked up in {self._roots[0]}.",
+            )
+        return paths
+
+    def _limited(self, source: Source, n_bytes: int) -> None:
+        if n_bytes > self._max_bytes:
+            raise LimitExceeded(
+                f"The files of {source.name!r} hold more than {self._max_bytes} bytes.",
+                hint="Load them in parts, or raise the limit of a load.",
+            )
+
+    def _read(self, source: Source, file: File) -> tuple[pa.Table, list[tuple[int, str, str]]]:
+        try:
+            if source.format is Format.PARQUET:
+                return _parquet(source, file), []
+            with ExitStack() as stack:
+                opened = stack.enter_context(file.path.open("rb"))
+                return _csv(source, file, self._inflated(source, file, opened, stack))
+        except (OSError, EOFError, zipfile.BadZipFile, pa.ArrowInvalid) as error:
+            raise SourceBroken(
+                f"The file {file.name} of {source.name!r} cannot be read: {_line(error)}.",
+                hint=f"It must be {source.format.upper()}, whole, and in UTF-8.",
+            ) from None
+
+    def _inflated(
+        self, source: Source, file: File, opened: IO[bytes], stack: ExitStack
+    ) -> IO[bytes]:
+        suffix = PurePosixPath(file.path.name).suffix
+        if suffix == ".gz":
+            opened = cast("IO[bytes]", stack.enter_context(gzip.GzipFile(fileobj=opened)))
+        elif suffix == ".zip":
+            archive = stack.enter_context(zipfile.ZipFile(opened))
+            members = [member for member in archive.infolist() if not member.is_dir()]
+            if len(members) != 1:
+                raise SourceBroken(
+                    f"The archive {file.name} of {source.name!r} holds {len(members)} files.",
+                    hint="Give an archive with exactly one file.",
+                )
+            opened = stack.enter_context(archive.open(members[0]))
+        else:
+            return opened
+        data = opened.read(self._max_bytes + 1)
+        self._limited(source, len(data))
+        return io.BytesIO(data)
+
+
+def _csv(
+    source: Source, file: File, opened: IO[bytes]
+) -> tuple[pa.Table, list[tuple[int, str, str]]]:
+    _headed(source, file, _header(source, opened))
+    wrong: list[tuple[int, str, str]] = []
+
+    def note(row: pa.csv.InvalidRow) -> str:
+        reason = f"it has {row.actual_columns} values, not {row.expected_columns}"
+        wrong.append(((row.number or 2) - 1, reason, row.text))
+        return "skip"
+
+    rows = pa.csv.read_csv(
+        opened,
+        read_options=pa.csv.ReadOptions(use_threads=False, block_size=8 * _CHUNK),
+        parse_options=pa.csv.ParseOptions(
+            delimiter=source.delimiter, newlines_in_values=True, invalid_row_handler=note
+        ),
+        convert_options=pa.csv.ConvertOptions(
+            column_types=dict.fromkeys(source.columns, pa.string()),
+            include_columns=list(source.columns),
+            null_values=list(source.null_strings),
+            strings_can_be_null=True,
+            quoted_strings_can_be_null=False,
+        ),
+    )
+    return rows, wrong
+
+
+def _header(source: Source, opened: IO[bytes]) -> list[str]:
+    """The names in the first line; the file is left at its beginning."""
+    line = opened.readline(_CHUNK)
+    opened.seek(0)
+    if not line.strip():
+        return []
+    options = pa.csv.ParseOptions(delimiter=source.delimiter)
+    return list(pa.csv.read_csv(io.BytesIO(line), parse_options=options).column_names)
+
+
+def _parquet(source: Source, file: File) -> pa.Table:
+    with pa.parquet.ParquetFile(file.path) as opened:
+        _headed(source, file, opened.schema_arrow.names)
+        return opened.read(columns=list(source.columns)).select(list(source.columns))
+
+
+def _headed(source: Source, file: File, names: Sequence[str]) -> None:
+    missing = [name for name in source.columns if name not in names]
+    unexpected = [name for name in names if name not in source.columns]
+    twice = sorted({name for name in names if list(names).count(name) > 1})
+    told = [
+        f"{what} {', '.join(repr(name) for name in found)}"
+        for what, found in (
+            ("it lacks", missing),
+            ("it has the unexpected", unexpected),
+            ("it repeats", twice),
+        )
+        if found
+    ]
+    if told:
+        raise SourceBroken(
+            f"The header of {file.name} does not fit the source {source.name!r}:"
+            f" {'; '.join(told)}.",
+            hint="Correct the file, or declare its columns as they are.",
+            missing=missing,
+            unexpected=unexpected,
+        )
+
+
+def _numbers(n_rows: int, skipped: set[int], before: int) -> pa.Array:
+    if not skipped:
+        return pa.array(range(before + 1, before + n_rows + 1), pa.int64())
+    whole = range(1, n_rows + len(skipped) + 1)
+    return pa.array([before + n for n in whole if n not in skipped][:n_rows], pa.int64())
+
+
+def _packaged(source: Source) -> Path:
+    distribution, _, inside = source.path.removeprefix(PACKAGE).partition("/")
+    try:
+        files = importlib.metadata.files(distribution) or []
+    except importlib.metadata.PackageNotFoundError:
+        raise SourceBroken(
+            f"The source {source.name!r} needs the package {distribution!r}.",
+            hint=f"Install it with `pip install {distribution}`.",
+        ) from None
+    for file in files:
+        if str(file) == inside and ".." not in file.parts:
+            return Path(str(file.locate()))
+    raise SourceBroken(
+        f"The package {distribution!r} has no file {inside!r}, which {source.name!r} names.",
+        hint="Check the path inside the package.",
+    )
+
+
+def _digest(path: Path, source: Source) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise SourceBroken(
+            f"The source {source.name!r} cannot read {path.name}: {error.strerror}.",
+            hint="Check the file and its permissions.",
+        ) from None
+
+
+def _shown(path: Path, root: Path) -> str:
+    return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
+
+
+def _line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

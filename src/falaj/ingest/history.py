@@ -1,0 +1,118 @@
+"""Loads and check results as they were recorded."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import insert, select
+from sqlalchemy.engine import Connection
+
+from falaj.ingest.model import CheckResult, Example, LoadReport, LoadState
+from falaj.ingest.tables import contract_results, loads
+from falaj.kernel.call import Call
+
+
+def record(call: Call, report: LoadReport, content: str) -> None:
+    """Keep a load and the results of its checks, in the call's transaction."""
+    call.connection.execute(
+        insert(loads).values(
+            id=report.id,
+            source=report.source,
+            table_name=report.table,
+            state=report.state,
+            at=report.at,
+            content=content,
+            digest=report.digest,
+            files=report.files,
+            n_read=report.n_read,
+            n_written=report.n_written,
+            n_quarantined=report.n_quarantined,
+            snapshot=report.snapshot,
+            job=report.job,
+        )
+    )
+    record_results(call, report.id, report.table, report.checks)
+
+
+def record_results(call: Call, load: str, table: str, results: list[CheckResult]) -> None:
+    """Keep the results of checks that belong to a load (or to a check on demand)."""
+    if not results:
+        return
+    call.connection.execute(
+        insert(contract_results),
+        [
+            {
+                "load": load,
+                "contract": result.contract,
+                "table_name": table,
+                "check": result.check,
+                "severity": result.severity,
+                "n_rows": result.n_rows,
+                "n_violations": result.n_violations,
+                "share": result.share,
+                "passed": result.passed,
+                "measured": result.measured,
+                "examples": [example.model_dump() for example in result.examples],
+                "at": call.now,
+            }
+            for result in results
+        ],
+    )
+
+
+def found(
+    connection: Connection, source: str, *, digest: str | None = None, content: str | None = None
+) -> LoadReport | None:
+    """The newest load of a source that wrote its rows, of these files if they are given."""
+    query = select(loads).where(loads.c.source == source, loads.c.state == LoadState.DONE)
+    if digest is not None:
+        query = query.where(loads.c.digest == digest)
+    if content is not None:
+        query = query.where(loads.c.content == content)
+    row = connection.execute(query.order_by(loads.c.at.desc(), loads.c.id.desc()).limit(1)).first()
+    return None if row is None else _report(row)
+
+
+def listed(connection: Connection, source: str, limit: int) -> list[LoadReport]:
+    """The loads of a source, the newest first, without the results of their checks."""
+    query = (
+        select(loads)
+        .where(loads.c.source == source)
+        .order_by(loads.c.at.desc(), loads.c.id.desc())
+        .limit(limit)
+    )
+    return [_report(row) for row in connection.execute(query)]
+
+
+def results(connection: Connection, table: str, limit: int) -> list[CheckResult]:
+    """The newest results of the checks of a table's contracts."""
+    query = (
+        select(contract_results)
+        .where(contract_results.c.table_name == table)
+        .order_by(contract_results.c.id.desc())
+        .limit(limit)
+    )
+    return [
+        CheckResult(
+            **{name: getattr(row, name) for name in CheckResult.model_fields if name != "examples"},
+            examples=[Example.model_validate(example) for example in row.examples],
+        )
+        for row in connection.execute(query)
+    ]
+
+
+def _report(row: Any) -> LoadReport:
+    return LoadReport(
+        id=row.id,
+        source=row.source,
+        table=row.table_name,
+        state=row.state,
+        at=row.at,
+        digest=row.digest,
+        files=row.files,
+        n_read=row.n_read,
+        n_written=row.n_written,
+        n_quarantined=row.n_quarantined,
+        snapshot=row.snapshot,
+        job=row.job,
+    )

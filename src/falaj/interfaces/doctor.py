@@ -1,0 +1,171 @@
+"""``falaj doctor``: every component that the settings name, checked by using it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rich.markup import escape
+from rich.table import Table
+
+from falaj.kernel.errors import FalajError
+from falaj.kernel.ids import new_id
+from falaj.kernel.settings import Settings
+
+if TYPE_CHECKING:
+    from falaj.interfaces.session import Session
+    from falaj.wiring.assembly import Premises
+
+LEAST_FREE_BYTES = 1_000_000_000
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check found."""
+
+    component: str
+    well: bool
+    told: str
+    hint: str = ""
+
+
+class Unwell(FalajError):
+    """A component works, but not as it should."""
+
+    code = "unwell"
+
+
+def examine(session: Session) -> int:
+    """Run all checks and print them; returns the exit code (0: all is well)."""
+    settings = Settings.read(session.folder)
+    findings = list(examined(settings))
+    if session.as_json:
+        session.show([vars(finding) for finding in findings])
+    else:
+        table = Table("component", "", "found", box=None, header_style="bold")
+        for finding in findings:
+            mark = "[green]well[/]" if finding.well else "[bold red]ill[/]"
+            hint = f"\n→ {escape(finding.hint)}" if finding.hint else ""
+            table.add_row(finding.component, mark, escape(finding.told) + hint)
+        session.console.print(table)
+    return 0 if all(finding.well for finding in findings) else 1
+
+
+def examined(settings: Settings) -> Iterator[Finding]:
+    """The findings, one for each component, in the order in which they depend on each other."""
+    from falaj.wiring.assembly import Premises
+
+    premises = Premises(settings, process="doctor")
+    checks: dict[str, Callable[[Premises], str]] = {
+        "home": _home,
+        "keys": _keys,
+        "database": _database,
+        "audit": _audit,
+        "lake": _lake,
+        "blobs": _blobs,
+        "online store": _online,
+        "certificate": _certificate,
+        "ports": _ports,
+    }
+    try:
+        for component, check in checks.items():
+            try:
+                yield Finding(component, True, check(premises))
+            except FalajError as error:
+                yield Finding(component, False, error.message, error.hint)
+    finally:
+        premises.close()
+
+
+def _home(made: Premises) -> str:
+    home = made.settings.home
+    if not home.is_dir():
+        raise Unwell(f"There is no folder {home}.", hint="Run `falaj init`.")
+    mode = stat.S_IMODE(os.stat(home).st_mode)  # noqa: PTH116 - the mode is what we ask for
+    if mode & 0o077:
+        raise Unwell(
+            f"Others than its owner can look into {home} (mode {mode:o}).",
+            hint=f"chmod 700 {home}",
+        )
+    free = shutil.disk_usage(home).free
+    if free < LEAST_FREE_BYTES:
+        raise Unwell(f"Only {free / 1e6:.0f} MB are free at {home}.", hint="Free some space.")
+    return f"{home}, private, {free / 1e9:.0f} GB free"
+
+
+def _keys(made: Premises) -> str:
+    data_key = os.urandom(32)
+    wrapped = made.keys.wrap(data_key, context="doctor")
+    if made.keys.unwrap(wrapped, context="doctor") != data_key:
+        raise Unwell("The key service does not give back what it wrapped.")
+    sealed = "a passphrase" if made.settings.keyring_passphrase else "a secret file in home"
+    return f"{made.settings.keys} {len(made.keys.versions())} key versions, sealed by {sealed}"
+
+
+def _database(made: Premises) -> str:
+    from falaj.kernel.schema import current, head
+    from falaj.wiring.setup import MIGRATIONS
+
+    revision, newest = current(made.database), head(MIGRATIONS)
+    if revision is None:
+        raise Unwell(f"{made.database.shown_url} is empty.", hint="Run `falaj init`.")
+    if revision != newest:
+        raise Unwell(
+            f"{made.database.shown_url} has schema {revision}, this version needs {newest}.",
+            hint="Start `falaj up` or open the platform once; it brings the schema up to date.",
+        )
+    return f"{made.database.shown_url}, schema {revision}"
+
+
+def _audit(made: Premises) -> str:
+    with made.database.reading() as connection:
+        return f"{made.audit.size(connection)} records (`falaj audit verify` proves them)"
+
+
+def _lake(made: Premises) -> str:
+    return f"{made.settings.lake} {len(made.lake.tables())} tables, snapshot {made.lake.latest()}"
+
+
+def _blobs(made: Premises) -> str:
+    data = new_id("event").encode()
+    digest = made.blobs.keep(data)
+    try:
+        if made.blobs.fetch(digest) != data:
+            raise Unwell("The blob store does not give back what was kept.")
+    finally:
+        made.blobs.forget(digest)
+    return f"{made.settings.blobs.split('?')[0]} keeps and gives back, encrypted"
+
+
+def _online(made: Premises) -> str:
+    made.online.read([b"doctor"])
+    return f"{made.settings.online} answers"
+
+
+def _certificate(made: Premises) -> str:
+    certificate, _key = made.server_certificate()
+    from cryptography import x509
+
+    found = x509.load_pem_x509_certificate(certificate.read_bytes())
+    left = found.not_valid_after_utc - made.clock.now()
+    if left.days < 0:
+        raise Unwell(f"The certificate {certificate} has expired.", hint="Give a new one.")
+    return f"{certificate}, good for {left.days} days"
+
+
+def _ports(made: Premises) -> str:
+    from falaj.interfaces.supervisor import listening
+
+    http, inference = made.settings.http, made.settings.inference
+    if any(made.settings.home.glob("run/*.ready")):
+        return "in use by this platform, which is up"
+    for host, port, setting in (
+        (http.host, http.port, "http"),
+        (inference.host, inference.port, "inference"),
+    ):
+        listening(host, port, setting).close()
+    return f"{http.host}:{http.port} and {inference.host}:{inference.port} are free"

@@ -1,0 +1,161 @@
+"""The actions of the lake: which tables there are, and what stands in them."""
+
+from __future__ import annotations
+
+import math
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel
+
+from falaj.catalog.assets import Catalog, as_resource
+from falaj.catalog.model import Classification
+from falaj.catalog.service import Visible
+from falaj.kernel.actions import Service, action
+from falaj.kernel.call import AssetRef, Call
+from falaj.kernel.errors import InvalidInput
+from falaj.lake.model import Snapshot, TableInfo
+
+if TYPE_CHECKING:
+    from falaj.lake.ports import Lake
+
+TABLE = "table"
+"""The kind of a lake table's asset; its key is the table's name."""
+MOST_ROWS = 1000
+
+
+class TableSummary(BaseModel):
+    """A lake table in a list."""
+
+    name: str
+    n_rows: int
+    description: str = ""
+    owner: str | None = None
+    classification: Classification | None = None
+
+
+class Rows(BaseModel):
+    """Rows of a table at a snapshot, JSON-ready: instants in ISO 8601, bytes in hex."""
+
+    table: str
+    snapshot: int
+    columns: list[str]
+    rows: list[dict[str, Any]]
+    n_total: int
+
+
+Tables = list[TableSummary]
+Snapshots = list[Snapshot]
+Names = list[str]
+
+
+class TableService(Service):
+    """Tables of the lake: their columns, snapshots and rows."""
+
+    name = "tables"
+
+    def __init__(self, lake: Lake, catalog: Catalog, visible: Visible) -> None:
+        self._lake = lake
+        self._catalog = catalog
+        self._visible = visible
+
+    @action(get="/tables")
+    def list(self) -> Tables:
+        """Every table that the caller may know of, with its number of rows."""
+        found = []
+        for name in self._lake.tables():
+            ref = AssetRef(TABLE, name)
+            if not self._catalog.exists(self.call.connection, ref):
+                continue
+            asset = self._catalog.get(self.call.connection, ref)
+            if self._visible(self.call, as_resource(asset)):
+                found.append(
+                    TableSummary(
+                        name=name,
+                        n_rows=self._lake.count(name),
+                        description=asset.description,
+                        owner=asset.owner,
+                        classification=asset.classification,
+                    )
+                )
+        return found
+
+    @action(get="/tables/{table}", on=TABLE)
+    def get(self, table: str, *, snapshot: int | None = None) -> TableInfo:
+        """A table's columns and types, rows, files and bytes, now or at a snapshot."""
+        return self._lake.info(table, snapshot)
+
+    @action(get="/tables/{table}/snapshots", on=TABLE)
+    def snapshots(self, table: str) -> Snapshots:
+        """The kept snapshots that changed a table, the oldest first."""
+        return self._lake.snapshots(table)
+
+    @action(get="/tables/{table}/rows", on=TABLE)
+    def read(
+        self,
+        table: str,
+        *,
+        limit: int = 100,
+        columns: Names | None = None,
+        order_by: Names | None = None,
+        snapshot: int | None = None,
+    ) -> Rows:
+        """The first rows of a table, at most 1,000, now or at a snapshot."""
+        if not 1 <= limit <= MOST_ROWS:
+            raise InvalidInput(f"limit is {limit}; it is between 1 and {MOST_ROWS}.")
+        at = snapshot if snapshot is not None else self._lake.latest()
+        found = self._lake.scan(table, columns=columns, order_by=order_by, limit=limit, snapshot=at)
+        self.call.note(table=table, snapshot=at, rows=found.num_rows)
+        return Rows(
+            table=table,
+            snapshot=at,
+            columns=found.column_names,
+            rows=[_readable(row) for row in found.to_pylist()],
+            n_total=self._lake.count(table, at),
+        )
+
+
+def record_table(
+    call: Call,
+    catalog: Catalog,
+    table: str,
+    *,
+    snapshot: int | None = None,
+    n_rows: int | None = None,
+    description: str = "",
+    owner: str | None = None,
+    classification: Classification | None = None,
+) -> AssetRef:
+    """Record a lake table as an asset, with its snapshot and number of rows; returns its ref."""
+    ref = AssetRef(TABLE, table)
+    attributes = {
+        name: value
+        for name, value in (("snapshot", snapshot), ("n_rows", n_rows))
+        if value is not None
+    }
+    catalog.record(
+        call,
+        ref,
+        description=description,
+        owner=owner,
+        classification=classification,
+        attributes=attributes,
+    )
+    return ref
+
+
+def _readable(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _readable(item) for name, item in value.items()}
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, datetime):
+        return value.isoformat().replace("+00:00", "Z")
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    return [_readable(item) for item in value] if hasattr(value, "__iter__") else str(value)
+
+
+__all__ = ["TABLE", "Rows", "TableService", "TableSummary", "record_table"]
