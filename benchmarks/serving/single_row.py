@@ -101,7 +101,9 @@ def serve_fastapi(folder: Path, bound: socket.socket) -> None:
 
     predict.__annotations__.update({"body": Body, "return": Predictions})
     app.post("/v1/endpoints/bench/predict")(predict)
-    config = uvicorn.Config(app, loop="uvloop", http="httptools", access_log=False, log_level="error")
+    config = uvicorn.Config(
+        app, loop="uvloop", http="httptools", access_log=False, log_level="error"
+    )
     uvicorn.Server(config).run(sockets=[bound])
 
 
