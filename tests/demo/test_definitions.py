@@ -141,18 +141,18 @@ def frame_of(plan: ServicePlan, tables: Tables, spine: pa.Table) -> pa.Table:
 
 
 def judged(plan: ServicePlan, tables: Tables, column: str = "asked_at") -> tuple[float, float]:
-    """The AUC on the last tenth of September, and that of the best feature by itself."""
+    """The AUC on the last fifth of three weeks, and that of the best feature by itself."""
     departures = tables["departures"].sort_by("scheduled_at")
-    began = pc.greater_equal(departures["asked_at"], datetime(2013, 9, 8, tzinfo=UTC))
+    began = pc.greater_equal(departures["asked_at"], datetime(2013, 9, 12, tzinfo=UTC))
     spine = asked(departures.filter(began), column)
     frame, labels = frame_of(plan, tables, spine), spine["late"].to_numpy()
     encoding = learned(frame, frame.column_names, labels)
     rows, cut = encoding.matrix(frame), len(labels) * 8 // 10
     parameters = {
         **{name: PARAMETERS[name] for name in ("learning_rate", "num_leaves", "feature_fraction")},
-        "objective": "binary", "verbosity": -1, "num_threads": 2, "seed": 7,
+        "objective": "binary", "verbosity": -1, "num_threads": 1, "seed": 7,
     }  # fmt: skip
-    trees = lightgbm.train(parameters, lightgbm.Dataset(rows[:cut], labels[:cut]), 60)
+    trees = lightgbm.train(parameters, lightgbm.Dataset(rows[:cut], labels[:cut]), 40)
     best = feature_power(encoding.names, rows[cut:], labels[cut:])[0]
     return auc(labels[cut:], trees.predict(rows[cut:])), best.auc
 
@@ -161,7 +161,7 @@ def test_two_hours_ahead_no_feature_gives_the_answer_away(
     autumn: Tables, definitions: GivenDefinitions
 ) -> None:
     model, best = judged(ServicePlan.of(features.delay_features, definitions), autumn)
-    assert 0.68 < model < 0.82
+    assert 0.6 < model < 0.8
     assert best < 0.75
 
 
