@@ -11,7 +11,15 @@ from falaj.kernel.jobs import JobState
 from falaj.training.model import TRAIN_JOB
 
 
-@pytest.mark.parametrize("step", ["record", "fit", "package", "register"])
+@pytest.mark.parametrize(
+    "step",
+    [
+        "fit",
+        "register",
+        pytest.param("record", marks=pytest.mark.nightly),
+        pytest.param("package", marks=pytest.mark.nightly),
+    ],
+)
 def test_a_killed_training_job_resumes_to_one_set_one_run_and_one_version(
     sqlite_database, tmp_path, made_up, step
 ):

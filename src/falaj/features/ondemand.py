@@ -26,7 +26,7 @@ _BUILTINS = {
 }  # fmt: skip
 _NUMPY_TEXT = (
     "where select clip round full_like zeros_like ones_like empty_like asarray array stack "
-    "float64 int64 bool_ str_ pi e nan inf nan_to_num searchsorted digitize interp "
+    "float64 int64 bool_ str_ object_ pi e nan inf nan_to_num searchsorted digitize interp "
     "sum any all arange char strings newaxis"
 )
 _NUMPY = frozenset(_NUMPY_TEXT.split())

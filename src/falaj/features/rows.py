@@ -1,8 +1,8 @@
 """The bytes of the online store: entity keys, packed rows, sealed rows.
 
-A stored row begins with its *order* (see ``order``). Then comes, for a latest-value view, one packed fixed-width record:
-a bitmap of the values that are there, eight bytes for each feature, and the text of
-strings behind. The bytes are the same in every store.
+A stored row begins with its *order* (see ``order``). Behind it, for a latest-value view,
+stands one packed fixed-width record: a bitmap of the values that are there, eight bytes
+for each feature, and the text of strings. The bytes are the same in every store.
 """
 
 from __future__ import annotations

@@ -339,7 +339,7 @@ class _Refusal(Exception):
 def _step_up_needed(action: Action) -> StepUpRequired:
     return StepUpRequired(
         f"{action.name} needs a second factor from the last five minutes.",
-        hint="Present a one-time code (`falaj step-up`, platform.step_up(code)), then repeat it.",
+        hint="Repeat it with a one-time code: `falaj --code …`, or platform.step_up(code) first.",
     )
 
 

@@ -14,7 +14,8 @@ from falaj.kernel.database import Database
 from falaj.kernel.errors import AlreadyExists, NotFound
 from falaj.kernel.schema import current, head, upgrade
 from falaj.kernel.settings import Settings, private_folder
-from falaj.trust.model import ConfirmRequest
+from falaj.trust.authentication import OWNER_ROLES
+from falaj.trust.model import ConfirmRequest, Role
 from falaj.trust.ownerkey import OwnerKey
 from falaj.wiring import stores
 
@@ -73,7 +74,11 @@ def initialise(settings: Settings, *, owner: str) -> Initialised:
         key = OwnerKey.create(begun)
         with premises.calls.opened("init.owner", "system:init") as call:
             premises.authentication.create_owner(
-                call.connection, name=owner, public_key=key.public_key, now=call.now
+                call.connection,
+                name=owner,
+                public_key=key.public_key,
+                now=call.now,
+                roles=(*OWNER_ROLES, Role.AUDITOR),
             )
         result = _with_factor(premises, key, owner)
         begun.rename(key_file)

@@ -1,0 +1,85 @@
+"""What a user declares: sources, contracts, features, models, endpoints, monitors.
+
+>>> from falaj.declare import Entity, Feature, FeatureView   # doctest: +SKIP
+
+The objects stand at module level in the folder ``definitions``; ``falaj plan`` shows what
+they would change and ``falaj apply`` changes it.
+"""
+
+from __future__ import annotations
+
+from falaj.catalog.model import Classification
+from falaj.features.model import (
+    Aggregate,
+    DType,
+    Entity,
+    Feature,
+    FeatureService,
+    FeatureView,
+    Filter,
+    OnDemandFeatures,
+)
+from falaj.ingest.model import (
+    Between,
+    Contract,
+    Expression,
+    ForeignKey,
+    Format,
+    Freshness,
+    InSet,
+    Matches,
+    Mode,
+    NotNull,
+    RowCount,
+    Severity,
+    Source,
+    Unique,
+)
+from falaj.models.model import (
+    ChampionRule,
+    LatencyRule,
+    LeakageRule,
+    MetricRule,
+    ModelPolicy,
+    SliceRule,
+)
+from falaj.monitoring.model import DriftLimits, Labels, Monitor, PerformanceLimits
+from falaj.serving.model import Endpoint, Limits
+
+__all__ = [
+    "Aggregate",
+    "Between",
+    "ChampionRule",
+    "Classification",
+    "Contract",
+    "DType",
+    "DriftLimits",
+    "Endpoint",
+    "Entity",
+    "Expression",
+    "Feature",
+    "FeatureService",
+    "FeatureView",
+    "Filter",
+    "ForeignKey",
+    "Format",
+    "Freshness",
+    "InSet",
+    "Labels",
+    "LatencyRule",
+    "LeakageRule",
+    "Limits",
+    "Matches",
+    "MetricRule",
+    "Mode",
+    "ModelPolicy",
+    "Monitor",
+    "NotNull",
+    "OnDemandFeatures",
+    "PerformanceLimits",
+    "RowCount",
+    "Severity",
+    "SliceRule",
+    "Source",
+    "Unique",
+]
