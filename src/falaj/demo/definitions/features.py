@@ -6,7 +6,7 @@ from datetime import timedelta
 import numpy as np
 import numpy.typing as npt
 
-from falaj.features.model import (
+from falaj.declare import (
     Aggregate,
     DType,
     Entity,

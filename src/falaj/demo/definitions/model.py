@@ -2,16 +2,19 @@
 
 from datetime import timedelta
 
-from falaj.models.model import (
+from falaj.declare import (
     ChampionRule,
+    DriftLimits,
+    Endpoint,
+    Labels,
     LatencyRule,
     LeakageRule,
     MetricRule,
     ModelPolicy,
+    Monitor,
+    PerformanceLimits,
     SliceRule,
 )
-from falaj.monitoring.model import DriftLimits, Labels, Monitor, PerformanceLimits
-from falaj.serving.model import Endpoint
 
 flight_delay = ModelPolicy(
     name="flight-delay",

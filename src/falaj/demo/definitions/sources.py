@@ -4,7 +4,7 @@ All derived instants are UTC and need no time zone data: ``time_hour`` is the UT
 the scheduled departure, ``minute`` the minute in it, and a delay is minutes after it.
 """
 
-from falaj.ingest.model import (
+from falaj.declare import (
     Between,
     Contract,
     Expression,
