@@ -105,7 +105,7 @@ def test_the_drift_report_counts_the_prediction(engineer):
         except Exception:
             return None
 
-    assert eventually(report, what="the drift report").n_predictions >= 1
+    assert eventually(report, what="the drift report").n_observed >= 1
 
 
 def test_the_audit_log_of_the_whole_flow_verifies(running):
@@ -119,5 +119,5 @@ def test_the_audit_log_of_the_whole_flow_verifies(running):
 
 def test_the_refused_approval_is_in_the_audit_log(running):
     with running.approver.platform() as auditor:
-        refused = auditor.audit.search(action="changes.approve", outcome="denied").records
+        refused = auditor.audit.search(action="changes.approve", outcome="refused").records
     assert [record.principal for record in refused] == ["user:bilal"]
