@@ -105,6 +105,9 @@ def _options(
         typer.Option(help="The certificate authority to trust (PEM).", envvar="FALAJ_CA"),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    only: Annotated[
+        str | None, typer.Option(help="Print one field of the answer and nothing else.")
+    ] = None,
     code: Annotated[
         str | None, typer.Option(help="A one-time code, for actions that need a second factor.")
     ] = None,
@@ -113,14 +116,15 @@ def _options(
     ] = None,
 ) -> None:
     context.obj = Session(
-        folder=folder, url=url, ca=ca, as_json=as_json, code=code, purpose=purpose
+        folder=folder, url=url, ca=ca, as_json=as_json, code=code, purpose=purpose, only=only
     )
     context.call_on_close(context.obj.close)
 
 
-def _invoke(context: typer.Context, action: Action, arguments: dict[str, Any]) -> None:
+def _invoke(context: typer.Context, action: Action, arguments: dict[str, Any], wait: bool) -> None:
     session: Session = context.obj
-    session.show(session.call(action, arguments))
+    answer = session.call(action, arguments)
+    session.show(session.wait(answer).result if wait else answer)
 
 
 @app.command()
@@ -178,6 +182,18 @@ def doctor(context: typer.Context) -> None:
     from falaj.interfaces.doctor import examine
 
     raise typer.Exit(examine(context.obj))
+
+
+@app.command()
+def enrol(
+    context: typer.Context,
+    name: Annotated[str, typer.Option(prompt=True, help="Your account's name.")],
+    secret: Annotated[
+        str | None, typer.Option(help="The secret of your invitation; asked for if left out.")
+    ] = None,
+) -> None:
+    """Take up an invitation to a server (--url): choose a password, add a second factor."""
+    context.obj.enrol(name, secret)
 
 
 @app.command()
