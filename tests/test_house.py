@@ -74,7 +74,9 @@ def test_no_function_is_longer_than_a_screen():
 
 
 def test_no_module_is_named_for_nothing():
-    assert [told(one) for one in MODULES if one.stem in NO_NAMES or one.parent.name in NO_NAMES] == []
+    assert [
+        told(one) for one in MODULES if one.stem in NO_NAMES or one.parent.name in NO_NAMES
+    ] == []
 
 
 def is_port_method(node):
@@ -113,7 +115,7 @@ def test_every_public_thing_says_what_it_promises():
 
 
 def test_a_rooms_init_holds_words_and_no_code():
-    rooms = [one for one in ROOT.glob("*/__init__.py")]
+    rooms = list(ROOT.glob("*/__init__.py"))
     with_code = [told(one) for one in rooms if len(parsed(one).body) > 1]
     assert rooms
     assert with_code == []
@@ -221,7 +223,8 @@ def triggers(database):
     """The names of the triggers that guard the audit log's tables."""
     query = {
         "sqlite": "SELECT name, tbl_name FROM sqlite_master WHERE type = 'trigger'",
-        "postgresql": "SELECT tgname, tgrelid::regclass::text FROM pg_trigger WHERE NOT tgisinternal",
+        "postgresql": "SELECT tgname, tgrelid::regclass::text FROM pg_trigger"
+        " WHERE NOT tgisinternal",
     }[database.engine.dialect.name]
     with database.reading() as connection:
         return {(name, table) for name, table in connection.execute(text(query))}

@@ -159,7 +159,9 @@ SUBJECTS: Mapping[str, Subject] = {
     "training.prepare": Subject(lambda _world: {"spec": training_spec()}),
     "training.set": Subject(_fact("training_set")),
     "training.recreate": Subject(_fact("training_set")),
-    "training.train": Subject(lambda _world: {"request": {"model": "late", "spec": training_spec()}}),
+    "training.train": Subject(
+        lambda _world: {"request": {"model": "late", "spec": training_spec()}}
+    ),
     "runs.start": Subject(_always(experiment="by-hand", params={"rate": 0.1})),
     "runs.log": Subject(
         _new("run", lambda world: world.started_run(),
@@ -228,7 +230,7 @@ SUBJECTS: Mapping[str, Subject] = {
     "accounts.sessions": Subject(_fact("name", "person")),
     "accounts.revoke_sessions": Subject(_revocation),
     "keys.rotate": Subject(
-        _always(purpose="tokens"), frozenset({"id", "version"}),
+        _always(purpose="audit"), frozenset({"id", "version"}),
         outside="a key is in the key service, before anything is sealed with it",
     ),
     "audit.search": Subject(_kept(after=0)),

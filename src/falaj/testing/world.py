@@ -36,6 +36,7 @@ WAYS = ("python", "http", "command")
 """The doors of a platform."""
 BEGIN = datetime(2025, 1, 1, tzinfo=UTC)
 OWNER = "amina"
+ENDPOINT = AssetRef("endpoint", "late")
 _CARRIERS = ("AA", "UA", "WN")
 _REVEALED = {"reveal_once": True}
 _N_ROWS = 900
@@ -43,7 +44,7 @@ _N_ROWS = 900
 
 def write_flights(file: Path) -> None:
     """Made-up departures, whose ``signal`` tells with an AUC of about 0.85 if one was late."""
-    chance = random.Random(7)
+    chance = random.Random(7)  # noqa: S311 - made-up data
     with file.open("w", newline="", encoding="utf-8") as text:
         writer = csv.writer(text)
         writer.writerow(["flight", "carrier", "signal", "at", "delay", "late"])
@@ -207,9 +208,7 @@ class World:
         from falaj.wiring.services import service_classes
 
         token = self.token(self.caller(stepped_up=stepped_up))
-        service: Any = face(
-            service_classes()[action.service], RemoteDoor(self.http, lambda: token)
-        )
+        service: Any = face(service_classes()[action.service], RemoteDoor(self.http, lambda: token))
         return _json(action, getattr(service, action.verb)(**arguments))
 
     def _by_command(self, action: Action, arguments: Mapping[str, Any], stepped_up: bool) -> Any:
@@ -222,7 +221,8 @@ class World:
             done = CliRunner().invoke(app, [*words, *command_words(action, arguments)])
         if done.exception is not None and not isinstance(done.exception, SystemExit):
             raise done.exception
-        assert done.exit_code == 0, done.output
+        if done.exit_code != 0:
+            raise RuntimeError(done.output)
         return json.loads(done.stdout)
 
     # ---- making things
@@ -241,7 +241,7 @@ class World:
     def alert(
         self,
         severity: Severity = Severity.WARNING,
-        about: AssetRef = AssetRef("endpoint", "late"),
+        about: AssetRef = ENDPOINT,
     ) -> str:
         """The id of a new alert; a critical one opens an incident too."""
         with self.call() as call:
@@ -270,9 +270,9 @@ class World:
         """The id of a new change that waits: a model's version to another stage."""
         from falaj.models.model import Stage
 
-        name = self.copied_model()
+        name, promotions = self.copied_model(), self.premises.promotions
         with self.call(requested_by) as call:
-            return self.premises.promotions.ask(call, name, 1, Stage.ARCHIVED, "It is a copy.").id
+            return str(promotions.ask(call, name, 1, Stage.ARCHIVED, "It is a copy.").id)
 
     def service_account(self) -> str:
         """The name of a new service account."""
@@ -383,7 +383,7 @@ class World:
     def _predict(self) -> None:
         from falaj.serving.spools import PredictionDrain
 
-        chance = random.Random(3)
+        chance = random.Random(3)  # noqa: S311 - made-up data
         with self.opened() as platform:
             for place in range(20):
                 answer = platform.endpoints.predict(
@@ -392,7 +392,9 @@ class World:
                     request_id=f"f{place:04}",
                 )
         self.facts["prediction"] = str(answer.predictions[0]["id"])
-        PredictionDrain(self.premises.spool_folder, self.premises.keys, self.premises.lake).run_once()
+        PredictionDrain(
+            self.premises.spool_folder, self.premises.keys, self.premises.lake
+        ).run_once()
 
     def _report(self) -> None:
         with self.opened() as platform:
