@@ -7,6 +7,7 @@ import pytest
 from sqlalchemy import select
 
 from falaj.interfaces.cli import SERVICES
+from falaj.interfaces.client import RemoteDoor
 from falaj.kernel.database import metadata
 from falaj.kernel.errors import FalajError, Forbidden, NotFound, StepUpRequired, Unavailable
 from falaj.testing.subjects import SUBJECTS, subject_of
@@ -66,6 +67,12 @@ def contents(world):
         }
 
 
+def beyond(world):
+    """What lies outside of the metadata database: what serves, the lake, the keys."""
+    made = world.premises
+    return made.routing.active(), made.lake.latest(), [key.id for key in made.keys.versions()]
+
+
 @every_action
 def test_an_action_gives_the_same_answer_in_python_over_http_and_by_command(world, name):
     action, subject = ACTIONS[name], subject_of(name)
@@ -100,12 +107,15 @@ def test_an_action_is_refused_without_credentials_and_nothing_is_recorded_as_don
 def test_an_action_is_refused_to_somebody_without_a_role_and_recorded_once_as_refused(world, name):
     action = ACTIONS[name]
     arguments = subject_of(name).arguments(world)
-    door = door_of(world, world.caller(nobody=True))
-    log, before = Log(world), contents(world)
-    with pytest.raises((Forbidden, NotFound)):
-        door.call(action, arguments)
-    assert log.outcomes(name) == {"refused": 1}
-    assert contents(world) == before
+    nobody = world.caller(nobody=True)
+    token = world.token(nobody)
+    before = contents(world), beyond(world)
+    for door in (door_of(world, nobody), RemoteDoor(world.http, lambda: token)):
+        log = Log(world)
+        with pytest.raises((Forbidden, NotFound)):
+            door.call(action, arguments)
+        assert log.outcomes(name) == {"refused": 1}
+    assert (contents(world), beyond(world)) == before
 
 
 @pytest.mark.parametrize("name", SENSITIVE)
@@ -129,15 +139,31 @@ class BrokenLog:
 
 @every_action
 def test_an_action_is_not_done_when_its_record_cannot_be_written(world, name, monkeypatch):
-    action = ACTIONS[name]
-    arguments = subject_of(name).arguments(world)
-    log, before = Log(world), contents(world)
+    action, subject = ACTIONS[name], subject_of(name)
+    arguments = subject.arguments(world)
+    log, before, around = Log(world), contents(world), beyond(world)
     with monkeypatch.context() as broken:
         broken.setattr(world.premises.backend, "audit", BrokenLog())
         with pytest.raises(Unavailable, match="audit log"):
             door_of(world, world.caller()).call(action, arguments)
     assert contents(world) == before
     assert log.outcomes(name) == {}
+    if not subject.outside:
+        assert beyond(world) == around
+
+
+@pytest.mark.parametrize("name", MUTATING)
+def test_a_repeat_with_the_same_idempotency_key_gets_the_first_answer_and_does_nothing(world, name):
+    action = ACTIONS[name]
+    arguments = subject_of(name).arguments(world)
+    door, key = door_of(world, world.caller()), world.new("once")
+    log = Log(world)
+    first = door.call(action, arguments, idempotency_key=key)
+    before = contents(world), beyond(world)
+    again = door.call(action, arguments, idempotency_key=key)
+    assert action.result.dump_json(again) == action.result.dump_json(first)
+    assert (contents(world), beyond(world)) == before
+    assert log.outcomes(name) == {"done": 2}
 
 
 def fails(world, way, action, arguments):
@@ -173,8 +199,6 @@ def test_an_unknown_argument_gives_the_same_error_near_and_far(world, name):
     with pytest.raises(FalajError) as near:
         door_of(world, world.caller()).call(action, arguments)
     token = world.token(world.caller())
-    from falaj.interfaces.client import RemoteDoor
-
     with pytest.raises(FalajError) as far:
         RemoteDoor(world.http, lambda: token).call(action, arguments)
     assert type(far.value) is type(near.value)
