@@ -207,9 +207,7 @@ class World:
         from falaj.wiring.services import service_classes
 
         token = self.token(self.caller(stepped_up=stepped_up))
-        service: Any = face(
-            service_classes()[action.service], RemoteDoor(self.http, lambda: token)
-        )
+        service: Any = face(service_classes()[action.service], RemoteDoor(self.http, lambda: token))
         return _json(action, getattr(service, action.verb)(**arguments))
 
     def _by_command(self, action: Action, arguments: Mapping[str, Any], stepped_up: bool) -> Any:
@@ -378,7 +376,9 @@ class World:
                     request_id=f"f{place:04}",
                 )
         self.facts["prediction"] = str(answer.predictions[0]["id"])
-        PredictionDrain(self.premises.spool_folder, self.premises.keys, self.premises.lake).run_once()
+        PredictionDrain(
+            self.premises.spool_folder, self.premises.keys, self.premises.lake
+        ).run_once()
 
     def _report(self) -> None:
         with self.opened() as platform:
