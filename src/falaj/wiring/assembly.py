@@ -31,6 +31,7 @@ from falaj.operations.changes import Changes
 from falaj.operations.incidents import Incidents
 from falaj.trust.audit import SqlAuditLog
 from falaj.trust.audit_checkpoints import Checkpoints
+from falaj.trust.audit_verification import Verifier
 from falaj.trust.authentication import Authentication
 from falaj.trust.epochs import Epochs
 from falaj.trust.factors import Factors
@@ -123,6 +124,11 @@ class Premises:
         from falaj.trust.adapters.witness_file import FileWitness
 
         return FileWitness(private_folder(self.settings.home / "witness") / "checkpoints")
+
+    @cached_property
+    def audit_verifier(self) -> Verifier:
+        """Checks the audit log against its chain, its checkpoints and its witness."""
+        return Verifier(self.checkpoints, witness=self.witness)
 
     @cached_property
     def tokens(self) -> Tokens:
