@@ -54,6 +54,11 @@ class Session:
             opened.step_up(self.code)
         return opened
 
+    def close(self) -> None:
+        """Give the platform back if it was opened: no job that it took here is left behind."""
+        if "platform" in self.__dict__:
+            self.platform.close()
+
     def call(self, action: Action, arguments: dict[str, Any]) -> Any:
         """Call an action; asks for a one-time code if it needs one and somebody is there."""
         try:
