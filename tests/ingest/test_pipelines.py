@@ -1,12 +1,12 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
 import textwrap
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
@@ -270,7 +270,7 @@ def test_a_load_whose_worker_is_killed_is_finished_by_another_exactly_once(
             sys.executable,
             "-c",
             textwrap.dedent(WORKER),
-            os.path.dirname(__file__),
+            str(Path(__file__).parent),
             str(workshop.folder),
             str(workshop.database.url),
             str(lake_folder),

@@ -8,9 +8,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from world import World  # noqa: E402
+from world import World
 
-from falaj.kernel.database import Database  # noqa: E402
+from falaj.kernel.database import Database
 
 
 def die(*_given, **_named):
@@ -20,7 +20,7 @@ def die(*_given, **_named):
 
 def main(url: str, folder: str, step: str) -> None:
     """Assemble the world, replace one step by death, and take the waiting job."""
-    world = World(Database(url), Path(folder), jobs_lease=timedelta(seconds=1))
+    world = World(Database(url), Path(folder), jobs_lease=timedelta(seconds=3))
     if step == "record":
         world.sets.record = die
     elif step == "fit":

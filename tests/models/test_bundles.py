@@ -5,6 +5,7 @@ import json
 from datetime import UTC, datetime
 
 import pytest
+
 from falaj.kernel.clock import SystemClock
 from falaj.kernel.errors import Corrupt, NotFound
 from falaj.lake.adapters.blobs_local import LocalBlobs

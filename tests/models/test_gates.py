@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pyarrow as pa
 import pytest
+
 from falaj.kernel.clock import SystemClock
 from falaj.kernel.errors import InvalidInput
 from falaj.lake.adapters.blobs_local import LocalBlobs
@@ -62,7 +63,9 @@ def flights(kind, seed=0):
         if kind != "own_row":
             seen[t], sums[t] = seen[t] + 1, sums[t] + delay[place]
     columns = {
-        "at": pa.array([BEGIN + timedelta(seconds=int(s)) for s in seconds], pa.timestamp("us", "UTC")),
+        "at": pa.array(
+            [BEGIN + timedelta(seconds=int(s)) for s in seconds], pa.timestamp("us", "UTC")
+        ),
         "carrier": carrier.tolist(),
         "late": late == 1,
         "congestion": congestion,
@@ -90,7 +93,8 @@ def training_set(features):
             spine="departures",
             timestamp="at",
             split=TimeSplit(
-                train_until=BEGIN + timedelta(days=200), validation_until=BEGIN + timedelta(days=250)
+                train_until=BEGIN + timedelta(days=200),
+                validation_until=BEGIN + timedelta(days=250),
             ),
         ),
         features=features,
@@ -159,9 +163,7 @@ class Bench:
 
     def results(self, kind, policy, **options):
         digest, table, made = self.bundle(kind)
-        found = self.gates.evaluate(
-            policy, bundle=digest, training_set=made, rows=table, **options
-        )
+        found = self.gates.evaluate(policy, bundle=digest, training_set=made, rows=table, **options)
         return {one.gate: one for one in found}
 
 
@@ -245,18 +247,14 @@ def test_calibration_size_and_latency_are_measured(bench):
         calibration=0.1, largest_megabytes=50, latency=LatencyRule(p50_ms=500, p99_ms=500)
     )
     found = bench.results("honest", loose)
-    assert {found[name].outcome for name in ("calibration", "size", "latency")} == {
-        Outcome.PASSED
-    }
+    assert {found[name].outcome for name in ("calibration", "size", "latency")} == {Outcome.PASSED}
     assert found["latency"].evidence["n_rows"] == 2000
     assert 0 < found["latency"].evidence["p50_ms"] <= found["latency"].evidence["p99_ms"]
     tight = policy(
         calibration=0.0, largest_megabytes=0.001, latency=LatencyRule(p50_ms=1e-6, p99_ms=1e-6)
     )
     found = bench.results("honest", tight)
-    assert {found[name].outcome for name in ("calibration", "size", "latency")} == {
-        Outcome.FAILED
-    }
+    assert {found[name].outcome for name in ("calibration", "size", "latency")} == {Outcome.FAILED}
 
 
 def test_too_few_distinct_rows_give_no_latency(bench):
@@ -310,7 +308,7 @@ def test_a_champion_that_cannot_be_scored_on_these_rows_blocks_with_the_reason(b
 
 
 def test_rows_that_the_champion_was_fitted_on_do_not_count(bench):
-    digest, table, made = bench.bundle("honest")
+    digest, _, made = bench.bundle("honest")
     later = made.model_copy(
         update={
             "spec": made.spec.model_copy(
@@ -333,9 +331,7 @@ def test_rows_that_the_champion_was_fitted_on_do_not_count(bench):
 def test_a_set_without_test_rows_cannot_judge(bench):
     digest, table, made = bench.bundle("honest")
     with pytest.raises(InvalidInput, match="no test rows"):
-        bench.gates.evaluate(
-            policy(), bundle=digest, training_set=made, rows=table.slice(0, 100)
-        )
+        bench.gates.evaluate(policy(), bundle=digest, training_set=made, rows=table.slice(0, 100))
 
 
 def test_a_conversion_that_scores_otherwise_is_not_packaged(bench):

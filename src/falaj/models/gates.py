@@ -192,12 +192,13 @@ def leakage_gate(rule: LeakageRule) -> Gate:
     """Neither the model nor a feature predicts too well to be honest."""
 
     def gate(examined: Examined) -> GateResult:
-        names = examined.bundle.manifest.signature.encoding.names
+        encoding = examined.bundle.manifest.signature.encoding
+        names, words = encoding.names, encoding.words
         places = sampled(len(examined.labels))
         matrix, labels = examined.matrix[places], examined.labels[places]
         model = auc_interval(examined.labels, examined.scores)
         strongest = feature_power(names, matrix, labels)
-        own = own_rows(names, matrix, labels, rule.first_event_auc)
+        own = own_rows(names, matrix, labels, rule.first_event_auc, words=words)
         signs = []
         if model.estimate > rule.model_auc:
             signs.append(

@@ -10,6 +10,7 @@ Three signs, all measured on rows that the model has not seen:
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,12 +69,21 @@ def power(values: npt.NDArray[np.float32], labels: Vector) -> float:
 
 
 def own_rows(
-    names: tuple[str, ...], matrix: npt.NDArray[np.float32], labels: Vector, limit: float
+    names: tuple[str, ...],
+    matrix: npt.NDArray[np.float32],
+    labels: Vector,
+    limit: float,
+    *,
+    words: Collection[str] = (),
 ) -> list[OwnRow]:
-    """Pairs of a count and a feature of which the count's 1 gives the label away."""
+    """Pairs of a count and a feature of which the count's 1 gives the label away.
+
+    Args:
+        words: the inputs that are places of words, and so can count nothing.
+    """
     found = []
     for place, name in enumerate(names):
-        if not _counts(matrix[:, place]):
+        if name in words or not _counts(matrix[:, place]):
             continue
         first = matrix[:, place] == 1
         y = labels[first]

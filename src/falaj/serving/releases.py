@@ -312,6 +312,20 @@ class Releases:
         if not self._catalog.exists(call.connection, target):
             self._catalog.record(call, target)
         self._catalog.link(call, ref, target, Relation.SERVES)
+        self._record_log(call, release.endpoint, target)
+
+    def _record_log(self, call: Call, name: str, endpoint: AssetRef) -> None:
+        """The lake table of the predictions, as secret as the endpoint that makes them."""
+        known = self._catalog.get(call.connection, endpoint)
+        log = AssetRef("table", table_of(name))
+        self._catalog.record(
+            call,
+            log,
+            description=f"What the endpoint {name} predicted.",
+            owner=known.owner,
+            classification=known.classification,
+        )
+        self._catalog.link(call, endpoint, log, Relation.PREDICTED)
 
     def _switched(self, call: Call, row: Any, release: Release, wait_seconds: float) -> Release:
         name = release.endpoint

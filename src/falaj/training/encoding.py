@@ -60,6 +60,11 @@ class Encoding(BaseModel):
         """The names of the inputs, in order."""
         return tuple(feature.name for feature in self.features)
 
+    @property
+    def words(self) -> frozenset[str]:
+        """The names of the inputs that are words."""
+        return frozenset(one.name for one in self.features if one.type is FeatureType.CATEGORY)
+
     @cached_property
     def places(self) -> tuple[dict[str, float] | None, ...]:
         """For each input the number of each known word, or None for a number."""

@@ -8,7 +8,6 @@ folder of mode 0700 and needs the care of a key: keep it on an encrypted volume.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import random
@@ -23,19 +22,18 @@ from typing import Any, TypeVar
 import duckdb
 import pyarrow as pa
 
-from falaj.kernel.errors import Conflict, FalajError, InvalidInput, NotFound, Unavailable
+from falaj.kernel.errors import FalajError, InvalidInput, NotFound, Unavailable
 from falaj.lake.adapters import ducklake_engine as engine
+from falaj.lake.adapters import ducklake_statements as statements
 from falaj.lake.adapters.ducklake_engine import Place, name, text
 from falaj.lake.adapters.writer_lock import FileLock, PostgresLock
 from falaj.lake.disk import disk_error, sync_file
 from falaj.lake.model import Column, Compaction, Snapshot, TableInfo, table_name
 from falaj.lake.readonly import tables_of
-from falaj.lake.rows import creatable, fitted, prepared, sql_type
+from falaj.lake.rows import creatable, prepared
 
 T = TypeVar("T")
 Cursor = duckdb.DuckDBPyConnection
-WRITES = "_falaj_writes"
-"""The lake's own table: which idempotency key was written with which snapshot."""
 KEYS_KEPT = timedelta(days=90)
 """How long an idempotency key is remembered, counted from the grace of an ``expire``."""
 _ATTEMPTS = 8
@@ -102,8 +100,8 @@ class DuckLake:
         def work(cursor: Cursor) -> None:
             for table, given in ready.items():
                 if table in replace:
-                    _emptied(cursor, table, creatable(table, given).schema)
-                _append(cursor, table, given, add_columns=add_columns)
+                    statements.empty(cursor, table, creatable(table, given).schema)
+                statements.append(cursor, table, given, add_columns=add_columns)
 
         return self._write(work, sorted(ready), key)
 
@@ -114,15 +112,15 @@ class DuckLake:
     def written(self, key: str) -> Snapshot | None:
         """See ``Lake.written``."""
         with self._reading() as cursor:
-            return _first_write(cursor, key, None)
+            return statements.first_write(cursor, key, None)
 
     def compact(self) -> Compaction:
         """See ``Lake.compact``."""
 
         def work(cursor: Cursor) -> Compaction:
-            before = _n_files(cursor)
+            before = statements.n_files(cursor)
             cursor.execute("CALL ducklake_merge_adjacent_files('lake')")
-            return Compaction(n_files_before=before, n_files_after=_n_files(cursor))
+            return Compaction(n_files_before=before, n_files_after=statements.n_files(cursor))
 
         return self._maintained(work)
 
@@ -133,22 +131,22 @@ class DuckLake:
         unused = datetime.now(UTC) - timedelta(seconds=grace_seconds)
 
         def work(cursor: Cursor) -> Compaction:
-            before = _n_files(cursor)
-            cursor.execute(
-                f"DELETE FROM lake.{WRITES} WHERE written_at < {_instant(unused - KEYS_KEPT)}"
-            )
+            before = statements.n_files(cursor)
+            forgotten = statements.instant(unused - KEYS_KEPT)
+            cursor.execute(f"DELETE FROM lake.{statements.WRITES} WHERE written_at < {forgotten}")
+            limit = statements.instant(older_than)
             expired = cursor.execute(
-                f"CALL ducklake_expire_snapshots('lake', older_than => {_instant(older_than)})"
+                f"CALL ducklake_expire_snapshots('lake', older_than => {limit})"
             ).to_arrow_table()
             n_deleted = 0
             for call in ("ducklake_cleanup_old_files", "ducklake_delete_orphaned_files"):
                 deleted = cursor.execute(
-                    f"CALL {call}('lake', older_than => {_instant(unused)})"
+                    f"CALL {call}('lake', older_than => {statements.instant(unused)})"
                 ).to_arrow_table()
                 n_deleted += deleted.num_rows
             return Compaction(
                 n_files_before=before,
-                n_files_after=_n_files(cursor),
+                n_files_after=statements.n_files(cursor),
                 n_files_deleted=n_deleted,
                 n_snapshots_expired=expired.num_rows,
             )
@@ -169,7 +167,7 @@ class DuckLake:
         parameters: Mapping[str, Any] | None = None,
     ) -> pa.Table:
         """See ``Lake.scan``."""
-        sql = _select(table_name(table), columns, where, order_by, limit)
+        sql = statements.select(table_name(table), columns, where, order_by, limit)
         with self._reading() as cursor:
             self._found(cursor, table, snapshot)
             return self._answered(cursor, sql, {}, snapshot, parameters).to_arrow_table()
@@ -185,7 +183,7 @@ class DuckLake:
         rows_per_batch: int = 65_536,
     ) -> pa.RecordBatchReader:
         """See ``Lake.batches``."""
-        sql = _select(table_name(table), columns, where, order_by, None)
+        sql = statements.select(table_name(table), columns, where, order_by, None)
         reading = self._reading()
         cursor = reading.__enter__()
         try:
@@ -224,7 +222,7 @@ class DuckLake:
         """See ``Lake.info``."""
         with self._reading() as cursor:
             schema = self._found(cursor, table_name(table), snapshot)
-            at = snapshot if snapshot is not None else _latest(cursor)
+            at = snapshot if snapshot is not None else statements.latest(cursor)
             files = cursor.execute(
                 "SELECT count(*), coalesce(sum(data_file_size_bytes), 0)::BIGINT"
                 f" FROM ducklake_list_files('lake', {text(table)}, snapshot_version => {at})"
@@ -233,7 +231,7 @@ class DuckLake:
             return TableInfo(
                 name=table,
                 columns=tuple(Column(name=field.name, type=str(field.type)) for field in schema),
-                n_rows=_count(cursor, table, at),
+                n_rows=statements.count(cursor, table, at),
                 n_files=n_files,
                 n_bytes=n_bytes,
                 snapshot=at,
@@ -243,20 +241,20 @@ class DuckLake:
         """See ``Lake.count``."""
         with self._reading() as cursor:
             self._found(cursor, table_name(table), snapshot)
-            return _count(cursor, table, snapshot)
+            return statements.count(cursor, table, snapshot)
 
     def tables(self, snapshot: int | None = None) -> list[str]:
         """See ``Lake.tables``."""
         with self._reading() as cursor:
-            found = _tables(cursor)
+            found = statements.tables(cursor)
             if snapshot is None:
                 return sorted(found)
-            return sorted(t for t in found if _schema(cursor, t, snapshot) is not None)
+            return sorted(t for t in found if statements.schema_of(cursor, t, snapshot) is not None)
 
     def exists(self, table: str) -> bool:
         """See ``Lake.exists``."""
         with self._reading() as cursor:
-            return table in _tables(cursor)
+            return table in statements.tables(cursor)
 
     def snapshots(self, table: str | None = None) -> list[Snapshot]:
         """See ``Lake.snapshots``."""
@@ -275,7 +273,7 @@ class DuckLake:
                 " ORDER BY snapshot_id"
             ).to_arrow_table()
             return [
-                _snapshot(row)
+                statements.as_snapshot(row)
                 for row in rows.to_pylist()
                 if wanted is None or any(wanted & set(what) for _, what in row["changes"] or [])
             ]
@@ -283,7 +281,7 @@ class DuckLake:
     def latest(self) -> int:
         """See ``Lake.latest``."""
         with self._reading() as cursor:
-            return _latest(cursor)
+            return statements.latest(cursor)
 
     def close(self) -> None:
         """See ``Lake.close``."""
@@ -317,17 +315,17 @@ class DuckLake:
     def _made(self) -> Cursor:
         instance = self._attached(create=True)
         try:
-            if _schema(instance, WRITES) is None:
+            if statements.schema_of(instance, statements.WRITES) is None:
                 instance.execute("BEGIN")
                 instance.execute(
-                    f"CREATE TABLE lake.{WRITES}"
+                    f"CREATE TABLE lake.{statements.WRITES}"
                     "(key_hash VARCHAR, tables VARCHAR, written_at TIMESTAMPTZ)"
                 )
                 instance.execute("COMMIT")
                 # These rows hold hashes only: they may stand in the catalogue in clear.
                 instance.execute(
                     "CALL lake.set_option('data_inlining_row_limit', 100,"
-                    f" table_name => '{WRITES}')"
+                    f" table_name => '{statements.WRITES}')"
                 )
         except duckdb.Error as error:
             instance.close()
@@ -364,22 +362,25 @@ class DuckLake:
         try:
             cursor.execute("BEGIN")
             try:
-                if key is not None and (first := _first_write(cursor, key, tables)) is not None:
+                if (
+                    key is not None
+                    and (first := statements.first_write(cursor, key, tables)) is not None
+                ):
                     cursor.execute("ROLLBACK")
                     return first
                 known = self._files(tables)
                 work(cursor)
                 if key is not None:
                     cursor.execute(
-                        f"INSERT INTO lake.{WRITES} VALUES (?, ?, now())",
-                        [_hash(key), " ".join(tables)],
+                        f"INSERT INTO lake.{statements.WRITES} VALUES (?, ?, now())",
+                        [statements.hashed(key), " ".join(tables)],
                     )
                 self._sync(tables, known)
                 cursor.execute("COMMIT")
             except BaseException:
                 _rolled_back(cursor)
                 raise
-            return _at(cursor, _latest(cursor))
+            return statements.snapshot_at(cursor, statements.latest(cursor))
         except duckdb.Error as error:
             raise engine.told(error) from error
         except OSError as error:
@@ -432,7 +433,7 @@ class DuckLake:
             cursor.close()
 
     def _found(self, cursor: Cursor, table: str, snapshot: int | None) -> pa.Schema:
-        schema = _schema(cursor, table, snapshot)
+        schema = statements.schema_of(cursor, table, snapshot)
         if schema is None:
             when = "" if snapshot is None else f" at snapshot {snapshot}"
             raise NotFound(
@@ -448,7 +449,7 @@ class DuckLake:
         snapshot: int | None,
         parameters: Mapping[str, Any] | None,
     ) -> Cursor:
-        tables = _tables(cursor)
+        tables = statements.tables(cursor)
         for given, rows in inputs.items():
             if table_name(given) in tables:
                 raise InvalidInput(
@@ -470,131 +471,6 @@ class DuckLake:
                 )
         cursor.execute("BEGIN TRANSACTION READ ONLY")
         return cursor.execute(sql, dict(parameters)) if parameters else cursor.execute(sql)
-
-
-def _append(cursor: Cursor, table: str, rows: pa.Table, *, add_columns: bool) -> None:
-    schema = _schema(cursor, table)
-    target = f"lake.{name(table)}"
-    if schema is None:
-        rows = creatable(table, rows)
-        columns = ", ".join(f"{name(f.name)} {sql_type(f.type)}" for f in rows.schema)
-        cursor.execute(f"CREATE TABLE {target} ({columns})")
-    else:
-        rows, added = fitted(table, rows, schema, add_columns=add_columns)
-        for field in added:
-            cursor.execute(
-                f"ALTER TABLE {target} ADD COLUMN {name(field.name)} {sql_type(field.type)}"
-            )
-    if rows.num_rows:
-        cursor.register("_falaj_incoming", rows)
-        try:
-            cursor.execute(f"INSERT INTO {target} SELECT * FROM _falaj_incoming")
-        finally:
-            cursor.unregister("_falaj_incoming")
-
-
-def _emptied(cursor: Cursor, table: str, schema: pa.Schema) -> None:
-    """Take all rows from a table, and the table itself if its columns shall differ."""
-    stands = _schema(cursor, table)
-    if stands is not None:
-        same = stands.equals(schema)
-        cursor.execute(f"{'DELETE FROM' if same else 'DROP TABLE'} lake.{name(table)}")
-
-
-def _select(
-    table: str,
-    columns: Sequence[str] | None,
-    where: str | None,
-    order_by: Sequence[str] | None,
-    limit: int | None,
-) -> str:
-    chosen = "*" if columns is None else ", ".join(name(column) for column in columns)
-    sql = f"SELECT {chosen} FROM {name(table)}"
-    if where is not None:
-        sql += f" WHERE ({where}\n)"
-    if order_by:
-        sql += " ORDER BY " + ", ".join(name(column) for column in order_by)
-    return sql if limit is None else f"{sql} LIMIT {int(limit)}"
-
-
-def _schema(cursor: Cursor, table: str, snapshot: int | None = None) -> pa.Schema | None:
-    at = "" if snapshot is None else f" AT (VERSION => {int(snapshot)})"
-    try:
-        return (
-            cursor.execute(f"SELECT * FROM lake.{name(table)}{at} LIMIT 0").to_arrow_table().schema
-        )
-    except duckdb.CatalogException:
-        return None
-    except duckdb.InvalidInputException as error:
-        if "no snapshot" in str(error).lower():
-            raise NotFound(
-                f"The lake has no snapshot {snapshot}.",
-                hint="It was never made, or has been expired; `falaj tables snapshots` shows all.",
-            ) from None
-        raise
-
-
-def _tables(cursor: Cursor) -> set[str]:
-    rows = cursor.execute(
-        "SELECT table_name FROM duckdb_tables() WHERE database_name = 'lake'"
-    ).fetchall()
-    return {row[0] for row in rows} - {WRITES}
-
-
-def _latest(cursor: Cursor) -> int:
-    row = cursor.execute("SELECT id FROM ducklake_current_snapshot('lake')").fetchone()
-    return int(row[0]) if row else 0
-
-
-def _at(cursor: Cursor, snapshot: int) -> Snapshot:
-    rows = cursor.execute(
-        "SELECT snapshot_id, snapshot_time, changes FROM ducklake_snapshots('lake')"
-        " WHERE snapshot_id = ?",
-        [snapshot],
-    ).to_arrow_table()
-    return _snapshot(rows.to_pylist()[0])
-
-
-def _snapshot(row: Mapping[str, Any]) -> Snapshot:
-    changes = tuple(sorted(kind for kind, _ in row["changes"] or []))
-    return Snapshot(id=row["snapshot_id"], at=row["snapshot_time"], changes=changes)
-
-
-def _first_write(cursor: Cursor, key: str, tables: list[str] | None) -> Snapshot | None:
-    rows = cursor.execute(
-        f"SELECT snapshot_id, tables, written_at FROM lake.{WRITES} WHERE key_hash = ?",
-        [_hash(key)],
-    ).to_arrow_table()
-    if not rows.num_rows:
-        return None
-    row = rows.to_pylist()[0]
-    if tables is not None and row["tables"].split() != tables:
-        raise Conflict(
-            f"The idempotency key {key!r} was used for a write to {row['tables']}.",
-            hint="Use a new key for a new write.",
-        )
-    return Snapshot(id=row["snapshot_id"], at=row["written_at"])
-
-
-def _count(cursor: Cursor, table: str, snapshot: int | None) -> int:
-    at = "" if snapshot is None else f" AT (VERSION => {int(snapshot)})"
-    row = cursor.execute(f"SELECT count(*) FROM lake.{name(table)}{at}").fetchone()
-    return int(row[0]) if row else 0
-
-
-def _n_files(cursor: Cursor) -> int:
-    row = cursor.execute(
-        "SELECT coalesce(sum(file_count), 0)::BIGINT FROM ducklake_table_info('lake')"
-    ).fetchone()
-    return int(row[0]) if row else 0
-
-
-def _hash(key: str) -> str:
-    return hashlib.sha256(key.encode()).hexdigest()
-
-
-def _instant(at: datetime) -> str:
-    return f"TIMESTAMPTZ {text(at.astimezone(UTC).isoformat())}"
 
 
 def _rolled_back(cursor: Cursor) -> None:
