@@ -79,6 +79,8 @@ class Settings(BaseSettings):
     """Seals the keyring; without it a machine secret beside the keyring does."""
     data_folders: tuple[Path, ...] = (Path(),)
     """Folders that sources may read files from; relative to the project's folder."""
+    job_lease_seconds: float = Field(30.0, ge=1, le=3600)
+    """After so long without a sign of its worker, a job is taken up by another one."""
     region: str = "local"
     """The region that this installation stands in; assets inherit it."""
     http: HttpSettings = HttpSettings()

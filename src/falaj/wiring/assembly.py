@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Mapping
+from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -156,7 +157,8 @@ class Premises:
     @cached_property
     def jobs(self) -> Jobs:
         """The durable jobs."""
-        return Jobs(self.database, self.clock)
+        lease = timedelta(seconds=self.settings.job_lease_seconds)
+        return Jobs(self.database, self.clock, lease=lease)
 
     @cached_property
     def calls(self) -> Calls:

@@ -82,6 +82,9 @@ class Chores:
                 chore()
             except FalajError as error:
                 self._log.warning("chore failed; it is tried again", chore=name, error=str(error))
+            except Exception:
+                # Whatever it is: one chore must not end the others for good.
+                self._log.exception("chore failed; it is tried again", chore=name)
 
     def run_until(self, stopped: threading.Event) -> None:
         """Do the chores until ``stopped`` is set, and once more then."""
