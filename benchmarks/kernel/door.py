@@ -14,7 +14,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from falaj.trust.policy import CedarPolicy
 from measuring import Row, arguments, median, quantile, report
 
 from falaj.kernel.actions import Service, action
@@ -26,6 +25,7 @@ from falaj.kernel.outbox import Outbox
 from falaj.kernel.telemetry import Telemetry
 from falaj.testing.fakes import MemoryResources
 from falaj.trust.audit import SqlAuditLog
+from falaj.trust.policy import CedarPolicy
 
 
 class Accounts(Service):

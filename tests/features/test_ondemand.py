@@ -1,5 +1,7 @@
 """On-demand features: one function, offline on columns and online on a row."""
 
+from __future__ import annotations
+
 from datetime import timedelta
 
 import pyarrow as pa
@@ -13,7 +15,7 @@ from falaj.kernel.errors import InvalidInput
 UTC_US = pa.timestamp("us", "UTC")
 
 
-def clues(asked, spent, when, name):
+def clues(asked: Column, spent: Column, when: int, name) -> dict[str, Column]:  # noqa: F821
     day = when // 86_400_000_000
     return {
         "share": np.where(spent > 0, asked / spent, np.nan),  # noqa: F821
@@ -100,6 +102,10 @@ def test_a_text_that_is_not_one_pure_function_is_refused(text):
     with pytest.raises(InvalidInput):
         ondemand.parameters(text)
         ondemand.compiled(text)
+
+
+def test_annotations_of_a_text_are_not_evaluated():
+    assert ondemand.compiled("def f(x: Column) -> Column:\n    return x")(3) == 3
 
 
 def test_what_has_no_text_is_refused():

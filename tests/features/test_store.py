@@ -296,3 +296,12 @@ def test_keys_of_a_view_can_come_from_other_columns(store, definitions, now):
     )
     found = store.read_online("other", [{"paid_with": "a"}], now)
     assert found.records() == [{"spent__n_1h": 1}]
+
+
+def test_a_read_before_the_horizon_counts_the_tiles_that_had_ended_by_then(store, now):
+    minutes = [now - timedelta(minutes=m) for m in (50, 30, 10, 0)]
+    store.push("payments", payments(*[("a", at, 2.0) for at in minutes]))
+    for past, n in ((timedelta(minutes=9), 3), (timedelta(minutes=29), 2), (timedelta(hours=2), 0)):
+        values, _ = read(store, "a", now - past)
+        assert values["spent__n_1h"] == n
+        assert values["spent__sum_1h"] == (2.0 * n if n else None)

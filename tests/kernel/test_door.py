@@ -250,3 +250,13 @@ def test_calls_are_counted_with_their_outcome(world: World) -> None:
     text = world.backend.telemetry.exposition().decode()
     assert 'falaj_actions_total{action="notes.list",outcome="done"} 1.0' in text
     assert 'falaj_actions_total{action="notes.write",outcome="failed"} 1.0' in text
+
+
+def test_rows_of_data_never_stand_in_the_record(world: World) -> None:
+    write = world.backend.services.actions["notes.write"]
+    assert write.recorded({"rows": [{"name": "Amina"}]}) == {"rows": "(1 items)"}
+    assert write.recorded({"tags": ["a", "b"]}) == {"tags": ["a", "b"]}
+    assert write.recorded({"blob": b"123", "long": "x" * 600}) == {
+        "blob": "(3 bytes)",
+        "long": "x" * 500 + "…",
+    }

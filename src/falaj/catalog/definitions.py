@@ -13,13 +13,20 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
 from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from sqlalchemy import Row, and_, insert, select, update
 from sqlalchemy.engine import Connection
 
 from falaj.catalog import tables
 from falaj.catalog.assets import Catalog
-from falaj.catalog.model import Classification, Relation
+from falaj.catalog.model import Classification, Relation, checked_owner, checked_region
 from falaj.catalog.planning import (
     FieldChange,
     Plan,
@@ -53,6 +60,15 @@ class Definition(BaseModel):
     tags: tuple[str, ...] = ()
     classification: Classification | None = None
     region: str | None = None
+
+    @field_validator("owner", "region")
+    @classmethod
+    def _named(cls, value: str | None, field: ValidationInfo) -> str | None:
+        check = checked_owner if field.field_name == "owner" else checked_region
+        try:
+            return value if value is None else check(value)
+        except InvalidInput as error:
+            raise ValueError(f"{error.message} {error.hint}") from None
 
     @property
     def ref(self) -> AssetRef:

@@ -7,6 +7,7 @@ needs the permission to apply definitions in the first place.
 """
 
 from __future__ import annotations
+import __future__
 
 import ast
 import inspect
@@ -64,6 +65,9 @@ def source_of(function: Callable[..., Any]) -> str:
             hint="Write it with `def`.",
         )
     definition.decorator_list = []
+    definition.returns = None  # types name what the rebuilt function does not have
+    for argument in (*definition.args.args, *definition.args.kwonlyargs):
+        argument.annotation = None
     return ast.unparse(definition) + "\n"
 
 
@@ -86,7 +90,8 @@ def compiled(source: str) -> Callable[..., Any]:
         ):
             raise _refused(definition.name, f"np.{node.attr}")
     namespace: dict[str, Any] = {"np": np, "math": math, "__builtins__": dict(_BUILTINS)}
-    exec(compile(source, f"<on-demand {definition.name}>", "exec"), namespace)  # noqa: S102
+    flags = __future__.annotations.compiler_flag  # annotations in a text are not evaluated
+    exec(compile(source, f"<on-demand {definition.name}>", "exec", flags), namespace)  # noqa: S102
     function: Callable[..., Any] = namespace[definition.name]
     return function
 

@@ -57,8 +57,8 @@ class ViewStorage:
         hash_key, self._sealer = None, None
         if plan.sealed:
             name = prefix.hex()
-            hash_key = secrets.derive(f"online-key:{name}", 32)
-            self._sealer = Sealer(secrets.derive(f"online-value:{name}", 32))
+            hash_key = secrets.derive(f"online-key.{name}", 32)
+            self._sealer = Sealer(secrets.derive(f"online-value.{name}", 32))
         self.keys = KeyCodec(prefix, plan.keys, secret=hash_key)
         self.tiles: TileCodec | None = None
         self.rows: RowCodec | None = None
@@ -81,8 +81,7 @@ class ViewStorage:
             return []
         keys = self.keys.column(events.keys)
         codes, names = _numbered(keys)
-        index = EventIndex(codes, events.event_time, events.recorded_at)
-        index.known_at = None
+        index = EventIndex(codes, events.event_time, events.recorded_at, hide_late=False)
         final = index.rows[index.ends(np.arange(len(names)), np.full(len(names), 1 << 62)) - 1]
         recorded = events.event_time if events.recorded_at is None else events.recorded_at
         order = orders(events.event_time[final].tolist(), recorded[final].tolist())

@@ -29,12 +29,21 @@ class EventIndex:
     Args:
         codes: (n,) entity codes; rows with -1 are left out.
         event_time: (n,) UTC microseconds.
-        recorded_at: (n,) UTC microseconds, or None for event-time knowledge.
+        recorded_at: (n,) UTC microseconds, or None if every event was recorded at once.
+        hide_late: whether an event is invisible before it was recorded; if not, the
+            instant of recording decides ties alone.
 
     ``rows[i]`` is the log position of the i-th sorted event.
     """
 
-    def __init__(self, codes: Ints, event_time: Ints, recorded_at: Ints | None = None) -> None:
+    def __init__(
+        self,
+        codes: Ints,
+        event_time: Ints,
+        recorded_at: Ints | None = None,
+        *,
+        hide_late: bool = True,
+    ) -> None:
         order = np.flatnonzero(codes >= 0)
         keys = [event_time[order], codes[order]]
         if recorded_at is not None:
@@ -50,7 +59,7 @@ class EventIndex:
         )
         self.known_at: Ints | None = None
         """When each event could first be used, if that is later than its event time for any."""
-        if recorded_at is not None:
+        if recorded_at is not None and hide_late:
             known = np.maximum(recorded_at[order], self.event_time)
             if bool((known > self.event_time).any()):
                 self.known_at = known

@@ -92,14 +92,21 @@ class Features(Service):
 
     @action(post="/feature-sources/{table}/rows", on="table")
     def push(
-        self, table: str, *, rows: Rows, key: str | None = None, ack: Ack = Ack.ONLINE
+        self,
+        table: str,
+        *,
+        rows: Rows,
+        key: str | None = None,
+        ack: Ack = Ack.ONLINE,
+        stored: bool = False,
     ) -> Pushed:
         """Add rows to a source table and to the online rows of every view of it.
 
-        ``key`` makes the push happen once. Timestamps are ISO 8601 with a zone.
+        ``key`` makes the push happen once. Timestamps are ISO 8601 with a zone. ``stored``
+        says that the table has these rows already: then only online is written.
         """
         _limited(len(rows))
-        pushed = self._store.push_records(table, rows, key=key, ack=ack)
+        pushed = self._store.push_records(table, rows, key=key, ack=ack, stored=stored)
         self.call.note(n_rows=len(rows), snapshot=pushed.snapshot, repeated=pushed.repeated)
         return pushed
 

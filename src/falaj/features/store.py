@@ -288,6 +288,7 @@ class FeatureStore:
         *,
         key: str | None = None,
         ack: Ack | str = Ack.ONLINE,
+        stored: bool = False,
     ) -> Pushed:
         """``push`` of rows as JSON gives them: typed by the views and by the lake's table.
 
@@ -295,7 +296,7 @@ class FeatureStore:
             InvalidInput: a value does not have its column's type, or a time has no zone.
         """
         schema = self._schema(table)
-        return self.push(table, table_of(rows, schema), key=key, ack=ack)
+        return self.push(table, table_of(rows, schema), key=key, ack=ack, stored=stored)
 
     def _schema(self, table: str) -> dict[str, pa.DataType]:
         types: dict[str, pa.DataType] = {}

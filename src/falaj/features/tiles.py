@@ -18,160 +18,18 @@ from __future__ import annotations
 
 import struct
 from bisect import bisect_left
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from falaj.features.columns import NUMPY, Array, Ints, Values
+from falaj.features.columns import NUMPY, Ints, Values
+from falaj.features.finishing import field_places, finisher, folder, plain
+from falaj.features.hops import EVER, Hop, Kept, places
 from falaj.features.model import Aggregate, DType, Function
 from falaj.features.order import ORDER_BYTES, order_of, times_of
-from falaj.features.partials import MAX, MIN, MOMENTS, Partial, State, running
-from falaj.features.views import (
-    Columns,
-    Slot,
-    ViewPlan,
-    column_key,
-    finished,
-    slot_values,
-    slots_of,
-)
-
-_EVER = -(1 << 62)
-"""Before every instant: the horizon of a row that does not exist yet."""
-
-
-def _later(one: State, other: State) -> State:
-    newer = (other[0] > one[0]) | ((other[0] == one[0]) & (other[1] >= one[1]))
-    return tuple(np.where(newer, b, a) for a, b in zip(one, other, strict=True))
-
-
-def _no_lift(values: Array, valid: Array) -> State:
-    raise NotImplementedError("a last value is lifted with its times, in Hop.lifted")
-
-
-LAST = Partial("last", ("event_time", "recorded_at", "value"), _no_lift, _later)
-
-
-@dataclass(frozen=True)
-class Kept:
-    """Events in the numpy form in which rows keep them."""
-
-    event_time: Ints
-    recorded_at: Ints
-    columns: Mapping[str, Values]
-
-    def __len__(self) -> int:
-        return len(self.event_time)
-
-    def values(self, column: str, dtype: DType | None) -> Values:
-        """One column."""
-        return self.columns[column_key(column, dtype)]
-
-    def take(self, rows: Array) -> Kept:
-        """Some of the events, by index or mask."""
-        columns = {
-            name: Values(column.values[rows], column.valid[rows])
-            for name, column in self.columns.items()
-        }
-        return Kept(self.event_time[rows], self.recorded_at[rows], columns)
-
-
-@dataclass(frozen=True)
-class Hop:
-    """The aggregates of a view that share a length of tile."""
-
-    hop_us: int
-    aggregates: tuple[Aggregate, ...]
-
-    @cached_property
-    def window_us(self) -> int:
-        """The longest window."""
-        return max(aggregate.window_us for aggregate in self.aggregates)
-
-    @cached_property
-    def slots(self) -> tuple[Slot, ...]:
-        """What each tile keeps, in order."""
-        found = {slot.name: slot for a in self.aggregates for slot in self.slots_of(a)}
-        return tuple(found.values())
-
-    @staticmethod
-    def slots_of(aggregate: Aggregate) -> list[Slot]:
-        """What one aggregate needs of a tile."""
-        if aggregate.function is Function.LAST:
-            return [Slot(LAST, aggregate.column, aggregate.dtype)]
-        return slots_of(aggregate)
-
-    @cached_property
-    def fields(self) -> tuple[tuple[str, Any], ...]:
-        """(slot name, numpy type) of each eight-byte field of a tile."""
-        return tuple((slot.name, kind) for slot in self.slots for kind in _types(slot))
-
-    def lifted(self, events: Columns, times: tuple[Ints, Ints]) -> list[State]:
-        """The state of each event alone, for every slot."""
-        states: list[State] = []
-        for slot in self.slots:
-            values, valid = slot_values(slot, events)
-            if slot.partial is LAST:
-                event_time = np.where(valid, times[0], _EVER)
-                states.append((event_time, times[1], values.astype(_types(slot)[2])))
-            else:
-                states.append(slot.partial.lift(values, valid))
-        return states
-
-    def packed(self, states: Sequence[State]) -> Ints:
-        """States as an int64 matrix (n, fields), floats by their bits."""
-        flat = [part for state in states for part in state]
-        columns = [
-            np.ascontiguousarray(part.astype(kind, copy=False)).view(np.int64)
-            for part, (_, kind) in zip(flat, self.fields, strict=True)
-        ]
-        return np.stack(columns, axis=1)
-
-    def unpacked(self, matrix: Ints) -> list[State]:
-        """The states of an int64 matrix."""
-        columns = [
-            np.ascontiguousarray(matrix[:, i]).view(kind) for i, (_, kind) in enumerate(self.fields)
-        ]
-        states, at = [], 0
-        for slot in self.slots:
-            width = len(slot.partial.fields)
-            states.append(tuple(columns[at : at + width]))
-            at += width
-        return states
-
-    def merged(self, states: Sequence[State], place: Ints) -> list[State]:
-        """Each element merged with those before it in its segment, for every slot."""
-        return [
-            running(slot.partial, state, place)
-            for slot, state in zip(self.slots, states, strict=True)
-        ]
-
-
-def _types(slot: Slot) -> tuple[Any, ...]:
-    kind = np.int64 if slot.dtype in (None, DType.BOOL) else NUMPY[slot.dtype or DType.INT64]
-    if slot.partial is LAST:
-        return (np.int64, np.int64, kind)
-    if slot.partial in (MIN, MAX):
-        return (kind,)
-    if slot.partial is MOMENTS:
-        return (np.float64,) * 3
-    return (np.int64,) if slot.partial.name == "count" else (np.float64,)
-
-
-def _places(*keys: Ints) -> tuple[Ints, Array]:
-    """Position of each element in its run of equal keys, and True at each run's last."""
-    n = len(keys[0])
-    new = np.ones(n, np.bool_)
-    if n:
-        new[1:] = False
-        for key in keys:
-            new[1:] |= key[1:] != key[:-1]
-    starts = np.flatnonzero(new)
-    sizes = np.diff(np.append(starts, n))
-    return np.arange(n) - np.repeat(starts, sizes), np.append(new[1:], True)[:n]
+from falaj.features.partials import State
+from falaj.features.views import Columns, ViewPlan, column_key, finished
 
 
 class TileCodec:
@@ -186,6 +44,14 @@ class TileCodec:
         self._columns = list(plan.columns)
         self._header = struct.Struct("<q" + "I" * (len(self.hops) + 1))
         self._head_width = 2 + 2 * len(self._columns)
+        codes = ("qd" if dtype is DType.FLOAT64 else "qq" for _, dtype in self._columns)
+        self._head_record = struct.Struct("<qq" + "".join(codes))
+        at = {column_key(*column): 2 + 2 * i for i, column in enumerate(self._columns)}
+        self._onto = {
+            aggregate.name: folder(hop, aggregate, at)
+            for hop in self.hops
+            for aggregate in hop.aggregates
+        }
         self._readers = [self._reader(hop) for hop in self.hops]
         self.names = list(plan.outputs)
 
@@ -251,11 +117,11 @@ class TileCodec:
         needed = np.flatnonzero(numbers >= first[owners])
         order = needed[np.lexsort((numbers[needed], owners[needed]))]
         owners, numbers = owners[order], numbers[order]
-        place, final = _places(owners, numbers)
+        place, final = places(owners, numbers)
         states = hop.merged([tuple(part[order] for part in state) for state in states], place)
         states = [tuple(part[final] for part in state) for state in states]
         owners, numbers = owners[final], numbers[final]
-        back, _ = _places(owners[::-1])
+        back, _ = places(owners[::-1])
         suffixes = hop.merged([tuple(part[::-1] for part in state) for state in states], back)
         suffixes = [tuple(part[::-1] for part in state) for state in suffixes]
         return owners, numbers, hop.packed(suffixes), hop.packed(states)
@@ -264,7 +130,7 @@ class TileCodec:
         self, old: Sequence[bytes | None]
     ) -> tuple[Ints, list[tuple[int, int]], list[tuple[Ints, Ints, Ints]], tuple[Ints, Kept]]:
         n = len(old)
-        horizons, newest = np.full(n, _EVER, np.int64), [(_EVER, _EVER)] * n
+        horizons, newest = np.full(n, EVER, np.int64), [(EVER, EVER)] * n
         counts = np.zeros((n, len(self.hops) + 1), np.int64)
         numbers: list[list[bytes]] = [[] for _ in self.hops]
         tiles: list[list[bytes]] = [[] for _ in self.hops]
@@ -353,54 +219,52 @@ class TileCodec:
                     found[name] = finish(None)
             return found
         horizon, *counts = self._header.unpack_from(row, ORDER_BYTES)
-        if at_us < horizon or counts[-1]:
-            return self._read_slowly(row, at_us)
+        if at_us < horizon:
+            return self._read_before(row, at_us)
         at = ORDER_BYTES + self._header.size
+        head = self._head(row, at, counts, at_us) if counts[-1] else None
         view = memoryview(row)
         for (hop_us, size, record, finishers), n in zip(self._readers, counts, strict=False):
             numbers = view[at : at + n * 8].cast("q")
             for name, window_us, finish in finishers:
-                first = bisect_left(numbers, (at_us - window_us) // hop_us)
-                found[name] = finish(
-                    record.unpack_from(row, at + n * 8 + first * size) if first < n else None
-                )
+                number = (at_us - window_us) // hop_us
+                first = bisect_left(numbers, number)
+                tile = record.unpack_from(row, at + n * 8 + first * size) if first < n else None
+                if head:
+                    after = number * hop_us
+                    tile = self._onto[name](tile, [event for event in head if event[0] > after])
+                found[name] = finish(tile)
             at += n * (8 + 2 * size)
         return found
+
+    def _head(
+        self, row: bytes, at: int, counts: Sequence[int], at_us: int
+    ) -> list[tuple[Any, ...]]:
+        """The events later than the horizon that were known at the instant."""
+        for (_, size, _, _), n in zip(self._readers, counts, strict=False):
+            at += n * (8 + 2 * size)
+        events = self._head_record.iter_unpack(row[at:])
+        return [event for event in events if event[0] <= at_us and event[1] <= at_us]
 
     def _reader(self, hop: Hop) -> tuple[int, int, struct.Struct, list[Any]]:
         codes = "".join("d" if kind is np.float64 else "q" for _, kind in hop.fields)
         record = struct.Struct("<" + codes)
-        at: dict[str, int] = {}
-        for i, (name, _) in enumerate(hop.fields):
-            at.setdefault(name, i)
+        at = field_places(hop)
         finishers = [
-            (aggregate.name, aggregate.window_us, _finisher(aggregate, at))
+            (aggregate.name, aggregate.window_us, finisher(aggregate, at))
             for aggregate in hop.aggregates
         ]
         return hop.hop_us, record.size, record, finishers
 
-    def _read_slowly(self, row: bytes, at_us: int) -> dict[str, Any]:
-        """Where the suffixes do not tell: before the horizon, or with events at the head."""
-        horizons, _, tiles, (_, head) = self._parsed([row])
-        before = at_us < int(horizons[0])
+    def _read_before(self, row: bytes, at_us: int) -> dict[str, Any]:
+        """Before the horizon: of the tiles, those that had ended by then."""
+        _, _, tiles, _ = self._parsed([row])
         found: dict[str, Any] = {}
-        known = head.take((head.event_time <= at_us) & (head.recorded_at <= at_us))
         for (_, numbers, matrix), hop in zip(tiles, self.hops, strict=True):
-            stored, lifted = (
-                hop.unpacked(matrix),
-                hop.lifted(known, (known.event_time, known.recorded_at)),
-            )
             for aggregate in hop.aggregates:
-                first = (at_us - aggregate.window_us) // hop.hop_us
-                used = numbers >= first
-                if before:
-                    used &= (numbers + 1) * hop.hop_us <= at_us
-                late = known.event_time > first * hop.hop_us
-                states = [
-                    tuple(np.concatenate([a[used], b[late]]) for a, b in zip(x, y, strict=True))
-                    for x, y in zip(stored, lifted, strict=True)
-                ]
-                found[aggregate.name] = _finished_one(hop, aggregate, states)
+                used = numbers >= (at_us - aggregate.window_us) // hop.hop_us
+                used &= (numbers + 1) * hop.hop_us <= at_us
+                found[aggregate.name] = _finished_one(hop, aggregate, hop.unpacked(matrix[used]))
         return {name: found[name] for name in self.names}
 
 
@@ -415,32 +279,9 @@ def _finished_one(hop: Hop, aggregate: Aggregate, states: list[State]) -> Any:
     }
     if aggregate.function is Function.LAST:
         event_time, _, value = final[Hop.slots_of(aggregate)[0].name]
-        return None if event_time[0] == _EVER else _plain(aggregate, value[0].item())
+        return None if event_time[0] == EVER else plain(aggregate, value[0].item())
     values, valid = finished(aggregate, final)
     return values[0].item() if valid[0] else None
-
-
-def _plain(aggregate: Aggregate, value: Any) -> Any:
-    return bool(value) if aggregate.dtype is DType.BOOL else value
-
-
-def _finisher(aggregate: Aggregate, at: Mapping[str, int]) -> Callable[[Any], Any]:
-    """Finishes one aggregate from the unpacked suffix of a tile (None: no tile)."""
-    function = aggregate.function
-    where = {slot.partial.name: at[slot.name] for slot in Hop.slots_of(aggregate)}
-    if function is Function.LAST:
-        i = where["last"]
-        return lambda s: None if s is None or s[i] == _EVER else _plain(aggregate, s[i + 2])
-    n = where["count"]
-    if function is Function.COUNT:
-        return lambda s: 0 if s is None else s[n]
-    if function is Function.STD:
-        k = where["moments"]
-        return lambda s: None if s is None or not s[n] else (s[k + 2] / s[k]) ** 0.5
-    i = where["sum" if function in (Function.SUM, Function.MEAN) else function.value]
-    if function is Function.MEAN:
-        return lambda s: None if s is None or not s[n] else s[i] / s[n]
-    return lambda s: None if s is None or not s[n] else s[i]
 
 
 def _joined(one: Kept, other: Kept, columns: Sequence[tuple[str, DType | None]]) -> Kept:

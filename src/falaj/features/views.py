@@ -251,8 +251,8 @@ class ViewPlan:
             For each feature an Arrow array of m rows, null where nothing is known.
         """
         codes, asked = entity_codes(events.keys, keys)
-        recorded = events.recorded_at if knowledge is Knowledge.RECORDED else None
-        index = EventIndex(codes, events.event_time, recorded)
+        hide_late = knowledge is Knowledge.RECORDED
+        index = EventIndex(codes, events.event_time, events.recorded_at, hide_late=hide_late)
         if self.view.features:
             positions, expired = index.latest(asked, at, ttl_us=self.ttl_us)
             rows = pa.array(positions, mask=(positions < 0) | expired)
@@ -263,17 +263,18 @@ class ViewPlan:
         absent = np.zeros(len(at), np.bool_)
         for key in keys:
             absent |= ~_validity(key)
-        return self._aggregated(events, index, codes, recorded, asked, at, absent)
+        return self._aggregated(events, index, codes, asked, at, absent, hide_late=hide_late)
 
     def _aggregated(
         self,
         events: Events,
         index: EventIndex,
         codes: Ints,
-        recorded: Ints | None,
         asked: Ints,
         at: Ints,
         absent: Array,
+        *,
+        hide_late: bool,
     ) -> dict[str, pa.Array]:
         ends = index.ends(asked, at)
         found: dict[str, pa.Array] = {}
@@ -291,7 +292,9 @@ class ViewPlan:
             states = merged_over(inputs, index, starts, ends, at)
             for aggregate in aggregates:
                 if aggregate.function is Function.LAST:
-                    values, valid = _last(aggregate, events, codes, recorded, asked, at, after)
+                    values, valid = _last(
+                        aggregate, events, codes, asked, at, after, hide_late=hide_late
+                    )
                 else:
                     values, valid = finished(aggregate, states)
                 done = Values(values, valid & ~absent)
@@ -336,13 +339,15 @@ def _last(
     aggregate: Aggregate,
     events: Events,
     codes: Ints,
-    recorded: Ints | None,
     asked: Ints,
     at: Ints,
     after: Ints,
+    *,
+    hide_late: bool,
 ) -> tuple[Array, Array]:
     column = events.values(aggregate.column or "", aggregate.dtype)
-    index = EventIndex(np.where(column.valid, codes, -1), events.event_time, recorded)
+    some = np.where(column.valid, codes, -1)
+    index = EventIndex(some, events.event_time, events.recorded_at, hide_late=hide_late)
     found = index.last_known(index.ends(asked, after), index.ends(asked, at), at)
     there = found >= 0
     values = np.zeros(len(at), column.values.dtype)

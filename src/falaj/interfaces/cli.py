@@ -22,20 +22,20 @@ if TYPE_CHECKING:
 SERVICES: dict[str, str] = {
     "sources": "Sources of data: loading them, checking their contracts.",
     "tables": "Tables of the lake: their columns, snapshots and rows.",
-    "definitions": "Declared definitions: what would change, and changing it.",
-    "features": "Features: reading and pushing them, online and offline.",
-    "training": "Training sets and the training of models.",
-    "runs": "Training runs: parameters, metrics, environment.",
-    "models": "Registered models: versions, gates, promotion.",
+    "definitions": "Definitions: what is declared in a repository, planned and applied as one.",
+    "features": "Features: computed once from a definition, read for training and for serving.",
+    "training": "Training: pinned training sets, and jobs that train models on them.",
+    "runs": "Runs: what was tried, with what, and what came of it.",
+    "models": "Registered models: what may be served, and why.",
     "endpoints": "Endpoints and their releases: what serves, and since when.",
     "monitors": "Drift and realised performance, from the prediction log.",
-    "changes": "Changes that wait for approval, and those that were decided.",
-    "alerts": "Alerts: what needs somebody's eyes.",
-    "incidents": "Incidents: what is broken, since when, who is on it.",
-    "assets": "The catalogue: assets, their owners, their lineage.",
-    "accounts": "People and programs: accounts, roles, sessions.",
-    "keys": "Keys of the key service: versions, rotation.",
-    "audit": "The audit log: searching it, proving it.",
+    "changes": "Changes: what waits for an approval, who decided what, and on which evidence.",
+    "alerts": "Alerts: what is not as it should be, and who looks after it.",
+    "incidents": "Incidents: disturbances, their priority, and what was done about them.",
+    "assets": "Assets and their lineage: what there is, whose it is, and what flows into what.",
+    "accounts": "People and programs that may act on this platform, their roles and their sessions.",
+    "keys": "The keys that seal and sign: which there are, and their rotation.",
+    "audit": "What was done by whom, and proof that the record of it is whole.",
     "jobs": "Long work: what waits, what runs, what has ended and how.",
 }
 """The services that have commands; a test holds these lines against the services."""
@@ -105,6 +105,9 @@ def _options(
         typer.Option(help="The certificate authority to trust (PEM).", envvar="FALAJ_CA"),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    only: Annotated[
+        str | None, typer.Option(help="Print one field of the answer and nothing else.")
+    ] = None,
     code: Annotated[
         str | None, typer.Option(help="A one-time code, for actions that need a second factor.")
     ] = None,
@@ -112,14 +115,17 @@ def _options(
         str | None, typer.Option(help="Why data is asked for, where that matters.")
     ] = None,
 ) -> None:
-    session = Session(folder=folder, url=url, ca=ca, as_json=as_json, code=code, purpose=purpose)
+    session = Session(
+        folder=folder, url=url, ca=ca, as_json=as_json, code=code, purpose=purpose, only=only
+    )
     context.obj = session
     context.call_on_close(session.close)
 
 
-def _invoke(context: typer.Context, action: Action, arguments: dict[str, Any]) -> None:
+def _invoke(context: typer.Context, action: Action, arguments: dict[str, Any], wait: bool) -> None:
     session: Session = context.obj
-    session.show(session.call(action, arguments))
+    answer = session.call(action, arguments)
+    session.show(session.wait(answer).result if wait else answer)
 
 
 @app.command()
@@ -177,6 +183,18 @@ def doctor(context: typer.Context) -> None:
     from falaj.interfaces.doctor import examine
 
     raise typer.Exit(examine(context.obj))
+
+
+@app.command()
+def enrol(
+    context: typer.Context,
+    name: Annotated[str, typer.Option(prompt=True, help="Your account's name.")],
+    secret: Annotated[
+        str | None, typer.Option(help="The secret of your invitation; asked for if left out.")
+    ] = None,
+) -> None:
+    """Take up an invitation to a server (--url): choose a password, add a second factor."""
+    context.obj.enrol(name, secret)
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 The arguments of an action's path are positional; the others are options, and a required
 option says so. A value that is not text is written as JSON; ``@file`` reads it from a file.
+A command that begins a job takes ``--wait``: it follows the job and shows its result.
 """
 
 from __future__ import annotations
@@ -16,8 +17,11 @@ import typer
 from falaj.interfaces.texts import from_text
 from falaj.kernel.actions import Action, Service
 from falaj.kernel.errors import InvalidInput
+from falaj.kernel.jobs import Job
 
-Invoke = Callable[[typer.Context, Action, dict[str, Any]], None]
+Invoke = Callable[[typer.Context, Action, dict[str, Any], bool], None]
+"""Calls an action and shows its answer; given True, that of the job that it began."""
+_WAIT = "wait"
 
 
 def service_commands(service: type[Service], invoke: Invoke) -> typer.Typer:
@@ -34,10 +38,11 @@ def service_commands(service: type[Service], invoke: Invoke) -> typer.Typer:
 def _command(action: Action, invoke: Invoke) -> Callable[..., None]:
     def command(**given: Any) -> None:
         context: typer.Context = given.pop("context")
+        wait = bool(given.pop(_WAIT, False))
         arguments = {
             name: _value(action, name, text) for name, text in given.items() if text is not None
         }
-        invoke(context, action, arguments)
+        invoke(context, action, arguments, wait)
 
     parameters = [
         inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
@@ -53,6 +58,18 @@ def _command(action: Action, invoke: Invoke) -> Callable[..., None]:
                 inspect.Parameter.KEYWORD_ONLY,
                 default=inspect.Parameter.empty if required else None,
                 annotation=annotation,
+            )
+        )
+    if action.signature.return_annotation is Job:
+        annotations[_WAIT] = Annotated[
+            bool, typer.Option("--wait", help="Follow the job and show its result.")
+        ]
+        parameters.append(
+            inspect.Parameter(
+                _WAIT,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=False,
+                annotation=annotations[_WAIT],
             )
         )
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]

@@ -12,9 +12,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from falaj.kernel.errors import FalajError
+from falaj.kernel.errors import FalajError, InvalidInput
 
-_MOST_COLUMNS = 8
+_MOST_COLUMNS = 6
 _REVEALED = {"reveal_once": True}
 
 
@@ -36,13 +36,42 @@ def show(console: Console, result: Any, *, as_json: bool) -> None:
         console.print(escape(str(result)))
 
 
+def show_only(console: Console, result: Any, field: str) -> None:
+    """Print one field of a result, or of each item of a list, plain, a line each.
+
+    Raises:
+        InvalidInput: there is no such field; names those that there are.
+    """
+    rendered = TypeAdapter(type(result)).dump_python(result, mode="json", context=_REVEALED)
+    for item in rendered if isinstance(rendered, list) else [rendered]:
+        found: Any = item
+        for part in field.split("."):
+            if not isinstance(found, Mapping) or part not in found:
+                known = ", ".join(found) if isinstance(found, Mapping) else "none"
+                raise InvalidInput(
+                    f"The answer has no field {field!r}.", hint=f"Its fields here: {known}."
+                )
+            found = found[part]
+        text = found if isinstance(found, str) else json.dumps(found, ensure_ascii=False)
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
 def _one(console: Console, record: Mapping[str, Any]) -> None:
+    console.print(_fields(record))
+
+
+def _fields(record: Mapping[str, Any]) -> Table:
     table = Table(show_header=False, box=None, pad_edge=False)
-    table.add_column(style="bold")
+    table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in record.items():
-        table.add_row(name, _text(value))
-    console.print(table)
+        if isinstance(value, Mapping) and value:
+            table.add_row(name, _fields(value))
+        elif isinstance(value, list | tuple) and value and isinstance(value[0], Mapping):
+            table.add_row(name, _records(value))
+        else:
+            table.add_row(name, _text(value))
+    return table
 
 
 def _many(console: Console, records: Sequence[Any]) -> None:
@@ -54,11 +83,23 @@ def _many(console: Console, records: Sequence[Any]) -> None:
         for item in rows:
             console.print(escape(_plain(item)))
         return
-    columns = list(rows[0])[:_MOST_COLUMNS]
-    table = Table(*columns, header_style="bold")
+    console.print(_records(rows))
+
+
+def _records(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """A table of the columns that hold plain values somewhere; the first is never cut."""
+    columns = [name for name in rows[0] if any(_is_plain(row.get(name)) for row in rows)]
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for place, name in enumerate(columns[:_MOST_COLUMNS]):
+        table.add_column(name, no_wrap=place == 0, overflow="fold")
     for row in rows:
-        table.add_row(*(_text(row.get(column), longest=60) for column in columns))
-    console.print(table)
+        shown = (row.get(name) for name in columns[:_MOST_COLUMNS])
+        table.add_row(*(_text(value, longest=60) for value in shown))
+    return table
+
+
+def _is_plain(value: Any) -> bool:
+    return value not in (None, "") and not isinstance(value, Mapping | list | tuple)
 
 
 def _plain(value: Any) -> str:

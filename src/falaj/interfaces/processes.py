@@ -51,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
         if given.role == "worker":
             _run_worker(premises, ready, given.parent)
         elif given.role == "control":
-            _serve(_control(premises), premises, sockets, ready, given.parent)
+            _serve(control_app(premises), premises, sockets, ready, given.parent)
         else:
             app = premises.inference_app(given.name)
             _serve(app, premises, sockets, ready, given.parent)
@@ -60,7 +60,8 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _control(premises: Premises) -> Any:
+def control_app(premises: Premises) -> Any:
+    """The ASGI application of the control plane: actions, credential exchanges, pages."""
     from falaj.interfaces.auth import add_auth_routes
     from falaj.interfaces.http import create_app
     from falaj.interfaces.pages import add_pages

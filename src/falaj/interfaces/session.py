@@ -30,6 +30,7 @@ class Session:
         as_json: bool,
         code: str | None,
         purpose: str | None,
+        only: str | None = None,
     ) -> None:
         self.folder = folder
         self.url = url.rstrip("/") if url else None
@@ -37,6 +38,7 @@ class Session:
         self.as_json = as_json
         self.code = code
         self.purpose = purpose
+        self.only = only
         self.console = Console()
 
     @cached_property
@@ -70,9 +72,12 @@ class Session:
 
     def show(self, result: Any) -> None:
         """Print a result as the options ask."""
-        from falaj.interfaces.printing import show
+        from falaj.interfaces.printing import show, show_only
 
-        show(self.console, result, as_json=self.as_json)
+        if self.only is not None:
+            show_only(self.console, result, self.only)
+        else:
+            show(self.console, result, as_json=self.as_json)
 
     def wait(self, job: Job | str) -> Job:
         """Follow a job with a progress bar."""
@@ -86,6 +91,34 @@ class Session:
                 progress.update(task, completed=seen.progress, description=told)
 
             return self.platform.wait(job, on_progress=shown)
+
+    def enrol(self, name: str, secret: str | None) -> None:
+        """Take up an invitation, and stay logged in; the page ``/enrol`` does the same."""
+        import httpx
+
+        from falaj.interfaces.client import sent
+        from falaj.interfaces.credentials import CredentialFile, default_file
+        from falaj.interfaces.platform import trusted
+
+        url = self._server()
+        wanted = {"secret": secret or _asked("Secret of your invitation: "), "name": name}
+        wanted["password"] = _asked("New password: ")
+        if sys.stdin.isatty() and _asked("Again: ") != wanted["password"]:
+            raise InvalidInput("The two passwords differ.", hint="Run the command again.")
+        with httpx.Client(base_url=url, verify=trusted(url, self.ca)) as client:
+            request = client.build_request("POST", "/auth/enrol", json=wanted)
+            offer = sent(client, request).json()
+            self.console.print("Your second factor: enter this in an authenticator.")
+            self.console.print(f"  {offer['totp_secret']}", soft_wrap=True, highlight=False)
+            code = _asked("One-time code: ")
+            confirm = {"ticket": offer["ticket"], "code": code}
+            request = client.build_request("POST", "/auth/confirm", json=confirm)
+            confirmed = sent(client, request).json()
+        self.console.print("Recovery codes, each good once; they are not shown again:")
+        for recovery in confirmed["recovery"]["codes"]:
+            self.console.print(f"  {recovery}", highlight=False)
+        CredentialFile(default_file()).put(url, confirmed["tokens"])
+        self.console.print(f"Enrolled at {url} as {name}, and logged in.")
 
     def login(self, name: str) -> None:
         """Ask for password and code, and keep the server's tokens."""

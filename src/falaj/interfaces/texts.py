@@ -1,7 +1,8 @@
 """Arguments as text: how a command line, a path or a query string writes a typed value.
 
 A value of a text-like type (text, instant, choice) is written as it is; every other one
-as JSON, where a bare word that is not JSON stands for itself.
+as JSON, where a bare word that is not JSON stands for itself, and where words are listed
+they may stand between commas.
 """
 
 from __future__ import annotations
@@ -18,9 +19,20 @@ from falaj.kernel.actions import Action
 
 @lru_cache(maxsize=4096)
 def _is_text(action: Action, name: str) -> bool:
-    annotation = action.signature.parameters[name].annotation
-    schema = TypeAdapter(annotation).json_schema(mode="validation")
+    schema = _schema(action, name)
     return _only_strings(schema, schema.get("$defs", {}))
+
+
+@lru_cache(maxsize=4096)
+def _is_words(action: Action, name: str) -> bool:
+    schema = _schema(action, name)
+    items: Mapping[str, Any] | None = schema.get("items")
+    return items is not None and _only_strings(items, schema.get("$defs", {}))
+
+
+def _schema(action: Action, name: str) -> dict[str, Any]:
+    annotation = action.signature.parameters[name].annotation
+    return TypeAdapter(annotation).json_schema(mode="validation")
 
 
 def _only_strings(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> bool:
@@ -41,7 +53,7 @@ def from_text(action: Action, name: str, text: str) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError:
-        return text
+        return [word.strip() for word in text.split(",")] if _is_words(action, name) else text
 
 
 def to_text(action: Action, name: str, value: Any) -> str:

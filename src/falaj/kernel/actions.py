@@ -192,7 +192,10 @@ def _recordable(value: Any) -> Any:
         return value
     if isinstance(value, bytes):
         return f"({len(value)} bytes)"
-    if isinstance(value, list | tuple | set) and len(value) > 20:
+    if isinstance(value, list | tuple | set) and (
+        len(value) > 20 or any(isinstance(item, Mapping) for item in value)
+    ):
+        # Rows of data may be personal: the record says how many there were, not what they say.
         return f"({len(value)} items)"
     rendered = TypeAdapter(type(value)).dump_python(value, mode="json", fallback=str)
     text = str(rendered)

@@ -285,7 +285,8 @@ class RequestPlan:
             statuses = part.vectors.statuses
             if statuses is None:
                 continue
-            for row, column in np.argwhere(statuses != FeatureStatus.PRESENT).tolist():
+            absent = (statuses != FeatureStatus.PRESENT) & np.isnan(part.vectors.matrix)
+            for row, column in np.argwhere(absent).tolist():
                 names = lacking.setdefault(id(part.owners[row]), set())
                 names.add(part.variant.columns[column])
         if not lacking:

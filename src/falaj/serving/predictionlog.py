@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -49,43 +49,68 @@ SCHEMA = pa.schema(
 )
 
 
-def columnar(scored: Scored) -> pa.Table:
-    """The rows of one scored run in the log's schema."""
-    n = scored.n_rows
-    release, variant, vectors = scored.release, scored.variant.variant, scored.vectors
-    encode = msgspec.json.Encoder().encode
-    owners = scored.owners
+def columnar(batches: Sequence[Scored]) -> pa.Table:
+    """The rows of scored runs in the log's schema, in order within each model version."""
+    groups: dict[tuple[int, int, bool], list[Scored]] = {}
+    for scored in batches:
+        known = scored.vectors.statuses is not None
+        groups.setdefault((id(scored.release), id(scored.variant), known), []).append(scored)
+    return pa.concat_tables([_group(group) for group in groups.values()]).combine_chunks()
+
+
+def _group(group: Sequence[Scored]) -> pa.Table:
+    """The rows of runs of one model version; per row little more than a list's append."""
+    release, variant = group[0].release, group[0].variant.variant
+    rows = [row for scored in group for row in scored.rows]
+    n = len(rows)
     unit = release.unit
-    units = [None if unit is None else str(getattr(row, unit)) for row in scored.rows]
+    units = [None if unit is None else str(getattr(row, unit)) for row in rows]
     same = {
         "endpoint": release.endpoint,
         "release": release.id,
         "variant": variant.name,
         "model": variant.model,
         "version": variant.version,
-        "requested_at": scored.requested_us,
-        "predicted_for": scored.at_us,
     }
     values: dict[str, pa.Array] = {
         name: pa.repeat(pa.scalar(value, SCHEMA.field(name).type), n)
         for name, value in same.items()
     }
-    outputs = np.asarray(vectors.outputs, dtype=np.float64)
-    statuses = vectors.statuses
+    sizes = [scored.n_rows for scored in group]
+    outputs = _stacked([scored.vectors.outputs for scored in group]).astype(np.float64)
+    owners = [(owner, scored.done) for scored in group for owner in scored.owners]
     values |= {
-        "prediction_id": pa.array(scored.ids, pa.string()),
-        "request_id": pa.array([owner.request_id for owner in owners], pa.string()),
+        "prediction_id": pa.array([one for scored in group for one in scored.ids], pa.string()),
+        "request_id": pa.array([owner.request_id for owner, _ in owners], pa.string()),
+        "requested_at": _instants(np.repeat([scored.requested_us for scored in group], sizes)),
+        "predicted_for": _instants(np.repeat([scored.at_us for scored in group], sizes)),
         "unit": pa.array(units, pa.string()),
-        "fields": pa.array([encode(row).decode() for row in scored.rows], pa.string()),
-        "features": _lists(vectors.matrix),
-        "statuses": pa.nulls(n, pa.list_(pa.uint8())) if statuses is None else _lists(statuses),
-        "features_at": _newest(vectors.times, n),
+        "fields": pa.array([_encode(row).decode() for row in rows], pa.string()),
+        "features": _lists(_stacked([scored.vectors.matrix for scored in group])),
+        "statuses": _optional([scored.vectors.statuses for scored in group], n),
+        "features_at": _newest([scored.vectors.times for scored in group], n),
         "score": pa.array(outputs[:, 0]),
         "outputs": _lists(outputs),
-        "latency_us": pa.array([int((scored.done - owner.started) * 1e6) for owner in owners]),
-        "caller": pa.array([owner.caller for owner in owners], pa.string()),
+        "latency_us": pa.array([int((done - owner.started) * 1e6) for owner, done in owners]),
+        "caller": pa.array([owner.caller for owner, _ in owners], pa.string()),
     }
     return pa.table([values[name] for name in SCHEMA.names], schema=SCHEMA)
+
+
+_encode = msgspec.json.Encoder().encode
+
+
+def _stacked(parts: Sequence[Any]) -> Any:
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def _instants(microseconds: Any) -> pa.Array:
+    return pa.array(microseconds.astype(np.int64)).cast(_INSTANT)
+
+
+def _optional(parts: Sequence[Any], n: int) -> pa.Array:
+    known = [part for part in parts if part is not None]
+    return _lists(_stacked(known)) if known else pa.nulls(n, pa.list_(pa.uint8()))
 
 
 def _lists(matrix: Any) -> pa.Array:
@@ -94,10 +119,11 @@ def _lists(matrix: Any) -> pa.Array:
     return pa.ListArray.from_arrays(offsets, np.ascontiguousarray(matrix).reshape(-1))
 
 
-def _newest(times: Any, n: int) -> pa.Array:
-    if times is None or not times.shape[1]:
+def _newest(parts: Sequence[Any], n: int) -> pa.Array:
+    known = [part for part in parts if part is not None]
+    if not known or not known[0].shape[1]:
         return pa.nulls(n, _INSTANT)
-    newest = times.max(axis=1)
+    newest = _stacked(known).max(axis=1)
     return pa.array(newest, mask=newest == 0).cast(_INSTANT)
 
 
@@ -207,15 +233,15 @@ class PredictionLog:
 
     def write(self, batches: list[Scored]) -> None:
         """Write rows now; on disk when this returns. Raises what the spool raises."""
-        by_table: dict[str, list[pa.Table]] = {}
+        by_table: dict[str, list[Scored]] = {}
         for scored in batches:
-            by_table.setdefault(table_of(scored.release.endpoint), []).append(columnar(scored))
+            by_table.setdefault(table_of(scored.release.endpoint), []).append(scored)
         for table, parts in by_table.items():
             with self._opening:
                 spool = self._open.get(table)
                 if spool is None:
                     spool = self._open[table] = self._spools.open(table)
-            spool.append(pa.concat_tables(parts).combine_chunks())
+            spool.append(columnar(parts))
             spool.flush()
 
     def _work(self) -> None:

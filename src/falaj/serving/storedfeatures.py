@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from falaj.features.model import DType, FeatureService, Status
 from falaj.features.online import OnlineReader
-from falaj.features.plan import DefinitionAccess, ServicePlan
+from falaj.features.plan import ServicePlan
 from falaj.serving.model import FeatureStatus, FieldType, RequestField
 
 if TYPE_CHECKING:
@@ -57,10 +57,7 @@ class EncodedReader:
         # A text that the model does not read as a category is not for the model at all.
         self._texts = [self.names.index(name) for name in texts]
         views = [use.plan.name for use in reader.plan.views]
-        self._view_of = [
-            name.partition("__")[0] if name.partition("__")[0] in views else None
-            for name in self.names
-        ]
+        self._view_of = [_view_of(name, views) for name in self.names]
 
     def read(
         self, rows: Sequence[Mapping[str, Any]], at_us: int
@@ -87,6 +84,12 @@ class EncodedReader:
             dtype=np.int64,
         )
         return matrix, statuses, times
+
+
+def _view_of(column: str, views: Sequence[str]) -> str | None:
+    """The view that a column comes from; the longest name that fits."""
+    fitting = [view for view in views if column.startswith(f"{view}__")]
+    return max(fitting, key=len) if fitting else None
 
 
 class StoredFeatures:
@@ -170,6 +173,3 @@ def _key_types(plan: ServicePlan) -> dict[str, DType]:
         for column, dtype in zip(use.key_columns, entity.keys.values(), strict=True):
             types[column] = dtype
     return types
-
-
-__all__ = ["DefinitionAccess", "EncodedReader", "StoredFeatures"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -11,6 +12,7 @@ import pyarrow as pa
 from falaj.catalog.definitions import Definition
 from falaj.kernel.errors import NotFound
 from falaj.lake.model import Snapshot
+from falaj.trust.keys import checked_purpose
 
 
 class GivenDefinitions:
@@ -34,8 +36,8 @@ class FixedSecrets:
     """Secrets that follow from their purpose; fulfils ``features.ports.Secrets``."""
 
     def derive(self, purpose: str, n_bytes: int = 32) -> bytes:
-        """The purpose's bytes, cut or repeated."""
-        return (purpose.encode() * n_bytes)[:n_bytes]
+        """The hash of the purpose; a name that no key service takes is refused."""
+        return hashlib.shake_256(checked_purpose(purpose).encode()).digest(n_bytes)
 
 
 class MemoryLake:

@@ -401,10 +401,13 @@ class Authentication:
         if without:
             raise Forbidden(
                 f"{caller.principal.id} has no second factor.",
-                hint="Enrol one first: `falaj enrol-factor`.",
+                hint="A person adds one when taking up an invitation; a service account has none.",
             )
         if factor is None:
-            raise _wrong("The code is wrong, or was used before.")
+            raise WrongCredentials(
+                "The code is wrong, or was used before.",
+                hint="A code is good once: wait for your authenticator's next one.",
+            )
 
     def _active(self, connection: Connection, name: str, kind: PrincipalKind) -> RowMapping | None:
         row = self.accounts.row(connection, name.strip().lower())

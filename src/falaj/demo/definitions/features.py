@@ -6,7 +6,7 @@ from datetime import timedelta
 import numpy as np
 import numpy.typing as npt
 
-from falaj.features.model import (
+from falaj.declare import (
     Aggregate,
     DType,
     Entity,
@@ -51,7 +51,7 @@ flight = Entity(
 airport_weather = FeatureView(
     name="airport_weather",
     entity=airport,
-    source="weather_known",
+    source="weather",
     event_time="known_at",
     ttl=timedelta(hours=6),
     description="The last hour whose weather is complete.",

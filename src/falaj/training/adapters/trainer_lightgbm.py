@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -91,8 +92,7 @@ class LightGbmTrainer:
         report: Report,
     ) -> FittedModel:
         """Fit with early stopping on the validation rows; see ``Trainer.fit``."""
-        import lightgbm
-
+        lightgbm = _lightgbm()
         for part, rows in (("train", train), ("validation", validation)):
             _check(part, rows)
         full = self.parameters(params)
@@ -138,8 +138,7 @@ class LightGbmTrainer:
         self, fitted: FittedModel, matrix: npt.NDArray[np.float32]
     ) -> npt.NDArray[np.float64]:
         """The probabilities by LightGBM itself."""
-        import lightgbm
-
+        lightgbm = _lightgbm()
         booster = lightgbm.Booster(model_str=fitted.data.decode())
         return np.asarray(booster.predict(matrix), dtype=np.float64)
 
@@ -170,3 +169,16 @@ def _check(part: str, rows: Rows) -> None:
             f"All labels of the {part} part are {int(rows.labels[0])}.",
             hint="Check the label column and the boundaries of the split.",
         )
+
+
+def _lightgbm() -> Any:
+    """The library, imported so that its threads sleep while they wait for each other.
+
+    By default OpenMP's threads spin. On two cores that others use too, 60 trees over
+    218,000 rows then took 34.7 s instead of 3.1 s. The variable is read once, when
+    OpenMP is loaded.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    import lightgbm
+
+    return lightgbm

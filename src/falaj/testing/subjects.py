@@ -1,0 +1,244 @@
+"""What to ask of each action in the small world, so that it answers and does something.
+
+``SUBJECTS`` holds one line for each action: how to make its arguments, each time on a
+subject of its own, and which facts of its answer are of one call and no other. An action
+without a line is asked with no arguments and must answer the same each time.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from falaj.testing.world import BEGIN, definitions, training_spec
+
+if TYPE_CHECKING:
+    from falaj.testing.world import World
+
+Arguments = Mapping[str, Any]
+_ID = re.compile(r"\b[a-z]{2,12}_[0-9a-f]{32}\b")
+_INSTANT = re.compile(r"\b\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00)")
+_SECRET = re.compile(r"^[a-z]{2}_[A-Za-z0-9_-]{20,}$")
+_NEW = re.compile(r"^(person|program|model|alert)-\d+$")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """How one action is asked."""
+
+    arguments: Callable[[World], Arguments] = lambda _world: {}
+    """Makes arguments, and what they are about, anew with each call."""
+    passing: frozenset[str] = frozenset()
+    """Names of facts in the answer that are different with each call."""
+    outside: str = ""
+    """Why its work is not all undone with its transaction; empty if it is."""
+
+    def same(self, answer: Any) -> Any:
+        """The answer without what belongs to one call: ids, instants, secrets, new names."""
+        if isinstance(answer, Mapping):
+            return {
+                name: "(passing)" if name in self.passing else self.same(value)
+                for name, value in answer.items()
+            }
+        if isinstance(answer, list):
+            return [self.same(item) for item in answer]
+        if isinstance(answer, str):
+            if _SECRET.match(answer) or _NEW.match(answer):
+                return "(new)"
+            return _NEWER.sub("(new)", _INSTANT.sub("(instant)", _ID.sub("(id)", answer)))
+        return answer
+
+
+_NEWER = re.compile(r"\bmodel-\d+\b")
+
+
+def _always(**arguments: Any) -> Callable[[World], Arguments]:
+    return lambda _world: arguments
+
+
+def _fact(argument: str, fact: str = "", **more: Any) -> Callable[[World], Arguments]:
+    """The argument is a thing that the world holds already."""
+    return lambda world: {argument: world.facts[fact or argument], **more}
+
+
+def _new(argument: str, make: Callable[[World], str], **more: Any) -> Callable[[World], Arguments]:
+    """The argument is a thing that is made for this call."""
+    return lambda world: {argument: make(world), **more}
+
+
+def _activation(world: World) -> Arguments:
+    return {"name": "late", "release": world.release(), "wait_seconds": 1.0}
+
+
+def _rollback(world: World) -> Arguments:
+    world.serving()
+    return {"name": "late", "wait_seconds": 1.0}
+
+
+def _registration(world: World) -> Arguments:
+    return {"name": world.new("model"), "run": world.facts["run"]}
+
+
+def _revocation(world: World) -> Arguments:
+    name = world.person()
+    world.session_of(name)
+    return {"name": name}
+
+
+def _proof(world: World) -> Arguments:
+    return {"old": int(world.facts["older"]), "new": int(world.facts["newer"])}
+
+
+def _comparison(world: World) -> Arguments:
+    return {"runs": [world.facts["run"], world.started_run()]}
+
+
+def _push(world: World) -> Arguments:
+    at = (BEGIN + timedelta(days=90)).isoformat()
+    row = {"flight": world.new("f"), "carrier": "AA", "signal": 0.5, "at": at, "delay": 3.0,
+           "late": 0}  # fmt: skip
+    return {"table": "flights", "rows": [row], "key": world.new("push")}
+
+
+def _entity(world: World) -> Arguments:
+    name = world.new("entity")
+    return {"documents": [{"kind": "entity", "name": name, "keys": {"code": "string"}}]}
+
+
+def _kept(*, after: int) -> Callable[[World], Arguments]:
+    """Only records that stand already: the log grows with each call."""
+    return lambda world: {"before": int(world.facts["newer"]) + after, "limit": 5}
+
+
+VERSION = {"name": "late", "version": 1}
+_ROW = {"signal": 0.25, "carrier": "UA"}
+_LATE = {"name": "late"}
+_JOB = frozenset({"id", "submitted_at"})
+_SIGNED = frozenset({"size", "root", "signature", "previous", "n_records", "at", "checkpoint"})
+
+SUBJECTS: Mapping[str, Subject] = {
+    "sources.load": Subject(_always(source="flights")),
+    "sources.loads": Subject(_always(source="flights")),
+    "sources.check": Subject(_always(source="flights"), frozenset({"n_rows"})),
+    "sources.results": Subject(_always(source="flights", limit=1)),
+    "tables.get": Subject(_always(table="flights")),
+    "tables.snapshots": Subject(_always(table="flights")),
+    "tables.read": Subject(
+        _always(table="flights", limit=3, columns=["flight", "at"], order_by=["flight"])
+    ),
+    "definitions.plan": Subject(
+        lambda _world: {"documents": [one.document() for one in definitions()]}
+    ),
+    "definitions.apply": Subject(_entity, frozenset({"name", "digest", "items", "fingerprint"})),
+    "definitions.get": Subject(_always(kind="endpoint", name="late")),
+    "definitions.history": Subject(_always(kind="endpoint", name="late")),
+    "features.list": Subject(_always(kind="feature_view")),
+    "features.read": Subject(
+        _always(name="delays", rows=[_ROW], at=(BEGIN + timedelta(days=80)).isoformat())
+    ),
+    "features.push": Subject(
+        _push, frozenset({"snapshot", "key"}),
+        outside="rows are in the lake and in the online store, once for each key",
+    ),
+    "features.materialize": Subject(_always(name="recent")),
+    "features.parity": Subject(
+        _always(name="delays", sample=5, at=(BEGIN + timedelta(days=200)).isoformat()),
+        frozenset({"seconds", "offline_seconds", "online_seconds", "latest", "snapshot"}),
+    ),
+    "training.prepare": Subject(lambda _world: {"spec": training_spec()}),
+    "training.set": Subject(_fact("training_set")),
+    "training.recreate": Subject(_fact("training_set")),
+    "training.train": Subject(lambda _world: {"request": {"model": "late", "spec": training_spec()}}),
+    "runs.start": Subject(_always(experiment="by-hand", params={"rate": 0.1})),
+    "runs.log": Subject(
+        _new("run", lambda world: world.started_run(),
+             metrics=[{"key": "auc", "value": 0.75, "step": 1}])
+    ),
+    "runs.finish": Subject(_new("run", lambda world: world.started_run())),
+    "runs.get": Subject(_fact("run")),
+    "runs.history": Subject(_fact("run", key="test_auc")),
+    "runs.compare": Subject(_comparison),
+    "models.register": Subject(_registration),
+    "models.versions": Subject(_always(name="late")),
+    "models.get": Subject(_always(**VERSION)),
+    "models.gates": Subject(_always(**VERSION)),
+    "models.gate_report": Subject(_always(**VERSION)),
+    "models.promote": Subject(
+        lambda world: {**VERSION, "to": "archived", "reason": world.new("It is old.")},
+        frozenset({"reason", "text"}),
+    ),
+    "models.history": Subject(_always(name="late")),
+    "models.card": Subject(_always(**VERSION)),
+    "endpoints.status": Subject(_always(**_LATE)),
+    "endpoints.releases": Subject(_always(**_LATE)),
+    "endpoints.history": Subject(_always(**_LATE)),
+    "endpoints.deploy": Subject(_always(**_LATE)),
+    "endpoints.activate": Subject(_activation),
+    "endpoints.rollback": Subject(_rollback),
+    "endpoints.deactivate": Subject(lambda world: {"name": world.serving() and "late"}),
+    "endpoints.predict": Subject(
+        lambda world: {"name": world.serving() and "late", "inputs": [_ROW],
+                       "at": (BEGIN + timedelta(days=80)).isoformat()},
+        outside="the prediction log is a log of its own",
+    ),
+    "endpoints.trace": Subject(_fact("prediction")),
+    "monitors.drift": Subject(lambda world: {"endpoint": world.serving() and "late"}),
+    "monitors.performance": Subject(
+        _always(endpoint="late", label_table="flights", label="late", key="flight")
+    ),
+    "monitors.check": Subject(lambda world: {"name": world.serving() and "late-drift"}),
+    "monitors.reports": Subject(_always(endpoint="late")),
+    "monitors.report": Subject(_fact("report")),
+    "changes.get": Subject(_fact("id", "change")),
+    "changes.approve": Subject(_new("id", lambda world: world.change(), reason="It is good.")),
+    "changes.reject": Subject(_new("id", lambda world: world.change(), reason="Not yet.")),
+    "changes.withdraw": Subject(_new("id", lambda world: world.change("user:amina"))),
+    "alerts.get": Subject(_fact("id", "alert")),
+    "alerts.acknowledge": Subject(_new("id", lambda world: world.alert())),
+    "alerts.resolve": Subject(_new("id", lambda world: world.alert(), resolution="Mended.")),
+    "incidents.get": Subject(_fact("id", "incident")),
+    "incidents.note": Subject(_new("id", lambda world: world.incident(), text="Looking at it.")),
+    "incidents.resolve": Subject(_new("id", lambda world: world.incident(), resolution="Mended.")),
+    "assets.search": Subject(_always(text="late", kind="endpoint")),
+    "assets.get": Subject(_always(kind="endpoint", key="late")),
+    "assets.history": Subject(_always(kind="model_version", key="late/1")),
+    "assets.lineage": Subject(_always(kind="model_version", key="late/1")),
+    "assets.describe": Subject(
+        lambda world: {"kind": "table", "key": "flights", "description": world.new("Flights")},
+        frozenset({"description", "version"}),
+    ),
+    "accounts.get": Subject(_fact("name", "person")),
+    "accounts.me": Subject(passing=frozenset({"via"})),
+    "accounts.invite": Subject(lambda world: {"name": world.new("person"), "roles": ["viewer"]}),
+    "accounts.create_service": Subject(lambda world: {"name": world.new("program")}),
+    "accounts.replace_secret": Subject(_new("name", lambda world: world.service_account())),
+    "accounts.set_roles": Subject(
+        _new("name", lambda world: world.person(), roles=["viewer", "data_scientist"])
+    ),
+    "accounts.deactivate": Subject(_new("name", lambda world: world.person())),
+    "accounts.reset": Subject(_new("name", lambda world: world.person())),
+    "accounts.sessions": Subject(_fact("name", "person")),
+    "accounts.revoke_sessions": Subject(_revocation),
+    "keys.rotate": Subject(
+        _always(purpose="tokens"), frozenset({"id", "version"}),
+        outside="a key is in the key service, before anything is sealed with it",
+    ),
+    "audit.search": Subject(_kept(after=0)),
+    "audit.get": Subject(_always(seq=3)),
+    "audit.proof": Subject(_always(seq=3), _SIGNED | {"path"}),
+    "audit.consistency": Subject(_proof),
+    "audit.verify": Subject(passing=_SIGNED | {"seconds", "signed", "n_checkpoints"}),
+    "audit.checkpoint": Subject(passing=_SIGNED),
+    "jobs.list": Subject(_always(limit=3)),
+    "jobs.get": Subject(_fact("job_id", "job")),
+    "jobs.cancel": Subject(_new("job_id", lambda world: world.waiting_job())),
+}  # fmt: skip
+"""What to ask, by the action's name."""
+
+
+def subject_of(action: str) -> Subject:
+    """How an action is asked."""
+    return SUBJECTS.get(action, Subject())

@@ -1,0 +1,419 @@
+"""A small world: a whole platform in a folder, in the state in which its actions answer.
+
+A CSV source, features, a training set, a run, a served model version, a monitor, a person
+and the things that operations keep, made once in about five seconds and asked three ways:
+through ``falaj.open``, through the HTTP application with ``RemoteDoor``, and by command.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import random
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from unittest import mock
+
+from falaj.kernel.call import AssetRef, Call, Caller, Principal, PrincipalKind
+from falaj.kernel.door import LocalDoor, face
+from falaj.kernel.jobs import Worker
+from falaj.kernel.settings import Settings
+from falaj.operations.model import Severity
+
+if TYPE_CHECKING:
+    from starlette.testclient import TestClient
+
+    from falaj.catalog.definitions import Definition
+    from falaj.interfaces.platform import Platform
+    from falaj.kernel.actions import Action
+    from falaj.wiring.assembly import Premises
+
+WAYS = ("python", "http", "command")
+"""The doors of a platform."""
+BEGIN = datetime(2025, 1, 1, tzinfo=UTC)
+OWNER = "amina"
+_CARRIERS = ("AA", "UA", "WN")
+_REVEALED = {"reveal_once": True}
+_N_ROWS = 900
+
+
+def write_flights(file: Path) -> None:
+    """Made-up departures, whose ``signal`` tells with an AUC of about 0.85 if one was late."""
+    chance = random.Random(7)
+    with file.open("w", newline="", encoding="utf-8") as text:
+        writer = csv.writer(text)
+        writer.writerow(["flight", "carrier", "signal", "at", "delay", "late"])
+        for place in range(_N_ROWS):
+            carrier = chance.choice(_CARRIERS)
+            signal = chance.gauss(0, 1)
+            late = chance.random() < 1 / (1 + math.exp(-2 * signal))
+            at = BEGIN + timedelta(hours=2 * place)
+            delay = round((30 if late else 0) + chance.gauss(0, 1), 3)
+            writer.writerow(
+                [f"f{place:04}", carrier, round(signal, 6), at.isoformat(), delay, int(late)]
+            )
+
+
+def definitions() -> list[Definition]:
+    """What the small world declares."""
+    from falaj import declare as of
+
+    return [
+        of.Source(
+            name="flights", table="flights", path="flights.csv", key=("flight",), event_time="at",
+            columns={"flight": "text", "carrier": "text", "signal": "number", "at": "instant",
+                     "delay": "number", "late": "integer"},
+        ),
+        of.Contract(name="flights", table="flights", checks=(of.NotNull(column="carrier"),)),
+        of.Entity(name="carrier", keys={"carrier": "string"}),
+        of.FeatureView(
+            name="recent", entity="carrier", source="flights", event_time="at",
+            aggregates=(
+                of.Aggregate("mean_2d", "mean", "delay", window=timedelta(days=2)),
+                of.Aggregate("count_2d", "count", window=timedelta(days=2)),
+            ),
+        ),
+        of.FeatureService(
+            name="delays", features=("recent",),
+            request_fields={"signal": "float64", "carrier": "string"},
+        ),
+        of.ModelPolicy(
+            name="late", feature_service="delays", label="late", champion=None, calibration=None,
+            latency=None, leakage=None, floors=(of.MetricRule(metric="auc", limit=0.6),),
+        ),
+        of.Endpoint(name="late", model="late"),
+        of.Monitor(name="late-drift", endpoint="late", window=timedelta(days=7)),
+    ]  # fmt: skip
+
+
+def training_spec() -> dict[str, Any]:
+    """The small world's training set."""
+    return {
+        "feature_service": "delays",
+        "label": "late",
+        "spine_query": 'SELECT carrier, signal, "at" AS timestamp, late FROM flights',
+        "knowledge": "event",
+        "split": {
+            "train_until": (BEGIN + timedelta(days=45)).isoformat(),
+            "validation_until": (BEGIN + timedelta(days=60)).isoformat(),
+        },
+    }
+
+
+class World:
+    """A platform with something of everything, and its three doors.
+
+    Make it with ``made``; end it with ``close``.
+    """
+
+    def __init__(self, premises: Premises, folder: Path) -> None:
+        from starlette.testclient import TestClient as Client
+
+        from falaj.interfaces.processes import control_app
+
+        self.premises = premises
+        self.folder = folder
+        self.http: TestClient = Client(
+            control_app(premises), base_url="https://testserver", raise_server_exceptions=False
+        )
+        self.facts: dict[str, str] = {}
+        """Names of things that were made: ``run``, ``release``, ``prediction`` …"""
+        self._made = 0
+
+    @classmethod
+    @contextmanager
+    def made(cls, folder: Path) -> Iterator[World]:
+        """A world in an empty folder; everything is given back at the end."""
+        from falaj.wiring import setup
+        from falaj.wiring.assembly import assemble
+
+        settings = Settings.read(folder)
+        write_flights(folder / "flights.csv")
+        setup.initialise(settings, owner=OWNER)
+        premises = assemble(settings)
+        close = premises.close
+        # Stores that one process may open once are shared by all doors of the world.
+        shared = mock.patch("falaj.wiring.assembly.assemble", lambda *_a, **_k: premises)
+        with mock.patch.object(premises, "close", lambda: None), shared:
+            try:
+                world = cls(premises, folder)
+                world._fill()
+                yield world
+            finally:
+                close()
+
+    # ---- who asks
+
+    def caller(self, *, stepped_up: bool = True, nobody: bool = False) -> Caller:
+        """The owner, or somebody without any role; with a fresh second factor or without."""
+        if nobody:
+            principal = Principal("user:nobody", PrincipalKind.USER)
+        else:
+            roles = self._owner().roles
+            principal = Principal(f"user:{OWNER}", PrincipalKind.USER, tuple(map(str, roles)))
+        return Caller(principal, mfa_at=self.premises.clock.now() if stepped_up else None)
+
+    def token(self, caller: Caller) -> str:
+        """An access token for a caller."""
+        epoch = 0 if caller.principal.name == "nobody" else self._owner().epoch
+        token, _ends = self.premises.tokens.issue(
+            caller.principal,
+            session="session_of_the_small_world",
+            account_epoch=epoch,
+            mfa_at=caller.mfa_at,
+            now=self.premises.clock.now(),
+        )
+        return token
+
+    def _owner(self) -> Any:
+        with self.premises.database.reading() as connection:
+            return self.premises.authentication.accounts.get(connection, OWNER)
+
+    @contextmanager
+    def opened(self, *, stepped_up: bool = True) -> Iterator[Platform]:
+        """What ``falaj.open(folder)`` gives, with a fresh second factor if wanted."""
+        import falaj
+
+        authentication = self.premises.authentication
+        by_key = authentication.by_key
+
+        def with_factor(key: Any, *, via: str = "local") -> Caller:
+            caller = by_key(key, via=via)
+            return caller.with_factor(self.premises.clock.now()) if stepped_up else caller
+
+        with mock.patch.object(authentication, "by_key", with_factor):
+            yield falaj.open(self.folder)
+
+    # ---- asking
+
+    def ask(
+        self, way: str, action: Action, arguments: Mapping[str, Any], *, stepped_up: bool = True
+    ) -> Any:
+        """Ask one way; returns the result as JSON, raises the ``FalajError``."""
+        asked = {"python": self._in_python, "http": self._over_http, "command": self._by_command}
+        return asked[way](action, arguments, stepped_up)
+
+    def _in_python(self, action: Action, arguments: Mapping[str, Any], stepped_up: bool) -> Any:
+        with self.opened(stepped_up=stepped_up) as platform:
+            service = getattr(platform, action.service)
+            return _json(action, getattr(service, action.verb)(**arguments))
+
+    def _over_http(self, action: Action, arguments: Mapping[str, Any], stepped_up: bool) -> Any:
+        from falaj.interfaces.client import RemoteDoor
+        from falaj.wiring.services import service_classes
+
+        token = self.token(self.caller(stepped_up=stepped_up))
+        service: Any = face(
+            service_classes()[action.service], RemoteDoor(self.http, lambda: token)
+        )
+        return _json(action, getattr(service, action.verb)(**arguments))
+
+    def _by_command(self, action: Action, arguments: Mapping[str, Any], stepped_up: bool) -> Any:
+        from typer.testing import CliRunner
+
+        from falaj.interfaces.cli import app
+
+        words = ["--folder", str(self.folder), "--json", action.service, action.command]
+        with self.opened(stepped_up=stepped_up):
+            done = CliRunner().invoke(app, [*words, *command_words(action, arguments)])
+        if done.exception is not None and not isinstance(done.exception, SystemExit):
+            raise done.exception
+        assert done.exit_code == 0, done.output
+        return json.loads(done.stdout)
+
+    # ---- making things
+
+    @contextmanager
+    def call(self, principal: str = f"user:{OWNER}") -> Iterator[Call]:
+        """A call for preparing a subject."""
+        with self.premises.calls.opened("test.prepare", principal) as call:
+            yield call
+
+    def new(self, what: str) -> str:
+        """A name that was not used before."""
+        self._made += 1
+        return f"{what}-{self._made}"
+
+    def alert(self, severity: Severity = Severity.WARNING) -> str:
+        """The id of a new alert; a critical one opens an incident too."""
+        with self.call() as call:
+            return self.premises.alerts.raise_alert(
+                call, name=self.new("alert"), subject=AssetRef("endpoint", "late"),
+                severity=severity, message="Something is not as it should be.", evidence={},
+            ).id  # fmt: skip
+
+    def incident(self) -> str:
+        """The id of a new incident."""
+        self.alert(Severity.CRITICAL)
+        with self.premises.database.reading() as connection:
+            found = self.premises.incidents.listed(connection)
+        return max(found, key=lambda one: one.id).id
+
+    def change(self, requested_by: str = "user:omar") -> str:
+        """The id of a new change that waits: the model's version to another unguarded stage."""
+        from falaj.models.model import Stage
+
+        registry, run = self.premises.registry, self.facts["run"]
+        with self.call(requested_by) as call:
+            bundle = registry.version(call.connection, "late", 1).bundle
+            name = self.new("model")
+            made = registry.register(call, name, run=run, bundle=bundle)
+            return self.premises.promotions.ask(
+                call, name, made.version, Stage.ARCHIVED, "It is a copy."
+            ).id
+
+    def service_account(self) -> str:
+        """The name of a new service account."""
+        from falaj.trust.model import Role
+
+        name = self.new("program")
+        with self.call() as call:
+            self.premises.authentication.accounts.create_service(
+                call.connection, name=name, roles=(Role.SERVICE,), created_by="user:amina",
+                now=call.now,
+            )  # fmt: skip
+        return name
+
+    def session_of(self, name: str) -> str:
+        """The id of a new session of an account."""
+        authentication = self.premises.authentication
+        with self.call() as call:
+            account = authentication.accounts.get(call.connection, name)
+            return authentication.sessions.begin(
+                call.connection, account, now=call.now, client="a test", mfa_at=None, address=None
+            ).id
+
+    def person(self) -> str:
+        """The name of a person who was invited and is active."""
+        from falaj.trust.model import AccountState, Role
+
+        name = self.new("person")
+        with self.call() as call:
+            self.premises.authentication.accounts.create(
+                call.connection, name=name, kind=PrincipalKind.USER, roles=(Role.VIEWER,),
+                created_by="user:amina", now=call.now, state=AccountState.ACTIVE,
+            )  # fmt: skip
+        return name
+
+    def started_run(self) -> str:
+        """The id of a run that has not ended."""
+        with self.call() as call:
+            return self.premises.runs.start(call, experiment="by-hand", params={}, tags={}).id
+
+    def waiting_job(self) -> str:
+        """The id of a job that waits."""
+        with self.call() as call:
+            return self.premises.jobs.submit(call, "sources.load", {}).id
+
+    def release(self) -> str:
+        """The id of a new release that serves nothing yet."""
+        with self.call() as call:
+            return self.premises.releases.deploy(call, "late").id
+
+    def serving(self) -> str:
+        """The id of a new release that serves, after another one did."""
+        for _ in range(2):
+            release = self.release()
+            with self.call() as call:
+                self.premises.releases.activate(call, "late", release, wait_seconds=1.0)
+        return release
+
+    def work(self) -> None:
+        """Run all jobs that wait."""
+        worker = Worker(self.premises.jobs, self.premises.handlers, name="small-world")
+        while worker.run_one():
+            pass
+        with self.premises.database.reading() as connection:
+            failed = [job for job in self.premises.jobs.listed(connection) if job.error]
+        if failed:
+            raise RuntimeError(f"the small world is broken: {failed}")
+
+    def _fill(self) -> None:
+        from falaj.models.model import Stage
+        from falaj.training.model import TrainingRequest, TrainingSetSpec
+
+        made = self.premises
+        with self.call() as call:
+            made.definitions.apply(call, [one.document() for one in definitions()])
+        with self.opened() as platform:
+            platform.sources.load("flights")
+            self.work()
+            platform.features.materialize("recent")
+            small = {"n_trees": 15, "num_leaves": 7, "num_threads": 1}
+            spec = TrainingSetSpec.model_validate(training_spec())
+            platform.training.train(TrainingRequest(model="late", spec=spec, params=small))
+            self.work()
+            platform.models.gates("late", 1)
+            self.work()
+            version = platform.models.get("late", 1)
+            self.facts["run"] = version.run
+            self.facts["training_set"] = platform.training.sets()[0].id
+            change = platform.models.promote(
+                "late", 1, to=Stage.PRODUCTION, reason="It is better than nothing."
+            )
+        with self.call("user:omar") as call:
+            made.changes.approve(call, change.id, "The evidence is good.")
+        self.facts["change"] = change.id
+        self.facts["release"] = self.serving()
+        self._predict()
+        self.facts["alert"] = self.alert()
+        self.facts["incident"] = self.incident()
+        self.facts["job"] = self.waiting_job()
+        self.facts["person"] = self.person()
+        self._report()
+
+    def _predict(self) -> None:
+        from falaj.serving.spools import PredictionDrain
+
+        chance = random.Random(3)
+        with self.opened() as platform:
+            for place in range(20):
+                answer = platform.endpoints.predict(
+                    "late",
+                    [{"signal": chance.gauss(0, 1), "carrier": chance.choice(_CARRIERS)}],
+                    request_id=f"f{place:04}",
+                )
+        self.facts["prediction"] = str(answer.predictions[0]["id"])
+        PredictionDrain(self.premises.spool_folder, self.premises.keys, self.premises.lake).run_once()
+
+    def _report(self) -> None:
+        with self.opened() as platform:
+            platform.monitors.drift("late")
+            self.facts["report"] = platform.monitors.reports("late")[0].id
+            for _ in range(2):
+                checkpoint = platform.audit.checkpoint()
+                self.facts["older" if "newer" not in self.facts else "newer"] = str(checkpoint.size)
+                self.facts.setdefault("newer", "")
+
+    def close(self) -> None:
+        """Close the HTTP client."""
+        self.http.close()
+
+
+def command_words(action: Action, arguments: Mapping[str, Any]) -> list[str]:
+    """The words of the command line that stand for these arguments."""
+    from falaj.interfaces.texts import jsonable, to_text
+
+    positional, options = [], []
+    for name in action.signature.parameters:
+        if name not in arguments:
+            continue
+        text = to_text(action, name, jsonable(arguments[name]))
+        if name in action.path_arguments:
+            positional.append(text)
+        else:
+            options += ["--" + name.replace("_", "-"), text]
+    return [*options, *positional]
+
+
+def _json(action: Action, result: Any) -> Any:
+    return action.result.dump_python(result, mode="json", context=_REVEALED)
+
+
+def door_of(world: World, caller: Caller) -> LocalDoor:
+    """A door of the world for any caller."""
+    return LocalDoor(world.premises.backend, caller)

@@ -1,0 +1,216 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from falaj.catalog.assets import Catalog
+from falaj.catalog.definitions import Definitions
+from falaj.kernel.call import AssetRef
+from falaj.kernel.clock import SetClock
+from falaj.kernel.database import Database
+from falaj.kernel.door import face
+from falaj.kernel.errors import Conflict, InvalidInput, NotFound
+from falaj.lake.adapters.ducklake_engine import Place
+from falaj.lake.adapters.lake_ducklake import DuckLake
+from falaj.models.model import Statistics
+from falaj.models.reference import statistics_of
+from falaj.monitoring.drift import Drift
+from falaj.monitoring.model import Labels, Monitor, PerformanceLimits
+from falaj.monitoring.monitors import Monitors
+from falaj.monitoring.performance import Performance
+from falaj.monitoring.service import MonitorService
+from falaj.operations.alerts import Alerts
+from falaj.operations.incidents import Incidents
+from falaj.serving.model import Endpoint
+from falaj.serving.predictionlog import SCHEMA
+from falaj.testing.calls import make_door, opened_call
+from falaj.testing.serving import make_release
+from falaj.training.encoding import EncodedFeature, Encoding
+
+NOW = datetime(2026, 11, 9, tzinfo=UTC)
+NAMES = ("a", "b", "c")
+
+
+def reference() -> Statistics:
+    random = np.random.default_rng(0)
+    encoding = Encoding(features=tuple(EncodedFeature(name=name) for name in NAMES))
+    rows = random.lognormal(size=(5_000, 3)).astype(np.float32)
+    return statistics_of(encoding, rows, random.uniform(size=5_000))
+
+
+def logged(n: int, *, shift: float, seed: int) -> pa.Table:
+    random = np.random.default_rng(seed)
+    rows = random.lognormal(size=(n, 3)).astype(np.float32)
+    rows[:, 1] *= 1 + shift
+    scores = random.uniform(size=n)
+    times = [NOW - timedelta(days=7) + timedelta(minutes=i) for i in range(n)]
+    given: dict[str, Any] = {
+        "prediction_id": [f"pred_{i}" for i in range(n)],
+        "request_id": [f"r{i}" for i in range(n)],
+        "endpoint": ["delays"] * n,
+        "release": ["release_1"] * n,
+        "variant": ["champion"] * n,
+        "model": ["delay"] * n,
+        "version": [1] * n,
+        "requested_at": times,
+        "predicted_for": times,
+        "features": rows.tolist(),
+        "score": scores,
+        "outputs": scores.reshape(-1, 1).tolist(),
+        "latency_us": [100] * n,
+        "caller": ["user:amina"] * n,
+    }
+    return pa.table(
+        [pa.array(given.get(field.name, [None] * n), field.type) for field in SCHEMA],
+        schema=SCHEMA,
+    )
+
+
+class World:
+    def __init__(self, database: Database, lake: DuckLake) -> None:
+        self.database, self.lake = database, lake
+        self.active: Any = make_release()
+        known = {"delays"}
+
+        def endpoint(_connection: Any, name: str) -> None:
+            if name not in known:
+                raise NotFound(f"There is no endpoint {name!r}.")
+
+        def active(connection: Any, name: str) -> Any:
+            endpoint(connection, name)
+            return self.active
+
+        catalog = Catalog()
+        self.definitions = Definitions(catalog, {"monitor": Monitor, "endpoint": Endpoint}, {})
+        self.alerts = Alerts(catalog, Incidents(catalog))
+        bundle = SimpleNamespace(statistics=reference())
+        self.service = MonitorService(
+            Monitors(
+                Drift(lake, SimpleNamespace(open_bundle=lambda _: bundle)),  # type: ignore[arg-type]
+                Performance(lake),
+                SimpleNamespace(active=active, endpoint=endpoint),  # type: ignore[arg-type]
+                self.definitions,
+                self.alerts,
+            )
+        )
+        self.monitors = face(
+            MonitorService, make_door(database, [self.service], clock=SetClock(NOW))
+        )
+        with opened_call(database) as call:
+            catalog.record(call, AssetRef("model", "delay"))
+            catalog.record(call, AssetRef("endpoint", "delays"))
+
+    def declare(self, monitor: Monitor) -> None:
+        with opened_call(self.database) as call:
+            endpoint = Endpoint(name="delays", model="delay")
+            self.definitions.apply(call, [endpoint, monitor])
+
+
+@pytest.fixture(scope="module")
+def lakes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, DuckLake]]:
+    folder: Path = tmp_path_factory.mktemp("lakes")
+    made = {}
+    for name, shift in (("steady", 0.0), ("shifted", 4.0)):
+        lake = DuckLake(Place.of("ducklake:", folder / name), threads=1)
+        lake.append("predictions_delays", logged(3_000, shift=shift, seed=5))
+        random = np.random.default_rng(9)
+        lake.append(
+            "outcomes",
+            pa.table(
+                {
+                    "request_id": [f"r{i}" for i in range(2_500)],
+                    "delayed": random.uniform(size=2_500) < 0.5,
+                }
+            ),
+        )
+        made[name] = lake
+    yield made
+    for lake in made.values():
+        lake.close()
+
+
+@pytest.fixture
+def steady(sqlite_database: Database, lakes: dict[str, DuckLake]) -> World:
+    return World(sqlite_database, lakes["steady"])
+
+
+@pytest.fixture
+def shifted(sqlite_database: Database, lakes: dict[str, DuckLake]) -> World:
+    return World(sqlite_database, lakes["shifted"])
+
+
+def test_a_steady_week_shows_no_drift_and_the_report_is_kept(steady: World) -> None:
+    report = steady.monitors.drift("delays")
+    assert report.n_observed == 3_000
+    assert [one.name for one in report.features] == list(NAMES)
+    assert report.drifted == []
+    (kept,) = steady.monitors.reports("delays")
+    assert (kept.kind, kept.endpoint, kept.by) == ("drift", "delays", "user:amina")
+    assert steady.monitors.report(kept.id).document["n_observed"] == 3_000
+
+
+def test_a_shifted_input_and_no_other_is_found(shifted: World) -> None:
+    report = shifted.monitors.drift("delays", since=NOW - timedelta(days=7), until=NOW)
+    assert [one.name for one in report.drifted] == ["b"]
+    assert "PSI" in report.drifted[0].why
+
+
+def test_realised_figures_come_by_week_and_day(steady: World) -> None:
+    report = steady.monitors.performance("delays", "outcomes", "delayed")
+    assert (report.n_predictions, report.n_labels) == (3_000, 2_500)
+    assert report.periods[0].auc is not None
+    by_day = steady.monitors.performance("delays", "outcomes", "delayed", by="day")
+    assert len(by_day.periods) == 3
+    assert [kept.kind for kept in steady.monitors.reports("delays", limit=1)] == ["performance"]
+
+
+def test_a_check_raises_one_alert_for_each_finding_and_not_again_while_it_is_open(
+    shifted: World,
+) -> None:
+    shifted.declare(
+        Monitor(
+            name="watch",
+            endpoint="delays",
+            labels=Labels(table="outcomes", label="delayed"),
+            performance=PerformanceLimits(auc_at_least=0.8),
+        )
+    )
+    assert [one.name for one in shifted.monitors.list()] == ["watch"]
+    first = shifted.monitors.check("watch")
+    assert len(first.reports) == 2
+    assert [finding.partition(" ")[0] for finding in first.findings] == ["b", "AUC"]
+    again = shifted.monitors.check("watch", until=NOW)
+    assert again.alerts == first.alerts
+    with shifted.database.reading() as connection:
+        listed = shifted.alerts.listed(connection)
+    assert {alert.name for alert in listed} == {"watch:drift-b", "watch:auc"}
+    assert {alert.n_seen for alert in listed} == {2}
+    assert str(listed[0].subject) == "endpoint:delays"
+
+
+def test_a_check_of_a_steady_endpoint_raises_nothing(steady: World) -> None:
+    steady.declare(Monitor(name="watch", endpoint="delays"))
+    assert steady.monitors.check("watch").findings == []
+
+
+def test_what_cannot_be_measured_is_told(steady: World) -> None:
+    with pytest.raises(NotFound, match="'other'"):
+        steady.monitors.drift("other")
+    with pytest.raises(InvalidInput, match="empty"):
+        steady.monitors.drift("delays", since=NOW, until=NOW)
+    with pytest.raises(NotFound, match="no logged predictions"):
+        steady.monitors.drift("delays", since=NOW, until=NOW + timedelta(days=1))
+    with pytest.raises(NotFound, match="report_x"):
+        steady.monitors.report("report_x")
+    with pytest.raises(NotFound, match="monitor"):
+        steady.monitors.check("nothing")
+    steady.active = None
+    with pytest.raises(Conflict, match="serves nothing"):
+        steady.monitors.drift("delays")

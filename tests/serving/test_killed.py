@@ -1,0 +1,145 @@
+"""A worker that is killed in the middle: what was answered, and what the log still has.
+
+Run as a program (``python test_killed.py FOLDER PORT-FILE``) this file is the worker.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from falaj.kernel.clock import SystemClock
+from falaj.lake.adapters.ducklake_engine import Place
+from falaj.lake.adapters.lake_ducklake import DuckLake
+from falaj.serving.adapters.runtime_onnx import OnnxRuntime
+from falaj.serving.inference import InferenceApp, server_options
+from falaj.serving.meters import Meters
+from falaj.serving.model import Durability, ServableModel
+from falaj.serving.plan import PlanCompiler
+from falaj.serving.plans import Keeper, Plans
+from falaj.serving.predictionlog import PredictionLog
+from falaj.serving.routing import RoutingTable
+from falaj.serving.spools import DirectorySpools, PredictionDrain
+from falaj.testing.fakes import AllowAll
+from falaj.testing.serving import MemoryBundles, NamedTokens, make_release, onnx_classifier
+from falaj.trust.adapters.keys_file import FileKeyring, MachineSeal
+
+ROW = {"a": 0.5, "b": -1.25, "c": 2.0}
+FLUSH_SECONDS = 0.2
+
+
+def keys_of(folder: Path) -> FileKeyring:
+    return FileKeyring(folder / "ring.json", MachineSeal(folder / "secret"), clock=SystemClock())
+
+
+def serve(folder: Path, port_file: Path) -> None:
+    import uvicorn
+
+    table = RoutingTable(folder / "routing")
+    model = ServableModel("onnx", (folder / "model.onnx").read_bytes(), ("a", "b", "c"))
+    compiler = PlanCompiler(MemoryBundles({"sha256:a": model}), [OnnxRuntime(device="cpu")], None)
+    plans = Plans(table, compiler)
+    app = InferenceApp(
+        plans=plans,
+        keeper=Keeper(plans, table),
+        verifier=NamedTokens(),
+        policy=AllowAll(),
+        log=PredictionLog(
+            DirectorySpools(folder / "spool", keys_of(folder)), flush_seconds=FLUSH_SECONDS
+        ),
+        meters=Meters(folder / "meters", "w0"),
+    )
+
+    class Server(uvicorn.Server):
+        async def startup(self, sockets: Any = None) -> None:
+            await super().startup(sockets=sockets)
+            port = self.servers[0].sockets[0].getsockname()[1]
+            port_file.with_suffix(".new").write_text(str(port))
+            port_file.with_suffix(".new").rename(port_file)
+
+    Server(uvicorn.Config(app, host="127.0.0.1", port=0, **server_options())).run()
+
+
+def answered_until_killed(folder: Path, *, seconds: float) -> list[tuple[str, float]]:
+    """Start a worker, ask on four connections, kill it; (id, time of answer) of each."""
+    port_file = folder / "port"
+    worker = subprocess.Popen([sys.executable, __file__, str(folder), str(port_file)])
+    try:
+        until = time.monotonic() + 60
+        while not port_file.exists():
+            assert worker.poll() is None
+            assert time.monotonic() < until
+            time.sleep(0.02)
+        url = f"http://127.0.0.1:{port_file.read_text()}/v1/endpoints/delays/predict"
+        answered: list[tuple[str, float]] = []
+
+        def ask() -> None:
+            with httpx.Client(headers={"authorization": "Bearer user:amina"}) as client:
+                while True:
+                    try:
+                        answer = client.post(url, json={"inputs": [ROW]})
+                    except httpx.TransportError:
+                        return
+                    assert answer.status_code == 200, answer.text
+                    answered.append((answer.json()["predictions"][0]["id"], time.monotonic()))
+
+        threads = [threading.Thread(target=ask) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        began = time.monotonic()
+        while len(answered) < 150 or time.monotonic() < began + seconds:
+            assert time.monotonic() < began + 60
+            time.sleep(0.02)
+        os.kill(worker.pid, signal.SIGKILL)
+        for thread in threads:
+            thread.join(20)
+        return answered
+    finally:
+        worker.kill()
+        worker.wait()
+
+
+@pytest.mark.parametrize("durability", [Durability.REQUEST, Durability.BATCH])
+def test_a_killed_worker_loses_nothing_that_its_durability_promised(
+    tmp_path: Path, durability: Durability
+) -> None:
+    FileKeyring.create(
+        tmp_path / "ring.json", MachineSeal.create(tmp_path / "secret"), clock=SystemClock()
+    )
+    (tmp_path / "model.onnx").write_bytes(onnx_classifier())
+    table = RoutingTable(tmp_path / "routing")
+    table.write(make_release(durability=durability))
+    table.flip("delays", "release_1")
+    answered = answered_until_killed(tmp_path, seconds=2.5)
+    killed = max(at for _, at in answered)
+    lake = DuckLake(Place.of("ducklake:", tmp_path / "lake"), threads=1)
+    PredictionDrain(tmp_path / "spool", keys_of(tmp_path), lake).run_once()
+    logged = lake.scan("predictions_delays", columns=["prediction_id"]).column(0).to_pylist()
+    lake.close()
+    assert len(set(logged)) == len(logged)
+    lost = {one: at for one, at in answered if one not in set(logged)}
+    assert len(answered) >= 150
+    if durability is Durability.REQUEST:
+        assert lost == {}
+    else:
+        # What was answered well before the end had been flushed; a loaded machine is slow.
+        assert logged
+        assert all(at > killed - FLUSH_SECONDS - 2 for at in lost.values())
+    until = time.monotonic() + 5
+    while table.workers() and time.monotonic() < until:
+        time.sleep(0.05)
+    assert table.workers() == []
+    table.close()
+
+
+if __name__ == "__main__":
+    serve(Path(sys.argv[1]), Path(sys.argv[2]))

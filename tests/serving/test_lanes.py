@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from falaj.kernel.errors import FalajError
+from falaj.serving.adapters.runtime_onnx import OnnxRuntime
+from falaj.serving.errors import DeadlineExceeded, ModelFailed
+from falaj.serving.lanes import INLINE_ROWS, Lane
+from falaj.serving.meters import Meter
+from falaj.serving.model import Limits
+from falaj.serving.plan import PlanCompiler, RequestPlan
+from falaj.serving.predictionlog import PredictionLog
+from falaj.testing.serving import MemoryBundles, MemorySpools, make_release, servable
+
+
+class Touchy:
+    """A reader that cannot bear a negative a."""
+
+    names = ("a", "b", "c")
+
+    def compile(self, document: Mapping[str, Any], categories: Mapping[str, Any]) -> Touchy:
+        return self
+
+    def read(self, rows: Sequence[Mapping[str, Any]], at_us: int) -> tuple[Any, Any, Any]:
+        if any(row["a"] < 0 for row in rows):
+            raise ValueError("negative")
+        values = np.array([[row[name] for name in self.names] for row in rows], dtype=np.float32)
+        return values, np.zeros(values.shape, np.uint8), np.zeros(values.shape, np.int64)
+
+
+def compiled(**values: Any) -> RequestPlan:
+    bundles = MemoryBundles({"sha256:a": servable(0)})
+    compiler = PlanCompiler(bundles, [OnnxRuntime(device="cpu")], Touchy())  # type: ignore[arg-type]
+    return compiler.compile(make_release(features={}, feature_service="touchy", **values))
+
+
+def asked(plan: RequestPlan, *firsts: float, started: float | None = None) -> Any:
+    rows = ",".join(f'{{"a":{first},"b":0,"c":0}}' for first in firsts)
+    begun = time.perf_counter() if started is None else started
+    return plan.parse(f'{{"inputs":[{rows}]}}'.encode(), caller="user:a", started=begun)
+
+
+async def answers(plan: RequestPlan, requests: list[Any], tmp_path: Path) -> list[Any]:
+    with ThreadPoolExecutor(1) as aside:
+        log = PredictionLog(MemorySpools())
+        loop = asyncio.get_running_loop()
+        lane = Lane("delays", Meter(tmp_path / "meter"), log, aside, loop)
+        waiting = [lane.scored(plan, request) for request in requests]
+        return await asyncio.gather(*waiting, return_exceptions=True)
+
+
+def test_requests_of_one_turn_are_scored_together_and_one_that_fails_spoils_no_other(
+    tmp_path: Path,
+) -> None:
+    plan = compiled()
+    told = asyncio.run(answers(plan, [asked(plan, x) for x in (1, -1, 2)], tmp_path))
+    assert isinstance(told[1], ModelFailed)
+    assert "negative" in told[1].message
+    assert isinstance(told[0], bytes)
+    assert isinstance(told[2], bytes)
+
+
+def test_a_request_that_waited_beyond_its_deadline_is_not_scored(tmp_path: Path) -> None:
+    plan = compiled(limits=Limits(deadline_seconds=0.5))
+    old = asked(plan, 1, started=time.perf_counter() - 1)
+    told = asyncio.run(answers(plan, [old, asked(plan, 2)], tmp_path))
+    assert isinstance(told[0], DeadlineExceeded)
+    assert isinstance(told[1], bytes)
+    (alone,) = asyncio.run(answers(plan, [old], tmp_path))
+    assert isinstance(alone, DeadlineExceeded)
+
+
+def test_a_large_request_that_fails_aside_fails_with_its_reason(tmp_path: Path) -> None:
+    plan = compiled()
+    (told,) = asyncio.run(answers(plan, [asked(plan, *[-1] * (INLINE_ROWS + 1))], tmp_path))
+    assert isinstance(told, FalajError)
+    assert "negative" in told.message
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_ids_stay_unique_over_requests_of_one_turn(tmp_path: Path, n: int) -> None:
+    plan = compiled()
+    told = asyncio.run(answers(plan, [asked(plan, *range(n)) for _ in range(50)], tmp_path))
+    ids = [part.split(b'"')[0] for answer in told for part in answer.split(b'"id":"')[1:]]
+    assert len(set(ids)) == 50 * n

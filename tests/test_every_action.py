@@ -1,0 +1,266 @@
+"""One door: every action, through every interface, under the same rule and the same record."""
+
+import re
+from collections import Counter
+
+import pytest
+from sqlalchemy import select
+
+from falaj.interfaces.cli import SERVICES
+from falaj.kernel.database import metadata
+from falaj.kernel.errors import FalajError, Forbidden, NotFound, StepUpRequired, Unavailable
+from falaj.testing.subjects import SUBJECTS, subject_of
+from falaj.testing.world import WAYS, World, door_of
+from falaj.trust.audit_tables import records
+from falaj.trust.duties import unassigned
+from falaj.wiring.services import service_classes
+
+ACTIONS = {
+    action.name: action for service in service_classes().values() for action in service.actions()
+}
+SENSITIVE = [name for name, action in ACTIONS.items() if action.step_up]
+MUTATING = [name for name, action in ACTIONS.items() if action.mutates]
+FOR_EVERYONE = {"accounts.me"}
+NOTHING_THERE = "no-such-thing"
+OTHER_ROUTES = {
+    "/", "/enrol", "/enrol/factor", "/static", "/healthz", "/metrics", "/api/openapi.json",
+    "/auth/enrol", "/auth/confirm", "/auth/login", "/auth/service-login", "/auth/refresh",
+    "/auth/step-up", "/auth/logout",
+}  # fmt: skip
+
+every_action = pytest.mark.parametrize("name", list(ACTIONS))
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory):
+    with World.made(tmp_path_factory.mktemp("world")) as made:
+        yield made
+        made.close()
+
+
+class Log:
+    """The audit records that were added since this was made."""
+
+    def __init__(self, world):
+        self._world = world
+        self._since = max((row.seq for row in self._rows()), default=0)
+
+    def _rows(self, since=0):
+        with self._world.premises.database.reading() as connection:
+            query = select(records).where(records.c.seq > since).order_by(records.c.seq)
+            return list(connection.execute(query))
+
+    def outcomes(self, action):
+        """How often the action was recorded with each outcome."""
+        found = [row.outcome for row in self._rows(self._since) if row.action == action]
+        return dict(Counter(found))
+
+
+def contents(world):
+    """All rows of the metadata database but for the audit log's, by table."""
+    with world.premises.database.reading() as connection:
+        return {
+            table.name: sorted(map(repr, connection.execute(select(table))))
+            for table in metadata.sorted_tables
+            if not table.name.startswith("audit")
+        }
+
+
+@every_action
+def test_an_action_gives_the_same_answer_in_python_over_http_and_by_command(world, name):
+    action, subject = ACTIONS[name], subject_of(name)
+    answers = {way: world.ask(way, action, subject.arguments(world)) for way in WAYS}
+    same = {way: subject.same(answer) for way, answer in answers.items()}
+    assert same["http"] == same["python"]
+    assert same["command"] == same["python"]
+
+
+@every_action
+def test_an_action_is_recorded_once_when_it_is_done(world, name):
+    action = ACTIONS[name]
+    arguments = subject_of(name).arguments(world)
+    log = Log(world)
+    door_of(world, world.caller()).call(action, arguments)
+    assert log.outcomes(name) == {"done": 1}
+
+
+@every_action
+def test_an_action_is_refused_without_credentials_and_nothing_is_recorded_as_done(world, name):
+    action = ACTIONS[name]
+    log = Log(world)
+    path = "/api" + re.sub(r"{\w+(:path)?}", "1", action.path)
+    for headers in ({}, {"Authorization": "Bearer forged"}):
+        answer = world.http.request(action.method, path, headers=headers)
+        assert answer.status_code == 401
+        assert answer.headers["www-authenticate"] == "Bearer"
+    assert log.outcomes(name) == {}
+
+
+@pytest.mark.parametrize("name", [name for name in ACTIONS if name not in FOR_EVERYONE])
+def test_an_action_is_refused_to_somebody_without_a_role_and_recorded_once_as_refused(world, name):
+    action = ACTIONS[name]
+    arguments = subject_of(name).arguments(world)
+    door = door_of(world, world.caller(nobody=True))
+    log, before = Log(world), contents(world)
+    with pytest.raises((Forbidden, NotFound)):
+        door.call(action, arguments)
+    assert log.outcomes(name) == {"refused": 1}
+    assert contents(world) == before
+
+
+@pytest.mark.parametrize("name", SENSITIVE)
+def test_a_sensitive_action_needs_a_fresh_second_factor_through_every_door(world, name):
+    action = ACTIONS[name]
+    arguments = subject_of(name).arguments(world)
+    log, before = Log(world), contents(world)
+    for way in WAYS:
+        with pytest.raises(StepUpRequired):
+            world.ask(way, action, arguments, stepped_up=False)
+    assert log.outcomes(name) == {"refused": len(WAYS)}
+    assert contents(world) == before
+
+
+class BrokenLog:
+    """An audit log whose disk is full."""
+
+    def append(self, connection, entry):
+        raise Unavailable("The audit log cannot be written.", hint="Free some space.")
+
+
+@every_action
+def test_an_action_is_not_done_when_its_record_cannot_be_written(world, name, monkeypatch):
+    action = ACTIONS[name]
+    arguments = subject_of(name).arguments(world)
+    log, before = Log(world), contents(world)
+    with monkeypatch.context() as broken:
+        broken.setattr(world.premises.backend, "audit", BrokenLog())
+        with pytest.raises(Unavailable, match="audit log"):
+            door_of(world, world.caller()).call(action, arguments)
+    assert contents(world) == before
+    assert log.outcomes(name) == {}
+
+
+def fails(world, way, action, arguments):
+    with pytest.raises(FalajError) as caught:
+        world.ask(way, action, arguments)
+    return type(caught.value), caught.value.code
+
+
+def naming_nothing(action, arguments):
+    """The arguments with a name in the path that nothing has."""
+    kinds = {name: action.signature.parameters[name].annotation for name in action.path_arguments}
+    return {**arguments, **{name: 999 if "int" in str(kind) else NOTHING_THERE
+                            for name, kind in kinds.items()}}  # fmt: skip
+
+
+TAKING_A_NAME = [name for name, action in ACTIONS.items() if action.path_arguments]
+MAKING_IT = {"accounts.invite", "accounts.create_service"}
+"""Actions whose path names what they make."""
+
+
+@pytest.mark.parametrize("name", [name for name in TAKING_A_NAME if name not in MAKING_IT])
+def test_a_name_of_nothing_gives_the_same_error_through_every_door(world, name):
+    action = ACTIONS[name]
+    arguments = naming_nothing(action, subject_of(name).arguments(world))
+    found = {way: fails(world, way, action, arguments) for way in WAYS}
+    assert len(set(found.values())) == 1, found
+
+
+@every_action
+def test_an_unknown_argument_gives_the_same_error_near_and_far(world, name):
+    action = ACTIONS[name]
+    arguments = {**subject_of(name).arguments(world), "surprise": 1}
+    with pytest.raises(FalajError) as near:
+        door_of(world, world.caller()).call(action, arguments)
+    token = world.token(world.caller())
+    from falaj.interfaces.client import RemoteDoor
+
+    with pytest.raises(FalajError) as far:
+        RemoteDoor(world.http, lambda: token).call(action, arguments)
+    assert type(far.value) is type(near.value)
+    assert near.value.code == "invalid-input"
+
+
+def test_every_action_has_a_subject_or_needs_no_argument():
+    for name, action in ACTIONS.items():
+        needed = [one.name for one in action.signature.parameters.values() if one.default is one.empty]
+        assert name in SUBJECTS or not needed, f"{name} needs {needed}"
+    assert set(SUBJECTS) <= set(ACTIONS)
+
+
+def test_every_action_belongs_to_somebodys_duty():
+    assert unassigned(ACTIONS.values()) == []
+
+
+def routes(world):
+    """Each (method, path) of the application but HEAD."""
+    for route in world.http.app.routes:
+        for method in getattr(route, "methods", None) or {"GET"}:
+            if method != "HEAD":
+                yield method, route.path
+
+
+def test_every_route_is_an_action_or_one_of_the_few_that_make_or_tell_no_secret(world):
+    of_actions = {(action.method, "/api" + action.path) for action in ACTIONS.values()}
+    found = set(routes(world))
+    assert of_actions <= found
+    assert {path for _, path in found - of_actions} == OTHER_ROUTES
+
+
+def test_the_routes_that_are_no_actions_open_nothing_to_a_stranger(world):
+    for method, path in routes(world):
+        if path in ("/", "/healthz", "/api/openapi.json", "/enrol", "/static") and method == "GET":
+            continue
+        if path in OTHER_ROUTES:
+            answer = world.http.request(method, path)
+            assert answer.status_code in (401, 422), (method, path)
+
+
+def test_the_openapi_document_describes_each_action_and_nothing_else(world):
+    document = world.http.get("/api/openapi.json").json()
+    described = {
+        operation["operationId"]: (method.upper(), path, operation)
+        for path, operations in document["paths"].items()
+        for method, operation in operations.items()
+    }
+    assert set(described) == set(ACTIONS)
+    for name, action in ACTIONS.items():
+        method, path, operation = described[name]
+        assert (method, path) == (action.method, "/api" + action.path.replace(":path}", "}"))
+        assert operation["x-permission"] == name
+        assert operation["x-step-up"] == action.step_up
+        assert operation["summary"] == action.summary
+        body = operation.get("requestBody", {}).get("content", {}).get("application/json", {})
+        told = {one["name"]: one["required"] for one in operation["parameters"]}
+        in_body = body.get("schema", {})
+        told |= {one: one in in_body["required"] for one in in_body.get("properties", {})}
+        parameters = action.signature.parameters.values()
+        assert told == {one.name: one.default is one.empty for one in parameters}
+
+
+def test_no_two_actions_share_a_method_and_a_path():
+    shapes = Counter(
+        (action.method, re.sub(r"{\w+(:path)?}", "{}", action.path)) for action in ACTIONS.values()
+    )
+    assert [shape for shape, count in shapes.items() if count > 1] == []
+
+
+def test_every_action_says_in_a_sentence_what_it_does():
+    for name, action in ACTIONS.items():
+        assert re.fullmatch(r"[A-Z0-9].{8,}[.]", action.summary), f"{name}: {action.summary!r}"
+
+
+def test_the_command_line_tells_of_each_service_what_the_service_tells_of_itself():
+    told = {
+        name: (service.__doc__ or "").strip().splitlines()[0]
+        for name, service in service_classes().items()
+    }
+    assert told == SERVICES
+
+
+def test_the_platform_object_has_each_service_and_each_action(world):
+    with world.opened() as platform:
+        for name, action in ACTIONS.items():
+            assert action.verb in dir(getattr(platform, action.service)), name
+    annotated = type(platform).__annotations__
+    assert set(annotated) >= set(service_classes())
