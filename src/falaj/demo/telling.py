@@ -114,11 +114,11 @@ def _served(
     feed = connect(up.control, service=FEED, secret=secrets[FEED], ca=up.ca)
     questions = Questions(up, endpoint.name, service=DESK, secret=secrets[DESK])
     try:
-        seen = _lived(story, premises, feed, questions)
+        seen = _lived(story, premises, owner, feed, questions)
     finally:
         questions.close()
         feed.close()
-    _watched(story, owner, seen)
+    _watched(story, owner)
     _traced(story, owner, seen)
     _proven(story, premises, owner, version)
     approver.platform.close()
@@ -157,7 +157,9 @@ def _materialised(story: Story, owner: Platform) -> None:
         story.done(f"{len(views)} views")
 
 
-def _lived(story: Story, premises: Premises, feed: Platform, questions: Questions) -> Lived:
+def _lived(
+    story: Story, premises: Premises, owner: Platform, feed: Platform, questions: Questions
+) -> Lived:
     seen = Lived()
     why = "October to December again, in the order of time: events pushed, predictions asked."
     with story.chapter("Lived", why):
@@ -188,7 +190,7 @@ def _lived(story: Story, premises: Premises, feed: Platform, questions: Question
         )
         _await_log(premises, len(seen.answers))
         story.done("every prediction is in the lake's log", rows=len(seen.answers))
-        report = feed.features.parity(delay_features.name, sample=200, at=END)
+        report = owner.features.parity(delay_features.name, sample=200, at=END)
         story.done(
             "online = offline, recomputed on a sample",
             values=report.n_values,
@@ -198,7 +200,7 @@ def _lived(story: Story, premises: Premises, feed: Platform, questions: Question
 
 
 def _await_log(premises: Premises, n_rows: int, *, patience_seconds: float = 30.0) -> None:
-    from falaj.serving.predictionlog import table_of
+    from falaj.serving.names import table_of
 
     table = table_of(endpoint.name)
     patience = time.monotonic() + patience_seconds
@@ -212,7 +214,7 @@ def _await_log(premises: Premises, n_rows: int, *, patience_seconds: float = 30.
         time.sleep(0.2)
 
 
-def _watched(story: Story, owner: Platform, seen: Lived) -> None:
+def _watched(story: Story, owner: Platform) -> None:
     why = "From the prediction log; labels joined when the flights had left."
     with story.chapter("Watched", why):
         performance = owner.monitors.performance(

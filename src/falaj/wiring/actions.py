@@ -74,7 +74,7 @@ def _serving(made: Premises) -> list[Service]:
             made.routing,
             Predictor(made.plans, made.prediction_log),
             tracing,
-            made.meters(made.process),
+            made.meters,
         ),
         MonitorService(made.monitors),
     ]
