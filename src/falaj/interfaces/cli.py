@@ -115,10 +115,11 @@ def _options(
         str | None, typer.Option(help="Why data is asked for, where that matters.")
     ] = None,
 ) -> None:
-    context.obj = Session(
+    session = Session(
         folder=folder, url=url, ca=ca, as_json=as_json, code=code, purpose=purpose, only=only
     )
-    context.call_on_close(context.obj.close)
+    context.obj = session
+    context.call_on_close(session.close)
 
 
 def _invoke(context: typer.Context, action: Action, arguments: dict[str, Any], wait: bool) -> None:

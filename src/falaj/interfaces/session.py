@@ -55,9 +55,10 @@ class Session:
         return opened
 
     def close(self) -> None:
-        """Give the platform back if it was opened: no job that it took here is left behind."""
-        if "platform" in self.__dict__:
-            self.platform.close()
+        """Give the platform's files and connections back, if it was opened."""
+        opened = self.__dict__.get("platform")
+        if opened is not None:
+            opened.close()
 
     def call(self, action: Action, arguments: dict[str, Any]) -> Any:
         """Call an action; asks for a one-time code if it needs one and somebody is there."""
