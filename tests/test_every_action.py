@@ -290,3 +290,16 @@ def test_the_platform_object_has_each_service_and_each_action(world):
             assert action.verb in dir(getattr(platform, action.service)), name
     annotated = type(platform).__annotations__
     assert set(annotated) >= set(service_classes())
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_number_that_is_none_is_logged_and_read_through_every_door(world, way):
+    run = world.started_run()
+    points = [{"key": "loss", "value": float("nan")}, {"key": "worst", "value": float("inf")}]
+    world.ask(way, ACTIONS["runs.log"], {"run": run, "metrics": points})
+    for reader in WAYS:
+        read = world.ask(reader, ACTIONS["runs.get"], {"run": run})["metrics"]
+        assert {name: str(value).lower()[:3] for name, value in read.items()} == {
+            "loss": "nan",
+            "worst": "inf",
+        }

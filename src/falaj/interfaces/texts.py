@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import BaseModel, SecretStr, TypeAdapter
 
 from falaj.kernel.actions import Action
+from falaj.kernel.numbers import written
 
 
 @lru_cache(maxsize=4096)
@@ -73,6 +74,8 @@ def jsonable(value: Any) -> Any:
         return {str(key): jsonable(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         return [jsonable(item) for item in value]
-    if value is None or isinstance(value, str | bool | int | float):
+    if isinstance(value, float):
+        return written(value)
+    if value is None or isinstance(value, str | bool | int):
         return value
     return TypeAdapter(type(value)).dump_python(value, mode="json")
