@@ -51,6 +51,10 @@ class Log:
             query = select(audit_records).where(audit_records.c.seq > since)
             return list(connection.execute(query))
 
+    def actions(self):
+        """The names of the actions that were recorded, done or not."""
+        return {row.action for row in self._rows(self._since)}
+
     def outcomes(self, action):
         """How often the action was recorded with each outcome."""
         found = [row.outcome for row in self._rows(self._since) if row.action == action]
@@ -303,3 +307,42 @@ def test_a_number_that_is_none_is_logged_and_read_through_every_door(world, way)
             "loss": "nan",
             "worst": "inf",
         }
+
+
+@pytest.mark.parametrize("odd", ["", ".", "..", "../x", "a/b", "a b?c#d&e=f%", "ملف"])
+@pytest.mark.parametrize("name", [name for name in TAKING_A_NAME if name not in MAKING_IT])
+def test_an_odd_name_gives_the_same_error_near_and_far_and_leads_nowhere_else(world, name, odd):
+    action = ACTIONS[name]
+    arguments = naming_nothing(action, subject_of(name).arguments(world))
+    for taken in action.path_arguments:
+        if arguments[taken] == NOTHING_THERE:
+            arguments[taken] = odd
+    near = fails(world, "python", action, arguments)
+    log = Log(world)
+    assert fails(world, "http", action, arguments) == near
+    assert log.actions() <= {name}
+
+
+def test_a_metric_whose_name_holds_a_slash_is_read_through_every_door(world):
+    run = world.started_run()
+    points = [{"key": "train/loss of a b?", "value": 0.5}]
+    world.ask("python", ACTIONS["runs.log"], {"run": run, "metrics": points})
+    for way in WAYS:
+        asked = {"run": run, "key": "train/loss of a b?"}
+        (point,) = world.ask(way, ACTIONS["runs.history"], asked)
+        assert point["value"] == 0.5
+
+
+def test_a_purpose_may_be_said_in_any_language(world):
+    caller, heard = world.caller(), []
+    token = world.token(caller)
+    decide = world.premises.policy.decide
+    purpose = "تحسين 50% of الخدمة"
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(
+            world.premises.policy,
+            "decide",
+            lambda who, *rest, **more: heard.append(who.purpose) or decide(who, *rest, **more),
+        )
+        RemoteDoor(world.http, lambda: token, purpose=purpose).call(ACTIONS["accounts.me"], {})
+    assert heard == [purpose]

@@ -74,8 +74,6 @@ def jsonable(value: Any) -> Any:
         return {str(key): jsonable(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         return [jsonable(item) for item in value]
-    if isinstance(value, float):
-        return written(value)
-    if value is None or isinstance(value, str | bool | int):
-        return value
+    if value is None or isinstance(value, str | bool | int | float):
+        return written(value) if isinstance(value, float) else value
     return TypeAdapter(type(value)).dump_python(value, mode="json")
