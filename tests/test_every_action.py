@@ -183,7 +183,9 @@ def test_an_unknown_argument_gives_the_same_error_near_and_far(world, name):
 
 def test_every_action_has_a_subject_or_needs_no_argument():
     for name, action in ACTIONS.items():
-        needed = [one.name for one in action.signature.parameters.values() if one.default is one.empty]
+        needed = [
+            one.name for one in action.signature.parameters.values() if one.default is one.empty
+        ]
         assert name in SUBJECTS or not needed, f"{name} needs {needed}"
     assert set(SUBJECTS) <= set(ACTIONS)
 

@@ -74,7 +74,9 @@ def test_no_function_is_longer_than_a_screen():
 
 
 def test_no_module_is_named_for_nothing():
-    assert [told(one) for one in MODULES if one.stem in NO_NAMES or one.parent.name in NO_NAMES] == []
+    assert [
+        told(one) for one in MODULES if one.stem in NO_NAMES or one.parent.name in NO_NAMES
+    ] == []
 
 
 def public(node, *, within_class=False):
