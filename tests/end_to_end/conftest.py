@@ -12,7 +12,13 @@ import httpx
 import pytest
 
 from falaj.testing.guarded import Account, GuardedServer, Started, free_ports
-from falaj.testing.installations import Installation, Person, client, falaj_command
+from falaj.testing.installations import (
+    SURROUNDINGS,
+    Installation,
+    Person,
+    client,
+    falaj_command,
+)
 
 
 def _module(name):
@@ -74,8 +80,8 @@ def running(shared_folder, story):
             kept = Path(facts["folder"]) / "told.json"
             if not kept.exists():
                 kept.write_text(json.dumps(_tell(facts, story), default=str))
-            yield_facts = json.loads(kept.read_text())
-        yield _running(facts, yield_facts)
+            kept_facts = json.loads(kept.read_text())
+        yield _running(facts, kept_facts)
     finally:
         server.release()
 
@@ -86,7 +92,11 @@ def _start(folder, story):
     installation.init(http_port=control, inference_port=inference)
     story.write_data(installation.folder)
     return Started(
-        command=falaj_command(installation.folder, "up"),
+        command=[
+            "env",
+            *(f"{name}={value}" for name, value in SURROUNDINGS.items()),
+            *falaj_command(installation.folder, "up"),
+        ],
         facts={
             "folder": str(installation.folder),
             "control": f"https://127.0.0.1:{control}",
@@ -132,6 +142,7 @@ def _tell(facts, story):
     told = story.told(installation, people["bilal"], people["salma"])
     return {
         "told": told,
+        "recovery": installation.recovery,
         "service": {"name": "scorer", "secret": secret},
         "people": {name: asdict(person) for name, person in people.items()},
     }
@@ -142,9 +153,8 @@ def _running(facts, kept):
         name: Person(**{**values, "ca": Path(values["ca"])})
         for name, values in kept["people"].items()
     }
-    return Running(
-        _installation(facts), people["bilal"], people["salma"], kept["service"], kept["told"]
-    )
+    installation = _installation({**facts, "recovery": kept["recovery"]})
+    return Running(installation, people["bilal"], people["salma"], kept["service"], kept["told"])
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ SERVICES: dict[str, str] = {
     "alerts": "Alerts: what is not as it should be, and who looks after it.",
     "incidents": "Incidents: disturbances, their priority, and what was done about them.",
     "assets": "Assets and their lineage: what there is, whose it is, and what flows into what.",
-    "accounts": "People and programs that may act on this platform, their roles and their sessions.",
+    "accounts": "People and programs that may act on this platform, their roles and sessions.",
     "keys": "The keys that seal and sign: which there are, and their rotation.",
     "audit": "What was done by whom, and proof that the record of it is whole.",
     "jobs": "Long work: what waits, what runs, what has ended and how.",
@@ -115,9 +115,11 @@ def _options(
         str | None, typer.Option(help="Why data is asked for, where that matters.")
     ] = None,
 ) -> None:
-    context.obj = Session(
+    session = Session(
         folder=folder, url=url, ca=ca, as_json=as_json, code=code, purpose=purpose, only=only
     )
+    context.obj = session
+    context.call_on_close(session.close)
 
 
 def _invoke(context: typer.Context, action: Action, arguments: dict[str, Any], wait: bool) -> None:

@@ -32,6 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--name", required=True)
     parser.add_argument("--ready", type=Path, required=True)
+    parser.add_argument("--parent", type=int, required=True)
     parser.add_argument("--socket", type=int, action="append", default=[])
     given = parser.parse_args(arguments)
     settings = Settings.read(given.folder)
@@ -48,11 +49,12 @@ def main(arguments: list[str] | None = None) -> int:
 
     try:
         if given.role == "worker":
-            _run_worker(premises, ready)
+            _run_worker(premises, ready, given.parent)
         elif given.role == "control":
-            _serve(control_app(premises), premises, sockets, ready)
+            _serve(control_app(premises), premises, sockets, ready, given.parent)
         else:
-            _serve(premises.inference_app(given.name), premises, sockets, ready)
+            app = premises.inference_app(given.name)
+            _serve(app, premises, sockets, ready, given.parent)
     finally:
         premises.close()
     return 0
@@ -76,7 +78,11 @@ def control_app(premises: Premises) -> Any:
 
 
 def _serve(
-    app: Any, premises: Premises, sockets: list[socket.socket], ready: Callable[[], None]
+    app: Any,
+    premises: Premises,
+    sockets: list[socket.socket],
+    ready: Callable[[], None],
+    parent: int,
 ) -> None:
     import uvicorn
 
@@ -114,11 +120,11 @@ def _serve(
     def stop() -> None:
         server.should_exit = True
 
-    end_with_parent(stop)
+    end_with_parent(parent, stop)
     server.run(sockets=sockets)
 
 
-def _run_worker(premises: Premises, ready: Callable[[], None]) -> None:
+def _run_worker(premises: Premises, ready: Callable[[], None], parent: int) -> None:
     stopped = threading.Event()
 
     def asked(_number: int, _frame: FrameType | None) -> None:
@@ -126,7 +132,7 @@ def _run_worker(premises: Premises, ready: Callable[[], None]) -> None:
 
     signal.signal(signal.SIGTERM, asked)
     signal.signal(signal.SIGINT, asked)
-    end_with_parent(stopped.set)
+    end_with_parent(parent, stopped.set)
     ready()
     premises.work(stopped)
 

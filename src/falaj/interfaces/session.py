@@ -54,6 +54,12 @@ class Session:
             opened.step_up(self.code)
         return opened
 
+    def close(self) -> None:
+        """Give the platform's files and connections back, if it was opened."""
+        opened = self.__dict__.get("platform")
+        if opened is not None:
+            opened.close()
+
     def call(self, action: Action, arguments: dict[str, Any]) -> Any:
         """Call an action; asks for a one-time code if it needs one and somebody is there."""
         try:

@@ -176,6 +176,8 @@ class Supervisor:
             child.name,
             "--ready",
             str(self._ready_file(child)),
+            "--parent",
+            str(os.getpid()),
         ]
         for descriptor in descriptors:
             command += ["--socket", str(descriptor)]
@@ -244,9 +246,11 @@ class Supervisor:
                 bound.close()
 
 
-def end_with_parent(stop: Callable[[], None], *, every_seconds: float = 0.5) -> None:
-    """Watch, in a thread, that our parent still is who it was; call ``stop`` when it is not."""
-    parent = os.getppid()
+def end_with_parent(parent: int, stop: Callable[[], None], *, every_seconds: float = 0.5) -> None:
+    """Watch, in a thread, that our parent still is ``parent``; call ``stop`` when it is not.
+
+    The parent says who it is: it may be gone before we look for the first time.
+    """
 
     def watch() -> None:
         while os.getppid() == parent:

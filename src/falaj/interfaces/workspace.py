@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
-from rich.panel import Panel
-from rich.table import Table
 from rich.tree import Tree
 
 from falaj.interfaces.session import Session
@@ -128,15 +126,19 @@ def run_up(session: Session, role: str | None) -> None:
 
 
 def _announce(session: Session, supervisor: Supervisor, link: str | None) -> None:
-    rows = Table.grid(padding=(0, 2))
+    told = {}
     if supervisor.control_address:
-        rows.add_row("control plane", supervisor.control_address)
+        told["control plane"] = supervisor.control_address
     if supervisor.inference_address:
-        rows.add_row("inference", supervisor.inference_address)
-    rows.add_row("certificate authority", str(supervisor.settings.home / "tls" / "ca.pem"))
+        told["inference"] = supervisor.inference_address
+    told["certificate authority"] = str(supervisor.settings.home / "tls" / "ca.pem")
     if link is not None:
-        rows.add_row("enrol the administrator", f"{supervisor.control_address}/enrol?secret={link}")
-    session.console.print(Panel(rows, title="Falaj is up; stop it with Ctrl-C", expand=False))
+        told["enrol the administrator"] = f"{supervisor.control_address}/enrol?secret={link}"
+    console = session.console
+    console.print("[bold]Falaj is up[/]; stop it with Ctrl-C.")
+    # Whole lines whatever the width: they are made to be copied.
+    for name, value in told.items():
+        console.print(f"  {name:24}{escape(value)}", soft_wrap=True, highlight=False)
 
 
 def show_lineage(session: Session, kind: str, key: str) -> None:
@@ -159,7 +161,8 @@ def show_lineage(session: Session, kind: str, key: str) -> None:
 
 
 def run_demo(session: Session, *, keep: bool, where: Path | None) -> None:
-    """``falaj demo``."""
-    from falaj.demo.flights import tell
+    """``falaj demo``: found by its entry point, for it stands above the interfaces."""
+    from importlib.metadata import entry_points
 
-    tell(session.console, keep=keep, where=where)
+    (story,) = entry_points(group="falaj.stories", name="demo")
+    story.load()(session.console, keep=keep, where=where)

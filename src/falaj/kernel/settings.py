@@ -48,8 +48,6 @@ class InferenceSettings(BaseModel):
     host: str = "127.0.0.1"
     port: int = Field(8444, ge=0, le=65535)
     workers: int = Field(1, ge=1, le=256)
-    durability: str = Field("batch", pattern="^(batch|request)$")
-    """``request`` answers after the prediction log is on disk; ``batch`` may lose the buffer."""
     flush_rows: int = Field(1000, gt=0)
     flush_seconds: float = Field(1.0, gt=0)
 
@@ -79,6 +77,8 @@ class Settings(BaseSettings):
     """Seals the keyring; without it a machine secret beside the keyring does."""
     data_folders: tuple[Path, ...] = (Path(),)
     """Folders that sources may read files from; relative to the project's folder."""
+    job_lease_seconds: float = Field(30.0, ge=1, le=3600)
+    """After so long without a sign of its worker, a job is taken up by another one."""
     region: str = "local"
     """The region that this installation stands in; assets inherit it."""
     http: HttpSettings = HttpSettings()

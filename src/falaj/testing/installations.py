@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 _PROGRAM = "from falaj.interfaces.cli import main; main()"
 _PATIENCE_SECONDS = 120.0
+SURROUNDINGS = {"COLUMNS": "300", "PYTHONPATH": str(Path(__file__).parents[2])}
+"""Variables of every process: wide lines, and this very package whatever the folder."""
 PASSWORD = "correct horse battery staple 7"  # noqa: S105 - of accounts that live for one test
 
 
@@ -259,7 +261,7 @@ class Installation:
 
     def _environment(self, more: Mapping[str, str] | None = None) -> dict[str, str]:
         kept = {k: v for k, v in os.environ.items() if not k.startswith("FALAJ_")}
-        return {**kept, "COLUMNS": "300", **self.variables, **(more or {})}
+        return {**kept, **SURROUNDINGS, **self.variables, **(more or {})}
 
 
 def alive(pid: int) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Mapping
+from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,7 @@ from falaj.operations.changes import Changes
 from falaj.operations.incidents import Incidents
 from falaj.trust.audit import SqlAuditLog
 from falaj.trust.audit_checkpoints import Checkpoints
+from falaj.trust.audit_verification import Verifier
 from falaj.trust.authentication import Authentication
 from falaj.trust.epochs import Epochs
 from falaj.trust.factors import Factors
@@ -125,6 +127,11 @@ class Premises:
         return FileWitness(private_folder(self.settings.home / "witness") / "checkpoints")
 
     @cached_property
+    def audit_verifier(self) -> Verifier:
+        """Checks the audit log against its chain, its checkpoints and its witness."""
+        return Verifier(self.checkpoints, witness=self.witness)
+
+    @cached_property
     def tokens(self) -> Tokens:
         """Issues and verifies access tokens."""
         return Tokens(self.keys, Epochs(self.database), issuer="falaj")
@@ -156,7 +163,8 @@ class Premises:
     @cached_property
     def jobs(self) -> Jobs:
         """The durable jobs."""
-        return Jobs(self.database, self.clock)
+        lease = timedelta(seconds=self.settings.job_lease_seconds)
+        return Jobs(self.database, self.clock, lease=lease)
 
     @cached_property
     def calls(self) -> Calls:
@@ -366,13 +374,15 @@ class Premises:
             DirectorySpools(self.spool_folder, self.keys),
             flush_rows=settings.flush_rows,
             flush_seconds=settings.flush_seconds,
+            lost=lambda endpoint, n_rows: self.meters.of(endpoint).unlogged(n_rows),
         )
 
-    def meters(self, worker: str) -> Meters:
-        """The counters that all workers of this machine share."""
+    @cached_property
+    def meters(self) -> Meters:
+        """The counters that all workers of this machine share, under this process's name."""
         from falaj.serving.meters import Meters
 
-        return Meters(private_folder(self.settings.home / "meters"), worker)
+        return Meters(private_folder(self.settings.home / "meters"), self.process)
 
     def inference_app(self, worker: str) -> InferenceApp:
         """The ASGI application of an inference worker."""
@@ -385,7 +395,7 @@ class Premises:
             verifier=self.verifier,
             policy=self.policy,
             log=self.prediction_log,
-            meters=self.meters(worker),
+            meters=self.meters,
         )
 
     @cached_property
