@@ -28,6 +28,7 @@ from rich.progress import (
 from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
+from rich.tree import Tree
 
 WIDTH = 100
 _INDENT = 2
@@ -143,6 +144,10 @@ class Story:
             table.add_row(*(escape(told(cell)) for cell in row))
         self._indented(table)
 
+    def tree(self, tree: Tree) -> None:
+        """A tree, indented."""
+        self._indented(tree)
+
     def spark(self, what: str, values: Sequence[float | None], *, low: float, high: float) -> None:
         """A line of little bars, one for each value between ``low`` and ``high``; · is none."""
         self._indented(Text.assemble(f"{what}  ", (sparkline(values, low=low, high=high), "cyan")))
@@ -181,16 +186,17 @@ class Story:
         """
         times = "   ".join(f"{one.number} {seconds_told(one.seconds)}" for one in self.chapters)
         text = Text("\n").join(Text.from_markup(line) for line in lines)
+        widest = max((len(command) for command, _shows in commands), default=0)
         for command, shows in commands:
             text.append("\n  ")
-            text.append(command, style="bold cyan")
+            text.append(command.ljust(widest), style="bold cyan")
             text.append(f"   {shows}", style="dim")
         text.append(f"\n\nChapters: {times}", style="dim")
         title = f"[bold]Told in {seconds_told(self.seconds)}[/]"
         self.console.print()
         self.console.print(Panel(text, title=title, width=self.width, padding=(1, 2)))
 
-    def _indented(self, what: Text | Table) -> None:
+    def _indented(self, what: Text | Table | Tree) -> None:
         self.console.print(Padding(what, (0, 0, 0, _INDENT)), width=self.width)
 
 

@@ -38,7 +38,18 @@ from falaj.wiring.setup import Initialised, initialise
 
 OWNER, APPROVER, FEED, DESK = "noura", "khalid", "departure-feed", "gate-desk"
 PASSWORD = "seven wells under one hill"  # noqa: S105 - of a person that this program plays
-WEEK = timedelta(weeks=1)
+SHOWN: dict[str, tuple[str, ...]] = {
+    "prediction": ("request_id", "score", "predicted_for", "caller"),
+    "release": (),
+    "model_version": ("stage",),
+    "change": ("requested_by", "decided_by"),
+    "run": ("code", "snapshot"),
+    "training_set": ("snapshot", "rows"),
+    "feature_service": ("definition_version",),
+    "table": ("snapshot", "n_rows"),
+    "source": ("definition_version",),
+}
+"""Of the steps of a trace, those that the story shows, and what it tells of each."""
 
 
 def tell(console: Console, *, keep: bool = False, where: Path | None = None) -> None:
@@ -255,7 +266,8 @@ def _traced(story: Story, owner: Platform, seen: Lived) -> None:
     with story.chapter("Traced", "Why did this decision fall? One prediction, back to its rows."):
         late = max(seen.answers, key=lambda one: one.score)
         story.text(f"falaj lineage prediction {late.prediction_id}")
-        story.console.print(trace_tree(owner.endpoints.trace(late.prediction_id)))
+        trace = owner.endpoints.trace(late.prediction_id)
+        story.tree(trace_tree(trace, show=SHOWN))
 
 
 def _proven(story: Story, premises: Premises, owner: Platform, version: ModelVersion) -> None:

@@ -165,8 +165,9 @@ class Vectors:
     """What a read gives: m rows of the service's columns.
 
     ``values[row][column]`` is None for null; timestamps are UTC microseconds.
-    ``statuses`` has the same shape; ``event_times`` is, of each row, the event time of
-    each view's newest stored event (UTC microseconds) or None.
+    ``statuses`` has the same shape; ``event_times`` is, of each row and view, the event time
+    of the newest event that the values may hold, at most the instant asked for (UTC
+    microseconds), or None.
     """
 
     names: tuple[str, ...]
@@ -387,7 +388,8 @@ class _View:
             value = vector[place] = found[feature]
             if value is None:
                 states[place] = absent
-        return None if row is None else times_of(row)[0]
+        # A newer event than the instant asked for was not used; the instant bounds those that were.
+        return None if row is None else min(times_of(row)[0], at_us)
 
 
 def _checker(name: str, dtype: DType) -> Callable[[Any], Any]:

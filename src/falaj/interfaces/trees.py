@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich.markup import escape
@@ -51,19 +51,31 @@ def lineage_tree(lineage: Lineage) -> Tree:
     return tree
 
 
-def trace_tree(trace: TraceNode) -> Tree:
-    """The way of one prediction back to its source rows, as a tree."""
-    tree = Tree(_step(trace))
+def trace_tree(trace: TraceNode, *, show: Mapping[str, Sequence[str]] | None = None) -> Tree:
+    """The way of one prediction back to its source rows, as a tree.
+
+    Args:
+        trace: the walk.
+        show: by kind of step, the facts to tell; steps of other kinds are left out with
+            all beyond them. All steps and facts, if None.
+    """
+    tree = Tree(_step(trace, show))
     stack = [(tree, trace)]
     while stack:
         branch, node = stack.pop()
         for cause in node.causes:
-            stack.append((branch.add(_step(cause)), cause))
+            if show is None or cause.kind in show:
+                stack.append((branch.add(_step(cause, show)), cause))
     return tree
 
 
-def _step(node: TraceNode) -> str:
+def _step(node: TraceNode, show: Mapping[str, Sequence[str]] | None) -> str:
     relation = f"[dim]{escape(node.relation)}[/] " if node.relation else ""
-    facts = ", ".join(f"{name} {_short(value)}" for name, value in node.facts.items() if value)
+    kept = (
+        node.facts
+        if show is None
+        else {name: node.facts[name] for name in show[node.kind] if name in node.facts}
+    )
+    facts = ", ".join(f"{name} {_short(value)}" for name, value in kept.items() if value)
     told = f"  [dim]{escape(facts)}[/]" if facts else ""
     return f"{relation}[bold]{escape(node.kind)}[/] {escape(node.key)}{told}"
