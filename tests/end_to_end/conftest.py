@@ -154,9 +154,7 @@ def _running(facts, kept):
         for name, values in kept["people"].items()
     }
     installation = _installation({**facts, "recovery": kept["recovery"]})
-    return Running(
-        installation, people["bilal"], people["salma"], kept["service"], kept["told"]
-    )
+    return Running(installation, people["bilal"], people["salma"], kept["service"], kept["told"])
 
 
 @pytest.fixture

@@ -231,9 +231,7 @@ class Supervisor:
                 bound.close()
 
 
-def end_with_parent(
-    parent: int, stop: Callable[[], None], *, every_seconds: float = 0.5
-) -> None:
+def end_with_parent(parent: int, stop: Callable[[], None], *, every_seconds: float = 0.5) -> None:
     """Watch, in a thread, that our parent still is ``parent``; call ``stop`` when it is not.
 
     The parent says who it is: it may be gone before we look for the first time.

@@ -45,7 +45,7 @@ class Telemetry:
 
 
 def configure_logging(*, level: str = "info", as_json: bool = True) -> None:
-    """Send structured logs to standard error; called once, by a process's main function."""
+    """Send structured logs to standard error; called by a process's main function."""
     renderer: Any = (
         structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer()
     )
@@ -60,7 +60,7 @@ def configure_logging(*, level: str = "info", as_json: bool = True) -> None:
         wrapper_class=structlog.make_filtering_bound_logger(
             logging.getLevelNamesMapping()[level.upper()]
         ),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),  # as it is when it is used
     )
 
 

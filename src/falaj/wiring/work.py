@@ -82,7 +82,7 @@ class Chores:
                 chore()
             except FalajError as error:
                 self._log.warning("chore failed; it is tried again", chore=name, error=str(error))
-            except Exception:
+            except Exception:  # noqa: BLE001 - see the next line
                 # Whatever it is: one chore must not end the others for good.
                 self._log.exception("chore failed; it is tried again", chore=name)
 
