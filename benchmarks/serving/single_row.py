@@ -141,7 +141,7 @@ def serve_ours(folder: Path, bound: socket.socket) -> None:
         policy=CedarPolicy(list(EndpointService.actions())),
         log=PredictionLog(
             DirectorySpools(folder / "spool", keys),
-            full=lambda endpoint, n: meters.of(endpoint).unlogged(n),
+            lost=lambda endpoint, n: meters.of(endpoint).unlogged(n),
         ),
         meters=meters,
     )

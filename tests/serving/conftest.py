@@ -53,7 +53,7 @@ def running(
         spools,
         capacity=2_000,
         flush_seconds=0.05,
-        full=lambda endpoint, n: meters.of(endpoint).unlogged(n),
+        lost=lambda endpoint, n: meters.of(endpoint).unlogged(n),
     )
     plans = Plans(table, compiler)
     app = InferenceApp(

@@ -98,8 +98,9 @@ def test_explain_shows_the_features_of_a_prediction(running: Running) -> None:
         (b'{"inputs": [], "at": "yesterday"}', "Invalid"),
         (b'{"inputs": [], "at": "2013-10-01T12:00:00"}', "timezone"),
         (pickle.dumps({"inputs": [ROW]}), "malformed"),
-        (gzip.compress(b'{"inputs": []}'), "malformed"),
+        (gzip.compress(b'{"inputs": []}', mtime=0), "malformed"),
     ],
+    ids=lambda value: value[:24] if isinstance(value, str) else f"{len(value)}B",
 )
 def test_a_hostile_body_is_refused_with_what_is_wrong_and_the_worker_lives(
     running: Running, body: bytes, says: str
@@ -364,3 +365,21 @@ def test_other_paths_and_methods_are_refused(running: Running) -> None:
     assert running.client.get("/nothing").status_code == 404
     assert running.client.post("/healthz").status_code == 404
     assert running.client.get("/healthz").json() == {"status": "ok"}
+
+
+def test_a_fault_inside_the_worker_is_a_500_without_its_details_and_the_worker_lives(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running.activate(make_release())
+    assert running.predict({"inputs": [ROW]}).status_code == 200
+    plan = running.plans.active["delays"]
+
+    def faulty(*_values: Any, **_named: Any) -> None:
+        raise KeyError("secret detail")
+
+    monkeypatch.setattr(plan, "parse", faulty)
+    answer = running.predict({"inputs": [ROW]})
+    assert (answer.status_code, answer.json()["code"]) == (500, "scoring-failed")
+    assert "secret" not in answer.text
+    monkeypatch.undo()
+    assert running.predict({"inputs": [ROW]}).status_code == 200

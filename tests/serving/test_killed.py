@@ -69,8 +69,8 @@ def serve(folder: Path, port_file: Path) -> None:
     Server(uvicorn.Config(app, host="127.0.0.1", port=0, **server_options())).run()
 
 
-def answered_until_killed(folder: Path, *, seconds: float) -> list[tuple[str, float]]:
-    """Start a worker, ask on four connections, kill it; (id, time of answer) of each."""
+def answered_until_killed(folder: Path, *, seconds: float) -> list[str]:
+    """Start a worker, ask on four connections, kill it; the ids of what was answered."""
     port_file = folder / "port"
     worker = subprocess.Popen([sys.executable, __file__, str(folder), str(port_file)])
     try:
@@ -80,7 +80,7 @@ def answered_until_killed(folder: Path, *, seconds: float) -> list[tuple[str, fl
             assert time.monotonic() < until
             time.sleep(0.02)
         url = f"http://127.0.0.1:{port_file.read_text()}/v1/endpoints/delays/predict"
-        answered: list[tuple[str, float]] = []
+        answered: list[str] = []
 
         def ask() -> None:
             with httpx.Client(headers={"authorization": "Bearer user:amina"}) as client:
@@ -90,7 +90,7 @@ def answered_until_killed(folder: Path, *, seconds: float) -> list[tuple[str, fl
                     except httpx.TransportError:
                         return
                     assert answer.status_code == 200, answer.text
-                    answered.append((answer.json()["predictions"][0]["id"], time.monotonic()))
+                    answered.append(answer.json()["predictions"][0]["id"])
 
         threads = [threading.Thread(target=ask) for _ in range(4)]
         for thread in threads:
@@ -120,20 +120,19 @@ def test_a_killed_worker_loses_nothing_that_its_durability_promised(
     table.write(make_release(durability=durability))
     table.flip("delays", "release_1")
     answered = answered_until_killed(tmp_path, seconds=2.5)
-    killed = max(at for _, at in answered)
     lake = DuckLake(Place.of("ducklake:", tmp_path / "lake"), threads=1)
     PredictionDrain(tmp_path / "spool", keys_of(tmp_path), lake).run_once()
     logged = lake.scan("predictions_delays", columns=["prediction_id"]).column(0).to_pylist()
     lake.close()
     assert len(set(logged)) == len(logged)
-    lost = {one: at for one, at in answered if one not in set(logged)}
+    lost = {one for one in answered if one not in set(logged)}
     assert len(answered) >= 150
     if durability is Durability.REQUEST:
-        assert lost == {}
+        assert lost == set()
     else:
-        # What was answered well before the end had been flushed; a loaded machine is slow.
+        # Ids are counted: only the tail that had not been flushed is gone.
         assert logged
-        assert all(at > killed - FLUSH_SECONDS - 2 for at in lost.values())
+        assert all(max(logged) < one for one in lost)
     until = time.monotonic() + 5
     while table.workers() and time.monotonic() < until:
         time.sleep(0.05)

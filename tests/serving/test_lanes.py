@@ -12,7 +12,7 @@ import pytest
 
 from falaj.kernel.errors import FalajError
 from falaj.serving.adapters.runtime_onnx import OnnxRuntime
-from falaj.serving.errors import DeadlineExceeded, ModelFailed
+from falaj.serving.errors import DeadlineExceeded, ModelFailed, ScoringFailed
 from falaj.serving.lanes import INLINE_ROWS, Lane
 from falaj.serving.meters import Meter
 from falaj.serving.model import Limits
@@ -91,3 +91,17 @@ def test_ids_stay_unique_over_requests_of_one_turn(tmp_path: Path, n: int) -> No
     told = asyncio.run(answers(plan, [asked(plan, *range(n)) for _ in range(50)], tmp_path))
     ids = [part.split(b'"')[0] for answer in told for part in answer.split(b'"id":"')[1:]]
     assert len(set(ids)) == 50 * n
+
+
+def test_a_fault_of_the_platform_ends_every_request_of_its_turn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = compiled()
+
+    def faulty(requests: list[Any]) -> None:
+        raise KeyError("secret detail")
+
+    monkeypatch.setattr(plan, "score", faulty)
+    told = asyncio.run(answers(plan, [asked(plan, 1), asked(plan, 2)], tmp_path))
+    assert [type(one) for one in told] == [ScoringFailed] * 2
+    assert "secret" not in str(told[0])

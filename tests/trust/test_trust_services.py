@@ -6,7 +6,7 @@ import pytest
 
 from falaj.kernel.clock import SetClock
 from falaj.kernel.door import face
-from falaj.kernel.errors import Conflict, InvalidInput, NotFound, StepUpRequired
+from falaj.kernel.errors import Conflict, NotFound, StepUpRequired
 from falaj.kernel.outbox import outbox_events
 from falaj.kernel.ports import Outcome
 from falaj.testing.audit import Tamperer
@@ -46,7 +46,7 @@ def test_every_call_leaves_one_record_that_search_finds(audit, door):
     keys.list()
     made = keys.rotate("wrapping")
     assert made.version == 2
-    with pytest.raises(InvalidInput):
+    with pytest.raises(NotFound, match="There are: wrapping"):
         keys.rotate("no/such purpose")
     page = audit.search(principal="user:omar")
     told = [(record.action, record.resource, record.outcome) for record in page.records]

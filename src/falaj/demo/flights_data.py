@@ -39,7 +39,7 @@ SPLIT = TimeSplit(
 """Train January to August, validate September, test October to December."""
 
 PARAMETERS: dict[str, int | float] = {
-    "n_trees": 600,
+    "n_trees": 250,
     "early_stopping_rounds": 50,
     "learning_rate": 0.05,
     "num_leaves": 31,

@@ -33,7 +33,7 @@ SERVICES: dict[str, str] = {
     "alerts": "Alerts: what is not as it should be, and who looks after it.",
     "incidents": "Incidents: disturbances, their priority, and what was done about them.",
     "assets": "Assets and their lineage: what there is, whose it is, and what flows into what.",
-    "accounts": "People and programs that may act on this platform, their roles and their sessions.",
+    "accounts": "People and programs that may act on this platform, their roles and sessions.",
     "keys": "The keys that seal and sign: which there are, and their rotation.",
     "audit": "What was done by whom, and proof that the record of it is whole.",
     "jobs": "Long work: what waits, what runs, what has ended and how.",

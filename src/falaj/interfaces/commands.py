@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 
@@ -56,7 +56,7 @@ def _command(action: Action, invoke: Invoke) -> Callable[..., None]:
             inspect.Parameter(
                 name,
                 inspect.Parameter.KEYWORD_ONLY,
-                default=inspect.Parameter.empty if required else None,
+                default=_default(parameter, annotation),
                 annotation=annotation,
             )
         )
@@ -82,8 +82,18 @@ def _annotation(action: Action, name: str, required: bool) -> Any:
     kind = _kind(action.signature.parameters[name].annotation)
     if name in action.path_arguments:
         return Annotated[str, typer.Argument(metavar=name.upper())]
+    if action.signature.parameters[name].annotation is bool and not required:
+        flag = name.replace("_", "-")
+        return Annotated[bool, typer.Option(f"--{flag}/--no-{flag}")]
     option = typer.Option("--" + name.replace("_", "-"), metavar=kind)
     return Annotated[str, option] if required else Annotated[str | None, option]
+
+
+def _default(parameter: inspect.Parameter, annotation: Any) -> Any:
+    """What the command line is told: flags say theirs, other options are left out if absent."""
+    if parameter.default is inspect.Parameter.empty or get_args(annotation)[0] is bool:
+        return parameter.default
+    return None
 
 
 def _kind(annotation: Any) -> str:
@@ -91,7 +101,9 @@ def _kind(annotation: Any) -> str:
     return text.replace("typing.", "").replace("falaj.", "").upper()[:40]
 
 
-def _value(action: Action, name: str, text: str) -> Any:
+def _value(action: Action, name: str, text: str | bool) -> Any:
+    if isinstance(text, bool):
+        return text
     if text.startswith("@"):
         file = Path(text[1:])
         try:

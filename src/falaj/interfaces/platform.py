@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from falaj.trust.audit_service import Audit
     from falaj.trust.keys_service import Keys
     from falaj.trust.service import AccountsService
+    from falaj.wiring.assembly import Premises
 
 
 class JobFailed(FalajError):
@@ -196,16 +197,29 @@ def open_platform(folder: Path | str = ".", **settings: Any) -> Platform:
     """
     from falaj.kernel.settings import Settings
     from falaj.wiring.assembly import assemble
-    from falaj.wiring.setup import owner_key
 
-    read = Settings.read(folder, **settings)
-    key = owner_key(read)
-    premises = assemble(read)
+    premises = assemble(Settings.read(folder, **settings))
     try:
-        caller = premises.authentication.by_key(key)
+        return near(premises, close=premises.close)
     except BaseException:
         premises.close()
         raise
+
+
+def near(premises: Premises, *, close: Callable[[], None] = lambda: None) -> Platform:
+    """The platform of premises that are open in this process, as its owner.
+
+    Args:
+        premises: all parts of the platform.
+        close: what closing the platform gives back; nothing if somebody else keeps them.
+
+    Raises:
+        NotFound: there is no owner's key here.
+        WrongCredentials: the key belongs to no active account.
+    """
+    from falaj.wiring.setup import owner_key
+
+    caller = premises.authentication.by_key(owner_key(premises.settings))
 
     def step_up(door: Door, code: str) -> Door:
         from pydantic import SecretStr
@@ -216,7 +230,7 @@ def open_platform(folder: Path | str = ".", **settings: Any) -> Platform:
     return Platform(
         LocalDoor(premises.backend, caller),
         step_up=step_up,
-        close=premises.close,
+        close=close,
         help_out=premises.work_on_jobs,
     )
 

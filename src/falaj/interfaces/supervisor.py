@@ -9,6 +9,7 @@ while it keeps ending. A child whose supervisor is gone ends itself.
 from __future__ import annotations
 
 import errno
+import json
 import os
 import signal
 import socket
@@ -111,6 +112,7 @@ class Supervisor:
                 self._start(child)
             self._await_ready()
             if not self._stopping.is_set():
+                self._tell_addresses()
                 self.on_ready(self)
             while not self._stopping.wait(0.1):
                 for child in self.children:
@@ -137,6 +139,18 @@ class Supervisor:
             )
         if "worker" in self.roles:
             self.children.append(Child("worker", "worker", []))
+
+    @property
+    def addresses_file(self) -> Path:
+        """Where the addresses stand while the platform is up, for programs of this machine."""
+        return self.run_folder / "addresses.json"
+
+    def _tell_addresses(self) -> None:
+        told = {"control": self.control_address, "inference": self.inference_address}
+        text = json.dumps({name: address for name, address in told.items() if address})
+        begun = self.addresses_file.with_suffix(".new")
+        begun.write_text(text, encoding="utf-8")
+        begun.replace(self.addresses_file)
 
     def _catch_signals(self) -> None:
         def asked(_number: int, _frame: FrameType | None) -> None:
@@ -214,6 +228,7 @@ class Supervisor:
         child.wait = min(child.wait * 2, _LONGEST_WAIT)
 
     def _end_all(self) -> None:
+        self.addresses_file.unlink(missing_ok=True)
         running = [child.process for child in self.children if child.process is not None]
         for process in running:
             if process.poll() is None:

@@ -161,7 +161,8 @@ def show_lineage(session: Session, kind: str, key: str) -> None:
 
 
 def run_demo(session: Session, *, keep: bool, where: Path | None) -> None:
-    """``falaj demo``."""
-    from falaj.demo.flights import tell
+    """``falaj demo``: found by its entry point, for it stands above the interfaces."""
+    from importlib.metadata import entry_points
 
-    tell(session.console, keep=keep, where=where)
+    (story,) = entry_points(group="falaj.stories", name="demo")
+    story.load()(session.console, keep=keep, where=where)

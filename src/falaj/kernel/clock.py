@@ -17,6 +17,7 @@ class SystemClock:
     """The machine's own clock."""
 
     def now(self) -> datetime:
+        """This instant."""
         return datetime.now(UTC)
 
 
@@ -29,6 +30,7 @@ class SetClock:
         self._at = at.astimezone(UTC)
 
     def now(self) -> datetime:
+        """The instant that the hands show."""
         return self._at
 
     def move(self, by: timedelta) -> None:

@@ -40,6 +40,7 @@ class Instant(TypeDecorator[datetime]):
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> int | None:
+        """Unix microseconds; raises ValueError for an instant without a zone."""
         if value is None:
             return None
         if value.tzinfo is None:
@@ -47,6 +48,7 @@ class Instant(TypeDecorator[datetime]):
         return microseconds(value)
 
     def process_result_value(self, value: int | None, dialect: Dialect) -> datetime | None:
+        """The instant, in UTC."""
         return None if value is None else from_microseconds(value)
 
 

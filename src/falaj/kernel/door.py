@@ -33,7 +33,7 @@ from falaj.kernel.errors import (
     NotFound,
     StepUpRequired,
 )
-from falaj.kernel.idempotency import Answers
+from falaj.kernel.idempotency import Answers, KeptAnswer
 from falaj.kernel.ids import new_id
 from falaj.kernel.ports import (
     AuditEntry,
@@ -190,13 +190,8 @@ class LocalDoor:
         decision = self._decided(action, resource, now)
         fingerprint = _fingerprint(action, checked) if idempotency_key else ""
         if idempotency_key:
-            kept = backend.answers.find(connection, self.caller.principal.id, idempotency_key)
+            kept = self._kept(connection, idempotency_key, fingerprint)
             if kept is not None:
-                if kept.fingerprint != fingerprint:
-                    raise Conflict(
-                        f"The idempotency key {idempotency_key!r} was used for another call.",
-                        hint="Use a new key for a new call.",
-                    )
                 self._append(
                     connection,
                     call_id,
@@ -232,6 +227,16 @@ class LocalDoor:
         backend.events.append(connection, call.events)
         self._append(connection, call_id, action, ref, checked, decision, now, parent, call.notes)
         return result
+
+    def _kept(self, connection: Connection, key: str, fingerprint: str) -> KeptAnswer | None:
+        """The answer that was given under a key; raises Conflict if another call used it."""
+        kept = self._backend.answers.find(connection, self.caller.principal.id, key)
+        if kept is not None and kept.fingerprint != fingerprint:
+            raise Conflict(
+                f"The idempotency key {key!r} was used for another call.",
+                hint="Use a new key for a new call.",
+            )
+        return kept
 
     def _decided(self, action: Action, resource: Resource, now: Any) -> Decision:
         stepped_up = self.caller.stepped_up(now)

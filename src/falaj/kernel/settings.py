@@ -50,8 +50,6 @@ class InferenceSettings(BaseModel):
     host: str = "127.0.0.1"
     port: int = Field(8444, ge=0, le=65535)
     workers: int = Field(1, ge=1, le=256)
-    durability: str = Field("batch", pattern="^(batch|request)$")
-    """``request`` answers after the prediction log is on disk; ``batch`` may lose the buffer."""
     flush_rows: int = Field(1000, gt=0)
     flush_seconds: float = Field(1.0, gt=0)
 

@@ -23,6 +23,12 @@ class UnsupportedMedia(InvalidInput):
     code = "unsupported-media"
 
 
+class MethodNotAllowed(InvalidInput):
+    """The path takes another method."""
+
+    code = "method-not-allowed"
+
+
 class FeaturesMissing(InvalidInput):
     """Features without a fresh value, on an endpoint that refuses to guess."""
 
@@ -51,6 +57,13 @@ class ModelFailed(Unavailable):
     """The model, or an on-demand feature, raised on this input."""
 
     code = "model-failed"
+    retryable = False
+
+
+class ScoringFailed(Unavailable):
+    """A fault inside the platform; the worker goes on."""
+
+    code = "scoring-failed"
     retryable = False
 
 

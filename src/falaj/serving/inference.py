@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from falaj.kernel.errors import FalajError, InvalidInput, NotFound, Unavailable
+from falaj.kernel.errors import FalajError, NotFound, Unavailable
 from falaj.kernel.problems import MEDIA_TYPE, problem
 from falaj.kernel.telemetry import logger
 from falaj.serving.admission import Admission
@@ -22,6 +22,9 @@ from falaj.serving.errors import (
     BadRequest,
     BodyTooLarge,
     DeadlineExceeded,
+    MethodNotAllowed,
+    ModelFailed,
+    ScoringFailed,
     SlowClient,
     UnsupportedMedia,
 )
@@ -30,7 +33,7 @@ from falaj.serving.plans import Keeper, Plans
 
 if TYPE_CHECKING:
     from falaj.kernel.ports import Policy
-    from falaj.serving.meters import Meter, Meters
+    from falaj.serving.meters import Meters
     from falaj.serving.plan import RequestPlan
     from falaj.serving.ports import Verifier
     from falaj.serving.predictionlog import PredictionLog
@@ -46,17 +49,14 @@ _STATUS = {
     UnsupportedMedia.code: 415,
     SlowClient.code: 408,
     DeadlineExceeded.code: 504,
+    MethodNotAllowed.code: 405,
+    ScoringFailed.code: 500,
+    ModelFailed.code: 500,
 }
 _JSON = (b"content-type", b"application/json")
 _SWEEP_SECONDS = 0.25
 _RETRY_AFTER = b"1"
 _encoded = msgspec.json.Encoder(enc_hook=str).encode
-
-
-class MethodNotAllowed(InvalidInput):
-    """The path takes another method."""
-
-    code = "method-not-allowed"
 
 
 class InferenceApp:
@@ -89,7 +89,6 @@ class InferenceApp:
         self._asking = ThreadPoolExecutor(2, thread_name_prefix="falaj-ask")
         self._admission = Admission(verifier, policy, self._asking)
         self._lanes: dict[str, Lane] = {}
-        self._strangers: Meter | None = None
         self._reading: dict[asyncio.Task[Any], float] = {}
         self._too_slow: set[asyncio.Task[Any]] = set()
         self._sweeper: asyncio.TimerHandle | None = None
@@ -121,8 +120,8 @@ class InferenceApp:
             return
         except Exception:  # noqa: BLE001 - whatever it is, the worker goes on
             logger(__name__).exception("request failed", endpoint=name)
-            failure = Unavailable("The request failed inside the worker.", hint="See its log.")
-            await self._refuse(name, failure, send, status=500)
+            failure = ScoringFailed("The request failed inside the worker.", hint="See its log.")
+            await self._refuse(name, failure, send)
             return
         await send(
             {
@@ -234,17 +233,12 @@ class InferenceApp:
         )
         return lane
 
-    async def _refuse(
-        self, name: str, error: FalajError, send: Send, *, status: int | None = None
-    ) -> None:
-        known = name in self._lanes
+    async def _refuse(self, name: str, error: FalajError, send: Send) -> None:
         document = problem(error)
-        code = status or _STATUS.get(error.code) or int(document["status"])
-        if isinstance(error, MethodNotAllowed):
-            code = 405
+        code = _STATUS.get(error.code) or int(document["status"])
         document["status"] = code
         lane = self._lanes.get(name)
-        if known and lane is not None:
+        if lane is not None:
             lane.meter.refused(code)
         await _send_problem(send, document, code)
 

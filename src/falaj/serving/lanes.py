@@ -12,9 +12,9 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from falaj.kernel.errors import FalajError, Unavailable
+from falaj.kernel.errors import FalajError
 from falaj.kernel.telemetry import logger
-from falaj.serving.errors import DeadlineExceeded, Overloaded
+from falaj.serving.errors import DeadlineExceeded, Overloaded, ScoringFailed
 from falaj.serving.model import Durability
 
 if TYPE_CHECKING:
@@ -100,8 +100,8 @@ class Lane:
             return
         try:
             answers, parts = plan.score(requests)
-        except FalajError as error:
-            self._failed(group, error)
+        except Exception as error:  # noqa: BLE001 - nobody else would ever end these futures
+            self._failed(group, _told(error))
         else:
             self._answered(group, answers, parts)
 
@@ -113,11 +113,8 @@ class Lane:
         error = done.exception()
         if error is None:
             self._answered(group, *done.result())
-        elif isinstance(error, FalajError):
-            self._failed(group, error)
         else:
-            logger(__name__).error("scoring failed", error=repr(error))
-            self._failed(group, Unavailable("The request could not be scored."))
+            self._failed(group, _told(error))
 
     def _failed(self, group: list[_Waiting], error: FalajError) -> None:
         """One request may have spoilt the run for all: score each alone, then answer."""
@@ -154,7 +151,8 @@ class Lane:
             self._answer_when_kept(group, answers, parts)
             return
         for part in parts:
-            self._log.append(part)
+            if not self._log.append(part):
+                self.meter.unlogged(part.n_rows)
         _tell(group, answers)
 
     def _answer_when_kept(
@@ -174,6 +172,17 @@ class Lane:
 
         for part in parts:
             self._log.append_durably(part, lambda error: _soon(self._loop, kept, error))
+
+
+def _told(error: BaseException) -> FalajError:
+    """What the client is told of an error; what it should not see goes to the worker's log."""
+    if isinstance(error, FalajError):
+        return error
+    logger(__name__).error("scoring failed", error=repr(error))
+    return ScoringFailed(
+        "The request could not be scored, by a fault of the platform.",
+        hint="See the worker's log; other requests go on.",
+    )
 
 
 def _soon(loop: asyncio.AbstractEventLoop, call: object, error: FalajError | None) -> None:

@@ -135,7 +135,8 @@ class PredictionLog:
         capacity: rows that may wait; beyond it rows are not taken (``batch``), or the
             answers wait (``request``).
         flush_rows, flush_seconds: when the thread writes; whichever comes first.
-        full: told of rows that could not be taken: (endpoint, number).
+        lost: told of rows that the spool refused: (endpoint, number). Rows that it took
+            and cannot flush stay with it, and go with its next flush that succeeds.
     """
 
     def __init__(
@@ -145,14 +146,14 @@ class PredictionLog:
         capacity: int = 50_000,
         flush_rows: int = 1_000,
         flush_seconds: float = 1.0,
-        full: Callable[[str, int], None] = lambda _endpoint, _rows: None,
+        lost: Callable[[str, int], None] = lambda _endpoint, _rows: None,
     ) -> None:
         self._spools = spools
         self._open: dict[str, Spool] = {}
         self._capacity = capacity
         self._flush_rows = flush_rows
         self._flush_seconds = flush_seconds
-        self._full = full
+        self._lost = lost
         self._waiting: deque[tuple[Scored, Callable[[FalajError | None], None] | None]] = deque()
         self._n_waiting = 0
         self._lock = threading.Lock()
@@ -176,19 +177,14 @@ class PredictionLog:
         self.flush()
 
     def append(self, scored: Scored) -> bool:
-        """Take rows to be written soon; False (and counted) if the buffer is full."""
+        """Take rows to be written soon; False if the buffer is full."""
         n = len(scored.ids)
         with self._lock:
             if self._n_waiting + n > self._capacity:
-                taken = False
-            else:
-                taken = True
-                self._n_waiting += n
-                self._waiting.append((scored, None))
-                ripe = self._n_waiting >= self._flush_rows
-        if not taken:
-            self._full(scored.release.endpoint, n)
-            return False
+                return False
+            self._n_waiting += n
+            self._waiting.append((scored, None))
+            ripe = self._n_waiting >= self._flush_rows
         if ripe:
             self._wake.set()
         return True
@@ -225,11 +221,9 @@ class PredictionLog:
         self.failed = error
         if error is not None:
             logger(__name__).error("prediction log", error=str(error))
-        for scored, done in taken:
+        for _, done in taken:
             if done is not None:
                 done(error)
-            elif error is not None:
-                self._full(scored.release.endpoint, scored.n_rows)
 
     def write(self, batches: list[Scored]) -> None:
         """Write rows now; on disk when this returns. Raises what the spool raises."""
@@ -241,7 +235,11 @@ class PredictionLog:
                 spool = self._open.get(table)
                 if spool is None:
                     spool = self._open[table] = self._spools.open(table)
-            spool.append(columnar(parts))
+            try:
+                spool.append(columnar(parts))
+            except FalajError:
+                self._lost(parts[0].release.endpoint, sum(scored.n_rows for scored in parts))
+                raise
             spool.flush()
 
     def _work(self) -> None:

@@ -44,8 +44,12 @@ class PredictionDrain:
         if not self._directory.exists():
             return moved
         for folder in sorted(self._directory.iterdir()):
-            if folder.is_dir():
-                moved += (
-                    Drain(self._directory, self._keys, self._lake, folder.name).run_once().n_rows
-                )
+            if not folder.is_dir():
+                continue
+            drain = Drain(self._directory, self._keys, self._lake, folder.name)
+            while True:
+                round_ = drain.run_once()  # takes a bounded number of segments at a time
+                moved += round_.n_rows
+                if not round_.n_segments + round_.n_refused:
+                    break
         return moved

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 Arguments = Mapping[str, Any]
 _ID = re.compile(r"\b[a-z]{2,12}_[0-9a-f]{32}\b")
 _INSTANT = re.compile(r"\b\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00)")
-_SECRET = re.compile(r"^[a-z]{2}_[A-Za-z0-9_-]{20,}$")
-_NEW = re.compile(r"^(person|program|model|alert)-\d+$")
+_SECRET = re.compile(r"^falaj_(link|sk)_[A-Za-z0-9_-]{20,}$")
+_NEW = re.compile(r"\b(person|program|model|alert|entity|by-hand)[-_][0-9a-f]+\b")
 
 
 @dataclass(frozen=True)
@@ -46,13 +46,17 @@ class Subject:
         if isinstance(answer, list):
             return [self.same(item) for item in answer]
         if isinstance(answer, str):
-            if _SECRET.match(answer) or _NEW.match(answer):
-                return "(new)"
-            return _NEWER.sub("(new)", _INSTANT.sub("(instant)", _ID.sub("(id)", answer)))
+            for pattern, instead in _OF_ONE_CALL:
+                answer = pattern.sub(instead, answer)
         return answer
 
 
-_NEWER = re.compile(r"\bmodel-\d+\b")
+_OF_ONE_CALL = (
+    (_ID, "(id)"),
+    (_INSTANT, "(instant)"),
+    (_SECRET, "(secret)"),
+    (_NEW, "(new)"),
+)
 
 
 def _always(**arguments: Any) -> Callable[[World], Arguments]:
@@ -82,6 +86,10 @@ def _registration(world: World) -> Arguments:
     return {"name": world.new("model"), "run": world.facts["run"]}
 
 
+def _promotion(world: World) -> Arguments:
+    return {"name": world.copied_model(), "version": 1, "to": "archived", "reason": "It is old."}
+
+
 def _revocation(world: World) -> Arguments:
     name = world.person()
     world.session_of(name)
@@ -104,7 +112,7 @@ def _push(world: World) -> Arguments:
 
 
 def _entity(world: World) -> Arguments:
-    name = world.new("entity")
+    name = world.new("entity").replace("-", "_")
     return {"documents": [{"kind": "entity", "name": name, "keys": {"code": "string"}}]}
 
 
@@ -117,7 +125,7 @@ VERSION = {"name": "late", "version": 1}
 _ROW = {"signal": 0.25, "carrier": "UA"}
 _LATE = {"name": "late"}
 _JOB = frozenset({"id", "submitted_at"})
-_SIGNED = frozenset({"size", "root", "signature", "previous", "n_records", "at", "checkpoint"})
+_SIGNED = frozenset({"size", "root", "signature", "previous", "n_records", "at", "statement"})
 
 SUBJECTS: Mapping[str, Subject] = {
     "sources.load": Subject(_always(source="flights")),
@@ -132,7 +140,7 @@ SUBJECTS: Mapping[str, Subject] = {
     "definitions.plan": Subject(
         lambda _world: {"documents": [one.document() for one in definitions()]}
     ),
-    "definitions.apply": Subject(_entity, frozenset({"name", "digest", "items", "fingerprint"})),
+    "definitions.apply": Subject(_entity, frozenset({"digest", "items"})),
     "definitions.get": Subject(_always(kind="endpoint", name="late")),
     "definitions.history": Subject(_always(kind="endpoint", name="late")),
     "features.list": Subject(_always(kind="feature_view")),
@@ -151,7 +159,9 @@ SUBJECTS: Mapping[str, Subject] = {
     "training.prepare": Subject(lambda _world: {"spec": training_spec()}),
     "training.set": Subject(_fact("training_set")),
     "training.recreate": Subject(_fact("training_set")),
-    "training.train": Subject(lambda _world: {"request": {"model": "late", "spec": training_spec()}}),
+    "training.train": Subject(
+        lambda _world: {"request": {"model": "late", "spec": training_spec()}}
+    ),
     "runs.start": Subject(_always(experiment="by-hand", params={"rate": 0.1})),
     "runs.log": Subject(
         _new("run", lambda world: world.started_run(),
@@ -166,10 +176,7 @@ SUBJECTS: Mapping[str, Subject] = {
     "models.get": Subject(_always(**VERSION)),
     "models.gates": Subject(_always(**VERSION)),
     "models.gate_report": Subject(_always(**VERSION)),
-    "models.promote": Subject(
-        lambda world: {**VERSION, "to": "archived", "reason": world.new("It is old.")},
-        frozenset({"reason", "text"}),
-    ),
+    "models.promote": Subject(_promotion),
     "models.history": Subject(_always(name="late")),
     "models.card": Subject(_always(**VERSION)),
     "endpoints.status": Subject(_always(**_LATE)),
@@ -223,7 +230,7 @@ SUBJECTS: Mapping[str, Subject] = {
     "accounts.sessions": Subject(_fact("name", "person")),
     "accounts.revoke_sessions": Subject(_revocation),
     "keys.rotate": Subject(
-        _always(purpose="tokens"), frozenset({"id", "version"}),
+        _always(purpose="audit"), frozenset({"id", "version"}),
         outside="a key is in the key service, before anything is sealed with it",
     ),
     "audit.search": Subject(_kept(after=0)),

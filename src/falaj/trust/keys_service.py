@@ -8,6 +8,7 @@ from datetime import datetime
 from pydantic import BaseModel
 
 from falaj.kernel.actions import Service, action
+from falaj.kernel.errors import NotFound
 from falaj.trust.ports import KeyService, KeyState, KeyVersion
 
 
@@ -42,6 +43,12 @@ class Keys(Service):
 
         The new version stays even if the record of this call cannot be kept.
         """
+        known = sorted({version.purpose for version in self._keys.versions()})
+        if purpose not in known:
+            # A mistyped purpose would leave the meant key as it is, and say that all is well.
+            raise NotFound(
+                f"No key has the purpose {purpose!r}.", hint=f"There are: {', '.join(known)}."
+            )
         made = _info(self._keys.rotate(purpose))
         self.call.note(key_id=made.id, version=made.version)
         self.call.emit("keys.rotated", purpose=made.purpose, key_id=made.id)

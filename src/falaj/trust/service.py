@@ -20,7 +20,7 @@ from falaj.trust.sessions import Sessions
 
 
 class AccountsService(Service):
-    """People and programs that may act on this platform, their roles and their sessions."""
+    """People and programs that may act on this platform, their roles and sessions."""
 
     name = "accounts"
 

@@ -17,9 +17,7 @@ from falaj.operations.service import AlertService, ChangeService, IncidentServic
 from falaj.serving.predictor import Predictor
 from falaj.serving.service import EndpointService
 from falaj.training.service import RunService, TrainingService
-from falaj.trust.audit_checkpoints import Checkpoints
 from falaj.trust.audit_service import Audit
-from falaj.trust.audit_verification import Verifier
 from falaj.trust.keys_service import Keys
 from falaj.trust.service import AccountsService
 from falaj.wiring.facts import facts
@@ -62,8 +60,7 @@ def services(made: Premises) -> list[Service]:
 
 
 def _audit(made: Premises) -> Audit:
-    checkpoints: Checkpoints = made.checkpoints
-    return Audit(made.audit, checkpoints, Verifier(checkpoints, witness=made.witness))
+    return Audit(made.audit, made.checkpoints, made.audit_verifier)
 
 
 def _serving(made: Premises) -> list[Service]:
@@ -77,7 +74,7 @@ def _serving(made: Premises) -> list[Service]:
             made.routing,
             Predictor(made.plans, made.prediction_log),
             tracing,
-            made.meters(made.process),
+            made.meters,
         ),
         MonitorService(made.monitors),
     ]

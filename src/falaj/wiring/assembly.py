@@ -32,6 +32,7 @@ from falaj.operations.changes import Changes
 from falaj.operations.incidents import Incidents
 from falaj.trust.audit import SqlAuditLog
 from falaj.trust.audit_checkpoints import Checkpoints
+from falaj.trust.audit_verification import Verifier
 from falaj.trust.authentication import Authentication
 from falaj.trust.epochs import Epochs
 from falaj.trust.factors import Factors
@@ -129,6 +130,11 @@ class Premises:
         from falaj.trust.adapters.witness_file import FileWitness
 
         return FileWitness(private_folder(self.settings.home / "witness") / "checkpoints")
+
+    @cached_property
+    def audit_verifier(self) -> Verifier:
+        """Checks the audit log against its chain, its checkpoints and its witness."""
+        return Verifier(self.checkpoints, witness=self.witness)
 
     @cached_property
     def tokens(self) -> Tokens:
@@ -376,13 +382,15 @@ class Premises:
             DirectorySpools(self.spool_folder, self.keys),
             flush_rows=settings.flush_rows,
             flush_seconds=settings.flush_seconds,
+            lost=lambda endpoint, n_rows: self.meters.of(endpoint).unlogged(n_rows),
         )
 
-    def meters(self, worker: str) -> Meters:
-        """The counters that all workers of this machine share."""
+    @cached_property
+    def meters(self) -> Meters:
+        """The counters that all workers of this machine share, under this process's name."""
         from falaj.serving.meters import Meters
 
-        return Meters(private_folder(self.settings.home / "meters"), worker)
+        return Meters(private_folder(self.settings.home / "meters"), self.process)
 
     def inference_app(self, worker: str) -> InferenceApp:
         """The ASGI application of an inference worker."""
@@ -395,7 +403,7 @@ class Premises:
             verifier=self.verifier,
             policy=self.policy,
             log=self.prediction_log,
-            meters=self.meters(worker),
+            meters=self.meters,
         )
 
     @cached_property

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+from falaj.kernel.clock import monotonic
 from falaj.kernel.errors import FalajError
 from falaj.kernel.jobs import Handler
 from falaj.kernel.outbox import Subscription
@@ -53,6 +54,20 @@ def handlers(made: Premises) -> Mapping[str, Handler]:
     }
 
 
+class Seldom:
+    """A chore that is done once in a while, however often it is called."""
+
+    def __init__(self, chore: Callable[[], object], *, every_seconds: float) -> None:
+        self._chore = chore
+        self._every = every_seconds
+        self._due = 0.0
+
+    def __call__(self) -> None:
+        if monotonic() >= self._due:
+            self._chore()
+            self._due = monotonic() + self._every
+
+
 class Chores:
     """What must be done again and again: checkpoints of the audit log, the prediction log's
     way into the lake, news to those who asked for them."""
@@ -69,10 +84,19 @@ class Chores:
         news = Subscription(
             made.database, SUBSCRIBER, Notifications(made.catalog, [LogNotifier()]).handle
         )
+
+        def routed() -> None:
+            with made.database.transaction() as connection:
+                mended = made.releases.reconcile(connection)
+            if mended:
+                self._log.warning("routing table mended", endpoints=mended)
+
         self._chores: dict[str, Callable[[], object]] = {
+            "routing table": Seldom(routed, every_seconds=5.0),
             "audit checkpoint": checkpointer.run_once,
             "notifications": news.deliver,
             "prediction log": PredictionDrain(made.spool_folder, made.keys, made.lake).run_once,
+            "lake compaction": Seldom(made.lake.compact, every_seconds=3600.0),
         }
 
     def run_once(self) -> None:

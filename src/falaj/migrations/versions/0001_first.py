@@ -663,7 +663,6 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["run_id"], ["runs.id"], name=op.f("fk_run_tags_run_id")),
         sa.PrimaryKeyConstraint("run_id", "key", name=op.f("pk_run_tags")),
     )
-    bind = op.get_bind()
     for table in PROTECTED:
-        for statement in append_only_ddl(bind.dialect.name, table):
-            bind.exec_driver_sql(statement)
+        for statement in append_only_ddl(op.get_bind().dialect.name, table):
+            op.execute(statement)
