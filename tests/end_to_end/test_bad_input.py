@@ -5,14 +5,11 @@ Each case is asked of the SDK (which class, which code) and of the command line 
 """
 
 import socket
-import sys
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import pytest
 
 from falaj.declare import Contract, Endpoint, ModelPolicy, RowCount, Source
-from falaj.interfaces.cli import main
 from falaj.interfaces.declarations import BrokenDefinitions
 from falaj.interfaces.platform import JobFailed
 from falaj.kernel.call import Caller, Principal, PrincipalKind
@@ -25,40 +22,6 @@ from falaj.training.model import TrainingRequest
 from falaj.wiring.assembly import assemble
 
 INJECTION = "departures; DROP TABLE departures --"
-
-
-@dataclass
-class Told:
-    """How a command ended."""
-
-    code: int
-    out: str
-    err: str
-
-    def refused(self, *words):
-        """Fails the test unless it was one clear error with a way out."""
-        assert self.code == 1, self.out + self.err
-        assert "Traceback" not in self.err + self.out
-        assert self.err.startswith("error "), self.err
-        assert "\n→ " in self.err, f"no hint: {self.err}"
-        for word in words:
-            assert word in self.err
-        return self
-
-
-@pytest.fixture
-def command(monkeypatch, capsys):
-    """Runs ``falaj`` in this process."""
-
-    def run(folder, *arguments):
-        monkeypatch.setattr(sys, "argv", ["falaj", "--folder", str(folder), *arguments])
-        monkeypatch.setenv("COLUMNS", "300")
-        with pytest.raises(SystemExit) as ended:
-            main()
-        told = capsys.readouterr()
-        return Told(int(ended.value.code or 0), told.out, told.err)
-
-    return run
 
 
 class Place:

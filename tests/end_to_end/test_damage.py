@@ -40,9 +40,9 @@ def files_of(folder):
     }
 
 
-def test_init_twice_changes_nothing(installed):
+def test_init_twice_changes_nothing(installed, command):
     keys = files_of(installed.home / "keys")
-    refused(installed.command("init"), str(installed.home), "already")
+    command(installed.folder, "init").refused(str(installed.home), "already")
     assert files_of(installed.home / "keys") == keys
     with installed.near() as owner:
         assert owner.accounts.me().principal == "user:owner"
@@ -125,15 +125,15 @@ def test_a_wrong_settings_file_is_refused_and_shows_no_secret(tmp_path, text, wo
     assert "hunter2" not in told
 
 
-def test_a_database_of_a_newer_version_is_left_alone(installed):
+def test_a_database_of_a_newer_version_is_left_alone(installed, command):
     with sqlite3.connect(installed.home / "falaj.db") as database:
         database.execute("UPDATE alembic_version SET version_num = '9999'")
     database.close()
     with pytest.raises(SchemaNewer, match="9999") as raised:
         falaj.open(installed.folder)
     assert raised.value.hint
-    refused(installed.command("whoami"), "9999")
-    refused(installed.command("up"), "9999")
+    command(installed.folder, "whoami").refused("9999")
+    command(installed.folder, "up").refused("9999")
 
 
 def test_a_wrong_passphrase_opens_nothing(tmp_path, monkeypatch):
@@ -166,7 +166,7 @@ def changed(document):
     ],
     ids=["empty", "cut", "another document", "changed bytes"],
 )
-def test_a_damaged_keyring_is_refused_and_not_replaced(installed, damage):
+def test_a_damaged_keyring_is_refused_and_not_replaced(installed, command, damage):
     ring = installed.home / "keys" / "keyring.json"
     ring.write_text(damage(ring.read_text()))
     damaged = ring.read_bytes()
@@ -175,7 +175,7 @@ def test_a_damaged_keyring_is_refused_and_not_replaced(installed, damage):
     assert isinstance(raised.value, Corrupt | WrongSeal)
     assert "keyring" in raised.value.message
     assert raised.value.hint
-    refused(installed.command("whoami"), "keyring")
+    command(installed.folder, "whoami").refused("keyring")
     assert ring.read_bytes() == damaged
 
 

@@ -19,6 +19,7 @@ from falaj.training.model import TrainingRequest
 from falaj.wiring.assembly import assemble
 
 LEASE = {"FALAJ_JOB_LEASE_SECONDS": "1"}
+BULK_ROWS = 60_000
 PREDICT = "/v1/endpoints/late/predict"
 
 
@@ -65,19 +66,17 @@ class Besieged:
         return True
 
     def killed_while(self, job, share):
-        """Kill the worker once a job has come so far; returns where it stood."""
-        with self.premises.database.reading() as connection:
-            self.premises.jobs.get(connection, job.id)
+        """Kill the worker once a job has come so far; returns the killed process's id."""
+        worker = self.installation.pid("worker")
 
         def far():
             with self.premises.database.reading() as connection:
                 seen = self.premises.jobs.get(connection, job.id)
-            here = seen.state is JobState.RUNNING and seen.progress >= share
-            return seen if here or seen.state.ended else None
+            return seen.progress >= share
 
-        seen = eventually(far, every=0.002, what=f"{job.kind} at {share}")
-        killed = self.installation.kill("worker")
-        return seen, killed
+        eventually(far, every=0.001, what=f"{job.kind} at {share}")
+        os.kill(worker, signal.SIGKILL)
+        return worker
 
     def ended(self, job, *, seconds=90):
         def over():
@@ -108,13 +107,17 @@ def besieged(tmp_path_factory, story):
 
 
 def test_a_load_whose_worker_is_killed_writes_every_row_once(besieged):
+    bulk = besieged.story.BULK
     with besieged.platform() as engineer:
-        for source, share in (("departures", 0.05), ("arrivals", 0.7)):
-            job = engineer.sources.load(source)
-            _, killed = besieged.killed_while(job, share)
+        for n_rows, share in ((BULK_ROWS, 0.3), (BULK_ROWS + 1, 0.7)):
+            besieged.story.write_bulk(besieged.installation.folder, n=n_rows)
+            engineer.definitions.apply(besieged.story.documents(bulk))
+            job = engineer.sources.load("bulk")
+            killed = besieged.killed_while(job, share)
             ended = besieged.ended(job)
             assert ended.state is JobState.DONE, ended.error
-            assert besieged.counted(source, "flight") == (900, 900)
+            assert ended.attempts == 2
+            assert besieged.counted("bulk", "flight") == (n_rows, n_rows)
             besieged.installation.revived("worker", killed)
     assert besieged.sound()
 
@@ -126,9 +129,10 @@ def test_a_training_whose_worker_is_killed_makes_one_version(besieged):
             engineer.wait(engineer.sources.load(source))
         request = TrainingRequest(model="late", spec=story.SPEC, params=story.SMALL)
         job = engineer.training.train(request)
-        _, killed = besieged.killed_while(job, 0.4)
+        killed = besieged.killed_while(job, 0.4)
         ended = besieged.ended(job)
         assert ended.state is JobState.DONE, ended.error
+        assert ended.attempts == 2
         assert len(engineer.training.sets()) == 1
         (run,) = engineer.runs.list()
         assert run.state == "finished"
