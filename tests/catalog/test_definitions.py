@@ -304,3 +304,11 @@ def test_a_fingerprint_depends_on_the_content_alone(view: View) -> None:
     assert View.model_validate(turned).fingerprint == view.fingerprint
     other = view.model_copy(update={"hours": view.hours + 1})
     assert other.fingerprint != view.fingerprint
+
+
+@pytest.mark.parametrize("wrong", [{"owner": "maryam"}, {"region": "The Gulf"}])
+def test_an_owner_or_region_that_is_none_is_refused_when_it_is_declared(
+    wrong: dict[str, str],
+) -> None:
+    with pytest.raises(ValueError, match="is not"):
+        Source(name="flights", **wrong)

@@ -16,6 +16,7 @@ from pathlib import Path
 import pyotp
 import pytest
 
+import falaj
 from falaj.testing.pages import Block, blocks, squeezed
 
 SECRET = re.compile(r"^\s+([A-Z2-7]{32})$", re.MULTILINE)
@@ -45,6 +46,7 @@ class Reader:
             "FALAJ_HTTP__PORT": self._ports["8443"],
             "FALAJ_INFERENCE__PORT": self._ports["8444"],
             "FALAJ_CREDENTIALS": str(folder / "credentials.json"),
+            "PYTHONPATH": str(Path(falaj.__file__).parents[1]),
             "PYTHONPYCACHEPREFIX": str(folder / "compiled"),
             "COLUMNS": "100",
         }

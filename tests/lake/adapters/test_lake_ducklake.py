@@ -409,3 +409,15 @@ def test_data_files_may_lie_in_s3(tmp_path, s3_server):
         cursor.execute("FROM read_text('s3://other-bucket/x')")
     lake.close()
     assert s3_server.secret_key not in repr(place)
+
+
+def test_a_lake_whose_folder_was_moved_is_read_and_written_where_it_is_now(tmp_path):
+    lake = DuckLake.in_folder(tmp_path / "old", threads=1)
+    lake.append("people", people(1, 2, 3))
+    lake.close()
+    (tmp_path / "old").rename(tmp_path / "new")
+    moved = DuckLake.in_folder(tmp_path / "new", threads=1)
+    moved.append("people", people(4, 5))
+    assert moved.count("people") == 5
+    moved.close()
+    assert not (tmp_path / "old").exists()

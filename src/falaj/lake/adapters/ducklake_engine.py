@@ -152,6 +152,8 @@ def _attach(place: Place, wait_seconds: float, *, create: bool) -> str:
     ]
     if place.sqlite is not None:
         options += ["META_JOURNAL_MODE 'WAL'", f"META_BUSY_TIMEOUT {int(wait_seconds * 1000)}"]
+        if place.folder is not None and not create:
+            options.append("OVERRIDE_DATA_PATH true")  # a platform's folder may be moved
     return f"ATTACH {text(place.target)} AS lake ({', '.join(options)})"
 
 
