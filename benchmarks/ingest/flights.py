@@ -43,7 +43,10 @@ from falaj.trust.audit import SqlAuditLog
 WHOLE = 336_776
 SIZES = (20_000, 100_000, WHOLE)
 VERSIONS = {name: version(name) for name in ("duckdb", "pyarrow")}
-CHECKED = "count(*), sum(distance), min(time_hour), max(time_hour), count(DISTINCT tailnum)"
+CHECKED = (
+    "count(*), sum(distance), epoch_us(min(time_hour)), epoch_us(max(time_hour)), "
+    "count(DISTINCT tailnum)"
+)
 
 
 def main() -> None:
