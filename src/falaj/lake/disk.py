@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from falaj.kernel.errors import FalajError, LimitExceeded, Unavailable
+from falaj.kernel.ids import new_id
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
@@ -21,6 +23,28 @@ def disk_error(error: OSError, what: str) -> FalajError:
         f"The disk refuses {what}: {error.strerror or error}.",
         hint="Check the path and its permissions.",
     )
+
+
+def reserved(path: Path, n_bytes: int) -> None:
+    """Make a file of zeros whose space is set aside, unless the file is there.
+
+    For files that are written through memory: the first write into a hole of such a file
+    ends the process (SIGBUS) when the disk is full; here it is an error.
+
+    Raises:
+        OSError: the disk is full or refuses; no file is left.
+    """
+    if path.exists():
+        return
+    begun = path.with_name(f"{path.name}.{new_id('begun')}")
+    try:
+        handle = os.open(begun, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(handle, "wb") as file:
+            file.write(bytes(n_bytes))
+        with suppress(FileExistsError):  # another process was faster
+            os.link(begun, path)
+    finally:
+        begun.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 from falaj.kernel.clock import monotonic
 from falaj.kernel.errors import FalajError
-from falaj.kernel.jobs import Handler
+from falaj.kernel.jobs import Handler, JobRun
 from falaj.kernel.outbox import Subscription
 from falaj.kernel.telemetry import logger
 from falaj.trust.audit_checkpoints import Checkpointer
@@ -20,38 +21,81 @@ EVERY_SECONDS = 0.5
 
 
 def handlers(made: Premises) -> Mapping[str, Handler]:
-    """What does each kind of job."""
-    from falaj.features.materialization import Materialization
+    """What does each kind of job, made when the first job of the kind is run.
+
+    What cannot be made (a disk is full, a package is missing) fails that job, and no other.
+    """
     from falaj.features.service import MATERIALIZE
     from falaj.ingest.service import LOAD
+    from falaj.models.model import GATES_JOB
+    from falaj.training.model import PREPARE_JOB, RECREATE_JOB, TRAIN_JOB
+
+    makers: dict[str, Callable[[], Handler]] = {
+        LOAD: lambda: made.loading,
+        MATERIALIZE: lambda: _materialization(made),
+        PREPARE_JOB: lambda: _preparation(made),
+        RECREATE_JOB: lambda: _recreation(made),
+        TRAIN_JOB: lambda: _training(made),
+        GATES_JOB: lambda: _gates(made),
+    }
+    return {kind: _later(make) for kind, make in makers.items()}
+
+
+def _later(make: Callable[[], Handler]) -> Handler:
+    """A handler that is made at its first job."""
+
+    @cache
+    def made() -> Handler:
+        return make()
+
+    def handle(run: JobRun, arguments: Mapping[str, Any]) -> Any:
+        return made()(run, arguments)
+
+    return handle
+
+
+def _materialization(made: Premises) -> Handler:
+    from falaj.features.materialization import Materialization
+
+    return Materialization(made.features, made.calls)
+
+
+def _preparation(made: Premises) -> Handler:
+    from falaj.training.train import PrepareJob
+
+    return PrepareJob(made.calls, made.training_sets)
+
+
+def _recreation(made: Premises) -> Handler:
+    from falaj.training.train import RecreateJob
+
+    return RecreateJob(made.calls, made.training_sets)
+
+
+def _training(made: Premises) -> Handler:
     from falaj.models.adapters.onnx_lightgbm import LightGbmToOnnx
+    from falaj.models.adapters.scoring_onnxruntime import OnnxScorers
+    from falaj.models.packaging import ModelPackaging
+    from falaj.training.adapters.trainer_lightgbm import LightGbmTrainer
+    from falaj.training.train import TrainJob
+
+    return TrainJob(
+        calls=made.calls,
+        training_sets=made.training_sets,
+        runs=made.runs,
+        trainers={"lightgbm": LightGbmTrainer()},
+        packaging=ModelPackaging(LightGbmToOnnx(), OnnxScorers(), made.bundles, made.registry),
+        blobs=made.blobs,
+    )
+
+
+def _gates(made: Premises) -> Handler:
     from falaj.models.adapters.scoring_onnxruntime import OnnxScorers
     from falaj.models.gate_job import GateJob
     from falaj.models.gates import Gates
-    from falaj.models.model import GATES_JOB
-    from falaj.models.packaging import ModelPackaging
-    from falaj.training.adapters.trainer_lightgbm import LightGbmTrainer
-    from falaj.training.model import PREPARE_JOB, RECREATE_JOB, TRAIN_JOB
-    from falaj.training.train import PrepareJob, RecreateJob, TrainJob
 
-    scorers = OnnxScorers()
-    return {
-        LOAD: made.loading,
-        MATERIALIZE: Materialization(made.features, made.calls),
-        PREPARE_JOB: PrepareJob(made.calls, made.training_sets),
-        RECREATE_JOB: RecreateJob(made.calls, made.training_sets),
-        TRAIN_JOB: TrainJob(
-            calls=made.calls,
-            training_sets=made.training_sets,
-            runs=made.runs,
-            trainers={"lightgbm": LightGbmTrainer()},
-            packaging=ModelPackaging(LightGbmToOnnx(), scorers, made.bundles, made.registry),
-            blobs=made.blobs,
-        ),
-        GATES_JOB: GateJob(
-            made.calls, made.registry, Gates(made.bundles, scorers), made.training_sets
-        ),
-    }
+    gates = Gates(made.bundles, OnnxScorers())
+    return GateJob(made.calls, made.registry, gates, made.training_sets)
 
 
 class Seldom:

@@ -18,9 +18,12 @@ import lmdb
 from falaj.features.order import ORDER_BYTES
 from falaj.features.ports import Write, Written
 from falaj.kernel.errors import Corrupt, FalajError, LimitExceeded, Unavailable
+from falaj.lake.disk import reserved
 
 T = TypeVar("T")
 LONGEST_KEY = 511
+_LOCK_BYTES, _READER_BYTES = 8192, 64
+"""More than LMDB's lock file takes for its head, and for each reader."""
 _ROWS, _ONCE = b"rows", b"once"
 
 
@@ -42,6 +45,7 @@ class LmdbOnlineStore:
         self._writer = threading.Lock()  # of this process's writers, before LMDB's own
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            reserved(folder / "lock.mdb", _LOCK_BYTES + _READER_BYTES * max_readers)
             self._env = lmdb.open(
                 str(folder), map_size=map_bytes, max_dbs=2, max_readers=max_readers,
                 mode=0o600, readahead=False, meminit=False,
