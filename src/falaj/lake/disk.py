@@ -6,9 +6,9 @@ import errno
 import os
 from contextlib import suppress
 from pathlib import Path
+from secrets import token_hex
 
 from falaj.kernel.errors import FalajError, LimitExceeded, Unavailable
-from falaj.kernel.ids import new_id
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
@@ -36,7 +36,7 @@ def reserved(path: Path, n_bytes: int) -> None:
     """
     if path.exists():
         return
-    begun = path.with_name(f"{path.name}.{new_id('begun')}")
+    begun = path.with_name(f"{path.name}.{token_hex(8)}")
     try:
         handle = os.open(begun, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with os.fdopen(handle, "wb") as file:
