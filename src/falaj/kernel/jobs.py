@@ -371,7 +371,10 @@ class Worker:
             else {"code": "internal", "message": f"{type(error).__name__}: {error}"}
         )
         terminal = isinstance(error, FalajError) and not error.retryable
-        self._log.error("job failed", job=job.id, trace=traceback.format_exc(), **told)
+        if terminal:  # the input's fault, which its message tells in full
+            self._log.warning("job failed", job=job.id, **told)
+        else:
+            self._log.error("job failed", job=job.id, trace=traceback.format_exc(), **told)
         if terminal or job.attempts >= _max_attempts(self._jobs, job.id):
             self._end(job, JobState.FAILED, error=told)
             return
