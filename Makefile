@@ -38,14 +38,14 @@ check: $(READY) ## format, lint, types, layers, documentation
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/mkdocs build --strict --quiet --site-dir .venv/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --site-dir .venv/site
 
 format: $(READY) ## put code into its form
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 docs: $(READY) ## read the documentation at http://127.0.0.1:8000
-	$(BIN)/mkdocs serve
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
 
 bench: $(READY) ## all benchmarks; SIZE=full for the figures that count
 	@for file in benchmarks/*/*.py; do echo "== $$file"; $(BIN)/python $$file --size $(SIZE) || exit 1; done

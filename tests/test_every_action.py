@@ -7,6 +7,7 @@ import pytest
 from sqlalchemy import select
 
 from falaj.interfaces.cli import SERVICES
+from falaj.interfaces.client import RemoteDoor
 from falaj.kernel.database import metadata
 from falaj.kernel.errors import FalajError, Forbidden, NotFound, StepUpRequired, Unavailable
 from falaj.testing.subjects import SUBJECTS, subject_of
@@ -50,6 +51,10 @@ class Log:
             query = select(audit_records).where(audit_records.c.seq > since)
             return list(connection.execute(query))
 
+    def actions(self):
+        """The names of the actions that were recorded, done or not."""
+        return {row.action for row in self._rows(self._since)}
+
     def outcomes(self, action):
         """How often the action was recorded with each outcome."""
         found = [row.outcome for row in self._rows(self._since) if row.action == action]
@@ -64,6 +69,12 @@ def contents(world):
             for table in metadata.sorted_tables
             if not table.name.startswith("audit")
         }
+
+
+def beyond(world):
+    """What lies outside of the metadata database: what serves, the lake, the keys."""
+    made = world.premises
+    return made.routing.active(), made.lake.latest(), [key.id for key in made.keys.versions()]
 
 
 @every_action
@@ -100,12 +111,15 @@ def test_an_action_is_refused_without_credentials_and_nothing_is_recorded_as_don
 def test_an_action_is_refused_to_somebody_without_a_role_and_recorded_once_as_refused(world, name):
     action = ACTIONS[name]
     arguments = subject_of(name).arguments(world)
-    door = door_of(world, world.caller(nobody=True))
-    log, before = Log(world), contents(world)
-    with pytest.raises((Forbidden, NotFound)):
-        door.call(action, arguments)
-    assert log.outcomes(name) == {"refused": 1}
-    assert contents(world) == before
+    nobody = world.caller(nobody=True)
+    token = world.token(nobody)
+    before = contents(world), beyond(world)
+    for door in (door_of(world, nobody), RemoteDoor(world.http, lambda: token)):
+        log = Log(world)
+        with pytest.raises((Forbidden, NotFound)):
+            door.call(action, arguments)
+        assert log.outcomes(name) == {"refused": 1}
+    assert (contents(world), beyond(world)) == before
 
 
 @pytest.mark.parametrize("name", SENSITIVE)
@@ -129,15 +143,31 @@ class BrokenLog:
 
 @every_action
 def test_an_action_is_not_done_when_its_record_cannot_be_written(world, name, monkeypatch):
-    action = ACTIONS[name]
-    arguments = subject_of(name).arguments(world)
-    log, before = Log(world), contents(world)
+    action, subject = ACTIONS[name], subject_of(name)
+    arguments = subject.arguments(world)
+    log, before, around = Log(world), contents(world), beyond(world)
     with monkeypatch.context() as broken:
         broken.setattr(world.premises.backend, "audit", BrokenLog())
         with pytest.raises(Unavailable, match="audit log"):
             door_of(world, world.caller()).call(action, arguments)
     assert contents(world) == before
     assert log.outcomes(name) == {}
+    if not subject.outside:
+        assert beyond(world) == around
+
+
+@pytest.mark.parametrize("name", MUTATING)
+def test_a_repeat_with_the_same_idempotency_key_gets_the_first_answer_and_does_nothing(world, name):
+    action = ACTIONS[name]
+    arguments = subject_of(name).arguments(world)
+    door, key = door_of(world, world.caller()), world.new("once")
+    log = Log(world)
+    first = door.call(action, arguments, idempotency_key=key)
+    before = contents(world), beyond(world)
+    again = door.call(action, arguments, idempotency_key=key)
+    assert action.result.dump_json(again) == action.result.dump_json(first)
+    assert (contents(world), beyond(world)) == before
+    assert log.outcomes(name) == {"done": 2}
 
 
 def fails(world, way, action, arguments):
@@ -173,8 +203,6 @@ def test_an_unknown_argument_gives_the_same_error_near_and_far(world, name):
     with pytest.raises(FalajError) as near:
         door_of(world, world.caller()).call(action, arguments)
     token = world.token(world.caller())
-    from falaj.interfaces.client import RemoteDoor
-
     with pytest.raises(FalajError) as far:
         RemoteDoor(world.http, lambda: token).call(action, arguments)
     assert type(far.value) is type(near.value)
@@ -266,3 +294,55 @@ def test_the_platform_object_has_each_service_and_each_action(world):
             assert action.verb in dir(getattr(platform, action.service)), name
     annotated = type(platform).__annotations__
     assert set(annotated) >= set(service_classes())
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_number_that_is_none_is_logged_and_read_through_every_door(world, way):
+    run = world.started_run()
+    points = [{"key": "loss", "value": float("nan")}, {"key": "worst", "value": float("inf")}]
+    world.ask(way, ACTIONS["runs.log"], {"run": run, "metrics": points})
+    for reader in WAYS:
+        read = world.ask(reader, ACTIONS["runs.get"], {"run": run})["metrics"]
+        assert {name: str(value).lower()[:3] for name, value in read.items()} == {
+            "loss": "nan",
+            "worst": "inf",
+        }
+
+
+@pytest.mark.parametrize("odd", ["", ".", "..", "../x", "a/b", "a b?c#d&e=f%", "ملف"])
+@pytest.mark.parametrize("name", [name for name in TAKING_A_NAME if name not in MAKING_IT])
+def test_an_odd_name_gives_the_same_error_near_and_far_and_leads_nowhere_else(world, name, odd):
+    action = ACTIONS[name]
+    arguments = naming_nothing(action, subject_of(name).arguments(world))
+    for taken in action.path_arguments:
+        if arguments[taken] == NOTHING_THERE:
+            arguments[taken] = odd
+    near = fails(world, "python", action, arguments)
+    log = Log(world)
+    assert fails(world, "http", action, arguments) == near
+    assert log.actions() <= {name}
+
+
+def test_a_metric_whose_name_holds_a_slash_is_read_through_every_door(world):
+    run = world.started_run()
+    points = [{"key": "train/loss of a b?", "value": 0.5}]
+    world.ask("python", ACTIONS["runs.log"], {"run": run, "metrics": points})
+    for way in WAYS:
+        asked = {"run": run, "key": "train/loss of a b?"}
+        (point,) = world.ask(way, ACTIONS["runs.history"], asked)
+        assert point["value"] == 0.5
+
+
+def test_a_purpose_may_be_said_in_any_language(world):
+    caller, heard = world.caller(), []
+    token = world.token(caller)
+    decide = world.premises.policy.decide
+    purpose = "تحسين 50% of الخدمة"
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(
+            world.premises.policy,
+            "decide",
+            lambda who, *rest, **more: heard.append(who.purpose) or decide(who, *rest, **more),
+        )
+        RemoteDoor(world.http, lambda: token, purpose=purpose).call(ACTIONS["accounts.me"], {})
+    assert heard == [purpose]

@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from falaj.interfaces.cli import main
 from falaj.testing.guarded import Account, GuardedServer, Started, free_ports
 from falaj.testing.installations import (
     SURROUNDINGS,
@@ -165,3 +166,37 @@ def installed(tmp_path, story):
     story.write_data(made.folder, n=600)
     yield made
     made.stop()
+
+
+@dataclass
+class Told:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+    def refused(self, *words):
+        """Fails the test unless it was one clear error with a way out."""
+        assert self.code == 1, self.out + self.err
+        assert "Traceback" not in self.err + self.out
+        assert self.err.startswith("error "), self.err
+        assert "\n→ " in self.err, f"no hint: {self.err}"
+        for word in words:
+            assert word in self.err
+        return self
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """Runs ``falaj`` in this process."""
+
+    def run(folder, *arguments):
+        monkeypatch.setattr(sys, "argv", ["falaj", "--folder", str(folder), *arguments])
+        monkeypatch.setenv("COLUMNS", "300")
+        with pytest.raises(SystemExit) as ended:
+            main()
+        told = capsys.readouterr()
+        return Told(int(ended.value.code or 0), told.out, told.err)
+
+    return run

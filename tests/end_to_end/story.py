@@ -56,6 +56,13 @@ DEPARTURES = Source(
     },
     event_time="at",
 )
+BULK = Source(
+    name="bulk",
+    table="bulk",
+    path="bulk.csv",
+    columns={"flight": "integer", "carrier": "text", "signal": "number"},
+    mode="replace",
+)
 DEFINITIONS = (
     DEPARTURES,
     Source(
@@ -122,6 +129,12 @@ def write_data(folder: Path, *, n=N_ROWS, days=100, seed=1) -> None:
         arrivals.append((i, carriers[i], landed, f"{delay[i]:.6f}"))
     _write(folder / "departures.csv", ("flight", "carrier", "signal", "at", "late"), departures)
     _write(folder / "arrivals.csv", ("flight", "carrier", "landed_at", "delay"), arrivals)
+
+
+def write_bulk(folder: Path, *, n) -> None:
+    """Many small rows, so that a load takes a while."""
+    rows = ((i, "AA" if i % 3 else "UA", f"{i / 7:.4f}") for i in range(n))
+    _write(folder / "bulk.csv", ("flight", "carrier", "signal"), rows)
 
 
 def _write(path: Path, header, rows) -> None:

@@ -5,58 +5,23 @@ Each case is asked of the SDK (which class, which code) and of the command line 
 """
 
 import socket
-import sys
-from dataclasses import dataclass
+from contextlib import contextmanager
 
 import pytest
 
 from falaj.declare import Contract, Endpoint, ModelPolicy, RowCount, Source
-from falaj.interfaces.cli import main
 from falaj.interfaces.declarations import BrokenDefinitions
 from falaj.interfaces.platform import JobFailed
 from falaj.kernel.call import Caller, Principal, PrincipalKind
-from falaj.kernel.door import LocalDoor
-from falaj.kernel.errors import Conflict, Corrupt, FalajError, InvalidInput, NotFound
+from falaj.kernel.door import face
+from falaj.kernel.errors import Corrupt, FalajError, InvalidInput, NotFound
 from falaj.models.model import GatesNotPassed
+from falaj.operations.service import ChangeService
 from falaj.testing.installations import Installation
 from falaj.training.model import TrainingRequest
 from falaj.wiring.assembly import assemble
 
 INJECTION = "departures; DROP TABLE departures --"
-
-
-@dataclass
-class Told:
-    """How a command ended."""
-
-    code: int
-    out: str
-    err: str
-
-    def refused(self, *words):
-        """Fails the test unless it was one clear error with a way out."""
-        assert self.code == 1, self.out + self.err
-        assert "Traceback" not in self.err + self.out
-        assert self.err.startswith("error "), self.err
-        assert "\n→ " in self.err, f"no hint: {self.err}"
-        for word in words:
-            assert word in self.err
-        return self
-
-
-@pytest.fixture
-def command(monkeypatch, capsys):
-    """Runs ``falaj`` in this process."""
-
-    def run(folder, *arguments):
-        monkeypatch.setattr(sys, "argv", ["falaj", "--folder", str(folder), *arguments])
-        monkeypatch.setenv("COLUMNS", "300")
-        with pytest.raises(SystemExit) as ended:
-            main()
-        told = capsys.readouterr()
-        return Told(int(ended.value.code or 0), told.out, told.err)
-
-    return run
 
 
 class Place:
@@ -104,11 +69,15 @@ class Place:
                 [one.model_dump() for one in owner.endpoints.list()],
             )
 
-    def as_approver(self):
-        """The local door as another person, who approves, with a fresh factor."""
+    @contextmanager
+    def stepped_up(self):
+        """The platform as its owner with a fresh factor, and its door as an approver."""
         now = self.premises.clock.now()
         salma = Principal("user:salma", PrincipalKind.USER, ("approver",))
-        return LocalDoor(self.premises.backend, Caller(salma, mfa_at=now))
+        with self.installation.near() as owner:
+            door = owner.door.door
+            owner.door.door = door.as_(door.caller.with_factor(now))
+            yield owner, face(ChangeService, door.as_(Caller(salma, mfa_at=now)))
 
 
 BAD_FILES = (
@@ -212,12 +181,8 @@ def documents_of(story, **changes):
 )  # fmt: skip
 def test_a_wrong_argument_is_named(place, unmoved, command, action, arguments, error, words, line):
     service, verb = action.split(".")
-    with place.installation.near() as owner:
-        owner._doorway.door = owner._doorway.door.as_(  # a fresh second factor for every case
-            owner._doorway.door.caller.with_factor(place.premises.clock.now())
-        )
-        with pytest.raises(error) as raised:
-            getattr(getattr(owner, service), verb)(**arguments)
+    with place.stepped_up() as (owner, _), pytest.raises(error) as raised:
+        getattr(getattr(owner, service), verb)(**arguments)
     assert raised.value.code != "falaj-error"
     assert raised.value.hint, raised.value.message
     for word in words:
@@ -277,7 +242,7 @@ def test_two_definitions_of_one_name_are_refused(place, unmoved, command, tmp_pa
     )
     (tmp_path / "twins.py").write_text(text)
     command(place.folder, "apply", str(tmp_path)).refused("twin", "twins.py")
-    with place.installation.near() as owner, pytest.raises(InvalidInput, match="twin|twice"):
+    with place.installation.near() as owner, pytest.raises(InvalidInput, match=r"twin|twice"):
         namespace = {}
         exec(text, namespace)
         owner.definitions.apply([namespace["one"].document(), namespace["two"].document()])
@@ -308,14 +273,10 @@ def test_an_argument_file_that_is_missing_is_named(place, command):
 
 
 def test_changed_model_bytes_are_neither_promoted_nor_deployed(place, story):
-    with place.installation.near() as owner:
-        owner._doorway.door = owner._doorway.door.as_(
-            owner._doorway.door.caller.with_factor(place.premises.clock.now())
-        )
+    with place.stepped_up() as (owner, approver):
         owner.wait(owner.models.gates("late", 1))
         change = owner.models.promote("late", 1, to="production", reason="Good")
-        approve = place.premises.backend.services.actions["changes.approve"]
-        place.as_approver().call(approve, {"id": change.id, "reason": "Yes"})
+        approver.approve(change.id, reason="Yes")
         release = owner.endpoints.deploy("late", activate=True)
         before = owner.endpoints.predict("late", [story.QUESTION]).predictions[0]["score"]
         blobs = sorted((place.installation.home / "blobs").rglob("*"))
@@ -356,10 +317,9 @@ def test_a_table_named_in_a_source_cannot_smuggle_sql(place, story):
         Source(**(story.DEPARTURES.model_dump() | {"table": INJECTION}))
 
 
-def test_an_unapproved_change_moves_nothing(place):
-    with pytest.raises((Conflict, NotFound)):
-        approve = place.premises.backend.services.actions["changes.approve"]
-        place.as_approver().call(approve, {"id": "change_none", "reason": "Yes"})
+def test_a_change_that_there_is_not_cannot_be_approved(place):
+    with place.stepped_up() as (_, approver), pytest.raises(NotFound, match="change_none"):
+        approver.approve("change_none", reason="Yes")
 
 
 def test_a_definitions_error_is_a_falaj_error():

@@ -40,9 +40,9 @@ def files_of(folder):
     }
 
 
-def test_init_twice_changes_nothing(installed):
+def test_init_twice_changes_nothing(installed, command):
     keys = files_of(installed.home / "keys")
-    refused(installed.command("init"), str(installed.home), "already")
+    command(installed.folder, "init").refused(str(installed.home), "already")
     assert files_of(installed.home / "keys") == keys
     with installed.near() as owner:
         assert owner.accounts.me().principal == "user:owner"
@@ -125,15 +125,15 @@ def test_a_wrong_settings_file_is_refused_and_shows_no_secret(tmp_path, text, wo
     assert "hunter2" not in told
 
 
-def test_a_database_of_a_newer_version_is_left_alone(installed):
+def test_a_database_of_a_newer_version_is_left_alone(installed, command):
     with sqlite3.connect(installed.home / "falaj.db") as database:
         database.execute("UPDATE alembic_version SET version_num = '9999'")
     database.close()
     with pytest.raises(SchemaNewer, match="9999") as raised:
         falaj.open(installed.folder)
     assert raised.value.hint
-    refused(installed.command("whoami"), "9999")
-    refused(installed.command("up"), "9999")
+    command(installed.folder, "whoami").refused("9999")
+    command(installed.folder, "up").refused("9999")
 
 
 def test_a_wrong_passphrase_opens_nothing(tmp_path, monkeypatch):
@@ -146,7 +146,7 @@ def test_a_wrong_passphrase_opens_nothing(tmp_path, monkeypatch):
     assert "passphrase" in raised.value.message
     assert "another long" not in str(raised.value)
     monkeypatch.delenv("FALAJ_KEYRING_PASSPHRASE")
-    with pytest.raises(FalajError, match="passphrase|sealed"):
+    with pytest.raises(FalajError, match=r"passphrase|sealed"):
         falaj.open(tmp_path / "project")
     monkeypatch.setenv("FALAJ_KEYRING_PASSPHRASE", "the right long passphrase")
     falaj.open(tmp_path / "project").close()
@@ -166,7 +166,7 @@ def changed(document):
     ],
     ids=["empty", "cut", "another document", "changed bytes"],
 )
-def test_a_damaged_keyring_is_refused_and_not_replaced(installed, damage):
+def test_a_damaged_keyring_is_refused_and_not_replaced(installed, command, damage):
     ring = installed.home / "keys" / "keyring.json"
     ring.write_text(damage(ring.read_text()))
     damaged = ring.read_bytes()
@@ -175,7 +175,7 @@ def test_a_damaged_keyring_is_refused_and_not_replaced(installed, damage):
     assert isinstance(raised.value, Corrupt | WrongSeal)
     assert "keyring" in raised.value.message
     assert raised.value.hint
-    refused(installed.command("whoami"), "keyring")
+    command(installed.folder, "whoami").refused("keyring")
     assert ring.read_bytes() == damaged
 
 
@@ -183,11 +183,11 @@ def test_a_damaged_keyring_is_refused_and_not_replaced(installed, damage):
     "crime",
     [
         "UPDATE audit_records SET principal = 'user:nobody' WHERE seq = 2",
-        "UPDATE audit_records SET body = replace(body, 'system', 'sistem') WHERE seq = 1",
+        "UPDATE audit_records SET body = body || ' ' WHERE seq = 1",
         "DELETE FROM audit_records WHERE seq = 2",
-        "DELETE FROM audit_records WHERE seq = (SELECT max(seq) FROM audit_records)",
+        "DELETE FROM audit_records WHERE seq >= (SELECT max(size) FROM audit_checkpoints)",
     ],
-    ids=["who", "what", "a row from the middle", "the last row"],
+    ids=["who", "what", "a row from the middle", "the signed end"],
 )
 def test_a_falsified_audit_log_is_found_out(installed, crime):
     with installed.near() as owner:
@@ -201,7 +201,7 @@ def test_a_falsified_audit_log_is_found_out(installed, crime):
             "SELECT name FROM sqlite_master WHERE type = 'trigger'"
         ).fetchall():
             database.execute(f"DROP TRIGGER {name}")
-        assert database.execute(crime).rowcount == 1
+        assert database.execute(crime).rowcount
     database.close()
     with installed.near() as owner:
         found = owner.audit.verify()
@@ -328,3 +328,12 @@ def test_a_blob_on_a_full_disk_is_kept_whole_or_not_at_all(installed):
             assert premises.blobs.fetch(large) == bytes(1_000_000)
         finally:
             premises.close()
+
+
+def test_a_platform_may_be_open_twice_in_one_process(installed, story):
+    with installed.near() as first, installed.near() as second:
+        first.definitions.apply(story.documents())
+        assert len(second.definitions.list()) == len(story.DEFINITIONS)
+        assert second.endpoints.list()[0].name == "late"
+    with installed.near() as third:
+        assert third.endpoints.status("late").active is None

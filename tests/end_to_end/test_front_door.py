@@ -161,9 +161,11 @@ def test_a_wrong_password_is_refused_in_the_same_words_as_a_wrong_name(running):
 
 
 def test_promotion_asks_for_a_fresh_second_factor(running, mint):
-    with falaj.connect(running.control, token=mint(factor=False), ca=running.ca) as platform:
-        with pytest.raises(StepUpRequired):
-            platform.models.promote("late", 1, to="production", reason="No factor")
+    with (
+        falaj.connect(running.control, token=mint(factor=False), ca=running.ca) as platform,
+        pytest.raises(StepUpRequired),
+    ):
+        platform.models.promote("late", 1, to="production", reason="No factor")
 
 
 def test_a_used_link_enrols_nobody_again(running):
@@ -202,9 +204,11 @@ def test_tls_1_2_is_refused(running, which):
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.load_verify_locations(running.ca)
     context.maximum_version = ssl.TLSVersion.TLSv1_2
-    with socket.create_connection((address.hostname, address.port), 10) as plain:
-        with pytest.raises(ssl.SSLError):
-            context.wrap_socket(plain, server_hostname=address.hostname)
+    with (
+        socket.create_connection((address.hostname, address.port), 10) as plain,
+        pytest.raises(ssl.SSLError),
+    ):
+        context.wrap_socket(plain, server_hostname=address.hostname)
 
 
 @pytest.mark.parametrize("which", ["control", "inference"])
@@ -212,15 +216,19 @@ def test_tls_1_3_is_spoken(running, which):
     address = urlsplit(getattr(running, which))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.load_verify_locations(running.ca)
-    with socket.create_connection((address.hostname, address.port), 10) as plain:
-        with context.wrap_socket(plain, server_hostname=address.hostname) as secure:
-            assert secure.version() == "TLSv1.3"
+    with (
+        socket.create_connection((address.hostname, address.port), 10) as plain,
+        context.wrap_socket(plain, server_hostname=address.hostname) as secure,
+    ):
+        assert secure.version() == "TLSv1.3"
 
 
 def test_a_client_that_does_not_trust_our_authority_does_not_connect(running):
-    with falaj.connect(running.control, token="x") as platform:
-        with pytest.raises(Unavailable, match="certificate"):
-            platform.accounts.me()
+    with (
+        falaj.connect(running.control, token="x") as platform,
+        pytest.raises(Unavailable, match="certificate"),
+    ):
+        platform.accounts.me()
 
 
 def test_an_unknown_route_is_told_without_a_trace(running):
@@ -233,14 +241,18 @@ def test_an_unknown_route_is_told_without_a_trace(running):
 def test_the_near_and_the_far_door_raise_the_same_error(running, mint):
     with running.installation.near() as owner, pytest.raises(FalajError) as near:
         owner.models.get("nothing", 7)
-    with falaj.connect(running.control, token=mint(), ca=running.ca) as platform:
-        with pytest.raises(FalajError) as far:
-            platform.models.get("nothing", 7)
+    with (
+        falaj.connect(running.control, token=mint(), ca=running.ca) as platform,
+        pytest.raises(FalajError) as far,
+    ):
+        platform.models.get("nothing", 7)
     assert type(near.value) is type(far.value)
     assert (near.value.message, near.value.hint) == (far.value.message, far.value.hint)
 
 
 def test_the_far_door_names_an_invalid_token(running):
-    with falaj.connect(running.control, token="a.b.c", ca=running.ca) as platform:
-        with pytest.raises(InvalidToken):
-            platform.accounts.me()
+    with (
+        falaj.connect(running.control, token="a.b.c", ca=running.ca) as platform,
+        pytest.raises(InvalidToken),
+    ):
+        platform.accounts.me()

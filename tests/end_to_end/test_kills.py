@@ -5,6 +5,8 @@ import random
 import signal
 import threading
 import time
+from functools import partial
+from pathlib import Path
 from uuid import uuid4
 
 import httpx
@@ -17,6 +19,7 @@ from falaj.training.model import TrainingRequest
 from falaj.wiring.assembly import assemble
 
 LEASE = {"FALAJ_JOB_LEASE_SECONDS": "1"}
+BULK_ROWS = 60_000
 PREDICT = "/v1/endpoints/late/predict"
 
 
@@ -63,19 +66,17 @@ class Besieged:
         return True
 
     def killed_while(self, job, share):
-        """Kill the worker once a job has come so far; returns where it stood."""
-        with self.premises.database.reading() as connection:
-            self.premises.jobs.get(connection, job.id)
+        """Kill the worker once a job has come so far; returns the killed process's id."""
+        worker = self.installation.pid("worker")
 
         def far():
             with self.premises.database.reading() as connection:
                 seen = self.premises.jobs.get(connection, job.id)
-            here = seen.state is JobState.RUNNING and seen.progress >= share
-            return seen if here or seen.state.ended else None
+            return seen.progress >= share
 
-        seen = eventually(far, every=0.002, what=f"{job.kind} at {share}")
-        killed = self.installation.kill("worker")
-        return seen, killed
+        eventually(far, every=0.001, what=f"{job.kind} at {share}")
+        os.kill(worker, signal.SIGKILL)
+        return worker
 
     def ended(self, job, *, seconds=90):
         def over():
@@ -106,13 +107,17 @@ def besieged(tmp_path_factory, story):
 
 
 def test_a_load_whose_worker_is_killed_writes_every_row_once(besieged):
+    bulk = besieged.story.BULK
     with besieged.platform() as engineer:
-        for source, share in (("departures", 0.05), ("arrivals", 0.7)):
-            job = engineer.sources.load(source)
-            _, killed = besieged.killed_while(job, share)
+        for n_rows, share in ((BULK_ROWS, 0.3), (BULK_ROWS + 1, 0.7)):
+            besieged.story.write_bulk(besieged.installation.folder, n=n_rows)
+            engineer.definitions.apply(besieged.story.documents(bulk))
+            job = engineer.sources.load("bulk")
+            killed = besieged.killed_while(job, share)
             ended = besieged.ended(job)
             assert ended.state is JobState.DONE, ended.error
-            assert besieged.counted(source, "flight") == (900, 900)
+            assert ended.attempts == 2
+            assert besieged.counted("bulk", "flight") == (n_rows, n_rows)
             besieged.installation.revived("worker", killed)
     assert besieged.sound()
 
@@ -124,9 +129,10 @@ def test_a_training_whose_worker_is_killed_makes_one_version(besieged):
             engineer.wait(engineer.sources.load(source))
         request = TrainingRequest(model="late", spec=story.SPEC, params=story.SMALL)
         job = engineer.training.train(request)
-        _, killed = besieged.killed_while(job, 0.4)
+        killed = besieged.killed_while(job, 0.4)
         ended = besieged.ended(job)
         assert ended.state is JobState.DONE, ended.error
+        assert ended.attempts == 2
         assert len(engineer.training.sets()) == 1
         (run,) = engineer.runs.list()
         assert run.state == "finished"
@@ -137,25 +143,27 @@ def test_a_training_whose_worker_is_killed_makes_one_version(besieged):
     assert besieged.sound()
 
 
+def decided(engineer, approver, version, stage):
+    """Ask for a stage and approve it, each with an idempotency key; returns the change's id."""
+    asked, given = uuid4().hex, uuid4().hex
+    change = retried(
+        lambda: engineer.models.promote(
+            "late", version, to=stage, reason="A round", idempotency_key=asked
+        )
+    )
+    retried(lambda: approver.changes.approve(change.id, reason="Yes", idempotency_key=given))
+    return change.id
+
+
 def burst(besieged, version, stages, errors):
-    """Promote and approve, again and again, each call with an idempotency key."""
+    """Promote and approve, again and again; returns the changes."""
     changes = []
     with besieged.platform() as engineer, besieged.platform("salma") as approver:
-        for number, stage in enumerate(stages):
-            asked, given = (f"{uuid4().hex}-{word}" for word in ("ask", "give"))
-            try:
-                change = retried(
-                    lambda: engineer.models.promote(
-                        "late", version, to=stage, reason=f"Round {number}", idempotency_key=asked
-                    )
-                )
-                retried(
-                    lambda: approver.changes.approve(change.id, reason="Yes", idempotency_key=given)
-                )
-            except FalajError as error:
-                errors.append(error)
-                return changes
-            changes.append(change.id)
+        try:
+            for stage in stages:
+                changes.append(decided(engineer, approver, version, stage))
+        except FalajError as error:
+            errors.append(error)
     return changes
 
 
@@ -217,6 +225,12 @@ class Asking(threading.Thread):
         web.close()
 
 
+def more_answers(askers, *, n=30):
+    """Wait until so many more answers have come."""
+    before = sum(len(asker.ids) for asker in askers)
+    eventually(lambda: sum(len(one.ids) for one in askers) >= before + n, what="answers")
+
+
 def test_no_request_is_answered_wrong_though_the_inference_worker_is_killed(besieged):
     with besieged.platform() as engineer:
         engineer.endpoints.deploy("late", activate=True)
@@ -230,12 +244,10 @@ def test_no_request_is_answered_wrong_though_the_inference_worker_is_killed(besi
         asker.start()
     try:
         for _ in range(2):
-            before = sum(len(asker.ids) for asker in askers)
-            eventually(lambda: sum(len(one.ids) for one in askers) > before + 30, what="answers")
+            more_answers(askers)
             killed = installation.kill("inference-1")
             installation.revived("inference-1", killed)
-        before = sum(len(asker.ids) for asker in askers)
-        eventually(lambda: sum(len(one.ids) for one in askers) > before + 30, what="answers")
+        more_answers(askers)
     finally:
         for asker in askers:
             asker.over.set()
@@ -280,15 +292,13 @@ def test_children_end_though_their_supervisor_is_killed_while_they_start(install
 
     def started():
         found = []
-        for entry in os.listdir("/proc"):
-            if entry.isdigit():
-                try:
-                    with open(f"/proc/{entry}/cmdline", "rb") as file:
-                        words = file.read().decode(errors="replace").split("\0")
-                except OSError:
-                    continue
-                if marker in words and "falaj.interfaces.processes" in words:
-                    found.append(int(entry))
+        for entry in Path("/proc").glob("[0-9]*"):
+            try:
+                words = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
+            except OSError:
+                continue
+            if marker in words and "falaj.interfaces.processes" in words:
+                found.append(int(entry.name))
         return found
 
     children = eventually(lambda: len(found := started()) == 3 and found, every=0.005)
@@ -309,7 +319,8 @@ def test_many_kills_at_random_moments_leave_everything_consistent(tmp_path, stor
             with made.platform() as engineer:
                 (source,) = (one for one in story.DEFINITIONS if one.ref.key == "departures")
                 replacing = source.model_copy(update={"mode": "replace"})
-                retried(lambda: engineer.definitions.apply(story.documents(replacing)))
+                documents = story.documents(replacing)
+                retried(partial(engineer.definitions.apply, documents))
                 job = retried(lambda: engineer.sources.load("departures"))
             time.sleep(dice.random())
             child = dice.choice(["worker", "worker", "control", "inference-1"])

@@ -2,6 +2,7 @@
 
 import pytest
 
+from falaj.kernel.errors import NotFound
 from falaj.testing.installations import eventually
 
 
@@ -87,7 +88,7 @@ def test_a_prediction_is_traced_back_to_its_source(engineer, told):
     def trace():
         try:
             return engineer.endpoints.trace(first["id"])
-        except Exception:
+        except NotFound:
             return None
 
     kinds, stack = set(), [eventually(trace, what="the trace")]
@@ -102,7 +103,7 @@ def test_the_drift_report_counts_the_prediction(engineer):
     def report():
         try:
             return engineer.monitors.drift("late")
-        except Exception:
+        except NotFound:
             return None
 
     assert eventually(report, what="the drift report").n_observed >= 1

@@ -260,3 +260,19 @@ def test_rows_of_data_never_stand_in_the_record(world: World) -> None:
         "blob": "(3 bytes)",
         "long": "x" * 500 + "…",
     }
+
+
+def test_each_call_is_a_span_of_a_trace(world: World) -> None:
+    from opentelemetry import trace
+
+    seen: list[str] = []
+
+    class Spans(trace.NoOpTracer):
+        def start_as_current_span(self, name: str, *args: Any, **kwargs: Any) -> Any:
+            seen.append(f"{name} {kwargs['attributes']['principal']}")
+            return super().start_as_current_span(name, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trace, "get_tracer", lambda _name: Spans())
+        world.notes().list()
+    assert seen == ["notes.list user:amina"]

@@ -127,3 +127,8 @@ def test_a_band_of_a_mean_covers_as_often_as_it_says() -> None:
         band = mean_band(random.exponential(size=200), 0.95)
         held += band.low <= 1 <= band.high
     assert 0.91 <= held / 400 <= 0.98
+
+
+def test_the_widest_band_travels_as_it_is() -> None:
+    band = mean_band(np.array([0.3]), 0.95)
+    assert type(band).model_validate_json(band.model_dump_json()) == band

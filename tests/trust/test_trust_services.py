@@ -47,11 +47,11 @@ def test_every_call_leaves_one_record_that_search_finds(audit, door):
     made = keys.rotate("wrapping")
     assert made.version == 2
     with pytest.raises(NotFound, match="There are: wrapping"):
-        keys.rotate("no/such purpose")
+        keys.rotate("no-such-purpose")
     page = audit.search(principal="user:omar")
     told = [(record.action, record.resource, record.outcome) for record in page.records]
     assert told == [
-        ("keys.rotate", "key:no/such purpose", Outcome.FAILED),
+        ("keys.rotate", "key:no-such-purpose", Outcome.FAILED),
         ("keys.rotate", "key:wrapping", Outcome.DONE),
         ("keys.list", "platform:*", Outcome.DONE),
     ]

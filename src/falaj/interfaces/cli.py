@@ -115,11 +115,15 @@ def _options(
         str | None, typer.Option(help="Why data is asked for, where that matters.")
     ] = None,
 ) -> None:
+    from falaj.kernel.telemetry import configure_logging
+
     session = Session(
         folder=folder, url=url, ca=ca, as_json=as_json, code=code, purpose=purpose, only=only
     )
     context.obj = session
     context.call_on_close(session.close)
+    # What a command has to say stands in its answer; `up` asks for more.
+    configure_logging(level="error", as_json=False)
 
 
 def _invoke(context: typer.Context, action: Action, arguments: dict[str, Any], wait: bool) -> None:

@@ -48,7 +48,7 @@ class RemoteDoor:
         for name in action.path_arguments:
             if name not in wire:
                 raise InvalidInput(f"{action.name} needs the argument {name!r}.")
-            text = to_text(action, name, wire.pop(name))
+            text = action.segment(name, to_text(action, name, wire.pop(name)))
             keep = "/" if f"{{{name}:path}}" in path else ""
             path = path.replace(f"{{{name}:path}}", f"{{{name}}}")
             path = path.replace(f"{{{name}}}", quote(text, safe=keep))
@@ -56,7 +56,7 @@ class RemoteDoor:
         if idempotency_key:
             headers["Idempotency-Key"] = idempotency_key
         if self._purpose:
-            headers["Falaj-Purpose"] = self._purpose
+            headers["Falaj-Purpose"] = quote(self._purpose, safe=" ")  # headers are ASCII
         if action.method == "POST":
             return self._client.build_request("POST", "/api" + path, json=wire, headers=headers)
         query = {

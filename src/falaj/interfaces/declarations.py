@@ -78,7 +78,7 @@ def _run(file: Path, root: Path) -> ModuleType:
         specification.loader.exec_module(module)
     except FalajError:
         raise
-    except Exception as error:  # noqa: BLE001 - the user's module may raise anything
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - the user's module may raise anything
         raise BrokenDefinitions(
             f"{file}{_line(error, file)} cannot be run: {_told(error)}.",
             hint="Mend that line and repeat the command; nothing was changed.",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
+from urllib.parse import unquote
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
@@ -47,7 +48,14 @@ def create_app(
         version: Falaj's version, for the OpenAPI document.
         max_body_bytes: a larger request body is refused with 413.
     """
-    app = FastAPI(title="Falaj", version=version, openapi_url=None, docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="Falaj",
+        version=version,
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
     actions = list(backend.services.actions.values())
     for action in actions:
         app.add_api_route(
@@ -101,7 +109,7 @@ def authenticated(request: Request, verifier: Verifier) -> Caller:
     return Caller(
         principal=caller.principal,
         mfa_at=caller.mfa_at,
-        purpose=request.headers.get("falaj-purpose") or caller.purpose,
+        purpose=unquote(request.headers.get("falaj-purpose", "")) or caller.purpose,
         via="http",
         address=address,
     )

@@ -21,8 +21,7 @@ _REVEALED = {"reveal_once": True}
 def show(console: Console, result: Any, *, as_json: bool) -> None:
     """Print a result: JSON for programs, or a table or list for people."""
     if as_json:
-        rendered = TypeAdapter(type(result)).dump_python(result, mode="json", context=_REVEALED)
-        console.print_json(json.dumps(rendered))
+        console.print_json(json.dumps(_rendered(result)))
         return
     if result is None:
         console.print("done")
@@ -42,7 +41,7 @@ def show_only(console: Console, result: Any, field: str) -> None:
     Raises:
         InvalidInput: there is no such field; names those that there are.
     """
-    rendered = TypeAdapter(type(result)).dump_python(result, mode="json", context=_REVEALED)
+    rendered = _rendered(result)
     for item in rendered if isinstance(rendered, list) else [rendered]:
         found: Any = item
         for part in field.split("."):
@@ -54,6 +53,11 @@ def show_only(console: Console, result: Any, field: str) -> None:
             found = found[part]
         text = found if isinstance(found, str) else json.dumps(found, ensure_ascii=False)
         console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _rendered(result: Any) -> Any:
+    """The result as strict JSON: NaN and infinities as the answer's model writes them."""
+    return json.loads(TypeAdapter(type(result)).dump_json(result, context=_REVEALED))
 
 
 def _one(console: Console, record: Mapping[str, Any]) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import BaseModel, SecretStr, TypeAdapter
 
 from falaj.kernel.actions import Action
+from falaj.kernel.numbers import written
 
 
 @lru_cache(maxsize=4096)
@@ -74,5 +75,5 @@ def jsonable(value: Any) -> Any:
     if isinstance(value, list | tuple | set | frozenset):
         return [jsonable(item) for item in value]
     if value is None or isinstance(value, str | bool | int | float):
-        return value
+        return written(value) if isinstance(value, float) else value
     return TypeAdapter(type(value)).dump_python(value, mode="json")

@@ -163,7 +163,28 @@ class Action:
                 hint=f"`falaj {self.service} {self.command} --help` says what it takes.",
                 problems=problems,
             ) from None
-        return {name: getattr(model, name) for name in type(model).model_fields}
+        checked = {name: getattr(model, name) for name in type(model).model_fields}
+        for name in self.path_arguments:
+            self.segment(name, str(checked[name]))
+        return checked
+
+    def segment(self, name: str, text: str) -> str:
+        """The text of an argument that stands in the path, if a path can hold it.
+
+        Near and far refuse the same: ``..`` in an address leads to another action.
+
+        Raises:
+            InvalidInput: it is empty, ``.`` or ``..``, or holds a ``/`` that the route does
+                not take.
+        """
+        takes_slashes = f"{{{name}:path}}" in self.path
+        parts = text.split("/") if takes_slashes else [text]
+        if not text or {".", ".."} & set(parts) or (not takes_slashes and "/" in text):
+            raise InvalidInput(
+                f"{self.name} was given {name} = {text!r}, which names nothing.",
+                hint="Give the whole name, without `/`, `.` or `..` alone.",
+            )
+        return text
 
     def recorded(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """The arguments as the audit record keeps them: JSON, without secrets, cut to size."""

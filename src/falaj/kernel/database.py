@@ -20,6 +20,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, Operati
 
 from falaj.kernel.clock import from_microseconds, microseconds
 from falaj.kernel.errors import InvalidInput, LimitExceeded, Unavailable
+from falaj.kernel.numbers import finite
 
 T = TypeVar("T")
 
@@ -53,10 +54,14 @@ class Instant(TypeDecorator[datetime]):
 
 
 class Json(TypeDecorator[Any]):
-    """JSON text; ``None`` is stored as SQL NULL."""
+    """JSON text; ``None`` is stored as SQL NULL, NaN and infinities as their names."""
 
     impl = JSON(none_as_null=True)
     cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> Any:
+        """The document, with nothing in it that PostgreSQL refuses."""
+        return finite(value)
 
 
 class Database:

@@ -131,7 +131,8 @@ class LocalDoor:
         started = monotonic()
         outcome = Outcome.FAILED
         try:
-            result = self._served(action, arguments, idempotency_key, parent)
+            with self._backend.telemetry.span(action.name, principal=self.caller.principal.id):
+                result = self._served(action, arguments, idempotency_key, parent)
             outcome = Outcome.DONE
             return result
         except (Forbidden, NotFound, StepUpRequired):

@@ -7,6 +7,7 @@ Secrets come from the environment or from files that a setting names, never from
 
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path
 from typing import Any, Self
@@ -19,10 +20,11 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from falaj.kernel.errors import InvalidInput
+from falaj.kernel.errors import Forbidden, InvalidInput
 
 SETTINGS_FILE = "falaj.toml"
 _SECRET_NAMES = ("passphrase", "password", "secret_key")
+_URL_PASSWORD = re.compile(r"^[a-z0-9+.:-]+://[^/@]*:[^/@]+@")
 
 
 class HttpSettings(BaseModel):
@@ -152,12 +154,41 @@ def _check_file(file: Path) -> None:
         raise InvalidInput(
             f"The settings file {file} is not valid TOML: {error}.", hint="Mend that line."
         ) from None
-    held = [name for name in document if any(secret in name for secret in _SECRET_NAMES)]
+    held = [
+        name
+        for name, value in document.items()
+        if any(secret in name for secret in _SECRET_NAMES) or _holds_password(value)
+    ]
     if held:
         raise InvalidInput(
             f"The settings file {file} holds a secret ({held[0]}).",
-            hint=f"Remove it there and set the variable FALAJ_{held[0].upper()} instead.",
+            hint="Remove it there and set a variable FALAJ_… of the environment instead.",
         )
+
+
+def _holds_password(value: object) -> bool:
+    """True if a URL or a connection string has a password in it."""
+    if not isinstance(value, str):
+        return False
+    return bool(_URL_PASSWORD.match(value)) or "password=" in value.replace(" ", "").lower()
+
+
+def is_there(path: Path) -> bool:
+    """True if a file or folder exists.
+
+    Raises:
+        Forbidden: the folder that it would stand in is closed to us.
+    """
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except PermissionError:
+        raise Forbidden(
+            f"{path} may not be looked at: its folder belongs to somebody else.",
+            hint="Run Falaj as the user who ran `falaj init`, or choose your own folder.",
+        ) from None
+    return True
 
 
 def private_folder(path: Path) -> Path:

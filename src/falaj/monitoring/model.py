@@ -119,6 +119,8 @@ class DriftReport(BaseModel):
 class Band(BaseModel):
     """A figure with its confidence band."""
 
+    model_config = ConfigDict(ser_json_inf_nan="strings")
+
     estimate: float
     low: float
     high: float

@@ -90,18 +90,19 @@ class Performance:
                     f"The label table {labels.table!r} has no column {column!r}.",
                     hint=f"It has: {', '.join(sorted(columns))}.",
                 )
-        order = f'ORDER BY "{labels.recorded_at}" DESC' if labels.recorded_at else ""
+        latest = f'"{labels.recorded_at}" DESC, ' if labels.recorded_at else ""
         found = self._lake.query(
             f"""
             WITH truths AS (
                 SELECT CAST("{key}" AS VARCHAR) AS key, CAST("{labels.label}" AS DOUBLE) AS label
                 FROM {labels.table} WHERE "{labels.label}" IS NOT NULL
-                QUALIFY row_number() OVER (PARTITION BY "{key}" {order}) = 1
+                QUALIFY row_number() OVER (PARTITION BY "{key}" ORDER BY {latest}label DESC) = 1
             )
             SELECT epoch_us(date_trunc('{by}', p.predicted_for AT TIME ZONE 'UTC')) AS period,
                    p.score, t.label
             FROM {table} p LEFT JOIN truths t ON p.{labels.on} = t.key
             WHERE p.predicted_for >= $since AND p.predicted_for < $until
+            ORDER BY p.prediction_id
             """,
             parameters={"since": since, "until": until},
         )

@@ -122,7 +122,7 @@ def token_of(authorization: bytes) -> str:
     if scheme.lower() != b"bearer" or not token or len(token) > _LONGEST_TOKEN:
         raise Unauthenticated(
             "The request has no bearer token.",
-            hint="Send the header `Authorization: Bearer <token>`; `falaj tokens issue` makes one.",
+            hint="Log in (`falaj login`) and send `Authorization: Bearer <token>`.",
         )
     try:
         return token.decode("ascii")

@@ -150,7 +150,7 @@ class RunService(Service):
         """One run with parameters, last metrics, tags, environment, code and artifacts."""
         return self._runs.get(self.call.connection, run)
 
-    @action(get="/runs/{run}/metrics/{key}", on="run")
+    @action(get="/runs/{run}/metrics/{key:path}", on="run")
     def history(self, run: str, key: str) -> Points:
         """All values of one metric of a run, by step."""
         return self._runs.history(self.call.connection, run, key)

@@ -251,7 +251,7 @@ class CedarPolicy:
             told = "; ".join(str(problem) for problem in result.errors[:3])
             raise InvalidInput(
                 f"The policies of {name} do not fit the platform's schema: {told}.",
-                hint="See `falaj policy schema` for the entities, attributes and actions.",
+                hint="The package's trust/policies/entities.cedarschema names what there is.",
             )
         if parsed.get("templates"):
             raise InvalidInput(

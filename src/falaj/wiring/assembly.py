@@ -41,6 +41,7 @@ from falaj.trust.tokens import Tokens
 from falaj.wiring import stores
 from falaj.wiring.resources import AllResources
 from falaj.wiring.services import service_classes
+from falaj.wiring.sharing import Shared
 
 if TYPE_CHECKING:
     from falaj.features.ports import OnlineStore
@@ -63,6 +64,10 @@ if TYPE_CHECKING:
     from falaj.training.training_sets import TrainingSets
     from falaj.trust.adapters.witness_file import FileWitness
     from falaj.trust.ports import KeyService
+
+
+_ONLINE: Shared[OnlineStore] = Shared()
+_ROUTING: Shared[RoutingTable] = Shared()
 
 
 class TokenVerifier:
@@ -260,8 +265,10 @@ class Premises:
     @cached_property
     def online(self) -> OnlineStore:
         """The online store."""
-        opened = stores.online_store(self.settings)
-        self._closing.append(opened.close)
+        opened, give_back = _ONLINE.taken(
+            self.settings.home / "online", lambda: stores.online_store(self.settings)
+        )
+        self._closing.append(give_back)
         return opened
 
     @cached_property
@@ -322,8 +329,9 @@ class Premises:
         """Which release of each endpoint serves."""
         from falaj.serving.routing import RoutingTable
 
-        opened = RoutingTable(private_folder(self.settings.home / "routing"), self.clock)
-        self._closing.append(opened.close)
+        folder = private_folder(self.settings.home / "routing")
+        opened, give_back = _ROUTING.taken(folder, lambda: RoutingTable(folder, self.clock))
+        self._closing.append(give_back)
         return opened
 
     @cached_property

@@ -11,11 +11,11 @@ from pydantic import SecretStr
 
 from falaj.kernel.clock import SystemClock
 from falaj.kernel.database import Database
-from falaj.kernel.errors import AlreadyExists, NotFound
+from falaj.kernel.errors import AlreadyExists, Corrupt, NotFound
 from falaj.kernel.schema import current, head, upgrade
-from falaj.kernel.settings import Settings, private_folder
+from falaj.kernel.settings import Settings, is_there, private_folder
 from falaj.trust.authentication import OWNER_ROLES
-from falaj.trust.model import ConfirmRequest, Role
+from falaj.trust.model import Account, ConfirmRequest, Role
 from falaj.trust.ownerkey import OwnerKey
 from falaj.wiring import stores
 
@@ -70,21 +70,37 @@ def initialise(settings: Settings, *, owner: str) -> Initialised:
         premises.server_certificate()
         _ = premises.lake.latest()
         begun = home / (OWNER_KEY_FILE + ".new")
-        begun.unlink(missing_ok=True)
-        key = OwnerKey.create(begun)
-        with premises.calls.opened("init.owner", "system:init") as call:
-            premises.authentication.create_owner(
-                call.connection,
-                name=owner,
-                public_key=key.public_key,
-                now=call.now,
-                roles=(*OWNER_ROLES, Role.AUDITOR),
-            )
-        result = _with_factor(premises, key, owner)
+        key = _begun_key(begun)
+        result = _with_factor(premises, key, _owner(premises, key, owner))
         begun.rename(key_file)
     finally:
         premises.close()
     return result
+
+
+def _begun_key(path: Path) -> OwnerKey:
+    """The key of an attempt that did not finish, or a new one: an account may have it already."""
+    try:
+        return OwnerKey.load(path)
+    except NotFound:
+        return OwnerKey.create(path)
+    except Corrupt:  # that attempt ended while it wrote the key: no account has it
+        path.unlink()
+        return OwnerKey.create(path)
+
+
+def _owner(premises: Premises, key: OwnerKey, name: str) -> Account:
+    """The owner's account, made unless an attempt that did not finish has made it."""
+    with premises.calls.opened("init.owner", "system:init") as call:
+        authentication = premises.authentication
+        known = authentication.accounts.by_public_key(call.connection, key.public_key)
+        return known or authentication.create_owner(
+            call.connection,
+            name=name,
+            public_key=key.public_key,
+            now=call.now,
+            roles=(*OWNER_ROLES, Role.AUDITOR),
+        )
 
 
 def owner_key(settings: Settings) -> OwnerKey:
@@ -95,7 +111,7 @@ def owner_key(settings: Settings) -> OwnerKey:
         Forbidden: others than its owner may read the key.
     """
     path = settings.home / OWNER_KEY_FILE
-    if not path.exists():
+    if not is_there(path):
         raise NotFound(
             f"There is no platform in {settings.home}.",
             hint="Run `falaj init` in your project's folder, or name it with --folder.",
@@ -103,9 +119,12 @@ def owner_key(settings: Settings) -> OwnerKey:
     return OwnerKey.load(path)
 
 
-def _with_factor(premises: Premises, key: OwnerKey, owner: str) -> Initialised:
+def _with_factor(premises: Premises, key: OwnerKey, owner: Account) -> Initialised:
     authentication = premises.authentication
-    offer = authentication.offer_factor(authentication.by_key(key, via="init"))
+    caller = authentication.by_key(key, via="init")
+    if owner.has_factor:  # of an attempt that did not finish: nobody was shown it
+        caller = caller.with_factor(premises.clock.now())
+    offer = authentication.offer_factor(caller)
     secret = offer.totp_secret.get_secret_value()
     # Whoever runs `init` is shown the secret; the first code proves that it was kept whole.
     code = pyotp.TOTP(secret).at(premises.clock.now())
@@ -113,7 +132,7 @@ def _with_factor(premises: Premises, key: OwnerKey, owner: str) -> Initialised:
         ConfirmRequest(ticket=offer.ticket, code=SecretStr(code)), client="falaj init"
     )
     return Initialised(
-        owner=owner,
+        owner=owner.name,
         totp_secret=secret,
         totp_uri=offer.otpauth_uri.get_secret_value(),
         recovery_codes=tuple(item.get_secret_value() for item in confirmed.recovery.codes),

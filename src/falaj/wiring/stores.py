@@ -8,7 +8,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from falaj.kernel.clock import Clock
 from falaj.kernel.errors import InvalidInput, NotFound
-from falaj.kernel.settings import Settings, private_folder
+from falaj.kernel.settings import Settings, is_there, private_folder
 
 if TYPE_CHECKING:
     from falaj.features.ports import OnlineStore
@@ -55,7 +55,7 @@ def key_service(settings: Settings, clock: Clock) -> KeyService:
     from falaj.trust.adapters.keys_file import FileKeyring
 
     path = keyring_file(settings)
-    if not path.exists():
+    if not is_there(path):
         raise NotFound(
             f"There is no platform in {settings.home}.",
             hint="Run `falaj init` in your project's folder, or name it with --folder.",
