@@ -4,7 +4,7 @@ import re
 from collections import Counter
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import inspect, select
 
 from falaj.interfaces.cli import SERVICES
 from falaj.interfaces.client import RemoteDoor
@@ -64,10 +64,11 @@ class Log:
 def contents(world):
     """All rows of the metadata database but for the audit log's, by table."""
     with world.premises.database.reading() as connection:
+        there = set(inspect(connection).get_table_names())  # other tests declare tables too
         return {
             table.name: sorted(map(repr, connection.execute(select(table))))
             for table in metadata.sorted_tables
-            if not table.name.startswith("audit")
+            if table.name in there and not table.name.startswith("audit")
         }
 
 
@@ -309,18 +310,19 @@ def test_a_number_that_is_none_is_logged_and_read_through_every_door(world, way)
         }
 
 
-@pytest.mark.parametrize("odd", ["", ".", "..", "../x", "a/b", "a b?c#d&e=f%", "ملف"])
+ODD_NAMES = ["", ".", "..", "../x", "a/b", "a b?c#d&e=f%", "ملف"]
+
+
 @pytest.mark.parametrize("name", [name for name in TAKING_A_NAME if name not in MAKING_IT])
-def test_an_odd_name_gives_the_same_error_near_and_far_and_leads_nowhere_else(world, name, odd):
+def test_an_odd_name_gives_the_same_error_near_and_far_and_leads_nowhere_else(world, name):
     action = ACTIONS[name]
     arguments = naming_nothing(action, subject_of(name).arguments(world))
-    for taken in action.path_arguments:
-        if arguments[taken] == NOTHING_THERE:
-            arguments[taken] = odd
-    near = fails(world, "python", action, arguments)
-    log = Log(world)
-    assert fails(world, "http", action, arguments) == near
-    assert log.actions() <= {name}
+    places = [one for one in action.path_arguments if arguments[one] == NOTHING_THERE]
+    for odd in ODD_NAMES if places else []:
+        asked = {**arguments, **dict.fromkeys(places, odd)}
+        near, log = fails(world, "python", action, asked), Log(world)
+        assert fails(world, "http", action, asked) == near, odd
+        assert log.actions() <= {name}, odd
 
 
 def test_a_metric_whose_name_holds_a_slash_is_read_through_every_door(world):

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import Table, text
 
 import falaj
 from falaj.kernel.database import Database
@@ -230,10 +230,25 @@ def triggers(database):
         return {(name, table) for name, table in connection.execute(text(query))}
 
 
+def owner_of(thing):
+    """The table that a difference is about; other tests declare tables of their own."""
+    return thing.name if isinstance(thing, Table) else thing.table.name
+
+
 def test_the_steps_of_the_schema_build_what_the_tables_declare(empty_database):
-    every_module()
+    own = {
+        value.name
+        for module in every_module()
+        for value in vars(module).values()
+        if isinstance(value, Table)
+    }
     upgrade(empty_database, STEPS)
-    assert differences(empty_database) == []
+    found = [
+        one
+        for one in differences(empty_database)
+        if not (one[0] in ("add_table", "add_index") and owner_of(one[1]) not in own)
+    ]
+    assert found == []
 
 
 def test_the_audit_log_is_guarded_after_the_steps_as_it_is_after_create_all(

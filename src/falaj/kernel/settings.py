@@ -162,7 +162,7 @@ def _check_file(file: Path) -> None:
     if held:
         raise InvalidInput(
             f"The settings file {file} holds a secret ({held[0]}).",
-            hint="Remove it there and set a variable FALAJ_… of the environment instead.",
+            hint=f"Remove it there and set the variable FALAJ_{held[0].upper()} instead.",
         )
 
 
