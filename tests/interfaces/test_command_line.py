@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -55,3 +56,16 @@ def test_a_command_that_begins_a_job_follows_it_if_asked(project: Path) -> None:
     assert json.loads(begun.stdout)["state"] == "waiting"
     done = run(project, "--only", "n_written", "sources", "load", "sales", "--wait")
     assert done.stdout == "2\n", done.stderr
+
+
+def test_an_audit_log_that_is_not_whole_fails_the_command(tmp_path: Path) -> None:
+    initialise(Settings.read(tmp_path), owner="maryam")
+    assert run(tmp_path, "audit", "verify").returncode == 0
+    with sqlite3.connect(tmp_path / ".falaj" / "falaj.db") as database:
+        names = database.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'")
+        for (name,) in names.fetchall():
+            database.execute(f'DROP TRIGGER "{name}"')
+        database.execute("UPDATE audit_records SET principal = 'user:nobody' WHERE seq = 1")
+    found = run(tmp_path, "--json", "audit", "verify")
+    assert found.returncode == 1
+    assert json.loads(found.stdout)["sound"] is False
