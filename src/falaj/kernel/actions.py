@@ -163,7 +163,12 @@ class Action:
                 hint=f"`falaj {self.service} {self.command} --help` says what it takes.",
                 problems=problems,
             ) from None
-        return {name: getattr(model, name) for name in type(model).model_fields}
+        checked = {name: getattr(model, name) for name in type(model).model_fields}
+        for name in self.path_arguments:
+            if not is_writable(str(checked[name])):
+                # It would name a resource that no database, and so no audit record, can hold.
+                raise InvalidInput(f"The argument {name!r} of {self.name} is not plain text.")
+        return checked
 
     def recorded(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """The arguments as the audit record keeps them: JSON, without secrets, cut to size."""
@@ -179,6 +184,11 @@ class Action:
 
 
 _LONGEST_RECORDED_TEXT = 500
+
+
+def is_writable(text: str) -> bool:
+    """True if every database can hold a text: no NUL, no half of a surrogate pair."""
+    return "\0" not in text and not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def _recordable(value: Any) -> Any:

@@ -153,6 +153,8 @@ class RunService(Service):
     @action(get="/runs/{run}/metrics/{key}", on="run")
     def history(self, run: str, key: str) -> Points:
         """All values of one metric of a run, by step."""
+        if not self._may_see(run):  # the route's resource is the metric, not the run
+            self._runs.missing(run)
         return self._runs.history(self.call.connection, run, key)
 
     @action(get="/runs")

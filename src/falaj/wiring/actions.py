@@ -55,7 +55,7 @@ def services(made: Premises) -> list[Service]:
         AccountsService(authentication.accounts, authentication.sessions, authentication.enrolment),
         Keys(made.keys),
         _audit(made),
-        JobsService(made.jobs),
+        JobsService(made.jobs, made.may_handle),
     ]
 
 
