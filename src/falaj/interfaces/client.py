@@ -49,6 +49,9 @@ class RemoteDoor:
             if name not in wire:
                 raise InvalidInput(f"{action.name} needs the argument {name!r}.")
             text = to_text(action, name, wire.pop(name))
+            if any(part in (".", "..") for part in text.split("/")):
+                # URLs are tidied on their way: the call would arrive at another action.
+                raise InvalidInput(f"The argument {name!r} of {action.name} is not a name.")
             keep = "/" if f"{{{name}:path}}" in path else ""
             path = path.replace(f"{{{name}:path}}", f"{{{name}}}")
             path = path.replace(f"{{{name}}}", quote(text, safe=keep))
