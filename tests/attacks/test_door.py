@@ -137,3 +137,24 @@ def test_an_administrator_cannot_reset_and_invite_the_own_account(site: Any) -> 
     administrator = site.caller("administrator", name="owner", factor=True)
     with pytest.raises(Forbidden):
         site.ask(administrator, "accounts.invite", name="owner", roles=("approver", "ml_engineer"))
+
+
+@pytest.mark.parametrize("how", ["table", "query", "upper case"])
+def test_a_training_set_is_no_way_around_the_rules_of_reading(people: Any, how: str) -> None:
+    spines = {
+        "table": {"spine": "people"},
+        "query": {"spine_query": "SELECT name, salary AS y, paid_at AS timestamp FROM people"},
+        "upper case": {"spine_query": 'SELECT * FROM "PEOPLE"'},
+    }
+    spec = {
+        "feature_service": "nothing", "label": "y", **spines[how],
+        "split": {
+            "train_until": "2026-01-01T00:00:00Z", "validation_until": "2026-02-01T00:00:00Z"
+        },
+    }  # fmt: skip
+    for role in ("data_scientist", "ml_engineer"):
+        caller = people.caller(role)
+        with pytest.raises(Forbidden, match="train on table:people"):
+            people.ask(caller, "training.prepare", spec=spec)
+        with pytest.raises(Forbidden, match="train on table:people"):
+            people.ask(caller, "training.train", request={"model": "m", "spec": spec})

@@ -36,7 +36,7 @@ def services(made: Premises) -> list[Service]:
         TableService(made.lake, catalog, visible),
         DefinitionService(made.definitions, catalog, visible),
         Features(made.features, Parity(made.features), made.jobs, made.visible_ref),
-        TrainingService(made.training_sets, made.jobs, catalog, visible),
+        TrainingService(made.training_sets, made.jobs, catalog, visible, made.may),
         RunService(made.runs, catalog, visible),
         ModelService(
             registry=made.registry,

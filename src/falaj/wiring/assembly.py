@@ -430,6 +430,11 @@ class Premises:
         """True if a call's caller may know of an asset."""
         return self.visible(call, self.catalog.load(call.connection, ref))
 
+    def may(self, call: Call, action: str, resource: Resource) -> bool:
+        """True if a call's caller may do an action on a resource, as it stands now."""
+        fresh = call.caller.stepped_up(call.now)
+        return self.policy.decide(call.caller, action, resource, stepped_up=fresh).allowed
+
     def may_handle(self, call: Call, job: Job) -> bool:
         """True if a call's caller may handle a job: its submitter, or who runs jobs."""
         resource = Resource(AssetRef("job", job.id), {"owner": job.submitted_by})
