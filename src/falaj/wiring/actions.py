@@ -75,6 +75,7 @@ def _serving(made: Premises) -> list[Service]:
             Predictor(made.plans, made.prediction_log),
             tracing,
             made.meters,
+            made.may_on,
         ),
         MonitorService(made.monitors),
     ]

@@ -435,6 +435,10 @@ class Premises:
         fresh = call.caller.stepped_up(call.now)
         return self.policy.decide(call.caller, action, resource, stepped_up=fresh).allowed
 
+    def may_on(self, call: Call, action: str, ref: AssetRef) -> bool:
+        """``may``, of an asset by its name."""
+        return self.may(call, action, self.catalog.load(call.connection, ref))
+
     def may_handle(self, call: Call, job: Job) -> bool:
         """True if a call's caller may handle a job: its submitter, or who runs jobs."""
         resource = Resource(AssetRef("job", job.id), {"owner": job.submitted_by})
