@@ -158,3 +158,11 @@ def test_a_training_set_is_no_way_around_the_rules_of_reading(people: Any, how: 
             people.ask(caller, "training.prepare", spec=spec)
         with pytest.raises(Forbidden, match="train on table:people"):
             people.ask(caller, "training.train", request={"model": "m", "spec": spec})
+
+
+def test_labels_that_may_not_be_read_are_not_told_by_a_report_either(people: Any) -> None:
+    with pytest.raises(Forbidden, match="table:people"):
+        people.ask(
+            people.caller("ml_engineer"), "monitors.performance",
+            endpoint="any", label_table="people", label="salary",
+        )  # fmt: skip

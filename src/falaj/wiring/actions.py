@@ -77,5 +77,5 @@ def _serving(made: Premises) -> list[Service]:
             made.meters,
             made.may_on,
         ),
-        MonitorService(made.monitors),
+        MonitorService(made.monitors, made.may_on),
     ]
