@@ -36,7 +36,7 @@ def services(made: Premises) -> list[Service]:
         TableService(made.lake, catalog, visible),
         DefinitionService(made.definitions, catalog, visible),
         Features(made.features, Parity(made.features), made.jobs, made.visible_ref),
-        TrainingService(made.training_sets, made.jobs, catalog, visible),
+        TrainingService(made.training_sets, made.jobs, catalog, visible, made.may),
         RunService(made.runs, catalog, visible),
         ModelService(
             registry=made.registry,
@@ -55,7 +55,7 @@ def services(made: Premises) -> list[Service]:
         AccountsService(authentication.accounts, authentication.sessions, authentication.enrolment),
         Keys(made.keys),
         _audit(made),
-        JobsService(made.jobs),
+        JobsService(made.jobs, made.may_handle),
     ]
 
 
@@ -75,6 +75,7 @@ def _serving(made: Premises) -> list[Service]:
             Predictor(made.plans, made.prediction_log),
             tracing,
             made.meters,
+            made.may_on,
         ),
-        MonitorService(made.monitors),
+        MonitorService(made.monitors, made.may_on),
     ]
