@@ -67,7 +67,11 @@ class Settings(BaseSettings):
     """``sqlite:`` (in home) or ``postgresql+psycopg://user@host/name``."""
     database_password: SecretStr | None = None
     lake: str = "ducklake:"
-    """``ducklake:`` (in home) or ``ducklake:postgres:dbname=… host=…``."""
+    """``ducklake:`` (in home) or ``ducklake:postgres:postgresql://user@host/name``."""
+    lake_password: SecretStr | None = None
+    """Joined to the connection of a catalogue in PostgreSQL."""
+    lake_data: str = "file:"
+    """``file:`` (in home) or ``s3://bucket/prefix?endpoint=…&region=…``."""
     blobs: str = "file:"
     """``file:`` (in home) or ``s3://bucket/prefix?endpoint=…&region=…``."""
     s3_access_key: SecretStr | None = None
