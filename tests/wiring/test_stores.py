@@ -108,5 +108,6 @@ def test_s3_without_a_key_says_which_variables_to_set(tmp_path, setting, missing
 @pytest.mark.parametrize("line", ['lake_password = "x"', 'lake = "ducklake:postgres:password=x"'])
 def test_the_lakes_password_may_not_stand_in_the_file(tmp_path, line):
     (tmp_path / "falaj.toml").write_text(line)
-    with pytest.raises(InvalidInput, match="holds a secret"):
+    with pytest.raises(InvalidInput, match="holds a secret") as caught:
         settings(tmp_path)
+    assert "FALAJ_LAKE_PASSWORD" in caught.value.hint

@@ -24,6 +24,7 @@ from falaj.kernel.errors import Forbidden, InvalidInput
 
 SETTINGS_FILE = "falaj.toml"
 _SECRET_NAMES = ("passphrase", "password", "secret_key")
+_PASSWORD_OF = {"database": "database_password", "lake": "lake_password"}
 _URL_PASSWORD = re.compile(r"^[a-z0-9+.:-]+://[^/@]*:[^/@]+@")
 
 
@@ -164,9 +165,10 @@ def _check_file(file: Path) -> None:
         if any(secret in name for secret in _SECRET_NAMES) or _holds_password(value)
     ]
     if held:
+        secret = _PASSWORD_OF.get(held[0], held[0])
         raise InvalidInput(
             f"The settings file {file} holds a secret ({held[0]}).",
-            hint="Remove it there and set a variable FALAJ_… of the environment instead.",
+            hint=f"Remove it there and set the variable FALAJ_{secret.upper()} instead.",
         )
 
 

@@ -151,20 +151,6 @@ class Installation:
         )
         self.recovery = list(initialise(self.settings, owner="owner").recovery_codes)
 
-    def command(
-        self, *arguments: str, variables: Mapping[str, str] | None = None
-    ) -> subprocess.CompletedProcess[str]:
-        """Run a command of ``falaj`` on this folder in a process of its own."""
-        return subprocess.run(
-            falaj_command(self.folder, *arguments),
-            capture_output=True,
-            text=True,
-            timeout=_PATIENCE_SECONDS,
-            check=False,
-            env=self._environment(variables),
-            stdin=subprocess.DEVNULL,
-        )
-
     def begin(self) -> None:
         """Start ``falaj up``; does not wait until it is up."""
         self.log.write_bytes(b"")
@@ -267,9 +253,9 @@ class Installation:
     def _its_variables(self) -> AbstractContextManager[Any]:
         return mock.patch.dict(os.environ, self.variables)
 
-    def _environment(self, more: Mapping[str, str] | None = None) -> dict[str, str]:
+    def _environment(self) -> dict[str, str]:
         kept = {k: v for k, v in os.environ.items() if not k.startswith("FALAJ_")}
-        return {**kept, **SURROUNDINGS, **self.variables, **(more or {})}
+        return {**kept, **SURROUNDINGS, **self.variables}
 
 
 def alive(pid: int) -> bool:
