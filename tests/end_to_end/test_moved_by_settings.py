@@ -1,13 +1,15 @@
 """A platform on PostgreSQL and S3: the same flow, moved there by settings alone."""
 
 import json
+import os
 import shutil
+import subprocess
 
 import pytest
 from sqlalchemy.engine import make_url
 
 from falaj.kernel.errors import FalajError
-from falaj.testing.installations import Installation, eventually
+from falaj.testing.installations import SURROUNDINGS, Installation, eventually, falaj_command
 
 pytestmark = pytest.mark.services
 
@@ -127,7 +129,13 @@ def test_the_audit_log_there_verifies(people, told):
 
 
 def test_the_doctor_finds_every_component_well(moved, told):
-    done = moved.command("--json", "doctor")
+    done = subprocess.run(
+        falaj_command(moved.folder, "--json", "doctor"),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, **SURROUNDINGS, **moved.variables},
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     found = {one["component"]: one for one in json.loads(done.stdout)}
     assert all(one["well"] for one in found.values()), found
@@ -155,11 +163,11 @@ def test_without_a_secret_one_error_says_which_is_missing(moved, told):
         return {k: v for k, v in moved.variables.items() if not k.startswith(without)}
 
     bare = Installation(moved.folder, variables=variables("FALAJ_DATABASE"))
-    with pytest.raises(FalajError, match="(?i)password"), bare.near():
+    with pytest.raises(FalajError, match=r"(?i)password"), bare.near():
         pass
     bare = Installation(moved.folder, variables=variables("FALAJ_S3"))
-    with bare.near() as platform, pytest.raises(FalajError, match="lake_data") as caught:
-        platform.tables.list()
+    with pytest.raises(FalajError, match="lake_data") as caught, bare.near():
+        pass
     assert "FALAJ_S3_ACCESS_KEY" in caught.value.hint
 
 
