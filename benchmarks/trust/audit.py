@@ -1,14 +1,12 @@
 """What the audit log costs: one append, a batch, a check of everything, one proof.
 
-Run ``python benchmarks/trust/audit.py [--size small|full]`` (SQLite). The floor of an
-append is the same insert without chain; that of the check is one SHA-256 a record.
+On SQLite. The floor of an append is the same insert without chain; that of the check is
+one SHA-256 a record.
 """
 
 from __future__ import annotations
 
-import argparse
 import hashlib
-import json
 import sys
 import tempfile
 import time
@@ -16,6 +14,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 from sqlalchemy import text
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from measuring import Row, arguments, report
 
 from falaj.kernel.clock import SystemClock
 from falaj.kernel.database import Database, metadata
@@ -25,14 +27,14 @@ from falaj.trust.audit import SqlAuditLog
 from falaj.trust.audit_checkpoints import Checkpointer, Checkpoints
 from falaj.trust.audit_verification import Verifier
 
-RESULTS = Path("benchmarks/results/trust-audit.json")
+SIZES = {"small": [5_000, 20_000, 80_000], "full": [100_000, 500_000, 2_000_000]}
+APPEND_MS, VERIFIED = 0.25, 300_000
+VERSIONS = {"sqlalchemy": version("sqlalchemy")}
 
 
 def main() -> None:
-    """Measure, print a table and write the rows."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--size", choices=["small", "full"], default="small")
-    sizes = {"small": [10_000, 50_000, 200_000], "full": [100_000, 500_000, 2_000_000]}
+    """Measure and report."""
+    given = arguments(__doc__ or "")
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         keys = FileKeyring.create(
@@ -42,21 +44,14 @@ def main() -> None:
         metadata.create_all(database.engine)
         checkpoints = Checkpoints(keys)
         rows = [appended(database)]
-        for size in sizes[parser.parse_args().size]:
+        for size in SIZES[given.size]:
             rows += checked(database, checkpoints, size)
         rows.append(proven(database, checkpoints))
         database.close()
-    print(f"{'work':<22}{'size':>10}{'ours':>10}{'floor':>10}{'ratio':>8}{'goal':>9} unit")
-    for item in rows:
-        print(
-            f"{item['work']:<22}{item['size']:>10}{item['ours']:>10.4g}{item['floor']:>10.4g}"
-            f"{item['ratio']:>8.2f}{item['goal'] or '':>9} {item['unit']}"
-        )
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    RESULTS.write_text(json.dumps(rows, indent=1))
+    report("trust", "The audit log (SQLite)", rows, given)
 
 
-def appended(database: Database) -> dict[str, object]:
+def appended(database: Database) -> Row:
     """CPU time of one append in a transaction that is open already."""
     log, count = SqlAuditLog(), 2_000
     entries = [make_entry(number) for number in range(1, count + 1)]
@@ -73,10 +68,19 @@ def appended(database: Database) -> dict[str, object]:
         for _ in range(count):
             connection.execute(insert, values)
         floor = (time.process_time() - started) / count * 1000
-    return row("append", 1, "ms CPU", ours, floor, 0.25, lower=True)
+    return Row(
+        "append",
+        "1 record",
+        "ms CPU",
+        ours,
+        floor=floor,
+        goal=f"≤ {APPEND_MS} ms",
+        met=ours <= APPEND_MS,
+        versions=VERSIONS,
+    )
 
 
-def checked(database: Database, checkpoints: Checkpoints, size: int) -> list[dict[str, object]]:
+def checked(database: Database, checkpoints: Checkpoints, size: int) -> list[Row]:
     """Fill the log to a size, sign it each 1,000 records, check it all."""
     checkpointer = Checkpointer(database, checkpoints, clock=SystemClock())
     with database.reading() as connection:
@@ -97,13 +101,24 @@ def checked(database: Database, checkpoints: Checkpoints, size: int) -> list[dic
     for _ in range(100_000):
         hashlib.sha256(data).digest()
     floor = 100_000 / (time.perf_counter() - started)
+    stands = f"{size:,} records"
     return [
-        row("append 1,000, sign", size, "records/s", batch, floor, None, lower=False),
-        row("verify", size, "records/s", rate, floor, 300_000, lower=False),
+        Row("append 1,000, sign", stands, "records/s", batch, floor=floor, better="more"),
+        Row(
+            "verify",
+            stands,
+            "records/s",
+            rate,
+            floor=floor,
+            goal=f"≥ {VERIFIED:,}/s",
+            met=rate >= VERIFIED,
+            better="more",
+            versions=VERSIONS,
+        ),
     ]
 
 
-def proven(database: Database, checkpoints: Checkpoints) -> dict[str, object]:
+def proven(database: Database, checkpoints: Checkpoints) -> Row:
     """Time of the proof of one record in the middle of the log."""
     with database.reading() as connection:
         size = SqlAuditLog().size(connection)
@@ -111,27 +126,7 @@ def proven(database: Database, checkpoints: Checkpoints) -> dict[str, object]:
         for number in range(20):
             checkpoints.record_proof(connection, size // 2 + number)
         ours = (time.perf_counter() - started) / 20 * 1000
-    return row("proof of a record", size, "ms", ours, ours, None, lower=True)
-
-
-def row(
-    work: str, size: int, unit: str, ours: float, floor: float, goal: float | None, *, lower: bool
-) -> dict[str, object]:
-    """One row of the results; ``ratio`` is how many times worse than the floor."""
-    met = goal is None or (ours <= goal if lower else ours >= goal)
-    return {
-        "work": work,
-        "size": size,
-        "unit": unit,
-        "ours": ours,
-        "peer": None,
-        "peer_name": None,
-        "floor": floor,
-        "ratio": ours / floor if lower else floor / ours,
-        "goal": goal,
-        "met": met,
-        "versions": {"sqlalchemy": version("sqlalchemy"), "python": sys.version.split()[0]},
-    }
+    return Row("proof of a record", f"{size:,} records", "ms", ours, versions=VERSIONS)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,24 @@
 """What identity costs: policy decisions, access tokens, the revocation epoch, argon2id.
 
-Run: ``PYTHONPATH=src python benchmarks/trust/identity.py``
+Nobody else makes these decisions in the same place, so they stand alone, but for argon2id:
+its floor is argon2's own time for one hash with these parameters.
 """
 
 from __future__ import annotations
 
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from importlib.metadata import version
 from pathlib import Path
+
+from argon2.low_level import Type, hash_secret_raw
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from measuring import Row, arguments, in_turn, median, quantile, report
 
 from falaj.kernel.actions import Action
 from falaj.kernel.call import AssetRef, Caller, Principal, PrincipalKind
@@ -25,16 +34,32 @@ from falaj.trust.tokens import Tokens
 AMINA = Principal("user:amina", PrincipalKind.USER, ("ml_engineer",))
 
 
-def show(name: str, work: Sequence[Callable[[], object]]) -> None:
-    """Time each piece of work once and print the median and the 99th percentile."""
+VERSIONS = {name: version(name) for name in ("cedarpy", "joserfc", "argon2-cffi")}
+
+
+def main() -> None:
+    """Measure and report."""
+    given = arguments(__doc__ or "")
+    count = 1_000 if given.size == "small" else 10_000
+    rows = policy(count)
+    with tempfile.TemporaryDirectory() as name:
+        rows += tokens(Path(name), count)
+    rows.append(passwords(10 if given.size == "small" else 30))
+    report("trust", "Decisions, tokens and passwords", rows, given)
+
+
+def told(name: str, work: Sequence[Callable[[], object]]) -> list[Row]:
+    """Time each piece of work once: the median and the 99th percentile, in µs."""
     taken = []
     for piece in work:
-        started = time.perf_counter_ns()
+        started = time.perf_counter()
         piece()
-        taken.append((time.perf_counter_ns() - started) / 1_000)
-    taken.sort()
-    n = len(taken)
-    print(f"{name:42} p50 {taken[n // 2]:9.2f} µs   p99 {taken[n * 99 // 100]:9.2f} µs   n={n}")
+        taken.append((time.perf_counter() - started) * 1e6)
+    size = f"{len(taken):,} times"
+    return [
+        Row(f"{name}, p50", size, "µs", median(taken), versions=VERSIONS),
+        Row(f"{name}, p99", size, "µs", quantile(taken, 0.99), versions=VERSIONS),
+    ]
 
 
 def added_policies(n: int) -> dict[str, str]:
@@ -50,8 +75,8 @@ def added_policies(n: int) -> dict[str, str]:
     return texts
 
 
-def policy() -> None:
-    """Decisions, new and remembered."""
+def policy(count: int) -> list[Row]:
+    """Decisions, new and remembered, with sets of policies of three sizes."""
     actions = [
         Action(f"service{at % 15}", f"verb{at}", "POST", "/x", "model", False, True, len)
         for at in range(120)
@@ -60,9 +85,10 @@ def policy() -> None:
     caller = Caller(AMINA)
     assets = [
         Resource(AssetRef("model", str(at)), {"owner": "user:omar", "region": "ae-auh"})
-        for at in range(2_000)
+        for at in range(count)
     ]
-    for n_added in (0, 80):
+    rows = []
+    for n_added in (0, 20, 80):
         cedar = CedarPolicy(actions, added=added_policies(n_added))
         asked = [
             lambda what=what, cedar=cedar: cedar.decide(
@@ -70,11 +96,12 @@ def policy() -> None:
             )
             for what in assets
         ]
-        show(f"decision, new, {n_added} added policies", asked)
-        show(f"decision, remembered, {n_added} added policies", asked)
+        rows += told(f"decision, new, {n_added} added policies", asked)
+        rows += told(f"decision, remembered, {n_added} added policies", asked)
+    return rows
 
 
-def tokens(folder: Path) -> None:
+def tokens(folder: Path, count: int) -> list[Row]:
     """Issuing and verifying, and the read that keeps revocations fresh."""
     clock = SystemClock()
     keys = FileKeyring.create(folder / "keys", MachineSeal.create(folder / "seal"), clock=clock)
@@ -86,25 +113,35 @@ def tokens(folder: Path) -> None:
     def issue(session: str) -> str:
         return issuer.issue(AMINA, session=session, account_epoch=0, mfa_at=now, now=now)[0]
 
-    issued = [issue(f"session_{at}") for at in range(1_000)]
-    show("token issued", [lambda: issue("session_x")] * 1_000)
+    issued = [issue(f"session_{at}") for at in range(count)]
+    rows = told("token issued", [lambda: issue("session_x")] * count)
     verified = [lambda text=text: issuer.verify(text, now) for text in issued]
-    show("token verified, new", verified)
-    show("token verified, known", verified)
+    rows += told("token verified, new", verified)
+    rows += told("token verified, known", verified)
     stale = Epochs(database, fresh_for=timedelta(0))
-    show("revocation epoch read (twice a second)", [lambda: stale.current(now)] * 300)
+    rows += told("revocation epoch read (twice a second)", [lambda: stale.current(now)] * 300)
     database.close()
+    return rows
 
 
-def passwords() -> None:
-    """One comparison with the default parameters."""
+def passwords(rounds: int) -> Row:
+    """One comparison with the default parameters, against the bare hash."""
     kept = Passwords()
     hashed = kept.hash("seven camels cross the wadi")
-    show("argon2id, 64 MiB, 3 passes", [lambda: kept.fits(hashed, "wrong")] * 10)
+    ours, floor = in_turn(
+        lambda: kept.fits(hashed, "wrong"),
+        lambda: hash_secret_raw(b"wrong", bytes(16), 3, 65_536, 4, 32, Type.ID),
+        rounds=rounds,
+    )
+    return Row(
+        "argon2id, 64 MiB, 3 passes",
+        f"{rounds} times",
+        "ms",
+        median(ours) * 1e3,
+        floor=median(floor) * 1e3,
+        versions=VERSIONS,
+    )
 
 
 if __name__ == "__main__":
-    policy()
-    with tempfile.TemporaryDirectory() as name:
-        tokens(Path(name))
-    passwords()
+    main()

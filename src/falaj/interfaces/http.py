@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
+from functools import cache
 from typing import Any, Protocol
 from urllib.parse import unquote
 
@@ -69,10 +70,13 @@ def create_app(
             name=action.name,
             include_in_schema=False,
         )
-    described = document(actions, title="Falaj", version=version)
 
-    async def openapi(_request: Request) -> Response:
-        return JSONResponse(described)
+    @cache  # made when it is first asked for: it takes half a second
+    def described() -> bytes:
+        return json.dumps(document(actions, title="Falaj", version=version)).encode()
+
+    def openapi(_request: Request) -> Response:
+        return Response(described(), media_type="application/json")
 
     async def healthy(_request: Request) -> Response:
         return JSONResponse({"status": "ok", "version": version})

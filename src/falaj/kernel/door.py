@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar, cast
 
 from sqlalchemy.engine import Connection
@@ -53,21 +54,40 @@ T = TypeVar("T")
 
 
 class Services:
-    """The services of a platform by name, and their actions by name."""
+    """The services of a platform by name, and their actions by name.
 
-    def __init__(self, services: Mapping[str, Service] | list[Service]) -> None:
-        listed = list(services.values()) if isinstance(services, Mapping) else services
-        self._services = {service.name: service for service in listed}
+    Args:
+        services: made already.
+        makers: makes each of the others when its first action is called, once. What only
+            some services need is opened by the processes that really use it.
+
+    Safe from many threads. A service that cannot be made is tried again at the next call.
+    """
+
+    def __init__(
+        self,
+        services: Iterable[Service] = (),
+        *,
+        makers: Mapping[type[Service], Callable[[], Service]] | None = None,
+    ) -> None:
+        self._services = {service.name: service for service in services}
+        later = dict(makers or {})
+        self._makers = {kind.name: maker for kind, maker in later.items()}
+        self._making = threading.Lock()
+        kinds = [*(type(service) for service in self._services.values()), *later]
         self.actions: dict[str, Action] = {
-            action.name: action for service in listed for action in type(service).actions()
+            action.name: action for kind in kinds for action in kind.actions()
         }
 
     def named(self, name: str) -> Service:
-        """The service of that name."""
-        return self._services[name]
-
-    def __iter__(self) -> Any:
-        return iter(self._services.values())
+        """The service of that name; whatever its maker raises."""
+        found = self._services.get(name)
+        if found is None:
+            with self._making:
+                found = self._services.get(name)
+                if found is None:
+                    found = self._services[name] = self._makers[name]()
+        return found
 
 
 class Backend:

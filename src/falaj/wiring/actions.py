@@ -1,11 +1,11 @@
-"""The services of a platform, each with what it needs."""
+"""The services of a platform, each with what it needs, made when it is first used."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from falaj.catalog.service import AssetService, DefinitionService
-from falaj.features.parity import Parity
 from falaj.features.service import Features
 from falaj.ingest.service import SourceService
 from falaj.kernel.actions import Service
@@ -14,7 +14,6 @@ from falaj.lake.service import TableService
 from falaj.models.service import ModelService
 from falaj.monitoring.service import MonitorService
 from falaj.operations.service import AlertService, ChangeService, IncidentService
-from falaj.serving.predictor import Predictor
 from falaj.serving.service import EndpointService
 from falaj.training.service import RunService, TrainingService
 from falaj.trust.audit_service import Audit
@@ -26,56 +25,69 @@ if TYPE_CHECKING:
     from falaj.wiring.assembly import Premises
 
 
-def services(made: Premises) -> list[Service]:
-    """One of each service; the classes are those of ``service_classes``."""
+def makers(made: Premises) -> dict[type[Service], Callable[[], Service]]:
+    """What makes each service; the classes are those of ``service_classes``, in their order.
+
+    A service is made when one of its actions is called first: a control plane at rest
+    holds neither the lake's engine nor a model runtime.
+    """
     visible = made.visible
-    catalog = made.catalog
-    authentication = made.authentication
-    return [
-        SourceService(made.jobs, made.loading),
-        TableService(made.lake, catalog, visible),
-        DefinitionService(made.definitions, catalog, visible),
-        Features(made.features, Parity(made.features), made.jobs, made.visible_ref),
-        TrainingService(made.training_sets, made.jobs, catalog, visible, made.may),
-        RunService(made.runs, catalog, visible),
-        ModelService(
-            registry=made.registry,
-            promotions=made.promotions,
-            bundles=made.bundles,
-            runs=made.runs,
-            jobs=made.jobs,
-            catalog=catalog,
-            visible=visible,
+    return {
+        SourceService: lambda: SourceService(made.jobs, made.loading),
+        TableService: lambda: TableService(made.lake, made.catalog, visible),
+        DefinitionService: lambda: DefinitionService(made.definitions, made.catalog, visible),
+        Features: lambda: _features(made),
+        TrainingService: lambda: TrainingService(
+            made.training_sets, made.jobs, made.catalog, visible, made.may
         ),
-        *_serving(made),
-        ChangeService(made.changes, catalog, visible),
-        AlertService(made.alerts, catalog, visible),
-        IncidentService(made.incidents, catalog, visible),
-        AssetService(catalog, visible),
-        AccountsService(authentication.accounts, authentication.sessions, authentication.enrolment),
-        Keys(made.keys),
-        _audit(made),
-        JobsService(made.jobs, made.may_handle),
-    ]
+        RunService: lambda: RunService(made.runs, made.catalog, visible),
+        ModelService: lambda: _models(made),
+        EndpointService: lambda: _endpoints(made),
+        MonitorService: lambda: MonitorService(made.monitors, made.may_on),
+        ChangeService: lambda: ChangeService(made.changes, made.catalog, visible),
+        AlertService: lambda: AlertService(made.alerts, made.catalog, visible),
+        IncidentService: lambda: IncidentService(made.incidents, made.catalog, visible),
+        AssetService: lambda: AssetService(made.catalog, visible),
+        AccountsService: lambda: _accounts(made),
+        Keys: lambda: Keys(made.keys),
+        Audit: lambda: Audit(made.audit, made.checkpoints, made.audit_verifier),
+        JobsService: lambda: JobsService(made.jobs, made.may_handle),
+    }
 
 
-def _audit(made: Premises) -> Audit:
-    return Audit(made.audit, made.checkpoints, made.audit_verifier)
+def _features(made: Premises) -> Features:
+    from falaj.features.parity import Parity
+
+    return Features(made.features, Parity(made.features), made.jobs, made.visible_ref)
 
 
-def _serving(made: Premises) -> list[Service]:
+def _models(made: Premises) -> ModelService:
+    return ModelService(
+        registry=made.registry,
+        promotions=made.promotions,
+        bundles=made.bundles,
+        runs=made.runs,
+        jobs=made.jobs,
+        catalog=made.catalog,
+        visible=made.visible,
+    )
+
+
+def _endpoints(made: Premises) -> EndpointService:
     from falaj.serving.bundled import BundledModels
+    from falaj.serving.predictor import Predictor
     from falaj.serving.tracing import Tracing
 
-    tracing = Tracing(made.lake, made.catalog, BundledModels(made.bundles), facts(made))
-    return [
-        EndpointService(
-            made.releases,
-            made.routing,
-            Predictor(made.plans, made.prediction_log),
-            tracing,
-            made.meters,
-            made.may_on,
-        ),
-        MonitorService(made.monitors, made.may_on),
-    ]
+    return EndpointService(
+        made.releases,
+        made.routing,
+        Predictor(made.plans, made.prediction_log),
+        Tracing(made.lake, made.catalog, BundledModels(made.bundles), facts(made)),
+        made.meters,
+        made.may_on,
+    )
+
+
+def _accounts(made: Premises) -> AccountsService:
+    parts = made.authentication
+    return AccountsService(parts.accounts, parts.sessions, parts.enrolment)

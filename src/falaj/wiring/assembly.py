@@ -10,7 +10,6 @@ import os
 import threading
 from collections.abc import Callable, Mapping
 from datetime import timedelta
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +38,7 @@ from falaj.trust.factors import Factors
 from falaj.trust.policy import CedarPolicy
 from falaj.trust.tokens import Tokens
 from falaj.wiring import stores
+from falaj.wiring.parts import part
 from falaj.wiring.resources import AllResources
 from falaj.wiring.services import service_classes
 from falaj.wiring.sharing import Shared
@@ -98,55 +98,56 @@ class Premises:
         self.process = process
         self.clock = clock or SystemClock()
         self.telemetry = Telemetry(process=process)
+        self.making = threading.RLock()
         self._closing: list[Callable[[], None]] = []
 
     # ---- the kernel and trust
 
-    @cached_property
+    @part
     def keys(self) -> KeyService:
         """The key service."""
         return stores.key_service(self.settings, self.clock)
 
-    @cached_property
+    @part
     def database(self) -> Database:
         """The metadata database."""
         opened = Database(self.settings.database_url)
         self._closing.append(opened.close)
         return opened
 
-    @cached_property
+    @part
     def audit(self) -> SqlAuditLog:
         """The audit log."""
         return SqlAuditLog()
 
-    @cached_property
+    @part
     def checkpoints(self) -> Checkpoints:
         """Makes and reads signed checkpoints of the audit log."""
         return Checkpoints(self.keys)
 
-    @cached_property
+    @part
     def witness(self) -> FileWitness:
         """Remembers the audit log's checkpoints in a file of its own."""
         from falaj.trust.adapters.witness_file import FileWitness
 
         return FileWitness(private_folder(self.settings.home / "witness") / "checkpoints")
 
-    @cached_property
+    @part
     def audit_verifier(self) -> Verifier:
         """Checks the audit log against its chain, its checkpoints and its witness."""
         return Verifier(self.checkpoints, witness=self.witness)
 
-    @cached_property
+    @part
     def tokens(self) -> Tokens:
         """Issues and verifies access tokens."""
         return Tokens(self.keys, Epochs(self.database), issuer="falaj")
 
-    @cached_property
+    @part
     def verifier(self) -> TokenVerifier:
         """Verifies access tokens at the platform's time."""
         return TokenVerifier(self.tokens, self.clock)
 
-    @cached_property
+    @part
     def authentication(self) -> Authentication:
         """The credential exchanges."""
         return Authentication(
@@ -157,7 +158,7 @@ class Premises:
             factors=Factors(self.keys),
         )
 
-    @cached_property
+    @part
     def policy(self) -> CedarPolicy:
         """The policy over all actions of the platform."""
         actions: list[Action] = [
@@ -165,25 +166,25 @@ class Premises:
         ]
         return CedarPolicy(actions)
 
-    @cached_property
+    @part
     def jobs(self) -> Jobs:
         """The durable jobs."""
         lease = timedelta(seconds=self.settings.job_lease_seconds)
         return Jobs(self.database, self.clock, lease=lease)
 
-    @cached_property
+    @part
     def calls(self) -> Calls:
         """Calls that the platform makes itself."""
         return Calls(self.database, self.audit, Outbox(), self.clock)
 
     # ---- catalogue and operations
 
-    @cached_property
+    @part
     def catalog(self) -> Catalog:
         """Assets and lineage."""
         return Catalog()
 
-    @cached_property
+    @part
     def definitions(self) -> Definitions:
         """What is declared."""
         from falaj.features.appliers import appliers as feature_appliers
@@ -206,7 +207,7 @@ class Premises:
             },
         )
 
-    @cached_property
+    @part
     def changes(self) -> Changes:
         """Changes, and what approving each kind does."""
         from falaj.models.promotion import CHANGE_KIND
@@ -216,33 +217,33 @@ class Premises:
 
         return Changes(self.catalog, {CHANGE_KIND: promoted})
 
-    @cached_property
+    @part
     def incidents(self) -> Incidents:
         """Incidents."""
         return Incidents(self.catalog)
 
-    @cached_property
+    @part
     def alerts(self) -> Alerts:
         """Alerts."""
         return Alerts(self.catalog, self.incidents)
 
     # ---- lake and features
 
-    @cached_property
+    @part
     def lake(self) -> Lake:
         """The offline tables."""
         opened = stores.lake(self.settings)
         self._closing.append(opened.close)
         return opened
 
-    @cached_property
+    @part
     def blobs(self) -> SealedBlobs:
         """Encrypted, content-addressed blobs."""
         from falaj.lake.blobs import SealedBlobs
 
         return SealedBlobs(stores.blob_store(self.settings), self.keys)
 
-    @cached_property
+    @part
     def loading(self) -> Loading:
         """Loads sources."""
         from falaj.ingest.files import Files
@@ -269,7 +270,7 @@ class Premises:
         """Where rows wait for the lake on this machine."""
         return private_folder(self.settings.home / "spool")
 
-    @cached_property
+    @part
     def online(self) -> OnlineStore:
         """The online store."""
         opened, give_back = _ONLINE.taken(
@@ -278,7 +279,7 @@ class Premises:
         self._closing.append(give_back)
         return opened
 
-    @cached_property
+    @part
     def features(self) -> FeatureStore:
         """The feature store."""
         from falaj.features.store import AppliedDefinitions, FeatureStore
@@ -293,14 +294,14 @@ class Premises:
 
     # ---- training and models
 
-    @cached_property
+    @part
     def runs(self) -> Runs:
         """Training runs."""
         from falaj.training.runs import Runs
 
         return Runs(self.catalog)
 
-    @cached_property
+    @part
     def training_sets(self) -> TrainingSets:
         """Pinned training sets."""
         from falaj.training.definition_pins import CatalogPins
@@ -308,21 +309,21 @@ class Premises:
 
         return TrainingSets(self.lake, self.features, CatalogPins(self.definitions), self.catalog)
 
-    @cached_property
+    @part
     def bundles(self) -> Bundles:
         """Signed model bundles."""
         from falaj.models.bundles import Bundles
 
         return Bundles(self.blobs, self.keys)
 
-    @cached_property
+    @part
     def registry(self) -> Registry:
         """Registered models."""
         from falaj.models.registry import Registry
 
         return Registry(self.bundles, self.catalog, self.definitions)
 
-    @cached_property
+    @part
     def promotions(self) -> Any:
         """Asks for stages and gives them."""
         from falaj.models.promotion import Promotions
@@ -331,7 +332,7 @@ class Premises:
 
     # ---- serving
 
-    @cached_property
+    @part
     def routing(self) -> RoutingTable:
         """Which release of each endpoint serves."""
         from falaj.serving.routing import RoutingTable
@@ -341,14 +342,14 @@ class Premises:
         self._closing.append(give_back)
         return opened
 
-    @cached_property
+    @part
     def stored_features(self) -> StoredFeatures:
         """Compiles readers of feature services."""
         from falaj.serving.storedfeatures import StoredFeatures
 
         return StoredFeatures(self.online, self.keys, self.definitions)
 
-    @cached_property
+    @part
     def plan_compiler(self) -> PlanCompiler:
         """Compiles releases into request plans."""
         from falaj.serving.adapters.runtime_onnx import OnnxRuntime
@@ -357,7 +358,7 @@ class Premises:
 
         return PlanCompiler(BundledModels(self.bundles), [OnnxRuntime()], self.stored_features)
 
-    @cached_property
+    @part
     def releases(self) -> Releases:
         """Releases of endpoints."""
         from falaj.serving.bundled import RegisteredModels
@@ -371,14 +372,14 @@ class Premises:
             self.catalog,
         )
 
-    @cached_property
+    @part
     def plans(self) -> Plans:
         """The compiled plans of this process."""
         from falaj.serving.plans import Plans
 
         return Plans(self.routing, self.plan_compiler)
 
-    @cached_property
+    @part
     def prediction_log(self) -> PredictionLog:
         """The buffer between answers and the spool."""
         from falaj.serving.predictionlog import PredictionLog
@@ -392,7 +393,7 @@ class Premises:
             lost=lambda endpoint, n_rows: self.meters.of(endpoint).unlogged(n_rows),
         )
 
-    @cached_property
+    @part
     def meters(self) -> Meters:
         """The counters that all workers of this machine share, under this process's name."""
         from falaj.serving.meters import Meters
@@ -413,7 +414,7 @@ class Premises:
             meters=self.meters,
         )
 
-    @cached_property
+    @part
     def monitors(self) -> Monitors:
         """Drift and realised performance."""
         from falaj.monitoring.drift import Drift
@@ -452,13 +453,13 @@ class Premises:
         resource = Resource(AssetRef("job", job.id), {"owner": job.submitted_by})
         return self.policy.decide(call.caller, "jobs.cancel", resource, stepped_up=False).allowed
 
-    @cached_property
+    @part
     def backend(self) -> Backend:
         """What a local door stands on."""
-        from falaj.wiring.actions import services
+        from falaj.wiring.actions import makers
 
         return Backend(
-            services=Services(services(self)),
+            services=Services(makers=makers(self)),
             database=self.database,
             policy=self.policy,
             audit=self.audit,
@@ -470,7 +471,7 @@ class Premises:
 
     # ---- work
 
-    @cached_property
+    @part
     def handlers(self) -> Mapping[str, Handler]:
         """What does each kind of job."""
         from falaj.wiring.work import handlers
