@@ -94,7 +94,7 @@ def test_every_version_says_who_did_what_in_which_call(database: Database, make_
 
 
 def test_describe_clears_what_is_given_empty(database: Database, make_call: Any) -> None:
-    with make_call(database) as call:
+    with make_call(database, roles=["steward"]) as call:
         catalog.record(call, FLIGHTS, description="x", tags=["a"], region="ae",
                        classification=Classification.PERSONAL)  # fmt: skip
         asset = catalog.describe(

@@ -130,7 +130,7 @@ def test_a_definition_is_an_asset_with_edges_from_what_it_refers_to(
 
 
 def test_a_reference_that_is_dropped_drops_its_edge(database: Database, make_call: Any) -> None:
-    with make_call(database) as call:
+    with make_call(database, roles=["steward"]) as call:
         definitions.apply(call, [FLIGHTS, DELAYS])
         definitions.apply(call, [View(name="delays", table="flights_clean")])
         (edge,) = catalog.upstream(call.connection, DELAYS.ref)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from falaj.interfaces.declarations import declared
 from falaj.interfaces.platform import Platform
 from falaj.kernel.settings import Settings
 from falaj.testing.pages import blocks
+from falaj.testing.programs import program_environment
 from falaj.wiring.kinds import definition_kinds
 from falaj.wiring.setup import initialise
 
@@ -37,15 +37,10 @@ def platform(project: Path) -> Iterator[Platform]:
 
 
 def run(command: list[str], folder: Path) -> str:
-    environment = {
-        **os.environ,
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "PYTHONPATH": str(Path(falaj.__file__).parents[1]),
-    }
     done = subprocess.run(
         command,
         cwd=folder,
-        env=environment,
+        env=program_environment(folder),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

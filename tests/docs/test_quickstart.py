@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,8 +14,8 @@ from pathlib import Path
 import pyotp
 import pytest
 
-import falaj
 from falaj.testing.pages import Block, blocks, squeezed
+from falaj.testing.programs import program_environment
 
 SECRET = re.compile(r"^\s+([A-Z2-7]{32})$", re.MULTILINE)
 DOCS = Path(__file__).parents[2] / "docs"
@@ -41,16 +39,11 @@ class Reader:
         self._used: dict[str, int] = {}
         self._running: list[subprocess.Popen[bytes]] = []
         self.environment = {
-            **os.environ,
-            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            **program_environment(folder),
             "FALAJ_HTTP__PORT": self._ports["8443"],
             "FALAJ_INFERENCE__PORT": self._ports["8444"],
-            "FALAJ_CREDENTIALS": str(folder / "credentials.json"),
-            "PYTHONPATH": str(Path(falaj.__file__).parents[1]),
-            "PYTHONPYCACHEPREFIX": str(folder / "compiled"),
             "COLUMNS": "100",
         }
-        self.environment.pop("PYTHONDONTWRITEBYTECODE", None)
 
     def do(self, block: Block) -> str:
         """Carry a block out; returns what it printed."""

@@ -193,6 +193,7 @@ def command(monkeypatch, capsys):
 
     def run(folder, *arguments):
         monkeypatch.setattr(sys, "argv", ["falaj", "--folder", str(folder), *arguments])
+        capsys.readouterr()  # what others wrote before is not this command's
         monkeypatch.setenv("COLUMNS", "300")
         with pytest.raises(SystemExit) as ended:
             main()

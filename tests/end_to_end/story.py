@@ -17,6 +17,7 @@ from falaj.declare import (
     FeatureService,
     FeatureView,
     MetricRule,
+    Mode,
     ModelPolicy,
     NotNull,
     RowCount,
@@ -61,7 +62,7 @@ BULK = Source(
     table="bulk",
     path="bulk.csv",
     columns={"flight": "integer", "carrier": "text", "signal": "number"},
-    mode="replace",
+    mode=Mode.REPLACE,
 )
 DEFINITIONS = (
     DEPARTURES,

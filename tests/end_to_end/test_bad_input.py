@@ -272,12 +272,19 @@ def test_an_argument_file_that_is_missing_is_named(place, command):
     told.refused("nothing.txt", "--reason")
 
 
-def test_changed_model_bytes_are_neither_promoted_nor_deployed(place, story):
+@pytest.fixture(scope="module")
+def served(place):
+    """The one release of the endpoint, which serves."""
     with place.stepped_up() as (owner, approver):
         owner.wait(owner.models.gates("late", 1))
         change = owner.models.promote("late", 1, to="production", reason="Good")
         approver.approve(change.id, reason="Yes")
-        release = owner.endpoints.deploy("late", activate=True)
+        return owner.endpoints.deploy("late", activate=True)
+
+
+def test_changed_model_bytes_are_neither_promoted_nor_deployed(place, story, served):
+    with place.stepped_up() as (owner, _):
+        release = served
         before = owner.endpoints.predict("late", [story.QUESTION]).predictions[0]["score"]
         blobs = sorted((place.installation.home / "blobs").rglob("*"))
         kept = {path: path.read_bytes() for path in blobs if path.is_file()}
@@ -304,7 +311,7 @@ def test_changed_model_bytes_are_neither_promoted_nor_deployed(place, story):
     [{}, {"signal": 1.0}, {"signal": "high", "carrier": "AA"}, {"signal": 1.0, "carrier": 7},
      {"signal": 1.0, "carrier": "AA", "colour": "blue"}],
 )  # fmt: skip
-def test_a_wrong_question_names_the_field(place, question):
+def test_a_wrong_question_names_the_field(place, served, question):
     with place.installation.near() as owner, pytest.raises(InvalidInput) as raised:
         owner.endpoints.predict("late", [question])
     fields = ("carrier", "signal", "colour")

@@ -12,6 +12,7 @@ from uuid import uuid4
 import httpx
 import pytest
 
+from falaj.declare import Mode
 from falaj.kernel.errors import FalajError
 from falaj.kernel.jobs import JobState
 from falaj.testing.installations import Installation, alive, client, eventually
@@ -318,7 +319,7 @@ def test_many_kills_at_random_moments_leave_everything_consistent(tmp_path, stor
             story.write_data(folder, n=900 + number)
             with made.platform() as engineer:
                 (source,) = (one for one in story.DEFINITIONS if one.ref.key == "departures")
-                replacing = source.model_copy(update={"mode": "replace"})
+                replacing = source.model_copy(update={"mode": Mode.REPLACE})
                 documents = story.documents(replacing)
                 retried(partial(engineer.definitions.apply, documents))
                 job = retried(lambda: engineer.sources.load("departures"))

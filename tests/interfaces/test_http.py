@@ -119,7 +119,9 @@ def test_a_far_error_is_the_same_class_with_the_same_words(world: World) -> None
 def test_wrong_arguments_are_refused_by_the_door_itself(world: World) -> None:
     with pytest.raises(InvalidInput, match=r"parcel\.weight"):
         world.door.call(next(Post.actions()), {"town": "x", "parcel": {"weight": "heavy"}})
-    assert [entry.details for entry in world.audit.entries] == [{"error": "invalid-input"}]
+    assert [entry.details for entry in world.audit.entries] == [
+        {"purpose": "research", "error": "invalid-input"}
+    ]
 
 
 @pytest.mark.parametrize(

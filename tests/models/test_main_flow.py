@@ -47,6 +47,9 @@ def test_a_spine_becomes_an_approved_version_with_its_whole_lineage(world):
     assert report.passed, [one.message for one in report.results if one.outcome == "failed"]
 
     change = models.promote("late", 1, to=Stage.PRODUCTION, reason="better than nothing")
+    limits = change.evidence["policy"]
+    assert limits["set_by_who_asks"] is True
+    assert limits["document"]["name"] == "late"
     assert models.get("late", 1).stage is Stage.DEVELOPMENT
     _, changes = faces(world, "user:omar")
     changes.approve(change.id, reason="the evidence is good")

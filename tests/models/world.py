@@ -167,7 +167,9 @@ class World:
         """The services of training and models, and changes."""
         visible = lambda call, resource: resource.exists  # noqa: E731
         return [
-            TrainingService(self.sets, self.jobs, self.catalog, visible),
+            TrainingService(
+                self.sets, self.jobs, self.catalog, visible, lambda _call, _action, _on: True
+            ),
             RunService(self.runs, self.catalog, visible),
             ModelService(
                 registry=self.registry, promotions=self.promotions, bundles=self.bundles,

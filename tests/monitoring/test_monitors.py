@@ -98,7 +98,8 @@ class World:
                 SimpleNamespace(active=active, endpoint=endpoint),  # type: ignore[arg-type]
                 self.definitions,
                 self.alerts,
-            )
+            ),
+            lambda _call, _action, _ref: True,
         )
         self.monitors = face(
             MonitorService, make_door(database, [self.service], clock=SetClock(NOW))

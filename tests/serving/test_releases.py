@@ -11,7 +11,7 @@ from sqlalchemy.engine import Connection
 
 from falaj.catalog.assets import Catalog
 from falaj.catalog.definitions import Definitions
-from falaj.catalog.model import Relation
+from falaj.catalog.model import Classification, Relation
 from falaj.kernel.call import AssetRef
 from falaj.kernel.database import Database
 from falaj.kernel.door import LocalDoor, face
@@ -87,7 +87,9 @@ class World:
             Predictor(self.plans, self.log),
             Tracing(lake, self.catalog, bundles, {"model_version": lambda _c, key: {"named": key}}),
             Meters(tmp_path / "meters", "control"),
+            lambda _call, action, _ref: action not in self.forbidden,
         )
+        self.forbidden: set[str] = set()
         self.door: LocalDoor = make_door(database, [self.service], audit=self.audit)
         self.endpoints = face(EndpointService, self.door)
 
@@ -324,3 +326,30 @@ def test_a_dead_workers_report_is_not_waited_for(world: World, monkeypatch: Any)
     world.table.leave("w9")
     assert world.table.workers() == []
     assert clock() > 0
+
+
+def test_a_trace_keeps_the_values_of_a_secret_log_from_who_may_not_read_them(world: World) -> None:
+    world.endpoints.deploy("delays", activate=True)
+    prediction = world.endpoints.predict("delays", [ROW]).predictions[0]["id"]
+    PredictionDrain(world.spool, world.keys, world.lake).run_once()
+    log = AssetRef("table", "predictions_delays")
+    world.forbidden = {"tables.read"}
+    assert world.endpoints.trace(prediction).facts["features"] == ROW
+    with opened_call(world.database) as call:
+        world.catalog.describe(call, log, classification=Classification.PERSONAL)
+    told = world.endpoints.trace(prediction).facts
+    assert ROW not in told.values()
+    assert told["score"] == told["features"] == "(not for you, as you stand)"
+    world.forbidden = set()
+    assert world.endpoints.trace(prediction).facts["features"] == ROW
+
+
+def test_an_endpoint_that_may_not_be_seen_is_neither_listed_nor_traced(world: World) -> None:
+    world.endpoints.deploy("delays", activate=True)
+    prediction = world.endpoints.predict("delays", [ROW]).predictions[0]["id"]
+    PredictionDrain(world.spool, world.keys, world.lake).run_once()
+    assert [one.name for one in world.endpoints.list()] == ["delays"]
+    world.forbidden = {"assets.get"}
+    assert list(world.endpoints.list()) == []
+    with pytest.raises(NotFound, match="no prediction"):
+        world.endpoints.trace(prediction)

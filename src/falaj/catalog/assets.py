@@ -22,14 +22,17 @@ from falaj.catalog.model import (
     checked_ref,
     checked_region,
     checked_tags,
+    lowers,
 )
-from falaj.kernel.call import AssetRef, Call
-from falaj.kernel.errors import InvalidInput, NotFound
+from falaj.kernel.call import AssetRef, Call, PrincipalKind
+from falaj.kernel.errors import Forbidden, InvalidInput, NotFound
 from falaj.kernel.insertion import insert_if_absent
 from falaj.kernel.ports import Resource
 
 NESTED_KINDS = ("asset", "definition")
 """Kinds of resource whose key is the name of an asset, ``kind/key``."""
+STEWARD = "steward"
+"""The role that answers for classifications (it has the duty of that name)."""
 _CHUNK = 200
 _VERSIONED = ("description", "owner", "classification", "region", "tags", "attributes")
 
@@ -52,7 +55,8 @@ class Catalog:
         """Create the asset, or bring what is given up to date; what is not given stays.
 
         Attributes are merged by name, and a value of None takes the name away. A new
-        asset without an owner belongs to the caller. A change makes a new version.
+        asset without an owner belongs to the caller. A change makes a new version. A
+        classification is raised by this, never lowered: that is for ``describe``.
 
         Raises:
             InvalidInput: a name, tag, owner or region is malformed.
@@ -67,7 +71,7 @@ class Catalog:
             if value is not None:
                 given[name] = value
         created = self._create(call, checked_ref(ref), given)
-        return created or self._change(call, ref, given)
+        return created or self._change(call, ref, given, raising_only=True)
 
     def describe(self, call: Call, ref: AssetRef, **given: Any) -> Asset:
         """Set exactly what is given of an asset that exists; an empty value clears.
@@ -80,6 +84,7 @@ class Catalog:
         Raises:
             NotFound: there is no such asset.
             InvalidInput: a tag, owner or region is malformed.
+            Forbidden: the classification would fall, and the caller is no steward.
         """
         unknown = set(given) - set(_VERSIONED)
         if unknown:
@@ -293,7 +298,14 @@ class Catalog:
         call.emit("asset.recorded", kind=ref.kind, key=ref.key, version=1)
         return self.get(call.connection, ref)
 
-    def _change(self, call: Call, ref: AssetRef, given: Mapping[str, Any]) -> Asset:
+    def _change(
+        self,
+        call: Call,
+        ref: AssetRef,
+        given: Mapping[str, Any],
+        *,
+        raising_only: bool = False,
+    ) -> Asset:
         row = call.connection.execute(
             select(tables.assets).where(*_is(ref)).with_for_update()
         ).first()
@@ -302,6 +314,11 @@ class Catalog:
         before = {name: getattr(row, name) for name in _VERSIONED}
         before["tags"] = tuple(before["tags"])
         after = _merged(before, given)
+        if lowers(before["classification"], after["classification"]):
+            if raising_only:
+                after["classification"] = before["classification"]
+            else:
+                check_may_lower(call, ref)
         if after == before:
             return _asset(row)
         version = row.version + 1
@@ -329,6 +346,19 @@ class Catalog:
                 state={**state, "tags": list(state["tags"])},
             )
         )
+
+
+def check_may_lower(call: Call, ref: AssetRef) -> None:
+    """Raise Forbidden unless the caller may lower the classification of an asset.
+
+    Who builds on data must not be who decides that it is harmless.
+    """
+    if call.principal.kind is PrincipalKind.SYSTEM or STEWARD in call.principal.roles:
+        return
+    raise Forbidden(
+        f"You may not lower the classification of {ref}.",
+        hint="Ask a steward; anybody who may describe it may raise it.",
+    )
 
 
 def as_resource(asset: Asset) -> Resource:

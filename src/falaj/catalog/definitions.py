@@ -25,8 +25,8 @@ from sqlalchemy import Row, and_, insert, select, update
 from sqlalchemy.engine import Connection
 
 from falaj.catalog import tables
-from falaj.catalog.assets import Catalog
-from falaj.catalog.model import Classification, Relation, checked_owner, checked_region
+from falaj.catalog.assets import Catalog, check_may_lower
+from falaj.catalog.model import Classification, Relation, checked_owner, checked_region, lowers
 from falaj.catalog.planning import (
     FieldChange,
     Plan,
@@ -148,6 +148,7 @@ class Definitions:
         Raises:
             InvalidInput: as for ``plan``.
             Conflict: the platform has changed since that plan was made.
+            Forbidden: a classification would fall, and the caller is no steward.
         """
         self._lock(call.connection)
         plan, definitions = self._planned(call.connection, documents)
@@ -345,11 +346,12 @@ class Definitions:
             ) from None
 
     def _put(self, call: Call, definition: Definition, item: PlannedDefinition) -> None:
-        before = (
-            self._references_of(self.current(call.connection, item.kind, item.name))
-            if item.step is Step.UPDATE
-            else []
-        )
+        before: list[AssetRef] = []
+        if item.step is Step.UPDATE:
+            stands = self.current(call.connection, item.kind, item.name)
+            before = self._references_of(stands)
+            if lowers(stands.get("classification"), definition.classification):
+                check_may_lower(call, definition.ref)
         self._store(call, definition, item)
         self._record(call, definition, item)
         after = definition.references()

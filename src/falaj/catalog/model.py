@@ -33,6 +33,13 @@ class Classification(StrEnum):
         return list(Classification).index(self)
 
 
+def lowers(before: str | None, after: str | None) -> bool:
+    """True if a classification falls, to a lower level or to none."""
+    if before is None:
+        return False
+    return after is None or Classification(after).level < Classification(before).level
+
+
 class Relation(StrEnum):
     """How an asset flows into another one: ``source RELATION target``."""
 

@@ -12,13 +12,14 @@ from typing import Any
 
 from sqlalchemy.engine import Connection
 
+from falaj.catalog.assets import Catalog
 from falaj.catalog.definitions import Definition
 from falaj.catalog.model import Classification
 from falaj.features import ondemand
 from falaj.features.model import Entity, FeatureService, FeatureView, OnDemandFeatures
 from falaj.features.plan import ServicePlan
 from falaj.features.views import ViewPlan
-from falaj.kernel.call import Call
+from falaj.kernel.call import AssetRef, Call
 from falaj.kernel.errors import InvalidInput
 
 Find = Callable[[Connection, str, str], Definition]
@@ -43,14 +44,19 @@ class _Within:
         return []
 
 
-def appliers(find: Find) -> Mapping[str, Callable[[Call, Any], None]]:
+def appliers(
+    find: Find, catalog: Catalog | None = None
+) -> Mapping[str, Callable[[Call, Any], None]]:
     """The appliers of this room's kinds, for ``catalog.definitions.Definitions``.
 
     Args:
         find: ``Definitions.definition``, bound late.
+        catalog: tells how source tables are classified; without it that is not asked.
     """
 
     def view(call: Call, definition: FeatureView) -> None:
+        if catalog is not None:
+            _as_secret_as_its_table(call, catalog, definition)
         entity = find(call.connection, Entity.kind, definition.entity)
         if isinstance(entity, Entity):
             ViewPlan.of(definition, entity)
@@ -75,6 +81,22 @@ def appliers(find: Find) -> Mapping[str, Callable[[Call, Any], None]]:
         OnDemandFeatures.kind: on_demand,
         FeatureService.kind: service,
     }
+
+
+def _as_secret_as_its_table(call: Call, catalog: Catalog, view: FeatureView) -> None:
+    """Refuse a view that would hand out a personal table's values as harmless ones."""
+    table = AssetRef("table", view.source)
+    if not catalog.exists(call.connection, table):
+        return
+    needed = catalog.get(call.connection, table).classification
+    if needed in (Classification.PERSONAL, Classification.SENSITIVE) and (
+        _level(view.classification) < needed.level
+    ):
+        raise InvalidInput(
+            f"The view {view.name!r} is {view.classification or 'not classified'}, but reads "
+            f"the {needed} table {view.source!r}.",
+            hint=f"Set its classification to {needed}.",
+        )
 
 
 def _level(classification: Classification | None) -> int:

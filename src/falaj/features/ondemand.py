@@ -1,9 +1,9 @@
 """On-demand functions: kept as source text, rebuilt in a namespace of numpy and math.
 
 The text is checked before it is ever run: one function, no import, no attribute that
-begins with an underscore, and of numpy only functions that compute. The check keeps
-definitions pure and the same everywhere; it is no wall against a hostile author, who
-needs the permission to apply definitions in the first place.
+begins with an underscore, and of numpy only functions that compute. The names ``np`` and
+``math`` always mean the modules, so that what is asked of them is what was checked. A
+function can still take long or much memory: whoever applies definitions can do that.
 """
 
 from __future__ import annotations
@@ -32,10 +32,20 @@ _NUMPY_TEXT = (
 )
 _NUMPY = frozenset(_NUMPY_TEXT.split())
 """What may be used of numpy besides its ufuncs."""
-_FORBIDDEN = (
-    ast.Import, ast.ImportFrom, ast.Global, ast.Nonlocal, ast.ClassDef, ast.AsyncFunctionDef,
-    ast.Await, ast.Yield, ast.YieldFrom, ast.Try, ast.With, ast.Raise, ast.Delete,
+_MODULES = frozenset({"np", "math"})
+"""Names that always mean the modules: never bound anew, never used but before a dot."""
+_PARTS = (
+    ast.FunctionDef, ast.arguments, ast.arg, ast.Lambda, ast.Return, ast.Assign, ast.AugAssign,
+    ast.AnnAssign, ast.For, ast.While, ast.If, ast.Break, ast.Continue, ast.Pass, ast.Expr,
+    ast.Assert, ast.BoolOp, ast.BinOp, ast.UnaryOp, ast.Compare, ast.IfExp, ast.NamedExpr,
+    ast.Call, ast.keyword, ast.Starred, ast.Attribute, ast.Subscript, ast.Slice, ast.Name,
+    ast.Constant, ast.JoinedStr, ast.FormattedValue, ast.List, ast.Tuple, ast.Set, ast.Dict,
+    ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp, ast.comprehension,
+    ast.Load, ast.Store, ast.operator, ast.unaryop, ast.boolop, ast.cmpop,
 )  # fmt: skip
+"""All that a text may be made of. A list of what is allowed: what Python learns next year
+(as it learned ``match``, which reads attributes without a dot) is refused by itself."""
+_LONGEST = 20_000
 _METHODS_TEXT = (
     "astype copy clip round sum min max any all mean std shape size dtype ndim T reshape "
     "upper lower strip startswith endswith split replace items keys values get append "
@@ -108,12 +118,20 @@ def parameters(source: str) -> tuple[str, ...]:
 
 
 def _checked(source: str) -> ast.FunctionDef:
+    if len(source) > _LONGEST:
+        raise InvalidInput(
+            f"The on-demand function is longer than {_LONGEST} characters.", hint="Split it."
+        )
     try:
         tree = ast.parse(source)
     except SyntaxError as error:
         raise InvalidInput(
             f"The on-demand function is not Python: {error.msg}, line {error.lineno}.",
             hint="Correct its text.",
+        ) from None
+    except (ValueError, RecursionError, MemoryError):
+        raise InvalidInput(
+            "The on-demand function cannot be parsed.", hint="Write it less deep."
         ) from None
     if len(tree.body) != 1 or not isinstance(tree.body[0], ast.FunctionDef):
         raise InvalidInput(
@@ -123,20 +141,38 @@ def _checked(source: str) -> ast.FunctionDef:
     definition = tree.body[0]
     if definition.decorator_list:
         raise _refused(definition.name, "a decorator")
+    before_dots = {
+        id(node.value) for node in ast.walk(definition) if isinstance(node, ast.Attribute)
+    }
     for node in ast.walk(definition):
-        if isinstance(node, _FORBIDDEN):
+        if not isinstance(node, _PARTS):
             raise _refused(definition.name, f"`{type(node).__name__.lower()}`")
-        if isinstance(node, ast.Name) and node.id.startswith("__"):
-            raise _refused(definition.name, node.id)
-        if isinstance(node, ast.Attribute) and not _plain(node):
-            raise _refused(definition.name, f".{node.attr}")
+        _check_names(definition.name, node, module_may_stand=id(node) in before_dots)
     return definition
+
+
+def _check_names(function: str, node: ast.AST, *, module_may_stand: bool) -> None:
+    """Refuse a name or an attribute that leads out of plain computing."""
+    if isinstance(node, ast.Attribute):
+        # Setting an attribute would change numpy for the whole process.
+        if not isinstance(node.ctx, ast.Load) or not _plain(node):
+            raise _refused(function, f".{node.attr}")
+    elif isinstance(node, ast.Name):
+        read = isinstance(node.ctx, ast.Load)
+        if node.id.startswith("__") or (node.id in _MODULES and not (read and module_may_stand)):
+            raise _refused(function, node.id)
+    elif isinstance(node, ast.arg) and (node.arg in _MODULES or node.arg.startswith("__")):
+        raise _refused(function, f"an argument named {node.arg}")
+    elif isinstance(node, ast.FunctionDef) and (
+        node.name in _MODULES or node.name.startswith("__")
+    ):
+        raise _refused(function, f"a function named {node.name}")
 
 
 def _plain(node: ast.Attribute) -> bool:
     if node.attr.startswith("_"):
         return False
-    of_module = isinstance(node.value, ast.Name) and node.value.id in ("np", "math")
+    of_module = isinstance(node.value, ast.Name) and node.value.id in _MODULES
     return of_module or node.attr in _METHODS
 
 

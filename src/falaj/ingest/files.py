@@ -1,8 +1,9 @@
 """The files of a source: found where they may be, hashed, and read as text.
 
 A path is relative to the project's folder and may not leave it (nor may a link lead out of
-it), unless the operator names further folders. ``package:name/file`` is a file of an
-installed distribution.
+it), unless the operator names further folders. What the platform keeps for itself (keys,
+database, certificates) and hidden files are no data, wherever they lie.
+``package:name/file`` is a file of an installed distribution.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import gzip
 import hashlib
 import importlib.metadata
 import io
+import os
 import zipfile
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -28,6 +30,8 @@ from falaj.kernel.errors import LimitExceeded
 
 PACKAGE = "package:"
 _CHUNK = 1 << 20
+_LONGEST_NAME, _MOST_NAMES = 64, 20
+"""Of what stands in a header, as an error tells it."""
 
 
 @dataclass(frozen=True)
@@ -62,11 +66,20 @@ class Files:
 
     Args:
         roots: folders that files may come from; paths are relative to the first one.
+        closed: files and folders that none may come from, though they lie in a root.
         max_bytes: of one load, uncompressed; beyond it the load is refused.
     """
 
-    def __init__(self, roots: Sequence[Path], *, max_bytes: int = 4 * 2**30) -> None:
+    def __init__(
+        self,
+        roots: Sequence[Path],
+        *,
+        closed: Sequence[Path] = (),
+        max_bytes: int = 4 * 2**30,
+    ) -> None:
+        self._named = [Path(os.path.abspath(root)) for root in roots]  # noqa: PTH100
         self._roots = [root.resolve() for root in roots]
+        self._closed = [path.resolve() for path in closed]
         self._max_bytes = max_bytes
 
     def found(self, source: Source) -> list[File]:
@@ -78,7 +91,9 @@ class Files:
         if source.path.startswith(PACKAGE):
             named = [(source.path, _packaged(source))]
         else:
-            named = [(_shown(path, self._roots[0]), path) for path in self._globbed(source)]
+            named = [
+                (_shown(path, self._roots[0]), path.resolve()) for path in self._globbed(source)
+            ]
         return [File(name, path, _digest(path, source)) for name, path in named]
 
     def read(self, source: Source, files: Sequence[File]) -> Read:
@@ -110,21 +125,26 @@ class Files:
     def _globbed(self, source: Source) -> list[Path]:
         pattern = Path(source.path)
         whole = str(pattern if pattern.is_absolute() else self._roots[0] / pattern)
+        # Looked at before the disk is: the answer must not tell what lies outside.
+        if not _within(Path(os.path.normpath(whole)), [*self._roots, *self._named]):
+            raise _outside(source)
         paths = sorted(Path(found) for found in glob.glob(whole, recursive=True))  # noqa: PTH207
         paths = [path for path in paths if path.is_file()]
-        for path in paths:
-            if not any(path.resolve().is_relative_to(root) for root in self._roots):
-                raise SourceBroken(
-                    f"The source {source.name!r} may not read {source.path!r}: it lies outside"
-                    " of the project's folder.",
-                    hint="Move it into the project, or ask the operator to permit its folder.",
-                )
+        if not all(self._permitted(path.resolve()) for path in paths):
+            raise _outside(source)
         if not paths:
             raise SourceBroken(
                 f"The source {source.name!r} names the file {source.path!r}, which does not exist.",
                 hint=f"Paths are looked up in {self._roots[0]}.",
             )
         return paths
+
+    def _permitted(self, path: Path) -> bool:
+        """True for a file of a root that is neither hidden nor the platform's own."""
+        if _within(path, self._closed):
+            return False
+        inside = [path.relative_to(root) for root in self._roots if path.is_relative_to(root)]
+        return any(not any(part.startswith(".") for part in found.parts) for found in inside)
 
     def _limited(self, source: Source, n_bytes: int) -> None:
         if n_bytes > self._max_bytes:
@@ -217,7 +237,7 @@ def _headed(source: Source, file: File, names: Sequence[str]) -> None:
     unexpected = [name for name in names if name not in source.columns]
     twice = sorted({name for name in names if list(names).count(name) > 1})
     told = [
-        f"{what} {', '.join(repr(name) for name in found)}"
+        f"{what} {', '.join(repr(name[:_LONGEST_NAME]) for name in found[:_MOST_NAMES])}"
         for what, found in (
             ("it lacks", missing),
             ("it has the unexpected", unexpected),
@@ -231,7 +251,7 @@ def _headed(source: Source, file: File, names: Sequence[str]) -> None:
             f" {'; '.join(told)}.",
             hint="Correct the file, or declare its columns as they are.",
             missing=missing,
-            unexpected=unexpected,
+            unexpected=[name[:_LONGEST_NAME] for name in unexpected[:_MOST_NAMES]],
         )
 
 
@@ -269,6 +289,18 @@ def _digest(path: Path, source: Source) -> str:
             f"The source {source.name!r} cannot read {path.name}: {error.strerror}.",
             hint="Check the file and its permissions.",
         ) from None
+
+
+def _within(path: Path, folders: Sequence[Path]) -> bool:
+    return any(path.is_relative_to(folder) for folder in folders)
+
+
+def _outside(source: Source) -> SourceBroken:
+    return SourceBroken(
+        f"The source {source.name!r} may not read {source.path!r}: it lies outside"
+        " of the project's folder, or is hidden or the platform's own.",
+        hint="Move it into the project, or ask the operator to permit its folder.",
+    )
 
 
 def _shown(path: Path, root: Path) -> str:

@@ -26,6 +26,8 @@ from falaj.trust.model import (
 )
 
 MAX_BODY_BYTES = 16 * 1024
+MAX_BODY_SECONDS = 10.0
+"""Nobody knows yet who sends these bodies."""
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -81,7 +83,7 @@ def _route(
     model: type[BaseModel], exchange: Callable[[Request, Any], Any]
 ) -> Callable[[Request], Awaitable[Response]]:
     async def route(request: Request) -> Response:
-        body = await read_body(request, MAX_BODY_BYTES)
+        body = await read_body(request, MAX_BODY_BYTES, max_seconds=MAX_BODY_SECONDS)
         given = checked(model, json_object(body) if body.strip() else {})
         result: BaseModel = await run_in_threadpool(exchange, request, given)
         return JSONResponse(result.model_dump(mode="json", context=REVEALED))

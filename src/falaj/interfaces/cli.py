@@ -130,6 +130,8 @@ def _invoke(context: typer.Context, action: Action, arguments: dict[str, Any], w
     session: Session = context.obj
     answer = session.call(action, arguments)
     session.show(session.wait(answer).result if wait else answer)
+    if getattr(answer, "sound", True) is False:
+        raise typer.Exit(1)  # so that a CI job notices an audit log that is not whole
 
 
 @app.command()

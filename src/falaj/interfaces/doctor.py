@@ -127,7 +127,10 @@ def _audit(made: Premises) -> str:
 
 
 def _lake(made: Premises) -> str:
-    return f"{made.settings.lake} {len(made.lake.tables())} tables, snapshot {made.lake.latest()}"
+    kind = ":".join(made.settings.lake.split(":")[:2])  # what follows may hold a password
+    data = made.settings.lake_data.split("?")[0]
+    tables, snapshot = len(made.lake.tables()), made.lake.latest()
+    return f"{kind} with data in {data} {tables} tables, snapshot {snapshot}"
 
 
 def _blobs(made: Premises) -> str:

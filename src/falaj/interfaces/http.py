@@ -6,6 +6,7 @@ answer. The door checks, decides and records; nothing here does.
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from functools import cache
@@ -19,7 +20,7 @@ from starlette.exceptions import HTTPException
 
 from falaj.interfaces.openapi import document
 from falaj.interfaces.texts import from_text
-from falaj.kernel.actions import Action
+from falaj.kernel.actions import Action, is_writable
 from falaj.kernel.call import Caller
 from falaj.kernel.door import Backend, LocalDoor
 from falaj.kernel.errors import FalajError, InvalidInput, LimitExceeded, NotFound, Unauthenticated
@@ -27,8 +28,11 @@ from falaj.kernel.problems import MEDIA_TYPE, problem, status_of
 from falaj.kernel.telemetry import logger
 
 API = "/api"
+BODY_SECONDS = 300.0
+"""The longest that a body may be on its way, of a caller who is known."""
 REVEALED = {"reveal_once": True}
 """Serialisation context that shows one-time secrets (trust.model.OneTimeSecret)."""
+_LONGEST_HEADER = 200
 _log = logger(__name__)
 
 
@@ -113,10 +117,28 @@ def authenticated(request: Request, verifier: Verifier) -> Caller:
     return Caller(
         principal=caller.principal,
         mfa_at=caller.mfa_at,
-        purpose=unquote(request.headers.get("falaj-purpose", "")) or caller.purpose,
+        purpose=short_header(request, "falaj-purpose", quoted=True) or caller.purpose,
         via="http",
         address=address,
     )
+
+
+def short_header(request: Request, name: str, *, quoted: bool = False) -> str | None:
+    """A header's text without blanks around it, or None if it says nothing.
+
+    Args:
+        quoted: True if it is percent-encoded, so that it may hold any letters.
+
+    Raises:
+        InvalidInput: it is too long to be kept, or not plain printable text.
+    """
+    written = request.headers.get(name, "")
+    text = (unquote(written) if quoted else written).strip()
+    if len(text) > _LONGEST_HEADER or not text.isprintable():
+        raise InvalidInput(
+            f"The header {name} is not a text of at most {_LONGEST_HEADER} characters."
+        )
+    return text or None
 
 
 def _endpoint(
@@ -125,7 +147,7 @@ def _endpoint(
     async def endpoint(request: Request) -> Response:
         caller = await run_in_threadpool(authenticated, request, verifier)
         arguments = await _arguments(action, request, max_body_bytes)
-        key = request.headers.get("idempotency-key")
+        key = short_header(request, "idempotency-key")
 
         def served() -> bytes:
             result = LocalDoor(backend, caller).call(action, arguments, idempotency_key=key)
@@ -159,18 +181,31 @@ async def _arguments(action: Action, request: Request, max_body_bytes: int) -> d
     return arguments
 
 
-async def read_body(request: Request, max_bytes: int) -> bytes:
-    """The whole body; raises LimitExceeded once it is larger than ``max_bytes``."""
+async def read_body(
+    request: Request, max_bytes: int, *, max_seconds: float = BODY_SECONDS
+) -> bytes:
+    """The whole body.
+
+    Raises:
+        LimitExceeded: it is larger than ``max_bytes``, or takes longer than ``max_seconds``.
+    """
     parts: list[bytes] = []
     size = 0
-    async for part in request.stream():
-        size += len(part)
-        if size > max_bytes:
-            raise LimitExceeded(
-                f"The request body is larger than {max_bytes} bytes.",
-                hint="Send it in parts, or raise the setting http.max_body_bytes.",
-            )
-        parts.append(part)
+    try:
+        async with asyncio.timeout(max_seconds):
+            async for part in request.stream():
+                size += len(part)
+                if size > max_bytes:
+                    raise LimitExceeded(
+                        f"The request body is larger than {max_bytes} bytes.",
+                        hint="Send it in parts, or raise the setting http.max_body_bytes.",
+                    )
+                parts.append(part)
+    except TimeoutError:
+        raise LimitExceeded(
+            f"The request body did not arrive within {max_seconds:g} seconds.",
+            hint="Send it faster, or in parts.",
+        ) from None
     return b"".join(parts)
 
 
@@ -188,7 +223,29 @@ def json_object(body: bytes) -> dict[str, Any]:
         ) from None
     if not isinstance(parsed, dict):
         raise InvalidInput("The request body is not a JSON object.", hint="Send {…}.")
+    # Both can only be written with an escape, so most bodies need not be looked through.
+    if b"\\u" in body and not _all_writable(parsed):
+        raise InvalidInput(
+            "The request body holds a text with a NUL or half a surrogate pair.",
+            hint="Send text that is valid Unicode.",
+        )
     return parsed
+
+
+def _all_writable(root: Any) -> bool:
+    """True if every text in a JSON value can be kept in a database."""
+    stack = [root]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, str):
+            if not is_writable(item):
+                return False
+        elif isinstance(item, dict):
+            stack.extend(item)
+            stack.extend(item.values())
+        elif isinstance(item, list):
+            stack.extend(item)
+    return True
 
 
 async def _told(request: Request, error: Exception) -> Response:

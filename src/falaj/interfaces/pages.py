@@ -16,7 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.concurrency import run_in_threadpool
 from starlette.staticfiles import StaticFiles
 
-from falaj.interfaces.auth import MAX_BODY_BYTES, address, agent, checked
+from falaj.interfaces.auth import MAX_BODY_BYTES, MAX_BODY_SECONDS, address, agent, checked
 from falaj.interfaces.http import read_body
 from falaj.kernel.errors import FalajError, InvalidInput
 from falaj.kernel.problems import status_of
@@ -97,7 +97,7 @@ def _offered(offer: FactorOffer) -> Mapping[str, str]:
 
 
 async def _form(request: Request) -> dict[str, str]:
-    body = await read_body(request, MAX_BODY_BYTES)
+    body = await read_body(request, MAX_BODY_BYTES, max_seconds=MAX_BODY_SECONDS)
     try:
         return dict(parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=20))
     except ValueError:

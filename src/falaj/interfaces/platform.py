@@ -196,8 +196,10 @@ def open_platform(folder: Path | str = ".", **settings: Any) -> Platform:
         Unavailable: a component does not answer.
     """
     from falaj.kernel.settings import Settings
+    from falaj.kernel.telemetry import logging_by_default
     from falaj.wiring.assembly import assemble
 
+    logging_by_default()
     premises = assemble(Settings.read(folder, **settings))
     try:
         return near(premises, close=premises.close)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -15,6 +16,7 @@ from rich.table import Table
 from falaj.kernel.errors import FalajError, InvalidInput
 
 _MOST_COLUMNS = 6
+_OVERRIDES = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 _REVEALED = {"reveal_once": True}
 
 
@@ -32,7 +34,21 @@ def show(console: Console, result: Any, *, as_json: bool) -> None:
     elif isinstance(result, Sequence) and not isinstance(result, str):
         _many(console, result)
     else:
-        console.print(escape(str(result)))
+        console.print(escape(tame(str(result))))
+
+
+def tame(text: str) -> str:
+    """A text that cannot command the terminal or turn the reading direction.
+
+    Names and messages come from other people: control characters (but line breaks and tabs)
+    and directional overrides are shown as U+FFFD.
+    """
+    return "".join(
+        "\ufffd"
+        if letter in _OVERRIDES or (unicodedata.category(letter) == "Cc" and letter not in "\n\t")
+        else letter
+        for letter in text
+    )
 
 
 def show_only(console: Console, result: Any, field: str) -> None:
@@ -52,7 +68,8 @@ def show_only(console: Console, result: Any, field: str) -> None:
                 )
             found = found[part]
         text = found if isinstance(found, str) else json.dumps(found, ensure_ascii=False)
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
+        shown = tame(text) if console.is_terminal else text
+        console.print(shown, markup=False, highlight=False, soft_wrap=True)
 
 
 def _rendered(result: Any) -> Any:
@@ -85,7 +102,7 @@ def _many(console: Console, records: Sequence[Any]) -> None:
     rows = [item.model_dump() if isinstance(item, BaseModel) else item for item in records]
     if not isinstance(rows[0], Mapping):
         for item in rows:
-            console.print(escape(_plain(item)))
+            console.print(escape(tame(_plain(item))))
         return
     console.print(_records(rows))
 
@@ -119,12 +136,12 @@ def _plain(value: Any) -> str:
 
 
 def _text(value: Any, *, longest: int = 2_000) -> str:
-    text = _plain(value)
+    text = tame(_plain(value))
     return escape(text if len(text) <= longest else text[: longest - 1] + "…")
 
 
 def show_error(console: Console, error: FalajError) -> None:
     """Print what is wrong and what to do, without a traceback."""
-    console.print(f"[bold red]error[/] {escape(error.message)}", soft_wrap=True)
+    console.print(f"[bold red]error[/] {escape(tame(error.message))}", soft_wrap=True)
     if error.hint:
-        console.print(f"[bold]→[/] {escape(error.hint)}", soft_wrap=True)
+        console.print(f"[bold]→[/] {escape(tame(error.hint))}", soft_wrap=True)

@@ -86,6 +86,8 @@ def _serve(
 ) -> None:
     import uvicorn
 
+    from falaj.interfaces.bounded import BoundedHttp
+
     certificate, key = premises.server_certificate()
 
     def context(_config: Any, _default: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
@@ -97,7 +99,7 @@ def _serve(
     config = uvicorn.Config(
         app,
         loop="uvloop",
-        http="httptools",
+        http=BoundedHttp,
         ws="none",
         access_log=False,
         log_config=None,

@@ -80,10 +80,11 @@ class Session:
             show(self.console, result, as_json=self.as_json)
 
     def wait(self, job: Job | str) -> Job:
-        """Follow a job with a progress bar."""
+        """Follow a job; a terminal shows a progress bar, which is no part of the output."""
         from rich.progress import Progress
 
-        with Progress(console=self.console, transient=True, disable=self.as_json) as progress:
+        bars = Console(stderr=True)
+        with Progress(console=bars, transient=True, disable=not bars.is_terminal) as progress:
             task = progress.add_task("waiting", total=1.0)
 
             def shown(seen: Job) -> None:

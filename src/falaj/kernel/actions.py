@@ -166,6 +166,9 @@ class Action:
         checked = {name: getattr(model, name) for name in type(model).model_fields}
         for name in self.path_arguments:
             self.segment(name, str(checked[name]))
+            if not is_writable(str(checked[name])):
+                # It would name a resource that no database, and so no audit record, can hold.
+                raise InvalidInput(f"The argument {name!r} of {self.name} is not plain text.")
         return checked
 
     def segment(self, name: str, text: str) -> str:
@@ -200,6 +203,11 @@ class Action:
 
 
 _LONGEST_RECORDED_TEXT = 500
+
+
+def is_writable(text: str) -> bool:
+    """True if every database can hold a text: no NUL, no half of a surrogate pair."""
+    return "\0" not in text and not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def _recordable(value: Any) -> Any:

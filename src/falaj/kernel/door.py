@@ -304,12 +304,16 @@ class LocalDoor:
             outcome=Outcome.DONE,
             reasons=decision.reasons,
             arguments=action.recorded(checked),
-            details=notes,
+            details={**self._purpose(), **notes},
         )
         try:
             self._backend.audit.append(connection, entry)
         except FalajError as error:
             raise AuditFailed(error) from error
+
+    def _purpose(self) -> dict[str, str]:
+        """The purpose that was claimed: a claim that opened a door must be on record."""
+        return {"purpose": self.caller.purpose} if self.caller.purpose else {}
 
     def _record_alone(
         self,
@@ -336,7 +340,8 @@ class LocalDoor:
             reasons=decision.reasons if decision else (),
             arguments=action.recorded(checked),
             details={
-                "error": error.code if isinstance(error, FalajError) else type(error).__name__
+                **self._purpose(),
+                "error": error.code if isinstance(error, FalajError) else type(error).__name__,
             },
         )
         if parent is not None:

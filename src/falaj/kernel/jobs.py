@@ -371,7 +371,7 @@ class Worker:
             else {"code": "internal", "message": f"{type(error).__name__}: {error}"}
         )
         terminal = isinstance(error, FalajError) and not error.retryable
-        if isinstance(error, FalajError):
+        if terminal:  # the input's fault, which its message tells in full
             self._log.warning("job failed", job=job.id, **told)
         else:
             self._log.error("job failed", job=job.id, trace=traceback.format_exc(), **told)

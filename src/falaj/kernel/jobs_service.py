@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from falaj.kernel.actions import Service, action
+from falaj.kernel.call import Call
+from falaj.kernel.errors import NotFound
 from falaj.kernel.jobs import Job, Jobs, JobState
+
+MayHandle = Callable[[Call, Job], bool]
+"""True if the caller may handle (cancel) a job: then it may also be seen."""
+MOST_LISTED = 1000
 
 
 class JobsService(Service):
@@ -11,18 +19,25 @@ class JobsService(Service):
 
     name = "jobs"
 
-    def __init__(self, jobs: Jobs) -> None:
+    def __init__(self, jobs: Jobs, may_handle: MayHandle) -> None:
         self._jobs = jobs
+        self._may_handle = may_handle
 
     @action(get="/jobs")
     def list(self, *, state: JobState | None = None, limit: int = 50) -> list[Job]:
-        """The newest jobs first, all or those in one state."""
-        return self._jobs.listed(self.call.connection, state=state, limit=max(1, min(limit, 1000)))
+        """The newest jobs first, all or those in one state: your own, or all that you run."""
+        found = self._jobs.listed(self.call.connection, state=state, limit=MOST_LISTED)
+        seen = [job for job in found if self._may_handle(self.call, job)]
+        return seen[: max(1, min(limit, MOST_LISTED))]
 
     @action(get="/jobs/{job_id}", on="job")
     def get(self, job_id: str) -> Job:
         """One job: its state, progress, result or error."""
-        return self._jobs.get(self.call.connection, job_id)
+        job = self._jobs.get(self.call.connection, job_id)
+        if not self._may_handle(self.call, job):
+            # Arguments, results and errors tell of data that the caller may not know of.
+            raise NotFound(f"There is no job {job_id!r}.", hint="`falaj jobs list` shows yours.")
+        return job
 
     @action(post="/jobs/{job_id}/cancellation", on="job")
     def cancel(self, job_id: str) -> Job:

@@ -25,6 +25,9 @@ _STATUS = {
 }
 
 
+_ARGUMENTS = frozenset({"self", "message", "hint"})
+
+
 class RemoteError(FalajError):
     """The other side failed in a way that this version does not know."""
 
@@ -59,8 +62,10 @@ def rebuilt(document: Mapping[str, Any]) -> FalajError:
     """The error that a problem document describes, as its own class where it is known."""
     found = error_classes().get(str(document.get("code", "")), RemoteError)
     details = document.get("details")
+    known = details if isinstance(details, dict) else {}
     return found(
         str(document.get("detail", "The server answered with an error.")),
         hint=str(document.get("hint", "")),
-        **(details if isinstance(details, dict) else {}),
+        # What the other side calls a detail must not take the place of an argument.
+        **{name: value for name, value in known.items() if name not in _ARGUMENTS},
     )

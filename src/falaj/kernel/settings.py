@@ -24,6 +24,7 @@ from falaj.kernel.errors import Forbidden, InvalidInput
 
 SETTINGS_FILE = "falaj.toml"
 _SECRET_NAMES = ("passphrase", "password", "secret_key")
+_PASSWORD_OF = {"database": "database_password", "lake": "lake_password"}
 _URL_PASSWORD = re.compile(r"^[a-z0-9+.:-]+://[^/@]*:[^/@]+@")
 
 
@@ -67,7 +68,11 @@ class Settings(BaseSettings):
     """``sqlite:`` (in home) or ``postgresql+psycopg://user@host/name``."""
     database_password: SecretStr | None = None
     lake: str = "ducklake:"
-    """``ducklake:`` (in home) or ``ducklake:postgres:dbname=… host=…``."""
+    """``ducklake:`` (in home) or ``ducklake:postgres:postgresql://user@host/name``."""
+    lake_password: SecretStr | None = None
+    """Joined to the connection of a catalogue in PostgreSQL."""
+    lake_data: str = "file:"
+    """``file:`` (in home) or ``s3://bucket/prefix?endpoint=…&region=…``."""
     blobs: str = "file:"
     """``file:`` (in home) or ``s3://bucket/prefix?endpoint=…&region=…``."""
     s3_access_key: SecretStr | None = None
@@ -160,9 +165,10 @@ def _check_file(file: Path) -> None:
         if any(secret in name for secret in _SECRET_NAMES) or _holds_password(value)
     ]
     if held:
+        secret = _PASSWORD_OF.get(held[0], held[0])
         raise InvalidInput(
             f"The settings file {file} holds a secret ({held[0]}).",
-            hint="Remove it there and set a variable FALAJ_… of the environment instead.",
+            hint=f"Remove it there and set the variable FALAJ_{secret.upper()} instead.",
         )
 
 

@@ -70,6 +70,12 @@ def configure_logging(*, level: str = "info", as_json: bool = True) -> None:
     )
 
 
+def logging_by_default() -> None:
+    """For a program that configured no logging: warnings, as text, to standard error."""
+    if not structlog.is_configured():
+        configure_logging(level="warning", as_json=False)
+
+
 def logger(name: str) -> Any:
     """A structured logger for one module."""
     return structlog.get_logger(name)

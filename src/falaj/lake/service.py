@@ -13,7 +13,7 @@ from falaj.catalog.model import Classification
 from falaj.catalog.service import Visible
 from falaj.kernel.actions import Service, action
 from falaj.kernel.call import AssetRef, Call
-from falaj.kernel.errors import InvalidInput
+from falaj.kernel.errors import InvalidInput, NotFound
 from falaj.lake.model import Snapshot, TableInfo
 
 if TYPE_CHECKING:
@@ -83,11 +83,13 @@ class TableService(Service):
     @action(get="/tables/{table}", on=TABLE)
     def get(self, table: str, *, snapshot: int | None = None) -> TableInfo:
         """A table's columns and types, rows, files and bytes, now or at a snapshot."""
+        self._must_be_known(table)
         return self._lake.info(table, snapshot)
 
     @action(get="/tables/{table}/snapshots", on=TABLE)
     def snapshots(self, table: str) -> Snapshots:
         """The kept snapshots that changed a table, the oldest first."""
+        self._must_be_known(table)
         return self._lake.snapshots(table)
 
     @action(get="/tables/{table}/rows", on=TABLE)
@@ -103,6 +105,7 @@ class TableService(Service):
         """The first rows of a table, at most 1,000, now or at a snapshot."""
         if not 1 <= limit <= MOST_ROWS:
             raise InvalidInput(f"limit is {limit}; it is between 1 and {MOST_ROWS}.")
+        self._must_be_known(table)
         at = snapshot if snapshot is not None else self._lake.latest()
         found = self._lake.scan(table, columns=columns, order_by=order_by, limit=limit, snapshot=at)
         self.call.note(table=table, snapshot=at, rows=found.num_rows)
@@ -113,6 +116,14 @@ class TableService(Service):
             rows=[_readable(row) for row in found.to_pylist()],
             n_total=self._lake.count(table, at),
         )
+
+    def _must_be_known(self, table: str) -> None:
+        """A table that the catalogue does not know has no classification to decide by."""
+        if not self._catalog.exists(self.call.connection, AssetRef(TABLE, table)):
+            raise NotFound(
+                f"There is no table {table!r} in the catalogue.",
+                hint="`falaj tables list` shows all that you may see.",
+            )
 
 
 def record_table(

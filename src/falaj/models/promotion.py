@@ -49,6 +49,10 @@ class Promotions:
             "metrics": found.metrics,
             "champion": champion.version if champion else None,
             "gate_report": report.id if report else None,
+            # Who asks may also have set the limits: the approver sees both.
+            "policy": self._registry.policy_facts(call.connection, model, call.principal.id)
+            if to.guarded
+            else None,
             "gates": [
                 {"gate": one.gate, "outcome": str(one.outcome), "message": one.message}
                 for one in report.results

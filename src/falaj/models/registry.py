@@ -191,6 +191,21 @@ class Registry:
             raise TypeError(f"the kind 'model' is declared as {type(found).__name__}")
         return found
 
+    def policy_facts(self, connection: Connection, model: str, asker: str) -> dict[str, Any]:
+        """What an approver must know of a model's policy: its limits, and who set them.
+
+        Args:
+            asker: the principal's id of whoever asks for the promotion.
+        """
+        stands = self._definitions.version(connection, ModelPolicy.kind, model)
+        return {
+            "version": stands.version,
+            "applied_by": stands.by,
+            "applied_at": stands.at.isoformat(),
+            "set_by_who_asks": stands.by == asker,
+            "document": dict(stands.document),
+        }
+
     def keep_report(
         self,
         call: Call,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, ClassVar
 
 from falaj.kernel.actions import Service, action
+from falaj.kernel.call import AssetRef, Call
+from falaj.kernel.errors import Forbidden, NotFound
 from falaj.monitoring.model import (
     CheckResult,
     Column,
@@ -31,18 +33,24 @@ if TYPE_CHECKING:
 _DEFAULT_WINDOW = timedelta(days=7)
 
 
+May = Callable[[Call, str, AssetRef], bool]
+"""True if the caller may do the named action on an asset, as the caller stands now."""
+
+
 class MonitorService(Service):
     """Drift and realised performance, from the prediction log."""
 
     name: ClassVar[str] = "monitors"
 
-    def __init__(self, monitors: Monitors) -> None:
+    def __init__(self, monitors: Monitors, may: May) -> None:
         self._monitors = monitors
+        self._may = may
 
     @action(get="/monitors")
     def list(self) -> Sequence[Monitor]:
         """List the declared monitors."""
-        return self._monitors.listed(self.call.connection)
+        listed = self._monitors.listed(self.call.connection)
+        return [one for one in listed if self._may_see(one.endpoint)]
 
     @action(post="/endpoints/{endpoint}/drift-reports", on="endpoint")
     def drift(
@@ -91,6 +99,12 @@ class MonitorService(Service):
             since, until: the window; the last seven days if they are left out.
             by: day, week or month.
         """
+        if not self._may(self.call, "tables.read", AssetRef("table", label_table)):
+            # Figures over a window of one row would tell that row's label.
+            raise Forbidden(
+                f"You may not read the labels in table:{label_table} as you stand.",
+                hint="Personal data needs a purpose and a fresh second factor.",
+            )
         labels = Labels.model_validate(
             {"table": label_table, "label": label, "on": on, "key": key, "recorded_at": recorded_at}
         )
@@ -111,7 +125,13 @@ class MonitorService(Service):
     @action(get="/monitor-reports/{report}")
     def report(self, report: str) -> KeptReport:
         """Show a kept report."""
-        return self._monitors.report(self.call.connection, report)
+        found = self._monitors.report(self.call.connection, report)
+        if not self._may_see(found.endpoint):
+            raise NotFound(f"There is no report {report!r}.", hint="`falaj monitors reports`.")
+        return found
+
+    def _may_see(self, endpoint: str) -> bool:
+        return self._may(self.call, "assets.get", AssetRef("endpoint", endpoint))
 
     def _window(self, since: datetime | None, until: datetime | None) -> tuple[datetime, datetime]:
         end = until or self.call.now

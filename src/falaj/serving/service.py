@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from falaj.kernel.actions import Service, action
+from falaj.kernel.call import AssetRef, Call
 from falaj.serving.model import (
     Activation,
     Answer,
@@ -18,6 +19,7 @@ from falaj.serving.model import (
     TraceNode,
     Traffic,
 )
+from falaj.serving.names import table_of
 
 if TYPE_CHECKING:
     from falaj.serving.meters import Meters
@@ -25,6 +27,12 @@ if TYPE_CHECKING:
     from falaj.serving.releases import Releases
     from falaj.serving.routing import RoutingTable
     from falaj.serving.tracing import Tracing
+
+
+May = Callable[[Call, str, AssetRef], bool]
+"""True if the caller may do the named action on an asset, as the caller stands now."""
+_VALUES = ("features", "fields", "score", "request_id")
+"""What a trace tells of a row of the prediction log that may be about a person."""
 
 
 class EndpointService(Service):
@@ -39,17 +47,20 @@ class EndpointService(Service):
         predictor: Predictor,
         tracing: Tracing,
         meters: Meters,
+        may: May,
     ) -> None:
         self._releases = releases
         self._table = table
         self._predictor = predictor
         self._tracing = tracing
         self._meters = meters
+        self._may = may
 
     @action(get="/endpoints")
     def list(self) -> Sequence[EndpointSummary]:
         """List the endpoints, and which model version each serves."""
-        return self._releases.listed(self.call.connection)
+        listed = self._releases.listed(self.call.connection)
+        return [one for one in listed if self._may_see(one.name)]
 
     @action(get="/endpoints/{name}", on="endpoint")
     def status(self, name: EndpointName) -> EndpointStatus:
@@ -133,7 +144,20 @@ class EndpointService(Service):
     @action(get="/predictions/{prediction}")
     def trace(self, prediction: str) -> TraceNode:
         """Walk one prediction back to features, model, approval, run, data and sources."""
-        return self._tracing.trace(self.call.connection, prediction)
+        traced = self._tracing.trace(self.call.connection, prediction)
+        endpoint = str(traced.facts["endpoint"])
+        if not self._may_see(endpoint):
+            raise self._tracing.missing(prediction)
+        log = AssetRef("table", table_of(endpoint))
+        if self._tracing.is_secret(self.call.connection, log) and not self._may(
+            self.call, "tables.read", log
+        ):
+            for name in _VALUES:
+                traced.facts[name] = "(not for you, as you stand)"
+        return traced
+
+    def _may_see(self, endpoint: str) -> bool:
+        return self._may(self.call, "assets.get", AssetRef("endpoint", endpoint))
 
     def _traffic(self, name: str) -> Traffic:
         return self._meters.traffic(name)

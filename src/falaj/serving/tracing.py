@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from falaj.catalog.model import LineageNode, Relation
+from falaj.catalog.model import Classification, LineageNode, Relation
 from falaj.kernel.call import AssetRef
 from falaj.kernel.clock import from_microseconds
 from falaj.kernel.errors import InvalidInput, NotFound
@@ -73,10 +73,20 @@ class Tracing:
             if found.num_rows:
                 logged: dict[str, Any] = found.to_pylist()[0]
                 return logged
-        raise NotFound(
+        raise self.missing(prediction)
+
+    @staticmethod
+    def missing(prediction: str) -> NotFound:
+        """That there is no such prediction, or none that the caller may know of."""
+        return NotFound(
             f"There is no prediction {prediction!r} in the log.",
             hint="A fresh one arrives within seconds; repeat the call.",
         )
+
+    def is_secret(self, connection: Connection, ref: AssetRef) -> bool:
+        """True if an asset is classified as personal or sensitive."""
+        classification = self._catalog.load(connection, ref).attributes.get("classification")
+        return classification in (Classification.PERSONAL, Classification.SENSITIVE)
 
     def trace(self, connection: Connection, prediction: str) -> TraceNode:
         """The tree from a prediction to its source tables; raises as ``row`` does."""

@@ -17,16 +17,20 @@ import pytest
 
 from falaj.kernel.call import Call
 from falaj.kernel.database import Database, metadata
+from falaj.testing.brokers import Broker, KafkaServer, NatsServer, RedisServer
 from falaj.testing.calls import opened_call
 from falaj.testing.guarded import ServerUnavailable
 from falaj.testing.servers import REQUIRE, PostgresServer, S3Bucket, S3Server, services_required
 
 __all__ = [
     "database",
+    "kafka_server",
     "make_call",
+    "nats_server",
     "postgres_database",
     "postgres_server",
     "postgres_url",
+    "redis_server",
     "s3_server",
     "s3_service",
     "shared_folder",
@@ -85,6 +89,30 @@ def s3_service(shared_folder: Path) -> Iterator[S3Server]:
 def s3_server(s3_service: S3Server) -> S3Bucket:
     """Endpoint, keys and an empty bucket that belongs to this test."""
     return s3_service.create_bucket()
+
+
+@pytest.fixture(scope="session")
+def redis_server(shared_folder: Path) -> Iterator[Broker]:
+    """The session's Redis server; all tests share its keys, so choose names of your own."""
+    server: RedisServer = _had(lambda: RedisServer(shared_folder))
+    yield server.broker
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def nats_server(shared_folder: Path) -> Iterator[Broker]:
+    """The session's NATS server with JetStream; choose subjects of your own."""
+    server: NatsServer = _had(lambda: NatsServer(shared_folder))
+    yield server.broker
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def kafka_server(shared_folder: Path) -> Iterator[Broker]:
+    """The session's Kafka broker; choose topics of your own. It asks for no password."""
+    server: KafkaServer = _had(lambda: KafkaServer(shared_folder))
+    yield server.broker
+    server.close()
 
 
 @pytest.fixture(scope="session")

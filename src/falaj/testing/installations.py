@@ -15,9 +15,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import httpx
 import pyotp
@@ -134,8 +136,9 @@ class Installation:
 
     @property
     def settings(self) -> Settings:
-        """Its settings, as its processes read them (without ``variables``)."""
-        return Settings.read(self.folder)
+        """Its settings, as its processes read them."""
+        with self._its_variables():
+            return Settings.read(self.folder)
 
     def init(self, *, http_port: int = 0, inference_port: int = 0, more: str = "") -> None:
         """Make the platform, owned by ``owner``, listening on free ports."""
@@ -147,20 +150,6 @@ class Installation:
             encoding="utf-8",
         )
         self.recovery = list(initialise(self.settings, owner="owner").recovery_codes)
-
-    def command(
-        self, *arguments: str, variables: Mapping[str, str] | None = None
-    ) -> subprocess.CompletedProcess[str]:
-        """Run a command of ``falaj`` on this folder in a process of its own."""
-        return subprocess.run(
-            falaj_command(self.folder, *arguments),
-            capture_output=True,
-            text=True,
-            timeout=_PATIENCE_SECONDS,
-            check=False,
-            env=self._environment(variables),
-            stdin=subprocess.DEVNULL,
-        )
 
     def begin(self) -> None:
         """Start ``falaj up``; does not wait until it is up."""
@@ -237,7 +226,9 @@ class Installation:
         """The platform in this process, as its owner."""
         from falaj.interfaces.platform import open_platform
 
-        with open_platform(self.folder) as platform:
+        with self._its_variables():
+            opened = open_platform(self.folder)
+        with opened as platform:
             if stepped_up:
                 platform.step_up(self.recovery.pop())
             yield platform
@@ -259,9 +250,12 @@ class Installation:
             recovery=done["recovery"]["codes"],
         )
 
-    def _environment(self, more: Mapping[str, str] | None = None) -> dict[str, str]:
+    def _its_variables(self) -> AbstractContextManager[Any]:
+        return mock.patch.dict(os.environ, self.variables)
+
+    def _environment(self) -> dict[str, str]:
         kept = {k: v for k, v in os.environ.items() if not k.startswith("FALAJ_")}
-        return {**kept, **SURROUNDINGS, **self.variables, **(more or {})}
+        return {**kept, **SURROUNDINGS, **self.variables}
 
 
 def alive(pid: int) -> bool:

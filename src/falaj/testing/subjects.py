@@ -7,6 +7,7 @@ without a line is asked with no arguments and must answer the same each time.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -48,6 +49,8 @@ class Subject:
         if isinstance(answer, str):
             for pattern, instead in _OF_ONE_CALL:
                 answer = pattern.sub(instead, answer)
+        if isinstance(answer, float) and math.isnan(answer):
+            return "(nan)"  # which equals nothing, not even itself
         return answer
 
 

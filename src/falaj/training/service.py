@@ -9,6 +9,7 @@ from pydantic import Field
 
 from falaj.kernel.actions import Service, action
 from falaj.kernel.call import AssetRef, Call
+from falaj.kernel.errors import Forbidden
 from falaj.kernel.jobs import Job
 from falaj.kernel.ports import Resource
 from falaj.training.model import (
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 
 Visible = Callable[[Call, Resource], bool]
 """True if the caller may know of the resource."""
+May = Callable[[Call, str, Resource], bool]
+"""True if the caller may do the named action on the resource."""
 Limit = Annotated[int, Field(ge=1, le=1000)]
 RunIds = Annotated[list[str], Field(min_length=1, max_length=20)]
 SetList = list[TrainingSet]
@@ -50,16 +53,23 @@ class TrainingService(Service):
     name = "training"
 
     def __init__(
-        self, training_sets: TrainingSets, jobs: Jobs, catalog: Catalog, visible: Visible
+        self,
+        training_sets: TrainingSets,
+        jobs: Jobs,
+        catalog: Catalog,
+        visible: Visible,
+        may: May,
     ) -> None:
         self._sets = training_sets
         self._jobs = jobs
         self._catalog = catalog
         self._visible = visible
+        self._may = may
 
     @action(post="/training/sets")
     def prepare(self, spec: TrainingSetSpec) -> Job:
         """Build a training set: a spine joined with features, split by time, pinned."""
+        self._check_readable(*self._sets.read_by(spec))
         self._sets.pinned(self.call.connection, spec)
         return self._jobs.submit(self.call, PREPARE_JOB, spec.model_dump(mode="json"))
 
@@ -77,7 +87,8 @@ class TrainingService(Service):
     @action(post="/training/sets/{training_set}/recreations", on="training_set")
     def recreate(self, training_set: str) -> Job:
         """Make a training set again and say whether it is the same to the byte."""
-        self._sets.get(self.call.connection, training_set)
+        made = self._sets.get(self.call.connection, training_set)
+        self._check_readable(*self._sets.read_by(made.spec))
         return self._jobs.submit(self.call, RECREATE_JOB, {"training_set": training_set})
 
     @action(post="/training/jobs")
@@ -85,9 +96,27 @@ class TrainingService(Service):
         """Train a model: training set, run, bundle, and a new version in the registry."""
         if request.training_set is not None:
             self._sets.get(self.call.connection, request.training_set)
+            self._check_readable(AssetRef("training_set", request.training_set))
         elif request.spec is not None:
+            self._check_readable(*self._sets.read_by(request.spec))
             self._sets.pinned(self.call.connection, request.spec)
         return self._jobs.submit(self.call, TRAIN_JOB, request.model_dump(mode="json"))
+
+    def _check_readable(self, *read: AssetRef) -> None:
+        """Who trains on data reads it: what holds for its rows holds for its use.
+
+        Raises:
+            Forbidden: names what the caller may not read now.
+        """
+        for ref in read:
+            resource = self._catalog.load(self.call.connection, ref)
+            action = "features.read" if ref.kind == "feature_service" else "tables.read"
+            if not self._may(self.call, action, resource):
+                raise Forbidden(
+                    f"You may not train on {ref} as you stand: you may not read it.",
+                    hint="Personal data needs a purpose and a second factor from the last five"
+                    " minutes; else ask its owner for access.",
+                )
 
     def _may_see(self, set_id: str) -> bool:
         ref = AssetRef("training_set", set_id)
@@ -153,6 +182,8 @@ class RunService(Service):
     @action(get="/runs/{run}/metrics/{key:path}", on="run")
     def history(self, run: str, key: str) -> Points:
         """All values of one metric of a run, by step."""
+        if not self._may_see(run):  # the route's resource is the metric, not the run
+            self._runs.missing(run)
         return self._runs.history(self.call.connection, run, key)
 
     @action(get="/runs")

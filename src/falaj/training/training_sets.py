@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 from sqlalchemy import insert, select
 
-from falaj.catalog.model import Relation
+from falaj.catalog.model import Classification, Relation
 from falaj.kernel.call import AssetRef
 from falaj.kernel.clock import microseconds
 from falaj.kernel.errors import Corrupt, InvalidInput, NotFound
@@ -135,9 +135,18 @@ class TrainingSets:
             )
         )
         ref = AssetRef("training_set", made.id)
+        classification = self._most_secret(call, made.spec)
+        self._catalog.record(
+            call,
+            AssetRef("table", made.table),
+            description=f"The rows of the training set {made.id}.",
+            owner=made.created_by,
+            classification=classification,
+        )
         self._catalog.record(
             call,
             ref,
+            classification=classification,
             description=f"{sum(made.n_rows[part] for part in PARTS)} rows for "
             f"{made.spec.label} by {made.spec.feature_service}",
             owner=made.created_by,
@@ -147,9 +156,9 @@ class TrainingSets:
                 "content_hash": made.content_hash,
             },
         )
-        for table in self._tables(made.spec):
-            self._link(call, AssetRef("table", table), ref, Relation.FEEDS)
-        service = AssetRef("feature_service", made.spec.feature_service)
+        service, *tables = self.read_by(made.spec)
+        for table in tables:
+            self._link(call, table, ref, Relation.FEEDS)
         self._link(call, service, ref, Relation.DEFINES)
         call.emit("training_set.created", training_set=made.id)
         return made
@@ -295,10 +304,26 @@ class TrainingSets:
             )
         return result, features
 
+    def read_by(self, spec: TrainingSetSpec) -> list[AssetRef]:
+        """What a training set is made of: its feature service, then the tables of its spine."""
+        tables = [AssetRef("table", table) for table in self._tables(spec)]
+        return [AssetRef("feature_service", spec.feature_service), *tables]
+
+    def _most_secret(self, call: Call, spec: TrainingSetSpec) -> Classification | None:
+        """The highest classification of what a training set is made of."""
+        known = [
+            found
+            for ref in self.read_by(spec)
+            if self._catalog.exists(call.connection, ref)
+            and (found := self._catalog.get(call.connection, ref).classification) is not None
+        ]
+        return max(known, key=lambda one: one.level, default=None)
+
     def _tables(self, spec: TrainingSetSpec) -> list[str]:
         if spec.spine is not None:
             return [spec.spine]
-        words = set(re.findall(r"[a-z][a-z0-9_]*", spec.spine_query or ""))
+        # Names in SQL have no case. A word too many only asks for one table too many.
+        words = set(re.findall(r"[a-z][a-z0-9_]*", (spec.spine_query or "").lower()))
         return [table for table in self._lake.tables() if table in words]
 
     def _link(self, call: Call, source: AssetRef, target: AssetRef, relation: Relation) -> None:

@@ -93,7 +93,7 @@ DUTIES: Mapping[str, tuple[str, ...]] = {
     "keys": ("keys.*", "certificates.*"),
     "audit": ("audit.*",),
     "administer": ("accounts.*", "policies.*"),
-    "grant": ("accounts.set_roles", "accounts.grant*"),
+    "grant": ("accounts.set_roles", "accounts.invite", "accounts.grant*"),
     "serve": (
         "endpoints.predict*",
         "predictions.predict*",

@@ -38,12 +38,12 @@ def makers(made: Premises) -> dict[type[Service], Callable[[], Service]]:
         DefinitionService: lambda: DefinitionService(made.definitions, made.catalog, visible),
         Features: lambda: _features(made),
         TrainingService: lambda: TrainingService(
-            made.training_sets, made.jobs, made.catalog, visible
+            made.training_sets, made.jobs, made.catalog, visible, made.may
         ),
         RunService: lambda: RunService(made.runs, made.catalog, visible),
         ModelService: lambda: _models(made),
         EndpointService: lambda: _endpoints(made),
-        MonitorService: lambda: MonitorService(made.monitors),
+        MonitorService: lambda: MonitorService(made.monitors, made.may_on),
         ChangeService: lambda: ChangeService(made.changes, made.catalog, visible),
         AlertService: lambda: AlertService(made.alerts, made.catalog, visible),
         IncidentService: lambda: IncidentService(made.incidents, made.catalog, visible),
@@ -51,7 +51,7 @@ def makers(made: Premises) -> dict[type[Service], Callable[[], Service]]:
         AccountsService: lambda: _accounts(made),
         Keys: lambda: Keys(made.keys),
         Audit: lambda: Audit(made.audit, made.checkpoints, made.audit_verifier),
-        JobsService: lambda: JobsService(made.jobs),
+        JobsService: lambda: JobsService(made.jobs, made.may_handle),
     }
 
 
@@ -84,6 +84,7 @@ def _endpoints(made: Premises) -> EndpointService:
         Predictor(made.plans, made.prediction_log),
         Tracing(made.lake, made.catalog, BundledModels(made.bundles), facts(made)),
         made.meters,
+        made.may_on,
     )
 
 

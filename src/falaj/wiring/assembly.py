@@ -21,7 +21,7 @@ from falaj.kernel.calls import Calls
 from falaj.kernel.clock import Clock, SystemClock
 from falaj.kernel.database import Database
 from falaj.kernel.door import Backend, Services
-from falaj.kernel.jobs import Handler, Jobs, Worker
+from falaj.kernel.jobs import Handler, Job, Jobs, Worker
 from falaj.kernel.outbox import Outbox
 from falaj.kernel.ports import Resource
 from falaj.kernel.settings import Settings, private_folder
@@ -201,7 +201,7 @@ class Premises:
             self.catalog,
             definition_kinds(),
             {
-                **feature_appliers(found),
+                **feature_appliers(found, self.catalog),
                 "source": DeclaredSources(self.catalog),
                 "endpoint": endpoint_applied,
             },
@@ -251,12 +251,19 @@ class Premises:
 
         return Loading(
             lake=self.lake,
-            files=Files(self.settings.data_folders),
+            files=Files(self.settings.data_folders, closed=self._own_files),
             definitions=self.definitions,
             catalog=self.catalog,
             calls=self.calls,
             clock=self.clock,
         )
+
+    @property
+    def _own_files(self) -> list[Path]:
+        """What no source may read, though it may lie in the project's folder."""
+        http = self.settings.http
+        own = (self.settings.home, http.certificate_file, http.private_key_file)
+        return [path for path in own if path is not None]
 
     @property
     def spool_folder(self) -> Path:
@@ -431,6 +438,20 @@ class Premises:
     def visible_ref(self, call: Call, ref: AssetRef) -> bool:
         """True if a call's caller may know of an asset."""
         return self.visible(call, self.catalog.load(call.connection, ref))
+
+    def may(self, call: Call, action: str, resource: Resource) -> bool:
+        """True if a call's caller may do an action on a resource, as it stands now."""
+        fresh = call.caller.stepped_up(call.now)
+        return self.policy.decide(call.caller, action, resource, stepped_up=fresh).allowed
+
+    def may_on(self, call: Call, action: str, ref: AssetRef) -> bool:
+        """``may``, of an asset by its name."""
+        return self.may(call, action, self.catalog.load(call.connection, ref))
+
+    def may_handle(self, call: Call, job: Job) -> bool:
+        """True if a call's caller may handle a job: its submitter, or who runs jobs."""
+        resource = Resource(AssetRef("job", job.id), {"owner": job.submitted_by})
+        return self.policy.decide(call.caller, "jobs.cancel", resource, stepped_up=False).allowed
 
     @part
     def backend(self) -> Backend:

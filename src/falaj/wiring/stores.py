@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, urlsplit
@@ -74,36 +75,97 @@ def blob_store(settings: Settings) -> BlobStore:
         from falaj.lake.adapters.blobs_local import LocalBlobs
 
         return LocalBlobs(private_folder(settings.home / "blobs"))
-    url = urlsplit(settings.blobs)
-    if url.scheme != "s3" or not url.netloc:
-        raise InvalidInput(
-            f"The setting blobs = {settings.blobs!r} names no blob store.",
-            hint="Use `file:` or `s3://bucket/prefix?endpoint=https://…&region=…`.",
-        )
-    if settings.s3_access_key is None or settings.s3_secret_key is None:
-        raise InvalidInput(
-            "Blobs in S3 need an access key and a secret key.",
-            hint="Set FALAJ_S3_ACCESS_KEY and FALAJ_S3_SECRET_KEY.",
-        )
+    found = Bucket.named(settings, "blobs", settings.blobs)
     from falaj.lake.adapters.blobs_s3 import S3Blobs
 
-    options = {name: values[-1] for name, values in parse_qs(url.query).items()}
     return S3Blobs(
-        url.netloc,
-        prefix=url.path.strip("/"),
-        access_key=settings.s3_access_key.get_secret_value(),
-        secret_key=settings.s3_secret_key.get_secret_value(),
-        endpoint=options.get("endpoint"),
-        region=options.get("region", "us-east-1"),
+        found.name,
+        prefix=found.prefix,
+        access_key=found.access_key,
+        secret_key=found.secret_key,
+        endpoint=found.endpoint,
+        region=found.region,
     )
 
 
+@dataclass(frozen=True)
+class Bucket:
+    """A place in S3 that a setting names, with the keys that open it."""
+
+    name: str
+    prefix: str
+    endpoint: str | None
+    region: str
+    access_key: str = field(repr=False)
+    secret_key: str = field(repr=False)
+
+    @classmethod
+    def named(cls, settings: Settings, setting: str, value: str) -> Bucket:
+        """The bucket of one setting.
+
+        Raises:
+            InvalidInput: the value is no such URL, or the keys are missing.
+        """
+        url = urlsplit(value)
+        options = {name: values[-1] for name, values in parse_qs(url.query).items()}
+        endpoint = options.get("endpoint")
+        if (
+            url.scheme != "s3"
+            or not url.hostname
+            or url.netloc != url.hostname
+            or not options.keys() <= {"endpoint", "region"}
+            or (endpoint is not None and not endpoint.startswith(("https://", "http://")))
+        ):
+            raise InvalidInput(
+                f"The setting {setting} = {value!r} names no place that this version knows.",
+                hint="Use `file:` or `s3://bucket/prefix?endpoint=https://…&region=…`.",
+            )
+        if settings.s3_access_key is None or settings.s3_secret_key is None:
+            raise InvalidInput(
+                f"The setting {setting} is in S3, which needs an access key and a secret key.",
+                hint="Set FALAJ_S3_ACCESS_KEY and FALAJ_S3_SECRET_KEY.",
+            )
+        return cls(
+            url.netloc,
+            prefix=url.path.strip("/"),
+            endpoint=endpoint,
+            region=options.get("region", "us-east-1"),
+            access_key=settings.s3_access_key.get_secret_value(),
+            secret_key=settings.s3_secret_key.get_secret_value(),
+        )
+
+    @property
+    def as_duckdb(self) -> dict[str, str]:
+        """The options of a DuckDB secret that opens it."""
+        options = {"KEY_ID": self.access_key, "SECRET": self.secret_key, "REGION": self.region}
+        if self.endpoint is None:
+            return options
+        scheme, _, server = self.endpoint.partition("://")
+        return {
+            **options,
+            "ENDPOINT": server.rstrip("/"),
+            "USE_SSL": str(scheme == "https").lower(),
+            "URL_STYLE": "path",
+        }
+
+
 def lake(settings: Settings) -> Lake:
-    """The lake that ``lake`` names; its files are opened at first use."""
+    """The lake that ``lake`` and ``lake_data`` name; its files are opened at first use.
+
+    Raises:
+        InvalidInput: a setting names no place that this version knows, or keys are missing.
+    """
     from falaj.lake.adapters.ducklake_engine import Place
     from falaj.lake.adapters.lake_ducklake import DuckLake
 
-    return DuckLake(Place.of(settings.lake, private_folder(settings.home / "lake")))
+    home = private_folder(settings.home / "lake")
+    secret = settings.lake_password
+    password = secret.get_secret_value() if secret is not None else ""
+    if settings.lake_data == "file:":
+        return DuckLake(Place.of(settings.lake, home, password=password))
+    found = Bucket.named(settings, "lake_data", settings.lake_data)
+    data = f"s3://{found.name}/{found.prefix}".rstrip("/")
+    return DuckLake(Place.of(settings.lake, home, data=data, s3=found.as_duckdb, password=password))
 
 
 def online_store(settings: Settings) -> OnlineStore:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import re
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -37,21 +38,29 @@ class Place:
         data: a folder, or ``s3://bucket/prefix``.
         s3: for data in S3: ``KEY_ID``, ``SECRET``, ``ENDPOINT``, ``REGION``, ``USE_SSL``,
             ``URL_STYLE`` as DuckDB's S3 secrets name them.
+        password: of a catalogue in PostgreSQL, where it does not stand in ``catalogue``.
     """
 
-    catalogue: str
+    catalogue: str = field(repr=False)
     data: str
     s3: Mapping[str, str] = field(default_factory=dict, repr=False)
+    password: str = field(default="", repr=False)
 
     @classmethod
     def of(
-        cls, setting: str, home: Path, *, data: str = "", s3: Mapping[str, str] | None = None
+        cls,
+        setting: str,
+        home: Path,
+        *,
+        data: str = "",
+        s3: Mapping[str, str] | None = None,
+        password: str = "",
     ) -> Place:
         """The place that a setting names; ``ducklake:`` alone is all in the folder ``home``."""
         catalogue = setting
         if setting.rstrip(":") in {"ducklake", "ducklake:sqlite"}:
             catalogue = f"{_PREFIX}sqlite:{home / 'catalog.sqlite'}"
-        return cls(catalogue, data or str(home / "data"), s3 or {})
+        return cls(catalogue, data or str(home / "data"), s3 or {}, password)
 
     @property
     def sqlite(self) -> Path | None:
@@ -62,7 +71,8 @@ class Place:
     @property
     def dsn(self) -> str:
         """The libpq connection string of a catalogue in PostgreSQL."""
-        return _libpq(self._parts()[1])
+        dsn = _libpq(self._parts()[1])
+        return f"{dsn} password={_quoted(self.password)}" if self.password else dsn
 
     @property
     def folder(self) -> Path | None:
@@ -269,10 +279,11 @@ def _told_by_class(error: Exception, message: str) -> FalajError:
     return LakeBroken(f"The lake's engine failed: {message}.", hint="See `falaj doctor`.")
 
 
+_SECRET = re.compile(r"""\bpassword\s*=\s*(?:'(?:\\.|[^'\\])*'?|\S+)|\S*://\S*""")
+
+
 def _without_password(message: str) -> str:
-    return " ".join(
-        "password=…" if "password=" in word or "://" in word else word for word in message.split()
-    )
+    return _SECRET.sub("password=…", message)
 
 
 def _libpq(url: str) -> str:
@@ -289,8 +300,8 @@ def _libpq(url: str) -> str:
     for pair in filter(None, parts.query.split("&")):
         key, _, value = pair.partition("=")
         values[key] = unquote(value)
-    return " ".join(
-        "{}='{}'".format(key, value.replace("\\", "\\\\").replace("'", "\\'"))
-        for key, value in values.items()
-        if value
-    )
+    return " ".join(f"{key}={_quoted(value)}" for key, value in values.items() if value)
+
+
+def _quoted(value: str) -> str:
+    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
