@@ -133,7 +133,7 @@ def test_a_name_cannot_turn_a_far_call_into_another(monkeypatch: pytest.MonkeyPa
         ("accounts", "deactivate", {"name": ".."}),
     ):
         (action,) = (a for a in service_classes()[service].actions() if a.verb == verb)
-        with pytest.raises(InvalidInput, match="not a name"):
+        with pytest.raises(InvalidInput, match="names nothing"):
             door.call(action, arguments)
     assert called == []
 

@@ -96,7 +96,12 @@ def answered_until_killed(folder: Path, *, seconds: float) -> list[str]:
         for thread in threads:
             thread.start()
         began = time.monotonic()
-        while len(answered) < 150 or time.monotonic() < began + seconds:
+        spooled = folder / "spool"
+        while (
+            len(answered) < 150
+            or time.monotonic() < began + seconds
+            or not any(spooled.rglob("*.segment"))
+        ):
             assert time.monotonic() < began + 60
             time.sleep(0.02)
         os.kill(worker.pid, signal.SIGKILL)

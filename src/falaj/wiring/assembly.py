@@ -518,11 +518,12 @@ def assemble(
     Raises:
         NotFound: ``falaj init`` was not run here.
         Unavailable: the database does not answer.
+        InvalidInput: a setting names no store, or its secrets are missing.
         SchemaNewer: it was written by a newer version.
     """
     from falaj.wiring.setup import brought_up_to_date
 
-    premises = Premises(settings, process=process, clock=clock)
+    premises = Premises(stores.checked(settings), process=process, clock=clock)
     try:
         _ = premises.keys
         brought_up_to_date(premises.database)

@@ -168,13 +168,33 @@ def lake(settings: Settings) -> Lake:
     return DuckLake(Place.of(settings.lake, home, data=data, s3=found.as_duckdb, password=password))
 
 
-def online_store(settings: Settings) -> OnlineStore:
-    """The online store that ``online`` names."""
+def checked(settings: Settings) -> Settings:
+    """The settings, if each names a store that this version knows and has its secrets.
+
+    Stores are opened when they are used first; a wrong setting is told at once.
+
+    Raises:
+        InvalidInput: which setting is wrong, and what it may be.
+    """
+    for setting, value in (("lake_data", settings.lake_data), ("blobs", settings.blobs)):
+        if value != "file:":
+            Bucket.named(settings, setting, value)
+    if not settings.lake.startswith("ducklake:"):
+        raise InvalidInput(
+            f"The setting lake = {settings.lake.partition(':')[0]!r} names no lake.",
+            hint="Use `ducklake:` or `ducklake:postgres:dbname=… host=…`.",
+        )
     if settings.online != "lmdb:":
         raise InvalidInput(
             f"The setting online = {settings.online!r} names no online store.",
             hint="This version knows `lmdb:`.",
         )
+    return settings
+
+
+def online_store(settings: Settings) -> OnlineStore:
+    """The online store that ``online`` names; raises as ``checked`` does."""
+    checked(settings)
     from falaj.features.adapters.online_lmdb import LmdbOnlineStore
 
     return LmdbOnlineStore(private_folder(settings.home / "online"))
