@@ -65,7 +65,11 @@ def train(platform: Platform, story: Story, plan: ServicePlan) -> ModelVersion:
         job = platform.training.train(request)
         result = _followed(platform, story, job, f"training {request.model}")
         version = platform.models.get(flight_delay.name, result["version"])
-        story.done(f"Version {version.version} of {version.model}", **version.metrics)
+        known = ("validation_auc", "validation_log_loss", "validation_calibration_error")
+        story.done(
+            f"version {version.version} of {version.model}",
+            **{name: version.metrics[name] for name in known},
+        )
     return version
 
 

@@ -22,7 +22,7 @@ BEGIN = SPLIT.validation_until
 """Midnight of 1 October 2013 in New York: what happened before is materialised."""
 END = datetime(2014, 1, 1, 5, tzinfo=UTC)
 TICK = timedelta(hours=1)
-_SHARE_OF_TICKS, _SHARE_OF_ROWS = 0.06, 1.0
+_SHARE_OF_TICKS, _SHARE_OF_ROWS = 0.08, 0.75
 MOST_ROWS_A_PUSH = 5_000
 
 

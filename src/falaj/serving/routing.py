@@ -29,6 +29,7 @@ from pydantic import ValidationError
 
 from falaj.kernel.clock import Clock, SystemClock, from_microseconds, microseconds
 from falaj.kernel.errors import LimitExceeded, NotFound, Unavailable
+from falaj.lake.disk import reserved
 from falaj.serving.errors import RoutingDamaged
 from falaj.serving.model import Release, WorkerStatus
 
@@ -38,6 +39,9 @@ _ACTIVE = b"active/"
 _NEXT = b"next/"
 _RELEASE = b"release/"
 _MAP_BYTES = 256 << 20
+_MOST_READERS = 512
+_LOCK_BYTES = 8192 + 64 * _MOST_READERS
+"""More than LMDB's lock file takes for its head and its readers."""
 _PAGE = 4096
 ALIVE_SECONDS = 5.0
 """A worker that has not reported for so long is taken for dead."""
@@ -68,10 +72,18 @@ class RoutingTable:
         self._lock = threading.Lock()
         try:
             directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._table = lmdb.open(str(directory / "table"), map_size=_MAP_BYTES, max_readers=512)
+            for name in ("table", "workers"):
+                (directory / name).mkdir(exist_ok=True, mode=0o700)
+                reserved(directory / name / "lock.mdb", _LOCK_BYTES)
+            self._table = lmdb.open(
+                str(directory / "table"), map_size=_MAP_BYTES, max_readers=_MOST_READERS
+            )
             # Reports are about living workers only: they need not survive the machine.
             self._reports = lmdb.open(
-                str(directory / "workers"), map_size=_MAP_BYTES // 16, sync=False, max_readers=512
+                str(directory / "workers"),
+                map_size=_MAP_BYTES // 16,
+                sync=False,
+                max_readers=_MOST_READERS,
             )
             self._page = _mapped(directory / "generation")
         except (OSError, lmdb.Error) as error:
