@@ -7,6 +7,7 @@ Tables are SQLAlchemy Core tables on one ``metadata``; rooms declare theirs in t
 from __future__ import annotations
 
 import random
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -79,6 +80,7 @@ class Database:
         self.url = _parsed(url)
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         self._busy_seconds = busy_seconds
+        self._writing = threading.Lock()
         self.engine = self._make_engine()
 
     def _make_engine(self) -> Engine:
@@ -132,10 +134,30 @@ class Database:
             LimitExceeded: its disk is full.
         """
         try:
-            with self.engine.begin() as connection:
+            with self._turn(), self.engine.begin() as connection:
                 yield connection
         except DBAPIError as error:
             raise self._told(error) from error
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Wait for this process's other writers, on SQLite, before asking for its lock.
+
+        SQLite makes a second writer sleep and try again: 16 threads then did 1,190 actions
+        a second. In a queue of our own they do not sleep past their turn.
+        """
+        if not self.is_sqlite:
+            yield
+            return
+        if not self._writing.acquire(timeout=self._busy_seconds):
+            raise Unavailable(
+                f"The database {self.shown_url} was busy for {self._busy_seconds:.0f} s.",
+                hint="The call may be repeated.",
+            )
+        try:
+            yield
+        finally:
+            self._writing.release()
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
