@@ -49,8 +49,9 @@ class Subject:
         if isinstance(answer, str):
             for pattern, instead in _OF_ONE_CALL:
                 answer = pattern.sub(instead, answer)
-        if isinstance(answer, float) and math.isnan(answer):
-            return "(nan)"  # which equals nothing, not even itself
+        if isinstance(answer, float) and not math.isfinite(answer):
+            # As JSON says it; a NaN equals nothing, not even itself.
+            return "NaN" if math.isnan(answer) else "Infinity" if answer > 0 else "-Infinity"
         return answer
 
 

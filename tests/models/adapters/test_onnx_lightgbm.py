@@ -121,3 +121,12 @@ def test_times_are_measured_for_each_row(model):
 
 def test_the_same_model_converts_to_the_same_bytes(model):
     assert LightGbmToOnnx().convert(model) == LightGbmToOnnx().convert(model)
+
+
+def test_nothing_in_the_bytes_depends_on_the_order_of_a_set(model):
+    import onnx
+
+    converted = onnx.load_model_from_string(LightGbmToOnnx().convert(model))
+    domains = [opset.domain for opset in converted.opset_import]
+    assert len(domains) > 1
+    assert domains == sorted(domains), "the converter keeps them in a set"

@@ -115,8 +115,12 @@ def _plain(model: Any) -> bytes:
     del graph.output[:]
     graph.output.append(helper.make_tensor_value_info(OUTPUT_NAME, TensorProto.FLOAT, ["rows", 1]))
     _prune(graph)
+    # The converter keeps them in a set, whose order differs from process to process.
+    opsets = sorted(model.opset_import, key=lambda opset: str(opset.domain))
+    del model.opset_import[:]
+    model.opset_import.extend(opsets)
     checker.check_model(model)
-    return bytes(model.SerializeToString())
+    return bytes(model.SerializeToString(deterministic=True))
 
 
 def _prune(graph: Any) -> None:
