@@ -18,7 +18,7 @@ import pyotp
 from rich.console import Console
 
 from falaj.demo import flights, proof
-from falaj.demo.definitions.features import delay_features
+from falaj.demo.definitions.features import NOT_FOR_THE_MODEL, delay_features
 from falaj.demo.definitions.model import endpoint
 from falaj.demo.live import BEGIN, END, Lived, autumn, lived
 from falaj.demo.running import Person, Questions, Up, enrolled, hired, running
@@ -72,7 +72,7 @@ def tell(console: Console, *, keep: bool = False, where: Path | None = None) -> 
     )
     story.opening(
         "Falaj",
-        "336,776 flights left New York in 2013. Two hours before each one:",
+        "The flights that left New York in 2013. Two hours before each one:",
         "[bold]will it leave more than 15 minutes late?[/]",
         "From files to a governed model in production, on this machine, in one go.",
     )
@@ -173,6 +173,8 @@ def _lived(
 ) -> Lived:
     seen = Lived()
     why = "October to December again, in the order of time: events pushed, predictions asked."
+    plan = premises.features.plan(delay_features.name)
+    n_features = len(plan.outputs) - len(NOT_FOR_THE_MODEL)
     with story.chapter("Lived", why):
         replay = autumn(premises.settings.data_folders[0])
         with story.progress("replaying", len(replay)) as bar:
@@ -184,7 +186,7 @@ def _lived(
             ["live, over HTTPS with a token", "n", "a second", "p50 ms", "p99 ms"],
             [
                 [
-                    "predictions (36 features, looked up online)",
+                    f"predictions ({n_features} features, looked up online)",
                     len(milliseconds),
                     round(seen.requests_per_second),
                     milliseconds[len(milliseconds) // 2],
