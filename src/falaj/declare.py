@@ -11,7 +11,6 @@ from __future__ import annotations
 from falaj.catalog.model import Classification
 from falaj.features.model import (
     Aggregate,
-    DType,
     Entity,
     Feature,
     FeatureService,
@@ -19,6 +18,8 @@ from falaj.features.model import (
     Filter,
     OnDemandFeatures,
 )
+from falaj.features.sources import ForeignTable, Stream
+from falaj.features.types import DType
 from falaj.ingest.model import (
     Between,
     Contract,
@@ -62,6 +63,7 @@ __all__ = [
     "FeatureView",
     "Filter",
     "ForeignKey",
+    "ForeignTable",
     "Format",
     "Freshness",
     "InSet",
@@ -81,5 +83,6 @@ __all__ = [
     "Severity",
     "SliceRule",
     "Source",
+    "Stream",
     "Unique",
 ]

@@ -35,7 +35,6 @@ BAD = [
     (lambda: FeatureView(**VIEW, aggregates=[COUNT], ttl=HOUR), "leave out `ttl`"),
     (lambda: FeatureView(**VIEW, features=[TEMP], head=-HOUR), "negative"),
     (lambda: Feature("x", "decimal"), "dtype"),
-    (lambda: Aggregate("q", "quantile", "x", window=HOUR), "not available yet"),
     (lambda: Aggregate("q", "median", "x", window=HOUR), "function"),
     (lambda: Aggregate("q", "sum", window=HOUR), "needs a column"),
     (lambda: Aggregate("q", "sum", "x", dtype="string", window=HOUR), "does not take"),

@@ -18,6 +18,7 @@ from falaj.catalog.model import Classification
 from falaj.features import ondemand
 from falaj.features.model import Entity, FeatureService, FeatureView, OnDemandFeatures
 from falaj.features.plan import ServicePlan
+from falaj.features.sources import ForeignTable, Stream
 from falaj.features.views import ViewPlan
 from falaj.kernel.call import AssetRef, Call
 from falaj.kernel.errors import InvalidInput
@@ -25,7 +26,8 @@ from falaj.kernel.errors import InvalidInput
 Find = Callable[[Connection, str, str], Definition]
 """The current definition of a kind and name, in a transaction; raises NotFound."""
 KINDS: dict[str, type[Definition]] = {
-    kind.kind: kind for kind in (Entity, FeatureView, OnDemandFeatures, FeatureService)
+    kind.kind: kind
+    for kind in (Entity, Stream, ForeignTable, FeatureView, OnDemandFeatures, FeatureService)
 }
 """The kinds of definition of this room."""
 

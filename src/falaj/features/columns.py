@@ -1,7 +1,7 @@
-"""Arrow columns as numpy arrays of the platform's five types, checked strictly.
+"""Arrow columns as numpy arrays of the platform's types, checked strictly.
 
-bool, int64, float64 and timestamp (UTC microseconds, as int64) have a numpy form; a
-string stays in Arrow. Nothing is converted that could lose or change a value.
+bool, int64, float64 and timestamp (UTC microseconds, as int64) have a numpy form; strings,
+bytes and lists stay in Arrow. Nothing is converted that could lose or change a value.
 """
 
 from __future__ import annotations
@@ -15,29 +15,42 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from falaj.features.model import DType
+from falaj.features.types import DType, Element, ListType, Type
 from falaj.kernel.errors import InvalidInput
 
 Ints = np.ndarray[Any, np.dtype[np.int64]]
 Array = np.ndarray[Any, Any]
 
-ARROW: dict[DType, pa.DataType] = {
-    DType.BOOL: pa.bool_(),
-    DType.INT64: pa.int64(),
-    DType.FLOAT64: pa.float64(),
-    DType.STRING: pa.string(),
-    DType.TIMESTAMP: pa.timestamp("us", tz="UTC"),
+_ARROW: dict[str, pa.DataType] = {
+    "bool": pa.bool_(),
+    "int64": pa.int64(),
+    "float32": pa.float32(),
+    "float64": pa.float64(),
+    "string": pa.string(),
+    "timestamp": pa.timestamp("us", tz="UTC"),
+    "bytes": pa.binary(),
 }
+
+
+def arrow_type(dtype: Type) -> pa.DataType:
+    """The Arrow type in which values of a type stand."""
+    if isinstance(dtype, DType):
+        return _ARROW[dtype]
+    element = _ARROW[dtype.element]
+    return pa.list_(element) if dtype.length is None else pa.list_(element, dtype.length)
+
+
 NUMPY: dict[DType, Any] = {
     DType.BOOL: np.bool_,
     DType.INT64: np.int64,
     DType.FLOAT64: np.float64,
     DType.STRING: np.object_,
     DType.TIMESTAMP: np.int64,
+    DType.BYTES: np.object_,
 }
 
 
-def typed(column: Any, dtype: DType, name: str) -> pa.Array:
+def typed(column: Any, dtype: Type, name: str) -> pa.Array:
     """A column as one Arrow array of exactly the type that ``dtype`` names.
 
     Widening that keeps every value (int32 to int64, float32 to float64, int to float64
@@ -50,14 +63,16 @@ def typed(column: Any, dtype: DType, name: str) -> pa.Array:
         column = column.combine_chunks()
         if isinstance(column, pa.ChunkedArray):  # combining no chunks gives no array
             column = pa.concat_arrays(column.chunks) if column.num_chunks else pa.nulls(0)
-    target = ARROW[dtype]
+    target = arrow_type(dtype)
     source = column.type
-    if source == target:
+    if source == target and isinstance(dtype, DType):
         return column
     if pa.types.is_null(source):
         return column.cast(target)
     if pa.types.is_dictionary(source):
         return typed(column.dictionary_decode(), dtype, name)
+    if isinstance(dtype, ListType):
+        return _list(column, dtype, name)
     if not _widens(source, dtype):
         told = "no time zone" if pa.types.is_timestamp(source) else f"the type {source}"
         raise InvalidInput(
@@ -74,6 +89,49 @@ def typed(column: Any, dtype: DType, name: str) -> pa.Array:
         ) from None
 
 
+def _list(column: pa.Array, dtype: ListType, name: str) -> pa.Array:
+    """A list column; raises InvalidInput for another length, another element, or a null in it."""
+    source, kinds = column.type, pa.types
+    listed = kinds.is_list(source) or kinds.is_large_list(source)
+    if not (listed or kinds.is_fixed_size_list(source)):
+        raise InvalidInput(
+            f"The column {name!r} has the type {source}, where {dtype} is declared.",
+            hint="Give a list in each row.",
+        )
+    flat = column.flatten()
+    if dtype.element is Element.FLOAT32 and kinds.is_floating(flat.type):
+        elements = flat.cast(pa.float32())
+    elif dtype.element is Element.FLOAT32:
+        elements = typed(flat, DType.FLOAT64, name).cast(pa.float32())
+    else:
+        elements = typed(flat, DType(dtype.element.value), name)
+    if elements.null_count:
+        raise InvalidInput(
+            f"The column {name!r} has a null within a list.",
+            hint="Leave the element out, or make the whole list null.",
+        )
+    lengths = pc.list_value_length(column)
+    missing = column.is_null().to_numpy(zero_copy_only=False)
+    sizes = np.where(missing, 0, lengths.fill_null(0).to_numpy(zero_copy_only=False))
+    if dtype.length is not None:
+        wrong = np.flatnonzero(~missing & (sizes != dtype.length))
+        if len(wrong):
+            raise InvalidInput(
+                f"The column {name!r} has a list of {int(sizes[wrong[0]])} elements, where "
+                f"{dtype} is declared.",
+                hint=f"Give exactly {dtype.length} elements in each row, or null.",
+            )
+        whole = np.zeros((len(column), dtype.length), np.int64)
+        whole[~missing] = np.arange(len(elements)).reshape(-1, dtype.length)
+        filled = elements.take(pa.array(whole.ravel())) if len(elements) else None
+        if filled is None:
+            return pa.nulls(len(column), arrow_type(dtype))
+        mask = pa.array(missing)
+        return pa.FixedSizeListArray.from_arrays(filled, dtype.length, mask=mask)
+    offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), elements, mask=pa.array(missing))
+
+
 def _widens(source: pa.DataType, dtype: DType) -> bool:
     kinds = pa.types
     if dtype is DType.INT64:
@@ -84,6 +142,8 @@ def _widens(source: pa.DataType, dtype: DType) -> bool:
         return bool(kinds.is_large_string(source) or source == pa.string_view())
     if dtype is DType.TIMESTAMP:
         return bool(kinds.is_timestamp(source) and source.tz is not None)
+    if dtype is DType.BYTES:
+        return bool(kinds.is_large_binary(source) or kinds.is_fixed_size_binary(source))
     return False
 
 
@@ -114,8 +174,8 @@ class Values:
         """Back as Arrow, nulls in place."""
         kept = None if bool(self.valid.all()) else ~self.valid
         if dtype is DType.TIMESTAMP:
-            return pa.array(self.values, pa.int64(), mask=kept).cast(ARROW[dtype])
-        return pa.array(self.values, ARROW[dtype], mask=kept)
+            return pa.array(self.values, pa.int64(), mask=kept).cast(arrow_type(dtype))
+        return pa.array(self.values, arrow_type(dtype), mask=kept)
 
 
 def instants(column: Any, name: str) -> Values:

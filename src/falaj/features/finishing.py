@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from falaj.features.hops import EVER, Hop
-from falaj.features.model import Aggregate, DType, Function
+from falaj.features.model import Aggregate, Function
+from falaj.features.types import DType
 from falaj.features.views import column_key
 
 Tile = tuple[Any, ...]

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from falaj.features.columns import NUMPY, Array, Ints, Values
-from falaj.features.model import Aggregate, DType, Function
+from falaj.features.model import Aggregate, Function
 from falaj.features.partials import MAX, MIN, MOMENTS, Partial, State, running
+from falaj.features.types import DType
 from falaj.features.views import Columns, Slot, column_key, slot_values, slots_of
 
 EVER = -(1 << 62)

@@ -15,6 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 
 from falaj.catalog.definitions import Definition
 from falaj.features import ondemand
+from falaj.features.types import DType, Element, FeatureType, ListType, Type
 from falaj.kernel.call import AssetRef
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
@@ -40,17 +41,6 @@ Column = Annotated[str, Field(min_length=1, max_length=200)]
 """The name of a column of a source table, any text."""
 
 
-class DType(StrEnum):
-    """The types of keys, features and request fields."""
-
-    BOOL = "bool"
-    INT64 = "int64"
-    FLOAT64 = "float64"
-    STRING = "string"
-    TIMESTAMP = "timestamp"
-    """An instant; as a number it is UTC microseconds since 1970."""
-
-
 class Function(StrEnum):
     """What an aggregate computes over the events of its window."""
 
@@ -61,10 +51,17 @@ class Function(StrEnum):
     MAX = "max"
     STD = "std"
     LAST = "last"
+    DISTINCT = "distinct"
+    """How many different values there are."""
+    TOPK = "topk"
+    """The ``k`` most frequent values, the most frequent first; of equals the smaller first."""
+    QUANTILE = "quantile"
+    """The least value that at least the share ``q`` of the values do not exceed."""
 
 
 _NUMBERS = (DType.BOOL, DType.INT64, DType.FLOAT64)
 _ORDERED = (DType.INT64, DType.FLOAT64, DType.TIMESTAMP)
+_COUNTED = (DType.BOOL, DType.INT64, DType.FLOAT64, DType.STRING, DType.TIMESTAMP)
 _AGGREGATED: dict[Function, tuple[DType, ...]] = {
     Function.COUNT: tuple(DType),
     Function.SUM: _NUMBERS,
@@ -73,8 +70,12 @@ _AGGREGATED: dict[Function, tuple[DType, ...]] = {
     Function.MIN: _ORDERED,
     Function.MAX: _ORDERED,
     Function.LAST: (*_NUMBERS, DType.TIMESTAMP),
+    Function.DISTINCT: _COUNTED,
+    Function.TOPK: _COUNTED,
+    Function.QUANTILE: (DType.INT64, DType.FLOAT64),
 }
-_LATER = ("distinct", "topk", "quantile")
+BY_VALUE = (Function.DISTINCT, Function.TOPK, Function.QUANTILE)
+"""Functions that need how often each value occurs; their tiles grow with the values."""
 
 
 class Knowledge(StrEnum):
@@ -108,12 +109,14 @@ class Feature(Word):
     """One column that a view offers, ``Feature("temp", "float64")``."""
 
     name: Name
-    dtype: DType
+    dtype: FeatureType
     column: Column = ""
     """The source column; by default that of the same name."""
     description: str = ""
 
-    def __init__(self, name: str | None = None, dtype: str | None = None, **values: Any) -> None:
+    def __init__(
+        self, name: str | None = None, dtype: str | Type | None = None, **values: Any
+    ) -> None:
         given = {"name": name, "dtype": dtype}
         super().__init__(**{k: v for k, v in given.items() if v is not None}, **values)
 
@@ -129,8 +132,8 @@ class Aggregate(Word):
     """One windowed aggregate, ``Aggregate("delay_1h", "mean", "delay", window=hours(1))``.
 
     ``dtype`` is the type of the column (by default float64; integers widen to it), which
-    min, max and last keep. ``hop`` is the length of a tile: by default a sixtieth of the
-    window, at least 1 s.
+    min, max, last and topk keep. ``hop`` is the length of a tile: by default a sixtieth of
+    the window, at least 1 s. ``k`` is for ``topk``, ``q`` for ``quantile``.
     """
 
     name: Name
@@ -139,6 +142,8 @@ class Aggregate(Word):
     dtype: DType = DType.FLOAT64
     window: timedelta
     hop: timedelta | None = None
+    k: int | None = Field(None, ge=1, le=1000)
+    q: float | None = Field(None, gt=0, le=1)
     description: str = ""
 
     def __init__(
@@ -151,14 +156,6 @@ class Aggregate(Word):
         given = {"name": name, "function": function, "column": column}
         super().__init__(**{k: v for k, v in given.items() if v is not None}, **values)
 
-    @field_validator("function", mode="before")
-    @classmethod
-    def _known(cls, value: Any) -> Any:
-        if value in _LATER:
-            raise ValueError(f"the function {value!r} is not available yet; use one of "
-                             + ", ".join(Function))  # fmt: skip
-        return value
-
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.window < timedelta(microseconds=1):
@@ -169,13 +166,21 @@ class Aggregate(Word):
             raise ValueError(f"the function {self.function} needs a column")
         if self.dtype not in _AGGREGATED[self.function]:
             raise ValueError(f"the function {self.function} does not take {self.dtype}")
+        for given, name, function in (
+            (self.k, "k", Function.TOPK),
+            (self.q, "q", Function.QUANTILE),
+        ):
+            if (given is not None) != (self.function is function):
+                raise ValueError(f"`{name}` is given for {function}, and for it alone")
         return self
 
     @property
-    def output(self) -> DType:
+    def output(self) -> Type:
         """The type of the result."""
-        if self.function is Function.COUNT:
+        if self.function in (Function.COUNT, Function.DISTINCT):
             return DType.INT64
+        if self.function is Function.TOPK:
+            return ListType(Element(self.dtype.value))
         kept = self.function in (Function.MIN, Function.MAX, Function.LAST)
         return self.dtype if kept else DType.FLOAT64
 
@@ -254,6 +259,11 @@ class FeatureView(Definition):
     that says when it was recorded (absent: known when it happened). ``entity_columns``
     maps the entity's keys to source columns where they differ. ``head`` is how far before
     its newest event an online read of a window view stays exact.
+
+    ``source`` names a table of the lake, which a ``Stream`` of that name may feed, or a
+    ``ForeignTable``. ``purposes`` are those for which its features may be read; none named
+    means any. An event that reaches a stream more than ``allowed_lateness`` behind the
+    stream's newest event time is set aside as a dead letter; None takes every event.
     """
 
     kind: ClassVar[str] = "feature_view"
@@ -268,6 +278,8 @@ class FeatureView(Definition):
     features: tuple[Feature, ...] = ()
     aggregates: tuple[Aggregate, ...] = ()
     head: timedelta = timedelta(0)
+    purposes: tuple[Name, ...] = ()
+    allowed_lateness: timedelta | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -282,6 +294,8 @@ class FeatureView(Definition):
             raise ValueError("a window says itself how long events count; leave out `ttl`")
         if self.head < timedelta(0):
             raise ValueError("`head` is not negative")
+        if self.allowed_lateness is not None and self.allowed_lateness < timedelta(0):
+            raise ValueError("`allowed_lateness` is not negative")
         return self
 
     @property
@@ -328,7 +342,15 @@ class OnDemandFeatures(Definition):
             )
         for reference in self.inputs.values():
             split_reference(reference)
+        for output in self.outputs:
+            if not isinstance(output.dtype, DType) or output.dtype is DType.BYTES:
+                raise ValueError(f"the output {output.name!r} is {output.dtype}; it is one value")
         return self
+
+    @property
+    def output_types(self) -> dict[str, DType]:
+        """The type of each output by name."""
+        return {one.name: one.dtype for one in self.outputs if isinstance(one.dtype, DType)}
 
     def references(self) -> list[AssetRef]:
         """The views whose features it uses."""
@@ -337,6 +359,7 @@ class OnDemandFeatures(Definition):
 
 
 REQUEST = "request"
+_VERSION = re.compile(r"@([1-9][0-9]{0,5})\Z")
 
 
 def split_reference(reference: str) -> tuple[str, str]:
@@ -347,14 +370,24 @@ def split_reference(reference: str) -> tuple[str, str]:
     return _name(view), _name(feature)
 
 
+def split_version(item: str) -> tuple[str, int | None]:
+    """``view@2:feature`` as ``view:feature`` and 2; without a version, None."""
+    view, colon, feature = item.partition(":")
+    found = _VERSION.search(view)
+    if found is None:
+        return item, None
+    return view[: found.start()] + colon + feature, int(found[1])
+
+
 def _service_item(value: Any) -> Any:
     if isinstance(value, Definition):
         return value.name
     if isinstance(value, str):
-        if ":" in value:
-            split_reference(value)
+        item, _ = split_version(value)
+        if ":" in item:
+            split_reference(item)
         else:
-            _name(value)
+            _name(item)
     return value
 
 

@@ -16,13 +16,14 @@ from typing import Any
 import numpy as np
 
 from falaj.features.columns import Ints
-from falaj.features.model import DType, Status, microseconds
+from falaj.features.model import Status, microseconds
 from falaj.features.order import ORDER_BYTES, orders, times_of
 from falaj.features.plan import ServicePlan, ViewUse
 from falaj.features.pointintime import EventIndex
 from falaj.features.ports import Merge, OnlineStore, Secrets
 from falaj.features.rows import KeyCodec, RowCodec, Sealer
 from falaj.features.tiles import TileCodec
+from falaj.features.types import DType
 from falaj.features.views import Events, ViewPlan
 from falaj.kernel.clock import microseconds as instant_us
 from falaj.kernel.errors import FalajError, InvalidInput

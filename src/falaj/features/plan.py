@@ -17,10 +17,9 @@ from pydantic import ValidationError
 
 from falaj.catalog.definitions import Definition
 from falaj.features import ondemand
-from falaj.features.columns import ARROW, Array, Ints, Values, column_of, typed
+from falaj.features.columns import Array, Ints, Values, arrow_type, column_of, typed
 from falaj.features.model import (
     REQUEST,
-    DType,
     Entity,
     FeatureService,
     FeatureView,
@@ -28,6 +27,7 @@ from falaj.features.model import (
     OnDemandFeatures,
     split_reference,
 )
+from falaj.features.types import DType, Type
 from falaj.features.views import Events, ViewPlan
 from falaj.kernel.errors import InvalidInput
 
@@ -96,7 +96,10 @@ class OnDemandUse:
             )
         return {
             f"{definition.name}__{output.name}": _from_function(
-                result[output.name], output.dtype, n, f"{definition.name}:{output.name}"
+                result[output.name],
+                definition.output_types[output.name],
+                n,
+                f"{definition.name}:{output.name}",
             )
             for output in definition.outputs
         }
@@ -146,7 +149,7 @@ class ServicePlan:
     views: tuple[ViewUse, ...]
     on_demand: tuple[OnDemandUse, ...]
     entities: tuple[Entity, ...]
-    outputs: Mapping[str, DType]
+    outputs: Mapping[str, Type]
     """The columns of the vector, in order: request fields, then features."""
     request_fields: Mapping[str, DType]
 
@@ -237,13 +240,13 @@ class ServicePlan:
             done = computed.computed(inputs, len(at))
             for output in computed.definition.outputs:
                 name = f"{computed.definition.name}__{output.name}"
-                columns[name] = _arrow(done[name], output.dtype)
+                columns[name] = _arrow(done[name], computed.definition.output_types[output.name])
         return {name: self._filled(name, columns[name]) for name in self.outputs}
 
     def _filled(self, name: str, column: pa.Array) -> pa.Array:
         if name not in self.defaults or not column.null_count:
             return column
-        return column.fill_null(pa.scalar(self.defaults[name], ARROW[self.outputs[name]]))
+        return column.fill_null(pa.scalar(self.defaults[name], arrow_type(self.outputs[name])))
 
 
 def _pair(column: pa.Array, dtype: DType) -> tuple[Any, Array]:
@@ -283,7 +286,7 @@ class _Compiler:
         self._plans: dict[str, ViewPlan] = {}
         self._entities: dict[str, Entity] = {}
         self._needed: dict[str, dict[str, None]] = {}
-        self._outputs: dict[str, DType] = dict(service.request_fields)
+        self._outputs: dict[str, Type] = dict(service.request_fields)
         self._requested: dict[str, DType] = dict(service.request_fields)
         self._computed: dict[str, OnDemandUse] = {}
 
@@ -313,7 +316,7 @@ class _Compiler:
             request_fields=self._requested,
         )
 
-    def _add(self, name: str, feature: str, dtype: DType) -> None:
+    def _add(self, name: str, feature: str, dtype: Type) -> None:
         column = f"{name}__{feature}"
         if column in self._outputs:
             raise InvalidInput(
@@ -324,7 +327,7 @@ class _Compiler:
         if name in self._plans:
             self._needed[name][feature] = None
 
-    def _view(self, name: str) -> dict[str, DType]:
+    def _view(self, name: str) -> dict[str, Type]:
         if name not in self._plans:
             view = self._get(FeatureView, name)
             entity = self._get(Entity, view.entity)
@@ -333,7 +336,7 @@ class _Compiler:
             self._needed[name] = {}
         return self._plans[name].outputs
 
-    def _on_demand(self, name: str) -> dict[str, DType]:
+    def _on_demand(self, name: str) -> Mapping[str, Type]:
         if name not in self._computed:
             definition = self._get(OnDemandFeatures, name)
             inputs = tuple(
@@ -343,7 +346,7 @@ class _Compiler:
             function = ondemand.compiled(definition.source)
             self._computed[name] = OnDemandUse(definition, function, inputs)
         definition = self._computed[name].definition
-        return {output.name: output.dtype for output in definition.outputs}
+        return definition.output_types
 
     def _input(self, definition: OnDemandFeatures, reference: str) -> tuple[str, DType]:
         name, feature = split_reference(reference)
@@ -358,8 +361,14 @@ class _Compiler:
         offered = self._view(name)
         if feature not in offered:
             raise self._unknown(reference, offered)
+        dtype = offered[feature]
+        if not isinstance(dtype, DType) or dtype is DType.BYTES:
+            raise InvalidInput(
+                f"The on-demand features {definition.name!r} take {reference}, which is {dtype}.",
+                hint="They compute with numbers, bools, instants and strings.",
+            )
         self._needed[name][feature] = None
-        return column_name(reference), offered[feature]
+        return column_name(reference), dtype
 
     def _use(self, name: str, plan: ViewPlan) -> ViewUse:
         mapped = self._service.keys.get(name, {})

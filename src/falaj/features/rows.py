@@ -19,8 +19,8 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from falaj.features.columns import Values
-from falaj.features.model import DType
 from falaj.features.order import ORDER_BYTES
+from falaj.features.types import DType
 from falaj.kernel.errors import Corrupt, InvalidInput, LimitExceeded
 
 _SHIFT = 1 << 63

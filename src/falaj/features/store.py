@@ -17,7 +17,7 @@ from sqlalchemy.engine import Connection
 
 from falaj.catalog.definitions import Definition, Definitions
 from falaj.features.answers import Ack, FeatureItem, Materialized, Pushed
-from falaj.features.columns import ARROW, column_of, instants, table_of
+from falaj.features.columns import arrow_type, column_of, instants, table_of
 from falaj.features.model import (
     Entity,
     FeatureService,
@@ -317,13 +317,14 @@ class FeatureStore:
             features: dict[str, str] = {}
             if isinstance(item, FeatureView):
                 features = {
-                    **{one.name: one.dtype for one in item.features},
-                    **{one.name: one.output for one in item.aggregates},
+                    **{one.name: one.dtype.value for one in item.features},
+                    **{one.name: one.output.value for one in item.aggregates},
                 }
             elif isinstance(item, OnDemandFeatures):
-                features = {output.name: output.dtype for output in item.outputs}
+                features = {output.name: output.dtype.value for output in item.outputs}
             elif isinstance(item, FeatureService):
-                features = dict(ServicePlan.of(item, self.definitions).outputs)
+                found_plan = ServicePlan.of(item, self.definitions)
+                features = {name: dtype.value for name, dtype in found_plan.outputs.items()}
             found.append(
                 FeatureItem(
                     kind=kind, name=item.name, description=item.description, features=features
@@ -395,7 +396,7 @@ def spine_of(
     for use in plan.views:
         types.update(zip(use.key_columns, use.plan.keys.values(), strict=True))
     columns = {
-        name: pa.array([row.get(name) for row in rows], ARROW[dtype])
+        name: pa.array([row.get(name) for row in rows], arrow_type(dtype))
         for name, dtype in types.items()
     }
     columns["timestamp"] = pa.array(np.asarray(at_us, np.int64)).cast(pa.timestamp("us", "UTC"))

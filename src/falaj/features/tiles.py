@@ -26,9 +26,10 @@ import numpy as np
 from falaj.features.columns import NUMPY, Ints, Values
 from falaj.features.finishing import field_places, finisher, folder, plain
 from falaj.features.hops import EVER, Hop, Kept, places
-from falaj.features.model import Aggregate, DType, Function
+from falaj.features.model import Aggregate, Function
 from falaj.features.order import ORDER_BYTES, order_of, times_of
 from falaj.features.partials import State
+from falaj.features.types import DType
 from falaj.features.views import Columns, ViewPlan, column_key, finished
 
 

@@ -20,10 +20,10 @@ import pyarrow.compute as pc
 
 from falaj.catalog.model import Classification
 from falaj.features.columns import (
-    ARROW,
     Array,
     Ints,
     Values,
+    arrow_type,
     column_of,
     entity_codes,
     instants,
@@ -31,7 +31,6 @@ from falaj.features.columns import (
 )
 from falaj.features.model import (
     Aggregate,
-    DType,
     Entity,
     FeatureView,
     Filter,
@@ -42,6 +41,7 @@ from falaj.features.model import (
 )
 from falaj.features.partials import COUNT, NEEDS, Partial, State, finish
 from falaj.features.pointintime import EventIndex
+from falaj.features.types import DType, Type
 from falaj.features.windows import merged_over, tail
 from falaj.kernel.errors import InvalidInput
 
@@ -139,19 +139,19 @@ class ViewPlan:
         return self.view.classification in (Classification.PERSONAL, Classification.SENSITIVE)
 
     @cached_property
-    def outputs(self) -> dict[str, DType]:
+    def outputs(self) -> dict[str, Type]:
         """The features that the view offers, with their types, in order."""
         if self.view.features:
             return {feature.name: feature.dtype for feature in self.view.features}
         return {aggregate.name: aggregate.output for aggregate in self.view.aggregates}
 
     @cached_property
-    def columns(self) -> dict[tuple[str, DType | None], None]:
+    def columns(self) -> dict[tuple[str, Type | None], None]:
         """The source columns that features need, each with the type that it must have.
 
         A column that is only counted may have any type (None).
         """
-        needed: dict[tuple[str, DType | None], None] = {}
+        needed: dict[tuple[str, Type | None], None] = {}
         for feature in self.view.features:
             needed[(feature.column, feature.dtype)] = None
         for aggregate in self.view.aggregates:
@@ -173,12 +173,12 @@ class ViewPlan:
     def source_types(self) -> dict[str, pa.DataType]:
         """The types of the source columns, as far as the view knows them."""
         view = self.view
-        types = {name: ARROW[dtype] for name, dtype in self.columns if dtype is not None}
+        types = {name: arrow_type(dtype) for name, dtype in self.columns if dtype is not None}
         for key, dtype in self.keys.items():
-            types[view.entity_columns.get(key, key)] = ARROW[dtype]
+            types[view.entity_columns.get(key, key)] = arrow_type(dtype)
         for name in (view.event_time, view.recorded_at):
             if name:
-                types[name] = ARROW[DType.TIMESTAMP]
+                types[name] = arrow_type(DType.TIMESTAMP)
         return types
 
     @cached_property
@@ -187,7 +187,7 @@ class ViewPlan:
 
         A view whose meaning changes gets another one: its old rows are never read as new.
         """
-        left_out = {"description", "owner", "tags", "ttl"}
+        left_out = {"description", "owner", "tags", "ttl", "purposes", "allowed_lateness"}
         meaning = self.view.model_dump(mode="json", exclude=left_out)
         meaning["keys"] = {name: dtype.value for name, dtype in self.keys.items()}
         text = json.dumps(meaning, sort_keys=True, separators=(",", ":"))
@@ -298,7 +298,8 @@ class ViewPlan:
                 else:
                     values, valid = finished(aggregate, states)
                 done = Values(values, valid & ~absent)
-                found[aggregate.name] = done.to_arrow(aggregate.output)
+                if isinstance(aggregate.output, DType):
+                    found[aggregate.name] = done.to_arrow(aggregate.output)
         return {name: found[name] for name in self.outputs}
 
 
@@ -355,7 +356,7 @@ def _last(
     return values, there
 
 
-def column_key(column: str, dtype: DType | None) -> str:
+def column_key(column: str, dtype: Type | None) -> str:
     """The name of a source column as it is read with that type."""
     return f"{column}:{dtype.value if dtype else 'counted'}"
 

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from falaj.features.model import DType, FeatureService, Status
+from falaj.features.model import FeatureService, Status
 from falaj.features.online import OnlineReader
 from falaj.features.plan import ServicePlan
+from falaj.features.types import DType
 from falaj.serving.model import FeatureStatus, FieldType, RequestField
 
 if TYPE_CHECKING:

@@ -1,0 +1,84 @@
+"""Where views read from, besides tables that pipelines load: streams and foreign tables."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, ClassVar, Self
+
+from pydantic import Field, model_validator
+
+from falaj.catalog.definitions import Definition
+from falaj.catalog.model import Relation
+from falaj.features.model import Column, Name
+from falaj.features.types import FeatureType
+from falaj.kernel.call import AssetRef
+
+
+class Stream(Definition):
+    """Events that are pushed, or consumed from a topic, into the lake table of that name.
+
+    ``columns`` are the columns of an event with their types; an event with others, or with
+    a value of another type, is set aside in the dead-letter table with the reason, and so
+    is one that breaks a contract of the table. ``recorded_at`` names the column that the
+    platform fills with the instant at which it took the event, if the event does not say.
+    ``key`` are the columns by which events are spread over partitions: events with equal
+    keys stay in order. ``topic`` is the topic of the event log that is consumed; by
+    default the stream's name. ``partitions`` counts for a log that the platform makes.
+    """
+
+    kind: ClassVar[str] = "stream"
+    relation: ClassVar[Relation] = Relation.FEEDS
+
+    name: Name
+    columns: dict[Column, FeatureType] = Field(min_length=1, max_length=10_000)
+    event_time: Column
+    recorded_at: Column | None = None
+    key: tuple[Column, ...] = ()
+    topic: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,200}$")] | None = None
+    partitions: int = Field(1, ge=1, le=256)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        for name in (self.event_time, *self.key):
+            if name not in self.columns:
+                raise ValueError(f"{name!r} is not one of the stream's columns")
+        return self
+
+    @property
+    def table(self) -> str:
+        """The lake table that the stream feeds."""
+        return self.name
+
+    @property
+    def dead_letters(self) -> str:
+        """The lake table of events that could not be taken, with the reason."""
+        return f"{self.name[:50]}_dead_letters"
+
+
+class Format(StrEnum):
+    """How a foreign table is kept."""
+
+    PARQUET = "parquet"
+    DELTA = "delta"
+    ICEBERG = "iceberg"
+
+
+class ForeignTable(Definition):
+    """A table that someone else writes: it is joined where it lies, and never copied.
+
+    ``location`` is a path or glob from the project's folder (Parquet), the folder of a
+    Delta table, or the metadata file of an Iceberg table. ``ordered_by`` promises that the
+    rows stand in the order of that instant, which is checked when they are read and makes
+    the join faster.
+    """
+
+    kind: ClassVar[str] = "foreign_table"
+
+    name: Name
+    location: str = Field(min_length=1, max_length=2_000)
+    format: Format = Format.PARQUET
+    ordered_by: Column | None = None
+
+    def references(self) -> list[AssetRef]:
+        """Nothing of ours flows into it."""
+        return []
