@@ -50,19 +50,17 @@ Affected = tuple[list[FieldChange], frozenset[str]]
 
 
 def judged(kind: str, changes: Sequence[FieldChange], before: Sequence[str]) -> Affected:
-    """Judge the changes of a definition.
+    """Judge the changes of a view, or of on-demand features.
 
     Args:
-        kind: of the definition.
+        kind: which of the two.
         changes: its fields that differ.
         before: the names of what it offered before.
 
     Returns:
-        The changes with ``compatible`` and ``why`` set, as far as the kind is judged here.
+        The changes with ``compatible`` and ``why`` set, and what would mean something else.
     """
-    judge = {FeatureView.kind: _of_view, OnDemandFeatures.kind: _of_on_demand}.get(kind)
-    if judge is None:
-        return list(changes), frozenset()
+    judge = _of_view if kind == FeatureView.kind else _of_on_demand
     found: list[FieldChange] = []
     affected: set[str] = set()
     for change in changes:
@@ -179,6 +177,8 @@ class Compatibility:
     ) -> PlannedDefinition:
         if item.kind == Entity.kind:
             return _entity(item, after)
+        if item.kind not in (FeatureView.kind, OnDemandFeatures.kind):
+            return item
         changes, affected = judged(item.kind, item.changes, _offered(item, after))
         obstacles = self._obstacles(connection, item, affected, after) if affected else []
         old = item.version - 1
