@@ -47,7 +47,10 @@ class MemoryLake:
 
     def __init__(self, **tables: pa.Table) -> None:
         self._states: list[dict[str, _Log]] = [
-            {name: _Log(0, np.arange(rows.num_rows), rows) for name, rows in tables.items()}
+            {
+                name: _Log(0, np.arange(rows.num_rows), rows.num_rows, rows)
+                for name, rows in tables.items()
+            }
         ]
         self._keys: dict[str, Snapshot] = {}
 
