@@ -29,10 +29,11 @@ def compiled(function: F) -> F:
 
     Where no folder for the cache can be written, it is compiled anew in each process.
     """
+    compiler: Any = numba.njit
     try:
-        kernel: F = numba.njit(nogil=True, cache=True)(function)
+        kernel: F = compiler(nogil=True, cache=True)(function)
     except RuntimeError:  # numba found no folder that it may write
-        kernel = numba.njit(nogil=True)(function)
+        kernel = compiler(nogil=True)(function)
     return kernel
 
 

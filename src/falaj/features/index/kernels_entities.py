@@ -18,7 +18,7 @@ _HALF = np.uint64(32)
 
 
 @compiled
-def slot_of(key: int, shift: np.uint64) -> int:
+def slot_of(key: int, shift: np.uint64) -> np.int64:
     """The first slot of a key: the highest bits of a product (Knuth, section 6.4)."""
     mixed = np.uint64(key) * _MIX
     mixed = (mixed ^ (mixed >> _HALF)) * _FOLD

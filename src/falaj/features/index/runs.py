@@ -73,9 +73,7 @@ class Run:
             self.starts, self.event_time, self.recorded_at, self.position, self.words,
             *self.least.values(), *self.entities.arrays().values(),
         ]  # fmt: skip
-        return sum(array.nbytes for array in arrays) + sum(
-            column.nbytes for column in self.arrow.values()
-        )
+        return sum(int(one.nbytes) for one in (*arrays, *self.arrow.values()))
 
     @cached_property
     def late(self) -> bool:
