@@ -18,8 +18,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-import numba
-
 F = TypeVar("F", bound=Callable[..., Any])
 _MOST_THREADS = 16
 
@@ -29,6 +27,8 @@ def compiled(function: F) -> F:
 
     Where no folder for the cache can be written, it is compiled anew in each process.
     """
+    import numba
+
     compiler: Any = numba.njit
     try:
         kernel: F = compiler(nogil=True, cache=True)(function)

@@ -18,6 +18,7 @@ from falaj.features.model import Knowledge
 from falaj.features.plan import ServicePlan, ViewUse
 from falaj.features.pointintime import latest_values
 from falaj.features.views import Events, ViewPlan, empty_source
+from falaj.features.windows import aggregated
 from falaj.kernel.errors import InvalidInput, NotFound
 
 
@@ -107,12 +108,10 @@ class Offline:
         Returns:
             By feature an Arrow array of m rows, null where nothing is known.
         """
-        if not plan.view.features:
-            found = plan.offline(self.events(plan, snapshot), keys, at, knowledge)
-            return {name: found[name] for name in features}
         runs, bound = self._indexes.runs(plan, snapshot)
+        answer = latest_values if plan.view.features else aggregated
         hide_late = knowledge is Knowledge.RECORDED
-        return latest_values(plan, features, runs, keys, at, hide_late=hide_late, bound=bound)
+        return answer(plan, features, runs, keys, at, hide_late=hide_late, bound=bound)
 
     def events(self, plan: ViewPlan, snapshot: int | None = None) -> Events:
         """All events of a view in the lake, in the order of its log."""
