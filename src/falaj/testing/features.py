@@ -127,6 +127,8 @@ class MemoryLake:
         return rows.to_reader(max_chunksize=1000)
 
     def _table(self, table: str, snapshot: int | None) -> _Log:
+        if snapshot is not None and not 0 < snapshot <= self.latest():
+            raise NotFound(f"The lake has no snapshot {snapshot}.")
         state = self._states[(snapshot or self.latest()) - 1]
         if table not in state:
             raise NotFound(f"There is no table {table!r}.")

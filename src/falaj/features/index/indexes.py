@@ -105,6 +105,11 @@ class Indexes:
             self._keep((key, extent.identity), chain)
         return chain.runs, extent.end
 
+    @property
+    def n_held(self) -> int:
+        """How many indexes are held now."""
+        return len(self._held)
+
     def _extent(self, table: str, snapshot: int, before: int | None = None) -> Extent | None:
         """The extent of a table; None if there is none."""
         asked = (table, snapshot, before)
