@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from falaj.features.adapters.foreign_parquet import ParquetReader
 from falaj.features.foreign import ForeignChanged, ForeignTables, ForeignUnreadable
-from falaj.features.foreign_join import ForeignView
+from falaj.features.foreign_join import Foreign, ForeignView
+from falaj.features.index.indexes import Indexes
 from falaj.features.model import (
     Aggregate,
     Entity,
@@ -22,6 +23,7 @@ from falaj.features.model import (
     Filter,
     Knowledge,
 )
+from falaj.features.offline import Offline
 from falaj.features.sources import ForeignTable, Format
 from falaj.features.store import FeatureStore
 from falaj.features.views import ViewPlan
@@ -93,6 +95,12 @@ def spine(plan, asked):
     return [columns[key] for key in plan.keys], at
 
 
+def features(plan, opened, asked, ordered_by=None):
+    keys, at = spine(plan, asked)
+    found = ForeignView(plan, opened, ordered_by)
+    return found.features(list(plan.outputs), keys, at, Knowledge.RECORDED)
+
+
 def answers(found):
     return {name: str(column.to_pylist()) for name, column in found.items()}
 
@@ -138,8 +146,9 @@ def test_the_answers_are_those_of_the_same_rows_in_the_lake(
     keys, at = spine(plan, asked)
     opened = reader(folder).open(written(folder, whole, files=files), None)
     found = ForeignView(plan, opened, "at" if ordered else None)
-    wanted = plan.offline(plan.events(whole), keys, at, knowledge)
-    assert answers(found.features(keys, at, knowledge)) == answers(wanted)
+    lake, names = Offline(Indexes(MemoryLake(events=whole))), list(plan.outputs)[::-1]
+    wanted = lake.values(plan, names, keys, at, knowledge, 1)
+    assert answers(found.features(names, keys, at, knowledge)) == answers(wanted)
     assert len(found.events()) == len(plan.events(whole))
 
 
@@ -147,9 +156,9 @@ def test_many_late_rows_of_one_entity_are_stepped_over(tmp_path):
     late = [(1, "a", 0, 10 + i // 50, 900, 1.0, "late") for i in range(500)]
     rows = table([(1, "a", 0, 1, 1, 1.0, "early"), *late, (2, "a", 0, 70, 70, 1.0, "other")])
     plan = view(recorded_at="seen")
-    keys, at = spine(plan, [(1, "a", 0, 80), (1, "a", 0, 899), (1, "a", 0, 900), (2, "a", 0, 80)])
+    asked = [(1, "a", 0, 80), (1, "a", 0, 899), (1, "a", 0, 900), (2, "a", 0, 80)]
     opened = reader(tmp_path).open(written(tmp_path, rows, group=64), None)
-    found = ForeignView(plan, opened, "at").features(keys, at)
+    found = features(plan, opened, asked, "at")
     assert found["note"].to_pylist() == ["early", "early", "late", "other"]
     assert found["n"].to_pylist() == [0, 0, 500, 501]
 
@@ -177,8 +186,7 @@ def test_only_what_is_needed_is_read(tmp_path):
     rows = table([(i, "a", 0, i, i, 1.0, "x") for i in range(12)])
     plan = view(features=[Feature("amount", "float64")])
     opened = Counting(reader(tmp_path).open(written(tmp_path, rows), None))
-    keys, at = spine(plan, [(4, "a", 0, 7)])
-    assert ForeignView(plan, opened, "at").features(keys, at)["amount"].to_pylist() == [1.0]
+    assert features(plan, opened, [(4, "a", 0, 7)], "at")["amount"].to_pylist() == [1.0]
     marks, values = ("card", "at"), ("amount",)
     assert sorted(opened.reads) == [(0, marks), (1, values), (1, marks), (2, marks)]
 
@@ -190,13 +198,12 @@ def test_rows_out_of_the_promised_order_are_named(tmp_path):
         rows = table([(9, "a", 0, i, i, 1.0, "x") for i in places])
         files = 2 if len(places) == 7 else 1
         declared = written(tmp_path, rows, files=files, group=3 if files == 1 else 6)
-        plan = view()
-        keys, at = spine(plan, [(1, "a", 0, 30)])
         opened = reader(tmp_path).open(declared, None)
         with pytest.raises(InvalidInput, match=told) as refused:
-            ForeignView(plan, opened, "at").features(keys, at)
+            features(view(), opened, [(1, "a", 0, 30)], "at")
         assert "ordered_by" in refused.value.hint
-        assert ForeignView(plan, opened, None).features(keys, at)
+        found = features(view(), opened, [(9, "a", 0, 30)])
+        assert found["n"].to_pylist() == [places.index(max(places))]
 
 
 def test_a_column_of_another_type_is_refused(tmp_path):
@@ -207,15 +214,13 @@ def test_a_column_of_another_type_is_refused(tmp_path):
         ({"features": [Feature("note", "float64")]}, "'note' has the type string"),
         ({"features": FEATURES, "where": [Filter("note", ">", 3)]}, "cannot compare"),
     ]:
-        plan = view(**values)
-        keys, at = spine(plan, [(1, "a", 0, 3)])
         with pytest.raises(InvalidInput, match=told):
-            ForeignView(plan, opened).features(keys, at)
+            features(view(**values), opened, [(1, "a", 0, 3)])
     naive = pa.table({"card": [1], "at": pa.array([0], pa.timestamp("us")), "amount": [1.0]})
     opened = reader(tmp_path).open(written(tmp_path, naive), None)
     plan = view(features=[Feature("amount", "float64")])
     with pytest.raises(InvalidInput, match="no time zone"):
-        ForeignView(plan, opened).features([pa.array([1])], np.array([5]))
+        features(plan, opened, [(1, "a", 0, 3)])
 
 
 def test_a_pin_says_which_files_were_read(tmp_path):
@@ -282,10 +287,11 @@ def store(tmp_path):
         FeatureService(name="all", features=["latest", "windows:sum_9s", "own"]),
         FeatureService(name="foreign", features=["latest", "windows:n_9s"]),
     )  # fmt: skip
+    lake = MemoryLake(lake_events=table(rows))
+    foreign = Foreign(given, ForeignTables({Format.PARQUET: reader(folder)}))
     made = FeatureStore(
-        given, MemoryLake(lake_events=table(rows)), online, FixedSecrets(), SetClock(NOW),
-        ForeignTables({Format.PARQUET: reader(folder)}),
-    )  # fmt: skip
+        given, lake, online, FixedSecrets(), SetClock(NOW), offline=Offline(Indexes(lake), foreign)
+    )
     made.folder = folder
     yield made
     online.close()

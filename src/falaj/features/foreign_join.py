@@ -9,7 +9,7 @@ of a view over the same rows in the lake.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
@@ -20,12 +20,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from falaj.features.columns import Array, Ints, Values, column_of, typed
-from falaj.features.foreign import Opened, Part
-from falaj.features.model import Knowledge
+from falaj.features.foreign import ForeignTables, Opened, Part
+from falaj.features.model import Feature, Knowledge
+from falaj.features.plan import DefinitionAccess
+from falaj.features.sources import ForeignTable
 from falaj.features.types import DType
 from falaj.features.views import Events, ViewPlan
 from falaj.kernel.clock import microseconds
-from falaj.kernel.errors import InvalidInput
+from falaj.kernel.errors import InvalidInput, NotFound, Unavailable
 
 T = TypeVar("T")
 _EVER = -(1 << 63)
@@ -73,12 +75,21 @@ class ForeignView:
         columns = self._plan.source_columns
         tables = each(lambda part: part.read(columns), self._opened.parts)
         self._opened.check()
-        return self._plan.events(self._joined(tables))
+        return self._events(tables)
 
     def features(
-        self, keys: Sequence[pa.Array], at: Ints, knowledge: Knowledge = Knowledge.RECORDED
+        self, features: Sequence[str], keys: Sequence[pa.Array], at: Ints, knowledge: Knowledge
     ) -> dict[str, pa.Array]:
-        """The features of each spine row, as known at its instant; see ``ViewPlan.offline``.
+        """Features of each spine row, as known at its instant.
+
+        Args:
+            features: which of the view's.
+            keys: the entity's key columns of the spine, typed, m rows each.
+            at: (m,) UTC microseconds.
+            knowledge: whether rows recorded later than ``at`` are invisible.
+
+        Returns:
+            By feature an Arrow array of m rows, null where nothing is known.
 
         Raises:
             InvalidInput: a column does not fit, or rows are not in the promised order.
@@ -89,9 +100,9 @@ class ForeignView:
         if self._ordered:
             self._check_order(marked)
         if self._plan.view.features:
-            answer = self._latest(marked, asked, at, knowledge)
+            answer = self._latest(features, marked, asked, at, knowledge)
         else:
-            answer = self._plan.offline(self._only(marked), keys, at, knowledge)
+            answer = self._aggregated(features, marked, keys, at, knowledge)
         self._opened.check()
         return answer
 
@@ -133,8 +144,30 @@ class ForeignView:
                 )
             latest = one.last
 
+    def _aggregated(
+        self,
+        features: Sequence[str],
+        marked: Sequence[_Marked],
+        keys: Sequence[pa.Array],
+        at: Ints,
+        knowledge: Knowledge,
+    ) -> dict[str, pa.Array]:
+        from falaj.features.index.building import run_of
+        from falaj.features.index.runs import ALL, Span
+        from falaj.features.windows import aggregated
+
+        events = self._only(marked)
+        run = run_of(self._plan, events, Span(self._opened.pin, 0, ALL, len(events), 0))
+        hide_late = knowledge is Knowledge.RECORDED
+        return aggregated(self._plan, features, [run], keys, at, hide_late=hide_late, bound=ALL)
+
     def _latest(
-        self, marked: Sequence[_Marked], asked: Asked, at: Ints, knowledge: Knowledge
+        self,
+        features: Sequence[str],
+        marked: Sequence[_Marked],
+        asked: Asked,
+        at: Ints,
+        knowledge: Knowledge,
     ) -> dict[str, pa.Array]:
         codes = _concatenated([one.codes for one in marked], np.int32)
         times = _concatenated([one.times for one in marked], np.int64)
@@ -156,50 +189,42 @@ class ForeignView:
             there[there] = times[found[there]] > at[there] - self._plan.ttl_us
         if order is not None:
             found = order[found]
-        return self._gathered(marked, found, there)
+        return self._gathered(features, marked, found, there)
 
     def _gathered(
-        self, marked: Sequence[_Marked], found: Ints, there: Array
+        self, features: Sequence[str], marked: Sequence[_Marked], found: Ints, there: Array
     ) -> dict[str, pa.Array]:
         """The features of the found rows, null where there is none.
 
         Args:
+            features: which of the view's.
+            marked: the parts.
             found: (m,) places among all marked rows.
             there: (m,) False where ``found`` means nothing.
         """
         wanted, place = np.unique(found[there], return_inverse=True)
         edges = np.cumsum([0, *(len(one.codes) for one in marked)])
         bounds = np.searchsorted(wanted, edges)
-        columns = list(dict.fromkeys(feature.column for feature in self._plan.view.features))
+        offered = {feature.name: feature for feature in self._plan.view.features}
+        asked = [offered[name] for name in features]
+        columns = list(dict.fromkeys(feature.column for feature in asked))
 
         def read(number: int) -> list[pa.Array]:
             rows = wanted[bounds[number] : bounds[number + 1]] - edges[number]
             one = marked[number]
             at = pa.array(rows if one.rows is None else one.rows[rows])
-            return self._typed(one.part.read(columns), at)
+            return _typed(asked, one.part.read(columns), at)
 
         needed = [number for number in range(len(marked)) if bounds[number] < bounds[number + 1]]
         taken = each(read, needed)
-        taken.append(self._typed(self._opened.schema.empty_table().select(columns), None))
-        places = np.full(len(found), 0, np.int64)
+        taken.append(_typed(asked, self._opened.schema.empty_table().select(columns), None))
+        places = np.zeros(len(found), np.int64)
         places[there] = place
         rows = pa.array(places, mask=~there)
         return {
-            feature.name: pa.concat_arrays([one[i] for one in taken]).take(rows)
-            for i, feature in enumerate(self._plan.view.features)
+            name: pa.concat_arrays([one[i] for one in taken]).take(rows)
+            for i, name in enumerate(features)
         }
-
-    def _typed(self, table: pa.Table, rows: pa.Array | None) -> list[pa.Array]:
-        """The features' columns of some rows (of all, if None)."""
-        return [
-            typed(
-                table.column(feature.column) if rows is None
-                else table.column(feature.column).take(rows),
-                feature.dtype,
-                feature.column,
-            )
-            for feature in self._plan.view.features
-        ]  # fmt: skip
 
     def _only(self, marked: Sequence[_Marked]) -> Events:
         """The events of asked entities alone, with all columns."""
@@ -209,11 +234,75 @@ class ForeignView:
             table = one.part.read(columns)
             return table if one.rows is None else table.take(pa.array(one.rows))
 
-        return self._plan.events(self._joined(each(read, [m for m in marked if len(m.codes)])))
+        return self._events(each(read, [one for one in marked if len(one.codes)]))
 
-    def _joined(self, tables: Iterable[pa.Table]) -> pa.Table:
+    def _events(self, tables: Iterable[pa.Table]) -> Events:
+        """The events among consecutive rows."""
         none = self._opened.schema.empty_table().select(self._plan.source_columns)
-        return pa.concat_tables([none, *tables], promote_options="permissive")
+        whole = pa.concat_tables([none, *tables], promote_options="permissive")
+        return self._plan.events(whole, np.arange(whole.num_rows))
+
+
+class Foreign:
+    """The views of foreign tables among others.
+
+    Args:
+        definitions: tell which tables are foreign; None: none is.
+        tables: opens them; None where this process cannot.
+    """
+
+    def __init__(self, definitions: DefinitionAccess | None, tables: ForeignTables | None) -> None:
+        self._definitions = definitions
+        self._tables = tables
+
+    def table(self, name: str) -> ForeignTable | None:
+        """The foreign table of that name, if there is one."""
+        if self._definitions is None:
+            return None
+        try:
+            found = self._definitions.get(ForeignTable.kind, name)
+        except NotFound:
+            return None
+        return found if isinstance(found, ForeignTable) else None
+
+    def pins(self, plans: Iterable[ViewPlan]) -> dict[str, str]:
+        """The version of each foreign table that the views read, by its name, as it is now.
+
+        Raises:
+            SourceBroken, ForeignUnreadable: it cannot be opened.
+        """
+        found = (self.table(name) for name in dict.fromkeys(plan.view.source for plan in plans))
+        return {one.name: self._opened(one, None).pin for one in found if one is not None}
+
+    def views(self, plans: Iterable[ViewPlan], pins: Mapping[str, str]) -> dict[str, ForeignView]:
+        """Those of the views that read foreign tables, each table opened once.
+
+        Args:
+            plans: compiled views.
+            pins: the versions to open, by table; the present one where none is named.
+
+        Raises:
+            SourceBroken, ForeignUnreadable: a table cannot be opened.
+            ForeignChanged: a pinned version is gone.
+        """
+        opened: dict[str, Opened] = {}
+        found: dict[str, ForeignView] = {}
+        for plan in plans:
+            table = self.table(plan.view.source)
+            if table is None:
+                continue
+            if table.name not in opened:
+                opened[table.name] = self._opened(table, pins.get(table.name))
+            found[plan.name] = ForeignView(plan, opened[table.name], table.ordered_by)
+        return found
+
+    def _opened(self, table: ForeignTable, pin: str | None) -> Opened:
+        if self._tables is None:
+            raise Unavailable(
+                f"The foreign table {table.name!r} cannot be read by this process.",
+                hint="Ask the control plane or a worker.",
+            )
+        return self._tables.open(table, pin)
 
 
 class Asked:
@@ -295,6 +384,16 @@ class _Numbers:
         out = np.empty(len(keys), np.int32)
         kernels_foreign.looked_up(keys, kept, self._slots, self._codes, out)
         return out
+
+
+def _typed(features: Sequence[Feature], table: pa.Table, rows: pa.Array | None) -> list[pa.Array]:
+    """The features' columns of some rows of a table (of all, if None)."""
+    found = []
+    for feature in features:
+        column = table.column(feature.column)
+        taken = column if rows is None else column.take(rows)
+        found.append(typed(taken, feature.dtype, feature.column))
+    return found
 
 
 def _order_of(time: Values) -> tuple[int, tuple[int, int] | None, int]:

@@ -23,13 +23,12 @@ from falaj.features.model import (
     Entity,
     FeatureService,
     FeatureView,
-    Knowledge,
     OnDemandFeatures,
     split_reference,
     split_version,
 )
 from falaj.features.types import DType, Type
-from falaj.features.views import Events, ViewPlan
+from falaj.features.views import ViewPlan
 from falaj.kernel.errors import InvalidInput
 
 D = TypeVar("D", bound=Definition)
@@ -51,16 +50,6 @@ class DefinitionAccess(Protocol):
 
     def all(self, kind: str) -> Sequence[Definition]:
         """Every current definition of a kind."""
-        ...
-
-
-class Answers(Protocol):
-    """Computes the features of one view where its rows lie."""
-
-    def features(
-        self, keys: Sequence[pa.Array], at: Ints, knowledge: Knowledge
-    ) -> Mapping[str, pa.Array]:
-        """The features of each spine row, as ``ViewPlan.offline`` gives them."""
         ...
 
 
@@ -242,16 +231,14 @@ class ServicePlan:
         self,
         spine: pa.Table,
         at: Ints,
-        events: Mapping[str, Events | Answers],
-        knowledge: Knowledge = Knowledge.RECORDED,
+        look_up: Callable[[ViewUse, Sequence[pa.Array], Ints], Mapping[str, pa.Array]],
     ) -> dict[str, pa.Array]:
         """The vector's columns for each row of a spine.
 
         Args:
             spine: m rows with the keys and the request fields.
             at: (m,) UTC microseconds.
-            events: all events of each view, by its name; or what answers for them.
-            knowledge: see ``Knowledge``.
+            look_up: gives a use's features by name, for key columns and instants.
         """
         columns: dict[str, pa.Array] = {
             name: typed(column_of(spine, name, of="The spine"), dtype, name)
@@ -262,12 +249,7 @@ class ServicePlan:
                 typed(column_of(spine, column, of="The spine"), dtype, column)
                 for column, dtype in zip(use.key_columns, use.plan.keys.values(), strict=True)
             ]
-            source = events[use.plan.name]
-            found: Mapping[str, pa.Array]
-            if isinstance(source, Events):
-                found = use.plan.offline(source, keys, at, knowledge)
-            else:
-                found = source.features(keys, at, knowledge)
+            found = look_up(use, keys, at)
             for feature in use.features:
                 columns[f"{use.plan.name}__{feature}"] = found[feature]
         for computed in self.on_demand:

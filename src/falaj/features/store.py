@@ -7,7 +7,7 @@ by ``push`` and ``materialize``. Nothing here asks who may do it: the service do
 from __future__ import annotations
 
 import secrets as random_names
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -15,9 +15,9 @@ import numpy as np
 import pyarrow as pa
 
 from falaj.features.answers import Ack, FeatureItem, Materialized, Pushed
-from falaj.features.columns import arrow_type, column_of, instants, table_of
-from falaj.features.foreign import ForeignTables, Opened
-from falaj.features.foreign_join import ForeignView
+from falaj.features.columns import arrow_type, table_of
+from falaj.features.foreign_join import Foreign
+from falaj.features.index.indexes import Indexes
 from falaj.features.model import (
     Entity,
     FeatureService,
@@ -25,19 +25,19 @@ from falaj.features.model import (
     Knowledge,
     OnDemandFeatures,
 )
+from falaj.features.offline import Offline
 from falaj.features.online import OnlineReader, Superseded, Vectors, ViewStorage, once_mark
-from falaj.features.plan import Answers, ServicePlan
+from falaj.features.plan import ServicePlan
 from falaj.features.ports import Merge, OnlineStore, Secrets, Write
-from falaj.features.sources import ForeignTable
 from falaj.features.versions import (
     AppliedDefinitions,
     AppliedViews,
     State,
     live_plans,
 )
-from falaj.features.views import Events, ViewPlan, empty_source
+from falaj.features.views import Events, ViewPlan
 from falaj.kernel.clock import Clock, microseconds
-from falaj.kernel.errors import InvalidInput, NotFound, Unavailable
+from falaj.kernel.errors import InvalidInput, NotFound
 from falaj.lake.ports import Lake
 
 _ROWS_PER_WRITE = 20_000
@@ -55,7 +55,7 @@ class FeatureStore:
         online: the latest values and tiles.
         keys: secrets for views that are personal or sensitive.
         clock: tells when a write happens.
-        foreign: opens foreign tables; without it a view of one cannot be computed.
+        offline: reads the lake for training; by default with indexes held in memory.
     """
 
     def __init__(
@@ -65,12 +65,13 @@ class FeatureStore:
         online: OnlineStore,
         keys: Secrets,
         clock: Clock,
-        foreign: ForeignTables | None = None,
+        *,
+        offline: Offline | None = None,
     ) -> None:
         self.definitions = definitions
-        self._foreign = foreign
         self.lake = lake
         self.online = online
+        self.offline = offline or Offline(Indexes(lake), Foreign(definitions, None))
         self._keys = keys
         self._clock = clock
         self._readers: dict[tuple[str, ...], OnlineReader] = {}
@@ -143,96 +144,18 @@ class FeatureStore:
             ForeignChanged: a foreign table is not what a pin says.
         """
         plan = self.plan(service) if isinstance(service, str) else service
-        asked = instants(column_of(spine, timestamp, of="The spine"), timestamp)
-        if not asked.valid.all():
-            raise InvalidInput(
-                f"The spine's column {timestamp!r} has {int((~asked.valid).sum())} nulls.",
-                hint="Every row of a spine needs its instant.",
-            )
-        if snapshot is None:
-            snapshot = self.lake.latest()
-        names = {use.plan.name: use.plan for use in plan.views}
-        events: dict[str, Events | Answers] = dict(self._foreign_views(names.values(), pins or {}))
-        own = [use for name, use in names.items() if name not in events]
-        for use, table in zip(own, self._sources(own, snapshot), strict=True):
-            events[use.name] = use.events(table)
-        found = plan.offline(spine, asked.values, events, Knowledge(knowledge))
-        frame = spine
-        for name, column in found.items():
-            if name in plan.request_fields:
-                frame = frame.set_column(frame.schema.get_field_index(name), name, column)
-                continue
-            if name in spine.column_names:
-                raise InvalidInput(
-                    f"The spine has a column {name!r}, as the service has a feature.",
-                    hint="Rename it in the spine.",
-                )
-            frame = frame.append_column(name, column)
-        return frame
+        return self.offline.frame(
+            spine, plan, timestamp=timestamp, knowledge=knowledge, snapshot=snapshot, pins=pins
+        )
 
     def foreign_pins(self, service: str | ServicePlan) -> dict[str, str]:
         """The version of each foreign table that a service takes from, as it is now."""
         plan = self.plan(service) if isinstance(service, str) else service
-        tables = (self._foreign_table(use.plan) for use in plan.views)
-        return {one.name: self._opener().open(one).pin for one in tables if one is not None}
-
-    def _foreign_views(
-        self, plans: Iterable[ViewPlan], pins: Mapping[str, str]
-    ) -> dict[str, ForeignView]:
-        found: dict[str, ForeignView] = {}
-        opened: dict[str, Opened] = {}
-        for plan in plans:
-            table = self._foreign_table(plan)
-            if table is None:
-                continue
-            if table.name not in opened:
-                opened[table.name] = self._opener().open(table, pins.get(table.name))
-            found[plan.name] = ForeignView(plan, opened[table.name], table.ordered_by)
-        return found
-
-    def _foreign_table(self, plan: ViewPlan) -> ForeignTable | None:
-        try:
-            found = self.definitions.get(ForeignTable.kind, plan.view.source)
-        except NotFound:
-            return None
-        return found if isinstance(found, ForeignTable) else None
-
-    def _opener(self) -> ForeignTables:
-        if self._foreign is None:
-            raise Unavailable("This process cannot read foreign tables.")
-        return self._foreign
-
-    def _sources(self, plans: Iterable[ViewPlan], snapshot: int) -> list[pa.Table]:
-        """The source rows of each view; of a table that several views read, once."""
-        wanted = list(plans)
-        columns: dict[str, dict[str, None]] = {}
-        for plan in wanted:
-            columns.setdefault(plan.view.source, {}).update(dict.fromkeys(plan.source_columns))
-        tables = {name: self._source(name, list(of), snapshot) for name, of in columns.items()}
-        return [
-            found if (found := tables[plan.view.source]) is not None else empty_source(plan)
-            for plan in wanted
-        ]
-
-    def _source(self, table: str, columns: Sequence[str], snapshot: int) -> pa.Table | None:
-        try:
-            there = self.lake.schema(table, snapshot).names
-        except NotFound:
-            return None
-        lacking = [name for name in columns if name not in there]
-        if lacking:
-            raise InvalidInput(
-                f"The table {table!r} has no column {lacking[0]!r}, which a view reads.",
-                hint=f"It has: {', '.join(there)}.",
-            )
-        return self.lake.scan(table, columns=list(columns), snapshot=snapshot)
+        return self.offline.foreign.pins(use.plan for use in plan.views)
 
     def events(self, plan: ViewPlan, snapshot: int | None = None) -> Events:
-        """All events of a view, in the lake or in its foreign table."""
-        for foreign in self._foreign_views([plan], {}).values():
-            return foreign.events()
-        at = self.lake.latest() if snapshot is None else snapshot
-        return plan.events(self._sources([plan], at)[0])
+        """All events of a view, in the order of the log of its source."""
+        return self.offline.events(plan, snapshot)
 
     # ── online ───────────────────────────────────────────────────────────────────────
 
@@ -280,7 +203,7 @@ class FeatureStore:
         """
         ack = Ack(ack)
         plans = self.views_of(table)
-        if self._foreign_table(plans[0]) is not None:
+        if self.offline.foreign.table(table) is not None:
             raise InvalidInput(
                 f"{table!r} is a foreign table: nothing is pushed to it.",
                 hint="Whoever owns it writes it; `falaj features materialize VIEW` reads it.",

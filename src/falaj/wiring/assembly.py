@@ -320,15 +320,19 @@ class Premises:
     @part
     def features(self) -> FeatureStore:
         """The feature store."""
+        from falaj.features.foreign_join import Foreign
+        from falaj.features.index.indexes import Indexes
+        from falaj.features.offline import Offline
         from falaj.features.store import AppliedDefinitions, FeatureStore
 
+        applied = AppliedDefinitions(self.database, self.definitions)
         return FeatureStore(
-            AppliedDefinitions(self.database, self.definitions),
+            applied,
             self.lake,
             self.online,
             self.keys,
             self.clock,
-            self.foreign_tables,
+            offline=Offline(Indexes(self.lake), Foreign(applied, self.foreign_tables)),
         )
 
     # ---- training and models
