@@ -42,13 +42,16 @@ class DeltaReader:
         identity, version = _parsed(pin)
         try:
             found = DeltaTable(str(folder), version=version)
-            if identity not in ("", found.metadata().id):
-                raise changed(table, "there is another Delta table in its folder")
+        except (DeltaError, OSError) as error:
+            if version is not None:
+                raise changed(table, f"version {version} cannot be read any more") from None
+            raise unreadable(table, error) from None
+        if identity not in ("", found.metadata().id):
+            raise changed(table, "there is another Delta table in its folder")
+        try:
             self._confine(table, folder, found.file_uris())
             return _DeltaVersion(table, found)
         except (DeltaError, OSError, pa.ArrowException) as error:
-            if version is not None:
-                raise changed(table, f"version {version} cannot be read any more") from None
             raise unreadable(table, error) from None
 
     def _confine(self, table: ForeignTable, folder: Path, files: Sequence[str]) -> None:

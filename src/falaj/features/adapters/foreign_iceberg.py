@@ -161,12 +161,23 @@ class _Snapshot:
         schema = scan.projection() if number is not None else metadata.schema()
         self.schema: pa.Schema = schema_to_pyarrow(schema, include_field_ids=False)
         tasks = [] if number is None else list(scan.plan_files())
-        tasks.sort(key=lambda one: (_sequence(one), one.file.file_path, one.file.record_count))
+        added = {} if number is None else _added(found, number)
+        tasks.sort(key=lambda one: (*added[one.file.file_path], one.file.file_path))
         self.parts = [_File(table, found, schema, task) for task in tasks]
 
     def check(self) -> None:
         """Files of a snapshot are immutable: what was read is what the metadata says."""
 
 
-def _sequence(task: Any) -> int:
-    return int(getattr(task.file, "sequence_number", None) or 0)
+def _added(found: Any, number: int) -> dict[str, tuple[int, int]]:
+    """Of each data file of a snapshot, its data sequence number and when it was added (ms)."""
+    metadata = found.metadata
+    times = {one.snapshot_id: int(one.timestamp_ms) for one in metadata.snapshots}
+    return {
+        entry.data_file.file_path: (
+            int(entry.sequence_number or 0),
+            times.get(entry.snapshot_id, 0),
+        )
+        for manifest in metadata.snapshot_by_id(number).manifests(found.io)
+        for entry in manifest.fetch_manifest_entry(found.io, discard_deleted=True)
+    }
