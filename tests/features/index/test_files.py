@@ -1,9 +1,9 @@
 """Runs in files: found again, never in clear where they must not be, thrown away when damaged."""
 
-import json
-import multiprocessing
 import os
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
 import numpy as np
@@ -201,21 +201,16 @@ def test_files_that_nobody_has_used_for_long_are_removed(tmp_path):
     assert len(kept(files)) == 2
 
 
-def _in_a_process(folder, say):
-    files = RunFiles(folder, None)
-    for n in (400, 500, 900):
-        say.put(json.dumps(answers(Counting(events=rows(n)), files)))
+def test_many_that_build_the_same_at_once_all_answer_right(files):
+    whole = rows(900)
+    wanted = [answers(Counting(events=whole.slice(0, n)), None) for n in (400, 500, 900)]
+    begin = threading.Barrier(4)
 
+    def build():
+        begin.wait(30)
+        return [answers(Counting(events=whole.slice(0, n)), files) for n in (400, 500, 900)]
 
-def test_two_processes_that_build_at_once_both_answer_right(tmp_path):
-    spawn = multiprocessing.get_context("spawn")
-    say = spawn.Queue()
-    both = [spawn.Process(target=_in_a_process, args=(tmp_path, say)) for _ in range(2)]
-    for one in both:
-        one.start()
-    told = [say.get(timeout=60) for _ in range(6)]
-    for one in both:
-        one.join(60)
-    wanted = [json.dumps(answers(Counting(events=rows(n)), None)) for n in (400, 500, 900)]
-    assert sorted(told) == sorted(wanted * 2)
-    assert all(".unfinished" not in path.name for path in kept(RunFiles(tmp_path, None)))
+    with ThreadPoolExecutor(4) as threads:
+        told = [one.result() for one in [threads.submit(build) for _ in range(4)]]
+    assert told == [wanted] * 4
+    assert all(".unfinished" not in path.name for path in kept(files))
