@@ -25,10 +25,12 @@ from falaj.features.model import (
     Knowledge,
     OnDemandFeatures,
 )
-from falaj.features.online import OnlineReader, Superseded, Vectors, ViewStorage, once_mark
+from falaj.features.online import OnlineReader
 from falaj.features.plan import DefinitionAccess, ServicePlan
 from falaj.features.ports import Merge, OnlineStore, Secrets, Write
+from falaj.features.vectors import Vectors
 from falaj.features.views import Events, ViewPlan, empty_source
+from falaj.features.viewstorage import Superseded, ViewStorage, once_mark
 from falaj.kernel.clock import Clock, microseconds
 from falaj.kernel.database import Database
 from falaj.kernel.errors import InvalidInput, NotFound
