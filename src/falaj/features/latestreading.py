@@ -58,9 +58,9 @@ class LatestReading:
         self._at: Any = self._span or self._places
         self._ttl_us = use.plan.ttl_us
         self._sealed = use.plan.sealed
-        self._words = slice(codec.slots[0].word, codec.slots[-1].word + 1)
-        self._is_block = codec.all_float and self._bits is None
-        self._names = names
+        words = [slot.word for _, slot in self._slots]
+        near = words == list(range(words[0], words[0] + len(words)))
+        self._words: Any = slice(words[0], words[0] + len(words)) if near else words
 
     def key(self, row: Mapping[str, Any]) -> bytes | None:
         """The entity's key in a request, None if it is null; raises InvalidInput."""
@@ -143,7 +143,11 @@ class LatestReading:
         if valid is None and every and usable:
             into.codes[:, self._at] = PRESENT
             into.event_times[:, self._view] = event_time
-            into.values.update(self._columns(matrix, found))
+            if into.block is not None:
+                into.block[self._at] = self._floats(matrix)
+            else:
+                for name, slot in self._slots:
+                    into.values[name] = self._codec.column(slot, matrix, found)
             return
         codes = np.full((m, len(self._places)), MISSING, np.uint8)
         own = np.repeat(code[:, None], len(self._places), axis=1)
@@ -153,23 +157,22 @@ class LatestReading:
         codes[there] = own
         into.codes[:, self._at] = codes
         into.event_times[there, self._view] = np.where(code == MISSING, NO_TIME, event_time)
-        self._scatter(into, codes, np.array(there, np.int64), self._columns(matrix, found))
-
-    def _columns(self, matrix: Ints, rows: Sequence[bytes]) -> dict[str, Array]:
-        if self._is_block:
-            block = np.ascontiguousarray(matrix.view(np.float64)[:, self._words].T)
-            return dict(zip(self._names, block, strict=True))
-        return {name: self._codec.column(slot, matrix, rows) for name, slot in self._slots}
-
-    def _scatter(
-        self, into: Assembly, codes: Array, there: Ints, columns: Mapping[str, Array]
-    ) -> None:
         kept = codes[there] == PRESENT
+        if into.block is not None:
+            whole = np.full((len(self._places), m), np.nan)
+            whole[:, there] = np.where(kept.T, self._floats(matrix), np.nan)
+            into.block[self._at] = whole
+            return
+        rows_there = np.array(there, np.int64)
         for i, (name, slot) in enumerate(self._slots):
-            whole = slot.empty(len(codes))
+            column = slot.empty(m)
             here = kept[:, i]
-            whole[there[here]] = columns[name][here]
-            into.values[name] = whole
+            column[rows_there[here]] = self._codec.column(slot, matrix, found)[here]
+            into.values[name] = column
+
+    def _floats(self, matrix: Ints) -> Array:
+        """(features, n) of a view of nothing but float64."""
+        return matrix.view(np.float64)[:, self._words].T
 
 
 def _cut_short() -> Corrupt:

@@ -25,6 +25,7 @@ from falaj.features.vectors import (
     PRESENT,
     STATUSES,
     Assembly,
+    Block,
     OnlineColumns,
     Vectors,
 )
@@ -75,7 +76,10 @@ class OnlineReader:
         self._optional = {name for name in plan.request_fields if name in plan.defaults}
         self._slots = [Slot(dtype, 0, 0, 1) for dtype in plan.outputs.values()]
         self._by_row = not self._windows and not plan.on_demand
-        self._all_float = all(dtype is DType.FLOAT64 for dtype in plan.outputs.values())
+        self._all_float = self._by_row and all(
+            dtype is DType.FLOAT64 for dtype in plan.outputs.values()
+        )
+        self._own_places = {name: places[name] for name in self.names}
 
     # ── what callers ask for ─────────────────────────────────────────────────────────
 
@@ -226,21 +230,17 @@ class OnlineReader:
 
     def _column_of_one(self, row: Row) -> OnlineColumns:
         values, codes, times = row
-        block: Array | None = None
-        columns: dict[str, Array]
+        columns: Mapping[str, Array]
         if self._all_float:
-            block = np.array(values, np.float64).reshape(-1, 1)
-            columns = dict(zip(self.names, block, strict=True))
+            columns = Block(self._own_places, np.array(values, np.float64).reshape(-1, 1))
         else:
             columns = {
                 name: _array_of_one(value, slot)
                 for name, value, slot in zip(self.names, values, self._slots, strict=True)
             }
         statuses = np.frombuffer(codes, np.uint8).reshape(1, -1)
-        event_times = np.array([times], np.int64).reshape(1, -1)
-        return OnlineColumns(
-            self.names, columns, statuses, self.views, event_times, self._filled, block
-        )
+        event_times = np.array([times], np.int64)
+        return OnlineColumns(self.names, columns, statuses, self.views, event_times, self._filled)
 
     # ── by column ────────────────────────────────────────────────────────────────────
 
@@ -249,6 +249,7 @@ class OnlineReader:
     ) -> OnlineColumns:
         at: int | Ints = at_us if isinstance(at_us, int) else np.asarray(at_us, np.int64)
         into = Assembly(
+            np.empty((self._width, m)) if self._all_float else None,
             {},
             np.zeros((m, self._width), np.uint8),
             np.full((m, len(self.views)), NO_TIME, np.int64),
@@ -300,7 +301,11 @@ class OnlineReader:
             into.codes[absent, place] = NULL
             if dtype is not DType.FLOAT64 and NUMPY[dtype] is not np.object_:
                 values = [0 if value is None else value for value in values]
-        into.values[name] = np.array([*values, None], np.object_)[:-1].astype(NUMPY[dtype])
+        column = np.array([*values, None], np.object_)[:-1].astype(NUMPY[dtype])
+        if into.block is not None:
+            into.block[place] = column
+        else:
+            into.values[name] = column
 
     def _compute(self, into: Assembly, m: int) -> None:
         for use in self.plan.on_demand:
@@ -316,13 +321,18 @@ class OnlineReader:
         for name, place in self._filling:
             absent = into.codes[:, place] != PRESENT
             if absent.any():
+                if into.block is not None:
+                    into.block[place, absent] = self.plan.defaults[name]
+                    continue
                 column = into.values[name].copy()
                 column[absent] = self.plan.defaults[name]
                 into.values[name] = column
         n = len(self.names)
         return OnlineColumns(
             self.names,
-            {name: into.values[name] for name in self.names},
+            {name: into.values[name] for name in self.names}
+            if into.block is None
+            else Block(self._own_places, into.block),
             into.codes if self._width == n else into.codes[:, :n],
             self.views,
             into.event_times,

@@ -25,7 +25,8 @@ from falaj.features.tails import ELEMENTS, Ragged, copied, elements, ragged, rea
 from falaj.features.types import DType, Element, ListType, Type, is_fixed_width
 from falaj.kernel.errors import Corrupt, FalajError
 
-_LOW = np.int64(0xFFFFFFFF)
+_ROWS_IN_CACHE = 1024
+"""Rows that are filled together: by whole columns, each write would miss the cache."""
 
 
 @dataclass(frozen=True)
@@ -95,30 +96,33 @@ class RowCodec:
         """n rows at log position 0, given as instants and one typed Arrow column a feature."""
         n = len(event_time)
         matrix = np.zeros((n, self.n_words), np.int64)
-        matrix[:, 0], matrix[:, 1] = words_of(event_time), words_of(recorded_at)
-        maps = matrix[:, self._bitmap].view(np.uint64)
-        matrix[:, self._bitmap] = self._full
+        plain = [
+            (slot.word, Values.of(column, slot.dtype, "").values)
+            for slot, column in zip(self.slots, columns, strict=True)
+            if isinstance(slot.dtype, DType) and not slot.is_tail
+        ]
+        floats = matrix.view(np.float64)
+        words = [(0, words_of(event_time)), (1, words_of(recorded_at)), *plain]
+        for low in range(0, n, _ROWS_IN_CACHE):
+            rows = slice(low, low + _ROWS_IN_CACHE)
+            matrix[rows, self._bitmap] = self._full
+            for word, values in words:
+                (floats if values.dtype == np.float64 else matrix)[rows, word] = values[rows]
         tails: list[Ragged] = []
         length = np.zeros(n, np.int64)
         for slot, column in zip(self.slots, columns, strict=True):
             if slot.is_tail:
-                values = ragged(column, slot.dtype)
-                matrix[:, slot.word] = length | (values.lengths << 32)
-                length = length + values.lengths
-                tails.append(values)
+                tails.append(ragged(column, slot.dtype))
+                matrix[:, slot.word] = length | (tails[-1].lengths << 32)
+                length = length + tails[-1].lengths
             elif isinstance(slot.dtype, ListType):
                 self._put_list(matrix, slot, column)
-            else:
-                kept = Values.of(column, slot.dtype, "").values
-                words = matrix[:, slot.word]
-                (words.view(np.float64) if kept.dtype == np.float64 else words)[:] = kept
             if column.null_count:
                 absent = column.is_null().to_numpy(zero_copy_only=False)
-                maps[absent, slot.bit >> 6] &= ~np.uint64(1 << (slot.bit & 63))
+                word = self._bitmap.start + (slot.bit >> 6)
+                matrix.view(np.uint64)[absent, word] &= ~np.uint64(1 << (slot.bit & 63))
                 matrix[absent, slot.word : slot.word + slot.n_words] = 0
-        if not tails:
-            return sliced(matrix)
-        return self._with_tails(matrix, length, tails)
+        return self._with_tails(matrix, length, tails) if tails else sliced(matrix)
 
     @staticmethod
     def _put_list(matrix: Ints, slot: Slot, column: pa.Array) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,27 @@ class Vectors:
         return [dict(zip(self.names, row, strict=True)) for row in self.values]
 
 
-@dataclass(frozen=True)
+class Block(Mapping[str, Array]):
+    """Columns of one type by name, which stand in one array (n, m)."""
+
+    __slots__ = ("array", "places")
+
+    def __init__(self, places: Mapping[str, int], array: Array) -> None:
+        self.places = places
+        self.array = array
+
+    def __getitem__(self, name: str) -> Array:
+        column: Array = self.array[self.places[name]]
+        return column
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.places)
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+
+@dataclass(slots=True)
 class OnlineColumns:
     """What a read gives, in columns: m entities, n features.
 
@@ -57,10 +78,15 @@ class OnlineColumns:
     views: tuple[str, ...]
     event_times: Ints
     filled: frozenset[str] = frozenset()
-    block: Array | None = None
 
     def lists(self) -> list[list[Any]]:
         """For each column its values as Python has them, None for null."""
+        some: list[bool] = np.any(self.statuses, axis=0).tolist()
+        if isinstance(self.values, Block):
+            found: list[list[Any]] = self.values.array.tolist()
+            for place in compress(range(len(some)), some):
+                found[place] = self.lists_of(self.names[place], place)
+            return found
         return [self.lists_of(name, place) for place, name in enumerate(self.names)]
 
     def lists_of(self, name: str, place: int) -> list[Any]:
@@ -100,9 +126,11 @@ class OnlineColumns:
 class Assembly:
     """Columns that a read is putting together: what is asked for, and what that needs.
 
-    ``values`` by name, ``codes`` (m, width) statuses by place, ``event_times`` (m, views).
+    ``values`` by name (or, if all are float64, in ``block`` (width, m) by place), ``codes``
+    (m, width) statuses by place, ``event_times`` (m, views).
     """
 
+    block: Array | None
     values: dict[str, Array]
     codes: Array
     event_times: Ints

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from falaj.features.columns import Ints
 from falaj.features.entitykeys import KeyCodec
@@ -72,20 +74,46 @@ class ViewStorage:
 
         Sorted by key. Raises LimitExceeded: a key is too long.
         """
+        return [row for batch in self.latest_batches(events, len(events)) for row in batch]
+
+    def latest_batches(self, events: Events, size: int) -> Iterator[list[tuple[bytes, bytes]]]:
+        """``latest_rows`` in batches of so many entities, each made when it is asked for."""
         if self.rows is None or not len(events):
-            return []
-        final = latest_of_each(events)
-        keys = self.keys.column([key.take(pa.array(final)) for key in events.keys])
-        event_time = events.event_time[final]
-        recorded_at = event_time if events.recorded_at is None else events.recorded_at[final]
+            return
+        final = np.sort(latest_of_each(events))
+        order = self._order(events, final)
+        for start in range(0, len(order), size):
+            place = order[start : start + size]
+            if len(place) == len(final) == len(events):
+                batch, rank = events, place
+            else:  # in the order of the log, which is fast to gather; then by key
+                ranked = np.argsort(place)
+                batch, rank = events.take(final[place[ranked]]), np.argsort(ranked)
+            keys, rows = self.keys.column(batch.keys), self._packed(batch)
+            if self._sealer is not None:
+                rows = list(map(self._sealer.seal, keys, rows))
+            by_key = rank.tolist()
+            yield list(
+                zip(map(keys.__getitem__, by_key), map(rows.__getitem__, by_key), strict=True)
+            )
+
+    def _packed(self, events: Events) -> list[bytes]:
+        if self.rows is None:
+            raise TypeError(f"{self.plan.name} keeps no latest values")
+        recorded_at = events.event_time if events.recorded_at is None else events.recorded_at
         columns = [
-            events.columns[column_key(feature.column, feature.dtype)].take(pa.array(final))
+            events.columns[column_key(feature.column, feature.dtype)]
             for feature in self.plan.view.features
         ]
-        rows = self.rows.packed(event_time, recorded_at, columns)
-        if self._sealer is not None:
-            rows = list(map(self._sealer.seal, keys, rows))
-        return sorted(zip(keys, rows, strict=True))
+        return self.rows.packed(events.event_time, recorded_at, columns)
+
+    def _order(self, events: Events, rows: Ints) -> Ints:
+        """The order of some events by the keys of their entities, as stores sort them."""
+        first, *others = events.keys
+        if not others and pa.types.is_integer(first.type) and not self.plan.sealed:
+            return np.argsort(first.to_numpy(zero_copy_only=False)[rows])
+        keys = self.keys.column([key.take(pa.array(rows)) for key in events.keys])
+        return np.asarray(pc.sort_indices(pa.array(keys, pa.binary())).to_numpy(), np.int64)
 
     def _owners(self, events: Events) -> tuple[Ints, list[bytes]]:
         owners, first = numbered(events.keys)

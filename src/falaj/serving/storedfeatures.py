@@ -12,7 +12,7 @@ from falaj.features.model import FeatureService
 from falaj.features.online import OnlineReader
 from falaj.features.plan import ServicePlan
 from falaj.features.types import DType, is_fixed_width
-from falaj.features.vectors import NO_TIME, PRESENT
+from falaj.features.vectors import NO_TIME, PRESENT, Block
 from falaj.serving.model import FieldType, RequestField
 
 if TYPE_CHECKING:
@@ -60,8 +60,8 @@ class EncodedReader:
         """The vectors as numbers; see ``ports.FeatureReader.read``."""
         found = self._reader.columns_of(rows, at_us)
         n, statuses = len(rows), found.statuses
-        if found.block is not None:
-            matrix = found.block.T.astype(np.float32)
+        if isinstance(found.values, Block):
+            matrix = found.values.array.T.astype(np.float32)
         else:
             matrix = np.full((n, len(self.names)), np.nan, np.float32)
             absent = statuses != PRESENT

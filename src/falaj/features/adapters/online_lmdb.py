@@ -10,7 +10,8 @@ from __future__ import annotations
 import errno
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from operator import itemgetter
+from itertools import islice
+from operator import itemgetter, lt
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -120,14 +121,15 @@ class LmdbOnlineStore:
     def _put_newer(transaction: Any, newer: Sequence[tuple[bytes, bytes]], done: Written) -> None:
         """Put rows in the order of their keys: neighbours share pages, of which each is copied
         and written once. Where no stored key lies among them, nothing has to be compared."""
-        rows = dict(newer)
-        if len(rows) < len(newer):
-            rows = _newest(newer)
-        put: Sequence[tuple[bytes, bytes]] = sorted(rows.items(), key=_KEY)
+        put = newer
+        keys = [key for key, _ in newer]
+        if not all(map(lt, keys, islice(keys, 1, None))):
+            put = sorted(_newest(newer).items(), key=_KEY)
+            keys = [key for key, _ in put]
         cursor = transaction.cursor()
-        beyond = not cursor.set_range(put[0][0])
-        if not beyond and bytes(cursor.key()) <= put[-1][0]:
-            stored = map(transaction.get, [key for key, _ in put])
+        beyond = not cursor.set_range(keys[0])
+        if not beyond and bytes(cursor.key()) <= keys[-1]:
+            stored = map(transaction.get, keys)
             put = [
                 item
                 for item, before in zip(put, stored, strict=True)
