@@ -82,30 +82,21 @@ class ViewStorage:
             return
         final = np.sort(latest_of_each(events))
         order = self._order(events, final)
-        for start in range(0, len(order), size):
-            place = order[start : start + size]
-            if len(place) == len(final) == len(events):
-                batch, rank = events, place
-            else:  # in the order of the log, which is fast to gather; then by key
-                ranked = np.argsort(place)
-                batch, rank = events.take(final[place[ranked]]), np.argsort(ranked)
-            keys, rows = self.keys.column(batch.keys), self._packed(batch)
-            if self._sealer is not None:
-                rows = list(map(self._sealer.seal, keys, rows))
-            by_key = rank.tolist()
-            yield list(
-                zip(map(keys.__getitem__, by_key), map(rows.__getitem__, by_key), strict=True)
-            )
-
-    def _packed(self, events: Events) -> list[bytes]:
-        if self.rows is None:
-            raise TypeError(f"{self.plan.name} keeps no latest values")
         recorded_at = events.event_time if events.recorded_at is None else events.recorded_at
         columns = [
             events.columns[column_key(feature.column, feature.dtype)]
             for feature in self.plan.view.features
         ]
-        return self.rows.packed(events.event_time, recorded_at, columns)
+        for start in range(0, len(order), size):
+            by_key = final[order[start : start + size]]
+            ranked = np.argsort(by_key)  # the order of the log is fast to gather
+            keys = self.keys.column([key.take(pa.array(by_key)) for key in events.keys])
+            rows = self.rows.packed(
+                events.event_time, recorded_at, columns, by_key[ranked], np.argsort(ranked)
+            )
+            if self._sealer is not None:
+                rows = list(map(self._sealer.seal, keys, rows))
+            yield list(zip(keys, rows, strict=True))
 
     def _order(self, events: Events, rows: Ints) -> Ints:
         """The order of some events by the keys of their entities, as stores sort them."""

@@ -1,4 +1,4 @@
-"""Reading a window view: interim, row by row."""
+"""Reading a window view: from stored rows to values, statuses and event times."""
 
 from __future__ import annotations
 
@@ -17,11 +17,14 @@ from falaj.features.viewstorage import ViewStorage
 
 
 class Asked:
+    """What one read needs of the view: ``keys`` whose rows are to be read."""
+
     def __init__(self, reading: WindowReading, owners: list[bytes | None], at: int | Ints) -> None:
         self._reading, self._owners, self._at = reading, owners, at
         self.keys = [key for key in owners if key is not None]
 
     def fill(self, into: Assembly, rows: Sequence[bytes | None]) -> bool:
+        """Put the features into columns; False if other keys have to be read."""
         found = iter(rows)
         r = self._reading
         for i, key in enumerate(self._owners):
@@ -43,12 +46,14 @@ class Asked:
                 if value is not None:
                     into.values[name][i] = value
         if not self._owners:
-            for feature, name, place, dtype in r._named:
+            for _, name, _, dtype in r._named:
                 into.values[name] = np.zeros(0, NUMPY[dtype])
         return True
 
 
 class WindowReading:
+    """One window view, as a reader of a service uses it."""
+
     def __init__(
         self, use: ViewUse, storage: ViewStorage, places: Mapping[str, int], view: int
     ) -> None:
@@ -60,12 +65,14 @@ class WindowReading:
         ]
 
     def key(self, row: Mapping[str, Any]) -> bytes | None:
+        """The entity's key in a request, None if it is null; raises InvalidInput."""
         try:
             return self._storage.keys.encoded([row[column] for column in self._key_columns])
         except KeyError as error:
             raise lacks(error.args[0], "entity key") from None
 
     def ask(self, given: Mapping[str, Sequence[Any]], m: int, at: int | Ints) -> Asked:
+        """Begin a read of m entities; raises InvalidInput."""
         try:
             keys = self._storage.keys.asked([given[name] for name in self._key_columns])
         except KeyError as error:
