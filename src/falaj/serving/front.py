@@ -14,22 +14,23 @@ and the time of a body, idle connections, and requests of one connection that wa
 from __future__ import annotations
 
 import asyncio
+import signal
+import threading
 import time
 from collections import deque
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Protocol
 
 import httptools
 
-from falaj.kernel.telemetry import logger
-
 if TYPE_CHECKING:
     import socket
     import ssl
 
 LONGEST_HEAD = 64 * 1024
+LONGEST_PATH = 8 * 1024
 MOST_HEADERS = 100
 MOST_WAITING = 64
 """Pipelined requests of one connection that may wait for their answers."""
@@ -73,22 +74,27 @@ class Response:
     """True to end the connection behind it."""
 
 
-Answer = Response | Awaitable[Response]
+Told = Response | bytes
+"""An answer; bytes alone are JSON with status 200."""
 
 
 class Application(Protocol):
     """What stands behind a front."""
 
-    def __call__(self, request: Request) -> Answer:
+    def __call__(self, request: Request) -> Told | Awaitable[Told]:
         """Answer a request, at once or later; it is called on the event loop."""
         ...
 
-    def most_bytes(self, path: bytes) -> int:
-        """The longest body that a path takes."""
+    def reception(self, path: bytes) -> tuple[int, float]:
+        """The longest body that a path takes, and the seconds in which it must arrive."""
         ...
 
-    def refusal(self, status: int, message: str) -> Response:
+    def refusal(self, path: bytes, status: int, message: str) -> Response:
         """The answer to a request that is refused before it is whole."""
+        ...
+
+    def failure(self, path: bytes, error: BaseException) -> Response:
+        """The answer to a request whose answering has raised."""
         ...
 
     async def start(self) -> None:
@@ -105,7 +111,6 @@ class Bounds:
     """How long a front waits, in seconds."""
 
     head: float = 10.0
-    body: float = 30.0
     idle: float = 75.0
 
 
@@ -124,7 +129,7 @@ class _Connection(asyncio.Protocol):
         self._head_bytes = 0
         self._in_head = True
         self._refused = False
-        self._waiting: deque[tuple[Request, asyncio.Future[Response]]] = deque()
+        self._waiting: deque[tuple[Request, asyncio.Future[Told]]] = deque()
         self._held = False
         self._choked = False
         self.until = time.perf_counter() + front.bounds.head
@@ -153,7 +158,7 @@ class _Connection(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
-            self._refuse(426, "This server speaks HTTP/1.1 alone.")
+            pass  # answered as HTTP/1.1, as a server that does not upgrade may; then closed
         except httptools.HttpParserError:
             if not self._refused:
                 self._refuse(400, "The request is not HTTP.")
@@ -175,17 +180,21 @@ class _Connection(asyncio.Protocol):
     # -- parser ---------------------------------------------------------------------
 
     def on_message_begin(self) -> None:
+        if self._refused:
+            return
         self._request = Request()
         self._parts = []
         self._n_bytes = 0
 
     def on_url(self, url: bytes) -> None:
         self._request.path += url
+        if len(self._request.path) > LONGEST_PATH and not self._refused:
+            self._refuse(414, "The path of the request is too long.")
 
     def on_header(self, name: bytes, value: bytes) -> None:
         headers = self._request.headers
         headers[name.lower()] = value
-        if len(headers) > MOST_HEADERS:
+        if len(headers) > MOST_HEADERS and not self._refused:
             self._refuse(431, "The request has too many headers.")
 
     def on_headers_complete(self) -> None:
@@ -193,18 +202,18 @@ class _Connection(asyncio.Protocol):
         now = request.started = time.perf_counter()
         self._in_head = False
         request.method = self._parser.get_method()
-        request.keep_alive = self._parser.should_keep_alive()
+        request.keep_alive = self._parser.should_keep_alive() and not self._parser.should_upgrade()
         path, mark, query = request.path.partition(b"?")
         if mark:
             request.path, request.query = path, query
         if self._refused:
             return
-        self._limit = self._application.most_bytes(path)
+        self._limit, seconds = self._application.reception(request.path)
         length = request.headers.get(b"content-length")
         if length is not None and int(length[:20]) > self._limit:
             self._refuse(413, f"The body is longer than {self._limit} bytes.")
             return
-        self.until = now + self._front.bounds.body
+        self.until = now + seconds
         if b"expect" in request.headers and not self._waiting:
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
@@ -227,12 +236,12 @@ class _Connection(asyncio.Protocol):
         try:
             answer = self._application(request)
         except Exception as error:  # noqa: BLE001 - one request must not end the others
-            answer = self._failed(error)
-        if not self._waiting and type(answer) is Response:
+            answer = self._application.failure(request.path, error)
+        if not self._waiting and isinstance(answer, (Response, bytes)):
             self._write(request, answer)
             return
-        future: asyncio.Future[Response]
-        if isinstance(answer, Response):
+        future: asyncio.Future[Told]
+        if isinstance(answer, (Response, bytes)):
             future = self._front.loop.create_future()
             future.set_result(answer)
         else:
@@ -244,28 +253,25 @@ class _Connection(asyncio.Protocol):
 
     # -- answers --------------------------------------------------------------------
 
-    def _done(self, _future: asyncio.Future[Response]) -> None:
+    def _done(self, _future: asyncio.Future[Told]) -> None:
         """Write every answer whose turn has come."""
         waiting = self._waiting
         while waiting and waiting[0][1].done() and self._transport is not None:
             request, future = waiting.popleft()
-            if future.cancelled():
-                answer = self._failed(asyncio.CancelledError())
-            else:
-                error = future.exception()
-                answer = future.result() if error is None else self._failed(error)
+            error = asyncio.CancelledError() if future.cancelled() else future.exception()
+            answer = (
+                future.result() if error is None else self._application.failure(request.path, error)
+            )
             self._write(request, answer)
         if self._held and len(waiting) < MOST_WAITING:
             self._release()
 
-    def _failed(self, error: BaseException) -> Response:
-        logger(__name__).error("request failed", error=repr(error))
-        return self._application.refusal(500, "The request failed inside the server.")
-
-    def _write(self, request: Request, answer: Response) -> None:
+    def _write(self, request: Request, answer: Told) -> None:
         transport = self._transport
         if transport is None or transport.is_closing():
             return
+        if isinstance(answer, bytes):
+            answer = Response(answer)
         keep = request.keep_alive and not answer.close and not self._front.closing
         body = answer.body
         head = b"%bcontent-type: %b\r\ncontent-length: %d\r\n" % (
@@ -286,10 +292,10 @@ class _Connection(asyncio.Protocol):
     def _refuse(self, status: int, message: str) -> None:
         """Answer a request that never became whole, and end the connection."""
         self._refused = True
-        answer = self._application.refusal(status, message)
+        answer = self._application.refusal(self._request.path, status, message)
         answer.close = True
         if self._waiting:
-            future: asyncio.Future[Response] = self._front.loop.create_future()
+            future: asyncio.Future[Told] = self._front.loop.create_future()
             future.set_result(answer)
             self._waiting.append((self._request, future))
             return  # those before it are answered first
@@ -379,3 +385,46 @@ class Front:
         if self._sweeper is not None:
             self._sweeper.cancel()
         await self.application.stop()
+
+
+def run(
+    application: Application,
+    sockets: list[socket.socket],
+    *,
+    context: ssl.SSLContext | None = None,
+    ready: Callable[[], None] = lambda: None,
+    begun: Callable[[Callable[[], None]], None] = lambda _: None,
+    grace_seconds: float = 5.0,
+) -> None:
+    """Serve until SIGTERM or SIGINT.
+
+    Args:
+        application: answers the requests.
+        sockets: bound to where it is to be reached.
+        context: of TLS.
+        ready: called when the first request can come.
+        begun: is given a function that ends the serving, from any thread.
+        grace_seconds: how long open requests may take when it ends.
+    """
+    import uvloop
+
+    async def served() -> None:
+        stopped = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.add_signal_handler(number, stopped.set)
+
+        def stop() -> None:
+            loop.call_soon_threadsafe(stopped.set)
+
+        begun(stop)
+        front = Front(application)
+        await front.listen(sockets, context)
+        try:
+            ready()
+            await stopped.wait()
+        finally:
+            await front.close(grace_seconds=grace_seconds)
+
+    uvloop.run(served())
