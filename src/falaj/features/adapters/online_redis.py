@@ -270,9 +270,12 @@ class RedisOnlineStore:
                 "Set appendonly yes and appendfsync always.",
             )
             return
-        started = time.monotonic()
-        self._synced(Change(()).arguments(self._rows, self._marks, self._touch, 0))
-        took = time.monotonic() - started
+        nothing = Change(()).arguments(self._rows, self._marks, self._touch, 0)
+        took = 0.0
+        for _ in range(3):  # the first may come just before a sync that was due
+            started = time.monotonic()
+            self._synced(nothing)
+            took = max(took, time.monotonic() - started)
         if took > _SLOW_SECONDS:
             yield (
                 f"{shown} syncs its append-only file late: a write took {took:.2f} s.",
