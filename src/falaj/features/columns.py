@@ -208,14 +208,21 @@ def instants(column: Any, name: str) -> Values:
 
 def column_of(table: pa.Table, name: str, *, of: str) -> Any:
     """A table's column; raises InvalidInput naming what there is."""
-    if name not in table.column_names:
+    found = table.schema.get_all_field_indices(name)  # quick, also among 10,000 columns
+    if not found:
         raise InvalidInput(
             f"{of} has no column {name!r}.",
-            hint=f"It has: {', '.join(table.column_names) or 'no columns'}.",
+            hint=f"It has: {told_names(table.column_names)}.",
         )
-    if table.column_names.count(name) > 1:
+    if len(found) > 1:
         raise InvalidInput(f"{of} has two columns {name!r}.", hint="Rename or drop one of them.")
-    return table.column(name)
+    return table.column(found[0])
+
+
+def told_names(names: Sequence[str]) -> str:
+    """Some names for a hint."""
+    more = f" and {len(names) - 20} more" if len(names) > 20 else ""
+    return (", ".join(names[:20]) or "no columns") + more
 
 
 def table_of(rows: Sequence[Mapping[str, Any]], types: Mapping[str, pa.DataType]) -> pa.Table:
