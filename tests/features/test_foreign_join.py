@@ -175,7 +175,7 @@ class Counting:
 class CountingPart:
     def __init__(self, part, number, reads):
         self._part, self._number, self._reads = part, number, reads
-        self.name, self.least = part.name, part.least
+        self.name, self.least, self.n_rows = part.name, part.least, part.n_rows
 
     def read(self, columns):
         self._reads.append((self._number, tuple(columns)))
