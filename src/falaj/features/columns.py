@@ -185,12 +185,15 @@ def instants(column: Any, name: str) -> Values:
 
 def column_of(table: pa.Table, name: str, *, of: str) -> Any:
     """A table's column; raises InvalidInput naming what there is."""
-    if name not in table.column_names:
+    place = table.schema.get_field_index(name)
+    if place < 0:
+        names = table.column_names
+        more = f" and {len(names) - 20} more" if len(names) > 20 else ""
         raise InvalidInput(
-            f"{of} has no column {name!r}.",
-            hint=f"It has: {', '.join(table.column_names) or 'no columns'}.",
+            f"{of} has {'two columns' if name in names else 'no column'} {name!r}.",
+            hint=f"It has: {', '.join(names[:20]) or 'no columns'}{more}.",
         )
-    return table.column(name)
+    return table.column(place)
 
 
 def table_of(rows: Sequence[Mapping[str, Any]], types: Mapping[str, pa.DataType]) -> pa.Table:

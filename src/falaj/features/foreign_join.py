@@ -70,8 +70,9 @@ class ForeignView:
         self._plan = plan
         self._opened = opened
         self._ordered = ordered_by == plan.view.event_time
+        none = opened.schema.empty_table()
         for name in plan.source_columns:
-            column_of(opened.schema.empty_table(), name, of=plan.told)
+            column_of(none, name, of=plan.told)
 
     def events(self) -> Events:
         """All events of the view; raises InvalidInput if a column does not fit."""
