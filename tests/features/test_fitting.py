@@ -129,7 +129,7 @@ def test_the_table_of_a_stream_that_stands_already_must_fit(sqlite_database, mak
         platform.apply(PAYMENTS)
     lacking = Stream(name="payments", columns={"card": "string", "at": "timestamp"},
                      event_time="at")  # fmt: skip
-    with pytest.raises(SchemaMismatch, match="lack the column amount|lack the column 'amount'"):
+    with pytest.raises(SchemaMismatch, match="lack the column"):
         platform.apply(lacking)
 
 
@@ -201,7 +201,7 @@ def test_names_that_are_no_names_are_refused(name):
 def test_two_features_of_one_name_are_refused():
     with pytest.raises(ValidationError, match="same name"):
         view(features=[Feature("amount", "float64"), Feature("amount", "int64")])
-    with pytest.raises(ValidationError, match="twice|same name|two"):
+    with pytest.raises(ValidationError, match="same name"):
         view(aggregates=[Aggregate("n", "count", window=timedelta(1))] * 2)
 
 

@@ -55,8 +55,8 @@ def fitted(
     Raises:
         SchemaMismatch: a missing, unexpected or differently typed column, by name.
     """
-    names, known = set(rows.column_names), set(schema.names)
-    missing = [name for name in schema.names if name not in names]
+    there, known = set(rows.column_names), set(schema.names)
+    missing = [name for name in schema.names if name not in there]
     added = [field for field in rows.schema if field.name not in known]
     if missing:
         raise SchemaMismatch(
