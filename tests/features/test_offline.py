@@ -1,4 +1,4 @@
-"""Offline values against plain loops: many late events, long entities, several runs, old snapshots."""
+"""Offline values against plain loops: late events, long entities, several runs, old snapshots."""
 
 import math
 from collections import Counter
@@ -67,7 +67,8 @@ def rows_of(chance, n, *, span=300, late=0.3, latest=150, keys=2):
         ]
 
     at = chance.integers(0, span, n).tolist()
-    delay = np.where(chance.random(n) < late, chance.integers(0, latest, n), 0).tolist()
+    delays = np.where(chance.random(n) < late, chance.integers(0, latest, n), 0).tolist()
+    recorded = [a + d for a, d in zip(at, delays, strict=True)]
     floats = chance.choice(
         [0.5, -0.0, 0.0, 1e9, -2.5, math.inf, -math.inf, math.nan],
         n,
@@ -79,7 +80,7 @@ def rows_of(chance, n, *, span=300, late=0.3, latest=150, keys=2):
         "k": pa.array(some(chance.integers(0, keys, n).tolist(), 0.02), pa.int64()),
         "s": pa.array(chance.choice(["u", "v"], n).tolist(), pa.string()),
         "at": pa.array(some(at, 0.02), pa.int64()).cast(TIME),
-        "rec": pa.array(some([a + d for a, d in zip(at, delay, strict=True)], 0.3), pa.int64()).cast(TIME),
+        "rec": pa.array(some(recorded, 0.3), pa.int64()).cast(TIME),
         "x": pa.array(some(floats.tolist()), pa.float64()),
         "i": pa.array(some(numbers.tolist()), pa.int64()),
         "b": pa.array(some((numbers > 0).tolist()), pa.bool_()),

@@ -1,15 +1,11 @@
 """Point-in-time search over many late events, and entities of many keys."""
 
-from datetime import timedelta
-
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from falaj.features.columns import entity_codes
-from falaj.features.model import Aggregate, Entity, FeatureView, Knowledge
 from falaj.features.pointintime import EventIndex
-from falaj.features.views import Events, ViewPlan
 
 
 @pytest.mark.parametrize("latest", [3, 60, 1_000])
@@ -28,37 +24,6 @@ def test_the_newest_event_that_was_recorded_in_time_is_found_however_many_were_l
             if code == codes[i] >= 0 and event_time[i] <= t and recorded[i] <= t
         ]
         assert position == (max(known)[2] if known else -1)
-
-
-@pytest.mark.parametrize("lateness", [1, 50, 500])
-def test_windows_count_only_what_was_recorded_in_time(lateness):
-    chance = np.random.default_rng(lateness)
-    n, m = 500, 200
-    view = FeatureView(
-        name="v", entity="e", source="s", event_time="at",
-        aggregates=[
-            Aggregate(f, f, "x", window=timedelta(microseconds=90), hop=timedelta(microseconds=7))
-            for f in ("count", "sum", "min", "max", "std")
-        ],
-    )  # fmt: skip
-    plan = ViewPlan.of(view, Entity(name="e", keys={"k": "int64"}))
-    keys, at = chance.integers(0, 2, n), chance.integers(0, 300, n)
-    recorded, values = at + chance.integers(0, lateness, n), chance.normal(size=n)
-    events = Events((pa.array(keys),), at, recorded, {
-        "x:float64": pa.array(values), "x:counted": pa.array(np.ones(n, bool)),
-    })  # fmt: skip
-    asked, times = chance.integers(0, 3, m), chance.integers(0, 400, m)
-    found = plan.offline(events, [pa.array(asked)], times, Knowledge.RECORDED)
-    for row, (key, t) in enumerate(zip(asked, times, strict=True)):
-        after = (t - 90) // 7 * 7
-        used = values[(keys == key) & (at > after) & (at <= t) & (recorded <= t)]
-        assert found["count"][row].as_py() == len(used)
-        for name in ("sum", "min", "max", "std"):
-            got = found[name][row].as_py()
-            if not len(used):
-                assert got is None
-            else:
-                assert got == pytest.approx(getattr(np, name)(used), rel=1e-9, abs=1e-12)
 
 
 def test_entities_of_many_wide_keys_are_numbered_without_overflow():

@@ -18,6 +18,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
+import numpy as np
+
 F = TypeVar("F", bound=Callable[..., Any])
 _MOST_THREADS = 16
 
@@ -35,6 +37,11 @@ def compiled(function: F) -> F:
     except RuntimeError:  # numba found no folder that it may write
         kernel = compiler(nogil=True)(function)
     return kernel
+
+
+def plain(array: Any, dtype: Any) -> np.ndarray[Any, Any]:
+    """An array as kernels take it, contiguous and writable: so each is compiled but once."""
+    return np.require(array, dtype, ["C", "W"])
 
 
 class _Pool:

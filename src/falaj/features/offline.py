@@ -15,6 +15,7 @@ import pyarrow as pa
 from falaj.features.columns import Ints, column_of, instants
 from falaj.features.foreign_join import Foreign
 from falaj.features.index.indexes import Indexes, source_events
+from falaj.features.kernels import plain
 from falaj.features.model import Knowledge
 from falaj.features.plan import ServicePlan, ViewUse
 from falaj.features.pointintime import latest_values
@@ -89,7 +90,8 @@ class Offline:
             return self.values(use.plan, use.features, keys, at, how, at_snapshot)
 
         frame = spine
-        for name, column in plan.offline(spine, asked.values, look_up).items():
+        times = plain(asked.values, np.int64)
+        for name, column in plan.offline(spine, times, look_up).items():
             if name in plan.request_fields:
                 frame = frame.set_column(frame.schema.get_field_index(name), name, column)
             else:

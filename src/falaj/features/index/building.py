@@ -10,6 +10,7 @@ import pyarrow as pa
 from falaj.features.columns import Array, Ints, Values
 from falaj.features.index.entities import Entities
 from falaj.features.index.runs import LATE, NONE, PINNED, Run, Span, blocks_of
+from falaj.features.kernels import plain
 from falaj.features.types import DType, Type, is_fixed_width
 from falaj.features.views import Events, ViewPlan, column_key
 
@@ -72,7 +73,7 @@ def _words(plan: ViewPlan, events: Events, order: Ints) -> tuple[Ints, int, dict
         values = events.values(name, dtype)
         flag = place if nulls else -1
         kernels.place_words(
-            as_words(values), np.ascontiguousarray(values.valid), order, words,
+            as_words(values), plain(values.valid, np.bool_), order, words,
             n_flags + place, flag,
         )  # fmt: skip
         columns[column_key(name, dtype)] = place
@@ -83,8 +84,8 @@ def as_words(values: Values) -> Ints:
     """Values as eight-byte words: a number by its bits, a bool as 0 or 1."""
     array: Array = values.values
     if array.dtype == np.float64:
-        return np.ascontiguousarray(array).view(np.int64)
-    return np.ascontiguousarray(array, dtype=np.int64)
+        return plain(plain(array, np.float64).view(np.int64), np.int64)
+    return plain(array, np.int64)
 
 
 def from_words(words: Ints, bits: Array, dtype: DType) -> pa.Array:

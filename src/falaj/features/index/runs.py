@@ -83,6 +83,8 @@ class Run:
     n_flags: int
     columns: Mapping[str, int] = field(default_factory=dict)
     arrow: Mapping[str, pa.Array] = field(default_factory=dict)
+    mapped: bool = False
+    """True if the arrays stand in a mapped file, not in memory."""
     lock: threading.RLock = field(default_factory=threading.RLock, repr=False, compare=False)
     """Held while something is computed that is kept with the run."""
     kept_partials: dict[str, Ints] = field(default_factory=dict, repr=False, compare=False)
@@ -93,13 +95,15 @@ class Run:
 
     @property
     def n_bytes(self) -> int:
-        """The bytes that it takes in memory or in a mapped file."""
-        arrays = [
-            self.starts, self.event_time, self.recorded_at, self.position, self.words,
-            *(part for blocks in self.blocks.values() for part in blocks),
-            *self.entities.arrays().values(), *self.kept_partials.values(),
-        ]  # fmt: skip
-        return sum(int(one.nbytes) for one in (*arrays, *self.arrow.values()))
+        """The bytes that it takes in memory; those of a mapped file are not counted."""
+        arrays = [*self.kept_partials.values()]
+        if not self.mapped:
+            arrays += [
+                self.starts, self.event_time, self.recorded_at, self.position, self.words,
+                *(part for blocks in self.blocks.values() for part in blocks),
+                *self.entities.arrays().values(), *self.arrow.values(),
+            ]  # fmt: skip
+        return sum(int(array.nbytes) for array in arrays)
 
     @cached_property
     def late(self) -> bool:
