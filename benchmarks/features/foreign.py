@@ -38,7 +38,7 @@ SPAN = 30 * 86_400 * 1_000_000
 VALUES = [f"v{number}" for number in range(10)]
 VERSIONS = {name: version(name) for name in ("polars", "pyarrow", "numpy", "numba")}
 SIZES = {
-    "small": ((300_000, 10_000), (1_000_000, 30_000), (3_000_000, 100_000)),
+    "small": ((200_000, 10_000), (600_000, 30_000), (2_000_000, 100_000)),
     "full": ((1_000_000, 100_000), (3_000_000, 100_000), (10_000_000, 100_000)),
 }
 GOAL = 1.2
@@ -67,7 +67,7 @@ def joined(n_events: int, n_asked: int, compression: str) -> Row:
         eager, lazy = peer_joins(folder, cards, at)
         same(ours(), eager())
         same(ours(), lazy())
-        mine, one, other = in_turn(ours, eager, lazy, rounds=5)
+        mine, one, other = in_turn(ours, eager, lazy, rounds=3)
     seconds, theirs = median(mine), min(median(one), median(other))
     return Row(
         f"join over time-ordered Parquet ({compression}), 10 float64",
@@ -103,7 +103,7 @@ def write(
 ) -> None:
     """Events of a hundredth as many entities, in one file."""
     random = np.random.default_rng(7)
-    at = np.sort(random.choice(SPAN, n_events, replace=False)) + BEGIN
+    at = np.cumsum(random.integers(1, 2 * SPAN // n_events, n_events)) + BEGIN
     if shuffled:
         random.shuffle(at)
     delay = np.where(random.random(n_events) < 0.1, random.integers(0, SPAN // 30, n_events), 0)
