@@ -78,6 +78,10 @@ class Settings(BaseSettings):
     s3_access_key: SecretStr | None = None
     s3_secret_key: SecretStr | None = None
     online: str = "lmdb:"
+    feature_index: str = Field("sealed", pattern="^(sealed|clear)$")
+    """How indexes of views stand on disk: encrypted, or in clear and mapped into memory."""
+    feature_index_bytes: int = Field(4 * 2**30, ge=2**20)
+    """How much of them is held in memory at most (mapped files do not count)."""
     keys: str = "keyring:"
     """``keyring:`` (a sealed file in home)."""
     keyring_passphrase: SecretStr | None = None

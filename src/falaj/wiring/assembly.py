@@ -44,6 +44,7 @@ from falaj.wiring.services import service_classes
 from falaj.wiring.sharing import Shared
 
 if TYPE_CHECKING:
+    from falaj.features.offline import Offline
     from falaj.features.ports import OnlineStore
     from falaj.features.store import FeatureStore
     from falaj.ingest.pipelines import Loading
@@ -290,7 +291,20 @@ class Premises:
             self.online,
             self.keys,
             self.clock,
+            offline=self.offline,
         )
+
+    @part
+    def offline(self) -> Offline:
+        """The offline execution of features, with its indexes."""
+        from falaj.features.index.files import RunFiles
+        from falaj.features.index.indexes import Indexes
+        from falaj.features.offline import Offline
+
+        clear = self.settings.feature_index == "clear"
+        files = RunFiles(self.settings.home / "index", None if clear else self.keys)
+        budget = self.settings.feature_index_bytes
+        return Offline(Indexes(self.lake, files, budget=budget))
 
     # ---- training and models
 
