@@ -88,6 +88,20 @@ class Events:
 
 
 @dataclass(frozen=True)
+class Marks:
+    """What says of each row of a source whether it is an event, of what, and when.
+
+    ``keys`` are the typed key columns; ``kept`` is False for rows that are no events. All
+    have n rows.
+    """
+
+    keys: tuple[pa.Array, ...]
+    event_time: Values
+    recorded_at: Ints | None
+    kept: Array
+
+
+@dataclass(frozen=True)
 class Slot:
     """One partial aggregate of one source column (None: of the rows) that a view keeps.
 
@@ -132,6 +146,11 @@ class ViewPlan:
         """The view's name."""
         return self.view.name
 
+    @property
+    def told(self) -> str:
+        """The view's source as an error names it."""
+        return f"The source {self.view.source!r} of the view {self.view.name!r}"
+
     @cached_property
     def sealed(self) -> bool:
         """True if its values must not stand in clear."""
@@ -162,11 +181,7 @@ class ViewPlan:
     @cached_property
     def source_columns(self) -> list[str]:
         """Every column that is read from the source table."""
-        view = self.view
-        found = [view.entity_columns.get(key, key) for key in self.keys]
-        found += [view.event_time] + ([view.recorded_at] if view.recorded_at else [])
-        found += [name for name, _ in self.columns] + [item.column for item in view.where]
-        return list(dict.fromkeys(found))
+        return list(dict.fromkeys([*self.marking_columns, *(name for name, _ in self.columns)]))
 
     @cached_property
     def source_types(self) -> dict[str, pa.DataType]:
@@ -197,8 +212,16 @@ class ViewPlan:
         """The time to live in microseconds."""
         return None if self.view.ttl is None else microseconds(self.view.ttl)
 
-    def events(self, table: pa.Table, positions: Ints | None = None) -> Events:
-        """The rows of a source table that are events of this view.
+    @cached_property
+    def marking_columns(self) -> list[str]:
+        """The source columns that say which rows are events, of what, and when."""
+        view = self.view
+        found = [view.entity_columns.get(key, key) for key in self.keys]
+        found += [view.event_time] + ([view.recorded_at] if view.recorded_at else [])
+        return list(dict.fromkeys([*found, *(item.column for item in view.where)]))
+
+    def marks(self, table: pa.Table) -> Marks:
+        """Which rows of a source table are events of this view, of what, and when.
 
         Rows that the filter drops, and rows without a key or an event time, are none.
 
@@ -209,8 +232,7 @@ class ViewPlan:
         Raises:
             InvalidInput: a column is not there, or has a type other than declared.
         """
-        view = self.view
-        told = f"The source {view.source!r} of the view {view.name!r}"
+        view, told = self.view, self.told
         time = instants(column_of(table, view.event_time, of=told), view.event_time)
         kept = time.valid
         for item in view.where:
@@ -226,14 +248,27 @@ class ViewPlan:
         if view.recorded_at is not None:
             stated = instants(column_of(table, view.recorded_at, of=told), view.recorded_at)
             recorded = np.where(stated.valid, stated.values, time.values)
+        return Marks(tuple(keys), time, recorded, kept)
+
+    def events(self, table: pa.Table, positions: Ints | None = None) -> Events:
+        """The rows of a source table that are events of this view; see ``marks``.
+
+        Args:
+            table: n rows with the columns that the view reads.
+            positions: (n,) where each row stands in the log of the table, if that is known.
+
+        Raises:
+            InvalidInput: a column is not there, or has a type other than declared.
+        """
+        marks = self.marks(table)
         columns = {}
         for name, wanted in self.columns:
-            column = column_of(table, name, of=told)
+            column = column_of(table, name, of=self.told)
             columns[column_key(name, wanted)] = (
                 pa.array(_validity(column)) if wanted is None else typed(column, wanted, name)
             )
-        events = Events(tuple(keys), time.values, recorded, columns, positions)
-        return events if kept.all() else events.take(np.flatnonzero(kept))
+        events = Events(marks.keys, marks.event_time.values, marks.recorded_at, columns, positions)
+        return events if marks.kept.all() else events.take(np.flatnonzero(marks.kept))
 
 
 def slots_of(aggregate: Aggregate) -> list[Slot]:
