@@ -4,10 +4,11 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 READY := .venv/.ready
+PEERS := .venv-peers/.ready
 WORKERS ?= 2
 SIZE ?= small
 
-.PHONY: help install demo test test-nightly check format docs bench lock clean
+.PHONY: help install demo test test-nightly check format docs peers bench lock clean
 .DEFAULT_GOAL := help
 
 help: ## list what can be made
@@ -47,15 +48,26 @@ format: $(READY) ## put code into its form
 docs: $(READY) ## read the documentation at http://127.0.0.1:8000
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
 
-bench: $(READY) ## all benchmarks; SIZE=full for the figures that count
+bench: $(READY) $(PEERS) ## all benchmarks; SIZE=full for the figures that count
 	@for file in benchmarks/*/*.py; do echo "== $$file"; $(BIN)/python $$file --size $(SIZE) || exit 1; done
+
+# Those whom we measure against have dependencies of their own: they get an environment of
+# their own, which nothing but the benchmarks uses.
+$(PEERS): pyproject.toml | $(READY)
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python .venv-peers
+	$(BIN)/uv pip install --quiet --python .venv-peers/bin/python --group peers
+	@touch $(PEERS)
+
+peers: $(PEERS) ## make .venv-peers with the programs that benchmarks compare with
+
+bench-features: $(PEERS)
 
 bench-%: $(READY)
 	@for file in benchmarks/$*/*.py; do echo "== $$file"; $(BIN)/python $$file --size $(SIZE) || exit 1; done
 
 lock: $(READY) ## choose versions anew and write requirements.lock
 	$(BIN)/uv lock --upgrade --quiet
-	$(BIN)/uv export --quiet --all-groups --no-emit-project --no-header --no-annotate \
+	$(BIN)/uv export --quiet --all-groups --no-group peers --no-emit-project --no-header --no-annotate \
 		--format requirements-txt --output-file requirements.lock
 
 clean: ## remove .venv and everything that was built

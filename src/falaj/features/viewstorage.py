@@ -18,9 +18,6 @@ from falaj.features.sealing import Sealer
 from falaj.features.views import Events, ViewPlan, column_key
 from falaj.features.windowstorage import Rebuilt, WindowStorage
 
-_LAYOUT = b"rows and tiles, 2"
-"""Another layout stands under other keys: its rows are never read as these."""
-
 
 class ViewStorage:
     """One view in the online store.
@@ -37,7 +34,7 @@ class ViewStorage:
 
     def __init__(self, plan: ViewPlan, secrets: Secrets) -> None:
         self.plan = plan
-        prefix = hashlib.blake2b(plan.storage_id + _LAYOUT, digest_size=8).digest()
+        prefix = plan.storage_id
         hash_key, self._sealer = None, None
         if plan.sealed:
             name = prefix.hex()
