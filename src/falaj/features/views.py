@@ -41,6 +41,9 @@ from falaj.features.partials import COUNT, NEEDS, Partial, State, finish
 from falaj.features.types import DType, Type
 from falaj.kernel.errors import InvalidInput
 
+_LAYOUT = 2
+"""How rows stand online (``rows``, ``tiles``); it changes with their bytes."""
+
 
 @dataclass(frozen=True)
 class Events:
@@ -204,6 +207,7 @@ class ViewPlan:
         left_out = {"description", "owner", "tags", "ttl", "purposes", "allowed_lateness"}
         meaning = self.view.model_dump(mode="json", exclude=left_out)
         meaning["keys"] = {name: dtype.value for name, dtype in self.keys.items()}
+        meaning["layout"] = _LAYOUT
         text = json.dumps(meaning, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).digest()[:8]
 
