@@ -25,16 +25,18 @@ from falaj.features.model import (
     Knowledge,
     OnDemandFeatures,
 )
-from falaj.features.online import OnlineReader, Superseded, Vectors, ViewStorage, once_mark
+from falaj.features.online import OnlineReader
 from falaj.features.plan import DefinitionAccess, ServicePlan
 from falaj.features.ports import Merge, OnlineStore, Secrets, Write
+from falaj.features.vectors import Vectors
 from falaj.features.views import Events, ViewPlan, empty_source
+from falaj.features.viewstorage import Superseded, ViewStorage, once_mark
 from falaj.kernel.clock import Clock, microseconds
 from falaj.kernel.database import Database
 from falaj.kernel.errors import InvalidInput, NotFound
 from falaj.lake.ports import Lake
 
-_ROWS_PER_WRITE = 20_000
+_ROWS_PER_WRITE = 100_000
 _REBUILDS = 5
 
 
@@ -376,13 +378,14 @@ class FeatureStore:
             limit = microseconds(upto)
             events = events.known_by(limit)
             now = min(now, limit)
-        rows = storage.latest_rows(events)
-        for start in range(0, len(rows), _ROWS_PER_WRITE):
-            self.online.write(Write(newer=rows[start : start + _ROWS_PER_WRITE]))
+        n_entities = 0
+        for rows in storage.latest_batches(events, _ROWS_PER_WRITE):
+            self.online.write(Write(newer=rows))
+            n_entities += len(rows)
         merge: Merge | None = storage.rebuilt(events, now, snapshot)
         if merge is not None:
             self.online.write(Write(merges=[merge]))
-        n_entities = len(rows) if merge is None else len(merge.keys) - 1
+            n_entities = len(merge.keys) - 1
         return Materialized(
             view=plan.name, snapshot=snapshot, n_events=len(events), n_entities=n_entities
         )
