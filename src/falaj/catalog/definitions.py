@@ -215,6 +215,14 @@ class Definitions:
             query = query.where(versions.kind == kind)
         return [_versioned(row) for row in connection.execute(query)]
 
+    def state(self, connection: Connection) -> tuple[tuple[str, str, int], ...]:
+        """Something that changes whenever any definition does: (kind, name, version) of each."""
+        pointers = tables.definitions.c
+        query = select(pointers.kind, pointers.name, pointers.version).order_by(
+            pointers.kind, pointers.name
+        )
+        return tuple((row.kind, row.name, row.version) for row in connection.execute(query))
+
     @staticmethod
     def _current() -> Any:
         versions, pointers = tables.definition_versions, tables.definitions

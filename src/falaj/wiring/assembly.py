@@ -185,6 +185,11 @@ class Premises:
         return Catalog()
 
     @part
+    def resources(self) -> AllResources:
+        """The attributes of whatever a call is about."""
+        return AllResources(self.catalog, self.jobs)
+
+    @part
     def definitions(self) -> Definitions:
         """What is declared."""
         from falaj.features.appliers import appliers as feature_appliers
@@ -401,11 +406,12 @@ class Premises:
         return Meters(private_folder(self.settings.home / "meters"), self.process)
 
     def inference_app(self, worker: str) -> InferenceApp:
-        """The ASGI application of an inference worker."""
+        """The application of an inference worker."""
         from falaj.serving.inference import InferenceApp
         from falaj.serving.plans import Keeper
+        from falaj.wiring.dataplane import feature_planes
 
-        return InferenceApp(
+        app = InferenceApp(
             plans=self.plans,
             keeper=Keeper(self.plans, self.routing, worker=worker),
             verifier=self.verifier,
@@ -413,6 +419,8 @@ class Premises:
             log=self.prediction_log,
             meters=self.meters,
         )
+        app.add(feature_planes(self, app.admission))
+        return app
 
     @part
     def monitors(self) -> Monitors:
@@ -463,7 +471,7 @@ class Premises:
             database=self.database,
             policy=self.policy,
             audit=self.audit,
-            resources=AllResources(self.catalog, self.jobs),
+            resources=self.resources,
             events=Outbox(),
             clock=self.clock,
             telemetry=self.telemetry,
