@@ -130,6 +130,9 @@ class _Applied:
     def get(self, kind: str, name: str) -> Any:
         return self._definitions.definition(self._connection, kind, name)
 
+    def version(self, kind: str, name: str, version: int) -> Any:
+        return self._definitions.definition(self._connection, kind, name, version)
+
     def all(self, kind: str) -> list[Any]:
         return [
             self.get(kind, one.name)

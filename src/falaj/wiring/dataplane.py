@@ -35,7 +35,7 @@ def feature_planes(made: Premises, admission: Admission) -> list[Plane]:
         with made.database.reading() as connection:
             return made.resources.load(connection, ref)
 
-    services = FeatureServices(store, made.database, made.resources, made.definitions.state, aside)
+    services = FeatureServices(store, made.database, made.resources, made.definitions.stamp, aside)
     log = ReadLog(
         DirectorySpools(made.spool_folder, made.keys),
         flush_seconds=made.settings.inference.flush_seconds,
