@@ -28,7 +28,8 @@ from typing import Any
 import numpy as np
 import uvloop
 
-sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "serving")]
+sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "serving"))
 
 from measuring import Row, median, quantile, report
 from peers import Peer, available
@@ -185,9 +186,7 @@ def requests_of(entities: np.ndarray, authorization: str) -> list[bytes]:
 def values_of(told: dict[str, Any]) -> dict[str, Any]:
     """The first value of each feature in an answer of Feast's shape."""
     names = told["metadata"]["feature_names"]
-    return {
-        name: result["values"][0] for name, result in zip(names, told["results"], strict=True)
-    }
+    return {name: result["values"][0] for name, result in zip(names, told["results"], strict=True)}
 
 
 class Figures:
