@@ -336,9 +336,14 @@ def _passes(column: pa.ChunkedArray, item: Filter) -> Array:
         return _validity(column)
     if item.op is Operator.IS_NULL:
         return ~_validity(column)
+    if pa.types.is_null(column.type):  # nothing is in it, and a null compares as false
+        return np.zeros(len(column), np.bool_)
     try:
         if item.op is Operator.IN:
-            kept = pc.is_in(column, value_set=pa.array(item.value).cast(column.type))
+            values = pa.array(item.value).cast(column.type)
+            if pa.types.is_floating(column.type):  # -0.0 + 0.0 is 0.0: they are equal, not alike
+                column, values = pc.add(column, 0.0), pc.add(values, 0.0)
+            kept = pc.is_in(column, value_set=values)
         else:
             kept = _COMPARE[item.op](column, pa.scalar(item.value))
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
