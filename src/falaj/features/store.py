@@ -6,16 +6,18 @@ by ``push`` and ``materialize``. Nothing here asks who may do it: the service do
 
 from __future__ import annotations
 
-import secrets as random_names
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from sqlalchemy import func, select
 from sqlalchemy.engine import Connection
 
 from falaj.catalog.definitions import Definition, Definitions
+from falaj.catalog.tables import definition_versions
 from falaj.features.answers import Ack, FeatureItem, Materialized, Pushed
 from falaj.features.columns import arrow_type, column_of, instants, table_of
 from falaj.features.model import (
@@ -25,17 +27,21 @@ from falaj.features.model import (
     Knowledge,
     OnDemandFeatures,
 )
-from falaj.features.online import OnlineReader, Superseded, Vectors, ViewStorage, once_mark
+from falaj.features.online import OnlineReader, Vectors, ViewStorage, once_mark
 from falaj.features.plan import DefinitionAccess, ServicePlan
 from falaj.features.ports import Merge, OnlineStore, Secrets, Write
-from falaj.features.views import Events, ViewPlan, empty_source
+from falaj.features.streams.landing import Landed
+from falaj.features.streams.rebuilding import Rebuilder
+from falaj.features.streams.streams import Streams
+from falaj.features.views import LATE_BY, Events, ViewPlan, empty_source
+from falaj.ingest.ports import EventLog
 from falaj.kernel.clock import Clock, microseconds
 from falaj.kernel.database import Database
 from falaj.kernel.errors import InvalidInput, NotFound
 from falaj.lake.ports import Lake
 
 _ROWS_PER_WRITE = 20_000
-_REBUILDS = 5
+_N_VERSIONS = select(func.count()).select_from(definition_versions)
 
 
 class AppliedDefinitions:
@@ -49,6 +55,11 @@ class AppliedDefinitions:
         """The current definition; raises NotFound."""
         with self._database.reading() as connection:
             return self._definitions.definition(connection, kind, name)
+
+    def version(self) -> object:
+        """Something that differs once any definition has changed; quick."""
+        with self._database.reading() as connection:
+            return connection.execute(_N_VERSIONS).scalar_one()
 
     def all(self, kind: str) -> list[Definition]:
         """Every current definition of a kind."""
@@ -71,6 +82,10 @@ class FeatureStore:
         online: the latest values and tiles.
         keys: secrets for views that are personal or sensitive.
         clock: tells when a write happens.
+        log: where pushed events stand first; without one, each push goes into the lake
+            before it is acknowledged.
+        locks: a folder for lock files that all processes of the machine share.
+        landed: is told of each batch of events that came into the lake.
     """
 
     def __init__(
@@ -80,12 +95,27 @@ class FeatureStore:
         online: OnlineStore,
         keys: Secrets,
         clock: Clock,
+        *,
+        log: EventLog | None = None,
+        locks: Path | None = None,
+        landed: Landed | None = None,
     ) -> None:
         self.definitions = definitions
         self.lake = lake
         self.online = online
         self._keys = keys
         self._clock = clock
+        self.streams = Streams(
+            definitions,
+            lake,
+            online,
+            self.storage,
+            clock,
+            log=log,
+            locks=locks,
+            version=definitions.version if isinstance(definitions, AppliedDefinitions) else None,
+            landed=landed,
+        )
         self._readers: dict[tuple[str, ...], OnlineReader] = {}
         self._storages: dict[bytes, ViewStorage] = {}
 
@@ -159,6 +189,7 @@ class FeatureStore:
                 hint="Every row of a spine needs its instant.",
             )
         if snapshot is None:
+            self.settle(plan)
             snapshot = self.lake.latest()
         names = {use.plan.name: use.plan for use in plan.views}
         events = {
@@ -181,12 +212,19 @@ class FeatureStore:
             frame = frame.append_column(name, column)
         return frame
 
+    def settle(self, service: str | ServicePlan) -> None:
+        """Bring what was pushed to the streams of a service into the lake; quick if nothing was."""
+        plan = self.plan(service) if isinstance(service, str) else service
+        for table in sorted({use.plan.view.source for use in plan.views}):
+            self.streams.settle(table)
+
     def _sources(self, plans: Iterable[ViewPlan], snapshot: int) -> list[pa.Table]:
         """The source rows of each view; of a table that several views read, once."""
         wanted = list(plans)
         columns: dict[str, dict[str, None]] = {}
         for plan in wanted:
-            columns.setdefault(plan.view.source, {}).update(dict.fromkeys(plan.source_columns))
+            names = (*plan.source_columns, *plan.optional_columns)
+            columns.setdefault(plan.view.source, {}).update(dict.fromkeys(names))
         tables = {name: self._source(name, list(of), snapshot) for name, of in columns.items()}
         return [
             found if (found := tables[plan.view.source]) is not None else empty_source(plan)
@@ -198,6 +236,7 @@ class FeatureStore:
             there = self.lake.schema(table, snapshot).names
         except NotFound:
             return None
+        columns = [name for name in columns if name in there or name != LATE_BY]
         lacking = [name for name in columns if name not in there]
         if lacking:
             raise InvalidInput(
@@ -234,7 +273,7 @@ class FeatureStore:
     def push(
         self,
         table: str,
-        rows: pa.Table,
+        rows: pa.Table | pa.RecordBatch,
         *,
         key: str | None = None,
         ack: Ack | str = Ack.ONLINE,
@@ -244,42 +283,39 @@ class FeatureStore:
 
         Args:
             table: the source table.
-            rows: new rows, with all columns that the views read.
+            rows: new rows, with all columns that the stream declares, or the views read.
             key: makes the push happen once: a repeat changes nothing. Without one, every
                 push counts.
             ack: what to wait for.
             stored: True if the rows are in the lake already; then only online is written.
 
         Raises:
-            InvalidInput: a column or a type is wrong for one of the views; nothing is
-                written anywhere.
-            LimitExceeded: a key is too long; nothing is written anywhere.
+            InvalidInput: a column or a type is wrong for the stream or one of the views;
+                nothing is written anywhere.
+            ContractBroken: a row breaks a contract of the table; nothing is written.
+            LimitExceeded: a key is too long, the disk is full, or too much waits in the
+                log; nothing is written anywhere.
         """
         ack = Ack(ack)
+        if not stored:
+            return self.streams.push(table, rows, key=key, ack=ack)
         plans = self.views_of(table)
         found = [(self.storage(plan), plan.events(rows)) for plan in plans]
         now = microseconds(self._clock.now())
-        newer = [row for storage, events in found for row in storage.latest_rows(events)]
         appliers = [storage.applier(events, now) for storage, events in found]
-        name = key or f"push-{random_names.token_hex(16)}"
-        position = 0 if stored else self.lake.append(table, rows, key=f"push:{name}").id
-        pushed = Pushed(
-            snapshot=position or None,
-            views=tuple(plan.name for plan in plans) if ack is Ack.ONLINE else (),
-            n_events=sum(len(events) for _, events in found),
-        )
-        if ack is Ack.LOG:
-            return pushed
         done = self.online.write(
             Write(
-                newer=newer,
-                merges=[applier(position) for applier in appliers if applier is not None],
-                once=once_mark(table, name) if key else None,
+                newer=[row for storage, events in found for row in storage.latest_rows(events)],
+                merges=[applier(0) for applier in appliers if applier is not None],
+                once=once_mark(table, key) if key else None,
             )
         )
-        if done.applied:
-            return pushed
-        return pushed.model_copy(update={"repeated": True})
+        return Pushed(
+            snapshot=None,
+            views=tuple(plan.name for plan in plans),
+            n_events=rows.num_rows,
+            repeated=not done.applied,
+        )
 
     def push_records(
         self,
@@ -295,20 +331,8 @@ class FeatureStore:
         Raises:
             InvalidInput: a value does not have its column's type, or a time has no zone.
         """
-        schema = self._schema(table)
-        return self.push(table, table_of(rows, schema), key=key, ack=ack, stored=stored)
-
-    def _schema(self, table: str) -> dict[str, pa.DataType]:
-        types: dict[str, pa.DataType] = {}
-        for plan in self.views_of(table):
-            for name, kind in plan.source_types.items():
-                types.setdefault(name, kind)
-        try:
-            for field in self.lake.schema(table):
-                types[field.name] = field.type
-        except NotFound:
-            pass  # the first rows of the table make it
-        return types
+        types = self.streams.plans.of(table).types
+        return self.push(table, table_of(rows, types), key=key, ack=ack, stored=stored)
 
     def items(self, kind: str) -> list[FeatureItem]:
         """The definitions of one kind with what they offer or take."""
@@ -347,7 +371,7 @@ class FeatureStore:
         return [self.view_plan(view.name) for view in views]
 
     def materialize(self, view: str, upto: datetime | None = None) -> Materialized:
-        """Bring the online rows of a view up to what the lake holds.
+        """Bring the online rows of a view up to what the lake and the event log hold.
 
         Latest values are put if newer. Window views are rebuilt; what is pushed at the
         same time is neither lost nor counted twice.
@@ -360,20 +384,15 @@ class FeatureStore:
             NotFound: no such view. InvalidInput: its source does not fit it.
         """
         plan = self.view_plan(view)
-        for attempt in range(_REBUILDS):
-            try:
-                return self._materialized(plan, upto)
-            except Superseded:
-                if attempt == _REBUILDS - 1:
-                    raise
-        raise AssertionError
-
-    def _materialized(self, plan: ViewPlan, upto: datetime | None) -> Materialized:
+        rebuilder = Rebuilder(self.streams)
+        rebuilder.feed(plan)
+        self.streams.settle(plan.view.source)
         storage, snapshot = self.storage(plan), self.lake.latest()
+        standing = rebuilder.standing(plan.view.source, snapshot)
         events = self.events(plan, snapshot)
         now = microseconds(self._clock.now())
-        if upto is not None:
-            limit = microseconds(upto)
+        limit = None if upto is None else microseconds(upto)
+        if limit is not None:
             events = events.known_by(limit)
             now = min(now, limit)
         rows = storage.latest_rows(events)
@@ -381,7 +400,7 @@ class FeatureStore:
             self.online.write(Write(newer=rows[start : start + _ROWS_PER_WRITE]))
         merge: Merge | None = storage.rebuilt(events, now, snapshot)
         if merge is not None:
-            self.online.write(Write(merges=[merge]))
+            rebuilder.rebuild(plan, storage, merge, standing, limit)
         n_entities = len(rows) if merge is None else len(merge.keys) - 1
         return Materialized(
             view=plan.name, snapshot=snapshot, n_events=len(events), n_entities=n_entities

@@ -45,6 +45,10 @@ from falaj.features.types import DType, Type
 from falaj.features.windows import merged_over, tail
 from falaj.kernel.errors import InvalidInput
 
+LATE_BY = "late_by_us"
+"""The platform's own column of a stream's table: how far an event came behind the watermark,
+in microseconds; null where it did not."""
+
 
 @dataclass(frozen=True)
 class Events:
@@ -170,6 +174,11 @@ class ViewPlan:
         return list(dict.fromkeys(found))
 
     @cached_property
+    def optional_columns(self) -> tuple[str, ...]:
+        """Columns of the source table that are read besides, if it has them."""
+        return () if self.lateness_us is None else (LATE_BY,)
+
+    @cached_property
     def source_types(self) -> dict[str, pa.DataType]:
         """The types of the source columns, as far as the view knows them."""
         view = self.view
@@ -198,10 +207,17 @@ class ViewPlan:
         """The time to live in microseconds."""
         return None if self.view.ttl is None else microseconds(self.view.ttl)
 
+    @cached_property
+    def lateness_us(self) -> int | None:
+        """The allowed lateness in microseconds; None takes every event."""
+        allowed = self.view.allowed_lateness
+        return None if allowed is None else microseconds(allowed)
+
     def events(self, table: pa.Table) -> Events:
         """The rows of a source table that are events of this view.
 
-        Rows that the filter drops, and rows without a key or an event time, are none.
+        Rows that the filter drops, rows without a key or an event time, and those that
+        came too late are none.
 
         Raises:
             InvalidInput: a column is not there, or has a type other than declared.
@@ -210,6 +226,9 @@ class ViewPlan:
         told = f"The source {view.source!r} of the view {view.name!r}"
         time = instants(column_of(table, view.event_time, of=told), view.event_time)
         kept = time.valid
+        if self.lateness_us is not None and LATE_BY in table.column_names:
+            late_by = Values.of(table.column(LATE_BY), DType.INT64, LATE_BY)
+            kept = kept & ~(late_by.valid & (late_by.values > self.lateness_us))
         for item in view.where:
             kept = kept & _passes(column_of(table, item.column, of=told), item)
         keys = []

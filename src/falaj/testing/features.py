@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -49,12 +49,18 @@ class MemoryLake:
 
     def append(self, table: str, rows: pa.Table, *, key: str | None = None, **_: Any) -> Snapshot:
         """Add rows once per key."""
+        return self.append_many({table: rows}, key=key)
+
+    def append_many(
+        self, rows: Mapping[str, pa.Table], *, key: str | None = None, **_: Any
+    ) -> Snapshot:
+        """Add rows to several tables once per key."""
         if key is not None and key in self._keys:
             return self._keys[key]
         state = dict(self._states[-1])
-        if table in state:
-            rows = pa.concat_tables([state[table], rows.select(state[table].column_names)])
-        state[table] = rows
+        for table, given in rows.items():
+            before = [state[table]] if table in state else []
+            state[table] = pa.concat_tables([*before, given], promote_options="default")
         self._states.append(state)
         snapshot = Snapshot(id=self.latest(), at=datetime.now(UTC))
         if key is not None:
