@@ -30,7 +30,6 @@ from falaj.features.model import (
 from falaj.features.online import OnlineReader, Vectors, ViewStorage, once_mark
 from falaj.features.plan import DefinitionAccess, ServicePlan
 from falaj.features.ports import Merge, OnlineStore, Secrets, Write
-from falaj.features.streams.landing import Landed
 from falaj.features.streams.rebuilding import Rebuilder
 from falaj.features.streams.streams import Streams
 from falaj.features.views import LATE_BY, Events, ViewPlan, empty_source
@@ -56,7 +55,7 @@ class AppliedDefinitions:
         with self._database.reading() as connection:
             return self._definitions.definition(connection, kind, name)
 
-    def version(self) -> object:
+    def stamp(self) -> object:
         """Something that differs once any definition has changed; quick."""
         with self._database.reading() as connection:
             return connection.execute(_N_VERSIONS).scalar_one()
@@ -85,7 +84,6 @@ class FeatureStore:
         log: where pushed events stand first; without one, each push goes into the lake
             before it is acknowledged.
         locks: a folder for lock files that all processes of the machine share.
-        landed: is told of each batch of events that came into the lake.
     """
 
     def __init__(
@@ -98,7 +96,6 @@ class FeatureStore:
         *,
         log: EventLog | None = None,
         locks: Path | None = None,
-        landed: Landed | None = None,
     ) -> None:
         self.definitions = definitions
         self.lake = lake
@@ -113,8 +110,7 @@ class FeatureStore:
             clock,
             log=log,
             locks=locks,
-            version=definitions.version if isinstance(definitions, AppliedDefinitions) else None,
-            landed=landed,
+            version=definitions.stamp if isinstance(definitions, AppliedDefinitions) else None,
         )
         self._readers: dict[tuple[str, ...], OnlineReader] = {}
         self._storages: dict[bytes, ViewStorage] = {}

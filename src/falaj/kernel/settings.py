@@ -55,6 +55,19 @@ class InferenceSettings(BaseModel):
     flush_seconds: float = Field(1.0, gt=0)
 
 
+class StreamSettings(BaseModel):
+    """How pushed events wait, and how often they move into the lake."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    lake_seconds: float = Field(10.0, gt=0)
+    """Events move into the lake that often."""
+    lake_rows: int = Field(500_000, gt=0)
+    """Or as soon as so many wait for it."""
+    waiting_bytes: int = Field(1 << 30, ge=1 << 20)
+    """So much of a partition may wait in the embedded log; beyond it pushes are refused."""
+
+
 class Settings(BaseSettings):
     """The settings of one platform."""
 
@@ -78,6 +91,8 @@ class Settings(BaseSettings):
     s3_access_key: SecretStr | None = None
     s3_secret_key: SecretStr | None = None
     online: str = "lmdb:"
+    event_log: str = "segments:"
+    """``segments:`` (in home)."""
     keys: str = "keyring:"
     """``keyring:`` (a sealed file in home)."""
     keyring_passphrase: SecretStr | None = None
@@ -90,6 +105,7 @@ class Settings(BaseSettings):
     """The region that this installation stands in; assets inherit it."""
     http: HttpSettings = HttpSettings()
     inference: InferenceSettings = InferenceSettings()
+    streams: StreamSettings = StreamSettings()
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$")
     log_format: str = Field("json", pattern="^(json|text)$")
 

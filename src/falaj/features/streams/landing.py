@@ -7,7 +7,7 @@ late, writes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -34,8 +34,6 @@ POSITIONS = "falaj_stream_positions"
 """The lake table of positions: stream, partition, position, watermark (null: none yet)."""
 _TIME = pa.timestamp("us", "UTC")
 MOST_BYTES = 32 << 20
-Landed = Callable[[StreamPlan, int, Taken, int], None]
-"""Told of each batch in the lake: the stream, the partition, what it held, the snapshot."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,6 @@ class Lander:
         plans: the streams.
         locks: keep landers of one machine out of each other's way.
         clock: for contracts.
-        landed: is told of each batch.
     """
 
     def __init__(
@@ -68,7 +65,6 @@ class Lander:
         plans: StreamPlans,
         locks: PartitionLocks,
         clock: Clock,
-        landed: Landed | None = None,
     ) -> None:
         self._log = log
         self._lake = lake
@@ -76,7 +72,6 @@ class Lander:
         self._plans = plans
         self._locks = locks
         self._clock = clock
-        self._landed = landed
         self._known: dict[tuple[str, int], tuple[int, int]] = {}
 
     def begin(self, table: str, partition: int) -> Progress:
@@ -150,8 +145,6 @@ class Lander:
             snapshot = self._append(plan, partition, batch, where, key)
         position, watermark = self.position(table, partition)
         self._known[table, partition] = (position, watermark)
-        if self._landed is not None and position == end and snapshot is not None:
-            self._landed(plan, partition, batch, snapshot)
         self._told(table, partition, position)
         self._log.release(plan.topic, partition, position)
         return Landing(position, snapshot, len(records))

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import msgspec
 
 from falaj.features.ports import Merge
-from falaj.kernel.errors import FalajError
+from falaj.kernel.errors import ErrorKind, FalajError
 
 NEVER = -(1 << 63)
 """A watermark before the first event."""
@@ -21,6 +21,7 @@ class Overtaken(FalajError):
     """Another process has applied these records meanwhile; nothing was changed."""
 
     code = "overtaken"
+    kind = ErrorKind.CONFLICT
     retryable = True
 
 

@@ -16,7 +16,7 @@ from falaj.features.ports import OnlineStore
 from falaj.features.streams.applying import Applier, Storage
 from falaj.features.streams.contracts import RowContracts
 from falaj.features.streams.decoding import encoded
-from falaj.features.streams.landing import Landed, Lander
+from falaj.features.streams.landing import Lander
 from falaj.features.streams.locks import PartitionLocks
 from falaj.features.streams.memory import MemoryLog
 from falaj.features.streams.plans import StreamPlan, StreamPlans
@@ -49,7 +49,6 @@ class Streams:
             it is acknowledged.
         locks: a folder for lock files that all processes of the machine share.
         version: see ``StreamPlans``.
-        landed: is told of each batch that came into the lake.
     """
 
     def __init__(
@@ -63,7 +62,6 @@ class Streams:
         log: EventLog | None = None,
         locks: Path | None = None,
         version: Callable[[], object] | None = None,
-        landed: Landed | None = None,
     ) -> None:
         self.log: EventLog = log or MemoryLog(lambda: microseconds(clock.now()))
         self.online = online
@@ -73,7 +71,7 @@ class Streams:
         self._unlogged = log is None
         self._ensured: set[str] = set()
         self.plans = StreamPlans(definitions, self._schema, version=version, checker=self._checked)
-        self.lander = Lander(self.log, lake, online, self.plans, self.locks, clock, landed)
+        self.lander = Lander(self.log, lake, online, self.plans, self.locks, clock)
         self.applier = Applier(
             self.log, online, self.plans, storage, self.locks, self.lander.begin, clock
         )
@@ -166,6 +164,15 @@ class Streams:
             self.log.ensure(plan.topic, plan.n_partitions)
             self._ensured.add(plan.topic)
         return self.log.partitions(plan.topic)
+
+    def tables(self) -> list[str]:
+        """Every stream: those declared, and the tables of views that are no foreign ones."""
+        return self.plans.tables()
+
+    def topic(self, table: str) -> str:
+        """The topic of a stream; it is made if it is not there."""
+        self.n_partitions(table)
+        return self.plans.of(table).topic
 
     def settle(self, table: str) -> int | None:
         """Bring everything that the log holds of a stream online and into the lake, now.
