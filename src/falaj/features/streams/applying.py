@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from falaj.features.online import ViewStorage
 from falaj.features.ports import Merge, OnlineStore, Write
 from falaj.features.streams.locks import PartitionLocks
 from falaj.features.streams.plans import StreamPlan, StreamPlans
@@ -30,6 +29,7 @@ from falaj.features.streams.progress import (
 )
 from falaj.features.streams.taking import Taken, taken
 from falaj.features.views import ViewPlan
+from falaj.features.viewstorage import ViewStorage
 from falaj.ingest.ports import EventLog, Record
 from falaj.kernel.clock import Clock, microseconds
 from falaj.kernel.errors import Corrupt

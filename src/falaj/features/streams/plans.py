@@ -10,12 +10,12 @@ import numpy as np
 import pyarrow as pa
 
 from falaj.features.columns import arrow_type, typed
-from falaj.features.model import Entity, FeatureView
-from falaj.features.plan import DefinitionAccess
-from falaj.features.rows import LONGEST_KEY
-from falaj.features.sources import Stream
+from falaj.features.entitykeys import LONGEST_KEY
+from falaj.features.model import FeatureView
+from falaj.features.sources import ForeignTable, Stream
 from falaj.features.streams.contracts import RowContracts
 from falaj.features.types import DType, Type
+from falaj.features.versions import AppliedViews, live_plans
 from falaj.features.views import LATE_BY, ViewPlan
 from falaj.ingest.model import Contract
 from falaj.kernel.clock import monotonic
@@ -218,7 +218,7 @@ def _longest(column: pa.Array) -> int:
 
 def _check_each(view: ViewPlan, rows: pa.Table) -> None:
     """Refuse rows with a key that no store takes; raises LimitExceeded."""
-    from falaj.features.rows import KeyCodec
+    from falaj.features.entitykeys import KeyCodec
 
     KeyCodec(view.storage_id, view.keys).column(view.events(rows).keys)
 
@@ -239,7 +239,7 @@ class StreamPlans:
 
     def __init__(
         self,
-        definitions: DefinitionAccess,
+        definitions: AppliedViews,
         schema: Schema,
         *,
         version: Callable[[], object] | None = None,
@@ -277,7 +277,7 @@ class StreamPlans:
     def tables(self) -> list[str]:
         """The streams: those declared, and the tables of views that are no foreign ones."""
         declared = {item.name for item in self._definitions.all(Stream.kind)}
-        foreign = {item.name for item in self._definitions.all("foreign_table")}
+        foreign = {item.name for item in self._definitions.all(ForeignTable.kind)}
         views = self._definitions.all(FeatureView.kind)
         read = {view.source for view in views if isinstance(view, FeatureView)}
         return sorted(declared | (read - foreign))
@@ -288,11 +288,12 @@ class StreamPlans:
             for item in self._definitions.all(Stream.kind)
             if isinstance(item, Stream) and item.name == table
         ]
-        views = [
-            view
-            for view in self._definitions.all(FeatureView.kind)
-            if isinstance(view, FeatureView) and view.source == table
-        ]
+        if any(item.name == table for item in self._definitions.all(ForeignTable.kind)):
+            raise InvalidInput(
+                f"{table!r} is a foreign table: nothing is pushed to it.",
+                hint="Whoever owns it writes it; `falaj features materialize VIEW` reads it.",
+            )
+        views = [plan for plan in live_plans(self._definitions) if plan.view.source == table]
         if not views and not streams:
             raise InvalidInput(
                 f"No stream {table!r} is declared, and no feature view reads that table.",
@@ -306,13 +307,7 @@ class StreamPlans:
         return StreamPlan(
             table,
             streams[0] if streams else None,
-            tuple(self._compiled(view) for view in views),
+            tuple(views),
             self._checker(contracts) if contracts else None,
             dict(self._schema(table) or {}),
         )
-
-    def _compiled(self, view: FeatureView) -> ViewPlan:
-        entity = self._definitions.get(Entity.kind, view.entity)
-        if not isinstance(entity, Entity):
-            raise InvalidInput(f"{view.entity!r} is not an entity.")
-        return ViewPlan.of(view, entity)

@@ -12,7 +12,6 @@ from contextlib import ExitStack
 
 from msgspec.structs import replace
 
-from falaj.features.online import ViewStorage
 from falaj.features.ports import Merge, Write
 from falaj.features.streams.progress import (
     Fed,
@@ -25,6 +24,7 @@ from falaj.features.streams.progress import (
 from falaj.features.streams.streams import Streams
 from falaj.features.streams.taking import taken
 from falaj.features.views import ViewPlan
+from falaj.features.viewstorage import ViewStorage
 from falaj.ingest.ports import Record
 from falaj.kernel.clock import microseconds
 

@@ -11,7 +11,6 @@ import pyarrow as pa
 
 from falaj.features.answers import Ack, Pushed, StreamStatus
 from falaj.features.columns import Ints
-from falaj.features.plan import DefinitionAccess
 from falaj.features.ports import OnlineStore
 from falaj.features.streams.applying import Applier, Storage
 from falaj.features.streams.contracts import RowContracts
@@ -25,6 +24,7 @@ from falaj.features.streams.progress import (
     marked,
     marks_prefix,
 )
+from falaj.features.versions import AppliedViews
 from falaj.ingest.contracts import Lookup
 from falaj.ingest.model import Contract, ContractBroken
 from falaj.ingest.ports import ARROW, EventLog
@@ -53,7 +53,7 @@ class Streams:
 
     def __init__(
         self,
-        definitions: DefinitionAccess,
+        definitions: AppliedViews,
         lake: Lake,
         online: OnlineStore,
         storage: Storage,
