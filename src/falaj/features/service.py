@@ -18,18 +18,21 @@ from falaj.features.model import FeatureService, FeatureView, OnDemandFeatures
 from falaj.kernel.actions import Service, action
 from falaj.kernel.call import AssetRef, Call
 from falaj.kernel.clock import from_microseconds
-from falaj.kernel.errors import InvalidInput, LimitExceeded
+from falaj.kernel.errors import InvalidInput, LimitExceeded, Unavailable
 from falaj.kernel.jobs import Job, Jobs
 
 if TYPE_CHECKING:
     from falaj.features.parity import Parity
     from falaj.features.store import FeatureStore
+    from falaj.features.versions import Retirement
 
 Items = list[FeatureItem]
 Rows = list[dict[str, Any]]
 Visible = Callable[[Call, AssetRef], bool]
 """True if the caller may know of the asset."""
 MATERIALIZE = "features.materialize"
+FORGET = "features.forget"
+"""The job that removes the online rows of a retired version."""
 MOST_ROWS = 10_000
 MOST_SAMPLED = 5_000
 
@@ -39,11 +42,19 @@ class Features(Service):
 
     name = "features"
 
-    def __init__(self, store: FeatureStore, parity: Parity, jobs: Jobs, visible: Visible) -> None:
+    def __init__(
+        self,
+        store: FeatureStore,
+        parity: Parity,
+        jobs: Jobs,
+        visible: Visible,
+        retirement: Retirement | None = None,
+    ) -> None:
         self._store = store
         self._parity = parity
         self._jobs = jobs
         self._visible = visible
+        self._retirement = retirement
 
     @action(get="/features")
     def list(self, *, kind: str | None = None) -> Items:
@@ -118,6 +129,18 @@ class Features(Service):
         self._store.view_plan(name)
         arguments = {"view": name, "upto": upto.isoformat() if upto else None}
         return self._jobs.submit(self.call, MATERIALIZE, arguments)
+
+    @action(post="/feature-views/{name}/retirements", on="feature_view")
+    def retire(self, name: str, *, version: int) -> Job:
+        """Keep a version of a view up to date no longer; a job removes its online rows.
+
+        The current version, and one that a service or an endpoint takes, cannot be retired.
+        """
+        if self._retirement is None:
+            raise Unavailable("This process cannot retire versions of views.")
+        return self._jobs.submit(
+            self.call, FORGET, self._retirement.retire(self.call, name, version)
+        )
 
     @action(post="/feature-services/{name}/parity-checks", on="feature_service")
     def parity(

@@ -7,17 +7,17 @@ by ``push`` and ``materialize``. Nothing here asks who may do it: the service do
 from __future__ import annotations
 
 import secrets as random_names
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from sqlalchemy.engine import Connection
 
-from falaj.catalog.definitions import Definition, Definitions
 from falaj.features.answers import Ack, FeatureItem, Materialized, Pushed
-from falaj.features.columns import arrow_type, column_of, instants, table_of
+from falaj.features.columns import arrow_type, table_of
+from falaj.features.foreign_join import Foreign
+from falaj.features.index.indexes import Indexes
 from falaj.features.model import (
     Entity,
     FeatureService,
@@ -25,41 +25,27 @@ from falaj.features.model import (
     Knowledge,
     OnDemandFeatures,
 )
-from falaj.features.online import OnlineReader, Superseded, Vectors, ViewStorage, once_mark
-from falaj.features.plan import DefinitionAccess, ServicePlan
+from falaj.features.offline import Offline
+from falaj.features.online import OnlineReader
+from falaj.features.plan import ServicePlan
 from falaj.features.ports import Merge, OnlineStore, Secrets, Write
-from falaj.features.views import Events, ViewPlan, empty_source
+from falaj.features.vectors import Vectors
+from falaj.features.versions import (
+    AppliedDefinitions,
+    AppliedViews,
+    State,
+    live_plans,
+)
+from falaj.features.views import Events, ViewPlan
+from falaj.features.viewstorage import Superseded, ViewStorage, once_mark
 from falaj.kernel.clock import Clock, microseconds
-from falaj.kernel.database import Database
 from falaj.kernel.errors import InvalidInput, NotFound
 from falaj.lake.ports import Lake
 
-_ROWS_PER_WRITE = 20_000
+_ROWS_PER_WRITE = 100_000
 _REBUILDS = 5
 
-
-class AppliedDefinitions:
-    """The definitions of a platform, each read in a short transaction of its own."""
-
-    def __init__(self, database: Database, definitions: Definitions) -> None:
-        self._database = database
-        self._definitions = definitions
-
-    def get(self, kind: str, name: str) -> Definition:
-        """The current definition; raises NotFound."""
-        with self._database.reading() as connection:
-            return self._definitions.definition(connection, kind, name)
-
-    def all(self, kind: str) -> list[Definition]:
-        """Every current definition of a kind."""
-        with self._database.reading() as connection:
-            return self._all(connection, kind)
-
-    def _all(self, connection: Connection, kind: str) -> list[Definition]:
-        return [
-            self._definitions.definition(connection, kind, item.name)
-            for item in self._definitions.listed(connection, kind=kind)
-        ]
+__all__ = ["AppliedDefinitions", "FeatureStore", "spine_of"]
 
 
 class FeatureStore:
@@ -71,19 +57,23 @@ class FeatureStore:
         online: the latest values and tiles.
         keys: secrets for views that are personal or sensitive.
         clock: tells when a write happens.
+        offline: reads the lake for training; by default with indexes held in memory.
     """
 
     def __init__(
         self,
-        definitions: DefinitionAccess,
+        definitions: AppliedViews,
         lake: Lake,
         online: OnlineStore,
         keys: Secrets,
         clock: Clock,
+        *,
+        offline: Offline | None = None,
     ) -> None:
         self.definitions = definitions
         self.lake = lake
         self.online = online
+        self.offline = offline or Offline(Indexes(lake), Foreign(definitions, None))
         self._keys = keys
         self._clock = clock
         self._readers: dict[tuple[str, ...], OnlineReader] = {}
@@ -134,6 +124,7 @@ class FeatureStore:
         timestamp: str = "timestamp",
         knowledge: Knowledge | str = Knowledge.RECORDED,
         snapshot: int | None = None,
+        pins: Mapping[str, str] | None = None,
     ) -> pa.Table:
         """The spine with the features of a service, as known at each row's instant.
 
@@ -143,6 +134,8 @@ class FeatureStore:
             timestamp: the spine's column of instants (with a zone; none may be null).
             knowledge: ``recorded`` hides rows that were recorded later than the instant.
             snapshot: the lake snapshot to read; by default the latest.
+            pins: the version of each foreign table to read, as ``foreign_pins`` gave it; by
+                default the version that is there.
 
         Returns:
             Exactly one row for each spine row, in order: the spine's columns, then one
@@ -150,66 +143,21 @@ class FeatureStore:
 
         Raises:
             NotFound: no such service. InvalidInput: a column is not there or of another type.
+            ForeignChanged: a foreign table is not what a pin says.
         """
         plan = self.plan(service) if isinstance(service, str) else service
-        asked = instants(column_of(spine, timestamp, of="The spine"), timestamp)
-        if not asked.valid.all():
-            raise InvalidInput(
-                f"The spine's column {timestamp!r} has {int((~asked.valid).sum())} nulls.",
-                hint="Every row of a spine needs its instant.",
-            )
-        if snapshot is None:
-            snapshot = self.lake.latest()
-        names = {use.plan.name: use.plan for use in plan.views}
-        events = {
-            name: use.events(table)
-            for (name, use), table in zip(
-                names.items(), self._sources(names.values(), snapshot), strict=True
-            )
-        }
-        found = plan.offline(spine, asked.values, events, Knowledge(knowledge))
-        frame = spine
-        for name, column in found.items():
-            if name in plan.request_fields:
-                frame = frame.set_column(frame.schema.get_field_index(name), name, column)
-                continue
-            if name in spine.column_names:
-                raise InvalidInput(
-                    f"The spine has a column {name!r}, as the service has a feature.",
-                    hint="Rename it in the spine.",
-                )
-            frame = frame.append_column(name, column)
-        return frame
+        return self.offline.frame(
+            spine, plan, timestamp=timestamp, knowledge=knowledge, snapshot=snapshot, pins=pins
+        )
 
-    def _sources(self, plans: Iterable[ViewPlan], snapshot: int) -> list[pa.Table]:
-        """The source rows of each view; of a table that several views read, once."""
-        wanted = list(plans)
-        columns: dict[str, dict[str, None]] = {}
-        for plan in wanted:
-            columns.setdefault(plan.view.source, {}).update(dict.fromkeys(plan.source_columns))
-        tables = {name: self._source(name, list(of), snapshot) for name, of in columns.items()}
-        return [
-            found if (found := tables[plan.view.source]) is not None else empty_source(plan)
-            for plan in wanted
-        ]
-
-    def _source(self, table: str, columns: Sequence[str], snapshot: int) -> pa.Table | None:
-        try:
-            there = self.lake.schema(table, snapshot).names
-        except NotFound:
-            return None
-        lacking = [name for name in columns if name not in there]
-        if lacking:
-            raise InvalidInput(
-                f"The table {table!r} has no column {lacking[0]!r}, which a view reads.",
-                hint=f"It has: {', '.join(there)}.",
-            )
-        return self.lake.scan(table, columns=list(columns), snapshot=snapshot)
+    def foreign_pins(self, service: str | ServicePlan) -> dict[str, str]:
+        """The version of each foreign table that a service takes from, as it is now."""
+        plan = self.plan(service) if isinstance(service, str) else service
+        return self.offline.foreign.pins(use.plan for use in plan.views)
 
     def events(self, plan: ViewPlan, snapshot: int | None = None) -> Events:
-        """All events of a view in the lake."""
-        at = self.lake.latest() if snapshot is None else snapshot
-        return plan.events(self._sources([plan], at)[0])
+        """All events of a view, in the order of the log of its source."""
+        return self.offline.events(plan, snapshot)
 
     # ── online ───────────────────────────────────────────────────────────────────────
 
@@ -257,6 +205,11 @@ class FeatureStore:
         """
         ack = Ack(ack)
         plans = self.views_of(table)
+        if self.offline.foreign.table(table) is not None:
+            raise InvalidInput(
+                f"{table!r} is a foreign table: nothing is pushed to it.",
+                hint="Whoever owns it writes it; `falaj features materialize VIEW` reads it.",
+            )
         found = [(self.storage(plan), plan.events(rows)) for plan in plans]
         now = microseconds(self._clock.now())
         newer = [row for storage, events in found for row in storage.latest_rows(events)]
@@ -265,7 +218,7 @@ class FeatureStore:
         position = 0 if stored else self.lake.append(table, rows, key=f"push:{name}").id
         pushed = Pushed(
             snapshot=position or None,
-            views=tuple(plan.name for plan in plans) if ack is Ack.ONLINE else (),
+            views=tuple(dict.fromkeys(p.name for p in plans)) if ack is Ack.ONLINE else (),
             n_events=sum(len(events) for _, events in found),
         )
         if ack is Ack.LOG:
@@ -313,6 +266,9 @@ class FeatureStore:
     def items(self, kind: str) -> list[FeatureItem]:
         """The definitions of one kind with what they offer or take."""
         found = []
+        states: dict[str, dict[str, State]] = {}
+        for one in self.definitions.view_versions() if kind == FeatureView.kind else ():
+            states.setdefault(one.view.name, {})[str(one.version)] = one.state
         for item in self.definitions.all(kind):
             features: dict[str, str] = {}
             if isinstance(item, FeatureView):
@@ -327,27 +283,28 @@ class FeatureStore:
                 features = {name: dtype.value for name, dtype in found_plan.outputs.items()}
             found.append(
                 FeatureItem(
-                    kind=kind, name=item.name, description=item.description, features=features
+                    kind=kind,
+                    name=item.name,
+                    description=item.description,
+                    features=features,
+                    versions=states.get(item.name, {}),
                 )
             )
         return found
 
     def views_of(self, table: str) -> list[ViewPlan]:
-        """The views that read a source table, compiled; raises InvalidInput if none does."""
-        views = [
-            view
-            for view in self.definitions.all(FeatureView.kind)
-            if isinstance(view, FeatureView) and view.source == table
-        ]
-        if not views:
+        """The live versions of all views that read a source table, one for each set of online
+        rows; raises InvalidInput if there is none."""
+        plans = [plan for plan in live_plans(self.definitions) if plan.view.source == table]
+        if not plans:
             raise InvalidInput(
                 f"No feature view reads the table {table!r}.",
                 hint="Apply a view with this source, or load the table with a pipeline.",
             )
-        return [self.view_plan(view.name) for view in views]
+        return plans
 
     def materialize(self, view: str, upto: datetime | None = None) -> Materialized:
-        """Bring the online rows of a view up to what the lake holds.
+        """Bring the online rows of a view, in all its live versions, up to what the lake holds.
 
         Latest values are put if newer. Window views are rebuilt; what is pushed at the
         same time is neither lost nor counted twice.
@@ -359,7 +316,11 @@ class FeatureStore:
         Raises:
             NotFound: no such view. InvalidInput: its source does not fit it.
         """
-        plan = self.view_plan(view)
+        self.view_plan(view)  # says NotFound
+        done = [self._rebuilt(plan, upto) for plan in live_plans(self.definitions, name=view)]
+        return done[0]
+
+    def _rebuilt(self, plan: ViewPlan, upto: datetime | None) -> Materialized:
         for attempt in range(_REBUILDS):
             try:
                 return self._materialized(plan, upto)
@@ -376,13 +337,14 @@ class FeatureStore:
             limit = microseconds(upto)
             events = events.known_by(limit)
             now = min(now, limit)
-        rows = storage.latest_rows(events)
-        for start in range(0, len(rows), _ROWS_PER_WRITE):
-            self.online.write(Write(newer=rows[start : start + _ROWS_PER_WRITE]))
+        n_entities = 0
+        for rows in storage.latest_batches(events, _ROWS_PER_WRITE):
+            self.online.write(Write(newer=rows))
+            n_entities += len(rows)
         merge: Merge | None = storage.rebuilt(events, now, snapshot)
         if merge is not None:
             self.online.write(Write(merges=[merge]))
-        n_entities = len(rows) if merge is None else len(merge.keys) - 1
+            n_entities = len(merge.keys) - 1
         return Materialized(
             view=plan.name, snapshot=snapshot, n_events=len(events), n_entities=n_entities
         )

@@ -9,7 +9,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from falaj.kernel.errors import Corrupt
-from falaj.trust.ports import KeyService, WrappedKey
+from falaj.trust.ports import WrappedKey
 
 
 class TestKeys:

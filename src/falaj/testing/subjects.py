@@ -115,6 +115,10 @@ def _push(world: World) -> Arguments:
     return {"table": "flights", "rows": [row], "key": world.new("push")}
 
 
+def _retirement(world: World) -> Arguments:
+    return {"name": "recent", "version": world.earlier_view()}
+
+
 def _entity(world: World) -> Arguments:
     name = world.new("entity").replace("-", "_")
     return {"documents": [{"kind": "entity", "name": name, "keys": {"code": "string"}}]}
@@ -156,6 +160,7 @@ SUBJECTS: Mapping[str, Subject] = {
         outside="rows are in the lake and in the online store, once for each key",
     ),
     "features.materialize": Subject(_always(name="recent")),
+    "features.retire": Subject(_retirement, frozenset({"arguments"})),
     "features.parity": Subject(
         _always(name="delays", sample=5, at=(BEGIN + timedelta(days=200)).isoformat()),
         frozenset({"seconds", "offline_seconds", "online_seconds", "latest", "snapshot"}),

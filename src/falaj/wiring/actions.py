@@ -57,8 +57,16 @@ def makers(made: Premises) -> dict[type[Service], Callable[[], Service]]:
 
 def _features(made: Premises) -> Features:
     from falaj.features.parity import Parity
+    from falaj.features.versions import Retirement
+    from falaj.serving.read_views import ReadViews
 
-    return Features(made.features, Parity(made.features), made.jobs, made.visible_ref)
+    return Features(
+        made.features,
+        Parity(made.features),
+        made.jobs,
+        made.visible_ref,
+        Retirement(made.definitions, ReadViews(made.releases)),
+    )
 
 
 def _models(made: Premises) -> ModelService:
