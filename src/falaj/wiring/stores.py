@@ -14,6 +14,7 @@ from falaj.kernel.settings import Settings, is_there, private_folder
 if TYPE_CHECKING:
     from falaj.features.adapters.redis_connection import RedisPlace
     from falaj.features.ports import OnlineStore
+    from falaj.ingest.ports import EventLog
     from falaj.lake.ports import BlobStore, Lake
     from falaj.trust.adapters.keys_file import Seal
     from falaj.trust.ports import KeyService
@@ -187,6 +188,11 @@ def checked(settings: Settings) -> Settings:
         )
     if settings.online != "lmdb:":
         redis_place(settings)
+    if settings.event_log != "segments:":
+        raise InvalidInput(
+            f"The setting event_log = {settings.event_log!r} names no event log.",
+            hint="This version knows `segments:`.",
+        )
     return settings
 
 
@@ -224,3 +230,16 @@ def online_store(settings: Settings) -> OnlineStore:
     from falaj.features.adapters.online_redis import RedisOnlineStore
 
     return RedisOnlineStore(redis_place(settings))
+
+
+def event_log(settings: Settings, keys: KeyService, clock: Clock) -> EventLog:
+    """The event log that ``event_log`` names; raises as ``checked`` does."""
+    checked(settings)
+    from falaj.ingest.adapters.eventlog_segments import SegmentLog
+    from falaj.ingest.adapters.segment_partition import Limits
+
+    limits = Limits(
+        segment_bytes=min(32 << 20, settings.streams.waiting_bytes // 4),
+        waiting_bytes=settings.streams.waiting_bytes,
+    )
+    return SegmentLog(private_folder(settings.home / "log"), keys, limits=limits, clock=clock)
