@@ -4,6 +4,7 @@ import os
 import secrets
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -113,12 +114,12 @@ def test_a_topics_own_limit_is_told_before_anything_is_added(log, place):
     assert log.read("narrow", 0, 0) == []
 
 
-@pytest.mark.parametrize("name", ["", "a b", "a/b", "x" * 201, "; DROP TABLE x", "-a", "ä"])
+@pytest.mark.parametrize("name", ["", "a b", "a/b", "x" * 201, "; DROP TABLE x", "..", "ä"])
 def test_a_name_that_kafka_cannot_have_is_refused(log, name):
     for work in (
         lambda: log.append(name, [b"x"], media=JSON),
         lambda: log.partitions(name),
-        lambda: log.share(name, ["orders"]),
+        lambda: log.share("workers", [name]),
     ):
         with pytest.raises(InvalidInput, match="topic or group"):
             work()
@@ -128,7 +129,7 @@ MEMBER = """
 import sys, time
 from falaj.ingest.adapters.eventlog_kafka import KafkaLog
 from falaj.ingest.adapters.kafka_clients import KafkaPlace
-log = KafkaLog(KafkaPlace(tuple(sys.argv[1].split(",")), tls=False), session_seconds=1)
+log = KafkaLog(KafkaPlace(tuple(sys.argv[1].split(",")), tls=False), session_seconds=3)
 share = log.share("workers", ["orders"])
 while True:
     print(len(share.held()), flush=True)
@@ -136,29 +137,33 @@ while True:
 """
 
 
+@pytest.mark.nightly
 def test_the_partitions_of_a_killed_process_are_taken_over():
     """On librdkafka's mock cluster: noida-db never gives up a member that is gone."""
-    with MockKafka("falaj.orders") as servers:
-        place = KafkaPlace(servers, tls=False)
-        log = KafkaLog(place, session_seconds=1)
-        n_partitions = log.partitions("orders")
+    with MockKafka("orders") as servers:
+        log = KafkaLog(KafkaPlace(servers, tls=False), session_seconds=3)
+        assert log.partitions("orders") == 4
         program = [sys.executable, "-c", MEMBER, ",".join(servers)]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         other = subprocess.Popen(program, stdout=subprocess.PIPE, text=True, env=environment)
+        bounded = threading.Timer(60, other.kill)
+        bounded.start()
         try:
-            assert any(int(line) == n_partitions for line in other.stdout)
+            assert any(int(line) == 4 for line in other.stdout)
             share = log.share("workers", ["orders"])
-            assert settled(share, n_partitions // 2)
-            assert any(int(line) == n_partitions // 2 for line in other.stdout)
+            assert len(settled(share, 2)) == 2
+            assert any(int(line) == 2 for line in other.stdout)
             other.kill()
-            assert len(settled(share, n_partitions)) == n_partitions
+            assert len(settled(share, 4)) == 4
             share.close()
         finally:
+            bounded.cancel()
             other.kill()
             other.communicate()
             log.close()
 
 
+@pytest.mark.nightly
 def test_after_a_broker_was_killed_everything_goes_on_and_nothing_is_doubled(tmp_path):
     """noida-db writes to disk once in a second only, and forgets producers when it is killed."""
     server, broker = own_kafka(tmp_path / "kafka")

@@ -44,7 +44,7 @@ _HEAD_BYTES = 64 << 10
 """What a record takes beside its payload, at most."""
 _MOST_READERS = 64
 _MOST_AT_ONCE = 500
-_TOPIC = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")
+_NAME = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,200}")
 
 
 class KafkaLog:
@@ -190,7 +190,8 @@ class KafkaLog:
             self.partitions(topic)
         self._check_open()
         return KafkaShare(
-            self.place, self._trouble, self._name(group), {self._name(one): one for one in topics},
+            self.place, self._trouble, self._name(f"falaj.{group}"),
+            {self._name(one): one for one in topics},
             session_seconds=self._session_seconds,
         )  # fmt: skip
 
@@ -233,7 +234,7 @@ class KafkaLog:
         return weak
 
     def _name(self, name: str) -> str:
-        if not _TOPIC.fullmatch(name):
+        if not _NAME.fullmatch(name):
             raise InvalidInput(
                 f"{name!r} is no name of a topic or group.",
                 hint="Use letters, digits, dots, dashes and underscores.",
@@ -532,7 +533,7 @@ def _bytes(value: str | bytes | None) -> bytes:
 def _reading(place: KafkaPlace, trouble: Trouble) -> dict[str, Any]:
     return place.client(
         **{
-            "group.id": f"{place.prefix}readers",  # takes no part in a group; needs a name
+            "group.id": f"{place.prefix}falaj.readers",  # takes no part in a group; needs a name
             "enable.auto.commit": False,
             "enable.auto.offset.store": False,
             "auto.offset.reset": "error",
