@@ -208,21 +208,15 @@ def instants(column: Any, name: str) -> Values:
 
 def column_of(table: pa.Table, name: str, *, of: str) -> Any:
     """A table's column; raises InvalidInput naming what there is."""
-    found = table.schema.get_all_field_indices(name)  # quick, also among 10,000 columns
-    if not found:
+    place = table.schema.get_field_index(name)
+    if place < 0:
+        names = table.column_names
+        more = f" and {len(names) - 20} more" if len(names) > 20 else ""
         raise InvalidInput(
-            f"{of} has no column {name!r}.",
-            hint=f"It has: {told_names(table.column_names)}.",
+            f"{of} has {'two columns' if name in names else 'no column'} {name!r}.",
+            hint=f"It has: {', '.join(names[:20]) or 'no columns'}{more}.",
         )
-    if len(found) > 1:
-        raise InvalidInput(f"{of} has two columns {name!r}.", hint="Rename or drop one of them.")
-    return table.column(found[0])
-
-
-def told_names(names: Sequence[str]) -> str:
-    """Some names for a hint."""
-    more = f" and {len(names) - 20} more" if len(names) > 20 else ""
-    return (", ".join(names[:20]) or "no columns") + more
+    return table.column(place)
 
 
 def table_of(rows: Sequence[Mapping[str, Any]], types: Mapping[str, pa.DataType]) -> pa.Table:
@@ -298,36 +292,3 @@ def _instant(value: Any, name: str) -> datetime | None:
             hint="Write times as 2026-01-31T12:00:00Z.",
         )
     return value
-
-
-def entity_codes(events: Sequence[pa.Array], asked: Sequence[pa.Array]) -> tuple[Ints, Ints]:
-    """Dense numbers for the entities of events and the same numbers for asked rows.
-
-    Args:
-        events: the key columns of the events, one Arrow array each.
-        asked: the key columns of the spine, same order and types.
-
-    Returns:
-        (n_events,) and (n_asked,) int64; -1 where a key is null or, in ``asked``,
-        belongs to no event.
-    """
-    mine = np.zeros(len(events[0]), np.int64)
-    theirs = np.zeros(len(asked[0]), np.int64)
-    size = 1
-    for of_events, of_asked in zip(events, asked, strict=True):
-        known = pc.unique(of_events).drop_null()
-        here, there = _positions(of_events, known), _positions(of_asked, known)
-        if size * max(len(known), 1) > 2**31:  # keep the product small: number anew
-            present, mine = np.unique(mine, return_inverse=True)
-            at = np.minimum(np.searchsorted(present, theirs), len(present) - 1)
-            theirs = np.where(present[at] == theirs, at, -1)
-            size = len(present)
-        mine = np.where((mine < 0) | (here < 0), -1, mine * len(known) + here)
-        theirs = np.where((theirs < 0) | (there < 0), -1, theirs * len(known) + there)
-        size *= max(len(known), 1)
-    return mine, theirs
-
-
-def _positions(column: pa.Array, known: pa.Array) -> Ints:
-    found = pc.index_in(column, value_set=known, skip_nulls=True).fill_null(-1)
-    return np.asarray(found.to_numpy(zero_copy_only=False), np.int64)
