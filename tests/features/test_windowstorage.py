@@ -1,5 +1,6 @@
 """Window views online: rebuilding beside what is read, and letting go of the old."""
 
+import struct
 from datetime import timedelta
 
 import pyarrow as pa
@@ -25,15 +26,27 @@ def clock(now):
 
 @pytest.fixture
 def store(tmp_path, clock):
+    yield from opened(tmp_path, clock)
+
+
+@pytest.fixture
+def sealed(tmp_path, clock):
+    yield from opened(tmp_path, clock, classification="personal")
+
+
+def opened(tmp_path, clock, **values):
     card = Entity(name="card", keys={"card": "string"})
     view = FeatureView(
         name="spent", entity=card, source="payments", event_time="at", head=MINUTE,
         aggregates=[Aggregate("n", "count", window=HOUR),
                     Aggregate("sum", "sum", "amount", window=HOUR),
                     Aggregate("half", "quantile", "amount", q=0.5, window=HOUR)],
+        **values,
     )  # fmt: skip
-    online = LmdbOnlineStore(tmp_path / "online", map_bytes=1 << 22)
-    definitions = GivenDefinitions(card, view, FeatureService(name="all", features=["spent"]))
+    folder = tmp_path / f"online {values}"
+    online = LmdbOnlineStore(folder, map_bytes=1 << 22)
+    service = FeatureService(name="all", features=["spent"], **values)
+    definitions = GivenDefinitions(card, view, service)
     yield FeatureStore(definitions, MemoryLake(), online, FixedSecrets(), clock)
     online.close()
 
@@ -148,6 +161,27 @@ def test_what_has_gone_out_of_every_window_is_let_go_for_all_entities(store, now
     assert read(store, "card 1") == (5, 5.0, 1.0)
     assert read(store, "card 20") == (0, None, None)
     assert window(store).expired(store.online, microseconds(now)) == 0
+
+
+def in_the_store(store, *parts):
+    """Which of these bytes stand in any key or row, in clear."""
+    written = b"".join(
+        key + row for key in store.online.keys(b"") for row in store.online.read([key])
+    )
+    return [part in written for part in parts]
+
+
+def test_what_tiles_and_heads_hold_does_not_stand_in_clear(store, sealed, now):
+    card, amount = b"a-known-card", struct.pack("<d", 123.456)
+    rows = [("a-known-card", now - timedelta(minutes=k), 123.456) for k in (-1, 0, 5)]
+    store.push("payments", payments(*rows))
+    assert in_the_store(store, card, amount) == [True, True]
+    sealed.push("payments", payments(*rows))
+    assert in_the_store(sealed, card, amount) == [False, False]
+    assert read(sealed, "a-known-card") == (2, 246.912, 123.456)
+    sealed.materialize("spent")
+    assert in_the_store(sealed, card, amount) == [False, False]
+    assert read(sealed, "a-known-card") == (2, 246.912, 123.456)
 
 
 def test_a_mark_survives_its_bytes():
