@@ -15,6 +15,7 @@ from falaj.features.answers import (
     Pushed,
 )
 from falaj.features.model import FeatureService, FeatureView, OnDemandFeatures
+from falaj.features.purposes import permitted
 from falaj.kernel.actions import Service, action
 from falaj.kernel.call import AssetRef, Call
 from falaj.kernel.clock import from_microseconds
@@ -70,7 +71,9 @@ class Features(Service):
         when = at or self.call.now
         if when.tzinfo is None:
             raise InvalidInput("`at` has no time zone.", hint="Write it as 2026-01-31T12:00:00Z.")
-        found = self._store.read_online(name, rows, when)
+        plan = self._store.plan(name)
+        permitted(plan, self.call.caller.purpose)
+        found = self._store.read_online(plan, rows, when)
         self.call.note(n_rows=len(rows))
         return OnlineRows(
             service=name,
