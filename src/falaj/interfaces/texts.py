@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import BaseModel, SecretStr, TypeAdapter
 
 from falaj.kernel.actions import Action
+from falaj.kernel.binary import base64_of
 from falaj.kernel.numbers import written
 
 
@@ -70,6 +71,8 @@ def jsonable(value: Any) -> Any:
         return value.get_secret_value()
     if isinstance(value, BaseModel):
         return {name: jsonable(getattr(value, name)) for name in type(value).model_fields}
+    if isinstance(value, bytes):
+        return base64_of(value)
     if isinstance(value, Mapping):
         return {str(key): jsonable(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):

@@ -190,7 +190,7 @@ class _Work:
 
     def _part(self, part: str, encoding: Encoding) -> Rows:
         rows = part_of(self._rows, part)
-        label = self._set.spec.label
+        label, _ = self._set.trainable()
         return Rows(encoding.matrix(rows), as_labels(rows.column(label), label))
 
     def _start(self) -> None:
@@ -223,7 +223,7 @@ class _Work:
         trainer = chosen(self.on.trainers, self.request.trainer)
         self.job.report(0.4, "reading the training set")
         train_rows = part_of(self._rows, TRAIN)
-        label = self._set.spec.label
+        label, _ = self._set.trainable()
         labels = as_labels(train_rows.column(label), label)
         encoding = learned(train_rows, self._features, labels)
         train = Rows(encoding.matrix(train_rows), labels)

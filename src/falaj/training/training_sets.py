@@ -19,7 +19,7 @@ from falaj.catalog.model import Classification, Relation
 from falaj.kernel.call import AssetRef
 from falaj.kernel.clock import microseconds
 from falaj.kernel.errors import Corrupt, InvalidInput, NotFound
-from falaj.training.content import canonical, content_hash
+from falaj.lake.content import canonical, content_hash
 from falaj.training.encoding import as_labels, instants
 from falaj.training.model import (
     TEST,

@@ -13,7 +13,7 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -108,6 +108,18 @@ class DuckLake:
     def replace(self, table: str, rows: pa.Table, *, key: str | None = None) -> Snapshot:
         """See ``Lake.replace``."""
         return self.append_many({table: rows}, key=key, replace=[table])
+
+    def replace_in_batches(self, table: str, batches: Callable[[], Iterable[pa.Table]]) -> Snapshot:
+        """See ``Lake.replace_in_batches``."""
+
+        def work(cursor: Cursor) -> None:
+            for place, rows in enumerate(batches()):
+                ready = prepared(table, rows)
+                if place == 0:
+                    statements.empty(cursor, table, creatable(table, ready).schema)
+                statements.append(cursor, table, ready, add_columns=False)
+
+        return self._write(work, [table_name(table)], None)
 
     def written(self, key: str) -> Snapshot | None:
         """See ``Lake.written``."""
