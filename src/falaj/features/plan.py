@@ -23,12 +23,11 @@ from falaj.features.model import (
     Entity,
     FeatureService,
     FeatureView,
-    Knowledge,
     OnDemandFeatures,
     split_reference,
 )
 from falaj.features.types import DType, Type
-from falaj.features.views import Events, ViewPlan
+from falaj.features.views import ViewPlan
 from falaj.kernel.errors import InvalidInput
 
 D = TypeVar("D", bound=Definition)
@@ -212,16 +211,14 @@ class ServicePlan:
         self,
         spine: pa.Table,
         at: Ints,
-        events: Mapping[str, Events],
-        knowledge: Knowledge = Knowledge.RECORDED,
+        look_up: Callable[[ViewUse, Sequence[pa.Array], Ints], Mapping[str, pa.Array]],
     ) -> dict[str, pa.Array]:
         """The vector's columns for each row of a spine.
 
         Args:
             spine: m rows with the keys and the request fields.
             at: (m,) UTC microseconds.
-            events: all events of each view, by its name.
-            knowledge: see ``Knowledge``.
+            look_up: gives a use's features by name, for key columns and instants.
         """
         columns: dict[str, pa.Array] = {
             name: typed(column_of(spine, name, of="The spine"), dtype, name)
@@ -232,7 +229,7 @@ class ServicePlan:
                 typed(column_of(spine, column, of="The spine"), dtype, column)
                 for column, dtype in zip(use.key_columns, use.plan.keys.values(), strict=True)
             ]
-            found = use.plan.offline(events[use.plan.name], keys, at, knowledge)
+            found = look_up(use, keys, at)
             for feature in use.features:
                 columns[f"{use.plan.name}__{feature}"] = found[feature]
         for computed in self.on_demand:

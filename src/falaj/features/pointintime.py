@@ -12,12 +12,18 @@ counts as recorded at its event time.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 
 from falaj.features.columns import Array, Ints
+
+if TYPE_CHECKING:
+    from falaj.features.index.runs import Run
+    from falaj.features.views import ViewPlan
 
 _STEPS_BEFORE_TABLE = 4
 """Late rows are mostly few and alone: look back a few rows before building a table."""
@@ -137,3 +143,47 @@ class EventIndex:
         if ttl_us is not None:
             expired[there] = self.event_time[found[there]] <= at[there] - ttl_us
         return positions, expired
+
+
+def latest_values(
+    plan: ViewPlan,
+    features: Sequence[str],
+    runs: Sequence[Run],
+    keys: Sequence[pa.Array],
+    at: Ints,
+    *,
+    hide_late: bool,
+    bound: int,
+) -> dict[str, pa.Array]:
+    """Features of a view with latest values, from its index.
+
+    Args:
+        features: which of the view's.
+        runs: its index; they cover the log of its source in order.
+        keys: the entity's key columns, typed, m rows each.
+        at: (m,) UTC microseconds.
+        hide_late: whether an event is invisible before it was recorded.
+        bound: events at log positions from here on are invisible.
+
+    Returns:
+        By feature an Arrow array of m rows, null where nothing is known.
+    """
+    from falaj.features.index.building import from_words
+    from falaj.features.index.runs import gathered, latest_of, taken
+    from falaj.features.types import DType, is_fixed_width
+    from falaj.features.views import column_key
+
+    found = latest_of(runs, keys, at, ttl_us=plan.ttl_us, hide_late=hide_late, bound=bound)
+    wanted = {one.name: one for one in plan.view.features if one.name in set(features)}
+    columns = {name: column_key(one.column, one.dtype) for name, one in wanted.items()}
+    fixed = {columns[name]: one.dtype for name, one in wanted.items() if is_fixed_width(one.dtype)}
+    words = gathered(found, list(fixed))
+    given = {
+        column: from_words(*words[column], dtype)
+        for column, dtype in fixed.items()
+        if isinstance(dtype, DType)
+    }
+    for column in columns.values():
+        if column not in given:
+            given[column] = taken(found, column)
+    return {name: given[columns[name]] for name in features}

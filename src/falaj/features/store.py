@@ -7,7 +7,7 @@ by ``push`` and ``materialize``. Nothing here asks who may do it: the service do
 from __future__ import annotations
 
 import secrets as random_names
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -17,7 +17,8 @@ from sqlalchemy.engine import Connection
 
 from falaj.catalog.definitions import Definition, Definitions
 from falaj.features.answers import Ack, FeatureItem, Materialized, Pushed
-from falaj.features.columns import arrow_type, column_of, instants, table_of
+from falaj.features.columns import arrow_type, table_of
+from falaj.features.index.indexes import Indexes
 from falaj.features.model import (
     Entity,
     FeatureService,
@@ -25,10 +26,11 @@ from falaj.features.model import (
     Knowledge,
     OnDemandFeatures,
 )
+from falaj.features.offline import Offline
 from falaj.features.online import OnlineReader, Superseded, Vectors, ViewStorage, once_mark
 from falaj.features.plan import DefinitionAccess, ServicePlan
 from falaj.features.ports import Merge, OnlineStore, Secrets, Write
-from falaj.features.views import Events, ViewPlan, empty_source
+from falaj.features.views import Events, ViewPlan
 from falaj.kernel.clock import Clock, microseconds
 from falaj.kernel.database import Database
 from falaj.kernel.errors import InvalidInput, NotFound
@@ -71,6 +73,7 @@ class FeatureStore:
         online: the latest values and tiles.
         keys: secrets for views that are personal or sensitive.
         clock: tells when a write happens.
+        offline: reads the lake for training; by default with indexes held in memory.
     """
 
     def __init__(
@@ -80,10 +83,13 @@ class FeatureStore:
         online: OnlineStore,
         keys: Secrets,
         clock: Clock,
+        *,
+        offline: Offline | None = None,
     ) -> None:
         self.definitions = definitions
         self.lake = lake
         self.online = online
+        self.offline = offline or Offline(Indexes(lake))
         self._keys = keys
         self._clock = clock
         self._readers: dict[tuple[str, ...], OnlineReader] = {}
@@ -152,64 +158,13 @@ class FeatureStore:
             NotFound: no such service. InvalidInput: a column is not there or of another type.
         """
         plan = self.plan(service) if isinstance(service, str) else service
-        asked = instants(column_of(spine, timestamp, of="The spine"), timestamp)
-        if not asked.valid.all():
-            raise InvalidInput(
-                f"The spine's column {timestamp!r} has {int((~asked.valid).sum())} nulls.",
-                hint="Every row of a spine needs its instant.",
-            )
-        if snapshot is None:
-            snapshot = self.lake.latest()
-        names = {use.plan.name: use.plan for use in plan.views}
-        events = {
-            name: use.events(table)
-            for (name, use), table in zip(
-                names.items(), self._sources(names.values(), snapshot), strict=True
-            )
-        }
-        found = plan.offline(spine, asked.values, events, Knowledge(knowledge))
-        frame = spine
-        for name, column in found.items():
-            if name in plan.request_fields:
-                frame = frame.set_column(frame.schema.get_field_index(name), name, column)
-                continue
-            if name in spine.column_names:
-                raise InvalidInput(
-                    f"The spine has a column {name!r}, as the service has a feature.",
-                    hint="Rename it in the spine.",
-                )
-            frame = frame.append_column(name, column)
-        return frame
-
-    def _sources(self, plans: Iterable[ViewPlan], snapshot: int) -> list[pa.Table]:
-        """The source rows of each view; of a table that several views read, once."""
-        wanted = list(plans)
-        columns: dict[str, dict[str, None]] = {}
-        for plan in wanted:
-            columns.setdefault(plan.view.source, {}).update(dict.fromkeys(plan.source_columns))
-        tables = {name: self._source(name, list(of), snapshot) for name, of in columns.items()}
-        return [
-            found if (found := tables[plan.view.source]) is not None else empty_source(plan)
-            for plan in wanted
-        ]
-
-    def _source(self, table: str, columns: Sequence[str], snapshot: int) -> pa.Table | None:
-        try:
-            there = self.lake.schema(table, snapshot).names
-        except NotFound:
-            return None
-        lacking = [name for name in columns if name not in there]
-        if lacking:
-            raise InvalidInput(
-                f"The table {table!r} has no column {lacking[0]!r}, which a view reads.",
-                hint=f"It has: {', '.join(there)}.",
-            )
-        return self.lake.scan(table, columns=list(columns), snapshot=snapshot)
+        return self.offline.frame(
+            spine, plan, timestamp=timestamp, knowledge=knowledge, snapshot=snapshot
+        )
 
     def events(self, plan: ViewPlan, snapshot: int | None = None) -> Events:
-        """All events of a view in the lake."""
-        at = self.lake.latest() if snapshot is None else snapshot
-        return plan.events(self._sources([plan], at)[0])
+        """All events of a view in the lake, in the order of its log."""
+        return self.offline.events(plan, snapshot)
 
     # ── online ───────────────────────────────────────────────────────────────────────
 

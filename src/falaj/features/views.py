@@ -58,6 +58,8 @@ class Events:
     event_time: Ints
     recorded_at: Ints | None
     columns: Mapping[str, pa.Array]
+    positions: Ints | None = None
+    """Where each stands in the log of its table, if the source said so."""
 
     def __len__(self) -> int:
         return len(self.event_time)
@@ -85,6 +87,7 @@ class Events:
             self.event_time[rows],
             None if self.recorded_at is None else self.recorded_at[rows],
             {name: column.take(at) for name, column in self.columns.items()},
+            None if self.positions is None else self.positions[rows],
         )
 
 
@@ -198,10 +201,14 @@ class ViewPlan:
         """The time to live in microseconds."""
         return None if self.view.ttl is None else microseconds(self.view.ttl)
 
-    def events(self, table: pa.Table) -> Events:
+    def events(self, table: pa.Table, positions: Ints | None = None) -> Events:
         """The rows of a source table that are events of this view.
 
         Rows that the filter drops, and rows without a key or an event time, are none.
+
+        Args:
+            table: n rows with the columns that the view reads.
+            positions: (n,) where each row stands in the log of the table, if that is known.
 
         Raises:
             InvalidInput: a column is not there, or has a type other than declared.
@@ -229,7 +236,7 @@ class ViewPlan:
             columns[column_key(name, wanted)] = (
                 pa.array(_validity(column)) if wanted is None else typed(column, wanted, name)
             )
-        events = Events(tuple(keys), time.values, recorded, columns)
+        events = Events(tuple(keys), time.values, recorded, columns, positions)
         return events if kept.all() else events.take(np.flatnonzero(kept))
 
     def offline(

@@ -69,6 +69,20 @@ class TableInfo(BaseModel):
     snapshot: int
 
 
+class Extent(BaseModel):
+    """How far the log of a table reaches at a snapshot.
+
+    ``identity`` names the table itself: one that was dropped and made anew has another.
+    ``n_rows`` are there, each at a position of its own below ``end``.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    identity: str
+    n_rows: int
+    end: int
+
+
 class Compaction(BaseModel):
     """What a round of maintenance did."""
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from falaj.lake.model import Compaction, Snapshot, TableInfo
+    from falaj.lake.model import Compaction, Extent, Snapshot, TableInfo
 
 
 class Lake(Protocol):
@@ -26,6 +26,8 @@ class Lake(Protocol):
       difference of columns or types is a ``SchemaMismatch`` that names the column.
     - Instants are microseconds in UTC; a timestamp without a zone is refused.
     - Tables have no hidden columns: what was written is what is read.
+    - Every row has a position in the log of its table. Positions grow with each write, are
+      never given twice, and stay with their rows when files are compacted.
     """
 
     def append(
@@ -115,6 +117,41 @@ class Lake(Protocol):
         rows_per_batch: int = 65_536,
     ) -> pa.RecordBatchReader:
         """As ``scan``, in batches, without holding the table in memory."""
+        ...
+
+    def extent(
+        self, table: str, snapshot: int | None = None, *, before: int | None = None
+    ) -> Extent:
+        """How many rows there are, and where their positions end.
+
+        Rows never change. So if of the positions before ``end`` of an earlier extent with
+        the same identity as many rows are left as there were, the table has only been
+        appended to since.
+
+        Args:
+            snapshot: as of this snapshot (default the latest).
+            before: count only rows at positions below this one.
+
+        Raises:
+            NotFound: no such table at that snapshot.
+        """
+        ...
+
+    def log(
+        self,
+        table: str,
+        *,
+        columns: Sequence[str],
+        snapshot: int | None = None,
+        since: int = 0,
+        rows_per_batch: int = 65_536,
+    ) -> pa.RecordBatchReader:
+        """The rows from a position on, in batches, in no order.
+
+        The first column of each batch holds the positions (int64), the others follow as
+        asked for. Raises as ``scan`` does, and InvalidInput if the table has a column named
+        ``rowid``, which hides the positions.
+        """
         ...
 
     def query(

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from falaj.catalog.definitions import Definition
 from falaj.kernel.errors import NotFound
-from falaj.lake.model import Snapshot
+from falaj.lake.model import Extent, Snapshot
 from falaj.trust.keys import checked_purpose
 
 
@@ -41,21 +43,39 @@ class FixedSecrets:
 
 
 class MemoryLake:
-    """What features use of a lake, in memory: append, scan, schema, snapshots."""
+    """What features use of a lake, in memory: append, replace, scan, log, snapshots."""
 
     def __init__(self, **tables: pa.Table) -> None:
-        self._states: list[dict[str, pa.Table]] = [dict(tables)]
+        self._states: list[dict[str, _Log]] = [
+            {
+                name: _Log(0, np.arange(rows.num_rows), rows.num_rows, rows)
+                for name, rows in tables.items()
+            }
+        ]
         self._keys: dict[str, Snapshot] = {}
 
     def append(self, table: str, rows: pa.Table, *, key: str | None = None, **_: Any) -> Snapshot:
         """Add rows once per key."""
         if key is not None and key in self._keys:
             return self._keys[key]
-        state = dict(self._states[-1])
-        if table in state:
-            rows = pa.concat_tables([state[table], rows.select(state[table].column_names)])
-        state[table] = rows
-        self._states.append(state)
+        known = self._states[-1].get(table)
+        if known is None:
+            known = _Log(len(self._states), np.arange(0), 0, rows.slice(0, 0))
+        new = np.arange(known.end, known.end + rows.num_rows)
+        whole = pa.concat_tables([known.rows, rows.select(known.rows.column_names)])
+        positions = np.concatenate([known.positions, new])
+        end = known.end + rows.num_rows
+        return self._kept(table, _Log(known.identity, positions, end, whole), key)
+
+    def replace(self, table: str, rows: pa.Table, *, key: str | None = None) -> Snapshot:
+        """Put rows in the place of all rows; positions go on."""
+        known = self._states[-1][table]
+        positions = np.arange(known.end, known.end + rows.num_rows)
+        end = known.end + rows.num_rows
+        return self._kept(table, _Log(known.identity, positions, end, rows), key)
+
+    def _kept(self, table: str, log: _Log, key: str | None) -> Snapshot:
+        self._states.append({**self._states[-1], table: log})
         snapshot = Snapshot(id=self.latest(), at=datetime.now(UTC))
         if key is not None:
             self._keys[key] = snapshot
@@ -67,7 +87,7 @@ class MemoryLake:
 
     def schema(self, table: str, snapshot: int | None = None) -> pa.Schema:
         """The table's columns; raises NotFound."""
-        return self._table(table, snapshot).schema
+        return self._table(table, snapshot).rows.schema
 
     def scan(
         self,
@@ -78,11 +98,46 @@ class MemoryLake:
         **_: Any,
     ) -> pa.Table:
         """The rows in the order in which they were written; raises NotFound."""
-        found = self._table(table, snapshot)
+        found = self._table(table, snapshot).rows
         return found if columns is None else found.select(list(columns))
 
-    def _table(self, table: str, snapshot: int | None) -> pa.Table:
+    def extent(
+        self, table: str, snapshot: int | None = None, *, before: int | None = None
+    ) -> Extent:
+        """See ``Lake.extent``."""
+        log = self._table(table, snapshot)
+        positions = log.positions if before is None else log.positions[log.positions < before]
+        end = int(positions[-1]) + 1 if len(positions) else 0
+        return Extent(identity=str(log.identity), n_rows=len(positions), end=end)
+
+    def log(
+        self,
+        table: str,
+        *,
+        columns: Sequence[str],
+        snapshot: int | None = None,
+        since: int = 0,
+        **_: Any,
+    ) -> pa.RecordBatchReader:
+        """See ``Lake.log``; the newest rows first, since the order is not defined."""
+        log = self._table(table, snapshot)
+        kept = np.flatnonzero(log.positions >= since)[::-1]
+        rows = log.rows.select(list(columns)).take(pa.array(kept))
+        rows = rows.add_column(0, "rowid", pa.array(log.positions[kept]))
+        return rows.to_reader(max_chunksize=1000)
+
+    def _table(self, table: str, snapshot: int | None) -> _Log:
         state = self._states[(snapshot or self.latest()) - 1]
         if table not in state:
             raise NotFound(f"There is no table {table!r}.")
         return state[table]
+
+
+@dataclass(frozen=True)
+class _Log:
+    """The rows of a table at one snapshot, with the position of each."""
+
+    identity: int
+    positions: Any
+    end: int
+    rows: pa.Table

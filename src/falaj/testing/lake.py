@@ -301,6 +301,64 @@ class LakeSuite:
             lake.scan("people", snapshot=made[0].id)
         assert numbers(lake.scan("people", snapshot=made[2].id)) == [0, 1, 2]
 
+    def test_every_row_has_a_position_that_grows_and_stays(self, lake: Lake) -> None:
+        def log(since: int = 0, snapshot: int | None = None) -> dict[int, int]:
+            reader = lake.log("people", columns=["n"], since=since, snapshot=snapshot)
+            return {
+                position: number
+                for batch in reader
+                for position, number in zip(
+                    batch.column(0).to_pylist(), batch.column(1).to_pylist(), strict=True
+                )
+            }
+
+        first = lake.append("people", people(7, 5))
+        extent = lake.extent("people")
+        assert (extent.n_rows, sorted(log().values())) == (2, [5, 7])
+        assert max(log()) == extent.end - 1
+        second = lake.append("people", people(9))
+        lake.append("others", people(1))
+        assert log(since=extent.end) == {extent.end: 9}
+        assert lake.extent("people", first.id) == extent
+        assert lake.extent("people", before=extent.end) == extent
+        before = log()
+        for maintain in (
+            lake.compact,
+            lambda: lake.expire(
+                older_than=datetime.now(UTC) + timedelta(days=1), grace_seconds=-60
+            ),
+            lambda: lake.append("people", people(4)),
+            lake.compact,
+        ):
+            maintain()
+            later = log()
+            assert {position: later[position] for position in before} == before
+        assert lake.extent("people", before=extent.end) == extent
+        assert log(since=max(before) + 1) == {max(before) + 1: 4}
+        with pytest.raises(NotFound):
+            log(snapshot=second.id - 1)
+
+    def test_an_extent_tells_a_table_that_was_not_only_appended_to(self, lake: Lake) -> None:
+        lake.append("people", people(1, 2))
+        extent = lake.extent("people")
+        lake.append("people", people(3))
+        lake.append("wide", people(3).append_column("age", pa.array([1])))
+        lake.append("people", people(4).append_column("age", pa.array([1])), add_columns=True)
+        assert lake.extent("people", before=extent.end) == extent
+        same_columns = lake.scan("people").slice(0, 2)
+        lake.replace("people", same_columns)
+        replaced = lake.extent("people", before=extent.end)
+        assert (replaced.identity, replaced.n_rows) != (extent.identity, extent.n_rows)
+        lake.replace("people", people(1, 2))
+        again = lake.extent("people", before=extent.end)
+        assert again.identity != extent.identity
+        for ask in (lake.extent, lambda table: lake.log(table, columns=["n"])):
+            with pytest.raises(NotFound, match="'missing'"):
+                ask("missing")
+        lake.append("hidden", pa.table({"RowId": [1]}))
+        with pytest.raises(InvalidInput, match="rowid"):
+            lake.extent("hidden")
+
     def test_threads_write_and_read_at_once(self, lake: Lake) -> None:
         lake.append("people", people(-1))
 

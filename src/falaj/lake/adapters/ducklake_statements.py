@@ -10,9 +10,9 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from falaj.kernel.errors import Conflict, NotFound
+from falaj.kernel.errors import Conflict, InvalidInput, NotFound
 from falaj.lake.adapters.ducklake_engine import name, text
-from falaj.lake.model import Snapshot
+from falaj.lake.model import Extent, Snapshot
 from falaj.lake.rows import creatable, fitted, sql_type
 
 Cursor = duckdb.DuckDBPyConnection
@@ -137,6 +137,38 @@ def count(cursor: Cursor, table: str, snapshot: int | None) -> int:
     at = "" if snapshot is None else f" AT (VERSION => {int(snapshot)})"
     row = cursor.execute(f"SELECT count(*) FROM lake.{name(table)}{at}").fetchone()
     return int(row[0]) if row else 0
+
+
+def with_positions(table: str, schema: pa.Schema) -> None:
+    """Raises InvalidInput if a column of the table hides the positions of its rows."""
+    if "rowid" in (column.lower() for column in schema.names):
+        raise InvalidInput(
+            f"The table {table!r} has a column named 'rowid', which hides the order of its rows.",
+            hint="Write it with another name for that column.",
+        )
+
+
+def log(table: str, columns: Sequence[str], snapshot: int, since: int) -> str:
+    """The SELECT of the rows from a position on."""
+    chosen = ", ".join(["rowid", *(name(column) for column in columns)])
+    where = f" WHERE rowid >= {int(since)}" if since > 0 else ""
+    return f"SELECT {chosen} FROM lake.{name(table)} AT (VERSION => {int(snapshot)}){where}"
+
+
+def extent(cursor: Cursor, table: str, snapshot: int, before: int | None) -> Extent:
+    """The identity of a table that is there, its number of rows, and the end of its log."""
+    identity = cursor.execute(
+        "SELECT table_uuid FROM __ducklake_metadata_lake.ducklake_table WHERE table_name = ?"
+        " AND begin_snapshot <= ? AND (end_snapshot IS NULL OR end_snapshot > ?)",
+        [table, snapshot, snapshot],
+    ).fetchone()
+    where = "" if before is None else f" WHERE rowid < {int(before)}"
+    found = cursor.execute(
+        "SELECT count(*), coalesce(max(rowid) + 1, 0)"
+        f" FROM lake.{name(table)} AT (VERSION => {int(snapshot)}){where}"
+    ).fetchone()
+    n_rows, end = found or (0, 0)
+    return Extent(identity=str(identity[0]) if identity else "", n_rows=n_rows, end=end)
 
 
 def n_files(cursor: Cursor) -> int:

@@ -28,7 +28,7 @@ from falaj.lake.adapters import ducklake_statements as statements
 from falaj.lake.adapters.ducklake_engine import Place, name, text
 from falaj.lake.adapters.writer_lock import FileLock, PostgresLock
 from falaj.lake.disk import disk_error, sync_file
-from falaj.lake.model import Column, Compaction, Snapshot, TableInfo, table_name
+from falaj.lake.model import Column, Compaction, Extent, Snapshot, TableInfo, table_name
 from falaj.lake.readonly import tables_of
 from falaj.lake.rows import creatable, prepared
 
@@ -196,22 +196,39 @@ class DuckLake:
     ) -> pa.RecordBatchReader:
         """See ``Lake.batches``."""
         sql = statements.select(table_name(table), columns, where, order_by, None)
-        reading = self._reading()
-        cursor = reading.__enter__()
-        try:
+
+        def answer(cursor: Cursor) -> Cursor:
             self._found(cursor, table, snapshot)
-            answer = self._answered(cursor, sql, {}, snapshot, None)
-            reader = answer.to_arrow_reader(rows_per_batch)
-        except BaseException as error:
-            if not reading.__exit__(type(error), error, error.__traceback__):
-                raise
-            raise AssertionError from error
+            return self._answered(cursor, sql, {}, snapshot, None)
 
-        def flow() -> Iterator[pa.RecordBatch]:
-            with _entered(reading):
-                yield from reader
+        return self._flowing(answer, rows_per_batch)
 
-        return pa.RecordBatchReader.from_batches(reader.schema, flow())
+    def extent(
+        self, table: str, snapshot: int | None = None, *, before: int | None = None
+    ) -> Extent:
+        """See ``Lake.extent``."""
+        with self._reading() as cursor:
+            at = statements.latest(cursor) if snapshot is None else snapshot
+            statements.with_positions(table, self._found(cursor, table_name(table), at))
+            return statements.extent(cursor, table, at, before)
+
+    def log(
+        self,
+        table: str,
+        *,
+        columns: Sequence[str],
+        snapshot: int | None = None,
+        since: int = 0,
+        rows_per_batch: int = 65_536,
+    ) -> pa.RecordBatchReader:
+        """See ``Lake.log``."""
+
+        def answer(cursor: Cursor) -> Cursor:
+            at = statements.latest(cursor) if snapshot is None else snapshot
+            statements.with_positions(table, self._found(cursor, table_name(table), at))
+            return cursor.execute(statements.log(table, columns, at, since))
+
+        return self._flowing(answer, rows_per_batch)
 
     def query(
         self,
@@ -452,6 +469,25 @@ class DuckLake:
                 f"The lake has no table {table!r}{when}.", hint="`falaj tables list` shows all."
             )
         return schema
+
+    def _flowing(
+        self, answer: Callable[[Cursor], Cursor], rows_per_batch: int
+    ) -> pa.RecordBatchReader:
+        """An answer in batches; its cursor is given back when the last one has been read."""
+        reading = self._reading()
+        cursor = reading.__enter__()
+        try:
+            reader = answer(cursor).to_arrow_reader(rows_per_batch)
+        except BaseException as error:
+            if not reading.__exit__(type(error), error, error.__traceback__):
+                raise
+            raise AssertionError from error
+
+        def flow() -> Iterator[pa.RecordBatch]:
+            with _entered(reading):
+                yield from reader
+
+        return pa.RecordBatchReader.from_batches(reader.schema, flow())
 
     def _answered(
         self,

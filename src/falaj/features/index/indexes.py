@@ -1,0 +1,203 @@
+"""Which runs answer for a view at a snapshot of the lake, kept and brought up to date.
+
+An index is a chain of runs that cover the log of a source table from its beginning. Rows
+of the lake never change, so a chain holds for a snapshot if the table still has as many
+rows at the positions that the chain covers as it read there. Then only rows at later
+positions are read, into a small run; small runs are read again as one when they have
+become several. A table that was replaced, or lost rows, is indexed anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from falaj.features.index.building import run_of
+from falaj.features.index.runs import Run, Span
+from falaj.features.views import Events, ViewPlan, empty_source
+from falaj.kernel.errors import InvalidInput, NotFound
+from falaj.lake.model import Extent
+from falaj.lake.ports import Lake
+
+BUDGET = 8 * 2**30
+"""Bytes of runs that are held in memory, unless the settings say otherwise."""
+_EXTENTS = 4_096
+_SMALL = 1 / 2
+"""A run is read again with the next one if that has at least this share of its rows."""
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Runs that cover the log of one table from its beginning, and are of one meaning."""
+
+    runs: tuple[Run, ...]
+
+    @property
+    def identity(self) -> str:
+        """The table."""
+        return self.runs[-1].span.identity
+
+    @property
+    def end(self) -> int:
+        """The first position that is not covered."""
+        return self.runs[-1].span.end
+
+    @property
+    def n_rows(self) -> int:
+        """The rows of the source that were read."""
+        return sum(run.span.n_rows for run in self.runs)
+
+    @property
+    def snapshot(self) -> int:
+        """The snapshot at which the newest rows were read."""
+        return self.runs[-1].span.snapshot
+
+    @property
+    def n_bytes(self) -> int:
+        """Of all runs."""
+        return sum(run.n_bytes for run in self.runs)
+
+
+class Indexes:
+    """The indexes of views over a lake; safe from many threads.
+
+    Args:
+        lake: the source tables.
+        budget: bytes of runs held in memory; beyond it the least recently used are let go.
+    """
+
+    def __init__(self, lake: Lake, *, budget: int = BUDGET) -> None:
+        self.lake = lake
+        self._budget = budget
+        self._lock = threading.Lock()
+        self._building: dict[str, threading.Lock] = {}
+        self._held: OrderedDict[tuple[str, str], Chain] = OrderedDict()
+        self._extents: OrderedDict[tuple[str, int, int | None], Extent | None] = OrderedDict()
+
+    def runs(self, plan: ViewPlan, snapshot: int) -> tuple[Sequence[Run], int]:
+        """The runs that answer for a view at a snapshot, and the end of the log there.
+
+        Events at positions from that end on were written later and must not be seen.
+
+        Raises:
+            NotFound: no such snapshot. InvalidInput: the table lacks a column or has it of
+                another type.
+        """
+        key = meaning(plan)
+        extent = self._extent(plan.view.source, snapshot)
+        if extent is None:
+            return (self._nothing(plan, snapshot),), 0
+        with self._lock:
+            building = self._building.setdefault(key, threading.Lock())
+        with building:
+            chain = self._held.get((key, extent.identity))
+            if chain is None or not self._holds(chain, plan, snapshot, extent):
+                chain = Chain((self._read(plan, snapshot, 0, extent),))
+            elif extent.end > chain.end:
+                chain = self._extended(chain, plan, snapshot, extent)
+            self._keep((key, extent.identity), chain)
+        return chain.runs, extent.end
+
+    def _extent(self, table: str, snapshot: int, before: int | None = None) -> Extent | None:
+        """The extent of a table; None if there is none."""
+        asked = (table, snapshot, before)
+        with self._lock:
+            if asked in self._extents:
+                self._extents.move_to_end(asked)
+                return self._extents[asked]
+        try:
+            found: Extent | None = self.lake.extent(table, snapshot, before=before)
+        except NotFound:
+            if snapshot > self.lake.latest():
+                raise
+            found = None
+        with self._lock:
+            self._extents[asked] = found
+            while len(self._extents) > _EXTENTS:
+                self._extents.popitem(last=False)
+        return found
+
+    def _holds(self, chain: Chain, plan: ViewPlan, snapshot: int, extent: Extent) -> bool:
+        """True if the rows that a chain has read are those that the table has at a snapshot."""
+        table = plan.view.source
+        if extent.end >= chain.end:
+            there = self._extent(table, snapshot, chain.end)
+            return there is not None and there.n_rows == chain.n_rows
+        there = self._extent(table, chain.snapshot, extent.end)
+        return (
+            there is not None
+            and there.identity == extent.identity
+            and there.n_rows == extent.n_rows
+        )
+
+    def _extended(self, chain: Chain, plan: ViewPlan, snapshot: int, extent: Extent) -> Chain:
+        """The chain with the rows that came later; read again with runs that are no larger."""
+        kept = list(chain.runs)
+        n_new = extent.n_rows - chain.n_rows
+        while kept and n_new >= _SMALL * kept[-1].span.n_rows:
+            n_new += kept.pop().span.n_rows
+        begin = kept[-1].span.end if kept else 0
+        return Chain((*kept, self._read(plan, snapshot, begin, extent)))
+
+    def _read(self, plan: ViewPlan, snapshot: int, begin: int, extent: Extent) -> Run:
+        events, n_rows = source_events(self.lake, plan, snapshot, since=begin)
+        span = Span(extent.identity, begin, extent.end, n_rows, snapshot)
+        return run_of(plan, events, span)
+
+    def _nothing(self, plan: ViewPlan, snapshot: int) -> Run:
+        none = plan.events(empty_source(plan), np.empty(0, np.int64))
+        return run_of(plan, none, Span("", 0, 0, 0, snapshot))
+
+    def _keep(self, key: tuple[str, str], chain: Chain) -> None:
+        with self._lock:
+            self._held[key] = chain
+            self._held.move_to_end(key)
+            total = sum(held.n_bytes for held in self._held.values())
+            while total > self._budget and len(self._held) > 1:
+                _, gone = self._held.popitem(last=False)
+                total -= gone.n_bytes
+
+
+def meaning(plan: ViewPlan) -> str:
+    """What an index of the view depends on, in 32 hexadecimal digits; views may share one."""
+    view = plan.view
+    said = {
+        "source": view.source,
+        "event_time": view.event_time,
+        "recorded_at": view.recorded_at,
+        "keys": [[view.entity_columns.get(k, k), dtype.value] for k, dtype in plan.keys.items()],
+        "columns": [[name, dtype.value if dtype else None] for name, dtype in plan.columns],
+        "where": [item.model_dump(mode="json") for item in view.where],
+        "sealed": plan.sealed,
+    }
+    text = json.dumps(said, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def source_events(
+    lake: Lake, plan: ViewPlan, snapshot: int, *, since: int = 0
+) -> tuple[Events, int]:
+    """The events of a view in the lake from a position on, and how many rows were read.
+
+    Raises:
+        NotFound: no such table. InvalidInput: it lacks a column or has it of another type.
+    """
+    table, columns = plan.view.source, plan.source_columns
+    there = lake.schema(table, snapshot).names
+    lacking = [name for name in columns if name not in there]
+    if lacking:
+        raise InvalidInput(
+            f"The table {table!r} has no column {lacking[0]!r}, which a view reads.",
+            hint=f"It has: {', '.join(there)}.",
+        )
+    rows = lake.log(table, columns=columns, snapshot=snapshot, since=since).read_all()
+    positions = np.asarray(rows.column(0).to_numpy(), np.int64)
+    named = pa.table(rows.columns[1:], names=columns)
+    return plan.events(named, positions), rows.num_rows

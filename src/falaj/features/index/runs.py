@@ -1,0 +1,242 @@
+"""A run: some events of a view, sorted, so that what was known at an instant is found fast.
+
+A run covers the rows of a source table at the positions ``[begin, end)`` of its log. Its
+events are sorted by (entity, event_time, recorded_at, position). Values of fixed width
+stand in rows of words, so that a gather touches one or two lines of the cache; strings,
+bytes and lists stay in Arrow, in the run's order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import pyarrow as pa
+
+from falaj.features.columns import Array, Ints
+from falaj.features.index.entities import Entities
+from falaj.features.kernels import in_slices
+
+NONE = np.empty(0, np.int64)
+ALL = np.iinfo(np.int64).max
+"""A bound above every position."""
+LATE, PINNED = "recorded_at", "position"
+
+
+@dataclass(frozen=True)
+class Span:
+    """Which rows of a source table a run covers.
+
+    ``n_rows`` were at the positions ``[begin, end)`` of the table named ``identity`` when
+    it was read at ``snapshot``, events or not.
+    """
+
+    identity: str
+    begin: int
+    end: int
+    n_rows: int
+    snapshot: int
+
+
+@dataclass(frozen=True)
+class Run:
+    """Sorted events; arrays have a row for each of its n events unless said otherwise.
+
+    ``starts`` (n_entities + 1,) says where each entity's events begin. ``recorded_at`` has
+    no length if every event was recorded when it happened. ``words`` (n, n_flags +
+    n_columns) is laid out as in ``kernels_runs``; ``columns`` numbers its columns.
+    ``arrow`` holds the columns of variable width.
+    """
+
+    span: Span
+    entities: Entities
+    starts: Ints
+    event_time: Ints
+    recorded_at: Ints
+    position: Ints
+    least: Mapping[str, Ints]
+    """Of ``recorded_at`` and ``position``: the least of each block, level after level."""
+    words: Ints
+    n_flags: int
+    columns: Mapping[str, int] = field(default_factory=dict)
+    arrow: Mapping[str, pa.Array] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.event_time)
+
+    @property
+    def n_bytes(self) -> int:
+        """The bytes that it takes in memory or in a mapped file."""
+        arrays = [
+            self.starts, self.event_time, self.recorded_at, self.position, self.words,
+            *self.least.values(), *self.entities.arrays().values(),
+        ]  # fmt: skip
+        return sum(int(one.nbytes) for one in (*arrays, *self.arrow.values()))
+
+    @cached_property
+    def late(self) -> bool:
+        """True if an event was recorded later than it happened."""
+        return LATE in self.least
+
+    @cached_property
+    def levels(self) -> Ints:
+        """Where each level begins in ``least``."""
+        return level_starts(len(self))
+
+    def visible(self, *, hide_late: bool, bound: int) -> tuple[Ints, Ints, Ints, Ints, Ints]:
+        """What kernels need to see which events are visible; nothing where all are.
+
+        Args:
+            hide_late: whether an event is invisible before it was recorded.
+            bound: events at positions from here on are invisible.
+        """
+        late, pinned = hide_late and self.late, bound < self.span.end
+        return (
+            self.recorded_at if late else NONE,
+            self.least[LATE] if late else NONE,
+            self.position if pinned else NONE,
+            self.least[PINNED] if pinned else NONE,
+            self.levels,
+        )
+
+    def latest(
+        self, codes: Ints, at: Ints, *, ttl_us: int | None, hide_late: bool, bound: int
+    ) -> Ints:
+        """The latest event of each asked entity that is visible at its instant.
+
+        Args:
+            codes: (m,) the run's numbers of entities, -1 for unknown.
+            at: (m,) UTC microseconds.
+            ttl_us: an event that has expired counts as none; None if none does.
+            hide_late, bound: as for ``visible``.
+
+        Returns:
+            (m,) indices of events, -1 where there is none.
+        """
+        from falaj.features.index import kernels_runs as kernels
+
+        found = np.empty(len(codes), np.int64)
+        ttl = -1 if ttl_us is None else ttl_us
+        visible = self.visible(hide_late=hide_late, bound=bound)
+
+        def work(low: int, high: int) -> None:
+            kernels.find_latest(
+                codes[low:high], at[low:high], ttl, bound, self.starts, self.event_time,
+                *visible, found[low:high],
+            )  # fmt: skip
+
+        in_slices(work, len(codes))
+        return found
+
+
+def level_lengths(n: int) -> list[int]:
+    """How many blocks of 64, of 64 blocks and so on n events have."""
+    lengths = [-(-n // 64)]
+    while lengths[-1] > 64:
+        lengths.append(-(-lengths[-1] // 64))
+    return lengths
+
+
+def level_starts(n: int) -> Ints:
+    """Where each level of blocks begins."""
+    return np.concatenate([[0], np.cumsum(level_lengths(n))])[:-1].astype(np.int64)
+
+
+def least_of(values: Ints) -> Ints:
+    """The least value of each block, level after level."""
+    from falaj.features.index import kernels_runs as kernels
+
+    parts = [values]
+    for length in level_lengths(len(values)):
+        part = np.empty(length, np.int64)
+        kernels.least(parts[-1], part)
+        parts.append(part)
+    return np.concatenate(parts[1:])
+
+
+@dataclass(frozen=True)
+class Found:
+    """Which event of which run answers each of m questions; ``rows[i]`` is -1 for none."""
+
+    runs: Sequence[Run]
+    rows: Ints
+    which: Ints | None
+    """(m,) the run; None if there is but one."""
+
+    def of(self, number: int) -> Ints:
+        """(m,) the rows found in one run, -1 elsewhere."""
+        return self.rows if self.which is None else np.where(self.which == number, self.rows, -1)
+
+
+def latest_of(
+    runs: Sequence[Run],
+    keys: Sequence[pa.Array],
+    at: Ints,
+    *,
+    ttl_us: int | None = None,
+    hide_late: bool = True,
+    bound: int = ALL,
+) -> Found:
+    """The latest visible event across runs, which cover a log in its order.
+
+    Args:
+        keys: the entity's key columns, m rows each.
+        at, ttl_us, hide_late, bound: as for ``Run.latest``.
+    """
+    from falaj.features.index import kernels_runs as kernels
+
+    if len(runs) == 1:
+        codes = runs[0].entities.find(keys)
+        rows = runs[0].latest(codes, at, ttl_us=ttl_us, hide_late=hide_late, bound=bound)
+        return Found(runs, rows, None)
+    m = len(at)
+    rows, which = np.full(m, -1, np.int64), np.zeros(m, np.int64)
+    time, recorded = np.empty(m, np.int64), np.empty(m, np.int64)
+    for number, run in enumerate(runs):
+        codes = run.entities.find(keys)
+        found = run.latest(codes, at, ttl_us=None, hide_late=hide_late, bound=bound)
+        kernels.choose(found, number, run.event_time, run.recorded_at, rows, which, time, recorded)
+    if ttl_us is not None:
+        rows[(rows >= 0) & (time <= at - ttl_us)] = -1
+    return Found(runs, rows, which)
+
+
+def gathered(found: Found, wanted: Sequence[str]) -> dict[str, tuple[Ints, Array]]:
+    """Columns of fixed width of the found events.
+
+    Returns:
+        By name (m,) words, 0 where nothing is, and their Arrow validity bitmap.
+    """
+    m = len(found.rows)
+    out = np.zeros((len(wanted), m), np.int64)
+    bits = np.zeros((len(wanted), -(-m // 8)), np.uint8)
+    for number, run in enumerate(found.runs):
+        _gather(run, found.of(number), wanted, out, bits)
+    return {name: (out[place], bits[place]) for place, name in enumerate(wanted)}
+
+
+def _gather(run: Run, rows: Ints, wanted: Sequence[str], out: Ints, bits: Array) -> None:
+    from falaj.features.index import kernels_runs as kernels
+
+    columns = np.array([run.columns[name] for name in wanted], np.int64)
+
+    def work(low: int, high: int) -> None:
+        begin, end = low * 64, high * 64
+        kernels.gather(rows[begin:end], run.words, run.n_flags, columns, begin, out, bits)
+
+    in_slices(work, -(-len(rows) // 64), least=256)
+
+
+def taken(found: Found, name: str) -> pa.Array:
+    """A column of variable width of the found events, null where nothing is."""
+    rows, lengths = found.rows, np.cumsum([0, *(len(run) for run in found.runs)])
+    if found.which is not None:
+        rows = np.where(rows < 0, -1, rows + lengths[found.which])
+    columns = [run.arrow[name] for run in found.runs]
+    picked = pa.array(rows, mask=rows < 0)
+    if len(columns) == 1:
+        return columns[0].take(picked)
+    whole = pa.chunked_array(columns).take(picked)
+    return whole.combine_chunks() if isinstance(whole, pa.ChunkedArray) else whole
