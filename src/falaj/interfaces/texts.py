@@ -71,12 +71,12 @@ def jsonable(value: Any) -> Any:
         return value.get_secret_value()
     if isinstance(value, BaseModel):
         return {name: jsonable(getattr(value, name)) for name in type(value).model_fields}
-    if isinstance(value, bytes):
-        return base64_of(value)
     if isinstance(value, Mapping):
         return {str(key): jsonable(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         return [jsonable(item) for item in value]
     if value is None or isinstance(value, str | bool | int | float):
         return written(value) if isinstance(value, float) else value
+    if isinstance(value, bytes):
+        value = base64_of(value)
     return TypeAdapter(type(value)).dump_python(value, mode="json")

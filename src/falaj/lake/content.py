@@ -115,19 +115,18 @@ def _told(kind: pa.DataType) -> str:
 
 
 def _kept_type(kind: pa.DataType) -> pa.DataType:
-    if pa.types.is_dictionary(kind):
+    of = pa.types
+    if of.is_dictionary(kind):
         return _kept_type(kind.value_type)
-    if pa.types.is_timestamp(kind):
-        return pa.timestamp("us", "UTC")
-    if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
-        return pa.string()
-    if pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind):
-        return pa.binary()
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+    if of.is_list(kind) or of.is_large_list(kind) or of.is_fixed_size_list(kind):
         return pa.list_(_kept_type(kind.value_type))
-    if pa.types.is_null(kind):
-        return pa.float64()
-    return kind
+    plainer = (
+        (of.is_timestamp(kind), pa.timestamp("us", "UTC")),
+        (of.is_large_string(kind) or of.is_string_view(kind), pa.string()),
+        (of.is_large_binary(kind) or of.is_binary_view(kind), pa.binary()),
+        (of.is_null(kind), pa.float64()),
+    )
+    return next((plain for applies, plain in plainer if applies), kind)
 
 
 def _known(array: pa.Array) -> Any:

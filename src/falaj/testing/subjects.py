@@ -115,6 +115,16 @@ def _push(world: World) -> Arguments:
     return {"table": "flights", "rows": [row], "key": world.new("push")}
 
 
+def _upload(_world: World) -> Arguments:
+    import pyarrow as pa
+
+    rows = pa.table({"carrier": ["AA", "UA"], "signal": [0.25, 0.5]})
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, rows.schema) as writer:
+        writer.write_table(rows)
+    return {"rows": sink.getvalue().to_pybytes()}
+
+
 def _entity(world: World) -> Arguments:
     name = world.new("entity").replace("-", "_")
     return {"documents": [{"kind": "entity", "name": name, "keys": {"code": "string"}}]}
@@ -141,6 +151,10 @@ SUBJECTS: Mapping[str, Subject] = {
     "tables.read": Subject(
         _always(table="flights", limit=3, columns=["flight", "at"], order_by=["flight"])
     ),
+    "tables.upload": Subject(
+        _upload, frozenset({"snapshot", "repeated"}),
+        outside="rows are in the lake, in a table named by their content"
+    ),
     "definitions.plan": Subject(
         lambda _world: {"documents": [one.document() for one in definitions()]}
     ),
@@ -162,6 +176,7 @@ SUBJECTS: Mapping[str, Subject] = {
     ),
     "training.prepare": Subject(lambda _world: {"spec": training_spec()}),
     "training.set": Subject(_fact("training_set")),
+    "training.rows": Subject(_fact("training_set", limit=3)),
     "training.recreate": Subject(_fact("training_set")),
     "training.train": Subject(
         lambda _world: {"request": {"model": "late", "spec": training_spec()}}

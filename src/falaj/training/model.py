@@ -78,6 +78,21 @@ class TrainingSetSpec(BaseModel):
             return ()
         return (self.spine,) if isinstance(self.spine, str) else self.spine
 
+    def trainable(self) -> tuple[str, TimeSplit]:
+        """The label and the split.
+
+        Raises:
+            InvalidInput: there is none, so that no model can be trained on such a set.
+        """
+        if self.label is None or self.split is None:
+            lacking = "label" if self.label is None else "split"
+            raise InvalidInput(
+                f"A training set of {self.feature_service!r} without a {lacking} is nothing to"
+                " train a model on.",
+                hint="Prepare one with `label` and `split` in its spec.",
+            )
+        return self.label, self.split
+
     @model_validator(mode="after")
     def _one_spine(self) -> Self:
         if (not self.spine) == (self.spine_query is None):
@@ -97,6 +112,8 @@ class TrainingSet(BaseModel):
     features: tuple[str, ...]
     spine_snapshot: int
     """The snapshot of the lake that spine and features were read from."""
+    spine_tables: dict[str, int] = {}
+    """The tables of the spine, one after the other, with the snapshot at which each was read."""
     snapshot: int
     """The snapshot of the lake that first holds the table."""
     spine_hash: str
@@ -118,21 +135,9 @@ class TrainingSet(BaseModel):
     created_at: datetime
     created_by: str
 
-
     def trainable(self) -> tuple[str, TimeSplit]:
-        """Its label and split.
-
-        Raises:
-            InvalidInput: it has none, so that no model can be trained on it.
-        """
-        label, split = self.spec.label, self.spec.split
-        if label is None or split is None:
-            lacking = "label" if label is None else "split"
-            raise InvalidInput(
-                f"The training set {self.id} has no {lacking}: no model can be trained on it.",
-                hint="Prepare one with `label` and `split` in its spec.",
-            )
-        return label, split
+        """Its label and split; raises InvalidInput as ``TrainingSetSpec.trainable`` does."""
+        return self.spec.trainable()
 
 
 class Recreation(BaseModel):
