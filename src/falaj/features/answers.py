@@ -85,10 +85,20 @@ class Mismatch(Answer):
     keys: dict[str, Any]
 
 
+class ParitySource(StrEnum):
+    """Where the requests of a parity check came from."""
+
+    SERVED = "served"
+    """Requests that were answered, with their fields, from the logs of reads and predictions."""
+    SAMPLED = "sampled"
+    """Requests made up from keys in the lake, with null request fields."""
+
+
 class ParityReport(Answer):
     """What a parity check found."""
 
     service: str
+    source: ParitySource = ParitySource.SAMPLED
     snapshot: int
     n_rows: int
     n_values: int
@@ -98,7 +108,20 @@ class ParityReport(Answer):
     examples: list[Mismatch]
     """The first few."""
 
+    def without_values(self) -> ParityReport:
+        """The same without the keys and values of the examples."""
+        return self.model_copy(update={"examples": []})
+
     @property
     def agrees(self) -> bool:
         """True if nothing differed."""
         return self.n_mismatches == 0
+
+
+class KeptParity(Answer):
+    """A parity check that was kept."""
+
+    id: str
+    at: datetime
+    by: str
+    report: ParityReport

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+from pydantic import Field
+
+from falaj.features import parity_records
 from falaj.features.answers import (
     Ack,
     FeatureItem,
+    KeptParity,
     OnlineRow,
     OnlineRows,
     ParityReport,
@@ -23,10 +27,12 @@ from falaj.kernel.errors import InvalidInput, LimitExceeded
 from falaj.kernel.jobs import Job, Jobs
 
 if TYPE_CHECKING:
-    from falaj.features.parity import Parity
+    from falaj.features.parity_checks import ParityChecks
     from falaj.features.store import FeatureStore
 
 Items = list[FeatureItem]
+ParityHistory = list[KeptParity]
+Limit = Annotated[int, Field(ge=1, le=1000)]
 Rows = list[dict[str, Any]]
 Visible = Callable[[Call, AssetRef], bool]
 """True if the caller may know of the asset."""
@@ -40,7 +46,9 @@ class Features(Service):
 
     name = "features"
 
-    def __init__(self, store: FeatureStore, parity: Parity, jobs: Jobs, visible: Visible) -> None:
+    def __init__(
+        self, store: FeatureStore, parity: ParityChecks, jobs: Jobs, visible: Visible
+    ) -> None:
         self._store = store
         self._parity = parity
         self._jobs = jobs
@@ -126,14 +134,19 @@ class Features(Service):
     def parity(
         self, name: str, *, sample: int = 200, at: datetime | None = None, seed: int = 0
     ) -> ParityReport:
-        """Read sampled entities online, compute them again offline, and compare."""
+        """Compute requests that were served again offline and compare; keep what is found.
+
+        With ``at``, or where none were served, entities are sampled and read online.
+        """
         if not 1 <= sample <= MOST_SAMPLED:
             raise InvalidInput(f"sample is {sample}; it is between 1 and {MOST_SAMPLED}.")
-        report = self._parity.sampled(name, sample, at=at, seed=seed)
-        self.call.note(n_values=report.n_values, n_mismatches=report.n_mismatches)
-        if not report.agrees:
-            self.call.emit("features.parity_broken", service=name, by_feature=report.by_feature)
-        return report
+        return self._parity.checked(self.call, name, sample, at=at, seed=seed)
+
+    @action(get="/feature-services/{name}/parity-checks", on="feature_service")
+    def parity_history(self, name: str, *, limit: Limit = 50) -> ParityHistory:
+        """The parity checks of a service that were made, the newest first: the trend."""
+        self._store.plan(name)
+        return parity_records.history(self.call.connection, name, limit=limit)
 
 
 def _limited(n_rows: int) -> None:

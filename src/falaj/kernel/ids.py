@@ -31,6 +31,7 @@ PREFIXES = {
     "key": "a key-encryption key",
     "segment": "a segment of a spool",
     "report": "a report of a monitor",
+    "parity": "a check of parity",
 }
 
 

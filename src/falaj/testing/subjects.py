@@ -174,6 +174,9 @@ SUBJECTS: Mapping[str, Subject] = {
         _always(name="delays", sample=5, at=(BEGIN + timedelta(days=200)).isoformat()),
         frozenset({"seconds", "offline_seconds", "online_seconds", "latest", "snapshot"}),
     ),
+    "features.parity_history": Subject(
+        _new("name", lambda world: world.checked_parity(), limit=1),
+    ),
     "training.prepare": Subject(lambda _world: {"spec": training_spec()}),
     "training.set": Subject(_fact("training_set")),
     "training.rows": Subject(_fact("training_set", limit=3)),

@@ -330,6 +330,13 @@ class World:
                 self.premises.releases.activate(call, "late", release, wait_seconds=1.0)
         return release
 
+    def checked_parity(self) -> str:
+        """The name of a feature service whose parity was checked."""
+        at = BEGIN + timedelta(days=200)
+        with self.call() as call:
+            self.premises.parity_checks.checked(call, "delays", 5, at=at)
+        return "delays"
+
     def work(self) -> None:
         """Run all jobs that wait."""
         worker = Worker(self.premises.jobs, self.premises.handlers, name="small-world")

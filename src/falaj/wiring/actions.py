@@ -56,9 +56,7 @@ def makers(made: Premises) -> dict[type[Service], Callable[[], Service]]:
 
 
 def _features(made: Premises) -> Features:
-    from falaj.features.parity import Parity
-
-    return Features(made.features, Parity(made.features), made.jobs, made.visible_ref)
+    return Features(made.features, made.parity_checks, made.jobs, made.visible_ref)
 
 
 def _models(made: Premises) -> ModelService:

@@ -44,6 +44,7 @@ from falaj.wiring.services import service_classes
 from falaj.wiring.sharing import Shared
 
 if TYPE_CHECKING:
+    from falaj.features.parity_checks import ParityChecks
     from falaj.features.ports import OnlineStore
     from falaj.features.store import FeatureStore
     from falaj.ingest.pipelines import Loading
@@ -292,6 +293,19 @@ class Premises:
             self.clock,
         )
 
+    @part
+    def parity_checks(self) -> ParityChecks:
+        """Checks that what is served is what features are trained on."""
+        from falaj.features.parity import Parity
+        from falaj.features.parity_checks import ParityChecks
+        from falaj.serving.bundled import BundledModels
+        from falaj.serving.served import LoggedRequests
+
+        served = LoggedRequests(
+            self.lake, self.database, self.definitions, BundledModels(self.bundles), self.clock
+        )
+        return ParityChecks(Parity(self.features, served), self.alerts)
+
     # ---- training and models
 
     @part
@@ -456,8 +470,10 @@ class Premises:
     @part
     def backend(self) -> Backend:
         """What a local door stands on."""
+        from falaj.features.parity_records import ParityMetrics
         from falaj.wiring.actions import makers
 
+        self.telemetry.registry.register(ParityMetrics(self.database))
         return Backend(
             services=Services(makers=makers(self)),
             database=self.database,

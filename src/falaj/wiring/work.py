@@ -135,6 +135,9 @@ class Chores:
             if mended:
                 self._log.warning("routing table mended", endpoints=mended)
 
+        def parity() -> None:
+            made.parity_checks.all_checked(made.calls, seed=int(monotonic()))
+
         self._chores: dict[str, Callable[[], object]] = {
             "routing table": Seldom(routed, every_seconds=5.0),
             "audit checkpoint": checkpointer.run_once,
@@ -142,6 +145,9 @@ class Chores:
             "prediction log": PredictionDrain(made.spool_folder, made.keys, made.lake).run_once,
             "lake compaction": Seldom(made.lake.compact, every_seconds=3600.0),
         }
+        if made.settings.parity_minutes:
+            every = 60 * made.settings.parity_minutes
+            self._chores["parity"] = Seldom(parity, every_seconds=every)
 
     def run_once(self) -> None:
         """Each chore once; what fails is logged and tried again next time."""
