@@ -66,7 +66,10 @@ class Platform:
         self.store = FeatureStore(applied, self.lake, self.online, FixedSecrets(), self.clock)
         self.jobs, self.audit = Jobs(database, self.clock), MemoryAudit()
         service = Features(
-            self.store, ParityChecks(Parity(self.store), None), self.jobs, lambda _, ref: ref not in self.hidden
+            self.store,
+            ParityChecks(Parity(self.store), None),
+            self.jobs,
+            lambda _, ref: ref not in self.hidden,
         )
         self.door = make_door(database, [service], clock=self.clock, audit=self.audit)
         self._actions = {action.verb: action for action in Features.actions()}

@@ -125,3 +125,35 @@ class KeptParity(Answer):
     at: datetime
     by: str
     report: ParityReport
+
+
+class FeatureStatistic(Answer):
+    """What the values of a feature were in one part of the log of its source.
+
+    Of a window view: of the values that go into the aggregate. Figures are null where they
+    have no meaning, and all but the counts where values are personal or sensitive.
+    """
+
+    view: str
+    version: int
+    feature: str
+    dtype: str
+    snapshot: int
+    """The lake snapshot that was read."""
+    at: datetime
+    since: int
+    """Positions of the source's log: from ``since`` to before ``until``."""
+    until: int
+    n: int
+    n_null: int
+    n_not_finite: int
+    """Values that are NaN or infinite; mean, std and quantiles leave them out."""
+    mean: float | None
+    std: float | None
+    """Of the whole part (divided by n)."""
+    min: float | None
+    max: float | None
+    quantiles: dict[str, float]
+    """By share, inverted CDF."""
+    n_distinct: int | None
+    """Of text, how many different ones, counted up to 100,000."""

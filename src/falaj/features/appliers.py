@@ -15,9 +15,10 @@ from sqlalchemy.engine import Connection
 from falaj.catalog.assets import Catalog
 from falaj.catalog.definitions import Definition
 from falaj.catalog.model import Classification
-from falaj.features import ondemand
+from falaj.features import lineage, ondemand
 from falaj.features.model import Entity, FeatureService, FeatureView, OnDemandFeatures
 from falaj.features.plan import ServicePlan
+from falaj.features.purposes import purposes_of
 from falaj.features.sources import ForeignTable, Stream
 from falaj.features.views import ViewPlan
 from falaj.kernel.call import AssetRef, Call
@@ -62,12 +63,24 @@ def appliers(
         entity = find(call.connection, Entity.kind, definition.entity)
         if isinstance(entity, Entity):
             ViewPlan.of(definition, entity)
+        if catalog is not None:
+            lineage.record_view(call, catalog, definition)
 
-    def on_demand(_call: Call, definition: OnDemandFeatures) -> None:
+    def on_demand(call: Call, definition: OnDemandFeatures) -> None:
         ondemand.compiled(definition.source)
+        if catalog is not None:
+            lineage.record_on_demand(call, catalog, definition)
 
     def service(call: Call, definition: FeatureService) -> None:
         plan = ServicePlan.of(definition, _Within(call, find))
+        if purposes_of(plan) == ():
+            raise InvalidInput(
+                f"The views of the service {definition.name!r} have no purpose in common.",
+                hint="Nobody could read it: take features of different purposes into services"
+                " of their own.",
+            )
+        if catalog is not None:
+            lineage.record_service(call, catalog, plan)
         own = definition.classification
         for use in plan.views:
             needed = use.plan.view.classification

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
-from falaj.features import parity_records
+from falaj.features import parity_records, statistics
 from falaj.features.answers import (
     Ack,
     FeatureItem,
+    FeatureStatistic,
     KeptParity,
     OnlineRow,
     OnlineRows,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 Items = list[FeatureItem]
 ParityHistory = list[KeptParity]
+StatisticList = list[FeatureStatistic]
 Limit = Annotated[int, Field(ge=1, le=1000)]
 Rows = list[dict[str, Any]]
 Visible = Callable[[Call, AssetRef], bool]
@@ -129,6 +131,17 @@ class Features(Service):
         self._store.view_plan(name)
         arguments = {"view": name, "upto": upto.isoformat() if upto else None}
         return self._jobs.submit(self.call, MATERIALIZE, arguments)
+
+    @action(get="/feature-views/{name}/statistics", on="feature_view")
+    def statistics(
+        self, name: str, *, feature: str | None = None, limit: Limit = 200
+    ) -> StatisticList:
+        """What the values of a view's features were, of each part that was written, newest first.
+
+        Of personal and sensitive views, only how many rows and nulls there were.
+        """
+        self._store.view_plan(name)
+        return statistics.listed(self._store.lake, name, feature=feature, limit=limit)
 
     @action(post="/feature-services/{name}/parity-checks", on="feature_service")
     def parity(

@@ -169,6 +169,9 @@ SUBJECTS: Mapping[str, Subject] = {
         _push, frozenset({"snapshot", "key"}),
         outside="rows are in the lake and in the online store, once for each key",
     ),
+    "features.statistics": Subject(
+        _new("name", lambda world: world.with_statistics(), limit=2)
+    ),
     "features.materialize": Subject(_always(name="recent")),
     "features.parity": Subject(
         _always(name="delays", sample=5, at=(BEGIN + timedelta(days=200)).isoformat()),

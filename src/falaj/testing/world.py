@@ -330,6 +330,11 @@ class World:
                 self.premises.releases.activate(call, "late", release, wait_seconds=1.0)
         return release
 
+    def with_statistics(self) -> str:
+        """The name of a feature view with statistics."""
+        self.premises.statistics.update("recent")
+        return "recent"
+
     def checked_parity(self) -> str:
         """The name of a feature service whose parity was checked."""
         at = BEGIN + timedelta(days=200)

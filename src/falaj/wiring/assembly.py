@@ -46,6 +46,7 @@ from falaj.wiring.sharing import Shared
 if TYPE_CHECKING:
     from falaj.features.parity_checks import ParityChecks
     from falaj.features.ports import OnlineStore
+    from falaj.features.statistics import FeatureStatistics
     from falaj.features.store import FeatureStore
     from falaj.ingest.pipelines import Loading
     from falaj.lake.blobs import SealedBlobs
@@ -292,6 +293,17 @@ class Premises:
             self.keys,
             self.clock,
         )
+
+    @part
+    def statistics(self) -> FeatureStatistics:
+        """Statistics of features, of what was written."""
+        from falaj.features.statistics import FeatureStatistics
+
+        def version_of(view: str) -> int:
+            with self.database.reading() as connection:
+                return self.definitions.version(connection, "feature_view", view).version
+
+        return FeatureStatistics(self.features, version_of, self.clock)
 
     @part
     def parity_checks(self) -> ParityChecks:

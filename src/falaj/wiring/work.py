@@ -31,7 +31,7 @@ def handlers(made: Premises) -> Mapping[str, Handler]:
     from falaj.training.model import PREPARE_JOB, RECREATE_JOB, TRAIN_JOB
 
     makers: dict[str, Callable[[], Handler]] = {
-        LOAD: lambda: made.loading,
+        LOAD: lambda: _with_statistics(made, made.loading),
         MATERIALIZE: lambda: _materialization(made),
         PREPARE_JOB: lambda: _preparation(made),
         RECREATE_JOB: lambda: _recreation(made),
@@ -57,7 +57,22 @@ def _later(make: Callable[[], Handler]) -> Handler:
 def _materialization(made: Premises) -> Handler:
     from falaj.features.materialization import Materialization
 
-    return Materialization(made.features, made.calls)
+    return _with_statistics(made, Materialization(made.features, made.calls))
+
+
+def _with_statistics(made: Premises, handler: Handler) -> Handler:
+    """A handler that brings rows, and the statistics of what it brought."""
+
+    def handle(run: JobRun, arguments: Mapping[str, Any]) -> Any:
+        result = handler(run, arguments)
+        try:
+            made.statistics.update_all()
+        except Exception:  # noqa: BLE001
+            # Whatever it is: the rows are there, and the chore tries again.
+            logger(__name__).exception("no statistics of what a job brought", job=run.id)
+        return result
+
+    return handle
 
 
 def _preparation(made: Premises) -> Handler:
@@ -138,11 +153,15 @@ class Chores:
         def parity() -> None:
             made.parity_checks.all_checked(made.calls, seed=int(monotonic()))
 
+        def statistics() -> None:
+            made.statistics.update_all()
+
         self._chores: dict[str, Callable[[], object]] = {
             "routing table": Seldom(routed, every_seconds=5.0),
             "audit checkpoint": checkpointer.run_once,
             "notifications": news.deliver,
             "prediction log": PredictionDrain(made.spool_folder, made.keys, made.lake).run_once,
+            "feature statistics": Seldom(statistics, every_seconds=60.0),
             "lake compaction": Seldom(made.lake.compact, every_seconds=3600.0),
         }
         if made.settings.parity_minutes:
