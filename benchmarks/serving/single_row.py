@@ -109,11 +109,10 @@ def serve_fastapi(folder: Path, bound: socket.socket) -> None:
 
 def serve_ours(folder: Path, bound: socket.socket) -> None:
     """Our inference worker: token, policy, checks, encrypted log, meters."""
-    import uvicorn
-
     from falaj.kernel.clock import SystemClock
     from falaj.serving.adapters.runtime_onnx import OnnxRuntime
-    from falaj.serving.inference import InferenceApp, server_options
+    from falaj.serving.front import run
+    from falaj.serving.inference import InferenceApp
     from falaj.serving.meters import Meters
     from falaj.serving.model import ServableModel
     from falaj.serving.plan import PlanCompiler
@@ -145,7 +144,7 @@ def serve_ours(folder: Path, bound: socket.socket) -> None:
         ),
         meters=meters,
     )
-    uvicorn.Server(uvicorn.Config(app, **server_options())).run(sockets=[bound])
+    run(app, [bound])
 
 
 class _NothingRevoked:

@@ -6,7 +6,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import lightgbm
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
@@ -16,7 +15,9 @@ from falaj.demo.definitions import features
 from falaj.demo.flights_data import PARAMETERS, REQUEST_COLUMNS, training_request
 from falaj.demo.replay import Replay, Stream, sampled
 from falaj.features.adapters.online_lmdb import LmdbOnlineStore
+from falaj.features.index.indexes import Indexes
 from falaj.features.model import FeatureView
+from falaj.features.offline import Offline
 from falaj.features.plan import ServicePlan
 from falaj.features.store import FeatureStore
 from falaj.interfaces.declarations import declared
@@ -133,11 +134,10 @@ def test_the_replay_serves_what_training_would_have_seen(
 
 
 def frame_of(plan: ServicePlan, tables: Tables, spine: pa.Table) -> pa.Table:
-    at = np.asarray(spine["timestamp"].cast(pa.int64()).to_numpy())
-    events = {use.plan.name: use.plan.events(tables[use.plan.view.source]) for use in plan.views}
-    columns = plan.offline(spine, at, events)
-    names = training_request(tuple(columns)).features or ()
-    return pa.table({name: columns[name] for name in names})
+    sources = {use.plan.view.source for use in plan.views}
+    lake = MemoryLake(**{name: tables[name] for name in sources})
+    frame = Offline(Indexes(lake)).frame(spine, plan)
+    return frame.select(training_request(tuple(plan.outputs)).features or ())
 
 
 def judged(plan: ServicePlan, tables: Tables, column: str = "asked_at") -> tuple[float, float]:

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
-import uvicorn
 
 from falaj.kernel.clock import SystemClock
 from falaj.lake.adapters.ducklake_engine import Place
 from falaj.lake.adapters.lake_ducklake import DuckLake
 from falaj.serving.adapters.runtime_onnx import OnnxRuntime
-from falaj.serving.inference import InferenceApp, server_options
+from falaj.serving.inference import InferenceApp
 from falaj.serving.meters import Meters
 from falaj.serving.plan import PlanCompiler
 from falaj.serving.plans import Keeper, Plans
 from falaj.serving.predictionlog import PredictionLog
 from falaj.serving.routing import RoutingTable
 from falaj.testing.fakes import RulePolicy
-from falaj.testing.serving import MemoryBundles, MemorySpools, NamedTokens, Running, servable
+from falaj.testing.serving import (
+    MemoryBundles,
+    MemorySpools,
+    NamedTokens,
+    Running,
+    fronted,
+    servable,
+)
 from falaj.trust.adapters.keys_file import FileKeyring, MachineSeal
 
 
@@ -66,17 +70,8 @@ def running(
         log=log,
         meters=meters,
     )
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, **server_options()))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    url = f"http://127.0.0.1:{port}"
-    with httpx.Client(base_url=url, timeout=10) as client:
+    with fronted(app) as url, httpx.Client(base_url=url, timeout=10) as client:
         yield Running(url, table, bundles, spools, tokens, log, plans, meters, client, refused)
-    server.should_exit = True
-    thread.join(10)
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import threading
 import time
 from typing import Any
 
+import httpx
 import numpy as np
 import onnxruntime as ort
 import pytest
@@ -258,20 +259,29 @@ def test_an_active_release_whose_bundle_is_damaged_answers_no_prediction(
 
 
 def test_a_full_lane_is_told_when_to_come_back(running: Running) -> None:
-    running.activate(make_release(limits=Limits(concurrency=1, deadline_seconds=5)))
+    limits = Limits(concurrency=1, deadline_seconds=5)
+    running.activate(make_release(limits=limits, durability=Durability.REQUEST))
     assert running.predict({"inputs": [ROW]}).status_code == 200
-    host, port = running.url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port))) as slow:
-        slow.sendall(
-            b"POST /v1/endpoints/delays/predict HTTP/1.1\r\nhost: x\r\n"
-            b"authorization: Bearer user:amina\r\ncontent-length: 100\r\n\r\n{"
-        )
-        time.sleep(0.1)
-        answer = running.predict({"inputs": [ROW]})
-        assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
-        assert answer.json()["code"] == "overloaded"
-    time.sleep(0.1)
+    running.spools.gate.clear()
+    first: list[Any] = []
+    waiting = threading.Thread(target=lambda: first.append(asked_alone(running)))
+    waiting.start()
+    time.sleep(0.3)
+    answer = asked_alone(running)
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+    assert answer.json()["code"] == "overloaded"
+    running.spools.gate.set()
+    waiting.join(5)
+    assert first[0].status_code == 200
     assert running.predict({"inputs": [ROW]}).status_code == 200
+
+
+def asked_alone(running: Running) -> Any:
+    return httpx.post(
+        f"{running.url}/v1/endpoints/delays/predict",
+        headers={"authorization": "Bearer user:amina"},
+        json={"inputs": [ROW]},
+    )
 
 
 def test_a_client_that_never_ends_its_body_loses_its_place(running: Running) -> None:

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -21,7 +21,8 @@ from falaj.kernel.clock import SystemClock
 from falaj.lake.adapters.ducklake_engine import Place
 from falaj.lake.adapters.lake_ducklake import DuckLake
 from falaj.serving.adapters.runtime_onnx import OnnxRuntime
-from falaj.serving.inference import InferenceApp, server_options
+from falaj.serving.front import run
+from falaj.serving.inference import InferenceApp
 from falaj.serving.meters import Meters
 from falaj.serving.model import Durability, ServableModel
 from falaj.serving.plan import PlanCompiler
@@ -42,8 +43,6 @@ def keys_of(folder: Path) -> FileKeyring:
 
 
 def serve(folder: Path, port_file: Path) -> None:
-    import uvicorn
-
     table = RoutingTable(folder / "routing")
     model = ServableModel("onnx", (folder / "model.onnx").read_bytes(), ("a", "b", "c"))
     compiler = PlanCompiler(MemoryBundles({"sha256:a": model}), [OnnxRuntime(device="cpu")], None)
@@ -59,14 +58,13 @@ def serve(folder: Path, port_file: Path) -> None:
         meters=Meters(folder / "meters", "w0"),
     )
 
-    class Server(uvicorn.Server):
-        async def startup(self, sockets: Any = None) -> None:
-            await super().startup(sockets=sockets)
-            port = self.servers[0].sockets[0].getsockname()[1]
-            port_file.with_suffix(".new").write_text(str(port))
-            port_file.with_suffix(".new").rename(port_file)
+    bound = socket.create_server(("127.0.0.1", 0))
 
-    Server(uvicorn.Config(app, host="127.0.0.1", port=0, **server_options())).run()
+    def ready() -> None:
+        port_file.with_suffix(".new").write_text(str(bound.getsockname()[1]))
+        port_file.with_suffix(".new").rename(port_file)
+
+    run(app, [bound], ready=ready)
 
 
 def answered_until_killed(folder: Path, *, seconds: float) -> list[str]:

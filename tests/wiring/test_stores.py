@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from falaj.features.adapters.online_lmdb import LmdbOnlineStore
 from falaj.kernel.errors import InvalidInput
 from falaj.kernel.settings import Settings
 from falaj.lake.adapters.blobs_local import LocalBlobs
@@ -111,3 +112,34 @@ def test_the_lakes_password_may_not_stand_in_the_file(tmp_path, line):
     with pytest.raises(InvalidInput, match="holds a secret") as caught:
         settings(tmp_path)
     assert "FALAJ_LAKE_PASSWORD" in caught.value.hint
+
+
+def test_the_online_store_is_at_home_or_on_a_redis_server(tmp_path):
+    store = stores.online_store(settings(tmp_path))
+    assert isinstance(store, LmdbOnlineStore)
+    store.close()
+    made = settings(
+        tmp_path,
+        online="rediss://falaj@features.internal/2",
+        online_password="hush",
+        online_ca_file="ca.pem",
+    )
+    place = stores.online_store(made).place
+    assert (place.host, place.port, place.database) == ("features.internal", 6379, 2)
+    assert (place.tls, place.user, place.password) == (True, "falaj", "hush")
+    assert str(place.ca_file) == "ca.pem"
+    assert "hush" not in f"{place} {made!r}"
+
+
+@pytest.mark.parametrize("value", ["", "lmdb:x", "redis:", "rediss://", "memcached://h"])
+def test_a_setting_that_names_no_online_store_is_refused_at_once(tmp_path, value):
+    with pytest.raises(InvalidInput, match="online") as caught:
+        stores.checked(settings(tmp_path, online=value))
+    assert "rediss://user@host" in caught.value.hint
+
+
+def test_the_password_of_redis_may_not_stand_in_the_file(tmp_path):
+    (tmp_path / "falaj.toml").write_text('online = "rediss://falaj:hush@features.internal"')
+    with pytest.raises(InvalidInput, match="holds a secret") as caught:
+        settings(tmp_path)
+    assert "FALAJ_ONLINE_PASSWORD" in caught.value.hint

@@ -21,7 +21,7 @@ from pydantic import (
     ValidationInfo,
     field_validator,
 )
-from sqlalchemy import Row, and_, insert, select, update
+from sqlalchemy import Row, and_, func, insert, select, update
 from sqlalchemy.engine import Connection
 
 from falaj.catalog import tables
@@ -95,6 +95,48 @@ Applier = Callable[[Call, Any], None]
 """Makes a created or changed definition effective in its room, in the call's transaction."""
 
 
+class IncompatibleChange(Conflict):
+    """A definition that others rely on as it is would come to mean something else."""
+
+    code = "incompatible-change"
+
+
+class Resulting:
+    """The definitions as a plan would leave them.
+
+    Args:
+        given: the declared definitions, by what they declare.
+        stands: those that are applied and not among them, and what reads one.
+    """
+
+    def __init__(
+        self,
+        given: Mapping[AssetRef, Definition],
+        stands: Mapping[AssetRef, VersionedDefinition],
+        parsed: Callable[[Mapping[str, Any]], Definition],
+    ) -> None:
+        self._given = given
+        self._kept = {ref: one for ref, one in stands.items() if ref not in given}
+        self._parsed = parsed
+
+    def get(self, kind: str, name: str) -> Definition | None:
+        """A definition, or None."""
+        ref = AssetRef(kind, name)
+        if ref in self._given:
+            return self._given[ref]
+        kept = self._kept.get(ref)
+        return None if kept is None else self._parsed(kept.document)
+
+    def all(self, kind: str) -> list[Definition]:
+        """Every definition of a kind, by name."""
+        names = {ref.key for ref in (*self._given, *self._kept) if ref.kind == kind}
+        return [found for name in sorted(names) if (found := self.get(kind, name)) is not None]
+
+
+Review = Callable[[Connection, Sequence[PlannedDefinition], Resulting], list[PlannedDefinition]]
+"""Judges the changes of a plan: the items again, with what it found; raises InvalidInput."""
+
+
 class Definitions:
     """The definitions of a platform.
 
@@ -102,6 +144,7 @@ class Definitions:
         catalog: where each definition is an asset, with edges from what it refers to.
         kinds: the class of each kind of definition.
         appliers: what else happens when a definition of that kind is created or changed.
+        reviews: judge every plan, one after the other.
     """
 
     def __init__(
@@ -109,6 +152,7 @@ class Definitions:
         catalog: Catalog,
         kinds: Mapping[str, type[Definition]],
         appliers: Mapping[str, Applier],
+        reviews: Sequence[Review] = (),
     ) -> None:
         strangers = set(appliers) - set(kinds)
         if strangers:
@@ -116,6 +160,7 @@ class Definitions:
         self._catalog = catalog
         self._kinds = dict(kinds)
         self._appliers = dict(appliers)
+        self._reviews = tuple(reviews)
 
     def plan(self, connection: Connection, documents: Sequence[Document]) -> Plan:
         """What applying these documents would do; changes nothing.
@@ -148,9 +193,10 @@ class Definitions:
         Raises:
             InvalidInput: as for ``plan``.
             Conflict: the platform has changed since that plan was made.
+            IncompatibleChange: others rely on what would be changed.
             Forbidden: a classification would fall, and the caller is no steward.
         """
-        self._lock(call.connection)
+        self.alone(call.connection)
         plan, definitions = self._planned(call.connection, documents)
         if planned is not None and planned != plan.digest:
             raise Conflict(
@@ -158,6 +204,7 @@ class Definitions:
                 hint="Plan again, read what would change, and apply that.",
             )
         permit(plan)
+        _refuse_obstructed(plan)
         for item in plan.effective():
             self._put(call, definitions[AssetRef(item.kind, item.name)], item)
         call.note(plan=plan.summary(), digest=plan.digest)
@@ -167,9 +214,16 @@ class Definitions:
         """The document of a definition as it stands now; raises NotFound."""
         return self.version(connection, kind, name).document
 
-    def definition(self, connection: Connection, kind: str, name: str) -> Definition:
-        """A definition as it stands now, as an object of its class; raises NotFound."""
-        return self._parsed(self.current(connection, kind, name))
+    def definition(
+        self, connection: Connection, kind: str, name: str, version: int | None = None
+    ) -> Definition:
+        """A definition as it stands now, or an earlier version of it, as an object of its
+        class; raises NotFound."""
+        return self._parsed(self.version(connection, kind, name, version).document)
+
+    def parsed(self, kept: VersionedDefinition) -> Definition:
+        """What was kept as an object of its class; raises InvalidInput if it no longer fits."""
+        return self._parsed(kept.document)
 
     def version(
         self, connection: Connection, kind: str, name: str, version: int | None = None
@@ -215,6 +269,22 @@ class Definitions:
             query = query.where(versions.kind == kind)
         return [_versioned(row) for row in connection.execute(query)]
 
+    def every(self, connection: Connection, kind: str) -> list[VersionedDefinition]:
+        """Every version of every definition of a kind, by name, the newest first."""
+        versions = tables.definition_versions
+        rows = connection.execute(
+            select(versions)
+            .where(versions.c.kind == kind)
+            .order_by(versions.c.name, versions.c.version.desc())
+        )
+        return [_versioned(row) for row in rows]
+
+    @staticmethod
+    def stamp(connection: Connection) -> int:
+        """A number that grows with everything that is applied."""
+        total = select(func.coalesce(func.sum(tables.definitions.c.version), 0))
+        return int(connection.execute(total).scalar_one())
+
     @staticmethod
     def _current() -> Any:
         versions, pointers = tables.definition_versions, tables.definitions
@@ -227,7 +297,8 @@ class Definitions:
             ),
         )
 
-    def _lock(self, connection: Connection) -> None:
+    def alone(self, connection: Connection) -> None:
+        """Wait until no other transaction applies definitions, and keep others waiting."""
         insert_if_absent(connection, tables.locks, {"name": _APPLY_LOCK})
         connection.execute(
             select(tables.locks).where(tables.locks.c.name == _APPLY_LOCK).with_for_update()
@@ -250,6 +321,9 @@ class Definitions:
             for ref, kept in stands.items()
             if ref not in given
         ]
+        resulting = Resulting(given, stands, self._parsed)
+        for review in self._reviews:
+            items = review(connection, items, resulting)
         digest = _digest([[item.kind, item.name, item.step, item.version, item.fingerprint]
                           for item in items])  # fmt: skip
         return Plan(items=items, digest=digest), given
@@ -430,6 +504,20 @@ def _malformed(problems: list[dict[str, str]]) -> InvalidInput:
         hint="Correct them; nothing was changed.",
         problems=problems,
     )
+
+
+def _refuse_obstructed(plan: Plan) -> None:
+    for item in plan.effective():
+        if item.obstacles:
+            told = " ".join(item.obstacles[:5])
+            more = f" (And {len(item.obstacles) - 5} more.)" if len(item.obstacles) > 5 else ""
+            why = "; ".join(f"{one.field}: {one.why}" for one in item.changes
+                            if one.compatible is False)  # fmt: skip
+            raise IncompatibleChange(
+                f"The {item.kind} {item.name!r} cannot be changed so ({why}). {told}{more}",
+                hint=f"{item.way_out} Nothing was changed.",
+                obstacles=item.obstacles,
+            )
 
 
 def _versioned(row: Row[Any]) -> VersionedDefinition:

@@ -27,6 +27,10 @@ class FieldChange(BaseModel):
     field: str
     before: Any = None
     after: Any = None
+    compatible: bool | None = None
+    """False if what was computed before would be computed otherwise after; None: not judged."""
+    why: str = ""
+    """What the judgement rests on."""
 
 
 class PlannedDefinition(BaseModel):
@@ -42,6 +46,15 @@ class PlannedDefinition(BaseModel):
     fingerprint: str
     changes: list[FieldChange] = []
     """The fields that differ, for an update."""
+    obstacles: list[str] = []
+    """What keeps it from being applied, one sentence each."""
+    way_out: str = ""
+    """What to do about the obstacles."""
+
+    @property
+    def compatible(self) -> bool:
+        """False if a change of it was judged incompatible."""
+        return not any(change.compatible is False for change in self.changes)
 
 
 class Plan(BaseModel):

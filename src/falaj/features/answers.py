@@ -73,6 +73,8 @@ class FeatureItem(Answer):
     description: str
     features: dict[str, str]
     """Name and type; of a service, what it takes."""
+    versions: dict[str, str] = {}
+    """Of a view: by number, which version is current, live or retired."""
 
 
 class Mismatch(Answer):

@@ -14,18 +14,20 @@ from sqlalchemy.engine import Connection
 
 from falaj.catalog.assets import Catalog
 from falaj.catalog.definitions import Definition
-from falaj.catalog.model import Classification
+from falaj.catalog.model import Classification, Relation
 from falaj.features import lineage, ondemand
 from falaj.features.model import Entity, FeatureService, FeatureView, OnDemandFeatures
 from falaj.features.plan import ServicePlan
 from falaj.features.purposes import purposes_of
 from falaj.features.sources import ForeignTable, Stream
+from falaj.features.versions import refuse_retired
 from falaj.features.views import ViewPlan
 from falaj.kernel.call import AssetRef, Call
 from falaj.kernel.errors import InvalidInput
 
-Find = Callable[[Connection, str, str], Definition]
-"""The current definition of a kind and name, in a transaction; raises NotFound."""
+Find = Callable[..., Definition]
+"""``find(connection, kind, name)`` gives the current definition in a transaction, with a
+fourth argument that version of it; raises NotFound."""
 KINDS: dict[str, type[Definition]] = {
     kind.kind: kind
     for kind in (Entity, Stream, ForeignTable, FeatureView, OnDemandFeatures, FeatureService)
@@ -36,12 +38,15 @@ KINDS: dict[str, type[Definition]] = {
 class _Within:
     """Definitions as the transaction of a call sees them."""
 
-    def __init__(self, call: Call, find: Find) -> None:
-        self._call = call
+    def __init__(self, connection: Connection, find: Find) -> None:
+        self._connection = connection
         self._find = find
 
     def get(self, kind: str, name: str) -> Definition:
-        return self._find(self._call.connection, kind, name)
+        return self._find(self._connection, kind, name)
+
+    def version(self, kind: str, name: str, version: int) -> Definition:
+        return self._find(self._connection, kind, name, version)
 
     def all(self, kind: str) -> Sequence[Definition]:
         return []
@@ -54,7 +59,8 @@ def appliers(
 
     Args:
         find: ``Definitions.definition``, bound late.
-        catalog: tells how source tables are classified; without it that is not asked.
+        catalog: tells how source tables are classified; without it that is not asked, and
+            the tables of streams are not recorded.
     """
 
     def view(call: Call, definition: FeatureView) -> None:
@@ -67,12 +73,15 @@ def appliers(
             lineage.record_view(call, catalog, definition)
 
     def on_demand(call: Call, definition: OnDemandFeatures) -> None:
+        refuse_retired(call.connection, definition)
         ondemand.compiled(definition.source)
         if catalog is not None:
             lineage.record_on_demand(call, catalog, definition)
 
     def service(call: Call, definition: FeatureService) -> None:
-        plan = ServicePlan.of(definition, _Within(call, find))
+        refuse_retired(call.connection, definition)
+        plan = ServicePlan.of(definition, _Within(call.connection, find))
+        _as_secret_as_its_views(plan)
         if purposes_of(plan) == ():
             raise InvalidInput(
                 f"The views of the service {definition.name!r} have no purpose in common.",
@@ -81,21 +90,57 @@ def appliers(
             )
         if catalog is not None:
             lineage.record_service(call, catalog, plan)
-        own = definition.classification
-        for use in plan.views:
-            needed = use.plan.view.classification
-            if use.plan.sealed and needed is not None and _level(own) < needed.level:
-                raise InvalidInput(
-                    f"The service {definition.name!r} is {own or 'not classified'}, but takes "
-                    f"from the {needed} view {use.plan.name!r}.",
-                    hint=f"Set its classification to {needed}.",
-                )
+
+    def source(call: Call, definition: Stream | ForeignTable) -> None:
+        if catalog is not None:
+            _recorded(call, catalog, definition)
 
     return {
+        Stream.kind: source,
+        ForeignTable.kind: source,
         FeatureView.kind: view,
         OnDemandFeatures.kind: on_demand,
         FeatureService.kind: service,
     }
+
+
+def _recorded(call: Call, catalog: Catalog, source: Stream | ForeignTable) -> None:
+    """The tables that a source is or feeds, as secret as itself, and the edges to them.
+
+    Views refer to tables by name, so the name of a foreign table is an asset as well.
+    """
+    if isinstance(source, Stream):
+        told = {
+            source.table: f"The events of the stream {source.name}.",
+            source.dead_letters: f"Events of the stream {source.name} that were set aside.",
+        }
+    else:
+        told = {source.name: f"The foreign table at {source.location}, read where it lies."}
+    for name, description in told.items():
+        table = AssetRef("table", name)
+        new = not catalog.exists(call.connection, table)
+        catalog.record(
+            call,
+            table,
+            description=description if new else "",
+            owner=source.owner if new else None,
+            classification=source.classification,
+            region=source.region,
+        )
+        catalog.link(call, source.ref, table, Relation.FEEDS)
+
+
+def _as_secret_as_its_views(plan: ServicePlan) -> None:
+    """Refuse a service that would hand out a personal view's features as harmless ones."""
+    own = plan.service.classification
+    for use in plan.views:
+        needed = use.plan.view.classification
+        if use.plan.sealed and needed is not None and _level(own) < needed.level:
+            raise InvalidInput(
+                f"The service {plan.service.name!r} is {own or 'not classified'}, but takes "
+                f"from the {needed} view {use.plan.name!r}.",
+                hint=f"Set its classification to {needed}.",
+            )
 
 
 def _as_secret_as_its_table(call: Call, catalog: Catalog, view: FeatureView) -> None:

@@ -60,7 +60,7 @@ def typed(column: Any, dtype: Type, name: str) -> pa.Array:
         InvalidInput: another type, a value that would change, or a time without a zone.
     """
     if isinstance(column, pa.ChunkedArray):
-        column = column.combine_chunks()
+        column = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
         if isinstance(column, pa.ChunkedArray):  # combining no chunks gives no array
             column = pa.concat_arrays(column.chunks) if column.num_chunks else pa.nulls(0)
     target = arrow_type(dtype)

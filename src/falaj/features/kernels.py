@@ -18,7 +18,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-import numba
+import numpy as np
 
 F = TypeVar("F", bound=Callable[..., Any])
 _MOST_THREADS = 16
@@ -29,12 +29,19 @@ def compiled(function: F) -> F:
 
     Where no folder for the cache can be written, it is compiled anew in each process.
     """
+    import numba
+
     compiler: Any = numba.njit
     try:
         kernel: F = compiler(nogil=True, cache=True)(function)
     except RuntimeError:  # numba found no folder that it may write
         kernel = compiler(nogil=True)(function)
     return kernel
+
+
+def plain(array: Any, dtype: Any) -> np.ndarray[Any, Any]:
+    """An array as kernels take it, contiguous and writable: so each is compiled but once."""
+    return np.require(array, dtype, ["C", "W"])
 
 
 class _Pool:

@@ -312,7 +312,8 @@ class OnDemandFeatures(Definition):
     """Features computed when they are asked for, by a pure function over numpy arrays.
 
     ``inputs`` names, for each argument of the function, a request field
-    (``request:hour``) or a feature (``weather:temp``). Numbers and bools arrive as
+    (``request:hour``) or a feature (``weather:temp``, or ``weather@2:temp`` for a version of
+    the view; without one it is the version that the service takes). Numbers and bools arrive as
     float64 with NaN for null, timestamps as int64 microseconds with the least int64 for
     null, strings as object arrays with None. The function returns an array (one output),
     or a dict of arrays by output name. NaN in a result means null.
@@ -340,8 +341,12 @@ class OnDemandFeatures(Definition):
             raise ValueError(
                 f"the function takes {', '.join(asked)}, `inputs` gives {', '.join(self.inputs)}"
             )
+        versions: dict[str, int | None] = {}
         for reference in self.inputs.values():
-            split_reference(reference)
+            item, version = split_version(reference)
+            view, _ = split_reference(item)
+            if versions.setdefault(view, version) != version:
+                raise ValueError(f"the inputs name two versions of {view!r}; one can be taken")
         for output in self.outputs:
             if not isinstance(output.dtype, DType) or output.dtype is DType.BYTES:
                 raise ValueError(f"the output {output.name!r} is {output.dtype}; it is one value")
@@ -352,10 +357,24 @@ class OnDemandFeatures(Definition):
         """The type of each output by name."""
         return {one.name: one.dtype for one in self.outputs if isinstance(one.dtype, DType)}
 
+    @property
+    def taken(self) -> list[tuple[str, int | None, str]]:
+        """(view, version or None where none is named, feature), without request fields."""
+        found = []
+        for reference in self.inputs.values():
+            item, version = split_version(reference)
+            view, feature = split_reference(item)
+            if view != REQUEST:
+                found.append((view, version, feature))
+        return found
+
+    def versions(self) -> dict[str, int | None]:
+        """The views that it takes from, each with the version that it names."""
+        return {view: version for view, version, _ in self.taken}
+
     def references(self) -> list[AssetRef]:
         """The views whose features it uses."""
-        views = [split_reference(reference)[0] for reference in self.inputs.values()]
-        return [AssetRef("feature_view", name) for name in dict.fromkeys(views) if name != REQUEST]
+        return [AssetRef("feature_view", name) for name in self.versions()]
 
 
 REQUEST = "request"
@@ -395,8 +414,10 @@ class FeatureService(Definition):
     """The features that one model takes, in the order in which it takes them.
 
     ``features`` are ``view:feature``, or a whole view by its name; of the names in
-    ``on_demand``, on-demand features are meant. (Given the objects themselves, the names
-    are taken from them.) ``request_fields`` come with each request and lead the vector.
+    ``on_demand``, on-demand features are meant. ``view@2:feature`` and ``view@2`` mean that
+    version of the definition; without one the current version is meant. (Given the objects
+    themselves, the names are taken from them.) ``request_fields`` come with each request
+    and lead the vector.
     ``keys`` maps an entity's keys to other columns of the spine, per view
     (``{"weather": {"origin": "dest"}}``). ``missing`` gives a default for a feature
     (``view:feature``) or a request field that is null, expired or missing; without one it
@@ -424,13 +445,31 @@ class FeatureService(Definition):
     def _some(self) -> Self:
         if not self.features and not self.request_fields:
             raise ValueError("a service has at least one feature or request field")
-        unused = set(self.on_demand) - {item.partition(":")[0] for item in self.features}
+        versions: dict[str, int | None] = {}
+        for name, version, _ in self.taken:
+            if versions.setdefault(name, version) != version:
+                raise ValueError(f"it names two versions of {name!r}; one can be taken")
+        unused = set(self.on_demand) - set(versions)
         if unused:
             raise ValueError(f"`on_demand` names {sorted(unused)}, of which no feature is taken")
         return self
 
+    @property
+    def taken(self) -> list[tuple[str, int | None, str]]:
+        """(name, version or None for the current one, feature or "" for all), in order."""
+        found = []
+        for item in self.features:
+            reference, version = split_version(item)
+            name, _, feature = reference.partition(":")
+            found.append((name, version, feature))
+        return found
+
+    def versions(self) -> dict[str, int | None]:
+        """The views and on-demand features that it takes from, each with its version."""
+        return {name: version for name, version, _ in self.taken}
+
     def references(self) -> list[AssetRef]:
         """The views and on-demand features that it takes from."""
-        names = dict.fromkeys(item.partition(":")[0] for item in self.features)
+        names = dict.fromkeys(name for name, _, _ in self.taken)
         kinds = {True: OnDemandFeatures.kind, False: FeatureView.kind}
         return [AssetRef(kinds[name in self.on_demand], name) for name in names]

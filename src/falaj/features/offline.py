@@ -13,11 +13,14 @@ import numpy as np
 import pyarrow as pa
 
 from falaj.features.columns import Ints, column_of, instants
+from falaj.features.foreign_join import Foreign
 from falaj.features.index.indexes import Indexes, source_events
+from falaj.features.kernels import plain
 from falaj.features.model import Knowledge
 from falaj.features.plan import ServicePlan, ViewUse
 from falaj.features.pointintime import latest_values
 from falaj.features.views import Events, ViewPlan, empty_source
+from falaj.features.windows import aggregated
 from falaj.kernel.errors import InvalidInput, NotFound
 
 
@@ -26,11 +29,13 @@ class Offline:
 
     Args:
         indexes: of the views, over the lake.
+        foreign: the views whose rows lie elsewhere.
     """
 
-    def __init__(self, indexes: Indexes) -> None:
+    def __init__(self, indexes: Indexes, foreign: Foreign | None = None) -> None:
         self._indexes = indexes
         self._lake = indexes.lake
+        self.foreign = foreign or Foreign(None, None)
 
     def frame(
         self,
@@ -40,6 +45,7 @@ class Offline:
         timestamp: str = "timestamp",
         knowledge: Knowledge | str = Knowledge.RECORDED,
         snapshot: int | None = None,
+        pins: Mapping[str, str] | None = None,
     ) -> pa.Table:
         """The spine with the features of a service, as known at each row's instant.
 
@@ -51,6 +57,8 @@ class Offline:
             knowledge: ``recorded`` hides rows that were recorded later than the instant.
             snapshot: the lake snapshot to read; by default the latest. Batches of one
                 spine name the same.
+            pins: the versions of foreign tables to read, as ``foreign.pins`` gave them; by
+                default those that are there.
 
         Returns:
             Exactly one row for each spine row, in order: the spine's columns, then one
@@ -58,7 +66,7 @@ class Offline:
 
         Raises:
             NotFound: no such snapshot. InvalidInput: a column is not there or of another
-                type.
+                type. ForeignChanged: a foreign table is not what its pin says.
         """
         asked = instants(column_of(spine, timestamp, of="The spine"), timestamp)
         if not asked.valid.all():
@@ -74,12 +82,16 @@ class Offline:
                 )
         at_snapshot = self._lake.latest() if snapshot is None else snapshot
         how = Knowledge(knowledge)
+        foreign = self.foreign.views((use.plan for use in plan.views), pins or {})
 
         def look_up(use: ViewUse, keys: Sequence[pa.Array], at: Ints) -> Mapping[str, pa.Array]:
+            if use.plan.name in foreign:
+                return foreign[use.plan.name].features(use.features, keys, at, how)
             return self.values(use.plan, use.features, keys, at, how, at_snapshot)
 
         frame = spine
-        for name, column in plan.offline(spine, asked.values, look_up).items():
+        times = plain(asked.values, np.int64)
+        for name, column in plan.offline(spine, times, look_up).items():
             if name in plan.request_fields:
                 frame = frame.set_column(frame.schema.get_field_index(name), name, column)
             else:
@@ -107,15 +119,15 @@ class Offline:
         Returns:
             By feature an Arrow array of m rows, null where nothing is known.
         """
-        if not plan.view.features:
-            found = plan.offline(self.events(plan, snapshot), keys, at, knowledge)
-            return {name: found[name] for name in features}
         runs, bound = self._indexes.runs(plan, snapshot)
+        answer = latest_values if plan.view.features else aggregated
         hide_late = knowledge is Knowledge.RECORDED
-        return latest_values(plan, features, runs, keys, at, hide_late=hide_late, bound=bound)
+        return answer(plan, features, runs, keys, at, hide_late=hide_late, bound=bound)
 
     def events(self, plan: ViewPlan, snapshot: int | None = None) -> Events:
-        """All events of a view in the lake, in the order of its log."""
+        """All events of a view, in the order of the log of its source."""
+        for view in self.foreign.views([plan], {}).values():
+            return view.events()
         at = self._lake.latest() if snapshot is None else snapshot
         try:
             events, _ = source_events(self._lake, plan, at)

@@ -1,184 +1,41 @@
-"""Reading a service's vectors from the online store, and writing views to it.
+"""Reading a service's vectors from the online store.
 
-``ViewStorage`` is one view in the store: its key codec, its row codec and its sealer.
-``OnlineReader`` is compiled once from a ``ServicePlan`` and asked once per request.
+``OnlineReader`` is compiled once from a ``ServicePlan`` and asked once per request, by row
+or by column. A few rows are read by plain Python, many by numpy: both give the same.
 """
 
 from __future__ import annotations
 
-import hashlib
-import struct
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from falaj.features.columns import Ints
-from falaj.features.model import Status, microseconds
-from falaj.features.order import ORDER_BYTES, orders, times_of
-from falaj.features.plan import ServicePlan, ViewUse
-from falaj.features.pointintime import EventIndex
-from falaj.features.ports import Merge, OnlineStore, Secrets
-from falaj.features.rows import KeyCodec, RowCodec, Sealer
-from falaj.features.tiles import TileCodec
+from falaj.features.columns import NUMPY, Array, Ints
+from falaj.features.entitykeys import plain
+from falaj.features.latestreading import LatestReading
+from falaj.features.plan import ServicePlan
+from falaj.features.ports import OnlineStore, Secrets
+from falaj.features.requestfields import checker, lacks
+from falaj.features.rows import Slot
 from falaj.features.types import DType
-from falaj.features.views import Events, ViewPlan
-from falaj.kernel.clock import microseconds as instant_us
+from falaj.features.vectors import (
+    NO_TIME,
+    NULL,
+    PRESENT,
+    STATUSES,
+    Assembly,
+    Block,
+    OnlineColumns,
+    Vectors,
+)
+from falaj.features.viewstorage import ViewStorage
+from falaj.features.windowreading import WindowReading
 from falaj.kernel.errors import FalajError, InvalidInput
 
-_MARK = struct.Struct(">qq")
-
-
-class Superseded(FalajError):
-    """A rebuilt view would lose events that were applied while it was being rebuilt."""
-
-    code = "superseded"
-    retryable = True
-
-
-class ViewStorage:
-    """One view in the online store.
-
-    Args:
-        plan: the compiled view.
-        secrets: for views whose classification is personal or sensitive: keys of
-            entities are replaced by keyed hashes, and values are encrypted.
-
-    Of each window view one more row, its *mark*, tells up to which lake snapshot the view
-    was rebuilt and which is the newest that was applied since, so that a push and a
-    rebuild at the same time neither lose nor double an event.
-    """
-
-    def __init__(self, plan: ViewPlan, secrets: Secrets) -> None:
-        self.plan = plan
-        prefix = plan.storage_id
-        self.mark = prefix
-        hash_key, self._sealer = None, None
-        if plan.sealed:
-            name = prefix.hex()
-            hash_key = secrets.derive(f"online-key.{name}", 32)
-            self._sealer = Sealer(secrets.derive(f"online-value.{name}", 32))
-        self.keys = KeyCodec(prefix, plan.keys, secret=hash_key)
-        self.tiles: TileCodec | None = None
-        self.rows: RowCodec | None = None
-        if plan.view.aggregates:
-            self.tiles = TileCodec(plan, head_us=microseconds(plan.view.head))
-        else:
-            self.rows = RowCodec(list(plan.outputs.values()))
-
-    def opened(self, key: bytes, row: bytes) -> bytes:
-        """The row in clear; raises Corrupt."""
-        return row if self._sealer is None else self._sealer.open(key, row)
-
-    def sealed(self, key: bytes, row: bytes) -> bytes:
-        """The row as it is stored."""
-        return row if self._sealer is None else self._sealer.seal(key, row)
-
-    def latest_rows(self, events: Events) -> list[tuple[bytes, bytes]]:
-        """(key, row) of the latest event of each entity among these, for ``Write.newer``."""
-        if self.rows is None or not len(events):
-            return []
-        keys = self.keys.column(events.keys)
-        codes, names = _numbered(keys)
-        index = EventIndex(codes, events.event_time, events.recorded_at, hide_late=False)
-        final = index.rows[index.ends(np.arange(len(names)), np.full(len(names), 1 << 62)) - 1]
-        recorded = events.event_time if events.recorded_at is None else events.recorded_at
-        order = orders(events.event_time[final].tolist(), recorded[final].tolist())
-        columns = [
-            events.columns[f"{feature.column}:{feature.dtype.value}"].take(final)
-            for feature in self.plan.view.features
-        ]
-        return [
-            (key, self.sealed(key, begin + record))
-            for key, begin, record in zip(names, order, self.rows.packed(columns), strict=True)
-        ]
-
-    def applier(self, events: Events, now_us: int) -> Callable[[int], Merge] | None:
-        """Prepares the merge of new events into the rows of a window view.
-
-        Everything that can be refused is refused here. The function returned makes the
-        merge, given the lake snapshot that holds these events: if the view was rebuilt
-        from it or a later one, they are in already. (0: merged in any case.)
-        """
-        if self.tiles is None or not len(events):
-            return None
-        tiles = self.tiles
-        owners, names = _numbered(self.keys.column(events.keys))
-        kept = tiles.kept(events, events.event_time, events.recorded_at)
-
-        def merge(position: int) -> Merge:
-            def change(stored: Sequence[bytes | None]) -> list[bytes | None]:
-                rebuilt, applied = _MARK.unpack(stored[0]) if stored[0] else (0, 0)
-                if position and position <= rebuilt:
-                    return list(stored)
-                old = [
-                    None if row is None else self.opened(key, row)
-                    for key, row in zip(names, stored[1:], strict=True)
-                ]
-                new = tiles.merged(old, owners, kept, now_us)
-                mark = _MARK.pack(rebuilt, max(applied, position))
-                return [mark, *map(self.sealed, names, new)]
-
-            return Merge([self.mark, *names], change)
-
-        return merge
-
-    def rebuilt(self, events: Events, now_us: int, snapshot: int) -> Merge | None:
-        """The merge that puts rows made of these events in the place of what stands there.
-
-        Its ``change`` raises Superseded if events of a later snapshot were applied.
-        """
-        if self.tiles is None:
-            return None
-        owners, names = _numbered(self.keys.column(events.keys))
-        kept = self.tiles.kept(events, events.event_time, events.recorded_at)
-        rows = self.tiles.merged([None] * len(names), owners, kept, now_us)
-        stored_rows = [*map(self.sealed, names, rows)]
-
-        def change(stored: Sequence[bytes | None]) -> list[bytes | None]:
-            _, applied = _MARK.unpack(stored[0]) if stored[0] else (0, 0)
-            if applied > snapshot:
-                raise Superseded(
-                    f"Events were pushed to {self.plan.name!r} while it was being rebuilt.",
-                    hint="Materialise it again.",
-                )
-            return [_MARK.pack(snapshot, applied), *stored_rows]
-
-        return Merge([self.mark, *names], change)
-
-
-def _numbered(keys: Sequence[bytes | None]) -> tuple[Ints, list[bytes]]:
-    """Each event's place among the distinct keys (events have no null keys)."""
-    places: dict[bytes, int] = {}
-    owners = [places.setdefault(key, len(places)) for key in keys if key is not None]
-    return np.array(owners, np.int64), list(places)
-
-
-def once_mark(table: str, key: str) -> bytes:
-    """The mark of a push, by the table and the caller's idempotency key."""
-    return hashlib.blake2b(f"push\0{table}\0{key}".encode(), digest_size=24).digest()
-
-
-@dataclass(frozen=True)
-class Vectors:
-    """What a read gives: m rows of the service's columns.
-
-    ``values[row][column]`` is None for null; timestamps are UTC microseconds.
-    ``statuses`` has the same shape; ``event_times`` is, of each row and view, the event time
-    of the newest event that the values may hold, at most the instant asked for (UTC
-    microseconds), or None.
-    """
-
-    names: tuple[str, ...]
-    values: list[list[Any]]
-    statuses: list[list[Status]]
-    event_times: list[dict[str, int | None]]
-
-    def records(self) -> list[dict[str, Any]]:
-        """The rows as dicts by column."""
-        return [dict(zip(self.names, row, strict=True)) for row in self.values]
+_FEW = 6
+"""So many rows are read faster one by one than as columns."""
+Row = tuple[list[Any], bytearray, list[int]]
 
 
 class OnlineReader:
@@ -189,31 +46,42 @@ class OnlineReader:
         store: where rows are.
         secrets: opens the rows of personal and sensitive views.
 
-    Safe from many threads. Nothing but the online store is asked.
+    Safe from many threads. Nothing but the online store is asked; one call reads one state
+    of it. Of each call: ``at_us`` is the instant that it is answered for (UTC microseconds),
+    one for all rows or one for each.
     """
 
     def __init__(self, plan: ServicePlan, store: OnlineStore, secrets: Secrets) -> None:
         self.plan = plan
         self.names = tuple(plan.outputs)
+        self.views = tuple(use.plan.name for use in plan.views)
         self._store = store
-        places = {name: i for i, name in enumerate(plan.outputs)}
-        hidden = [name for use in plan.views for name in _columns(use) if name not in places]
-        hidden += [
-            f"{use.definition.name}__{output.name}"
-            for use in plan.on_demand
-            for output in use.definition.outputs
-            if f"{use.definition.name}__{output.name}" not in places
-        ]
-        for name in dict.fromkeys(hidden):
-            places[name] = len(places)
-        self._places = places
-        self._width = len(places)
+        places = _places(plan)
+        self._places, self._width = places, len(places)
         self._fields = [
-            (name, _checker(name, dtype)) for name, dtype in plan.request_fields.items()
+            (name, dtype, checker(name, dtype)) for name, dtype in plan.request_fields.items()
         ]
-        self._views = [_View(use, places, secrets) for use in plan.views]
+        self._latest: list[LatestReading] = []
+        self._windows: list[WindowReading] = []
+        for number, use in enumerate(plan.views):
+            storage = ViewStorage(use.plan, secrets)
+            if storage.rows is not None:
+                self._latest.append(LatestReading(use, storage, storage.rows, places, number))
+            else:
+                self._windows.append(WindowReading(use, storage, places, number))
+        self._keys = [one.key for one in self._latest] + [one.key for one in self._windows]
+        self._filling = [(name, places[name]) for name in plan.defaults]
         self._defaults = [(places[name], value) for name, value in plan.defaults.items()]
+        self._filled = frozenset(plan.defaults)
         self._optional = {name for name in plan.request_fields if name in plan.defaults}
+        self._slots = [Slot(dtype, 0, 0, 1) for dtype in plan.outputs.values()]
+        self._by_row = not self._windows and not plan.on_demand
+        self._all_float = self._by_row and all(
+            dtype is DType.FLOAT64 for dtype in plan.outputs.values()
+        )
+        self._own_places = {name: places[name] for name in self.names}
+
+    # ── what callers ask for ─────────────────────────────────────────────────────────
 
     def read(self, rows: Sequence[Mapping[str, Any]], at_us: int | Sequence[int]) -> Vectors:
         """The vectors of m requests.
@@ -221,221 +89,285 @@ class OnlineReader:
         Args:
             rows: each with the entity keys and request fields that the service needs
                 (more are ignored); None is null.
-            at_us: the instant, UTC microseconds, one for all or one for each row.
+            at_us: the instant.
 
         Raises:
             InvalidInput: a key or field is not there or has another type; says which row.
             Corrupt: a stored row is damaged.
         """
-        times = [at_us] * len(rows) if isinstance(at_us, int) else list(at_us)
-        values: list[list[Any]] = []
-        keys: list[bytes] = []
-        present: list[list[bool]] = []
+        if not self._by_row or len(rows) > _FEW:
+            return self.columns_of(rows, at_us).vectors()
+        found = self._rows(rows, at_us)
+        return Vectors(
+            self.names,
+            [values for values, _, _ in found],
+            [[STATUSES[code] for code in codes] for _, codes, _ in found],
+            [
+                {v: None if t == NO_TIME else t for v, t in zip(self.views, times, strict=True)}
+                for _, _, times in found
+            ],
+        )
+
+    def record(self, row: Mapping[str, Any], at_us: int) -> dict[str, Any]:
+        """The vector of one request as a dict by column, None for null; raises as ``read``."""
+        if self._by_row:
+            return dict(zip(self.names, self._rows([row], at_us)[0][0], strict=True))
+        return self.columns_of([row], at_us).records()[0]
+
+    def records(
+        self, rows: Sequence[Mapping[str, Any]], at_us: int | Sequence[int]
+    ) -> list[dict[str, Any]]:
+        """The vectors of m requests as dicts by column, None for null; raises as ``read``."""
+        if self._by_row and len(rows) <= _FEW:
+            return [
+                dict(zip(self.names, values, strict=True))
+                for values, _, _ in self._rows(rows, at_us)
+            ]
+        return self.columns_of(rows, at_us).records()
+
+    def columns(
+        self, keys: Mapping[str, Sequence[Any]], at_us: int | Sequence[int] | Ints
+    ) -> OnlineColumns:
+        """The vectors of m entities, by column.
+
+        Args:
+            keys: by name the entity keys and request fields that the service needs, each m
+                Python values (None is null) or a numpy array.
+            at_us: the instant.
+
+        Raises:
+            InvalidInput: a key or field is not there, has another type, or another length.
+            Corrupt: a stored row is damaged.
+        """
+        m = _length(keys, self.plan.spine_columns)
+        if m == 1 and self._by_row:
+            row = {name: plain(one)[0] for name, one in keys.items() if len(one)}
+            return self._column_of_one(self._rows([row], at_us)[0])
+        return self._columns(keys, m, at_us)
+
+    def columns_of(
+        self, rows: Sequence[Mapping[str, Any]], at_us: int | Sequence[int] | Ints
+    ) -> OnlineColumns:
+        """As ``columns``, of requests given by row; raises as ``read``."""
+        if len(rows) == 1 and self._by_row:
+            return self._column_of_one(self._rows(rows, at_us)[0])
+        try:
+            columns = {
+                name: [row.get(name) for row in rows]
+                if name in self._optional
+                else [row[name] for row in rows]
+                for name in self.plan.spine_columns
+            }
+            return self._columns(columns, len(rows), at_us)
+        except (KeyError, FalajError):
+            self._told_by_row(rows)
+            raise
+
+    # ── one by one ───────────────────────────────────────────────────────────────────
+
+    def _rows(
+        self, rows: Sequence[Mapping[str, Any]], at_us: int | Sequence[int] | Ints
+    ) -> list[Row]:
+        """Of each request its values, the numbers of their statuses, and event times."""
+        vectors: list[list[Any]] = []
+        keys: list[bytes | None] = []
+        latest = self._latest
+        try:
+            for row in rows:
+                vectors.append(self._requested(row) if self._fields else [None] * self._width)
+                for view in latest:
+                    keys.append(view.key(row))
+        except FalajError:
+            self._told_by_row(rows)
+            raise
+        if None in keys:
+            there = [key is not None for key in keys]
+            stored = iter(self._store.read([key for key in keys if key is not None]))
+            found = iter([next(stored) if here else None for here in there])
+        else:
+            found = iter(self._store.read(keys))  # type: ignore[arg-type]
+        asked = iter(keys)
+        result: list[Row] = []
+        for number, vector in enumerate(vectors):
+            at = at_us if isinstance(at_us, int) else int(at_us[number])
+            codes = bytearray(self._width)
+            for i in range(len(self._fields)):
+                if vector[i] is None:
+                    codes[i] = NULL
+            times = [view.fill_one(vector, codes, next(asked), next(found), at) for view in latest]
+            for place, default in self._defaults:
+                if vector[place] is None:
+                    vector[place] = default
+            result.append((vector, codes, times))
+        return result
+
+    def _requested(self, row: Mapping[str, Any]) -> list[Any]:
+        vector: list[Any] = [None] * self._width
+        for i, (name, _, check) in enumerate(self._fields):
+            try:
+                value = row[name]
+            except KeyError:
+                if name in self._optional:
+                    continue
+                raise lacks(name, "request field") from None
+            if value is not None:
+                vector[i] = check(value)
+        return vector
+
+    def _told_by_row(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Raise what is wrong with the first wrong row, and say which it is."""
         for number, row in enumerate(rows):
             try:
-                values.append(self._requested(row))
-                mine = [view.key(row) for view in self._views]
+                self._requested(row)
+                for key in self._keys:
+                    key(row)
             except FalajError as error:
                 if len(rows) == 1:
                     raise
                 raise type(error)(
                     f"Row {number}: {error.message}", hint=error.hint, **error.details
                 ) from None
-            present.append([key is not None for key in mine])
-            keys += [key for key in mine if key is not None]
-        stored = iter(zip(keys, self._store.read(keys) if keys else [], strict=True))
-        statuses, event_times = [], []
-        for vector, here, at in zip(values, present, times, strict=True):
-            states = [Status.PRESENT] * self._width
-            for i in range(len(self._fields)):
-                if vector[i] is None:
-                    states[i] = Status.NULL
-            seen: dict[str, int | None] = {}
-            for view, there in zip(self._views, here, strict=True):
-                key, row_bytes = next(stored) if there else (None, None)
-                seen[view.name] = view.fill(vector, states, key, row_bytes, at)
-            statuses.append(states)
-            event_times.append(seen)
-        if self.plan.on_demand and values:
-            self._compute(values, statuses)
-        n = len(self.names)
-        for vector in values:
-            for place, default in self._defaults:
-                if vector[place] is None:
-                    vector[place] = default
-        if self._width > n:
-            values = [vector[:n] for vector in values]
-            statuses = [states[:n] for states in statuses]
-        return Vectors(self.names, values, statuses, event_times)
 
-    def _requested(self, row: Mapping[str, Any]) -> list[Any]:
-        vector: list[Any] = [None] * self._width
-        for i, (name, check) in enumerate(self._fields):
-            try:
-                value = row[name]
-            except KeyError:
-                if name in self._optional:
-                    continue
-                raise _lacks(name, "request field") from None
-            if value is not None:
-                vector[i] = check(value)
-        return vector
+    def _column_of_one(self, row: Row) -> OnlineColumns:
+        values, codes, times = row
+        columns: Mapping[str, Array]
+        if self._all_float:
+            columns = Block(self._own_places, np.array(values, np.float64).reshape(-1, 1))
+        else:
+            columns = {
+                name: _array_of_one(value, slot)
+                for name, value, slot in zip(self.names, values, self._slots, strict=True)
+            }
+        statuses = np.frombuffer(codes, np.uint8).reshape(1, -1)
+        event_times = np.array([times], np.int64)
+        return OnlineColumns(self.names, columns, statuses, self.views, event_times, self._filled)
 
-    def _compute(self, values: list[list[Any]], statuses: list[list[Status]]) -> None:
-        n = len(values)
+    # ── by column ────────────────────────────────────────────────────────────────────
+
+    def _columns(
+        self, given: Mapping[str, Sequence[Any]], m: int, at_us: int | Sequence[int] | Ints
+    ) -> OnlineColumns:
+        at: int | Ints = at_us if isinstance(at_us, int) else np.asarray(at_us, np.int64)
+        into = Assembly(
+            np.empty((self._width, m)) if self._all_float else None,
+            {},
+            np.zeros((m, self._width), np.uint8),
+            np.full((m, len(self.views)), NO_TIME, np.int64),
+        )
+        for place in range(len(self._fields)):
+            self._request(into, place, given, m)
+        latest = [(view, view.lookups(given)) for view in self._latest]
+        while True:
+            windows = [window.ask(given, m, at) for window in self._windows]
+            stored = self._stored([keys for _, keys in latest], [one.keys for one in windows])
+            for view, keys in latest:
+                view.fill(into, keys, next(stored), at)
+            if all(one.fill(into, next(stored)) for one in windows):
+                break
+        if self.plan.on_demand:
+            self._compute(into, m)
+        return self._finished(into)
+
+    def _stored(
+        self, nullable: Sequence[Sequence[bytes | None]], others: Sequence[Sequence[bytes]]
+    ) -> Iterator[list[bytes | None]]:
+        """The rows of lists of keys, of one state of the store; of no key, none."""
+        there = [key for keys in nullable for key in keys if key is not None]
+        rows = self._store.read(there + [key for keys in others for key in keys])
+        start = 0
+        for keys in nullable:
+            n = len(keys) - keys.count(None)
+            if n == len(keys):
+                yield rows[start : start + n]
+            else:
+                found = iter(rows[start : start + n])
+                yield [None if key is None else next(found) for key in keys]
+            start += n
+        for others_keys in others:
+            yield rows[start : start + len(others_keys)]
+            start += len(others_keys)
+
+    def _request(self, into: Assembly, place: int, given: Mapping[str, Any], m: int) -> None:
+        """Put a request field into columns."""
+        name, dtype, check = self._fields[place]
+        if name in given:
+            values = [None if value is None else check(value) for value in plain(given[name])]
+        elif name in self._optional:
+            values = [None] * m
+        else:
+            raise lacks(name, "request field")
+        absent = [value is None for value in values]
+        if any(absent):
+            into.codes[absent, place] = NULL
+            if dtype is not DType.FLOAT64 and NUMPY[dtype] is not np.object_:
+                values = [0 if value is None else value for value in values]
+        column = np.array([*values, None], np.object_)[:-1].astype(NUMPY[dtype])
+        if into.block is not None:
+            into.block[place] = column
+        else:
+            into.values[name] = column
+
+    def _compute(self, into: Assembly, m: int) -> None:
         for use in self.plan.on_demand:
-            inputs = {}
-            for _, column, dtype in use.inputs:
-                place = self._places[column]
-                given = [vector[place] for vector in values]
-                valid = np.array([value is not None for value in given], np.bool_)
-                if dtype is DType.STRING:
-                    inputs[column] = np.array([*given, None], np.object_)[:-1], valid
+            inputs = {
+                column: (into.values[column], into.codes[:, self._places[column]] == PRESENT)
+                for _, column, _ in use.inputs
+            }
+            for name, done in use.computed(inputs, m).items():
+                into.values[name] = done.values
+                into.codes[:, self._places[name]] = np.where(done.valid, PRESENT, NULL)
+
+    def _finished(self, into: Assembly) -> OnlineColumns:
+        for name, place in self._filling:
+            absent = into.codes[:, place] != PRESENT
+            if absent.any():
+                if into.block is not None:
+                    into.block[place, absent] = self.plan.defaults[name]
                     continue
-                kind = np.int64 if dtype is DType.TIMESTAMP else np.float64
-                filled = [0 if value is None else value for value in given]
-                inputs[column] = np.array(filled, kind), valid
-            for name, done in use.computed(inputs, n).items():
-                place = self._places[name]
-                for vector, states, value, valid in zip(
-                    values, statuses, done.values.tolist(), done.valid.tolist(), strict=True
-                ):
-                    vector[place] = value if valid else None
-                    states[place] = Status.PRESENT if valid else Status.NULL
-
-
-def _columns(use: ViewUse) -> list[str]:
-    return [f"{use.plan.name}__{feature}" for feature in use.features]
-
-
-def _lacks(name: str, what: str) -> InvalidInput:
-    return InvalidInput(
-        f"The {what} {name!r} is not given.",
-        hint="Give every key and request field; null (None) where it is not known.",
-    )
-
-
-class _View:
-    """One view as the reader uses it."""
-
-    def __init__(self, use: ViewUse, places: Mapping[str, int], secrets: Secrets) -> None:
-        self.storage = ViewStorage(use.plan, secrets)
-        self.name = use.plan.name
-        self._key_columns = use.key_columns
-        offered = list(use.plan.outputs)
-        self._at = [
-            (offered.index(feature), places[f"{self.name}__{feature}"]) for feature in use.features
-        ]
-        self._named = [(feature, places[f"{self.name}__{feature}"]) for feature in use.features]
-        self._ttl_us = use.plan.ttl_us
-        self._encoded = self.storage.keys.encoded
-        self._unpacked = self.storage.rows.unpacked if self.storage.rows else None
-        self._tiles = self.storage.tiles
-
-    def key(self, row: Mapping[str, Any]) -> bytes | None:
-        """The entity's key in a request; raises InvalidInput."""
-        try:
-            return self._encoded([row[column] for column in self._key_columns])
-        except KeyError as error:
-            raise _lacks(error.args[0], "entity key") from None
-
-    def fill(
-        self,
-        vector: list[Any],
-        states: list[Status],
-        key: bytes | None,
-        row: bytes | None,
-        at_us: int,
-    ) -> int | None:
-        """Put the view's features into a vector; returns its newest event time."""
-        if key is not None and row is not None:
-            row = self.storage.opened(key, row)
-        if self._tiles is not None:
-            return self._aggregates(vector, states, key, row, at_us)
-        if row is None:
-            return self._none(states, Status.MISSING)
-        event_time, recorded_at = times_of(row)
-        if event_time > at_us or recorded_at > at_us:
-            return self._none(states, Status.MISSING)  # nothing of the future is ever told
-        if self._ttl_us is not None and event_time <= at_us - self._ttl_us:
-            return self._none(states, Status.EXPIRED, event_time)
-        values = self._unpacked(row[ORDER_BYTES:]) if self._unpacked else []
-        for source, place in self._at:
-            value = vector[place] = values[source]
-            if value is None:
-                states[place] = Status.NULL
-        return event_time
-
-    def _none(
-        self, states: list[Status], status: Status, event_time: int | None = None
-    ) -> int | None:
-        for _, place in self._at:
-            states[place] = status
-        return event_time
-
-    def _aggregates(
-        self,
-        vector: list[Any],
-        states: list[Status],
-        key: bytes | None,
-        row: bytes | None,
-        at_us: int,
-    ) -> int | None:
-        if key is None or self._tiles is None:
-            return self._none(states, Status.MISSING)
-        found = self._tiles.read(row, at_us)
-        absent = Status.MISSING if row is None else Status.NULL
-        for feature, place in self._named:
-            value = vector[place] = found[feature]
-            if value is None:
-                states[place] = absent
-        # A newer event than the instant asked for was not used; the instant bounds those that were.
-        return None if row is None else min(times_of(row)[0], at_us)
-
-
-def _checker(name: str, dtype: DType) -> Callable[[Any], Any]:
-    """Checks and converts one request field that is not null."""
-
-    def refused(value: Any) -> InvalidInput:
-        told = "a time without a zone" if isinstance(value, datetime) else type(value).__name__
-        return InvalidInput(
-            f"The request field {name!r} is {told} ({str(value)[:60]!r}), not {dtype}.",
-            hint="Give the declared type; times as UTC microseconds or ISO 8601 with a zone.",
+                column = into.values[name].copy()
+                column[absent] = self.plan.defaults[name]
+                into.values[name] = column
+        n = len(self.names)
+        return OnlineColumns(
+            self.names,
+            {name: into.values[name] for name in self.names}
+            if into.block is None
+            else Block(self._own_places, into.block),
+            into.codes if self._width == n else into.codes[:, :n],
+            self.views,
+            into.event_times,
+            self._filled,
         )
 
-    def plain(value: Any) -> Any:
-        if type(value) is not kind:
-            raise refused(value)
-        return value
 
-    def number(value: Any) -> float:
-        if type(value) is float:
-            return value
-        if type(value) is not int or abs(value) > 1 << 53:
-            raise refused(value)
-        return float(value)
+def _places(plan: ServicePlan) -> dict[str, int]:
+    """The place of each column: those of the vector, then those that only compute others."""
+    places = {name: i for i, name in enumerate(plan.outputs)}
+    hidden = [f"{use.plan.name}__{feature}" for use in plan.views for feature in use.features]
+    hidden += [
+        f"{use.definition.name}__{output.name}"
+        for use in plan.on_demand
+        for output in use.definition.outputs
+    ]
+    for name in hidden:
+        places.setdefault(name, len(places))
+    return places
 
-    def integer(value: Any) -> int:
-        if type(value) is not int or not -(1 << 63) <= value < 1 << 63:
-            raise refused(value)
-        return value
 
-    def instant(value: Any) -> int:
-        if isinstance(value, str):
-            try:
-                value = datetime.fromisoformat(value)
-            except ValueError:
-                raise refused(value) from None
-        if isinstance(value, datetime):
-            if value.tzinfo is None:
-                raise refused(value)
-            return instant_us(value)
-        return integer(value)
+def _length(columns: Mapping[str, Sequence[Any]], needed: Sequence[str]) -> int:
+    """How many rows the columns have; raises InvalidInput if they differ."""
+    lengths = {name: len(columns[name]) for name in needed if name in columns}
+    if len(set(lengths.values())) > 1:
+        raise InvalidInput(
+            f"The columns of a read have different lengths: {lengths}.",
+            hint="Give each key and request field for every row.",
+        )
+    return next(iter(lengths.values()), 0)
 
-    kind = bool if dtype is DType.BOOL else str
-    checks: dict[DType, Callable[[Any], Any]] = {
-        DType.FLOAT64: number,
-        DType.INT64: integer,
-        DType.TIMESTAMP: instant,
-    }
-    return checks.get(dtype, plain)
+
+def _array_of_one(value: Any, slot: Slot) -> Array:
+    """One value of a feature as an array."""
+    found = slot.empty(1)
+    if value is not None:
+        found[0] = value
+    return found

@@ -25,12 +25,15 @@ from falaj.features.model import (
     FeatureView,
     OnDemandFeatures,
     split_reference,
+    split_version,
 )
 from falaj.features.types import DType, Type
 from falaj.features.views import ViewPlan
 from falaj.kernel.errors import InvalidInput
 
 D = TypeVar("D", bound=Definition)
+_AROUND = ("kind", "version")
+"""What a document says besides the fields of its definition."""
 _NO_TIME = np.iinfo(np.int64).min
 
 
@@ -39,6 +42,10 @@ class DefinitionAccess(Protocol):
 
     def get(self, kind: str, name: str) -> Definition:
         """The current definition; raises NotFound."""
+        ...
+
+    def version(self, kind: str, name: str, version: int) -> Definition:
+        """One version of a definition; raises NotFound."""
         ...
 
     def all(self, kind: str) -> Sequence[Definition]:
@@ -58,6 +65,8 @@ class ViewUse:
     plan: ViewPlan
     key_columns: tuple[str, ...]
     features: tuple[str, ...]
+    version: int | None = None
+    """The version that the service names; None if it takes the current one."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +77,8 @@ class OnDemandUse:
     function: Callable[..., Any]
     inputs: tuple[tuple[str, str, DType], ...]
     """(argument, column, type)."""
+    version: int | None = None
+    """The version that the service names; None if it takes the current one."""
 
     def computed(self, columns: Mapping[str, tuple[Any, Array]], n: int) -> dict[str, Values]:
         """The outputs by column, from (values, validity) of each input column."""
@@ -171,7 +182,7 @@ class ServicePlan:
         try:
             parsed = [
                 kinds[document["kind"]].model_validate(
-                    {name: value for name, value in document.items() if name != "kind"}
+                    {name: value for name, value in document.items() if name not in _AROUND}
                 )
                 for document in documents
             ]
@@ -186,15 +197,24 @@ class ServicePlan:
         return cls.of(services[0], _Given(parsed))
 
     def documents(self) -> list[dict[str, Any]]:
-        """The definitions that the plan is made of, JSON-ready, for a release to carry."""
-        parts: list[Definition] = [
-            *self.entities,
-            *(use.plan.view for use in self.views),
-            *(use.definition for use in self.on_demand),
-            self.service,
+        """The definitions that the plan is made of, JSON-ready, for a release to carry.
+
+        Of a definition whose version the service names, ``version`` is that number.
+        """
+        parts: list[tuple[Definition, int | None]] = [
+            *((entity, None) for entity in self.entities),
+            *((use.plan.view, use.version) for use in self.views),
+            *((use.definition, use.version) for use in self.on_demand),
+            (self.service, None),
         ]
-        found = {(part.kind, part.name): part for part in parts}
-        return [{"kind": part.kind, **part.model_dump(mode="json")} for part in found.values()]
+        return [
+            {
+                "kind": part.kind,
+                **({} if version is None else {"version": version}),
+                **part.model_dump(mode="json"),
+            }
+            for part, version in parts
+        ]
 
     @cached_property
     def defaults(self) -> dict[str, Any]:
@@ -272,6 +292,10 @@ class _Given:
             raise InvalidInput(f"The documents of the service lack the {kind} {name!r}.")
         return self._found[kind, name]
 
+    def version(self, kind: str, name: str, version: int) -> Definition:
+        # The documents hold each definition once, in the version that the service takes.
+        return self.get(kind, name)
+
     def all(self, kind: str) -> Sequence[Definition]:
         return [item for item in self._found.values() if item.kind == kind]
 
@@ -286,13 +310,13 @@ class _Compiler:
         self._outputs: dict[str, Type] = dict(service.request_fields)
         self._requested: dict[str, DType] = dict(service.request_fields)
         self._computed: dict[str, OnDemandUse] = {}
+        self._versions = service.versions()
 
     def plan(self) -> ServicePlan:
-        for item in self._service.features:
-            name, _, feature = item.partition(":")
+        for name, _, feature in self._service.taken:
             offered = self._on_demand(name) if name in self._service.on_demand else self._view(name)
             if feature and feature not in offered:
-                raise self._unknown(item, offered)
+                raise self._unknown(f"{name}:{feature}", offered)
             for one in [feature] if feature else list(offered):
                 self._add(name, one, offered[one])
         uses = tuple(self._use(name, plan) for name, plan in self._plans.items())
@@ -341,12 +365,14 @@ class _Compiler:
                 for argument, reference in definition.inputs.items()
             )
             function = ondemand.compiled(definition.source)
-            self._computed[name] = OnDemandUse(definition, function, inputs)
+            version = self._versions.get(name)
+            self._computed[name] = OnDemandUse(definition, function, inputs, version)
         definition = self._computed[name].definition
         return definition.output_types
 
     def _input(self, definition: OnDemandFeatures, reference: str) -> tuple[str, DType]:
-        name, feature = split_reference(reference)
+        item, version = split_version(reference)
+        name, feature = split_reference(item)
         if name == REQUEST:
             if feature not in self._requested:
                 raise InvalidInput(
@@ -355,6 +381,7 @@ class _Compiler:
                     hint="Add it to `request_fields` with its type.",
                 )
             return feature, self._requested[feature]
+        self._agreed(definition, name, version)
         offered = self._view(name)
         if feature not in offered:
             raise self._unknown(reference, offered)
@@ -365,17 +392,36 @@ class _Compiler:
                 hint="They compute with numbers, bools, instants and strings.",
             )
         self._needed[name][feature] = None
-        return column_name(reference), dtype
+        return column_name(item), dtype
+
+    def _agreed(self, definition: OnDemandFeatures, view: str, version: int | None) -> None:
+        """Let the version that on-demand features name count, if the service takes no other."""
+        if version is None:
+            return
+        if view in self._plans or view in self._service.versions():
+            taken = self._versions.get(view)
+            if taken != version:
+                raise InvalidInput(
+                    f"The service {self._service.name!r} takes "
+                    f"{'the current version' if taken is None else f'version {taken}'} of "
+                    f"{view!r}, but its on-demand features {definition.name!r} version {version}.",
+                    hint="Name the same version in both.",
+                )
+        self._versions[view] = version
 
     def _use(self, name: str, plan: ViewPlan) -> ViewUse:
         mapped = self._service.keys.get(name, {})
         if not set(mapped) <= set(plan.keys):
             raise self._unknown(f"{name} key {sorted(set(mapped) - set(plan.keys))}", plan.keys)
         columns = tuple(mapped.get(key, key) for key in plan.keys)
-        return ViewUse(plan, columns, tuple(self._needed[name]))
+        return ViewUse(plan, columns, tuple(self._needed[name]), self._versions.get(name))
 
     def _get(self, kind: type[D], name: str) -> D:
-        found = self._definitions.get(kind.kind, name)
+        version = self._versions.get(name) if kind in (FeatureView, OnDemandFeatures) else None
+        if version is None:
+            found = self._definitions.get(kind.kind, name)
+        else:
+            found = self._definitions.version(kind.kind, name, version)
         if not isinstance(found, kind):
             raise InvalidInput(f"{kind.kind} {name!r} is a {type(found).__name__}.")
         return found
@@ -383,5 +429,11 @@ class _Compiler:
     def _unknown(self, what: str, offered: Mapping[str, Any]) -> InvalidInput:
         return InvalidInput(
             f"The service {self._service.name!r} asks for {what!r}, which there is not.",
-            hint=f"There are: {', '.join(offered)}.",
+            hint=f"There are: {told(list(offered))}.",
         )
+
+
+def told(names: Sequence[str], most: int = 20) -> str:
+    """Names in a sentence; of very many the first."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more if names else "none"

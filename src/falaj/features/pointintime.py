@@ -14,16 +14,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from falaj.features.columns import Array, Ints
-
-if TYPE_CHECKING:
-    from falaj.features.index.runs import Run
-    from falaj.features.views import ViewPlan
+from falaj.features.index.building import from_words
+from falaj.features.index.runs import Run, gathered, latest_of, taken
+from falaj.features.types import DType, is_fixed_width
+from falaj.features.views import ViewPlan, column_key
 
 _STEPS_BEFORE_TABLE = 4
 """Late rows are mostly few and alone: look back a few rows before building a table."""
@@ -168,11 +168,6 @@ def latest_values(
     Returns:
         By feature an Arrow array of m rows, null where nothing is known.
     """
-    from falaj.features.index.building import from_words
-    from falaj.features.index.runs import gathered, latest_of, taken
-    from falaj.features.types import DType, is_fixed_width
-    from falaj.features.views import column_key
-
     found = latest_of(runs, keys, at, ttl_us=plan.ttl_us, hide_late=hide_late, bound=bound)
     wanted = {one.name: one for one in plan.view.features if one.name in set(features)}
     columns = {name: column_key(one.column, one.dtype) for name, one in wanted.items()}

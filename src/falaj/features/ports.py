@@ -15,12 +15,16 @@ class Merge:
     """A change of some rows that depends on what they hold.
 
     ``change`` gets the stored rows of ``keys`` (None: no row) and returns the new ones, in
-    that order (None: no row). It may be called more than once, and must be pure; what it
-    raises undoes the whole write.
+    that order (None: no row). With ``more``, the rows of ``keys`` tell which others are
+    needed: ``more`` gets them and returns further keys, and ``change`` gets the rows of
+    ``keys`` and then of the further ones, all of one state of the store, and returns the new
+    rows of both. No key may occur twice. Both may be called more than once, and must be pure;
+    what they raise undoes the whole write.
     """
 
     keys: Sequence[bytes]
     change: Callable[[Sequence[bytes | None]], Sequence[bytes | None]]
+    more: Callable[[Sequence[bytes | None]], Sequence[bytes]] | None = None
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,8 @@ class Write:
     """One atomic change of an online store.
 
     ``newer`` are (key, row) pairs: each row replaces the stored one unless that one's
-    first 24 bytes (its order) compare greater. They apply in order, then the merges.
+    first 24 bytes (its order) compare greater. They apply in order, then the merges. It is
+    fastest when they come sorted by key, each key once.
     With ``once`` the write happens at most once: a second write with that mark changes
     nothing.
     """

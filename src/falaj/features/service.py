@@ -24,12 +24,13 @@ from falaj.features.purposes import permitted
 from falaj.kernel.actions import Service, action
 from falaj.kernel.call import AssetRef, Call
 from falaj.kernel.clock import from_microseconds
-from falaj.kernel.errors import InvalidInput, LimitExceeded
+from falaj.kernel.errors import InvalidInput, LimitExceeded, Unavailable
 from falaj.kernel.jobs import Job, Jobs
 
 if TYPE_CHECKING:
     from falaj.features.parity_checks import ParityChecks
     from falaj.features.store import FeatureStore
+    from falaj.features.versions import Retirement
 
 Items = list[FeatureItem]
 ParityHistory = list[KeptParity]
@@ -39,6 +40,8 @@ Rows = list[dict[str, Any]]
 Visible = Callable[[Call, AssetRef], bool]
 """True if the caller may know of the asset."""
 MATERIALIZE = "features.materialize"
+FORGET = "features.forget"
+"""The job that removes the online rows of a retired version."""
 MOST_ROWS = 10_000
 MOST_SAMPLED = 5_000
 
@@ -49,12 +52,18 @@ class Features(Service):
     name = "features"
 
     def __init__(
-        self, store: FeatureStore, parity: ParityChecks, jobs: Jobs, visible: Visible
+        self,
+        store: FeatureStore,
+        parity: ParityChecks,
+        jobs: Jobs,
+        visible: Visible,
+        retirement: Retirement | None = None,
     ) -> None:
         self._store = store
         self._parity = parity
         self._jobs = jobs
         self._visible = visible
+        self._retirement = retirement
 
     @action(get="/features")
     def list(self, *, kind: str | None = None) -> Items:
@@ -142,6 +151,18 @@ class Features(Service):
         """
         self._store.view_plan(name)
         return statistics.listed(self._store.lake, name, feature=feature, limit=limit)
+
+    @action(post="/feature-views/{name}/retirements", on="feature_view")
+    def retire(self, name: str, *, version: int) -> Job:
+        """Keep a version of a view up to date no longer; a job removes its online rows.
+
+        The current version, and one that a service or an endpoint takes, cannot be retired.
+        """
+        if self._retirement is None:
+            raise Unavailable("This process cannot retire versions of views.")
+        return self._jobs.submit(
+            self.call, FORGET, self._retirement.retire(self.call, name, version)
+        )
 
     @action(post="/feature-services/{name}/parity-checks", on="feature_service")
     def parity(

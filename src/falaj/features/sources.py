@@ -10,8 +10,9 @@ from pydantic import Field, model_validator
 from falaj.catalog.definitions import Definition
 from falaj.catalog.model import Relation
 from falaj.features.model import Column, Name
-from falaj.features.types import FeatureType
+from falaj.features.types import DType, FeatureType
 from falaj.kernel.call import AssetRef
+from falaj.lake.model import COLUMN_NAME
 
 
 class Stream(Definition):
@@ -42,6 +43,17 @@ class Stream(Definition):
         for name in (self.event_time, *self.key):
             if name not in self.columns:
                 raise ValueError(f"{name!r} is not one of the stream's columns")
+        for name in filter(None, (self.event_time, self.recorded_at)):
+            if self.columns.get(name, DType.TIMESTAMP) is not DType.TIMESTAMP:
+                raise ValueError(f"{name!r} says when an event was: its type is timestamp")
+        for name in (*self.columns, *filter(None, [self.recorded_at])):
+            if not COLUMN_NAME.match(name):
+                raise ValueError(
+                    f"{name[:80]!r} is no column of a lake table: use letters, digits and "
+                    "underscores, not beginning with a digit"
+                )
+        if len({name.lower() for name in self.columns}) != len(self.columns):
+            raise ValueError("two columns have the same name (case does not count)")
         return self
 
     @property

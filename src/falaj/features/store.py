@@ -13,11 +13,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from sqlalchemy.engine import Connection
 
-from falaj.catalog.definitions import Definition, Definitions
 from falaj.features.answers import Ack, FeatureItem, Materialized, Pushed
 from falaj.features.columns import arrow_type, table_of
+from falaj.features.foreign_join import Foreign
 from falaj.features.index.indexes import Indexes
 from falaj.features.model import (
     Entity,
@@ -27,41 +26,26 @@ from falaj.features.model import (
     OnDemandFeatures,
 )
 from falaj.features.offline import Offline
-from falaj.features.online import OnlineReader, Superseded, Vectors, ViewStorage, once_mark
-from falaj.features.plan import DefinitionAccess, ServicePlan
+from falaj.features.online import OnlineReader
+from falaj.features.plan import ServicePlan
 from falaj.features.ports import Merge, OnlineStore, Secrets, Write
+from falaj.features.vectors import Vectors
+from falaj.features.versions import (
+    AppliedDefinitions,
+    AppliedViews,
+    State,
+    live_plans,
+)
 from falaj.features.views import Events, ViewPlan
+from falaj.features.viewstorage import Superseded, ViewStorage, once_mark
 from falaj.kernel.clock import Clock, microseconds
-from falaj.kernel.database import Database
 from falaj.kernel.errors import InvalidInput, NotFound
 from falaj.lake.ports import Lake
 
-_ROWS_PER_WRITE = 20_000
+_ROWS_PER_WRITE = 100_000
 _REBUILDS = 5
 
-
-class AppliedDefinitions:
-    """The definitions of a platform, each read in a short transaction of its own."""
-
-    def __init__(self, database: Database, definitions: Definitions) -> None:
-        self._database = database
-        self._definitions = definitions
-
-    def get(self, kind: str, name: str) -> Definition:
-        """The current definition; raises NotFound."""
-        with self._database.reading() as connection:
-            return self._definitions.definition(connection, kind, name)
-
-    def all(self, kind: str) -> list[Definition]:
-        """Every current definition of a kind."""
-        with self._database.reading() as connection:
-            return self._all(connection, kind)
-
-    def _all(self, connection: Connection, kind: str) -> list[Definition]:
-        return [
-            self._definitions.definition(connection, kind, item.name)
-            for item in self._definitions.listed(connection, kind=kind)
-        ]
+__all__ = ["AppliedDefinitions", "FeatureStore", "spine_of"]
 
 
 class FeatureStore:
@@ -78,7 +62,7 @@ class FeatureStore:
 
     def __init__(
         self,
-        definitions: DefinitionAccess,
+        definitions: AppliedViews,
         lake: Lake,
         online: OnlineStore,
         keys: Secrets,
@@ -89,7 +73,7 @@ class FeatureStore:
         self.definitions = definitions
         self.lake = lake
         self.online = online
-        self.offline = offline or Offline(Indexes(lake))
+        self.offline = offline or Offline(Indexes(lake), Foreign(definitions, None))
         self._keys = keys
         self._clock = clock
         self._readers: dict[tuple[str, ...], OnlineReader] = {}
@@ -140,6 +124,7 @@ class FeatureStore:
         timestamp: str = "timestamp",
         knowledge: Knowledge | str = Knowledge.RECORDED,
         snapshot: int | None = None,
+        pins: Mapping[str, str] | None = None,
     ) -> pa.Table:
         """The spine with the features of a service, as known at each row's instant.
 
@@ -149,6 +134,8 @@ class FeatureStore:
             timestamp: the spine's column of instants (with a zone; none may be null).
             knowledge: ``recorded`` hides rows that were recorded later than the instant.
             snapshot: the lake snapshot to read; by default the latest.
+            pins: the version of each foreign table to read, as ``foreign_pins`` gave it; by
+                default the version that is there.
 
         Returns:
             Exactly one row for each spine row, in order: the spine's columns, then one
@@ -156,14 +143,20 @@ class FeatureStore:
 
         Raises:
             NotFound: no such service. InvalidInput: a column is not there or of another type.
+            ForeignChanged: a foreign table is not what a pin says.
         """
         plan = self.plan(service) if isinstance(service, str) else service
         return self.offline.frame(
-            spine, plan, timestamp=timestamp, knowledge=knowledge, snapshot=snapshot
+            spine, plan, timestamp=timestamp, knowledge=knowledge, snapshot=snapshot, pins=pins
         )
 
+    def foreign_pins(self, service: str | ServicePlan) -> dict[str, str]:
+        """The version of each foreign table that a service takes from, as it is now."""
+        plan = self.plan(service) if isinstance(service, str) else service
+        return self.offline.foreign.pins(use.plan for use in plan.views)
+
     def events(self, plan: ViewPlan, snapshot: int | None = None) -> Events:
-        """All events of a view in the lake, in the order of its log."""
+        """All events of a view, in the order of the log of its source."""
         return self.offline.events(plan, snapshot)
 
     # ── online ───────────────────────────────────────────────────────────────────────
@@ -212,6 +205,11 @@ class FeatureStore:
         """
         ack = Ack(ack)
         plans = self.views_of(table)
+        if self.offline.foreign.table(table) is not None:
+            raise InvalidInput(
+                f"{table!r} is a foreign table: nothing is pushed to it.",
+                hint="Whoever owns it writes it; `falaj features materialize VIEW` reads it.",
+            )
         found = [(self.storage(plan), plan.events(rows)) for plan in plans]
         now = microseconds(self._clock.now())
         newer = [row for storage, events in found for row in storage.latest_rows(events)]
@@ -220,7 +218,7 @@ class FeatureStore:
         position = 0 if stored else self.lake.append(table, rows, key=f"push:{name}").id
         pushed = Pushed(
             snapshot=position or None,
-            views=tuple(plan.name for plan in plans) if ack is Ack.ONLINE else (),
+            views=tuple(dict.fromkeys(p.name for p in plans)) if ack is Ack.ONLINE else (),
             n_events=sum(len(events) for _, events in found),
         )
         if ack is Ack.LOG:
@@ -268,6 +266,9 @@ class FeatureStore:
     def items(self, kind: str) -> list[FeatureItem]:
         """The definitions of one kind with what they offer or take."""
         found = []
+        states: dict[str, dict[str, State]] = {}
+        for one in self.definitions.view_versions() if kind == FeatureView.kind else ():
+            states.setdefault(one.view.name, {})[str(one.version)] = one.state
         for item in self.definitions.all(kind):
             features: dict[str, str] = {}
             if isinstance(item, FeatureView):
@@ -282,27 +283,28 @@ class FeatureStore:
                 features = {name: dtype.value for name, dtype in found_plan.outputs.items()}
             found.append(
                 FeatureItem(
-                    kind=kind, name=item.name, description=item.description, features=features
+                    kind=kind,
+                    name=item.name,
+                    description=item.description,
+                    features=features,
+                    versions=states.get(item.name, {}),
                 )
             )
         return found
 
     def views_of(self, table: str) -> list[ViewPlan]:
-        """The views that read a source table, compiled; raises InvalidInput if none does."""
-        views = [
-            view
-            for view in self.definitions.all(FeatureView.kind)
-            if isinstance(view, FeatureView) and view.source == table
-        ]
-        if not views:
+        """The live versions of all views that read a source table, one for each set of online
+        rows; raises InvalidInput if there is none."""
+        plans = [plan for plan in live_plans(self.definitions) if plan.view.source == table]
+        if not plans:
             raise InvalidInput(
                 f"No feature view reads the table {table!r}.",
                 hint="Apply a view with this source, or load the table with a pipeline.",
             )
-        return [self.view_plan(view.name) for view in views]
+        return plans
 
     def materialize(self, view: str, upto: datetime | None = None) -> Materialized:
-        """Bring the online rows of a view up to what the lake holds.
+        """Bring the online rows of a view, in all its live versions, up to what the lake holds.
 
         Latest values are put if newer. Window views are rebuilt; what is pushed at the
         same time is neither lost nor counted twice.
@@ -314,7 +316,11 @@ class FeatureStore:
         Raises:
             NotFound: no such view. InvalidInput: its source does not fit it.
         """
-        plan = self.view_plan(view)
+        self.view_plan(view)  # says NotFound
+        done = [self._rebuilt(plan, upto) for plan in live_plans(self.definitions, name=view)]
+        return done[0]
+
+    def _rebuilt(self, plan: ViewPlan, upto: datetime | None) -> Materialized:
         for attempt in range(_REBUILDS):
             try:
                 return self._materialized(plan, upto)
@@ -331,13 +337,14 @@ class FeatureStore:
             limit = microseconds(upto)
             events = events.known_by(limit)
             now = min(now, limit)
-        rows = storage.latest_rows(events)
-        for start in range(0, len(rows), _ROWS_PER_WRITE):
-            self.online.write(Write(newer=rows[start : start + _ROWS_PER_WRITE]))
+        n_entities = 0
+        for rows in storage.latest_batches(events, _ROWS_PER_WRITE):
+            self.online.write(Write(newer=rows))
+            n_entities += len(rows)
         merge: Merge | None = storage.rebuilt(events, now, snapshot)
         if merge is not None:
             self.online.write(Write(merges=[merge]))
-        n_entities = len(rows) if merge is None else len(merge.keys) - 1
+            n_entities = len(merge.keys) - 1
         return Materialized(
             view=plan.name, snapshot=snapshot, n_events=len(events), n_entities=n_entities
         )

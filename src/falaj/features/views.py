@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -25,7 +25,6 @@ from falaj.features.columns import (
     Values,
     arrow_type,
     column_of,
-    entity_codes,
     instants,
     typed,
 )
@@ -35,14 +34,11 @@ from falaj.features.model import (
     FeatureView,
     Filter,
     Function,
-    Knowledge,
     Operator,
     microseconds,
 )
 from falaj.features.partials import COUNT, NEEDS, Partial, State, finish
-from falaj.features.pointintime import EventIndex
 from falaj.features.types import DType, Type
-from falaj.features.windows import merged_over, tail
 from falaj.kernel.errors import InvalidInput
 
 
@@ -92,6 +88,20 @@ class Events:
 
 
 @dataclass(frozen=True)
+class Marks:
+    """What says of each row of a source whether it is an event, of what, and when.
+
+    ``keys`` are the typed key columns; ``kept`` is False for rows that are no events. All
+    have n rows.
+    """
+
+    keys: tuple[pa.Array, ...]
+    event_time: Values
+    recorded_at: Ints | None
+    kept: Array
+
+
+@dataclass(frozen=True)
 class Slot:
     """One partial aggregate of one source column (None: of the rows) that a view keeps.
 
@@ -136,6 +146,11 @@ class ViewPlan:
         """The view's name."""
         return self.view.name
 
+    @property
+    def told(self) -> str:
+        """The view's source as an error names it."""
+        return f"The source {self.view.source!r} of the view {self.view.name!r}"
+
     @cached_property
     def sealed(self) -> bool:
         """True if its values must not stand in clear."""
@@ -166,11 +181,7 @@ class ViewPlan:
     @cached_property
     def source_columns(self) -> list[str]:
         """Every column that is read from the source table."""
-        view = self.view
-        found = [view.entity_columns.get(key, key) for key in self.keys]
-        found += [view.event_time] + ([view.recorded_at] if view.recorded_at else [])
-        found += [name for name, _ in self.columns] + [item.column for item in view.where]
-        return list(dict.fromkeys(found))
+        return list(dict.fromkeys([*self.marking_columns, *(name for name, _ in self.columns)]))
 
     @cached_property
     def source_types(self) -> dict[str, pa.DataType]:
@@ -201,8 +212,16 @@ class ViewPlan:
         """The time to live in microseconds."""
         return None if self.view.ttl is None else microseconds(self.view.ttl)
 
-    def events(self, table: pa.Table, positions: Ints | None = None) -> Events:
-        """The rows of a source table that are events of this view.
+    @cached_property
+    def marking_columns(self) -> list[str]:
+        """The source columns that say which rows are events, of what, and when."""
+        view = self.view
+        found = [view.entity_columns.get(key, key) for key in self.keys]
+        found += [view.event_time] + ([view.recorded_at] if view.recorded_at else [])
+        return list(dict.fromkeys([*found, *(item.column for item in view.where)]))
+
+    def marks(self, table: pa.Table) -> Marks:
+        """Which rows of a source table are events of this view, of what, and when.
 
         Rows that the filter drops, and rows without a key or an event time, are none.
 
@@ -213,8 +232,7 @@ class ViewPlan:
         Raises:
             InvalidInput: a column is not there, or has a type other than declared.
         """
-        view = self.view
-        told = f"The source {view.source!r} of the view {view.name!r}"
+        view, told = self.view, self.told
         time = instants(column_of(table, view.event_time, of=told), view.event_time)
         kept = time.valid
         for item in view.where:
@@ -230,84 +248,27 @@ class ViewPlan:
         if view.recorded_at is not None:
             stated = instants(column_of(table, view.recorded_at, of=told), view.recorded_at)
             recorded = np.where(stated.valid, stated.values, time.values)
+        return Marks(tuple(keys), time, recorded, kept)
+
+    def events(self, table: pa.Table, positions: Ints | None = None) -> Events:
+        """The rows of a source table that are events of this view; see ``marks``.
+
+        Args:
+            table: n rows with the columns that the view reads.
+            positions: (n,) where each row stands in the log of the table, if that is known.
+
+        Raises:
+            InvalidInput: a column is not there, or has a type other than declared.
+        """
+        marks = self.marks(table)
         columns = {}
         for name, wanted in self.columns:
-            column = column_of(table, name, of=told)
+            column = column_of(table, name, of=self.told)
             columns[column_key(name, wanted)] = (
                 pa.array(_validity(column)) if wanted is None else typed(column, wanted, name)
             )
-        events = Events(tuple(keys), time.values, recorded, columns, positions)
-        return events if kept.all() else events.take(np.flatnonzero(kept))
-
-    def offline(
-        self,
-        events: Events,
-        keys: Sequence[pa.Array],
-        at: Ints,
-        knowledge: Knowledge = Knowledge.RECORDED,
-    ) -> dict[str, pa.Array]:
-        """The features of each spine row, as known at its instant.
-
-        Args:
-            events: all events of the view.
-            keys: the entity's key columns of the spine, typed, m rows.
-            at: (m,) UTC microseconds.
-            knowledge: whether rows recorded later than ``at`` are invisible.
-
-        Returns:
-            For each feature an Arrow array of m rows, null where nothing is known.
-        """
-        codes, asked = entity_codes(events.keys, keys)
-        hide_late = knowledge is Knowledge.RECORDED
-        index = EventIndex(codes, events.event_time, events.recorded_at, hide_late=hide_late)
-        if self.view.features:
-            positions, expired = index.latest(asked, at, ttl_us=self.ttl_us)
-            rows = pa.array(positions, mask=(positions < 0) | expired)
-            return {
-                feature.name: events.columns[column_key(feature.column, feature.dtype)].take(rows)
-                for feature in self.view.features
-            }
-        absent = np.zeros(len(at), np.bool_)
-        for key in keys:
-            absent |= ~_validity(key)
-        return self._aggregated(events, index, codes, asked, at, absent, hide_late=hide_late)
-
-    def _aggregated(
-        self,
-        events: Events,
-        index: EventIndex,
-        codes: Ints,
-        asked: Ints,
-        at: Ints,
-        absent: Array,
-        *,
-        hide_late: bool,
-    ) -> dict[str, pa.Array]:
-        ends = index.ends(asked, at)
-        found: dict[str, pa.Array] = {}
-        windows: dict[tuple[int, int], list[Aggregate]] = {}
-        for aggregate in self.view.aggregates:
-            windows.setdefault((aggregate.window_us, aggregate.hop_us), []).append(aggregate)
-        for (window, hop), aggregates in windows.items():
-            after = tail(at, window, hop)
-            starts = index.ends(asked, after)
-            slots = {slot.name: slot for a in aggregates for slot in slots_of(a)}
-            inputs = []
-            for name, slot in slots.items():
-                raw, valid = slot_values(slot, events)
-                inputs.append((name, slot.partial, raw[index.rows], valid[index.rows]))
-            states = merged_over(inputs, index, starts, ends, at)
-            for aggregate in aggregates:
-                if aggregate.function is Function.LAST:
-                    values, valid = _last(
-                        aggregate, events, codes, asked, at, after, hide_late=hide_late
-                    )
-                else:
-                    values, valid = finished(aggregate, states)
-                done = Values(values, valid & ~absent)
-                if isinstance(aggregate.output, DType):
-                    found[aggregate.name] = done.to_arrow(aggregate.output)
-        return {name: found[name] for name in self.outputs}
+        events = Events(marks.keys, marks.event_time.values, marks.recorded_at, columns, positions)
+        return events if marks.kept.all() else events.take(np.flatnonzero(marks.kept))
 
 
 def slots_of(aggregate: Aggregate) -> list[Slot]:
@@ -341,26 +302,6 @@ def slot_values(slot: Slot, events: Columns) -> tuple[Array, Array]:
         return np.zeros(n, np.bool_), np.ones(n, np.bool_)
     column = events.values(slot.column, slot.dtype)
     return column.values, column.valid
-
-
-def _last(
-    aggregate: Aggregate,
-    events: Events,
-    codes: Ints,
-    asked: Ints,
-    at: Ints,
-    after: Ints,
-    *,
-    hide_late: bool,
-) -> tuple[Array, Array]:
-    column = events.values(aggregate.column or "", aggregate.dtype)
-    some = np.where(column.valid, codes, -1)
-    index = EventIndex(some, events.event_time, events.recorded_at, hide_late=hide_late)
-    found = index.last_known(index.ends(asked, after), index.ends(asked, at), at)
-    there = found >= 0
-    values = np.zeros(len(at), column.values.dtype)
-    values[there] = column.values[index.rows[found[there]]]
-    return values, there
 
 
 def column_key(column: str, dtype: Type | None) -> str:

@@ -92,7 +92,8 @@ class Files:
             named = [(source.path, _packaged(source))]
         else:
             named = [
-                (_shown(path, self._roots[0]), path.resolve()) for path in self._globbed(source)
+                (_shown(path, self._roots[0]), path.resolve())
+                for path in self.matching(source.path, f"The source {source.name!r}")
             ]
         return [File(name, path, _digest(path, source)) for name, path in named]
 
@@ -122,22 +123,51 @@ class Files:
             )
         return Read(pa.concat_tables(parts), tuple(malformed))
 
-    def _globbed(self, source: Source) -> list[Path]:
-        pattern = Path(source.path)
-        whole = str(pattern if pattern.is_absolute() else self._roots[0] / pattern)
-        # Looked at before the disk is: the answer must not tell what lies outside.
-        if not _within(Path(os.path.normpath(whole)), [*self._roots, *self._named]):
-            raise _outside(source)
-        paths = sorted(Path(found) for found in glob.glob(whole, recursive=True))  # noqa: PTH207
+    def matching(self, pattern: str, told: str) -> list[Path]:
+        """The files of a path or glob, sorted, as they are named (links not followed).
+
+        Args:
+            pattern: a path or glob, relative to the first root or absolute.
+            told: what wants them, as an error tells it (``The source 'flights'``).
+
+        Raises:
+            SourceBroken: there is none, or one lies where it may not be read.
+        """
+        whole = self._within_roots(pattern, told)
+        paths = sorted(Path(found) for found in glob.glob(str(whole), recursive=True))  # noqa: PTH207
         paths = [path for path in paths if path.is_file()]
-        if not all(self._permitted(path.resolve()) for path in paths):
-            raise _outside(source)
+        for path in paths:
+            self.check(path, told)
         if not paths:
             raise SourceBroken(
-                f"The source {source.name!r} names the file {source.path!r}, which does not exist.",
+                f"{told} names the file {pattern!r}, which does not exist.",
                 hint=f"Paths are looked up in {self._roots[0]}.",
             )
         return paths
+
+    def folder(self, path: str, told: str) -> Path:
+        """The folder of that path; raises SourceBroken as ``matching`` does."""
+        found = self._within_roots(path, told)
+        self.check(found, told)
+        if not found.is_dir():
+            raise SourceBroken(
+                f"{told} names the folder {path!r}, which does not exist.",
+                hint=f"Paths are looked up in {self._roots[0]}.",
+            )
+        return found.resolve()
+
+    def check(self, path: Path, told: str) -> None:
+        """Raises SourceBroken for a file or folder that may not be read, wherever links lead."""
+        if not self._permitted(path.resolve()):
+            raise _outside(told, str(path))
+
+    def _within_roots(self, path: str, told: str) -> Path:
+        asked = Path(path)
+        whole = str(asked if asked.is_absolute() else self._roots[0] / asked)
+        # Looked at before the disk is: the answer must not tell what lies outside.
+        if not _within(Path(os.path.normpath(whole)), [*self._roots, *self._named]):
+            raise _outside(told, path)
+        return Path(whole)
 
     def _permitted(self, path: Path) -> bool:
         """True for a file of a root that is neither hidden nor the platform's own."""
@@ -295,10 +325,10 @@ def _within(path: Path, folders: Sequence[Path]) -> bool:
     return any(path.is_relative_to(folder) for folder in folders)
 
 
-def _outside(source: Source) -> SourceBroken:
+def _outside(told: str, path: str) -> SourceBroken:
     return SourceBroken(
-        f"The source {source.name!r} may not read {source.path!r}: it lies outside"
-        " of the project's folder, or is hidden or the platform's own.",
+        f"{told} may not read {path!r}: it lies outside of the project's folder, or is hidden"
+        " or the platform's own.",
         hint="Move it into the project, or ask the operator to permit its folder.",
     )
 

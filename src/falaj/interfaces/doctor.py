@@ -7,7 +7,7 @@ import shutil
 import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from rich.markup import escape
 from rich.table import Table
@@ -146,7 +146,24 @@ def _blobs(made: Premises) -> str:
 
 def _online(made: Premises) -> str:
     made.online.read([b"doctor"])
-    return f"{made.settings.online} answers"
+    _not_weak(made.online)
+    return f"{made.settings.online.split('?')[0]} answers"
+
+
+@runtime_checkable
+class Candid(Protocol):
+    """A store on somebody else's server, which can say what is weak about that."""
+
+    def weaknesses(self) -> Iterator[tuple[str, str]]:
+        """What breaks or weakens a promise, and what to do about it."""
+        ...
+
+
+def _not_weak(store: object) -> None:
+    """Raises Unwell with all that a store says of its server."""
+    found = list(store.weaknesses()) if isinstance(store, Candid) else []
+    if found:
+        raise Unwell(" ".join(what for what, _ in found), hint=" ".join(do for _, do in found))
 
 
 def _certificate(made: Premises) -> str:

@@ -53,8 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
         elif given.role == "control":
             _serve(control_app(premises), premises, sockets, ready, given.parent)
         else:
-            app = premises.inference_app(given.name)
-            _serve(app, premises, sockets, ready, given.parent)
+            _serve_front(premises, given.name, sockets, ready, given.parent)
     finally:
         premises.close()
     return 0
@@ -91,10 +90,7 @@ def _serve(
     certificate, key = premises.server_certificate()
 
     def context(_config: Any, _default: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
-        made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        made.minimum_version = ssl.TLSVersion.TLSv1_3
-        made.load_cert_chain(certificate, key)
-        return made
+        return _tls(certificate, key)
 
     config = uvicorn.Config(
         app,
@@ -124,6 +120,33 @@ def _serve(
 
     end_with_parent(parent, stop)
     server.run(sockets=sockets)
+
+
+def _serve_front(
+    premises: Premises,
+    name: str,
+    sockets: list[socket.socket],
+    ready: Callable[[], None],
+    parent: int,
+) -> None:
+    """The data plane has a front of its own; see ``falaj.serving.front``."""
+    from falaj.serving.front import run
+
+    run(
+        premises.inference_app(name),
+        sockets,
+        context=_tls(*premises.server_certificate()),
+        ready=ready,
+        begun=lambda stop: end_with_parent(parent, stop),
+        grace_seconds=GRACE_SECONDS - 1,
+    )
+
+
+def _tls(certificate: Path, key: Path) -> ssl.SSLContext:
+    made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    made.minimum_version = ssl.TLSVersion.TLSv1_3
+    made.load_cert_chain(certificate, key)
+    return made
 
 
 def _run_worker(premises: Premises, ready: Callable[[], None], parent: int) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 from rich.tree import Tree
 
-from falaj.catalog.planning import Plan, Step
+from falaj.catalog.planning import FieldChange, Plan, Step
 
 if TYPE_CHECKING:
     from falaj.catalog.model import Lineage
@@ -28,7 +28,18 @@ def plan_lines(plan: Plan) -> Iterator[str]:
         yield f"{_SIGNS[item.step]} {item.kind} [bold]{escape(item.name)}[/]{note}"
         for change in item.changes:
             before, after = (_short(value) for value in (change.before, change.after))
-            yield f"    {change.field}: {escape(before)} → {escape(after)}"
+            yield f"    {change.field}: {escape(before)} → {escape(after)}{_judged(change)}"
+        for obstacle in item.obstacles:
+            yield f"    [bold red]![/] {escape(obstacle)}"
+        if item.obstacles:
+            yield f"    [bold]→[/] {escape(item.way_out)}"
+
+
+def _judged(change: FieldChange) -> str:
+    if change.compatible is None:
+        return ""
+    word = "[green]compatible[/]" if change.compatible else "[red]incompatible[/]"
+    return f"  {word}: {escape(change.why)}"
 
 
 def _short(value: object) -> str:

@@ -116,6 +116,13 @@ class Unavailable(FalajError):
     retryable = True
 
 
+class ComponentRefused(FalajError):
+    """A server that the settings name does not let the platform in, or lacks what it needs."""
+
+    code = "component-refused"
+    kind = ErrorKind.UNAVAILABLE
+
+
 class LimitExceeded(FalajError):
     """A limit of size, rate, time or disk space is reached."""
 

@@ -30,6 +30,7 @@ PREFIXES = {
     "token": "a token family",
     "key": "a key-encryption key",
     "segment": "a segment of a spool",
+    "read": "an online read of features",
     "report": "a report of a monitor",
     "parity": "a check of parity",
 }

@@ -24,7 +24,12 @@ from falaj.kernel.errors import Forbidden, InvalidInput
 
 SETTINGS_FILE = "falaj.toml"
 _SECRET_NAMES = ("passphrase", "password", "secret_key")
-_PASSWORD_OF = {"database": "database_password", "lake": "lake_password"}
+_PASSWORD_OF = {
+    "database": "database_password",
+    "lake": "lake_password",
+    "online": "online_password",
+    "event_log": "event_log_password",
+}
 _URL_PASSWORD = re.compile(r"^[a-z0-9+.:-]+://[^/@]*:[^/@]+@")
 
 
@@ -78,6 +83,13 @@ class Settings(BaseSettings):
     s3_access_key: SecretStr | None = None
     s3_secret_key: SecretStr | None = None
     online: str = "lmdb:"
+    """``lmdb:`` (in home) or ``rediss://user@host:6379/0?prefix=…&replicas=…``."""
+    online_password: SecretStr | None = None
+    online_ca_file: Path | None = None
+    """The authorities (PEM) that the Redis server's certificate may be signed by."""
+    online_certificate_file: Path | None = None
+    """A client's certificate (PEM), for a Redis server that asks for one."""
+    online_private_key_file: Path | None = None
     keys: str = "keyring:"
     """``keyring:`` (a sealed file in home)."""
     keyring_passphrase: SecretStr | None = None

@@ -1,4 +1,4 @@
-"""Who may ask an endpoint: tokens and decisions, kept for a second.
+"""Who may do what in a worker: tokens and decisions, kept for a second.
 
 Within a second of a revoked token, a changed policy or a withdrawn grant, every worker
 asks again.
@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from falaj.kernel.actions import PLATFORM
-from falaj.kernel.call import AssetRef
+from falaj.kernel.call import AssetRef, Caller
 from falaj.kernel.errors import FalajError, Forbidden, NotFound, Unauthenticated
 from falaj.kernel.ports import Policy, Resource
 
@@ -39,20 +39,20 @@ class Admission:
         self._verifier = verifier
         self._policy = policy
         self._aside = aside
-        self._kept: dict[tuple[bytes, str], tuple[float, str | FalajError]] = {}
+        self._kept: dict[tuple[bytes, Hashable], tuple[float, str | FalajError]] = {}
 
-    def remembered(self, authorization: bytes, endpoint: str, now: float) -> str | None:
+    def remembered(self, authorization: bytes, about: Hashable, now: float) -> str | None:
         """The caller's id, if it was admitted within the last second.
 
         Args:
             authorization: the header's value.
-            endpoint: whom it asks.
+            about: what it asks for.
             now: ``time.perf_counter()``.
 
         Raises:
             FalajError: it was refused within the last second.
         """
-        kept = self._kept.get((authorization, endpoint))
+        kept = self._kept.get((authorization, about))
         if kept is None or kept[0] < now:
             return None
         if isinstance(kept[1], FalajError):
@@ -62,7 +62,7 @@ class Admission:
     async def admitted(
         self, authorization: bytes, endpoint: str, attributes: Mapping[str, str] | None
     ) -> str:
-        """Verify and decide; the caller's id.
+        """Verify and decide on predictions of an endpoint; the caller's id.
 
         Args:
             authorization: the header's value.
@@ -73,27 +73,56 @@ class Admission:
             Unauthenticated: no token, or one that is wrong, expired or revoked.
             Forbidden, NotFound: the policy says no, or there is no such endpoint.
         """
+
+        def ask(caller: Caller) -> None:
+            self._may_predict(caller, endpoint, attributes)
+
+        # That there is no such endpoint is not kept: it may be activated right now.
+        return await self.asked(authorization, endpoint, ask, keep=attributes is not None)
+
+    async def asked(
+        self,
+        authorization: bytes,
+        about: Hashable,
+        ask: Callable[[Caller], None],
+        *,
+        keep: bool = True,
+    ) -> str:
+        """Verify a token and ask, on a thread, whether its holder may; the caller's id.
+
+        Args:
+            authorization: the header's value.
+            about: what it asks for; the answer is remembered under it.
+            ask: raises if the caller may not.
+            keep: False if a refusal may be outdated in a moment.
+
+        Raises:
+            Unauthenticated: no token, or one that is wrong, expired or revoked.
+            FalajError: what ``ask`` raised.
+        """
+
+        def decided() -> str:
+            caller = self._verifier.verify(token_of(authorization))
+            ask(caller)
+            return caller.principal.id
+
         loop = asyncio.get_running_loop()
         answer: str | FalajError
         try:
-            answer = await loop.run_in_executor(
-                self._aside, self._asked, authorization, endpoint, attributes
-            )
+            answer = await loop.run_in_executor(self._aside, decided)
         except (Unauthenticated, Forbidden, NotFound) as error:
             answer = error
-        if attributes is not None or isinstance(answer, Unauthenticated):
-            # That there is no such endpoint is not kept: it may be activated right now.
+        if keep or isinstance(answer, Unauthenticated):
             if len(self._kept) >= _MOST_KEPT:
                 self._kept.clear()
-            self._kept[authorization, endpoint] = (time.perf_counter() + KEPT_SECONDS, answer)
+            self._kept[authorization, about] = (time.perf_counter() + KEPT_SECONDS, answer)
         if isinstance(answer, FalajError):
             raise answer
         return answer
 
-    def _asked(
-        self, authorization: bytes, endpoint: str, attributes: Mapping[str, str] | None
-    ) -> str:
-        caller = self._verifier.verify(token_of(authorization))
+    def _may_predict(
+        self, caller: Caller, endpoint: str, attributes: Mapping[str, str] | None
+    ) -> None:
         if not endpoint:
             ref, action = AssetRef(PLATFORM, "*"), "endpoints.list"
         else:
@@ -101,7 +130,7 @@ class Admission:
         resource = Resource(ref, attributes or {}, exists=attributes is not None)
         decision = self._policy.decide(caller, action, resource, stepped_up=False)
         if decision.allowed and resource.exists:
-            return caller.principal.id
+            return
         see = self._policy.decide(caller, "assets.get", resource, stepped_up=False)
         if resource.exists and see.allowed:
             raise Forbidden(

@@ -42,30 +42,26 @@ class Lane:
         self.endpoint = endpoint
         self.meter = meter
         self.inside = 0
-        """Requests between their first byte and their answer."""
+        """Whole requests that wait for their answer."""
         self._log = log
         self._aside = aside
         self._loop = loop
         self._waiting: list[_Waiting] = []
 
-    def enter(self, limit: int) -> None:
-        """Take a place; raises Overloaded if there is none."""
-        if self.inside >= limit:
+    def scored(self, plan: RequestPlan, request: Parsed) -> asyncio.Future[bytes]:
+        """The answer to a request, once this turn of the loop is over.
+
+        The future fails with a FalajError if there is no answer.
+
+        Raises:
+            Overloaded: as many requests as the endpoint allows wait already.
+        """
+        if self.inside >= plan.limits.concurrency:
             raise Overloaded(
                 f"{self.endpoint!r} has {self.inside} requests in work, which is its limit.",
                 hint="Repeat the request after the time that Retry-After names.",
             )
         self.inside += 1
-
-    def leave(self) -> None:
-        """Give the place back."""
-        self.inside -= 1
-
-    def scored(self, plan: RequestPlan, request: Parsed) -> asyncio.Future[bytes]:
-        """The answer to a request, once this turn of the loop is over.
-
-        The future fails with a FalajError if there is no answer.
-        """
         future: asyncio.Future[bytes] = self._loop.create_future()
         waiting = self._waiting
         waiting.append((plan, request, future))
@@ -122,26 +118,34 @@ class Lane:
             for item in group:
                 self._run([item])
             return
-        future = group[0][2]
-        if not future.done():
-            future.set_exception(error)
+        self._end(group[0], error)
 
     def _without_late(self, group: list[_Waiting], late: float) -> list[_Waiting]:
         kept = []
         for item in group:
-            plan, request, future = item
+            plan, request, _ = item
             if request.started >= late:
                 kept.append(item)
-            elif not future.done():
-                seconds = plan.limits.deadline_seconds
-                future.set_exception(
-                    DeadlineExceeded(
-                        f"The request waited longer than the {seconds:g} s that "
-                        f"{self.endpoint!r} allows.",
-                        hint="Repeat it later, or send fewer at once.",
-                    )
-                )
+                continue
+            error = DeadlineExceeded(
+                f"The request waited longer than the {plan.limits.deadline_seconds:g} s that "
+                f"{self.endpoint!r} allows.",
+                hint="Repeat it later, or send fewer at once.",
+            )
+            self._end(item, error)
         return kept
+
+    def _end(self, item: _Waiting, answer: bytes | FalajError) -> None:
+        """Tell one request what became of it, and count it."""
+        _, request, future = item
+        self.inside -= 1
+        if future.done():
+            return  # its client has gone
+        if isinstance(answer, bytes):
+            future.set_result(answer)
+            self.meter.answered(len(request.rows), time.perf_counter() - request.started)
+        else:
+            future.set_exception(answer)
 
     def _answered(
         self, group: list[_Waiting], answers: list[bytes | FalajError], parts: list[Scored]
@@ -153,7 +157,8 @@ class Lane:
         for part in parts:
             if not self._log.append(part):
                 self.meter.unlogged(part.n_rows)
-        _tell(group, answers)
+        for item, answer in zip(group, answers, strict=True):
+            self._end(item, answer)
 
     def _answer_when_kept(
         self, group: list[_Waiting], answers: list[bytes | FalajError], parts: list[Scored]
@@ -167,8 +172,8 @@ class Lane:
             left -= 1
             failure = failure or error
             if left == 0:
-                told = answers if failure is None else [failure] * len(group)
-                _tell(group, told)
+                for item, answer in zip(group, answers, strict=True):
+                    self._end(item, failure or answer)
 
         for part in parts:
             self._log.append_durably(part, lambda error: _soon(self._loop, kept, error))
@@ -188,16 +193,6 @@ def _told(error: BaseException) -> FalajError:
 def _soon(loop: asyncio.AbstractEventLoop, call: object, error: FalajError | None) -> None:
     if not loop.is_closed():
         loop.call_soon_threadsafe(call, error)  # type: ignore[arg-type]
-
-
-def _tell(group: list[_Waiting], answers: list[bytes | FalajError] | list[FalajError]) -> None:
-    for (_, _, future), answer in zip(group, answers, strict=True):
-        if future.done():
-            continue  # its client has gone
-        if isinstance(answer, bytes):
-            future.set_result(answer)
-        else:
-            future.set_exception(answer)
 
 
 def _score_aside(

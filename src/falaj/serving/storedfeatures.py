@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from falaj.features.model import FeatureService, Status
+from falaj.features.model import FeatureService
 from falaj.features.online import OnlineReader
 from falaj.features.plan import ServicePlan
-from falaj.features.types import DType
-from falaj.serving.model import FeatureStatus, FieldType, RequestField
+from falaj.features.types import DType, is_fixed_width
+from falaj.features.vectors import NO_TIME, PRESENT, Block
+from falaj.serving.model import FieldType, RequestField
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
@@ -20,12 +21,6 @@ if TYPE_CHECKING:
     from falaj.catalog.definitions import Definitions
     from falaj.features.ports import OnlineStore, Secrets
 
-_STATUS = {
-    Status.PRESENT: int(FeatureStatus.PRESENT),
-    Status.NULL: int(FeatureStatus.NULL),
-    Status.EXPIRED: int(FeatureStatus.EXPIRED),
-    Status.MISSING: int(FeatureStatus.MISSING),
-}
 _FIELD = {
     DType.BOOL: FieldType.BOOLEAN,
     DType.INT64: FieldType.INT,
@@ -42,49 +37,47 @@ class EncodedReader:
     def __init__(self, reader: OnlineReader, categories: Mapping[str, Sequence[str]]) -> None:
         self._reader = reader
         self.names = tuple(reader.names)
+        outputs = reader.plan.outputs
         self._words = [
-            (
-                place,
-                {word: float(number) for number, word in enumerate(categories[name])},
-            )
+            (place, name, {word: float(number) for number, word in enumerate(categories[name])})
             for place, name in enumerate(self.names)
             if name in categories
         ]
-        texts = [
-            name
-            for name, dtype in reader.plan.outputs.items()
-            if dtype is DType.STRING and name not in categories
+        self._numbers = [
+            (place, name)
+            for place, name in enumerate(self.names)
+            if name not in categories and is_fixed_width(outputs[name])
         ]
-        # A text that the model does not read as a category is not for the model at all.
-        self._texts = [self.names.index(name) for name in texts]
+        # What is neither a number nor read as a category is not for the model at all.
+        self._filled = {name for name in self.names if name in reader.plan.defaults}
         views = [use.plan.name for use in reader.plan.views]
-        self._view_of = [_view_of(name, views) for name in self.names]
+        own = [_view_of(name, views) for name in self.names]
+        self._view_of = np.array([len(views) if v is None else views.index(v) for v in own])
 
     def read(
         self, rows: Sequence[Mapping[str, Any]], at_us: int
     ) -> tuple[NDArray[np.float32], NDArray[np.uint8], NDArray[np.int64]]:
         """The vectors as numbers; see ``ports.FeatureReader.read``."""
-        read = self._reader.read(rows, at_us)
-        values = read.values
-        for place, words in self._words:
-            for row in values:
-                word = row[place]
-                row[place] = None if word is None else words.get(str(word))
-        for place in self._texts:
-            for row in values:
-                row[place] = None
-        matrix = np.array(values, dtype=np.float32)
-        statuses = np.array(
-            [[_STATUS[status] for status in row] for row in read.statuses], dtype=np.uint8
-        )
-        times = np.array(
-            [
-                [(seen.get(view) or 0) if view else 0 for view in self._view_of]
-                for seen in read.event_times
-            ],
-            dtype=np.int64,
-        )
-        return matrix, statuses, times
+        found = self._reader.columns_of(rows, at_us)
+        n, statuses = len(rows), found.statuses
+        if isinstance(found.values, Block):
+            matrix = found.values.array.T.astype(np.float32)
+        else:
+            matrix = np.full((n, len(self.names)), np.nan, np.float32)
+            absent = statuses != PRESENT
+            some = absent.any(axis=0).tolist()
+            for place, name in self._numbers:
+                matrix[:, place] = found.values[name]
+                if some[place] and name not in self._filled:
+                    matrix[absent[:, place], place] = np.nan
+            for place, name, words in self._words:
+                column = found.lists_of(name, place)
+                matrix[:, place] = [
+                    _NAN if word is None else words.get(str(word), _NAN) for word in column
+                ]
+        times = np.zeros((n, found.event_times.shape[1] + 1), np.int64)
+        times[:, :-1] = np.where(found.event_times == NO_TIME, 0, found.event_times)
+        return matrix, statuses, times[:, self._view_of]
 
 
 def _view_of(column: str, views: Sequence[str]) -> str | None:
@@ -136,6 +129,9 @@ class _Applied:
 
     def get(self, kind: str, name: str) -> Any:
         return self._definitions.definition(self._connection, kind, name)
+
+    def version(self, kind: str, name: str, version: int) -> Any:
+        return self._definitions.definition(self._connection, kind, name, version)
 
     def all(self, kind: str) -> list[Any]:
         return [

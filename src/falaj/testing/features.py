@@ -12,22 +12,45 @@ import numpy as np
 import pyarrow as pa
 
 from falaj.catalog.definitions import Definition
+from falaj.features.model import FeatureView
+from falaj.features.versions import State, ViewVersion
 from falaj.kernel.errors import NotFound
 from falaj.lake.model import Extent, Snapshot
 from falaj.trust.keys import checked_purpose
 
 
 class GivenDefinitions:
-    """Definitions that were given; fulfils ``features.plan.DefinitionAccess``."""
+    """Definitions that were given; fulfils ``features.versions.AppliedViews``.
+
+    Each is version 1 and current, but for views in ``earlier``: (view, version), which are
+    live as well.
+    """
 
     def __init__(self, *definitions: Definition) -> None:
         self.found = {(item.kind, item.name): item for item in definitions}
+        self.earlier: list[tuple[FeatureView, int]] = []
 
     def get(self, kind: str, name: str) -> Definition:
         """The definition; raises NotFound."""
         if (kind, name) not in self.found:
             raise NotFound(f"There is no {kind} {name!r}.")
         return self.found[kind, name]
+
+    def version(self, kind: str, name: str, version: int) -> Definition:
+        """One version of a definition; raises NotFound."""
+        for view, number in self.earlier:
+            if (view.kind, view.name, number) == (kind, name, version):
+                return view
+        return self.get(kind, name)
+
+    def view_versions(self) -> Sequence[ViewVersion]:
+        """Every version of every view, by name, the newest first."""
+        found = [ViewVersion(view, number, State.LIVE) for view, number in self.earlier]
+        for view in self.all(FeatureView.kind):
+            if isinstance(view, FeatureView):
+                newest = max((n for one, n in self.earlier if one.name == view.name), default=0)
+                found.append(ViewVersion(view, newest + 1, State.CURRENT))
+        return sorted(found, key=lambda one: (one.view.name, -one.version))
 
     def all(self, kind: str) -> Sequence[Definition]:
         """All of a kind."""
@@ -127,6 +150,8 @@ class MemoryLake:
         return rows.to_reader(max_chunksize=1000)
 
     def _table(self, table: str, snapshot: int | None) -> _Log:
+        if snapshot is not None and not 0 < snapshot <= self.latest():
+            raise NotFound(f"The lake has no snapshot {snapshot}.")
         state = self._states[(snapshot or self.latest()) - 1]
         if table not in state:
             raise NotFound(f"There is no table {table!r}.")

@@ -71,6 +71,39 @@ class OnlineStoreSuite:
         assert list(seen[-1]) == [row(1, b"1"), row(1, b"2"), None]
         assert store.read([b"a", b"b", b"c"]) == [None, row(2, b"3"), row(1, b"4")]
 
+    def test_what_a_merge_has_read_can_tell_which_further_rows_it_needs(
+        self, store: OnlineStore
+    ) -> None:
+        store.write(Write(newer=[(b"which", row(1, b"b")), (b"b", row(1, b"one"))]))
+
+        def more(stored: Sequence[bytes | None]) -> list[bytes]:
+            return [(stored[0] or b"")[24:], b"new"]
+
+        def change(stored: Sequence[bytes | None]) -> list[bytes | None]:
+            which, there, new = stored
+            assert which is not None
+            assert there is not None
+            assert new is None
+            return [None, row(2, there[24:] + b"+"), row(2, b"made")]
+
+        store.write(Write(merges=[Merge([b"which"], change, more)]))
+        assert store.read([b"which", b"b", b"new"]) == [None, row(2, b"one+"), row(2, b"made")]
+
+    def test_many_rows_in_any_order_are_each_put_if_newer(self, store: OnlineStore) -> None:
+        n = 3_000
+        old = [(b"%05d" % i, row(10, b"old")) for i in range(0, n, 3)]
+        store.write(Write(newer=old[::-1]))
+        new = [(b"%05d" % (i * 7 % n), row(9 + i * 7 % n % 2 * 2, b"new")) for i in range(n)]
+        written = store.write(Write(newer=[*new, (b"%05d" % 1, row(10, b"late"))]))
+        rows = store.read([b"%05d" % i for i in range(n)])
+        wanted = [
+            row(10, b"old") if i % 3 == 0 and i % 2 == 0 else row(9 + i % 2 * 2, b"new")
+            for i in range(n)
+        ]
+        assert rows == wanted
+        assert written.n_older == n // 6 + 1
+        assert written.n_rows == n - n // 6
+
     def test_a_write_that_was_applied_once_changes_nothing_again(
         self, reopen: Callable[[], OnlineStore]
     ) -> None:

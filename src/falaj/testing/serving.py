@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import socket
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -15,6 +17,7 @@ import pyarrow as pa
 
 from falaj.kernel.call import Caller
 from falaj.kernel.errors import NotFound, Unauthenticated, Unavailable
+from falaj.serving.front import Application, run
 from falaj.serving.meters import Meters
 from falaj.serving.model import FieldType, Release, RequestField, ServableModel, Variant
 from falaj.serving.plans import Plans
@@ -23,6 +26,27 @@ from falaj.serving.routing import RoutingTable
 from falaj.testing.calls import make_caller
 
 NOW = datetime(2026, 11, 1, tzinfo=UTC)
+
+
+@contextmanager
+def fronted(application: Application) -> Iterator[str]:
+    """The address at which an application is served, on a thread, until the block ends."""
+    bound = socket.create_server(("127.0.0.1", 0))
+    ready = threading.Event()
+    stops: list[Callable[[], None]] = []
+
+    def serve() -> None:
+        run(application, [bound], ready=ready.set, begun=stops.append)
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    if not ready.wait(20):
+        raise AssertionError("the front did not start")
+    try:
+        yield f"http://127.0.0.1:{bound.getsockname()[1]}"
+    finally:
+        stops[0]()
+        thread.join(10)
 
 
 @functools.cache

@@ -125,6 +125,10 @@ def _upload(_world: World) -> Arguments:
     return {"rows": sink.getvalue().to_pybytes()}
 
 
+def _retirement(world: World) -> Arguments:
+    return {"name": "recent", "version": world.earlier_view()}
+
+
 def _entity(world: World) -> Arguments:
     name = world.new("entity").replace("-", "_")
     return {"documents": [{"kind": "entity", "name": name, "keys": {"code": "string"}}]}
@@ -173,6 +177,7 @@ SUBJECTS: Mapping[str, Subject] = {
         _new("name", lambda world: world.with_statistics(), limit=2)
     ),
     "features.materialize": Subject(_always(name="recent")),
+    "features.retire": Subject(_retirement, frozenset({"arguments"})),
     "features.parity": Subject(
         _always(name="delays", sample=5, at=(BEGIN + timedelta(days=200)).isoformat()),
         frozenset({"seconds", "offline_seconds", "online_seconds", "latest", "snapshot"}),

@@ -352,6 +352,17 @@ class World:
         if failed:
             raise RuntimeError(f"the small world is broken: {failed}")
 
+    def earlier_view(self) -> int:
+        """A new version of the view ``recent`` that is current no more."""
+        recent = next(one for one in definitions() if one.name == "recent").document()
+        made = self.premises
+        with self.call() as call:
+            told = {**recent, "description": self.new("told")}
+            for document in (told, recent):
+                made.definitions.apply(call, [document])
+            history = made.definitions.history(call.connection, "feature_view", "recent")
+        return history[1].version
+
     def _fill(self) -> None:
         from falaj.models.model import Stage
         from falaj.training.model import TrainingRequest, TrainingSetSpec

@@ -9,6 +9,7 @@ from falaj.features.appliers import KINDS
 from falaj.features.model import FeatureService
 from falaj.features.plan import ServicePlan
 from falaj.features.purposes import purposes_of
+from falaj.features.sources import ForeignTable, Stream
 from falaj.kernel.errors import InvalidInput, NotFound
 from falaj.training.ports import Pinned
 
@@ -52,6 +53,8 @@ class CatalogPins:
         if not isinstance(service, FeatureService):
             raise InvalidInput(f"{feature_service!r} is not a feature service.")
         plan = ServicePlan.of(service, access)
+        for use in plan.views:
+            access.note_source(use.plan.view.source)
         return Pinned(
             definitions=dict(sorted(access.fingerprints.items())),
             versions=dict(sorted(access.versions.items())),
@@ -96,6 +99,14 @@ class _Recorded:
 
     def version(self, kind: str, name: str, version: int) -> Definition:
         return self._found(kind, name, version)
+
+    def note_source(self, table: str) -> None:
+        """Remember the stream or the foreign table that a view names as a table."""
+        for kind in (Stream.kind, ForeignTable.kind):
+            try:
+                self.get(kind, table)
+            except NotFound:
+                continue  # a table of the lake alone, or a source of the other kind
 
     def all(self, kind: str) -> Sequence[Definition]:
         raise InvalidInput(f"A feature service refers to its {kind}s by name.")

@@ -56,7 +56,16 @@ def makers(made: Premises) -> dict[type[Service], Callable[[], Service]]:
 
 
 def _features(made: Premises) -> Features:
-    return Features(made.features, made.parity_checks, made.jobs, made.visible_ref)
+    from falaj.features.versions import Retirement
+    from falaj.serving.read_views import ReadViews
+
+    return Features(
+        made.features,
+        made.parity_checks,
+        made.jobs,
+        made.visible_ref,
+        Retirement(made.definitions, ReadViews(made.releases)),
+    )
 
 
 def _models(made: Premises) -> ModelService:

@@ -44,10 +44,15 @@ from falaj.wiring.services import service_classes
 from falaj.wiring.sharing import Shared
 
 if TYPE_CHECKING:
+    from pyarrow import Schema
+
+    from falaj.features.foreign import ForeignTables
     from falaj.features.parity_checks import ParityChecks
     from falaj.features.ports import OnlineStore
+    from falaj.features.sources import ForeignTable
     from falaj.features.statistics import FeatureStatistics
     from falaj.features.store import FeatureStore
+    from falaj.ingest.files import Files
     from falaj.ingest.pipelines import Loading
     from falaj.lake.blobs import SealedBlobs
     from falaj.lake.ports import Lake
@@ -187,14 +192,24 @@ class Premises:
         return Catalog()
 
     @part
+    def resources(self) -> AllResources:
+        """The attributes of whatever a call is about."""
+        return AllResources(self.catalog, self.jobs)
+
+    @part
     def definitions(self) -> Definitions:
         """What is declared."""
         from falaj.features.appliers import appliers as feature_appliers
+        from falaj.features.compatibility import Compatibility
+        from falaj.features.fitting import Fitting
         from falaj.ingest.service import DeclaredSources
         from falaj.wiring.kinds import definition_kinds
 
-        def found(connection: Any, kind: str, name: str) -> Definition:
-            return self.definitions.definition(connection, kind, name)
+        def found(connection: Any, kind: str, name: str, version: int | None = None) -> Definition:
+            return self.definitions.definition(connection, kind, name, version)
+
+        def foreign_columns(table: ForeignTable) -> Schema:
+            return self.foreign_tables.schema(table)
 
         def endpoint_applied(call: Call, definition: Any) -> None:
             self.releases.applied(call, definition)
@@ -207,6 +222,10 @@ class Premises:
                 "source": DeclaredSources(self.catalog),
                 "endpoint": endpoint_applied,
             },
+            [
+                Compatibility(found),
+                Fitting(foreign_columns, lambda: self.lake),
+            ],
         )
 
     @part
@@ -248,16 +267,40 @@ class Premises:
     @part
     def loading(self) -> Loading:
         """Loads sources."""
-        from falaj.ingest.files import Files
         from falaj.ingest.pipelines import Loading
 
         return Loading(
             lake=self.lake,
-            files=Files(self.settings.data_folders, closed=self._own_files),
+            files=self.data_files,
             definitions=self.definitions,
             catalog=self.catalog,
             calls=self.calls,
             clock=self.clock,
+        )
+
+    @property
+    def data_files(self) -> Files:
+        """The files that may be read as data."""
+        from falaj.ingest.files import Files
+
+        return Files(self.settings.data_folders, closed=self._own_files)
+
+    @part
+    def foreign_tables(self) -> ForeignTables:
+        """Opens tables that others write."""
+        from falaj.features.adapters.foreign_delta import DeltaReader
+        from falaj.features.adapters.foreign_iceberg import IcebergReader
+        from falaj.features.adapters.foreign_parquet import ParquetReader
+        from falaj.features.foreign import ForeignTables
+        from falaj.features.sources import Format
+
+        places = self.data_files
+        return ForeignTables(
+            {
+                Format.PARQUET: ParquetReader(places),
+                Format.DELTA: DeltaReader(places),
+                Format.ICEBERG: IcebergReader(places),
+            }
         )
 
     @property
@@ -284,14 +327,19 @@ class Premises:
     @part
     def features(self) -> FeatureStore:
         """The feature store."""
+        from falaj.features.foreign_join import Foreign
+        from falaj.features.index.indexes import Indexes
+        from falaj.features.offline import Offline
         from falaj.features.store import AppliedDefinitions, FeatureStore
 
+        applied = AppliedDefinitions(self.database, self.definitions)
         return FeatureStore(
-            AppliedDefinitions(self.database, self.definitions),
+            applied,
             self.lake,
             self.online,
             self.keys,
             self.clock,
+            offline=Offline(Indexes(self.lake), Foreign(applied, self.foreign_tables)),
         )
 
     @part
@@ -427,11 +475,12 @@ class Premises:
         return Meters(private_folder(self.settings.home / "meters"), self.process)
 
     def inference_app(self, worker: str) -> InferenceApp:
-        """The ASGI application of an inference worker."""
+        """The application of an inference worker."""
         from falaj.serving.inference import InferenceApp
         from falaj.serving.plans import Keeper
+        from falaj.wiring.dataplane import feature_planes
 
-        return InferenceApp(
+        app = InferenceApp(
             plans=self.plans,
             keeper=Keeper(self.plans, self.routing, worker=worker),
             verifier=self.verifier,
@@ -439,6 +488,8 @@ class Premises:
             log=self.prediction_log,
             meters=self.meters,
         )
+        app.add(feature_planes(self, app.admission))
+        return app
 
     @part
     def monitors(self) -> Monitors:
@@ -491,7 +542,7 @@ class Premises:
             database=self.database,
             policy=self.policy,
             audit=self.audit,
-            resources=AllResources(self.catalog, self.jobs),
+            resources=self.resources,
             events=Outbox(),
             clock=self.clock,
             telemetry=self.telemetry,

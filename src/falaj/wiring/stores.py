@@ -12,6 +12,7 @@ from falaj.kernel.errors import InvalidInput, NotFound
 from falaj.kernel.settings import Settings, is_there, private_folder
 
 if TYPE_CHECKING:
+    from falaj.features.adapters.redis_connection import RedisPlace
     from falaj.features.ports import OnlineStore
     from falaj.lake.ports import BlobStore, Lake
     from falaj.trust.adapters.keys_file import Seal
@@ -185,16 +186,41 @@ def checked(settings: Settings) -> Settings:
             hint="Use `ducklake:` or `ducklake:postgres:dbname=… host=…`.",
         )
     if settings.online != "lmdb:":
+        redis_place(settings)
+    return settings
+
+
+def redis_place(settings: Settings) -> RedisPlace:
+    """The Redis server that ``online`` names.
+
+    Raises:
+        InvalidInput: it names none, or holds a password.
+        Unavailable: the adapter's package is not installed.
+    """
+    if not settings.online.startswith(("redis:", "rediss:")):
         raise InvalidInput(
             f"The setting online = {settings.online!r} names no online store.",
-            hint="This version knows `lmdb:`.",
+            hint="Use `lmdb:` or `rediss://user@host:6379/0?prefix=falaj:`.",
         )
-    return settings
+    from falaj.features.adapters.redis_connection import RedisPlace
+
+    secret = settings.online_password
+    return RedisPlace.of(
+        settings.online,
+        password=secret.get_secret_value() if secret is not None else "",
+        ca_file=settings.online_ca_file,
+        certificate_file=settings.online_certificate_file,
+        private_key_file=settings.online_private_key_file,
+    )
 
 
 def online_store(settings: Settings) -> OnlineStore:
     """The online store that ``online`` names; raises as ``checked`` does."""
     checked(settings)
-    from falaj.features.adapters.online_lmdb import LmdbOnlineStore
+    if settings.online == "lmdb:":
+        from falaj.features.adapters.online_lmdb import LmdbOnlineStore
 
-    return LmdbOnlineStore(private_folder(settings.home / "online"))
+        return LmdbOnlineStore(private_folder(settings.home / "online"))
+    from falaj.features.adapters.online_redis import RedisOnlineStore
+
+    return RedisOnlineStore(redis_place(settings))

@@ -25,7 +25,7 @@ def handlers(made: Premises) -> Mapping[str, Handler]:
 
     What cannot be made (a disk is full, a package is missing) fails that job, and no other.
     """
-    from falaj.features.service import MATERIALIZE
+    from falaj.features.service import FORGET, MATERIALIZE
     from falaj.ingest.service import LOAD
     from falaj.models.model import GATES_JOB
     from falaj.training.model import PREPARE_JOB, RECREATE_JOB, TRAIN_JOB
@@ -33,6 +33,7 @@ def handlers(made: Premises) -> Mapping[str, Handler]:
     makers: dict[str, Callable[[], Handler]] = {
         LOAD: lambda: _with_statistics(made, made.loading),
         MATERIALIZE: lambda: _materialization(made),
+        FORGET: lambda: _forgetting(made),
         PREPARE_JOB: lambda: _preparation(made),
         RECREATE_JOB: lambda: _recreation(made),
         TRAIN_JOB: lambda: _training(made),
@@ -73,6 +74,12 @@ def _with_statistics(made: Premises, handler: Handler) -> Handler:
         return result
 
     return handle
+
+
+def _forgetting(made: Premises) -> Handler:
+    from falaj.features.versions import Forgetting
+
+    return Forgetting(made.features.definitions, made.online, made.calls)
 
 
 def _preparation(made: Premises) -> Handler:

@@ -1,13 +1,10 @@
 """The online store on LMDB keeps the port's promises, over processes and kills."""
 
 import os
-import random
 import resource
 import signal
 import subprocess
 import sys
-import time
-from pathlib import Path
 
 import pytest
 
@@ -15,29 +12,7 @@ from falaj.features.adapters.online_lmdb import LmdbOnlineStore
 from falaj.features.ports import Write
 from falaj.kernel.errors import FalajError, LimitExceeded, Unavailable
 from falaj.testing.online import OnlineStoreSuite, row
-
-WRITER = """
-import sys
-from pathlib import Path
-from falaj.features.adapters.online_lmdb import LmdbOnlineStore
-from falaj.features.ports import Merge, Write
-from falaj.features.order import order_of
-
-def row(at, body):
-    return order_of(at, 0) + body
-
-store = LmdbOnlineStore(Path(sys.argv[1]), map_bytes=1 << 18)
-start = int(sys.argv[2])
-
-def add(stored):
-    n = int(stored[0][24:]) if stored[0] else 0
-    return [row(0, str(n + 1).encode())]
-
-for number in range(start, start + 10_000):
-    rows = [(b"row %d" % i, row(number, b"%d " % number * 3000)) for i in range(5)]
-    store.write(Write(newer=rows, merges=[Merge([b"count"], add)], once=b"write %d" % number))
-    print(number, flush=True)
-"""
+from falaj.testing.onlineprocesses import OnlineProcessesSuite
 
 
 class TestLmdbOnlineStore(OnlineStoreSuite):
@@ -61,39 +36,42 @@ def folder(tmp_path):
     return tmp_path / "online"
 
 
-def writer(folder: Path, start: int) -> subprocess.Popen:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    return subprocess.Popen(
-        [sys.executable, "-c", WRITER, str(folder), str(start)],
-        stdout=subprocess.PIPE, text=True, env=environment,
-    )  # fmt: skip
+class TestLmdbOnlineStoreAmongProcesses(OnlineProcessesSuite):
+    @pytest.fixture
+    def opening(self, folder):
+        return (
+            "from pathlib import Path\n"
+            "from falaj.features.adapters.online_lmdb import LmdbOnlineStore\n"
+            f"store = LmdbOnlineStore(Path({str(folder)!r}), map_bytes=1 << 18)"
+        )
+
+    @pytest.fixture
+    def opened(self, folder):
+        return lambda: LmdbOnlineStore(folder, map_bytes=1 << 18)
 
 
-def test_kill_9_of_a_writer_loses_nothing_acknowledged_and_tears_nothing(folder):
-    start, chance = 1, random.Random(7)
-    for _ in range(10):
-        process = writer(folder, start)
-        acknowledged = int(process.stdout.readline())
-        time.sleep(chance.uniform(0, 0.03))
-        process.send_signal(signal.SIGKILL)
-        told = process.stdout.read().split("\n")
-        process.wait()
-        acknowledged = int(told[-2]) if len(told) > 1 else acknowledged
-        store = LmdbOnlineStore(folder)
-        rows = store.read([b"row %d" % i for i in range(5)])
-        (count,) = store.read([b"count"])
-        store.close()
-        assert len(set(rows)) == 1
-        written = int(rows[0][24:].split()[0])
-        assert rows[0] == row(written, b"%d " % written * 3000)
-        assert int(count[24:]) == written
-        assert written >= acknowledged
-        start = written  # this write is repeated, and must count once
+GROWER = """
+import os, sys
+from pathlib import Path
+from falaj.features.adapters.online_lmdb import LmdbOnlineStore
+from falaj.features.ports import Write
+from falaj.features.order import order_of
+
+store = LmdbOnlineStore(Path(sys.argv[1]), map_bytes=1 << 18)
+for number in range(1, 10_000):
+    rows = [(b"row %d" % i, order_of(number, 0) + b"%d " % number * 3000) for i in range(5)]
+    store.write(Write(newer=rows))
+    print(number, flush=True)
+"""
 
 
 def test_another_process_reads_what_was_acknowledged_and_follows_a_grown_map(folder):
     store = LmdbOnlineStore(folder, map_bytes=1 << 18)
-    process = writer(folder, 1)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    process = subprocess.Popen(
+        [sys.executable, "-c", GROWER, str(folder)],
+        stdout=subprocess.PIPE, text=True, env=environment,
+    )  # fmt: skip
     try:
         newest = 0
         while newest < 60:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import errno
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from operator import itemgetter, lt
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,6 +27,7 @@ LONGEST_KEY = 511
 _LOCK_BYTES, _READER_BYTES = 8192, 64
 """More than LMDB's lock file takes for its head, and for each reader."""
 _ROWS, _ONCE = b"rows", b"once"
+_KEY = itemgetter(0)
 
 
 class LmdbOnlineStore:
@@ -50,19 +53,27 @@ class LmdbOnlineStore:
                 str(folder), map_size=map_bytes, max_dbs=2, max_readers=max_readers,
                 mode=0o600, readahead=False, meminit=False,
             )  # fmt: skip
-            self._rows = self._env.open_db(_ROWS)
-            self._once = self._env.open_db(_ONCE)
+            self._rows, self._once = self._table(_ROWS), self._table(_ONCE)
         except (lmdb.Error, OSError) as error:
             raise self._told(error) from error
 
+    def _table(self, name: bytes) -> Any:
+        while True:
+            try:
+                return self._env.open_db(name)
+            except lmdb.MapResizedError:  # another process has grown it just now
+                self._env.set_mapsize(0)
+
     def read(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """The rows of these keys, of one state of the store."""
+        return self._reading(lambda transaction: list(map(transaction.get, keys)))
+
+    def _reading(self, work: Callable[[Any], T]) -> T:
         with self._lock:
             while True:
                 try:
                     with self._env.begin(db=self._rows) as transaction:
-                        get = transaction.get
-                        return [get(key) for key in keys]
+                        return work(transaction)
                 except lmdb.MapResizedError:
                     self._env.set_mapsize(0)
                 except lmdb.BadValsizeError:
@@ -84,38 +95,63 @@ class LmdbOnlineStore:
             write.once, b"", db=self._once, overwrite=False
         ):
             return Written(applied=False)
-        for key, row in write.newer:
-            stored = transaction.get(key)
-            if stored is not None and stored[:ORDER_BYTES] > row[:ORDER_BYTES]:
-                done.n_older += 1
-                continue
-            transaction.put(key, row)
-            done.n_rows += 1
+        if write.newer:
+            self._put_newer(transaction, write.newer, done)
         for merge in write.merges:
-            stored = [transaction.get(key) for key in merge.keys]
+            keys = list(merge.keys)
+            stored = list(map(transaction.get, keys))
+            if merge.more is not None:
+                further = merge.more(stored)
+                keys += further
+                stored += map(transaction.get, further)
             changed = merge.change(stored)
-            for key, before, after in zip(merge.keys, stored, changed, strict=True):
+            put = []
+            for key, before, after in zip(keys, stored, changed, strict=True):
                 if after is None:
                     if before is not None:
                         transaction.delete(key)
                 elif after != before:
-                    transaction.put(key, after)
-                    done.n_rows += 1
+                    put.append((key, after))
+            put.sort(key=_KEY)
+            transaction.cursor().putmulti(put)
+            done.n_rows += len(put)
         return done
+
+    @staticmethod
+    def _put_newer(transaction: Any, newer: Sequence[tuple[bytes, bytes]], done: Written) -> None:
+        """Put rows in the order of their keys: neighbours share pages, of which each is copied
+        and written once. Where no stored key lies among them, nothing has to be compared."""
+        put = newer
+        keys = [key for key, _ in newer]
+        if not all(map(lt, keys, islice(keys, 1, None))):
+            put = sorted(_newest(newer).items(), key=_KEY)
+            keys = [key for key, _ in put]
+        cursor = transaction.cursor()
+        beyond = not cursor.set_range(keys[0])
+        if not beyond and bytes(cursor.key()) <= keys[-1]:
+            stored = map(transaction.get, keys)
+            put = [
+                item
+                for item, before in zip(put, stored, strict=True)
+                if before is None or before[:ORDER_BYTES] <= item[1][:ORDER_BYTES]
+            ]
+        cursor.putmulti(put, append=beyond)
+        done.n_rows += len(put)
+        done.n_older += len(newer) - len(put)
 
     def keys(self, prefix: bytes) -> Iterator[bytes]:
         """The keys that begin so, sorted; read in one transaction."""
-        found: list[bytes] = []
-        try:
-            with self._lock, self._env.begin(db=self._rows) as transaction:
-                cursor = transaction.cursor()
-                there = cursor.set_range(prefix) if prefix else cursor.first()
-                while there and bytes(cursor.key()).startswith(prefix):
-                    found.append(bytes(cursor.key()))
-                    there = cursor.next()
-        except lmdb.Error as error:
-            raise self._told(error) from error
-        return iter(found)
+
+        def work(transaction: Any) -> list[bytes]:
+            found: list[bytes] = []
+            cursor = transaction.cursor()
+            there = cursor.set_range(prefix) if prefix else cursor.first()
+            while there and (key := bytes(cursor.key())).startswith(prefix):
+                found.append(key)
+                there = cursor.next()
+            return found
+
+        return iter(self._reading(work))
 
     def forget(self, keys: Sequence[bytes]) -> int:
         """Remove rows in one transaction, synced to disk."""
@@ -167,6 +203,16 @@ class LmdbOnlineStore:
             f"The online store {self.folder} cannot be used: {reason}.",
             hint="See that the folder is there, is yours, and is opened once in a process.",
         )
+
+
+def _newest(newer: Sequence[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+    """Of each key the row with the greatest order; of equal ones the last."""
+    kept: dict[bytes, bytes] = {}
+    for key, row in newer:
+        other = kept.get(key)
+        if other is None or other[:ORDER_BYTES] <= row[:ORDER_BYTES]:
+            kept[key] = row
+    return kept
 
 
 def _bad_key() -> LimitExceeded:

@@ -9,7 +9,8 @@ import pyarrow as pa
 
 from falaj.features.columns import Array, Ints, Values
 from falaj.features.index.entities import Entities
-from falaj.features.index.runs import LATE, NONE, PINNED, Run, Span, least_of
+from falaj.features.index.runs import LATE, NONE, PINNED, Run, Span, blocks_of
+from falaj.features.kernels import plain
 from falaj.features.types import DType, Type, is_fixed_width
 from falaj.features.views import Events, ViewPlan, column_key
 
@@ -37,9 +38,9 @@ def run_of(plan: ViewPlan, events: Events, span: Span) -> Run:
     kernels.sort_events(codes, given, keys, starts)
     event_time, position, order = (np.ascontiguousarray(keys[:, i]) for i in (0, -2, -1))
     known = NONE if recorded is None else np.ascontiguousarray(keys[:, 1])
-    least = {PINNED: least_of(position)} if len(position) else {PINNED: NONE}
+    blocks = {PINNED: blocks_of(position)}
     if bool((known > event_time[: len(known)]).any()):
-        least[LATE] = least_of(known)
+        blocks[LATE] = blocks_of(known)
     words, n_flags, columns = _words(plan, events, order)
     return Run(
         span=span,
@@ -48,7 +49,7 @@ def run_of(plan: ViewPlan, events: Events, span: Span) -> Run:
         event_time=event_time,
         recorded_at=known,
         position=position,
-        least=least,
+        blocks=blocks,
         words=words,
         n_flags=n_flags,
         columns=columns,
@@ -62,7 +63,7 @@ def _words(plan: ViewPlan, events: Events, order: Ints) -> tuple[Ints, int, dict
     fixed = [
         (name, dtype)
         for name, dtype in plan.columns
-        if isinstance(dtype, DType) and is_fixed_width(dtype)
+        if dtype is None or (isinstance(dtype, DType) and is_fixed_width(dtype))
     ]
     nulls = any(events.columns[column_key(name, dtype)].null_count for name, dtype in fixed)
     n_flags = -(-len(fixed) // 64) if nulls else 0
@@ -72,7 +73,7 @@ def _words(plan: ViewPlan, events: Events, order: Ints) -> tuple[Ints, int, dict
         values = events.values(name, dtype)
         flag = place if nulls else -1
         kernels.place_words(
-            as_words(values), np.ascontiguousarray(values.valid), order, words,
+            as_words(values), plain(values.valid, np.bool_), order, words,
             n_flags + place, flag,
         )  # fmt: skip
         columns[column_key(name, dtype)] = place
@@ -83,8 +84,8 @@ def as_words(values: Values) -> Ints:
     """Values as eight-byte words: a number by its bits, a bool as 0 or 1."""
     array: Array = values.values
     if array.dtype == np.float64:
-        return np.ascontiguousarray(array).view(np.int64)
-    return np.ascontiguousarray(array, dtype=np.int64)
+        return plain(plain(array, np.float64).view(np.int64), np.int64)
+    return plain(array, np.int64)
 
 
 def from_words(words: Ints, bits: Array, dtype: DType) -> pa.Array:

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from falaj.features.columns import Array, Ints
-from falaj.features.kernels import in_slices
+from falaj.features.kernels import in_slices, plain
 
 _SMALLEST = 1 << 10
 _PAIR = 32
@@ -54,7 +54,7 @@ class IntKeys:
 
         codes = np.empty(len(keys), np.int64)
         known, table = np.empty(_SMALLEST // 2, np.int64), _empty_table(0)
-        keys, valid = np.ascontiguousarray(keys), np.ascontiguousarray(valid)
+        keys, valid = plain(keys, np.int64), plain(valid, np.bool_)
         done, n_known = kernels.number_ints(keys, valid, 0, table, _shift(table), known, 0, codes)
         while done < len(keys):
             known = np.resize(known, len(known) * 4)
@@ -74,7 +74,7 @@ class IntKeys:
 
         codes = np.empty(len(keys), np.int64)
         shift = _shift(self.table)
-        keys, valid = np.ascontiguousarray(keys), np.ascontiguousarray(valid)
+        keys, valid = plain(keys, np.int64), plain(valid, np.bool_)
 
         def work(low: int, high: int) -> None:
             kernels.find_ints(keys[low:high], valid[low:high], self.table, shift, codes[low:high])
@@ -156,15 +156,15 @@ def _hashes(offsets: Ints, data: Array) -> Ints:
 
 def _text_buffers(column: pa.Array) -> tuple[Ints, Array, Array]:
     """Offsets (n + 1, int64), bytes, and validity of an Arrow string array."""
-    valid = np.ascontiguousarray(_validity(column))
+    valid = plain(_validity(column), np.bool_)
     if not len(column):
         return np.zeros(1, np.int64), np.empty(0, np.uint8), valid
     _, ends, data = column.buffers()
     offsets = np.frombuffer(ends, np.int32)[column.offset : column.offset + len(column) + 1]
     content = np.empty(0, np.uint8) if data is None else np.frombuffer(data, np.uint8)
-    if len(content) > offsets[-1]:
-        content = content[: offsets[-1]]
-    return offsets.astype(np.int64), content, valid
+    begin = int(offsets[0])
+    own = plain(content[begin : offsets[-1]], np.uint8)
+    return offsets.astype(np.int64) - begin, own, valid
 
 
 @dataclass(frozen=True)

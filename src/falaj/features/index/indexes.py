@@ -13,13 +13,15 @@ import hashlib
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import pyarrow as pa
 
 from falaj.features.index.building import run_of
+from falaj.features.index.files import RunFiles
 from falaj.features.index.runs import Run, Span
 from falaj.features.views import Events, ViewPlan, empty_source
 from falaj.kernel.errors import InvalidInput, NotFound
@@ -29,6 +31,10 @@ from falaj.lake.ports import Lake
 BUDGET = 8 * 2**30
 """Bytes of runs that are held in memory, unless the settings say otherwise."""
 _EXTENTS = 4_096
+_HISTORIES = 3
+"""So many chains of a table that lost rows are held: a pinned past is asked beside the present."""
+_PATHS = 32
+"""So many ways to chain files are tried."""
 _SMALL = 1 / 2
 """A run is read again with the next one if that has at least this share of its rows."""
 
@@ -40,9 +46,9 @@ class Chain:
     runs: tuple[Run, ...]
 
     @property
-    def identity(self) -> str:
-        """The table."""
-        return self.runs[-1].span.identity
+    def spans(self) -> list[Span]:
+        """Which rows of the source each run covers."""
+        return [run.span for run in self.runs]
 
     @property
     def end(self) -> int:
@@ -55,30 +61,28 @@ class Chain:
         return sum(run.span.n_rows for run in self.runs)
 
     @property
-    def snapshot(self) -> int:
-        """The snapshot at which the newest rows were read."""
-        return self.runs[-1].span.snapshot
-
-    @property
     def n_bytes(self) -> int:
-        """Of all runs."""
+        """What all runs take in memory."""
         return sum(run.n_bytes for run in self.runs)
 
 
 class Indexes:
-    """The indexes of views over a lake; safe from many threads.
+    """The indexes of views over a lake; safe from many threads, and among processes.
 
     Args:
         lake: the source tables.
+        files: keeps runs between processes; None holds them in memory alone, as the
+            indexes of views are whose values must not stand in clear.
         budget: bytes of runs held in memory; beyond it the least recently used are let go.
     """
 
-    def __init__(self, lake: Lake, *, budget: int = BUDGET) -> None:
+    def __init__(self, lake: Lake, files: RunFiles | None = None, *, budget: int = BUDGET) -> None:
         self.lake = lake
+        self._files = files
         self._budget = budget
         self._lock = threading.Lock()
         self._building: dict[str, threading.Lock] = {}
-        self._held: OrderedDict[tuple[str, str], Chain] = OrderedDict()
+        self._held: OrderedDict[tuple[str, str], tuple[Chain, ...]] = OrderedDict()
         self._extents: OrderedDict[tuple[str, int, int | None], Extent | None] = OrderedDict()
 
     def runs(self, plan: ViewPlan, snapshot: int) -> tuple[Sequence[Run], int]:
@@ -97,13 +101,36 @@ class Indexes:
         with self._lock:
             building = self._building.setdefault(key, threading.Lock())
         with building:
-            chain = self._held.get((key, extent.identity))
-            if chain is None or not self._holds(chain, plan, snapshot, extent):
+            held = self._held.get((key, extent.identity), ())
+            chain = next(
+                (one for one in held if self._holds(one.spans, plan, snapshot, extent)), None
+            ) or self._kept(plan, snapshot, extent)
+            others = tuple(one for one in held if one is not chain)
+            if chain is None:
                 chain = Chain((self._read(plan, snapshot, 0, extent),))
             elif extent.end > chain.end:
                 chain = self._extended(chain, plan, snapshot, extent)
-            self._keep((key, extent.identity), chain)
+            self._keep((key, extent.identity), (chain, *others)[:_HISTORIES])
         return chain.runs, extent.end
+
+    def _kept(self, plan: ViewPlan, snapshot: int, extent: Extent) -> Chain | None:
+        """A chain out of files that holds at a snapshot, if there is one."""
+        if self._files is None or plan.sealed:
+            return None
+        key = meaning(plan)
+        spans = [one for one in self._files.spans(key) if one.identity == extent.identity]
+        for path in islice(chained(spans, 0), _PATHS):
+            if self._holds(path, plan, snapshot, extent):
+                runs = [self._files.load(key, span) for span in path]
+                whole = tuple(run for run in runs if run is not None)
+                if len(whole) == len(path):
+                    return Chain(whole)
+        return None
+
+    @property
+    def n_held(self) -> int:
+        """How many indexes are held now."""
+        return len(self._held)
 
     def _extent(self, table: str, snapshot: int, before: int | None = None) -> Extent | None:
         """The extent of a table; None if there is none."""
@@ -124,13 +151,13 @@ class Indexes:
                 self._extents.popitem(last=False)
         return found
 
-    def _holds(self, chain: Chain, plan: ViewPlan, snapshot: int, extent: Extent) -> bool:
+    def _holds(self, spans: Sequence[Span], plan: ViewPlan, snapshot: int, extent: Extent) -> bool:
         """True if the rows that a chain has read are those that the table has at a snapshot."""
-        table = plan.view.source
-        if extent.end >= chain.end:
-            there = self._extent(table, snapshot, chain.end)
-            return there is not None and there.n_rows == chain.n_rows
-        there = self._extent(table, chain.snapshot, extent.end)
+        table, end = plan.view.source, spans[-1].end
+        if extent.end >= end:
+            there = self._extent(table, snapshot, end)
+            return there is not None and there.n_rows == sum(span.n_rows for span in spans)
+        there = self._extent(table, spans[-1].snapshot, extent.end)
         return (
             there is not None
             and there.identity == extent.identity
@@ -148,21 +175,33 @@ class Indexes:
 
     def _read(self, plan: ViewPlan, snapshot: int, begin: int, extent: Extent) -> Run:
         events, n_rows = source_events(self.lake, plan, snapshot, since=begin)
-        span = Span(extent.identity, begin, extent.end, n_rows, snapshot)
-        return run_of(plan, events, span)
+        run = run_of(plan, events, Span(extent.identity, begin, extent.end, n_rows, snapshot))
+        if self._files is None or plan.sealed:
+            return run
+        return self._files.save(meaning(plan), run)
 
     def _nothing(self, plan: ViewPlan, snapshot: int) -> Run:
         none = plan.events(empty_source(plan), np.empty(0, np.int64))
         return run_of(plan, none, Span("", 0, 0, 0, snapshot))
 
-    def _keep(self, key: tuple[str, str], chain: Chain) -> None:
+    def _keep(self, key: tuple[str, str], chains: tuple[Chain, ...]) -> None:
         with self._lock:
-            self._held[key] = chain
+            self._held[key] = chains
             self._held.move_to_end(key)
-            total = sum(held.n_bytes for held in self._held.values())
+            sizes = {key: sum(chain.n_bytes for chain in held) for key, held in self._held.items()}
+            total = sum(sizes.values())
             while total > self._budget and len(self._held) > 1:
-                _, gone = self._held.popitem(last=False)
-                total -= gone.n_bytes
+                gone, _ = self._held.popitem(last=False)
+                total -= sizes[gone]
+
+
+def chained(spans: Sequence[Span], begin: int) -> Iterator[tuple[Span, ...]]:
+    """The ways to cover a log from a position on by spans, those that reach far first."""
+    fitting = [span for span in spans if span.begin == begin and span.end > begin]
+    for span in sorted(fitting, key=lambda one: (one.end, one.snapshot), reverse=True):
+        for rest in chained(spans, span.end):
+            yield (span, *rest)
+        yield (span,)
 
 
 def meaning(plan: ViewPlan) -> str:

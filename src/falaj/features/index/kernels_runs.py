@@ -145,13 +145,15 @@ def place_words(values: Ints, valid: Array, order: Ints, words: Ints, at: int, f
 
 
 @compiled
-def least(values: Ints, out: Ints) -> None:
-    """The least of each block of 64 values."""
-    for block in range(len(out)):
-        found = values[block << BLOCK_BITS]
-        for i in range(block << BLOCK_BITS, min((block + 1) << BLOCK_BITS, len(values))):
-            found = min(found, values[i])
-        out[block] = found
+def extremes(low: Ints, high: Ints, least: Ints, greatest: Ints) -> None:
+    """The least of ``low`` and the greatest of ``high`` in each block of 64."""
+    for block in range(len(least)):
+        begin = block << BLOCK_BITS
+        found, largest = low[begin], high[begin]
+        for i in range(begin, min(begin + 64, len(low))):
+            found = min(found, low[i])
+            largest = max(largest, high[i])
+        least[block], greatest[block] = found, largest
 
 
 @compiled

