@@ -28,7 +28,7 @@ from falaj.features.model import (
 from falaj.features.offline import Offline
 from falaj.features.online import OnlineReader
 from falaj.features.plan import ServicePlan
-from falaj.features.ports import Merge, OnlineStore, Secrets, Write
+from falaj.features.ports import OnlineStore, Secrets, Write
 from falaj.features.vectors import Vectors
 from falaj.features.versions import (
     AppliedDefinitions,
@@ -37,7 +37,8 @@ from falaj.features.versions import (
     live_plans,
 )
 from falaj.features.views import Events, ViewPlan
-from falaj.features.viewstorage import Superseded, ViewStorage, once_mark
+from falaj.features.viewstorage import ViewStorage, once_mark
+from falaj.features.windowstorage import Superseded
 from falaj.kernel.clock import Clock, microseconds
 from falaj.kernel.errors import InvalidInput, NotFound
 from falaj.lake.ports import Lake
@@ -341,10 +342,11 @@ class FeatureStore:
         for rows in storage.latest_batches(events, _ROWS_PER_WRITE):
             self.online.write(Write(newer=rows))
             n_entities += len(rows)
-        merge: Merge | None = storage.rebuilt(events, now, snapshot)
-        if merge is not None:
-            self.online.write(Write(merges=[merge]))
-            n_entities = len(merge.keys) - 1
+        rebuilt = storage.rebuilt(self.online, events, now, snapshot)
+        if rebuilt is not None:
+            self.online.write(Write(merges=[rebuilt.merge]))
+            rebuilt.finish()
+            n_entities = rebuilt.n_entities
         return Materialized(
             view=plan.name, snapshot=snapshot, n_events=len(events), n_entities=n_entities
         )

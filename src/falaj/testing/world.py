@@ -332,14 +332,18 @@ class World:
 
     def with_statistics(self) -> str:
         """The name of a feature view with statistics."""
-        self.premises.statistics.update("recent")
+        from falaj.wiring.watching import statistics
+
+        statistics(self.premises).update("recent")
         return "recent"
 
     def checked_parity(self) -> str:
         """The name of a feature service whose parity was checked."""
+        from falaj.wiring.watching import parity_checks
+
         at = BEGIN + timedelta(days=200)
         with self.call() as call:
-            self.premises.parity_checks.checked(call, "delays", 5, at=at)
+            parity_checks(self.premises).checked(call, "delays", 5, at=at)
         return "delays"
 
     def work(self) -> None:

@@ -20,6 +20,7 @@ from falaj.trust.audit_service import Audit
 from falaj.trust.keys_service import Keys
 from falaj.trust.service import AccountsService
 from falaj.wiring.facts import facts
+from falaj.wiring.watching import parity_checks
 
 if TYPE_CHECKING:
     from falaj.wiring.assembly import Premises
@@ -61,7 +62,7 @@ def _features(made: Premises) -> Features:
 
     return Features(
         made.features,
-        made.parity_checks,
+        parity_checks(made),
         made.jobs,
         made.visible_ref,
         Retirement(made.definitions, ReadViews(made.releases)),

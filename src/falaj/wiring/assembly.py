@@ -47,10 +47,9 @@ if TYPE_CHECKING:
     from pyarrow import Schema
 
     from falaj.features.foreign import ForeignTables
-    from falaj.features.parity_checks import ParityChecks
+    from falaj.features.offline import Offline
     from falaj.features.ports import OnlineStore
     from falaj.features.sources import ForeignTable
-    from falaj.features.statistics import FeatureStatistics
     from falaj.features.store import FeatureStore
     from falaj.ingest.files import Files
     from falaj.ingest.pipelines import Loading
@@ -327,44 +326,31 @@ class Premises:
     @part
     def features(self) -> FeatureStore:
         """The feature store."""
-        from falaj.features.foreign_join import Foreign
-        from falaj.features.index.indexes import Indexes
-        from falaj.features.offline import Offline
         from falaj.features.store import AppliedDefinitions, FeatureStore
 
-        applied = AppliedDefinitions(self.database, self.definitions)
         return FeatureStore(
-            applied,
+            AppliedDefinitions(self.database, self.definitions),
             self.lake,
             self.online,
             self.keys,
             self.clock,
-            offline=Offline(Indexes(self.lake), Foreign(applied, self.foreign_tables)),
+            offline=self.offline,
         )
 
     @part
-    def statistics(self) -> FeatureStatistics:
-        """Statistics of features, of what was written."""
-        from falaj.features.statistics import FeatureStatistics
+    def offline(self) -> Offline:
+        """The offline execution of features, with its indexes."""
+        from falaj.features.foreign_join import Foreign
+        from falaj.features.index.files import RunFiles
+        from falaj.features.index.indexes import Indexes
+        from falaj.features.offline import Offline
+        from falaj.features.store import AppliedDefinitions
 
-        def version_of(view: str) -> int:
-            with self.database.reading() as connection:
-                return self.definitions.version(connection, "feature_view", view).version
-
-        return FeatureStatistics(self.features, version_of, self.clock)
-
-    @part
-    def parity_checks(self) -> ParityChecks:
-        """Checks that what is served is what features are trained on."""
-        from falaj.features.parity import Parity
-        from falaj.features.parity_checks import ParityChecks
-        from falaj.serving.bundled import BundledModels
-        from falaj.serving.served import LoggedRequests
-
-        served = LoggedRequests(
-            self.lake, self.database, self.definitions, BundledModels(self.bundles), self.clock
-        )
-        return ParityChecks(Parity(self.features, served), self.alerts)
+        clear = self.settings.feature_index == "clear"
+        files = RunFiles(self.settings.home / "index", None if clear else self.keys)
+        indexes = Indexes(self.lake, files, budget=self.settings.feature_index_bytes)
+        applied = AppliedDefinitions(self.database, self.definitions)
+        return Offline(indexes, Foreign(applied, self.foreign_tables))
 
     # ---- training and models
 

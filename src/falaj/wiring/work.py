@@ -13,6 +13,7 @@ from falaj.kernel.jobs import Handler, JobRun
 from falaj.kernel.outbox import Subscription
 from falaj.kernel.telemetry import logger
 from falaj.trust.audit_checkpoints import Checkpointer
+from falaj.wiring.watching import parity_checks, statistics
 
 if TYPE_CHECKING:
     from falaj.wiring.assembly import Premises
@@ -67,7 +68,7 @@ def _with_statistics(made: Premises, handler: Handler) -> Handler:
     def handle(run: JobRun, arguments: Mapping[str, Any]) -> Any:
         result = handler(run, arguments)
         try:
-            made.statistics.update_all()
+            statistics(made).update_all()
         except Exception:  # noqa: BLE001
             # Whatever it is: the rows are there, and the chore tries again.
             logger(__name__).exception("no statistics of what a job brought", job=run.id)
@@ -158,17 +159,17 @@ class Chores:
                 self._log.warning("routing table mended", endpoints=mended)
 
         def parity() -> None:
-            made.parity_checks.all_checked(made.calls, seed=int(monotonic()))
+            parity_checks(made).all_checked(made.calls, seed=int(monotonic()))
 
-        def statistics() -> None:
-            made.statistics.update_all()
+        def statistics_told() -> None:
+            statistics(made).update_all()
 
         self._chores: dict[str, Callable[[], object]] = {
             "routing table": Seldom(routed, every_seconds=5.0),
             "audit checkpoint": checkpointer.run_once,
             "notifications": news.deliver,
             "prediction log": PredictionDrain(made.spool_folder, made.keys, made.lake).run_once,
-            "feature statistics": Seldom(statistics, every_seconds=60.0),
+            "feature statistics": Seldom(statistics_told, every_seconds=60.0),
             "lake compaction": Seldom(made.lake.compact, every_seconds=3600.0),
         }
         if made.settings.parity_minutes:
