@@ -23,7 +23,14 @@ class TableFrames:
         self.lake = lake
 
     def training_frame(
-        self, spine, service, *, timestamp="timestamp", knowledge="recorded", snapshot=None
+        self,
+        spine,
+        service,
+        *,
+        timestamp="timestamp",
+        knowledge="recorded",
+        snapshot=None,
+        pins=None,
     ):
         assert "late" not in spine.column_names, "features must never see the label"
         found = self.lake.scan("features", snapshot=snapshot)

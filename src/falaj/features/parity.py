@@ -32,8 +32,9 @@ from falaj.kernel.clock import microseconds
 TOLERANCE = 1e-9
 SINGLE_TOLERANCE = 1e-6
 """For values that were kept as float32."""
-LAG_US = 10_000_000
-"""How long a row may be in the lake before it is online: a push waits for both, a load not."""
+LAG_US = 15_000_000
+"""How far the lake and the online store may be apart: what is pushed reaches the lake every
+few seconds, and what is loaded reaches the online store a moment later."""
 MOST_SNAPSHOTS = 40
 _TOLD = 20
 
@@ -110,6 +111,8 @@ def check(
     Returns:
         A report; mismatches are counted, not raised.
     """
+    if snapshot is None:
+        store.settle(plan)
     at = store.lake.latest() if snapshot is None else snapshot
     return _report(plan, served, at, _differences(store, plan, served, at))
 
@@ -230,6 +233,7 @@ class Parity:
         )
 
     def _once_served(self, plan: ServicePlan, served: Served) -> ParityReport:
+        self.store.settle(plan)
         latest = self.store.lake.latest()
         differences = _differences(self.store, plan, served, latest)
         for snapshot, places in self._as_of(served, sorted({row for row, _ in differences})):
@@ -240,8 +244,8 @@ class Parity:
         return _report(plan, served, latest, differences)
 
     def _as_of(self, served: Served, rows: Sequence[int]) -> list[tuple[int, list[int]]]:
-        """The snapshots of the lake when these requests were served, or just before, each
-        with the requests that it counts for."""
+        """The snapshots of the lake around the instants at which these requests were served,
+        each with the requests that it counts for."""
         if not rows:
             return []
         kept = self.store.lake.snapshots()
@@ -249,7 +253,7 @@ class Parity:
         found: dict[int, list[int]] = {}
         for row in rows:
             first = bisect_right(made, served.at_us[row] - LAG_US) - 1
-            last = bisect_right(made, served.at_us[row]) - 1
+            last = bisect_right(made, served.at_us[row] + LAG_US) - 1
             for place in range(max(first, 0), last + 1):
                 found.setdefault(kept[place].id, []).append(row)
         return sorted(found.items(), reverse=True)[:MOST_SNAPSHOTS]
@@ -276,6 +280,7 @@ class Parity:
         return report if report.agrees else self._once(plan, n, at, seed)
 
     def _once(self, plan: ServicePlan, n: int, at: datetime | None, seed: int) -> ParityReport:
+        self.store.settle(plan)
         snapshot = self.store.lake.latest()
         rows: list[dict[str, Any]] = [dict.fromkeys(plan.request_fields) for _ in range(n)]
         chance, newest = np.random.default_rng(seed), 0

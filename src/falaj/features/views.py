@@ -43,6 +43,9 @@ from falaj.kernel.errors import InvalidInput
 
 _LAYOUT = 2
 """How rows stand online (``rows``, ``tiles``); it changes with their bytes."""
+LATE_BY = "late_by_us"
+"""The platform's own column of a stream's table: how far an event came behind the watermark,
+in microseconds; null where it did not."""
 
 
 @dataclass(frozen=True)
@@ -187,6 +190,11 @@ class ViewPlan:
         return list(dict.fromkeys([*self.marking_columns, *(name for name, _ in self.columns)]))
 
     @cached_property
+    def optional_columns(self) -> tuple[str, ...]:
+        """Columns of the source table that are read besides, if it has them."""
+        return () if self.lateness_us is None else (LATE_BY,)
+
+    @cached_property
     def source_types(self) -> dict[str, pa.DataType]:
         """The types of the source columns, as far as the view knows them."""
         view = self.view
@@ -217,6 +225,12 @@ class ViewPlan:
         return None if self.view.ttl is None else microseconds(self.view.ttl)
 
     @cached_property
+    def lateness_us(self) -> int | None:
+        """The allowed lateness in microseconds; None takes every event."""
+        allowed = self.view.allowed_lateness
+        return None if allowed is None else microseconds(allowed)
+
+    @cached_property
     def marking_columns(self) -> list[str]:
         """The source columns that say which rows are events, of what, and when."""
         view = self.view
@@ -227,7 +241,8 @@ class ViewPlan:
     def marks(self, table: pa.Table) -> Marks:
         """Which rows of a source table are events of this view, of what, and when.
 
-        Rows that the filter drops, and rows without a key or an event time, are none.
+        Rows that the filter drops, rows without a key or an event time, and those that
+        came too late are none.
 
         Args:
             table: n rows with the columns that the view reads.
@@ -239,6 +254,9 @@ class ViewPlan:
         view, told = self.view, self.told
         time = instants(column_of(table, view.event_time, of=told), view.event_time)
         kept = time.valid
+        if self.lateness_us is not None and LATE_BY in table.column_names:
+            late_by = Values.of(table.column(LATE_BY), DType.INT64, LATE_BY)
+            kept = kept & ~(late_by.valid & (late_by.values > self.lateness_us))
         for item in view.where:
             kept = kept & _passes(column_of(table, item.column, of=told), item)
         keys = []

@@ -171,7 +171,7 @@ SUBJECTS: Mapping[str, Subject] = {
     ),
     "features.push": Subject(
         _push, frozenset({"snapshot", "key"}),
-        outside="rows are in the lake and in the online store, once for each key",
+        outside="rows are in the event log and in the online store, once for each key",
     ),
     "features.statistics": Subject(
         _new("name", lambda world: world.with_statistics(), limit=2)
@@ -181,10 +181,12 @@ SUBJECTS: Mapping[str, Subject] = {
     "features.parity": Subject(
         _always(name="delays", sample=5, at=(BEGIN + timedelta(days=200)).isoformat()),
         frozenset({"seconds", "offline_seconds", "online_seconds", "latest", "snapshot"}),
+        outside="what was pushed is brought into the lake before it is compared",
     ),
     "features.parity_history": Subject(
         _new("name", lambda world: world.checked_parity(), limit=1),
     ),
+    "features.streams": Subject(_always(), frozenset({"lag_seconds"})),
     "training.prepare": Subject(lambda _world: {"spec": training_spec()}),
     "training.set": Subject(_fact("training_set")),
     "training.rows": Subject(_fact("training_set", limit=3)),

@@ -128,6 +128,8 @@ class TrainingSet(BaseModel):
     """What it was asked for."""
     permitted_purposes: tuple[str, ...] | None = None
     """What its features may be used for; None means anything."""
+    foreign: dict[str, str] = {}
+    """The version of each foreign table that was read."""
     n_rows: dict[str, int]
     """Rows by part, and ``without_label`` and ``outside`` for rows left out; ``all`` of a
     set that is not split."""

@@ -30,9 +30,9 @@ def untold(share: float, message: str) -> None:
 class FeatureFrames(Protocol):
     """Joins features to a spine, each as it was known at the row's timestamp.
 
-    ``spine`` may be one batch of a larger one. The answer has the spine's rows in the
-    spine's order, with its columns first and one column for each feature after them.
-    The same spine, definitions and lake give the same answer to the bit.
+    ``spine`` may be one batch of a larger one; ``pins`` name the version of each foreign
+    table. The answer has the spine's rows in the spine's order, with its columns first and
+    one column for each feature after them. The same spine, definitions and lake give the same answer to the bit.
     """
 
     def training_frame(
@@ -43,6 +43,7 @@ class FeatureFrames(Protocol):
         timestamp: str = "timestamp",
         knowledge: str = "recorded",
         snapshot: int | None = None,
+        pins: Mapping[str, str] | None = None,
     ) -> pa.Table: ...
 
 

@@ -7,7 +7,7 @@ one is made: a set may be larger than memory. All of a set is written in one tra
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
 
     from falaj.catalog.assets import Catalog
+    from falaj.features.plan import ServicePlan
     from falaj.kernel.call import Call
     from falaj.lake.ports import Lake
     from falaj.training.ports import DefinitionPins, FeatureFrames
@@ -57,6 +58,16 @@ class _Made:
     columns: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class _Joining:
+    """From what features are joined: definitions, a snapshot of the lake, foreign tables."""
+
+    spec: TrainingSetSpec
+    pinned: Pinned
+    snapshot: int
+    foreign: Mapping[str, str]
+
+
 class TrainingSets:
     """Builds, pins, reads and re-creates training sets.
 
@@ -65,6 +76,8 @@ class TrainingSets:
 
     Args:
         rows_per_batch: how many rows are joined at a time.
+        settle: brings what was pushed for a feature service into the lake.
+        foreign_pins: tells the version of each foreign table that a service takes from.
     """
 
     def __init__(
@@ -75,12 +88,16 @@ class TrainingSets:
         catalog: Catalog,
         *,
         rows_per_batch: int = ROWS_PER_BATCH,
+        settle: Callable[[str], None] = lambda _service: None,
+        foreign_pins: Callable[[str | ServicePlan], Mapping[str, str]] = lambda _service: {},
     ) -> None:
         self._lake = lake
         self._frames = frames
         self._pins = pins
         self._catalog = catalog
         self._rows_per_batch = rows_per_batch
+        self._settle = settle
+        self._foreign_pins = foreign_pins
 
     def pinned(self, connection: Connection, spec: TrainingSetSpec) -> Pinned:
         """What the spec stands on now; raises NotFound without its feature service."""
@@ -113,16 +130,18 @@ class TrainingSets:
             InvalidInput: a column is missing or has the wrong type, or a part has no rows.
             NotFound: there is no such table or feature service.
         """
+        self._settle(spec.feature_service)
         snapshot = self._lake.latest()
         spine = Spine(tuple((table, snapshot) for table in spec.tables), spec.spine_query, snapshot)
         spine = written_query(self._lake, spec, spine)
         rows, left_out = self._split(spec, spine)
+        joining = _Joining(spec, pinned, snapshot, self._foreign_pins(pinned.service))
         learned = [_Made()]
-        self._warm(spec, pinned, spine, rows)
+        self._warm(joining, spine, rows)
 
         def flow() -> Iterator[pa.Table]:
             learned[0] = _Made()  # the engine may ask for the rows a second time
-            return self._flow(spec, pinned, spine, rows, learned[0], report)
+            return self._flow(joining, spine, rows, learned[0], report)
 
         table = f"training_set_{set_id.removeprefix('ts_')}"
         written = self._lake.replace_in_batches(table, flow)
@@ -141,6 +160,7 @@ class TrainingSets:
             versions=dict(pinned.versions),
             purpose=purpose,
             permitted_purposes=pinned.purposes,
+            foreign=dict(joining.foreign),
             n_rows=_n_rows(rows, learned[0].frame.n_rows) | left_out,
             positive_rate=_positive_rate(spec, rows),
             created_at=written.at,
@@ -261,7 +281,8 @@ class TrainingSets:
         spec, learned = made.spec, _Made()
         spine = self._spine_of(made)
         rows, left_out = self._split(spec, spine)
-        for _ in self._flow(spec, then, spine, rows, learned, report):
+        joining = _Joining(spec, then, made.spine_snapshot, made.foreign)
+        for _ in self._flow(joining, spine, rows, learned, report):
             pass  # each batch is hashed as it flows by
         found = learned.frame.digest()
         names = sorted({*now.definitions, *made.definitions})
@@ -297,17 +318,14 @@ class TrainingSets:
         for start in range(0, len(rows), self._rows_per_batch):
             yield rows.slice(start, self._rows_per_batch)
 
-    def _warm(
-        self, spec: TrainingSetSpec, pinned: Pinned, spine: Spine, rows: pa.Table | None
-    ) -> None:
+    def _warm(self, joining: _Joining, spine: Spine, rows: pa.Table | None) -> None:
         """Join one row, so that indexes are made before other writers of the lake wait."""
-        first = next(self._spine_batches(spec, spine, rows)).slice(0, 1)
-        self._joined(spec, pinned, first, 0, spine.snapshot)
+        first = next(self._spine_batches(joining.spec, spine, rows)).slice(0, 1)
+        self._joined(joining, first, 0)
 
     def _flow(
         self,
-        spec: TrainingSetSpec,
-        pinned: Pinned,
+        joining: _Joining,
         spine: Spine,
         rows: pa.Table | None,
         learned: _Made,
@@ -319,10 +337,10 @@ class TrainingSets:
             if rows is not None
             else sum(self._lake.count(table, snapshot) for table, snapshot in spine.tables)
         )
-        for batch in self._spine_batches(spec, spine, rows):
+        for batch in self._spine_batches(joining.spec, spine, rows):
             done = learned.frame.n_rows
             report(done / max(total, 1), f"joined {done:,} of {total:,} rows")
-            frame, features = self._joined(spec, pinned, batch, done, spine.snapshot)
+            frame, features = self._joined(joining, batch, done)
             learned.spine.update(batch)
             learned.frame.update(frame)
             learned.features = features
@@ -330,9 +348,10 @@ class TrainingSets:
             yield frame
 
     def _joined(
-        self, spec: TrainingSetSpec, pinned: Pinned, spine: pa.Table, first: int, snapshot: int
+        self, joining: _Joining, spine: pa.Table, first: int
     ) -> tuple[pa.Table, tuple[str, ...]]:
         """One batch of the spine with its features, and their names."""
+        spec, pinned = joining.spec, joining.pinned
         hidden = [name for name in (SPLIT, spec.label) if name in spine.column_names]
         asked = spine.drop_columns(hidden)  # features never see the answer
         frame = self._frames.training_frame(
@@ -340,7 +359,8 @@ class TrainingSets:
             pinned.service,
             timestamp=spec.timestamp,
             knowledge=spec.knowledge,
-            snapshot=snapshot,
+            snapshot=joining.snapshot,
+            pins=joining.foreign,
         )
         if frame.num_rows != spine.num_rows:
             raise Corrupt(

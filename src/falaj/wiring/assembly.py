@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from falaj.features.store import FeatureStore
     from falaj.ingest.files import Files
     from falaj.ingest.pipelines import Loading
+    from falaj.ingest.ports import EventLog
     from falaj.lake.blobs import SealedBlobs
     from falaj.lake.ports import Lake
     from falaj.models.bundles import Bundles
@@ -324,6 +325,13 @@ class Premises:
         return opened
 
     @part
+    def event_log(self) -> EventLog:
+        """Where pushed events stand first."""
+        opened = stores.event_log(self.settings, self.keys, self.clock)
+        self._closing.append(opened.close)
+        return opened
+
+    @part
     def features(self) -> FeatureStore:
         """The feature store."""
         from falaj.features.store import AppliedDefinitions, FeatureStore
@@ -335,6 +343,8 @@ class Premises:
             self.keys,
             self.clock,
             offline=self.offline,
+            log=self.event_log,
+            locks=private_folder(self.settings.home / "locks"),
         )
 
     @part
@@ -367,7 +377,14 @@ class Premises:
         from falaj.training.definition_pins import CatalogPins
         from falaj.training.training_sets import TrainingSets
 
-        return TrainingSets(self.lake, self.features, CatalogPins(self.definitions), self.catalog)
+        return TrainingSets(
+            self.lake,
+            self.features,
+            CatalogPins(self.definitions),
+            self.catalog,
+            settle=self.features.settle,
+            foreign_pins=self.features.foreign_pins,
+        )
 
     @part
     def bundles(self) -> Bundles:
@@ -549,14 +566,19 @@ class Premises:
         worker.run_until(stopped)
 
     def work(self, stopped: threading.Event) -> None:
-        """Jobs, and the house's chores beside them, until ``stopped`` is set."""
-        from falaj.wiring.work import Chores
+        """Jobs, streams, and the house's chores beside them, until ``stopped`` is set."""
+        from falaj.wiring.work import Chores, stream_worker
 
-        chores = Chores(self)
-        thread = threading.Thread(target=chores.run_until, args=(stopped,), name="chores")
-        thread.start()
+        chores, streams = Chores(self), stream_worker(self)
+        threads = [
+            threading.Thread(target=chores.run_until, args=(stopped,), name="chores"),
+            threading.Thread(target=streams.run_until, args=(stopped,), name="streams"),
+        ]
+        for thread in threads:
+            thread.start()
         self.work_on_jobs(stopped)
-        thread.join()
+        for thread in threads:
+            thread.join()
 
     def server_certificate(self) -> tuple[Path, Path]:
         """The certificate and key files that servers use."""
