@@ -68,6 +68,7 @@ def premises(tmp_path):
     clock.move(timedelta(hours=2))
     rows = {"card": ["a", "b"], "at": instants(NOW - MINUTE, NOW - 2 * MINUTE), "paid": [3.0, 5.0]}
     made.features.push("payments", pa.table(rows))
+    made.features.settle("fraud")
     yield made
     made.close()
 

@@ -32,7 +32,8 @@ class FeatureFrames(Protocol):
 
     ``spine`` may be one batch of a larger one; ``pins`` name the version of each foreign
     table. The answer has the spine's rows in the spine's order, with its columns first and
-    one column for each feature after them. The same spine, definitions and lake give the same answer to the bit.
+    one column for each feature after them. The same spine, definitions and lake give the
+    same answer to the bit.
     """
 
     def training_frame(
