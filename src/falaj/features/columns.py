@@ -277,10 +277,16 @@ def _of_type(values: list[Any], wanted: pa.DataType, name: str) -> list[Any]:
     return values
 
 
+_MOST = float(np.finfo(np.float32).max)
+
+
 def _elements(value: Any, wanted: pa.DataType, name: str) -> list[Any]:
     if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
         raise ValueError(f"{type(value).__name__} is no list")  # noqa: TRY004 (as Arrow says it)
-    return _of_type(list(value), wanted.value_type, name)
+    found = _of_type(list(value), wanted.value_type, name)
+    if wanted.value_type == pa.float32() and any(_MOST < abs(v or 0) < np.inf for v in found):
+        raise ValueError("there is a number that is too large for a float32")
+    return found
 
 
 def _instant(value: Any, name: str) -> datetime | None:

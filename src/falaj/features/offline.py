@@ -82,6 +82,10 @@ class Offline:
                     hint="Rename it in the spine.",
                 )
         at_snapshot = self._lake.latest() if snapshot is None else snapshot
+        if knowledge not in set(Knowledge):
+            raise InvalidInput(
+                f"{knowledge!r} is no sort of knowledge.", hint=f"Use {', '.join(Knowledge)}."
+            )
         how = Knowledge(knowledge)
         foreign = self.foreign.views((use.plan for use in plan.views), pins or {})
 

@@ -58,6 +58,26 @@ _ROWS_PER_WRITE = 100_000
 __all__ = ["AppliedDefinitions", "FeatureStore", "spine_of"]
 
 
+_LONGEST_KEY = 1000
+"""Characters of the idempotency key of a push."""
+
+
+def _ack(given: Ack | str) -> Ack:
+    if given not in set(Ack):
+        raise InvalidInput(f"{given!r} is no acknowledgement.", hint=f"Use {', '.join(Ack)}.")
+    return Ack(given)
+
+
+def _check_key(key: str | None) -> None:
+    if key is None:
+        return
+    if not 0 < len(key) <= _LONGEST_KEY or not key.isprintable():
+        raise InvalidInput(
+            f"The key of a push has {len(key)} characters, or some that cannot be printed.",
+            hint=f"Use 1 to {_LONGEST_KEY} printable characters, such as an identifier.",
+        )
+
+
 class FeatureStore:
     """Computes features offline and keeps them online.
 
@@ -211,7 +231,18 @@ class FeatureStore:
             NotFound: no such service. InvalidInput: a key or field is missing or wrong.
         """
         plan = self.plan(service) if isinstance(service, str) else service
-        return self.reader(plan).read(rows, microseconds(at or self._clock.now()))
+        at = self._clock.now() if at is None else at
+        if at.tzinfo is None:
+            raise InvalidInput(
+                "`at` has no time zone.", hint="Give it one: datetime(…, tzinfo=UTC)."
+            )
+        for number, row in enumerate(rows):
+            if not isinstance(row, Mapping):
+                raise InvalidInput(
+                    f"Row {number} is {type(row).__name__}, not values by name.",
+                    hint='Give each row as {"key": value, …}.',
+                )
+        return self.reader(plan).read(rows, microseconds(at))
 
     def push(
         self,
@@ -239,7 +270,8 @@ class FeatureStore:
             LimitExceeded: a key is too long, the disk is full, or too much waits in the
                 log; nothing is written anywhere.
         """
-        ack = Ack(ack)
+        ack = _ack(ack)
+        _check_key(key)
         if not stored:
             return self.streams.push(table, rows, key=key, ack=ack)
         plans = self.views_of(table)

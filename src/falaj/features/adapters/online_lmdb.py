@@ -8,6 +8,7 @@ when it is full; other processes notice and follow.
 from __future__ import annotations
 
 import errno
+import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
@@ -192,7 +193,8 @@ class LmdbOnlineStore:
     def _told(self, error: Exception) -> FalajError:
         reason = str(error)
         full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
-        if full or "No space" in reason or isinstance(error, lmdb.DiskError):
+        short = os.strerror(errno.EIO) in reason  # what LMDB makes of a write that was cut short
+        if full or short or "No space" in reason or isinstance(error, lmdb.DiskError):
             return LimitExceeded(
                 f"The disk of the online store {self.folder} is full or failing: {reason}.",
                 hint="Free some space; nothing was changed.",

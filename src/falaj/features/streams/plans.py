@@ -103,6 +103,7 @@ class StreamPlan:
                 one of the views cannot read it.
             LimitExceeded: an entity's key is too long.
         """
+        _check_sound(self.table, rows)
         rows = self._declared(rows) if self.stream is not None else self._standing(rows)
         if self._is_known(rows.schema):
             self._check_keys(rows)
@@ -311,3 +312,20 @@ class StreamPlans:
             self._checker(contracts) if contracts else None,
             dict(self._schema(table) or {}),
         )
+
+
+def _check_sound(table: str, rows: pa.Table) -> None:
+    """Refuse rows that could never be landed: they would stop all that comes behind them."""
+    names = rows.column_names
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InvalidInput(
+            f"The rows for {table!r} have two columns {twice!r}.", hint="Rename or drop one."
+        )
+    try:
+        rows.validate(full=True)
+    except pa.ArrowInvalid as error:
+        raise InvalidInput(
+            f"The rows for {table!r} are damaged: {error}.",
+            hint="Write text as UTF-8, and let an Arrow library make the columns.",
+        ) from None
