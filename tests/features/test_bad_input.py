@@ -295,7 +295,7 @@ def test_a_push_onto_a_full_disk_is_refused_whole_and_can_be_repeated(tmp_path):
     many = pa.table(
         {name: pa.array([value] * 4000, kind) for name, (value, kind) in GOOD.items()}
     ).set_column(0, "device", pa.array([f"device {i}" for i in range(4000)]))
-    with small_disk(tmp_path / "disk", 4) as disk:
+    with small_disk(tmp_path / "disk", 32) as disk:
         store = made(disk / "online", MemoryLake())
         try:
             store.push("readings", rows(), key="first")
