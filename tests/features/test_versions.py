@@ -329,8 +329,10 @@ def test_versions_that_store_the_same_rows_share_them(platform):
 
 def test_the_list_tells_the_versions(platform):
     platform.apply(with_features(BALANCE, Feature("holder", "string")))
-    listed = {item.name: item.versions for item in platform("list", kind="feature_view")}
-    assert listed == {"balance": {"2": "current", "1": "live"}, "spent": {"1": "current"}}
+    balance, spent = platform("list", kind="feature_view")
+    assert balance.versions == {"2": "current", "1": "live"}
+    assert balance.standing == "2 current, 1 live"
+    assert spent.versions == {"1": "current"}
 
 
 # -- retired ----------------------------------------------------------------------------------

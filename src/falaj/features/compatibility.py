@@ -2,8 +2,8 @@
 
 A change is compatible if every feature that was there before is still computed the same
 way from the same rows. Adding features is compatible; removing or renaming one, or
-changing what it is made of (type, column, window, tiles, function, filter, source, entity,
-times, time to live, allowed lateness), is not. An incompatible change waits until every applied service that
+changing what it is made of (type, column, window, function, filter, source, entity, times,
+time to live, lateness), is not. An incompatible change waits until every applied service that
 takes an affected feature names the version that it means.
 """
 
