@@ -135,15 +135,16 @@ def _walked(
         kernels.FLOATS if dtype is DType.FLOAT64 else kernels.WHOLE
     )  # fmt: skip
     out = np.zeros((len(asked.at), len(spans), kernels.N_STATE), np.int64)
+    spread = any(one.function is Function.STD for one in group)
     for run, codes in zip(asked.runs, asked.codes, strict=True):
-        _walk(asked, run, codes, spans, kind, column_key(name or "", dtype), out)
+        _walk(asked, run, codes, spans, kind, spread, column_key(name or "", dtype), out)
     for one in group:
         state = out[:, spans.index((one.window_us, one.hop_us))]
         yield one, _finished(one, state, asked.absent)
 
 
 def _walk(
-    asked: Asked, run: Run, codes: Ints, spans: Spans, kind: int, key: str, out: Ints
+    asked: Asked, run: Run, codes: Ints, spans: Spans, kind: int, spread: bool, key: str, out: Ints
 ) -> None:
     from falaj.features.index import kernels_windows as kernels
 
@@ -158,7 +159,7 @@ def _walk(
     def work(low: int, high: int) -> None:
         kernels.aggregate(
             codes[low:high], asked.at[low:high], windows, hops, asked.bound, run.starts,
-            run.event_time, run.recorded_at, *seen, run.words, real, kind, at_word, flag,
+            run.event_time, run.recorded_at, *seen, run.words, real, kind, spread, at_word, flag,
             blocks, blocks.view(np.float64), out[low:high], out_real[low:high],
         )  # fmt: skip
 
