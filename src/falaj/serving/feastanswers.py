@@ -98,12 +98,12 @@ class FeastAnswers:
             cut = _encode(values)[1:-1].split(b",")
             if b"null" not in cut:
                 form = self._form(tuple(entities), full)
-                parts = [_encode(one)[1:-1] for one in entities.values()]
                 times.append(_NEVER)  # of what belongs to no view, whose number is -1
-                for value, view in zip(cut, self._view_of, strict=True):
-                    parts.append(value)
-                    parts.append(times[view])
-                return form % tuple(parts)
+                filling = [_NEVER] * (2 * len(cut))
+                filling[::2] = cut
+                filling[1::2] = [times[view] for view in self._view_of]
+                keys = [_encode(one)[1:-1] for one in entities.values()]
+                return form % (*keys, *filling)
         words = [[_WORDS[status]] for status in statuses]
         quoted = [b'"%b"' % one for one in times]
         return self._whole(entities, 1, full, [[one] for one in values], words, quoted)
