@@ -79,7 +79,7 @@ class Served:
             return heard(connection)
 
 
-def heard(connection: socket.socket, seconds: float = 1.0) -> bytes:
+def heard(connection: socket.socket, seconds: float = 0.4) -> bytes:
     connection.settimeout(seconds)
     data = b""
     try:
@@ -217,7 +217,7 @@ def test_a_flood_of_pipelined_requests_is_answered_whole(served: Served) -> None
     with served.connected() as connection:
         sender = threading.Thread(target=connection.sendall, args=(GET * n,))
         sender.start()
-        told = heard(connection, 2.0)
+        told = heard(connection, 0.8)
         sender.join(5)
     assert told.count(b"HTTP/1.1 200") == n
 
