@@ -15,7 +15,7 @@ class Ack(StrEnum):
     """What a push waits for."""
 
     LOG = "log"
-    """The rows are durable in the lake; the next materialisation brings them online."""
+    """The rows are durable in the event log; the worker brings them online and into the lake."""
     ONLINE = "online"
     """Every later read sees them, or newer ones."""
 
@@ -30,12 +30,36 @@ class Pushed(Answer):
     """What a push did."""
 
     snapshot: int | None
-    """The lake snapshot that holds the rows, or None if the lake was left alone."""
+    """The lake snapshot that holds the rows; None while they stand in the event log."""
     views: tuple[str, ...]
     """The views whose online rows it reached."""
     n_events: int
+    """The rows that were taken."""
     repeated: bool = False
     """True if a push with the same key had been applied before: nothing was changed."""
+
+
+class StreamStatus(Answer):
+    """How far one partition of a stream is; the counts are of events since the online store
+    was made."""
+
+    stream: str
+    partition: int
+    watermark: datetime | None
+    """The newest event time seen; None before the first event."""
+    n_applied: int
+    n_late: int
+    """Events that came too late, counted once for each view that they were late for."""
+    n_dead: int
+    """Rows that could not be read, did not fit or broke a contract."""
+    lag_records: int
+    """Records of the log that wait to be applied online."""
+    lag_seconds: float
+    """How long the oldest of those has waited."""
+    lake_lag_records: int
+    """Records that were applied and wait for the lake."""
+    partial_views: tuple[str, ...]
+    """Views that lack events from before they were made, until they are materialised."""
 
 
 class Materialized(Answer):

@@ -69,6 +69,8 @@ def check(
     Returns:
         A report; mismatches are counted, not raised.
     """
+    if snapshot is None:
+        store.settle(plan)
     at = store.lake.latest() if snapshot is None else snapshot
     spine = spine_of(served.rows, served.at_us, plan)
     frame = store.training_frame(spine, plan, knowledge=Knowledge.RECORDED, snapshot=at)
@@ -146,6 +148,7 @@ class Parity:
         return report if report.agrees else self._once(plan, n, at, seed)
 
     def _once(self, plan: ServicePlan, n: int, at: datetime | None, seed: int) -> ParityReport:
+        self._store.settle(plan)
         snapshot = self._store.lake.latest()
         rows: list[dict[str, Any]] = [dict.fromkeys(plan.request_fields) for _ in range(n)]
         chance, newest = np.random.default_rng(seed), 0

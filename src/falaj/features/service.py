@@ -13,6 +13,7 @@ from falaj.features.answers import (
     OnlineRows,
     ParityReport,
     Pushed,
+    StreamStatus,
 )
 from falaj.features.model import FeatureService, FeatureView, OnDemandFeatures
 from falaj.kernel.actions import Service, action
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from falaj.features.versions import Retirement
 
 Items = list[FeatureItem]
+Statuses = list[StreamStatus]
 Rows = list[dict[str, Any]]
 Visible = Callable[[Call, AssetRef], bool]
 """True if the caller may know of the asset."""
@@ -111,15 +113,27 @@ class Features(Service):
         ack: Ack = Ack.ONLINE,
         stored: bool = False,
     ) -> Pushed:
-        """Add rows to a source table and to the online rows of every view of it.
+        """Add events to a source table and to the online rows of every view of it.
 
-        ``key`` makes the push happen once. Timestamps are ISO 8601 with a zone. ``stored``
-        says that the table has these rows already: then only online is written.
+        ``key`` makes the push happen once. Timestamps are ISO 8601 with a zone. ``ack`` says
+        what to wait for: that the events are durable, or that every read sees them.
+        ``stored`` says that the table has these rows already: then only online is written.
         """
         _limited(len(rows))
         pushed = self._store.push_records(table, rows, key=key, ack=ack, stored=stored)
         self.call.note(n_rows=len(rows), snapshot=pushed.snapshot, repeated=pushed.repeated)
         return pushed
+
+    @action(get="/feature-streams")
+    def streams(self) -> Statuses:
+        """How far each partition of each stream is: counts, watermark, lag, the lake."""
+        streams = self._store.streams
+        return [
+            status
+            for table in streams.tables()
+            if self._visible(self.call, AssetRef("table", table))
+            for status in streams.status(table)
+        ]
 
     @action(post="/feature-views/{name}/materializations", on="feature_view")
     def materialize(self, name: str, *, upto: datetime | None = None) -> Job:

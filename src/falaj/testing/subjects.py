@@ -157,14 +157,16 @@ SUBJECTS: Mapping[str, Subject] = {
     ),
     "features.push": Subject(
         _push, frozenset({"snapshot", "key"}),
-        outside="rows are in the lake and in the online store, once for each key",
+        outside="rows are in the event log and in the online store, once for each key",
     ),
     "features.materialize": Subject(_always(name="recent")),
     "features.retire": Subject(_retirement, frozenset({"arguments"})),
     "features.parity": Subject(
         _always(name="delays", sample=5, at=(BEGIN + timedelta(days=200)).isoformat()),
         frozenset({"seconds", "offline_seconds", "online_seconds", "latest", "snapshot"}),
+        outside="what was pushed is brought into the lake before it is compared",
     ),
+    "features.streams": Subject(_always(), frozenset({"lag_seconds"})),
     "training.prepare": Subject(lambda _world: {"spec": training_spec()}),
     "training.set": Subject(_fact("training_set")),
     "training.recreate": Subject(_fact("training_set")),

@@ -7,7 +7,7 @@ gives the same bytes in whatever order the lake hands them out.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -56,13 +56,20 @@ class TrainingSets:
     """Builds, pins, reads and re-creates training sets.
 
     ``build`` and ``recreate`` do the heavy work and touch no database; ``record`` is the
-    short transaction after it.
+    short transaction after it. ``settle`` brings what was pushed for a feature service into
+    the lake.
     """
 
     def __init__(
-        self, lake: Lake, frames: FeatureFrames, pins: DefinitionPins, catalog: Catalog
+        self,
+        lake: Lake,
+        frames: FeatureFrames,
+        pins: DefinitionPins,
+        catalog: Catalog,
+        settle: Callable[[str], None] = lambda _service: None,
     ) -> None:
         self._lake = lake
+        self._settle = settle
         self._frames = frames
         self._pins = pins
         self._catalog = catalog
@@ -93,6 +100,7 @@ class TrainingSets:
             InvalidInput: a column is missing or has the wrong type, or a part has no rows.
             NotFound: there is no such table or feature service.
         """
+        self._settle(spec.feature_service)
         snapshot = self._lake.latest()
         spine, left_out = self._spine(spec, snapshot)
         frame, features = self._frame(spec, spine, pinned.request_fields, snapshot)

@@ -47,11 +47,13 @@ if TYPE_CHECKING:
     from pyarrow import Schema
 
     from falaj.features.foreign import ForeignTables
+    from falaj.features.offline import Offline
     from falaj.features.ports import OnlineStore
     from falaj.features.sources import ForeignTable
     from falaj.features.store import FeatureStore
     from falaj.ingest.files import Files
     from falaj.ingest.pipelines import Loading
+    from falaj.ingest.ports import EventLog
     from falaj.lake.blobs import SealedBlobs
     from falaj.lake.ports import Lake
     from falaj.models.bundles import Bundles
@@ -323,22 +325,42 @@ class Premises:
         return opened
 
     @part
+    def event_log(self) -> EventLog:
+        """Where pushed events stand first."""
+        opened = stores.event_log(self.settings, self.keys, self.clock)
+        self._closing.append(opened.close)
+        return opened
+
+    @part
     def features(self) -> FeatureStore:
         """The feature store."""
-        from falaj.features.foreign_join import Foreign
-        from falaj.features.index.indexes import Indexes
-        from falaj.features.offline import Offline
         from falaj.features.store import AppliedDefinitions, FeatureStore
 
-        applied = AppliedDefinitions(self.database, self.definitions)
         return FeatureStore(
-            applied,
+            AppliedDefinitions(self.database, self.definitions),
             self.lake,
             self.online,
             self.keys,
             self.clock,
-            offline=Offline(Indexes(self.lake), Foreign(applied, self.foreign_tables)),
+            offline=self.offline,
+            log=self.event_log,
+            locks=private_folder(self.settings.home / "locks"),
         )
+
+    @part
+    def offline(self) -> Offline:
+        """The offline execution of features, with its indexes."""
+        from falaj.features.foreign_join import Foreign
+        from falaj.features.index.files import RunFiles
+        from falaj.features.index.indexes import Indexes
+        from falaj.features.offline import Offline
+        from falaj.features.store import AppliedDefinitions
+
+        clear = self.settings.feature_index == "clear"
+        files = RunFiles(self.settings.home / "index", None if clear else self.keys)
+        indexes = Indexes(self.lake, files, budget=self.settings.feature_index_bytes)
+        applied = AppliedDefinitions(self.database, self.definitions)
+        return Offline(indexes, Foreign(applied, self.foreign_tables))
 
     # ---- training and models
 
@@ -355,7 +377,13 @@ class Premises:
         from falaj.training.definition_pins import CatalogPins
         from falaj.training.training_sets import TrainingSets
 
-        return TrainingSets(self.lake, self.features, CatalogPins(self.definitions), self.catalog)
+        return TrainingSets(
+            self.lake,
+            self.features,
+            CatalogPins(self.definitions),
+            self.catalog,
+            settle=self.features.settle,
+        )
 
     @part
     def bundles(self) -> Bundles:
@@ -535,14 +563,19 @@ class Premises:
         worker.run_until(stopped)
 
     def work(self, stopped: threading.Event) -> None:
-        """Jobs, and the house's chores beside them, until ``stopped`` is set."""
-        from falaj.wiring.work import Chores
+        """Jobs, streams, and the house's chores beside them, until ``stopped`` is set."""
+        from falaj.wiring.work import Chores, stream_worker
 
-        chores = Chores(self)
-        thread = threading.Thread(target=chores.run_until, args=(stopped,), name="chores")
-        thread.start()
+        chores, streams = Chores(self), stream_worker(self)
+        threads = [
+            threading.Thread(target=chores.run_until, args=(stopped,), name="chores"),
+            threading.Thread(target=streams.run_until, args=(stopped,), name="streams"),
+        ]
+        for thread in threads:
+            thread.start()
         self.work_on_jobs(stopped)
-        thread.join()
+        for thread in threads:
+            thread.join()
 
     def server_certificate(self) -> tuple[Path, Path]:
         """The certificate and key files that servers use."""

@@ -15,6 +15,7 @@ from falaj.kernel.telemetry import logger
 from falaj.trust.audit_checkpoints import Checkpointer
 
 if TYPE_CHECKING:
+    from falaj.features.streams.worker import StreamWorker
     from falaj.wiring.assembly import Premises
 
 EVERY_SECONDS = 0.5
@@ -103,6 +104,18 @@ def _gates(made: Premises) -> Handler:
 
     gates = Gates(made.bundles, OnnxScorers())
     return GateJob(made.calls, made.registry, gates, made.training_sets)
+
+
+def stream_worker(made: Premises) -> StreamWorker:
+    """What brings the events of streams online and into the lake."""
+    from falaj.features.streams.worker import StreamWorker
+
+    settings = made.settings.streams
+    return StreamWorker(
+        made.features.streams,
+        lake_seconds=settings.lake_seconds,
+        lake_rows=settings.lake_rows,
+    )
 
 
 class Seldom:
