@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -86,6 +87,7 @@ class World:
     spools: MemorySpools
     tokens: NamedTokens
     refused: set[str] = field(default_factory=set)
+    planes: list[Any] = field(default_factory=list)
 
     def ask(self, path: str = "/v1/features/fraud/read", body: Any = None, **more: Any) -> Any:
         headers = {"authorization": "Bearer user:amina", **more.pop("headers", {})}
@@ -118,20 +120,17 @@ def world(tmp_path: Path) -> Iterator[World]:
         aside,  # type: ignore[arg-type]
     )
     log = ReadLog(spools, flush_seconds=0.05)
-    app.add(
-        [
-            FeatureReads(services, app.admission, judge, log, aside),
-            FeatureReads(services, app.admission, judge, log, aside, prefix=FEAST_PATH),
-            StreamEvents(
-                lambda: store, lambda ref: state.load(None, ref), app.admission, judge, aside
-            ),
-        ]
-    )
+    planes: list[Any] = [
+        FeatureReads(services, app.admission, judge, log, aside),
+        FeatureReads(services, app.admission, judge, log, aside, prefix=FEAST_PATH),
+        StreamEvents(lambda: store, lambda ref: state.load(None, ref), app.admission, judge, aside),
+    ]
+    app.add(planes)
     rows = {"card": ["a", "b"], "at": [NOW - timedelta(minutes=5), NOW - timedelta(hours=2)],
             "amount": [12.5, 7.0], "holder": ["Amina", None]}  # fmt: skip
     store.push("accounts", pa.table(rows))
     with fronted(app) as url, httpx.Client(base_url=url, timeout=10) as client:
-        yield World(client, store, state, spools, tokens, refused)
+        yield World(client, store, state, spools, tokens, refused, planes)
     table.close()
     online.close()
     aside.shutdown()
@@ -458,3 +457,25 @@ def test_a_hostile_push_changes_nothing(world: World, body: bytes, media: str) -
     assert answer.status_code == 400, answer.text
     assert world.ask(path, body, params={"ack": "maybe"}).status_code == 400
     assert world.ask(body={"rows": [{"card": "n"}]}).json()["rows"][0]["balance__amount"] is None
+
+
+def test_a_store_behind_a_network_is_read_on_threads(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (reads, *_) = world.planes
+    assert isinstance(reads, FeatureReads)
+    seen: list[str] = []
+    true = world.store.online.read
+
+    def noted(keys: Any) -> Any:
+        seen.append(threading.current_thread().name)
+        return true(keys)
+
+    monkeypatch.setattr(world.store.online, "read", noted)
+    for local in (True, False):
+        monkeypatch.setattr(reads, "_local", local)
+        assert world.ask(body={"rows": [{"card": "a"}]}).status_code == 200
+        seen.clear()
+        for _ in range(3):
+            assert world.ask(body={"rows": [{"card": "a"}]}).json()["rows"]
+        assert {name.startswith("ThreadPoolExecutor") for name in seen} == {not local}
