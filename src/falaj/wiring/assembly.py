@@ -359,6 +359,7 @@ class Premises:
             CatalogPins(self.definitions),
             self.catalog,
             settle=self.features.settle,
+            foreign_pins=self.features.foreign_pins,
         )
 
     @part
@@ -511,8 +512,10 @@ class Premises:
     @part
     def backend(self) -> Backend:
         """What a local door stands on."""
+        from falaj.features.parity_records import ParityMetrics
         from falaj.wiring.actions import makers
 
+        self.telemetry.registry.register(ParityMetrics(self.database))
         return Backend(
             services=Services(makers=makers(self)),
             database=self.database,
