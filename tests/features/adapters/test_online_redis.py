@@ -163,6 +163,8 @@ def test_a_merge_is_not_blamed_for_rows_of_two_states(store, place):
     store.write(Write(newer=[(b"a", row(1, b"1")), (b"b", row(1, b"1"))]))
 
     def more(stored):
+        if len(stored) > 1:
+            return []
         asked.append(stored)
         if len(asked) == 1:
             other.write(Write(newer=[(b"a", row(2, b"2")), (b"b", row(2, b"2"))]))
