@@ -1,85 +1,52 @@
-"""Point-in-time search over many late events, and entities of many keys."""
+"""The latest event across runs, among many that were recorded late."""
 
-from datetime import timedelta
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from falaj.features.columns import entity_codes
-from falaj.features.model import Aggregate, Entity, FeatureView, Knowledge
-from falaj.features.pointintime import EventIndex
+from falaj.features.index.building import run_of
+from falaj.features.index.runs import Span
+from falaj.features.model import Entity, Feature, FeatureView
+from falaj.features.pointintime import gathered, latest_of
 from falaj.features.views import Events, ViewPlan
 
-
-@pytest.mark.parametrize("latest", [3, 60, 1_000])
-def test_the_newest_event_that_was_recorded_in_time_is_found_however_many_were_late(latest):
-    chance = np.random.default_rng(latest)
-    n, m = 400, 300
-    codes = chance.integers(-1, 3, n)
-    event_time = chance.integers(0, 100, n)
-    recorded = event_time + chance.integers(-5, latest, n)
-    asked, at = chance.integers(-1, 4, m), chance.integers(0, 200, m)
-    found, _ = EventIndex(codes, event_time, recorded).latest(asked, at)
-    for position, code, t in zip(found, asked, at, strict=True):
-        known = [
-            (event_time[i], recorded[i], i)
-            for i in range(n)
-            if code == codes[i] >= 0 and event_time[i] <= t and recorded[i] <= t
-        ]
-        assert position == (max(known)[2] if known else -1)
+VIEW = FeatureView(
+    name="v", entity="e", source="s", event_time="at", recorded_at="rec",
+    features=[Feature("x", "int64")],
+)  # fmt: skip
+PLAN = ViewPlan.of(VIEW, Entity(name="e", keys={"k": "int64"}))
 
 
-@pytest.mark.parametrize("lateness", [1, 50, 500])
-def test_windows_count_only_what_was_recorded_in_time(lateness):
-    chance = np.random.default_rng(lateness)
-    n, m = 500, 200
-    view = FeatureView(
-        name="v", entity="e", source="s", event_time="at",
-        aggregates=[
-            Aggregate(f, f, "x", window=timedelta(microseconds=90), hop=timedelta(microseconds=7))
-            for f in ("count", "sum", "min", "max", "std")
-        ],
-    )  # fmt: skip
-    plan = ViewPlan.of(view, Entity(name="e", keys={"k": "int64"}))
-    keys, at = chance.integers(0, 2, n), chance.integers(0, 300, n)
-    recorded, values = at + chance.integers(0, lateness, n), chance.normal(size=n)
-    events = Events((pa.array(keys),), at, recorded, {
-        "x:float64": pa.array(values), "x:counted": pa.array(np.ones(n, bool)),
-    })  # fmt: skip
-    asked, times = chance.integers(0, 3, m), chance.integers(0, 400, m)
-    found = plan.offline(events, [pa.array(asked)], times, Knowledge.RECORDED)
-    for row, (key, t) in enumerate(zip(asked, times, strict=True)):
-        after = (t - 90) // 7 * 7
-        used = values[(keys == key) & (at > after) & (at <= t) & (recorded <= t)]
-        assert found["count"][row].as_py() == len(used)
-        for name in ("sum", "min", "max", "std"):
-            got = found[name][row].as_py()
-            if not len(used):
-                assert got is None
-            else:
-                assert got == pytest.approx(getattr(np, name)(used), rel=1e-9, abs=1e-12)
-
-
-def test_entities_of_many_wide_keys_are_numbered_without_overflow():
-    n = 3_000
-    chance = np.random.default_rng(0)
-    columns = [pa.array(chance.integers(0, 10**9, n)) for _ in range(8)]
-    asked = [pa.concat_arrays([column.slice(0, 5), column.slice(0, 1)]) for column in columns]
-    asked[0] = pa.concat_arrays([asked[0].slice(0, 5), pa.array([-1])])
-    codes, found = entity_codes(columns, asked)
-    assert len(np.unique(codes)) == n
-    assert found.tolist() == [*codes[:5].tolist(), -1]
-
-
-def test_without_events_nothing_is_found():
-    none = np.empty(0, np.int64)
-    positions, expired = EventIndex(none, none, none).latest(
-        np.array([0, -1]), np.array([5, 5]), ttl_us=1
+def run(keys, event_time, recorded, begin, end):
+    part = slice(begin, end)
+    positions = np.arange(len(keys))
+    columns = {"x:int64": pa.array(positions[part])}
+    events = Events(
+        (pa.array(keys[part]),), event_time[part], recorded[part], columns, positions[part]
     )
-    assert positions.tolist() == [-1, -1]
-    assert not expired.any()
-    assert entity_codes([pa.array([], pa.string())], [pa.array(["a", None])])[1].tolist() == [
-        -1,
-        -1,
-    ]
+    return run_of(PLAN, events, Span("t", begin, end, end - begin, 1))
+
+
+@pytest.mark.parametrize("edges", [(0, 9000), (0, 8000, 8990, 9000), (0, 0, 9000)])
+@pytest.mark.parametrize("latest", [3, 60, 100_000])
+@pytest.mark.parametrize("bound", [9000, 8400, 50, 0])
+def test_the_newest_event_that_was_known_is_found_however_many_were_not(edges, latest, bound):
+    chance = np.random.default_rng(latest)
+    n, m = 9000, 60
+    keys, event_time = chance.integers(-1, 2, n), np.sort(chance.integers(0, 5000, n))
+    recorded = event_time + chance.integers(-5, latest, n)
+    runs = [run(keys, event_time, recorded, *edge) for edge in pairwise(edges)]
+    asked, at = chance.integers(-1, 4, m), chance.integers(0, 6000, m)
+    found = latest_of(runs, [pa.array(asked)], at, hide_late=True, bound=bound)
+    words, bits = gathered(found, ["x:int64"])["x:int64"]
+    there = np.unpackbits(bits, bitorder="little")[:m].astype(bool)
+    for i in range(m):
+        known = np.flatnonzero(
+            (keys == asked[i]) & (event_time <= at[i]) & (recorded <= at[i])
+            & (np.arange(n) < bound)
+        )  # fmt: skip
+        wanted = max(known, key=lambda j: (event_time[j], recorded[j], j), default=None)
+        assert there[i] == (wanted is not None)
+        assert not there[i] or words[i] == wanted

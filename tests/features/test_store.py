@@ -9,7 +9,6 @@ import pytest
 from falaj.features.model import Aggregate, Feature, FeatureService, FeatureView, Status
 from falaj.features.plan import ServicePlan
 from falaj.features.store import spine_of
-from falaj.features.viewstorage import Superseded
 from falaj.kernel.clock import microseconds
 from falaj.kernel.errors import Corrupt, FalajError, InvalidInput, LimitExceeded, NotFound
 

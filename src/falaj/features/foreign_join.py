@@ -31,6 +31,9 @@ from falaj.kernel.errors import InvalidInput, NotFound, Unavailable
 
 T = TypeVar("T")
 _EVER = -(1 << 63)
+_VALUES_AT_ONCE = 1_000_000
+"""Values of a part that are read at once, about: 8 MB of numbers. Reading a part of 1M rows
+column by column took 0.27 s where all ten columns at once took 0.30 to 0.35 (2 processors)."""
 _MOSTLY = 0.5
 """Of a part more of which counts than this, all rows are kept: picking them costs more."""
 
@@ -67,8 +70,9 @@ class ForeignView:
         self._plan = plan
         self._opened = opened
         self._ordered = ordered_by == plan.view.event_time
+        none = opened.schema.empty_table()
         for name in plan.source_columns:
-            column_of(opened.schema.empty_table(), name, of=plan.told)
+            column_of(none, name, of=plan.told)
 
     def events(self) -> Events:
         """All events of the view; raises InvalidInput if a column does not fit."""
@@ -96,7 +100,8 @@ class ForeignView:
             ForeignChanged: the table was written meanwhile.
         """
         asked = Asked(keys, list(self._plan.keys.values()))
-        marked = each(lambda part: self._marked(part, asked), self._parts(at))
+        parts = self._parts(at)
+        marked = each(lambda part: self._marked(part, asked, alone=len(parts) == 1), parts)
         if self._ordered:
             self._check_order(marked)
         if self._plan.view.features:
@@ -117,8 +122,17 @@ class ForeignView:
                 kept.append(part)
         return kept
 
-    def _marked(self, part: Part, asked: Asked) -> _Marked:
-        marks = self._plan.marks(part.read(self._plan.marking_columns))
+    def _marked(self, part: Part, asked: Asked, *, alone: bool) -> _Marked:
+        """One part; if it is ``alone``, the processors share its columns."""
+        columns = self._plan.marking_columns
+        if alone:
+            tables = each(part.read, _groups(columns, part))
+            table = pa.table(
+                {name: one.column(name) for one in tables for name in one.column_names}
+            )
+        else:
+            table = part.read(columns)
+        marks = self._plan.marks(table)
         time = marks.event_time
         codes = asked.codes_of(marks.keys, marks.kept)
         disorder, first, last = _order_of(time) if self._ordered else (-1, None, _EVER)
@@ -205,26 +219,30 @@ class ForeignView:
         wanted, place = np.unique(found[there], return_inverse=True)
         edges = np.cumsum([0, *(len(one.codes) for one in marked)])
         bounds = np.searchsorted(wanted, edges)
-        offered = {feature.name: feature for feature in self._plan.view.features}
-        asked = [offered[name] for name in features]
-        columns = list(dict.fromkeys(feature.column for feature in asked))
-
-        def read(number: int) -> list[pa.Array]:
-            rows = wanted[bounds[number] : bounds[number + 1]] - edges[number]
-            one = marked[number]
-            at = pa.array(rows if one.rows is None else one.rows[rows])
-            return _typed(asked, one.part.read(columns), at)
-
         needed = [number for number in range(len(marked)) if bounds[number] < bounds[number + 1]]
-        taken = each(read, needed)
-        taken.append(_typed(asked, self._opened.schema.empty_table().select(columns), None))
-        places = np.zeros(len(found), np.int64)
-        places[there] = place
-        rows = pa.array(places, mask=~there)
-        return {
-            name: pa.concat_arrays([one[i] for one in taken]).take(rows)
-            for i, name in enumerate(features)
-        }
+        offered = {feature.name: feature for feature in self._plan.view.features}
+        pieces: dict[tuple[str, int], pa.Array] = {}
+
+        def read(task: tuple[int, list[str]]) -> None:
+            number, names = task
+            one = marked[number]
+            rows = wanted[bounds[number] : bounds[number + 1]] - edges[number]
+            taken = pa.array(rows if one.rows is None else one.rows[rows])
+            table = one.part.read(list(dict.fromkeys(offered[name].column for name in names)))
+            for name in names:
+                pieces[name, number] = _typed(offered[name], table, taken)
+
+        tasks = [(n, names) for n in needed for names in _groups(features, marked[n].part)]
+        each(read, tasks)
+        rows = np.zeros(len(found), np.int64)
+        rows[there] = place
+        at = pa.array(rows, mask=~there)
+        none = self._opened.schema.empty_table()
+        answer = {}
+        for name in features:
+            parts = [_typed(offered[name], none, None), *(pieces[name, n] for n in needed)]
+            answer[name] = pa.concat_arrays(parts).take(at)
+        return answer
 
     def _only(self, marked: Sequence[_Marked]) -> Events:
         """The events of asked entities alone, with all columns."""
@@ -386,14 +404,17 @@ class _Numbers:
         return out
 
 
-def _typed(features: Sequence[Feature], table: pa.Table, rows: pa.Array | None) -> list[pa.Array]:
-    """The features' columns of some rows of a table (of all, if None)."""
-    found = []
-    for feature in features:
-        column = table.column(feature.column)
-        taken = column if rows is None else column.take(rows)
-        found.append(typed(taken, feature.dtype, feature.column))
-    return found
+def _typed(feature: Feature, table: pa.Table, rows: pa.Array | None) -> pa.Array:
+    """A feature's column of some rows of a table (of all, if None)."""
+    column = table.column(feature.column)
+    taken = column if rows is None else column.take(rows)
+    return typed(taken, feature.dtype, feature.column)
+
+
+def _groups(names: Sequence[str], part: Part) -> list[list[str]]:
+    """Columns to read at once: few of a large part, so that memory is used again."""
+    size = max(1, _VALUES_AT_ONCE // max(part.n_rows or _VALUES_AT_ONCE, 1))
+    return [list(names[low : low + size]) for low in range(0, len(names), size)]
 
 
 def _order_of(time: Values) -> tuple[int, tuple[int, int] | None, int]:

@@ -13,136 +13,103 @@ counts as recorded at its event time.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 
 from falaj.features.columns import Array, Ints
 from falaj.features.index.building import from_words
-from falaj.features.index.runs import Run, gathered, latest_of, taken
+from falaj.features.index.runs import Run
+from falaj.features.kernels import in_slices
 from falaj.features.types import DType, is_fixed_width
 from falaj.features.views import ViewPlan, column_key
 
-_STEPS_BEFORE_TABLE = 4
-"""Late rows are mostly few and alone: look back a few rows before building a table."""
+
+@dataclass(frozen=True)
+class Found:
+    """Which event of which run answers each of m questions; ``rows[i]`` is -1 for none."""
+
+    runs: Sequence[Run]
+    rows: Ints
+    which: Ints | None
+    """(m,) the run; None if there is but one."""
+
+    def of(self, number: int) -> Ints:
+        """(m,) the rows found in one run, -1 elsewhere."""
+        return self.rows if self.which is None else np.where(self.which == number, self.rows, -1)
 
 
-class EventIndex:
-    """Events sorted by (entity code, event time, recorded at, position), to search in.
+def latest_of(
+    runs: Sequence[Run],
+    keys: Sequence[pa.Array],
+    at: Ints,
+    *,
+    ttl_us: int | None = None,
+    hide_late: bool = True,
+    bound: int,
+) -> Found:
+    """The latest visible event across runs, which cover a log in its order.
 
     Args:
-        codes: (n,) entity codes; rows with -1 are left out.
-        event_time: (n,) UTC microseconds.
-        recorded_at: (n,) UTC microseconds, or None if every event was recorded at once.
-        hide_late: whether an event is invisible before it was recorded; if not, the
-            instant of recording decides ties alone.
-
-    ``rows[i]`` is the log position of the i-th sorted event.
+        keys: the entity's key columns, m rows each.
+        at, ttl_us, hide_late, bound: as for ``Run.latest``.
     """
+    from falaj.features.index import kernels_runs as kernels
 
-    def __init__(
-        self,
-        codes: Ints,
-        event_time: Ints,
-        recorded_at: Ints | None = None,
-        *,
-        hide_late: bool = True,
-    ) -> None:
-        order = np.flatnonzero(codes >= 0)
-        keys = [event_time[order], codes[order]]
-        if recorded_at is not None:
-            keys.insert(0, recorded_at[order])
-        order = order[np.lexsort(keys)]
-        self.rows = order
-        self.codes = codes[order]
-        self.event_time = event_time[order]
-        self._times = np.unique(self.event_time)
-        self._width = len(self._times) + 1
-        self._places = self.codes * self._width + np.searchsorted(
-            self._times, self.event_time, "right"
-        )
-        self.known_at: Ints | None = None
-        """When each event could first be used, if that is later than its event time for any."""
-        if recorded_at is not None and hide_late:
-            known = np.maximum(recorded_at[order], self.event_time)
-            if bool((known > self.event_time).any()):
-                self.known_at = known
+    if len(runs) == 1:
+        codes = runs[0].entities.find(keys)
+        rows = runs[0].latest(codes, at, ttl_us=ttl_us, hide_late=hide_late, bound=bound)
+        return Found(runs, rows, None)
+    m = len(at)
+    rows, which = np.full(m, -1, np.int64), np.zeros(m, np.int64)
+    time, recorded = np.empty(m, np.int64), np.empty(m, np.int64)
+    for number, run in enumerate(runs):
+        codes = run.entities.find(keys)
+        found = run.latest(codes, at, ttl_us=None, hide_late=hide_late, bound=bound)
+        kernels.choose(found, number, run.event_time, run.recorded_at, rows, which, time, recorded)
+    if ttl_us is not None:
+        rows[(rows >= 0) & (time <= at - ttl_us)] = -1
+    return Found(runs, rows, which)
 
-    def __len__(self) -> int:
-        return len(self.rows)
 
-    def starts(self, codes: Ints) -> Ints:
-        """Where the events of each asked entity begin; 0 for code -1."""
-        found = np.searchsorted(self._places, codes * self._width, "left")
-        return np.where(codes < 0, 0, found)
+def gathered(found: Found, wanted: Sequence[str]) -> dict[str, tuple[Ints, Array]]:
+    """Columns of fixed width of the found events.
 
-    def ends(self, codes: Ints, at: Ints) -> Ints:
-        """One past the last event of each asked entity with ``event_time <= at``."""
-        ranks = np.searchsorted(self._times, at, "right")
-        found = np.searchsorted(self._places, codes * self._width + ranks, "right")
-        return np.where(codes < 0, 0, found)
+    Returns:
+        By name (m,) words, 0 where nothing is, and their Arrow validity bitmap.
+    """
+    m = len(found.rows)
+    out = np.zeros((len(wanted), m), np.int64)
+    bits = np.zeros((len(wanted), -(-m // 8)), np.uint8)
+    for number, run in enumerate(found.runs):
+        _gather(run, found.of(number), wanted, out, bits)
+    return {name: (out[place], bits[place]) for place, name in enumerate(wanted)}
 
-    def last_known(self, starts: Ints, ends: Ints, at: Ints) -> Ints:
-        """The last index in ``[start, end)`` that was known at ``at``; -1 where none is."""
-        last = ends - 1
-        if self.known_at is not None:
-            last = self._known(starts, last, at)
-        return np.where(last >= starts, last, -1)
 
-    def _known(self, starts: Ints, last: Ints, at: Ints) -> Ints:
-        known_at = self.known_at
-        if known_at is None or not len(known_at):
-            return last
-        last = last.copy()
-        open_ = np.flatnonzero(last >= starts)
-        for _ in range(_STEPS_BEFORE_TABLE):
-            open_ = open_[known_at[last[open_]] > at[open_]]
-            last[open_] -= 1
-            open_ = open_[last[open_] >= starts[open_]]
-            if not len(open_):
-                return last
-        for span, earliest in reversed(self._earliest):
-            here = last[open_]
-            fits = here - span + 1 >= starts[open_]
-            late = np.zeros(len(open_), np.bool_)
-            late[fits] = earliest[here[fits] - span + 1] > at[open_[fits]]
-            last[open_[late]] -= span
-        return last
+def _gather(run: Run, rows: Ints, wanted: Sequence[str], out: Ints, bits: Array) -> None:
+    from falaj.features.index import kernels_runs as kernels
 
-    @cached_property
-    def _earliest(self) -> list[tuple[int, Any]]:
-        """For spans 1, 2, 4 …: the earliest ``known_at`` among that many events from i on."""
-        if self.known_at is None:
-            return []
-        table = [(1, self.known_at)]
-        longest = int(np.bincount(self.codes).max()) if len(self.codes) else 0
-        while table[-1][0] * 2 <= longest:
-            span, earliest = table[-1]
-            table.append((span * 2, np.minimum(earliest[:-span], earliest[span:])))
-        return table
+    columns = np.array([run.columns[name] for name in wanted], np.int64)
 
-    def latest(self, codes: Ints, at: Ints, *, ttl_us: int | None = None) -> tuple[Ints, Array]:
-        """The log position of the latest value known at each instant.
+    def work(low: int, high: int) -> None:
+        begin, end = low * 64, high * 64
+        kernels.gather(rows[begin:end], run.words, run.n_flags, columns, begin, out, bits)
 
-        Args:
-            codes: (m,) asked entity codes, -1 for unknown.
-            at: (m,) UTC microseconds.
-            ttl_us: time to live, or None for no end.
+    in_slices(work, -(-len(rows) // 64), least=256)
 
-        Returns:
-            (m,) log positions, -1 where no event is known, and (m,) True where the
-            event found has expired.
-        """
-        found = self.last_known(self.starts(codes), self.ends(codes, at), at)
-        there = found >= 0
-        positions = np.full(len(codes), -1, np.int64)
-        positions[there] = self.rows[found[there]]
-        expired = np.zeros(len(codes), np.bool_)
-        if ttl_us is not None:
-            expired[there] = self.event_time[found[there]] <= at[there] - ttl_us
-        return positions, expired
+
+def taken(found: Found, name: str) -> pa.Array:
+    """A column of variable width of the found events, null where nothing is."""
+    rows, lengths = found.rows, np.cumsum([0, *(len(run) for run in found.runs)])
+    if found.which is not None:
+        rows = np.where(rows < 0, -1, rows + lengths[found.which])
+    columns = [run.arrow[name] for run in found.runs]
+    picked = pa.array(rows, mask=rows < 0)
+    if len(columns) == 1:
+        return columns[0].take(picked)
+    whole = pa.chunked_array(columns).take(picked)
+    return whole.combine_chunks() if isinstance(whole, pa.ChunkedArray) else whole
 
 
 def latest_values(

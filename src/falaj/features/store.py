@@ -28,7 +28,7 @@ from falaj.features.model import (
 from falaj.features.offline import Offline
 from falaj.features.online import OnlineReader
 from falaj.features.plan import ServicePlan
-from falaj.features.ports import Merge, OnlineStore, Secrets, Write
+from falaj.features.ports import OnlineStore, Secrets, Write
 from falaj.features.streams.rebuilding import Rebuilder
 from falaj.features.streams.streams import Streams
 from falaj.features.vectors import Vectors
@@ -350,13 +350,14 @@ class FeatureStore:
         for rows in storage.latest_batches(events, _ROWS_PER_WRITE):
             self.online.write(Write(newer=rows))
             n_entities += len(rows)
-        merge: Merge | None = storage.rebuilt(events, now, snapshot)
-        if merge is not None:
+        rebuilt = storage.rebuilt(self.online, events, now, snapshot)
+        if rebuilt is not None:
             if streamed:
-                rebuilder.rebuild(plan, storage, merge, standing, limit)
+                rebuilder.rebuild(plan, storage, rebuilt.merge, standing, limit)
             else:
-                self.online.write(Write(merges=[merge]))
-            n_entities = len(merge.keys) - 1
+                self.online.write(Write(merges=[rebuilt.merge]))
+            rebuilt.finish()
+            n_entities = rebuilt.n_entities
         return Materialized(
             view=plan.name, snapshot=snapshot, n_events=len(events), n_entities=n_entities
         )

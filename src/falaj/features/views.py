@@ -41,6 +41,8 @@ from falaj.features.partials import COUNT, NEEDS, Partial, State, finish
 from falaj.features.types import DType, Type
 from falaj.kernel.errors import InvalidInput
 
+_LAYOUT = 2
+"""How rows stand online (``rows``, ``tiles``); it changes with their bytes."""
 LATE_BY = "late_by_us"
 """The platform's own column of a stream's table: how far an event came behind the watermark,
 in microseconds; null where it did not."""
@@ -213,6 +215,7 @@ class ViewPlan:
         left_out = {"description", "owner", "tags", "ttl", "purposes", "allowed_lateness"}
         meaning = self.view.model_dump(mode="json", exclude=left_out)
         meaning["keys"] = {name: dtype.value for name, dtype in self.keys.items()}
+        meaning["layout"] = _LAYOUT
         text = json.dumps(meaning, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).digest()[:8]
 
@@ -351,9 +354,14 @@ def _passes(column: pa.ChunkedArray, item: Filter) -> Array:
         return _validity(column)
     if item.op is Operator.IS_NULL:
         return ~_validity(column)
+    if pa.types.is_null(column.type):  # nothing is in it, and a null compares as false
+        return np.zeros(len(column), np.bool_)
     try:
         if item.op is Operator.IN:
-            kept = pc.is_in(column, value_set=pa.array(item.value).cast(column.type))
+            values = pa.array(item.value).cast(column.type)
+            if pa.types.is_floating(column.type):  # -0.0 + 0.0 is 0.0: they are equal, not alike
+                column, values = pc.add(column, 0.0), pc.add(values, 0.0)
+            kept = pc.is_in(column, value_set=values)
         else:
             kept = _COMPARE[item.op](column, pa.scalar(item.value))
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:

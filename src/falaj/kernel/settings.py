@@ -103,8 +103,18 @@ class Settings(BaseSettings):
     online_certificate_file: Path | None = None
     """A client's certificate (PEM), for a Redis server that asks for one."""
     online_private_key_file: Path | None = None
+    feature_index: str = Field("sealed", pattern="^(sealed|clear)$")
+    """How indexes of views stand on disk: encrypted, or in clear and mapped into memory."""
+    feature_index_bytes: int = Field(4 * 2**30, ge=2**20)
+    """How much of them is held in memory at most (mapped files do not count)."""
     event_log: str = "segments:"
-    """``segments:`` (in home)."""
+    """``segments:`` (in home) or ``kafkas://user@host:9093,host:9093?mechanism=…``."""
+    event_log_password: SecretStr | None = None
+    event_log_ca_file: Path | None = None
+    """The authorities (PEM) that the brokers' certificates may be signed by."""
+    event_log_certificate_file: Path | None = None
+    """A client's certificate (PEM), for brokers that ask for one."""
+    event_log_private_key_file: Path | None = None
     keys: str = "keyring:"
     """``keyring:`` (a sealed file in home)."""
     keyring_passphrase: SecretStr | None = None

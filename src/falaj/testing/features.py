@@ -116,6 +116,10 @@ class MemoryLake:
         """The newest snapshot; the first is 1."""
         return len(self._states)
 
+    def tables(self, snapshot: int | None = None) -> list[str]:
+        """The names of all tables; raises NotFound of a snapshot."""
+        return sorted(self._state(snapshot))
+
     def schema(self, table: str, snapshot: int | None = None) -> pa.Schema:
         """The table's columns; raises NotFound."""
         return self._table(table, snapshot).rows.schema
@@ -158,12 +162,16 @@ class MemoryLake:
         return rows.to_reader(max_chunksize=1000)
 
     def _table(self, table: str, snapshot: int | None) -> _Log:
-        if snapshot is not None and not 0 < snapshot <= self.latest():
-            raise NotFound(f"The lake has no snapshot {snapshot}.")
-        state = self._states[(snapshot or self.latest()) - 1]
+        state = self._state(snapshot)
         if table not in state:
             raise NotFound(f"There is no table {table!r}.")
         return state[table]
+
+    def _state(self, snapshot: int | None) -> dict[str, _Log]:
+        at = self.latest() if snapshot is None else snapshot
+        if not 0 < at <= self.latest():
+            raise NotFound(f"The lake has no snapshot {at}.")
+        return self._states[at - 1]
 
 
 @dataclass(frozen=True)

@@ -142,6 +142,36 @@ def own_kafka(folder: Path) -> tuple[KillableServer, Broker]:
     return KillableServer(folder, command, lambda: bool(kafka_versions(broker))), broker
 
 
+class MockKafka:
+    """librdkafka's own mock cluster: three brokers over the real protocol, in memory.
+
+    It knows what noida-db does not: a member of a group that gives no sign of life is given
+    up. It has no administration: topics are made here, with four partitions each.
+
+    Args:
+        topics: their names.
+
+    Entered, it gives the ``host:port`` of the brokers, which end when it is left.
+    """
+
+    def __init__(self, *topics: str) -> None:
+        self._topics = topics
+
+    def __enter__(self) -> tuple[str, ...]:
+        from confluent_kafka import Producer
+
+        self._mock = Producer(
+            {"bootstrap.servers": "mock", "test.mock.num.brokers": 3, "log_level": 0}
+        )
+        for topic in self._topics:
+            self._mock.list_topics(topic, timeout=10)
+        found = self._mock.list_topics(timeout=10).brokers.values()
+        return tuple(f"{one.host}:{one.port}" for one in found)
+
+    def __exit__(self, *_: object) -> None:
+        del self._mock
+
+
 class TlsFront:
     """TLS before a server that speaks none: whatever comes is decrypted and passed on.
 

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from pyarrow import Schema
 
     from falaj.features.foreign import ForeignTables
+    from falaj.features.offline import Offline
     from falaj.features.ports import OnlineStore
     from falaj.features.sources import ForeignTable
     from falaj.features.store import FeatureStore
@@ -333,22 +334,33 @@ class Premises:
     @part
     def features(self) -> FeatureStore:
         """The feature store."""
-        from falaj.features.foreign_join import Foreign
-        from falaj.features.index.indexes import Indexes
-        from falaj.features.offline import Offline
         from falaj.features.store import AppliedDefinitions, FeatureStore
 
-        applied = AppliedDefinitions(self.database, self.definitions)
         return FeatureStore(
-            applied,
+            AppliedDefinitions(self.database, self.definitions),
             self.lake,
             self.online,
             self.keys,
             self.clock,
+            offline=self.offline,
             log=self.event_log,
             locks=private_folder(self.settings.home / "locks"),
-            offline=Offline(Indexes(self.lake), Foreign(applied, self.foreign_tables)),
         )
+
+    @part
+    def offline(self) -> Offline:
+        """The offline execution of features, with its indexes."""
+        from falaj.features.foreign_join import Foreign
+        from falaj.features.index.files import RunFiles
+        from falaj.features.index.indexes import Indexes
+        from falaj.features.offline import Offline
+        from falaj.features.store import AppliedDefinitions
+
+        clear = self.settings.feature_index == "clear"
+        files = RunFiles(self.settings.home / "index", None if clear else self.keys)
+        indexes = Indexes(self.lake, files, budget=self.settings.feature_index_bytes)
+        applied = AppliedDefinitions(self.database, self.definitions)
+        return Offline(indexes, Foreign(applied, self.foreign_tables))
 
     # ---- training and models
 

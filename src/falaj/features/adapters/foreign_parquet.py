@@ -44,6 +44,10 @@ class _RowGroup:
     def name(self) -> str:
         return f"row group {self.number} of {self.path.name}"
 
+    @property
+    def n_rows(self) -> int:
+        return int(self.metadata.row_group(self.number).num_rows)
+
     def least(self, column: str) -> object:
         group = self.metadata.row_group(self.number)
         for place in range(group.num_columns):

@@ -100,8 +100,7 @@ class LmdbOnlineStore:
         for merge in write.merges:
             keys = list(merge.keys)
             stored = list(map(transaction.get, keys))
-            if merge.more is not None:
-                further = merge.more(stored)
+            while merge.more is not None and (further := merge.more(stored)):
                 keys += further
                 stored += map(transaction.get, further)
             changed = merge.change(stored)

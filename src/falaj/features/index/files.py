@@ -126,6 +126,11 @@ class RunFiles:
             os.utime(path)
         return run
 
+    def forget(self, meaning: str) -> None:
+        """Remove every run of a meaning."""
+        for span in self.spans(meaning):
+            self._path(meaning, span).unlink(missing_ok=True)
+
     def _path(self, meaning: str, span: Span) -> Path:
         name = f"{span.begin}-{span.end}-{span.n_rows}-{span.snapshot}"
         return self._folder / f"{meaning}.{span.identity}.{name}.run"

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ from falaj.kernel.errors import InvalidInput, NotFound
 from falaj.lake.model import Extent
 from falaj.lake.ports import Lake
 
-BUDGET = 8 * 2**30
+BUDGET = 4 * 2**30
 """Bytes of runs that are held in memory, unless the settings say otherwise."""
 _EXTENTS = 4_096
 _HISTORIES = 3
@@ -66,6 +67,14 @@ class Chain:
         return sum(run.n_bytes for run in self.runs)
 
 
+@dataclass(frozen=True)
+class _Seen:
+    """What the lake said of a table at a snapshot, and when (seconds of a steady clock)."""
+
+    extent: Extent | None
+    at: float
+
+
 class Indexes:
     """The indexes of views over a lake; safe from many threads, and among processes.
 
@@ -74,16 +83,26 @@ class Indexes:
         files: keeps runs between processes; None holds them in memory alone, as the
             indexes of views are whose values must not stand in clear.
         budget: bytes of runs held in memory; beyond it the least recently used are let go.
+        recheck_seconds: for so long it is taken for granted that a snapshot of the lake
+            which was there has not expired.
     """
 
-    def __init__(self, lake: Lake, files: RunFiles | None = None, *, budget: int = BUDGET) -> None:
+    def __init__(
+        self,
+        lake: Lake,
+        files: RunFiles | None = None,
+        *,
+        budget: int = BUDGET,
+        recheck_seconds: float = 60.0,
+    ) -> None:
         self.lake = lake
         self._files = files
         self._budget = budget
+        self._recheck_seconds = recheck_seconds
         self._lock = threading.Lock()
         self._building: dict[str, threading.Lock] = {}
         self._held: OrderedDict[tuple[str, str], tuple[Chain, ...]] = OrderedDict()
-        self._extents: OrderedDict[tuple[str, int, int | None], Extent | None] = OrderedDict()
+        self._extents: OrderedDict[tuple[str, int, int | None], _Seen] = OrderedDict()
 
     def runs(self, plan: ViewPlan, snapshot: int) -> tuple[Sequence[Run], int]:
         """The runs that answer for a view at a snapshot, and the end of the log there.
@@ -135,21 +154,30 @@ class Indexes:
     def _extent(self, table: str, snapshot: int, before: int | None = None) -> Extent | None:
         """The extent of a table; None if there is none."""
         asked = (table, snapshot, before)
+        now = time.monotonic()
         with self._lock:
-            if asked in self._extents:
-                self._extents.move_to_end(asked)
-                return self._extents[asked]
+            seen = self._extents.get(asked)
+        if seen is not None and now - seen.at < self._recheck_seconds:
+            return seen.extent
         try:
             found: Extent | None = self.lake.extent(table, snapshot, before=before)
         except NotFound:
-            if snapshot > self.lake.latest():
-                raise
+            self.lake.tables(snapshot)  # raises if it is the snapshot that is not there
             found = None
         with self._lock:
-            self._extents[asked] = found
+            self._extents[asked] = _Seen(found, now)
             while len(self._extents) > _EXTENTS:
                 self._extents.popitem(last=False)
         return found
+
+    def forget(self, plan: ViewPlan) -> None:
+        """Drop a view's index from memory and from disk, as when rows have been erased."""
+        key = meaning(plan)
+        with self._lock:
+            for held in [held for held in self._held if held[0] == key]:
+                del self._held[held]
+        if self._files is not None:
+            self._files.forget(key)
 
     def _holds(self, spans: Sequence[Span], plan: ViewPlan, snapshot: int, extent: Extent) -> bool:
         """True if the rows that a chain has read are those that the table has at a snapshot."""

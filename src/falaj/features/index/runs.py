@@ -9,7 +9,7 @@ bytes and lists stay in Arrow, in the run's order.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from falaj.features.columns import Array, Ints
+from falaj.features.columns import Ints
 from falaj.features.index.entities import Entities
 from falaj.features.kernels import in_slices
 
@@ -214,89 +214,3 @@ def blocks_of(values: Ints) -> Blocks:
         greatest.append(np.empty(length, np.int64))
         kernels.extremes(least[-2], greatest[-2], least[-1], greatest[-1])
     return Blocks(np.concatenate([NONE, *least[1:]]), np.concatenate([NONE, *greatest[1:]]))
-
-
-@dataclass(frozen=True)
-class Found:
-    """Which event of which run answers each of m questions; ``rows[i]`` is -1 for none."""
-
-    runs: Sequence[Run]
-    rows: Ints
-    which: Ints | None
-    """(m,) the run; None if there is but one."""
-
-    def of(self, number: int) -> Ints:
-        """(m,) the rows found in one run, -1 elsewhere."""
-        return self.rows if self.which is None else np.where(self.which == number, self.rows, -1)
-
-
-def latest_of(
-    runs: Sequence[Run],
-    keys: Sequence[pa.Array],
-    at: Ints,
-    *,
-    ttl_us: int | None = None,
-    hide_late: bool = True,
-    bound: int = ALL,
-) -> Found:
-    """The latest visible event across runs, which cover a log in its order.
-
-    Args:
-        keys: the entity's key columns, m rows each.
-        at, ttl_us, hide_late, bound: as for ``Run.latest``.
-    """
-    from falaj.features.index import kernels_runs as kernels
-
-    if len(runs) == 1:
-        codes = runs[0].entities.find(keys)
-        rows = runs[0].latest(codes, at, ttl_us=ttl_us, hide_late=hide_late, bound=bound)
-        return Found(runs, rows, None)
-    m = len(at)
-    rows, which = np.full(m, -1, np.int64), np.zeros(m, np.int64)
-    time, recorded = np.empty(m, np.int64), np.empty(m, np.int64)
-    for number, run in enumerate(runs):
-        codes = run.entities.find(keys)
-        found = run.latest(codes, at, ttl_us=None, hide_late=hide_late, bound=bound)
-        kernels.choose(found, number, run.event_time, run.recorded_at, rows, which, time, recorded)
-    if ttl_us is not None:
-        rows[(rows >= 0) & (time <= at - ttl_us)] = -1
-    return Found(runs, rows, which)
-
-
-def gathered(found: Found, wanted: Sequence[str]) -> dict[str, tuple[Ints, Array]]:
-    """Columns of fixed width of the found events.
-
-    Returns:
-        By name (m,) words, 0 where nothing is, and their Arrow validity bitmap.
-    """
-    m = len(found.rows)
-    out = np.zeros((len(wanted), m), np.int64)
-    bits = np.zeros((len(wanted), -(-m // 8)), np.uint8)
-    for number, run in enumerate(found.runs):
-        _gather(run, found.of(number), wanted, out, bits)
-    return {name: (out[place], bits[place]) for place, name in enumerate(wanted)}
-
-
-def _gather(run: Run, rows: Ints, wanted: Sequence[str], out: Ints, bits: Array) -> None:
-    from falaj.features.index import kernels_runs as kernels
-
-    columns = np.array([run.columns[name] for name in wanted], np.int64)
-
-    def work(low: int, high: int) -> None:
-        begin, end = low * 64, high * 64
-        kernels.gather(rows[begin:end], run.words, run.n_flags, columns, begin, out, bits)
-
-    in_slices(work, -(-len(rows) // 64), least=256)
-
-
-def taken(found: Found, name: str) -> pa.Array:
-    """A column of variable width of the found events, null where nothing is."""
-    rows, lengths = found.rows, np.cumsum([0, *(len(run) for run in found.runs)])
-    if found.which is not None:
-        rows = np.where(rows < 0, -1, rows + lengths[found.which])
-    columns = [run.arrow[name] for run in found.runs]
-    picked = pa.array(rows, mask=rows < 0)
-    if len(columns) == 1:
-        return columns[0].take(picked)
-    whole = pa.chunked_array(columns).take(picked)
-    return whole.combine_chunks() if isinstance(whole, pa.ChunkedArray) else whole

@@ -65,7 +65,8 @@ class Rebuilder:
         """Write a rebuilt view, and what its stream brought since.
 
         Args:
-            rebuilt: the merge of the rows that were made of the lake's events.
+            rebuilt: the merge that turns readers over to the rows that were made of the lake's
+                events; what the stream brought since is merged into those, in the same write.
             standing: how far those go.
             limit_us: what happened or was recorded later is left out.
 
@@ -92,7 +93,7 @@ class Rebuilder:
                     progress = progress_of(row) or streams.lander.begin(table, number)
                     tails += tail(number, progress)
                     moves.append(advance(key, row, _fed(progress, plan.storage_id)))
-                merges = [*moves, *first, *_cleared(first, tails), *tails]
+                merges = [*moves, *first, *tails]
                 try:
                     streams.online.write(Write(merges=merges))
                 except Overtaken:
@@ -135,13 +136,6 @@ class Rebuilder:
             if applier is not None:
                 merges.append(applier(0))
         return merges
-
-
-def _cleared(first: list[Merge], tails: list[Merge]) -> list[Merge]:
-    """Takes away the rows of entities of which the lake has no event, but the tail has."""
-    rebuilt = {key for merge in first for key in merge.keys}
-    keys = list({key: None for merge in tails for key in merge.keys if key not in rebuilt})
-    return [Merge(keys, lambda rows: [None] * len(rows))] if keys else []
 
 
 def _fed(progress: Progress, storage: bytes) -> Progress:
