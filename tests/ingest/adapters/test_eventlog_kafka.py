@@ -20,6 +20,7 @@ from falaj.kernel.errors import Corrupt, InvalidInput, LimitExceeded, Unavailabl
 from falaj.testing.eventlog import EventLogSuite, all_of, settled
 from falaj.testing.guarded import free_ports
 from falaj.testing.killable import MockKafka, own_kafka
+from falaj.testing.streamprocesses import StreamKillSuite
 
 pytestmark = pytest.mark.services
 
@@ -250,3 +251,39 @@ def test_one_broker_alone_is_a_weakness(log):
     ((what, hint),) = log.weaknesses()
     assert "one broker" in what
     assert "min.insync.replicas" in hint
+
+
+def on_kafka(servers):
+    """The program that opens the log on these brokers."""
+    return (
+        "from falaj.ingest.adapters.eventlog_kafka import KafkaLog\n"
+        "from falaj.ingest.adapters.kafka_clients import KafkaPlace\n"
+        f"def make_log(): return KafkaLog(KafkaPlace({servers!r}, tls=False), session_seconds=3)\n"
+    )
+
+
+class TestStreamKillsOnKafka(StreamKillSuite):
+    """On noida-db: nothing lost, nothing twice. It never gives up a member that is gone, so
+    that a worker which was killed is not replaced by another one of its group there."""
+
+    n_kills = 6
+
+    @pytest.fixture
+    def log_program(self, tmp_path):
+        server, broker = own_kafka(tmp_path / "kafka")
+        server.start()
+        yield on_kafka((broker.address,))
+        server.close()
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(1200)
+class TestStreamKillsOnTheMockCluster(StreamKillSuite):
+    """On librdkafka's mock cluster, where workers that are killed are replaced."""
+
+    n_kills = 60
+
+    @pytest.fixture
+    def log_program(self):
+        with MockKafka("payments") as servers:
+            yield on_kafka(servers)

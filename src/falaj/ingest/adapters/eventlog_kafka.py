@@ -42,6 +42,8 @@ LONGEST_RECORD = 16 << 20
 """Bytes of a payload; Kafka's own limit is 1 MB, topics that are made here have this one."""
 _HEAD_BYTES = 64 << 10
 """What a record takes beside its payload, at most."""
+_NOT_TOLD = (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError._UNSUPPORTED_FEATURE)
+"""Why a cluster may keep its topics' limits to itself."""
 _MOST_READERS = 64
 _MOST_AT_ONCE = 500
 _NAME = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,200}")
@@ -293,7 +295,7 @@ class KafkaLog:
                 (answer,) = admin.describe_configs([asked], request_timeout=self._seconds).values()
                 found = answer.result(self._seconds + 5).get("max.message.bytes")
             except KafkaException as error:
-                if error.args[0].code() != KafkaError.TOPIC_AUTHORIZATION_FAILED:
+                if error.args[0].code() not in _NOT_TOLD:
                     raise self._trouble.told(error.args[0], topic) from error
                 found = None  # then the brokers tell when they refuse a record
             known = int(found.value) - _HEAD_BYTES if found is not None else LONGEST_RECORD
