@@ -281,7 +281,7 @@ class TestStreamKillsOnKafka(StreamKillSuite):
 class TestStreamKillsOnTheMockCluster(StreamKillSuite):
     """On librdkafka's mock cluster, where workers that are killed are replaced."""
 
-    n_kills = 60
+    n_kills = 30
 
     @pytest.fixture
     def log_program(self):

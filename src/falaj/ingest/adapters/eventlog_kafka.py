@@ -42,6 +42,8 @@ LONGEST_RECORD = 16 << 20
 """Bytes of a payload; Kafka's own limit is 1 MB, topics that are made here have this one."""
 _HEAD_BYTES = 64 << 10
 """What a record takes beside its payload, at most."""
+_SHORT_BYTES = 64 << 10
+"""Payloads so short are sent without asking for the topic's limit."""
 _NOT_TOLD = (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError._UNSUPPORTED_FEATURE)
 """Why a cluster may keep its topics' limits to itself."""
 _MOST_READERS = 64
@@ -89,7 +91,7 @@ class KafkaLog:
         """Add records, acknowledged by all in-sync replicas; see ``EventLog.append``."""
         self._check_partition(topic, partition)
         longest = max(map(len, payloads), default=0)
-        if longest > min(LONGEST_RECORD, self._limit(topic)):
+        if longest > _SHORT_BYTES and longest > min(LONGEST_RECORD, self._limit(topic)):
             raise LimitExceeded(
                 f"A record of {longest} bytes is too long for the topic {topic!r}.",
                 hint="Push fewer rows at once, or raise the topic's max.message.bytes.",
