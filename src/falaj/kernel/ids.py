@@ -33,6 +33,7 @@ PREFIXES = {
     "push": "a push of events into a stream",
     "read": "an online read of features",
     "report": "a report of a monitor",
+    "parity": "a check of parity",
 }
 
 
