@@ -7,8 +7,10 @@ import pytest
 from falaj.features.adapters.online_lmdb import LmdbOnlineStore
 from falaj.features.model import Aggregate, Entity, Feature, FeatureService, FeatureView
 from falaj.features.store import FeatureStore
+from falaj.ingest.adapters.eventlog_segments import SegmentLog
 from falaj.kernel.clock import SetClock
 from falaj.testing.features import FixedSecrets, GivenDefinitions, MemoryLake
+from falaj.testing.streams import TestKeys
 
 HOUR = timedelta(hours=1)
 
@@ -42,6 +44,12 @@ def definitions():
 
 @pytest.fixture
 def store(definitions, tmp_path, now):
+    clock = SetClock(now)
     online = LmdbOnlineStore(tmp_path / "online", map_bytes=1 << 22)
-    yield FeatureStore(definitions, MemoryLake(), online, FixedSecrets(), SetClock(now))
+    log = SegmentLog(tmp_path / "log", TestKeys(), clock=clock)
+    yield FeatureStore(
+        definitions, MemoryLake(), online, FixedSecrets(), clock,
+        log=log, locks=tmp_path / "locks",
+    )  # fmt: skip
+    log.close()
     online.close()

@@ -175,7 +175,7 @@ class Counting:
 class CountingPart:
     def __init__(self, part, number, reads):
         self._part, self._number, self._reads = part, number, reads
-        self.name, self.least = part.name, part.least
+        self.name, self.least, self.n_rows = part.name, part.least, part.n_rows
 
     def read(self, columns):
         self._reads.append((self._number, tuple(columns)))
@@ -247,8 +247,17 @@ def test_files_that_cannot_be_a_table_are_told(tmp_path):
         reader(tmp_path).open(declared, None)
 
 
-@pytest.mark.parametrize("location", ["../*.parquet", "/etc/passwd", "own/x.parquet",
-                                      "link.parquet", ".hidden/x.parquet", "gone.parquet"])  # fmt: skip
+@pytest.mark.parametrize(
+    "location",
+    [
+        "../*.parquet",
+        "/etc/passwd",
+        "own/x.parquet",
+        "link.parquet",
+        ".hidden/x.parquet",
+        "gone.parquet",
+    ],
+)
 def test_only_permitted_files_are_opened(tmp_path, location):
     project = tmp_path / "project"
     for folder in (project / "own", project / ".hidden"):

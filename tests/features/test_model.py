@@ -99,6 +99,17 @@ def test_a_row_filter_keeps_what_it_says(op, value, kept):
     assert events.columns["x:int64"].to_pylist() == kept
 
 
+def test_a_row_filter_takes_both_zeros_for_equal_and_drops_what_is_all_null():
+    entity = Entity(name="e", keys={"k": "string"})
+    instant = pa.array([0] * 3, pa.int64()).cast(pa.timestamp("us", "UTC"))
+    for value, op in (([0.0], "in"), ([-0.0, 7.0], "in"), (0.0, "==")):
+        view = FeatureView(**VIEW, features=[TEMP], where=[Filter("x", op, value)])
+        rows = {"k": ["a"] * 3, "at": instant, "temp": [1.0, 2.0, 3.0]}
+        events = ViewPlan.of(view, entity).events(pa.table({**rows, "x": [0.0, -0.0, 1.0]}))
+        assert events.columns["temp:float64"].to_pylist() == [1.0, 2.0]
+        assert not len(ViewPlan.of(view, entity).events(pa.table({**rows, "x": pa.nulls(3)})))
+
+
 def test_a_row_filter_of_another_type_is_refused():
     entity = Entity(name="e", keys={"k": "string"})
     view = FeatureView(**VIEW, features=[TEMP], where=[Filter("k", ">", 2)])

@@ -143,3 +143,31 @@ def test_the_password_of_redis_may_not_stand_in_the_file(tmp_path):
     with pytest.raises(InvalidInput, match="holds a secret") as caught:
         settings(tmp_path)
     assert "FALAJ_ONLINE_PASSWORD" in caught.value.hint
+
+
+def test_the_event_log_is_at_home_or_on_kafka(tmp_path):
+    made = settings(
+        tmp_path,
+        event_log="kafkas://falaj@k1.internal:9093,k2.internal?replication=3",
+        event_log_password="hush",
+        event_log_ca_file="ca.pem",
+    )
+    place = stores.kafka_place(stores.checked(made))
+    assert place.servers == ("k1.internal:9093", "k2.internal:9092")
+    assert (place.tls, place.user, place.password) == (True, "falaj", "hush")
+    assert (place.replication, str(place.ca_file)) == (3, "ca.pem")
+    assert "hush" not in f"{place} {made!r}"
+
+
+@pytest.mark.parametrize("value", ["", "segments:x", "kafka:", "kafkas://", "pulsar://h"])
+def test_a_setting_that_names_no_event_log_is_refused_at_once(tmp_path, value):
+    with pytest.raises(InvalidInput, match="event_log") as caught:
+        stores.checked(settings(tmp_path, event_log=value))
+    assert "kafkas://user@host" in caught.value.hint
+
+
+def test_the_password_of_kafka_may_not_stand_in_the_file(tmp_path):
+    (tmp_path / "falaj.toml").write_text('event_log = "kafkas://falaj:hush@k1.internal"')
+    with pytest.raises(InvalidInput, match="holds a secret") as caught:
+        settings(tmp_path)
+    assert "FALAJ_EVENT_LOG_PASSWORD" in caught.value.hint

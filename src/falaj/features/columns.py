@@ -6,9 +6,11 @@ bytes and lists stay in Arrow. Nothing is converted that could lose or change a 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from base64 import b64decode
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,8 @@ import pyarrow.compute as pc
 from falaj.features.types import DType, Element, ListType, Type
 from falaj.kernel.errors import InvalidInput
 
+FIRST_US, LAST_US = -62_135_596_800_000_000, 253_402_300_799_999_999
+"""The first and the last microsecond of the calendar, years 1 to 9999."""
 Ints = np.ndarray[Any, np.dtype[np.int64]]
 Array = np.ndarray[Any, Any]
 
@@ -66,7 +70,7 @@ def typed(column: Any, dtype: Type, name: str) -> pa.Array:
     target = arrow_type(dtype)
     source = column.type
     if source == target and isinstance(dtype, DType):
-        return column
+        return _in_calendar(column, name) if dtype is DType.TIMESTAMP else column
     if pa.types.is_null(source):
         return column.cast(target)
     if pa.types.is_dictionary(source):
@@ -81,12 +85,27 @@ def typed(column: Any, dtype: Type, name: str) -> pa.Array:
             "or declare the type that the data has.",
         )
     try:
-        return column.cast(target)
+        cast = column.cast(target)
     except pa.ArrowInvalid as error:
         raise InvalidInput(
             f"The column {name!r} holds values that {dtype} cannot keep: {error}.",
             hint="Round or clean them before they come here.",
         ) from None
+    return _in_calendar(cast, name) if dtype is DType.TIMESTAMP else cast
+
+
+def _in_calendar(column: pa.Array, name: str) -> pa.Array:
+    """A column of instants; raises InvalidInput if one has no date, or sums would overflow."""
+    ends = pc.min_max(column.cast(pa.int64()))
+    if (
+        ends["min"].is_valid
+        and not FIRST_US <= ends["min"].as_py() <= ends["max"].as_py() <= LAST_US
+    ):
+        raise InvalidInput(
+            f"The column {name!r} holds an instant that is not within the years 1 to 9999.",
+            hint="Look for a wrong unit: instants are counted in microseconds since 1970.",
+        )
+    return column
 
 
 def _list(column: pa.Array, dtype: ListType, name: str) -> pa.Array:
@@ -99,10 +118,14 @@ def _list(column: pa.Array, dtype: ListType, name: str) -> pa.Array:
             hint="Give a list in each row.",
         )
     flat = column.flatten()
-    if dtype.element is Element.FLOAT32 and kinds.is_floating(flat.type):
-        elements = flat.cast(pa.float32())
-    elif dtype.element is Element.FLOAT32:
-        elements = typed(flat, DType.FLOAT64, name).cast(pa.float32())
+    if dtype.element is Element.FLOAT32:
+        numbers = flat if kinds.is_floating(flat.type) else typed(flat, DType.FLOAT64, name)
+        elements = numbers.cast(pa.float32())
+        if pc.any(pc.xor(pc.is_inf(elements), pc.is_inf(numbers))).as_py():
+            raise InvalidInput(
+                f"The column {name!r} has a number that is too large for {dtype}.",
+                hint="Scale the values, or declare a list of float64.",
+            )
     else:
         elements = typed(flat, DType(dtype.element.value), name)
     if elements.null_count:
@@ -185,24 +208,34 @@ def instants(column: Any, name: str) -> Values:
 
 def column_of(table: pa.Table, name: str, *, of: str) -> Any:
     """A table's column; raises InvalidInput naming what there is."""
-    if name not in table.column_names:
+    place = table.schema.get_field_index(name)
+    if place < 0:
+        names = table.column_names
+        more = f" and {len(names) - 20} more" if len(names) > 20 else ""
         raise InvalidInput(
-            f"{of} has no column {name!r}.",
-            hint=f"It has: {', '.join(table.column_names) or 'no columns'}.",
+            f"{of} has {'two columns' if name in names else 'no column'} {name!r}.",
+            hint=f"It has: {', '.join(names[:20]) or 'no columns'}{more}.",
         )
-    return table.column(name)
+    return table.column(place)
 
 
 def table_of(rows: Sequence[Mapping[str, Any]], types: Mapping[str, pa.DataType]) -> pa.Table:
     """Rows as JSON gives them, as an Arrow table.
 
     Args:
-        rows: by column name; instants as ISO 8601 text with a zone or as datetimes.
+        rows: by column name; instants as ISO 8601 text with a zone or as datetimes, bytes
+            as base64 text or as bytes.
         types: of the columns that are known; of others the values tell.
 
     Raises:
         InvalidInput: names the column whose values do not have its type.
     """
+    for number, row in enumerate(rows):
+        if not isinstance(row, Mapping):
+            raise InvalidInput(
+                f"Row {number} is {type(row).__name__}, not values by column name.",
+                hint='Send each row as an object: {"column": value, …}.',
+            )
     names = list(dict.fromkeys([*types, *(name for row in rows for name in row)]))
     given = {name for row in rows for name in row}
     columns = {}
@@ -212,8 +245,8 @@ def table_of(rows: Sequence[Mapping[str, Any]], types: Mapping[str, pa.DataType]
         values = [row.get(name) for row in rows]
         wanted = types.get(name)
         try:
-            if wanted is not None and pa.types.is_timestamp(wanted):
-                values = [_instant(value, name) for value in values]
+            if wanted is not None:
+                values = _of_type(values, wanted, name)
             columns[name] = pa.array(values, wanted)
         except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, ValueError) as error:
             raise InvalidInput(
@@ -222,6 +255,32 @@ def table_of(rows: Sequence[Mapping[str, Any]], types: Mapping[str, pa.DataType]
                 hint="Send every value with the type of its column; null where there is none.",
             ) from None
     return pa.table(columns)
+
+
+def _of_type(values: list[Any], wanted: pa.DataType, name: str) -> list[Any]:
+    """The values as Arrow takes them; raises ValueError for a type that it would convert."""
+    kinds = pa.types
+    if kinds.is_timestamp(wanted):
+        return [_instant(value, name) for value in values]
+    if kinds.is_list(wanted) or kinds.is_fixed_size_list(wanted):
+        return [None if value is None else _elements(value, wanted, name) for value in values]
+    if kinds.is_binary(wanted) or kinds.is_large_binary(wanted):
+        return [b64decode(v, validate=True) if isinstance(v, str) else v for v in values]
+    for one in {type(value) for value in values} - {type(None)}:
+        whole, boolean = issubclass(one, Integral), issubclass(one, bool | np.bool_)
+        if (
+            (kinds.is_integer(wanted) and (boolean or not whole))
+            or (kinds.is_floating(wanted) and (boolean or not issubclass(one, Real)))
+            or (kinds.is_string(wanted) and not issubclass(one, str))
+        ):
+            raise ValueError(f"there is one of the type {one.__name__}")
+    return values
+
+
+def _elements(value: Any, wanted: pa.DataType, name: str) -> list[Any]:
+    if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
+        raise ValueError(f"{type(value).__name__} is no list")  # noqa: TRY004 (as Arrow says it)
+    return _of_type(list(value), wanted.value_type, name)
 
 
 def _instant(value: Any, name: str) -> datetime | None:

@@ -44,6 +44,11 @@ class Part(Protocol):
         """Where the rows are, for a message."""
         ...
 
+    @property
+    def n_rows(self) -> int | None:
+        """How many there are, if that is known before they are read."""
+        ...
+
     def least(self, column: str) -> object:
         """The smallest value of a column as its statistics have it; None if not known."""
         ...

@@ -1,150 +1,190 @@
-"""The aggregates of a window view by length of tile: what each tile keeps, and its bytes."""
+"""The aggregates of a window view by length of tile: what each tile keeps, and where."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
-from falaj.features.columns import NUMPY, Array, Ints, Values
-from falaj.features.model import Aggregate, Function
-from falaj.features.partials import MAX, MIN, MOMENTS, Partial, State, running
-from falaj.features.types import DType
-from falaj.features.views import Columns, Slot, column_key, slot_values, slots_of
+from falaj.features.columns import NUMPY, Array, Ints
+from falaj.features.model import BY_VALUE, Aggregate, Function
+from falaj.features.partials import State
+from falaj.features.types import DType, Type
+from falaj.features.views import column_key, finished, slots_of
 
-EVER = -(1 << 62)
-"""Before every instant: the horizon of a row that does not exist yet."""
-
-
-def _later(one: State, other: State) -> State:
-    newer = (other[0] > one[0]) | ((other[0] == one[0]) & (other[1] >= one[1]))
-    return tuple(np.where(newer, b, a) for a, b in zip(one, other, strict=True))
+_MOST_CHUNKS = 16
+_FEWEST_TILES, _MOST_TILES = 16, 1024
 
 
-def _no_lift(values: Array, valid: Array) -> State:
-    raise NotImplementedError("a last value is lifted with its times, in Hop.lifted")
+class Fields(NamedTuple):
+    """The slots of a tile, as the kernels take them; (slots,) each."""
 
-
-LAST = Partial("last", ("event_time", "recorded_at", "value"), _no_lift, _later)
+    op: Ints
+    at: Ints
+    column: Ints
+    real: Array
 
 
 @dataclass(frozen=True)
 class Kept:
-    """Events in the numpy form in which rows keep them."""
+    """Events in the form in which heads and tiles keep them.
+
+    ``bits`` (columns, n) int64: numbers, floats by their bits; ``valid`` of the same shape;
+    ``texts`` by column, objects, of string columns.
+    """
 
     event_time: Ints
     recorded_at: Ints
-    columns: Mapping[str, Values]
+    bits: Ints
+    valid: Array
+    texts: dict[int, Array]
 
     def __len__(self) -> int:
         return len(self.event_time)
 
-    def values(self, column: str, dtype: DType | None) -> Values:
-        """One column."""
-        return self.columns[column_key(column, dtype)]
-
     def take(self, rows: Array) -> Kept:
         """Some of the events, by index or mask."""
-        columns = {
-            name: Values(column.values[rows], column.valid[rows])
-            for name, column in self.columns.items()
-        }
-        return Kept(self.event_time[rows], self.recorded_at[rows], columns)
+        return Kept(
+            self.event_time[rows],
+            self.recorded_at[rows],
+            np.ascontiguousarray(self.bits[:, rows]),
+            np.ascontiguousarray(self.valid[:, rows]),
+            {column: texts[rows] for column, texts in self.texts.items()},
+        )
+
+    @classmethod
+    def joined(cls, parts: Sequence[Kept]) -> Kept:
+        """Events after events."""
+        first = parts[0]
+        return cls(
+            np.concatenate([part.event_time for part in parts]),
+            np.concatenate([part.recorded_at for part in parts]),
+            np.concatenate([part.bits for part in parts], axis=1),
+            np.concatenate([part.valid for part in parts], axis=1),
+            {c: np.concatenate([part.texts[c] for part in parts]) for c in first.texts},
+        )
 
 
-@dataclass(frozen=True)
 class Hop:
-    """The aggregates of a view that share a length of tile."""
+    """The aggregates of a view that share a length of tile.
 
-    hop_us: int
-    aggregates: tuple[Aggregate, ...]
+    Args:
+        hop_us: that length.
+        aggregates: the aggregates; those by value are kept apart.
+        columns: the source columns of the view, in the order in which events keep them.
+    """
+
+    def __init__(
+        self,
+        hop_us: int,
+        aggregates: Sequence[Aggregate],
+        columns: Sequence[tuple[str, Type | None]],
+    ) -> None:
+        self.hop_us = hop_us
+        self.aggregates = [a for a in aggregates if a.function not in BY_VALUE]
+        self.by_value = [a for a in aggregates if a.function in BY_VALUE]
+        self.window_us = max(aggregate.window_us for aggregate in aggregates)
+        n_tiles, most = _FEWEST_TILES, -(-self.window_us // hop_us) + 1
+        while n_tiles * _MOST_CHUNKS < most and n_tiles < _MOST_TILES:
+            n_tiles *= 2
+        self.n_tiles = n_tiles
+        """Tiles of a chunk, so that a window is made of few chunks."""
+        self._columns = {column_key(*column): i for i, column in enumerate(columns)}
+
+    def column(self, aggregate: Aggregate) -> int:
+        """The place of an aggregate's column; -1 if it counts events."""
+        if aggregate.column is None:
+            return -1
+        counts = aggregate.function is Function.COUNT
+        return self._columns[column_key(aggregate.column, None if counts else aggregate.dtype)]
 
     @cached_property
-    def window_us(self) -> int:
-        """The longest window."""
-        return max(aggregate.window_us for aggregate in self.aggregates)
+    def counted(self) -> dict[int, DType]:
+        """The columns of which values are counted, by place, with their types."""
+        return {self.column(aggregate): aggregate.dtype for aggregate in self.by_value}
 
     @cached_property
-    def slots(self) -> tuple[Slot, ...]:
-        """What each tile keeps, in order."""
-        found = {slot.name: slot for a in self.aggregates for slot in self.slots_of(a)}
-        return tuple(found.values())
+    def _layout(self) -> tuple[Fields, dict[str, int], int]:
+        from falaj.features import kernels_tiles as kernels
 
-    @staticmethod
-    def slots_of(aggregate: Aggregate) -> list[Slot]:
-        """What one aggregate needs of a tile."""
+        ops = {
+            "count": kernels.COUNT, "sum": kernels.SUM, "min": kernels.MIN,
+            "max": kernels.MAX, "moments": kernels.MOMENTS,
+        }  # fmt: skip
+        places: dict[str, int] = {}
+        op, at, column, real, width = [], [], [], [], 0
+        for aggregate in self.aggregates:
+            where = self.column(aggregate)
+            kinds = [(slot.name, slot.partial.name) for slot in slots_of(aggregate)]
+            if aggregate.function is Function.LAST:
+                kinds = [(_last_name(aggregate), "last")]
+            for name, kind in kinds:
+                if name in places:
+                    continue
+                places[name] = width
+                op.append(ops.get(kind, kernels.LAST))
+                at.append(width)
+                column.append(where)
+                real.append(where >= 0 and aggregate.dtype is DType.FLOAT64)
+                width += 3 if kind in ("moments", "last") else 1
+        fields = Fields(
+            np.array(op, np.int64), np.array(at, np.int64), np.array(column, np.int64),
+            np.array(real, np.bool_),
+        )  # fmt: skip
+        return fields, places, width
+
+    @property
+    def fields(self) -> Fields:
+        """The slots of a tile."""
+        return self._layout[0]
+
+    @property
+    def width(self) -> int:
+        """The fields of a tile."""
+        return self._layout[2]
+
+    @property
+    def words(self) -> int:
+        """The fields of a chunk."""
+        return self.n_tiles * self.width
+
+    def empty(self, n_tiles: int) -> Ints:
+        """The fields of tiles that hold nothing."""
+        from falaj.features import kernels_tiles as kernels
+
+        ints = np.zeros(n_tiles * self.width, np.int64)
+        f = self.fields
+        if len(ints):
+            kernels.fill_empty(ints, ints.view(np.float64), self.width, f.op, f.at, f.real)
+        return ints
+
+    def finished(self, aggregate: Aggregate, tiles: Ints) -> tuple[Array, Array]:
+        """Values and validity of one aggregate from merged tiles, (m, width)."""
+        places = self._layout[1]
         if aggregate.function is Function.LAST:
-            return [Slot(LAST, aggregate.column, aggregate.dtype)]
-        return slots_of(aggregate)
+            at = places[_last_name(aggregate)]
+            from falaj.features.kernels_tiles import EVER
 
-    @cached_property
-    def fields(self) -> tuple[tuple[str, Any], ...]:
-        """(slot name, numpy type) of each eight-byte field of a tile."""
-        return tuple((slot.name, kind) for slot in self.slots for kind in _types(slot))
-
-    def lifted(self, events: Columns, times: tuple[Ints, Ints]) -> list[State]:
-        """The state of each event alone, for every slot."""
-        states: list[State] = []
-        for slot in self.slots:
-            values, valid = slot_values(slot, events)
-            if slot.partial is LAST:
-                event_time = np.where(valid, times[0], EVER)
-                states.append((event_time, times[1], values.astype(_types(slot)[2])))
+            values = np.ascontiguousarray(tiles[:, at + 2])
+            if aggregate.dtype is DType.FLOAT64:
+                values = values.view(np.float64)
+            there = tiles[:, at] != EVER
+            return np.where(there, values, 0).astype(NUMPY[aggregate.dtype]), there
+        states: dict[str, State] = {}
+        for slot in slots_of(aggregate):
+            at, name = places[slot.name], slot.partial.name
+            whole = name in ("min", "max") and aggregate.dtype is not DType.FLOAT64
+            if whole or name == "count":
+                states[slot.name] = (tiles[:, at],)
             else:
-                states.append(slot.partial.lift(values, valid))
-        return states
-
-    def packed(self, states: Sequence[State]) -> Ints:
-        """States as an int64 matrix (n, fields), floats by their bits."""
-        flat = [part for state in states for part in state]
-        columns = [
-            np.ascontiguousarray(part.astype(kind, copy=False)).view(np.int64)
-            for part, (_, kind) in zip(flat, self.fields, strict=True)
-        ]
-        return np.stack(columns, axis=1)
-
-    def unpacked(self, matrix: Ints) -> list[State]:
-        """The states of an int64 matrix."""
-        columns = [
-            np.ascontiguousarray(matrix[:, i]).view(kind) for i, (_, kind) in enumerate(self.fields)
-        ]
-        states, at = [], 0
-        for slot in self.slots:
-            width = len(slot.partial.fields)
-            states.append(tuple(columns[at : at + width]))
-            at += width
-        return states
-
-    def merged(self, states: Sequence[State], place: Ints) -> list[State]:
-        """Each element merged with those before it in its segment, for every slot."""
-        return [
-            running(slot.partial, state, place)
-            for slot, state in zip(self.slots, states, strict=True)
-        ]
+                n_fields = len(slot.partial.fields)
+                numbers = np.ascontiguousarray(tiles[:, at : at + n_fields]).view(np.float64)
+                states[slot.name] = tuple(numbers.T)
+        return finished(aggregate, states)
 
 
-def _types(slot: Slot) -> tuple[Any, ...]:
-    kind = np.int64 if slot.dtype in (None, DType.BOOL) else NUMPY[slot.dtype or DType.INT64]
-    if slot.partial is LAST:
-        return (np.int64, np.int64, kind)
-    if slot.partial in (MIN, MAX):
-        return (kind,)
-    if slot.partial is MOMENTS:
-        return (np.float64,) * 3
-    return (np.int64,) if slot.partial.name == "count" else (np.float64,)
-
-
-def places(*keys: Ints) -> tuple[Ints, Array]:
-    """Position of each element in its run of equal keys, and True at each run's last."""
-    n = len(keys[0])
-    new = np.ones(n, np.bool_)
-    if n:
-        new[1:] = False
-        for key in keys:
-            new[1:] |= key[1:] != key[:-1]
-    starts = np.flatnonzero(new)
-    sizes = np.diff(np.append(starts, n))
-    return np.arange(n) - np.repeat(starts, sizes), np.append(new[1:], True)[:n]
+def _last_name(aggregate: Aggregate) -> str:
+    return f"last:{column_key(aggregate.column or '', aggregate.dtype)}"

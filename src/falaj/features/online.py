@@ -67,8 +67,8 @@ class OnlineReader:
             storage = ViewStorage(use.plan, secrets)
             if storage.rows is not None:
                 self._latest.append(LatestReading(use, storage, storage.rows, places, number))
-            else:
-                self._windows.append(WindowReading(use, storage, places, number))
+            if storage.window is not None:
+                self._windows.append(WindowReading(use, storage.window, places, number))
         self._keys = [one.key for one in self._latest] + [one.key for one in self._windows]
         self._filling = [(name, places[name]) for name in plan.defaults]
         self._defaults = [(places[name], value) for name, value in plan.defaults.items()]

@@ -16,10 +16,11 @@ class Merge:
 
     ``change`` gets the stored rows of ``keys`` (None: no row) and returns the new ones, in
     that order (None: no row). With ``more``, the rows of ``keys`` tell which others are
-    needed: ``more`` gets them and returns further keys, and ``change`` gets the rows of
-    ``keys`` and then of the further ones, all of one state of the store, and returns the new
-    rows of both. No key may occur twice. Both may be called more than once, and must be pure;
-    what they raise undoes the whole write.
+    needed: ``more`` gets them and returns further keys, is asked again with the rows of all
+    keys so far, and so on until it returns none. ``change`` then gets the rows of all keys, in
+    that order and of one state of the store, and returns the new rows of all. No key may
+    occur twice. Both may be called more than once, and must be pure; what they raise undoes
+    the whole write.
     """
 
     keys: Sequence[bytes]

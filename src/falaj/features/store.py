@@ -6,9 +6,9 @@ by ``push`` and ``materialize``. Nothing here asks who may do it: the service do
 
 from __future__ import annotations
 
-import secrets as random_names
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,7 +28,9 @@ from falaj.features.model import (
 from falaj.features.offline import Offline
 from falaj.features.online import OnlineReader
 from falaj.features.plan import ServicePlan
-from falaj.features.ports import Merge, OnlineStore, Secrets, Write
+from falaj.features.ports import OnlineStore, Secrets, Write
+from falaj.features.streams.rebuilding import Rebuilder
+from falaj.features.streams.streams import Streams
 from falaj.features.vectors import Vectors
 from falaj.features.versions import (
     AppliedDefinitions,
@@ -37,13 +39,21 @@ from falaj.features.versions import (
     live_plans,
 )
 from falaj.features.views import Events, ViewPlan
-from falaj.features.viewstorage import Superseded, ViewStorage, once_mark
+from falaj.features.viewstorage import ViewStorage, once_mark
+from falaj.ingest.ports import EventLog
 from falaj.kernel.clock import Clock, microseconds
-from falaj.kernel.errors import InvalidInput, NotFound
+from falaj.kernel.errors import InvalidInput
 from falaj.lake.ports import Lake
 
+Report = Callable[[float, str], None]
+"""Is told how far a piece of work is (0 to 1) and what it does; may raise to stop it."""
+
+
+def untold(share: float, message: str) -> None:
+    """A report that nobody hears."""
+
+
 _ROWS_PER_WRITE = 100_000
-_REBUILDS = 5
 
 __all__ = ["AppliedDefinitions", "FeatureStore", "spine_of"]
 
@@ -57,6 +67,9 @@ class FeatureStore:
         online: the latest values and tiles.
         keys: secrets for views that are personal or sensitive.
         clock: tells when a write happens.
+        log: where pushed events stand first; without one, each push goes into the lake
+            before it is acknowledged.
+        locks: a folder for lock files that all processes of the machine share.
         offline: reads the lake for training; by default with indexes held in memory.
     """
 
@@ -68,6 +81,8 @@ class FeatureStore:
         keys: Secrets,
         clock: Clock,
         *,
+        log: EventLog | None = None,
+        locks: Path | None = None,
         offline: Offline | None = None,
     ) -> None:
         self.definitions = definitions
@@ -76,6 +91,16 @@ class FeatureStore:
         self.offline = offline or Offline(Indexes(lake), Foreign(definitions, None))
         self._keys = keys
         self._clock = clock
+        self.streams = Streams(
+            definitions,
+            lake,
+            online,
+            self.storage,
+            clock,
+            log=log,
+            locks=locks,
+            version=definitions.stamp if isinstance(definitions, AppliedDefinitions) else None,
+        )
         self._readers: dict[tuple[str, ...], OnlineReader] = {}
         self._storages: dict[bytes, ViewStorage] = {}
 
@@ -146,9 +171,18 @@ class FeatureStore:
             ForeignChanged: a foreign table is not what a pin says.
         """
         plan = self.plan(service) if isinstance(service, str) else service
+        if snapshot is None:
+            self.settle(plan)
         return self.offline.frame(
             spine, plan, timestamp=timestamp, knowledge=knowledge, snapshot=snapshot, pins=pins
         )
+
+    def settle(self, service: str | ServicePlan) -> None:
+        """Bring what was pushed to the streams of a service into the lake; quick if nothing was."""
+        plan = self.plan(service) if isinstance(service, str) else service
+        for table in sorted({use.plan.view.source for use in plan.views}):
+            if self.offline.foreign.table(table) is None:
+                self.streams.settle(table)
 
     def foreign_pins(self, service: str | ServicePlan) -> dict[str, str]:
         """The version of each foreign table that a service takes from, as it is now."""
@@ -182,7 +216,7 @@ class FeatureStore:
     def push(
         self,
         table: str,
-        rows: pa.Table,
+        rows: pa.Table | pa.RecordBatch,
         *,
         key: str | None = None,
         ack: Ack | str = Ack.ONLINE,
@@ -192,18 +226,22 @@ class FeatureStore:
 
         Args:
             table: the source table.
-            rows: new rows, with all columns that the views read.
+            rows: new rows, with all columns that the stream declares, or the views read.
             key: makes the push happen once: a repeat changes nothing. Without one, every
                 push counts.
             ack: what to wait for.
             stored: True if the rows are in the lake already; then only online is written.
 
         Raises:
-            InvalidInput: a column or a type is wrong for one of the views; nothing is
-                written anywhere.
-            LimitExceeded: a key is too long; nothing is written anywhere.
+            InvalidInput: a column or a type is wrong for the stream or one of the views;
+                nothing is written anywhere.
+            ContractBroken: a row breaks a contract of the table; nothing is written.
+            LimitExceeded: a key is too long, the disk is full, or too much waits in the
+                log; nothing is written anywhere.
         """
         ack = Ack(ack)
+        if not stored:
+            return self.streams.push(table, rows, key=key, ack=ack)
         plans = self.views_of(table)
         if self.offline.foreign.table(table) is not None:
             raise InvalidInput(
@@ -212,27 +250,20 @@ class FeatureStore:
             )
         found = [(self.storage(plan), plan.events(rows)) for plan in plans]
         now = microseconds(self._clock.now())
-        newer = [row for storage, events in found for row in storage.latest_rows(events)]
         appliers = [storage.applier(events, now) for storage, events in found]
-        name = key or f"push-{random_names.token_hex(16)}"
-        position = 0 if stored else self.lake.append(table, rows, key=f"push:{name}").id
-        pushed = Pushed(
-            snapshot=position or None,
-            views=tuple(dict.fromkeys(p.name for p in plans)) if ack is Ack.ONLINE else (),
-            n_events=sum(len(events) for _, events in found),
-        )
-        if ack is Ack.LOG:
-            return pushed
         done = self.online.write(
             Write(
-                newer=newer,
-                merges=[applier(position) for applier in appliers if applier is not None],
-                once=once_mark(table, name) if key else None,
+                newer=[row for storage, events in found for row in storage.latest_rows(events)],
+                merges=[applier(0) for applier in appliers if applier is not None],
+                once=once_mark(table, key) if key else None,
             )
         )
-        if done.applied:
-            return pushed
-        return pushed.model_copy(update={"repeated": True})
+        return Pushed(
+            snapshot=None,
+            views=tuple(plan.name for plan in plans),
+            n_events=rows.num_rows,
+            repeated=not done.applied,
+        )
 
     def push_records(
         self,
@@ -248,20 +279,8 @@ class FeatureStore:
         Raises:
             InvalidInput: a value does not have its column's type, or a time has no zone.
         """
-        schema = self._schema(table)
-        return self.push(table, table_of(rows, schema), key=key, ack=ack, stored=stored)
-
-    def _schema(self, table: str) -> dict[str, pa.DataType]:
-        types: dict[str, pa.DataType] = {}
-        for plan in self.views_of(table):
-            for name, kind in plan.source_types.items():
-                types.setdefault(name, kind)
-        try:
-            for field in self.lake.schema(table):
-                types[field.name] = field.type
-        except NotFound:
-            pass  # the first rows of the table make it
-        return types
+        types = self.streams.plans.of(table).types
+        return self.push(table, table_of(rows, types), key=key, ack=ack, stored=stored)
 
     def items(self, kind: str) -> list[FeatureItem]:
         """The definitions of one kind with what they offer or take."""
@@ -287,7 +306,8 @@ class FeatureStore:
                     name=item.name,
                     description=item.description,
                     features=features,
-                    versions=states.get(item.name, {}),
+                    versions=(own := states.get(item.name, {})),
+                    standing=", ".join(f"{number} {state}" for number, state in own.items()),
                 )
             )
         return found
@@ -303,8 +323,11 @@ class FeatureStore:
             )
         return plans
 
-    def materialize(self, view: str, upto: datetime | None = None) -> Materialized:
-        """Bring the online rows of a view, in all its live versions, up to what the lake holds.
+    def materialize(
+        self, view: str, upto: datetime | None = None, *, report: Report = untold
+    ) -> Materialized:
+        """Bring the online rows of a view, in all its live versions, up to what the lake and
+        the event log hold.
 
         Latest values are put if newer. Window views are rebuilt; what is pushed at the
         same time is neither lost nor counted twice.
@@ -312,39 +335,54 @@ class FeatureStore:
         Args:
             view: its name.
             upto: leave out what happened or was recorded later.
+            report: told of progress; what it raises ends the work. What was put until then
+                stands: each write is whole, and a second run does the rest.
 
         Raises:
             NotFound: no such view. InvalidInput: its source does not fit it.
         """
         self.view_plan(view)  # says NotFound
-        done = [self._rebuilt(plan, upto) for plan in live_plans(self.definitions, name=view)]
+        plans = list(live_plans(self.definitions, name=view))
+        done = []
+        for place, plan in enumerate(plans):
+
+            def part(share: float, told: str, place: int = place) -> None:
+                report((place + share) / len(plans), told)
+
+            done.append(self._materialized(plan, upto, part))
         return done[0]
 
-    def _rebuilt(self, plan: ViewPlan, upto: datetime | None) -> Materialized:
-        for attempt in range(_REBUILDS):
-            try:
-                return self._materialized(plan, upto)
-            except Superseded:
-                if attempt == _REBUILDS - 1:
-                    raise
-        raise AssertionError
-
-    def _materialized(self, plan: ViewPlan, upto: datetime | None) -> Materialized:
+    def _materialized(self, plan: ViewPlan, upto: datetime | None, report: Report) -> Materialized:
+        report(0.0, f"reading the source of {plan.name}")
+        streamed = self.offline.foreign.table(plan.view.source) is None
+        rebuilder = Rebuilder(self.streams)
+        if streamed:
+            rebuilder.feed(plan)
+            self.streams.settle(plan.view.source)
         storage, snapshot = self.storage(plan), self.lake.latest()
+        standing = rebuilder.standing(plan.view.source, snapshot) if streamed else []
         events = self.events(plan, snapshot)
         now = microseconds(self._clock.now())
-        if upto is not None:
-            limit = microseconds(upto)
+        limit = None if upto is None else microseconds(upto)
+        if limit is not None:
             events = events.known_by(limit)
             now = min(now, limit)
         n_entities = 0
+        report(0.4, f"read {len(events):,} events of {plan.name}")
         for rows in storage.latest_batches(events, _ROWS_PER_WRITE):
             self.online.write(Write(newer=rows))
             n_entities += len(rows)
-        merge: Merge | None = storage.rebuilt(events, now, snapshot)
-        if merge is not None:
-            self.online.write(Write(merges=[merge]))
-            n_entities = len(merge.keys) - 1
+            share = 0.4 + 0.6 * min(n_entities / max(len(events), 1), 1.0)
+            report(share, f"put {n_entities:,} entities of {plan.name} online")
+        rebuilt = storage.rebuilt(self.online, events, now, snapshot)
+        if rebuilt is not None:
+            report(0.8, f"putting the windows of {rebuilt.n_entities:,} entities online")
+            if streamed:
+                rebuilder.rebuild(plan, storage, rebuilt.merge, standing, limit)
+            else:
+                self.online.write(Write(merges=[rebuilt.merge]))
+            rebuilt.finish()
+            n_entities = rebuilt.n_entities
         return Materialized(
             view=plan.name, snapshot=snapshot, n_events=len(events), n_entities=n_entities
         )

@@ -121,11 +121,19 @@ class AppliedDefinitions:
         They are read again only after something was applied or retired.
         """
         with self._database.reading() as connection:
-            count = select(func.count()).select_from(retirements)
-            stamp = (self._definitions.stamp(connection), connection.execute(count).scalar_one())
+            stamp = self._stamp(connection)
             if self._views[0] != stamp:
                 self._views = (stamp, tuple(view_versions(connection, self._definitions)))
             return self._views[1]
+
+    def stamp(self) -> object:
+        """Something that differs once anything was applied or retired; quick."""
+        with self._database.reading() as connection:
+            return self._stamp(connection)
+
+    def _stamp(self, connection: Connection) -> object:
+        count = select(func.count()).select_from(retirements)
+        return self._definitions.stamp(connection), connection.execute(count).scalar_one()
 
 
 def view_versions(connection: Connection, definitions: Definitions) -> Iterator[ViewVersion]:

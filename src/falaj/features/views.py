@@ -41,6 +41,12 @@ from falaj.features.partials import COUNT, NEEDS, Partial, State, finish
 from falaj.features.types import DType, Type
 from falaj.kernel.errors import InvalidInput
 
+_LAYOUT = 2
+"""How rows stand online (``rows``, ``tiles``); it changes with their bytes."""
+LATE_BY = "late_by_us"
+"""The platform's own column of a stream's table: how far an event came behind the watermark,
+in microseconds; null where it did not."""
+
 
 @dataclass(frozen=True)
 class Events:
@@ -184,6 +190,11 @@ class ViewPlan:
         return list(dict.fromkeys([*self.marking_columns, *(name for name, _ in self.columns)]))
 
     @cached_property
+    def optional_columns(self) -> tuple[str, ...]:
+        """Columns of the source table that are read besides, if it has them."""
+        return () if self.lateness_us is None else (LATE_BY,)
+
+    @cached_property
     def source_types(self) -> dict[str, pa.DataType]:
         """The types of the source columns, as far as the view knows them."""
         view = self.view
@@ -201,9 +212,10 @@ class ViewPlan:
 
         A view whose meaning changes gets another one: its old rows are never read as new.
         """
-        left_out = {"description", "owner", "tags", "ttl", "purposes", "allowed_lateness"}
+        left_out = {"description", "owner", "tags", "ttl", "purposes"}
         meaning = self.view.model_dump(mode="json", exclude=left_out)
         meaning["keys"] = {name: dtype.value for name, dtype in self.keys.items()}
+        meaning["layout"] = _LAYOUT
         text = json.dumps(meaning, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).digest()[:8]
 
@@ -211,6 +223,12 @@ class ViewPlan:
     def ttl_us(self) -> int | None:
         """The time to live in microseconds."""
         return None if self.view.ttl is None else microseconds(self.view.ttl)
+
+    @cached_property
+    def lateness_us(self) -> int | None:
+        """The allowed lateness in microseconds; None takes every event."""
+        allowed = self.view.allowed_lateness
+        return None if allowed is None else microseconds(allowed)
 
     @cached_property
     def marking_columns(self) -> list[str]:
@@ -223,7 +241,8 @@ class ViewPlan:
     def marks(self, table: pa.Table) -> Marks:
         """Which rows of a source table are events of this view, of what, and when.
 
-        Rows that the filter drops, and rows without a key or an event time, are none.
+        Rows that the filter drops, rows without a key or an event time, and those that
+        came too late are none.
 
         Args:
             table: n rows with the columns that the view reads.
@@ -235,6 +254,9 @@ class ViewPlan:
         view, told = self.view, self.told
         time = instants(column_of(table, view.event_time, of=told), view.event_time)
         kept = time.valid
+        if self.lateness_us is not None and LATE_BY in table.column_names:
+            late_by = Values.of(table.column(LATE_BY), DType.INT64, LATE_BY)
+            kept = kept & ~(late_by.valid & (late_by.values > self.lateness_us))
         for item in view.where:
             kept = kept & _passes(column_of(table, item.column, of=told), item)
         keys = []
@@ -332,9 +354,14 @@ def _passes(column: pa.ChunkedArray, item: Filter) -> Array:
         return _validity(column)
     if item.op is Operator.IS_NULL:
         return ~_validity(column)
+    if pa.types.is_null(column.type):  # nothing is in it, and a null compares as false
+        return np.zeros(len(column), np.bool_)
     try:
         if item.op is Operator.IN:
-            kept = pc.is_in(column, value_set=pa.array(item.value).cast(column.type))
+            values = pa.array(item.value).cast(column.type)
+            if pa.types.is_floating(column.type):  # -0.0 + 0.0 is 0.0: they are equal, not alike
+                column, values = pc.add(column, 0.0), pc.add(values, 0.0)
+            kept = pc.is_in(column, value_set=values)
         else:
             kept = _COMPARE[item.op](column, pa.scalar(item.value))
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:

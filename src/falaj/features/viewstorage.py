@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pyarrow as pa
@@ -12,23 +11,12 @@ import pyarrow.compute as pc
 
 from falaj.features.columns import Ints
 from falaj.features.entitykeys import KeyCodec
-from falaj.features.grouping import latest_of_each, numbered
-from falaj.features.model import microseconds
-from falaj.features.ports import Merge, Secrets
+from falaj.features.grouping import latest_of_each
+from falaj.features.ports import Merge, OnlineStore, Secrets
 from falaj.features.rows import RowCodec
 from falaj.features.sealing import Sealer
-from falaj.features.tiles import TileCodec
 from falaj.features.views import Events, ViewPlan, column_key
-from falaj.kernel.errors import FalajError
-
-_MARK = struct.Struct(">qq")
-
-
-class Superseded(FalajError):
-    """A rebuilt view would lose events that were applied while it was being rebuilt."""
-
-    code = "superseded"
-    retryable = True
+from falaj.features.windowstorage import Rebuilt, WindowStorage
 
 
 class ViewStorage:
@@ -39,35 +27,31 @@ class ViewStorage:
         secrets: for views whose classification is personal or sensitive: keys of
             entities are replaced by keyed hashes, and values are encrypted.
 
-    Of each window view one more row, its *mark*, tells up to which lake snapshot the view
-    was rebuilt and which is the newest that was applied since, so that a push and a
-    rebuild at the same time neither lose nor double an event.
+    A window view is ``window``. Its *mark* tells up to which lake snapshot the view was
+    rebuilt and which is the newest that was applied since, so that a push and a rebuild at
+    the same time neither lose nor double an event.
     """
 
     def __init__(self, plan: ViewPlan, secrets: Secrets) -> None:
         self.plan = plan
         prefix = plan.storage_id
-        self.mark = prefix
         hash_key, self._sealer = None, None
         if plan.sealed:
             name = prefix.hex()
             hash_key = secrets.derive(f"online-key.{name}", 32)
             self._sealer = Sealer(secrets.derive(f"online-value.{name}", 32))
         self.keys = KeyCodec(prefix, plan.keys, secret=hash_key)
-        self.tiles: TileCodec | None = None
         self.rows: RowCodec | None = None
+        self.window: WindowStorage | None = None
         if plan.view.aggregates:
-            self.tiles = TileCodec(plan, head_us=microseconds(plan.view.head))
+            self.window = WindowStorage(plan, prefix, hash_key, self._sealer)
+            self.keys = self.window.keys
         else:
             self.rows = RowCodec(list(plan.outputs.values()))
 
     def opened(self, key: bytes, row: bytes) -> bytes:
-        """The row in clear; raises Corrupt."""
+        """A row in clear; raises Corrupt."""
         return row if self._sealer is None else self._sealer.open(key, row)
-
-    def sealed(self, key: bytes, row: bytes) -> bytes:
-        """The row as it is stored."""
-        return row if self._sealer is None else self._sealer.seal(key, row)
 
     def latest_rows(self, events: Events) -> list[tuple[bytes, bytes]]:
         """(key, row) of the latest event of each entity among these, for ``Write.newer``.
@@ -106,62 +90,25 @@ class ViewStorage:
         keys = self.keys.column([key.take(pa.array(rows)) for key in events.keys])
         return np.asarray(pc.sort_indices(pa.array(keys, pa.binary())).to_numpy(), np.int64)
 
-    def _owners(self, events: Events) -> tuple[Ints, list[bytes]]:
-        owners, first = numbered(events.keys)
-        return owners, self.keys.column([key.take(pa.array(first)) for key in events.keys])
-
     def applier(self, events: Events, now_us: int) -> Callable[[int], Merge] | None:
         """Prepares the merge of new events into the rows of a window view.
 
         Everything that can be refused is refused here. The function returned makes the
         merge, given the lake snapshot that holds these events: if the view was rebuilt
-        from it or a later one, they are in already. (0: merged in any case.)
+        from it or a later one, they are in already. (0: merged in any case.) Whoever keeps
+        a position of its own puts it into the same ``Write`` and gives 0.
         """
-        if self.tiles is None or not len(events):
+        if self.window is None or not len(events):
             return None
-        tiles = self.tiles
-        owners, names = self._owners(events)
-        kept = tiles.kept(events, events.event_time, events.recorded_at)
+        return self.window.applier(events, now_us)
 
-        def merge(position: int) -> Merge:
-            def change(stored: Sequence[bytes | None]) -> list[bytes | None]:
-                rebuilt, applied = _MARK.unpack(stored[0]) if stored[0] else (0, 0)
-                if position and position <= rebuilt:
-                    return list(stored)
-                old = [
-                    None if row is None else self.opened(key, row)
-                    for key, row in zip(names, stored[1:], strict=True)
-                ]
-                new = tiles.merged(old, owners, kept, now_us)
-                mark = _MARK.pack(rebuilt, max(applied, position))
-                return [mark, *map(self.sealed, names, new)]
-
-            return Merge([self.mark, *names], change)
-
-        return merge
-
-    def rebuilt(self, events: Events, now_us: int, snapshot: int) -> Merge | None:
-        """The merge that puts rows made of these events in the place of what stands there.
-
-        Its ``change`` raises Superseded if events of a later snapshot were applied.
-        """
-        if self.tiles is None:
+    def rebuilt(
+        self, store: OnlineStore, events: Events, now_us: int, snapshot: int
+    ) -> Rebuilt | None:
+        """Make a window view anew of these events; see ``WindowStorage.rebuilt``."""
+        if self.window is None:
             return None
-        owners, names = self._owners(events)
-        kept = self.tiles.kept(events, events.event_time, events.recorded_at)
-        rows = self.tiles.merged([None] * len(names), owners, kept, now_us)
-        stored_rows = [*map(self.sealed, names, rows)]
-
-        def change(stored: Sequence[bytes | None]) -> list[bytes | None]:
-            _, applied = _MARK.unpack(stored[0]) if stored[0] else (0, 0)
-            if applied > snapshot:
-                raise Superseded(
-                    f"Events were pushed to {self.plan.name!r} while it was being rebuilt.",
-                    hint="Materialise it again.",
-                )
-            return [_MARK.pack(snapshot, applied), *stored_rows]
-
-        return Merge([self.mark, *names], change)
+        return self.window.rebuilt(store, events, now_us, snapshot)
 
 
 def once_mark(table: str, key: str) -> bytes:

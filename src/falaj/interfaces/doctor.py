@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -69,6 +69,7 @@ def examined(settings: Settings) -> Iterator[Finding]:
         "blobs": _blobs,
         "feature index": _index,
         "online store": _online,
+        "event log": _event_log,
         "certificate": _certificate,
         "ports": _ports,
     }
@@ -159,11 +160,16 @@ def _online(made: Premises) -> str:
     return f"{made.settings.online.split('?')[0]} answers"
 
 
+def _event_log(made: Premises) -> str:
+    _not_weak(made.event_log)
+    return f"{made.settings.event_log.split('?')[0]} answers"
+
+
 @runtime_checkable
 class Candid(Protocol):
     """A store on somebody else's server, which can say what is weak about that."""
 
-    def weaknesses(self) -> Iterator[tuple[str, str]]:
+    def weaknesses(self) -> Iterable[tuple[str, str]]:
         """What breaks or weakens a promise, and what to do about it."""
         ...
 

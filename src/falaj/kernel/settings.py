@@ -60,6 +60,19 @@ class InferenceSettings(BaseModel):
     flush_seconds: float = Field(1.0, gt=0)
 
 
+class StreamSettings(BaseModel):
+    """How pushed events wait, and how often they move into the lake."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    lake_seconds: float = Field(10.0, gt=0)
+    """Events move into the lake that often."""
+    lake_rows: int = Field(500_000, gt=0)
+    """Or as soon as so many wait for it."""
+    waiting_bytes: int = Field(1 << 30, ge=1 << 20)
+    """So much of a partition may wait in the embedded log; beyond it pushes are refused."""
+
+
 class Settings(BaseSettings):
     """The settings of one platform."""
 
@@ -94,6 +107,14 @@ class Settings(BaseSettings):
     """How indexes of views stand on disk: encrypted, or in clear and mapped into memory."""
     feature_index_bytes: int = Field(4 * 2**30, ge=2**20)
     """How much of them is held in memory at most (mapped files do not count)."""
+    event_log: str = "segments:"
+    """``segments:`` (in home) or ``kafkas://user@host:9093,host:9093?mechanism=…``."""
+    event_log_password: SecretStr | None = None
+    event_log_ca_file: Path | None = None
+    """The authorities (PEM) that the brokers' certificates may be signed by."""
+    event_log_certificate_file: Path | None = None
+    """A client's certificate (PEM), for brokers that ask for one."""
+    event_log_private_key_file: Path | None = None
     keys: str = "keyring:"
     """``keyring:`` (a sealed file in home)."""
     keyring_passphrase: SecretStr | None = None
@@ -102,10 +123,13 @@ class Settings(BaseSettings):
     """Folders that sources may read files from; relative to the project's folder."""
     job_lease_seconds: float = Field(30.0, ge=1, le=3600)
     """After so long without a sign of its worker, a job is taken up by another one."""
+    parity_minutes: float = Field(15.0, ge=0, le=100_000)
+    """How often served features are computed again offline and compared; 0: never."""
     region: str = "local"
     """The region that this installation stands in; assets inherit it."""
     http: HttpSettings = HttpSettings()
     inference: InferenceSettings = InferenceSettings()
+    streams: StreamSettings = StreamSettings()
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$")
     log_format: str = Field("json", pattern="^(json|text)$")
 

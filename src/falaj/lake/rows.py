@@ -55,8 +55,9 @@ def fitted(
     Raises:
         SchemaMismatch: a missing, unexpected or differently typed column, by name.
     """
-    missing = [name for name in schema.names if name not in rows.column_names]
-    added = [field for field in rows.schema if field.name not in schema.names]
+    there, known = set(rows.column_names), set(schema.names)
+    missing = [name for name in schema.names if name not in there]
+    added = [field for field in rows.schema if field.name not in known]
     if missing:
         raise SchemaMismatch(
             f"The rows for {table!r} lack the column{_s(missing)} {_told(missing)}.",

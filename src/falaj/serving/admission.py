@@ -112,7 +112,7 @@ class Admission:
             answer = await loop.run_in_executor(self._aside, decided)
         except (Unauthenticated, Forbidden, NotFound) as error:
             answer = error
-        if keep or isinstance(answer, Unauthenticated):
+        if keep or isinstance(answer, (str, Unauthenticated)):
             if len(self._kept) >= _MOST_KEPT:
                 self._kept.clear()
             self._kept[authorization, about] = (time.perf_counter() + KEPT_SECONDS, answer)

@@ -15,26 +15,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
-from falaj.features.model import Status
 from falaj.kernel.clock import from_microseconds, microseconds
+from falaj.serving.arrowbodies import table_of_stream
 from falaj.serving.errors import BadRequest, BodyTooLarge, UnsupportedMedia
 
 if TYPE_CHECKING:
     from falaj.features.online import OnlineReader
     from falaj.features.vectors import OnlineColumns
+    from falaj.serving.featureservices import Compiled
 
 ARROW = b"application/vnd.apache.arrow.stream"
 JSON = b"application/json"
 MOST_ROWS = 10_000
 _FEW = 6
 """Up to so many rows are answered row by row, more by column."""
-_FEAST = {
-    Status.PRESENT: "PRESENT",
-    Status.NULL: "NULL_VALUE",
-    Status.EXPIRED: "OUTSIDE_MAX_AGE",
-    Status.MISSING: "NOT_FOUND",
-}
-_NO_TIME = "1970-01-01T00:00:00Z"
 
 
 class Shape(Enum):
@@ -73,6 +67,8 @@ class Question:
     columns: Mapping[str, Sequence[Any]] | None
     n_rows: int
     at_us: int | None = None
+    full_names: bool = False
+    """In Feast's shape: whether features are told with the names of their views."""
 
     def first(self) -> dict[str, Any]:
         """The first row."""
@@ -128,6 +124,7 @@ def feast_question(body: bytes) -> tuple[str, Question]:
             hint="Access is granted by feature service: name one instead of features.",
         )
     asked = Question(Shape.FEAST, None, found.entities, _height(found.entities))
+    asked.full_names = found.full_feature_names
     return found.feature_service, asked
 
 
@@ -155,38 +152,25 @@ def _height(columns: Mapping[str, Sequence[Any]]) -> int:
 def _arrow_question(body: bytes) -> Question:
     import pyarrow as pa
 
-    try:
-        with pa.ipc.open_stream(body) as reader:
-            table = reader.read_all()
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise BadRequest(
-            f"The body is no Arrow IPC stream: {str(error)[:200]}.",
-            hint="Write it with pyarrow.ipc.new_stream.",
-        ) from None
-    n = _bounded(table.num_rows)
-    names = table.column_names
-    if len(set(names)) != len(names):
-        raise BadRequest("Two columns of the Arrow stream have one name.", hint="Rename one.")
+    table = table_of_stream(body, MOST_ROWS)
     columns: dict[str, Any] = {}
-    for name in names:
+    for name in table.column_names:
         column = table.column(name)
         if pa.types.is_timestamp(column.type):
             column = column.cast(pa.timestamp("us", column.type.tz)).cast(pa.int64())
         columns[name] = column.to_pylist()
-    return Question(Shape.ARROW, None, columns, n)
+    return Question(Shape.ARROW, None, columns, table.num_rows)
 
 
 # ── answers ──────────────────────────────────────────────────────────────────────────
 
 
-def answered(
-    asked: Question, reader: OnlineReader, at_us: int, *, shape: Shape, explain: bool
-) -> bytes:
+def answered(asked: Question, found: Compiled, at_us: int, *, shape: Shape, explain: bool) -> bytes:
     """Read, and encode the answer.
 
     Args:
         asked: the question.
-        reader: of the service.
+        found: the service.
         at_us: the instant to answer for, UTC microseconds.
         shape: of the answer.
         explain: whether statuses and event times are told (of Feast's shape, always).
@@ -194,6 +178,9 @@ def answered(
     Raises:
         InvalidInput: a key or field is missing or wrong.
     """
+    if shape is Shape.FEAST:
+        return found.feast.answer(asked.columns or {}, asked.n_rows, at_us, asked.full_names)
+    reader = found.reader
     if shape is Shape.ROWS and not explain:
         if asked.rows is not None:
             records = reader.records(asked.rows, at_us)
@@ -201,16 +188,14 @@ def answered(
             records = reader.columns(asked.columns or {}, at_us).records()
         return b'{"rows":%b}' % _encode(records)
     if asked.rows is not None:
-        found = reader.columns_of(asked.rows, at_us)
+        read = reader.columns_of(asked.rows, at_us)
     else:
-        found = reader.columns(asked.columns or {}, at_us)
+        read = reader.columns(asked.columns or {}, at_us)
     if shape is Shape.ROWS:
-        return _explained_rows(found)
-    if shape is Shape.FEAST:
-        return _feast(asked.columns or {}, found)
+        return _explained_rows(read)
     if shape is Shape.ARROW:
-        return _arrow(found, reader, explain=explain)
-    return _columns(found, explain=explain)
+        return _arrow(read, reader, explain=explain)
+    return _columns(read, explain=explain)
 
 
 def _explained_rows(found: OnlineColumns) -> bytes:
@@ -244,37 +229,6 @@ def _columns(found: OnlineColumns, *, explain: bool) -> bytes:
     return _encode(told)
 
 
-def _feast(entities: Mapping[str, Sequence[Any]], found: OnlineColumns) -> bytes:
-    """The shape of ``get-online-features`` of Feast's server."""
-    from falaj.features.vectors import NO_TIME, STATUSES
-
-    n = len(found.statuses)
-    words = [_FEAST[status] for status in STATUSES]
-    times = {
-        view: [_NO_TIME if time == NO_TIME else _short(time) for time in column]
-        for view, column in zip(found.views, found.event_times.T.tolist(), strict=True)
-    }
-    unknown = [_NO_TIME] * n
-    results: list[dict[str, Any]] = [
-        {"values": values, "statuses": ["PRESENT"] * n, "event_timestamps": unknown}
-        for values in entities.values()
-    ]
-    codes = found.statuses.T.tolist()
-    for name, values, column in zip(found.names, found.lists(), codes, strict=True):
-        view = name.rpartition("__")[0]
-        while view and view not in times:
-            view = view.rpartition("__")[0]
-        results.append(
-            {
-                "values": values,
-                "statuses": [words[code] for code in column],
-                "event_timestamps": times.get(view, unknown),
-            }
-        )
-    names = [*entities, *found.names]
-    return _encode({"metadata": {"feature_names": names}, "results": results})
-
-
 def _arrow(found: OnlineColumns, reader: OnlineReader, *, explain: bool) -> bytes:
     import pyarrow as pa
 
@@ -300,7 +254,3 @@ def _arrow(found: OnlineColumns, reader: OnlineReader, *, explain: bool) -> byte
 
 def _instant(time: int | None) -> str | None:
     return None if time is None else from_microseconds(time).isoformat()
-
-
-def _short(time: int) -> str:
-    return from_microseconds(time).strftime("%Y-%m-%dT%H:%M:%SZ")

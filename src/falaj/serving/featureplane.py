@@ -23,6 +23,7 @@ from falaj.kernel.call import AssetRef, Caller
 from falaj.kernel.clock import Clock
 from falaj.kernel.errors import Forbidden, NotFound, StepUpRequired
 from falaj.kernel.ports import Policy, Resource
+from falaj.serving.arrowbodies import table_of_stream
 from falaj.serving.errors import BadRequest, BodyTooLarge, MethodNotAllowed, UnsupportedMedia
 from falaj.serving.featurebodies import (
     ARROW,
@@ -49,6 +50,9 @@ FEAST_PATH = b"/get-online-features"
 _READ_BYTES, _READ_SECONDS = 8 << 20, 10.0
 _PUSH_BYTES, _PUSH_SECONDS = 32 << 20, 30.0
 MOST_EVENTS = 100_000
+_ANYBODY = "anybody with a token"
+_INLINE_BYTES = 64 << 10
+"""Larger bodies are decoded on a thread, and only for callers who are known."""
 _INLINE_ROWS = 200
 """More rows than these are read on a thread."""
 _NDJSON = b"application/x-ndjson"
@@ -107,6 +111,8 @@ class FeatureReads:
         log: records.
         aside: threads for large reads.
         prefix: of its paths: ``/v1/features/``, or Feast's own path.
+        local: False if the online store is behind a network: then every read waits for it
+            on a thread, and not the event loop with all other requests.
     """
 
     def __init__(
@@ -118,8 +124,10 @@ class FeatureReads:
         aside: ThreadPoolExecutor,
         *,
         prefix: bytes = _READS,
+        local: bool = True,
     ) -> None:
         self.prefix = prefix
+        self._local = local
         self._services = services
         self._admission = admission
         self._judge = judge
@@ -135,52 +143,72 @@ class FeatureReads:
         """Answer a read; see the module."""
         if request.method != b"POST":
             raise MethodNotAllowed("Features are read by POST.", hint="Use POST.")
-        headers = request.headers
-        if self.prefix == FEAST_PATH:
-            name, asked = feast_question(request.body)
-        else:
-            if not request.path.endswith(_READ_SUFFIX):
-                raise NotFound(
-                    "There is nothing to call here.", hint="POST /v1/features/SERVICE/read."
-                )
-            name = unquote(request.path[len(_READS) : -len(_READ_SUFFIX)].decode("latin-1"))
-            asked = question(request.body, headers.get(b"content-type", b""))
-        purpose = _purpose(request)
-        about = (READ, name, purpose)
-        authorization = headers.get(b"authorization", b"")
-        caller = self._admission.remembered(authorization, about, request.started)
+        if len(request.body) > _INLINE_BYTES:
+            return self._large(request)
+        name, asked = self._question(request)
+        if not self._local:
+            return self._later(request, name, asked, aside=True)
         found = self._services.ready(name, request.started)
-        if caller is None or found is None or asked.n_rows > _INLINE_ROWS:
-            return self._later(request, name, asked, purpose)
+        if found is None or asked.n_rows > _INLINE_ROWS:
+            return self._later(request, name, asked)
+        purpose = _purpose(request)
+        authorization = request.headers.get(b"authorization", b"")
+        # A service that has changed is another object: whoever reads it is asked anew.
+        caller = self._admission.remembered(authorization, (found, purpose), request.started)
+        if caller is None:
+            return self._later(request, name, asked)
         return self._told(request, found, asked, caller, purpose)
 
+    def _question(self, request: Request) -> tuple[str, Question]:
+        """The service that is asked, and what of it."""
+        if self.prefix == FEAST_PATH:
+            return feast_question(request.body)
+        name = self._named(request)
+        return name, question(request.body, request.headers.get(b"content-type", b""))
+
+    def _named(self, request: Request) -> str:
+        if not request.path.endswith(_READ_SUFFIX):
+            raise NotFound("There is nothing to call here.", hint="POST /v1/features/SERVICE/read.")
+        return unquote(request.path[len(_READS) : -len(_READ_SUFFIX)].decode("latin-1"))
+
+    async def _large(self, request: Request) -> Told:
+        """A large body: nobody has it decoded who holds no token, and the loop goes on."""
+        authorization = request.headers.get(b"authorization", b"")
+        if self._admission.remembered(authorization, _ANYBODY, request.started) is None:
+            await self._admission.asked(authorization, _ANYBODY, lambda _: None)
+        loop = asyncio.get_running_loop()
+        name, asked = await loop.run_in_executor(self._aside, self._question, request)
+        return await self._later(request, name, asked, aside=True)
+
     async def _later(
-        self, request: Request, name: str, asked: Question, purpose: str | None
+        self, request: Request, name: str, asked: Question, *, aside: bool = False
     ) -> Told:
-        found: list[Compiled] = []
-        ready = self._services.ready(name, time.perf_counter())
+        purpose = _purpose(request)
+        compiled: Compiled | None = None
         missing: NotFound | None = None
         try:
-            found.append(ready or await self._services.named(name))
+            compiled = self._services.ready(name, time.perf_counter())
+            compiled = compiled or await self._services.named(name)
         except NotFound as error:
             missing = error  # who may not know of it hears the same as who asks for nothing
 
         def ask(caller: Caller) -> None:
             ref = AssetRef("feature_service", name)
-            if missing is not None:
+            if compiled is None:
                 self._judge.permit(caller, READ, Resource(ref, exists=False))
-                raise missing
+                raise missing or NotFound(f"There is no feature service {name!r}.")
             caller = replace(caller, purpose=purpose or caller.purpose, via="http")
-            self._judge.permit(caller, READ, Resource(ref, found[0].attributes))
-            permitted(found[0].reader.plan, caller.purpose)
+            self._judge.permit(caller, READ, Resource(ref, compiled.attributes))
+            permitted(compiled.reader.plan, caller.purpose)
 
         authorization = request.headers.get(b"authorization", b"")
-        about = (READ, name, purpose)
+        about = (READ, name) if compiled is None else (compiled, purpose)
         caller = self._admission.remembered(authorization, about, time.perf_counter())
         if caller is None:
             caller = await self._admission.asked(authorization, about, ask, keep=missing is None)
-        compiled = found[0]
-        if asked.n_rows <= _INLINE_ROWS:
+        if compiled is None:
+            raise AssertionError
+        if not aside and asked.n_rows <= _INLINE_ROWS:
             return self._told(request, compiled, asked, caller, purpose)
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(
@@ -202,10 +230,10 @@ class FeatureReads:
         now_us = time.time_ns() // 1000
         at_us = asked.at_us or now_us
         explain = b"explain=status" in request.query
-        body = answered(asked, found.reader, at_us, shape=shape, explain=explain)
+        body = answered(asked, found, at_us, shape=shape, explain=explain)
         sample: tuple[str | None, str | None] = (None, None)
         self._count += 1
-        if self._count % SAMPLED == 1 and asked.n_rows:
+        if self._count % SAMPLED == 1 and asked.n_rows and found.sampled:
             first = asked.first()
             sample = (
                 _encode(first).decode(),
@@ -276,6 +304,7 @@ class StreamEvents:
                 caller = replace(caller, via="http")
                 self._judge.permit(caller, PUSH, self._resource(AssetRef("table", name)))
 
+            # That there is no such table is not kept: it may be declared right now.
             await self._admission.asked(authorization, about, ask, keep=False)
         loop = asyncio.get_running_loop()
         pushed = await loop.run_in_executor(self._aside, self._push, request, name)
@@ -288,7 +317,7 @@ class StreamEvents:
         media = headers.get(b"content-type", b"").lower()
         store = self._store()
         if media.startswith(ARROW):
-            return store.push(name, _arrow(request.body), key=key, ack=ack)
+            return store.push(name, table_of_stream(request.body, MOST_EVENTS), key=key, ack=ack)
         if media.startswith(_NDJSON):
             rows = _ndjson(request.body)
         elif not media or media.startswith(JSON):
@@ -334,21 +363,6 @@ def _ndjson(body: bytes) -> list[dict[str, Any]]:
             f"The body is not one JSON object a line: {str(error)[:300]}.",
             hint="Write each event as one line; nothing was taken.",
         ) from None
-
-
-def _arrow(body: bytes) -> Any:
-    import pyarrow as pa
-
-    try:
-        with pa.ipc.open_stream(body) as reader:
-            table = reader.read_all()
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise BadRequest(
-            f"The body is no Arrow IPC stream: {str(error)[:200]}.",
-            hint="Write it with pyarrow.ipc.new_stream.",
-        ) from None
-    _few_enough(table.num_rows)
-    return table
 
 
 def _few_enough(n: int) -> None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from falaj.kernel.call import AssetRef
 from falaj.kernel.errors import FalajError, NotFound
 from falaj.kernel.telemetry import logger
+from falaj.serving.feastanswers import FeastAnswers
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
@@ -29,18 +30,27 @@ if TYPE_CHECKING:
 LOOK_SECONDS = 0.5
 OLDEST_SECONDS = 1.0
 _IDLE_SECONDS = 60.0
+_OF_PEOPLE = ("personal", "sensitive")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Compiled:
-    """A feature service, ready to be read."""
+    """A feature service, ready to be read. Another one takes its place when it changes."""
 
     name: str
     reader: OnlineReader
+    feast: FeastAnswers
     attributes: Mapping[str, str]
     """As the policy sees them."""
     state: object
     """Equal as long as nothing has changed."""
+
+    @property
+    def sampled(self) -> bool:
+        """Whether values may stand in the record of reads: not those of people."""
+        return self.attributes.get("classification") not in _OF_PEOPLE and not any(
+            use.plan.sealed for use in self.reader.plan.views
+        )
 
 
 class FeatureServices:
@@ -135,7 +145,8 @@ class FeatureServices:
             return before
         store = self._store()
         plan = store.plan(name)
-        return Compiled(name, store.reader(plan), resource.attributes, state)
+        reader = store.reader(plan)
+        return Compiled(name, reader, FeastAnswers(reader), resource.attributes, state)
 
     def stop(self) -> None:
         """Stop looking."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -79,26 +79,34 @@ class MemoryLake:
 
     def append(self, table: str, rows: pa.Table, *, key: str | None = None, **_: Any) -> Snapshot:
         """Add rows once per key."""
+        return self.append_many({table: rows}, key=key)
+
+    def append_many(
+        self, rows: Mapping[str, pa.Table], *, key: str | None = None, **_: Any
+    ) -> Snapshot:
+        """Add rows to several tables once per key."""
         if key is not None and key in self._keys:
             return self._keys[key]
-        known = self._states[-1].get(table)
-        if known is None:
-            known = _Log(len(self._states), np.arange(0), 0, rows.slice(0, 0))
-        new = np.arange(known.end, known.end + rows.num_rows)
-        whole = pa.concat_tables([known.rows, rows.select(known.rows.column_names)])
-        positions = np.concatenate([known.positions, new])
-        end = known.end + rows.num_rows
-        return self._kept(table, _Log(known.identity, positions, end, whole), key)
+        state = dict(self._states[-1])
+        for table, given in rows.items():
+            known = state.get(table)
+            if known is None:
+                known = _Log(len(self._states), np.arange(0), 0, given.slice(0, 0))
+            end = known.end + given.num_rows
+            positions = np.concatenate([known.positions, np.arange(known.end, end)])
+            whole = pa.concat_tables([known.rows, given], promote_options="default")
+            state[table] = _Log(known.identity, positions, end, whole)
+        return self._kept(state, key)
 
     def replace(self, table: str, rows: pa.Table, *, key: str | None = None) -> Snapshot:
         """Put rows in the place of all rows; positions go on."""
         known = self._states[-1][table]
-        positions = np.arange(known.end, known.end + rows.num_rows)
         end = known.end + rows.num_rows
-        return self._kept(table, _Log(known.identity, positions, end, rows), key)
+        log = _Log(known.identity, np.arange(known.end, end), end, rows)
+        return self._kept({**self._states[-1], table: log}, key)
 
-    def _kept(self, table: str, log: _Log, key: str | None) -> Snapshot:
-        self._states.append({**self._states[-1], table: log})
+    def _kept(self, state: dict[str, _Log], key: str | None) -> Snapshot:
+        self._states.append(state)
         snapshot = Snapshot(id=self.latest(), at=datetime.now(UTC))
         if key is not None:
             self._keys[key] = snapshot

@@ -142,6 +142,36 @@ def own_kafka(folder: Path) -> tuple[KillableServer, Broker]:
     return KillableServer(folder, command, lambda: bool(kafka_versions(broker))), broker
 
 
+class MockKafka:
+    """librdkafka's own mock cluster: three brokers over the real protocol, in memory.
+
+    It knows what noida-db does not: a member of a group that gives no sign of life is given
+    up. It has no administration: topics are made here, with four partitions each.
+
+    Args:
+        topics: their names.
+
+    Entered, it gives the ``host:port`` of the brokers, which end when it is left.
+    """
+
+    def __init__(self, *topics: str) -> None:
+        self._topics = topics
+
+    def __enter__(self) -> tuple[str, ...]:
+        from confluent_kafka import Producer
+
+        self._mock = Producer(
+            {"bootstrap.servers": "mock", "test.mock.num.brokers": 3, "log_level": 0}
+        )
+        for topic in self._topics:
+            self._mock.list_topics(topic, timeout=10)
+        found = self._mock.list_topics(timeout=10).brokers.values()
+        return tuple(f"{one.host}:{one.port}" for one in found)
+
+    def __exit__(self, *_: object) -> None:
+        del self._mock
+
+
 class TlsFront:
     """TLS before a server that speaks none: whatever comes is decrypted and passed on.
 
@@ -149,11 +179,14 @@ class TlsFront:
         folder: where its authority and certificate are made.
         port: of the server on 127.0.0.1.
         names: that the certificate is made for.
+        is_kafka: brokers tell clients where they listen; the front tells its own port instead.
 
     ``port`` is where it listens, ``ca_file`` what its clients must trust.
     """
 
-    def __init__(self, folder: Path, port: int, *, names: Sequence[str] = (HOST,)) -> None:
+    def __init__(
+        self, folder: Path, port: int, *, names: Sequence[str] = (HOST,), is_kafka: bool = False
+    ) -> None:
         authority = CertificateAuthority(folder, clock=SystemClock())
         certificate = authority.server_certificate(names)
         self.ca_file = certificate.ca_path
@@ -161,6 +194,12 @@ class TlsFront:
         self._context = certificate.server_context()
         self._listening = socket.create_server((HOST, 0))
         self.port = int(self._listening.getsockname()[1])
+        place = HOST.encode() + b"%b"
+        self._told = (
+            (place % port.to_bytes(4, "big"), place % self.port.to_bytes(4, "big"))
+            if is_kafka
+            else (b"", b"")
+        )
         self._thread = threading.Thread(target=self._accept, daemon=True)
         self._thread.start()
 
@@ -183,11 +222,11 @@ class TlsFront:
         with contextlib.suppress(OSError, ssl.SSLError), plain:
             front = self._context.wrap_socket(plain, server_side=True)
             with front, socket.create_connection((HOST, self._behind)) as behind:
-                _passed_on(front, behind)
+                _passed_on(front, behind, *self._told)
 
 
-def _passed_on(front: ssl.SSLSocket, behind: socket.socket) -> None:
-    """Carry bytes both ways until one side ends."""
+def _passed_on(front: ssl.SSLSocket, behind: socket.socket, told: bytes, ours: bytes) -> None:
+    """Carry bytes both ways until one side ends; what the server tells is said our way."""
     with selectors.DefaultSelector() as ready:
         ready.register(front, selectors.EVENT_READ, behind)
         ready.register(behind, selectors.EVENT_READ, front)
@@ -197,9 +236,18 @@ def _passed_on(front: ssl.SSLSocket, behind: socket.socket) -> None:
                 if not isinstance(source, socket.socket):
                     return
                 while True:
-                    data = source.recv(1 << 16)
+                    data = _frame(source) if told and source is behind else source.recv(1 << 16)
                     if not data:
                         return
-                    target.sendall(data)
+                    target.sendall(data.replace(told, ours) if told else data)
                     if not (isinstance(source, ssl.SSLSocket) and source.pending()):
                         break
+
+
+def _frame(source: socket.socket) -> bytes:
+    """One whole answer of Kafka's protocol, so that nothing to be replaced is cut in two."""
+    head = source.recv(4, socket.MSG_WAITALL)
+    if len(head) < 4:
+        return b""
+    size = int.from_bytes(head, "big")
+    return head + source.recv(size, socket.MSG_WAITALL)

@@ -71,23 +71,28 @@ class OnlineStoreSuite:
         assert list(seen[-1]) == [row(1, b"1"), row(1, b"2"), None]
         assert store.read([b"a", b"b", b"c"]) == [None, row(2, b"3"), row(1, b"4")]
 
-    def test_what_a_merge_has_read_can_tell_which_further_rows_it_needs(
+    def test_what_a_merge_has_read_tells_step_by_step_which_further_rows_it_needs(
         self, store: OnlineStore
     ) -> None:
-        store.write(Write(newer=[(b"which", row(1, b"b")), (b"b", row(1, b"one"))]))
+        chain = [(b"a", row(1, b"b")), (b"b", row(1, b"c")), (b"c", row(1, b"one"))]
+        store.write(Write(newer=chain))
 
         def more(stored: Sequence[bytes | None]) -> list[bytes]:
-            return [(stored[0] or b"")[24:], b"new"]
+            if len(stored) == 4:
+                return []
+            last = (stored[-1] or b"")[24:]
+            return [last] if len(stored) == 1 else [last, b"new"]
 
         def change(stored: Sequence[bytes | None]) -> list[bytes | None]:
-            which, there, new = stored
-            assert which is not None
-            assert there is not None
-            assert new is None
-            return [None, row(2, there[24:] + b"+"), row(2, b"made")]
+            first, second, third, new = stored
+            assert (first, second, new) == (row(1, b"b"), row(1, b"c"), None)
+            assert third is not None
+            return [None, second, row(2, third[24:] + b"+"), row(2, b"made")]
 
-        store.write(Write(merges=[Merge([b"which"], change, more)]))
-        assert store.read([b"which", b"b", b"new"]) == [None, row(2, b"one+"), row(2, b"made")]
+        store.write(Write(merges=[Merge([b"a"], change, more)]))
+        assert store.read([b"a", b"b", b"c", b"new"]) == [
+            None, row(1, b"c"), row(2, b"one+"), row(2, b"made"),
+        ]  # fmt: skip
 
     def test_many_rows_in_any_order_are_each_put_if_newer(self, store: OnlineStore) -> None:
         n = 3_000

@@ -53,7 +53,7 @@ def text(n):
     return b"%d " % n * (1 + n % 400)
 
 def next_place(stored):
-    return [b"place %d %d" % (me, number(stored[0]) % 7)]
+    return [b"place %d %d" % (me, number(stored[0]) % 7)] if len(stored) == 1 else []
 
 def counted(stored):
     return [row(0, b"%d" % (number(one) + 1)) for one in stored]

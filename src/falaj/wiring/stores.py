@@ -13,7 +13,10 @@ from falaj.kernel.settings import Settings, is_there, private_folder
 
 if TYPE_CHECKING:
     from falaj.features.adapters.redis_connection import RedisPlace
+    from falaj.features.foreign import ForeignTables, Places
     from falaj.features.ports import OnlineStore
+    from falaj.ingest.adapters.kafka_clients import KafkaPlace
+    from falaj.ingest.ports import EventLog
     from falaj.lake.ports import BlobStore, Lake
     from falaj.trust.adapters.keys_file import Seal
     from falaj.trust.ports import KeyService
@@ -187,7 +190,33 @@ def checked(settings: Settings) -> Settings:
         )
     if settings.online != "lmdb:":
         redis_place(settings)
+    if settings.event_log != "segments:":
+        kafka_place(settings)
     return settings
+
+
+def kafka_place(settings: Settings) -> KafkaPlace:
+    """The Kafka cluster that ``event_log`` names.
+
+    Raises:
+        InvalidInput: it names none, or holds a password.
+        Unavailable: the adapter's package is not installed.
+    """
+    if not settings.event_log.startswith(("kafka:", "kafkas:")):
+        raise InvalidInput(
+            f"The setting event_log = {settings.event_log!r} names no event log.",
+            hint="Use `segments:` or `kafkas://user@host:9093,host:9093`.",
+        )
+    from falaj.ingest.adapters.kafka_clients import KafkaPlace
+
+    secret = settings.event_log_password
+    return KafkaPlace.of(
+        settings.event_log,
+        password=secret.get_secret_value() if secret is not None else "",
+        ca_file=settings.event_log_ca_file,
+        certificate_file=settings.event_log_certificate_file,
+        private_key_file=settings.event_log_private_key_file,
+    )
 
 
 def redis_place(settings: Settings) -> RedisPlace:
@@ -224,3 +253,41 @@ def online_store(settings: Settings) -> OnlineStore:
     from falaj.features.adapters.online_redis import RedisOnlineStore
 
     return RedisOnlineStore(redis_place(settings))
+
+
+def event_log(settings: Settings, keys: KeyService, clock: Clock) -> EventLog:
+    """The event log that ``event_log`` names; raises as ``checked`` does."""
+    checked(settings)
+    if settings.event_log != "segments:":
+        from falaj.ingest.adapters.eventlog_kafka import KafkaLog
+
+        return KafkaLog(kafka_place(settings))
+    from falaj.ingest.adapters.eventlog_segments import SegmentLog
+    from falaj.ingest.adapters.segment_partition import Limits
+
+    limits = Limits(
+        segment_bytes=min(32 << 20, settings.streams.waiting_bytes // 4),
+        waiting_bytes=settings.streams.waiting_bytes,
+    )
+    return SegmentLog(private_folder(settings.home / "log"), keys, limits=limits, clock=clock)
+
+
+def foreign_tables(places: Places) -> ForeignTables:
+    """Opens tables that others write, of every format.
+
+    Args:
+        places: says which files and folders may be read.
+    """
+    from falaj.features.adapters.foreign_delta import DeltaReader
+    from falaj.features.adapters.foreign_iceberg import IcebergReader
+    from falaj.features.adapters.foreign_parquet import ParquetReader
+    from falaj.features.foreign import ForeignTables
+    from falaj.features.sources import Format
+
+    return ForeignTables(
+        {
+            Format.PARQUET: ParquetReader(places),
+            Format.DELTA: DeltaReader(places),
+            Format.ICEBERG: IcebergReader(places),
+        }
+    )

@@ -16,6 +16,7 @@ from falaj.kernel.errors import ComponentRefused, InvalidInput, LimitExceeded, U
 from falaj.testing.guarded import ServerUnavailable
 from falaj.testing.killable import TlsFront, own_redis
 from falaj.testing.online import OnlineStoreSuite, row
+from falaj.testing.onlineprocesses import OnlineProcessesSuite
 from falaj.testing.servers import services_required
 
 pytestmark = pytest.mark.services
@@ -96,6 +97,7 @@ class TestRedisOnlineStore(Reopening):
     """With the rights of a user who may do nothing else."""
 
 
+@pytest.mark.nightly
 class TestRedisOnlineStoreOverTls(Reopening):
     @pytest.fixture
     def place(self, front, prefix):
@@ -103,6 +105,24 @@ class TestRedisOnlineStoreOverTls(Reopening):
             "127.0.0.1", front.port, user="falaj", password="feature", prefix=prefix,
             ca_file=front.ca_file,
         )  # fmt: skip
+
+
+OPENING = """
+from falaj.features.adapters.online_redis import RedisOnlineStore
+from falaj.features.adapters.redis_connection import RedisPlace
+store = RedisOnlineStore(RedisPlace(
+    "127.0.0.1", {port}, tls=False, user="falaj", password="feature", prefix="{prefix}"))
+"""
+
+
+class TestRedisOnlineStoreAmongProcesses(OnlineProcessesSuite):
+    @pytest.fixture
+    def opening(self, place):
+        return OPENING.format(port=place.port, prefix=place.prefix)
+
+    @pytest.fixture
+    def opened(self, place):
+        return lambda: RedisOnlineStore(place)
 
 
 def test_a_replayed_write_is_acknowledged_only_when_the_first_one_is_safe(store, place):
@@ -143,6 +163,8 @@ def test_a_merge_is_not_blamed_for_rows_of_two_states(store, place):
     store.write(Write(newer=[(b"a", row(1, b"1")), (b"b", row(1, b"1"))]))
 
     def more(stored):
+        if len(stored) > 1:
+            return []
         asked.append(stored)
         if len(asked) == 1:
             other.write(Write(newer=[(b"a", row(2, b"2")), (b"b", row(2, b"2"))]))
@@ -223,6 +245,16 @@ def test_a_missing_right_leaves_nothing_half_written(place, store):
     assert store.read([b"a", b"b", b"c"]) == [None] * 3
     assert store.write(Write(newer=[(b"c", row(1))], once=b"m")).applied
     reader.close()
+
+
+def test_rows_go_through_tls(front, place):
+    store = RedisOnlineStore(
+        dataclasses.replace(place, tls=True, port=front.port, ca_file=front.ca_file)
+    )
+    rows = [(b"%d" % i, row(1, os.urandom(500))) for i in range(3000)]
+    assert store.write(Write(newer=rows, once=b"m")).n_rows == 3000
+    assert store.read([key for key, _ in rows]) == [body for _, body in rows]
+    store.close()
 
 
 def test_tls_checks_who_answers(front, place, tmp_path):

@@ -86,6 +86,10 @@ class _Fragment:
     def name(self) -> str:
         return f"{Path(self.fragment.path).name}"
 
+    @property
+    def n_rows(self) -> int | None:
+        return int(sum(group.num_rows for group in self.fragment.row_groups))
+
     def least(self, column: str) -> object:
         groups = self.fragment.row_groups
         known = groups[0].statistics if len(groups) == 1 else None

@@ -131,6 +131,10 @@ class _File:
     def name(self) -> str:
         return Path(self.task.file.file_path).name
 
+    @property
+    def n_rows(self) -> int | None:
+        return None if self.task.delete_files else int(self.task.file.record_count)
+
     def least(self, column: str) -> object:
         return None
 

@@ -66,8 +66,7 @@ class _State:
         """Change rows as a merge does."""
         keys = list(merge.keys)
         found = self._found(keys)
-        if merge.more is not None:
-            further = list(merge.more(found))
+        while merge.more is not None and (further := list(merge.more(found))):
             _check(further)
             keys += further
             found += self._found(further)

@@ -243,6 +243,7 @@ def meaning(plan: ViewPlan) -> str:
         "columns": [[name, dtype.value if dtype else None] for name, dtype in plan.columns],
         "where": [item.model_dump(mode="json") for item in view.where],
         "sealed": plan.sealed,
+        "late": plan.lateness_us,
     }
     text = json.dumps(said, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:32]
@@ -264,6 +265,7 @@ def source_events(
             f"The table {table!r} has no column {lacking[0]!r}, which a view reads.",
             hint=f"It has: {', '.join(there)}.",
         )
+    columns = [*columns, *(name for name in plan.optional_columns if name in there)]
     read = lake.log(table, columns=columns, snapshot=snapshot, since=since).read_all().columns
     positions = np.asarray(read[0].to_numpy(), np.int64)
     for place, column in enumerate(read):  # one by one: pieces and wholes take twice the room

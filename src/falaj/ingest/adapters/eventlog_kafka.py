@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from time import monotonic, sleep
 from typing import Any
 
@@ -35,15 +35,20 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # they are it
 from falaj.ingest.adapters.kafka_clients import KafkaPlace, Trouble
 from falaj.ingest.adapters.kafka_shares import KafkaShare
 from falaj.ingest.ports import JSON, Record
-from falaj.kernel.errors import Corrupt, InvalidInput, LimitExceeded, Unavailable
+from falaj.kernel.errors import Corrupt, FalajError, InvalidInput, LimitExceeded, Unavailable
 
 MEDIA_HEADER, MARK_HEADER = "content-type", "falaj-mark"
 LONGEST_RECORD = 16 << 20
 """Bytes of a payload; Kafka's own limit is 1 MB, topics that are made here have this one."""
 _HEAD_BYTES = 64 << 10
 """What a record takes beside its payload, at most."""
+_SHORT_BYTES = 64 << 10
+"""Payloads so short are sent without asking for the topic's limit."""
+_NOT_TOLD = (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError._UNSUPPORTED_FEATURE)
+"""Why a cluster may keep its topics' limits to itself."""
 _MOST_READERS = 64
-_TOPIC = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")
+_MOST_AT_ONCE = 500
+_NAME = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,200}")
 
 
 class KafkaLog:
@@ -86,7 +91,7 @@ class KafkaLog:
         """Add records, acknowledged by all in-sync replicas; see ``EventLog.append``."""
         self._check_partition(topic, partition)
         longest = max(map(len, payloads), default=0)
-        if longest > min(LONGEST_RECORD, self._limit(topic)):
+        if longest > _SHORT_BYTES and longest > min(LONGEST_RECORD, self._limit(topic)):
             raise LimitExceeded(
                 f"A record of {longest} bytes is too long for the topic {topic!r}.",
                 hint="Push fewer rows at once, or raise the topic's max.message.bytes.",
@@ -96,12 +101,18 @@ class KafkaLog:
             headers.append((MARK_HEADER, mark.encode()))
         if not payloads:
             return self.end(topic, partition) - 1
+        return self._appending().append(self._name(topic), partition, payloads, headers)
+
+    def _appending(self) -> _Appender:
         with self._lock:
             self._check_open()
-            if self._appender is None:
+            broken = self._appender if self._appender and self._appender.broken.is_set() else None
+            if self._appender is None or broken is not None:
                 self._appender = _Appender(self.place, self._trouble, self._seconds)
             appender = self._appender
-        return appender.append(self._name(topic), partition, payloads, headers)
+        if broken is not None:
+            broken.close()
+        return appender
 
     def read(
         self,
@@ -119,19 +130,20 @@ class KafkaLog:
                 cluster has lost records.
         """
         self._check_partition(topic, partition)
-        begin, end = self._ends(topic, partition)
-        if offset > end:
-            raise Corrupt(
-                f"The topic {topic!r} ends at {end} in partition {partition}, but was read up "
-                f"to {offset}.",
-                hint="It was made anew or has lost records: restore it, or use a new stream.",
-            )
-        if offset >= end and wait_seconds <= 0:
-            return []
         reader = self._reader(topic, partition)
         with reader.lock:
-            reader.go_to(max(offset, begin))
-            return reader.read(max_bytes, wait_seconds, end)
+            if offset != reader.position:
+                begin, end = self._ends(topic, partition)
+                if offset > end:
+                    raise Corrupt(
+                        f"The topic {topic!r} ends at {end} in partition {partition}, but was "
+                        f"read up to {offset}.",
+                        hint="It was made anew or lost records: restore it, or use a new stream.",
+                    )
+                reader.go_to(max(offset, begin))
+            return reader.read(
+                max_bytes, wait_seconds, lambda: self._ends(topic, partition)[1], self._seconds
+            )
 
     def begin(self, topic: str, partition: int) -> int:
         """The least offset that is still kept: the low watermark."""
@@ -182,7 +194,8 @@ class KafkaLog:
             self.partitions(topic)
         self._check_open()
         return KafkaShare(
-            self.place, self._trouble, self._name(group), {self._name(one): one for one in topics},
+            self.place, self._trouble, self._name(f"falaj.{group}"),
+            {self._name(one): one for one in topics},
             session_seconds=self._session_seconds,
         )  # fmt: skip
 
@@ -225,7 +238,7 @@ class KafkaLog:
         return weak
 
     def _name(self, name: str) -> str:
-        if not _TOPIC.fullmatch(name):
+        if not _NAME.fullmatch(name):
             raise InvalidInput(
                 f"{name!r} is no name of a topic or group.",
                 hint="Use letters, digits, dots, dashes and underscores.",
@@ -284,7 +297,7 @@ class KafkaLog:
                 (answer,) = admin.describe_configs([asked], request_timeout=self._seconds).values()
                 found = answer.result(self._seconds + 5).get("max.message.bytes")
             except KafkaException as error:
-                if error.args[0].code() != KafkaError.TOPIC_AUTHORIZATION_FAILED:
+                if error.args[0].code() not in _NOT_TOLD:
                     raise self._trouble.told(error.args[0], topic) from error
                 found = None  # then the brokers tell when they refuse a record
             known = int(found.value) - _HEAD_BYTES if found is not None else LONGEST_RECORD
@@ -307,15 +320,17 @@ class KafkaLog:
         return begin, end
 
     def _reader(self, topic: str, partition: int) -> _Reader:
-        key = (topic, partition)
+        key, unused = (topic, partition), []
         with self._lock:
             self._check_open()
             reader = self._readers.pop(key, None)
             if reader is None:
                 while len(self._readers) >= _MOST_READERS:
-                    self._readers.pop(next(iter(self._readers))).close()
+                    unused.append(self._readers.pop(next(iter(self._readers))))
                 reader = _Reader(self.place, self._trouble, self._name(topic), partition)
             self._readers[key] = reader  # at the end: the least used stands first
+        for one in unused:
+            one.close()
         return reader
 
 
@@ -339,6 +354,8 @@ class _Appender:
                 }
             )
         )
+        self.broken = threading.Event()
+        """Set when the brokers have forgotten this producer: another one has to go on."""
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._hear, name="falaj-kafka", daemon=True)
         self._thread.start()
@@ -369,25 +386,39 @@ class _Appender:
                         ) from None
                     sleep(0.002)
                 except KafkaException as error:
-                    raise self._trouble.told(error.args[0], topic) from error
+                    raise self._failed(error.args[0], topic) from error
         if not done.ended.wait(self._seconds + 10):
             raise Unavailable(
                 f"Kafka did not acknowledge records of {topic!r} in {self._seconds:.0f} s.",
                 hint="Repeat it; whether they were added is not known.",
             )
         if done.error is not None:
-            raise self._trouble.told(done.error, topic)
+            raise self._failed(done.error, topic)
         return done.offset
+
+    def _failed(self, error: KafkaError, topic: str) -> FalajError:
+        if error.fatal() or error.code() == KafkaError._FATAL:
+            self.broken.set()
+            return Unavailable(
+                f"The brokers no longer know this producer of {topic!r}: {error.str()}.",
+                hint="Repeat it; whether these records were added is not known.",
+            )
+        return self._trouble.told(error, topic)
 
     def close(self) -> None:
         """Send what waits, and end."""
-        self._producer.flush(self._seconds)
+        if not self.broken.is_set():
+            self._producer.flush(self._seconds)
         self._ended.set()
         self._thread.join()
 
     def _hear(self) -> None:
         while not self._ended.is_set():
-            self._producer.poll(0.2)
+            try:
+                self._producer.poll(0.2)
+            except KafkaException:  # a fatal error; the records' own reports tell it, too
+                self.broken.set()
+                self._ended.wait(0.05)
 
 
 class _Delivery:
@@ -418,48 +449,69 @@ class _Reader:
         self._trouble = trouble
         self._topic, self._partition = topic, partition
         self._consumer = Consumer(_reading(place, trouble))
-        self._next = -1
+        self.position = -1
+        """The offset that is read next."""
+        self._end = -1
+        """Where the end was when it was last reached, past marks of transactions."""
         self._left: list[Message] = []
 
     def go_to(self, offset: int) -> None:
         """Read from an offset on; cheap where the last read ended."""
-        if offset == self._next:
-            return
         self._left = []
         self._consumer.assign([TopicPartition(self._topic, self._partition, offset)])
-        self._next = offset
+        self.position, self._end = offset, -1
 
-    def read(self, max_bytes: int, wait_seconds: float, end: int) -> list[Record]:
-        """Records up to a size; waits for the first one if there is none before ``end``."""
-        patience = wait_seconds if self._next >= end else max(wait_seconds, 15.0)
-        until = monotonic() + patience
+    def read(
+        self, max_bytes: int, wait_seconds: float, end: Callable[[], int], seconds: float
+    ) -> list[Record]:
+        """Records up to a size.
+
+        Args:
+            max_bytes: of payloads, after which no further record is begun.
+            wait_seconds: for the first record.
+            end: asks where the partition ends now.
+            seconds: for a record that is there to come.
+        """
+        began = monotonic()
         found: list[Record] = []
         size = 0
-        while size < max_bytes or not found:
-            if not self._left:
-                wait = 0.0 if found else max(0.0, min(0.5, until - monotonic()))
-                self._left = self._consumer.consume(500, wait)
-                if not self._left:
-                    if found or monotonic() >= until or self._passed(end, wait_seconds):
-                        break
-                    continue
-                self._left.reverse()
-            record = self._record(self._left.pop())
-            found.append(record)
-            size += len(record.payload)
-            self._next = record.offset + 1
+        while size < max_bytes:
+            waited = monotonic() - began
+            message = self._next(0.0 if found else min(0.2, max(0.0, wait_seconds - waited)))
+            if message is not None:
+                found.append(self._record(message))
+                size += len(found[-1].payload)
+                self.position = found[-1].offset + 1
+            elif found:
+                break
+            elif waited >= wait_seconds:
+                if max(self.position, self._end) >= end():
+                    break
+                if waited > wait_seconds + seconds:
+                    raise Unavailable(
+                        f"Kafka does not give the records of {self._topic!r}.", hint="Repeat it."
+                    )
+                wait_seconds = waited + 0.01
         return found
 
-    def _passed(self, end: int, wait_seconds: float) -> bool:
-        """True if nothing but marks of transactions stood before ``end``, and nobody waits."""
-        (at,) = self._consumer.position([TopicPartition(self._topic, self._partition)])
-        return wait_seconds <= 0 and at.offset >= end
+    def _next(self, wait: float) -> Message | None:
+        if not self._left:
+            first = self._consumer.poll(wait)
+            if first is None:
+                return None
+            # ``consume`` waits until it has so many: what is there already has to do.
+            self._left = [first, *self._consumer.consume(_MOST_AT_ONCE, 0.0)][::-1]
+        message = self._left.pop()
+        error = message.error()
+        if error is None:
+            return message
+        if error.code() == KafkaError._PARTITION_EOF:
+            self._end = message.offset() or 0
+            return None
+        self.position = -1
+        raise self._trouble.told(error, self._topic)
 
     def _record(self, message: Message) -> Record:
-        error = message.error()
-        if error is not None:
-            self._next = -1
-            raise self._trouble.told(error, self._topic)
         headers: dict[str, Any] = dict(message.headers() or ())
         media, mark = headers.get(MEDIA_HEADER), headers.get(MARK_HEADER)
         _, at_ms = message.timestamp()
@@ -485,12 +537,13 @@ def _bytes(value: str | bytes | None) -> bytes:
 def _reading(place: KafkaPlace, trouble: Trouble) -> dict[str, Any]:
     return place.client(
         **{
-            "group.id": f"{place.prefix}readers",  # takes no part in a group; needs a name
+            "group.id": f"{place.prefix}falaj.readers",  # takes no part in a group; needs a name
             "enable.auto.commit": False,
             "enable.auto.offset.store": False,
             "auto.offset.reset": "error",
             "isolation.level": "read_committed",
             "allow.auto.create.topics": False,
+            "enable.partition.eof": True,
             "fetch.wait.max.ms": 100,
             "fetch.message.max.bytes": LONGEST_RECORD + _HEAD_BYTES,
             "queued.max.messages.kbytes": 64 << 10,

@@ -41,7 +41,7 @@ class KafkaPlace:
         user, password: for SASL; without a user there is none.
         mechanism: of SASL, one of ``MECHANISMS``.
         replication: how many brokers keep a topic that is made here; -1: as the cluster says.
-        prefix: of the names of topics and groups in the cluster.
+        prefix: of the names of topics in the cluster, and of groups (``<prefix>falaj.``).
         ca_file: the only authorities that are trusted (PEM); the system's without it.
         certificate_file, private_key_file: shown to brokers that ask for them (PEM).
     """
@@ -52,7 +52,7 @@ class KafkaPlace:
     password: str = field(default="", repr=False)
     mechanism: str = "SCRAM-SHA-512"
     replication: int = -1
-    prefix: str = "falaj."
+    prefix: str = ""
     ca_file: Path | None = None
     certificate_file: Path | None = None
     private_key_file: Path | None = None

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 from falaj.ingest.adapters.segment_files import (
@@ -361,7 +362,7 @@ class Partition:
                 if tail.offset <= before and old and tail.offset > tail.segment.base:
                     self._begun(tail.offset, tail)
                 bases = segment_bases(self.folder)
-                for base, following in zip(bases, bases[1:], strict=False):
+                for base, following in pairwise(bases):
                     if following > before:
                         break
                     segment_path(self.folder, base).unlink(missing_ok=True)
