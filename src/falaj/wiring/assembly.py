@@ -359,6 +359,7 @@ class Premises:
             CatalogPins(self.definitions),
             self.catalog,
             settle=self.features.settle,
+            foreign_pins=self.features.foreign_pins,
         )
 
     @part
@@ -511,8 +512,10 @@ class Premises:
     @part
     def backend(self) -> Backend:
         """What a local door stands on."""
+        from falaj.features.parity_records import ParityMetrics
         from falaj.wiring.actions import makers
 
+        self.telemetry.registry.register(ParityMetrics(self.database))
         return Backend(
             services=Services(makers=makers(self)),
             database=self.database,
@@ -540,18 +543,9 @@ class Premises:
 
     def work(self, stopped: threading.Event) -> None:
         """Jobs, streams, and the house's chores beside them, until ``stopped`` is set."""
-        from falaj.wiring.work import Chores, stream_worker
+        from falaj.wiring.work import work_until
 
-        chores, streams = Chores(self), stream_worker(self)
-        threads = [
-            threading.Thread(target=chores.run_until, args=(stopped,), name="chores"),
-            threading.Thread(target=streams.run_until, args=(stopped,), name="streams"),
-        ]
-        for thread in threads:
-            thread.start()
-        self.work_on_jobs(stopped)
-        for thread in threads:
-            thread.join()
+        work_until(self, stopped)
 
     def server_certificate(self) -> tuple[Path, Path]:
         """The certificate and key files that servers use."""
