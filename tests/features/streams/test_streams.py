@@ -161,6 +161,7 @@ def test_the_watermark_never_moves_back_and_does_not_depend_on_batches(make):
     worked(world)
     (status,) = world.streams.status("payments")
     assert (status.watermark, status.lag_records) == (NOW + timedelta(minutes=2), 0)
+    assert (before.lake_lag_records, status.lake_lag_records) == (0, 0)
     late = {json.loads(one["payload"])["card"] for one in world.dead()}
     assert {card for card in late if card[:3] == "one"} == {"one -10", "one -9", "one -20"}
     world.agree(*[f"one {minute}" for minute in minutes])
