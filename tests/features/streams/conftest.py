@@ -11,6 +11,7 @@ from falaj.features.sources import Stream
 from falaj.features.store import FeatureStore
 from falaj.ingest.adapters.eventlog_segments import SegmentLog
 from falaj.kernel.clock import SetClock
+from falaj.kernel.errors import NotFound
 from falaj.testing.features import FixedSecrets, GivenDefinitions, MemoryLake
 from falaj.testing.streams import TestKeys
 
@@ -90,7 +91,7 @@ class World:
     def table_is_there(self, name):
         try:
             self.lake.schema(name)
-        except Exception:
+        except NotFound:
             return False
         return True
 
