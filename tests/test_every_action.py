@@ -348,3 +348,13 @@ def test_a_purpose_may_be_said_in_any_language(world):
         )
         RemoteDoor(world.http, lambda: token, purpose=purpose).call(ACTIONS["accounts.me"], {})
     assert heard == [purpose]
+
+
+def test_the_models_that_a_column_of_a_source_reaches_are_found_downstream_of_it(world):
+    with world.opened() as platform:
+        reached = platform.assets.lineage("column", "flights/delay", direction="downstream")
+        harmless = platform.assets.lineage("column", "flights/at", direction="downstream")
+    found = {str(node.ref) for node in reached.root.walked()}
+    assert {"feature:recent:mean_2d", "feature_service:delays", "model_version:late/1"} <= found
+    assert "feature:recent:count_2d" not in found
+    assert "feature_view:recent" in {str(node.ref) for node in harmless.root.walked()}

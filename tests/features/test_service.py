@@ -19,6 +19,7 @@ from falaj.features.model import (
     OnDemandFeatures,
 )
 from falaj.features.parity import Parity
+from falaj.features.parity_checks import ParityChecks
 from falaj.features.service import MATERIALIZE, Features
 from falaj.features.store import AppliedDefinitions, FeatureStore
 from falaj.ingest.adapters.eventlog_segments import SegmentLog
@@ -71,7 +72,10 @@ class Platform:
         )  # fmt: skip
         self.jobs, self.audit = Jobs(database, self.clock), MemoryAudit()
         service = Features(
-            self.store, Parity(self.store), self.jobs, lambda _, ref: ref not in self.hidden
+            self.store,
+            ParityChecks(Parity(self.store), None),
+            self.jobs,
+            lambda _, ref: ref not in self.hidden,
         )
         self.door = make_door(database, [service], clock=self.clock, audit=self.audit)
         self._actions = {action.verb: action for action in Features.actions()}

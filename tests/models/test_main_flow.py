@@ -191,7 +191,7 @@ def test_a_training_set_is_made_again_to_the_byte_although_the_lake_has_moved_on
     assert training.set(made.id) == made
 
 
-def test_a_changed_definition_is_named_when_a_training_set_comes_out_differently(
+def test_a_changed_definition_is_named_and_a_training_set_is_made_with_the_one_that_was_pinned(
     sqlite_world, made_up
 ):
     world = sqlite_world
@@ -204,7 +204,7 @@ def test_a_changed_definition_is_named_when_a_training_set_comes_out_differently
     with opened_call(world.database) as call:
         world.definitions.apply(call, [view.model_copy(update={"aggregates": tuple(shorter)})])
     job = world.done(RECREATE_JOB, {"training_set": made.id})
-    assert not job.result["identical"]
+    assert job.result["identical"]
     assert job.result["changed_definitions"] == ["feature_view:recent"]
 
 

@@ -9,8 +9,9 @@ from falaj.catalog.assets import Catalog
 from falaj.kernel.errors import NotFound
 from falaj.lake.adapters.lake_ducklake import DuckLake
 from falaj.training.model import TimeSplit, TrainingSetSpec
+from falaj.training.ports import Pinned
 from falaj.training.runs import Runs
-from falaj.training.training_sets import Pinned, TrainingSets
+from falaj.training.training_sets import TrainingSets
 
 BEGIN = datetime(2025, 1, 1, tzinfo=UTC)
 
@@ -22,7 +23,14 @@ class TableFrames:
         self.lake = lake
 
     def training_frame(
-        self, spine, service, *, timestamp="timestamp", knowledge="recorded", snapshot=None
+        self,
+        spine,
+        service,
+        *,
+        timestamp="timestamp",
+        knowledge="recorded",
+        snapshot=None,
+        pins=None,
     ):
         assert "late" not in spine.column_names, "features must never see the label"
         found = self.lake.scan("features", snapshot=snapshot)
@@ -40,10 +48,10 @@ class FixedPins:
     def pins(self, connection, feature_service):
         if feature_service != "delays":
             raise NotFound(f"There is no feature service {feature_service!r}.")
-        return dict(self.found)
+        return Pinned(dict(self.found), feature_service, {}, ("carrier",))
 
-    def request_fields(self, connection, feature_service):
-        return ("carrier",)
+    def pinned(self, connection, feature_service, versions, fingerprints):
+        return Pinned(dict(fingerprints), feature_service, dict(versions), ("carrier",))
 
 
 @pytest.fixture
@@ -110,4 +118,6 @@ def spec():
 
 @pytest.fixture
 def pinned():
-    return Pinned({"feature_service:delays": "1"}, ("carrier",))
+    return Pinned(
+        {"feature_service:delays": "1"}, "delays", {"feature_service:delays": 1}, ("carrier",)
+    )

@@ -91,9 +91,10 @@ def test_a_set_is_the_same_when_the_lake_has_moved_on_and_differs_when_history_d
 ):
     made = build(sets, spec, pinned)
     lake.replace("features", pa.table({"flight": [1], "x": [9.0]}))
-    assert sets.recreate(made, pinned).identical
-    moved = made.model_copy(update={"spine_snapshot": lake.latest()})
-    found = sets.recreate(moved, pinned)
+    assert sets.recreate(made, pinned, pinned).identical
+    later = lake.latest()
+    moved = made.model_copy(update={"spine_snapshot": later, "spine_tables": {"spine": later}})
+    found = sets.recreate(moved, pinned, pinned)
     assert not found.identical
     assert found.recreated_hash != made.content_hash
     assert found.changed_definitions == ()
@@ -160,11 +161,11 @@ def test_a_frame_of_other_length_or_without_features_is_refused(sets, spec, pinn
             return spine
 
     monkeypatch.setattr(sets, "_frames", Short())
-    with pytest.raises(Corrupt, match="50 rows"):
+    with pytest.raises(Corrupt, match="0 rows to a spine of 1"):
         build(sets, spec, pinned)
     monkeypatch.setattr(sets, "_frames", Bare())
     with pytest.raises(InvalidInput, match="no features"):
-        build(sets, spec, type(pinned)(pinned.definitions))
+        build(sets, spec, type(pinned)(pinned.definitions, pinned.service))
 
 
 def test_an_unknown_table_service_or_set_is_not_found(sets, spec, pinned, sqlite_database):

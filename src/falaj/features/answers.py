@@ -99,6 +99,8 @@ class FeatureItem(Answer):
     """Name and type; of a service, what it takes."""
     versions: dict[str, str] = {}
     """Of a view: by number, which version is current, live or retired."""
+    standing: str = ""
+    """The same in words: ``2 current, 1 live``."""
 
 
 class Mismatch(Answer):
@@ -111,10 +113,20 @@ class Mismatch(Answer):
     keys: dict[str, Any]
 
 
+class ParitySource(StrEnum):
+    """Where the requests of a parity check came from."""
+
+    SERVED = "served"
+    """Requests that were answered, with their fields, from the logs of reads and predictions."""
+    SAMPLED = "sampled"
+    """Requests made up from keys in the lake, with null request fields."""
+
+
 class ParityReport(Answer):
     """What a parity check found."""
 
     service: str
+    source: ParitySource = ParitySource.SAMPLED
     snapshot: int
     n_rows: int
     n_values: int
@@ -124,7 +136,52 @@ class ParityReport(Answer):
     examples: list[Mismatch]
     """The first few."""
 
+    def without_values(self) -> ParityReport:
+        """The same without the keys and values of the examples."""
+        return self.model_copy(update={"examples": []})
+
     @property
     def agrees(self) -> bool:
         """True if nothing differed."""
         return self.n_mismatches == 0
+
+
+class KeptParity(Answer):
+    """A parity check that was kept."""
+
+    id: str
+    at: datetime
+    by: str
+    report: ParityReport
+
+
+class FeatureStatistic(Answer):
+    """What the values of a feature were in one part of the log of its source.
+
+    Of a window view: of the values that go into the aggregate. Figures are null where they
+    have no meaning, and all but the counts where values are personal or sensitive.
+    """
+
+    view: str
+    version: int
+    feature: str
+    dtype: str
+    snapshot: int
+    """The lake snapshot that was read."""
+    at: datetime
+    since: int
+    """Positions of the source's log: from ``since`` to before ``until``."""
+    until: int
+    n: int
+    n_null: int
+    n_not_finite: int
+    """Values that are NaN or infinite; mean, std and quantiles leave them out."""
+    mean: float | None
+    std: float | None
+    """Of the whole part (divided by n)."""
+    min: float | None
+    max: float | None
+    quantiles: dict[str, float]
+    """By share, inverted CDF."""
+    n_distinct: int | None
+    """Of text, how many different ones, counted up to 100,000."""

@@ -15,9 +15,10 @@ from sqlalchemy.engine import Connection
 from falaj.catalog.assets import Catalog
 from falaj.catalog.definitions import Definition
 from falaj.catalog.model import Classification, Relation
-from falaj.features import ondemand
+from falaj.features import lineage, ondemand
 from falaj.features.model import Entity, FeatureService, FeatureView, OnDemandFeatures
 from falaj.features.plan import ServicePlan
+from falaj.features.purposes import purposes_of
 from falaj.features.sources import ForeignTable, Stream
 from falaj.features.versions import refuse_retired
 from falaj.features.views import ViewPlan
@@ -68,14 +69,27 @@ def appliers(
         entity = find(call.connection, Entity.kind, definition.entity)
         if isinstance(entity, Entity):
             ViewPlan.of(definition, entity)
+        if catalog is not None:
+            lineage.record_view(call, catalog, definition)
 
     def on_demand(call: Call, definition: OnDemandFeatures) -> None:
         refuse_retired(call.connection, definition)
         ondemand.compiled(definition.source)
+        if catalog is not None:
+            lineage.record_on_demand(call, catalog, definition)
 
     def service(call: Call, definition: FeatureService) -> None:
         refuse_retired(call.connection, definition)
-        _as_secret_as_its_views(ServicePlan.of(definition, _Within(call.connection, find)))
+        plan = ServicePlan.of(definition, _Within(call.connection, find))
+        _as_secret_as_its_views(plan)
+        if purposes_of(plan) == ():
+            raise InvalidInput(
+                f"The views of the service {definition.name!r} have no purpose in common.",
+                hint="Nobody could read it: take features of different purposes into services"
+                " of their own.",
+            )
+        if catalog is not None:
+            lineage.record_service(call, catalog, plan)
 
     def source(call: Call, definition: Stream | ForeignTable) -> None:
         if catalog is not None:

@@ -26,8 +26,8 @@ class Materialization:
     def __call__(self, run: JobRun, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """Materialise ``arguments["view"]`` up to ``arguments["upto"]`` (ISO 8601 or None)."""
         view, upto = str(arguments["view"]), arguments.get("upto")
-        run.report(0.0, f"reading the source of {view}")
-        done = self._store.materialize(view, datetime.fromisoformat(upto) if upto else None)
+        until = datetime.fromisoformat(upto) if upto else None
+        done = self._store.materialize(view, until, report=run.report)
         result = done.model_dump(mode="json")
         with self._calls.opened(
             "features.materialize",

@@ -8,6 +8,7 @@ the record of the reading.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from falaj.kernel.errors import Forbidden
@@ -41,23 +42,26 @@ def permitted(plan: ServicePlan, purpose: str | None) -> None:
     Raises:
         PurposeRefused: a view of the service names purposes, and this is not one of them.
     """
-    allowed = purposes_of(plan)
+    refuse_unless(purposes_of(plan), purpose, plan.service.name)
+
+
+def refuse_unless(allowed: Sequence[str] | None, purpose: str | None, service: str) -> None:
+    """Raise PurposeRefused unless a purpose is among those that are allowed (None: any)."""
     if allowed is None or purpose in allowed:
         return
-    name = plan.service.name
     asked = f"for {purpose!r}" if purpose else "without a purpose"
     if not allowed:
         raise PurposeRefused(
-            f"The views of the feature service {name!r} have no purpose in common.",
+            f"The views of the feature service {service!r} have no purpose in common.",
             hint="Take features of different purposes into services of their own.",
             permitted=[],
         )
     raise PurposeRefused(
-        f"The features of {name!r} are asked {asked}; their views permit {', '.join(allowed)}.",
+        f"The features of {service!r} are asked {asked}; their views permit {', '.join(allowed)}.",
         hint="State a permitted purpose: purpose=… in Python, --purpose on the command line,"
         " the header Falaj-Purpose over HTTP; or ask the owner of the view.",
         permitted=list(allowed),
     )
 
 
-__all__ = ["PurposeRefused", "permitted", "purposes_of"]
+__all__ = ["PurposeRefused", "permitted", "purposes_of", "refuse_unless"]

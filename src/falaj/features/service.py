@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+from pydantic import Field
+
+from falaj.features import parity_records, statistics
 from falaj.features.answers import (
     Ack,
     FeatureItem,
+    FeatureStatistic,
+    KeptParity,
     OnlineRow,
     OnlineRows,
     ParityReport,
@@ -16,6 +21,7 @@ from falaj.features.answers import (
     StreamStatus,
 )
 from falaj.features.model import FeatureService, FeatureView, OnDemandFeatures
+from falaj.features.purposes import permitted
 from falaj.kernel.actions import Service, action
 from falaj.kernel.call import AssetRef, Call
 from falaj.kernel.clock import from_microseconds
@@ -23,11 +29,14 @@ from falaj.kernel.errors import InvalidInput, LimitExceeded, Unavailable
 from falaj.kernel.jobs import Job, Jobs
 
 if TYPE_CHECKING:
-    from falaj.features.parity import Parity
+    from falaj.features.parity_checks import ParityChecks
     from falaj.features.store import FeatureStore
     from falaj.features.versions import Retirement
 
 Items = list[FeatureItem]
+ParityHistory = list[KeptParity]
+StatisticList = list[FeatureStatistic]
+Limit = Annotated[int, Field(ge=1, le=1000)]
 Statuses = list[StreamStatus]
 Rows = list[dict[str, Any]]
 Visible = Callable[[Call, AssetRef], bool]
@@ -47,7 +56,7 @@ class Features(Service):
     def __init__(
         self,
         store: FeatureStore,
-        parity: Parity,
+        parity: ParityChecks,
         jobs: Jobs,
         visible: Visible,
         retirement: Retirement | None = None,
@@ -83,7 +92,9 @@ class Features(Service):
         when = at or self.call.now
         if when.tzinfo is None:
             raise InvalidInput("`at` has no time zone.", hint="Write it as 2026-01-31T12:00:00Z.")
-        found = self._store.read_online(name, rows, when)
+        plan = self._store.plan(name)
+        permitted(plan, self.call.caller.purpose)
+        found = self._store.read_online(plan, rows, when)
         self.call.note(n_rows=len(rows))
         return OnlineRows(
             service=name,
@@ -144,6 +155,17 @@ class Features(Service):
         arguments = {"view": name, "upto": upto.isoformat() if upto else None}
         return self._jobs.submit(self.call, MATERIALIZE, arguments)
 
+    @action(get="/feature-views/{name}/statistics", on="feature_view")
+    def statistics(
+        self, name: str, *, feature: str | None = None, limit: Limit = 200
+    ) -> StatisticList:
+        """What the values of a view's features were, of each part that was written, newest first.
+
+        Of personal and sensitive views, only how many rows and nulls there were.
+        """
+        self._store.view_plan(name)
+        return statistics.listed(self._store.lake, name, feature=feature, limit=limit)
+
     @action(post="/feature-views/{name}/retirements", on="feature_view")
     def retire(self, name: str, *, version: int) -> Job:
         """Keep a version of a view up to date no longer; a job removes its online rows.
@@ -160,14 +182,19 @@ class Features(Service):
     def parity(
         self, name: str, *, sample: int = 200, at: datetime | None = None, seed: int = 0
     ) -> ParityReport:
-        """Read sampled entities online, compute them again offline, and compare."""
+        """Compute requests that were served again offline and compare; keep what is found.
+
+        With ``at``, or where none were served, entities are sampled and read online.
+        """
         if not 1 <= sample <= MOST_SAMPLED:
             raise InvalidInput(f"sample is {sample}; it is between 1 and {MOST_SAMPLED}.")
-        report = self._parity.sampled(name, sample, at=at, seed=seed)
-        self.call.note(n_values=report.n_values, n_mismatches=report.n_mismatches)
-        if not report.agrees:
-            self.call.emit("features.parity_broken", service=name, by_feature=report.by_feature)
-        return report
+        return self._parity.checked(self.call, name, sample, at=at, seed=seed)
+
+    @action(get="/feature-services/{name}/parity-checks", on="feature_service")
+    def parity_history(self, name: str, *, limit: Limit = 50) -> ParityHistory:
+        """The parity checks of a service that were made, the newest first: the trend."""
+        self._store.plan(name)
+        return parity_records.history(self.call.connection, name, limit=limit)
 
 
 def _limited(n_rows: int) -> None:

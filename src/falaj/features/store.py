@@ -6,7 +6,7 @@ by ``push`` and ``materialize``. Nothing here asks who may do it: the service do
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,14 @@ from falaj.ingest.ports import EventLog
 from falaj.kernel.clock import Clock, microseconds
 from falaj.kernel.errors import InvalidInput
 from falaj.lake.ports import Lake
+
+Report = Callable[[float, str], None]
+"""Is told how far a piece of work is (0 to 1) and what it does; may raise to stop it."""
+
+
+def untold(share: float, message: str) -> None:
+    """A report that nobody hears."""
+
 
 _ROWS_PER_WRITE = 100_000
 
@@ -298,7 +306,8 @@ class FeatureStore:
                     name=item.name,
                     description=item.description,
                     features=features,
-                    versions=states.get(item.name, {}),
+                    versions=(own := states.get(item.name, {})),
+                    standing=", ".join(f"{number} {state}" for number, state in own.items()),
                 )
             )
         return found
@@ -314,7 +323,9 @@ class FeatureStore:
             )
         return plans
 
-    def materialize(self, view: str, upto: datetime | None = None) -> Materialized:
+    def materialize(
+        self, view: str, upto: datetime | None = None, *, report: Report = untold
+    ) -> Materialized:
         """Bring the online rows of a view, in all its live versions, up to what the lake and
         the event log hold.
 
@@ -324,15 +335,25 @@ class FeatureStore:
         Args:
             view: its name.
             upto: leave out what happened or was recorded later.
+            report: told of progress; what it raises ends the work. What was put until then
+                stands: each write is whole, and a second run does the rest.
 
         Raises:
             NotFound: no such view. InvalidInput: its source does not fit it.
         """
         self.view_plan(view)  # says NotFound
-        done = [self._materialized(plan, upto) for plan in live_plans(self.definitions, name=view)]
+        plans = list(live_plans(self.definitions, name=view))
+        done = []
+        for place, plan in enumerate(plans):
+
+            def part(share: float, told: str, place: int = place) -> None:
+                report((place + share) / len(plans), told)
+
+            done.append(self._materialized(plan, upto, part))
         return done[0]
 
-    def _materialized(self, plan: ViewPlan, upto: datetime | None) -> Materialized:
+    def _materialized(self, plan: ViewPlan, upto: datetime | None, report: Report) -> Materialized:
+        report(0.0, f"reading the source of {plan.name}")
         streamed = self.offline.foreign.table(plan.view.source) is None
         rebuilder = Rebuilder(self.streams)
         if streamed:
@@ -347,11 +368,15 @@ class FeatureStore:
             events = events.known_by(limit)
             now = min(now, limit)
         n_entities = 0
+        report(0.4, f"read {len(events):,} events of {plan.name}")
         for rows in storage.latest_batches(events, _ROWS_PER_WRITE):
             self.online.write(Write(newer=rows))
             n_entities += len(rows)
+            share = 0.4 + 0.6 * min(n_entities / max(len(events), 1), 1.0)
+            report(share, f"put {n_entities:,} entities of {plan.name} online")
         rebuilt = storage.rebuilt(self.online, events, now, snapshot)
         if rebuilt is not None:
+            report(0.8, f"putting the windows of {rebuilt.n_entities:,} entities online")
             if streamed:
                 rebuilder.rebuild(plan, storage, rebuilt.merge, standing, limit)
             else:

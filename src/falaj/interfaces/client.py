@@ -10,6 +10,7 @@ import httpx
 
 from falaj.interfaces.texts import jsonable, to_text
 from falaj.kernel.actions import Action
+from falaj.kernel.binary import ARROW
 from falaj.kernel.errors import InvalidInput, Unavailable
 from falaj.kernel.problems import MEDIA_TYPE, RemoteError, rebuilt
 
@@ -38,12 +39,16 @@ class RemoteDoor:
         """Send one call and rebuild its result or its error."""
         request = self._request(action, arguments, idempotency_key)
         response = sent(self._client, request)
+        if action.binary_answer is not None:
+            return response.content
         return action.result.validate_json(response.content)
 
     def _request(
         self, action: Action, arguments: Mapping[str, Any], idempotency_key: str | None
     ) -> httpx.Request:
-        wire = {name: jsonable(value) for name, value in arguments.items()}
+        body = self._body(action, arguments)
+        wire = {name: jsonable(value) for name, value in arguments.items()
+                if body is None or name != action.binary_argument}  # fmt: skip
         path = action.path
         for name in action.path_arguments:
             if name not in wire:
@@ -57,14 +62,26 @@ class RemoteDoor:
             headers["Idempotency-Key"] = idempotency_key
         if self._purpose:
             headers["Falaj-Purpose"] = quote(self._purpose, safe=" ")  # headers are ASCII
-        if action.method == "POST":
+        if body is None and action.method == "POST":
             return self._client.build_request("POST", "/api" + path, json=wire, headers=headers)
         query = {
             name: to_text(action, name, value) for name, value in wire.items() if value is not None
         }
+        if body is not None:
+            headers["Content-Type"] = ARROW
         return self._client.build_request(
-            action.method, "/api" + path, params=query, headers=headers
+            action.method, "/api" + path, params=query, headers=headers, content=body
         )
+
+    @staticmethod
+    def _body(action: Action, arguments: Mapping[str, Any]) -> bytes | None:
+        """What is sent as it is; None if all goes as JSON."""
+        given = arguments.get(action.binary_argument or "")
+        return bytes(given) if isinstance(given, bytes | memoryview | bytearray) else None
+
+    def with_purpose(self, purpose: str | None) -> RemoteDoor:
+        """A door for the same caller, who states a purpose."""
+        return RemoteDoor(self._client, self._token, purpose=purpose or self._purpose)
 
     def close(self) -> None:
         """Close the connections."""

@@ -107,6 +107,8 @@ def _value(action: Action, name: str, text: str | bool) -> Any:
     if text.startswith("@"):
         file = Path(text[1:])
         try:
+            if name == action.binary_argument:
+                return file.read_bytes()
             text = file.read_text(encoding="utf-8")
         except OSError as error:
             raise InvalidInput(

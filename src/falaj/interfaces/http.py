@@ -151,17 +151,23 @@ def _endpoint(
 
         def served() -> bytes:
             result = LocalDoor(backend, caller).call(action, arguments, idempotency_key=key)
+            if action.binary_answer is not None:
+                return bytes(result)
             # The one place where a one-time secret leaves in clear: in the answer to its asker.
             return action.result.dump_json(result, context=REVEALED)
 
-        return Response(await run_in_threadpool(served), media_type="application/json")
+        media_type = action.binary_answer or "application/json"
+        return Response(await run_in_threadpool(served), media_type=media_type)
 
     return endpoint
 
 
 async def _arguments(action: Action, request: Request, max_body_bytes: int) -> dict[str, Any]:
     arguments: dict[str, Any] = {}
-    if action.method == "POST":
+    if action.binary_argument is not None and not _is_json(request):
+        arguments[action.binary_argument] = await read_body(request, max_body_bytes)
+        arguments.update(_from_query(action, request))
+    elif action.method == "POST":
         body = await read_body(request, max_body_bytes)
         arguments.update(json_object(body) if body.strip() else {})
         doubled = set(arguments) & set(request.path_params)
@@ -171,13 +177,25 @@ async def _arguments(action: Action, request: Request, max_body_bytes: int) -> d
                 hint="Leave it out of the body.",
             )
     else:
-        for name in request.query_params:
-            values = request.query_params.getlist(name)
-            if len(values) > 1:
-                raise InvalidInput(f"The argument {name!r} is given {len(values)} times.")
-            arguments[name] = from_text(action, name, values[0])
+        arguments.update(_from_query(action, request))
     for name, text in request.path_params.items():
         arguments[name] = from_text(action, name, text)
+    return arguments
+
+
+def _is_json(request: Request) -> bool:
+    return request.headers.get("content-type", "").startswith("application/json")
+
+
+def _from_query(action: Action, request: Request) -> dict[str, Any]:
+    arguments: dict[str, Any] = {}
+    for name in request.query_params:
+        values = request.query_params.getlist(name)
+        if len(values) > 1:
+            raise InvalidInput(f"The argument {name!r} is given {len(values)} times.")
+        if name == action.binary_argument:
+            raise InvalidInput(f"The argument {name!r} is the body; it stands in no address.")
+        arguments[name] = from_text(action, name, values[0])
     return arguments
 
 

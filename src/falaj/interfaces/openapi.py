@@ -9,6 +9,7 @@ from pydantic import BaseModel, create_model
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from falaj.kernel.actions import Action
+from falaj.kernel.binary import ARROW
 from falaj.kernel.problems import MEDIA_TYPE
 
 _REFERENCE = "#/components/schemas/{model}"
@@ -72,7 +73,7 @@ def _operation(action: Action, arguments: dict[str, Any], result: Any) -> dict[s
         "responses": {
             "200": {
                 "description": "The result.",
-                "content": {"application/json": {"schema": result}},
+                "content": {action.binary_answer or "application/json": {"schema": result}},
             },
             "default": {
                 "description": "What is wrong, and what to do.",
@@ -96,6 +97,15 @@ def _operation(action: Action, arguments: dict[str, Any], result: Any) -> dict[s
                 }
             },
         }
+        if action.binary_argument is not None:
+            operation["requestBody"]["content"][ARROW] = {
+                "schema": {"type": "string", "format": "binary"}
+            }
+            parameters.extend(
+                {"name": name, "in": "query", "required": False, "schema": schema}
+                for name, schema in rest.items()
+                if name != action.binary_argument
+            )
     else:
         parameters.extend(
             {"name": name, "in": "query", "required": name in required, "schema": schema}

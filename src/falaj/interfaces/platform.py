@@ -11,12 +11,12 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from falaj.kernel.actions import Action
 from falaj.kernel.door import LocalDoor, face
 from falaj.kernel.errors import FalajError, InvalidInput, Unauthenticated
-from falaj.kernel.jobs import Job, JobState
+from falaj.kernel.jobs import Job, JobCancelled, JobState
 from falaj.kernel.ports import Door
 from falaj.kernel.problems import rebuilt
 from falaj.wiring.services import service_classes
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from falaj.monitoring.service import MonitorService
     from falaj.operations.service import AlertService, ChangeService, IncidentService
     from falaj.serving.service import EndpointService
+    from falaj.training.frames import TrainingFrame
+    from falaj.training.model import TimeSplit
     from falaj.training.service import RunService, TrainingService
     from falaj.trust.audit_service import Audit
     from falaj.trust.keys_service import Keys
@@ -54,6 +56,9 @@ class _Doorway:
         self, action: Action, arguments: Mapping[str, Any], *, idempotency_key: str | None = None
     ) -> Any:
         return self.door.call(action, arguments, idempotency_key=idempotency_key)
+
+    def with_purpose(self, purpose: str | None) -> Door:
+        return self.door.with_purpose(purpose)
 
 
 class Platform:
@@ -151,6 +156,79 @@ class Platform:
             time.sleep(pause)
             pause = min(pause * 1.5, 0.25)
 
+    def training_set(
+        self,
+        spine: Any,
+        service: str,
+        *,
+        purpose: str | None = None,
+        timestamp: str = "timestamp",
+        knowledge: Literal["recorded", "event"] = "recorded",
+        label: str | None = None,
+        split: TimeSplit | None = None,
+        on_progress: Callable[[Job], None] = lambda _job: None,
+        timeout_seconds: float = 3600.0,
+    ) -> TrainingFrame:
+        """The rows of a spine with the features of a service, as known at each row's instant.
+
+        Exactly one row for each row of the spine, in its order (with a ``split``: ordered
+        by time). The set is pinned: definition versions, lake snapshot, hashes of spine
+        and content; ``training.recreate`` makes it again to the same bytes. Its rows stay
+        in the lake and are read in batches.
+
+        Args:
+            spine: the entity keys, request fields and an instant of each row: an Arrow
+                table or reader, a Polars or pandas frame, the name of a lake table, or a
+                SELECT over lake tables.
+            service: the name of a feature service.
+            purpose: what the features are for, where their views name purposes.
+            timestamp: the spine's column of instants.
+            knowledge: ``recorded`` hides rows that were recorded later than the instant.
+            label: the spine's column that a model shall learn, which features never see.
+            split: cuts the rows into train, validation and test by time.
+            on_progress: is shown the job as it goes on.
+            timeout_seconds: how long to wait for it.
+
+        Raises:
+            InvalidInput: a column is missing or of the wrong type, or there are no rows.
+            NotFound: no such service or table.
+            PurposeRefused: the views do not permit this purpose.
+        """
+        from falaj.interfaces.spines import is_table, parts_of
+        from falaj.lake.service import TableService
+        from falaj.training.service import TrainingService
+
+        stating = self._doorway.with_purpose(purpose)
+        asked: dict[str, Any] = {
+            "feature_service": service,
+            "timestamp": timestamp,
+            "knowledge": knowledge,
+            "label": label,
+            "split": split,
+        }
+        if isinstance(spine, str):
+            asked["spine" if is_table(spine) else "spine_query"] = spine
+        else:
+            tables = face(TableService, stating)
+            asked["spine"] = [tables.upload(part).table for part in parts_of(spine)]
+        prepare: Callable[..., Job] = face(TrainingService, stating).prepare
+        job = prepare(asked)  # the door checks it
+        done = self.wait(job, on_progress=on_progress, timeout_seconds=timeout_seconds)
+        if done.state is JobState.CANCELLED:
+            raise JobCancelled(f"The job {done.id}, which makes the training set, was cancelled.")
+        return self.training_frame(done.result["training_set"], purpose=purpose)
+
+    def training_frame(self, training_set: str, *, purpose: str | None = None) -> TrainingFrame:
+        """A training set that was made before, as ``training_set`` gave it; raises NotFound."""
+        from falaj.training.frames import TrainingFrame
+        from falaj.training.service import TrainingService
+
+        training = face(TrainingService, self._doorway.with_purpose(purpose))
+        made = training.set(training_set)
+        return TrainingFrame(
+            made, lambda first, limit: training.rows(made.id, first=first, limit=limit)
+        )
+
     def _work_here(self) -> None:
         if self._help_out is not None and self._helper is None:
             self._helper = threading.Thread(
@@ -183,11 +261,14 @@ def _failure(job: Job) -> FalajError:
     )
 
 
-def open_platform(folder: Path | str = ".", **settings: Any) -> Platform:
+def open_platform(
+    folder: Path | str = ".", *, purpose: str | None = None, **settings: Any
+) -> Platform:
     """The platform of a folder, in this process, as its owner.
 
     Args:
         folder: where ``falaj init`` was run.
+        purpose: why data is asked for, where a classification or a view demands it.
         settings: override settings by name.
 
     Raises:
@@ -202,17 +283,23 @@ def open_platform(folder: Path | str = ".", **settings: Any) -> Platform:
     logging_by_default()
     premises = assemble(Settings.read(folder, **settings))
     try:
-        return near(premises, close=premises.close)
+        return near(premises, close=premises.close, purpose=purpose)
     except BaseException:
         premises.close()
         raise
 
 
-def near(premises: Premises, *, close: Callable[[], None] = lambda: None) -> Platform:
+def near(
+    premises: Premises,
+    *,
+    close: Callable[[], None] = lambda: None,
+    purpose: str | None = None,
+) -> Platform:
     """The platform of premises that are open in this process, as its owner.
 
     Args:
         premises: all parts of the platform.
+        purpose: why data is asked for.
         close: what closing the platform gives back; nothing if somebody else keeps them.
 
     Raises:
@@ -230,7 +317,7 @@ def near(premises: Premises, *, close: Callable[[], None] = lambda: None) -> Pla
         return door.as_(premises.authentication.step_up(door.caller, SecretStr(code)))
 
     return Platform(
-        LocalDoor(premises.backend, caller),
+        LocalDoor(premises.backend, caller).with_purpose(purpose),
         step_up=step_up,
         close=close,
         help_out=premises.work_on_jobs,

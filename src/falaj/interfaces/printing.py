@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from falaj.kernel.binary import base64_of
 from falaj.kernel.errors import FalajError, InvalidInput
 
 _MOST_COLUMNS = 6
@@ -74,6 +75,8 @@ def show_only(console: Console, result: Any, field: str) -> None:
 
 def _rendered(result: Any) -> Any:
     """The result as strict JSON: NaN and infinities as the answer's model writes them."""
+    if isinstance(result, bytes):
+        return base64_of(result)
     return json.loads(TypeAdapter(type(result)).dump_json(result, context=_REVEALED))
 
 

@@ -49,7 +49,7 @@ class Session:
         if self.url is not None:
             opened = connect(self.url, ca=self.ca, purpose=self.purpose)
         else:
-            opened = open_platform(self.folder)
+            opened = open_platform(self.folder, purpose=self.purpose)
         if self.code is not None:
             opened.step_up(self.code)
         return opened

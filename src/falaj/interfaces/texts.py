@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import BaseModel, SecretStr, TypeAdapter
 
 from falaj.kernel.actions import Action
+from falaj.kernel.binary import base64_of
 from falaj.kernel.numbers import written
 
 
@@ -76,4 +77,6 @@ def jsonable(value: Any) -> Any:
         return [jsonable(item) for item in value]
     if value is None or isinstance(value, str | bool | int | float):
         return written(value) if isinstance(value, float) else value
+    if isinstance(value, bytes):
+        value = base64_of(value)
     return TypeAdapter(type(value)).dump_python(value, mode="json")

@@ -25,6 +25,7 @@ from pydantic import (
     create_model,
 )
 
+from falaj.kernel.binary import media_type_of
 from falaj.kernel.call import AssetRef, Call
 from falaj.kernel.errors import InvalidInput
 
@@ -122,6 +123,17 @@ class Action:
             if name != "self"
         ]
         return inspect.Signature(parameters, return_annotation=hints.get("return", Any))
+
+    @cached_property
+    def binary_argument(self) -> str | None:
+        """The name of the argument that is the body of a request as it is, if there is one."""
+        parameters = self.signature.parameters.items()
+        return next((name for name, one in parameters if media_type_of(one.annotation)), None)
+
+    @cached_property
+    def binary_answer(self) -> str | None:
+        """The media type of an answer that is bytes; None if it is JSON."""
+        return media_type_of(self.signature.return_annotation)
 
     @cached_property
     def arguments_model(self) -> type[BaseModel]:

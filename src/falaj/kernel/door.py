@@ -18,6 +18,7 @@ import hashlib
 import json
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any, TypeVar, cast
 
 from sqlalchemy.engine import Connection
@@ -122,6 +123,10 @@ class LocalDoor:
     def __init__(self, backend: Backend, caller: Caller) -> None:
         self._backend = backend
         self.caller = caller
+
+    def with_purpose(self, purpose: str | None) -> LocalDoor:
+        """A door for the same caller, who states a purpose."""
+        return self.as_(replace(self.caller, purpose=purpose or self.caller.purpose))
 
     def as_(self, caller: Caller) -> LocalDoor:
         """A door of the same platform for another caller (who must be authenticated)."""

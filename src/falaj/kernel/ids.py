@@ -32,6 +32,7 @@ PREFIXES = {
     "segment": "a segment of a spool",
     "read": "an online read of features",
     "report": "a report of a monitor",
+    "parity": "a check of parity",
 }
 
 

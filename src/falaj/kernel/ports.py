@@ -108,6 +108,10 @@ class Door(Protocol):
         self, action: Any, arguments: Mapping[str, Any], *, idempotency_key: str | None = None
     ) -> Any: ...
 
+    def with_purpose(self, purpose: str | None) -> Door:
+        """A door for the same caller, who states a purpose; None leaves what was stated."""
+        ...
+
 
 class Work(Protocol):
     """A piece of work inside a call's transaction."""

@@ -123,6 +123,8 @@ class Settings(BaseSettings):
     """Folders that sources may read files from; relative to the project's folder."""
     job_lease_seconds: float = Field(30.0, ge=1, le=3600)
     """After so long without a sign of its worker, a job is taken up by another one."""
+    parity_minutes: float = Field(15.0, ge=0, le=100_000)
+    """How often served features are computed again offline and compared; 0: never."""
     region: str = "local"
     """The region that this installation stands in; assets inherit it."""
     http: HttpSettings = HttpSettings()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
@@ -66,6 +66,16 @@ class Lake(Protocol):
 
     def replace(self, table: str, rows: pa.Table, *, key: str | None = None) -> Snapshot:
         """Put these rows (and their columns) in the place of all rows of the table."""
+        ...
+
+    def replace_in_batches(self, table: str, batches: Callable[[], Iterable[pa.Table]]) -> Snapshot:
+        """As ``replace``, of rows that are made while they are written, in one transaction.
+
+        Args:
+            batches: gives the rows from the first on; called again when the engine asks
+                for another attempt. Other writers wait meanwhile; what it raises undoes
+                the write.
+        """
         ...
 
     def written(self, key: str) -> Snapshot | None:
@@ -134,9 +144,10 @@ class Lake(Protocol):
         columns: Sequence[str],
         snapshot: int | None = None,
         since: int = 0,
+        in_order: bool = False,
         rows_per_batch: int = 65_536,
     ) -> pa.RecordBatchReader:
-        """The rows from a position on, in batches, in no order.
+        """The rows from a position on, in batches, in no order unless it is asked for.
 
         The first column of each batch holds the positions (int64), the others follow as
         asked for. Raises as ``scan`` does, and InvalidInput if the table has a column named

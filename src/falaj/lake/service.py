@@ -12,11 +12,14 @@ from falaj.catalog.assets import Catalog, as_resource
 from falaj.catalog.model import Classification
 from falaj.catalog.service import Visible
 from falaj.kernel.actions import Service, action
+from falaj.kernel.binary import ArrowStream
 from falaj.kernel.call import AssetRef, Call
 from falaj.kernel.errors import InvalidInput, NotFound
 from falaj.lake.model import Snapshot, TableInfo
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from falaj.lake.ports import Lake
 
 TABLE = "table"
@@ -42,6 +45,17 @@ class Rows(BaseModel):
     columns: list[str]
     rows: list[dict[str, Any]]
     n_total: int
+
+
+class Uploaded(BaseModel):
+    """Rows that were handed over, in a table named by their content."""
+
+    table: str
+    n_rows: int
+    content_hash: str
+    snapshot: int
+    repeated: bool = False
+    """True if they were there already."""
 
 
 Tables = list[TableSummary]
@@ -117,6 +131,43 @@ class TableService(Service):
             n_total=self._lake.count(table, at),
         )
 
+    @action(post="/tables")
+    def upload(
+        self,
+        rows: ArrowStream,
+        *,
+        description: str = "",
+        classification: Classification | None = None,
+    ) -> Uploaded:
+        """Keep rows (an Arrow stream) in a table named by their content, in their order.
+
+        The same rows have the same name, so a repeat changes nothing. The table belongs to
+        the caller.
+        """
+        given, digest = _from_stream(rows)
+        table = f"rows_{digest.removeprefix('sha256:')[:48]}"
+        repeated = self._lake.exists(table)
+        if repeated:
+            snapshot = self._lake.latest()
+        else:
+            snapshot = self._lake.append(table, given, key=f"upload/{table}").id
+        record_table(
+            self.call,
+            self._catalog,
+            table,
+            n_rows=given.num_rows,
+            description=description,
+            classification=classification,
+        )
+        self.call.note(table=table, n_rows=given.num_rows, snapshot=snapshot)
+        return Uploaded(
+            table=table,
+            n_rows=given.num_rows,
+            content_hash=digest,
+            snapshot=snapshot,
+            repeated=repeated,
+        )
+
     def _must_be_known(self, table: str) -> None:
         """A table that the catalogue does not know has no classification to decide by."""
         if not self._catalog.exists(self.call.connection, AssetRef(TABLE, table)):
@@ -124,6 +175,26 @@ class TableService(Service):
                 f"There is no table {table!r} in the catalogue.",
                 hint="`falaj tables list` shows all that you may see.",
             )
+
+
+def _from_stream(stream: bytes) -> tuple[pa.Table, str]:
+    """The rows of an Arrow stream as a table keeps them, and their hash."""
+    import pyarrow as pa
+
+    from falaj.lake.content import canonical, content_hash
+    from falaj.lake.rows import creatable, prepared
+
+    try:
+        with pa.ipc.open_stream(stream) as reader:
+            rows = reader.read_all()
+            rows.validate(full=True)
+    except (pa.ArrowInvalid, OSError, StopIteration) as error:
+        raise InvalidInput(
+            f"The rows are not a stream of Arrow record batches: {error}.",
+            hint="Write them with pyarrow.ipc.new_stream.",
+        ) from None
+    kept = creatable("the upload", canonical(prepared("the upload", rows)))
+    return kept, content_hash(kept)
 
 
 def record_table(

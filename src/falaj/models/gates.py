@@ -64,7 +64,7 @@ class Examined:
     @cached_property
     def labels(self) -> Vector:
         """Label of each test row."""
-        label = self.training_set.spec.label
+        label, _ = self.training_set.trainable()
         return as_labels(self.rows.column(label), label)
 
     @cached_property
@@ -423,7 +423,8 @@ def _after(examined: Examined) -> Any:
     at = instants(examined.rows.column(spec.timestamp), spec.timestamp)
     if examined.champion_set is None:
         return np.full(at.shape, True)
-    return at >= microseconds(examined.champion_set.spec.split.validation_until)
+    _, split = examined.champion_set.trainable()
+    return at >= microseconds(split.validation_until)
 
 
 def _result(gate: str, good: bool, message: str, evidence: dict[str, Any]) -> GateResult:

@@ -61,6 +61,7 @@ class ModelPackaging:
             )
         made = candidate.training_set
         service = made.spec.feature_service
+        label, _ = made.trainable()
         manifest = Manifest(
             model=candidate.model,
             run=candidate.run.id,
@@ -71,7 +72,7 @@ class ModelPackaging:
             training_set=made.id,
             training_set_hash=made.content_hash,
             snapshot=made.spine_snapshot,
-            signature=Signature(encoding=candidate.fitted.encoding, label=made.spec.label),
+            signature=Signature(encoding=candidate.fitted.encoding, label=label),
             metrics={
                 f"validation_{name}": value
                 for name, value in binary_metrics(candidate.validation.labels, scores).items()

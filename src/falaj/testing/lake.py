@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -54,6 +54,22 @@ class LakeSuite:
         assert lake.tables() == ["people"]
         assert numbers(lake.scan("people")) == [1, 2, 3]
         assert lake.count("people") == 3
+
+    def test_rows_that_are_made_while_they_are_written_are_there_together_or_not_at_all(
+        self, lake: Lake
+    ) -> None:
+        lake.append("people", people(9))
+        lake.replace_in_batches("people", lambda: [people(1, 2), people(3)])
+        assert numbers(lake.scan("people")) == [1, 2, 3]
+
+        def broken() -> Iterator[pa.Table]:
+            yield people(4)
+            raise InvalidInput("The second batch cannot be made.")
+
+        before = lake.latest()
+        with pytest.raises(InvalidInput, match="second batch"):
+            lake.replace_in_batches("people", broken)
+        assert (lake.latest(), numbers(lake.scan("people"))) == (before, [1, 2, 3])
 
     def test_every_type_comes_back_as_it_was_written(self, lake: Lake) -> None:
         columns: dict[str, pa.Array] = {

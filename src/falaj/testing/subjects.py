@@ -115,6 +115,16 @@ def _push(world: World) -> Arguments:
     return {"table": "flights", "rows": [row], "key": world.new("push")}
 
 
+def _upload(_world: World) -> Arguments:
+    import pyarrow as pa
+
+    rows = pa.table({"carrier": ["AA", "UA"], "signal": [0.25, 0.5]})
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, rows.schema) as writer:
+        writer.write_table(rows)
+    return {"rows": sink.getvalue().to_pybytes()}
+
+
 def _retirement(world: World) -> Arguments:
     return {"name": "recent", "version": world.earlier_view()}
 
@@ -145,6 +155,10 @@ SUBJECTS: Mapping[str, Subject] = {
     "tables.read": Subject(
         _always(table="flights", limit=3, columns=["flight", "at"], order_by=["flight"])
     ),
+    "tables.upload": Subject(
+        _upload, frozenset({"snapshot", "repeated"}),
+        outside="rows are in the lake, in a table named by their content"
+    ),
     "definitions.plan": Subject(
         lambda _world: {"documents": [one.document() for one in definitions()]}
     ),
@@ -159,6 +173,9 @@ SUBJECTS: Mapping[str, Subject] = {
         _push, frozenset({"snapshot", "key"}),
         outside="rows are in the event log and in the online store, once for each key",
     ),
+    "features.statistics": Subject(
+        _new("name", lambda world: world.with_statistics(), limit=2)
+    ),
     "features.materialize": Subject(_always(name="recent")),
     "features.retire": Subject(_retirement, frozenset({"arguments"})),
     "features.parity": Subject(
@@ -166,9 +183,13 @@ SUBJECTS: Mapping[str, Subject] = {
         frozenset({"seconds", "offline_seconds", "online_seconds", "latest", "snapshot"}),
         outside="what was pushed is brought into the lake before it is compared",
     ),
+    "features.parity_history": Subject(
+        _new("name", lambda world: world.checked_parity(), limit=1),
+    ),
     "features.streams": Subject(_always(), frozenset({"lag_seconds"})),
     "training.prepare": Subject(lambda _world: {"spec": training_spec()}),
     "training.set": Subject(_fact("training_set")),
+    "training.rows": Subject(_fact("training_set", limit=3)),
     "training.recreate": Subject(_fact("training_set")),
     "training.train": Subject(
         lambda _world: {"request": {"model": "late", "spec": training_spec()}}

@@ -330,6 +330,22 @@ class World:
                 self.premises.releases.activate(call, "late", release, wait_seconds=1.0)
         return release
 
+    def with_statistics(self) -> str:
+        """The name of a feature view with statistics."""
+        from falaj.wiring.watching import statistics
+
+        statistics(self.premises).update("recent")
+        return "recent"
+
+    def checked_parity(self) -> str:
+        """The name of a feature service whose parity was checked."""
+        from falaj.wiring.watching import parity_checks
+
+        at = BEGIN + timedelta(days=200)
+        with self.call() as call:
+            parity_checks(self.premises).checked(call, "delays", 5, at=at)
+        return "delays"
+
     def work(self) -> None:
         """Run all jobs that wait."""
         worker = Worker(self.premises.jobs, self.premises.handlers, name="small-world")

@@ -1,34 +1,24 @@
-"""Which definitions a feature service stands on: itself and all that it refers to."""
+"""Which definitions a feature service stands on, and the service as it was compiled then."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from falaj.features.model import FeatureService, OnDemandFeatures
-from falaj.kernel.call import AssetRef
-from falaj.kernel.errors import NotFound
+from falaj.features.appliers import KINDS
+from falaj.features.model import FeatureService
+from falaj.features.plan import ServicePlan
+from falaj.features.purposes import purposes_of
+from falaj.features.sources import ForeignTable, Stream
+from falaj.kernel.errors import InvalidInput, NotFound
+from falaj.training.ports import Pinned
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
 
     from falaj.catalog.definitions import Definition, Definitions
 
-SERVICE = "feature_service"
-_VERSIONED = ("feature_view", "on_demand")
-_KINDS = {
-    "feature_view": _VERSIONED,
-    "on_demand": ("on_demand", "feature_view"),
-    "table": ("stream", "foreign_table"),
-}
-"""What a reference may mean: a service names views and on-demand features in the same
-manner, and a view names a stream or a foreign table as a table."""
-
-
-def _versions(definition: Definition) -> dict[str, int]:
-    """The versions that a definition names of those that it takes from."""
-    if not isinstance(definition, FeatureService | OnDemandFeatures):
-        return {}
-    return {name: version for name, version in definition.versions().items() if version}
+SERVICE = FeatureService.kind
 
 
 class CatalogPins:
@@ -37,29 +27,94 @@ class CatalogPins:
     def __init__(self, definitions: Definitions) -> None:
         self._definitions = definitions
 
-    def pins(self, connection: Connection, feature_service: str) -> dict[str, str]:
-        """``kind:name`` with its fingerprint, for the service and all definitions upstream."""
-        first = AssetRef(SERVICE, feature_service)
-        found = {str(first): self._definitions.definition(connection, SERVICE, feature_service)}
-        versions = _versions(found[str(first)])
-        waiting = found[str(first)].references()
-        while waiting:
-            ref = waiting.pop()
-            for kind in _KINDS.get(ref.kind, (ref.kind,)):
-                name = f"{kind}:{ref.key}"
-                if name in found:
-                    break
-                version = versions.get(ref.key) if kind in _VERSIONED else None
-                try:
-                    found[name] = self._definitions.definition(connection, kind, ref.key, version)
-                except NotFound:
-                    continue  # a table of the lake, or a definition of the other kind
-                versions = {**_versions(found[name]), **versions}
-                waiting += found[name].references()
-                break
-        return {name: definition.fingerprint for name, definition in sorted(found.items())}
+    def pins(self, connection: Connection, feature_service: str) -> Pinned:
+        """The service as it stands now, with the version of everything that it refers to."""
+        return self._compiled(_Recorded(self._definitions, connection), feature_service)
 
-    def request_fields(self, connection: Connection, feature_service: str) -> tuple[str, ...]:
-        """The columns of a spine that are inputs of the model as well."""
-        document = self._definitions.current(connection, SERVICE, feature_service)
-        return tuple(document.get("request_fields") or ())
+    def pinned(
+        self,
+        connection: Connection,
+        feature_service: str,
+        versions: Mapping[str, int],
+        fingerprints: Mapping[str, str],
+    ) -> Pinned:
+        """The service as it was when these versions were current.
+
+        A version that is not named is found by its fingerprint.
+        """
+        known = dict(versions)
+        for name, fingerprint in fingerprints.items():
+            if name not in known:
+                known[name] = self._version_of(connection, name, fingerprint)
+        return self._compiled(_Recorded(self._definitions, connection, known), feature_service)
+
+    def _compiled(self, access: _Recorded, feature_service: str) -> Pinned:
+        service = access.get(SERVICE, feature_service)
+        if not isinstance(service, FeatureService):
+            raise InvalidInput(f"{feature_service!r} is not a feature service.")
+        plan = ServicePlan.of(service, access)
+        for use in plan.views:
+            access.note_source(use.plan.view.source)
+        return Pinned(
+            definitions=dict(sorted(access.fingerprints.items())),
+            versions=dict(sorted(access.versions.items())),
+            request_fields=tuple(plan.request_fields),
+            service=plan,
+            purposes=purposes_of(plan),
+        )
+
+    def _version_of(self, connection: Connection, name: str, fingerprint: str) -> int:
+        kind, _, key = name.partition(":")
+        for kept in self._definitions.history(connection, kind, key):
+            if kept.fingerprint == fingerprint:
+                return kept.version
+        raise NotFound(
+            f"No version of {name} has the fingerprint that was pinned.",
+            hint="The definitions of this platform are not those that the set was made with.",
+        )
+
+
+class _Recorded:
+    """Definitions in one transaction, remembering which version was asked for.
+
+    Args:
+        versions: the version of each definition that is to be used; the current one of
+            those that it does not name.
+    """
+
+    def __init__(
+        self,
+        definitions: Definitions,
+        connection: Connection,
+        versions: Mapping[str, int] | None = None,
+    ) -> None:
+        self._definitions = definitions
+        self._connection = connection
+        self._wanted = versions or {}
+        self.versions: dict[str, int] = {}
+        self.fingerprints: dict[str, str] = {}
+
+    def get(self, kind: str, name: str) -> Definition:
+        return self._found(kind, name, self._wanted.get(f"{kind}:{name}"))
+
+    def version(self, kind: str, name: str, version: int) -> Definition:
+        return self._found(kind, name, version)
+
+    def note_source(self, table: str) -> None:
+        """Remember the stream or the foreign table that a view names as a table."""
+        for kind in (Stream.kind, ForeignTable.kind):
+            try:
+                self.get(kind, table)
+            except NotFound:
+                continue  # a table of the lake alone, or a source of the other kind
+
+    def all(self, kind: str) -> Sequence[Definition]:
+        raise InvalidInput(f"A feature service refers to its {kind}s by name.")
+
+    def _found(self, kind: str, name: str, version: int | None) -> Definition:
+        kept = self._definitions.version(self._connection, kind, name, version)
+        fields = {field: value for field, value in kept.document.items() if field != "kind"}
+        found = KINDS[kind].model_validate(fields)
+        self.versions[f"{kind}:{name}"] = kept.version
+        self.fingerprints[f"{kind}:{name}"] = kept.fingerprint
+        return found

@@ -9,8 +9,11 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
+from falaj.kernel.errors import InvalidInput
+
 Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]*$")]
 Column = Annotated[str, Field(min_length=1, max_length=100)]
+Table = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 TRAIN_JOB = "training.train"
@@ -46,26 +49,53 @@ class TimeSplit(BaseModel):
 class TrainingSetSpec(BaseModel):
     """What a training set is made of.
 
-    The spine is a lake table or a query over lake tables: one row for each example, with
-    the keys of the entities, the instant at which the question is asked, the label, and
-    any columns that slices are cut by. Every other column of the frame is a feature.
+    The spine is a lake table (or several, one after the other), or a query over lake
+    tables: one row for each example, with the keys of the entities, the instant at which
+    the question is asked, the label, and any columns that slices are cut by. Every other
+    column of the frame is a feature.
+
+    With a ``split`` the rows are ordered by time and cut into parts, and those without a
+    label are left out. Without one the set has a row for each row of the spine, in its
+    order. A set that a model shall be trained on needs both.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     feature_service: Name
-    label: Column
-    spine: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")] | None = None
-    """A lake table."""
+    label: Column | None = None
+    spine: Table | tuple[Table, ...] | None = None
+    """A lake table, or tables with the same columns."""
     spine_query: Annotated[str, Field(min_length=1, max_length=20_000)] | None = None
     """A SELECT over lake tables, instead of a table."""
     timestamp: Column = "timestamp"
     knowledge: Literal["recorded", "event"] = "recorded"
-    split: TimeSplit
+    split: TimeSplit | None = None
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """The tables of the spine, in order; none if it is a query."""
+        if self.spine is None:
+            return ()
+        return (self.spine,) if isinstance(self.spine, str) else self.spine
+
+    def trainable(self) -> tuple[str, TimeSplit]:
+        """The label and the split.
+
+        Raises:
+            InvalidInput: there is none, so that no model can be trained on such a set.
+        """
+        if self.label is None or self.split is None:
+            lacking = "label" if self.label is None else "split"
+            raise InvalidInput(
+                f"A training set of {self.feature_service!r} without a {lacking} is nothing to"
+                " train a model on.",
+                hint="Prepare one with `label` and `split` in its spec.",
+            )
+        return self.label, self.split
 
     @model_validator(mode="after")
     def _one_spine(self) -> Self:
-        if (self.spine is None) == (self.spine_query is None):
+        if (not self.spine) == (self.spine_query is None):
             raise ValueError("give either spine (a table) or spine_query (a SELECT), not both")
         if self.label == self.timestamp:
             raise ValueError("the label and the timestamp cannot be the same column")
@@ -82,17 +112,34 @@ class TrainingSet(BaseModel):
     features: tuple[str, ...]
     spine_snapshot: int
     """The snapshot of the lake that spine and features were read from."""
+    spine_tables: dict[str, int] = {}
+    """The tables of the spine, one after the other, with the snapshot at which each was read."""
     snapshot: int
     """The snapshot of the lake that first holds the table."""
     spine_hash: str
     content_hash: str
     definitions: dict[str, str]
     """``kind:name`` of each definition that took part, with its fingerprint."""
+    versions: dict[str, int] = {}
+    """The version of each of them."""
+    columns: tuple[str, ...] = ()
+    """The spine's columns and the features, in order."""
+    purpose: str | None = None
+    """What it was asked for."""
+    permitted_purposes: tuple[str, ...] | None = None
+    """What its features may be used for; None means anything."""
+    foreign: dict[str, str] = {}
+    """The version of each foreign table that was read."""
     n_rows: dict[str, int]
-    """Rows by part, and ``without_label`` and ``outside`` for rows left out."""
+    """Rows by part, and ``without_label`` and ``outside`` for rows left out; ``all`` of a
+    set that is not split."""
     positive_rate: dict[str, float]
     created_at: datetime
     created_by: str
+
+    def trainable(self) -> tuple[str, TimeSplit]:
+        """Its label and split; raises InvalidInput as ``TrainingSetSpec.trainable`` does."""
+        return self.spec.trainable()
 
 
 class Recreation(BaseModel):
@@ -103,7 +150,7 @@ class Recreation(BaseModel):
     content_hash: str
     recreated_hash: str
     changed_definitions: tuple[str, ...] = ()
-    """Definitions that are no longer what they were; a reason for a difference."""
+    """Definitions that are no longer what they were; the pinned versions were used."""
     n_rows: dict[str, int]
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from sqlalchemy.engine import Connection
 
+    from falaj.features.plan import ServicePlan
     from falaj.kernel.call import Call
     from falaj.training.encoding import Encoding
     from falaj.training.model import CodeVersion, Run, TrainingSet
@@ -29,34 +30,58 @@ def untold(share: float, message: str) -> None:
 class FeatureFrames(Protocol):
     """Joins features to a spine, each as it was known at the row's timestamp.
 
-    The answer has the spine's rows in the spine's order, with its columns first and one
-    column for each feature of the service after them. The same spine, definitions and
-    lake give the same answer to the bit.
+    ``spine`` may be one batch of a larger one; ``pins`` name the version of each foreign
+    table. The answer has the spine's rows in the spine's order, with its columns first and
+    one column for each feature after them. The same spine, definitions and lake give the
+    same answer to the bit.
     """
 
     def training_frame(
         self,
         spine: pa.Table,
-        service: str,
+        service: str | ServicePlan,
         *,
         timestamp: str = "timestamp",
         knowledge: str = "recorded",
         snapshot: int | None = None,
+        pins: Mapping[str, str] | None = None,
     ) -> pa.Table: ...
 
 
+@dataclass(frozen=True)
+class Pinned:
+    """What a training set stands on.
+
+    ``definitions`` and ``versions`` go by ``kind:name``; ``request_fields`` are the columns
+    of a spine that are inputs of the model as well; ``purposes`` are what the features may
+    be used for (None: anything).
+    """
+
+    definitions: Mapping[str, str]
+    service: str | ServicePlan
+    versions: Mapping[str, int] = field(default_factory=dict)
+    request_fields: tuple[str, ...] = ()
+    purposes: tuple[str, ...] | None = None
+
+
 class DefinitionPins(Protocol):
-    """Names the exact definitions that a feature service stands on at this moment."""
+    """Names the exact definitions that a feature service stands on."""
 
-    def pins(self, connection: Connection, feature_service: str) -> dict[str, str]:
-        """``kind:name`` of the service and all that it refers to, with their fingerprints.
-
-        Raises NotFound if there is no such service.
-        """
+    def pins(self, connection: Connection, feature_service: str) -> Pinned:
+        """The service at this moment. Raises NotFound if there is no such service."""
         ...
 
-    def request_fields(self, connection: Connection, feature_service: str) -> tuple[str, ...]:
-        """The columns of a spine that are inputs of the model as well."""
+    def pinned(
+        self,
+        connection: Connection,
+        feature_service: str,
+        versions: Mapping[str, int],
+        fingerprints: Mapping[str, str],
+    ) -> Pinned:
+        """The service as it was with these versions of its definitions.
+
+        Raises NotFound if one of them is not known here.
+        """
         ...
 
 

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
+from falaj.features.purposes import refuse_unless
 from falaj.kernel.actions import Service, action
+from falaj.kernel.binary import ArrowStream
 from falaj.kernel.call import AssetRef, Call
 from falaj.kernel.errors import Forbidden
 from falaj.kernel.jobs import Job
@@ -28,6 +30,8 @@ from falaj.training.model import (
 )
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from falaj.catalog.assets import Catalog
     from falaj.kernel.jobs import Jobs
     from falaj.training.runs import Runs
@@ -38,6 +42,7 @@ Visible = Callable[[Call, Resource], bool]
 May = Callable[[Call, str, Resource], bool]
 """True if the caller may do the named action on the resource."""
 Limit = Annotated[int, Field(ge=1, le=1000)]
+Rows = Annotated[int, Field(ge=1, le=500_000)]
 RunIds = Annotated[list[str], Field(min_length=1, max_length=20)]
 SetList = list[TrainingSet]
 RunList = list[Run]
@@ -68,10 +73,9 @@ class TrainingService(Service):
 
     @action(post="/training/sets")
     def prepare(self, spec: TrainingSetSpec) -> Job:
-        """Build a training set: a spine joined with features, split by time, pinned."""
-        self._check_readable(*self._sets.read_by(spec))
-        self._sets.pinned(self.call.connection, spec)
-        return self._jobs.submit(self.call, PREPARE_JOB, spec.model_dump(mode="json"))
+        """Build a training set: a spine joined with features, pinned, and split if asked."""
+        self._check_usable(spec)
+        return self._jobs.submit(self.call, PREPARE_JOB, self._stated(spec))
 
     @action(get="/training/sets")
     def sets(self, limit: Limit = 100) -> SetList:
@@ -84,10 +88,20 @@ class TrainingService(Service):
         """One training set with everything that pins it."""
         return self._sets.get(self.call.connection, training_set)
 
+    @action(get="/training/sets/{training_set}/rows", on="training_set")
+    def rows(self, training_set: str, *, first: int = 0, limit: Rows = 10_000) -> ArrowStream:
+        """Rows of a training set as an Arrow stream, in order, from number ``first`` on."""
+        made = self._sets.get(self.call.connection, training_set)
+        self._check_purpose(made)
+        found = self._sets.rows(made, first, limit)
+        self.call.note(n_rows=found.num_rows)
+        return stream_of(found)
+
     @action(post="/training/sets/{training_set}/recreations", on="training_set")
     def recreate(self, training_set: str) -> Job:
         """Make a training set again and say whether it is the same to the byte."""
         made = self._sets.get(self.call.connection, training_set)
+        self._check_purpose(made)
         self._check_readable(*self._sets.read_by(made.spec))
         return self._jobs.submit(self.call, RECREATE_JOB, {"training_set": training_set})
 
@@ -95,12 +109,27 @@ class TrainingService(Service):
     def train(self, request: TrainingRequest) -> Job:
         """Train a model: training set, run, bundle, and a new version in the registry."""
         if request.training_set is not None:
-            self._sets.get(self.call.connection, request.training_set)
+            made = self._sets.get(self.call.connection, request.training_set)
             self._check_readable(AssetRef("training_set", request.training_set))
+            self._check_purpose(made)
+            made.trainable()
         elif request.spec is not None:
-            self._check_readable(*self._sets.read_by(request.spec))
-            self._sets.pinned(self.call.connection, request.spec)
-        return self._jobs.submit(self.call, TRAIN_JOB, request.model_dump(mode="json"))
+            request.spec.trainable()
+            self._check_usable(request.spec)
+        return self._jobs.submit(self.call, TRAIN_JOB, self._stated(request))
+
+    def _stated(self, asked: TrainingSetSpec | TrainingRequest) -> dict[str, Any]:
+        """A job's arguments, with the purpose for which its caller asks."""
+        return {**asked.model_dump(mode="json"), "purpose": self.call.caller.purpose}
+
+    def _check_usable(self, spec: TrainingSetSpec) -> None:
+        """Raise unless the caller may make a set of this for the purpose that is stated."""
+        self._check_readable(*self._sets.read_by(spec))
+        pinned = self._sets.pinned(self.call.connection, spec)
+        refuse_unless(pinned.purposes, self.call.caller.purpose, spec.feature_service)
+
+    def _check_purpose(self, made: TrainingSet) -> None:
+        refuse_unless(made.permitted_purposes, self.call.caller.purpose, made.spec.feature_service)
 
     def _check_readable(self, *read: AssetRef) -> None:
         """Who trains on data reads it: what holds for its rows holds for its use.
@@ -121,6 +150,16 @@ class TrainingService(Service):
     def _may_see(self, set_id: str) -> bool:
         ref = AssetRef("training_set", set_id)
         return self._visible(self.call, self._catalog.load(self.call.connection, ref))
+
+
+def stream_of(rows: pa.Table) -> bytes:
+    """A table as an Arrow stream."""
+    import pyarrow as pa
+
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, rows.schema) as writer:
+        writer.write_table(rows)
+    return bytes(sink.getvalue().to_pybytes())
 
 
 class RunService(Service):

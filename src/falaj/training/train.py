@@ -32,7 +32,7 @@ from falaj.training.model import (
     TrainingSet,
     TrainingSetSpec,
 )
-from falaj.training.ports import Candidate, FittedModel, Rows, Trainer, chosen
+from falaj.training.ports import Candidate, FittedModel, Report, Rows, Trainer, chosen, untold
 from falaj.training.training_sets import part_of
 
 if TYPE_CHECKING:
@@ -89,7 +89,8 @@ class TrainJob:
 
     def __call__(self, job: JobRun, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """Train; returns ``training_set``, ``run``, ``bundle``, ``version`` and metrics."""
-        request = TrainingRequest.model_validate(arguments)
+        given, purpose = stated(arguments)
+        request = TrainingRequest.model_validate(given)
         if job.checkpoint is None:
             fresh = Progress(
                 training_set=request.training_set or new_id("ts"),
@@ -97,7 +98,7 @@ class TrainJob:
                 set_recorded=request.training_set is not None,
             )
             job.save(fresh.model_dump())
-        work = _Work(self, job, request, Progress.model_validate(job.checkpoint))
+        work = _Work(self, job, request, purpose, Progress.model_validate(job.checkpoint))
         try:
             return work.done()
         except FalajError as error:
@@ -113,6 +114,7 @@ class _Work:
     on: TrainJob
     job: JobRun
     request: TrainingRequest
+    purpose: str | None
     progress: Progress
 
     def done(self) -> dict[str, Any]:
@@ -161,6 +163,8 @@ class _Work:
             self.request.spec,
             set_id=self.progress.training_set,
             principal=self.job.submitted_by,
+            purpose=self.purpose,
+            report=lambda share, told: self.job.report(0.02 + 0.3 * share, told),
         )
         with self._opened("training.prepare") as call:
             self.on.training_sets.record(call, made)
@@ -190,7 +194,7 @@ class _Work:
 
     def _part(self, part: str, encoding: Encoding) -> Rows:
         rows = part_of(self._rows, part)
-        label = self._set.spec.label
+        label, _ = self._set.trainable()
         return Rows(encoding.matrix(rows), as_labels(rows.column(label), label))
 
     def _start(self) -> None:
@@ -223,7 +227,7 @@ class _Work:
         trainer = chosen(self.on.trainers, self.request.trainer)
         self.job.report(0.4, "reading the training set")
         train_rows = part_of(self._rows, TRAIN)
-        label = self._set.spec.label
+        label, _ = self._set.trainable()
         labels = as_labels(train_rows.column(label), label)
         encoding = learned(train_rows, self._features, labels)
         train = Rows(encoding.matrix(train_rows), labels)
@@ -319,13 +323,19 @@ class PrepareJob:
 
     def __call__(self, job: JobRun, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """Build; returns ``training_set`` and its rows by part."""
-        spec = TrainingSetSpec.model_validate(arguments)
+        given, purpose = stated(arguments)
+        spec = TrainingSetSpec.model_validate(given)
         if job.checkpoint is None:
             job.save({"training_set": new_id("ts")})
         set_id = str(job.checkpoint["training_set"])
-        job.report(0.1, "joining features to the spine")
         made = built_set(
-            self.calls, self.training_sets, spec, set_id=set_id, principal=job.submitted_by
+            self.calls,
+            self.training_sets,
+            spec,
+            set_id=set_id,
+            principal=job.submitted_by,
+            purpose=purpose,
+            report=job.report,
         )
         with self.calls.opened(
             "training.prepare", job.submitted_by, resource=f"training_set:{set_id}"
@@ -345,9 +355,9 @@ class RecreateJob:
         """Re-create; returns a ``Recreation`` as JSON."""
         with self.calls.database.reading() as connection:
             made = self.training_sets.get(connection, str(arguments["training_set"]))
-            pinned = self.training_sets.pinned(connection, made.spec)
-        job.report(0.1, "joining features to the spine again")
-        found = self.training_sets.recreate(made, pinned)
+            then = self.training_sets.pinned_then(connection, made)
+            now = self.training_sets.pinned(connection, made.spec)
+        found = self.training_sets.recreate(made, then, now, report=job.report)
         with self.calls.opened(
             "training.recreate", job.submitted_by, resource=f"training_set:{made.id}"
         ) as call:
@@ -355,8 +365,22 @@ class RecreateJob:
         return found.model_dump(mode="json")
 
 
+def stated(arguments: Mapping[str, Any]) -> tuple[dict[str, Any], str | None]:
+    """What a job was asked to do, and for what purpose."""
+    given = dict(arguments)
+    purpose = given.pop("purpose", None)
+    return given, None if purpose is None else str(purpose)
+
+
 def built_set(
-    calls: Calls, training_sets: TrainingSets, spec: TrainingSetSpec, *, set_id: str, principal: str
+    calls: Calls,
+    training_sets: TrainingSets,
+    spec: TrainingSetSpec,
+    *,
+    set_id: str,
+    principal: str,
+    purpose: str | None = None,
+    report: Report = untold,
 ) -> TrainingSet:
     """Pin and build a training set outside of any write transaction."""
     with calls.database.reading() as connection:
@@ -366,6 +390,8 @@ def built_set(
         set_id=set_id,
         pinned=pinned,
         created_by=principal,
+        purpose=purpose,
+        report=report,
     )
 
 

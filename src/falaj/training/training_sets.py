@@ -1,15 +1,15 @@
-"""Training sets: a spine joined with features, split by time, pinned, and made again.
+"""Training sets: a spine joined with features, pinned, and made again.
 
-The rows are ordered by time and then by all columns of the spine, so that the same data
-gives the same bytes in whatever order the lake hands them out.
+The features are joined batch by batch, and each batch goes into the lake before the next
+one is made: a set may be larger than memory. All of a set is written in one transaction.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -17,18 +17,21 @@ from sqlalchemy import insert, select
 
 from falaj.catalog.model import Classification, Relation
 from falaj.kernel.call import AssetRef
-from falaj.kernel.clock import microseconds
 from falaj.kernel.errors import Corrupt, InvalidInput, NotFound
-from falaj.training.content import canonical, content_hash
-from falaj.training.encoding import as_labels, instants
-from falaj.training.model import (
-    TEST,
-    TRAIN,
-    VALIDATION,
-    Recreation,
-    TimeSplit,
-    TrainingSet,
-    TrainingSetSpec,
+from falaj.lake.content import ContentHash, canonical, content_hash
+from falaj.training.encoding import as_labels
+from falaj.training.model import Recreation, TrainingSet, TrainingSetSpec
+from falaj.training.ports import Pinned, Report, untold
+from falaj.training.spines import (
+    OWN_COLUMNS,
+    PARTS,
+    ROW_NUMBER,
+    SPLIT,
+    Spine,
+    batches,
+    counted,
+    split_rows,
+    written_query,
 )
 from falaj.training.tables import training_set_rows
 
@@ -36,28 +39,45 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
 
     from falaj.catalog.assets import Catalog
+    from falaj.features.plan import ServicePlan
     from falaj.kernel.call import Call
     from falaj.lake.ports import Lake
     from falaj.training.ports import DefinitionPins, FeatureFrames
 
-PARTS = (TRAIN, VALIDATION, TEST)
-ROW_NUMBER, SPLIT = "row_number", "split"
+ROWS_PER_BATCH = 200_000
+"""How many rows are joined at a time."""
+
+
+@dataclass
+class _Made:
+    """What is learned of a set while its rows flow by."""
+
+    spine: ContentHash = field(default_factory=ContentHash)
+    frame: ContentHash = field(default_factory=ContentHash)
+    features: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
-class Pinned:
-    """What a spec stands on: definitions with fingerprints, and inputs within the spine."""
+class _Joining:
+    """From what features are joined: definitions, a snapshot of the lake, foreign tables."""
 
-    definitions: Mapping[str, str]
-    request_fields: tuple[str, ...] = ()
+    spec: TrainingSetSpec
+    pinned: Pinned
+    snapshot: int
+    foreign: Mapping[str, str]
 
 
 class TrainingSets:
     """Builds, pins, reads and re-creates training sets.
 
     ``build`` and ``recreate`` do the heavy work and touch no database; ``record`` is the
-    short transaction after it. ``settle`` brings what was pushed for a feature service into
-    the lake.
+    short transaction after it.
+
+    Args:
+        rows_per_batch: how many rows are joined at a time.
+        settle: brings what was pushed for a feature service into the lake.
+        foreign_pins: tells the version of each foreign table that a service takes from.
     """
 
     def __init__(
@@ -66,21 +86,27 @@ class TrainingSets:
         frames: FeatureFrames,
         pins: DefinitionPins,
         catalog: Catalog,
+        *,
+        rows_per_batch: int = ROWS_PER_BATCH,
         settle: Callable[[str], None] = lambda _service: None,
+        foreign_pins: Callable[[str | ServicePlan], Mapping[str, str]] = lambda _service: {},
     ) -> None:
         self._lake = lake
-        self._settle = settle
         self._frames = frames
         self._pins = pins
         self._catalog = catalog
+        self._rows_per_batch = rows_per_batch
+        self._settle = settle
+        self._foreign_pins = foreign_pins
 
     def pinned(self, connection: Connection, spec: TrainingSetSpec) -> Pinned:
         """What the spec stands on now; raises NotFound without its feature service."""
-        service = spec.feature_service
-        return Pinned(
-            definitions=self._pins.pins(connection, service),
-            request_fields=self._pins.request_fields(connection, service),
-        )
+        return self._pins.pins(connection, spec.feature_service)
+
+    def pinned_then(self, connection: Connection, made: TrainingSet) -> Pinned:
+        """What a set stood on when it was made; raises NotFound if that is not known here."""
+        service = made.spec.feature_service
+        return self._pins.pinned(connection, service, made.versions, made.definitions)
 
     def build(
         self,
@@ -89,12 +115,16 @@ class TrainingSets:
         set_id: str,
         pinned: Pinned,
         created_by: str,
+        purpose: str | None = None,
+        report: Report = untold,
     ) -> TrainingSet:
         """Make the rows and write them to the lake; a repeat with the same id writes them anew.
 
         Args:
             set_id: a new id (``ts_…``).
             pinned: what ``pinned`` said.
+            purpose: what the set is for; the caller has checked that it is permitted.
+            report: told of progress; what it raises undoes the write.
 
         Raises:
             InvalidInput: a column is missing or has the wrong type, or a part has no rows.
@@ -102,26 +132,37 @@ class TrainingSets:
         """
         self._settle(spec.feature_service)
         snapshot = self._lake.latest()
-        spine, left_out = self._spine(spec, snapshot)
-        frame, features = self._frame(spec, spine, pinned.request_fields, snapshot)
+        spine = Spine(tuple((table, snapshot) for table in spec.tables), spec.spine_query, snapshot)
+        spine = written_query(self._lake, spec, spine)
+        rows, left_out = self._split(spec, spine)
+        joining = _Joining(spec, pinned, snapshot, self._foreign_pins(pinned.service))
+        learned = [_Made()]
+        self._warm(joining, spine, rows)
+
+        def flow() -> Iterator[pa.Table]:
+            learned[0] = _Made()  # the engine may ask for the rows a second time
+            return self._flow(joining, spine, rows, learned[0], report)
+
         table = f"training_set_{set_id.removeprefix('ts_')}"
-        written = self._lake.replace(table, frame)
-        labels = as_labels(frame.column(spec.label), spec.label)
-        parts = np.asarray(frame.column(SPLIT).to_pylist(), dtype=object)
+        written = self._lake.replace_in_batches(table, flow)
         return TrainingSet(
             id=set_id,
             table=table,
             spec=spec,
-            features=features,
+            features=learned[0].features,
+            columns=learned[0].columns,
             spine_snapshot=snapshot,
+            spine_tables=dict(spine.tables),
             snapshot=written.id,
-            spine_hash=content_hash(spine),
-            content_hash=content_hash(frame),
+            spine_hash=learned[0].spine.digest(),
+            content_hash=learned[0].frame.digest(),
             definitions=dict(pinned.definitions),
-            n_rows={part: int((parts == part).sum()) for part in PARTS} | left_out,
-            positive_rate={
-                part: float(labels[parts == part].mean()) for part in PARTS if (parts == part).any()
-            },
+            versions=dict(pinned.versions),
+            purpose=purpose,
+            permitted_purposes=pinned.purposes,
+            foreign=dict(joining.foreign),
+            n_rows=_n_rows(rows, learned[0].frame.n_rows) | left_out,
+            positive_rate=_positive_rate(spec, rows),
             created_at=written.at,
             created_by=created_by,
         )
@@ -155,17 +196,20 @@ class TrainingSets:
             call,
             ref,
             classification=classification,
-            description=f"{sum(made.n_rows[part] for part in PARTS)} rows for "
-            f"{made.spec.label} by {made.spec.feature_service}",
+            description=_told(made),
             owner=made.created_by,
             attributes={
                 "table": made.table,
                 "snapshot": made.spine_snapshot,
                 "content_hash": made.content_hash,
+                "purpose": made.purpose,
             },
         )
         service, *tables = self.read_by(made.spec)
-        for table in tables:
+        own = [AssetRef("table", table) for table in made.spine_tables if table.startswith("rows_")]
+        for table in own:  # rows that were handed over, or that a query gave: as secret as the set
+            self._catalog.record(call, table, owner=made.created_by, classification=classification)
+        for table in dict.fromkeys([*tables, *own]):
             self._link(call, table, ref, Relation.FEEDS)
         self._link(call, service, ref, Relation.DEFINES)
         call.emit("training_set.created", training_set=made.id)
@@ -211,73 +255,112 @@ class TrainingSets:
             )
         return rows
 
-    def recreate(self, made: TrainingSet, pinned: Pinned) -> Recreation:
-        """Make the rows again from the pinned snapshot and say whether they are the same.
+    def rows(self, made: TrainingSet, first: int, limit: int) -> pa.Table:
+        """Some rows from number ``first`` on, in order, with all columns as they are pinned."""
+        return self._lake.scan(
+            made.table,
+            where=f"{ROW_NUMBER} >= $first AND {ROW_NUMBER} < $end",
+            parameters={"first": first, "end": first + limit},
+            order_by=[ROW_NUMBER],
+            snapshot=made.snapshot,
+        )
+
+    def recreate(
+        self, made: TrainingSet, then: Pinned, now: Pinned, *, report: Report = untold
+    ) -> Recreation:
+        """Make the rows again, from the pinned definitions and the pinned snapshot, and say
+        whether they are the same.
 
         Args:
-            pinned: what ``pinned`` says now; a difference explains different rows.
+            then: what ``pinned_then`` says.
+            now: what ``pinned`` says; it is not used, but for telling what has changed.
+
+        Raises:
+            NotFound: the pinned snapshot has been expired.
         """
-        spine, left_out = self._spine(made.spec, made.spine_snapshot)
-        frame, _ = self._frame(made.spec, spine, pinned.request_fields, made.spine_snapshot)
-        found = content_hash(frame)
-        now = pinned.definitions
-        names = sorted({*now, *made.definitions})
-        parts = frame.column(SPLIT).to_pylist()
+        spec, learned = made.spec, _Made()
+        spine = self._spine_of(made)
+        rows, left_out = self._split(spec, spine)
+        joining = _Joining(spec, then, made.spine_snapshot, made.foreign)
+        for _ in self._flow(joining, spine, rows, learned, report):
+            pass  # each batch is hashed as it flows by
+        found = learned.frame.digest()
+        names = sorted({*now.definitions, *made.definitions})
         return Recreation(
             training_set=made.id,
             identical=found == made.content_hash,
             content_hash=made.content_hash,
             recreated_hash=found,
             changed_definitions=tuple(
-                name for name in names if now.get(name) != made.definitions.get(name)
+                name for name in names if now.definitions.get(name) != made.definitions.get(name)
             ),
-            n_rows={part: parts.count(part) for part in PARTS} | left_out,
+            n_rows=_n_rows(rows, learned.frame.n_rows) | left_out,
         )
 
-    def _spine(self, spec: TrainingSetSpec, snapshot: int) -> tuple[pa.Table, dict[str, int]]:
-        """The ordered spine with its ``split`` column, and counts of the rows left out."""
-        if spec.spine is not None:
-            spine = self._lake.scan(spec.spine, snapshot=snapshot)
-        else:
-            spine = self._lake.query(spec.spine_query or "", snapshot=snapshot)
-        _check_columns(spine, spec)
-        spine = canonical(spine)
-        labels = as_labels(spine.column(spec.label), spec.label)
-        at = instants(spine.column(spec.timestamp), spec.timestamp)
-        split = _split(at, spec.split)
-        known = ~np.isnan(labels)
-        inside = split != ""
-        spine = spine.append_column(SPLIT, pa.array(split, pa.string()))
-        kept = spine.filter(pa.array(known & inside))
-        others = [name for name in kept.column_names if name != spec.timestamp]
-        kept = kept.sort_by([(name, "ascending") for name in (spec.timestamp, *others)])
-        left_out = {
-            "without_label": int((~known).sum()),
-            "outside": int((known & ~inside).sum()),
-        }
-        for part in PARTS[:2]:
-            if not (split[known] == part).any():
-                raise InvalidInput(
-                    f"No row of the spine with a label falls into the {part} part.",
-                    hint="Check the boundaries of the split and the timestamps of the spine.",
-                    **left_out,
-                )
-        return kept.combine_chunks(), left_out
+    def _spine_of(self, made: TrainingSet) -> Spine:
+        """The spine of a set that was made, as it was read then."""
+        if made.spine_tables:
+            return Spine(tuple(made.spine_tables.items()), None, made.spine_snapshot)
+        tables = tuple((table, made.spine_snapshot) for table in made.spec.tables)
+        return Spine(tables, made.spec.spine_query, made.spine_snapshot)
 
-    def _frame(
+    def _split(self, spec: TrainingSetSpec, spine: Spine) -> tuple[pa.Table | None, dict[str, int]]:
+        if spec.split is None:
+            return None, {}
+        return split_rows(self._lake, spec, spine, spec.split)
+
+    def _spine_batches(
+        self, spec: TrainingSetSpec, spine: Spine, rows: pa.Table | None
+    ) -> Iterator[pa.Table]:
+        if rows is None:
+            yield from batches(self._lake, spec, spine, self._rows_per_batch)
+            return
+        for start in range(0, len(rows), self._rows_per_batch):
+            yield rows.slice(start, self._rows_per_batch)
+
+    def _warm(self, joining: _Joining, spine: Spine, rows: pa.Table | None) -> None:
+        """Join one row, so that indexes are made before other writers of the lake wait."""
+        first = next(self._spine_batches(joining.spec, spine, rows)).slice(0, 1)
+        self._joined(joining, first, 0)
+
+    def _flow(
         self,
-        spec: TrainingSetSpec,
-        spine: pa.Table,
-        request_fields: Sequence[str],
-        snapshot: int,
+        joining: _Joining,
+        spine: Spine,
+        rows: pa.Table | None,
+        learned: _Made,
+        report: Report,
+    ) -> Iterator[pa.Table]:
+        """The rows of the set, batch by batch; ``learned`` is brought up to date before each."""
+        total = (
+            len(rows)
+            if rows is not None
+            else sum(self._lake.count(table, snapshot) for table, snapshot in spine.tables)
+        )
+        for batch in self._spine_batches(joining.spec, spine, rows):
+            done = learned.frame.n_rows
+            report(done / max(total, 1), f"joined {done:,} of {total:,} rows")
+            frame, features = self._joined(joining, batch, done)
+            learned.spine.update(batch)
+            learned.frame.update(frame)
+            learned.features = features
+            learned.columns = tuple(name for name in frame.column_names if name != ROW_NUMBER)
+            yield frame
+
+    def _joined(
+        self, joining: _Joining, spine: pa.Table, first: int
     ) -> tuple[pa.Table, tuple[str, ...]]:
-        asked = spine.drop_columns([SPLIT, spec.label])  # features never see the answer
+        """One batch of the spine with its features, and their names."""
+        spec, pinned = joining.spec, joining.pinned
+        hidden = [name for name in (SPLIT, spec.label) if name in spine.column_names]
+        asked = spine.drop_columns(hidden)  # features never see the answer
         frame = self._frames.training_frame(
             asked,
-            spec.feature_service,
+            pinned.service,
             timestamp=spec.timestamp,
             knowledge=spec.knowledge,
-            snapshot=snapshot,
+            snapshot=joining.snapshot,
+            pins=joining.foreign,
         )
         if frame.num_rows != spine.num_rows:
             raise Corrupt(
@@ -285,21 +368,22 @@ class TrainingSets:
                 hint="Tell the maintainers; nothing was written.",
             )
         joined = [name for name in frame.column_names if name not in asked.column_names]
-        clash = {SPLIT, ROW_NUMBER, spec.label} & set(joined)
+        clash = {*OWN_COLUMNS, spec.label} & set(joined)
         if clash:
             raise InvalidInput(
-                f"A feature is called {sorted(clash)[0]!r}, which a training set needs itself.",
+                f"A feature is called {sorted(map(str, clash))[0]!r}, which a training set needs"
+                " itself.",
                 hint="Rename the feature or the label.",
             )
         result = spine
-        inputs = [name for name in request_fields if name in asked.column_names]
+        inputs = [name for name in pinned.request_fields if name in asked.column_names]
         for name in inputs:  # as the feature store reads them
             place = result.schema.get_field_index(name)
             result = result.set_column(place, name, frame.column(name))
         for name in joined:
             result = result.append_column(name, frame.column(name))
-        result = result.append_column(ROW_NUMBER, pa.array(np.arange(len(spine)), pa.int64()))
-        result = canonical(result)
+        numbers = np.arange(first, first + len(spine))
+        result = canonical(result.append_column(ROW_NUMBER, pa.array(numbers, pa.int64())))
         features = tuple(
             name
             for name in (*inputs, *joined)
@@ -328,8 +412,8 @@ class TrainingSets:
         return max(known, key=lambda one: one.level, default=None)
 
     def _tables(self, spec: TrainingSetSpec) -> list[str]:
-        if spec.spine is not None:
-            return [spec.spine]
+        if spec.tables:
+            return list(spec.tables)
         # Names in SQL have no case. A word too many only asks for one table too many.
         words = set(re.findall(r"[a-z][a-z0-9_]*", (spec.spine_query or "").lower()))
         return [table for table in self._lake.tables() if table in words]
@@ -347,33 +431,21 @@ def part_of(rows: pa.Table, part: str) -> pa.Table:
     return rows.filter(pc.equal(rows.column(SPLIT), part))
 
 
-def _check_columns(spine: pa.Table, spec: TrainingSetSpec) -> None:
-    for name in (spec.timestamp, spec.label):
-        if name not in spine.column_names:
-            raise InvalidInput(
-                f"The spine has no column {name!r}.",
-                hint=f"It has: {', '.join(spine.column_names)}.",
-            )
-    for name in (SPLIT, ROW_NUMBER):
-        if name in spine.column_names:
-            raise InvalidInput(
-                f"The spine has a column {name!r}, which a training set needs itself.",
-                hint="Rename it.",
-            )
-    if spine.num_rows == 0:
-        raise InvalidInput("The spine is empty.", hint="Check its table or query.")
+def _told(made: TrainingSet) -> str:
+    about = f"{made.spec.label} by " if made.spec.label else ""
+    return f"{counted(made.n_rows)} rows for {about}{made.spec.feature_service}"
 
 
-def _split(at: Any, split: TimeSplit) -> Any:
-    """The part of each instant (microseconds), or an empty text outside of all."""
-    parts = np.full(at.shape, "", dtype=object)
-    test = microseconds(split.validation_until)
-    validation = microseconds(split.train_until)
-    parts[at < validation] = TRAIN
-    parts[(at >= validation) & (at < test)] = VALIDATION
-    parts[at >= test] = TEST
-    if split.train_from is not None:
-        parts[at < microseconds(split.train_from)] = ""
-    if split.test_until is not None:
-        parts[at >= microseconds(split.test_until)] = ""
-    return parts
+def _n_rows(rows: pa.Table | None, n_all: int) -> dict[str, int]:
+    if rows is None:
+        return {"all": n_all}
+    parts = rows.column(SPLIT).to_pylist()
+    return {part: parts.count(part) for part in PARTS}
+
+
+def _positive_rate(spec: TrainingSetSpec, rows: pa.Table | None) -> Mapping[str, float]:
+    if rows is None or spec.label is None:
+        return {}
+    labels = as_labels(rows.column(spec.label), spec.label)
+    parts = np.asarray(rows.column(SPLIT).to_pylist(), dtype=object)
+    return {part: float(labels[parts == part].mean()) for part in PARTS if (parts == part).any()}

@@ -19,6 +19,7 @@ DUTIES: Mapping[str, tuple[str, ...]] = {
     "own_jobs": ("jobs.cancel", "jobs.retry"),
     "experiment": (
         "training.*",
+        "tables.upload",
         "training_sets.*",
         "runs.*",
         "experiments.*",

@@ -20,6 +20,7 @@ from falaj.trust.audit_service import Audit
 from falaj.trust.keys_service import Keys
 from falaj.trust.service import AccountsService
 from falaj.wiring.facts import facts
+from falaj.wiring.watching import parity_checks
 
 if TYPE_CHECKING:
     from falaj.wiring.assembly import Premises
@@ -56,13 +57,12 @@ def makers(made: Premises) -> dict[type[Service], Callable[[], Service]]:
 
 
 def _features(made: Premises) -> Features:
-    from falaj.features.parity import Parity
     from falaj.features.versions import Retirement
     from falaj.serving.read_views import ReadViews
 
     return Features(
         made.features,
-        Parity(made.features),
+        parity_checks(made),
         made.jobs,
         made.visible_ref,
         Retirement(made.definitions, ReadViews(made.releases)),

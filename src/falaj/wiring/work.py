@@ -13,6 +13,7 @@ from falaj.kernel.jobs import Handler, JobRun
 from falaj.kernel.outbox import Subscription
 from falaj.kernel.telemetry import logger
 from falaj.trust.audit_checkpoints import Checkpointer
+from falaj.wiring.watching import parity_checks, statistics
 
 if TYPE_CHECKING:
     from falaj.features.streams.worker import StreamWorker
@@ -32,7 +33,7 @@ def handlers(made: Premises) -> Mapping[str, Handler]:
     from falaj.training.model import PREPARE_JOB, RECREATE_JOB, TRAIN_JOB
 
     makers: dict[str, Callable[[], Handler]] = {
-        LOAD: lambda: made.loading,
+        LOAD: lambda: _with_statistics(made, made.loading),
         MATERIALIZE: lambda: _materialization(made),
         FORGET: lambda: _forgetting(made),
         PREPARE_JOB: lambda: _preparation(made),
@@ -59,7 +60,22 @@ def _later(make: Callable[[], Handler]) -> Handler:
 def _materialization(made: Premises) -> Handler:
     from falaj.features.materialization import Materialization
 
-    return Materialization(made.features, made.calls)
+    return _with_statistics(made, Materialization(made.features, made.calls))
+
+
+def _with_statistics(made: Premises, handler: Handler) -> Handler:
+    """A handler that brings rows, and the statistics of what it brought."""
+
+    def handle(run: JobRun, arguments: Mapping[str, Any]) -> Any:
+        result = handler(run, arguments)
+        try:
+            statistics(made).update_all()
+        except Exception:  # noqa: BLE001
+            # Whatever it is: the rows are there, and the chore tries again.
+            logger(__name__).exception("no statistics of what a job brought", job=run.id)
+        return result
+
+    return handle
 
 
 def _forgetting(made: Premises) -> Handler:
@@ -168,13 +184,23 @@ class Chores:
             if mended:
                 self._log.warning("routing table mended", endpoints=mended)
 
+        def parity() -> None:
+            parity_checks(made).all_checked(made.calls, seed=int(monotonic()))
+
+        def statistics_told() -> None:
+            statistics(made).update_all()
+
         self._chores: dict[str, Callable[[], object]] = {
             "routing table": Seldom(routed, every_seconds=5.0),
             "audit checkpoint": checkpointer.run_once,
             "notifications": news.deliver,
             "prediction log": PredictionDrain(made.spool_folder, made.keys, made.lake).run_once,
+            "feature statistics": Seldom(statistics_told, every_seconds=60.0),
             "lake compaction": Seldom(made.lake.compact, every_seconds=3600.0),
         }
+        if made.settings.parity_minutes:
+            every = 60 * made.settings.parity_minutes
+            self._chores["parity"] = Seldom(parity, every_seconds=every)
 
     def run_once(self) -> None:
         """Each chore once; what fails is logged and tried again next time."""

@@ -5,6 +5,7 @@ from datetime import timedelta
 
 import pyarrow as pa
 import pytest
+from tests.features.streams.conftest import NOW, UTC_US, declared, rows_of
 
 from falaj.features.streams.progress import NEVER
 from falaj.features.streams.worker import StreamWorker
@@ -12,7 +13,6 @@ from falaj.ingest.model import Between, Contract, ContractBroken, NotNull, Sever
 from falaj.ingest.ports import ARROW, JSON
 from falaj.kernel.clock import microseconds
 from falaj.kernel.errors import Corrupt, InvalidInput, LimitExceeded
-from tests.features.streams.conftest import NOW, UTC_US, declared, rows_of
 
 
 def worked(world):

@@ -148,11 +148,14 @@ def with_positions(table: str, schema: pa.Schema) -> None:
         )
 
 
-def log(table: str, columns: Sequence[str], snapshot: int, since: int) -> str:
+def log(
+    table: str, columns: Sequence[str], snapshot: int, since: int, *, in_order: bool = False
+) -> str:
     """The SELECT of the rows from a position on."""
     chosen = ", ".join(["rowid", *(name(column) for column in columns)])
     where = f" WHERE rowid >= {int(since)}" if since > 0 else ""
-    return f"SELECT {chosen} FROM lake.{name(table)} AT (VERSION => {int(snapshot)}){where}"
+    order = " ORDER BY rowid" if in_order else ""
+    return f"SELECT {chosen} FROM lake.{name(table)} AT (VERSION => {int(snapshot)}){where}{order}"
 
 
 def extent(cursor: Cursor, table: str, snapshot: int, before: int | None) -> Extent:

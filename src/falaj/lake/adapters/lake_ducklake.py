@@ -13,7 +13,7 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -108,6 +108,18 @@ class DuckLake:
     def replace(self, table: str, rows: pa.Table, *, key: str | None = None) -> Snapshot:
         """See ``Lake.replace``."""
         return self.append_many({table: rows}, key=key, replace=[table])
+
+    def replace_in_batches(self, table: str, batches: Callable[[], Iterable[pa.Table]]) -> Snapshot:
+        """See ``Lake.replace_in_batches``."""
+
+        def work(cursor: Cursor) -> None:
+            for place, rows in enumerate(batches()):
+                ready = prepared(table, rows)
+                if place == 0:
+                    statements.empty(cursor, table, creatable(table, ready).schema)
+                statements.append(cursor, table, ready, add_columns=False)
+
+        return self._write(work, [table_name(table)], None)
 
     def written(self, key: str) -> Snapshot | None:
         """See ``Lake.written``."""
@@ -207,6 +219,7 @@ class DuckLake:
         columns: Sequence[str],
         snapshot: int | None = None,
         since: int = 0,
+        in_order: bool = False,
         rows_per_batch: int = 65_536,
     ) -> pa.RecordBatchReader:
         """See ``Lake.log``."""
@@ -214,7 +227,7 @@ class DuckLake:
         def answer(cursor: Cursor) -> Cursor:
             at = statements.latest(cursor) if snapshot is None else snapshot
             statements.with_positions(table, self._found(cursor, table_name(table), at))
-            return cursor.execute(statements.log(table, columns, at, since))
+            return cursor.execute(statements.log(table, columns, at, since, in_order=in_order))
 
         return self._flowing(answer, rows_per_batch)
 

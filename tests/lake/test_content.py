@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from falaj.kernel.errors import InvalidInput
-from falaj.training.content import canonical, content_hash
+from falaj.lake.content import canonical, content_hash, content_hash_of
 
 SCHEMA = pa.schema([("a", pa.float64()), ("b", pa.string()), ("c", pa.bool_()), ("d", pa.int64())])
 rows = st.lists(
@@ -95,6 +95,25 @@ def test_dates_bytes_decimals_and_empty_tables_have_hashes():
     assert content_hash(table.slice(0, 0)) != content_hash(table)
 
 
-def test_nested_columns_are_refused_by_name():
-    with pytest.raises(InvalidInput, match="'lists'"):
-        content_hash(pa.table({"lists": [[1], [2]]}))
+def test_structs_are_refused_by_name():
+    with pytest.raises(InvalidInput, match="'pairs'"):
+        content_hash(pa.table({"pairs": [{"x": 1}]}))
+
+
+def test_lists_are_hashed_by_their_values_whether_their_length_is_fixed_or_not():
+    def of(values, kind=None):
+        return content_hash(pa.table({"l": pa.array(values, kind or pa.list_(pa.float32()))}))
+
+    some = [[1.0, 2.0], None, [3.0, 4.0]]
+    assert of(some) == of(some, pa.list_(pa.float32(), 2))
+    cut = [[[1.0], [2.0]], [[1.0, 2.0], []], [[], [1.0, 2.0]], [[1.0, 2.0], None]]
+    assert len({of(values) for values in cut}) == 4
+    words = [of(values, pa.list_(pa.string())) for values in ([["ab"]], [["a", "b"]], [["a"]])]
+    assert len(set(words)) == 3
+
+
+def test_a_table_in_batches_has_the_hash_of_the_whole():
+    whole = pa.table({"a": [1.0, None, 3.0], "b": ["x", "", None], "l": [[1], [], None]})
+    assert content_hash_of([whole.slice(0, 2), whole.slice(2)]) == content_hash(whole)
+    with pytest.raises(InvalidInput, match="different columns"):
+        content_hash_of([whole, whole.select(["a"])])

@@ -1,0 +1,53 @@
+"""Arguments and answers that are bytes: a stream of Arrow record batches, as it is.
+
+Over HTTP such an argument is the body of the request and such an answer the body of the
+response; in JSON and on the command line it is written in base64.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from dataclasses import dataclass
+from typing import Annotated, Any, get_args
+
+from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
+
+ARROW = "application/vnd.apache.arrow.stream"
+
+
+@dataclass(frozen=True)
+class Binary:
+    """Marks bytes that travel as they are, under a media type."""
+
+    media_type: str
+
+
+def _bytes(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    try:
+        return base64.b64decode(value, validate=True)
+    except binascii.Error:
+        raise ValueError("it is neither bytes nor base64") from None
+
+
+def base64_of(value: bytes) -> str:
+    """Bytes as JSON writes them."""
+    return base64.b64encode(value).decode("ascii")
+
+
+ArrowStream = Annotated[
+    bytes,
+    BeforeValidator(_bytes),
+    PlainSerializer(base64_of, return_type=str, when_used="json"),
+    WithJsonSchema({"type": "string", "format": "byte", "contentMediaType": ARROW}),
+    Binary(ARROW),
+]
+"""An Arrow IPC stream."""
+
+
+def media_type_of(annotation: Any) -> str | None:
+    """The media type under which values of an annotation travel; None if they are JSON."""
+    found = [item for item in get_args(annotation)[1:] if isinstance(item, Binary)]
+    return found[0].media_type if found else None

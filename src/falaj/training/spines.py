@@ -1,0 +1,162 @@
+"""Spines: the rows of a training set before its features, from tables or a query of the lake.
+
+A set without a split keeps the spine's rows in their order, in batches. One with a split
+has them ordered by time and then by all columns, so that the same data gives the same
+bytes in whatever order the lake hands them out; those spines are held in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from falaj.kernel.clock import microseconds
+from falaj.kernel.errors import InvalidInput
+from falaj.lake.content import canonical, content_hash
+from falaj.training.encoding import as_labels, instants
+from falaj.training.model import TEST, TRAIN, VALIDATION, TimeSplit, TrainingSetSpec
+
+if TYPE_CHECKING:
+    from falaj.lake.ports import Lake
+
+PARTS = (TRAIN, VALIDATION, TEST)
+ROW_NUMBER, SPLIT = "row_number", "split"
+OWN_COLUMNS = (SPLIT, ROW_NUMBER)
+"""The columns that a training set adds to its spine and its features."""
+
+
+@dataclass(frozen=True)
+class Spine:
+    """Where the rows of a spine lie.
+
+    ``tables`` are (name, snapshot), one after the other; ``query`` is asked instead if
+    there are none.
+    """
+
+    tables: tuple[tuple[str, int], ...]
+    query: str | None
+    snapshot: int
+
+
+def written_query(lake: Lake, spec: TrainingSetSpec, spine: Spine) -> Spine:
+    """The spine with the rows of its query in a table named by their content.
+
+    The order of a query's rows is the engine's affair: what it was is kept, so that it can
+    be read again.
+    """
+    if spine.query is None or spec.split is not None:
+        return spine
+    rows = canonical(lake.query(spine.query, snapshot=spine.snapshot))
+    checked(rows.schema.names, spec)
+    if rows.num_rows == 0:
+        raise _empty()
+    table = f"rows_{content_hash(rows).removeprefix('sha256:')[:48]}"
+    written = lake.append(table, rows, key=f"upload/{table}")
+    return Spine(((table, written.id),), None, spine.snapshot)
+
+
+def batches(
+    lake: Lake, spec: TrainingSetSpec, spine: Spine, rows_per_batch: int
+) -> Iterator[pa.Table]:
+    """The rows of a spine without a split, in their order.
+
+    Raises:
+        InvalidInput: a column is missing, or there are no rows. NotFound: no such table.
+    """
+    none = True
+    for table, snapshot in spine.tables:
+        columns = list(lake.schema(table, snapshot).names)
+        checked(columns, spec)
+        reader = lake.log(
+            table, columns=columns, snapshot=snapshot, in_order=True, rows_per_batch=rows_per_batch
+        )
+        for batch in reader:
+            if batch.num_rows:
+                none = False
+                yield canonical(pa.Table.from_batches([batch]).select(columns))
+    if none:
+        raise _empty()
+
+
+def split_rows(
+    lake: Lake, spec: TrainingSetSpec, spine: Spine, split: TimeSplit
+) -> tuple[pa.Table, dict[str, int]]:
+    """The ordered spine with its ``split`` column, and counts of the rows left out.
+
+    Raises:
+        InvalidInput: a column is missing or has the wrong type, or a part has no rows.
+    """
+    if spine.tables:
+        parts = [lake.scan(table, snapshot=snapshot) for table, snapshot in spine.tables]
+        rows = pa.concat_tables(parts)
+    else:
+        rows = lake.query(spine.query or "", snapshot=spine.snapshot)
+    checked(rows.column_names, spec)
+    if rows.num_rows == 0:
+        raise _empty()
+    rows = canonical(rows)
+    at = instants(rows.column(spec.timestamp), spec.timestamp)
+    part = _parts(at, split)
+    known = np.ones(len(part), np.bool_)
+    if spec.label is not None:
+        known = ~np.isnan(as_labels(rows.column(spec.label), spec.label))
+    inside = part != ""
+    rows = rows.append_column(SPLIT, pa.array(part, pa.string()))
+    kept = rows.filter(pa.array(known & inside))
+    others = [name for name in kept.column_names if name != spec.timestamp]
+    kept = kept.sort_by([(name, "ascending") for name in (spec.timestamp, *others)])
+    left_out = {
+        "without_label": int((~known).sum()),
+        "outside": int((known & ~inside).sum()),
+    }
+    for one in PARTS[:2]:
+        if not (part[known] == one).any():
+            raise InvalidInput(
+                f"No row of the spine with a label falls into the {one} part.",
+                hint="Check the boundaries of the split and the timestamps of the spine.",
+                **left_out,
+            )
+    return kept.combine_chunks(), left_out
+
+
+def checked(columns: list[str], spec: TrainingSetSpec) -> None:
+    """Raise InvalidInput unless a spine with these columns can be used."""
+    for name in (spec.timestamp, spec.label):
+        if name is not None and name not in columns:
+            raise InvalidInput(
+                f"The spine has no column {name!r}.", hint=f"It has: {', '.join(columns)}."
+            )
+    for name in OWN_COLUMNS:
+        if name in columns:
+            raise InvalidInput(
+                f"The spine has a column {name!r}, which a training set needs itself.",
+                hint="Rename it.",
+            )
+
+
+def counted(parts: Mapping[str, int]) -> int:
+    """The number of rows of a training set."""
+    return sum(parts.get(part, 0) for part in (*PARTS, "all"))
+
+
+def _empty() -> InvalidInput:
+    return InvalidInput("The spine is empty.", hint="Check its table or query.")
+
+
+def _parts(at: Any, split: TimeSplit) -> Any:
+    """The part of each instant (microseconds), or an empty text outside of all."""
+    parts = np.full(at.shape, "", dtype=object)
+    test = microseconds(split.validation_until)
+    validation = microseconds(split.train_until)
+    parts[at < validation] = TRAIN
+    parts[(at >= validation) & (at < test)] = VALIDATION
+    parts[at >= test] = TEST
+    if split.train_from is not None:
+        parts[at < microseconds(split.train_from)] = ""
+    if split.test_until is not None:
+        parts[at >= microseconds(split.test_until)] = ""
+    return parts
