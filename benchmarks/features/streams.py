@@ -94,7 +94,13 @@ class Place:
         )  # fmt: skip
         self.store.streams.plans._version = lambda: 0  # definitions stand still
 
+    def pushed(self, given: list[pa.Table], ack: str) -> list[float]:
+        """Seconds of each push, into tiles that hold something."""
+        self.store.push("payments", events(20_000))
+        return timed(lambda i: self.store.push("payments", given[i], ack=ack), len(given))
+
     def close(self) -> None:
+        """Close its files."""
         self.log.close()
         self.online.close()
 
@@ -135,9 +141,7 @@ def pushes(n: int) -> list[Row]:
         for ack in ("online", "log"):
             with tempfile.TemporaryDirectory() as name:
                 place = Place(Path(name), n_views)
-                given = [events(1, seed) for seed in range(n)]
-                place.store.push("payments", events(20_000))
-                taken = timed(lambda i: place.store.push("payments", given[i], ack=ack), n)
+                taken = place.pushed([events(1, seed) for seed in range(n)], ack)
                 place.close()
             half, most = quantiles(taken)
             told = f"{n_views} view{'s' if n_views > 1 else ''}, ack {ack}"

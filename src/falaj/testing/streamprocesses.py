@@ -211,7 +211,7 @@ class StreamKillSuite:
             for number in range(n_kills):
                 who = number % 3
                 before = _told(folder, 1) + _told(folder, 2)
-                wait(lambda before=before: _told(folder, 1) + _told(folder, 2) > before)
+                wait(_more_than(folder, before))
                 time.sleep(chance.uniform(0.0, 0.25))
                 nursery.kill(running.pop(who))
                 start(who)
@@ -248,6 +248,10 @@ def _told(folder: Path, who: int) -> int:
     path = folder / f"told {who}"
     lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
     return int(lines[-1]) if lines else -1
+
+
+def _more_than(folder: Path, before: int) -> Callable[[], bool]:
+    return lambda: _told(folder, 1) + _told(folder, 2) > before
 
 
 def _literal(line: str) -> Any:

@@ -103,8 +103,13 @@ class StreamPlan:
                 one of the views cannot read it.
             LimitExceeded: an entity's key is too long.
         """
+        if rows.schema in self._known:  # as those that were fitted before
+            if self.stream is not None:
+                self._check_times(rows)
+            self._check_keys(rows)
+            return rows
         rows = self._declared(rows) if self.stream is not None else self._standing(rows)
-        if self._is_known(rows.schema):
+        if rows.schema in self._known:
             self._check_keys(rows)
         else:
             for view in self.views:
@@ -135,13 +140,19 @@ class StreamPlan:
                     f"The rows for the stream {self.table!r} lack the column {name!r}.",
                     hint="Give every declared column; null where there is no value.",
                 )
-        if columns[stream.event_time].null_count:
-            row = int(np.flatnonzero(columns[stream.event_time].is_null())[0])
+        fitted = pa.table(columns)
+        self._check_times(fitted)
+        return fitted
+
+    def _check_times(self, rows: pa.Table) -> None:
+        assert self.stream is not None  # noqa: S101 - asked by `fitted`
+        column = rows.column(self.stream.event_time)
+        if column.null_count:
+            row = int(np.flatnonzero(column.is_null().to_numpy())[0])
             raise InvalidInput(
-                f"Row {row} has no {stream.event_time!r}, which is its event time.",
+                f"Row {row} has no {self.stream.event_time!r}, which is its event time.",
                 hint="Say of every event when it happened.",
             )
-        return pa.table(columns)
 
     def _standing(self, rows: pa.Table) -> pa.Table:
         """Without a declared stream: as the lake table stands, and as the views need it."""
@@ -174,9 +185,6 @@ class StreamPlan:
     @cached_property
     def _known(self) -> set[pa.Schema]:
         return set()
-
-    def _is_known(self, schema: pa.Schema) -> bool:
-        return schema in self._known
 
     def _remember(self, schema: pa.Schema) -> None:
         """Rows of this form need no further look if every view reads them as they are."""
