@@ -72,7 +72,7 @@ def aggregated(aggregate, values):
     if name == "last":
         return values[-1]
     if name == "quantile":
-        return plain(sorted(numbers)[math.ceil(aggregate.q * n) - 1])
+        return float(plain(sorted(numbers)[math.ceil(aggregate.q * n) - 1]))
     if name == "topk":
         ranked = sorted(often, key=lambda number: (-often[number], number))
         return [plain(number) for number in ranked[: aggregate.k]]

@@ -88,7 +88,7 @@ class HeadCodec:
             row = rows[i] or b""
             raw.append(row[_BYTES : _BYTES + size * int(counts[i])])
         matrix = np.frombuffer(b"".join(raw), np.int64).reshape(-1, self._width)
-        bits = np.ascontiguousarray(matrix[:, 3::2].T)
+        bits = matrix[:, 3::2].T.copy()
         texts: dict[int, Array] = {}
         for column in self._texts:
             found, at = [], 0

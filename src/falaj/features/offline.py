@@ -74,8 +74,9 @@ class Offline:
                 f"The spine's column {timestamp!r} has {int((~asked.valid).sum())} nulls.",
                 hint="Every row of a spine needs its instant.",
             )
+        known = set(spine.column_names)
         for name in plan.outputs:
-            if name in spine.column_names and name not in plan.request_fields:
+            if name in known and name not in plan.request_fields:
                 raise InvalidInput(
                     f"The spine has a column {name!r}, as the service has a feature.",
                     hint="Rename it in the spine.",
@@ -89,14 +90,16 @@ class Offline:
                 return foreign[use.plan.name].features(use.features, keys, at, how)
             return self.values(use.plan, use.features, keys, at, how, at_snapshot)
 
-        frame = spine
+        names, columns = spine.column_names, list(spine.columns)
         times = plain(asked.values, np.int64)
         for name, column in plan.offline(spine, times, look_up).items():
             if name in plan.request_fields:
-                frame = frame.set_column(frame.schema.get_field_index(name), name, column)
+                columns[spine.schema.get_field_index(name)] = column
             else:
-                frame = frame.append_column(name, column)
-        return frame
+                names.append(name)
+                columns.append(column)
+        frame = pa.Table.from_arrays(columns, names=names)  # adding each to a table is quadratic
+        return frame.replace_schema_metadata(spine.schema.metadata)
 
     def values(
         self,

@@ -14,26 +14,27 @@ _NONCE_BYTES = 12
 
 
 class Sealer:
-    """Encrypts what stands behind the order of a row (AES-256-GCM, random nonce).
+    """Encrypts rows (AES-256-GCM, random nonce).
 
-    The entity's key and the row's order are authenticated with it, so that a row cannot
-    be moved to another entity or another time.
+    The first ``clear`` bytes stand in clear, by default the order, which stores compare; a
+    row without one has 0. They and the key are authenticated with what is encrypted, so that
+    a row cannot be moved to another entity or another time.
     """
 
     def __init__(self, secret: bytes) -> None:
         self._cipher = AESGCM(secret)
 
-    def seal(self, key: bytes, row: bytes) -> bytes:
+    def seal(self, key: bytes, row: bytes, clear: int = ORDER_BYTES) -> bytes:
         """A row with its body encrypted."""
-        order, nonce = row[:ORDER_BYTES], os.urandom(_NONCE_BYTES)
-        return order + nonce + self._cipher.encrypt(nonce, row[ORDER_BYTES:], key + order)
+        head, nonce = row[:clear], os.urandom(_NONCE_BYTES)
+        return head + nonce + self._cipher.encrypt(nonce, row[clear:], key + head)
 
-    def open(self, key: bytes, row: bytes) -> bytes:
+    def open(self, key: bytes, row: bytes, clear: int = ORDER_BYTES) -> bytes:
         """The row as it was; raises Corrupt if it is not what was sealed for this key."""
-        order, body = row[:ORDER_BYTES], row[ORDER_BYTES:]
+        head, body = row[:clear], row[clear:]
         nonce, sealed = body[:_NONCE_BYTES], body[_NONCE_BYTES:]
         try:
-            return order + self._cipher.decrypt(nonce, sealed, key + order)
+            return head + self._cipher.decrypt(nonce, sealed, key + head)
         except (InvalidTag, ValueError):
             raise Corrupt(
                 "A sealed row of the online store is not what was written.",

@@ -306,7 +306,8 @@ class FeatureStore:
                     name=item.name,
                     description=item.description,
                     features=features,
-                    versions=states.get(item.name, {}),
+                    versions=(own := states.get(item.name, {})),
+                    standing=", ".join(f"{number} {state}" for number, state in own.items()),
                 )
             )
         return found

@@ -108,6 +108,8 @@ def _texts(texts: list[str]) -> bytes:
 
 
 def _texts_of(raw: bytes) -> list[str]:
+    if not raw:  # a null has no bytes
+        return []
     (n,) = struct.unpack_from("<I", raw)
     at, found = 4 + 4 * n, []
     for length in struct.unpack_from(f"<{n}I", raw, 4):

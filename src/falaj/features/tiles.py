@@ -32,6 +32,7 @@ from falaj.features.columns import Ints
 from falaj.features.heads import HeadCodec
 from falaj.features.hops import Hop
 from falaj.features.model import Aggregate, microseconds
+from falaj.features.order import ORDER_BYTES
 from falaj.features.sealing import Sealer
 from falaj.features.views import ViewPlan
 
@@ -111,20 +112,26 @@ class TileLayout:
 
     # ── rows ─────────────────────────────────────────────────────────────────────────
 
-    def opened(self, keys: Sequence[bytes], rows: Sequence[bytes | None]) -> list[bytes | None]:
-        """Rows in clear; raises Corrupt."""
+    def opened(
+        self, keys: Sequence[bytes], rows: Sequence[bytes | None], *, heads: bool = False
+    ) -> list[bytes | None]:
+        """Rows of chunks, or heads, in clear; raises Corrupt."""
         if self._sealer is None:
             return list(rows)
+        clear = ORDER_BYTES if heads else 0
         return [
-            None if row is None else self._sealer.open(key, row)
+            None if row is None else self._sealer.open(key, row, clear)
             for key, row in zip(keys, rows, strict=True)
         ]
 
-    def closed(self, keys: Sequence[bytes], rows: Sequence[bytes]) -> list[bytes]:
-        """Rows as they are stored."""
+    def closed(
+        self, keys: Sequence[bytes], rows: Sequence[bytes], *, heads: bool = False
+    ) -> list[bytes]:
+        """Rows of chunks, or heads, as they are stored; only the order of a head is in clear."""
         if self._sealer is None:
             return list(rows)
-        return [self._sealer.seal(key, row) for key, row in zip(keys, rows, strict=True)]
+        clear = ORDER_BYTES if heads else 0
+        return [self._sealer.seal(key, row, clear) for key, row in zip(keys, rows, strict=True)]
 
 
 def chunk_prefix(prefix: bytes, number: int) -> bytes:

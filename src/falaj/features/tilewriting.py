@@ -114,7 +114,7 @@ class TileMerge:
         planned = self._planned(keys, heads, generation)
         layout = self._layout
         rows: list[bytes | None] = [mark.row(), *stored[1 : end - len(keys)]]
-        rows += layout.closed(keys, layout.heads.packed(planned.heads))
+        rows += layout.closed(keys, layout.heads.packed(planned.heads), heads=True)
         at = end
         for chunks in planned.chunks:
             before = layout.opened(chunks.keys, stored[at : at + len(chunks.keys)])
@@ -130,7 +130,7 @@ class TileMerge:
         from falaj.features.kernels_tiles import latest_times
 
         layout, batch = self._layout, self._batch
-        before = layout.heads.unpacked(layout.opened(keys, rows))
+        before = layout.heads.unpacked(layout.opened(keys, rows, heads=True))
         events, owner = batch.events, batch.owner
         newest = before.newest
         latest_times(owner, events.event_time, events.recorded_at, newest)

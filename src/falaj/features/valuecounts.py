@@ -40,13 +40,15 @@ def packed(counts: Counts) -> bytes:
 
 def keys_of(events: Kept, column: int, dtype: DType) -> list[Value | None]:
     """The value of each event in the form in which it is counted, None for null."""
+    found: list[Value | None]
     if dtype is DType.STRING:
-        return [*events.texts[column]]
-    bits = events.bits[column]
-    if dtype is DType.FLOAT64:
-        numbers = bits.view(np.float64) + 0.0  # -0.0 + 0.0 is 0.0
-        bits = np.where(np.isnan(numbers), _NAN, numbers.view(np.int64))
-    found: list[Value | None] = bits.tolist()
+        found = events.texts[column].tolist()
+    else:
+        bits = events.bits[column]
+        if dtype is DType.FLOAT64:
+            numbers = bits.view(np.float64) + 0.0  # -0.0 + 0.0 is 0.0
+            bits = np.where(np.isnan(numbers), _NAN, numbers.view(np.int64))
+        found = bits.tolist()
     valid = events.valid[column]
     if not valid.all():
         for i in np.flatnonzero(~valid).tolist():

@@ -102,7 +102,8 @@ class Asked:
             return False
         layout, n = reading.storage.layout, len(self._entities)
         there = np.array([row is not None for row in rows[1 : 1 + n]], np.bool_)
-        heads = layout.heads.unpacked(layout.opened(self.keys[1 : 1 + n], rows[1 : 1 + n]))
+        found = layout.opened(self.keys[1 : 1 + n], rows[1 : 1 + n], heads=True)
+        heads = layout.heads.unpacked(found)
         into.codes[:, reading.all_places] = MISSING
         into.event_times[self._there[there], reading.view] = np.minimum(
             heads.newest[there, 0], self._at[there]

@@ -111,6 +111,8 @@ class FeatureReads:
         log: records.
         aside: threads for large reads.
         prefix: of its paths: ``/v1/features/``, or Feast's own path.
+        local: False if the online store is behind a network: then every read waits for it
+            on a thread, and not the event loop with all other requests.
     """
 
     def __init__(
@@ -122,8 +124,10 @@ class FeatureReads:
         aside: ThreadPoolExecutor,
         *,
         prefix: bytes = _READS,
+        local: bool = True,
     ) -> None:
         self.prefix = prefix
+        self._local = local
         self._services = services
         self._admission = admission
         self._judge = judge
@@ -142,6 +146,8 @@ class FeatureReads:
         if len(request.body) > _INLINE_BYTES:
             return self._large(request)
         name, asked = self._question(request)
+        if not self._local:
+            return self._later(request, name, asked, aside=True)
         found = self._services.ready(name, request.started)
         if found is None or asked.n_rows > _INLINE_ROWS:
             return self._later(request, name, asked)

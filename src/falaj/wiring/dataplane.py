@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 _THREADS = 2
 """For what reads the catalogue, for large reads, and for pushes, of one worker."""
+_REMOTE_THREADS = 16
+"""For reads that wait for an online store behind a network."""
 
 
 def feature_planes(made: Premises, admission: Admission) -> list[Plane]:
@@ -26,6 +28,10 @@ def feature_planes(made: Premises, admission: Admission) -> list[Plane]:
     from falaj.serving.spools import DirectorySpools
 
     aside = ThreadPoolExecutor(_THREADS, thread_name_prefix="falaj-features")
+    local = made.settings.online.startswith("lmdb:")
+    reading = aside
+    if not local:
+        reading = ThreadPoolExecutor(_REMOTE_THREADS, thread_name_prefix="falaj-reads")
     judge = Judge(made.policy, made.clock)
 
     def store() -> FeatureStore:
@@ -41,7 +47,7 @@ def feature_planes(made: Premises, admission: Admission) -> list[Plane]:
         flush_seconds=made.settings.inference.flush_seconds,
     )
     return [
-        FeatureReads(services, admission, judge, log, aside),
-        FeatureReads(services, admission, judge, log, aside, prefix=FEAST_PATH),
+        FeatureReads(services, admission, judge, log, reading, local=local),
+        FeatureReads(services, admission, judge, log, reading, prefix=FEAST_PATH, local=local),
         StreamEvents(store, resource, admission, judge, aside),
     ]

@@ -134,6 +134,19 @@ def stream_worker(made: Premises) -> StreamWorker:
     )
 
 
+def work_until(made: Premises, stopped: threading.Event) -> None:
+    """Run jobs, streams and chores side by side until ``stopped`` is set."""
+    beside = {"chores": Chores(made).run_until, "streams": stream_worker(made).run_until}
+    threads = [
+        threading.Thread(target=run, args=(stopped,), name=name) for name, run in beside.items()
+    ]
+    for thread in threads:
+        thread.start()
+    made.work_on_jobs(stopped)
+    for thread in threads:
+        thread.join()
+
+
 class Seldom:
     """A chore that is done once in a while, however often it is called."""
 

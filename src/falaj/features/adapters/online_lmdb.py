@@ -66,7 +66,11 @@ class LmdbOnlineStore:
 
     def read(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """The rows of these keys, of one state of the store."""
-        return self._reading(lambda transaction: list(map(transaction.get, keys)))
+        try:
+            with self._lock, self._env.begin(db=self._rows) as transaction:
+                return list(map(transaction.get, keys))
+        except lmdb.Error:  # again, with every remedy
+            return self._reading(lambda transaction: list(map(transaction.get, keys)))
 
     def _reading(self, work: Callable[[Any], T]) -> T:
         with self._lock:
