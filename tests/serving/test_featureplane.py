@@ -29,6 +29,8 @@ from falaj.serving.meters import Meters
 from falaj.serving.plan import PlanCompiler
 from falaj.serving.plans import Keeper, Plans
 from falaj.serving.predictionlog import PredictionLog
+from falaj.serving.pushlog import TABLE as PUSHES
+from falaj.serving.pushlog import PushLog
 from falaj.serving.readlog import TABLE, ReadLog
 from falaj.serving.routing import RoutingTable
 from falaj.testing.fakes import RulePolicy
@@ -123,7 +125,14 @@ def world(tmp_path: Path) -> Iterator[World]:
     planes: list[Any] = [
         FeatureReads(services, app.admission, judge, log, aside),
         FeatureReads(services, app.admission, judge, log, aside, prefix=FEAST_PATH),
-        StreamEvents(lambda: store, lambda ref: state.load(None, ref), app.admission, judge, aside),
+        StreamEvents(
+            lambda: store,
+            lambda ref: state.load(None, ref),
+            app.admission,
+            judge,
+            PushLog(spools, flush_seconds=0.05),
+            aside,
+        ),
     ]
     app.add(planes)
     rows = {"card": ["a", "b"], "at": [NOW - timedelta(minutes=5), NOW - timedelta(hours=2)],
@@ -479,3 +488,20 @@ def test_a_store_behind_a_network_is_read_on_threads(
         for _ in range(3):
             assert world.ask(body={"rows": [{"card": "a"}]}).json()["rows"]
         assert {name.startswith("ThreadPoolExecutor") for name in seen} == {not local}
+
+
+def test_every_push_that_was_taken_is_recorded_with_who_pushed(world: World) -> None:
+    event = {"card": "n", "at": NOW.isoformat(), "amount": 1.0, "holder": None}
+    path = "/v1/streams/accounts/events"
+    for _ in range(2):
+        assert world.ask(path, {"rows": [event]}, headers={"idempotency-key": "k"}).is_success
+    assert world.ask(path, {"rows": [{**event, "amount": "x"}]}).status_code == 422
+    until = time.monotonic() + 5
+    while len(rows := world.spools.rows(PUSHES)) < 2:
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    told = [(row["caller"], row["stream"], row["key"], row["ack"], row["repeated"]) for row in rows]
+    assert told == [
+        ("user:amina", "accounts", "k", "online", False),
+        ("user:amina", "accounts", "k", "online", True),
+    ]

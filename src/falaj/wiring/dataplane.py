@@ -24,6 +24,7 @@ def feature_planes(made: Premises, admission: Admission) -> list[Plane]:
     """What answers online reads and takes pushed events; its stores open at first use."""
     from falaj.serving.featureplane import FEAST_PATH, FeatureReads, Judge, StreamEvents
     from falaj.serving.featureservices import FeatureServices
+    from falaj.serving.pushlog import PushLog
     from falaj.serving.readlog import ReadLog
     from falaj.serving.spools import DirectorySpools
 
@@ -42,12 +43,12 @@ def feature_planes(made: Premises, admission: Admission) -> list[Plane]:
             return made.resources.load(connection, ref)
 
     services = FeatureServices(store, made.database, made.resources, made.definitions.stamp, aside)
-    log = ReadLog(
-        DirectorySpools(made.spool_folder, made.keys),
-        flush_seconds=made.settings.inference.flush_seconds,
-    )
+    spools = DirectorySpools(made.spool_folder, made.keys)
+    seconds = made.settings.inference.flush_seconds
+    log = ReadLog(spools, flush_seconds=seconds)
+    pushes = PushLog(spools, flush_seconds=seconds)
     return [
         FeatureReads(services, admission, judge, log, reading, local=local),
         FeatureReads(services, admission, judge, log, reading, prefix=FEAST_PATH, local=local),
-        StreamEvents(store, resource, admission, judge, aside),
+        StreamEvents(store, resource, admission, judge, pushes, aside),
     ]
