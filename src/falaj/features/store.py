@@ -323,6 +323,15 @@ class FeatureStore:
             )
         return plans
 
+    def let_go(self, before: datetime) -> int:
+        """Remove the tiles of all live window views that no read at or after an instant needs.
+
+        Returns how many rows were removed. Reads of earlier instants then miss them.
+        """
+        windows = [self.storage(plan).window for plan in live_plans(self.definitions)]
+        before_us = microseconds(before)
+        return sum(one.expired(self.online, before_us) for one in windows if one is not None)
+
     def materialize(
         self, view: str, upto: datetime | None = None, *, report: Report = untold
     ) -> Materialized:

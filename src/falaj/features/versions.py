@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol
 
 from sqlalchemy import event, func, insert, select
@@ -301,9 +300,10 @@ class Forgetting:
         name, storage = str(arguments["view"]), bytes.fromhex(arguments["storage"])
         n_rows = 0
         if all(plan.storage_id != storage for plan in live_plans(self._definitions)):
-            while keys := list(islice(self._online.keys(storage), _ROWS_AT_ONCE)):
-                n_rows += self._online.forget(keys)
-                run.report(0.5, f"{n_rows} rows of {name} forgotten")
+            keys = list(self._online.keys(storage))
+            for start in range(0, len(keys), _ROWS_AT_ONCE):
+                n_rows += self._online.forget(keys[start : start + _ROWS_AT_ONCE])
+                run.report(n_rows / len(keys), f"{n_rows} rows of {name} forgotten")
         result = {"view": name, "version": int(arguments["version"]), "n_rows": n_rows}
         with self._calls.opened(
             "features.forget", run.submitted_by, resource=str(AssetRef(FeatureView.kind, name)),
