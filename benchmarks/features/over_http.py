@@ -4,8 +4,9 @@ Both read one entity with 30 features (3 views of 10 float64) for each request o
 generator, on one pinned core without TLS; the client has the other core. Ours is the
 inference worker as ``falaj up`` wires it: it verifies an Ed25519 token, asks the policy and
 records every read. Feast does none of that; it runs at its best setting (one worker,
-uvloop, no access log), with the faster of its Redis and SQLite stores. A thousand distinct
-entities are asked in turn, and the values of both are compared before anything is timed.
+uvloop, no access log), at full size with the faster of its Redis and SQLite stores. A
+thousand distinct entities are asked in turn, and the values of both are compared before
+anything is timed.
 The CPU of the Redis server is not charged to Feast.
 """
 
@@ -19,7 +20,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
@@ -227,7 +228,7 @@ def compared(ours: Figures, peers: dict[str, Figures]) -> None:
                 raise RuntimeError(f"ours answers {mine}, {name} {theirs}")
 
 
-def measure(folder: Path, *, rounds: int, seconds: float, peered: bool) -> list[Row]:
+def measure(folder: Path, *, rounds: int, seconds: float, stores: Sequence[str]) -> list[Row]:
     """All servers in turn on the same core; the rows of the table."""
     prepare(folder / "ours")
     chance = np.random.default_rng(3)
@@ -238,12 +239,11 @@ def measure(folder: Path, *, rounds: int, seconds: float, peered: bool) -> list[
         place = stack.enter_context(worker(folder / "ours"))
         ours = Figures(*place, requests_of(entities, bearer))
         peers: dict[str, Figures] = {}
-        if peered:
-            plain = requests_of(entities, "")
-            address = stack.enter_context(redis(folder / "redis"))
-            for name, store in (("Redis", address), ("SQLite", "sqlite")):
-                place = stack.enter_context(feast_server(folder / name, store))
-                peers[name] = Figures(*place, plain)
+        plain = requests_of(entities, "")
+        for name in stores:
+            store = "sqlite" if name == "SQLite" else stack.enter_context(redis(folder / "redis"))
+            place = stack.enter_context(feast_server(folder / name, store))
+            peers[name] = Figures(*place, plain)
         compared(ours, peers)
         for figures in (ours, *peers.values()):
             _pin(figures.pid, cores[0])
@@ -300,10 +300,12 @@ def main() -> None:
     if given.fd is not None:
         serve(given.folder, socket.socket(fileno=given.fd))
         return
-    peered = available() and not given.alone
     rounds, seconds = (2, 0.5) if given.size == "small" else (5, 3.0)
+    stores: Sequence[str] = ("Redis",) if given.size == "small" else ("Redis", "SQLite")
+    if given.alone or not available():
+        stores = ()
     with tempfile.TemporaryDirectory() as folder:
-        rows = measure(Path(folder), rounds=rounds, seconds=seconds, peered=peered)
+        rows = measure(Path(folder), rounds=rounds, seconds=seconds, stores=stores)
     report("features", "Features over HTTP, one server core", rows, given)
 
 

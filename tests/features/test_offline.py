@@ -310,3 +310,30 @@ def test_indexes_beyond_the_budget_are_let_go():
     indexes = Indexes(lake, budget=1)
     check(Offline(indexes).frame(spine_of(chance, 10), plan_of(views())), lake.scan("events"))
     assert indexes.n_held == 1
+
+
+def test_windows_and_times_to_live_of_any_length_are_taken():
+    chance = np.random.default_rng(11)
+    common = {"entity": THING, "source": "events", "event_time": "at"}
+    state = FeatureView(
+        name="state", ttl=timedelta.max, features=[Feature("x", "float64")], **common
+    )
+    how = {"window": timedelta.max, "hop": timedelta.max, "dtype": "float64"}
+    sums = FeatureView(
+        name="sums", **common,
+        aggregates=[
+            Aggregate("n", "count", window=timedelta.max), Aggregate("d", "distinct", "x", **how)
+        ],
+    )  # fmt: skip
+    service = FeatureService(name="all", features=[state, sums])
+    definitions = GivenDefinitions(THING, state, sums, service)
+    events, spine = rows_of(chance, 50), spine_of(chance, 30)
+    events = events.set_column(3, "rec", pa.nulls(50, TIME))  # no view reads it
+    frame = Offline(Indexes(MemoryLake(events=events))).frame(spine, plan_of(definitions))
+    for row in plain(frame):
+        key = (row["k"], row["s"])
+        seen = known(plain(events), key, row["timestamp"], recorded=False)
+        values = [event["x"] for event in seen if event["x"] is not None]
+        assert row["sums__n"] == (None if None in key else len(seen))
+        assert row["sums__d"] == (None if None in key else windowed("distinct", values))
+        assert same(row["state__x"], seen[-1]["x"] if seen else None)

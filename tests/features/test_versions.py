@@ -146,7 +146,7 @@ def platform(sqlite_database, tmp_path, make_call):
         (with_features(BALANCE, Feature("holder", "string")), True, "added holder"),
         (changed(BALANCE, features=BALANCE.features[::-1]), True, "the features are the same"),
         (changed(BALANCE, entity_columns={"card": "card"}), True, "same columns"),
-        (changed(BALANCE, allowed_lateness=HOUR), True, "still to come"),
+        (changed(BALANCE, head=HOUR), True, "laid out anew"),
         (changed(BALANCE, purposes=["fraud"]), False, "fewer purposes"),
         (changed(BALANCE, features=BALANCE.features[1:]), False, "removed amount"),
         (changed(BALANCE, features=[Feature("sum", "float64", column="amount"),
@@ -156,6 +156,7 @@ def platform(sqlite_database, tmp_path, make_call):
         (changed(BALANCE, features=[Feature("amount", "float64", column="euros"),
                                     BALANCE.features[1]]), False, "changed amount"),
         (changed(BALANCE, ttl=HOUR), False, "expire at another age"),
+        (changed(BALANCE, allowed_lateness=HOUR), False, "late events"),
         (changed(BALANCE, source="ledgers"), False, "rows would be others"),
         (changed(BALANCE, event_time="booked_at"), False, "at other times"),
         (changed(BALANCE, recorded_at="seen_at"), False, "known at other times"),
@@ -328,8 +329,10 @@ def test_versions_that_store_the_same_rows_share_them(platform):
 
 def test_the_list_tells_the_versions(platform):
     platform.apply(with_features(BALANCE, Feature("holder", "string")))
-    listed = {item.name: item.versions for item in platform("list", kind="feature_view")}
-    assert listed == {"balance": {"2": "current", "1": "live"}, "spent": {"1": "current"}}
+    balance, spent = platform("list", kind="feature_view")
+    assert balance.versions == {"2": "current", "1": "live"}
+    assert balance.standing == "2 current, 1 live"
+    assert spent.versions == {"1": "current"}
 
 
 # -- retired ----------------------------------------------------------------------------------

@@ -155,7 +155,7 @@ def test_what_has_gone_out_of_every_window_is_let_go_for_all_entities(store, now
     store.push("payments", many(now - 5 * HOUR))
     store.push("payments", many(now, 3))
     full = sum(rows_of(store).values())
-    n = window(store).expired(store.online, microseconds(now))
+    n = store.let_go(now)
     assert n > 0
     assert sum(rows_of(store).values()) == full - n
     assert read(store, "card 1") == (5, 5.0, 1.0)

@@ -249,9 +249,9 @@ def test_a_set_without_a_label_is_nothing_to_train_on(platform):
         platform.training.train({"model": "m", "training_set": frame.id})
 
 
-def test_torch_is_named_where_it_is_missing_and_gets_tensors_where_it_is_there(platform):
-    frame = platform.training_set(spine_of(40), "fraud")
+def test_torch_gets_tensors_batch_by_batch(platform):
     torch = pytest.importorskip("torch")
+    frame = platform.training_set(spine_of(40), "fraud")
     batches = list(frame.to_torch(16, columns=["amount", "balance__money"]))
     assert [len(batch["amount"]) for batch in batches] == [16, 16, 8]
     assert batches[0]["amount"].dtype is torch.float32
@@ -259,3 +259,11 @@ def test_torch_is_named_where_it_is_missing_and_gets_tensors_where_it_is_there(p
         list(frame.to_torch(16))
     words = next(iter(frame.to_torch(16, categories={"balance__tier": ["gold"]})))
     assert set(words["balance__tier"][~words["balance__tier"].isnan()].tolist()) <= {0.0}
+
+
+def test_what_is_no_arrow_stream_is_refused_and_nothing_is_kept(anywhere, premises):
+    before = premises.lake.tables()
+    for body in (b"", b"rows", b"\xff\xff\xff\xff\x00\x10\x00\x00"):
+        with pytest.raises(InvalidInput, match="not a stream of Arrow"):
+            anywhere.tables.upload(body)
+    assert premises.lake.tables() == before

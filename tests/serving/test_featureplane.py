@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,10 +15,12 @@ import httpx
 import pyarrow as pa
 import pytest
 
+from falaj.catalog.model import Classification
 from falaj.features.adapters.online_lmdb import LmdbOnlineStore
 from falaj.features.model import Entity, Feature, FeatureService, FeatureView
 from falaj.features.store import FeatureStore
 from falaj.kernel.clock import SystemClock
+from falaj.kernel.errors import LimitExceeded
 from falaj.kernel.ports import Resource
 from falaj.serving.featureplane import FEAST_PATH, FeatureReads, Judge, StreamEvents
 from falaj.serving.featureservices import FeatureServices
@@ -26,6 +29,8 @@ from falaj.serving.meters import Meters
 from falaj.serving.plan import PlanCompiler
 from falaj.serving.plans import Keeper, Plans
 from falaj.serving.predictionlog import PredictionLog
+from falaj.serving.pushlog import TABLE as PUSHES
+from falaj.serving.pushlog import PushLog
 from falaj.serving.readlog import TABLE, ReadLog
 from falaj.serving.routing import RoutingTable
 from falaj.testing.fakes import RulePolicy
@@ -84,6 +89,7 @@ class World:
     spools: MemorySpools
     tokens: NamedTokens
     refused: set[str] = field(default_factory=set)
+    planes: list[Any] = field(default_factory=list)
 
     def ask(self, path: str = "/v1/features/fraud/read", body: Any = None, **more: Any) -> Any:
         headers = {"authorization": "Bearer user:amina", **more.pop("headers", {})}
@@ -116,20 +122,24 @@ def world(tmp_path: Path) -> Iterator[World]:
         aside,  # type: ignore[arg-type]
     )
     log = ReadLog(spools, flush_seconds=0.05)
-    app.add(
-        [
-            FeatureReads(services, app.admission, judge, log, aside),
-            FeatureReads(services, app.admission, judge, log, aside, prefix=FEAST_PATH),
-            StreamEvents(
-                lambda: store, lambda ref: state.load(None, ref), app.admission, judge, aside
-            ),
-        ]
-    )
+    planes: list[Any] = [
+        FeatureReads(services, app.admission, judge, log, aside),
+        FeatureReads(services, app.admission, judge, log, aside, prefix=FEAST_PATH),
+        StreamEvents(
+            lambda: store,
+            lambda ref: state.load(None, ref),
+            app.admission,
+            judge,
+            PushLog(spools, flush_seconds=0.05),
+            aside,
+        ),
+    ]
+    app.add(planes)
     rows = {"card": ["a", "b"], "at": [NOW - timedelta(minutes=5), NOW - timedelta(hours=2)],
             "amount": [12.5, 7.0], "holder": ["Amina", None]}  # fmt: skip
     store.push("accounts", pa.table(rows))
     with fronted(app) as url, httpx.Client(base_url=url, timeout=10) as client:
-        yield World(client, store, state, spools, tokens, refused)
+        yield World(client, store, state, spools, tokens, refused, planes)
     table.close()
     online.close()
     aside.shutdown()
@@ -337,3 +347,161 @@ def test_a_wrong_event_refuses_the_whole_push(world: World) -> None:
     world.refused.add("user:amina features.push")
     time.sleep(1.05)
     assert world.ask(path, {"rows": [good]}).status_code == 403
+
+
+def stream_of(table: pa.Table, **options: Any) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema, options=pa.ipc.IpcWriteOptions(**options)) as writer:
+        writer.write_table(table)
+    return bytes(sink.getvalue())
+
+
+@pytest.mark.parametrize("path", ["/v1/features/fraud/read", "/v1/streams/accounts/events"])
+def test_an_arrow_stream_that_is_a_trap_is_not_opened(world: World, path: str) -> None:
+    bomb = pa.table({"card": ["a" * 50_000_000]})
+    twins = pa.table([["a"], ["b"]], names=["card", "card"])
+    words = pa.table({"card": pa.array(["a" * 10_000]).dictionary_encode()})
+    plain = stream_of(pa.table({"card": ["abcdefgh"] * 4}))
+    offsets = b"".join(n.to_bytes(4, "little") for n in (0, 8, 16, 24, 32))
+    far = b"".join(n.to_bytes(4, "little") for n in (0, 8, 16, 24, 2**31 - 1))
+    assert offsets in plain
+    for body in (
+        stream_of(bomb, compression="zstd"),
+        stream_of(words, compression="lz4"),
+        stream_of(twins),
+        plain.replace(offsets, far),
+        plain[:-40],
+        plain[: len(plain) // 2],
+        b"\xff" * 4096,
+        b"",
+    ):
+        answer = world.ask(path, body, headers={"content-type": ARROW})
+        assert answer.status_code == 400, answer.text
+        assert answer.json()["code"] == "bad-request"
+    many = pa.table({"card": ["a"] * 10_001})
+    if "features" in path:
+        told = world.ask(path, stream_of(many), headers={"content-type": ARROW})
+        assert told.status_code == 413
+    assert world.ask(body={"rows": [{"card": "a"}]}).status_code == 200
+
+
+def test_words_in_a_dictionary_are_read_as_the_words(world: World) -> None:
+    table = pa.table({"card": pa.array(["z", "a", "z"]).dictionary_encode()})
+    answer = world.ask(body=stream_of(table), headers={"content-type": ARROW})
+    with pa.ipc.open_stream(answer.content) as reader:
+        assert reader.read_all()["balance__amount"].to_pylist() == [None, 12.5, None]
+
+
+def test_a_large_body_is_not_decoded_for_strangers(world: World) -> None:
+    body = b'{"rows": [' + b'{"card": "a"},' * 9_999 + b'{"card": "a"}]}'
+    stranger = world.ask(body=body + b"no json", headers={"authorization": "Bearer nobody"})
+    assert (stranger.status_code, stranger.json()["code"]) == (401, "unauthenticated")
+    feast = world.ask(
+        "/get-online-features", b"[" * 200_000, headers={"authorization": "Bearer nobody"}
+    )
+    assert feast.status_code == 401
+    assert len(world.ask(body=body).json()["rows"]) == 10_000
+    assert world.ask("/get-online-features", b"[" * 200_000).status_code == 400
+    world.refused |= {"user:eve features.read"}
+    assert world.ask(body=body, headers={"authorization": "Bearer user:eve"}).status_code == 403
+
+
+def test_of_a_name_that_stands_twice_in_an_object_the_last_counts(world: World) -> None:
+    answer = world.ask(body=b'{"rows": [{"card": "z", "card": "a"}]}')
+    assert answer.json()["rows"][0]["balance__amount"] == 12.5
+
+
+def test_values_of_people_do_not_enter_the_record_of_reads(world: World) -> None:
+    card, balance, *_ = definitions()
+    private = balance.model_copy(update={"classification": Classification.PERSONAL})
+    world.state.apply(card, private, FeatureService(name="fraud", features=[private]))
+    assert world.ask(body={"rows": [{"card": "a"}]}).status_code == 200
+    until = time.monotonic() + 5
+    while not (rows := world.spools.rows(TABLE)):
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    assert [(row["n_rows"], row["asked"], row["answered"]) for row in rows] == [(1, None, None)]
+
+
+def test_a_service_whose_purposes_change_is_asked_for_anew(world: World) -> None:
+    body = {"rows": [{"card": "a"}]}
+    assert world.ask(body=body).status_code == 200
+    card, balance, *_ = definitions()
+    limited = balance.model_copy(update={"purposes": ("audit",)})
+    world.state.apply(card, limited, FeatureService(name="fraud", features=[limited]))
+    until = time.monotonic() + 1.0
+    while world.ask(body=body).status_code == 200:
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    assert world.ask(body=body).json()["code"] == "purpose-refused"
+    assert world.ask(body=body, headers={"falaj-purpose": "audit"}).status_code == 200
+
+
+def test_a_full_log_tells_pushers_to_come_back(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> Any:
+        raise LimitExceeded("The event log is full.", hint="Push again later.")
+
+    monkeypatch.setattr(world.store, "push_records", full)
+    event = {"card": "n", "at": NOW.isoformat(), "amount": 1.0, "holder": None}
+    answer = world.ask("/v1/streams/accounts/events", {"rows": [event]})
+    assert (answer.status_code, answer.headers["retry-after"]) == (429, "1")
+
+
+@pytest.mark.parametrize(
+    ("body", "media"),
+    [
+        (b'{"rows": [{"card": "n", "amount": NaN}]}', "application/json"),
+        (b'{"rows": ' + b"[" * 100_000, "application/json"),
+        (b'{"events": []}', "application/json"),
+        (b'{"card": "n"}\n{"card"', "application/x-ndjson"),
+        (b"[1]\n", "application/x-ndjson"),
+    ],
+    ids=["nan", "deep", "other", "cut", "list"],
+)
+def test_a_hostile_push_changes_nothing(world: World, body: bytes, media: str) -> None:
+    path = "/v1/streams/accounts/events"
+    answer = world.ask(path, body, headers={"content-type": media})
+    assert answer.status_code == 400, answer.text
+    assert world.ask(path, body, params={"ack": "maybe"}).status_code == 400
+    assert world.ask(body={"rows": [{"card": "n"}]}).json()["rows"][0]["balance__amount"] is None
+
+
+def test_a_store_behind_a_network_is_read_on_threads(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (reads, *_) = world.planes
+    assert isinstance(reads, FeatureReads)
+    seen: list[str] = []
+    true = world.store.online.read
+
+    def noted(keys: Any) -> Any:
+        seen.append(threading.current_thread().name)
+        return true(keys)
+
+    monkeypatch.setattr(world.store.online, "read", noted)
+    for local in (True, False):
+        monkeypatch.setattr(reads, "_local", local)
+        assert world.ask(body={"rows": [{"card": "a"}]}).status_code == 200
+        seen.clear()
+        for _ in range(3):
+            assert world.ask(body={"rows": [{"card": "a"}]}).json()["rows"]
+        assert {name.startswith("ThreadPoolExecutor") for name in seen} == {not local}
+
+
+def test_every_push_that_was_taken_is_recorded_with_who_pushed(world: World) -> None:
+    event = {"card": "n", "at": NOW.isoformat(), "amount": 1.0, "holder": None}
+    path = "/v1/streams/accounts/events"
+    for _ in range(2):
+        assert world.ask(path, {"rows": [event]}, headers={"idempotency-key": "k"}).is_success
+    assert world.ask(path, {"rows": [{**event, "amount": "x"}]}).status_code == 422
+    until = time.monotonic() + 5
+    while len(rows := world.spools.rows(PUSHES)) < 2:
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    told = [(row["caller"], row["stream"], row["key"], row["ack"], row["repeated"]) for row in rows]
+    assert told == [
+        ("user:amina", "accounts", "k", "online", False),
+        ("user:amina", "accounts", "k", "online", True),
+    ]

@@ -99,6 +99,8 @@ class FeatureItem(Answer):
     """Name and type; of a service, what it takes."""
     versions: dict[str, str] = {}
     """Of a view: by number, which version is current, live or retired."""
+    standing: str = ""
+    """The same in words: ``2 current, 1 live``."""
 
 
 class Mismatch(Answer):

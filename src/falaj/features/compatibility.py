@@ -2,8 +2,8 @@
 
 A change is compatible if every feature that was there before is still computed the same
 way from the same rows. Adding features is compatible; removing or renaming one, or
-changing what it is made of (type, column, window, tiles, function, filter, source, entity,
-times, time to live), is not. An incompatible change waits until every applied service that
+changing what it is made of (type, column, window, function, filter, source, entity, times,
+time to live, lateness), is not. An incompatible change waits until every applied service that
 takes an affected feature names the version that it means.
 """
 
@@ -33,7 +33,6 @@ _NO_MEANING = {
     "region": "it says nothing of values",
     "classification": "values stay as they are",
     "head": "stored rows are laid out anew, values stay as they are",
-    "allowed_lateness": "it counts for events that are still to come",
 }
 _ALL_FEATURES = {
     "entity": "the features would be of something else",
@@ -41,6 +40,7 @@ _ALL_FEATURES = {
     "event_time": "the rows would count at other times",
     "recorded_at": "the rows would be known at other times",
     "ttl": "values would expire at another age",
+    "allowed_lateness": "other late events would count",
 }
 _PARTS = ("features", "aggregates")
 Find = Callable[..., Definition]

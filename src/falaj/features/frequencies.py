@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from falaj.features.columns import Array, Ints, Values, arrow_type
-from falaj.features.index.runs import Run
+from falaj.features.index.runs import EVER, Run
 from falaj.features.kernels import in_slices
 from falaj.features.model import Aggregate, Function
 from falaj.features.types import DType
@@ -29,6 +29,11 @@ if TYPE_CHECKING:
 
 _VALUES_AT_ONCE = 1 << 20
 """Values that a thread collects at a time, 24 bytes each."""
+
+
+def span_of(aggregate: Aggregate) -> tuple[int, int]:
+    """The window and the hop of an aggregate, in microseconds that fit into a kernel."""
+    return min(aggregate.window_us, EVER), min(aggregate.hop_us, EVER)
 
 
 def by_value(wanted: Sequence[Aggregate], asked: Asked) -> Iterator[tuple[Aggregate, pa.Array]]:
@@ -131,8 +136,8 @@ class _Chunk:
 def _chunks(asked: Asked, group: Sequence[Aggregate]) -> Iterator[_Chunk]:
     from falaj.features.index import kernels_frequencies as kernels
 
-    windows = np.array([one.window_us for one in group], np.int64)
-    hops = np.array([one.hop_us for one in group], np.int64)
+    asked_for = [span_of(one) for one in group]
+    windows, hops = (np.array(part, np.int64) for part in zip(*asked_for, strict=True))
     m = len(asked.at)
     spans, total = [], np.zeros(m, np.int64)
     for run, codes in zip(asked.runs, asked.codes, strict=True):
@@ -195,10 +200,10 @@ def _counted(asked: Asked, column: _Column, chunk: _Chunk, results: Sequence[_Re
         )  # fmt: skip
     n = np.empty(len(at), np.int64)
     done: tuple[int, int] | None = None
-    for result in sorted(results, key=lambda one: (one.aggregate.window_us, one.aggregate.hop_us)):
+    for result in sorted(results, key=lambda one: span_of(one.aggregate)):
         one = result.aggregate
-        if done != (one.window_us, one.hop_us):
-            done = (one.window_us, one.hop_us)
+        if done != span_of(one):
+            done = span_of(one)
             kernels.sort_window(at, *done, begins, ends, codes, times, chosen, n)
         out = result.out[chunk.low : chunk.high]
         result.lengths[chunk.low : chunk.high] = n

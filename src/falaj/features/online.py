@@ -79,6 +79,7 @@ class OnlineReader:
         self._all_float = self._by_row and all(
             dtype is DType.FLOAT64 for dtype in plan.outputs.values()
         )
+        self._needed = plan.spine_columns
         self._own_places = {name: places[name] for name in self.names}
 
     # ── what callers ask for ─────────────────────────────────────────────────────────
@@ -139,10 +140,11 @@ class OnlineReader:
             InvalidInput: a key or field is not there, has another type, or another length.
             Corrupt: a stored row is damaged.
         """
-        m = _length(keys, self.plan.spine_columns)
-        if m == 1 and self._by_row:
-            row = {name: plain(one)[0] for name, one in keys.items() if len(one)}
-            return self._column_of_one(self._rows([row], at_us)[0])
+        if self._by_row:
+            row = _only_row(keys, self._needed)
+            if row is not None:
+                return self._column_of_one(self._rows([row], at_us)[0])
+        m = _length(keys, self._needed)
         return self._columns(keys, m, at_us)
 
     def columns_of(
@@ -156,7 +158,7 @@ class OnlineReader:
                 name: [row.get(name) for row in rows]
                 if name in self._optional
                 else [row[name] for row in rows]
-                for name in self.plan.spine_columns
+                for name in self._needed
             }
             return self._columns(columns, len(rows), at_us)
         except (KeyError, FalajError):
@@ -352,6 +354,18 @@ def _places(plan: ServicePlan) -> dict[str, int]:
     for name in hidden:
         places.setdefault(name, len(places))
     return places
+
+
+def _only_row(columns: Mapping[str, Sequence[Any]], needed: Sequence[str]) -> dict[str, Any] | None:
+    """The row of columns that have one; None if they have another number of rows."""
+    row = {}
+    for name in needed:
+        column = columns.get(name)
+        if column is not None:
+            if len(column) != 1:
+                return None
+            row[name] = column[0] if type(column) is list else plain(column)[0]
+    return row or None
 
 
 def _length(columns: Mapping[str, Sequence[Any]], needed: Sequence[str]) -> int:

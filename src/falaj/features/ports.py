@@ -42,6 +42,9 @@ class Write:
     newer: Sequence[tuple[bytes, bytes]] = ()
     merges: Sequence[Merge] = ()
     once: bytes | None = None
+    durable: bool = True
+    """False if it may be undone, whole, by a power cut (never by the end of a process) until
+    the next durable write: what it holds can be written again from elsewhere."""
 
 
 @dataclass
@@ -65,8 +68,9 @@ class OnlineStore(Protocol):
     - A write is applied whole or not at all, for every reader and after ``kill -9`` at any
       moment; no reader ever sees a part of a row, or one row of a write without another
       (of one ``read``: all its rows are of one state).
-    - When ``write`` returns, the change is on stable storage, and every later read, from
-      any process, sees it or something newer (read-your-writes, monotonic reads).
+    - When ``write`` returns, the change is on stable storage (unless it need not be
+      ``durable``), and every later read, from any process, sees it or something newer
+      (read-your-writes, monotonic reads).
     - Writes of all processes are applied one after the other.
     - A ``newer`` row never replaces one with a greater order; of rows with equal order the
       one written last stays.

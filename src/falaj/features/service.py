@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
-from falaj.features import parity_records, statistics
+from falaj.features import parity_records
 from falaj.features.answers import (
     Ack,
     FeatureItem,
@@ -163,8 +163,10 @@ class Features(Service):
 
         Of personal and sensitive views, only how many rows and nulls there were.
         """
+        from falaj.features.statistics import listed
+
         self._store.view_plan(name)
-        return statistics.listed(self._store.lake, name, feature=feature, limit=limit)
+        return listed(self._store.lake, name, feature=feature, limit=limit)
 
     @action(post="/feature-views/{name}/retirements", on="feature_view")
     def retire(self, name: str, *, version: int) -> Job:

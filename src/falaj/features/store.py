@@ -338,7 +338,8 @@ class FeatureStore:
                     name=item.name,
                     description=item.description,
                     features=features,
-                    versions=states.get(item.name, {}),
+                    versions=(own := states.get(item.name, {})),
+                    standing=", ".join(f"{number} {state}" for number, state in own.items()),
                 )
             )
         return found
@@ -353,6 +354,15 @@ class FeatureStore:
                 hint="Apply a view with this source, or load the table with a pipeline.",
             )
         return plans
+
+    def let_go(self, before: datetime) -> int:
+        """Remove the tiles of all live window views that no read at or after an instant needs.
+
+        Returns how many rows were removed. Reads of earlier instants then miss them.
+        """
+        windows = [self.storage(plan).window for plan in live_plans(self.definitions)]
+        before_us = microseconds(before)
+        return sum(one.expired(self.online, before_us) for one in windows if one is not None)
 
     def materialize(
         self, view: str, upto: datetime | None = None, *, report: Report = untold

@@ -212,7 +212,7 @@ class ViewPlan:
 
         A view whose meaning changes gets another one: its old rows are never read as new.
         """
-        left_out = {"description", "owner", "tags", "ttl", "purposes", "allowed_lateness"}
+        left_out = {"description", "owner", "tags", "ttl", "purposes"}
         meaning = self.view.model_dump(mode="json", exclude=left_out)
         meaning["keys"] = {name: dtype.value for name, dtype in self.keys.items()}
         meaning["layout"] = _LAYOUT

@@ -21,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 
 from falaj.features.columns import Array, Ints, Values
+from falaj.features.frequencies import by_value, span_of
 from falaj.features.index.runs import Run
 from falaj.features.kernels import in_slices
 from falaj.features.model import BY_VALUE, Aggregate, Function
@@ -89,8 +90,6 @@ def aggregated(
     Returns:
         By feature an Arrow array of m rows.
     """
-    from falaj.features.frequencies import by_value
-
     absent = np.zeros(len(at), np.bool_)
     for key in keys:
         if key.null_count:
@@ -130,20 +129,21 @@ def _walked(
 ) -> Iterator[tuple[Aggregate, pa.Array]]:
     from falaj.features.index import kernels_windows as kernels
 
-    spans: Spans = tuple(dict.fromkeys((one.window_us, one.hop_us) for one in group))
+    spans: Spans = tuple(dict.fromkeys(span_of(one) for one in group))
     kind = kernels.ROWS if name is None else kernels.COUNTED if dtype is None else (
         kernels.FLOATS if dtype is DType.FLOAT64 else kernels.WHOLE
     )  # fmt: skip
     out = np.zeros((len(asked.at), len(spans), kernels.N_STATE), np.int64)
+    spread = any(one.function is Function.STD for one in group)
     for run, codes in zip(asked.runs, asked.codes, strict=True):
-        _walk(asked, run, codes, spans, kind, column_key(name or "", dtype), out)
+        _walk(asked, run, codes, spans, kind, spread, column_key(name or "", dtype), out)
     for one in group:
-        state = out[:, spans.index((one.window_us, one.hop_us))]
+        state = out[:, spans.index(span_of(one))]
         yield one, _finished(one, state, asked.absent)
 
 
 def _walk(
-    asked: Asked, run: Run, codes: Ints, spans: Spans, kind: int, key: str, out: Ints
+    asked: Asked, run: Run, codes: Ints, spans: Spans, kind: int, spread: bool, key: str, out: Ints
 ) -> None:
     from falaj.features.index import kernels_windows as kernels
 
@@ -158,7 +158,7 @@ def _walk(
     def work(low: int, high: int) -> None:
         kernels.aggregate(
             codes[low:high], asked.at[low:high], windows, hops, asked.bound, run.starts,
-            run.event_time, run.recorded_at, *seen, run.words, real, kind, at_word, flag,
+            run.event_time, run.recorded_at, *seen, run.words, real, kind, spread, at_word, flag,
             blocks, blocks.view(np.float64), out[low:high], out_real[low:high],
         )  # fmt: skip
 

@@ -67,6 +67,7 @@ def examined(settings: Settings) -> Iterator[Finding]:
         "audit": _audit,
         "lake": _lake,
         "blobs": _blobs,
+        "feature index": _index,
         "online store": _online,
         "event log": _event_log,
         "certificate": _certificate,
@@ -143,6 +144,14 @@ def _blobs(made: Premises) -> str:
     finally:
         made.blobs.forget(digest)
     return f"{made.settings.blobs.split('?')[0]} keeps and gives back, encrypted"
+
+
+def _index(made: Premises) -> str:
+    folder = made.settings.home / "index"
+    n_bytes = sum(file.stat().st_size for file in folder.glob("*.run"))
+    if made.settings.feature_index == "clear":
+        return f"{n_bytes / 1e6:.0f} MB in CLEAR in {folder}: its volume must be encrypted"
+    return f"{n_bytes / 1e6:.0f} MB in {folder}, sealed"
 
 
 def _online(made: Premises) -> str:

@@ -30,6 +30,7 @@ PREFIXES = {
     "token": "a token family",
     "key": "a key-encryption key",
     "segment": "a segment of a spool",
+    "push": "a push of events into a stream",
     "read": "an online read of features",
     "report": "a report of a monitor",
     "parity": "a check of parity",

@@ -66,6 +66,7 @@ class FeastAnswers:
         self._view_of = tuple(view_of[name] for name in self._names)
         # The text of an answer can be cut at its commas if no value holds one.
         self._plain = all(dtype in _NUMBERS for dtype in reader.plan.outputs.values())
+        self._fields = frozenset(reader.plan.request_fields)
         self._present = [Status.PRESENT] * len(self._names)
         self._forms: dict[tuple[tuple[str, ...], bool], bytes] = {}
 
@@ -84,29 +85,32 @@ class FeastAnswers:
             InvalidInput: a key or field is missing or wrong.
             BadRequest: two features have the same short name.
         """
+        shown = entities
+        if self._fields:  # they stand among the features already
+            shown = {name: one for name, one in entities.items() if name not in self._fields}
         if n != 1:
             found = self._reader.columns(entities, at_us)
             codes = [[_BY_CODE[code] for code in one] for one in found.statuses.T.tolist()]
             texts = [
                 b",".join([b'"%b"' % _time(t) for t in one]) for one in found.event_times.T.tolist()
             ]
-            return self._whole(entities, n, full, found.lists(), codes, texts)
+            return self._whole(shown, n, full, found.lists(), codes, texts)
         read = self._reader.read([{name: values[0] for name, values in entities.items()}], at_us)
         values, statuses = read.values[0], read.statuses[0]
         times = [_NEVER if t is None else _time(t) for t in read.event_times[0].values()]
         if self._plain and statuses == self._present:
             cut = _encode(values)[1:-1].split(b",")
             if b"null" not in cut:
-                form = self._form(tuple(entities), full)
-                parts = [_encode(one)[1:-1] for one in entities.values()]
+                form = self._form(tuple(shown), full)
                 times.append(_NEVER)  # of what belongs to no view, whose number is -1
-                for value, view in zip(cut, self._view_of, strict=True):
-                    parts.append(value)
-                    parts.append(times[view])
-                return form % tuple(parts)
+                filling = [_NEVER] * (2 * len(cut))
+                filling[::2] = cut
+                filling[1::2] = [times[view] for view in self._view_of]
+                keys = [_encode(one)[1:-1] for one in shown.values()]
+                return form % (*keys, *filling)
         words = [[_WORDS[status]] for status in statuses]
         quoted = [b'"%b"' % one for one in times]
-        return self._whole(entities, 1, full, [[one] for one in values], words, quoted)
+        return self._whole(shown, 1, full, [[one] for one in values], words, quoted)
 
     def _form(self, entities: tuple[str, ...], full: bool) -> bytes:
         """The answer for one entity of which everything is present, with holes."""

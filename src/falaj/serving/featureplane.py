@@ -3,7 +3,7 @@
 ``POST /v1/features/{service}/read`` and, for Feast's clients, ``POST /get-online-features``
 read; ``POST /v1/streams/{stream}/events`` pushes. As on every path of a worker the token is
 verified and the policy asked, and both are remembered for a second. Reads are recorded in
-``feature_reads`` (see ``readlog``); what is pushed is its own record, the event log.
+``feature_reads`` (see ``readlog``), pushes in ``feature_pushes`` (see ``pushlog``).
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from falaj.serving.featurebodies import (
     question,
 )
 from falaj.serving.front import Request, Response, Told
+from falaj.serving.pushlog import Push, PushLog
 from falaj.serving.readlog import SAMPLED, Read, ReadLog
 
 if TYPE_CHECKING:
@@ -111,6 +112,8 @@ class FeatureReads:
         log: records.
         aside: threads for large reads.
         prefix: of its paths: ``/v1/features/``, or Feast's own path.
+        local: False if the online store is behind a network: then every read waits for it
+            on a thread, and not the event loop with all other requests.
     """
 
     def __init__(
@@ -122,8 +125,10 @@ class FeatureReads:
         aside: ThreadPoolExecutor,
         *,
         prefix: bytes = _READS,
+        local: bool = True,
     ) -> None:
         self.prefix = prefix
+        self._local = local
         self._services = services
         self._admission = admission
         self._judge = judge
@@ -142,6 +147,8 @@ class FeatureReads:
         if len(request.body) > _INLINE_BYTES:
             return self._large(request)
         name, asked = self._question(request)
+        if not self._local:
+            return self._later(request, name, asked, aside=True)
         found = self._services.ready(name, request.started)
         if found is None or asked.n_rows > _INLINE_ROWS:
             return self._later(request, name, asked)
@@ -257,6 +264,7 @@ class StreamEvents:
         resource: what the policy should know of a table; reads the catalogue.
         admission: verifies tokens.
         judge: asks the policy.
+        log: records who pushed.
         aside: threads on which events are pushed.
     """
 
@@ -268,8 +276,10 @@ class StreamEvents:
         resource: Callable[[AssetRef], Resource],
         admission: Admission,
         judge: Judge,
+        log: PushLog,
         aside: ThreadPoolExecutor,
     ) -> None:
+        self._log = log
         self._store = store
         self._resource = resource
         self._admission = admission
@@ -292,26 +302,31 @@ class StreamEvents:
     async def _pushed(self, request: Request, name: str) -> Told:
         authorization = request.headers.get(b"authorization", b"")
         about = (PUSH, name)
-        if self._admission.remembered(authorization, about, time.perf_counter()) is None:
+        caller = self._admission.remembered(authorization, about, time.perf_counter())
+        if caller is None:
 
             def ask(caller: Caller) -> None:
                 caller = replace(caller, via="http")
                 self._judge.permit(caller, PUSH, self._resource(AssetRef("table", name)))
 
             # That there is no such table is not kept: it may be declared right now.
-            await self._admission.asked(authorization, about, ask, keep=False)
+            caller = await self._admission.asked(authorization, about, ask, keep=False)
         loop = asyncio.get_running_loop()
-        pushed = await loop.run_in_executor(self._aside, self._push, request, name)
+        pushed = await loop.run_in_executor(self._aside, self._push, request, name, caller)
         return _encode(pushed.model_dump(mode="json"))
 
-    def _push(self, request: Request, name: str) -> Pushed:
+    def _push(self, request: Request, name: str, caller: str) -> Pushed:
+        self._log.full()
         headers = request.headers
         ack = _parameter(request.query, "ack", {"online", "log"}) or "online"
         key = headers.get(b"idempotency-key", b"").decode("latin-1")[:200] or None
         media = headers.get(b"content-type", b"").lower()
         store = self._store()
         if media.startswith(ARROW):
-            return store.push(name, table_of_stream(request.body, MOST_EVENTS), key=key, ack=ack)
+            table = table_of_stream(request.body, MOST_EVENTS)
+            pushed = store.push(name, table, key=key, ack=ack)
+            self._record(caller, name, key, ack, pushed)
+            return pushed
         if media.startswith(_NDJSON):
             rows = _ndjson(request.body)
         elif not media or media.startswith(JSON):
@@ -322,13 +337,21 @@ class StreamEvents:
                 hint="Send JSON, application/x-ndjson or an Arrow stream.",
             )
         _few_enough(len(rows))
-        return store.push_records(name, rows, key=key, ack=ack)
+        pushed = store.push_records(name, rows, key=key, ack=ack)
+        self._record(caller, name, key, ack, pushed)
+        return pushed
+
+    def _record(self, caller: str, name: str, key: str | None, ack: str, pushed: Pushed) -> None:
+        now_us = time.time_ns() // 1000
+        self._log.append(Push(now_us, caller, name, key, ack, pushed.n_events, pushed.repeated))
 
     async def start(self) -> None:
-        """Nothing is held open."""
+        """Begin to record."""
+        self._log.start()
 
     async def stop(self) -> None:
-        """Nothing is held open."""
+        """Write the last records."""
+        await asyncio.get_running_loop().run_in_executor(None, self._log.stop)
 
 
 class _Events(msgspec.Struct, gc=False, forbid_unknown_fields=True):

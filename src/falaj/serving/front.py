@@ -34,6 +34,17 @@ LONGEST_PATH = 8 * 1024
 MOST_HEADERS = 100
 MOST_WAITING = 64
 """Pipelined requests of one connection that may wait for their answers."""
+_ONCE = frozenset(
+    {
+        b"authorization",
+        b"content-length",
+        b"content-type",
+        b"falaj-purpose",
+        b"host",
+        b"idempotency-key",
+    }
+)
+"""Headers that stand once, so that nobody in front of us can have read another one."""
 _SWEEP_SECONDS = 0.5
 _LINES = {
     status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus
@@ -44,7 +55,8 @@ _JSON = b"application/json"
 class Request:
     """One whole request.
 
-    ``headers`` has lower-case names; of a header that stands twice, the last. ``query`` is
+    ``headers`` has lower-case names; of a header that stands twice, the last (those that say
+    who asks or what the body is may stand only once); trailers are not told. ``query`` is
     what stands behind the question mark. ``started`` is ``time.perf_counter()`` when its
     head was complete.
     """
@@ -132,6 +144,7 @@ class _Connection(asyncio.Protocol):
         self._waiting: deque[tuple[Request, asyncio.Future[Told]]] = deque()
         self._held = False
         self._choked = False
+        self._half_closed = False
         self.until = time.perf_counter() + front.bounds.head
         """When the connection is ended if nothing comes; 0 while it is being answered."""
 
@@ -167,7 +180,9 @@ class _Connection(asyncio.Protocol):
                 self._refuse(431, "The head of the request is too long.")
 
     def eof_received(self) -> bool:
-        return False
+        # Who says that it has no more to ask still waits for the answers. (TLS knows no half.)
+        self._half_closed = bool(self._waiting) and not self._front.secure
+        return self._half_closed
 
     def pause_writing(self) -> None:
         self._choked = True
@@ -176,6 +191,8 @@ class _Connection(asyncio.Protocol):
     def resume_writing(self) -> None:
         self._choked = False
         self._release()
+        if self.until:
+            self.until = time.perf_counter() + self._front.bounds.idle
 
     # -- parser ---------------------------------------------------------------------
 
@@ -192,8 +209,13 @@ class _Connection(asyncio.Protocol):
             self._refuse(414, "The path of the request is too long.")
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._in_head:
+            return  # a trailer: it came behind the body and must not say what a header says
         headers = self._request.headers
-        headers[name.lower()] = value
+        name = name.lower()
+        if name in headers and name in _ONCE and not self._refused:
+            self._refuse(400, f"The header {name.decode('latin-1')} stands twice.")
+        headers[name] = value
         if len(headers) > MOST_HEADERS and not self._refused:
             self._refuse(431, "The request has too many headers.")
 
@@ -273,6 +295,8 @@ class _Connection(asyncio.Protocol):
         if isinstance(answer, bytes):
             answer = Response(answer)
         keep = request.keep_alive and not answer.close and not self._front.closing
+        if self._half_closed and not self._waiting:
+            keep = False
         body = answer.body
         head = b"%bcontent-type: %b\r\ncontent-length: %d\r\n" % (
             _LINES[answer.status],
@@ -285,7 +309,7 @@ class _Connection(asyncio.Protocol):
         transport.write(head if request.method == b"HEAD" else head + body)
         if not keep:
             self._refused = True
-            transport.close()
+            self._close()
         elif not self._waiting:
             self.until = time.perf_counter() + self._front.bounds.idle
 
@@ -306,12 +330,19 @@ class _Connection(asyncio.Protocol):
     def too_slow(self) -> None:
         """The time that the client had is over."""
         self.until = 0.0
-        if self._transport is None or self._transport.is_closing():
+        if self._transport is None:
             return
-        if self._in_head and not self._head_bytes:
-            self._transport.close()  # it was idle
+        if self._choked or self._transport.is_closing():
+            self._transport.abort()  # it does not read what it asked for
+        elif self._in_head and not self._head_bytes:
+            self._close()  # it was idle
         else:
             self._refuse(408, "The request took too long to arrive.")
+
+    def _close(self) -> None:
+        """Close behind what is written; but do not wait for ever that it is read."""
+        self.until = time.perf_counter() + self._front.bounds.idle
+        self._transport.close()
 
     def end(self) -> None:
         """Close as soon as nothing is owed."""
@@ -347,6 +378,7 @@ class Front:
         self.bounds = bounds or Bounds()
         self.connections: set[_Connection] = set()
         self.closing = False
+        self.secure = False
         self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
         self._servers: list[asyncio.Server] = []
         self._sweeper: asyncio.TimerHandle | None = None
@@ -356,6 +388,7 @@ class Front:
     ) -> None:
         """Begin to serve; with a context over TLS."""
         await self.application.start()
+        self.secure = context is not None
         for one in sockets:
             server = await self.loop.create_server(
                 lambda: _Connection(self), sock=one, ssl=context, backlog=2048

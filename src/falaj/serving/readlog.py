@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 import pyarrow as pa
 
@@ -55,40 +56,58 @@ class Read(NamedTuple):
     answered: str | None = None
 
 
-class ReadLog:
-    """Buffers reads, and writes them on a thread of its own.
+R = TypeVar("R")
+
+
+class RecordLog(Generic[R]):
+    """Buffers records of one kind, and writes them on a thread of its own.
 
     Args:
         spools: where rows go on their way to the lake.
-        flush_seconds: how often.
+        table: the lake table.
+        columnar: makes rows of the table of records.
+        flush_seconds: how often they are written.
     """
 
-    def __init__(self, spools: Spools, *, flush_seconds: float = 1.0) -> None:
-        self._spool = spools.open(TABLE)
+    def __init__(
+        self,
+        spools: Spools,
+        table: str,
+        columnar: Callable[[list[R]], pa.Table],
+        *,
+        flush_seconds: float = 1.0,
+    ) -> None:
+        self._spool = spools.open(table)
+        self._table = table
+        self._columnar = columnar
         self._seconds = flush_seconds
-        self._waiting: deque[Read] = deque()
+        self._waiting: deque[R] = deque()
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
 
     def full(self) -> None:
-        """Refuse a read that could not be recorded.
+        """Refuse what could not be recorded.
 
         Raises:
             Unavailable: too many records wait to be written.
         """
         if len(self._waiting) >= MOST_WAITING:
             raise Unavailable(
-                "The record of reads cannot be written, and no read goes unrecorded.",
+                f"The record {self._table!r} cannot be written, and nothing goes unrecorded.",
                 hint="See that the disk has space and the worker process runs; try again.",
             )
 
-    def append(self, read: Read) -> None:
+    def append(self, record: R) -> None:
         """Keep a record; costs no more than an append."""
-        self._waiting.append(read)
+        self._waiting.append(record)
 
     def start(self) -> None:
         """Begin to write."""
-        self._thread = threading.Thread(target=self._write, name="falaj-reads", daemon=True)
+        # pyarrow loads what it needs for its first array: 0.7 s that no request should feel.
+        columnar_reads([Read(0, "", "", None, 0, 0)])
+        self._thread = threading.Thread(
+            target=self._write, name=f"falaj-{self._table}", daemon=True
+        )
         self._thread.start()
 
     def stop(self) -> None:
@@ -105,21 +124,21 @@ class ReadLog:
     def _written(self) -> None:
         """Write what waits; what the spool does not take waits on."""
         while self._waiting:
-            reads = [self._waiting[i] for i in range(min(len(self._waiting), _ROWS_AT_ONCE))]
+            records = [self._waiting[i] for i in range(min(len(self._waiting), _ROWS_AT_ONCE))]
             try:
-                self._spool.append(columnar(reads))
+                self._spool.append(self._columnar(records))
             except FalajError as error:
-                logger(__name__).error("reads not recorded yet", error=str(error))
+                logger(__name__).error("not recorded yet", table=self._table, error=str(error))
                 return
-            for _ in reads:
+            for _ in records:
                 self._waiting.popleft()
         try:
             self._spool.flush()
         except FalajError as error:  # the spool keeps them for its next flush
-            logger(__name__).error("reads not on disk yet", error=str(error))
+            logger(__name__).error("records not on disk yet", table=self._table, error=str(error))
 
 
-def columnar(reads: list[Read]) -> pa.Table:
+def columnar_reads(reads: list[Read]) -> pa.Table:
     """Records as rows of the lake table."""
     columns: dict[str, Any] = {
         "read_id": pa.array([new_id("read") for _ in reads]),
@@ -129,3 +148,15 @@ def columnar(reads: list[Read]) -> pa.Table:
         values = [getattr(read, name) for read in reads]
         columns[name] = pa.array(values, SCHEMA.field(name).type)
     return pa.table(columns, schema=SCHEMA)
+
+
+class ReadLog(RecordLog[Read]):
+    """The record of reads.
+
+    Args:
+        spools: where rows go on their way to the lake.
+        flush_seconds: how often they are written.
+    """
+
+    def __init__(self, spools: Spools, *, flush_seconds: float = 1.0) -> None:
+        super().__init__(spools, TABLE, columnar_reads, flush_seconds=flush_seconds)

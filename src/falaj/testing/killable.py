@@ -179,11 +179,14 @@ class TlsFront:
         folder: where its authority and certificate are made.
         port: of the server on 127.0.0.1.
         names: that the certificate is made for.
+        is_kafka: brokers tell clients where they listen; the front tells its own port instead.
 
     ``port`` is where it listens, ``ca_file`` what its clients must trust.
     """
 
-    def __init__(self, folder: Path, port: int, *, names: Sequence[str] = (HOST,)) -> None:
+    def __init__(
+        self, folder: Path, port: int, *, names: Sequence[str] = (HOST,), is_kafka: bool = False
+    ) -> None:
         authority = CertificateAuthority(folder, clock=SystemClock())
         certificate = authority.server_certificate(names)
         self.ca_file = certificate.ca_path
@@ -191,6 +194,12 @@ class TlsFront:
         self._context = certificate.server_context()
         self._listening = socket.create_server((HOST, 0))
         self.port = int(self._listening.getsockname()[1])
+        place = HOST.encode() + b"%b"
+        self._told = (
+            (place % port.to_bytes(4, "big"), place % self.port.to_bytes(4, "big"))
+            if is_kafka
+            else (b"", b"")
+        )
         self._thread = threading.Thread(target=self._accept, daemon=True)
         self._thread.start()
 
@@ -213,11 +222,11 @@ class TlsFront:
         with contextlib.suppress(OSError, ssl.SSLError), plain:
             front = self._context.wrap_socket(plain, server_side=True)
             with front, socket.create_connection((HOST, self._behind)) as behind:
-                _passed_on(front, behind)
+                _passed_on(front, behind, *self._told)
 
 
-def _passed_on(front: ssl.SSLSocket, behind: socket.socket) -> None:
-    """Carry bytes both ways until one side ends."""
+def _passed_on(front: ssl.SSLSocket, behind: socket.socket, told: bytes, ours: bytes) -> None:
+    """Carry bytes both ways until one side ends; what the server tells is said our way."""
     with selectors.DefaultSelector() as ready:
         ready.register(front, selectors.EVENT_READ, behind)
         ready.register(behind, selectors.EVENT_READ, front)
@@ -227,9 +236,18 @@ def _passed_on(front: ssl.SSLSocket, behind: socket.socket) -> None:
                 if not isinstance(source, socket.socket):
                     return
                 while True:
-                    data = source.recv(1 << 16)
+                    data = _frame(source) if told and source is behind else source.recv(1 << 16)
                     if not data:
                         return
-                    target.sendall(data)
+                    target.sendall(data.replace(told, ours) if told else data)
                     if not (isinstance(source, ssl.SSLSocket) and source.pending()):
                         break
+
+
+def _frame(source: socket.socket) -> bytes:
+    """One whole answer of Kafka's protocol, so that nothing to be replaced is cut in two."""
+    head = source.recv(4, socket.MSG_WAITALL)
+    if len(head) < 4:
+        return b""
+    size = int.from_bytes(head, "big")
+    return head + source.recv(size, socket.MSG_WAITALL)

@@ -44,12 +44,9 @@ from falaj.wiring.services import service_classes
 from falaj.wiring.sharing import Shared
 
 if TYPE_CHECKING:
-    from pyarrow import Schema
-
     from falaj.features.foreign import ForeignTables
     from falaj.features.offline import Offline
     from falaj.features.ports import OnlineStore
-    from falaj.features.sources import ForeignTable
     from falaj.features.store import FeatureStore
     from falaj.ingest.files import Files
     from falaj.ingest.pipelines import Loading
@@ -200,16 +197,11 @@ class Premises:
     def definitions(self) -> Definitions:
         """What is declared."""
         from falaj.features.appliers import appliers as feature_appliers
-        from falaj.features.compatibility import Compatibility
-        from falaj.features.fitting import Fitting
         from falaj.ingest.service import DeclaredSources
-        from falaj.wiring.kinds import definition_kinds
+        from falaj.wiring.kinds import definition_kinds, definition_reviews
 
         def found(connection: Any, kind: str, name: str, version: int | None = None) -> Definition:
             return self.definitions.definition(connection, kind, name, version)
-
-        def foreign_columns(table: ForeignTable) -> Schema:
-            return self.foreign_tables.schema(table)
 
         def endpoint_applied(call: Call, definition: Any) -> None:
             self.releases.applied(call, definition)
@@ -222,10 +214,7 @@ class Premises:
                 "source": DeclaredSources(self.catalog),
                 "endpoint": endpoint_applied,
             },
-            [
-                Compatibility(found),
-                Fitting(foreign_columns, lambda: self.lake),
-            ],
+            definition_reviews(found, lambda: self.foreign_tables, lambda: self.lake),
         )
 
     @part
@@ -288,20 +277,7 @@ class Premises:
     @part
     def foreign_tables(self) -> ForeignTables:
         """Opens tables that others write."""
-        from falaj.features.adapters.foreign_delta import DeltaReader
-        from falaj.features.adapters.foreign_iceberg import IcebergReader
-        from falaj.features.adapters.foreign_parquet import ParquetReader
-        from falaj.features.foreign import ForeignTables
-        from falaj.features.sources import Format
-
-        places = self.data_files
-        return ForeignTables(
-            {
-                Format.PARQUET: ParquetReader(places),
-                Format.DELTA: DeltaReader(places),
-                Format.ICEBERG: IcebergReader(places),
-            }
-        )
+        return stores.foreign_tables(self.data_files)
 
     @property
     def _own_files(self) -> list[Path]:
@@ -567,18 +543,9 @@ class Premises:
 
     def work(self, stopped: threading.Event) -> None:
         """Jobs, streams, and the house's chores beside them, until ``stopped`` is set."""
-        from falaj.wiring.work import Chores, stream_worker
+        from falaj.wiring.work import work_until
 
-        chores, streams = Chores(self), stream_worker(self)
-        threads = [
-            threading.Thread(target=chores.run_until, args=(stopped,), name="chores"),
-            threading.Thread(target=streams.run_until, args=(stopped,), name="streams"),
-        ]
-        for thread in threads:
-            thread.start()
-        self.work_on_jobs(stopped)
-        for thread in threads:
-            thread.join()
+        work_until(self, stopped)
 
     def server_certificate(self) -> tuple[Path, Path]:
         """The certificate and key files that servers use."""

@@ -16,16 +16,23 @@ if TYPE_CHECKING:
 
 _THREADS = 2
 """For what reads the catalogue, for large reads, and for pushes, of one worker."""
+_REMOTE_THREADS = 16
+"""For reads that wait for an online store behind a network."""
 
 
 def feature_planes(made: Premises, admission: Admission) -> list[Plane]:
     """What answers online reads and takes pushed events; its stores open at first use."""
     from falaj.serving.featureplane import FEAST_PATH, FeatureReads, Judge, StreamEvents
     from falaj.serving.featureservices import FeatureServices
+    from falaj.serving.pushlog import PushLog
     from falaj.serving.readlog import ReadLog
     from falaj.serving.spools import DirectorySpools
 
     aside = ThreadPoolExecutor(_THREADS, thread_name_prefix="falaj-features")
+    local = made.settings.online.startswith("lmdb:")
+    reading = aside
+    if not local:
+        reading = ThreadPoolExecutor(_REMOTE_THREADS, thread_name_prefix="falaj-reads")
     judge = Judge(made.policy, made.clock)
 
     def store() -> FeatureStore:
@@ -36,12 +43,12 @@ def feature_planes(made: Premises, admission: Admission) -> list[Plane]:
             return made.resources.load(connection, ref)
 
     services = FeatureServices(store, made.database, made.resources, made.definitions.stamp, aside)
-    log = ReadLog(
-        DirectorySpools(made.spool_folder, made.keys),
-        flush_seconds=made.settings.inference.flush_seconds,
-    )
+    spools = DirectorySpools(made.spool_folder, made.keys)
+    seconds = made.settings.inference.flush_seconds
+    log = ReadLog(spools, flush_seconds=seconds)
+    pushes = PushLog(spools, flush_seconds=seconds)
     return [
-        FeatureReads(services, admission, judge, log, aside),
-        FeatureReads(services, admission, judge, log, aside, prefix=FEAST_PATH),
-        StreamEvents(store, resource, admission, judge, aside),
+        FeatureReads(services, admission, judge, log, reading, local=local),
+        FeatureReads(services, admission, judge, log, reading, prefix=FEAST_PATH, local=local),
+        StreamEvents(store, resource, admission, judge, pushes, aside),
     ]

@@ -1,8 +1,15 @@
-"""The kinds of definition that a user may declare."""
+"""The kinds of definition that a user may declare, and what judges a plan of them."""
 
 from __future__ import annotations
 
-from falaj.catalog.definitions import Definition
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from falaj.catalog.definitions import Definition, Review
+
+if TYPE_CHECKING:
+    from falaj.features.foreign import ForeignTables
+    from falaj.lake.ports import Lake
 
 
 def definition_kinds() -> dict[str, type[Definition]]:
@@ -15,3 +22,18 @@ def definition_kinds() -> dict[str, type[Definition]]:
 
     own: list[type[Definition]] = [Source, Contract, ModelPolicy, Endpoint, Monitor]
     return {**{kind.kind: kind for kind in own}, **KINDS}
+
+
+def definition_reviews(
+    find: Callable[..., Definition], foreign: Callable[[], ForeignTables], lake: Callable[[], Lake]
+) -> list[Review]:
+    """What judges a plan: whether changes are compatible, and views fit their sources.
+
+    Args:
+        find: one version of a definition, as ``Definitions.definition`` gives it.
+        foreign, lake: made when they are first needed.
+    """
+    from falaj.features.compatibility import Compatibility
+    from falaj.features.fitting import Fitting
+
+    return [Compatibility(find), Fitting(lambda table: foreign().schema(table), lake)]

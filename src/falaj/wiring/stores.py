@@ -13,6 +13,7 @@ from falaj.kernel.settings import Settings, is_there, private_folder
 
 if TYPE_CHECKING:
     from falaj.features.adapters.redis_connection import RedisPlace
+    from falaj.features.foreign import ForeignTables, Places
     from falaj.features.ports import OnlineStore
     from falaj.ingest.adapters.kafka_clients import KafkaPlace
     from falaj.ingest.ports import EventLog
@@ -269,3 +270,24 @@ def event_log(settings: Settings, keys: KeyService, clock: Clock) -> EventLog:
         waiting_bytes=settings.streams.waiting_bytes,
     )
     return SegmentLog(private_folder(settings.home / "log"), keys, limits=limits, clock=clock)
+
+
+def foreign_tables(places: Places) -> ForeignTables:
+    """Opens tables that others write, of every format.
+
+    Args:
+        places: says which files and folders may be read.
+    """
+    from falaj.features.adapters.foreign_delta import DeltaReader
+    from falaj.features.adapters.foreign_iceberg import IcebergReader
+    from falaj.features.adapters.foreign_parquet import ParquetReader
+    from falaj.features.foreign import ForeignTables
+    from falaj.features.sources import Format
+
+    return ForeignTables(
+        {
+            Format.PARQUET: ParquetReader(places),
+            Format.DELTA: DeltaReader(places),
+            Format.ICEBERG: IcebergReader(places),
+        }
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
+from datetime import timedelta
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from falaj.wiring.assembly import Premises
 
 EVERY_SECONDS = 0.5
+_TILES_KEPT = timedelta(days=1)
+"""How far back an online read may ask and still find every tile of its windows."""
 
 
 def handlers(made: Premises) -> Mapping[str, Handler]:
@@ -134,6 +137,19 @@ def stream_worker(made: Premises) -> StreamWorker:
     )
 
 
+def work_until(made: Premises, stopped: threading.Event) -> None:
+    """Run jobs, streams and chores side by side until ``stopped`` is set."""
+    beside = {"chores": Chores(made).run_until, "streams": stream_worker(made).run_until}
+    threads = [
+        threading.Thread(target=run, args=(stopped,), name=name) for name, run in beside.items()
+    ]
+    for thread in threads:
+        thread.start()
+    made.work_on_jobs(stopped)
+    for thread in threads:
+        thread.join()
+
+
 class Seldom:
     """A chore that is done once in a while, however often it is called."""
 
@@ -177,12 +193,16 @@ class Chores:
         def statistics_told() -> None:
             statistics(made).update_all()
 
+        def tiles_let_go() -> None:
+            made.features.let_go(made.clock.now() - _TILES_KEPT)
+
         self._chores: dict[str, Callable[[], object]] = {
             "routing table": Seldom(routed, every_seconds=5.0),
             "audit checkpoint": checkpointer.run_once,
             "notifications": news.deliver,
             "prediction log": PredictionDrain(made.spool_folder, made.keys, made.lake).run_once,
             "feature statistics": Seldom(statistics_told, every_seconds=60.0),
+            "expired tiles": Seldom(tiles_let_go, every_seconds=3600.0),
             "lake compaction": Seldom(made.lake.compact, every_seconds=3600.0),
         }
         if made.settings.parity_minutes:

@@ -2,6 +2,8 @@
 
 import os
 import secrets
+import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -16,10 +18,17 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from falaj.ingest.adapters.eventlog_kafka import KafkaLog
 from falaj.ingest.adapters.kafka_clients import KafkaPlace
 from falaj.ingest.ports import JSON
-from falaj.kernel.errors import Corrupt, InvalidInput, LimitExceeded, Unavailable
+from falaj.kernel.errors import (
+    ComponentRefused,
+    Corrupt,
+    InvalidInput,
+    LimitExceeded,
+    Unavailable,
+)
 from falaj.testing.eventlog import EventLogSuite, all_of, settled
 from falaj.testing.guarded import free_ports
-from falaj.testing.killable import MockKafka, own_kafka
+from falaj.testing.killable import MockKafka, TlsFront, own_kafka
+from falaj.testing.streamprocesses import StreamKillSuite
 
 pytestmark = pytest.mark.services
 
@@ -198,6 +207,89 @@ def test_after_a_broker_was_killed_everything_goes_on_and_nothing_is_doubled(tmp
         server.close()
 
 
+def test_records_go_through_tls_and_the_brokers_must_be_who_they_say(kafka_server, tmp_path):
+    """noida-db speaks no TLS: a front decrypts before it, and says its own address instead."""
+    front = TlsFront(tmp_path / "front", kafka_server.port, is_kafka=True)
+    stranger = TlsFront(tmp_path / "stranger", kafka_server.port, names=["other"], is_kafka=True)
+    prefix = f"t{secrets.token_hex(5)}."
+    try:
+        where = KafkaPlace((f"127.0.0.1:{front.port}",), ca_file=front.ca_file, prefix=prefix)
+        log = KafkaLog(where)
+        log.append("orders", [b"secret"], media=JSON)
+        assert [record.payload for record in log.read("orders", 0, 0)] == [b"secret"]
+        log.close()
+        for port, ca_file in [
+            (front.port, None), (front.port, stranger.ca_file), (stranger.port, stranger.ca_file)
+        ]:  # fmt: skip
+            place = KafkaPlace((f"127.0.0.1:{port}",), ca_file=ca_file)
+            log = KafkaLog(place, seconds=1.5)
+            with pytest.raises(ComponentRefused, match="certificate") as caught:
+                log.partitions("orders")
+            assert "event_log_ca_file" in caught.value.hint
+            log.close()
+    finally:
+        front.close()
+        stranger.close()
+
+
+def test_a_wrong_password_is_told(kafka_server, tmp_path):
+    with SaslRefusing(kafka_server.port) as port:
+        place = KafkaPlace(
+            (f"127.0.0.1:{port}",), tls=False, user="falaj", password="hush", mechanism="PLAIN"
+        )
+        log = KafkaLog(place, seconds=1.5)
+        with pytest.raises(ComponentRefused, match="does not let 'falaj' in") as caught:
+            log.append("orders", [b"x"], media=JSON)
+        assert "FALAJ_EVENT_LOG_PASSWORD" in caught.value.hint
+        assert "hush" not in str(caught.value)
+        log.close()
+
+
+class SaslRefusing:
+    """A broker that speaks SASL just so far as to say that a password is wrong."""
+
+    def __init__(self, real_port):
+        self._real = real_port
+
+    def __enter__(self):
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        threading.Thread(target=self._accept, daemon=True).start()
+        return self._listening.getsockname()[1]
+
+    def __exit__(self, *_):
+        self._listening.close()
+
+    def _accept(self):
+        while True:
+            try:
+                connection, _ = self._listening.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def _serve(self, connection):
+        with connection, socket.create_connection(("127.0.0.1", self._real)) as real:
+            while head := connection.recv(4, socket.MSG_WAITALL):
+                body = connection.recv(int.from_bytes(head, "big"), socket.MSG_WAITALL)
+                key, version, number = struct.unpack_from(">hhi", body)
+                if key == 36:  # SaslAuthenticate: error 58, a message, no bytes, no lifetime
+                    text = b"Authentication failed"
+                    if version >= 2:
+                        answer = b"\0" + struct.pack(">hB", 58, len(text) + 1) + text + b"\1"
+                        answer += bytes(8) + b"\0"
+                    else:
+                        answer = struct.pack(">hh", 58, len(text)) + text + bytes(4)
+                        answer += bytes(8) if version == 1 else b""
+                    answer = struct.pack(">i", number) + answer
+                    connection.sendall(struct.pack(">i", len(answer)) + answer)
+                    return
+                real.sendall(head + body)
+                size = real.recv(4, socket.MSG_WAITALL)
+                connection.sendall(
+                    size + real.recv(int.from_bytes(size, "big"), socket.MSG_WAITALL)
+                )
+
+
 def test_a_cluster_that_is_gone_is_told_in_time(tmp_path):
     (port,) = free_ports(1)
     log = KafkaLog(KafkaPlace((f"127.0.0.1:{port}",), tls=False), seconds=1)
@@ -250,3 +342,39 @@ def test_one_broker_alone_is_a_weakness(log):
     ((what, hint),) = log.weaknesses()
     assert "one broker" in what
     assert "min.insync.replicas" in hint
+
+
+def on_kafka(servers):
+    """The program that opens the log on these brokers."""
+    return (
+        "from falaj.ingest.adapters.eventlog_kafka import KafkaLog\n"
+        "from falaj.ingest.adapters.kafka_clients import KafkaPlace\n"
+        f"def make_log(): return KafkaLog(KafkaPlace({servers!r}, tls=False), session_seconds=3)\n"
+    )
+
+
+class TestStreamKillsOnKafka(StreamKillSuite):
+    """On noida-db: nothing lost, nothing twice. It never gives up a member that is gone, so
+    that a worker which was killed is not replaced by another one of its group there."""
+
+    n_kills = 6
+
+    @pytest.fixture
+    def log_program(self, tmp_path):
+        server, broker = own_kafka(tmp_path / "kafka")
+        server.start()
+        yield on_kafka((broker.address,))
+        server.close()
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(1200)
+class TestStreamKillsOnTheMockCluster(StreamKillSuite):
+    """On librdkafka's mock cluster, where workers that are killed are replaced."""
+
+    n_kills = 30
+
+    @pytest.fixture
+    def log_program(self):
+        with MockKafka("payments") as servers:
+            yield on_kafka(servers)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,12 +102,14 @@ class _Files:
 
     def _stamp(self) -> str:
         digest = hashlib.sha256()
+        root = os.path.commonpath([path.parent for path in self._paths])
         for path in self._paths:
             try:
                 known = path.stat()
             except OSError as error:
                 raise unreadable(self._table, error) from None
-            digest.update(f"{path.name}\0{known.st_size}\0{known.st_mtime_ns}\0".encode())
+            name = path.relative_to(root)  # the table may be moved as a whole
+            digest.update(f"{name}\0{known.st_size}\0{known.st_mtime_ns}\0".encode())
         return f"parquet:{len(self._paths)}:{digest.hexdigest()}"
 
     def check(self) -> None:

@@ -52,7 +52,7 @@ class LmdbOnlineStore:
             reserved(folder / "lock.mdb", _LOCK_BYTES + _READER_BYTES * max_readers)
             self._env = lmdb.open(
                 str(folder), map_size=map_bytes, max_dbs=2, max_readers=max_readers,
-                mode=0o600, readahead=False, meminit=False,
+                mode=0o600, readahead=False, meminit=False, metasync=False,
             )  # fmt: skip
             self._rows, self._once = self._table(_ROWS), self._table(_ONCE)
         except (lmdb.Error, OSError) as error:
@@ -87,12 +87,16 @@ class LmdbOnlineStore:
                     raise self._told(error) from error
 
     def write(self, write: Write) -> Written:
-        """Apply a change in one transaction, synced to disk."""
+        """Apply a change in one transaction, synced to disk.
+
+        The pages of a commit are always synced; the page that makes them valid only if the
+        change must be durable, which takes as long again.
+        """
 
         def work(transaction: Any) -> Written:
             return self._apply(transaction, write)
 
-        return self._writing(work)
+        return self._writing(work, durable=write.durable)
 
     def _apply(self, transaction: Any, write: Write) -> Written:
         done = Written()
@@ -165,9 +169,15 @@ class LmdbOnlineStore:
 
         return self._writing(work)
 
-    def _writing(self, work: Callable[[Any], T]) -> T:
+    def _writing(self, work: Callable[[Any], T], *, durable: bool = True) -> T:
         with self._writer:
-            return self._retried(work)
+            done = self._retried(work)
+            if durable:
+                try:
+                    self._env.sync()
+                except lmdb.Error as error:
+                    raise self._told(error) from error
+            return done
 
     def _retried(self, work: Callable[[Any], T]) -> T:
         while True:

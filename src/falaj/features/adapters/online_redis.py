@@ -15,7 +15,7 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import hiredis
 
@@ -196,9 +196,10 @@ class RedisOnlineStore:
 
     def _applied(self, change: Change, done: Written) -> Written:
         """Run the script; raises _Overtaken if a merged row is not what it was."""
-        arguments = change.arguments(self._rows, self._marks, self._touch, self._once_seconds)
-        _check_size(arguments)
-        status, n_older = self._synced(arguments)
+        _check_size(change)
+        status, n_older = self._synced(
+            change.arguments(self._rows, self._marks, self._touch, self._once_seconds)
+        )
         if status < 0:
             raise _Overtaken
         if status == 0:
@@ -220,7 +221,8 @@ class RedisOnlineStore:
     def keys(self, prefix: bytes) -> Iterator[bytes]:
         """The keys that begin so, sorted; found by one command, so of one state.
 
-        The server answers nobody else meanwhile: about 0.1 s for a million keys.
+        The server answers nobody else meanwhile: 0.06 to 0.16 s for each million keys that it
+        holds, whether they begin so or not.
         """
         (found,) = self._asked([b"KEYS", _literal(self._rows + prefix) + b"*"], writing=True)
         begin = len(self._rows)
@@ -354,8 +356,9 @@ def _check(keys: Sequence[bytes]) -> None:
         )
 
 
-def _check_size(arguments: Iterable[bytes | str | int]) -> None:
-    size = sum(len(one) for one in arguments if not isinstance(one, int))
+def _check_size(change: Change) -> None:
+    size = sum([len(row) for _, row in change.rows])
+    size += sum(len(one) for one in (*change.before, *change.after) if one is not None)
     if size > LARGEST_WRITE:
         raise LimitExceeded(
             f"A write of {size / 1e6:.0f} MB is too large for the online store on Redis "

@@ -38,6 +38,7 @@ def run_of(plan: ViewPlan, events: Events, span: Span) -> Run:
     kernels.sort_events(codes, given, keys, starts)
     event_time, position, order = (np.ascontiguousarray(keys[:, i]) for i in (0, -2, -1))
     known = NONE if recorded is None else np.ascontiguousarray(keys[:, 1])
+    del parts, given, keys, codes  # the words take as much again
     blocks = {PINNED: blocks_of(position)}
     if bool((known > event_time[: len(known)]).any()):
         blocks[LATE] = blocks_of(known)

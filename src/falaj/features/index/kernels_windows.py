@@ -35,7 +35,9 @@ def _start(state: Ints) -> None:
 
 
 @compiled
-def _add(state: Ints, real: Array, kind: int, word: int, value: float, j: int) -> None:
+def _add(
+    state: Ints, real: Array, kind: int, spread: bool, word: int, value: float, j: int
+) -> None:
     """Take in one value: ``word`` as it stands, ``value`` as a number (Welford 1962)."""
     n = state[COUNT] + 1
     state[COUNT] = n
@@ -55,15 +57,18 @@ def _add(state: Ints, real: Array, kind: int, word: int, value: float, j: int) -
             state[GREATEST] = word
     if kind >= FLOATS:
         real[SUM] += value
-        delta = value - real[MEAN]
-        real[MEAN] += delta / n
-        real[SQUARES] += delta * (value - real[MEAN])
+        if spread:
+            delta = value - real[MEAN]
+            real[MEAN] += delta / n
+            real[SQUARES] += delta * (value - real[MEAN])
     if state[LAST] < 0:
         state[LAST] = j
 
 
 @compiled
-def _merge(state: Ints, real: Array, kind: int, other: Ints, other_real: Array) -> None:
+def _merge(
+    state: Ints, real: Array, kind: int, spread: bool, other: Ints, other_real: Array
+) -> None:
     """Take in partials (Chan, Golub and LeVeque 1983, eq. 2.1); the state's last stays."""
     n_other = other[COUNT]
     if n_other == 0:
@@ -87,7 +92,7 @@ def _merge(state: Ints, real: Array, kind: int, other: Ints, other_real: Array) 
         if n_own == 0:
             real[MEAN] = other_real[MEAN]
             real[SQUARES] = other_real[SQUARES]
-        else:
+        elif spread:
             share = n_other / (n_own + n_other)
             delta = other_real[MEAN] - real[MEAN]
             real[MEAN] += delta * share
@@ -139,10 +144,10 @@ def blocks_of(
             for j in range(min(low + 64, n_below) - 1, low - 1, -1):
                 if level > 0:
                     below = levels[level - 1] + j
-                    _merge(state, state_real, kind, blocks[below], blocks_real[below])
+                    _merge(state, state_real, kind, True, blocks[below], blocks_real[below])
                 elif _there(words, kind, at, flag, j):
                     word = words[j, at] if kind != ROWS else 1
-                    _add(state, state_real, kind, word, _value(words, real, kind, at, j), j)
+                    _add(state, state_real, kind, True, word, _value(words, real, kind, at, j), j)
 
 
 @compiled
@@ -160,7 +165,7 @@ def _end_of(event_time: Ints, low: int, high: int, t: int) -> int:
 def _walk(
     j: int, begin: int, t: int, bound: int, recorded: Ints, least_recorded: Ints,
     greatest_recorded: Ints, position: Ints, least_position: Ints, greatest_position: Ints,
-    levels: Ints, words: Ints, real: Array, kind: int, at: int, flag: int,
+    levels: Ints, words: Ints, real: Array, kind: int, spread: bool, at: int, flag: int,
     blocks: Ints, blocks_real: Array, state: Ints, state_real: Array,
 ) -> None:  # fmt: skip
     """Take in the visible events from ``j`` back to ``begin``."""
@@ -186,7 +191,7 @@ def _walk(
                 )
                 if hidden or whole:
                     if whole:
-                        _merge(state, state_real, kind, blocks[block], blocks_real[block])
+                        _merge(state, state_real, kind, spread, blocks[block], blocks_real[block])
                     j -= length
                     skipped = True
                     break
@@ -195,7 +200,7 @@ def _walk(
         seen = (not late or recorded[j] <= t) and (not pinned or position[j] < bound)
         if seen and _there(words, kind, at, flag, j):
             word = words[j, at] if kind != ROWS else 1
-            _add(state, state_real, kind, word, _value(words, real, kind, at, j), j)
+            _add(state, state_real, kind, spread, word, _value(words, real, kind, at, j), j)
         j -= 1
 
 
@@ -204,7 +209,7 @@ def aggregate(
     codes: Ints, at: Ints, windows: Ints, hops: Ints, bound: int, starts: Ints,
     event_time: Ints, own_recorded: Ints, recorded: Ints, least_recorded: Ints,
     greatest_recorded: Ints, position: Ints, least_position: Ints, greatest_position: Ints,
-    levels: Ints, words: Ints, real: Array, kind: int, column: int, flag: int,
+    levels: Ints, words: Ints, real: Array, kind: int, spread: bool, column: int, flag: int,
     blocks: Ints, blocks_real: Array, out: Ints, out_real: Array,
 ) -> None:  # fmt: skip
     """Merge the partials of each question's windows into what earlier runs gave.
@@ -215,7 +220,8 @@ def aggregate(
         bound: events at positions from here on are invisible.
         own_recorded: when events were recorded; of no length if when they happened.
         recorded … levels: what decides what is visible; of no length if nothing.
-        words … flag: the column, as in ``blocks_of``.
+        words … flag: the column, as in ``blocks_of``; ``spread`` says whether the squared
+            deviations are wanted, which cost as much as all the rest.
         blocks, blocks_real: its partials; of no length if they are not worth it.
         out, out_real: (m, n_windows, N_STATE) the same bytes. ``LAST_WORD`` becomes the word
             of the last value, ``LAST_TIME`` and ``LAST_RECORDED`` its instants.
@@ -245,7 +251,7 @@ def aggregate(
             begin = _end_of(event_time, first, j + 1, tails[w])
             _walk(
                 j, begin, t, bound, recorded, least_recorded, greatest_recorded, position,
-                least_position, greatest_position, levels, words, real, kind, column, flag,
+                least_position, greatest_position, levels, words, real, kind, spread, column, flag,
                 blocks, blocks_real, state, state_real,
             )  # fmt: skip
             j = begin - 1
@@ -261,4 +267,4 @@ def aggregate(
                     out[i, w, LAST_WORD] = words[last, column]
                     out[i, w, LAST_TIME] = time
                     out[i, w, LAST_RECORDED] = known
-            _merge(out[i, w], out_real[i, w], kind, state, state_real)
+            _merge(out[i, w], out_real[i, w], kind, spread, state, state_real)

@@ -24,6 +24,8 @@ from falaj.features.kernels import in_slices
 NONE = np.empty(0, np.int64)
 ALL = np.iinfo(np.int64).max
 """A bound above every position."""
+EVER = 1 << 61
+"""A duration, in microseconds, that is longer than there are instants."""
 LATE, PINNED = "recorded_at", "position"
 
 
@@ -177,7 +179,7 @@ class Run:
         from falaj.features.index import kernels_runs as kernels
 
         found = np.empty(len(codes), np.int64)
-        ttl = -1 if ttl_us is None else ttl_us
+        ttl = -1 if ttl_us is None else min(ttl_us, EVER)
         seen = self.visible(hide_late=hide_late, bound=bound)
 
         def work(low: int, high: int) -> None:

@@ -173,7 +173,8 @@ class Applier:
             rows = list(marks.values())
             merges.append(Merge(list(marks), lambda _: rows))
         newer, effects = self.effects(plan.views, batch)
-        self._online.write(Write(newer=newer, merges=[*merges, *effects]))
+        # The log holds all of it until a later, durable write has told that the lake does.
+        self._online.write(Write(newer=newer, merges=[*merges, *effects], durable=False))
         return Applied(after, len(records), batch.n_rows)
 
     def effects(

@@ -104,8 +104,16 @@ class StreamPlan:
             LimitExceeded: an entity's key is too long.
         """
         _check_sound(self.table, rows)
+        if rows.schema in self._known:  # as those that were fitted before
+            for field in rows.schema:
+                if pa.types.is_timestamp(field.type):
+                    typed(rows.column(field.name), DType.TIMESTAMP, field.name)
+            if self.stream is not None:
+                self._check_times(rows)
+            self._check_keys(rows)
+            return rows
         rows = self._declared(rows) if self.stream is not None else self._standing(rows)
-        if self._is_known(rows.schema):
+        if rows.schema in self._known:
             self._check_keys(rows)
         else:
             for view in self.views:
@@ -136,13 +144,19 @@ class StreamPlan:
                     f"The rows for the stream {self.table!r} lack the column {name!r}.",
                     hint="Give every declared column; null where there is no value.",
                 )
-        if columns[stream.event_time].null_count:
-            row = int(np.flatnonzero(columns[stream.event_time].is_null())[0])
+        fitted = pa.table(columns)
+        self._check_times(fitted)
+        return fitted
+
+    def _check_times(self, rows: pa.Table) -> None:
+        assert self.stream is not None  # noqa: S101 - asked by `fitted`
+        column = rows.column(self.stream.event_time)
+        if column.null_count:
+            row = int(np.flatnonzero(column.is_null().to_numpy())[0])
             raise InvalidInput(
-                f"Row {row} has no {stream.event_time!r}, which is its event time.",
+                f"Row {row} has no {self.stream.event_time!r}, which is its event time.",
                 hint="Say of every event when it happened.",
             )
-        return pa.table(columns)
 
     def _standing(self, rows: pa.Table) -> pa.Table:
         """Without a declared stream: as the lake table stands, and as the views need it."""
@@ -176,11 +190,13 @@ class StreamPlan:
     def _known(self) -> set[pa.Schema]:
         return set()
 
-    def _is_known(self, schema: pa.Schema) -> bool:
-        return schema in self._known
-
     def _remember(self, schema: pa.Schema) -> None:
-        """Rows of this form need no further look if every view reads them as they are."""
+        """Rows of this form need no further look if every view reads them as they are.
+
+        Lists are looked into each time: no type says that no element of them is null.
+        """
+        if any(pa.types.is_nested(field.type) for field in schema):
+            return
         for view in self.views:
             for name, kind in view.source_types.items():
                 if schema.field(name).type != kind:

@@ -115,6 +115,12 @@ class Rebuilder:
         """What was applied of a partition behind a position, as merges into the view's rows."""
         streams, merges = self._streams, list[Merge]()
         stream = streams.plans.of(plan.view.source)
+        gone = streams.log.begin(stream.topic, number) > position
+        if gone and streams.lander.position(stream.table, number)[0] > position:
+            raise Overtaken(
+                f"The log of {stream.table!r} was released while {plan.name!r} was rebuilt.",
+                hint="Materialise it again.",
+            )
         while position < progress.position:
             records: list[Record] = [
                 record

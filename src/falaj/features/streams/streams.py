@@ -197,6 +197,7 @@ class Streams:
         for number in range(self.n_partitions(table)):
             progress = self.applier.progress(table, number)
             end = self.log.end(plan.topic, number)
+            begin = self.log.begin(plan.topic, number)
             landed = self.lander.position(table, number)[0]
             waiting = self.log.read(plan.topic, number, progress.position, max_bytes=1)
             age = max(now - waiting[0].appended_at, 0) / 1e6 if waiting else 0.0
@@ -212,7 +213,7 @@ class Streams:
                     n_dead=progress.n_dead,
                     lag_records=max(end - progress.position, 0) if waiting else 0,
                     lag_seconds=age,
-                    lake_lag_records=max(progress.position - landed, 0) if landed else end,
+                    lake_lag_records=max(progress.position - max(landed, begin), 0),
                     partial_views=tuple(
                         view.name for view in plan.views if begun.get(view.storage_id, 0) > 0
                     ),

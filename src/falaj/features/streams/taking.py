@@ -217,6 +217,11 @@ def _judged(plan: StreamPlan, rows: pa.Table, done: Taken) -> pa.Table:
     if plan.event_time is None or done.places is None:
         return rows
     offsets, numbers, appended = done.places
+    if rows.num_rows == 1 and not plan.judges_lateness:
+        value = rows.column(plan.event_time)[0].cast(_TIME).value
+        if value is not None and done.watermark_us < value <= int(appended[0]) + AHEAD_US:
+            done.watermark_us = value
+        return rows
     time = instants(rows.column(plan.event_time), plan.event_time)
     moving = np.where(time.valid & (time.values <= appended + AHEAD_US), time.values, NEVER)
     newest = np.maximum(np.maximum.accumulate(moving), done.watermark_us)

@@ -42,6 +42,10 @@ LONGEST_RECORD = 16 << 20
 """Bytes of a payload; Kafka's own limit is 1 MB, topics that are made here have this one."""
 _HEAD_BYTES = 64 << 10
 """What a record takes beside its payload, at most."""
+_SHORT_BYTES = 64 << 10
+"""Payloads so short are sent without asking for the topic's limit."""
+_NOT_TOLD = (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError._UNSUPPORTED_FEATURE)
+"""Why a cluster may keep its topics' limits to itself."""
 _MOST_READERS = 64
 _MOST_AT_ONCE = 500
 _NAME = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,200}")
@@ -87,7 +91,7 @@ class KafkaLog:
         """Add records, acknowledged by all in-sync replicas; see ``EventLog.append``."""
         self._check_partition(topic, partition)
         longest = max(map(len, payloads), default=0)
-        if longest > min(LONGEST_RECORD, self._limit(topic)):
+        if longest > _SHORT_BYTES and longest > min(LONGEST_RECORD, self._limit(topic)):
             raise LimitExceeded(
                 f"A record of {longest} bytes is too long for the topic {topic!r}.",
                 hint="Push fewer rows at once, or raise the topic's max.message.bytes.",
@@ -293,7 +297,7 @@ class KafkaLog:
                 (answer,) = admin.describe_configs([asked], request_timeout=self._seconds).values()
                 found = answer.result(self._seconds + 5).get("max.message.bytes")
             except KafkaException as error:
-                if error.args[0].code() != KafkaError.TOPIC_AUTHORIZATION_FAILED:
+                if error.args[0].code() not in _NOT_TOLD:
                     raise self._trouble.told(error.args[0], topic) from error
                 found = None  # then the brokers tell when they refuse a record
             known = int(found.value) - _HEAD_BYTES if found is not None else LONGEST_RECORD

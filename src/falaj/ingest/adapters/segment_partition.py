@@ -321,7 +321,9 @@ class Partition:
     def _place(self, offset: int) -> tuple[int, int]:
         """The segment and the byte where to look for a record; byte 0: from the first on."""
         known = self._cursors.get(offset)
-        if known is not None and not segment_path(self.folder, offset).exists():
+        if known is not None and (
+            known[0] == self._state[_BASE] or not segment_path(self.folder, offset).exists()
+        ):
             return known
         bases = segment_bases(self.folder)
         return max((base for base in bases if base <= offset), default=bases[0]), 0

@@ -7,7 +7,7 @@ from alembic import op
 
 from falaj.kernel.database import Instant
 
-revision = "0005"
+revision = "0002"
 down_revision = "0001"
 branch_labels = None
 depends_on = None

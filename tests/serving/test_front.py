@@ -1,0 +1,350 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from falaj.serving.front import Bounds, Front, Request, Response, Told
+
+LIMIT = 2_000
+
+
+class Echo:
+    """Answers with what it was asked; ``/later`` waits, ``/large`` is large."""
+
+    def __init__(self) -> None:
+        self.asked: list[Request] = []
+        self.release = asyncio.Event()
+
+    def __call__(self, request: Request) -> Told | Awaitable[Told]:
+        self.asked.append(request)
+        if request.path == b"/raise":
+            raise ValueError("no")
+        if request.path == b"/large":
+            return b"x" * 1_000_000
+        told = self.told(request)
+        return self.later(told) if request.path == b"/later" else told
+
+    @staticmethod
+    def told(request: Request) -> bytes:
+        headers = {k.decode("latin-1"): v.decode("latin-1") for k, v in request.headers.items()}
+        return json.dumps(
+            {"path": request.path.decode(), "body": request.body.decode(), "headers": headers}
+        ).encode()
+
+    async def later(self, told: bytes) -> Told:
+        await self.release.wait()
+        return told
+
+    def reception(self, path: bytes) -> tuple[int, float]:
+        return LIMIT, 0.3
+
+    def refusal(self, path: bytes, status: int, message: str) -> Response:
+        return Response(message.encode(), status)
+
+    def failure(self, path: bytes, error: BaseException) -> Response:
+        return Response(b"failed", 500)
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+
+class Served:
+    """A front on a thread, and raw connections to it."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, front: Front, echo: Echo, port: int):
+        self.loop, self.front, self.echo, self.port = loop, front, echo, port
+
+    def do(self, work: Callable[[], Any]) -> None:
+        self.loop.call_soon_threadsafe(work)
+
+    @contextmanager
+    def connected(self) -> Iterator[socket.socket]:
+        with socket.create_connection(("127.0.0.1", self.port), timeout=5) as connection:
+            yield connection
+
+    def say(self, *parts: bytes) -> bytes:
+        """Everything that is answered until the other side hangs up, or is silent."""
+        with self.connected() as connection:
+            for part in parts:
+                connection.sendall(part)
+            return heard(connection)
+
+
+def heard(connection: socket.socket, seconds: float = 0.4) -> bytes:
+    connection.settimeout(seconds)
+    data = b""
+    try:
+        while part := connection.recv(1 << 16):
+            data += part
+    except (TimeoutError, ConnectionResetError):
+        pass
+    return data
+
+
+def until(met: Callable[[], bool], seconds: float = 5.0) -> None:
+    end = time.monotonic() + seconds
+    while not met():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def served() -> Iterator[Served]:
+    ready, found = threading.Event(), list[Served]()
+    stop: list[asyncio.Event] = []
+
+    async def main() -> None:
+        import uvloop  # noqa: F401 - the loop that serves
+
+        bound = socket.create_server(("127.0.0.1", 0))
+        echo = Echo()
+        front = Front(echo, bounds=Bounds(head=0.3, idle=0.6))
+        await front.listen([bound])
+        stop.append(asyncio.Event())
+        port = bound.getsockname()[1]
+        found.append(Served(asyncio.get_running_loop(), front, echo, port))
+        ready.set()
+        await stop[0].wait()
+        await front.close(grace_seconds=2.0)
+
+    import uvloop
+
+    thread = threading.Thread(target=lambda: uvloop.run(main()), daemon=True)
+    thread.start()
+    assert ready.wait(10)
+    yield found[0]
+    found[0].do(stop[0].set)
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+GET = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"
+
+
+def post(body: bytes, *headers: bytes, path: bytes = b"/") -> bytes:
+    lines = b"".join(one + b"\r\n" for one in headers)
+    return (
+        b"POST %b HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n%b\r\n" % (path, len(body), lines)
+    ) + body
+
+
+CHUNKED = b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 3\r\ncontent-length: 4\r\n\r\nabcd",
+        b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 3\r\ncontent-length: 3\r\n\r\nabc",
+        b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 3\r\ntransfer-encoding: chunked\r\n\r\n"
+        b"0\r\n\r\n",
+        b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\ncontent-length: 3\r\n\r\n"
+        b"0\r\n\r\n",
+        b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: xchunked\r\n\r\n0\r\n\r\n",
+        b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked, gzip\r\n\r\n0\r\n\r\n",
+        b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: -1\r\n\r\n",
+        b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: +3\r\n\r\nabc",
+        b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 0x3\r\n\r\nabc",
+        b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 99999999999999999999999\r\n\r\n",
+        b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length : 3\r\n\r\nabc",
+        b"GET / HTTP/1.1\r\nhost: a\r\nx: a\x00b\r\n\r\n",
+        b"GET / HTTP/1.1\r\nhost: a\r\nx: a\rb: c\r\n\r\n",
+        b"GET / HTTP/1.1\nhost: a\n\n",
+        b"GET / HTTP/1.1\r\nhost: a\r\n\x01: b\r\n\r\n",
+        b"GET / HTTP/1.1\r\nhost: a\r\nauthorization: one\r\nauthorization: two\r\n\r\n",
+        b"GET / HTTP/9.9\r\nhost: a\r\n\r\n",
+        b"GET /a b HTTP/1.1\r\nhost: a\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+        CHUNKED + b"ffffffffffffffffff\r\n",
+        CHUNKED + b"-1\r\nabc\r\n0\r\n\r\n",
+        CHUNKED + b"3\nabc\n0\n\n",
+        CHUNKED + b"3\r\nabcX\r\n0\r\n\r\n",
+    ],
+    ids=repr,
+)
+def test_what_two_servers_could_read_in_two_ways_is_refused(
+    served: Served, request_: bytes
+) -> None:
+    told = served.say(request_ + GET)
+    assert told.startswith((b"HTTP/1.1 400", b"HTTP/1.1 413")), told
+    assert told.count(b"HTTP/1.1 ") == 1, "what stands behind it must not be served"
+    assert not served.echo.asked
+
+
+def test_a_folded_header_does_not_become_another_header(served: Served) -> None:
+    told = served.say(b"GET / HTTP/1.1\r\nhost: a\r\nx: a\r\n authorization: b\r\n\r\n")
+    assert not any(b"authorization" in request.headers for request in served.echo.asked)
+    assert told
+
+
+def test_a_trailer_is_no_header(served: Served) -> None:
+    served.say(CHUNKED + b"3\r\nabc\r\n0\r\nauthorization: b\r\ncontent-type: c\r\n\r\n")
+    (request,) = served.echo.asked
+    assert request.body == b"abc"
+    assert not {b"authorization", b"content-type"} & set(request.headers)
+
+
+def test_pipelined_requests_are_answered_in_order(served: Served) -> None:
+    with served.connected() as connection:
+        connection.sendall(post(b"1", path=b"/later") + post(b"2") + post(b"3", path=b"/raise"))
+        connection.sendall(post(b"4"))
+        until(lambda: len(served.echo.asked) == 4)
+        served.do(served.echo.release.set)
+        told = heard(connection)
+    places = [told.index(b'"body": "%d"' % n) for n in (1, 2, 4)]
+    assert places == sorted(places)
+    assert places[1] < told.index(b"HTTP/1.1 500") < places[2]
+
+
+def test_a_request_may_come_byte_by_byte(served: Served) -> None:
+    with served.connected() as connection:
+        for byte in post(b"abc"):
+            connection.sendall(bytes([byte]))
+        assert b'"body": "abc"' in heard(connection, 0.2)
+
+
+def test_a_flood_of_pipelined_requests_is_answered_whole(served: Served) -> None:
+    n = 3_000
+    with served.connected() as connection:
+        sender = threading.Thread(target=connection.sendall, args=(GET * n,))
+        sender.start()
+        told = heard(connection, 0.8)
+        sender.join(5)
+    assert told.count(b"HTTP/1.1 200") == n
+
+
+def test_a_body_or_a_head_that_is_too_long_is_refused_once(served: Served) -> None:
+    assert served.say(post(b"x" * (LIMIT + 1))).startswith(b"HTTP/1.1 413")
+    part = b"3e8\r\n" + b"x" * 1000 + b"\r\n"
+    told = served.say(CHUNKED + part * 3 + b"0\r\n\r\n" + GET)
+    assert told.startswith(b"HTTP/1.1 413")
+    assert told.count(b"HTTP/1.1 ") == 1
+    long_path = served.say(b"GET /" + b"a" * 9_000 + b" HTTP/1.1\r\nhost: a\r\n\r\n")
+    assert long_path.startswith(b"HTTP/1.1 414")
+    many = b"".join(b"x%d: a\r\n" % n for n in range(150))
+    assert served.say(b"GET / HTTP/1.1\r\n" + many + b"\r\n").startswith(b"HTTP/1.1 431")
+    endless = served.say(b"GET / HTTP/1.1\r\nx: " + b"a" * 100_000)
+    assert endless.startswith(b"HTTP/1.1 431")
+    assert not served.echo.asked
+
+
+def test_slow_heads_and_bodies_are_ended_and_idle_connections_closed(served: Served) -> None:
+    for start in (
+        b"GET / HTTP/1.1\r\nx: ",
+        b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 9\r\n\r\n",
+    ):
+        with served.connected() as connection:
+            connection.sendall(start)
+            begun, told = time.monotonic(), b""
+            connection.settimeout(0.1)
+            while not told and time.monotonic() < begun + 4:
+                connection.sendall(b"a") if b"x: " in start else None
+                try:
+                    told = connection.recv(1_000)
+                except TimeoutError:
+                    continue
+            assert told.startswith(b"HTTP/1.1 408"), told
+    with served.connected() as connection:
+        connection.sendall(GET)
+        assert heard(connection, 4.0).startswith(b"HTTP/1.1 200")  # and then hangs up
+    until(lambda: not served.front.connections)
+
+
+def test_a_client_that_does_not_read_is_let_go(served: Served) -> None:
+    with served.connected() as connection:
+        connection.sendall(b"GET /large HTTP/1.1\r\nhost: a\r\n\r\n" * 20)
+        until(lambda: len(served.front.connections) == 1 and bool(served.echo.asked))
+        until(lambda: not served.front.connections, 8.0)
+
+
+def test_a_client_that_says_no_more_still_gets_its_answer(served: Served) -> None:
+    with served.connected() as connection:
+        connection.sendall(post(b"1", path=b"/later"))
+        connection.shutdown(socket.SHUT_WR)
+        until(lambda: len(served.echo.asked) == 1)
+        time.sleep(0.05)
+        served.do(served.echo.release.set)
+        assert b'"body": "1"' in heard(connection)
+    until(lambda: not served.front.connections)
+
+
+def test_a_client_that_has_gone_costs_nothing(served: Served) -> None:
+    with served.connected() as connection:
+        connection.sendall(post(b"1", path=b"/later"))
+        until(lambda: len(served.echo.asked) == 1)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
+    until(lambda: not served.front.connections)
+    served.do(served.echo.release.set)
+    assert b"200 OK" in served.say(GET)
+
+
+def test_an_expectation_is_met_before_the_body(served: Served) -> None:
+    with served.connected() as connection:
+        head, body = post(b"abc", b"expect: 100-continue").split(b"\r\n\r\n")
+        connection.sendall(head + b"\r\n\r\n")
+        assert connection.recv(1_000) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        connection.sendall(body)
+        assert b'"body": "abc"' in heard(connection, 0.3)
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        b"GET / HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n",
+        b"CONNECT a:443 HTTP/1.1\r\nhost: a\r\n\r\n",
+        b"GET / HTTP/1.0\r\n\r\n",
+        b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n",
+    ],
+    ids=repr,
+)
+def test_what_ends_a_connection_is_answered_and_then_ended(served: Served, request_: bytes) -> None:
+    begun = time.monotonic()
+    told = served.say(request_)
+    assert told.startswith(b"HTTP/1.1 "), told
+    assert b"connection: close" in told
+    assert time.monotonic() - begun < 0.5
+
+
+def test_many_idle_connections_do_not_hinder_others(served: Served) -> None:
+    idle = [socket.create_connection(("127.0.0.1", served.port)) for _ in range(400)]
+    begun = time.monotonic()
+    with served.connected() as connection:
+        connection.sendall(GET)
+        assert connection.recv(100).startswith(b"HTTP/1.1 200")
+    assert time.monotonic() - begun < 1.0
+    for one in idle:
+        one.close()
+
+
+def test_requests_in_flight_are_answered_when_it_stops() -> None:
+    import uvloop
+
+    async def main() -> bytes:
+        bound = socket.create_server(("127.0.0.1", 0))
+        echo = Echo()
+        front = Front(echo)
+        await front.listen([bound])
+        reader, writer = await asyncio.open_connection(*bound.getsockname())
+        writer.write(post(b"1", path=b"/later"))
+        while not echo.asked:
+            await asyncio.sleep(0.01)
+        closing = asyncio.create_task(front.close(grace_seconds=5.0))
+        await asyncio.sleep(0.05)
+        echo.release.set()
+        told = await reader.read()
+        await closing
+        writer.close()
+        return told
+
+    told = uvloop.run(main())
+    assert b'"body": "1"' in told
+    assert b"connection: close" in told
