@@ -268,8 +268,8 @@ def test_a_pinned_service_compiles_from_that_version_and_carries_it(platform):
         history = platform.definitions.history(connection, "feature_view", "balance")
         prints = {one.version: one.fingerprint for one in history}
         pins = CatalogPins(platform.definitions)
-        assert pins.pins(connection, "old")["feature_view:balance"] == prints[1]
-        assert pins.pins(connection, "new")["feature_view:balance"] == prints[2]
+        assert pins.pins(connection, "old").definitions["feature_view:balance"] == prints[1]
+        assert pins.pins(connection, "new").definitions["feature_view:balance"] == prints[2]
 
 
 def test_references_that_cannot_be_are_refused(platform):
