@@ -59,6 +59,7 @@ class LatestReading:
         self._ttl_us = use.plan.ttl_us
         self._sealed = use.plan.sealed
         words = [slot.word for _, slot in self._slots]
+        self._first_byte = 8 * words[0]
         near = words == list(range(words[0], words[0] + len(words)))
         self._words: Any = slice(words[0], words[0] + len(words)) if near else words
 
@@ -107,6 +108,24 @@ class LatestReading:
                 if value is None:
                     codes[place] = NULL
         return event_time
+
+    @property
+    def is_block(self) -> bool:
+        """True if the row holds nothing but the wanted values, all of them float64."""
+        return self._codec.all_float and self._bits is None and not self._sealed
+
+    def block(self, row: bytes, at_us: int) -> tuple[Array, int] | None:
+        """The values (n, 1) as they stand in a row, and its event time; None if one of them
+        is null or not to be told. Only where ``is_block``."""
+        if len(row) != self._codec.n_bytes or not self._codec.is_full(row):
+            return None
+        event_time, recorded_at = times_of(row)
+        if event_time > at_us or recorded_at > at_us:
+            return None
+        if self._ttl_us is not None and event_time <= at_us - self._ttl_us:
+            return None
+        values = np.frombuffer(row, np.float64, len(self._places), self._first_byte)
+        return values.reshape(-1, 1), event_time
 
     def _absent(self, codes: bytearray, code: int, event_time: int) -> int:
         for place in self._places:

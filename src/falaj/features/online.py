@@ -80,6 +80,11 @@ class OnlineReader:
             dtype is DType.FLOAT64 for dtype in plan.outputs.values()
         )
         self._needed = plan.spine_columns
+        alone = self._all_float and len(self._latest) == 1 and self._width == len(self.names)
+        plain_vector = alone and not self._fields and not self._filled
+        self._only = self._latest[0] if plain_vector and self._latest[0].is_block else None
+        self._all_present = np.zeros((1, self._width), np.uint8)
+        self._all_present.flags.writeable = False
         self._own_places = {name: places[name] for name in self.names}
 
     # ── what callers ask for ─────────────────────────────────────────────────────────
@@ -143,6 +148,9 @@ class OnlineReader:
         if self._by_row:
             row = _only_row(keys, self._needed)
             if row is not None:
+                found = self._block(row, at_us) if self._only is not None else None
+                if found is not None:
+                    return found
                 return self._column_of_one(self._rows([row], at_us)[0])
         m = _length(keys, self._needed)
         return self._columns(keys, m, at_us)
@@ -229,6 +237,22 @@ class OnlineReader:
                 raise type(error)(
                     f"Row {number}: {error.message}", hint=error.hint, **error.details
                 ) from None
+
+    def _block(
+        self, row: Mapping[str, Any], at_us: int | Sequence[int] | Ints
+    ) -> OnlineColumns | None:
+        """One vector as it stands in one stored row, or None if it takes more than that."""
+        if self._only is None or not isinstance(at_us, int):
+            return None
+        key = self._only.key(row)
+        (stored,) = self._store.read([key]) if key is not None else (None,)
+        told = None if stored is None else self._only.block(stored, at_us)
+        if told is None:
+            return None
+        columns, times = Block(self._own_places, told[0]), np.array([[told[1]]])
+        return OnlineColumns(
+            self.names, columns, self._all_present, self.views, times, self._filled
+        )
 
     def _column_of_one(self, row: Row) -> OnlineColumns:
         values, codes, times = row

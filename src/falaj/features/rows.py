@@ -85,6 +85,7 @@ class RowCodec:
         self._struct = struct.Struct(f"<{ORDER_BYTES}x{self._n_maps}Q{codes}")
         self._maps = [(1 << min(64, n - 64 * i)) - 1 for i in range(self._n_maps)]
         self._full = np.array(self._maps, np.uint64).view(np.int64)
+        self._full_bytes = self._full.tobytes()
         self.all_float = all(slot.dtype is DType.FLOAT64 for slot in self.slots)
 
     # ── writing ──────────────────────────────────────────────────────────────────────
@@ -178,6 +179,10 @@ class RowCodec:
         return [raw[a:b] for a, b in zip(starts.tolist(), ends.tolist(), strict=True)]
 
     # ── reading one row ──────────────────────────────────────────────────────────────
+
+    def is_full(self, row: bytes) -> bool:
+        """True if none of the values of a row is null."""
+        return row[ORDER_BYTES : ORDER_BYTES + 8 * self._n_maps] == self._full_bytes
 
     def values(self, row: bytes) -> tuple[Any, ...] | list[Any]:
         """The values of one row, None for null; raises Corrupt if it is cut short.
