@@ -103,8 +103,6 @@ class RecordLog(Generic[R]):
 
     def start(self) -> None:
         """Begin to write."""
-        # pyarrow loads what it needs for its first array: 0.7 s that no request should feel.
-        columnar_reads([Read(0, "", "", None, 0, 0)])
         self._thread = threading.Thread(
             target=self._write, name=f"falaj-{self._table}", daemon=True
         )
@@ -117,6 +115,9 @@ class RecordLog(Generic[R]):
             self._thread.join(10)
 
     def _write(self) -> None:
+        # pyarrow loads what it needs for its first array (0.7 s where pandas is installed):
+        # here, where nobody waits for it.
+        columnar_reads([Read(0, "", "", None, 0, 0)])
         while not self._ended.wait(self._seconds):
             self._written()
         self._written()
