@@ -562,7 +562,7 @@ def profile(n):
     )  # fmt: skip
 
 
-@profile(150)
+@profile(100)
 @given(case=cases())
 def test_offline_and_online_agree_with_the_oracle(case):
     prove(case, MemoryLake())

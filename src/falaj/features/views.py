@@ -12,7 +12,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -307,23 +306,6 @@ def finished(aggregate: Aggregate, states: Mapping[str, State]) -> tuple[Array, 
     """Values and validity of an aggregate from merged slots by name."""
     own = {slot.partial.name: states[slot.name] for slot in slots_of(aggregate)}
     return finish(aggregate.function, own)
-
-
-class Columns(Protocol):
-    """Where slots are lifted from: ``Events``, or what is kept of them online."""
-
-    def __len__(self) -> int: ...
-
-    def values(self, column: str, dtype: DType | None) -> Values: ...
-
-
-def slot_values(slot: Slot, events: Columns) -> tuple[Array, Array]:
-    """The values and validity that a slot is lifted from, (n,) each."""
-    if slot.column is None:
-        n = len(events)
-        return np.zeros(n, np.bool_), np.ones(n, np.bool_)
-    column = events.values(slot.column, slot.dtype)
-    return column.values, column.valid
 
 
 def column_key(column: str, dtype: Type | None) -> str:
