@@ -15,17 +15,18 @@ import numpy as np
 
 from falaj.features.columns import NUMPY, Array, Ints
 from falaj.features.entitykeys import sliced
-from falaj.features.hops import Kept
+from falaj.features.hops import EVER, Kept
 from falaj.features.order import ORDER_WORDS, instants_of, order_of, words_of
 from falaj.features.types import DType, Type
 from falaj.features.views import Events, column_key
 
-EVER = -(1 << 62)
-"""Before every instant: where an entity stands that is not there yet."""
 _WORDS = ORDER_WORDS + 2
 _BYTES = 8 * _WORDS
 _NONE = order_of(EVER, EVER) + struct.pack("<qq", EVER, 0)
 _LOW = 0xFFFFFFFF
+
+
+_NOBODY = np.zeros(0, np.int64)
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,11 @@ class HeadCodec:
         self._columns = list(columns)
         self._texts = [i for i, (_, dtype) in enumerate(columns) if dtype is DType.STRING]
         self._width = 2 + 2 * len(columns)
+        shape = len(columns), 0
+        self._no_events = Kept(
+            np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(shape, np.int64),
+            np.zeros(shape, np.bool_), {i: np.zeros(0, np.object_) for i in self._texts},
+        )  # fmt: skip
 
     def kept(self, events: Events) -> Kept:
         """A view's events in the form in which they are kept."""
@@ -81,6 +87,8 @@ class HeadCodec:
         words = np.frombuffer(fixed, np.int64).reshape(-1, _WORDS)
         newest = np.stack([instants_of(words[:, 0]), instants_of(words[:, 1])], axis=1)
         counts = words[:, -1]
+        if not counts.any():
+            return Heads(newest, words[:, ORDER_WORDS].copy(), _NOBODY, self._no_events)
         some = np.flatnonzero(counts).tolist()
         size = 8 * self._width
         raw = []

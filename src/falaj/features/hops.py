@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,6 +15,9 @@ from falaj.features.model import BY_VALUE, Aggregate, Function
 from falaj.features.partials import State
 from falaj.features.types import DType, Type
 from falaj.features.views import column_key, finished, slots_of
+
+EVER = -(1 << 62)
+"""Before every instant."""
 
 _MOST_CHUNKS = 16
 _FEWEST_TILES, _MOST_TILES = 16, 1024
@@ -161,13 +165,50 @@ class Hop:
             kernels.fill_empty(ints, ints.view(np.float64), self.width, f.op, f.at, f.real)
         return ints
 
+    @cached_property
+    def _places_of(self) -> dict[str, dict[str, int]]:
+        """Where the fields of each aggregate begin, by the name of their partial."""
+        places = self._layout[1]
+        return {
+            aggregate.name: {"last": places[_last_name(aggregate)]}
+            if aggregate.function is Function.LAST
+            else {slot.partial.name: places[slot.name] for slot in slots_of(aggregate)}
+            for aggregate in self.aggregates
+        }
+
+    def finished_one(
+        self, aggregate: Aggregate, ints: Sequence[int], reals: Sequence[float]
+    ) -> Any:
+        """The value of one aggregate, None for null; as ``finished``, without arrays.
+
+        Args:
+            ints, reals: the fields of one merged tile, as integers and as floats.
+        """
+        at, function = self._places_of[aggregate.name], aggregate.function
+        own: Sequence[Any] = reals if aggregate.dtype is DType.FLOAT64 else ints
+        if function is Function.LAST:
+            last = at["last"]
+            value = None if ints[last] == EVER else own[last + 2]
+            return bool(value) if value is not None and aggregate.dtype is DType.BOOL else value
+        n = ints[at["count"]]
+        if function is Function.COUNT:
+            return n
+        if not n:
+            return None
+        if function is Function.STD:
+            k = at["moments"]
+            variance = reals[k + 2] / reals[k]
+            return math.nan if variance < 0 else math.sqrt(variance)
+        if function in (Function.SUM, Function.MEAN):
+            total = reals[at["sum"]]
+            return total if function is Function.SUM else total / n
+        return own[at[function.value]]
+
     def finished(self, aggregate: Aggregate, tiles: Ints) -> tuple[Array, Array]:
         """Values and validity of one aggregate from merged tiles, (m, width)."""
         places = self._layout[1]
         if aggregate.function is Function.LAST:
             at = places[_last_name(aggregate)]
-            from falaj.features.kernels_tiles import EVER
-
             values = np.ascontiguousarray(tiles[:, at + 2])
             if aggregate.dtype is DType.FLOAT64:
                 values = values.view(np.float64)

@@ -9,8 +9,8 @@ import numpy as np
 
 from falaj.features.columns import Array, Ints
 from falaj.features.entitykeys import sliced
-from falaj.features.heads import EVER, Heads
-from falaj.features.hops import Hop, Kept
+from falaj.features.heads import Heads
+from falaj.features.hops import EVER, Hop, Kept
 from falaj.features.ports import Merge
 from falaj.features.tiles import Mark, TileLayout, chunk_of, first_tile, words
 from falaj.features.valuecounts import counted, keys_of, packed, tiles_of, unpacked

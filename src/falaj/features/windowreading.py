@@ -19,7 +19,16 @@ from falaj.features.valuecounts import Counts, answer, counted, keys_of, unpacke
 from falaj.features.vectors import MISSING, NULL, PRESENT, Assembly
 from falaj.features.windowstorage import WindowStorage
 
-_NO_WORDS = np.zeros(0, np.int64)
+ByWindow = list[tuple[int, list[Aggregate]]]
+"""Aggregates by their window, in microseconds."""
+
+
+def _by_window(wanted: Sequence[Aggregate]) -> ByWindow:
+    """The aggregates by their window."""
+    found: dict[int, list[Aggregate]] = {}
+    for aggregate in wanted:
+        found.setdefault(aggregate.window_us, []).append(aggregate)
+    return list(found.items())
 
 
 class WindowReading:
@@ -41,13 +50,13 @@ class WindowReading:
         self.places = {feature: places[name] for feature, name in self.names.items()}
         self.all_places = list(self.places.values())
         self.generation = 0
-        self.hops: list[tuple[int, Hop, bool, list[Aggregate]]] = []
+        self.hops: list[tuple[int, Hop, bool, list[Aggregate], ByWindow]] = []
         for number, hop in enumerate(storage.layout.hops):
             for by_value, some in ((False, hop.aggregates), (True, hop.by_value)):
                 wanted = [one for one in some if one.name in self.names]
                 if wanted:
-                    self.hops.append((number, hop, by_value, wanted))
-        for _, hop, by_value, _ in self.hops:
+                    self.hops.append((number, hop, by_value, wanted, _by_window(wanted)))
+        for _, hop, by_value, _, _ in self.hops:
             if not by_value:
                 hop.empty(1)  # loads or compiles the kernels now, not at the first read
 
@@ -79,8 +88,9 @@ class Asked:
         layout, generation = reading.storage.layout, reading.generation
         self.keys = [layout.mark_key, *layout.head_keys(generation, self._entities)]
         self._numbers: list[Ints] = []
-        for number, hop, by_value, wanted in reading.hops:
-            first = chunk_of(hop, first_tile(hop, self._at, max(a.window_us for a in wanted)))
+        for number, hop, by_value, _, windows in reading.hops:
+            longest = max(window_us for window_us, _ in windows)
+            first = chunk_of(hop, first_tile(hop, self._at, longest))
             last = chunk_of(hop, (self._at - 1) // hop.hop_us)
             k = int((last - first).max(initial=-1)) + 1
             numbers = first[:, None] + np.arange(k)
@@ -109,20 +119,40 @@ class Asked:
             heads.newest[there, 0], self._at[there]
         )
         start = 1 + n
-        for (_, hop, by_value, wanted), numbers in zip(reading.hops, self._numbers, strict=True):
+        for (_, hop, by_value, wanted, windows), numbers in zip(
+            reading.hops, self._numbers, strict=True
+        ):
             end = start + numbers.size
             found = layout.opened(self.keys[start:end], rows[start:end])
             start = end
             if by_value:
                 self._by_value(into, hop, wanted, heads, there, numbers, found)
                 continue
-            for window_us in dict.fromkeys(a.window_us for a in wanted):
+            for window_us, aggregates in windows:
                 tiles = self._merged(hop, window_us, heads, numbers, found)
-                for aggregate in wanted:
-                    if aggregate.window_us == window_us:
-                        values, valid = hop.finished(aggregate, tiles)
-                        self._put(into, aggregate, values, valid, there)
+                if n == 1 and self._m == 1:
+                    self._put_one(into, hop, aggregates, tiles, there=bool(there[0]))
+                    continue
+                for aggregate in aggregates:
+                    values, valid = hop.finished(aggregate, tiles)
+                    self._put(into, aggregate, values, valid, there)
         return True
+
+    def _put_one(
+        self, into: Assembly, hop: Hop, aggregates: Sequence[Aggregate], tiles: Ints, *, there: bool
+    ) -> None:
+        """The features of a single entity: arrays of one value are slow to compute with."""
+        ints, reals = tiles[0].tolist(), tiles.view(np.float64)[0].tolist()
+        absent = NULL if there else MISSING
+        reading = self._reading
+        for aggregate in aggregates:
+            value = hop.finished_one(aggregate, ints, reals)
+            kind = NUMPY[aggregate.output] if isinstance(aggregate.output, DType) else np.object_
+            null = np.nan if kind is np.float64 else 0
+            column = np.array([null if value is None else value], kind)
+            into.values[reading.names[aggregate.name]] = column
+            place = reading.places[aggregate.name]
+            into.codes[0, place] = absent if value is None else PRESENT
 
     def _last_tiles(self, hop: Hop, heads: Heads) -> Ints:
         """The last tile that each read may use: before the horizon, the last that had ended."""
