@@ -54,7 +54,7 @@ def main() -> None:
     rows += log_rates(2_000 if full else 400)
     rows += [stream_rate(3_000_000 if full else 500_000)]
     rows += [latency(20.0 if full else 5.0)]
-    report("streams", "Streams: pushes, the event log, tiles", rows, given)
+    report("features", "Features: pushes, the event log, streams", rows, given)
 
 
 def definitions(n_views: int) -> GivenDefinitions:
