@@ -109,7 +109,7 @@ def serve(folder: Path, bound: socket.socket) -> None:
     from falaj.wiring.assembly import assemble
 
     premises = assemble(Settings.read(folder), process="inference-1")
-    run(premises.inference_app("inference-1"), [bound])
+    run(premises.serving.inference_app("inference-1"), [bound])
     premises.close()
 
 

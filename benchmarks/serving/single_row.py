@@ -111,11 +111,11 @@ def serve_ours(folder: Path, bound: socket.socket) -> None:
     """Our inference worker: token, policy, checks, encrypted log, meters."""
     from falaj.kernel.clock import SystemClock
     from falaj.serving.adapters.runtime_onnx import OnnxRuntime
+    from falaj.serving.compiler import PlanCompiler
     from falaj.serving.front import run
     from falaj.serving.inference import InferenceApp
     from falaj.serving.meters import Meters
     from falaj.serving.model import ServableModel
-    from falaj.serving.plan import PlanCompiler
     from falaj.serving.plans import Keeper, Plans
     from falaj.serving.predictionlog import PredictionLog
     from falaj.serving.routing import RoutingTable

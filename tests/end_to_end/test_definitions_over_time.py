@@ -25,13 +25,13 @@ def test_a_release_keeps_its_version_of_a_view_up_to_date(world):
     world.serving()
     made = world.premises
     with made.database.reading() as connection:
-        release = made.releases.active(connection, "late")
+        release = made.serving.releases.active(connection, "late")
     at = BEGIN + timedelta(days=101)
     at_us = int(at.timestamp() * 1_000_000)
 
     def count():
         """What the release reads as ``recent:count_2d``."""
-        reader = made.stored_features.compile(release.features, {})
+        reader = made.serving.stored_features.compile(release.features, {})
         matrix, _, _ = reader.read([{"signal": 0.5, "carrier": "AA"}], at_us)
         return matrix[0][reader.names.index("recent__count_2d")]
 

@@ -79,7 +79,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     rows = pa.table({"card": ["a"], "at": [NOW], "amount": [12.5], "seen": [NOW]})
     for name in ("open", "study", "private"):
         premises.features.push(f"{name}_rows", rows, stored=True)
-    with fronted(premises.inference_app("inference-1")) as url:
+    with fronted(premises.serving.inference_app("inference-1")) as url:
         yield World(premises, url)
     premises.close()
 

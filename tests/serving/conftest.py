@@ -12,9 +12,9 @@ from falaj.kernel.clock import SystemClock
 from falaj.lake.adapters.ducklake_engine import Place
 from falaj.lake.adapters.lake_ducklake import DuckLake
 from falaj.serving.adapters.runtime_onnx import OnnxRuntime
+from falaj.serving.compiler import PlanCompiler
 from falaj.serving.inference import InferenceApp
 from falaj.serving.meters import Meters
-from falaj.serving.plan import PlanCompiler
 from falaj.serving.plans import Keeper, Plans
 from falaj.serving.predictionlog import PredictionLog
 from falaj.serving.routing import RoutingTable

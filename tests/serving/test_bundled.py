@@ -15,8 +15,8 @@ from falaj.models.model import Manifest, ModelVersion, Move, Signature, Stage
 from falaj.models.reference import statistics_of
 from falaj.serving.adapters.runtime_onnx import OnnxRuntime
 from falaj.serving.bundled import BundledModels, RegisteredModels
+from falaj.serving.compiler import PlanCompiler
 from falaj.serving.model import FieldType, RequestField, Variant
-from falaj.serving.plan import PlanCompiler
 from falaj.testing.serving import make_release, onnx_classifier
 from falaj.training.encoding import EncodedFeature, Encoding, FeatureType
 

@@ -22,11 +22,11 @@ from falaj.features.store import FeatureStore
 from falaj.kernel.clock import SystemClock
 from falaj.kernel.errors import LimitExceeded
 from falaj.kernel.ports import Resource
+from falaj.serving.compiler import PlanCompiler
 from falaj.serving.featureplane import FEAST_PATH, FeatureReads, Judge, StreamEvents
 from falaj.serving.featureservices import FeatureServices
 from falaj.serving.inference import InferenceApp
 from falaj.serving.meters import Meters
-from falaj.serving.plan import PlanCompiler
 from falaj.serving.plans import Keeper, Plans
 from falaj.serving.predictionlog import PredictionLog
 from falaj.serving.pushlog import TABLE as PUSHES

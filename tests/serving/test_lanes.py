@@ -12,11 +12,12 @@ import pytest
 
 from falaj.kernel.errors import FalajError
 from falaj.serving.adapters.runtime_onnx import OnnxRuntime
+from falaj.serving.compiler import PlanCompiler
 from falaj.serving.errors import DeadlineExceeded, ModelFailed, ScoringFailed
 from falaj.serving.lanes import INLINE_ROWS, Lane
 from falaj.serving.meters import Meter
 from falaj.serving.model import Limits
-from falaj.serving.plan import PlanCompiler, RequestPlan
+from falaj.serving.plan import RequestPlan
 from falaj.serving.predictionlog import PredictionLog
 from falaj.testing.serving import MemoryBundles, MemorySpools, make_release, servable
 

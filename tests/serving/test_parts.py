@@ -18,10 +18,11 @@ from falaj.kernel.errors import Corrupt, InvalidInput, NotFound
 from falaj.kernel.ids import is_id
 from falaj.serving.adapters.runtime_onnx import OnnxRuntime, chosen_providers
 from falaj.serving.assignment import assigned, bounds, position
+from falaj.serving.compiler import PlanCompiler
 from falaj.serving.errors import RoutingDamaged
 from falaj.serving.meters import Meters, bucket_of, quantile_ms, upper_of
 from falaj.serving.model import Endpoint, RequestField, Variant
-from falaj.serving.plan import PlanCompiler, PredictionIds
+from falaj.serving.plan import PredictionIds
 from falaj.serving.plans import Plans
 from falaj.serving.routing import RoutingTable
 from falaj.testing.runtimes import RuntimeSuite

@@ -23,10 +23,10 @@ from falaj.kernel.errors import (
     NotFound,
     Unavailable,
 )
+from falaj.serving.compiler import PlanCompiler
 from falaj.serving.errors import BadRequest, ReleaseRefused
 from falaj.serving.meters import Meters
 from falaj.serving.model import Approved, Endpoint, FieldType, RequestField, ServableModel
-from falaj.serving.plan import PlanCompiler
 from falaj.serving.plans import Keeper, Plans
 from falaj.serving.predictionlog import PredictionLog
 from falaj.serving.predictor import Predictor

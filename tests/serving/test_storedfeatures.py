@@ -25,9 +25,10 @@ from falaj.kernel.clock import SetClock, microseconds
 from falaj.kernel.database import Database
 from falaj.kernel.errors import InvalidInput
 from falaj.serving.adapters.runtime_onnx import OnnxRuntime
+from falaj.serving.compiler import PlanCompiler
 from falaj.serving.errors import BadRequest, FeaturesMissing
 from falaj.serving.model import FeatureStatus, FieldType, MissingPolicy, RequestField
-from falaj.serving.plan import Parsed, PlanCompiler, RequestPlan
+from falaj.serving.plan import Parsed, RequestPlan
 from falaj.serving.storedfeatures import StoredFeatures
 from falaj.testing.calls import opened_call
 from falaj.testing.features import FixedSecrets, GivenDefinitions, MemoryLake

@@ -133,7 +133,7 @@ def _serve_front(
     from falaj.serving.front import run
 
     run(
-        premises.inference_app(name),
+        premises.serving.inference_app(name),
         sockets,
         context=_tls(*premises.server_certificate()),
         ready=ready,

@@ -192,7 +192,7 @@ class InferenceApp:
             await self._catch_up()
         return await self._scored(name, request, caller)
 
-    def _scored(self, name: str, request: Request, caller: str) -> asyncio.Future[bytes]:
+    def _scored(self, name: str, request: Request, caller: str) -> asyncio.Future[Told]:
         plan = self._plans.active.get(name) or self._plans.named(name)
         _check_kind(name, request)
         lane = self._lanes.get(name) or self._lane(name)

@@ -18,6 +18,7 @@ from falaj.serving.errors import DeadlineExceeded, Overloaded, ScoringFailed
 from falaj.serving.model import Durability
 
 if TYPE_CHECKING:
+    from falaj.serving.front import Told
     from falaj.serving.meters import Meter
     from falaj.serving.plan import Parsed, RequestPlan, Scored
     from falaj.serving.predictionlog import PredictionLog
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 INLINE_ROWS = 256
 """More rows than these are scored on a thread, so that other requests are not held up."""
 
-_Waiting = tuple["RequestPlan", "Parsed", "asyncio.Future[bytes]"]
+_Waiting = tuple["RequestPlan", "Parsed", "asyncio.Future[Told]"]
 
 
 class Lane:
@@ -48,7 +49,7 @@ class Lane:
         self._loop = loop
         self._waiting: list[_Waiting] = []
 
-    def scored(self, plan: RequestPlan, request: Parsed) -> asyncio.Future[bytes]:
+    def scored(self, plan: RequestPlan, request: Parsed) -> asyncio.Future[Told]:
         """The answer to a request, once this turn of the loop is over.
 
         The future fails with a FalajError if there is no answer.
@@ -62,7 +63,7 @@ class Lane:
                 hint="Repeat the request after the time that Retry-After names.",
             )
         self.inside += 1
-        future: asyncio.Future[bytes] = self._loop.create_future()
+        future: asyncio.Future[Told] = self._loop.create_future()
         waiting = self._waiting
         waiting.append((plan, request, future))
         if len(waiting) == 1:
@@ -104,7 +105,7 @@ class Lane:
     def _aside_done(
         self,
         group: list[_Waiting],
-        done: asyncio.Future[tuple[list[bytes | FalajError], list[Scored]]],
+        done: asyncio.Future[tuple[list[Told | FalajError], list[Scored]]],
     ) -> None:
         error = done.exception()
         if error is None:
@@ -135,20 +136,20 @@ class Lane:
             self._end(item, error)
         return kept
 
-    def _end(self, item: _Waiting, answer: bytes | FalajError) -> None:
+    def _end(self, item: _Waiting, answer: Told | FalajError) -> None:
         """Tell one request what became of it, and count it."""
         _, request, future = item
         self.inside -= 1
         if future.done():
             return  # its client has gone
-        if isinstance(answer, bytes):
+        if isinstance(answer, FalajError):
+            future.set_exception(answer)
+        else:
             future.set_result(answer)
             self.meter.answered(len(request.rows), time.perf_counter() - request.started)
-        else:
-            future.set_exception(answer)
 
     def _answered(
-        self, group: list[_Waiting], answers: list[bytes | FalajError], parts: list[Scored]
+        self, group: list[_Waiting], answers: list[Told | FalajError], parts: list[Scored]
     ) -> None:
         plan = group[0][0]
         if plan.release.durability is Durability.REQUEST and parts:
@@ -161,7 +162,7 @@ class Lane:
             self._end(item, answer)
 
     def _answer_when_kept(
-        self, group: list[_Waiting], answers: list[bytes | FalajError], parts: list[Scored]
+        self, group: list[_Waiting], answers: list[Told | FalajError], parts: list[Scored]
     ) -> None:
         """Answer when every part of the run is on disk."""
         left = len(parts)
@@ -197,5 +198,5 @@ def _soon(loop: asyncio.AbstractEventLoop, call: object, error: FalajError | Non
 
 def _score_aside(
     plan: RequestPlan, requests: list[Parsed]
-) -> tuple[list[bytes | FalajError], list[Scored]]:
+) -> tuple[list[Told | FalajError], list[Scored]]:
     return plan.aside.score(requests)

@@ -14,21 +14,19 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from math import isfinite
 from operator import attrgetter
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from falaj.kernel.clock import from_microseconds, microseconds
-from falaj.kernel.errors import FalajError, InvalidInput
+from falaj.kernel.errors import FalajError
 from falaj.serving.assignment import assigned, bounds, position
 from falaj.serving.errors import BadRequest, BodyTooLarge, FeaturesMissing
+from falaj.serving.front import Told
 from falaj.serving.model import FeatureStatus, FieldType, MissingPolicy, Release, RequestField
 from falaj.serving.variants import CompiledVariant, Vectors
-
-if TYPE_CHECKING:
-    from falaj.serving.model import ServableModel
-    from falaj.serving.ports import Bundles, FeatureReader, FeatureReaders, LoadedModel, Runtime
 
 _FLOAT32_MAX = 3.4028234e38
 _TYPES: Mapping[FieldType, Any] = {
@@ -41,10 +39,22 @@ _TYPES: Mapping[FieldType, Any] = {
 _quoted = msgspec.json.Encoder().encode
 
 
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a request's rows came to, for who writes the answer."""
+
+    ids: list[str]
+    """The prediction id of each row."""
+    outputs: NDArray[np.floating[Any]]
+    """[n, outputs]."""
+    labels: list[str]
+    """``model/version`` that scored each row."""
+
+
 class Parsed:
     """One request, decoded and checked; what becomes of it is noted on it."""
 
-    __slots__ = ("at_us", "caller", "explain", "request_id", "rows", "started")
+    __slots__ = ("at_us", "caller", "explain", "render", "request_id", "rows", "started")
 
     def __init__(
         self,
@@ -64,6 +74,12 @@ class Parsed:
         self.caller = caller
         self.started = started
         """``time.perf_counter()`` when the request arrived."""
+        self.render: Render | None = None
+        """Writes the answer in another protocol; None for plain JSON."""
+
+
+Render = Callable[["RequestPlan", Parsed, Outcome], Told]
+"""Writes the answer to a request in a protocol of its own; it may raise FalajError."""
 
 
 @dataclass(slots=True)
@@ -130,7 +146,7 @@ class RequestPlan:
         self.limits = release.limits
         self.variants = tuple(variants)
         self._ids = ids
-        self._decode = _decoder(release.fields)
+        self._row, self._decode = _decoder(release.fields)
         self._uppers = bounds([variant.share for variant in release.variants])
         self._unit = attrgetter(release.unit) if release.unit else None
         self._head, self._item = _templates(release)
@@ -152,14 +168,7 @@ class RequestPlan:
                 f"The body is not what {self.release.endpoint!r} takes: {_told(error)}.",
                 hint=self._shape(),
             ) from None
-        n = len(decoded.inputs)
-        if n > self.limits.rows:
-            raise BodyTooLarge(
-                f"{n} rows in one request; {self.release.endpoint!r} takes {self.limits.rows}.",
-                hint="Send them in several requests.",
-            )
-        if n == 0:
-            raise BadRequest("The body has no inputs.", hint=self._shape())
+        self._check_size(len(decoded.inputs))
         at = decoded.at
         return Parsed(
             decoded.inputs,
@@ -170,6 +179,54 @@ class RequestPlan:
             started=started,
         )
 
+    def parse_columns(
+        self,
+        columns: Mapping[str, Any],
+        *,
+        caller: str,
+        started: float,
+        request_id: str | None = None,
+        at_us: int | None = None,
+        explain: bool = False,
+    ) -> Parsed:
+        """Check a request that came as columns (V2 tensors, Arrow): the same rules as JSON.
+
+        Args:
+            columns: by field name, each a sequence of n plain values or a numpy array [n].
+
+        Raises:
+            BadRequest: a missing, unknown or wrongly typed field, or columns of unequal length.
+            BodyTooLarge: more rows than the endpoint takes.
+        """
+        lengths = {len(column) for column in columns.values()}
+        if len(lengths) != 1:
+            told = ", ".join(f"{name}: {len(column)}" for name, column in columns.items())
+            raise BadRequest(f"The columns are not of one length ({told}).", hint=self._shape())
+        (n,) = lengths
+        self._check_size(n)
+        values = [c.tolist() if isinstance(c, np.ndarray) else c for c in columns.values()]
+        names = list(columns)
+        try:
+            rows = msgspec.convert(
+                [dict(zip(names, row, strict=True)) for row in zip(*values, strict=True)],
+                list[self._row],  # type: ignore[name-defined]
+            )
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise BadRequest(
+                f"The rows are not what {self.release.endpoint!r} takes: {_told(error)}.",
+                hint=self._shape(),
+            ) from None
+        return Parsed(rows, request_id, at_us, explain=explain, caller=caller, started=started)
+
+    def _check_size(self, n: int) -> None:
+        if n > self.limits.rows:
+            raise BodyTooLarge(
+                f"{n} rows in one request; {self.release.endpoint!r} takes {self.limits.rows}.",
+                hint="Send them in several requests.",
+            )
+        if n == 0:
+            raise BadRequest("The body has no inputs.", hint=self._shape())
+
     def _shape(self) -> str:
         fields = ", ".join(
             f'"{item.name}": {item.type}{"" if item.required else " (optional)"}'
@@ -179,7 +236,7 @@ class RequestPlan:
 
     # -- score ----------------------------------------------------------------------
 
-    def score(self, requests: list[Parsed]) -> tuple[list[bytes | FalajError], list[Scored]]:
+    def score(self, requests: list[Parsed]) -> tuple[list[Told | FalajError], list[Scored]]:
         """Score requests that are about one instant, in one run of each variant.
 
         Returns:
@@ -207,7 +264,7 @@ class RequestPlan:
             ]  # fmt: skip
         else:
             told, parts = self._split(rows, owners, ids, at_us, requested_us)
-        answers = self._answers(requests, ids, told)
+        answers = self._answers(requests, ids, told, parts)
         if self._refuses:
             self._refuse_incomplete(requests, answers, parts)
         done = time.perf_counter()
@@ -259,13 +316,19 @@ class RequestPlan:
         return told
 
     def _answers(
-        self, requests: list[Parsed], ids: list[str], told: list[str]
-    ) -> list[bytes | FalajError]:
+        self, requests: list[Parsed], ids: list[str], told: list[str], parts: list[Scored]
+    ) -> list[Told | FalajError]:
         head = self._head
-        answers: list[bytes | FalajError] = []
+        answers: list[Told | FalajError] = []
         place = 0
         for request in requests:
             end = place + len(request.rows)
+            if request.render is not None:
+                if request.request_id is None:
+                    request.request_id = ids[place]
+                answers.append(self._rendered(request, request.render, ids[place:end], parts))
+                place = end
+                continue
             if request.request_id is None:
                 request.request_id = ids[place]
                 named = f'"{ids[place]}"'
@@ -276,8 +339,31 @@ class RequestPlan:
             place = end
         return answers
 
+    def _rendered(
+        self, request: Parsed, render: Render, ids: list[str], parts: list[Scored]
+    ) -> Told | FalajError:
+        """The answer in the request's own protocol."""
+        if len(parts) == 1:
+            part = parts[0]
+            first = part.ids.index(ids[0])
+            outputs = part.vectors.outputs[first : first + len(ids)]
+            labels = [part.variant.label] * len(ids)
+        else:
+            found = {
+                one: (part.vectors.outputs[place], part.variant.label)
+                for part in parts
+                for place, one in enumerate(part.ids)
+                if part.owners[place] is request
+            }
+            outputs = np.stack([found[one][0] for one in ids])
+            labels = [found[one][1] for one in ids]
+        try:
+            return render(self, request, Outcome(ids, outputs, labels))
+        except FalajError as error:
+            return error
+
     def _refuse_incomplete(
-        self, requests: list[Parsed], answers: list[bytes | FalajError], parts: list[Scored]
+        self, requests: list[Parsed], answers: list[Told | FalajError], parts: list[Scored]
     ) -> None:
         """Refuse the requests that lack a feature, and take their rows from the log."""
         lacking: dict[int, set[str]] = {}
@@ -337,73 +423,8 @@ def _shown(vectors: Vectors, row: int, variant: CompiledVariant) -> dict[str, An
     return shown
 
 
-class PlanCompiler:
-    """Compiles releases: opens and verifies their bundles, loads and warms their models.
-
-    Args:
-        bundles: opens bundles that verify.
-        runtimes: one for each model format.
-        features: compiles readers of feature services; None where there is no store.
-    """
-
-    def __init__(
-        self, bundles: Bundles, runtimes: Sequence[Runtime], features: FeatureReaders | None
-    ) -> None:
-        self._bundles = bundles
-        self._runtimes = {name: runtime for runtime in runtimes for name in runtime.formats}
-        self._features = features
-
-    def compile(self, release: Release) -> RequestPlan:
-        """The plan of a release, warm.
-
-        Raises:
-            Corrupt: a bundle does not verify, or is no model.
-            NotFound: a bundle is not there.
-            InvalidInput: a model's input is neither a feature nor a request field.
-        """
-        variants: list[CompiledVariant] = []
-        twins: list[CompiledVariant] = []
-        for variant in release.variants:
-            servable = self._bundles.open(variant.bundle)
-            runtime = self._runtimes.get(servable.format)
-            if runtime is None:
-                raise InvalidInput(
-                    f"No runtime here loads models of format {servable.format!r}.",
-                    hint=f"Known formats: {', '.join(sorted(self._runtimes))}.",
-                )
-            if servable.outputs != release.outputs:
-                raise InvalidInput(
-                    f"{variant.label} gives {', '.join(servable.outputs)}; the release "
-                    f"promises {', '.join(release.outputs)}.",
-                    hint="Deploy the endpoint again.",
-                )
-            model = runtime.load(servable)
-            for compiled in (variants, twins):
-                reader = self._reader(release, servable)
-                compiled.append(CompiledVariant(release, variant, servable, model, reader))
-            _warm(model, servable.sample)
-        aside = RequestPlan(release, twins, PredictionIds())
-        return RequestPlan(release, variants, PredictionIds(), aside=aside)
-
-    def _reader(self, release: Release, servable: ServableModel) -> FeatureReader | None:
-        if release.features is None:
-            return None
-        if self._features is None:
-            raise InvalidInput(
-                f"The release {release.id} needs the feature service {release.feature_service!r}, "
-                "and this worker has no online store.",
-                hint="Set `online` in the settings.",
-            )
-        return self._features.compile(release.features, servable.categories)
-
-
-def _warm(model: LoadedModel, sample: tuple[tuple[float, ...], ...]) -> None:
-    rows = np.array(sample or [[0.0] * model.n_inputs], dtype=np.float32)
-    for n in (1, 1, len(rows)):
-        model.run(np.ascontiguousarray(rows[:n]))
-
-
-def _decoder(fields: tuple[RequestField, ...]) -> Callable[[bytes], Any]:
+def _decoder(fields: tuple[RequestField, ...]) -> tuple[Any, Callable[[bytes], Any]]:
+    """The type of an input row, and what decodes a body."""
     required: list[tuple[str, Any]] = []
     optional: list[tuple[str, Any, Any]] = []
     for item in fields:
@@ -424,7 +445,7 @@ def _decoder(fields: tuple[RequestField, ...]) -> Callable[[bytes], Any]:
         gc=False,
     )
     decode: Callable[[bytes], Any] = msgspec.json.Decoder(request).decode
-    return decode
+    return row, decode
 
 
 def _templates(release: Release) -> tuple[str, str]:

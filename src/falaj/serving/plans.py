@@ -9,7 +9,8 @@ from collections.abc import Callable
 
 from falaj.kernel.errors import FalajError, NotFound
 from falaj.kernel.telemetry import logger
-from falaj.serving.plan import PlanCompiler, RequestPlan
+from falaj.serving.compiler import PlanCompiler
+from falaj.serving.plan import RequestPlan
 from falaj.serving.routing import RoutingTable
 
 _POLL_SECONDS = 0.02

@@ -68,4 +68,4 @@ class Predictor:
             raise answer
         for part in parts:
             self._log.write([part])
-        return Answer.model_validate_json(answer)
+        return Answer.model_validate_json(answer if isinstance(answer, bytes) else answer.body)

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
 
     from falaj.catalog.assets import Catalog
-    from falaj.serving.plan import PlanCompiler
+    from falaj.serving.compiler import PlanCompiler
     from falaj.serving.ports import ApprovedModels, FeatureReaders
     from falaj.serving.routing import RoutingTable
 

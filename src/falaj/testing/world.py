@@ -320,14 +320,14 @@ class World:
     def release(self) -> str:
         """The id of a new release that serves nothing yet."""
         with self.call() as call:
-            return self.premises.releases.deploy(call, "late").id
+            return self.premises.serving.releases.deploy(call, "late").id
 
     def serving(self) -> str:
         """The id of a new release that serves, after another one did."""
         for _ in range(2):
             release = self.release()
             with self.call() as call:
-                self.premises.releases.activate(call, "late", release, wait_seconds=1.0)
+                self.premises.serving.releases.activate(call, "late", release, wait_seconds=1.0)
         return release
 
     def with_statistics(self) -> str:

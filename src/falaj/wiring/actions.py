@@ -65,7 +65,7 @@ def _features(made: Premises) -> Features:
         parity_checks(made),
         made.jobs,
         made.visible_ref,
-        Retirement(made.definitions, ReadViews(made.releases)),
+        Retirement(made.definitions, ReadViews(made.serving.releases)),
     )
 
 
@@ -87,11 +87,11 @@ def _endpoints(made: Premises) -> EndpointService:
     from falaj.serving.tracing import Tracing
 
     return EndpointService(
-        made.releases,
-        made.routing,
-        Predictor(made.plans, made.prediction_log),
+        made.serving.releases,
+        made.serving.routing,
+        Predictor(made.serving.plans, made.serving.prediction_log),
         Tracing(made.lake, made.catalog, BundledModels(made.bundles), facts(made)),
-        made.meters,
+        made.serving.meters,
         made.may_on,
     )
 

@@ -56,22 +56,14 @@ if TYPE_CHECKING:
     from falaj.models.bundles import Bundles
     from falaj.models.registry import Registry
     from falaj.monitoring.monitors import Monitors
-    from falaj.serving.inference import InferenceApp
-    from falaj.serving.meters import Meters
-    from falaj.serving.plan import PlanCompiler
-    from falaj.serving.plans import Plans
-    from falaj.serving.predictionlog import PredictionLog
-    from falaj.serving.releases import Releases
-    from falaj.serving.routing import RoutingTable
-    from falaj.serving.storedfeatures import StoredFeatures
     from falaj.training.runs import Runs
     from falaj.training.training_sets import TrainingSets
     from falaj.trust.adapters.witness_file import FileWitness
     from falaj.trust.ports import KeyService
+    from falaj.wiring.servingparts import ServingParts
 
 
 _ONLINE: Shared[OnlineStore] = Shared()
-_ROUTING: Shared[RoutingTable] = Shared()
 
 
 class TokenVerifier:
@@ -103,7 +95,7 @@ class Premises:
         self.clock = clock or SystemClock()
         self.telemetry = Telemetry(process=process)
         self.making = threading.RLock()
-        self._closing: list[Callable[[], None]] = []
+        self.closing: list[Callable[[], None]] = []
 
     # ---- the kernel and trust
 
@@ -116,7 +108,7 @@ class Premises:
     def database(self) -> Database:
         """The metadata database."""
         opened = Database(self.settings.database_url)
-        self._closing.append(opened.close)
+        self.closing.append(opened.close)
         return opened
 
     @part
@@ -204,7 +196,7 @@ class Premises:
             return self.definitions.definition(connection, kind, name, version)
 
         def endpoint_applied(call: Call, definition: Any) -> None:
-            self.releases.applied(call, definition)
+            self.serving.releases.applied(call, definition)
 
         return Definitions(
             self.catalog,
@@ -243,7 +235,7 @@ class Premises:
     def lake(self) -> Lake:
         """The offline tables."""
         opened = stores.lake(self.settings)
-        self._closing.append(opened.close)
+        self.closing.append(opened.close)
         return opened
 
     @part
@@ -297,14 +289,14 @@ class Premises:
         opened, give_back = _ONLINE.taken(
             self.settings.home / "online", lambda: stores.online_store(self.settings)
         )
-        self._closing.append(give_back)
+        self.closing.append(give_back)
         return opened
 
     @part
     def event_log(self) -> EventLog:
         """Where pushed events stand first."""
         opened = stores.event_log(self.settings, self.keys, self.clock)
-        self._closing.append(opened.close)
+        self.closing.append(opened.close)
         return opened
 
     @part
@@ -383,92 +375,14 @@ class Premises:
 
         return Promotions(self.registry, self.bundles, self.changes)
 
-    # ---- serving
+    # ---- serving and monitoring
 
     @part
-    def routing(self) -> RoutingTable:
-        """Which release of each endpoint serves."""
-        from falaj.serving.routing import RoutingTable
+    def serving(self) -> ServingParts:
+        """What answers requests."""
+        from falaj.wiring.servingparts import ServingParts
 
-        folder = private_folder(self.settings.home / "routing")
-        opened, give_back = _ROUTING.taken(folder, lambda: RoutingTable(folder, self.clock))
-        self._closing.append(give_back)
-        return opened
-
-    @part
-    def stored_features(self) -> StoredFeatures:
-        """Compiles readers of feature services."""
-        from falaj.serving.storedfeatures import StoredFeatures
-
-        return StoredFeatures(self.online, self.keys, self.definitions)
-
-    @part
-    def plan_compiler(self) -> PlanCompiler:
-        """Compiles releases into request plans."""
-        from falaj.serving.adapters.runtime_onnx import OnnxRuntime
-        from falaj.serving.bundled import BundledModels
-        from falaj.serving.plan import PlanCompiler
-
-        return PlanCompiler(BundledModels(self.bundles), [OnnxRuntime()], self.stored_features)
-
-    @part
-    def releases(self) -> Releases:
-        """Releases of endpoints."""
-        from falaj.serving.bundled import RegisteredModels
-        from falaj.serving.releases import Releases
-
-        return Releases(
-            self.routing,
-            self.plan_compiler,
-            RegisteredModels(self.registry),
-            self.stored_features,
-            self.catalog,
-        )
-
-    @part
-    def plans(self) -> Plans:
-        """The compiled plans of this process."""
-        from falaj.serving.plans import Plans
-
-        return Plans(self.routing, self.plan_compiler)
-
-    @part
-    def prediction_log(self) -> PredictionLog:
-        """The buffer between answers and the spool."""
-        from falaj.serving.predictionlog import PredictionLog
-        from falaj.serving.spools import DirectorySpools
-
-        settings = self.settings.inference
-        return PredictionLog(
-            DirectorySpools(self.spool_folder, self.keys),
-            flush_rows=settings.flush_rows,
-            flush_seconds=settings.flush_seconds,
-            lost=lambda endpoint, n_rows: self.meters.of(endpoint).unlogged(n_rows),
-        )
-
-    @part
-    def meters(self) -> Meters:
-        """The counters that all workers of this machine share, under this process's name."""
-        from falaj.serving.meters import Meters
-
-        return Meters(private_folder(self.settings.home / "meters"), self.process)
-
-    def inference_app(self, worker: str) -> InferenceApp:
-        """The application of an inference worker."""
-        from falaj.serving.inference import InferenceApp
-        from falaj.serving.plans import Keeper
-        from falaj.wiring.dataplane import feature_planes
-
-        app = InferenceApp(
-            plans=self.plans,
-            keeper=Keeper(self.plans, self.routing, worker=worker),
-            verifier=self.verifier,
-            policy=self.policy,
-            log=self.prediction_log,
-            meters=self.meters,
-        )
-        app.add(feature_planes(self, app.admission))
-        return app
+        return ServingParts(self)
 
     @part
     def monitors(self) -> Monitors:
@@ -480,7 +394,7 @@ class Premises:
         return Monitors(
             Drift(self.lake, self.bundles),
             Performance(self.lake),
-            self.releases,
+            self.serving.releases,
             self.definitions,
             self.alerts,
         )
@@ -560,8 +474,8 @@ class Premises:
 
     def close(self) -> None:
         """Give files and connections back, in reverse order of their opening."""
-        while self._closing:
-            self._closing.pop()()
+        while self.closing:
+            self.closing.pop()()
 
 
 def assemble(

@@ -183,7 +183,7 @@ class Chores:
 
         def routed() -> None:
             with made.database.transaction() as connection:
-                mended = made.releases.reconcile(connection)
+                mended = made.serving.releases.reconcile(connection)
             if mended:
                 self._log.warning("routing table mended", endpoints=mended)
 

@@ -1,0 +1,82 @@
+"""Compiles releases into request plans: bundles verified, models loaded and warm."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from falaj.kernel.errors import InvalidInput
+from falaj.serving.plan import PredictionIds, RequestPlan
+from falaj.serving.variants import CompiledVariant
+
+if TYPE_CHECKING:
+    from falaj.serving.model import Release, ServableModel
+    from falaj.serving.ports import Bundles, FeatureReader, FeatureReaders, LoadedModel, Runtime
+
+
+class PlanCompiler:
+    """Compiles releases: opens and verifies their bundles, loads and warms their models.
+
+    Args:
+        bundles: opens bundles that verify.
+        runtimes: one for each model format.
+        features: compiles readers of feature services; None where there is no store.
+    """
+
+    def __init__(
+        self, bundles: Bundles, runtimes: Sequence[Runtime], features: FeatureReaders | None
+    ) -> None:
+        self._bundles = bundles
+        self._runtimes = {name: runtime for runtime in runtimes for name in runtime.formats}
+        self._features = features
+
+    def compile(self, release: Release) -> RequestPlan:
+        """The plan of a release, warm.
+
+        Raises:
+            Corrupt: a bundle does not verify, or is no model.
+            NotFound: a bundle is not there.
+            InvalidInput: a model's input is neither a feature nor a request field.
+        """
+        variants: list[CompiledVariant] = []
+        twins: list[CompiledVariant] = []
+        for variant in release.variants:
+            servable = self._bundles.open(variant.bundle)
+            runtime = self._runtimes.get(servable.format)
+            if runtime is None:
+                raise InvalidInput(
+                    f"No runtime here loads models of format {servable.format!r}.",
+                    hint=f"Known formats: {', '.join(sorted(self._runtimes))}.",
+                )
+            if servable.outputs != release.outputs:
+                raise InvalidInput(
+                    f"{variant.label} gives {', '.join(servable.outputs)}; the release "
+                    f"promises {', '.join(release.outputs)}.",
+                    hint="Deploy the endpoint again.",
+                )
+            model = runtime.load(servable)
+            for compiled in (variants, twins):
+                reader = self._reader(release, servable)
+                compiled.append(CompiledVariant(release, variant, servable, model, reader))
+            _warm(model, servable.sample)
+        aside = RequestPlan(release, twins, PredictionIds())
+        return RequestPlan(release, variants, PredictionIds(), aside=aside)
+
+    def _reader(self, release: Release, servable: ServableModel) -> FeatureReader | None:
+        if release.features is None:
+            return None
+        if self._features is None:
+            raise InvalidInput(
+                f"The release {release.id} needs the feature service {release.feature_service!r}, "
+                "and this worker has no online store.",
+                hint="Set `online` in the settings.",
+            )
+        return self._features.compile(release.features, servable.categories)
+
+
+def _warm(model: LoadedModel, sample: tuple[tuple[float, ...], ...]) -> None:
+    rows = np.array(sample or [[0.0] * model.n_inputs], dtype=np.float32)
+    for n in (1, 1, len(rows)):
+        model.run(np.ascontiguousarray(rows[:n]))

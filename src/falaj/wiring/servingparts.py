@@ -1,0 +1,123 @@
+"""The parts of serving, joined: the routing table, plans, the prediction log, the worker."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+from falaj.kernel.settings import private_folder
+from falaj.wiring.parts import part
+from falaj.wiring.sharing import Shared
+
+if TYPE_CHECKING:
+    from falaj.serving.compiler import PlanCompiler
+    from falaj.serving.inference import InferenceApp
+    from falaj.serving.meters import Meters
+    from falaj.serving.plans import Plans
+    from falaj.serving.predictionlog import PredictionLog
+    from falaj.serving.releases import Releases
+    from falaj.serving.routing import RoutingTable
+    from falaj.serving.storedfeatures import StoredFeatures
+    from falaj.wiring.assembly import Premises
+
+
+_ROUTING: Shared[RoutingTable] = Shared()
+
+
+class ServingParts:
+    """What answers requests in one process, each part made when it is first asked for.
+
+    Args:
+        made: the rest of the platform.
+    """
+
+    def __init__(self, made: Premises) -> None:
+        self._made = made
+        self.making: threading.RLock = made.making
+
+    @part
+    def routing(self) -> RoutingTable:
+        """Which release of each endpoint serves."""
+        from falaj.serving.routing import RoutingTable
+
+        folder = private_folder(self._made.settings.home / "routing")
+        opened, give_back = _ROUTING.taken(folder, lambda: RoutingTable(folder, self._made.clock))
+        self._made.closing.append(give_back)
+        return opened
+
+    @part
+    def stored_features(self) -> StoredFeatures:
+        """Compiles readers of feature services."""
+        from falaj.serving.storedfeatures import StoredFeatures
+
+        return StoredFeatures(self._made.online, self._made.keys, self._made.definitions)
+
+    @part
+    def plan_compiler(self) -> PlanCompiler:
+        """Compiles releases into request plans."""
+        from falaj.serving.adapters.runtime_onnx import OnnxRuntime
+        from falaj.serving.bundled import BundledModels
+        from falaj.serving.compiler import PlanCompiler
+
+        return PlanCompiler(
+            BundledModels(self._made.bundles), [OnnxRuntime()], self.stored_features
+        )
+
+    @part
+    def releases(self) -> Releases:
+        """Releases of endpoints."""
+        from falaj.serving.bundled import RegisteredModels
+        from falaj.serving.releases import Releases
+
+        return Releases(
+            self.routing,
+            self.plan_compiler,
+            RegisteredModels(self._made.registry),
+            self.stored_features,
+            self._made.catalog,
+        )
+
+    @part
+    def plans(self) -> Plans:
+        """The compiled plans of this process."""
+        from falaj.serving.plans import Plans
+
+        return Plans(self.routing, self.plan_compiler)
+
+    @part
+    def prediction_log(self) -> PredictionLog:
+        """The buffer between answers and the spool."""
+        from falaj.serving.predictionlog import PredictionLog
+        from falaj.serving.spools import DirectorySpools
+
+        settings = self._made.settings.inference
+        return PredictionLog(
+            DirectorySpools(self._made.spool_folder, self._made.keys),
+            flush_rows=settings.flush_rows,
+            flush_seconds=settings.flush_seconds,
+            lost=lambda endpoint, n_rows: self.meters.of(endpoint).unlogged(n_rows),
+        )
+
+    @part
+    def meters(self) -> Meters:
+        """The counters that all workers of this machine share, under this process's name."""
+        from falaj.serving.meters import Meters
+
+        return Meters(private_folder(self._made.settings.home / "meters"), self._made.process)
+
+    def inference_app(self, worker: str) -> InferenceApp:
+        """The application of an inference worker."""
+        from falaj.serving.inference import InferenceApp
+        from falaj.serving.plans import Keeper
+        from falaj.wiring.dataplane import feature_planes
+
+        app = InferenceApp(
+            plans=self.plans,
+            keeper=Keeper(self.plans, self.routing, worker=worker),
+            verifier=self._made.verifier,
+            policy=self._made.policy,
+            log=self.prediction_log,
+            meters=self.meters,
+        )
+        app.add(feature_planes(self._made, app.admission))
+        return app
