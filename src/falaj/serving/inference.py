@@ -59,6 +59,19 @@ _UNKNOWN = Limits()
 _encoded = msgspec.json.Encoder(enc_hook=str).encode
 
 
+class _Admitted:
+    """What is known of a head: who asks which endpoint, and until when they may."""
+
+    __slots__ = ("caller", "explain", "lane", "name", "until")
+
+    def __init__(self, name: str, caller: str, until: float, lane: Lane, *, explain: bool) -> None:
+        self.name = name
+        self.caller = caller
+        self.until = until
+        self.lane = lane
+        self.explain = explain
+
+
 class Plane(Protocol):
     """A part of the data plane, with paths of its own below one prefix."""
 
@@ -119,8 +132,17 @@ class InferenceApp:
         """Let further planes answer what stands below their prefixes."""
         self._planes += planes
 
-    def __call__(self, request: Request) -> Told | Awaitable[Told]:
+    def __call__(self, request: Request) -> Told | Awaitable[Told] | None:
         """Answer a request; see ``front.Application``."""
+        memo = request.head.memo
+        if type(memo) is _Admitted and memo.until > request.started and not self._plans.behind:
+            plan = self._plans.active.get(memo.name)
+            if plan is not None:
+                parsed = plan.parse(
+                    request.body, caller=memo.caller, started=request.started, explain=memo.explain
+                )
+                memo.lane.ask(plan, parsed, request.answer)
+                return None
         path = request.path
         if path.startswith(_PREFIX) and path.endswith(_SUFFIX):
             return self._predict(_text(path[14:-8]), request)
@@ -174,10 +196,15 @@ class InferenceApp:
     def _predict(self, name: str, request: Request) -> Told | Awaitable[Told]:
         plans = self._plans
         authorization = request.headers.get(b"authorization", b"")
-        caller = self.admission.remembered(authorization, name, request.started)
-        if caller is None or plans.behind:
+        kept = self.admission.remembered_until(authorization, name, request.started)
+        if kept is None or plans.behind:
             return self._predict_later(name, request, authorization)
-        return self._scored(name, request, caller)
+        until, caller = kept
+        answer = self._scored(name, request, caller)
+        # The next request of the same head need not ask all this again, while it holds.
+        explain = b"explain=features" in request.query
+        request.head.memo = _Admitted(name, caller, until, self._lanes[name], explain=explain)
+        return answer
 
     async def _predict_later(self, name: str, request: Request, authorization: bytes) -> Told:
         plans = self._plans

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -26,7 +27,9 @@ if TYPE_CHECKING:
 INLINE_ROWS = 256
 """More rows than these are scored on a thread, so that other requests are not held up."""
 
-_Waiting = tuple["RequestPlan", "Parsed", "asyncio.Future[Told]"]
+Tell = Callable[["Told | FalajError"], None]
+"""Takes the answer to one request; called on the event loop, once."""
+_Waiting = tuple["RequestPlan", "Parsed", Tell]
 
 
 class Lane:
@@ -55,6 +58,25 @@ class Lane:
         The future fails with a FalajError if there is no answer.
 
         Raises:
+            Overloaded: as for ``ask``.
+        """
+        future: asyncio.Future[Told] = self._loop.create_future()
+
+        def tell(answer: Told | FalajError) -> None:
+            if future.done():
+                return  # its client has gone
+            if isinstance(answer, FalajError):
+                future.set_exception(answer)
+            else:
+                future.set_result(answer)
+
+        self.ask(plan, request, tell)
+        return future
+
+    def ask(self, plan: RequestPlan, request: Parsed, tell: Tell) -> None:
+        """Have a request scored when this turn of the loop is over; ``tell`` takes the answer.
+
+        Raises:
             Overloaded: as many requests as the endpoint allows wait already.
         """
         if self.inside >= plan.limits.concurrency:
@@ -63,16 +85,19 @@ class Lane:
                 hint="Repeat the request after the time that Retry-After names.",
             )
         self.inside += 1
-        future: asyncio.Future[Told] = self._loop.create_future()
         waiting = self._waiting
-        waiting.append((plan, request, future))
+        waiting.append((plan, request, tell))
         if len(waiting) == 1:
             self._loop.call_soon(self._turn)
-        return future
 
     def _turn(self) -> None:
         waiting, self._waiting = self._waiting, []
-        if len(waiting) == 1:
+        plan, request, _ = waiting[0]
+        at_us = request.at_us
+        for other in waiting:
+            if other[0] is not plan or other[1].at_us != at_us:
+                break
+        else:
             self._run(waiting)
             return
         groups: dict[tuple[int, int | None], list[_Waiting]] = {}
@@ -138,14 +163,10 @@ class Lane:
 
     def _end(self, item: _Waiting, answer: Told | FalajError) -> None:
         """Tell one request what became of it, and count it."""
-        _, request, future = item
+        _, request, tell = item
         self.inside -= 1
-        if future.done():
-            return  # its client has gone
-        if isinstance(answer, FalajError):
-            future.set_exception(answer)
-        else:
-            future.set_result(answer)
+        tell(answer)
+        if not isinstance(answer, FalajError):
             self.meter.answered(len(request.rows), time.perf_counter() - request.started)
 
     def _answered(
