@@ -411,6 +411,7 @@ class RequestPlan:
             if statuses is None:
                 continue
             absent = (statuses != FeatureStatus.PRESENT) & np.isnan(part.vectors.matrix)
+            absent[:, part.variant.from_request] = False
             for row, column in np.argwhere(absent).tolist():
                 names = lacking.setdefault(id(part.owners[row]), set())
                 names.add(part.variant.columns[column])

@@ -71,6 +71,9 @@ class CompiledVariant:
         self._numbers = _numbers(asked, servable.categories) if asked else None
         self._n_asked = len(asked)
         read = known + tuple(asked)
+        self.from_request = np.array([name in asked for name in self.columns], dtype=bool)
+        """[inputs]; True for what the caller sends, which the policy on missing features does
+        not speak of."""
         places = [read.index(name) for name in self.columns]
         self._places = None if places == list(range(len(read))) else np.array(places)
         self._asdict = msgspec.structs.asdict
