@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -25,6 +26,7 @@ from falaj.testing.serving import (
     NamedTokens,
     Running,
     fronted,
+    make_release,
     servable,
 )
 from falaj.trust.adapters.keys_file import FileKeyring, MachineSeal
@@ -49,6 +51,27 @@ def compiler(bundles: MemoryBundles) -> PlanCompiler:
 
 @pytest.fixture
 def running(
+    table: RoutingTable, bundles: MemoryBundles, compiler: PlanCompiler, tmp_path: Path
+) -> Iterator[Running]:
+    with worker(table, bundles, compiler, tmp_path) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def hardened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """One worker for all hostile requests of a module: none of them may end it."""
+    folder = tmp_path_factory.mktemp("hardened")
+    table = RoutingTable(folder / "routing")
+    bundles = MemoryBundles({"sha256:a": servable(0), "sha256:b": servable(1)})
+    compiler = PlanCompiler(bundles, [OnnxRuntime(device="cpu")], None)
+    with worker(table, bundles, compiler, folder) as found:
+        found.activate(make_release())
+        yield found
+    table.close()
+
+
+@contextmanager
+def worker(
     table: RoutingTable, bundles: MemoryBundles, compiler: PlanCompiler, tmp_path: Path
 ) -> Iterator[Running]:
     spools, tokens, refused = MemorySpools(), NamedTokens(), set[str]()

@@ -36,6 +36,7 @@ from falaj.serving.featurebodies import (
 )
 from falaj.serving.front import Request, Response, Told
 from falaj.serving.pushlog import Push, PushLog
+from falaj.serving.question import ANYBODY
 from falaj.serving.readlog import SAMPLED, Read, ReadLog
 
 if TYPE_CHECKING:
@@ -51,7 +52,6 @@ FEAST_PATH = b"/get-online-features"
 _READ_BYTES, _READ_SECONDS = 8 << 20, 10.0
 _PUSH_BYTES, _PUSH_SECONDS = 32 << 20, 30.0
 MOST_EVENTS = 100_000
-_ANYBODY = "anybody with a token"
 _INLINE_BYTES = 64 << 10
 """Larger bodies are decoded on a thread, and only for callers who are known."""
 _INLINE_ROWS = 200
@@ -175,8 +175,8 @@ class FeatureReads:
     async def _large(self, request: Request) -> Told:
         """A large body: nobody has it decoded who holds no token, and the loop goes on."""
         authorization = request.headers.get(b"authorization", b"")
-        if self._admission.remembered(authorization, _ANYBODY, request.started) is None:
-            await self._admission.asked(authorization, _ANYBODY, lambda _: None)
+        if self._admission.remembered(authorization, ANYBODY, request.started) is None:
+            await self._admission.asked(authorization, ANYBODY, lambda _: None)
         loop = asyncio.get_running_loop()
         name, asked = await loop.run_in_executor(self._aside, self._question, request)
         return await self._later(request, name, asked, aside=True)

@@ -11,7 +11,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
@@ -32,7 +32,9 @@ from falaj.serving.errors import (
 from falaj.serving.front import Request, Response, Told
 from falaj.serving.lanes import Lane
 from falaj.serving.model import Limits
+from falaj.serving.openinference import V2, OpenInference, asked_model, error_body
 from falaj.serving.plans import Keeper, Plans
+from falaj.serving.question import ANYBODY, INLINE_BYTES, Question
 
 if TYPE_CHECKING:
     from falaj.kernel.ports import Policy
@@ -129,7 +131,7 @@ class InferenceApp:
         self._asking = ThreadPoolExecutor(2, thread_name_prefix="falaj-ask")
         self.admission = Admission(verifier, policy, self._asking)
         self._lanes: dict[str, Lane] = {}
-        self._planes: list[Plane] = []
+        self._planes: list[Plane] = [OpenInference(self)]
         self._tasks: set[asyncio.Task[None]] = set()
         self._ready = False
 
@@ -208,24 +210,30 @@ class InferenceApp:
 
     def failure(self, path: bytes, error: BaseException) -> Response:
         """The answer to a request whose answering has raised."""
-        if not isinstance(error, FalajError):
-            if not isinstance(error, asyncio.CancelledError):
-                logger(__name__).error("request failed", path=_text(path), error=repr(error))
-            error = ScoringFailed("The request failed inside the worker.", hint="See its log.")
-        document = problem(error)
-        code = document["status"] = _STATUS.get(error.code) or int(document["status"])
-        if path.startswith(_PREFIX):
-            lane = self._lanes.get(_text(path[14:-8]))
-            if lane is not None:
-                lane.meter.refused(code)
+        document = self.problem_of(error, endpoint=_endpoint_of(path), what=_text(path))
+        code = int(document["status"])
         more = {}
         if code in (429, 503):
             more[b"retry-after"] = b"1"
         if code == 401:
             more[b"www-authenticate"] = b"Bearer"
-        return Response(
-            _encoded(document), code, MEDIA_TYPE.encode(), more, close=code in (408, 413)
-        )
+        close = code in (408, 413)
+        if path.startswith(V2):
+            return Response(error_body(document), code, more=more, close=close)
+        return Response(_encoded(document), code, MEDIA_TYPE.encode(), more, close=close)
+
+    def problem_of(self, error: BaseException, *, endpoint: str, what: str) -> dict[str, Any]:
+        """The problem document of an error; see ``question.Predictions``."""
+        if not isinstance(error, FalajError):
+            if not isinstance(error, asyncio.CancelledError):
+                logger(__name__).error("request failed", path=what, error=repr(error))
+            error = ScoringFailed("The request failed inside the worker.", hint="See its log.")
+        document = problem(error)
+        code = document["status"] = _STATUS.get(error.code) or int(document["status"])
+        lane = self._lanes.get(endpoint)
+        if lane is not None:
+            lane.meter.refused(code)
+        return document
 
     # -- predict --------------------------------------------------------------------
 
@@ -243,6 +251,11 @@ class InferenceApp:
         return answer
 
     async def _predict_later(self, name: str, request: Request, authorization: bytes) -> Told:
+        caller = await self._admitted(name, authorization)
+        return await self._scored(name, request, caller)
+
+    async def _admitted(self, name: str, authorization: bytes) -> str:
+        """The caller's id, of one who may ask this endpoint; the plans are up to date then."""
         plans = self._plans
         if plans.behind:
             await self._catch_up()
@@ -253,7 +266,7 @@ class InferenceApp:
         caller = await self.admission.admitted(authorization, name, attributes)
         if plans.behind:
             await self._catch_up()
-        return await self._scored(name, request, caller)
+        return caller
 
     def _scored(self, name: str, request: Request, caller: str) -> asyncio.Future[Told]:
         plan = self._plans.active.get(name) or self._plans.named(name)
@@ -262,6 +275,64 @@ class InferenceApp:
         explain = b"explain=features" in request.query
         parsed = plan.parse(request.body, caller=caller, started=request.started, explain=explain)
         return lane.scored(plan, parsed)
+
+    # -- for other protocols --------------------------------------------------------
+
+    def ask(self, question: Question) -> Awaitable[Told]:
+        """The answer to a question of any protocol, by the rules of plain JSON.
+
+        Raises (at once, or from what is returned):
+            FalajError: the caller may not, the question is wrong, or there is no answer.
+        """
+        caller = self.admission.remembered(
+            question.authorization, question.endpoint, question.started
+        )
+        if caller is None or self._plans.behind or question.n_bytes > INLINE_BYTES:
+            return self._ask_later(question, caller)
+        plan = self._plans.named(question.endpoint)
+        return self._lane_of(question).scored(plan, question.parse(plan, caller))
+
+    async def _ask_later(self, question: Question, caller: str | None) -> Told:
+        if caller is None or self._plans.behind:
+            caller = await self._admitted(question.endpoint, question.authorization)
+        plan = self._plans.named(question.endpoint)
+        if question.n_bytes > INLINE_BYTES:
+            loop = asyncio.get_running_loop()
+            parsed = await loop.run_in_executor(self._asking, question.parse, plan, caller)
+        else:
+            parsed = question.parse(plan, caller)
+        return await self._lane_of(question).scored(plan, parsed)
+
+    def _lane_of(self, question: Question) -> Lane:
+        return self._lanes.get(question.endpoint) or self._lane(question.endpoint)
+
+    async def plan_for(self, name: str, authorization: bytes) -> RequestPlan:
+        """The active plan of an endpoint, for one who may ask it; raises as ``ask`` does."""
+        if (
+            self.admission.remembered(authorization, name, time.perf_counter()) is None
+            or self._plans.behind
+        ):
+            await self._admitted(name, authorization)
+        return self._plans.named(name)
+
+    async def known(self, authorization: bytes) -> None:
+        """Return if the caller holds a valid token; raises Unauthenticated."""
+        if self.admission.remembered(authorization, ANYBODY, time.perf_counter()) is None:
+            await self.admission.asked(authorization, ANYBODY, lambda _: None)
+
+    def limits_of(self, name: str) -> Limits:
+        """The limits of an endpoint; those of a new one if this worker does not serve it."""
+        plan = self._plans.active.get(name)
+        return _UNKNOWN if plan is None else plan.limits
+
+    @property
+    def why_not_ready(self) -> str | None:
+        """Why the worker is not ready; None if it is."""
+        if not self._ready:
+            return "starting"
+        if self._log.failed is not None:
+            return str(self._log.failed)
+        return "a release does not load" if self._plans.broken else None
 
     async def _catch_up(self) -> None:
         if not self._plans.switch():
@@ -296,9 +367,9 @@ class InferenceApp:
         )
 
     def _tell_ready(self) -> Told:
-        if self._ready and self._log.failed is None and not self._plans.broken:
+        why = self.why_not_ready
+        if why is None:
             return b'{"status":"ready"}'
-        why = "starting" if not self._ready else str(self._log.failed or "a release does not load")
         raise Unavailable(f"The worker is not ready: {why}.", hint="See its log.")
 
     async def _tell_metrics(self, request: Request) -> Told:
@@ -328,6 +399,13 @@ class InferenceApp:
         await loop.run_in_executor(self._asking, self._log.stop)
         self._scoring.shutdown(wait=False)
         self._asking.shutdown(wait=False)
+
+
+def _endpoint_of(path: bytes) -> str:
+    """The endpoint whose predictions a path asks for; empty if it asks for none."""
+    if path.startswith(_PREFIX) and path.endswith(_SUFFIX):
+        return _text(path[14:-8])
+    return asked_model(path) if path.startswith(V2) else ""
 
 
 def _text(path: bytes) -> str:
