@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-import httpx
 import pytest
 
 from falaj.kernel.clock import SystemClock
@@ -14,21 +12,8 @@ from falaj.lake.adapters.ducklake_engine import Place
 from falaj.lake.adapters.lake_ducklake import DuckLake
 from falaj.serving.adapters.runtime_onnx import OnnxRuntime
 from falaj.serving.compiler import PlanCompiler
-from falaj.serving.inference import InferenceApp
-from falaj.serving.meters import Meters
-from falaj.serving.plans import Keeper, Plans
-from falaj.serving.predictionlog import PredictionLog
 from falaj.serving.routing import RoutingTable
-from falaj.testing.fakes import RulePolicy
-from falaj.testing.serving import (
-    MemoryBundles,
-    MemorySpools,
-    NamedTokens,
-    Running,
-    fronted,
-    make_release,
-    servable,
-)
+from falaj.testing.serving import MemoryBundles, Running, make_release, servable, worker
 from falaj.trust.adapters.keys_file import FileKeyring, MachineSeal
 
 
@@ -68,33 +53,6 @@ def hardened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         found.activate(make_release())
         yield found
     table.close()
-
-
-@contextmanager
-def worker(
-    table: RoutingTable, bundles: MemoryBundles, compiler: PlanCompiler, tmp_path: Path
-) -> Iterator[Running]:
-    spools, tokens, refused = MemorySpools(), NamedTokens(), set[str]()
-    meters = Meters(tmp_path / "meters", "w0")
-    log = PredictionLog(
-        spools,
-        capacity=2_000,
-        flush_seconds=0.05,
-        lost=lambda endpoint, n: meters.of(endpoint).unlogged(n),
-    )
-    plans = Plans(table, compiler)
-    app = InferenceApp(
-        plans=plans,
-        keeper=Keeper(plans, table, worker="w0"),
-        verifier=tokens,
-        policy=RulePolicy(
-            lambda caller, action, _r, _s: f"{caller.principal.id} {action}" not in refused
-        ),
-        log=log,
-        meters=meters,
-    )
-    with fronted(app) as url, httpx.Client(base_url=url, timeout=10) as client:
-        yield Running(url, table, bundles, spools, tokens, log, plans, meters, client, refused)
 
 
 @pytest.fixture

@@ -100,6 +100,18 @@ class Plane(Protocol):
         ...
 
 
+class Companion(Protocol):
+    """What a worker also serves, on the same event loop: it begins and ends with the worker."""
+
+    async def start(self) -> None:
+        """Called when the worker can answer."""
+        ...
+
+    async def stop(self) -> None:
+        """Called before the worker lets go of what it answers with."""
+        ...
+
+
 class InferenceApp:
     """The application of one inference worker; fulfils ``front.Application``.
 
@@ -133,7 +145,12 @@ class InferenceApp:
         self._lanes: dict[str, Lane] = {}
         self._planes: list[Plane] = [OpenInference(self)]
         self._tasks: set[asyncio.Task[None]] = set()
+        self._companions: list[Companion] = []
         self._ready = False
+
+    def accompany(self, companions: Sequence[Companion]) -> None:
+        """Let companions begin and end with this worker."""
+        self._companions += companions
 
     def add(self, planes: Sequence[Plane]) -> None:
         """Let further planes answer what stands below their prefixes."""
@@ -289,19 +306,29 @@ class InferenceApp:
         )
         if caller is None or self._plans.behind or question.n_bytes > INLINE_BYTES:
             return self._ask_later(question, caller)
-        plan = self._plans.named(question.endpoint)
+        plan = self._plan_of(question)
         return self._lane_of(question).scored(plan, question.parse(plan, caller))
 
     async def _ask_later(self, question: Question, caller: str | None) -> Told:
         if caller is None or self._plans.behind:
             caller = await self._admitted(question.endpoint, question.authorization)
-        plan = self._plans.named(question.endpoint)
+        plan = self._plan_of(question)
         if question.n_bytes > INLINE_BYTES:
             loop = asyncio.get_running_loop()
             parsed = await loop.run_in_executor(self._asking, question.parse, plan, caller)
         else:
             parsed = question.parse(plan, caller)
         return await self._lane_of(question).scored(plan, parsed)
+
+    def _plan_of(self, question: Question) -> RequestPlan:
+        plan = self._plans.named(question.endpoint)
+        if question.n_bytes > plan.limits.body_bytes:
+            raise BodyTooLarge(
+                f"The body has {question.n_bytes} bytes; {question.endpoint!r} takes "
+                f"{plan.limits.body_bytes}.",
+                hint="Send the rows in several requests.",
+            )
+        return plan
 
     def _lane_of(self, question: Question) -> Lane:
         return self._lanes.get(question.endpoint) or self._lane(question.endpoint)
@@ -388,10 +415,14 @@ class InferenceApp:
         for plane in self._planes:
             await plane.start()
         self._ready = True
+        for companion in self._companions:
+            await companion.start()
 
     async def stop(self) -> None:
         """Write what waits to be logged, and say goodbye to the routing table."""
         self._ready = False
+        for companion in self._companions:
+            await companion.stop()
         for plane in self._planes:
             await plane.stop()
         loop = asyncio.get_running_loop()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import numpy as np
@@ -18,32 +20,43 @@ import pyarrow as pa
 from falaj.kernel.call import Caller
 from falaj.kernel.errors import NotFound, Unauthenticated, Unavailable
 from falaj.serving.front import Application, run
+from falaj.serving.inference import Companion, InferenceApp
 from falaj.serving.meters import Meters
 from falaj.serving.model import FieldType, Release, RequestField, ServableModel, Variant
-from falaj.serving.plans import Plans
+from falaj.serving.plans import Keeper, Plans
 from falaj.serving.predictionlog import PredictionLog
 from falaj.serving.routing import RoutingTable
 from falaj.testing.calls import make_caller
+from falaj.testing.fakes import RulePolicy
+
+if TYPE_CHECKING:
+    from falaj.serving.compiler import PlanCompiler
 
 NOW = datetime(2026, 11, 1, tzinfo=UTC)
 
 
 @contextmanager
-def fronted(application: Application) -> Iterator[str]:
-    """The address at which an application is served, on a thread, until the block ends."""
+def fronted(application: Application, context: ssl.SSLContext | None = None) -> Iterator[str]:
+    """The address at which an application is served, on a thread, until the block ends.
+
+    Args:
+        application: what answers.
+        context: of TLS.
+    """
     bound = socket.create_server(("127.0.0.1", 0))
     ready = threading.Event()
     stops: list[Callable[[], None]] = []
 
     def serve() -> None:
-        run(application, [bound], ready=ready.set, begun=stops.append)
+        run(application, [bound], context=context, ready=ready.set, begun=stops.append)
 
     thread = threading.Thread(target=serve, daemon=True)
     thread.start()
     if not ready.wait(20):
         raise AssertionError("the front did not start")
     try:
-        yield f"http://127.0.0.1:{bound.getsockname()[1]}"
+        scheme = "http" if context is None else "https"
+        yield f"{scheme}://127.0.0.1:{bound.getsockname()[1]}"
     finally:
         stops[0]()
         thread.join(10)
@@ -189,3 +202,41 @@ class Running:
         return self.client.post(
             f"/v1/endpoints/{endpoint}/predict", headers=headers, **{kind: body}, **options
         )
+
+
+@contextmanager
+def worker(
+    table: RoutingTable,
+    bundles: MemoryBundles,
+    compiler: PlanCompiler,
+    folder: Path,
+    *,
+    beside: Callable[[InferenceApp], Sequence[Companion]] = lambda _app: (),
+    context: ssl.SSLContext | None = None,
+) -> Iterator[Running]:
+    """A listening worker, with the companions that ``beside`` gives it."""
+    spools, tokens, refused = MemorySpools(), NamedTokens(), set[str]()
+    meters = Meters(folder / "meters", "w0")
+    log = PredictionLog(
+        spools,
+        capacity=2_000,
+        flush_seconds=0.05,
+        lost=lambda endpoint, n: meters.of(endpoint).unlogged(n),
+    )
+    plans = Plans(table, compiler)
+    app = InferenceApp(
+        plans=plans,
+        keeper=Keeper(plans, table, worker="w0"),
+        verifier=tokens,
+        policy=RulePolicy(
+            lambda caller, action, _r, _s: f"{caller.principal.id} {action}" not in refused
+        ),
+        log=log,
+        meters=meters,
+    )
+    app.accompany(beside(app))
+    with (
+        fronted(app, context) as url,
+        httpx.Client(base_url=url, timeout=10) as client,
+    ):
+        yield Running(url, table, bundles, spools, tokens, log, plans, meters, client, refused)

@@ -1,0 +1,256 @@
+"""The Open Inference Protocol (V2) over gRPC, on the event loop of an inference worker.
+
+The workers of a machine listen on one port, each with a socket of its own (SO_REUSEPORT);
+the system spreads connections over them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from falaj.kernel.errors import (
+    ComponentRefused,
+    FalajError,
+    Forbidden,
+    Unauthenticated,
+    Unavailable,
+)
+from falaj.serving.adapters.grpc_bodies import decoded, request_of
+from falaj.serving.adapters.grpc_messages import SERVICE, message
+from falaj.serving.errors import DeadlineExceeded
+from falaj.serving.openinference import error_text, metadata, server_metadata
+from falaj.serving.question import Question
+from falaj.serving.tensors import checked_version
+
+if TYPE_CHECKING:
+    from falaj.serving.plan import Parsed, RequestPlan
+    from falaj.serving.question import Predictions
+
+_CODES = {
+    400: "INVALID_ARGUMENT",
+    401: "UNAUTHENTICATED",
+    403: "PERMISSION_DENIED",
+    404: "NOT_FOUND",
+    409: "FAILED_PRECONDITION",
+    413: "RESOURCE_EXHAUSTED",
+    415: "INVALID_ARGUMENT",
+    422: "INVALID_ARGUMENT",
+    429: "RESOURCE_EXHAUSTED",
+    503: "UNAVAILABLE",
+    504: "DEADLINE_EXCEEDED",
+}
+_MOST_CALLS = 4_096
+_MOST_STREAMS = 256
+"""Calls of one connection at once."""
+_IDLE_MS = 300_000
+_GRACE_SECONDS = 5.0
+_Told = Callable[[bytes, Any], Awaitable[bytes]]
+
+
+class GrpcInference:
+    """Serves ``inference.GRPCInferenceService``; a companion of an inference worker.
+
+    Args:
+        predictions: answers what is asked.
+        address: ``host:port`` to listen on; port 0 for a free one, see ``port``.
+        certificate: the files of the certificate and its key, for TLS; None for none.
+        most_bytes: of one message. Each endpoint's own limit holds below it.
+
+    Raises:
+        ComponentRefused: grpcio is not installed.
+    """
+
+    def __init__(
+        self,
+        predictions: Predictions,
+        address: str,
+        certificate: tuple[Path, Path] | None,
+        *,
+        most_bytes: int,
+    ) -> None:
+        try:
+            import grpc.aio
+        except ImportError:
+            raise ComponentRefused(
+                "The setting inference.grpc_port needs grpcio and protobuf.",
+                hint="Install them with `pip install 'falaj[grpc]'`, or unset it.",
+            ) from None
+        self._grpc = grpc
+        self._predictions = predictions
+        self._address = address
+        self._certificate = certificate
+        self._most_bytes = most_bytes
+        self._server: Any = None
+        self.port = 0
+        """Where it listens, once it does."""
+
+    async def start(self) -> None:
+        """Begin to serve.
+
+        Raises:
+            Unavailable: another program holds the port.
+        """
+        grpc = self._grpc
+        self._server = grpc.aio.server(
+            options=[
+                ("grpc.max_receive_message_length", self._most_bytes),
+                ("grpc.max_concurrent_streams", _MOST_STREAMS),
+                ("grpc.max_connection_idle_ms", _IDLE_MS),
+                ("grpc.so_reuseport", 1),
+            ],
+            maximum_concurrent_rpcs=_MOST_CALLS,
+        )
+        self._server.add_generic_rpc_handlers((self._handlers(),))
+        try:
+            if self._certificate is None:
+                self.port = self._server.add_insecure_port(self._address)
+            else:
+                path, key = self._certificate
+                credentials = grpc.ssl_server_credentials([(key.read_bytes(), path.read_bytes())])
+                self.port = self._server.add_secure_port(self._address, credentials)
+        except RuntimeError as error:
+            raise Unavailable(
+                f"The worker cannot listen for gRPC on {self._address}: {error}.",
+                hint="Choose another port with the setting inference.grpc_port.",
+            ) from None
+        await self._server.start()
+
+    async def stop(self) -> None:
+        """Take no new call, answer what was asked, then end."""
+        if self._server is not None:
+            await self._server.stop(_GRACE_SECONDS)
+
+    def _handlers(self) -> Any:
+        grpc = self._grpc
+        # Messages stay bytes here: who asks is known before anything is decoded.
+        unary = {
+            "ServerLive": self._live,
+            "ServerReady": self._ready,
+            "ServerMetadata": self._server_metadata,
+            "ModelReady": self._model_ready,
+            "ModelMetadata": self._model_metadata,
+            "ModelInfer": self._infer,
+        }
+        handlers = {
+            name: grpc.unary_unary_rpc_method_handler(self._guarded(name, call))
+            for name, call in unary.items()
+        }
+        handlers["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(self._stream)
+        return grpc.method_handlers_generic_handler(SERVICE, handlers)
+
+    def _guarded(self, name: str, call: _Told) -> _Told:
+        """A call whose errors are told as statuses."""
+
+        async def guarded(data: bytes, context: Any) -> bytes:
+            try:
+                return await call(data, context)
+            except Exception as error:  # noqa: BLE001 - all of them are told to the client
+                document = self._problem(error, name, data)
+                code, text, trailing = self._told(document)
+                await context.abort(code, text, trailing)
+                raise AssertionError from None  # abort has raised
+
+        return guarded
+
+    def _problem(self, error: BaseException, name: str, data: bytes) -> dict[str, Any]:
+        endpoint = ""
+        if name == "ModelInfer" and not isinstance(error, Unauthenticated):
+            try:
+                endpoint = decoded("ModelInferRequest", data).model_name
+            except FalajError:
+                endpoint = ""  # what is no request is of no endpoint
+        return self._predictions.problem_of(error, endpoint=endpoint, what=f"{SERVICE}/{name}")
+
+    def _told(self, document: dict[str, Any]) -> tuple[Any, str, tuple[tuple[str, str], ...]]:
+        status = int(document["status"])
+        code = getattr(self._grpc.StatusCode, _CODES.get(status, "INTERNAL"))
+        trailing = [("falaj-code", str(document["code"]))]
+        if status in (429, 503):
+            trailing.append(("grpc-retry-pushback-ms", "1000"))
+        return code, error_text(document), tuple(trailing)
+
+    # -- calls ----------------------------------------------------------------------
+
+    async def _live(self, _data: bytes, _context: Any) -> bytes:
+        return _bytes("ServerLiveResponse", live=True)
+
+    async def _ready(self, _data: bytes, _context: Any) -> bytes:
+        return _bytes("ServerReadyResponse", ready=self._predictions.why_not_ready is None)
+
+    async def _server_metadata(self, _data: bytes, context: Any) -> bytes:
+        await self._predictions.known(_authorization(context))
+        return _bytes("ServerMetadataResponse", **server_metadata())
+
+    async def _model_ready(self, data: bytes, context: Any) -> bytes:
+        try:
+            await self._plan("ModelReadyRequest", data, context)
+        except (Unauthenticated, Forbidden):
+            raise
+        except FalajError:
+            return _bytes("ModelReadyResponse", ready=False)
+        return _bytes("ModelReadyResponse", ready=True)
+
+    async def _model_metadata(self, data: bytes, context: Any) -> bytes:
+        plan = await self._plan("ModelMetadataRequest", data, context)
+        return _bytes("ModelMetadataResponse", **metadata(plan))
+
+    async def _plan(self, name: str, data: bytes, context: Any) -> RequestPlan:
+        authorization = _authorization(context)
+        await self._predictions.known(authorization)
+        request = decoded(name, data)
+        plan = await self._predictions.plan_for(request.name, authorization)
+        checked_version(plan, request.version)
+        return plan
+
+    async def _infer(self, data: bytes, context: Any) -> bytes:
+        started = time.perf_counter()
+        authorization = _authorization(context)
+        await self._predictions.known(authorization)
+        request = decoded("ModelInferRequest", data)
+        remaining = context.time_remaining()
+        if remaining is not None and remaining <= 0:
+            raise DeadlineExceeded(
+                "The deadline of the call is over.", hint="Repeat it with a later one."
+            )
+        return await self._asked(request, len(data), authorization, started)
+
+    async def _asked(
+        self, request: Any, n_bytes: int, authorization: bytes, started: float
+    ) -> bytes:
+        def parse(plan: RequestPlan, caller: str) -> Parsed:
+            return request_of(plan, request, caller=caller, started=started)
+
+        question = Question(request.model_name, authorization, started, n_bytes, parse)
+        told = await self._predictions.ask(question)
+        return told if isinstance(told, bytes) else told.body
+
+    async def _stream(self, requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
+        """Answer the requests of a stream in their order; an error ends none but its own."""
+        async for data in requests:
+            try:
+                told = await self._infer(data, context)
+            except Exception as error:  # noqa: BLE001 - all of them are told to the client
+                document = self._problem(error, "ModelInfer", data)
+                if document["status"] == 401:
+                    code, text, trailing = self._told(document)
+                    await context.abort(code, text, trailing)
+                yield _bytes("ModelStreamInferResponse", error_message=error_text(document))
+                continue
+            response = message("ModelInferResponse").FromString(told)
+            yield _bytes("ModelStreamInferResponse", infer_response=response)
+
+
+def _bytes(kind: str, /, **values: Any) -> bytes:
+    return bytes(message(kind)(**values).SerializeToString())
+
+
+def _authorization(context: Any) -> bytes:
+    """The call's authorization; raises Unauthenticated if there are several."""
+    found = [value for name, value in context.invocation_metadata() if name == "authorization"]
+    if len(found) > 1:
+        raise Unauthenticated("The call has several authorizations.", hint="Send one.")
+    value = found[0] if found else b""
+    return value.encode("latin-1") if isinstance(value, str) else bytes(value)
