@@ -88,7 +88,7 @@ def running(shared_folder, story):
 
 
 def _start(folder, story):
-    control, inference = free_ports(2)
+    control, inference, grpc_port = free_ports(3)
     installation = Installation(folder / "project")
     installation.init(http_port=control, inference_port=inference)
     story.write_data(installation.folder)
@@ -96,6 +96,7 @@ def _start(folder, story):
         command=[
             "env",
             *(f"{name}={value}" for name, value in SURROUNDINGS.items()),
+            f"FALAJ_INFERENCE__GRPC_PORT={grpc_port}",
             *falaj_command(installation.folder, "up"),
         ],
         facts={

@@ -1,5 +1,6 @@
 """Who is let in by a running platform, and who is not: tokens, clocks, TLS, accounts."""
 
+import json
 import socket
 import ssl
 import time
@@ -7,7 +8,9 @@ from datetime import UTC, datetime, timedelta
 from urllib.parse import urlsplit
 
 import httpx
+import numpy as np
 import pytest
+import tritonclient.grpc as triton
 
 import falaj
 from falaj.kernel.call import Principal, PrincipalKind
@@ -123,6 +126,27 @@ def test_clocks_that_disagree_by_20_seconds_do_not_matter(running, story, mint, 
 @pytest.mark.parametrize("ahead", [10, -10])
 def test_a_clock_that_is_10_minutes_off_is_refused(running, story, mint, ahead):
     assert asked(running, story, mint(at=timedelta(minutes=ahead))) == (401, 401)
+
+
+def test_grpc_lets_in_whom_http_lets_in_over_the_same_certificate(running, story, mint):
+    run = running.installation.settings.home / "run"
+    address = json.loads((run / "addresses.json").read_text())["grpc"]
+    inputs = []
+    for name, value in story.QUESTION.items():
+        text = isinstance(value, str)
+        tensor = triton.InferInput(name, [1], "BYTES" if text else "FP64")
+        kind = np.object_ if text else np.float64
+        tensor.set_data_from_numpy(np.array([value.encode() if text else value], dtype=kind))
+        inputs.append(tensor)
+    with triton.InferenceServerClient(
+        address, ssl=True, root_certificates=str(running.ca)
+    ) as client:
+        assert client.is_server_ready()
+        with pytest.raises(triton.InferenceServerException, match="bearer token"):
+            client.infer("late", inputs)
+        answer = client.infer("late", inputs, headers={"authorization": f"Bearer {mint()}"})
+    score = running.told["answer"]["predictions"][0]["score"]
+    assert answer.as_numpy("score") == pytest.approx([score], abs=1e-6)
 
 
 def test_a_service_account_predicts_with_its_secret(running, story):

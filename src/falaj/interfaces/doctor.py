@@ -198,9 +198,11 @@ def _ports(made: Premises) -> str:
     http, inference = made.settings.http, made.settings.inference
     if any(made.settings.home.glob("run/*.ready")):
         return "in use by this platform, which is up"
-    for host, port, setting in (
-        (http.host, http.port, "http"),
-        (inference.host, inference.port, "inference"),
+    for host, port, setting, key in (
+        (http.host, http.port, "http", "port"),
+        (inference.host, inference.port, "inference", "port"),
+        (inference.host, inference.grpc_port, "inference", "grpc_port"),  # 0 is any free one
     ):
-        listening(host, port, setting).close()
-    return f"{http.host}:{http.port} and {inference.host}:{inference.port} are free"
+        listening(host, port, setting, key=key).close()
+    grpc = f", {inference.host}:{inference.grpc_port}" if inference.grpc_port else ""
+    return f"{http.host}:{http.port}{grpc} and {inference.host}:{inference.port} are free"

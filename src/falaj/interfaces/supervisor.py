@@ -38,7 +38,7 @@ class PortTaken(FalajError):
     code = "port-taken"
 
 
-def listening(host: str, port: int, setting: str) -> socket.socket:
+def listening(host: str, port: int, setting: str, *, key: str = "port") -> socket.socket:
     """A bound TCP socket (port 0: a free one).
 
     Raises:
@@ -55,14 +55,32 @@ def listening(host: str, port: int, setting: str) -> socket.socket:
         if error.errno == errno.EADDRINUSE:
             raise PortTaken(
                 f"The port {port} of {host} is taken by another program.",
-                hint=f"Stop that program, or choose another port with the setting {setting}.port.",
+                hint=f"Stop that program, or choose another port with the setting {setting}.{key}.",
             ) from None
         raise InvalidInput(
             f"Falaj cannot listen on {host}:{port}: {error.strerror}.",
-            hint=f"Mend the settings {setting}.host and {setting}.port.",
+            hint=f"Mend the settings {setting}.host and {setting}.{key}.",
         ) from None
     bound.listen(2048)
     bound.set_inheritable(True)
+    return bound
+
+
+def reserved(host: str, port: int, setting: str, *, key: str) -> socket.socket:
+    """A bound socket that does not listen: this user's workers may share its port.
+
+    gRPC binds by itself, in every worker; held by the supervisor, the port stays ours while
+    they are restarted.
+
+    Raises:
+        PortTaken: somebody listens there, even somebody who would share the port.
+        InvalidInput: the host is not an address of this machine, or the port is not ours.
+    """
+    listening(host, port, setting, key=key).close()
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    bound.bind((host, port))
     return bound
 
 
@@ -91,6 +109,8 @@ class Supervisor:
     children: list[Child] = field(default_factory=list)
     control_address: str = ""
     inference_address: str = ""
+    grpc_address: str = ""
+    _reserved: list[socket.socket] = field(default_factory=list)
     _stopping: threading.Event = field(default_factory=threading.Event)
 
     @property
@@ -134,6 +154,10 @@ class Supervisor:
         if "inference" in self.roles:
             bound = listening(inference.host, inference.port, "inference")
             self.inference_address = f"https://{inference.host}:{bound.getsockname()[1]}"
+            if inference.grpc_port:
+                port = inference.grpc_port
+                self._reserved.append(reserved(inference.host, port, "inference", key="grpc_port"))
+                self.grpc_address = f"{inference.host}:{port}"
             self.children.extend(
                 Child(f"inference-{number}", "inference", [bound])
                 for number in range(1, inference.workers + 1)
@@ -149,7 +173,11 @@ class Supervisor:
         return self.run_folder / "addresses.json"
 
     def _tell_addresses(self) -> None:
-        told = {"control": self.control_address, "inference": self.inference_address}
+        told = {
+            "control": self.control_address,
+            "inference": self.inference_address,
+            "grpc": self.grpc_address,
+        }
         text = json.dumps({name: address for name, address in told.items() if address})
         begun = self.addresses_file.with_suffix(".new")
         begun.write_text(text, encoding="utf-8")
@@ -247,6 +275,8 @@ class Supervisor:
             self._ready_file(child).unlink(missing_ok=True)
             for bound in child.sockets:
                 bound.close()
+        for bound in self._reserved:
+            bound.close()
 
 
 def end_with_parent(parent: int, stop: Callable[[], None], *, every_seconds: float = 0.5) -> None:

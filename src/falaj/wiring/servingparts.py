@@ -156,4 +156,16 @@ class ServingParts:
             meters=self.meters,
         )
         app.add(feature_planes(self._made, app.admission))
+        settings = self._made.settings.inference
+        if settings.grpc_port:
+            from falaj.serving.adapters.grpc_openinference import GrpcInference
+
+            host = f"[{settings.host}]" if ":" in settings.host else settings.host
+            companion = GrpcInference(
+                app,
+                f"{host}:{settings.grpc_port}",
+                self._made.server_certificate(),
+                most_bytes=settings.grpc_message_bytes,
+            )
+            app.accompany([companion])
         return app
