@@ -1,6 +1,7 @@
 """The inference application: what stands behind the front of a worker.
 
-Routes: ``POST /v1/endpoints/{name}/predict`` (``?explain=features``), what the planes that
+Routes: ``POST /v1/endpoints/{name}/predict`` (``?explain=features``; JSON or an Arrow
+stream), the Open Inference Protocol below ``/v2``, what the planes that
 it is given answer, ``GET /healthz``, ``GET /readyz``, ``GET /metrics``. Every request but
 the two of health is authenticated.
 """
@@ -19,6 +20,7 @@ from falaj.kernel.errors import FalajError, NotFound, Unavailable
 from falaj.kernel.problems import MEDIA_TYPE, problem
 from falaj.kernel.telemetry import logger
 from falaj.serving.admission import Admission
+from falaj.serving.arrowpredictions import request_of as arrow_request
 from falaj.serving.errors import (
     BadRequest,
     BodyTooLarge,
@@ -29,6 +31,7 @@ from falaj.serving.errors import (
     SlowClient,
     UnsupportedMedia,
 )
+from falaj.serving.featurebodies import ARROW
 from falaj.serving.front import Request, Response, Told
 from falaj.serving.lanes import Lane
 from falaj.serving.model import Limits
@@ -39,7 +42,7 @@ from falaj.serving.question import ANYBODY, INLINE_BYTES, Question
 if TYPE_CHECKING:
     from falaj.kernel.ports import Policy
     from falaj.serving.meters import Meters
-    from falaj.serving.plan import RequestPlan
+    from falaj.serving.plan import Parsed, RequestPlan
     from falaj.serving.ports import Verifier
     from falaj.serving.predictionlog import PredictionLog
 
@@ -257,6 +260,8 @@ class InferenceApp:
     def _predict(self, name: str, request: Request) -> Told | Awaitable[Told]:
         plans = self._plans
         authorization = request.headers.get(b"authorization", b"")
+        if request.headers.get(b"content-type", b"").lower().startswith(ARROW):
+            return self._predict_arrow(name, request, authorization)
         kept = self.admission.remembered_until(authorization, name, request.started)
         if kept is None or plans.behind:
             return self._predict_later(name, request, authorization)
@@ -266,6 +271,14 @@ class InferenceApp:
         explain = b"explain=features" in request.query
         request.head.memo = _Admitted(name, caller, until, self._lanes[name], explain=explain)
         return answer
+
+    def _predict_arrow(self, name: str, request: Request, authorization: bytes) -> Awaitable[Told]:
+        _check_kind(name, request)
+
+        def parse(plan: RequestPlan, caller: str) -> Parsed:
+            return arrow_request(plan, request, caller)
+
+        return self.ask(Question(name, authorization, request.started, len(request.body), parse))
 
     async def _predict_later(self, name: str, request: Request, authorization: bytes) -> Told:
         caller = await self._admitted(name, authorization)
@@ -447,8 +460,8 @@ def _check_kind(name: str, request: Request) -> None:
     if request.method != b"POST":
         raise MethodNotAllowed(f"Predictions of {name!r} are asked by POST.", hint="Use POST.")
     media = request.headers.get(b"content-type", b"")
-    if media and not media.lower().startswith(b"application/json"):
+    if media and not media.lower().startswith((b"application/json", ARROW)):
         raise UnsupportedMedia(
             f"{name!r} reads application/json, not {media.decode('latin-1')[:100]!r}.",
-            hint="Send JSON.",
+            hint="Send JSON, or application/vnd.apache.arrow.stream.",
         )

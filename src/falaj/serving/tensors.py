@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isnan
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -228,7 +229,7 @@ def columns_of(
                 f"The tensor {tensor.name!r} is {tensor.datatype}; the field is {field.type} and "
                 f"takes {', '.join(sorted(_TAKEN[field.type]))}."
             )
-        columns[tensor.name] = _column(field, tensor.values)
+        columns[tensor.name] = column_of(field, tensor.values)
     return columns
 
 
@@ -266,8 +267,8 @@ def _columns_of_matrix(
 def _cast(field: RequestField, values: NDArray[Any] | list[Any]) -> NDArray[Any] | list[Any]:
     """A column of a matrix as its field's type: whole numbers, or 0 and 1, where it needs them."""
     if field.type is FieldType.FLOAT:
-        return _column(field, values)
-    plain = _column(field, values)
+        return column_of(field, values)
+    plain = column_of(field, values)
     listed = plain.tolist() if isinstance(plain, np.ndarray) else plain
     if field.type is FieldType.BOOLEAN:
         if any(value not in (0, 1, None) for value in listed):
@@ -278,11 +279,20 @@ def _cast(field: RequestField, values: NDArray[Any] | list[Any]) -> NDArray[Any]
     return [None if value is None else int(value) for value in listed]
 
 
-def _column(field: RequestField, values: NDArray[Any] | list[Any]) -> NDArray[Any] | list[Any]:
-    """Values as their field takes them: NaN is null where null is allowed, and refused else."""
+def column_of(field: RequestField, values: NDArray[Any] | list[Any]) -> NDArray[Any] | list[Any]:
+    """Values as their field takes them: NaN is null where null is allowed, and refused else.
+
+    Raises:
+        BadRequest: a value is infinite, or NaN where nothing may be missing; or an instant
+            (whole numbers are Unix microseconds) is in no year.
+    """
     if field.type is FieldType.TIMESTAMP:
         return _instants(field, values)
-    if not isinstance(values, np.ndarray) or values.dtype.kind != "f":
+    if not isinstance(values, np.ndarray):
+        if field.type is FieldType.FLOAT and any(one is not None and isnan(one) for one in values):
+            return column_of(field, _without_null(values))
+        return values
+    if values.dtype.kind != "f":
         return values
     if np.isfinite(values).all():
         return values
@@ -295,6 +305,11 @@ def _column(field: RequestField, values: NDArray[Any] | list[Any]) -> NDArray[An
         None if gone else value
         for gone, value in zip(missing.tolist(), values.tolist(), strict=True)
     ]
+
+
+def _without_null(values: list[Any]) -> NDArray[np.float64]:
+    """Numbers with NaN in the place of null."""
+    return np.array([np.nan if one is None else one for one in values], dtype=np.float64)
 
 
 def _instants(field: RequestField, values: NDArray[Any] | list[Any]) -> list[Any]:

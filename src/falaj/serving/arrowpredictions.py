@@ -1,0 +1,158 @@
+"""Predictions asked by an Arrow IPC stream of fields, answered by one of ids and outputs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from falaj.serving.arrowbodies import table_of_stream
+from falaj.serving.errors import BadRequest
+from falaj.serving.featurebodies import ARROW
+from falaj.serving.front import Response
+from falaj.serving.inferencebodies import instant_of
+from falaj.serving.model import FieldType, RequestField
+from falaj.serving.tensors import column_of
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from falaj.serving.front import Request, Told
+    from falaj.serving.plan import Outcome, Parsed, RequestPlan
+
+REQUEST_ID, AT = b"request_id", b"at"
+"""What a request may say of itself in the metadata of its schema."""
+_LONGEST_ID = 200
+
+
+def request_of(plan: RequestPlan, request: Request, caller: str) -> Parsed:
+    """Decode a request; its answer is a stream too, unless ``Accept`` asks for JSON.
+
+    Raises:
+        BadRequest: it is no Arrow stream, is compressed, or a column is of no field, of a
+            type that its field does not take, or nested.
+        BodyTooLarge: more rows than the endpoint takes.
+    """
+    explain = b"explain=features" in request.query
+    as_json = b"application/json" in request.headers.get(b"accept", b"")
+    if explain and not as_json:
+        raise BadRequest(
+            "Features are explained in JSON.", hint="Send `Accept: application/json` as well."
+        )
+    table = table_of_stream(request.body, plan.limits.rows)
+    known = {item.name: item for item in plan.release.fields}
+    columns = {}
+    for name in table.column_names:
+        field = known.get(name)
+        if field is None:
+            raise BadRequest(
+                f"There is no field for the column {name[:80]!r}.",
+                hint=f"The fields are {', '.join(known)[:400]}.",
+            )
+        columns[name] = _column(field, table.column(name))
+    if not columns:
+        raise BadRequest("The stream has no columns.", hint="Send one for each field.")
+    told = table.schema.metadata or {}
+    parsed = plan.parse_columns(
+        columns,
+        caller=caller,
+        started=request.started,
+        request_id=_request_id(told),
+        at_us=instant_of(_text(told[AT])) if AT in told else None,
+        explain=explain,
+    )
+    if not as_json:
+        parsed.render = _answer
+    return parsed
+
+
+def _text(value: bytes) -> str:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        raise BadRequest("The metadata of the schema is no text.", hint="Use UTF-8.") from None
+
+
+def _request_id(told: dict[bytes, bytes]) -> str | None:
+    named = _text(told.get(REQUEST_ID, b""))
+    if len(named) > _LONGEST_ID:
+        raise BadRequest(
+            f"The request_id has more than {_LONGEST_ID} characters.", hint="Use a shorter one."
+        )
+    return named or None
+
+
+def _column(field: RequestField, column: pa.ChunkedArray) -> Any:
+    """The values of a column as the plan takes them: an array, or a list if some are null."""
+    import pyarrow as pa
+
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+            raise _wrong(field, column.type)
+        column = column.cast(kind)
+    if not _taken(field.type, kind):
+        raise _wrong(field, column.type)
+    if pa.types.is_timestamp(kind):
+        if kind.tz is None:
+            raise BadRequest(
+                f"The column {field.name!r} has instants without a zone.",
+                hint="Use timestamp[us, UTC].",
+            )
+        try:
+            # Nanoseconds are cut; seconds that do not fit in microseconds are an error.
+            whole = column.cast(pa.timestamp("us", kind.tz), safe=kind.unit != "ns")
+            column = whole.cast(pa.int64())
+        except pa.ArrowException as error:
+            raise BadRequest(
+                f"The column {field.name!r} has an instant that is in no year: {error}.",
+                hint="Use timestamp[us, UTC].",
+            ) from None
+    if column.null_count or not _numeric(column.type):
+        return column_of(field, column.to_pylist())
+    return column_of(field, column.to_numpy())
+
+
+def _numeric(kind: pa.DataType) -> bool:
+    import pyarrow as pa
+
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
+
+
+def _taken(field: FieldType, kind: pa.DataType) -> bool:
+    import pyarrow.types as is_
+
+    text = is_.is_string(kind) or is_.is_large_string(kind) or is_.is_string_view(kind)
+    if field is FieldType.FLOAT:
+        return _numeric(kind)
+    if field is FieldType.INT:
+        return bool(is_.is_integer(kind))
+    if field is FieldType.BOOLEAN:
+        return bool(is_.is_boolean(kind))
+    return bool(text or (field is FieldType.TIMESTAMP and is_.is_timestamp(kind)))
+
+
+def _wrong(field: RequestField, kind: pa.DataType) -> BadRequest:
+    return BadRequest(
+        f"The column {field.name!r} is {str(kind)[:100]}; the field is {field.type}.",
+        hint="Cast it before you send it.",
+    )
+
+
+def _answer(plan: RequestPlan, request: Parsed, outcome: Outcome) -> Told:
+    import pyarrow as pa
+
+    columns = {"id": pa.array(outcome.ids, pa.string())}
+    for place, name in enumerate(plan.release.outputs):
+        columns[name] = pa.array(np.ascontiguousarray(outcome.outputs[:, place], dtype="<f8"))
+    columns["model"] = pa.array(outcome.labels, pa.string())
+    schema = pa.schema(
+        [pa.field(name, values.type) for name, values in columns.items()],
+        metadata={"release": plan.release.id, "request_id": request.request_id or ""},
+    )
+    batch = pa.record_batch(list(columns.values()), schema=schema)
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, schema) as writer:
+        writer.write_batch(batch)
+    return Response(bytes(sink.getvalue()), media=ARROW)
