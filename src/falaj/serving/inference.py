@@ -1,7 +1,8 @@
 """The inference application: what stands behind the front of a worker.
 
 Routes: ``POST /v1/endpoints/{name}/predict`` (``?explain=features``; JSON or an Arrow
-stream), the Open Inference Protocol below ``/v2``, what the planes that
+stream), ``GET /v1/endpoints/{name}/openapi.json``, the Open Inference Protocol below
+``/v2``, what the planes that
 it is given answer, ``GET /healthz``, ``GET /readyz``, ``GET /metrics``. Every request but
 the two of health is authenticated.
 """
@@ -21,6 +22,7 @@ from falaj.kernel.problems import MEDIA_TYPE, problem
 from falaj.kernel.telemetry import logger
 from falaj.serving.admission import Admission
 from falaj.serving.arrowpredictions import request_of as arrow_request
+from falaj.serving.endpointopenapi import document as openapi_document
 from falaj.serving.errors import (
     BadRequest,
     BodyTooLarge,
@@ -46,7 +48,7 @@ if TYPE_CHECKING:
     from falaj.serving.ports import Verifier
     from falaj.serving.predictionlog import PredictionLog
 
-_PREFIX, _SUFFIX = b"/v1/endpoints/", b"/predict"
+_PREFIX, _SUFFIX, _OPENAPI = b"/v1/endpoints/", b"/predict", b"/openapi.json"
 _STATUS = {
     BadRequest.code: 400,
     BodyTooLarge.code: 413,
@@ -401,6 +403,8 @@ class InferenceApp:
             return self._tell_ready()
         if path == b"/metrics":
             return self._tell_metrics(request)
+        if path.startswith(_PREFIX) and path.endswith(_OPENAPI):
+            return self._tell_openapi(_text(path[len(_PREFIX) : -len(_OPENAPI)]), request)
         raise NotFound(
             f"There is nothing at {_text(path)[:200]!r}.",
             hint="Predictions are asked at POST /v1/endpoints/NAME/predict.",
@@ -411,6 +415,10 @@ class InferenceApp:
         if why is None:
             return b'{"status":"ready"}'
         raise Unavailable(f"The worker is not ready: {why}.", hint="See its log.")
+
+    async def _tell_openapi(self, name: str, request: Request) -> Told:
+        plan = await self.plan_for(name, request.headers.get(b"authorization", b""))
+        return _encoded(openapi_document(plan.release))
 
     async def _tell_metrics(self, request: Request) -> Told:
         authorization = request.headers.get(b"authorization", b"")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from falaj.kernel.actions import Service, action
 from falaj.kernel.call import AssetRef, Call
+from falaj.kernel.errors import NotFound
 from falaj.serving.model import (
     Activation,
     Answer,
@@ -74,6 +75,19 @@ class EndpointService(Service):
             workers=self._table.workers(),
             traffic=self._traffic(name),
         )
+
+    @action(get="/endpoints/{name}/openapi", on="endpoint")
+    def openapi(self, name: EndpointName) -> dict[str, Any]:
+        """Describe what an endpoint takes and answers, as an OpenAPI document."""
+        from falaj.serving.endpointopenapi import document
+
+        active = self._releases.active(self.call.connection, name)
+        if active is None:
+            raise NotFound(
+                f"The endpoint {name!r} serves nothing.",
+                hint="Deploy a release: `falaj endpoints deploy NAME --activate`.",
+            )
+        return document(active)
 
     @action(get="/endpoints/{name}/releases", on="endpoint")
     def releases(self, name: EndpointName) -> Sequence[ReleaseStatus]:
