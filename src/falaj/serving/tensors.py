@@ -259,6 +259,8 @@ def _columns_of_matrix(
     if isinstance(values, np.ndarray):
         # Copied into columns at once: a field's values then lie together.
         columns: list[Any] = list(np.ascontiguousarray(values.reshape(n, width).T))
+        if all(item.type is FieldType.FLOAT for item in fields) and np.isfinite(values).all():
+            return dict(zip((item.name for item in fields), columns, strict=True))
     else:
         columns = [values[place::width] for place in range(width)]
     return {item.name: _cast(item, column) for item, column in zip(fields, columns, strict=True)}
