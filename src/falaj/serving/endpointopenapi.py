@@ -183,6 +183,7 @@ def _predict(release: Release) -> dict[str, Any]:
                 "content": {
                     "application/json": {"schema": _reference("Answer")},
                     _STREAM: stream,
+                    "text/event-stream": {"schema": _TEXT},
                 },
             },
             **_refusals(MEDIA_TYPE, "Problem"),

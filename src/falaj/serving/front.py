@@ -7,8 +7,9 @@ Requests that arrive in one turn of the event loop are handed over in that turn,
 the work behind can be done for all of them together.
 
 What it takes: HTTP/1.0 and 1.1, keep-alive, pipelining (answers in order), chunked bodies,
-``Expect: 100-continue``, HEAD. What it bounds: the bytes and the time of a head, the bytes
-and the time of a body, idle connections, and requests of one connection that wait.
+``Expect: 100-continue``, HEAD, answers that come in parts. What it bounds: the bytes and the
+time of a head, the bytes and the time of a body, idle connections, requests of one connection
+that wait, and the time of an answer in parts.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import httptools
 
 from falaj.serving.heads import Head, KnownHeads
+from falaj.serving.streaming import Chunks, Stream
 
 if TYPE_CHECKING:
     import socket
@@ -110,6 +112,8 @@ class Response:
     """Further headers."""
     close: bool = False
     """True to end the connection behind it."""
+    chunks: Chunks | None = None
+    """Makes an answer that comes in parts; then ``body`` is not looked at."""
 
 
 Told = Response | bytes
@@ -153,6 +157,10 @@ class Bounds:
 
     head: float = 10.0
     idle: float = 75.0
+    part: float = 30.0
+    """For one part of an answer that comes in parts to be made."""
+    stream: float = 900.0
+    """For such an answer as a whole."""
 
 
 class _Connection(asyncio.Protocol):
@@ -179,6 +187,7 @@ class _Connection(asyncio.Protocol):
         self._held = False
         self._choked = False
         self._half_closed = False
+        self._stream: Stream | None = None
         self.until = time.perf_counter() + front.bounds.head
         """When the connection is ended if nothing comes; 0 while it is being answered."""
 
@@ -192,6 +201,8 @@ class _Connection(asyncio.Protocol):
         self._front.connections.discard(self)
         self._transport = None
         waiting, self._waiting = self._waiting, deque()
+        if self._stream is not None:
+            self._stream.close()
         for request in waiting:
             if request.task is not None:
                 request.task.cancel()
@@ -238,17 +249,24 @@ class _Connection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         # Who says that it has no more to ask still waits for the answers. (TLS knows no half.)
-        self._half_closed = bool(self._waiting) and not self._front.secure
+        owed = self._waiting or self._stream
+        self._half_closed = bool(owed) and not self._front.secure
         return self._half_closed
 
     def pause_writing(self) -> None:
         self._choked = True
         self._hold()
+        if self._stream is not None:
+            self._stream.hold()
+            self.until = time.perf_counter() + self._front.bounds.idle
 
     def resume_writing(self) -> None:
         self._choked = False
         self._release()
-        if self.until:
+        if self._stream is not None:
+            self._stream.release()
+            self.until = 0.0
+        elif self.until:
             self.until = time.perf_counter() + self._front.bounds.idle
 
     # -- parser ---------------------------------------------------------------------
@@ -286,6 +304,7 @@ class _Connection(asyncio.Protocol):
         path, _, query = self._url.partition(b"?")
         keep_alive = parser.should_keep_alive() and not parser.should_upgrade()
         head = self._head = Head(parser.get_method(), path, query, headers, keep_alive=keep_alive)
+        head.old = parser.get_http_version() == "1.0"
         if self._refused:
             return
         self._limit, seconds = self._application.reception(path)
@@ -342,7 +361,7 @@ class _Connection(asyncio.Protocol):
     def answered(self) -> None:
         """Write every answer whose turn has come."""
         waiting = self._waiting
-        while waiting and self._transport is not None:
+        while waiting and self._transport is not None and self._stream is None:
             request = waiting[0]
             told = request.told
             if told is None:
@@ -356,7 +375,10 @@ class _Connection(asyncio.Protocol):
             elif isinstance(told, BaseException):
                 told = self._application.failure(request.path, told)
             self._write(request, told)
-        if not waiting and self._in_head and self._transport is not None and not self.until:
+        if (
+            not waiting and self._stream is None
+            and self._in_head and self._transport is not None and not self.until
+        ):  # fmt: skip
             self.until = time.perf_counter() + self._front.bounds.idle
         if self._held and len(waiting) < MOST_WAITING:
             self._release()
@@ -370,19 +392,55 @@ class _Connection(asyncio.Protocol):
         keep = request.keep_alive and not answer.close and not self._front.closing
         if self._half_closed and not self._waiting:
             keep = False
-        body = answer.body
-        head = b"%bcontent-type: %b\r\ncontent-length: %d\r\n" % (
-            _LINES[answer.status],
-            answer.media,
-            len(body),
-        )
+        chunks, body = answer.chunks, answer.body
+        if chunks is None:
+            length = b"content-length: %d\r\n" % len(body)
+        elif request.head.old:
+            length, keep = b"", False
+        else:
+            length = b"transfer-encoding: chunked\r\n"
+        head = b"%bcontent-type: %b\r\n%b" % (_LINES[answer.status], answer.media, length)
         for name, value in answer.more.items():
             head += name + b": " + value + b"\r\n"
         head += b"\r\n" if keep else b"connection: close\r\n\r\n"
+        if chunks is not None:
+            transport.write(head)
+            self._send(request, chunks, keep=keep)
+            return
         transport.write(head if request.method == b"HEAD" else head + body)
         if not keep:
             self._refused = True
             self._close()
+
+    def _send(self, request: Request, chunks: Chunks, *, keep: bool) -> None:
+        """Send an answer that comes in parts; those behind it wait until it has ended."""
+        bounds = self._front.bounds
+        self.until = 0.0
+        stream = Stream(chunks, part_seconds=bounds.part, total_seconds=bounds.stream)
+        if request.method == b"HEAD":
+            stream.close()
+            if not keep:
+                self._refused = True
+                self._close()
+            return
+
+        def ended(error: BaseException | None) -> None:
+            self._stream = None
+            if self._transport is None:
+                return
+            if error is not None:
+                self._application.failure(request.path, error)  # counted and logged
+                self._transport.abort()  # the client sees that the answer is not whole
+            elif keep and not self._front.closing:
+                self.answered()
+            else:
+                self._refused = True
+                self._close()
+
+        self._stream = stream
+        if self._choked:
+            stream.hold()
+        stream.start(self._transport.write, ended, chunked=not request.head.old)
 
     def _refuse(self, status: int, message: str) -> None:
         """Answer a request that never became whole, and end the connection."""
@@ -415,7 +473,8 @@ class _Connection(asyncio.Protocol):
 
     def end(self) -> None:
         """Close as soon as nothing is owed."""
-        if self._transport is not None and not self._waiting and self._in_head:
+        owed = self._waiting or self._stream
+        if self._transport is not None and not owed and self._in_head:
             self._transport.close()
 
     def abort(self) -> None:

@@ -19,7 +19,9 @@ _NEVER = frozenset({b"transfer-encoding", b"expect", b"upgrade", b"connection"})
 class Head:
     """A request without its body."""
 
-    __slots__ = ("headers", "keep_alive", "kept_until", "length", "memo", "method", "path", "query")
+    __slots__ = (
+        "headers", "keep_alive", "kept_until", "length", "memo", "method", "old", "path", "query",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -35,6 +37,8 @@ class Head:
         self.query = query
         self.headers: Mapping[bytes, bytes] = {} if headers is None else headers
         self.keep_alive = keep_alive
+        self.old = False
+        """True for HTTP/1.0, which knows no chunks; no kept head is."""
         self.length = 0
         """Bytes of the body, of a kept head."""
         self.kept_until = 0.0

@@ -1,10 +1,10 @@
 """The inference application: what stands behind the front of a worker.
 
 Routes: ``POST /v1/endpoints/{name}/predict`` (``?explain=features``; JSON or an Arrow
-stream), ``GET /v1/endpoints/{name}/openapi.json``, the Open Inference Protocol below
-``/v2``, what the planes that
-it is given answer, ``GET /healthz``, ``GET /readyz``, ``GET /metrics``. Every request but
-the two of health is authenticated.
+stream, answered by events where they are asked for),
+``GET /v1/endpoints/{name}/openapi.json``, the Open Inference Protocol below ``/v2``, what
+the planes that it is given answer, ``GET /healthz``, ``GET /readyz``, ``GET /metrics``.
+Every request but those of health is authenticated.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from falaj.serving.errors import (
     SlowClient,
     UnsupportedMedia,
 )
+from falaj.serving.eventstreams import EVENTS, EventStreams
 from falaj.serving.featurebodies import ARROW
 from falaj.serving.front import Request, Response, Told
 from falaj.serving.lanes import Lane
@@ -60,6 +61,8 @@ _STATUS = {
     ModelFailed.code: 500,
 }
 _EARLY = {408: SlowClient, 413: BodyTooLarge}
+_GENERATING = 16
+"""Parts of generated answers that are made at once in a worker; others wait for their turn."""
 _MOST_BYTES, _SECONDS = 64 * 1024, 10.0
 """What paths without a plan of their own take."""
 _AHEAD_SECONDS = 0.3
@@ -151,6 +154,11 @@ class InferenceApp:
         self._planes: list[Plane] = [OpenInference(self)]
         self._tasks: set[asyncio.Task[None]] = set()
         self._companions: list[Companion] = []
+        self._generating = ThreadPoolExecutor(_GENERATING, thread_name_prefix="falaj-generate")
+        self._events = EventStreams(
+            self._generating,
+            lambda error, name: self.problem_of(error, endpoint=name, what="events"),
+        )
         self._ready = False
 
     def accompany(self, companions: Sequence[Companion]) -> None:
@@ -262,8 +270,10 @@ class InferenceApp:
     def _predict(self, name: str, request: Request) -> Told | Awaitable[Told]:
         plans = self._plans
         authorization = request.headers.get(b"authorization", b"")
-        if request.headers.get(b"content-type", b"").lower().startswith(ARROW):
-            return self._predict_arrow(name, request, authorization)
+        arrow = request.headers.get(b"content-type", b"").lower().startswith(ARROW)
+        events = EVENTS in request.headers.get(b"accept", b"")
+        if arrow or events:
+            return self._predict_otherwise(name, request, arrow=arrow, events=events)
         kept = self.admission.remembered_until(authorization, name, request.started)
         if kept is None or plans.behind:
             return self._predict_later(name, request, authorization)
@@ -274,12 +284,23 @@ class InferenceApp:
         request.head.memo = _Admitted(name, caller, until, self._lanes[name], explain=explain)
         return answer
 
-    def _predict_arrow(self, name: str, request: Request, authorization: bytes) -> Awaitable[Told]:
+    def _predict_otherwise(
+        self, name: str, request: Request, *, arrow: bool, events: bool
+    ) -> Awaitable[Told]:
+        """A prediction that is asked by Arrow, or to be answered by events."""
         _check_kind(name, request)
 
         def parse(plan: RequestPlan, caller: str) -> Parsed:
-            return arrow_request(plan, request, caller)
+            if arrow:
+                parsed = arrow_request(plan, request, caller)
+            else:
+                explain = b"explain=features" in request.query
+                parsed = plan.parse(
+                    request.body, caller=caller, started=request.started, explain=explain
+                )
+            return self._events.answering(plan, parsed) if events else parsed
 
+        authorization = request.headers.get(b"authorization", b"")
         return self.ask(Question(name, authorization, request.started, len(request.body), parse))
 
     async def _predict_later(self, name: str, request: Request, authorization: bytes) -> Told:
@@ -449,6 +470,7 @@ class InferenceApp:
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(self._asking, self._keeper.stop)
         await loop.run_in_executor(self._asking, self._log.stop)
+        self._generating.shutdown(wait=False, cancel_futures=True)
         self._scoring.shutdown(wait=False)
         self._asking.shutdown(wait=False)
 

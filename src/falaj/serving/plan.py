@@ -49,6 +49,8 @@ class Outcome:
     """[n, outputs]."""
     labels: list[str]
     """``model/version`` that scored each row."""
+    scored: Callable[[int], tuple[CompiledVariant, NDArray[np.float32]]]
+    """The variant that scored a row, and the model's inputs [inputs] of that row."""
 
 
 class Parsed:
@@ -396,8 +398,14 @@ class RequestPlan:
             where = places[first : first + n]
             outputs = np.stack([parts[part].vectors.outputs[row] for part, row in where])
             labels = [parts[part].variant.label for part, _ in where]
+
+        def scored(row: int) -> tuple[CompiledVariant, NDArray[np.float32]]:
+            which, place = (0, first + row) if places is None else places[first + row]
+            return parts[which].variant, parts[which].vectors.matrix[place]
+
+        outcome = Outcome(ids[first : first + n], outputs, labels, scored)
         try:
-            return request.render(self, request, Outcome(ids[first : first + n], outputs, labels))
+            return request.render(self, request, outcome)
         except FalajError as error:
             return error
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -77,6 +77,24 @@ class LoadedModel(Protocol):
         """Outputs [n, k] for rows float32 [n, n_inputs], C-contiguous; NaN is missing.
 
         For a binary classifier k is 1: the probability of the positive class.
+        """
+        ...
+
+
+@runtime_checkable
+class GeneratingModel(LoadedModel, Protocol):
+    """A model whose answer to a row also comes in parts, one after another.
+
+    Its ``run`` gives the outputs that are logged; ``generate`` what a client reads meanwhile
+    as events. A model without ``generate`` is a plain ``LoadedModel``.
+    """
+
+    def generate(self, row: NDArray[np.float32]) -> Iterator[str]:
+        """The parts of the answer to one row float32 [n_inputs]; NaN is missing.
+
+        Each step may block: it is called on a thread, for several rows at once on several
+        threads. Where the iterator has a ``close``, it is called once nobody reads on, never
+        while a step is under way.
         """
         ...
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from falaj.kernel.errors import FalajError, InvalidInput
 from falaj.serving.errors import ModelFailed
 from falaj.serving.model import FeatureStatus, FieldType, Release, RequestField, Variant
+from falaj.serving.ports import GeneratingModel
 
 if TYPE_CHECKING:
     from falaj.serving.model import ServableModel
@@ -65,6 +66,8 @@ class CompiledVariant:
         self.columns = servable.inputs
         self._endpoint = release.endpoint
         self._model = model
+        self.generating = model if isinstance(model, GeneratingModel) else None
+        """The model, if it also answers in parts."""
         self._reader = reader
         known = tuple(reader.names) if reader else ()
         asked = _asked(release, known, servable)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from falaj.kernel.call import Caller
 from falaj.kernel.errors import NotFound, Unauthenticated, Unavailable
@@ -86,6 +87,52 @@ def onnx_classifier(n_features: int = 3, seed: int = 0, n_trees: int = 5) -> byt
 def servable(seed: int = 0, names: Sequence[str] = ("a", "b", "c"), **values: Any) -> ServableModel:
     """A servable model of that seed, with those inputs."""
     return ServableModel("onnx", onnx_classifier(len(names), seed), tuple(names), **values)
+
+
+class CountingModel:
+    """A model that generates: it counts from 1 to a row's first number, a part each.
+
+    Its output is the sum of the row. ``gate`` holds every part up until it is set;
+    ``closed`` counts the answers that were closed before they were whole.
+    """
+
+    n_inputs = 3
+
+    def __init__(self) -> None:
+        self.gate = threading.Event()
+        self.gate.set()
+        self.made = 0
+        self.closed = 0
+
+    def run(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The sum of each row."""
+        return np.asarray(rows.sum(axis=1, keepdims=True), dtype=np.float32)
+
+    def generate(self, row: NDArray[np.float32]) -> Iterator[str]:
+        """``"1"``, ``"2"``, …; raises ValueError on a negative number."""
+        if row[0] < 0:
+            raise ValueError("cannot count down")
+        try:
+            for number in range(1, int(row[0]) + 1):
+                self.gate.wait(10)
+                self.made += 1
+                yield str(number)
+        except GeneratorExit:
+            self.closed += 1
+            raise
+
+
+class CountingRuntime:
+    """Loads one ``CountingModel`` for every bundle of the format ``counting``."""
+
+    formats = ("counting",)
+
+    def __init__(self) -> None:
+        self.model = CountingModel()
+
+    def load(self, model: ServableModel) -> CountingModel:
+        """The one model."""
+        return self.model
 
 
 class MemoryBundles:
