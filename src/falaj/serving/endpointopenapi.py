@@ -221,12 +221,40 @@ def _inference_paths(release: Release) -> dict[str, Any]:
     return found
 
 
-def _inference_schemas(release: Release) -> dict[str, Any]:
-    parameters = {"type": "object"}
-    tensor = {
+_PARAMETERS = {"type": "object"}
+_DESCRIBED = {
+    "type": "object",
+    "properties": {
+        "name": _TEXT,
+        "datatype": {"enum": list(DATATYPES)},
+        "shape": {"type": "array", "items": {"type": "integer"}},
+    },
+    "required": ["name", "datatype", "shape"],
+}
+_METADATA = {
+    "type": "object",
+    "properties": {
+        "name": _TEXT,
+        "versions": {"type": "array", "items": _TEXT},
+        "platform": _TEXT,
+        "inputs": {"type": "array", "items": _DESCRIBED},
+        "outputs": {"type": "array", "items": _DESCRIBED},
+    },
+    "required": ["name", "versions", "platform", "inputs", "outputs"],
+}
+_INFERENCE_ERROR = {
+    "type": "object",
+    "properties": {"error": _TEXT},
+    "required": ["error"],
+    "additionalProperties": False,
+}
+
+
+def _tensor(name: dict[str, Any]) -> dict[str, Any]:
+    return {
         "type": "object",
         "properties": {
-            "name": _TEXT,
+            "name": name,
             "datatype": {"enum": list(DATATYPES)},
             "shape": {
                 "type": "array",
@@ -234,40 +262,31 @@ def _inference_schemas(release: Release) -> dict[str, Any]:
                 "minItems": 1,
                 "maxItems": 2,
             },
-            "parameters": parameters,
+            "parameters": _PARAMETERS,
             "data": {"type": "array"},
         },
         "required": ["name", "datatype", "shape"],
     }
-    outputs = [*release.outputs, PREDICTION_ID, MODEL]
+
+
+def _inference_schemas(release: Release) -> dict[str, Any]:
+    outputs = {"enum": [*release.outputs, PREDICTION_ID, MODEL]}
+    n_outputs = len(release.outputs) + 2
     asked = {
         "type": "object",
-        "properties": {"name": {"enum": outputs}, "parameters": parameters},
+        "properties": {"name": outputs, "parameters": _PARAMETERS},
         "required": ["name"],
     }
-    answered = {**tensor, "properties": {**tensor["properties"], "name": {"enum": outputs}}}  # type: ignore[dict-item]
-    described = {
-        "type": "object",
-        "properties": {
-            "name": _TEXT,
-            "datatype": {"enum": list(DATATYPES)},
-            "shape": {"type": "array", "items": {"type": "integer"}},
-        },
-        "required": ["name", "datatype", "shape"],
-    }
+    n_fields = max(len(release.fields), 1)
+    inputs = {"type": "array", "items": _tensor(_TEXT), "minItems": 1, "maxItems": n_fields}
     return {
         "InferenceRequest": {
             "type": "object",
             "properties": {
                 "id": _NULLABLE_ID,
-                "parameters": parameters,
-                "inputs": {
-                    "type": "array",
-                    "items": tensor,
-                    "minItems": 1,
-                    "maxItems": max(len(release.fields), 1),
-                },
-                "outputs": {"type": "array", "items": asked, "maxItems": len(outputs)},
+                "parameters": _PARAMETERS,
+                "inputs": inputs,
+                "outputs": {"type": "array", "items": asked, "maxItems": n_outputs},
             },
             "required": ["inputs"],
         },
@@ -277,28 +296,13 @@ def _inference_schemas(release: Release) -> dict[str, Any]:
                 "model_name": _TEXT,
                 "model_version": _TEXT,
                 "id": _TEXT,
-                "parameters": parameters,
-                "outputs": {"type": "array", "items": answered},
+                "parameters": _PARAMETERS,
+                "outputs": {"type": "array", "items": _tensor(outputs)},
             },
             "required": ["model_name", "model_version", "outputs"],
         },
-        "Metadata": {
-            "type": "object",
-            "properties": {
-                "name": _TEXT,
-                "versions": {"type": "array", "items": _TEXT},
-                "platform": _TEXT,
-                "inputs": {"type": "array", "items": described},
-                "outputs": {"type": "array", "items": described},
-            },
-            "required": ["name", "versions", "platform", "inputs", "outputs"],
-        },
-        "InferenceError": {
-            "type": "object",
-            "properties": {"error": _TEXT},
-            "required": ["error"],
-            "additionalProperties": False,
-        },
+        "Metadata": _METADATA,
+        "InferenceError": _INFERENCE_ERROR,
     }
 
 
