@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     import socket
     import ssl
 
+    from falaj.kernel.errors import FalajError
+    from falaj.serving.trails import Trail
+
 LONGEST_HEAD = 64 * 1024
 LONGEST_PATH = 8 * 1024
 MOST_HEADERS = 100
@@ -50,6 +53,8 @@ _LINES = {
     status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus
 }
 _JSON = b"application/json"
+_UNKNOWN_METHOD = b"_OTHER"
+"""Of a request whose head never became whole, as OpenTelemetry names it."""
 
 
 class Request:
@@ -61,7 +66,7 @@ class Request:
     head was complete.
     """
 
-    __slots__ = ("body", "headers", "keep_alive", "method", "path", "query", "started")
+    __slots__ = ("body", "headers", "keep_alive", "method", "path", "query", "started", "trail")
 
     def __init__(self) -> None:
         self.method = b""
@@ -71,6 +76,8 @@ class Request:
         self.body = b""
         self.keep_alive = True
         self.started = 0.0
+        self.trail: Trail | None = None
+        """Set by an application that wants to know what becomes of the request."""
 
 
 @dataclass(slots=True)
@@ -84,6 +91,8 @@ class Response:
     """Further headers."""
     close: bool = False
     """True to end the connection behind it."""
+    error: FalajError | None = None
+    """Why it is not what was asked for."""
 
 
 Told = Response | bytes
@@ -107,6 +116,18 @@ class Application(Protocol):
 
     def failure(self, path: bytes, error: BaseException) -> Response:
         """The answer to a request whose answering has raised."""
+        ...
+
+    def begin(self, request: Request) -> None:
+        """Called with a request that is refused before it is whole: give it its trail."""
+        ...
+
+    def answered(self, request: Request, answer: Response, client: str) -> bytes:
+        """Called with each answer to a request with a trail; returns further header lines."""
+        ...
+
+    def drain(self) -> None:
+        """Called when the end has been asked for: what is asked is still answered."""
         ...
 
     async def start(self) -> None:
@@ -145,6 +166,7 @@ class _Connection(asyncio.Protocol):
         self._held = False
         self._choked = False
         self._half_closed = False
+        self._address = ""
         self.until = time.perf_counter() + front.bounds.head
         """When the connection is ended if nothing comes; 0 while it is being answered."""
 
@@ -305,6 +327,8 @@ class _Connection(asyncio.Protocol):
         )
         for name, value in answer.more.items():
             head += name + b": " + value + b"\r\n"
+        if request.trail is not None:
+            head += self._application.answered(request, answer, self._client())
         head += b"\r\n" if keep else b"connection: close\r\n\r\n"
         transport.write(head if request.method == b"HEAD" else head + body)
         if not keep:
@@ -313,9 +337,20 @@ class _Connection(asyncio.Protocol):
         elif not self._waiting:
             self.until = time.perf_counter() + self._front.bounds.idle
 
+    def _client(self) -> str:
+        """The address of who asks."""
+        if not self._address:
+            peer = self._transport.get_extra_info("peername")
+            self._address = str(peer[0]) if isinstance(peer, tuple) and peer else "unknown"
+        return self._address
+
     def _refuse(self, status: int, message: str) -> None:
         """Answer a request that never became whole, and end the connection."""
         self._refused = True
+        if not self._request.method:
+            self._request.method = _UNKNOWN_METHOD
+            self._request.started = self._request.started or time.perf_counter()
+        self._application.begin(self._request)
         answer = self._application.refusal(self._request.path, status, message)
         answer.close = True
         if self._waiting:
@@ -406,6 +441,7 @@ class Front:
     async def close(self, *, grace_seconds: float = 5.0) -> None:
         """Take no new connection, answer what was asked, then end."""
         self.closing = True
+        self.application.drain()
         for server in self._servers:
             server.close()
         for connection in list(self.connections):

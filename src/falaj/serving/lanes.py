@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
+from math import inf
 from typing import TYPE_CHECKING
 
 from falaj.kernel.errors import FalajError
@@ -48,6 +49,8 @@ class Lane:
         self._aside = aside
         self._loop = loop
         self._waiting: list[_Waiting] = []
+        self._soonest = inf
+        """Not after the deadline of any request that waits."""
 
     def scored(self, plan: RequestPlan, request: Parsed) -> asyncio.Future[Told]:
         """The answer to a request, once this turn of the loop is over.
@@ -66,6 +69,7 @@ class Lane:
         future: asyncio.Future[Told] = self._loop.create_future()
         waiting = self._waiting
         waiting.append((plan, request, future))
+        self._soonest = min(self._soonest, request.deadline)
         if len(waiting) == 1:
             self._loop.call_soon(self._turn)
         return future
@@ -74,6 +78,7 @@ class Lane:
         waiting, self._waiting = self._waiting, []
         if len(waiting) == 1:
             self._run(waiting)
+            self._soonest = inf
             return
         groups: dict[tuple[int, int | None], list[_Waiting]] = {}
         for item in waiting:
@@ -81,35 +86,37 @@ class Lane:
             groups.setdefault((id(item[0]), item[1].at_us), []).append(item)
         for group in groups.values():
             self._run(group)
+        self._soonest = inf  # behind the runs: a request is never added while they go on
 
     def _run(self, group: list[_Waiting]) -> None:
         plan = group[0][0]
-        late = time.perf_counter() - plan.limits.deadline_seconds
-        if group[0][1].started < late:
-            group = self._without_late(group, late)
+        begun = time.perf_counter()
+        if self._soonest < begun:
+            group = self._without_late(group, begun)
             if not group:
                 return
         requests = [request for _, request, _ in group]
         n_rows = sum(len(request.rows) for request in requests)
         if n_rows > INLINE_ROWS:
             job = self._loop.run_in_executor(self._aside, _score_aside, plan, requests)
-            job.add_done_callback(lambda done: self._aside_done(group, done))
+            job.add_done_callback(lambda done: self._aside_done(group, begun, done))
             return
         try:
             answers, parts = plan.score(requests)
         except Exception as error:  # noqa: BLE001 - nobody else would ever end these futures
             self._failed(group, _told(error))
         else:
-            self._answered(group, answers, parts)
+            self._answered(group, answers, parts, begun)
 
     def _aside_done(
         self,
         group: list[_Waiting],
+        begun: float,
         done: asyncio.Future[tuple[list[Told | FalajError], list[Scored]]],
     ) -> None:
         error = done.exception()
         if error is None:
-            self._answered(group, *done.result())
+            self._answered(group, *done.result(), begun)
         else:
             self._failed(group, _told(error))
 
@@ -121,24 +128,25 @@ class Lane:
             return
         self._end(group[0], error)
 
-    def _without_late(self, group: list[_Waiting], late: float) -> list[_Waiting]:
+    def _without_late(self, group: list[_Waiting], now: float) -> list[_Waiting]:
         kept = []
         for item in group:
             plan, request, _ = item
-            if request.started >= late:
+            if request.deadline >= now:
                 kept.append(item)
                 continue
             error = DeadlineExceeded(
-                f"The request waited longer than the {plan.limits.deadline_seconds:g} s that "
-                f"{self.endpoint!r} allows.",
+                f"The request waited longer than the "
+                f"{request.deadline - request.started:.3g} s that {plan.release.endpoint!r} or "
+                "its sender allows.",
                 hint="Repeat it later, or send fewer at once.",
             )
             self._end(item, error)
         return kept
 
     def _end(self, item: _Waiting, answer: Told | FalajError) -> None:
-        """Tell one request what became of it, and count it."""
-        _, request, future = item
+        """Tell one request what became of it."""
+        future = item[2]
         self.inside -= 1
         if future.done():
             return  # its client has gone
@@ -146,23 +154,60 @@ class Lane:
             future.set_exception(answer)
         else:
             future.set_result(answer)
-            self.meter.answered(len(request.rows), time.perf_counter() - request.started)
 
     def _answered(
-        self, group: list[_Waiting], answers: list[Told | FalajError], parts: list[Scored]
+        self,
+        group: list[_Waiting],
+        answers: list[Told | FalajError],
+        parts: list[Scored],
+        begun: float,
     ) -> None:
         plan = group[0][0]
         if plan.release.durability is Durability.REQUEST and parts:
-            self._answer_when_kept(group, answers, parts)
+            self._answer_when_kept(group, answers, parts, begun)
             return
         for part in parts:
             if not self._log.append(part):
-                self.meter.unlogged(part.n_rows)
+                self.meter.unlogged(part.n_rows, part.variant.variant.name)
         for item, answer in zip(group, answers, strict=True):
             self._end(item, answer)
+        self._count(group, answers, parts, begun)
+
+    def _count(
+        self,
+        group: list[_Waiting],
+        answers: list[Told | FalajError],
+        parts: list[Scored],
+        begun: float,
+    ) -> None:
+        """Count a run that was answered: one write to shared memory for each request."""
+        done = time.perf_counter()
+        if len(parts) == 1:
+            shared = [
+                [item[1] for item, answer in zip(group, answers, strict=True)
+                 if not isinstance(answer, FalajError)]
+            ]  # fmt: skip
+        else:
+            shared = _first_scored(parts)
+        for part, requests in zip(parts, shared, strict=True):
+            vectors = part.vectors
+            for request in requests:
+                if request.trail is not None:
+                    request.trail.scored(part, begun)
+            self.meter.variant(part.variant.variant.name).answered(
+                requests,
+                begun=begun,
+                done=done,
+                model_seconds=vectors.ran - vectors.read,
+                n_rows=part.n_rows,
+            )
 
     def _answer_when_kept(
-        self, group: list[_Waiting], answers: list[Told | FalajError], parts: list[Scored]
+        self,
+        group: list[_Waiting],
+        answers: list[Told | FalajError],
+        parts: list[Scored],
+        begun: float,
     ) -> None:
         """Answer when every part of the run is on disk."""
         left = len(parts)
@@ -175,9 +220,25 @@ class Lane:
             if left == 0:
                 for item, answer in zip(group, answers, strict=True):
                     self._end(item, failure or answer)
+                if failure is None:
+                    self._count(group, answers, parts, begun)
 
         for part in parts:
             self._log.append_durably(part, lambda error: _soon(self._loop, kept, error))
+
+
+def _first_scored(parts: list[Scored]) -> list[list[Parsed]]:
+    """For each part the requests whose first row it scored: each request stands in one."""
+    firsts: dict[Parsed, tuple[str, int]] = {}  # ids of one run rise with the place of the row
+    for place, part in enumerate(parts):
+        for one, owner in zip(part.ids, part.owners, strict=True):
+            known = firsts.get(owner)
+            if known is None or one < known[0]:
+                firsts[owner] = (one, place)
+    found: list[list[Parsed]] = [[] for _ in parts]
+    for owner, (_, place) in firsts.items():
+        found[place].append(owner)
+    return found
 
 
 def _told(error: BaseException) -> FalajError:

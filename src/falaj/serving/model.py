@@ -233,8 +233,25 @@ class WorkerStatus(BaseModel):
     """Release id to ``ready``, or to the reason why it can not be loaded."""
 
 
+class VariantTraffic(BaseModel):
+    """What one variant of an endpoint answered, and its latency."""
+
+    variant: str
+    requests: int = 0
+    """Answered requests whose first row it scored."""
+    predictions: int = 0
+    unlogged: int = 0
+    p50_ms: float | None = None
+    p90_ms: float | None = None
+    p99_ms: float | None = None
+    p999_ms: float | None = None
+
+
 class Traffic(BaseModel):
-    """What an endpoint's workers counted since they began, and its latency."""
+    """What an endpoint's workers counted, those that have ended too, and its latency.
+
+    A quantile is at most 6.25 % above the true one, and never below it.
+    """
 
     requests: int = 0
     predictions: int = 0
@@ -242,10 +259,19 @@ class Traffic(BaseModel):
     """Requests answered with a 4xx status."""
     failed: int = 0
     """Requests answered with a 5xx status."""
+    shed: int = 0
+    """Of these, requests told to come back later (429, 503)."""
+    late: int = 0
+    """Of these, requests whose deadline had passed (504)."""
     unlogged: int = 0
     """Predictions that the full log buffer could not take (``durability = "batch"``)."""
+    in_flight: int = 0
+    """Requests in work when the workers last looked (each second)."""
     p50_ms: float | None = None
+    p90_ms: float | None = None
     p99_ms: float | None = None
+    p999_ms: float | None = None
+    variants: list[VariantTraffic] = []
 
 
 class EndpointStatus(BaseModel):
