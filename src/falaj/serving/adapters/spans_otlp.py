@@ -39,6 +39,7 @@ _CAPACITY = 2_048
 _AT_ONCE = 64
 """Requests of one export: encoding them holds up other threads of the worker."""
 _EVERY_SECONDS = 1.0
+_PATIENCE_SECONDS = 2.0
 _PREDICT = b"/predict"
 
 
@@ -91,8 +92,9 @@ class OtlpSpans:
     def close(self) -> None:
         """Export what waits, and end."""
         self._stopped.set()
-        self._thread.join()
-        self._exporter.shutdown()
+        self._thread.join(_PATIENCE_SECONDS)
+        self._exporter.shutdown()  # an export that still waits for its collector ends
+        self._thread.join(_PATIENCE_SECONDS)
 
     def _work(self) -> None:
         while not self._stopped.wait(_EVERY_SECONDS):
@@ -116,6 +118,9 @@ class OtlpSpans:
             else:
                 self._dropped(len(spans))
                 self._tell("the collector did not take them")
+                if self._stopped.is_set():
+                    self._dropped(len(self._waiting))
+                    self._waiting.clear()
 
     def _tell(self, error: str) -> None:
         if not self._failed:
