@@ -29,8 +29,11 @@ from falaj.serving.counted import (
     BUCKETS,
     FAILED,
     LATE,
+    LATENCY,
+    MODEL,
     N_COUNTERS,
     N_HISTOGRAMS,
+    QUEUE,
     REFUSED,
     SHED,
     UNLOGGED,
@@ -39,7 +42,7 @@ from falaj.serving.counted import (
     Counted,
 )
 from falaj.serving.exposition import exposition
-from falaj.serving.model import Traffic, VariantTraffic
+from falaj.serving.model import SeriesCounts, Traffic, VariantTraffic
 
 if TYPE_CHECKING:
     from falaj.serving.plan import Parsed
@@ -369,6 +372,29 @@ def traffic_of(variants: dict[str, Counted]) -> Traffic:
             for name, one in sorted(variants.items())
             if name
         ],
+    )
+
+
+def counts_of(endpoint: str, variant: str, counted: Counted) -> SeriesCounts:
+    """A series as it is told to others."""
+    counters = counted.counters
+    latency = counted.histograms[LATENCY]
+    return SeriesCounts(
+        endpoint=endpoint,
+        variant=variant,
+        workers=counted.workers,
+        in_flight=counted.in_flight,
+        requests=counted.answered,
+        predictions=counted.predictions,
+        refused=int(counters[REFUSED]),
+        failed=int(counters[FAILED]),
+        shed=int(counters[SHED]),
+        late=int(counters[LATE]),
+        unlogged=int(counters[UNLOGGED]),
+        runs=int(counted.histograms[MODEL].sum()),
+        queue_seconds=float(counted.sums[QUEUE]),
+        model_seconds=float(counted.sums[MODEL]),
+        latency=[(int(place), int(latency[place])) for place in np.flatnonzero(latency)],
     )
 
 

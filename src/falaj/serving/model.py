@@ -274,6 +274,44 @@ class Traffic(BaseModel):
     variants: list[VariantTraffic] = []
 
 
+class SeriesCounts(BaseModel):
+    """What was counted of one variant of an endpoint since the beginning, on this machine.
+
+    The difference of two of them is what happened between.
+    """
+
+    endpoint: str
+    variant: str
+    """Empty: requests that reached no variant, and what is of the endpoint as a whole."""
+    release: str | None = None
+    """The active release of the endpoint."""
+    workers: int = 0
+    """Living workers that have served it."""
+    in_flight: int = 0
+    requests: int = 0
+    predictions: int = 0
+    refused: int = 0
+    failed: int = 0
+    shed: int = 0
+    late: int = 0
+    unlogged: int = 0
+    runs: int = 0
+    """Runs of the model."""
+    queue_seconds: float = 0.0
+    """That answered requests waited for their turn, in all."""
+    model_seconds: float = 0.0
+    """That the model ran, in all."""
+    latency: list[tuple[int, int]] = []
+    """(bucket, answered requests), where there are any; see ``serving.counted``."""
+
+
+class Measurement(BaseModel):
+    """What the inference workers of this machine have counted up to an instant."""
+
+    at: datetime
+    series: list[SeriesCounts]
+
+
 class EndpointStatus(BaseModel):
     """An endpoint now: its active release, its workers and its traffic."""
 

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from falaj.kernel.actions import Service, action
 from falaj.kernel.call import AssetRef, Call
+from falaj.serving.meters import counts_of
 from falaj.serving.model import (
     Activation,
     Answer,
     EndpointName,
     EndpointStatus,
     EndpointSummary,
+    Measurement,
     Release,
     ReleaseStatus,
     TraceNode,
@@ -74,6 +76,26 @@ class EndpointService(Service):
             workers=self._table.workers(),
             traffic=self._traffic(name),
         )
+
+    @action(get="/endpoint-traffic")
+    def traffic(self) -> Measurement:
+        """Show what the workers of this machine have counted, by endpoint and variant.
+
+        Two answers tell the rates and quantiles of the time between them; ``falaj endpoints
+        top`` does.
+        """
+        at = self.call.now
+        _, active = self._table.active()
+        seen: dict[str, bool] = {}
+        series = []
+        for (endpoint, variant), counted in sorted(self._meters.totals().items()):
+            if endpoint and endpoint not in seen:
+                seen[endpoint] = self._may_see(endpoint)
+            if seen.get(endpoint):
+                told = counts_of(endpoint, variant, counted)
+                told.release = active.get(endpoint)
+                series.append(told)
+        return Measurement(at=at, series=series)
 
     @action(get="/endpoints/{name}/releases", on="endpoint")
     def releases(self, name: EndpointName) -> Sequence[ReleaseStatus]:
