@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from falaj.interfaces.top import rows_between, table_of
-from falaj.serving.meters import Meters, counts_of
+from falaj.serving.meters import Meters
 from falaj.serving.model import Measurement
 from falaj.serving.plan import Parsed
 
@@ -17,7 +17,7 @@ AT = datetime(2026, 11, 1, tzinfo=UTC)
 
 
 def look(meters: Meters, seconds: float) -> Measurement:
-    series = [counts_of(*key, one) for key, one in sorted(meters.totals().items()) if key[0]]
+    series = meters.series()
     for one in series:
         one.release = "release_1"
     return Measurement(at=AT + timedelta(seconds=seconds), series=series)

@@ -275,6 +275,11 @@ class Meters:
             {variant: one for (name, variant), one in self.totals().items() if name == endpoint}
         )
 
+    def series(self) -> list[SeriesCounts]:
+        """All workers' counts of each endpoint's variant, to be told to others."""
+        found = sorted(self.totals().items())
+        return [_told(endpoint, variant, one) for (endpoint, variant), one in found if endpoint]
+
     def exposition(self) -> bytes:
         """The counts in Prometheus' text format."""
         return exposition(self.totals())
@@ -375,8 +380,7 @@ def traffic_of(variants: dict[str, Counted]) -> Traffic:
     )
 
 
-def counts_of(endpoint: str, variant: str, counted: Counted) -> SeriesCounts:
-    """A series as it is told to others."""
+def _told(endpoint: str, variant: str, counted: Counted) -> SeriesCounts:
     counters = counted.counters
     latency = counted.histograms[LATENCY]
     return SeriesCounts(

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from falaj.kernel.actions import Service, action
 from falaj.kernel.call import AssetRef, Call
-from falaj.serving.meters import counts_of
 from falaj.serving.model import (
     Activation,
     Answer,
@@ -86,16 +85,12 @@ class EndpointService(Service):
         """
         at = self.call.now
         _, active = self._table.active()
-        seen: dict[str, bool] = {}
-        series = []
-        for (endpoint, variant), counted in sorted(self._meters.totals().items()):
-            if endpoint and endpoint not in seen:
-                seen[endpoint] = self._may_see(endpoint)
-            if seen.get(endpoint):
-                told = counts_of(endpoint, variant, counted)
-                told.release = active.get(endpoint)
-                series.append(told)
-        return Measurement(at=at, series=series)
+        series = self._meters.series()
+        seen = {name for name in {one.endpoint for one in series} if self._may_see(name)}
+        kept = [one for one in series if one.endpoint in seen]
+        for one in kept:
+            one.release = active.get(one.endpoint)
+        return Measurement(at=at, series=kept)
 
     @action(get="/endpoints/{name}/releases", on="endpoint")
     def releases(self, name: EndpointName) -> Sequence[ReleaseStatus]:
