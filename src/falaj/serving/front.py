@@ -438,10 +438,18 @@ class Front:
                 connection.too_slow()
         self._sweeper = self.loop.call_later(_SWEEP_SECONDS, self._sweep)
 
-    async def close(self, *, grace_seconds: float = 5.0) -> None:
-        """Take no new connection, answer what was asked, then end."""
+    def drain(self) -> None:
+        """Be no longer ready, and end each connection behind its next answer.
+
+        Who wants load balancers to see it calls it some time before ``close``: until then
+        new connections are taken and everything is answered.
+        """
         self.closing = True
         self.application.drain()
+
+    async def close(self, *, grace_seconds: float = 5.0) -> None:
+        """Take no new connection, answer what was asked, then end."""
+        self.drain()
         for server in self._servers:
             server.close()
         for connection in list(self.connections):
