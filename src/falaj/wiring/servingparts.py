@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from falaj.serving.rings import Ring
     from falaj.serving.routing import RoutingTable
     from falaj.serving.storedfeatures import StoredFeatures
+    from falaj.serving.trails import Trails
     from falaj.wiring.assembly import Premises
 
 
@@ -134,7 +135,21 @@ class ServingParts:
         """The counters that all workers of this machine share, under this process's name."""
         from falaj.serving.meters import Meters
 
-        return Meters(private_folder(self._made.settings.home / "meters"), self._made.process)
+        made = Meters(private_folder(self._made.settings.home / "meters"), self._made.process)
+        self._made.closing.append(made.close)
+        return made
+
+    def trails(self) -> Trails:
+        """What becomes of single requests, as far as the settings ask for it."""
+        from falaj.serving.accesslog import AccessLog
+        from falaj.serving.trails import Trails
+        from falaj.wiring.traces import request_spans
+
+        settings = self._made.settings
+        spans = request_spans(settings, self._made.process, dropped=self.meters.spans_dropped)
+        place = settings.inference.access_log
+        access = AccessLog(place, dropped=self.meters.lines_dropped) if place else None
+        return Trails(ratio=settings.traces_ratio, spans=spans, access=access)
 
     def inference_app(self, worker: str, *, ring: bool = False) -> InferenceApp:
         """The application of an inference worker.
@@ -154,6 +169,7 @@ class ServingParts:
             policy=self._made.policy,
             log=self._log(self._ring() if ring else None),
             meters=self.meters,
+            trails=self.trails(),
         )
         app.add(feature_planes(self._made, app.admission))
         return app
