@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import tomllib
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import (
@@ -58,6 +58,8 @@ class InferenceSettings(BaseModel):
     workers: int = Field(1, ge=1, le=256)
     flush_rows: int = Field(1000, gt=0)
     flush_seconds: float = Field(1.0, gt=0)
+    trees: Literal["compiled", "onnxruntime"] = "compiled"
+    """What scores ensembles of trees: compiled loops of our own, or ONNX Runtime."""
 
 
 class StreamSettings(BaseModel):
