@@ -9,7 +9,10 @@ loads one. A model that is no ensemble of trees stays with the wrapped runtime.
 
 from __future__ import annotations
 
+import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from falaj.kernel.errors import Corrupt
@@ -31,6 +34,11 @@ AFTER_RUNS = 20
 
 _compiling = threading.Lock()
 """One model of this process is compiled at a time."""
+
+
+_yielding_one = threading.Lock()
+_PATIENCE_SECONDS = 0.0002
+"""Answers wait so long for the interpreter's lock while a model is compiled beside them."""
 
 
 class TreeRuntime:
@@ -87,7 +95,11 @@ class TreeModel:
             self._runs_left -= 1
             if self._runs_left:
                 return
-        threading.Thread(target=self.compile, name="compile-trees").start()
+        threading.Thread(target=self._compile_aside, name="compile-trees").start()
+
+    def _compile_aside(self) -> None:
+        with _yielding():
+            self.compile()
 
     def compile(self) -> bool:
         """Compile the model here and now; returns whether its loops answer from now on."""
@@ -97,6 +109,18 @@ class TreeModel:
                 self._scorer = _scorer(self._wrapped, model)
                 self.compiled = self._scorer is not None
         return self.compiled
+
+
+@contextmanager
+def _yielding() -> Iterator[None]:
+    """Other threads get the interpreter's lock soon: by default they wait for 5 ms."""
+    with _yielding_one:
+        usual = sys.getswitchinterval()
+        sys.setswitchinterval(_PATIENCE_SECONDS)
+        try:
+            yield
+        finally:
+            sys.setswitchinterval(usual)
 
 
 def _scorer(wrapped: LoadedModel, model: ServableModel) -> TreeScorer | None:

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from falaj.serving.trees.blocks import Words
     from falaj.serving.trees.graphs import TreeGraph
 
-_FEW = 5
-"""Up to so many rows are scored one by one: a block of 16 costs as much as six of them."""
+_FEW = 7
+"""Up to so many rows are scored one by one: a block of 16 costs as much as eight of them."""
 
 _Kernel = Callable[..., bool]
 
