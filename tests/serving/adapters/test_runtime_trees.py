@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 import pytest
+import structlog
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
@@ -305,7 +306,7 @@ def test_xgboost_models_score_as_onnx_runtime(what):
     kind = [("input", FloatTensorType([None, N_FEATURES]))]
     maker = xgboost.XGBRegressor if what == "regression" else xgboost.XGBClassifier
     classes = np.digitize(signal, [-0.5, 0.5])
-    target = {"binary": signal > 0, "classes": classes, "regression": signal}[what]
+    target = {"binary": (signal > 0).astype(int), "classes": classes, "regression": signal}[what]
     fitted = maker(n_estimators=25, max_depth=5, n_jobs=1).fit(rows, target)
     converted = convert_xgboost(fitted, initial_types=kind, target_opset=15)
     held_against_onnx(served(converted, 3 if what == "classes" else 1))
@@ -406,10 +407,13 @@ def test_a_model_is_compiled_aside_once_it_was_asked_often():
     np.testing.assert_allclose(loaded.run(row), before[0], atol=1e-6)
 
 
-def test_trees_that_would_score_otherwise_stay_with_the_wrapped_runtime(monkeypatch, capsys):
+def test_trees_that_would_score_otherwise_stay_with_the_wrapped_runtime(monkeypatch):
     monkeypatch.setattr("falaj.serving.trees.scorer.TreeScorer.run", lambda self, rows: rows[:, :1])
     model = classifier()
-    loaded = TreeRuntime(OnnxRuntime(device="cpu"), after_runs=0).load(model)
+    with structlog.testing.capture_logs() as told:
+        loaded = TreeRuntime(OnnxRuntime(device="cpu"), after_runs=0).load(model)
+    assert [(one["event"], one["log_level"]) for one in told] == [("model_not_compiled", "error")]
+    assert "differ" in told[0]["reason"]
     assert not loaded.compiled
     row = np.ones((1, N_FEATURES), dtype=np.float32)
     np.testing.assert_array_equal(loaded.run(row), OnnxRuntime(device="cpu").load(model).run(row))
