@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import tomllib
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import (
@@ -62,6 +62,8 @@ class InferenceSettings(BaseModel):
     """Of shared memory, in which the predictions of one worker wait for the log writer."""
     access_log: str = ""
     """One line of JSON for each request: ``stdout``, or a file; nothing if it is empty."""
+    trees: Literal["compiled", "onnxruntime"] = "compiled"
+    """What scores ensembles of trees: compiled loops of our own, or ONNX Runtime."""
 
 
 class StreamSettings(BaseModel):

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from falaj.serving.logwriter import LogWriter
     from falaj.serving.meters import Meters
     from falaj.serving.plans import Plans
+    from falaj.serving.ports import Runtime
     from falaj.serving.predictionlog import PredictionLog
     from falaj.serving.releases import Releases
     from falaj.serving.rings import Ring
@@ -61,12 +62,14 @@ class ServingParts:
     def plan_compiler(self) -> PlanCompiler:
         """Compiles releases into request plans."""
         from falaj.serving.adapters.runtime_onnx import OnnxRuntime
+        from falaj.serving.adapters.runtime_trees import TreeRuntime
         from falaj.serving.bundled import BundledModels
         from falaj.serving.compiler import PlanCompiler
 
-        return PlanCompiler(
-            BundledModels(self._made.bundles), [OnnxRuntime()], self.stored_features
-        )
+        onnx: Runtime = OnnxRuntime()
+        if self._made.settings.inference.trees == "compiled":
+            onnx = TreeRuntime(onnx)
+        return PlanCompiler(BundledModels(self._made.bundles), [onnx], self.stored_features)
 
     @part
     def releases(self) -> Releases:
