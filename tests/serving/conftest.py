@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,9 @@ from falaj.lake.adapters.ducklake_engine import Place
 from falaj.lake.adapters.lake_ducklake import DuckLake
 from falaj.serving.adapters.runtime_onnx import OnnxRuntime
 from falaj.serving.compiler import PlanCompiler
+from falaj.serving.meters import Meters
 from falaj.serving.routing import RoutingTable
+from falaj.serving.trails import Trails
 from falaj.testing.serving import MemoryBundles, Running, make_release, servable, worker
 from falaj.trust.adapters.keys_file import FileKeyring, MachineSeal
 
@@ -38,8 +41,8 @@ def compiler(bundles: MemoryBundles) -> PlanCompiler:
 def running(
     table: RoutingTable, bundles: MemoryBundles, compiler: PlanCompiler, tmp_path: Path
 ) -> Iterator[Running]:
-    with worker(table, bundles, compiler, tmp_path) as found:
-        yield found
+    with worker(table, bundles, compiler, tmp_path) as one:
+        yield one
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +56,18 @@ def hardened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         found.activate(make_release())
         yield found
     table.close()
+
+
+@pytest.fixture
+def tracked(
+    table: RoutingTable, bundles: MemoryBundles, compiler: PlanCompiler, tmp_path: Path
+) -> Callable[..., AbstractContextManager[Running]]:
+    """Makes a worker whose requests are tracked: called with what makes its trails."""
+
+    def made(trails: Callable[[Meters], Trails]) -> AbstractContextManager[Running]:
+        return worker(table, bundles, compiler, tmp_path, trails=trails)
+
+    return made
 
 
 @pytest.fixture

@@ -75,7 +75,7 @@ def listening(folder: Path, *, secure: bool = False) -> Iterator[Worker]:
         context.load_cert_chain(issued.path)
 
     def beside(app: InferenceApp) -> list[GrpcInference]:
-        made.append(GrpcInference(app, "127.0.0.1:0", certificate, most_bytes=MOST_BYTES))
+        made.append(GrpcInference(app.asking, "127.0.0.1:0", certificate, most_bytes=MOST_BYTES))
         return made
 
     with worker(table, bundles, compiler, folder, beside=beside, context=context) as running:

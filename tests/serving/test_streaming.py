@@ -71,6 +71,13 @@ class Telling:
         self.failures.append(error)
         return Response(b"failed", 500)
 
+    def begin(self, request: Request) -> None: ...
+
+    def drain(self) -> None: ...
+
+    def answered(self, request: Request, answer: Response, client: str) -> bytes:
+        return b""
+
     async def start(self) -> None: ...
 
     async def stop(self) -> None: ...

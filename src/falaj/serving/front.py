@@ -19,19 +19,23 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Protocol
 
 import httptools
 
 from falaj.serving.heads import Head, KnownHeads
+from falaj.serving.requests import Request, Response, Told
 from falaj.serving.streaming import Chunks, Stream
 
 if TYPE_CHECKING:
     import socket
     import ssl
+
+
+__all__ = ["Application", "Bounds", "Front", "Request", "Response", "Told", "run"]
 
 LONGEST_HEAD = 64 * 1024
 LONGEST_PATH = 8 * 1024
@@ -55,69 +59,8 @@ _LINES = {
 }
 _JSON = b"application/json"
 _OK = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b"
-
-
-class Request:
-    """One whole request.
-
-    ``headers`` has lower-case names; of a header that stands twice, the last (those that say
-    who asks or what the body is may stand only once); trailers are not told. ``query`` is
-    what stands behind the question mark. ``started`` is ``time.perf_counter()`` when its
-    head was complete. ``head`` may be shared with other requests of the same bytes.
-    """
-
-    __slots__ = (
-        "_connection", "body", "head", "headers", "keep_alive", "method", "path", "query",
-        "started", "task", "told",
-    )  # fmt: skip
-
-    def __init__(
-        self, head: Head, body: bytes, started: float, connection: _Connection | None = None
-    ) -> None:
-        self.head = head
-        self.method = head.method
-        self.path = head.path
-        self.query = head.query
-        self.headers = head.headers
-        self.keep_alive = head.keep_alive
-        self.body = body
-        self.started = started
-        self.told: Told | BaseException | None = None
-        """The answer, or why there is none; None while it is not known."""
-        self.task: asyncio.Future[Told] | None = None
-        self._connection = connection
-
-    def answer(self, told: Told | BaseException) -> None:
-        """Answer it; for an application that returned None. Call it once, on the event loop."""
-        self.told = told
-        if self._connection is not None:
-            self._connection.answered()
-
-    def ended(self, task: asyncio.Future[Told]) -> None:
-        """Answer it with what a task came to."""
-        if task.cancelled():
-            self.answer(asyncio.CancelledError())
-        else:
-            self.answer(task.exception() or task.result())
-
-
-@dataclass(slots=True)
-class Response:
-    """One whole answer."""
-
-    body: bytes
-    status: int = 200
-    media: bytes = _JSON
-    more: Mapping[bytes, bytes] = field(default_factory=dict)
-    """Further headers."""
-    close: bool = False
-    """True to end the connection behind it."""
-    chunks: Chunks | None = None
-    """Makes an answer that comes in parts; then ``body`` is not looked at."""
-
-
-Told = Response | bytes
-"""An answer; bytes alone are JSON with status 200."""
+_UNKNOWN_METHOD = b"_OTHER"
+"""Of a request whose head never became whole, as OpenTelemetry names it."""
 
 
 class Application(Protocol):
@@ -140,6 +83,18 @@ class Application(Protocol):
 
     def failure(self, path: bytes, error: BaseException) -> Response:
         """The answer to a request whose answering has raised."""
+        ...
+
+    def begin(self, request: Request) -> None:
+        """Called with a request that is refused before it is whole: give it its trail."""
+        ...
+
+    def answered(self, request: Request, answer: Response, client: str) -> bytes:
+        """Called with each answer to a request with a trail; returns further header lines."""
+        ...
+
+    def drain(self) -> None:
+        """Called when the end has been asked for: what is asked is still answered."""
         ...
 
     async def start(self) -> None:
@@ -188,6 +143,7 @@ class _Connection(asyncio.Protocol):
         self._choked = False
         self._half_closed = False
         self._stream: Stream | None = None
+        self._address = ""
         self.until = time.perf_counter() + front.bounds.head
         """When the connection is ended if nothing comes; 0 while it is being answered."""
 
@@ -367,12 +323,16 @@ class _Connection(asyncio.Protocol):
             if told is None:
                 break
             waiting.popleft()
-            if type(told) is bytes and request.head.length and not self._front.closing:
-                # Of a kept head: a POST on a connection that is kept.
-                if not self._half_closed:
-                    self._transport.write(_OK % (len(told), told))
-                    continue
-            elif isinstance(told, BaseException):
+            if (
+                type(told) is bytes
+                and request.head.length  # of a kept head: a POST, on a connection that is kept
+                and request.trail is None
+                and not self._front.closing
+                and not self._half_closed
+            ):
+                self._transport.write(_OK % (len(told), told))
+                continue
+            if isinstance(told, BaseException):
                 told = self._application.failure(request.path, told)
             self._write(request, told)
         if (
@@ -402,6 +362,8 @@ class _Connection(asyncio.Protocol):
         head = b"%bcontent-type: %b\r\n%b" % (_LINES[answer.status], answer.media, length)
         for name, value in answer.more.items():
             head += name + b": " + value + b"\r\n"
+        if request.trail is not None:
+            head += self._application.answered(request, answer, self._client())
         head += b"\r\n" if keep else b"connection: close\r\n\r\n"
         if chunks is not None:
             transport.write(head)
@@ -442,14 +404,22 @@ class _Connection(asyncio.Protocol):
             stream.hold()
         stream.start(self._transport.write, ended, chunked=not request.head.old)
 
+    def _client(self) -> str:
+        """The address of who asks."""
+        if not self._address:
+            peer = self._transport.get_extra_info("peername")
+            self._address = str(peer[0]) if isinstance(peer, tuple) and peer else "unknown"
+        return self._address
+
     def _refuse(self, status: int, message: str) -> None:
         """Answer a request that never became whole, and end the connection."""
         self._refused = True
-        path = self._url.partition(b"?")[0]
+        path, _, query = self._url.partition(b"?")
+        head = Head(_UNKNOWN_METHOD, path, query) if self._in_head else self._head
+        request = Request(head, b"", self._started or time.perf_counter(), self)
+        self._application.begin(request)
         answer = self._application.refusal(path, status, message)
         answer.close = True
-        head = Head(b"", path) if self._in_head else self._head
-        request = Request(head, b"", self._started, self)
         request.told = answer
         self._waiting.append(request)  # those before it are answered first
         self.answered()
@@ -532,9 +502,18 @@ class Front:
                 connection.too_slow()
         self._sweeper = self.loop.call_later(_SWEEP_SECONDS, self._sweep)
 
+    def drain(self) -> None:
+        """Be no longer ready, and end each connection behind its next answer.
+
+        Who wants load balancers to see it calls it some time before ``close``: until then
+        new connections are taken and everything is answered.
+        """
+        self.closing = True
+        self.application.drain()
+
     async def close(self, *, grace_seconds: float = 5.0) -> None:
         """Take no new connection, answer what was asked, then end."""
-        self.closing = True
+        self.drain()
         for server in self._servers:
             server.close()
         for connection in list(self.connections):

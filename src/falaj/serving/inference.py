@@ -13,15 +13,19 @@ import asyncio
 import time
 from collections.abc import Awaitable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from random import random
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
-from falaj.kernel.errors import FalajError, NotFound, Unavailable
+from falaj.kernel.errors import FalajError, NotFound
 from falaj.kernel.problems import MEDIA_TYPE, problem
 from falaj.kernel.telemetry import logger
 from falaj.serving.admission import Admission
 from falaj.serving.arrowpredictions import request_of as arrow_request
+from falaj.serving.asking import Asking
+from falaj.serving.deadlines import HEADER as DEADLINE
+from falaj.serving.deadlines import deadline_of
 from falaj.serving.endpointopenapi import document as openapi_document
 from falaj.serving.errors import (
     BadRequest,
@@ -29,18 +33,22 @@ from falaj.serving.errors import (
     DeadlineExceeded,
     MethodNotAllowed,
     ModelFailed,
+    NotReady,
     ScoringFailed,
     SlowClient,
     UnsupportedMedia,
 )
 from falaj.serving.eventstreams import EVENTS, EventStreams
+from falaj.serving.exposition import MEDIA
 from falaj.serving.featurebodies import ARROW
 from falaj.serving.front import Request, Response, Told
 from falaj.serving.lanes import Lane
 from falaj.serving.model import Limits
 from falaj.serving.openinference import V2, OpenInference, asked_model, error_body
 from falaj.serving.plans import Keeper, Plans
-from falaj.serving.question import ANYBODY, INLINE_BYTES, Question
+from falaj.serving.question import Question
+from falaj.serving.trails import HEADER as TRACE_CONTEXT
+from falaj.serving.trails import Ended, Trails
 
 if TYPE_CHECKING:
     from falaj.kernel.ports import Policy
@@ -130,6 +138,7 @@ class InferenceApp:
         aside: threads for what would hold up the event loop.
         log: takes what was predicted.
         meters: counts.
+        trails: notes what becomes of requests that are traced or told to the access log.
         planes: answer what stands below their prefixes.
     """
 
@@ -142,16 +151,28 @@ class InferenceApp:
         policy: Policy,
         log: PredictionLog,
         meters: Meters,
+        trails: Trails | None = None,
     ) -> None:
         self._plans = plans
         self._keeper = keeper
         self._log = log
         self._meters = meters
+        self._trails = trails or Trails()
+        keeper.add(self._look)
         self._scoring = ThreadPoolExecutor(1, thread_name_prefix="falaj-score")
         self._asking = ThreadPoolExecutor(2, thread_name_prefix="falaj-ask")
         self.admission = Admission(verifier, policy, self._asking)
         self._lanes: dict[str, Lane] = {}
-        self._planes: list[Plane] = [OpenInference(self)]
+        self.asking = Asking(
+            plans=plans,
+            admission=self.admission,
+            admitted=self._admitted,
+            lane=lambda name: self._lanes.get(name) or self._lane(name),
+            aside=self._asking,
+            problem_of=self.problem_of,
+            unready=self._unready,
+        )
+        self._planes: list[Plane] = [OpenInference(self.asking)]
         self._tasks: set[asyncio.Task[None]] = set()
         self._companions: list[Companion] = []
         self._generating = ThreadPoolExecutor(_GENERATING, thread_name_prefix="falaj-generate")
@@ -159,7 +180,7 @@ class InferenceApp:
             self._generating,
             lambda error, name: self.problem_of(error, endpoint=name, what="events"),
         )
-        self._ready = False
+        self._ready = self._draining = False
 
     def accompany(self, companions: Sequence[Companion]) -> None:
         """Let companions begin and end with this worker."""
@@ -171,8 +192,15 @@ class InferenceApp:
 
     def __call__(self, request: Request) -> Told | Awaitable[Told] | None:
         """Answer a request; see ``front.Application``."""
+        if TRACE_CONTEXT in request.headers or random() < self._trails.share:  # noqa: S311 - a draw
+            request.trail = self._trails.begin(request)
         memo = request.head.memo
-        if type(memo) is _Admitted and memo.until > request.started and not self._plans.behind:
+        if (
+            type(memo) is _Admitted
+            and memo.until > request.started
+            and request.trail is None
+            and not self._plans.behind
+        ):
             plan = self._plans.active.get(memo.name)
             if plan is not None:
                 return self._ask_again(memo, plan, request)
@@ -240,7 +268,8 @@ class InferenceApp:
 
     def failure(self, path: bytes, error: BaseException) -> Response:
         """The answer to a request whose answering has raised."""
-        document = self.problem_of(error, endpoint=_endpoint_of(path), what=_text(path))
+        known = _known(error, _text(path))
+        document = self.problem_of(known, endpoint=_endpoint_of(path), what=_text(path))
         code = int(document["status"])
         more = {}
         if code in (429, 503):
@@ -249,27 +278,43 @@ class InferenceApp:
             more[b"www-authenticate"] = b"Bearer"
         close = code in (408, 413)
         if path.startswith(V2):
-            return Response(error_body(document), code, more=more, close=close)
-        return Response(_encoded(document), code, MEDIA_TYPE.encode(), more, close=close)
+            body, media = error_body(document), b"application/json"
+        else:
+            body, media = _encoded(document), MEDIA_TYPE.encode()
+        return Response(body, code, media, more, close=close, error=known)
 
     def problem_of(self, error: BaseException, *, endpoint: str, what: str) -> dict[str, Any]:
         """The problem document of an error; see ``question.Predictions``."""
-        if not isinstance(error, FalajError):
-            if not isinstance(error, asyncio.CancelledError):
-                logger(__name__).error("request failed", path=what, error=repr(error))
-            error = ScoringFailed("The request failed inside the worker.", hint="See its log.")
-        document = problem(error)
-        code = document["status"] = _STATUS.get(error.code) or int(document["status"])
+        known = _known(error, what)
+        document = problem(known)
+        code = document["status"] = _STATUS.get(known.code) or int(document["status"])
         lane = self._lanes.get(endpoint)
         if lane is not None:
             lane.meter.refused(code)
         return document
+
+    def begin(self, request: Request) -> None:
+        """Give a request that never became whole its trail; see ``front.Application``."""
+        if self._trails.share >= 1:
+            request.trail = self._trails.begin(request)
+
+    def answered(self, request: Request, answer: Response, client: str) -> bytes:
+        """Tell what became of a request; see ``front.Application``."""
+        trail = request.trail
+        if trail is None:
+            return b""
+        trail.error = answer.error
+        return self._trails.ended(
+            Ended(request, trail, answer.status, len(answer.body), client, time.perf_counter())
+        )
 
     # -- predict --------------------------------------------------------------------
 
     def _predict(self, name: str, request: Request) -> Told | Awaitable[Told]:
         plans = self._plans
         authorization = request.headers.get(b"authorization", b"")
+        if request.trail is not None:
+            request.trail.endpoint = name
         arrow = request.headers.get(b"content-type", b"").lower().startswith(ARROW)
         events = EVENTS in request.headers.get(b"accept", b"")
         if arrow or events:
@@ -279,6 +324,8 @@ class InferenceApp:
             return self._predict_later(name, request, authorization)
         until, caller = kept
         answer = self._scored(name, request, caller)
+        if DEADLINE in request.headers:
+            return answer
         # The next request of the same head need not ask all this again, while it holds.
         explain = b"explain=features" in request.query
         request.head.memo = _Admitted(name, caller, until, self._lanes[name], explain=explain)
@@ -300,8 +347,7 @@ class InferenceApp:
                 )
             return self._events.answering(plan, parsed) if events else parsed
 
-        authorization = request.headers.get(b"authorization", b"")
-        return self.ask(Question(name, authorization, request.started, len(request.body), parse))
+        return self.asking.ask(Question.of(request, name, parse))
 
     async def _predict_later(self, name: str, request: Request, authorization: bytes) -> Told:
         caller = await self._admitted(name, authorization)
@@ -325,77 +371,22 @@ class InferenceApp:
         plan = self._plans.active.get(name) or self._plans.named(name)
         _check_kind(name, request)
         lane = self._lanes.get(name) or self._lane(name)
+        trail = request.trail
+        if trail is not None:
+            trail.caller = caller
+        until = deadline_of(request)
         explain = b"explain=features" in request.query
         parsed = plan.parse(request.body, caller=caller, started=request.started, explain=explain)
+        if until is not None:
+            parsed.deadline = min(parsed.deadline, until)
+        if trail is not None:
+            trail.understood(parsed)
         return lane.scored(plan, parsed)
 
-    # -- for other protocols --------------------------------------------------------
-
-    def ask(self, question: Question) -> Awaitable[Told]:
-        """The answer to a question of any protocol, by the rules of plain JSON.
-
-        Raises (at once, or from what is returned):
-            FalajError: the caller may not, the question is wrong, or there is no answer.
-        """
-        caller = self.admission.remembered(
-            question.authorization, question.endpoint, question.started
-        )
-        if caller is None or self._plans.behind or question.n_bytes > INLINE_BYTES:
-            return self._ask_later(question, caller)
-        plan = self._plan_of(question)
-        return self._lane_of(question).scored(plan, question.parse(plan, caller))
-
-    async def _ask_later(self, question: Question, caller: str | None) -> Told:
-        if caller is None or self._plans.behind:
-            caller = await self._admitted(question.endpoint, question.authorization)
-        plan = self._plan_of(question)
-        if question.n_bytes > INLINE_BYTES:
-            loop = asyncio.get_running_loop()
-            parsed = await loop.run_in_executor(self._asking, question.parse, plan, caller)
-        else:
-            parsed = question.parse(plan, caller)
-        return await self._lane_of(question).scored(plan, parsed)
-
-    def _plan_of(self, question: Question) -> RequestPlan:
-        plan = self._plans.named(question.endpoint)
-        if question.n_bytes > plan.limits.body_bytes:
-            raise BodyTooLarge(
-                f"The body has {question.n_bytes} bytes; {question.endpoint!r} takes "
-                f"{plan.limits.body_bytes}.",
-                hint="Send the rows in several requests.",
-            )
-        return plan
-
-    def _lane_of(self, question: Question) -> Lane:
-        return self._lanes.get(question.endpoint) or self._lane(question.endpoint)
-
-    async def plan_for(self, name: str, authorization: bytes) -> RequestPlan:
-        """The active plan of an endpoint, for one who may ask it; raises as ``ask`` does."""
-        if (
-            self.admission.remembered(authorization, name, time.perf_counter()) is None
-            or self._plans.behind
-        ):
-            await self._admitted(name, authorization)
-        return self._plans.named(name)
-
-    async def known(self, authorization: bytes) -> None:
-        """Return if the caller holds a valid token; raises Unauthenticated."""
-        if self.admission.remembered(authorization, ANYBODY, time.perf_counter()) is None:
-            await self.admission.asked(authorization, ANYBODY, lambda _: None)
-
-    def limits_of(self, name: str) -> Limits:
-        """The limits of an endpoint; those of a new one if this worker does not serve it."""
-        plan = self._plans.active.get(name)
-        return _UNKNOWN if plan is None else plan.limits
-
-    @property
-    def why_not_ready(self) -> str | None:
-        """Why the worker is not ready; None if it is."""
-        if not self._ready:
-            return "starting"
-        if self._log.failed is not None:
-            return str(self._log.failed)
-        return "a release does not load" if self._plans.broken else None
+    def _look(self) -> None:
+        """Note how many requests are in work; about every second, from the keeper's thread."""
+        for lane in list(self._lanes.values()):
+            lane.meter.in_flight(lane.inside)
 
     async def _catch_up(self) -> None:
         if not self._plans.switch():
@@ -432,13 +423,34 @@ class InferenceApp:
         )
 
     def _tell_ready(self) -> Told:
-        why = self.why_not_ready
-        if why is None:
+        reasons = self._unready()
+        if not reasons:
             return b'{"status":"ready"}'
-        raise Unavailable(f"The worker is not ready: {why}.", hint="See its log.")
+        raise NotReady(
+            f"The worker is not ready: {', '.join(reasons.values())}.",
+            hint="Its log and `falaj endpoints status NAME` say more.",
+            reasons=list(reasons),
+        )
+
+    def _unready(self) -> dict[str, str]:
+        """Why no request should come here, by a word for programs.
+
+        Anybody may ask, so it names no endpoint and tells no error's text.
+        """
+        reasons = {}
+        if self._draining:
+            reasons["draining"] = "it is being ended"
+        elif not self._ready:
+            reasons["starting"] = "it is starting"
+        if self._log.failed is not None:
+            reasons["log-failing"] = "the prediction log cannot be written"
+        broken = len(self._plans.broken)
+        if broken:
+            reasons["release-not-loaded"] = f"{broken} active release(s) cannot be loaded"
+        return reasons
 
     async def _tell_openapi(self, name: str, request: Request) -> Told:
-        plan = await self.plan_for(name, request.headers.get(b"authorization", b""))
+        plan = await self.asking.plan_for(name, request.headers.get(b"authorization", b""))
         return _encoded(openapi_document(plan.release))
 
     async def _tell_metrics(self, request: Request) -> Told:
@@ -447,7 +459,11 @@ class InferenceApp:
             await self.admission.admitted(authorization, "", {})
         loop = asyncio.get_running_loop()
         told = await loop.run_in_executor(self._asking, self._meters.exposition)
-        return Response(told, media=b"text/plain; version=0.0.4; charset=utf-8")
+        return Response(told, media=MEDIA)
+
+    def drain(self) -> None:
+        """Be no longer ready, and answer what is asked; see ``front.Application``."""
+        self._draining = True
 
     async def start(self) -> None:
         """Load the active releases, begin to log and to report."""
@@ -471,8 +487,18 @@ class InferenceApp:
         await loop.run_in_executor(self._asking, self._keeper.stop)
         await loop.run_in_executor(self._asking, self._log.stop)
         self._generating.shutdown(wait=False, cancel_futures=True)
+        await loop.run_in_executor(self._asking, self._trails.close)
         self._scoring.shutdown(wait=False)
         self._asking.shutdown(wait=False)
+
+
+def _known(error: BaseException, what: str) -> FalajError:
+    """An error as a client is told of it; what it should not see goes to the worker's log."""
+    if isinstance(error, FalajError):
+        return error
+    if not isinstance(error, asyncio.CancelledError):
+        logger(__name__).error("request failed", path=what, error=repr(error))
+    return ScoringFailed("The request failed inside the worker.", hint="See its log.")
 
 
 def _endpoint_of(path: bytes) -> str:

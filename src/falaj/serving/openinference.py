@@ -90,15 +90,7 @@ class OpenInference:
                 started=request.started,
             )
 
-        return self._predictions.ask(
-            Question(
-                name,
-                headers.get(b"authorization", b""),
-                request.started,
-                len(request.body),
-                parse,
-            )
-        )
+        return self._predictions.ask(Question.of(request, name, parse))
 
     async def _told(self, request: Request, name: str, version: str, verb: str) -> Told:
         plan = await self._predictions.plan_for(name, request.headers.get(b"authorization", b""))

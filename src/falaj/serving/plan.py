@@ -12,9 +12,9 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from math import isfinite
+from math import inf, isfinite
 from operator import attrgetter
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import numpy as np
@@ -27,6 +27,9 @@ from falaj.serving.errors import BadRequest, BodyTooLarge, FeaturesMissing
 from falaj.serving.front import Told
 from falaj.serving.model import FeatureStatus, FieldType, MissingPolicy, Release, RequestField
 from falaj.serving.variants import CompiledVariant, Vectors
+
+if TYPE_CHECKING:
+    from falaj.serving.trails import Trail
 
 _FLOAT32_MAX = 3.4028234e38
 _TYPES: Mapping[FieldType, Any] = {
@@ -56,7 +59,17 @@ class Outcome:
 class Parsed:
     """One request, decoded and checked; what becomes of it is noted on it."""
 
-    __slots__ = ("at_us", "caller", "explain", "render", "request_id", "rows", "started")
+    __slots__ = (
+        "at_us",
+        "caller",
+        "deadline",
+        "explain",
+        "render",
+        "request_id",
+        "rows",
+        "started",
+        "trail",
+    )
 
     def __init__(
         self,
@@ -67,6 +80,7 @@ class Parsed:
         explain: bool,
         caller: str,
         started: float,
+        deadline: float = inf,
     ) -> None:
         self.rows = rows
         self.request_id = request_id
@@ -76,6 +90,10 @@ class Parsed:
         self.caller = caller
         self.started = started
         """``time.perf_counter()`` when the request arrived."""
+        self.deadline = deadline
+        """``time.perf_counter()`` beyond which nobody waits for the answer."""
+        self.trail: Trail | None = None
+        """Notes what becomes of it, of a request that is traced or told to the access log."""
         self.render: Render | None = None
         """Writes the answer in another protocol; None for plain JSON."""
 
@@ -195,6 +213,7 @@ class RequestPlan:
             explain=explain,
             caller=caller,
             started=started,
+            deadline=started + self.limits.deadline_seconds,
         )
 
     def parse_columns(
@@ -234,7 +253,15 @@ class RequestPlan:
                 f"The rows are not what {self.release.endpoint!r} takes: {_told(error)}.",
                 hint=self._shape(),
             ) from None
-        return Parsed(rows, request_id, at_us, explain=explain, caller=caller, started=started)
+        return Parsed(
+            rows,
+            request_id,
+            at_us,
+            explain=explain,
+            caller=caller,
+            started=started,
+            deadline=started + self.limits.deadline_seconds,
+        )
 
     def _check_size(self, n: int) -> None:
         if n > self.limits.rows:
@@ -442,11 +469,12 @@ def _without(part: Scored, refused: Collection[int]) -> Scored:
     vectors = part.vectors
     return replace(
         part,
-        vectors=Vectors(
-            vectors.matrix[kept],
-            None if vectors.statuses is None else vectors.statuses[kept],
-            None if vectors.times is None else vectors.times[kept],
-            vectors.outputs[kept],
+        vectors=replace(
+            vectors,
+            matrix=vectors.matrix[kept],
+            statuses=None if vectors.statuses is None else vectors.statuses[kept],
+            times=None if vectors.times is None else vectors.times[kept],
+            outputs=vectors.outputs[kept],
         ),
         ids=[part.ids[place] for place in kept],
         owners=[part.owners[place] for place in kept],

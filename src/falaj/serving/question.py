@@ -6,10 +6,13 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from falaj.serving.deadlines import deadline_of
+
 if TYPE_CHECKING:
-    from falaj.serving.front import Told
+    from falaj.serving.front import Request, Told
     from falaj.serving.model import Limits
     from falaj.serving.plan import Parsed, RequestPlan
+    from falaj.serving.trails import Trail
 
 ANYBODY = "anybody with a token"
 """What somebody asks for who asks for nothing in particular."""
@@ -31,6 +34,23 @@ class Question:
     n_bytes: int
     """The size of its body."""
     parse: Parse
+    until: float | None = None
+    """``time.perf_counter()`` by which the client wants its answer, if it says so."""
+    trail: Trail | None = None
+    """Of a request that is tracked."""
+
+    @classmethod
+    def of(cls, request: Request, endpoint: str, parse: Parse) -> Question:
+        """What a request over HTTP asks of an endpoint; raises BadRequest."""
+        return cls(
+            endpoint,
+            request.headers.get(b"authorization", b""),
+            request.started,
+            len(request.body),
+            parse,
+            deadline_of(request),
+            request.trail,
+        )
 
 
 class Predictions(Protocol):

@@ -27,6 +27,7 @@ from falaj.serving.model import FieldType, Release, RequestField, ServableModel,
 from falaj.serving.plans import Keeper, Plans
 from falaj.serving.predictionlog import PredictionLog
 from falaj.serving.routing import RoutingTable
+from falaj.serving.trails import Trails
 from falaj.testing.calls import make_caller
 from falaj.testing.fakes import RulePolicy
 
@@ -259,9 +260,13 @@ def worker(
     folder: Path,
     *,
     beside: Callable[[InferenceApp], Sequence[Companion]] = lambda _app: (),
+    trails: Callable[[Meters], Trails | None] = lambda _meters: None,
     context: ssl.SSLContext | None = None,
 ) -> Iterator[Running]:
-    """A listening worker, with the companions that ``beside`` gives it."""
+    """A listening worker, with the companions that ``beside`` gives it.
+
+    ``trails`` is called with its meters.
+    """
     spools, tokens, refused = MemorySpools(), NamedTokens(), set[str]()
     meters = Meters(folder / "meters", "w0")
     log = PredictionLog(
@@ -280,6 +285,7 @@ def worker(
         ),
         log=log,
         meters=meters,
+        trails=trails(meters),
     )
     app.accompany(beside(app))
     with (

@@ -213,6 +213,7 @@ SUBJECTS: Mapping[str, Subject] = {
     "models.card": Subject(_always(**VERSION)),
     "endpoints.status": Subject(_always(**_LATE)),
     "endpoints.openapi": Subject(lambda world: {"name": world.serving() and "late"}),
+    "endpoints.traffic": Subject(passing=frozenset({"at"})),
     "endpoints.releases": Subject(_always(**_LATE)),
     "endpoints.history": Subject(_always(**_LATE)),
     "endpoints.deploy": Subject(_always(**_LATE)),

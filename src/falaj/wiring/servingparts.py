@@ -17,11 +17,13 @@ if TYPE_CHECKING:
     from falaj.serving.logwriter import LogWriter
     from falaj.serving.meters import Meters
     from falaj.serving.plans import Plans
+    from falaj.serving.ports import Runtime
     from falaj.serving.predictionlog import PredictionLog
     from falaj.serving.releases import Releases
     from falaj.serving.rings import Ring
     from falaj.serving.routing import RoutingTable
     from falaj.serving.storedfeatures import StoredFeatures
+    from falaj.serving.trails import Trails
     from falaj.wiring.assembly import Premises
 
 
@@ -60,12 +62,14 @@ class ServingParts:
     def plan_compiler(self) -> PlanCompiler:
         """Compiles releases into request plans."""
         from falaj.serving.adapters.runtime_onnx import OnnxRuntime
+        from falaj.serving.adapters.runtime_trees import TreeRuntime
         from falaj.serving.bundled import BundledModels
         from falaj.serving.compiler import PlanCompiler
 
-        return PlanCompiler(
-            BundledModels(self._made.bundles), [OnnxRuntime()], self.stored_features
-        )
+        onnx: Runtime = OnnxRuntime()
+        if self._made.settings.inference.trees == "compiled":
+            onnx = TreeRuntime(onnx)
+        return PlanCompiler(BundledModels(self._made.bundles), [onnx], self.stored_features)
 
     @part
     def releases(self) -> Releases:
@@ -134,7 +138,21 @@ class ServingParts:
         """The counters that all workers of this machine share, under this process's name."""
         from falaj.serving.meters import Meters
 
-        return Meters(private_folder(self._made.settings.home / "meters"), self._made.process)
+        made = Meters(private_folder(self._made.settings.home / "meters"), self._made.process)
+        self._made.closing.append(made.close)
+        return made
+
+    def trails(self) -> Trails:
+        """What becomes of single requests, as far as the settings ask for it."""
+        from falaj.serving.accesslog import AccessLog
+        from falaj.serving.trails import Trails
+        from falaj.wiring.traces import request_spans
+
+        settings = self._made.settings
+        spans = request_spans(settings, self._made.process, dropped=self.meters.spans_dropped)
+        place = settings.inference.access_log
+        access = AccessLog(place, dropped=self.meters.lines_dropped) if place else None
+        return Trails(ratio=settings.traces_ratio, spans=spans, access=access)
 
     def inference_app(self, worker: str, *, ring: bool = False) -> InferenceApp:
         """The application of an inference worker.
@@ -154,6 +172,7 @@ class ServingParts:
             policy=self._made.policy,
             log=self._log(self._ring() if ring else None),
             meters=self.meters,
+            trails=self.trails(),
         )
         app.add(feature_planes(self._made, app.admission))
         settings = self._made.settings.inference
@@ -162,7 +181,7 @@ class ServingParts:
 
             host = f"[{settings.host}]" if ":" in settings.host else settings.host
             companion = GrpcInference(
-                app,
+                app.asking,
                 f"{host}:{settings.grpc_port}",
                 self._made.server_certificate(),
                 most_bytes=settings.grpc_message_bytes,

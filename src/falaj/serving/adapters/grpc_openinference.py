@@ -215,15 +215,12 @@ class GrpcInference:
             raise DeadlineExceeded(
                 "The deadline of the call is over.", hint="Repeat it with a later one."
             )
-        return await self._asked(request, len(data), authorization, started)
 
-    async def _asked(
-        self, request: Any, n_bytes: int, authorization: bytes, started: float
-    ) -> bytes:
         def parse(plan: RequestPlan, caller: str) -> Parsed:
             return request_of(plan, request, caller=caller, started=started)
 
-        question = Question(request.model_name, authorization, started, n_bytes, parse)
+        until = None if remaining is None else started + remaining
+        question = Question(request.model_name, authorization, started, len(data), parse, until)
         told = await self._predictions.ask(question)
         return told if isinstance(told, bytes) else told.body
 

@@ -1,0 +1,91 @@
+"""A whole request and its answer, as a front hands them over."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from falaj.kernel.errors import FalajError
+    from falaj.serving.heads import Head
+    from falaj.serving.streaming import Chunks
+    from falaj.serving.trails import Trail
+
+_JSON = b"application/json"
+
+
+class Asker(Protocol):
+    """The connection that a request came by."""
+
+    def answered(self) -> None:
+        """Called when a request of it has its answer."""
+        ...
+
+
+class Request:
+    """One whole request.
+
+    ``headers`` has lower-case names; of a header that stands twice, the last (those that say
+    who asks or what the body is may stand only once); trailers are not told. ``query`` is
+    what stands behind the question mark. ``started`` is ``time.perf_counter()`` when its
+    head was complete. ``head`` may be shared with other requests of the same bytes.
+    """
+
+    __slots__ = (
+        "_connection", "body", "head", "headers", "keep_alive", "method", "path", "query",
+        "started", "task", "told", "trail",
+    )  # fmt: skip
+
+    def __init__(
+        self, head: Head, body: bytes, started: float, connection: Asker | None = None
+    ) -> None:
+        self.head = head
+        self.method = head.method
+        self.path = head.path
+        self.query = head.query
+        self.headers = head.headers
+        self.keep_alive = head.keep_alive
+        self.body = body
+        self.started = started
+        self.told: Told | BaseException | None = None
+        """The answer, or why there is none; None while it is not known."""
+        self.task: asyncio.Future[Told] | None = None
+        self.trail: Trail | None = None
+        """Set by an application that wants to know what becomes of the request."""
+        self._connection = connection
+
+    def answer(self, told: Told | BaseException) -> None:
+        """Answer it; for an application that returned None. Call it once, on the event loop."""
+        self.told = told
+        if self._connection is not None:
+            self._connection.answered()
+
+    def ended(self, task: asyncio.Future[Told]) -> None:
+        """Answer it with what a task came to."""
+        if task.cancelled():
+            self.answer(asyncio.CancelledError())
+        else:
+            self.answer(task.exception() or task.result())
+
+
+@dataclass(slots=True)
+class Response:
+    """One whole answer."""
+
+    body: bytes
+    status: int = 200
+    media: bytes = _JSON
+    more: Mapping[bytes, bytes] = field(default_factory=dict)
+    """Further headers."""
+    close: bool = False
+    """True to end the connection behind it."""
+    chunks: Chunks | None = None
+    """Makes an answer that comes in parts; then ``body`` is not looked at."""
+    error: FalajError | None = None
+    """Why it is not what was asked for."""
+
+
+Told = Response | bytes
+"""An answer; bytes alone are JSON with status 200."""
