@@ -1,15 +1,10 @@
-"""A worker that is killed in the middle: what was answered, and what the log still has.
-
-Run as a program (``python test_killed.py FOLDER PORT-FILE [ring]``) this file is the worker,
-and with ``writer`` in the place of the port file it is the log writer.
-"""
+"""A worker that is killed in the middle: what was answered, and what the log still has."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -20,69 +15,18 @@ from pathlib import Path
 import httpx
 import pytest
 
-from falaj.kernel.clock import SystemClock
 from falaj.lake.adapters.ducklake_engine import Place
 from falaj.lake.adapters.lake_ducklake import DuckLake
-from falaj.serving.adapters.runtime_onnx import OnnxRuntime
-from falaj.serving.compiler import PlanCompiler
-from falaj.serving.front import run
-from falaj.serving.inference import InferenceApp
 from falaj.serving.logwriter import LogWriter
-from falaj.serving.meters import Meters
-from falaj.serving.model import Durability, ServableModel
-from falaj.serving.plans import Keeper, Plans
-from falaj.serving.predictionlog import PredictionLog
-from falaj.serving.rings import Ring, Rings, ring_folder
+from falaj.serving.model import Durability
+from falaj.serving.rings import Rings, ring_folder
 from falaj.serving.routing import RoutingTable
 from falaj.serving.spools import DirectorySpools, PredictionDrain
-from falaj.testing.fakes import AllowAll
-from falaj.testing.serving import MemoryBundles, NamedTokens, make_release, onnx_classifier
-from falaj.trust.adapters.keys_file import FileKeyring, MachineSeal
+from falaj.testing.serving import make_release
+from falaj.testing.servingprograms import keys_of, prepare
 
+PROGRAM = [sys.executable, "-m", "falaj.testing.servingprograms"]
 ROW = {"a": 0.5, "b": -1.25, "c": 2.0}
-FLUSH_SECONDS = 0.2
-
-
-def keys_of(folder: Path) -> FileKeyring:
-    return FileKeyring(folder / "ring.json", MachineSeal(folder / "secret"), clock=SystemClock())
-
-
-def write(folder: Path) -> None:
-    stopped = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stopped.set())
-    writer = LogWriter(
-        Rings(ring_folder(folder)),
-        DirectorySpools(folder / "spool", keys_of(folder)),
-        flush_seconds=0.05,
-    )
-    writer.run(stopped)
-
-
-def serve(folder: Path, port_file: Path, *, ring: bool) -> None:
-    table = RoutingTable(folder / "routing")
-    model = ServableModel("onnx", (folder / "model.onnx").read_bytes(), ("a", "b", "c"))
-    compiler = PlanCompiler(MemoryBundles({"sha256:a": model}), [OnnxRuntime(device="cpu")], None)
-    plans = Plans(table, compiler)
-    app = InferenceApp(
-        plans=plans,
-        keeper=Keeper(plans, table),
-        verifier=NamedTokens(),
-        policy=AllowAll(),
-        log=PredictionLog(
-            DirectorySpools(folder / "spool", keys_of(folder)),
-            flush_seconds=FLUSH_SECONDS,
-            ring=Ring(ring_folder(folder), 1 << 26) if ring else None,
-        ),
-        meters=Meters(folder / "meters", "w0"),
-    )
-
-    bound = socket.create_server(("127.0.0.1", 0))
-
-    def ready() -> None:
-        port_file.with_suffix(".new").write_text(str(bound.getsockname()[1]))
-        port_file.with_suffix(".new").rename(port_file)
-
-    run(app, [bound], ready=ready)
 
 
 def answered_until_killed(
@@ -91,7 +35,7 @@ def answered_until_killed(
     """Start a worker, ask on four connections, kill it; the ids of what was answered."""
     port_file = folder / "port"
     more = ["ring"] if ring else []
-    worker = subprocess.Popen([sys.executable, __file__, str(folder), str(port_file), *more])
+    worker = subprocess.Popen([*PROGRAM, str(folder), str(port_file), *more])
     try:
         until = time.monotonic() + 60
         while not port_file.exists():
@@ -135,10 +79,7 @@ def answered_until_killed(
 
 @pytest.fixture
 def prepared(tmp_path: Path) -> Iterator[Path]:
-    FileKeyring.create(
-        tmp_path / "ring.json", MachineSeal.create(tmp_path / "secret"), clock=SystemClock()
-    )
-    (tmp_path / "model.onnx").write_bytes(onnx_classifier())
+    prepare(tmp_path)
     yield tmp_path
     shutil.rmtree(ring_folder(tmp_path))
 
@@ -163,7 +104,7 @@ def test_whoever_is_killed_every_answered_prediction_is_in_the_log_once(prepared
         if writers:
             os.kill(writers[-1].pid, signal.SIGKILL)
             writers[-1].wait()
-        writers.append(subprocess.Popen([sys.executable, __file__, str(prepared), "writer"]))
+        writers.append(subprocess.Popen([*PROGRAM, str(prepared), "writer"]))
 
     seen = 0
 
@@ -218,10 +159,3 @@ def test_a_killed_worker_loses_nothing_that_its_durability_promised(
         time.sleep(0.05)
     assert table.workers() == []
     table.close()
-
-
-if __name__ == "__main__":
-    if sys.argv[2] == "writer":
-        write(Path(sys.argv[1]))
-    else:
-        serve(Path(sys.argv[1]), Path(sys.argv[2]), ring="ring" in sys.argv[3:])
