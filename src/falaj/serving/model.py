@@ -292,4 +292,7 @@ class ServableModel:
     """For an input that is a word: the known words; the model reads a word's place."""
     sample: tuple[tuple[float, ...], ...] = ()
     """A few input rows to warm the model with."""
+    native_format: str = ""
+    native: bytes = field(default=b"", repr=False)
+    """The model from which this one was converted, if its bundle has it; it can explain."""
     facts: Mapping[str, Any] = field(default_factory=dict)
