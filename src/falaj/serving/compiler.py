@@ -16,6 +16,18 @@ if TYPE_CHECKING:
     from falaj.serving.ports import Bundles, FeatureReader, FeatureReaders, LoadedModel, Runtime
 
 
+def runtime_of(runtimes: Sequence[Runtime], model_format: str) -> Runtime:
+    """The first runtime that loads a format; raises InvalidInput naming those there are."""
+    for runtime in runtimes:
+        if model_format in runtime.formats:
+            return runtime
+    known = sorted({name for runtime in runtimes for name in runtime.formats})
+    raise InvalidInput(
+        f"No runtime here loads models of format {model_format!r}.",
+        hint=f"Known formats: {', '.join(known)}.",
+    )
+
+
 class PlanCompiler:
     """Compiles releases: opens and verifies their bundles, loads and warms their models.
 
@@ -29,7 +41,7 @@ class PlanCompiler:
         self, bundles: Bundles, runtimes: Sequence[Runtime], features: FeatureReaders | None
     ) -> None:
         self._bundles = bundles
-        self._runtimes = {name: runtime for runtime in runtimes for name in runtime.formats}
+        self._runtimes = runtimes
         self._features = features
 
     def compile(self, release: Release) -> RequestPlan:
@@ -44,19 +56,13 @@ class PlanCompiler:
         twins: list[CompiledVariant] = []
         for variant in release.variants:
             servable = self._bundles.open(variant.bundle)
-            runtime = self._runtimes.get(servable.format)
-            if runtime is None:
-                raise InvalidInput(
-                    f"No runtime here loads models of format {servable.format!r}.",
-                    hint=f"Known formats: {', '.join(sorted(self._runtimes))}.",
-                )
             if servable.outputs != release.outputs:
                 raise InvalidInput(
                     f"{variant.label} gives {', '.join(servable.outputs)}; the release "
                     f"promises {', '.join(release.outputs)}.",
                     hint="Deploy the endpoint again.",
                 )
-            model = runtime.load(servable)
+            model = runtime_of(self._runtimes, servable.format).load(servable)
             for compiled in (variants, twins):
                 reader = self._reader(release, servable)
                 compiled.append(CompiledVariant(release, variant, servable, model, reader))

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from falaj.serving.inference import InferenceApp
     from falaj.serving.meters import Meters
     from falaj.serving.plans import Plans
+    from falaj.serving.ports import Runtime
     from falaj.serving.predictionlog import PredictionLog
     from falaj.serving.releases import Releases
     from falaj.serving.routing import RoutingTable
@@ -22,6 +23,17 @@ if TYPE_CHECKING:
 
 
 _ROUTING: Shared[RoutingTable] = Shared()
+
+
+def runtimes() -> list[Runtime]:
+    """A runtime of each model format; each loads its library with its first model."""
+    from falaj.serving.adapters.runtime_lightgbm import LightGbmRuntime
+    from falaj.serving.adapters.runtime_onnx import OnnxRuntime
+    from falaj.serving.adapters.runtime_python import PythonRuntime
+    from falaj.serving.adapters.runtime_torch import TorchRuntime
+    from falaj.serving.adapters.runtime_xgboost import XgBoostRuntime
+
+    return [OnnxRuntime(), LightGbmRuntime(), XgBoostRuntime(), TorchRuntime(), PythonRuntime()]
 
 
 class ServingParts:
@@ -55,13 +67,10 @@ class ServingParts:
     @part
     def plan_compiler(self) -> PlanCompiler:
         """Compiles releases into request plans."""
-        from falaj.serving.adapters.runtime_onnx import OnnxRuntime
         from falaj.serving.bundled import BundledModels
         from falaj.serving.compiler import PlanCompiler
 
-        return PlanCompiler(
-            BundledModels(self._made.bundles), [OnnxRuntime()], self.stored_features
-        )
+        return PlanCompiler(BundledModels(self._made.bundles), runtimes(), self.stored_features)
 
     @part
     def releases(self) -> Releases:
