@@ -200,7 +200,7 @@ def test_a_model_that_is_none_or_gives_no_probabilities_never_becomes_a_version(
     (judged.data / "raw.py").write_text(MODULE.replace("return 1 /", "return 2 /"))
     (judged.data / "nan.py").write_text(MODULE.replace("np.nan_to_num(rows[:, 0])", "rows[:, 0]"))
     (judged.data / "bad.txt").write_text(
-        (judged.data / "late.txt").read_text().replace("left_child=1 ", "left_child=900 ", 1)
+        (judged.data / "late.txt").read_text().replace("left_child=1 ", "left_child=9 ", 1)
     )
     for file, model_format, why in (
         ("wide.txt", ModelFormat.LIGHTGBM, "columns"),
