@@ -58,6 +58,8 @@ class InferenceSettings(BaseModel):
     workers: int = Field(1, ge=1, le=256)
     flush_rows: int = Field(1000, gt=0)
     flush_seconds: float = Field(1.0, gt=0)
+    log_bytes: int = Field(16 << 20, ge=1 << 20)
+    """Of shared memory, in which the predictions of one worker wait for the log writer."""
 
 
 class StreamSettings(BaseModel):

@@ -37,6 +37,7 @@ from falaj.serving.plans import Keeper, Plans
 if TYPE_CHECKING:
     from falaj.kernel.ports import Policy
     from falaj.serving.meters import Meters
+    from falaj.serving.plan import RequestPlan
     from falaj.serving.ports import Verifier
     from falaj.serving.predictionlog import PredictionLog
 
@@ -54,9 +55,25 @@ _STATUS = {
 _EARLY = {408: SlowClient, 413: BodyTooLarge}
 _MOST_BYTES, _SECONDS = 64 * 1024, 10.0
 """What paths without a plan of their own take."""
+_AHEAD_SECONDS = 0.3
+"""So long before it runs out, an admission in use is asked for again."""
 _UNKNOWN = Limits()
 """Of an endpoint whose plan this worker may have to build yet."""
 _encoded = msgspec.json.Encoder(enc_hook=str).encode
+
+
+class _Admitted:
+    """What is known of a head: who asks which endpoint, and until when they may."""
+
+    __slots__ = ("asking", "caller", "explain", "lane", "name", "until")
+
+    def __init__(self, name: str, caller: str, until: float, lane: Lane, *, explain: bool) -> None:
+        self.name = name
+        self.caller = caller
+        self.until = until
+        self.lane = lane
+        self.explain = explain
+        self.asking = False
 
 
 class Plane(Protocol):
@@ -113,14 +130,20 @@ class InferenceApp:
         self.admission = Admission(verifier, policy, self._asking)
         self._lanes: dict[str, Lane] = {}
         self._planes: list[Plane] = []
+        self._tasks: set[asyncio.Task[None]] = set()
         self._ready = False
 
     def add(self, planes: Sequence[Plane]) -> None:
         """Let further planes answer what stands below their prefixes."""
         self._planes += planes
 
-    def __call__(self, request: Request) -> Told | Awaitable[Told]:
+    def __call__(self, request: Request) -> Told | Awaitable[Told] | None:
         """Answer a request; see ``front.Application``."""
+        memo = request.head.memo
+        if type(memo) is _Admitted and memo.until > request.started and not self._plans.behind:
+            plan = self._plans.active.get(memo.name)
+            if plan is not None:
+                return self._ask_again(memo, plan, request)
         path = request.path
         if path.startswith(_PREFIX) and path.endswith(_SUFFIX):
             return self._predict(_text(path[14:-8]), request)
@@ -128,6 +151,41 @@ class InferenceApp:
             if path.startswith(plane.prefix):
                 return plane(request)
         return self._other(request)
+
+    def _ask_again(self, memo: _Admitted, plan: RequestPlan, request: Request) -> Response | None:
+        """A request whose head was admitted a moment ago: no more than parse and score."""
+        lane = memo.lane
+        if lane.full(plan):  # told before the body is looked at: it must cost little
+            if lane.shed is None:
+                lane.shed = self.failure(request.path, lane.overloaded())
+            else:
+                lane.meter.refused(lane.shed.status)
+            return lane.shed
+        if memo.until - request.started < _AHEAD_SECONDS and not memo.asking:
+            memo.asking = True
+            task = asyncio.get_running_loop().create_task(self._admit_again(memo, request))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        parsed = plan.parse(
+            request.body, caller=memo.caller, started=request.started, explain=memo.explain
+        )
+        lane.ask(plan, parsed, request.answer)
+        return None
+
+    async def _admit_again(self, memo: _Admitted, request: Request) -> None:
+        """Ask again who may, before what is remembered runs out under load."""
+        authorization = request.headers.get(b"authorization", b"")
+        plan = self._plans.active.get(memo.name)
+        try:
+            if plan is not None:
+                await self.admission.admitted(authorization, memo.name, plan.release.attributes)
+            kept = self.admission.remembered_until(authorization, memo.name, time.perf_counter())
+            if kept is not None:
+                memo.until, memo.caller = kept
+        except FalajError:
+            pass  # it is told to the next request, when what is remembered has run out
+        finally:
+            memo.asking = False
 
     def reception(self, path: bytes) -> tuple[int, float]:
         """What a path takes; see ``front.Application``."""
@@ -174,10 +232,15 @@ class InferenceApp:
     def _predict(self, name: str, request: Request) -> Told | Awaitable[Told]:
         plans = self._plans
         authorization = request.headers.get(b"authorization", b"")
-        caller = self.admission.remembered(authorization, name, request.started)
-        if caller is None or plans.behind:
+        kept = self.admission.remembered_until(authorization, name, request.started)
+        if kept is None or plans.behind:
             return self._predict_later(name, request, authorization)
-        return self._scored(name, request, caller)
+        until, caller = kept
+        answer = self._scored(name, request, caller)
+        # The next request of the same head need not ask all this again, while it holds.
+        explain = b"explain=features" in request.query
+        request.head.memo = _Admitted(name, caller, until, self._lanes[name], explain=explain)
+        return answer
 
     async def _predict_later(self, name: str, request: Request, authorization: bytes) -> Told:
         plans = self._plans
