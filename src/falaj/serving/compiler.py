@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from falaj.kernel.errors import InvalidInput
+from falaj.serving.compositions import ComposedModel, described
 from falaj.serving.plan import PredictionIds, RequestPlan
 from falaj.serving.variants import CompiledVariant
 
 if TYPE_CHECKING:
-    from falaj.serving.model import Release, ServableModel
+    from falaj.serving.model import Release, ServableModel, Variant
     from falaj.serving.ports import Bundles, FeatureReader, FeatureReaders, LoadedModel, Runtime
 
 
@@ -55,20 +56,28 @@ class PlanCompiler:
         variants: list[CompiledVariant] = []
         twins: list[CompiledVariant] = []
         for variant in release.variants:
-            servable = self._bundles.open(variant.bundle)
+            servable, model = self._loaded(variant)
             if servable.outputs != release.outputs:
                 raise InvalidInput(
                     f"{variant.label} gives {', '.join(servable.outputs)}; the release "
                     f"promises {', '.join(release.outputs)}.",
                     hint="Deploy the endpoint again.",
                 )
-            model = runtime_of(self._runtimes, servable.format).load(servable)
             for compiled in (variants, twins):
                 reader = self._reader(release, servable)
                 compiled.append(CompiledVariant(release, variant, servable, model, reader))
             _warm(model, servable.sample)
         aside = RequestPlan(release, twins, PredictionIds())
         return RequestPlan(release, variants, PredictionIds(), aside=aside)
+
+    def _loaded(self, variant: Variant) -> tuple[ServableModel, LoadedModel]:
+        """A variant's model, or its members as one; every bundle is verified."""
+        models = [self._bundles.open(member.bundle) for member in variant.pinned]
+        loaded = [runtime_of(self._runtimes, one.format).load(one) for one in models]
+        if not variant.members:
+            return models[0], loaded[0]
+        whole = described(variant, models)
+        return whole, ComposedModel(variant, whole, models, loaded)
 
     def _reader(self, release: Release, servable: ServableModel) -> FeatureReader | None:
         if release.features is None:
