@@ -9,6 +9,7 @@ import numpy as np
 
 from falaj.kernel.errors import InvalidInput
 from falaj.serving.compositions import ComposedModel, described
+from falaj.serving.explain import Explanation
 from falaj.serving.plan import PredictionIds, RequestPlan
 from falaj.serving.variants import CompiledVariant
 
@@ -63,9 +64,12 @@ class PlanCompiler:
                     f"promises {', '.join(release.outputs)}.",
                     hint="Deploy the endpoint again.",
                 )
+            explanation = Explanation.of(self._runtimes, servable)
             for compiled in (variants, twins):
                 reader = self._reader(release, servable)
-                compiled.append(CompiledVariant(release, variant, servable, model, reader))
+                compiled.append(
+                    CompiledVariant(release, variant, servable, model, reader, explanation)
+                )
             _warm(model, servable.sample)
         aside = RequestPlan(release, twins, PredictionIds())
         return RequestPlan(release, variants, PredictionIds(), aside=aside)

@@ -1,8 +1,8 @@
 """The inference application: what stands behind the front of a worker.
 
-Routes: ``POST /v1/endpoints/{name}/predict`` (``?explain=features``), what the planes that
-it is given answer, ``GET /healthz``, ``GET /readyz``, ``GET /metrics``. Every request but
-the two of health is authenticated.
+Routes: ``POST /v1/endpoints/{name}/predict`` (``?explain=features,contributions``), what
+the planes that it is given answer, ``GET /healthz``, ``GET /readyz``, ``GET /metrics``.
+Every request but the two of health is authenticated.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from falaj.serving.errors import (
     SlowClient,
     UnsupportedMedia,
 )
+from falaj.serving.explain import asked
 from falaj.serving.front import Request, Response, Told
 from falaj.serving.lanes import Lane
 from falaj.serving.model import Limits
@@ -67,7 +68,7 @@ class _Admitted:
 
     __slots__ = ("asking", "caller", "explain", "lane", "name", "until")
 
-    def __init__(self, name: str, caller: str, until: float, lane: Lane, *, explain: bool) -> None:
+    def __init__(self, name: str, caller: str, until: float, lane: Lane, *, explain: int) -> None:
         self.name = name
         self.caller = caller
         self.until = until
@@ -238,7 +239,7 @@ class InferenceApp:
         until, caller = kept
         answer = self._scored(name, request, caller)
         # The next request of the same head need not ask all this again, while it holds.
-        explain = b"explain=features" in request.query
+        explain = asked(request.query)
         request.head.memo = _Admitted(name, caller, until, self._lanes[name], explain=explain)
         return answer
 
@@ -259,7 +260,7 @@ class InferenceApp:
         plan = self._plans.active.get(name) or self._plans.named(name)
         _check_kind(name, request)
         lane = self._lanes.get(name) or self._lane(name)
-        explain = b"explain=features" in request.query
+        explain = asked(request.query)
         parsed = plan.parse(request.body, caller=caller, started=request.started, explain=explain)
         return lane.scored(plan, parsed)
 

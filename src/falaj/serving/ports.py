@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -102,6 +102,7 @@ class Explainer(Protocol):
         ...
 
 
+@runtime_checkable
 class Explains(Protocol):
     """A runtime whose models can be explained."""
 
