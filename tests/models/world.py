@@ -23,15 +23,24 @@ from falaj.kernel.outbox import Outbox
 from falaj.lake.adapters.blobs_local import LocalBlobs
 from falaj.lake.adapters.lake_ducklake import DuckLake
 from falaj.lake.blobs import SealedBlobs
+from falaj.models.adapters.int8_onnxruntime import Int8Quantizer
 from falaj.models.adapters.onnx_lightgbm import LightGbmToOnnx
 from falaj.models.adapters.scoring_onnxruntime import OnnxScorers
 from falaj.models.brought import Bringing, BringJob
 from falaj.models.bundles import Bundles
 from falaj.models.gate_job import GateJob
 from falaj.models.gates import Gates
-from falaj.models.model import BRING_JOB, GATES_JOB, MetricRule, ModelPolicy, SliceRule
+from falaj.models.model import (
+    BRING_JOB,
+    GATES_JOB,
+    QUANTIZE_JOB,
+    MetricRule,
+    ModelPolicy,
+    SliceRule,
+)
 from falaj.models.packaging import ModelPackaging
 from falaj.models.promotion import CHANGE_KIND, Promotions
+from falaj.models.quantized import QuantizeJob
 from falaj.models.registry import Registry
 from falaj.models.service import ModelService
 from falaj.operations.changes import Changes
@@ -207,6 +216,9 @@ class World:
             PREPARE_JOB: PrepareJob(self.calls, self.sets),
             RECREATE_JOB: RecreateJob(self.calls, self.sets),
             GATES_JOB: self.gate_job,
+            QUANTIZE_JOB: QuantizeJob(
+                self.calls, self.registry, self.bundles, Int8Quantizer(), self.scorers, self.sets
+            ),
             BRING_JOB: BringJob(
                 self.calls, self.files, self.registry, self.bundles, self.scorers, self.sets
             ),

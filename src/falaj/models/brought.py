@@ -235,7 +235,7 @@ def probabilities(scores: Any, file: str) -> Any:
             f"The model {file!r} gives numbers that are no probabilities "
             f"(from {np.nanmin(scores):.4g} to {np.nanmax(scores):.4g}, or none at all).",
             hint="Bring a classifier that gives the probability of label 1, also for a row "
-            "with missing values.",
+            "with missing values: put what fills them in into the model.",
         )
     return scores
 

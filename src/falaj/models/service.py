@@ -21,6 +21,7 @@ from falaj.models.model import (
     Move,
     Stage,
 )
+from falaj.models.quantized import ask as ask_quantized
 from falaj.operations.model import Change
 from falaj.training.encoding import EncodedFeature
 from falaj.training.model import BUNDLE_TAG, Name
@@ -119,6 +120,17 @@ class ModelService(Service):
             "note": note,
         }  # fmt: skip
         return self._bringing.ask(self.call, request)
+
+    @action(post="/models/{name}/versions/{version}/quantizations", on="model_version")
+    def quantize(self, name: Name, version: VersionNumber) -> Job:
+        """Make an int8 variant of a version's ONNX model, as a new version of its own.
+
+        Its bundle names the version that it was made from and how their scores differ; its
+        gates compare the two within the limits of the model's policy (``parent``).
+        """
+        found = self._registry.version(self.call.connection, name, version)
+        manifest = self._bundles.open_bundle(found.bundle).manifest
+        return ask_quantized(self.call, self._jobs, found, manifest)
 
     @action(get="/models")
     def list(self) -> ModelList:

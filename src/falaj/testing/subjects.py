@@ -215,6 +215,7 @@ SUBJECTS: Mapping[str, Subject] = {
     "runs.compare": Subject(_comparison),
     "models.register": Subject(_registration),
     "models.bring": Subject(_bringing),
+    "models.quantize": Subject(_always(**VERSION)),
     "models.versions": Subject(_always(name="late")),
     "models.get": Subject(_always(**VERSION)),
     "models.gates": Subject(_always(**VERSION)),

@@ -32,7 +32,7 @@ def handlers(made: Premises) -> Mapping[str, Handler]:
     """
     from falaj.features.service import FORGET, MATERIALIZE
     from falaj.ingest.service import LOAD
-    from falaj.models.model import BRING_JOB, GATES_JOB
+    from falaj.models.model import BRING_JOB, GATES_JOB, QUANTIZE_JOB
     from falaj.training.model import PREPARE_JOB, RECREATE_JOB, TRAIN_JOB
 
     makers: dict[str, Callable[[], Handler]] = {
@@ -44,6 +44,7 @@ def handlers(made: Premises) -> Mapping[str, Handler]:
         TRAIN_JOB: lambda: _training(made),
         GATES_JOB: lambda: _gates(made),
         BRING_JOB: lambda: _bringing(made),
+        QUANTIZE_JOB: lambda: _quantizing(made),
     }
     return {kind: _later(make) for kind, make in makers.items()}
 
@@ -137,6 +138,22 @@ def _bringing(made: Premises) -> Handler:
         made.data_files,
         made.registry,
         made.bundles,
+        RuntimeScorers(runtimes()),
+        made.training_sets,
+    )
+
+
+def _quantizing(made: Premises) -> Handler:
+    from falaj.models.adapters.int8_onnxruntime import Int8Quantizer
+    from falaj.models.quantized import QuantizeJob
+    from falaj.serving.scorers import RuntimeScorers
+    from falaj.wiring.servingparts import runtimes
+
+    return QuantizeJob(
+        made.calls,
+        made.registry,
+        made.bundles,
+        Int8Quantizer(),
         RuntimeScorers(runtimes()),
         made.training_sets,
     )
