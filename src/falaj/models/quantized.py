@@ -23,11 +23,15 @@ from falaj.training.model import TRAIN, VALIDATION
 from falaj.training.training_sets import part_of
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
+    import pyarrow as pa
+
     from falaj.kernel.call import Call
     from falaj.kernel.calls import Calls
     from falaj.kernel.jobs import Job, JobRun, Jobs
-    from falaj.models.ports import Quantizer, ScorerFactory
+    from falaj.models.ports import Quantizer, Scorer, ScorerFactory
     from falaj.models.registry import Registry
+    from falaj.training.model import TrainingSet
     from falaj.training.training_sets import TrainingSets
 
 MADE_BY = "int8"
@@ -99,37 +103,15 @@ class QuantizeJob:
         job.report(0.1, "quantising")
         onnx = self._quantizer.quantized(bundle.onnx)
         job.report(0.4, "reading rows")
-        whole = self._training_sets.load(made)
-        label, _ = made.trainable()
-        rows = part_of(whole, VALIDATION)
-        if rows.num_rows == 0:
-            rows = part_of(whole, TRAIN)
-        rows = rows.slice(0, _MOST_ROWS)
+        rows = self._rows(made)
         encoding = bundle.manifest.signature.encoding
         matrix = encoding.matrix(rows)
-        if len(matrix) == 0:
-            raise InvalidInput(
-                f"The training set {made.id} has no rows but those that judge.",
-                hint="Make one with a validation part.",
-            )
         job.report(0.6, "measuring")
         new = self._scorers.of(ModelFormat.ONNX, onnx, encoding.names)
         old = self._scorers.of(ModelFormat.ONNX, bundle.onnx, encoding.names)
-        scores, others = new.scores(matrix), old.scores(matrix)
-        differences = np.abs(scores - others)
-        timed = matrix[:_TIMED_ROWS]
-        parent = Parent(
-            version=found.version,
-            bundle=found.bundle,
-            made_by=MADE_BY,
-            n_rows=len(matrix),
-            worst_difference=float(differences.max()),
-            mean_difference=float(differences.mean()),
-            bytes=len(onnx),
-            parent_bytes=len(bundle.onnx),
-            p50_us=float(np.median(new.seconds_per_row(timed))) * 1e6,
-            parent_p50_us=float(np.median(old.seconds_per_row(timed))) * 1e6,
-        )
+        scores = new.scores(matrix)
+        parent = _compared(found, bundle.onnx, onnx, old, new, matrix, scores)
+        label, _ = made.trainable()
         labels = as_labels(rows.column(label), label)
         known = ~np.isnan(labels)
         both = 0 < labels[known].sum() < known.sum()
@@ -161,3 +143,42 @@ class QuantizeJob:
             "bundle": digest,
             "parent": parent.model_dump(),
         }
+
+    def _rows(self, made: TrainingSet) -> pa.Table:
+        """Rows that do not judge: the validation part, else the training part."""
+        whole = self._training_sets.load(made)
+        rows = part_of(whole, VALIDATION)
+        if rows.num_rows == 0:
+            rows = part_of(whole, TRAIN)
+        if rows.num_rows == 0:
+            raise InvalidInput(
+                f"The training set {made.id} has no rows but those that judge.",
+                hint="Make one with a validation part.",
+            )
+        return rows.slice(0, _MOST_ROWS)
+
+
+def _compared(
+    found: ModelVersion,
+    old_model: bytes,
+    new_model: bytes,
+    old: Scorer,
+    new: Scorer,
+    matrix: npt.NDArray[np.float32],
+    scores: npt.NDArray[np.float64],
+) -> Parent:
+    """How a variant differs from the version that it was made from."""
+    differences = np.abs(scores - old.scores(matrix))
+    timed = matrix[:_TIMED_ROWS]
+    return Parent(
+        version=found.version,
+        bundle=found.bundle,
+        made_by=MADE_BY,
+        n_rows=len(matrix),
+        worst_difference=float(differences.max()),
+        mean_difference=float(differences.mean()),
+        bytes=len(new_model),
+        parent_bytes=len(old_model),
+        p50_us=float(np.median(new.seconds_per_row(timed))) * 1e6,
+        parent_p50_us=float(np.median(old.seconds_per_row(timed))) * 1e6,
+    )

@@ -21,7 +21,6 @@ from falaj.models.model import (
     Move,
     Stage,
 )
-from falaj.models.quantized import ask as ask_quantized
 from falaj.operations.model import Change
 from falaj.training.encoding import EncodedFeature
 from falaj.training.model import BUNDLE_TAG, Name
@@ -128,9 +127,11 @@ class ModelService(Service):
         Its bundle names the version that it was made from and how their scores differ; its
         gates compare the two within the limits of the model's policy (``parent``).
         """
+        from falaj.models.quantized import ask
+
         found = self._registry.version(self.call.connection, name, version)
         manifest = self._bundles.open_bundle(found.bundle).manifest
-        return ask_quantized(self.call, self._jobs, found, manifest)
+        return ask(self.call, self._jobs, found, manifest)
 
     @action(get="/models")
     def list(self) -> ModelList:

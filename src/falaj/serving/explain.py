@@ -8,15 +8,15 @@ from enum import IntFlag
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
-import numpy as np
-from numpy.typing import NDArray
-
 from falaj.kernel.errors import FalajError
 from falaj.serving.errors import BadRequest, ModelFailed, NotExplained
 from falaj.serving.model import ServableModel
 from falaj.serving.ports import Explains
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from falaj.serving.ports import Explainer, Runtime
 
 
