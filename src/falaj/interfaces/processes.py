@@ -23,6 +23,7 @@ from falaj.kernel.errors import FalajError
 from falaj.kernel.settings import Settings
 from falaj.kernel.telemetry import configure_logging, logger
 from falaj.wiring.assembly import Premises, assemble
+from falaj.wiring.traces import trace_calls
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -48,6 +49,8 @@ def main(arguments: list[str] | None = None) -> int:
         given.ready.write_text(str(os.getpid()), encoding="utf-8")
 
     try:
+        if given.role != "inference":  # whose requests are traced by their trails
+            premises.closing.append(trace_calls(settings, given.name))
         if given.role == "worker":
             _run_worker(premises, ready, given.parent)
         elif given.role == "log":

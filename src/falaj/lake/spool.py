@@ -139,7 +139,7 @@ class Spool:
         sealed = seal_bytes(_encoded(rows), self._keys, context=_context(self.stream, name))
         try:
             self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            waiting = sum(file.stat().st_size for file in _segments(self._folder))
+            waiting = sum(_size(file) for file in _segments(self._folder))
         except OSError as error:
             raise disk_error(error, f"the spool {self.stream!r}") from error
         if waiting + len(sealed) > self._max_bytes:
@@ -228,6 +228,13 @@ class Drain:
             return None
         path.unlink(missing_ok=True)
         return int(rows.num_rows)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:  # a drain has just moved it
+        return 0
 
 
 def _segments(folder: Path) -> list[Path]:

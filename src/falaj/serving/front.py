@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     import socket
     import ssl
 
+    from falaj.kernel.errors import FalajError
+    from falaj.serving.trails import Trail
+
 LONGEST_HEAD = 64 * 1024
 LONGEST_PATH = 8 * 1024
 MOST_HEADERS = 100
@@ -53,6 +56,8 @@ _LINES = {
 }
 _JSON = b"application/json"
 _OK = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b"
+_UNKNOWN_METHOD = b"_OTHER"
+"""Of a request whose head never became whole, as OpenTelemetry names it."""
 
 
 class Request:
@@ -66,7 +71,7 @@ class Request:
 
     __slots__ = (
         "_connection", "body", "head", "headers", "keep_alive", "method", "path", "query",
-        "started", "task", "told",
+        "started", "task", "told", "trail",
     )  # fmt: skip
 
     def __init__(
@@ -83,6 +88,8 @@ class Request:
         self.told: Told | BaseException | None = None
         """The answer, or why there is none; None while it is not known."""
         self.task: asyncio.Future[Told] | None = None
+        self.trail: Trail | None = None
+        """Set by an application that wants to know what becomes of the request."""
         self._connection = connection
 
     def answer(self, told: Told | BaseException) -> None:
@@ -110,6 +117,8 @@ class Response:
     """Further headers."""
     close: bool = False
     """True to end the connection behind it."""
+    error: FalajError | None = None
+    """Why it is not what was asked for."""
 
 
 Told = Response | bytes
@@ -136,6 +145,18 @@ class Application(Protocol):
 
     def failure(self, path: bytes, error: BaseException) -> Response:
         """The answer to a request whose answering has raised."""
+        ...
+
+    def begin(self, request: Request) -> None:
+        """Called with a request that is refused before it is whole: give it its trail."""
+        ...
+
+    def answered(self, request: Request, answer: Response, client: str) -> bytes:
+        """Called with each answer to a request with a trail; returns further header lines."""
+        ...
+
+    def drain(self) -> None:
+        """Called when the end has been asked for: what is asked is still answered."""
         ...
 
     async def start(self) -> None:
@@ -179,6 +200,7 @@ class _Connection(asyncio.Protocol):
         self._held = False
         self._choked = False
         self._half_closed = False
+        self._address = ""
         self.until = time.perf_counter() + front.bounds.head
         """When the connection is ended if nothing comes; 0 while it is being answered."""
 
@@ -348,12 +370,16 @@ class _Connection(asyncio.Protocol):
             if told is None:
                 break
             waiting.popleft()
-            if type(told) is bytes and request.head.length and not self._front.closing:
-                # Of a kept head: a POST on a connection that is kept.
-                if not self._half_closed:
-                    self._transport.write(_OK % (len(told), told))
-                    continue
-            elif isinstance(told, BaseException):
+            if (
+                type(told) is bytes
+                and request.head.length  # of a kept head: a POST, on a connection that is kept
+                and request.trail is None
+                and not self._front.closing
+                and not self._half_closed
+            ):
+                self._transport.write(_OK % (len(told), told))
+                continue
+            if isinstance(told, BaseException):
                 told = self._application.failure(request.path, told)
             self._write(request, told)
         if not waiting and self._in_head and self._transport is not None and not self.until:
@@ -378,20 +404,30 @@ class _Connection(asyncio.Protocol):
         )
         for name, value in answer.more.items():
             head += name + b": " + value + b"\r\n"
+        if request.trail is not None:
+            head += self._application.answered(request, answer, self._client())
         head += b"\r\n" if keep else b"connection: close\r\n\r\n"
         transport.write(head if request.method == b"HEAD" else head + body)
         if not keep:
             self._refused = True
             self._close()
 
+    def _client(self) -> str:
+        """The address of who asks."""
+        if not self._address:
+            peer = self._transport.get_extra_info("peername")
+            self._address = str(peer[0]) if isinstance(peer, tuple) and peer else "unknown"
+        return self._address
+
     def _refuse(self, status: int, message: str) -> None:
         """Answer a request that never became whole, and end the connection."""
         self._refused = True
-        path = self._url.partition(b"?")[0]
+        path, _, query = self._url.partition(b"?")
+        head = Head(_UNKNOWN_METHOD, path, query) if self._in_head else self._head
+        request = Request(head, b"", self._started or time.perf_counter(), self)
+        self._application.begin(request)
         answer = self._application.refusal(path, status, message)
         answer.close = True
-        head = Head(b"", path) if self._in_head else self._head
-        request = Request(head, b"", self._started, self)
         request.told = answer
         self._waiting.append(request)  # those before it are answered first
         self.answered()
@@ -473,9 +509,18 @@ class Front:
                 connection.too_slow()
         self._sweeper = self.loop.call_later(_SWEEP_SECONDS, self._sweep)
 
+    def drain(self) -> None:
+        """Be no longer ready, and end each connection behind its next answer.
+
+        Who wants load balancers to see it calls it some time before ``close``: until then
+        new connections are taken and everything is answered.
+        """
+        self.closing = True
+        self.application.drain()
+
     async def close(self, *, grace_seconds: float = 5.0) -> None:
         """Take no new connection, answer what was asked, then end."""
-        self.closing = True
+        self.drain()
         for server in self._servers:
             server.close()
         for connection in list(self.connections):

@@ -11,29 +11,36 @@ import asyncio
 import time
 from collections.abc import Awaitable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from random import random
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
-from falaj.kernel.errors import FalajError, NotFound, Unavailable
+from falaj.kernel.errors import FalajError, NotFound
 from falaj.kernel.problems import MEDIA_TYPE, problem
 from falaj.kernel.telemetry import logger
 from falaj.serving.admission import Admission
+from falaj.serving.deadlines import HEADER as DEADLINE
+from falaj.serving.deadlines import deadline_of
 from falaj.serving.errors import (
     BadRequest,
     BodyTooLarge,
     DeadlineExceeded,
     MethodNotAllowed,
     ModelFailed,
+    NotReady,
     ScoringFailed,
     SlowClient,
     UnsupportedMedia,
 )
 from falaj.serving.explain import asked
+from falaj.serving.exposition import MEDIA
 from falaj.serving.front import Request, Response, Told
 from falaj.serving.lanes import Lane
 from falaj.serving.model import Limits
 from falaj.serving.plans import Keeper, Plans
+from falaj.serving.trails import HEADER as TRACE_CONTEXT
+from falaj.serving.trails import Ended, Trails
 
 if TYPE_CHECKING:
     from falaj.kernel.ports import Policy
@@ -109,6 +116,7 @@ class InferenceApp:
         aside: threads for what would hold up the event loop.
         log: takes what was predicted.
         meters: counts.
+        trails: notes what becomes of requests that are traced or told to the access log.
         planes: answer what stands below their prefixes.
     """
 
@@ -121,18 +129,21 @@ class InferenceApp:
         policy: Policy,
         log: PredictionLog,
         meters: Meters,
+        trails: Trails | None = None,
     ) -> None:
         self._plans = plans
         self._keeper = keeper
         self._log = log
         self._meters = meters
+        self._trails = trails or Trails()
+        keeper.add(self._look)
         self._scoring = ThreadPoolExecutor(1, thread_name_prefix="falaj-score")
         self._asking = ThreadPoolExecutor(2, thread_name_prefix="falaj-ask")
         self.admission = Admission(verifier, policy, self._asking)
         self._lanes: dict[str, Lane] = {}
         self._planes: list[Plane] = []
         self._tasks: set[asyncio.Task[None]] = set()
-        self._ready = False
+        self._ready = self._draining = False
 
     def add(self, planes: Sequence[Plane]) -> None:
         """Let further planes answer what stands below their prefixes."""
@@ -140,8 +151,15 @@ class InferenceApp:
 
     def __call__(self, request: Request) -> Told | Awaitable[Told] | None:
         """Answer a request; see ``front.Application``."""
+        if TRACE_CONTEXT in request.headers or random() < self._trails.share:  # noqa: S311 - a draw
+            request.trail = self._trails.begin(request)
         memo = request.head.memo
-        if type(memo) is _Admitted and memo.until > request.started and not self._plans.behind:
+        if (
+            type(memo) is _Admitted
+            and memo.until > request.started
+            and request.trail is None
+            and not self._plans.behind
+        ):
             plan = self._plans.active.get(memo.name)
             if plan is not None:
                 return self._ask_again(memo, plan, request)
@@ -225,7 +243,27 @@ class InferenceApp:
         if code == 401:
             more[b"www-authenticate"] = b"Bearer"
         return Response(
-            _encoded(document), code, MEDIA_TYPE.encode(), more, close=code in (408, 413)
+            _encoded(document),
+            code,
+            MEDIA_TYPE.encode(),
+            more,
+            close=code in (408, 413),
+            error=error,
+        )
+
+    def begin(self, request: Request) -> None:
+        """Give a request that never became whole its trail; see ``front.Application``."""
+        if self._trails.share >= 1:
+            request.trail = self._trails.begin(request)
+
+    def answered(self, request: Request, answer: Response, client: str) -> bytes:
+        """Tell what became of a request; see ``front.Application``."""
+        trail = request.trail
+        if trail is None:
+            return b""
+        trail.error = answer.error
+        return self._trails.ended(
+            Ended(request, trail, answer.status, len(answer.body), client, time.perf_counter())
         )
 
     # -- predict --------------------------------------------------------------------
@@ -233,11 +271,15 @@ class InferenceApp:
     def _predict(self, name: str, request: Request) -> Told | Awaitable[Told]:
         plans = self._plans
         authorization = request.headers.get(b"authorization", b"")
+        if request.trail is not None:
+            request.trail.endpoint = name
         kept = self.admission.remembered_until(authorization, name, request.started)
         if kept is None or plans.behind:
             return self._predict_later(name, request, authorization)
         until, caller = kept
         answer = self._scored(name, request, caller)
+        if DEADLINE in request.headers:
+            return answer
         # The next request of the same head need not ask all this again, while it holds.
         explain = asked(request.query)
         request.head.memo = _Admitted(name, caller, until, self._lanes[name], explain=explain)
@@ -260,9 +302,22 @@ class InferenceApp:
         plan = self._plans.active.get(name) or self._plans.named(name)
         _check_kind(name, request)
         lane = self._lanes.get(name) or self._lane(name)
+        trail = request.trail
+        if trail is not None:
+            trail.caller = caller
+        until = deadline_of(request)
         explain = asked(request.query)
         parsed = plan.parse(request.body, caller=caller, started=request.started, explain=explain)
+        if until is not None:
+            parsed.deadline = min(parsed.deadline, until)
+        if trail is not None:
+            trail.understood(parsed)
         return lane.scored(plan, parsed)
+
+    def _look(self) -> None:
+        """Note how many requests are in work; about every second, from the keeper's thread."""
+        for lane in list(self._lanes.values()):
+            lane.meter.in_flight(lane.inside)
 
     async def _catch_up(self) -> None:
         if not self._plans.switch():
@@ -297,10 +352,31 @@ class InferenceApp:
         )
 
     def _tell_ready(self) -> Told:
-        if self._ready and self._log.failed is None and not self._plans.broken:
+        reasons = self._unready()
+        if not reasons:
             return b'{"status":"ready"}'
-        why = "starting" if not self._ready else str(self._log.failed or "a release does not load")
-        raise Unavailable(f"The worker is not ready: {why}.", hint="See its log.")
+        raise NotReady(
+            f"The worker is not ready: {', '.join(reasons.values())}.",
+            hint="Its log and `falaj endpoints status NAME` say more.",
+            reasons=list(reasons),
+        )
+
+    def _unready(self) -> dict[str, str]:
+        """Why no request should come here, by a word for programs.
+
+        Anybody may ask, so it names no endpoint and tells no error's text.
+        """
+        reasons = {}
+        if self._draining:
+            reasons["draining"] = "it is being ended"
+        elif not self._ready:
+            reasons["starting"] = "it is starting"
+        if self._log.failed is not None:
+            reasons["log-failing"] = "the prediction log cannot be written"
+        broken = len(self._plans.broken)
+        if broken:
+            reasons["release-not-loaded"] = f"{broken} active release(s) cannot be loaded"
+        return reasons
 
     async def _tell_metrics(self, request: Request) -> Told:
         authorization = request.headers.get(b"authorization", b"")
@@ -308,7 +384,11 @@ class InferenceApp:
             await self.admission.admitted(authorization, "", {})
         loop = asyncio.get_running_loop()
         told = await loop.run_in_executor(self._asking, self._meters.exposition)
-        return Response(told, media=b"text/plain; version=0.0.4; charset=utf-8")
+        return Response(told, media=MEDIA)
+
+    def drain(self) -> None:
+        """Be no longer ready, and answer what is asked; see ``front.Application``."""
+        self._draining = True
 
     async def start(self) -> None:
         """Load the active releases, begin to log and to report."""
@@ -327,6 +407,7 @@ class InferenceApp:
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(self._asking, self._keeper.stop)
         await loop.run_in_executor(self._asking, self._log.stop)
+        await loop.run_in_executor(self._asking, self._trails.close)
         self._scoring.shutdown(wait=False)
         self._asking.shutdown(wait=False)
 

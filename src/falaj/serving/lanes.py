@@ -13,6 +13,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from math import inf
 from typing import TYPE_CHECKING
 
 from falaj.kernel.errors import FalajError
@@ -68,6 +69,8 @@ class Lane:
         self._n_rows = 0
         self._scheduled = False
         self._running = False
+        self._soonest = inf
+        """Not after the deadline of any request that waits."""
 
     def scored(self, plan: RequestPlan, request: Parsed) -> asyncio.Future[Told]:
         """The answer to a request, once this turn of the loop is over.
@@ -101,6 +104,7 @@ class Lane:
             raise self.overloaded()
         self.inside += 1
         self._n_rows += len(request.rows)
+        self._soonest = min(self._soonest, request.deadline)
         self._waiting.append((plan, request, tell))
         if not self._scheduled and not self._running:
             self._schedule()
@@ -144,7 +148,9 @@ class Lane:
             if not place and len(groups) > 1:
                 until = time.perf_counter() + _TURN_SECONDS
             self._run_part(group)
-        if self._waiting and not self._running and not self._scheduled:
+        if not self._waiting:
+            self._soonest = inf
+        elif not self._running and not self._scheduled:
             self._schedule()
 
     def _run_part(self, group: list[_Waiting]) -> None:
@@ -168,10 +174,9 @@ class Lane:
 
     def _run(self, group: list[_Waiting]) -> None:
         plan = group[0][0]
-        now = time.perf_counter()
-        late = now - plan.limits.deadline_seconds
-        if group[0][1].started < late:
-            group = self._without_late(group, late)
+        begun = time.perf_counter()
+        if self._soonest < begun:
+            group = self._without_late(group, begun)
             if not group:
                 return
         requests = [request for _, request, _ in group]
@@ -184,7 +189,7 @@ class Lane:
             or plan.waits
             or requests[0].explain > 1
         ):
-            self._run_aside(plan, group, requests, n_rows, now)
+            self._run_aside(plan, group, requests, n_rows, begun)
             return
         try:
             answers, parts = plan.score(requests)
@@ -192,9 +197,9 @@ class Lane:
             self._failed(group, _told(error))
         else:
             ended = time.perf_counter()
-            self.costs.saw(n_rows, ended - now)
+            self.costs.saw(n_rows, ended - begun)
             self.linger.saw(n_rows, self.costs, ended)
-            self._answered(group, answers, parts)
+            self._answered(group, answers, parts, begun)
 
     def _run_aside(
         self,
@@ -202,7 +207,7 @@ class Lane:
         group: list[_Waiting],
         requests: list[Parsed],
         n_rows: int,
-        began: float,
+        begun: float,
     ) -> None:
         """Run on a thread; the lane's next run waits for it, and gathers what comes."""
         if self._running:
@@ -221,7 +226,7 @@ class Lane:
                 if requests[0].explain <= 1:  # what contributions cost says nothing of a score
                     self.costs.saw(n_rows, seconds)
                     self.linger.saw(n_rows, self.costs, time.perf_counter())
-                self._answered(group, answers, parts)
+                self._answered(group, answers, parts, begun)
             else:
                 self._failed(group, _told(error))
             if self._waiting and not self._scheduled and not self._running:
@@ -237,44 +242,80 @@ class Lane:
             return
         self._end(group[0], error)
 
-    def _without_late(self, group: list[_Waiting], late: float) -> list[_Waiting]:
+    def _without_late(self, group: list[_Waiting], now: float) -> list[_Waiting]:
         kept = []
         for item in group:
             plan, request, _ = item
-            if request.started >= late:
+            if request.deadline >= now:
                 kept.append(item)
                 continue
             error = DeadlineExceeded(
-                f"The request waited longer than the {plan.limits.deadline_seconds:g} s that "
-                f"{self.endpoint!r} allows.",
+                f"The request waited longer than the "
+                f"{request.deadline - request.started:.3g} s that {plan.release.endpoint!r} or "
+                "its sender allows.",
                 hint="Repeat it later, or send fewer at once.",
             )
             self._end(item, error)
         return kept
 
     def _end(self, item: _Waiting, answer: Told | FalajError) -> None:
-        """Tell one request what became of it, and count it."""
-        _, request, tell = item
+        """Tell one request what became of it."""
         self.inside -= 1
-        tell(answer)
-        if not isinstance(answer, FalajError):
-            self.meter.answered(len(request.rows), time.perf_counter() - request.started)
+        item[2](answer)
 
     def _answered(
-        self, group: list[_Waiting], answers: list[Told | FalajError], parts: list[Scored]
+        self,
+        group: list[_Waiting],
+        answers: list[Told | FalajError],
+        parts: list[Scored],
+        begun: float,
     ) -> None:
         plan = group[0][0]
         if plan.release.durability is Durability.REQUEST and parts:
-            self._answer_when_kept(group, answers, parts)
+            self._answer_when_kept(group, answers, parts, begun)
             return
         for part in parts:
             if not self._log.append(part):
-                self.meter.unlogged(part.n_rows)
+                self.meter.unlogged(part.n_rows, part.variant.variant.name)
         for item, answer in zip(group, answers, strict=True):
             self._end(item, answer)
+        self._count(group, answers, parts, begun)
+
+    def _count(
+        self,
+        group: list[_Waiting],
+        answers: list[Told | FalajError],
+        parts: list[Scored],
+        begun: float,
+    ) -> None:
+        """Count a run that was answered: one write to shared memory for each request."""
+        done = time.perf_counter()
+        if len(parts) == 1:
+            shared = [
+                [item[1] for item, answer in zip(group, answers, strict=True)
+                 if not isinstance(answer, FalajError)]
+            ]  # fmt: skip
+        else:
+            shared = _first_scored(parts)
+        for part, requests in zip(parts, shared, strict=True):
+            vectors = part.vectors
+            for request in requests:
+                if request.trail is not None:
+                    request.trail.scored(part, begun)
+            self.meter.variant(part.variant.variant.name).answered(
+                requests,
+                begun=begun,
+                done=done,
+                model_seconds=vectors.ran - vectors.read,
+                n_rows=part.n_rows,
+            )
 
     def _answer_when_kept(
-        self, group: list[_Waiting], answers: list[Told | FalajError], parts: list[Scored]
+        self,
+        group: list[_Waiting],
+        answers: list[Told | FalajError],
+        parts: list[Scored],
+        begun: float,
     ) -> None:
         """Answer when every part of the run is on disk."""
         left = len(parts)
@@ -287,9 +328,25 @@ class Lane:
             if left == 0:
                 for item, answer in zip(group, answers, strict=True):
                     self._end(item, failure or answer)
+                if failure is None:
+                    self._count(group, answers, parts, begun)
 
         for part in parts:
             self._log.append_durably(part, lambda error: _soon(self._loop, kept, error))
+
+
+def _first_scored(parts: list[Scored]) -> list[list[Parsed]]:
+    """For each part the requests whose first row it scored: each request stands in one."""
+    firsts: dict[Parsed, tuple[str, int]] = {}  # ids of one run rise with the place of the row
+    for place, part in enumerate(parts):
+        for one, owner in zip(part.ids, part.owners, strict=True):
+            known = firsts.get(owner)
+            if known is None or one < known[0]:
+                firsts[owner] = (one, place)
+    found: list[list[Parsed]] = [[] for _ in parts]
+    for owner, (_, place) in firsts.items():
+        found[place].append(owner)
+    return found
 
 
 def _told(error: BaseException) -> FalajError:

@@ -12,9 +12,9 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from math import isfinite
+from math import inf, isfinite
 from operator import attrgetter
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import numpy as np
@@ -28,6 +28,9 @@ from falaj.serving.explain import Explain, not_explained
 from falaj.serving.front import Told
 from falaj.serving.model import FeatureStatus, FieldType, MissingPolicy, Release, RequestField
 from falaj.serving.variants import CompiledVariant, Vectors
+
+if TYPE_CHECKING:
+    from falaj.serving.trails import Trail
 
 _FLOAT32_MAX = 3.4028234e38
 _TYPES: Mapping[FieldType, Any] = {
@@ -55,7 +58,17 @@ class Outcome:
 class Parsed:
     """One request, decoded and checked; what becomes of it is noted on it."""
 
-    __slots__ = ("at_us", "caller", "explain", "render", "request_id", "rows", "started")
+    __slots__ = (
+        "at_us",
+        "caller",
+        "deadline",
+        "explain",
+        "render",
+        "request_id",
+        "rows",
+        "started",
+        "trail",
+    )
 
     def __init__(
         self,
@@ -66,6 +79,7 @@ class Parsed:
         explain: int,
         caller: str,
         started: float,
+        deadline: float = inf,
     ) -> None:
         self.rows = rows
         self.request_id = request_id
@@ -76,6 +90,10 @@ class Parsed:
         self.caller = caller
         self.started = started
         """``time.perf_counter()`` when the request arrived."""
+        self.deadline = deadline
+        """``time.perf_counter()`` beyond which nobody waits for the answer."""
+        self.trail: Trail | None = None
+        """Notes what becomes of it, of a request that is traced or told to the access log."""
         self.render: Render | None = None
         """Writes the answer in another protocol; None for plain JSON."""
 
@@ -202,6 +220,7 @@ class RequestPlan:
             explain=explain,
             caller=caller,
             started=started,
+            deadline=started + self.limits.deadline_seconds,
         )
 
     def parse_columns(
@@ -241,7 +260,15 @@ class RequestPlan:
                 f"The rows are not what {self.release.endpoint!r} takes: {_told(error)}.",
                 hint=self._shape(),
             ) from None
-        return Parsed(rows, request_id, at_us, explain=explain, caller=caller, started=started)
+        return Parsed(
+            rows,
+            request_id,
+            at_us,
+            explain=explain,
+            caller=caller,
+            started=started,
+            deadline=started + self.limits.deadline_seconds,
+        )
 
     def _check_explained(self) -> None:
         for variant in self.variants:
@@ -432,6 +459,7 @@ class RequestPlan:
             if statuses is None:
                 continue
             absent = (statuses != FeatureStatus.PRESENT) & np.isnan(part.vectors.matrix)
+            absent[:, part.variant.from_request] = False
             for row, column in np.argwhere(absent).tolist():
                 names = lacking.setdefault(id(part.owners[row]), set())
                 names.add(part.variant.columns[column])
@@ -454,11 +482,12 @@ def _without(part: Scored, refused: Collection[int]) -> Scored:
     vectors = part.vectors
     return replace(
         part,
-        vectors=Vectors(
-            vectors.matrix[kept],
-            None if vectors.statuses is None else vectors.statuses[kept],
-            None if vectors.times is None else vectors.times[kept],
-            vectors.outputs[kept],
+        vectors=replace(
+            vectors,
+            matrix=vectors.matrix[kept],
+            statuses=None if vectors.statuses is None else vectors.statuses[kept],
+            times=None if vectors.times is None else vectors.times[kept],
+            outputs=vectors.outputs[kept],
         ),
         ids=[part.ids[place] for place in kept],
         owners=[part.owners[place] for place in kept],

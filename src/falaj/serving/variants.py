@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -36,6 +37,12 @@ class Vectors:
     """[n, inputs] event times in Unix microseconds, 0 where there is none."""
     outputs: NDArray[np.floating[Any]]
     """[n, outputs]."""
+    begun: float = 0.0
+    """``time.perf_counter()`` before the features were looked up."""
+    read: float = 0.0
+    """Behind that, before the model ran."""
+    ran: float = 0.0
+    """Behind the model's run."""
 
 
 class CompiledVariant:
@@ -76,6 +83,9 @@ class CompiledVariant:
         self._numbers = _numbers(asked, servable.categories) if asked else None
         self._n_asked = len(asked)
         read = known + tuple(asked)
+        self.from_request = np.array([name in asked for name in self.columns], dtype=bool)
+        """[inputs]; True for what the caller sends, which the policy on missing features does
+        not speak of."""
         places = [read.index(name) for name in self.columns]
         self._places = None if places == list(range(len(read))) else np.array(places)
         self._asdict = msgspec.structs.asdict
@@ -87,7 +97,9 @@ class CompiledVariant:
             ModelFailed: an on-demand function or the model raised.
             FalajError: what the online store raises.
         """
+        begun = perf_counter()
         matrix, statuses, times = self._read(rows, at_us)
+        read = perf_counter()
         try:
             outputs = self._model.run(matrix)
         except FalajError:
@@ -97,7 +109,7 @@ class CompiledVariant:
                 f"The model {self.label} failed: {type(error).__name__}: {str(error)[:200]}.",
                 hint="Roll the endpoint back: `falaj endpoints rollback NAME`.",
             ) from error
-        return Vectors(matrix, statuses, times, outputs)
+        return Vectors(matrix, statuses, times, outputs, begun, read, perf_counter())
 
     def _read(
         self, rows: list[Any], at_us: int

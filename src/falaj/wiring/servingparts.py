@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from falaj.serving.rings import Ring
     from falaj.serving.routing import RoutingTable
     from falaj.serving.storedfeatures import StoredFeatures
+    from falaj.serving.trails import Trails
     from falaj.wiring.assembly import Premises
 
 
@@ -71,10 +72,14 @@ class ServingParts:
     @part
     def plan_compiler(self) -> PlanCompiler:
         """Compiles releases into request plans."""
+        from falaj.serving.adapters.runtime_trees import TreeRuntime
         from falaj.serving.bundled import BundledModels
         from falaj.serving.compiler import PlanCompiler
 
-        return PlanCompiler(BundledModels(self._made.bundles), runtimes(), self.stored_features)
+        served = runtimes()
+        if self._made.settings.inference.trees == "compiled":
+            served[0] = TreeRuntime(served[0])  # of ONNX, which it wraps
+        return PlanCompiler(BundledModels(self._made.bundles), served, self.stored_features)
 
     @part
     def releases(self) -> Releases:
@@ -143,7 +148,21 @@ class ServingParts:
         """The counters that all workers of this machine share, under this process's name."""
         from falaj.serving.meters import Meters
 
-        return Meters(private_folder(self._made.settings.home / "meters"), self._made.process)
+        made = Meters(private_folder(self._made.settings.home / "meters"), self._made.process)
+        self._made.closing.append(made.close)
+        return made
+
+    def trails(self) -> Trails:
+        """What becomes of single requests, as far as the settings ask for it."""
+        from falaj.serving.accesslog import AccessLog
+        from falaj.serving.trails import Trails
+        from falaj.wiring.traces import request_spans
+
+        settings = self._made.settings
+        spans = request_spans(settings, self._made.process, dropped=self.meters.spans_dropped)
+        place = settings.inference.access_log
+        access = AccessLog(place, dropped=self.meters.lines_dropped) if place else None
+        return Trails(ratio=settings.traces_ratio, spans=spans, access=access)
 
     def inference_app(self, worker: str, *, ring: bool = False) -> InferenceApp:
         """The application of an inference worker.
@@ -163,6 +182,7 @@ class ServingParts:
             policy=self._made.policy,
             log=self._log(self._ring() if ring else None),
             meters=self.meters,
+            trails=self.trails(),
         )
         app.add(feature_planes(self._made, app.admission))
         return app

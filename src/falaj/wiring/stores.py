@@ -10,6 +10,7 @@ from urllib.parse import parse_qs, urlsplit
 from falaj.kernel.clock import Clock
 from falaj.kernel.errors import InvalidInput, NotFound
 from falaj.kernel.settings import Settings, is_there, private_folder
+from falaj.wiring.traces import traces_address
 
 if TYPE_CHECKING:
     from falaj.features.adapters.redis_connection import RedisPlace
@@ -192,6 +193,8 @@ def checked(settings: Settings) -> Settings:
         redis_place(settings)
     if settings.event_log != "segments:":
         kafka_place(settings)
+    if settings.traces:
+        traces_address(settings)
     return settings
 
 
