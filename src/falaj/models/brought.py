@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 MOST_BYTES = 1 << 30
 MOST_SAMPLE_ROWS = 100_000
+_TRIED_ROWS, _MISSING_SHARE = 256, 0.1
 
 
 class BringRequest(BaseModel):
@@ -141,6 +142,7 @@ class BringJob:
         job.report(0.5, "trying the model")
         scorer = self._scorers.of(request.model_format, data, encoding.names)
         scores = probabilities(scorer.scores(matrix), request.file)
+        probabilities(scorer.scores(made_up_rows(encoding)), request.file)
         manifest = Manifest(
             model=request.model,
             run="",
@@ -194,6 +196,21 @@ class BringJob:
         if rows is None or rows.num_rows == 0:
             return np.full((1, len(encoding.features)), np.nan, dtype=np.float32)
         return encoding.matrix(rows)
+
+
+def made_up_rows(encoding: Encoding) -> Any:
+    """Rows of small and large numbers, known words and missing values; always the same.
+
+    Nobody's data: a model must give a probability whatever a client sends.
+    """
+    random = np.random.default_rng(0)
+    rows = random.normal(size=(_TRIED_ROWS, len(encoding.features)))
+    rows *= 10.0 ** random.integers(-2, 5, size=(_TRIED_ROWS, 1))
+    for place, feature in enumerate(encoding.features):
+        if feature.categories:
+            rows[:, place] = random.integers(0, len(feature.categories), _TRIED_ROWS)
+    rows[random.random(rows.shape) < _MISSING_SHARE] = np.nan
+    return rows.astype(np.float32)
 
 
 def check_judge(
