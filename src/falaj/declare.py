@@ -42,16 +42,19 @@ from falaj.models.model import (
     LeakageRule,
     MetricRule,
     ModelPolicy,
+    ParentRule,
     SliceRule,
 )
 from falaj.monitoring.model import DriftLimits, Labels, Monitor, PerformanceLimits
-from falaj.serving.model import Endpoint, Limits
+from falaj.serving.model import Combination, Composition, Endpoint, Limits, Member
 
 __all__ = [
     "Aggregate",
     "Between",
     "ChampionRule",
     "Classification",
+    "Combination",
+    "Composition",
     "Contract",
     "DType",
     "DriftLimits",
@@ -72,12 +75,14 @@ __all__ = [
     "LeakageRule",
     "Limits",
     "Matches",
+    "Member",
     "MetricRule",
     "Mode",
     "ModelPolicy",
     "Monitor",
     "NotNull",
     "OnDemandFeatures",
+    "ParentRule",
     "PerformanceLimits",
     "RowCount",
     "Severity",

@@ -15,6 +15,7 @@ from falaj.catalog.definitions import Definitions
 from falaj.features.adapters.online_lmdb import LmdbOnlineStore
 from falaj.features.model import Aggregate, Entity, FeatureService, FeatureView
 from falaj.features.store import AppliedDefinitions, FeatureStore
+from falaj.ingest.files import Files
 from falaj.kernel.calls import Calls
 from falaj.kernel.clock import SystemClock
 from falaj.kernel.jobs import Jobs, Worker
@@ -22,18 +23,32 @@ from falaj.kernel.outbox import Outbox
 from falaj.lake.adapters.blobs_local import LocalBlobs
 from falaj.lake.adapters.lake_ducklake import DuckLake
 from falaj.lake.blobs import SealedBlobs
+from falaj.models.adapters.int8_onnxruntime import Int8Quantizer
 from falaj.models.adapters.onnx_lightgbm import LightGbmToOnnx
 from falaj.models.adapters.scoring_onnxruntime import OnnxScorers
+from falaj.models.brought import Bringing, BringJob
 from falaj.models.bundles import Bundles
 from falaj.models.gate_job import GateJob
 from falaj.models.gates import Gates
-from falaj.models.model import GATES_JOB, MetricRule, ModelPolicy, SliceRule
+from falaj.models.model import (
+    BRING_JOB,
+    GATES_JOB,
+    QUANTIZE_JOB,
+    MetricRule,
+    ModelPolicy,
+    SliceRule,
+)
 from falaj.models.packaging import ModelPackaging
 from falaj.models.promotion import CHANGE_KIND, Promotions
+from falaj.models.quantized import QuantizeJob
 from falaj.models.registry import Registry
 from falaj.models.service import ModelService
 from falaj.operations.changes import Changes
 from falaj.operations.service import ChangeService
+from falaj.serving.adapters.runtime_lightgbm import LightGbmRuntime
+from falaj.serving.adapters.runtime_onnx import OnnxRuntime
+from falaj.serving.adapters.runtime_python import PythonRuntime
+from falaj.serving.scorers import RuntimeScorers
 from falaj.testing.calls import make_caller, make_door, opened_call
 from falaj.testing.fakes import MemoryAudit
 from falaj.training.adapters.trainer_lightgbm import LightGbmTrainer
@@ -155,11 +170,15 @@ class World:
         self.packaging = ModelPackaging(
             LightGbmToOnnx(), OnnxScorers(), self.bundles, self.registry
         )
-        self.gates = Gates(self.bundles, OnnxScorers())
+        self.scorers = RuntimeScorers([OnnxRuntime(), LightGbmRuntime(), PythonRuntime()])
+        self.gates = Gates(self.bundles, self.scorers)
         self.trainer = LightGbmTrainer()
         self.gate_job = GateJob(self.calls, self.registry, self.gates, self.sets)
         handlers = {}
         self.changes = Changes(self.catalog, handlers)
+        (folder / "data").mkdir(exist_ok=True)
+        self.files = Files([folder / "data"])
+        self.bringing = Bringing(self.files, self.registry, self.sets, self.jobs)
         self.promotions = Promotions(self.registry, self.bundles, self.changes)
         self.changes._handlers[CHANGE_KIND] = self.promotions.apply
 
@@ -174,6 +193,7 @@ class World:
             ModelService(
                 registry=self.registry, promotions=self.promotions, bundles=self.bundles,
                 runs=self.runs, jobs=self.jobs, catalog=self.catalog, visible=visible,
+                bringing=self.bringing,
             ),
             ChangeService(self.changes, self.catalog, visible),
         ]  # fmt: skip
@@ -196,6 +216,12 @@ class World:
             PREPARE_JOB: PrepareJob(self.calls, self.sets),
             RECREATE_JOB: RecreateJob(self.calls, self.sets),
             GATES_JOB: self.gate_job,
+            QUANTIZE_JOB: QuantizeJob(
+                self.calls, self.registry, self.bundles, Int8Quantizer(), self.scorers, self.sets
+            ),
+            BRING_JOB: BringJob(
+                self.calls, self.files, self.registry, self.bundles, self.scorers, self.sets
+            ),
         }
         return Worker(self.jobs, handlers, name=name)
 

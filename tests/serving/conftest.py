@@ -11,7 +11,9 @@ import pytest
 from falaj.kernel.clock import SystemClock
 from falaj.lake.adapters.ducklake_engine import Place
 from falaj.lake.adapters.lake_ducklake import DuckLake
+from falaj.serving.adapters.runtime_lightgbm import LightGbmRuntime
 from falaj.serving.adapters.runtime_onnx import OnnxRuntime
+from falaj.serving.adapters.runtime_python import PythonRuntime
 from falaj.serving.compiler import PlanCompiler
 from falaj.serving.meters import Meters
 from falaj.serving.routing import RoutingTable
@@ -34,7 +36,8 @@ def bundles() -> MemoryBundles:
 
 @pytest.fixture
 def compiler(bundles: MemoryBundles) -> PlanCompiler:
-    return PlanCompiler(bundles, [OnnxRuntime(device="cpu")], None)
+    runtimes = [OnnxRuntime(device="cpu"), LightGbmRuntime(), PythonRuntime()]
+    return PlanCompiler(bundles, runtimes, None)
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from sqlalchemy.engine import Connection
 
@@ -23,10 +24,20 @@ from falaj.kernel.errors import (
     NotFound,
     Unavailable,
 )
+from falaj.serving.adapters.runtime_onnx import OnnxRuntime
 from falaj.serving.compiler import PlanCompiler
 from falaj.serving.errors import BadRequest, ReleaseRefused
 from falaj.serving.meters import Meters
-from falaj.serving.model import Approved, Endpoint, FieldType, RequestField, ServableModel
+from falaj.serving.model import (
+    Approved,
+    Combination,
+    Composition,
+    Endpoint,
+    FieldType,
+    Member,
+    RequestField,
+    ServableModel,
+)
 from falaj.serving.plans import Keeper, Plans
 from falaj.serving.predictionlog import PredictionLog
 from falaj.serving.predictor import Predictor
@@ -50,8 +61,11 @@ class Versions:
         self.known = {1: "sha256:a", 2: "sha256:b"}
         self.production: int | None = 1
         self.approved_ones = {1}
+        self.others: dict[str, str] = {}
 
     def approved(self, connection: Connection, model: str, version: int | None) -> Approved:
+        if model in self.others:
+            return Approved(model=model, version=7, bundle=self.others[model])
         which = version or self.production
         if which is None or which not in self.approved_ones:
             raise Conflict(f"{model}/{which} is not approved.")
@@ -159,6 +173,35 @@ def test_an_approval_that_was_withdrawn_stops_the_activation(world: World) -> No
     with pytest.raises(Conflict, match="not approved"):
         world.endpoints.activate("delays", release.id)
     assert world.table.active()[1] == {}
+
+
+def test_a_composition_pins_every_member_and_all_of_them_must_stay_approved(world: World) -> None:
+    composition = Composition(
+        combine=Combination.MEAN, members=(Member(model="delay"), Member(model="weather"))
+    )
+    world.versions.others["weather"] = "sha256:b"
+    with opened_call(world.database) as call:
+        world.catalog.record(call, AssetRef("model", "weather"))
+    endpoint = Endpoint(name="both", model="delay", fields=FIELDS, composition=composition)
+    world.apply(endpoint)
+    release = world.endpoints.deploy("both", activate=True)
+    (variant,) = release.variants
+    assert [one.label for one in variant.members] == ["delay/1", "weather/7"]
+    assert variant.label == "delay/1"
+    with world.database.reading() as connection:
+        lineage = world.catalog.walk(connection, release_ref("both", release.id))
+    assert {branch.ref.key for branch in lineage.root.branches} >= {"delay/1", "weather/7"}
+    answer = world.endpoints.predict("both", [ROW])
+    alone = [
+        float(OnnxRuntime().load(servable(seed)).run(np.array([list(ROW.values())], "f4"))[0, 0])
+        for seed in (0, 1)
+    ]
+    assert answer.predictions[0]["score"] == pytest.approx(sum(alone) / 2, abs=1e-6)
+    again = world.endpoints.deploy("both")
+    del world.versions.others["weather"]
+    world.versions.approved_ones.clear()
+    with pytest.raises(Conflict, match="not approved"):
+        world.endpoints.activate("both", again.id)
 
 
 def test_a_bundle_that_does_not_verify_never_becomes_active(world: World) -> None:

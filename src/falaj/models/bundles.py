@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from falaj.kernel.errors import Corrupt, NotFound
-from falaj.models.model import FileEntry, Manifest, Statistics
+from falaj.kernel.errors import Corrupt, InvalidInput, NotFound
+from falaj.models.model import FileEntry, Manifest, ModelFormat, Statistics
 from falaj.trust.ports import Signature as KeySignature
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ MANIFEST, MODEL, CARD, STATISTICS, NATIVE = (
     "statistics.json",
     "native.bin",
 )
-_NEEDED = (CARD, MANIFEST, MODEL, STATISTICS)
+_NEEDED = (CARD, MANIFEST, STATISTICS)
 
 
 class _SignatureEntry(BaseModel):
@@ -69,9 +69,27 @@ class Bundle:
     key_id: str
 
     @property
+    def model(self) -> bytes:
+        """The model, in the manifest's format."""
+        return self.files[self.manifest.model_format.file]
+
+    @property
     def onnx(self) -> bytes:
-        """The model."""
+        """The model as ONNX; raises InvalidInput if it is of another format."""
+        if self.manifest.model_format is not ModelFormat.ONNX:
+            raise InvalidInput(
+                f"The model is {self.manifest.model_format}, not ONNX.",
+                hint="Name a version whose model is ONNX.",
+            )
         return self.files[MODEL]
+
+    @property
+    def native(self) -> tuple[str, bytes] | None:
+        """Format and bytes of the model from which this one was converted, if they are kept."""
+        data = self.files.get(NATIVE)
+        return (
+            None if data is None else (self.manifest.native_format or self.manifest.trainer, data)
+        )
 
     @property
     def card(self) -> str:
@@ -96,10 +114,12 @@ class Bundles:
 
         Args:
             manifest: becomes ``manifest.json``.
-            files: ``model.onnx``, ``card.md``, ``statistics.json`` and any others by name.
+            files: the model (``model.onnx``, or as its format is named), ``card.md``,
+                ``statistics.json`` and any others by name.
         """
         contents = {**files, MANIFEST: manifest.model_dump_json(indent=1).encode()}
-        missing = [name for name in _NEEDED if name not in contents]
+        needed = (*_NEEDED, manifest.model_format.file)
+        missing = [name for name in needed if name not in contents]
         if missing:
             raise ValueError(f"a bundle needs {', '.join(missing)}")
         payload = _statement(
@@ -154,6 +174,8 @@ class Bundles:
             statistics = Statistics.model_validate_json(files[STATISTICS])
         except ValidationError as error:
             raise _corrupt(digest, "its manifest cannot be read") from error
+        if manifest.model_format.file not in files:
+            raise _corrupt(digest, "it has no model")
         entries = tuple(
             FileEntry(name=name, sha256=digests[name], size=len(data), blob=envelope.blobs[name])
             for name, data in files.items()

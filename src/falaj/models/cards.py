@@ -121,12 +121,34 @@ def _inputs(manifest: Manifest) -> list[str]:
 
 
 def _origin(manifest: Manifest) -> list[str]:
+    parent, brought = manifest.parent, manifest.brought
+    made = [] if parent is None else [
+        f"- made from version {parent.version} ({parent.made_by}): scores differ by at most "
+        f"{parent.worst_difference:.4f} on {parent.n_rows} rows, {parent.bytes:,} bytes in the "
+        f"place of {parent.parent_bytes:,}"
+    ]  # fmt: skip
+    if brought is not None:
+        until = (
+            f"{brought.trained_until:%Y-%m-%d %H:%M} UTC" if brought.trained_until else "unknown"
+        )
+        judged = f"`{manifest.training_set}`" if manifest.training_set else "none"
+        lines = [
+            f"- trained elsewhere, brought by {_text(brought.by)} as `{_text(brought.file)}` "
+            f"(`{brought.sha256[:12]}`), format {manifest.model_format}",
+            f"- training rows until: {until}",
+            f"- judged on the training set: {judged}",
+            *([f"- {_cell(brought.note)}"] if brought.note else []),
+            *made,
+            f"- packaged {manifest.created_at:%Y-%m-%d %H:%M} UTC",
+        ]
+        return ["\n".join(lines)]
     return [
         "\n".join(
             [
                 f"- run `{manifest.run}`, trainer `{manifest.trainer}`",
                 f"- training set `{manifest.training_set}` ({manifest.training_set_hash[:19]}…)",
                 f"- lake snapshot {manifest.snapshot}",
+                *made,
                 f"- packaged {manifest.created_at:%Y-%m-%d %H:%M} UTC",
             ]
         )

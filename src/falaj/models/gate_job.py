@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from falaj.models.gates import unjudged
 from falaj.models.model import GateReport, ModelVersion
 from falaj.training.ports import Report, untold
 
@@ -50,25 +51,31 @@ class GateJob:
         with self._calls.database.reading() as connection:
             judged = self._registry.version(connection, model, version)
             policy = self._registry.policy(connection, model)
-            made = self._training_sets.get(connection, judged.training_set)
+            made = (
+                self._training_sets.get(connection, judged.training_set)
+                if judged.training_set
+                else None
+            )
             champion = self._registry.champion(connection, model)
             if champion is not None and champion.version == version:
                 champion = None
             rival_set = (
                 self._training_sets.get(connection, champion.training_set) if champion else None
             )
-        report(0.02, "reading the training set")
-        rows = self._training_sets.load(made)
-        results = self._gates.evaluate(
-            policy,
-            bundle=judged.bundle,
-            training_set=made,
-            rows=rows,
-            champion=champion.bundle if champion else None,
-            champion_set=rival_set,
-            champion_version=champion.version if champion else None,
-            report=lambda share, told: report(0.1 + 0.9 * share, told),
-        )
+        if made is None:
+            results = unjudged(judged.bundle)
+        else:
+            report(0.02, "reading the training set")
+            results = self._gates.evaluate(
+                policy,
+                bundle=judged.bundle,
+                training_set=made,
+                rows=self._training_sets.load(made),
+                champion=champion.bundle if champion else None,
+                champion_set=rival_set,
+                champion_version=champion.version if champion else None,
+                report=lambda share, told: report(0.1 + 0.9 * share, told),
+            )
         with self._calls.opened(
             "models.gates", principal, resource=f"model_version:{model}/{version}"
         ) as call:

@@ -27,6 +27,8 @@ from falaj.models.model import (
     MetricRule,
     ModelPolicy,
     Outcome,
+    Parent,
+    ParentRule,
     SliceRule,
 )
 from falaj.training.encoding import as_labels, instants
@@ -119,22 +121,41 @@ class Gates:
             return [GateResult(gate="bundle", outcome=Outcome.FAILED, message=error.message,
                                evidence={"bundle": bundle})]  # fmt: skip
         rival = self._bundles.open_bundle(champion) if champion else None
+        test, origin = _unseen(opened, training_set, test)
+        if origin is not None and origin.outcome is Outcome.FAILED:
+            return [bundle_gate_of(opened), origin]
         examined = Examined(
             bundle=opened,
-            scorer=self._scorers.load(opened.onnx),
+            scorer=self._scorer(opened),
             training_set=training_set,
             rows=test,
             champion=rival,
-            champion_scorer=self._scorers.load(rival.onnx) if rival else None,
+            champion_scorer=self._scorer(rival) if rival else None,
             champion_set=champion_set,
             champion_version=champion_version,
         )
-        results: list[GateResult] = []
+        results: list[GateResult] = [] if origin is None else [origin]
         gates = _gates(policy)
+        if opened.manifest.parent is not None:
+            gates.append(("parent", self._parent_gate(policy, opened.manifest.parent)))
         for done, (name, gate) in enumerate(gates):
             report(done / len(gates), f"gate {name}")
             results.append(gate(examined))
         return results
+
+    def _scorer(self, bundle: Bundle) -> Scorer:
+        manifest = bundle.manifest
+        names = manifest.signature.encoding.names
+        return self._scorers.of(manifest.model_format, bundle.model, names)
+
+    def _parent_gate(self, policy: ModelPolicy, parent: Parent) -> Gate:
+        """The version answers nearly as the one that it was made from."""
+
+        def gate(examined: Examined) -> GateResult:
+            others = self._scorer(self._bundles.open_bundle(parent.bundle)).scores(examined.matrix)
+            return parent_gate(policy.parent, parent, examined, others)
+
+        return gate
 
 
 Gate = Callable[[Examined], GateResult]
@@ -163,13 +184,80 @@ def _gates(policy: ModelPolicy) -> list[tuple[str, Gate]]:
 
 def bundle_gate(examined: Examined) -> GateResult:
     """The signature and every digest of the bundle were verified when it was opened."""
+    return bundle_gate_of(examined.bundle)
+
+
+def bundle_gate_of(bundle: Bundle) -> GateResult:
+    """The same, of a bundle whose rows cannot be examined."""
     return _result(
         "bundle",
         True,
-        f"signature and {len(examined.bundle.entries)} files verified",
+        f"signature and {len(bundle.entries)} files verified",
+        {"key_id": bundle.key_id, "files": {one.name: one.sha256 for one in bundle.entries}},
+    )
+
+
+def unjudged(bundle: str) -> list[GateResult]:
+    """What the gates say of a version that names no training set: nothing can be measured."""
+    return [
+        _result(
+            "rows",
+            False,
+            "the model was brought without a training set of this platform to judge it on",
+            {"bundle": bundle, "hint": "bring it again with training_set and trained_until"},
+        )
+    ]
+
+
+def _unseen(
+    bundle: Bundle, training_set: TrainingSet, test: pa.Table
+) -> tuple[pa.Table, GateResult | None]:
+    """The test rows that a brought model cannot have learned from, and the gate of its origin.
+
+    What was trained elsewhere may have seen any row until ``trained_until``. Without that
+    instant, or with no row after it, nothing can be measured that means anything.
+    """
+    brought = bundle.manifest.brought
+    if brought is None:
+        return test, None
+    evidence: dict[str, Any] = brought.model_dump(mode="json")
+    told = f"brought by {brought.by} as {brought.file}"
+    if brought.trained_until is None:
+        why = f"{told}; nobody says until when its training rows reach"
+        return test, _result("origin", False, why, evidence)
+    spec = training_set.spec
+    at = instants(test.column(spec.timestamp), spec.timestamp)
+    later = at > microseconds(brought.trained_until)
+    evidence |= {"n_rows": int(later.sum()), "n_rows_left_out": int((~later).sum())}
+    until = f"{brought.trained_until:%Y-%m-%d %H:%M}"
+    label, _ = training_set.trainable()
+    kept = test.filter(pa.array(later))
+    ones = as_labels(kept.column(label), label)
+    if not 0 < ones.sum() < len(ones):
+        why = f"{told}; no test rows of both classes lie after {until}"
+        return test, _result("origin", False, why, evidence)
+    why = f"{told}, by its word on rows until {until}; judged on {len(ones)} later rows"
+    return kept, _result("origin", True, why, evidence)
+
+
+def parent_gate(rule: ParentRule, parent: Parent, examined: Examined, others: Vector) -> GateResult:
+    """A version made from another differs from it by no more than the rule allows."""
+    differences = np.abs(examined.scores - others)
+    worst, mean = float(differences.max()), float(differences.mean())
+    auc = FUNCTIONS["auc"]
+    loss = auc(examined.labels, others) - auc(examined.labels, examined.scores)
+    return _result(
+        "parent",
+        worst <= rule.worst_difference and loss <= rule.auc_loss,
+        f"{parent.made_by} of version {parent.version}: scores differ by at most {worst:.4f}, "
+        f"asked ≤ {rule.worst_difference}; AUC lost {loss:+.5f}, asked ≤ {rule.auc_loss}",
         {
-            "key_id": examined.bundle.key_id,
-            "files": {entry.name: entry.sha256 for entry in examined.bundle.entries},
+            "worst_difference": worst,
+            "mean_difference": mean,
+            "auc_loss": float(loss),
+            "limits": rule.model_dump(),
+            "when_made": parent.model_dump(),
+            "n_rows": len(differences),
         },
     )
 
@@ -421,10 +509,14 @@ def _after(examined: Examined) -> Any:
     """True for test rows that lie after the champion's training and validation rows."""
     spec = examined.training_set.spec
     at = instants(examined.rows.column(spec.timestamp), spec.timestamp)
-    if examined.champion_set is None:
-        return np.full(at.shape, True)
-    _, split = examined.champion_set.trainable()
-    return at >= microseconds(split.validation_until)
+    after = np.full(at.shape, True)
+    if examined.champion_set is not None:
+        _, split = examined.champion_set.trainable()
+        after &= at >= microseconds(split.validation_until)
+    brought = examined.champion.manifest.brought if examined.champion else None
+    if brought is not None and brought.trained_until is not None:
+        after &= at > microseconds(brought.trained_until)
+    return after
 
 
 def _result(gate: str, good: bool, message: str, evidence: dict[str, Any]) -> GateResult:

@@ -15,8 +15,34 @@ from falaj.training.encoding import Encoding
 from falaj.training.model import Name
 
 GATES_JOB = "models.gates"
+BRING_JOB = "models.bring"
+QUANTIZE_JOB = "models.quantize"
 Metric = Literal["auc", "log_loss", "brier", "calibration_error"]
 Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class ModelFormat(StrEnum):
+    """How a model's file is written. None of them is a pickle."""
+
+    ONNX = "onnx"
+    LIGHTGBM = "lightgbm"  # the text of Booster.save_model
+    XGBOOST = "xgboost"  # JSON or UBJSON
+    TORCH = "torch"  # a .pt2 archive of torch.export
+    PYTHON = "python"  # a module with a class Model, or a zip archive with model.py
+
+    @property
+    def file(self) -> str:
+        """The name of such a model in a bundle."""
+        return _FILES[self]
+
+
+_FILES = {
+    ModelFormat.ONNX: "model.onnx",
+    ModelFormat.LIGHTGBM: "model.lightgbm",
+    ModelFormat.XGBOOST: "model.xgboost",
+    ModelFormat.TORCH: "model.pt2",
+    ModelFormat.PYTHON: "model.python",
+}
 
 
 class GatesNotPassed(Conflict):
@@ -93,6 +119,15 @@ class LeakageRule(_Rule):
     that the window holds the row itself."""
 
 
+class ParentRule(_Rule):
+    """How far a version that was made from another may be from it, on the test rows."""
+
+    worst_difference: Share = 0.05
+    """Of a probability, the greatest absolute difference."""
+    auc_loss: Share = 0.002
+    """The greatest loss of the AUC."""
+
+
 class ModelPolicy(Definition):
     """What a model is for, and what each of its versions must keep to be served."""
 
@@ -109,7 +144,16 @@ class ModelPolicy(Definition):
     """The greatest expected calibration error."""
     latency: LatencyRule | None = LatencyRule()
     largest_megabytes: Annotated[float, Field(gt=0)] | None = 100.0
+    parent: ParentRule = ParentRule()
     leakage: LeakageRule | None = LeakageRule()
+
+    def document(self) -> dict[str, Any]:
+        """As ``Definition.document``; a rule that is as it always was is left out, so that
+        a policy keeps its fingerprint over versions of the platform."""
+        told = super().document()
+        if self.parent == ParentRule():
+            del told["parent"]
+        return told
 
     def references(self) -> list[AssetRef]:
         """The feature service."""
@@ -172,8 +216,42 @@ class Signature(BaseModel):
     label: str
 
 
+class Brought(BaseModel):
+    """Where a model comes from that was not trained on this platform, as it was told."""
+
+    file: str
+    sha256: str
+    by: str
+    trained_until: datetime | None = None
+    """The latest instant of which its training rows knew; rows until then do not judge it."""
+    note: str = ""
+
+
+class Parent(BaseModel):
+    """The version that another one was made from without training, and how they differ."""
+
+    version: int
+    bundle: str
+    made_by: str
+    """``int8``."""
+    n_rows: int
+    """Rows that both scored."""
+    worst_difference: float
+    mean_difference: float
+    """Of the probabilities, absolute."""
+    bytes: int
+    parent_bytes: int
+    p50_us: float
+    parent_p50_us: float
+    """Of one row alone, on one thread of the machine that made it."""
+
+
 class Manifest(BaseModel):
-    """What a bundle says of itself; signed with the digests of all files."""
+    """What a bundle says of itself; signed with the digests of all files.
+
+    Of a model that was brought, ``run``, ``training_set_hash`` and ``definitions`` are
+    empty, and ``training_set`` names the set that judges it, not one that it learned from.
+    """
 
     format: Literal["falaj-bundle/1"] = "falaj-bundle/1"
     model: str
@@ -190,6 +268,11 @@ class Manifest(BaseModel):
     """Of the packaged model, ``validation_…``."""
     facts: dict[str, float | str] = {}
     importance: dict[str, float] = {}
+    model_format: ModelFormat = ModelFormat.ONNX
+    native_format: str = ""
+    """The format of ``native.bin``, from which the model was converted; empty: the trainer's."""
+    brought: Brought | None = None
+    parent: Parent | None = None
     created_at: datetime
 
 
@@ -234,8 +317,10 @@ class ModelVersion(BaseModel):
     version: int
     stage: Stage
     run: str
+    """Empty: it was trained elsewhere and brought."""
     bundle: str
     training_set: str
+    """The set that it learned from, or, if it was brought, that judges it (or empty)."""
     feature_service: str
     metrics: dict[str, float]
     created_at: datetime

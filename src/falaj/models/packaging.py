@@ -50,7 +50,8 @@ class ModelPackaging:
             ConversionDiffers: a probability differs by more than 1e-5 on a validation row.
         """
         onnx = self._converter.convert(candidate.fitted)
-        scores = self._scorers.load(onnx).scores(candidate.validation.matrix)
+        names = candidate.fitted.encoding.names
+        scores = self._scorers.of("onnx", onnx, names).scores(candidate.validation.matrix)
         worst = float(np.max(np.abs(scores - candidate.scores)))
         if not worst <= TOLERANCE:
             raise ConversionDiffers(
@@ -79,6 +80,7 @@ class ModelPackaging:
             },
             facts={**candidate.fitted.facts, "onnx_worst_difference": worst},
             importance=dict(candidate.fitted.importance),
+            native_format=candidate.fitted.format,
             created_at=candidate.run.started_at,
         )
         statistics = statistics_of(candidate.fitted.encoding, candidate.train.matrix, scores)

@@ -27,7 +27,7 @@ class OnnxConverter(Protocol):
 
 
 class Scorer(Protocol):
-    """A loaded ONNX model; one thread, so that times are those of one core."""
+    """A loaded model; one thread, so that times are those of one core."""
 
     def scores(self, matrix: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
         """The probability of label 1 for each row."""
@@ -39,8 +39,28 @@ class Scorer(Protocol):
 
 
 class ScorerFactory(Protocol):
-    """Loads ONNX models."""
+    """Loads models to score rows with them, outside of serving."""
 
-    def load(self, onnx: bytes) -> Scorer:
-        """Raises Corrupt if the bytes are no model of our shape."""
+    def of(self, model_format: str, model: bytes, names: tuple[str, ...]) -> Scorer:
+        """A scorer of a model of any format.
+
+        Args:
+            names: of the model's inputs, in order.
+
+        Raises:
+            Corrupt: the bytes are no such model.
+            InvalidInput: its shape is not one output from these inputs, or there is no
+                runtime for the format here.
+        """
+        ...
+
+
+class Quantizer(Protocol):
+    """Makes a smaller, faster ONNX model that answers nearly as another."""
+
+    def quantized(self, onnx: bytes) -> bytes:
+        """The model with int8 weights; same inputs and outputs.
+
+        Raises InvalidInput for a model without dense layers (a tree ensemble).
+        """
         ...

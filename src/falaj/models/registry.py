@@ -20,6 +20,7 @@ from falaj.kernel.insertion import insert_if_absent
 from falaj.models.model import (
     GateReport,
     GateResult,
+    Manifest,
     Model,
     ModelPolicy,
     ModelVersion,
@@ -55,6 +56,8 @@ class Registry:
 
     def register(self, call: Call, model: str, *, run: str, bundle: str) -> ModelVersion:
         """Add a bundle as the next version; the same bundle again gives the same version.
+
+        ``run`` is empty for a model that no run of this platform made.
 
         Raises:
             NotFound, Corrupt: there is no such bundle, or it does not verify.
@@ -99,26 +102,31 @@ class Registry:
                 created_by=call.principal.id,
             )
         )
-        self._describe(call, model, version, bundle, manifest.training_set, run)
+        self._describe(call, version_ref(model, version), bundle, manifest)
         call.emit("model_version.registered", model=model, version=version, run=run)
         return self.version(connection, model, version)
 
-    def _describe(
-        self, call: Call, model: str, version: int, bundle: str, training_set: str, run: str
-    ) -> None:
-        ref = version_ref(model, version)
+    def _describe(self, call: Call, ref: AssetRef, bundle: str, manifest: Manifest) -> None:
+        model, _, version = ref.key.rpartition("/")
+        run = manifest.run
+        attributes = {"bundle": bundle, "stage": str(Stage.DEVELOPMENT)}
+        if manifest.brought is not None:
+            attributes |= {"brought_as": manifest.brought.file, "sha256": manifest.brought.sha256}
         self._catalog.record(
             call,
             ref,
             description=f"version {version} of {model}",
             owner=call.principal.id,
-            attributes={"bundle": bundle, "stage": str(Stage.DEVELOPMENT)},
+            attributes=attributes,
         )
-        links = (
-            (AssetRef("training_set", training_set), AssetRef("run", run), Relation.TRAINED),
-            (AssetRef("run", run), ref, Relation.PACKAGED),
-            (AssetRef("model", model), ref, Relation.DEFINES),
-        )
+        links = [(AssetRef("model", model), ref, Relation.DEFINES)]
+        if run:
+            learned = AssetRef("training_set", manifest.training_set)
+            links.append((learned, AssetRef("run", run), Relation.TRAINED))
+            links.append((AssetRef("run", run), ref, Relation.PACKAGED))
+        if manifest.parent is not None:
+            parent = version_ref(manifest.model, manifest.parent.version)
+            links.append((parent, ref, Relation.PACKAGED))
         for source, target, relation in links:
             for end in (source, target):
                 if not self._catalog.exists(call.connection, end):

@@ -12,13 +12,23 @@ from falaj.kernel.call import AssetRef, Call
 from falaj.kernel.errors import InvalidInput, NotFound
 from falaj.kernel.jobs import Job
 from falaj.kernel.ports import Resource
-from falaj.models.model import GATES_JOB, GateReport, Model, ModelVersion, Move, Stage
+from falaj.models.model import (
+    GATES_JOB,
+    GateReport,
+    Model,
+    ModelFormat,
+    ModelVersion,
+    Move,
+    Stage,
+)
 from falaj.operations.model import Change
+from falaj.training.encoding import EncodedFeature
 from falaj.training.model import BUNDLE_TAG, Name
 
 if TYPE_CHECKING:
     from falaj.catalog.assets import Catalog
     from falaj.kernel.jobs import Jobs
+    from falaj.models.brought import Bringing
     from falaj.models.bundles import Bundles
     from falaj.models.promotion import Promotions
     from falaj.models.registry import Registry
@@ -29,6 +39,8 @@ Visible = Callable[[Call, Resource], bool]
 ModelList = list[Model]
 VersionList = list[ModelVersion]
 MoveList = list[Move]
+Inputs = Annotated[tuple[EncodedFeature, ...], Field(min_length=1)]
+Note = Annotated[str, Field(max_length=2_000)]
 VersionNumber = Annotated[int, Field(ge=1)]
 
 
@@ -47,7 +59,9 @@ class ModelService(Service):
         jobs: Jobs,
         catalog: Catalog,
         visible: Visible,
+        bringing: Bringing,
     ) -> None:
+        self._bringing = bringing
         self._registry = registry
         self._promotions = promotions
         self._bundles = bundles
@@ -67,6 +81,57 @@ class ModelService(Service):
                 hint="Train with `falaj training train`, which packages one.",
             )
         return self._registry.register(self.call, name, run=run, bundle=bundle)
+
+    @action(post="/models/{name}/bringings", on="model")
+    def bring(
+        self,
+        name: Name,
+        *,
+        file: str,
+        model_format: ModelFormat,
+        inputs: Inputs,
+        training_set: str | None = None,
+        trained_until: AwareDatetime | None = None,
+        sample: str | None = None,
+        note: Note = "",
+    ) -> Job:
+        """Add a model that was trained elsewhere as the next version of a model.
+
+        The model needs a policy, as every model does. A job tries the file, packages it
+        and registers the version, which then goes through gates and approval as any other.
+
+        Args:
+            name: the model.
+            file: in the data folders; never a pickle.
+            model_format: onnx, lightgbm, xgboost, torch or python.
+            inputs: name, type and known words of each input, in the model's order.
+            training_set: the set of this platform whose test rows judge the version;
+                without one its gates fail.
+            trained_until: the latest instant that the model's own training rows knew of;
+                only later rows judge it, and without it its gates fail.
+            sample: rows of inputs (CSV or Parquet, in the data folders) for the statistics
+                that drift is told from; else rows of the training set.
+            note: where it comes from, for its card.
+        """
+        request = {
+            "model": name, "file": file, "model_format": model_format, "inputs": inputs,
+            "training_set": training_set, "trained_until": trained_until, "sample": sample,
+            "note": note,
+        }  # fmt: skip
+        return self._bringing.ask(self.call, request)
+
+    @action(post="/models/{name}/versions/{version}/quantizations", on="model_version")
+    def quantize(self, name: Name, version: VersionNumber) -> Job:
+        """Make an int8 variant of a version's ONNX model, as a new version of its own.
+
+        Its bundle names the version that it was made from and how their scores differ; its
+        gates compare the two within the limits of the model's policy (``parent``).
+        """
+        from falaj.models.quantized import ask
+
+        found = self._registry.version(self.call.connection, name, version)
+        manifest = self._bundles.open_bundle(found.bundle).manifest
+        return ask(self.call, self._jobs, found, manifest)
 
     @action(get="/models")
     def list(self) -> ModelList:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from falaj.kernel.errors import NotFound
+from falaj.kernel.errors import InvalidInput, NotFound
 from falaj.lake.ports import Lake
 from falaj.models.bundles import Bundle, Bundles
 from falaj.models.model import FeatureStatistics, Histogram
@@ -59,8 +59,15 @@ class Drift:
         Raises:
             NotFound: there are no such predictions.
             Corrupt: the bundle does not verify.
+            InvalidInput: the endpoint serves a composition.
         """
         variant = release.variants[0]
+        if variant.members:
+            raise InvalidInput(
+                f"{release.endpoint!r} serves a composition, which has no rows of its own that "
+                "it was trained on.",
+                hint="Watch its members through endpoints of their own.",
+            )
         bundle = self._bundles.open_bundle(variant.bundle)
         n_inputs = len(bundle.statistics.features)
         counter = _Counter(bundle)

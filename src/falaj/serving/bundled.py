@@ -26,9 +26,12 @@ class BundledModels:
         """The model of a bundle that verifies; see ``ports.Bundles.open``."""
         bundle = self._bundles.open_bundle(digest)
         encoding = bundle.manifest.signature.encoding
+        native_format, native = bundle.native or ("", b"")
         return ServableModel(
-            format="onnx",
-            model=bundle.onnx,
+            format=str(bundle.manifest.model_format),
+            model=bundle.model,
+            native_format=native_format,
+            native=native,
             inputs=encoding.names,
             categories={
                 feature.name: feature.categories

@@ -8,12 +8,26 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from falaj.kernel.errors import InvalidInput
+from falaj.serving.compositions import ComposedModel, described
+from falaj.serving.explain import Explanation
 from falaj.serving.plan import PredictionIds, RequestPlan
 from falaj.serving.variants import CompiledVariant
 
 if TYPE_CHECKING:
-    from falaj.serving.model import Release, ServableModel
+    from falaj.serving.model import Release, ServableModel, Variant
     from falaj.serving.ports import Bundles, FeatureReader, FeatureReaders, LoadedModel, Runtime
+
+
+def runtime_of(runtimes: Sequence[Runtime], model_format: str) -> Runtime:
+    """The first runtime that loads a format; raises InvalidInput naming those there are."""
+    for runtime in runtimes:
+        if model_format in runtime.formats:
+            return runtime
+    known = sorted({name for runtime in runtimes for name in runtime.formats})
+    raise InvalidInput(
+        f"No runtime here loads models of format {model_format!r}.",
+        hint=f"Known formats: {', '.join(known)}.",
+    )
 
 
 class PlanCompiler:
@@ -29,7 +43,7 @@ class PlanCompiler:
         self, bundles: Bundles, runtimes: Sequence[Runtime], features: FeatureReaders | None
     ) -> None:
         self._bundles = bundles
-        self._runtimes = {name: runtime for runtime in runtimes for name in runtime.formats}
+        self._runtimes = runtimes
         self._features = features
 
     def compile(self, release: Release) -> RequestPlan:
@@ -43,26 +57,31 @@ class PlanCompiler:
         variants: list[CompiledVariant] = []
         twins: list[CompiledVariant] = []
         for variant in release.variants:
-            servable = self._bundles.open(variant.bundle)
-            runtime = self._runtimes.get(servable.format)
-            if runtime is None:
-                raise InvalidInput(
-                    f"No runtime here loads models of format {servable.format!r}.",
-                    hint=f"Known formats: {', '.join(sorted(self._runtimes))}.",
-                )
+            servable, model = self._loaded(variant)
             if servable.outputs != release.outputs:
                 raise InvalidInput(
                     f"{variant.label} gives {', '.join(servable.outputs)}; the release "
                     f"promises {', '.join(release.outputs)}.",
                     hint="Deploy the endpoint again.",
                 )
-            model = runtime.load(servable)
+            explanation = Explanation.of(self._runtimes, servable)
             for compiled in (variants, twins):
                 reader = self._reader(release, servable)
-                compiled.append(CompiledVariant(release, variant, servable, model, reader))
+                compiled.append(
+                    CompiledVariant(release, variant, servable, model, reader, explanation)
+                )
             _warm(model, servable.sample)
         aside = RequestPlan(release, twins, PredictionIds())
         return RequestPlan(release, variants, PredictionIds(), aside=aside)
+
+    def _loaded(self, variant: Variant) -> tuple[ServableModel, LoadedModel]:
+        """A variant's model, or its members as one; every bundle is verified."""
+        models = [self._bundles.open(member.bundle) for member in variant.pinned]
+        loaded = [runtime_of(self._runtimes, one.format).load(one) for one in models]
+        if not variant.members:
+            return models[0], loaded[0]
+        whole = described(variant, models)
+        return whole, ComposedModel(variant, whole, models, loaded)
 
     def _reader(self, release: Release, servable: ServableModel) -> FeatureReader | None:
         if release.features is None:

@@ -35,6 +35,12 @@ class FeaturesMissing(InvalidInput):
     code = "features-missing"
 
 
+class NotExplained(InvalidInput):
+    """Contributions are asked of a model that is no single tree model."""
+
+    code = "not-explained"
+
+
 class Overloaded(Unavailable):
     """The worker's queue for this endpoint is full."""
 

@@ -1,7 +1,7 @@
 """The inference application: what stands behind the front of a worker.
 
-Routes: ``POST /v1/endpoints/{name}/predict`` (``?explain=features``; JSON or an Arrow
-stream, answered by events where they are asked for),
+Routes: ``POST /v1/endpoints/{name}/predict`` (``?explain=features,contributions``; JSON or an
+Arrow stream, answered by events where they are asked for),
 ``GET /v1/endpoints/{name}/openapi.json``, the Open Inference Protocol below ``/v2``, what
 the planes that it is given answer, ``GET /healthz``, ``GET /readyz``, ``GET /metrics``.
 Every request but those of health is authenticated.
@@ -39,6 +39,7 @@ from falaj.serving.errors import (
     UnsupportedMedia,
 )
 from falaj.serving.eventstreams import EVENTS, EventStreams
+from falaj.serving.explain import asked
 from falaj.serving.exposition import MEDIA
 from falaj.serving.featurebodies import ARROW
 from falaj.serving.front import Request, Response, Told
@@ -85,7 +86,7 @@ class _Admitted:
 
     __slots__ = ("asking", "caller", "explain", "lane", "name", "until")
 
-    def __init__(self, name: str, caller: str, until: float, lane: Lane, *, explain: bool) -> None:
+    def __init__(self, name: str, caller: str, until: float, lane: Lane, *, explain: int) -> None:
         self.name = name
         self.caller = caller
         self.until = until
@@ -327,7 +328,7 @@ class InferenceApp:
         if DEADLINE in request.headers:
             return answer
         # The next request of the same head need not ask all this again, while it holds.
-        explain = b"explain=features" in request.query
+        explain = asked(request.query)
         request.head.memo = _Admitted(name, caller, until, self._lanes[name], explain=explain)
         return answer
 
@@ -341,9 +342,11 @@ class InferenceApp:
             if arrow:
                 parsed = arrow_request(plan, request, caller)
             else:
-                explain = b"explain=features" in request.query
                 parsed = plan.parse(
-                    request.body, caller=caller, started=request.started, explain=explain
+                    request.body,
+                    caller=caller,
+                    started=request.started,
+                    explain=asked(request.query),
                 )
             return self._events.answering(plan, parsed) if events else parsed
 
@@ -375,7 +378,7 @@ class InferenceApp:
         if trail is not None:
             trail.caller = caller
         until = deadline_of(request)
-        explain = b"explain=features" in request.query
+        explain = asked(request.query)
         parsed = plan.parse(request.body, caller=caller, started=request.started, explain=explain)
         if until is not None:
             parsed.deadline = min(parsed.deadline, until)

@@ -183,7 +183,12 @@ class Lane:
         n_rows = len(requests)
         if n_rows > 1 or len(requests[0].rows) > 1:
             n_rows = sum(len(request.rows) for request in requests)
-        if n_rows > INLINE_ROWS or self.costs.expected(n_rows) > _INLINE_SECONDS:
+        if (
+            n_rows > INLINE_ROWS
+            or self.costs.expected(n_rows) > _INLINE_SECONDS
+            or plan.waits
+            or requests[0].explain > 1
+        ):
             self._run_aside(plan, group, requests, n_rows, begun)
             return
         try:
@@ -218,8 +223,9 @@ class Lane:
             error = done.exception()
             if error is None:
                 answers, parts, seconds = done.result()
-                self.costs.saw(n_rows, seconds)
-                self.linger.saw(n_rows, self.costs, time.perf_counter())
+                if requests[0].explain <= 1:  # what contributions cost says nothing of a score
+                    self.costs.saw(n_rows, seconds)
+                    self.linger.saw(n_rows, self.costs, time.perf_counter())
                 self._answered(group, answers, parts, begun)
             else:
                 self._failed(group, _told(error))
@@ -360,17 +366,19 @@ def _soon(loop: asyncio.AbstractEventLoop, call: object, error: FalajError | Non
 
 
 def _groups(waiting: list[_Waiting]) -> list[list[_Waiting]]:
-    """What can be scored in one run each: one release, one instant."""
+    """What can be scored in one run each: one release, one instant, all with or without
+    contributions."""
     plan, request, _ = waiting[0]
     at_us = request.at_us
     for other in waiting:
-        if other[0] is not plan or other[1].at_us != at_us:
+        if other[0] is not plan or other[1].at_us != at_us or other[1].explain > 1:
             break
     else:
         return [waiting]
-    groups: dict[tuple[int, int | None], list[_Waiting]] = {}
+    groups: dict[tuple[int, int | None, bool], list[_Waiting]] = {}
     for item in waiting:
-        groups.setdefault((id(item[0]), item[1].at_us), []).append(item)
+        key = (id(item[0]), item[1].at_us, item[1].explain > 1)
+        groups.setdefault(key, []).append(item)
     return list(groups.values())
 
 

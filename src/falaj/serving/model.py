@@ -86,6 +86,45 @@ class RequestField(_Frozen):
     nullable: bool = False
 
 
+class Combination(StrEnum):
+    """How the models of one endpoint make one score."""
+
+    MEAN = "mean"  # the weighted mean of all
+    CHAIN = "chain"  # one after the other; the last one's score is the answer
+
+
+class Member(_Frozen):
+    """One model of a composition; the version that is in production is taken."""
+
+    model: str
+    weight: float = Field(default=1.0, gt=0, le=1e6)
+    """Its part in a mean."""
+    gives: str = Field(default="", pattern=r"^([A-Za-z_][A-Za-z0-9_]{0,62})?$")
+    """The input of a later member that its score is, in a chain."""
+
+
+class Composition(_Frozen):
+    """Several models behind one endpoint, in order."""
+
+    combine: Combination
+    members: tuple[Member, ...] = Field(min_length=2, max_length=16)
+
+    @model_validator(mode="after")
+    def _whole(self) -> Composition:
+        names = [member.model for member in self.members]
+        if len(set(names)) != len(names):
+            raise ValueError("a model is named twice among the members")
+        chained = self.combine is Combination.CHAIN
+        gives = [member.gives for member in self.members]
+        if chained and (gives[-1] or not all(gives[:-1])):
+            raise ValueError("in a chain each member but the last says what input it gives")
+        if chained and len(set(gives)) != len(gives):
+            raise ValueError("two members of a chain give the same input")
+        if not chained and any(gives):
+            raise ValueError("members of a mean give no inputs to others")
+        return self
+
+
 class Endpoint(Definition):
     """Where predictions of a model are asked, and what limits them.
 
@@ -98,6 +137,8 @@ class Endpoint(Definition):
 
     name: EndpointName
     model: str
+    """With a composition: the member under whose name and version the predictions stand."""
+    composition: Composition | None = None
     feature_service: str | None = None
     """None: the one that the model was trained on, if any."""
     fields: tuple[RequestField, ...] = ()
@@ -107,16 +148,49 @@ class Endpoint(Definition):
     durability: Durability = Durability.BATCH
     missing: MissingPolicy = MissingPolicy.MODEL
 
+    @model_validator(mode="after")
+    def _own_member(self) -> Endpoint:
+        if self.composition is not None and self.model not in (
+            member.model for member in self.composition.members
+        ):
+            raise ValueError(f"the model {self.model!r} is no member of the composition")
+        return self
+
+    def document(self) -> dict[str, Any]:
+        """As ``Definition.document``; without a composition as it was before there were any."""
+        told = super().document()
+        if self.composition is None:
+            del told["composition"]
+        return told
+
     def references(self) -> list[AssetRef]:
-        """The model, and the feature service if one is named."""
+        """The model or models, and the feature service if one is named."""
         found = [AssetRef("model", self.model)]
+        if self.composition is not None:
+            found = [AssetRef("model", member.model) for member in self.composition.members]
         if self.feature_service:
             found.append(AssetRef("feature_service", self.feature_service))
         return found
 
 
+class PinnedMember(_Frozen):
+    """One model version of a composition, as a release pins it."""
+
+    model: str
+    version: int
+    bundle: str
+    weight: float = 1.0
+    gives: str = ""
+
+    @property
+    def label(self) -> str:
+        """``model/version``."""
+        return f"{self.model}/{self.version}"
+
+
 class Variant(_Frozen):
-    """One model version inside a release, and its share of the units."""
+    """One model version (or a composition of some) inside a release, and its share of the
+    units. A composition stands under the name of one of its members."""
 
     name: str = "champion"
     model: str
@@ -124,6 +198,23 @@ class Variant(_Frozen):
     bundle: str
     """The digest of the model's bundle (``sha256:…``)."""
     share: float = Field(default=1.0, ge=0, le=1)
+    combine: Combination | None = None
+    members: tuple[PinnedMember, ...] = ()
+    """All members of a composition, in order; empty for one model alone."""
+
+    @model_validator(mode="after")
+    def _composed(self) -> Variant:
+        if bool(self.members) != (self.combine is not None):
+            raise ValueError("a composition needs members and how they are combined")
+        if self.members and self.bundle not in (member.bundle for member in self.members):
+            raise ValueError("the variant's own model is no member of its composition")
+        return self
+
+    @property
+    def pinned(self) -> tuple[PinnedMember, ...]:
+        """Every model version that answers: the members, or the one alone."""
+        alone = PinnedMember(model=self.model, version=self.version, bundle=self.bundle)
+        return self.members or (alone,)
 
     @property
     def label(self) -> str:
@@ -358,4 +449,7 @@ class ServableModel:
     """For an input that is a word: the known words; the model reads a word's place."""
     sample: tuple[tuple[float, ...], ...] = ()
     """A few input rows to warm the model with."""
+    native_format: str = ""
+    native: bytes = field(default=b"", repr=False)
+    """The model from which this one was converted, if its bundle has it; it can explain."""
     facts: Mapping[str, Any] = field(default_factory=dict)

@@ -24,6 +24,7 @@ from falaj.kernel.clock import from_microseconds, microseconds
 from falaj.kernel.errors import FalajError
 from falaj.serving.assignment import assigned, bounds, position
 from falaj.serving.errors import BadRequest, BodyTooLarge, FeaturesMissing
+from falaj.serving.explain import Explain, not_explained
 from falaj.serving.front import Told
 from falaj.serving.model import FeatureStatus, FieldType, MissingPolicy, Release, RequestField
 from falaj.serving.variants import CompiledVariant, Vectors
@@ -77,7 +78,7 @@ class Parsed:
         request_id: str | None,
         at_us: int | None,
         *,
-        explain: bool,
+        explain: int,
         caller: str,
         started: float,
         deadline: float = inf,
@@ -87,6 +88,7 @@ class Parsed:
         self.at_us = at_us
         """The instant that the request is about (Unix microseconds); None is now."""
         self.explain = explain
+        """``Explain`` flags."""
         self.caller = caller
         self.started = started
         """``time.perf_counter()`` when the request arrived."""
@@ -127,6 +129,8 @@ class Scored:
         return len(self.ids)
 
 
+_Explained = list[dict[int, dict[str, Any]]]
+"""For each part the contributions of its rows, by their place in it."""
 _NOTHING = Vectors(np.empty((0, 0), np.float32), None, None, np.empty((0, 0)))
 _Places = list[tuple[int, int]]
 
@@ -171,6 +175,8 @@ class RequestPlan:
         self.release = release
         self.limits = release.limits
         self.variants = tuple(variants)
+        self.waits = any(variant.waits for variant in self.variants)
+        """A run waits for another process, so it belongs on a thread."""
         self._ids = ids
         self._row, self._decode = _decoder(release.fields)
         self._uppers = bounds([variant.share for variant in release.variants])
@@ -184,10 +190,11 @@ class RequestPlan:
 
     # -- parse ----------------------------------------------------------------------
 
-    def parse(self, body: bytes, *, caller: str, started: float, explain: bool = False) -> Parsed:
+    def parse(self, body: bytes, *, caller: str, started: float, explain: int = 0) -> Parsed:
         """Decode and check a body.
 
         Raises:
+            NotExplained: contributions are asked for, and a variant cannot tell them.
             BadRequest: it is not JSON, or has a missing, unknown or wrongly typed field.
             BodyTooLarge: more rows than the endpoint takes.
         """
@@ -197,6 +204,8 @@ class RequestPlan:
                 f"{self.limits.body_bytes}.",
                 hint="Send the rows in several requests.",
             )
+        if explain & Explain.CONTRIBUTIONS:
+            self._check_explained()
         try:
             decoded = self._decode(body)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
@@ -224,7 +233,7 @@ class RequestPlan:
         started: float,
         request_id: str | None = None,
         at_us: int | None = None,
-        explain: bool = False,
+        explain: int = 0,
     ) -> Parsed:
         """Check a request that came as columns (V2 tensors, Arrow): the same rules as JSON.
 
@@ -262,6 +271,11 @@ class RequestPlan:
             started=started,
             deadline=started + self.limits.deadline_seconds,
         )
+
+    def _check_explained(self) -> None:
+        for variant in self.variants:
+            if variant.explanation is None:
+                raise not_explained(variant.label)
 
     def _check_size(self, n: int) -> None:
         if n > self.limits.rows:
@@ -360,9 +374,12 @@ class RequestPlan:
         scores = scored[0] if places is None else [scored[part][row] for part, row in places]
         finite = _finite(scores)
         answers: list[Told | FalajError] = []
+        explained: _Explained | None = None
         place = 0
         for request in requests:
             end = place + len(request.rows)
+            if request.explain & Explain.CONTRIBUTIONS and explained is None:
+                explained = [_contributions(part) for part in parts]
             if request.request_id is None:
                 request.request_id = ids[place]
                 named = f'"{ids[place]}"'
@@ -374,7 +391,9 @@ class RequestPlan:
                 answers.append((self._lone % (named, ids[place], *scores[place])).encode())
             else:
                 told = [
-                    self._told(row, ids[row], scores[row], parts, places, explain=request.explain)
+                    self._told(
+                        row, ids[row], scores[row], parts, places, request.explain, explained
+                    )
                     for row in range(place, end)
                 ]
                 answers.append(f'{{"request_id":{named},{self._head}{",".join(told)}]}}'.encode())
@@ -388,8 +407,8 @@ class RequestPlan:
         scores: list[float],
         parts: list[Scored],
         places: _Places | None,
-        *,
-        explain: bool,
+        explain: int,
+        explained: _Explained | None,
     ) -> str:
         """One row of an answer."""
         item = self._item
@@ -401,9 +420,11 @@ class RequestPlan:
         part = parts[which]
         if places is not None:
             told = told[:-1] + self._tails[self.variants.index(part.variant)]
-        if explain:
+        if explain & Explain.FEATURES:
             shown = _quoted(_shown(part.vectors, place, part.variant)).decode()
             told = f'{told[:-1]},"features":{shown}}}'
+        if explain & Explain.CONTRIBUTIONS and explained is not None:
+            told = f'{told[:-1]},"contributions":{_quoted(explained[which][place]).decode()}}}'
         return told
 
     def _rendered(
@@ -480,6 +501,17 @@ def _without(part: Scored, refused: Collection[int]) -> Scored:
         owners=[part.owners[place] for place in kept],
         rows=[part.rows[place] for place in kept],
     )
+
+
+def _contributions(part: Scored) -> dict[int, dict[str, Any]]:
+    """The contributions of the rows of a part whose requests ask for them, by place."""
+    explanation = part.variant.explanation
+    if explanation is None:  # parse has refused those requests
+        return {}
+    places = [
+        place for place, owner in enumerate(part.owners) if owner.explain & Explain.CONTRIBUTIONS
+    ]
+    return dict(zip(places, explanation.told(part.vectors.matrix[places]), strict=True))
 
 
 def _shown(vectors: Vectors, row: int, variant: CompiledVariant) -> dict[str, Any]:

@@ -69,7 +69,11 @@ class FeatureReaders(Protocol):
 
 
 class LoadedModel(Protocol):
-    """A model in memory. ``run`` is pure, and safe to call from many threads."""
+    """A model in memory. ``run`` is pure, and safe to call from many threads.
+
+    A model that waits for another process has a true attribute ``waits``: its caller
+    must not be the thread of an event loop.
+    """
 
     n_inputs: int
 
@@ -77,6 +81,37 @@ class LoadedModel(Protocol):
         """Outputs [n, k] for rows float32 [n, n_inputs], C-contiguous; NaN is missing.
 
         For a binary classifier k is 1: the probability of the positive class.
+
+        Raises:
+            InvalidInput: the rows have another width.
+            ModelFailed: the model failed on them.
+        """
+        ...
+
+
+class Explainer(Protocol):
+    """Tells how much each input of a row moved its score. Pure, and safe on many threads."""
+
+    def contributions(self, rows: NDArray[np.float32]) -> NDArray[np.float64]:
+        """For rows float32 [n, n_inputs] float64 [n, n_inputs + 1].
+
+        The last column is the base value: what the model says of a row it knows nothing
+        of. A row of the answer adds up to the model's raw score of that row (for a
+        classifier the log odds). NaN is a missing value, as for ``run``.
+        """
+        ...
+
+
+@runtime_checkable
+class Explains(Protocol):
+    """A runtime whose models can be explained."""
+
+    def explainer(self, model: ServableModel) -> Explainer:
+        """What explains a model of one of its formats.
+
+        Raises:
+            Corrupt: the bytes are no such model.
+            InvalidInput: models of this shape (several outputs) have no explanation.
         """
         ...
 
@@ -100,7 +135,11 @@ class GeneratingModel(LoadedModel, Protocol):
 
 
 class Runtime(Protocol):
-    """Loads models of the formats that it knows. Never runs code that a model brings along."""
+    """Loads models of the formats that it knows.
+
+    Never runs code that a model brings along in the process of its caller, and never
+    unpickles. Loads its library when it loads its first model.
+    """
 
     formats: tuple[str, ...]
 

@@ -40,7 +40,7 @@ class Predictor:
         caller: str,
         request_id: str | None = None,
         at: datetime | None = None,
-        explain: bool = False,
+        explain: int = 0,
     ) -> Answer:
         """Score input rows; returns when they are answered and logged.
 

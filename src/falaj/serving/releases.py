@@ -23,10 +23,12 @@ from falaj.serving.model import (
     Approved,
     Endpoint,
     EndpointSummary,
+    PinnedMember,
     Release,
     ReleaseState,
     ReleaseStatus,
     RequestField,
+    Variant,
 )
 from falaj.serving.names import table_of
 
@@ -172,7 +174,8 @@ class Releases:
         row = _found(tables.endpoint_row(call.connection, name, locked=True), name)
         release = self._release(call.connection, name, release_id)
         for variant in release.variants:
-            self._approved.approved(call.connection, variant.model, variant.version)
+            for member in variant.pinned:
+                self._approved.approved(call.connection, member.model, member.version)
         return self._switched(call, row, release, wait_seconds)
 
     def rollback(self, call: Call, name: str, *, wait_seconds: float = 15.0) -> Release:
@@ -277,7 +280,7 @@ class Releases:
         return Release(
             id=new_id("release"),
             endpoint=endpoint.name,
-            variants=(approved.variant(),),
+            variants=(self._variant(call, endpoint, approved),),
             feature_service=service,
             features=document,
             fields=fields,
@@ -289,6 +292,33 @@ class Releases:
             change=approved.change,
             created_at=call.now,
             created_by=call.principal.id,
+        )
+
+    def _variant(self, call: Call, endpoint: Endpoint, approved: Approved) -> Variant:
+        """The approved version alone, or with the versions in production of all members."""
+        composition = endpoint.composition
+        if composition is None:
+            return approved.variant()
+        pinned = []
+        for member in composition.members:
+            found = approved
+            if member.model != endpoint.model:
+                found = self._approved.approved(call.connection, member.model, None)
+            pinned.append(
+                PinnedMember(
+                    model=member.model,
+                    version=found.version,
+                    bundle=found.bundle,
+                    weight=member.weight,
+                    gives=member.gives,
+                )
+            )
+        return Variant(
+            model=approved.model,
+            version=approved.version,
+            bundle=approved.bundle,
+            combine=composition.combine,
+            members=tuple(pinned),
         )
 
     def _record(self, call: Call, release: Release) -> None:
@@ -303,8 +333,8 @@ class Releases:
                 "change": release.change,
             },
         )
-        for variant in release.variants:
-            source = AssetRef("model_version", variant.label)
+        for label in {one.label for variant in release.variants for one in variant.pinned}:
+            source = AssetRef("model_version", label)
             if not self._catalog.exists(call.connection, source):
                 self._catalog.record(call, source)
             self._catalog.link(call, source, ref, Relation.SERVES)

@@ -15,6 +15,7 @@ from falaj.features.parity import SINGLE_TOLERANCE, Served
 from falaj.features.plan import ServicePlan
 from falaj.features.types import DType
 from falaj.kernel.clock import microseconds
+from falaj.serving.compositions import opened
 from falaj.serving.model import Release
 from falaj.serving.tables import endpoint_rows, release_row
 
@@ -130,7 +131,7 @@ class LoggedRequests:
                 "n": n,
             },
         )
-        inputs = self._bundles.open(variant.bundle).inputs
+        inputs = opened(self._bundles, variant).inputs
         numbers = {
             name: place
             for place, name in enumerate(inputs)

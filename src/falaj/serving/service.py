@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from falaj.kernel.actions import Service, action
 from falaj.kernel.call import AssetRef, Call
 from falaj.kernel.errors import NotFound
+from falaj.serving.explain import Explain
 from falaj.serving.model import (
     Activation,
     Answer,
@@ -153,6 +154,7 @@ class EndpointService(Service):
         request_id: str | None = None,
         at: datetime | None = None,
         explain: bool = False,
+        contributions: bool = False,
     ) -> Answer:
         """Ask for predictions, through the same plan as the inference workers.
 
@@ -162,6 +164,7 @@ class EndpointService(Service):
             request_id: the caller's own name for this request.
             at: the instant that the rows are about; now if it is left out.
             explain: tell the features that each prediction was made of.
+            contributions: tell how much each input moved the raw score (tree models).
         """
         return self._predictor.predict(
             name,
@@ -169,7 +172,7 @@ class EndpointService(Service):
             caller=self.call.principal.id,
             request_id=request_id,
             at=at,
-            explain=explain,
+            explain=explain * Explain.FEATURES + contributions * Explain.CONTRIBUTIONS,
         )
 
     @action(get="/predictions/{prediction}")

@@ -11,6 +11,7 @@ from falaj.kernel.call import AssetRef
 from falaj.kernel.clock import from_microseconds
 from falaj.kernel.errors import InvalidInput, NotFound
 from falaj.kernel.ids import is_id
+from falaj.serving.compositions import opened
 from falaj.serving.model import FeatureStatus, Release, TraceNode
 from falaj.serving.names import table_of
 from falaj.serving.releases import release_ref
@@ -99,9 +100,10 @@ class Tracing:
             cause = self._told(connection, walked.root)
             cause.relation = str(Relation.PREDICTED)
             if len(release.variants) > 1:
-                served = f"{row['model']}/{row['version']}"
+                variant = next(one for one in release.variants if one.name == row["variant"])
+                served = {member.label for member in variant.pinned}
                 cause.causes = [
-                    one for one in cause.causes if one.kind != "model_version" or one.key == served
+                    one for one in cause.causes if one.kind != "model_version" or one.key in served
                 ]
             causes.append(cause)
         return TraceNode(
@@ -119,7 +121,7 @@ class Tracing:
 
     def _facts_of_row(self, row: Mapping[str, Any], release: Release) -> dict[str, Any]:
         variant = next(item for item in release.variants if item.name == row["variant"])
-        names = self._bundles.open(variant.bundle).inputs
+        names = opened(self._bundles, variant).inputs
         statuses = row["statuses"] or [int(FeatureStatus.PRESENT)] * len(names)
         features = {
             name: value if status == FeatureStatus.PRESENT else FeatureStatus(status).name.lower()

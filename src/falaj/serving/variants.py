@@ -18,6 +18,7 @@ from falaj.serving.model import FeatureStatus, FieldType, Release, RequestField,
 from falaj.serving.ports import GeneratingModel
 
 if TYPE_CHECKING:
+    from falaj.serving.explain import Explanation
     from falaj.serving.model import ServableModel
     from falaj.serving.ports import FeatureReader, LoadedModel
 
@@ -55,6 +56,7 @@ class CompiledVariant:
         model: the model in memory.
         reader: reads the features, compiled with this model's categories; None if all
             inputs come with the request.
+        explanation: tells the contributions of its inputs; None if nothing can.
 
     Raises:
         InvalidInput: an input is neither a feature nor a request field, or is no number.
@@ -67,7 +69,10 @@ class CompiledVariant:
         servable: ServableModel,
         model: LoadedModel,
         reader: FeatureReader | None,
+        explanation: Explanation | None = None,
     ) -> None:
+        self.explanation = explanation
+        self.waits: bool = getattr(model, "waits", False)
         self.variant = variant
         self.label = variant.label
         self.columns = servable.inputs

@@ -90,6 +90,16 @@ def _registration(world: World) -> Arguments:
     return {"name": world.new("model"), "run": world.facts["run"]}
 
 
+def _bringing(world: World) -> Arguments:
+    from falaj.testing.smallmodels import lightgbm_booster
+
+    name = f"{world.new('model')}.txt"
+    folder = world.premises.settings.data_folders[0]
+    (folder / name).write_text(lightgbm_booster().model_to_string())
+    return {"name": "late", "file": name, "model_format": "lightgbm",
+            "inputs": [{"name": one} for one in ("signal", "mean_2d", "count_2d")]}  # fmt: skip
+
+
 def _promotion(world: World) -> Arguments:
     return {"name": world.copied_model(), "version": 1, "to": "archived", "reason": "It is old."}
 
@@ -204,6 +214,8 @@ SUBJECTS: Mapping[str, Subject] = {
     "runs.history": Subject(_fact("run", key="test_auc")),
     "runs.compare": Subject(_comparison),
     "models.register": Subject(_registration),
+    "models.bring": Subject(_bringing),
+    "models.quantize": Subject(_always(**VERSION)),
     "models.versions": Subject(_always(name="late")),
     "models.get": Subject(_always(**VERSION)),
     "models.gates": Subject(_always(**VERSION)),

@@ -70,6 +70,8 @@ def _features(made: Premises) -> Features:
 
 
 def _models(made: Premises) -> ModelService:
+    from falaj.models.brought import Bringing
+
     return ModelService(
         registry=made.registry,
         promotions=made.promotions,
@@ -78,6 +80,7 @@ def _models(made: Premises) -> ModelService:
         jobs=made.jobs,
         catalog=made.catalog,
         visible=made.visible,
+        bringing=Bringing(made.data_files, made.registry, made.training_sets, made.jobs),
     )
 
 

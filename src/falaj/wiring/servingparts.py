@@ -30,6 +30,17 @@ if TYPE_CHECKING:
 _ROUTING: Shared[RoutingTable] = Shared()
 
 
+def runtimes() -> list[Runtime]:
+    """A runtime of each model format; each loads its library with its first model."""
+    from falaj.serving.adapters.runtime_lightgbm import LightGbmRuntime
+    from falaj.serving.adapters.runtime_onnx import OnnxRuntime
+    from falaj.serving.adapters.runtime_python import PythonRuntime
+    from falaj.serving.adapters.runtime_torch import TorchRuntime
+    from falaj.serving.adapters.runtime_xgboost import XgBoostRuntime
+
+    return [OnnxRuntime(), LightGbmRuntime(), XgBoostRuntime(), TorchRuntime(), PythonRuntime()]
+
+
 class ServingParts:
     """What answers requests in one process, each part made when it is first asked for.
 
@@ -61,15 +72,14 @@ class ServingParts:
     @part
     def plan_compiler(self) -> PlanCompiler:
         """Compiles releases into request plans."""
-        from falaj.serving.adapters.runtime_onnx import OnnxRuntime
         from falaj.serving.adapters.runtime_trees import TreeRuntime
         from falaj.serving.bundled import BundledModels
         from falaj.serving.compiler import PlanCompiler
 
-        onnx: Runtime = OnnxRuntime()
+        served = runtimes()
         if self._made.settings.inference.trees == "compiled":
-            onnx = TreeRuntime(onnx)
-        return PlanCompiler(BundledModels(self._made.bundles), [onnx], self.stored_features)
+            served[0] = TreeRuntime(served[0])  # of ONNX, which it wraps
+        return PlanCompiler(BundledModels(self._made.bundles), served, self.stored_features)
 
     @part
     def releases(self) -> Releases:

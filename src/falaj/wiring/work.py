@@ -32,7 +32,7 @@ def handlers(made: Premises) -> Mapping[str, Handler]:
     """
     from falaj.features.service import FORGET, MATERIALIZE
     from falaj.ingest.service import LOAD
-    from falaj.models.model import GATES_JOB
+    from falaj.models.model import BRING_JOB, GATES_JOB, QUANTIZE_JOB
     from falaj.training.model import PREPARE_JOB, RECREATE_JOB, TRAIN_JOB
 
     makers: dict[str, Callable[[], Handler]] = {
@@ -43,6 +43,8 @@ def handlers(made: Premises) -> Mapping[str, Handler]:
         RECREATE_JOB: lambda: _recreation(made),
         TRAIN_JOB: lambda: _training(made),
         GATES_JOB: lambda: _gates(made),
+        BRING_JOB: lambda: _bringing(made),
+        QUANTIZE_JOB: lambda: _quantizing(made),
     }
     return {kind: _later(make) for kind, make in makers.items()}
 
@@ -117,12 +119,44 @@ def _training(made: Premises) -> Handler:
 
 
 def _gates(made: Premises) -> Handler:
-    from falaj.models.adapters.scoring_onnxruntime import OnnxScorers
     from falaj.models.gate_job import GateJob
     from falaj.models.gates import Gates
+    from falaj.serving.scorers import RuntimeScorers
+    from falaj.wiring.servingparts import runtimes
 
-    gates = Gates(made.bundles, OnnxScorers())
+    gates = Gates(made.bundles, RuntimeScorers(runtimes()))
     return GateJob(made.calls, made.registry, gates, made.training_sets)
+
+
+def _bringing(made: Premises) -> Handler:
+    from falaj.models.brought import BringJob
+    from falaj.serving.scorers import RuntimeScorers
+    from falaj.wiring.servingparts import runtimes
+
+    return BringJob(
+        made.calls,
+        made.data_files,
+        made.registry,
+        made.bundles,
+        RuntimeScorers(runtimes()),
+        made.training_sets,
+    )
+
+
+def _quantizing(made: Premises) -> Handler:
+    from falaj.models.adapters.int8_onnxruntime import Int8Quantizer
+    from falaj.models.quantized import QuantizeJob
+    from falaj.serving.scorers import RuntimeScorers
+    from falaj.wiring.servingparts import runtimes
+
+    return QuantizeJob(
+        made.calls,
+        made.registry,
+        made.bundles,
+        Int8Quantizer(),
+        RuntimeScorers(runtimes()),
+        made.training_sets,
+    )
 
 
 def stream_worker(made: Premises) -> StreamWorker:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from falaj.kernel.errors import Corrupt
+from falaj.kernel.errors import Corrupt, InvalidInput
 from falaj.models.ports import INPUT_NAME, OUTPUT_NAME
 
 _ROWS_AT_ONCE = 65_536
@@ -45,7 +45,17 @@ class OnnxScorer:
 
 
 class OnnxScorers:
-    """Loads ONNX models; see ``ScorerFactory``."""
+    """Loads ONNX models of our own making; see ``ScorerFactory``."""
+
+    def of(self, model_format: str, model: bytes, names: tuple[str, ...]) -> OnnxScorer:
+        """A scorer of an ONNX model; raises InvalidInput for another format."""
+        if model_format != "onnx":
+            raise InvalidInput(
+                f"A model of the format {model_format} cannot be scored here, with "
+                f"{len(names)} inputs or any.",
+                hint="Give an ONNX model.",
+            )
+        return self.load(model)
 
     def load(self, onnx: bytes) -> OnnxScorer:
         """A scorer of these bytes."""

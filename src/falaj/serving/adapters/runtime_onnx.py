@@ -1,15 +1,21 @@
-"""ONNX models, run by ONNX Runtime."""
+"""ONNX models, run by ONNX Runtime on the best device that is there.
+
+On the CPU a run reads the rows where they lie. On a GPU the input is copied to the device
+once and the output back once, by binding both (I/O binding); nothing else is moved.
+"""
 
 from __future__ import annotations
 
+import threading
+from functools import cached_property
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from falaj.kernel.errors import Corrupt, InvalidInput
 from falaj.serving.model import ServableModel
+from falaj.serving.widths import check_inputs, check_rows, columns_of
 
 PREFERRED = (
     "TensorrtExecutionProvider",
@@ -18,6 +24,9 @@ PREFERRED = (
     "CPUExecutionProvider",
 )
 """Execution providers, the one to take first where it is there."""
+_ON_GPU = ("TensorrtExecutionProvider", "CUDAExecutionProvider")
+_NO_FOLDER = "/nonexistent/falaj-external-data"
+"""Weights outside of a model's own bytes are looked for here, so they are never found."""
 
 
 def chosen_providers(available: list[str], device: str = "auto") -> list[str]:
@@ -45,6 +54,15 @@ def chosen_providers(available: list[str], device: str = "auto") -> list[str]:
     return found or ["CPUExecutionProvider"]
 
 
+def bound_device(providers: list[str]) -> str | None:
+    """The device to bind inputs to, as ONNX Runtime names it; None to pass arrays as they are.
+
+    Args:
+        providers: those that a session has, best first.
+    """
+    return "cuda" if providers and providers[0] in _ON_GPU else None
+
+
 class OnnxRuntime:
     """Loads ONNX models; one thread for each run, so that a worker keeps to its core.
 
@@ -56,23 +74,43 @@ class OnnxRuntime:
     formats: tuple[str, ...] = ("onnx",)
 
     def __init__(self, *, device: str = "auto", threads: int = 1) -> None:
-        self._providers = chosen_providers(ort.get_available_providers(), device)
-        self._options = ort.SessionOptions()
-        self._options.intra_op_num_threads = threads
-        self._options.inter_op_num_threads = 1
-        self._options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-        self._options.log_severity_level = 4
+        self._device = device
+        self._threads = threads
+
+    @cached_property
+    def _providers(self) -> list[str]:
+        import onnxruntime
+
+        return chosen_providers(onnxruntime.get_available_providers(), self._device)
+
+    @cached_property
+    def _options(self) -> Any:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = self._threads
+        options.inter_op_num_threads = 1
+        options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+        options.log_severity_level = 4
+        options.add_session_config_entry(
+            "session.model_external_initializers_file_folder_path", _NO_FOLDER
+        )
+        return options
 
     def load(self, model: ServableModel) -> OnnxModel:
         """The model as a session; see ``Runtime.load``."""
+        import onnxruntime
+
+        providers = self._providers
         try:
-            session = ort.InferenceSession(model.model, self._options, providers=self._providers)
+            session = onnxruntime.InferenceSession(model.model, self._options, providers=providers)
         except Exception as error:  # ONNX Runtime raises a family of its own
             raise Corrupt(
                 f"The model is not one that ONNX Runtime can load: {str(error)[:200]}",
                 hint="Make the bundle again from its run.",
             ) from error
-        return OnnxModel(session, model)
+        device = bound_device(session.get_providers())
+        return OnnxModel(session, model) if device is None else BoundModel(session, model, device)
 
 
 class OnnxModel:
@@ -90,25 +128,17 @@ class OnnxModel:
         self._input = inputs[0].name
         self.n_inputs = len(model.inputs)
         width = inputs[0].shape[-1] if inputs[0].shape else None
-        if isinstance(width, int) and width != self.n_inputs:
-            raise InvalidInput(
-                f"The model takes {width} columns, its bundle names {self.n_inputs}.",
-                hint="Make the bundle again from its run.",
-            )
+        if isinstance(width, int):
+            check_inputs(model, width)
         self._outputs = [_numeric_output(session)]
-        self._columns = self._chosen_columns(len(model.outputs))
-
-    def _chosen_columns(self, wanted: int) -> slice:
-        probe = self._scored(np.zeros((1, self.n_inputs), dtype=np.float32))
-        have = probe.shape[1]
-        if have == wanted:
-            return slice(None)
-        if wanted == 1 and have == 2:
-            return slice(1, 2)  # a binary classifier: the probability of the positive class
-        raise InvalidInput(
-            f"The model gives {have} numbers a row, its bundle names {wanted} outputs.",
-            hint="Make the bundle again from its run.",
-        )
+        try:
+            probe = self._scored(np.zeros((1, self.n_inputs), dtype=np.float32))
+        except Exception as error:  # as above: not every graph tells its width
+            raise InvalidInput(
+                f"The model does not take {self.n_inputs} columns: {str(error)[:200]}",
+                hint="Make the bundle again from its run.",
+            ) from error
+        self._columns = columns_of(model, probe.shape[1])
 
     def _scored(self, rows: NDArray[np.float32]) -> NDArray[np.floating[Any]]:
         scores: NDArray[np.floating[Any]] = self._run(self._outputs, {self._input: rows})[0]
@@ -116,7 +146,42 @@ class OnnxModel:
 
     def run(self, rows: NDArray[np.float32]) -> NDArray[np.floating[Any]]:
         """Outputs [n, k]; see ``LoadedModel.run``."""
+        if rows.ndim != 2 or rows.shape[1] != self.n_inputs:
+            check_rows(rows, self.n_inputs)
         return self._scored(rows)[:, self._columns]
+
+
+class BoundModel(OnnxModel):
+    """A model on a device: each thread binds its input to it, and its output to the host.
+
+    Args:
+        device: as ONNX Runtime names it: ``cuda``.
+    """
+
+    def __init__(self, session: Any, model: ServableModel, device: str) -> None:
+        self._session = session
+        self._device = device
+        self._mine = threading.local()
+        super().__init__(session, model)
+
+    def _scored(self, rows: NDArray[np.float32]) -> NDArray[np.floating[Any]]:
+        import onnxruntime
+
+        mine = self._mine
+        if not hasattr(mine, "binding"):
+            mine.binding, mine.value, mine.n = self._session.io_binding(), None, -1
+        rows = np.ascontiguousarray(rows, dtype=np.float32)
+        if mine.n == len(rows):
+            mine.value.update_inplace(rows)  # the memory on the device is used again
+        else:
+            mine.value = onnxruntime.OrtValue.ortvalue_from_numpy(rows, self._device, 0)
+            mine.n = len(rows)
+            mine.binding.bind_ortvalue_input(self._input, mine.value)
+        # The host's side of the output is made by the run, which copies straight into it.
+        mine.binding.bind_output(self._outputs[0], "cpu")
+        self._session.run_with_iobinding(mine.binding)
+        scores: NDArray[np.floating[Any]] = mine.binding.get_outputs()[0].numpy()
+        return scores if scores.ndim == 2 else scores.reshape(len(rows), -1)
 
 
 def _numeric_output(session: Any) -> str:

@@ -1,0 +1,286 @@
+"""Models that were trained elsewhere: checked, tried, packaged and registered as a version.
+
+Such a version stands where every other new version stands, in development, and goes the
+same way: gates on rows of this platform, a promotion that another approves. What the
+platform did not see (the training rows) it takes down as somebody's word, and judges the
+model on later rows only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+from falaj.kernel.errors import Conflict, InvalidInput, NotFound
+from falaj.models.bundles import CARD, STATISTICS, Bundles
+from falaj.models.cards import card
+from falaj.models.files import check_bytes, sample_table
+from falaj.models.model import BRING_JOB, Brought, Manifest, ModelFormat, Signature
+from falaj.models.reference import statistics_of
+from falaj.training.encoding import EncodedFeature, Encoding
+from falaj.training.model import TEST, Name
+from falaj.training.training_sets import part_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from sqlalchemy.engine import Connection
+
+    from falaj.ingest.files import Files
+    from falaj.kernel.call import Call
+    from falaj.kernel.calls import Calls
+    from falaj.kernel.jobs import Job, JobRun, Jobs
+    from falaj.models.ports import ScorerFactory
+    from falaj.models.registry import Registry
+    from falaj.training.training_sets import TrainingSets
+
+MOST_BYTES = 1 << 30
+MOST_SAMPLE_ROWS = 100_000
+_TRIED_ROWS, _MISSING_SHARE = 256, 0.1
+
+
+class BringRequest(BaseModel):
+    """A model's file and what must be known of it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: Name
+    file: str
+    """In the data folders."""
+    sha256: str
+    model_format: ModelFormat
+    inputs: tuple[EncodedFeature, ...] = Field(min_length=1)
+    training_set: str | None = None
+    trained_until: AwareDatetime | None = None
+    sample: str | None = None
+    note: str = Field(default="", max_length=2_000)
+    asked_at: AwareDatetime
+
+
+class Bringing:
+    """Takes requests to bring a model; the work is a job's.
+
+    Args:
+        files: the files that may be read.
+    """
+
+    def __init__(
+        self, files: Files, registry: Registry, training_sets: TrainingSets, jobs: Jobs
+    ) -> None:
+        self._files = files
+        self._registry = registry
+        self._training_sets = training_sets
+        self._jobs = jobs
+
+    def ask(self, call: Call, request: Mapping[str, Any]) -> Job:
+        """Check what can be checked at once, and submit the job.
+
+        Raises:
+            NotFound: there is no policy for the model, or no such training set.
+            SourceBroken: a file is not there, or may not be read.
+            InvalidInput: the file is a pickle, or the training set is for another purpose.
+        """
+        path = found(self._files, str(request["file"]), "The model")
+        data = read(path)
+        asked = BringRequest(**request, sha256=_sha256(data), asked_at=call.now)
+        check_bytes(data, asked.model_format)
+        names = [one.name for one in asked.inputs]
+        if len(set(names)) != len(names):
+            raise InvalidInput("An input is named twice.", hint="Name each input once.")
+        if asked.sample is not None:
+            found(self._files, asked.sample, "The sample")
+        check_judge(call.connection, self._registry, self._training_sets, asked)
+        call.note(file=asked.file, sha256=asked.sha256, format=str(asked.model_format))
+        return self._jobs.submit(call, BRING_JOB, asked.model_dump(mode="json"), max_attempts=1)
+
+
+class BringJob:
+    """Handles ``models.bring``: tries the model, packages it, registers the version."""
+
+    def __init__(
+        self,
+        calls: Calls,
+        files: Files,
+        registry: Registry,
+        bundles: Bundles,
+        scorers: ScorerFactory,
+        training_sets: TrainingSets,
+    ) -> None:
+        self._calls = calls
+        self._files = files
+        self._registry = registry
+        self._bundles = bundles
+        self._scorers = scorers
+        self._training_sets = training_sets
+
+    def __call__(self, job: JobRun, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns the model, its version and bundle.
+
+        Raises:
+            Conflict: the file is not the one that was asked for any more.
+            Corrupt, InvalidInput: it is no model of that format and those inputs, or it
+                gives something else than probabilities.
+        """
+        request = BringRequest.model_validate(arguments)
+        data = read(found(self._files, request.file, "The model"))
+        if _sha256(data) != request.sha256:
+            raise Conflict(
+                f"The file {request.file!r} was changed since it was asked for.",
+                hint="Bring it again.",
+            )
+        check_bytes(data, request.model_format)
+        with self._calls.database.reading() as connection:
+            judge = check_judge(connection, self._registry, self._training_sets, request)
+        job.report(0.2, "reading rows")
+        encoding = Encoding(features=request.inputs)
+        matrix = self._rows(request, encoding)
+        job.report(0.5, "trying the model")
+        scorer = self._scorers.of(request.model_format, data, encoding.names)
+        scores = probabilities(scorer.scores(matrix), request.file)
+        probabilities(scorer.scores(made_up_rows(encoding)), request.file)
+        manifest = Manifest(
+            model=request.model,
+            run="",
+            trainer=f"brought ({request.model_format})",
+            feature_service=judge["feature_service"],
+            feature_service_fingerprint=judge["fingerprint"],
+            definitions={},
+            training_set=request.training_set or "",
+            training_set_hash="",
+            snapshot=0,
+            signature=Signature(encoding=encoding, label=judge["label"]),
+            metrics={},
+            facts={"sample_rows": float(len(matrix))},
+            model_format=request.model_format,
+            brought=Brought(
+                file=request.file,
+                sha256=request.sha256,
+                by=job.submitted_by,
+                trained_until=request.trained_until,
+                note=request.note,
+            ),
+            created_at=request.asked_at,
+        )
+        bundle = self._bundles.keep(
+            manifest,
+            {
+                request.model_format.file: data,
+                STATISTICS: statistics_of(encoding, matrix, scores).model_dump_json().encode(),
+                CARD: card(manifest, owner=job.submitted_by).encode(),
+            },
+        )
+        resource = f"model:{request.model}"
+        with self._calls.opened("models.bring", job.submitted_by, resource=resource) as call:
+            version = self._registry.register(call, request.model, run="", bundle=bundle).version
+        return {"model": request.model, "version": version, "bundle": bundle}
+
+    def _rows(self, request: BringRequest, encoding: Encoding) -> Any:
+        """What the model is tried on, and its statistics come from: the sample, else rows of
+        the training set that do not judge it, else one row without a value."""
+        rows: pa.Table | None = None
+        if request.sample is not None:
+            path = found(self._files, request.sample, "The sample")
+            rows = sample_table(path, encoding, MOST_SAMPLE_ROWS)
+        elif request.training_set is not None:
+            with self._calls.database.reading() as connection:
+                made = self._training_sets.get(connection, request.training_set)
+            whole = self._training_sets.load(made)
+            judging = part_of(whole, TEST).num_rows
+            rows = part_of(whole, "train") if judging else whole
+            rows = rows.slice(0, MOST_SAMPLE_ROWS)
+        if rows is None or rows.num_rows == 0:
+            return np.full((1, len(encoding.features)), np.nan, dtype=np.float32)
+        return encoding.matrix(rows)
+
+
+def made_up_rows(encoding: Encoding) -> Any:
+    """Rows of small and large numbers, known words and missing values; always the same.
+
+    Nobody's data: a model must give a probability whatever a client sends.
+    """
+    random = np.random.default_rng(0)
+    rows = random.normal(size=(_TRIED_ROWS, len(encoding.features)))
+    rows *= 10.0 ** random.integers(-2, 5, size=(_TRIED_ROWS, 1))
+    for place, feature in enumerate(encoding.features):
+        if feature.categories:
+            rows[:, place] = random.integers(0, len(feature.categories), _TRIED_ROWS)
+    rows[random.random(rows.shape) < _MISSING_SHARE] = np.nan
+    return rows.astype(np.float32)
+
+
+def check_judge(
+    connection: Connection,
+    registry: Registry,
+    training_sets: TrainingSets,
+    request: BringRequest,
+) -> dict[str, str]:
+    """Label and feature service by the model's policy; the training set must be for them.
+
+    Raises:
+        NotFound: there is no policy, or no such training set.
+        InvalidInput: the training set has another label or feature service, or no split.
+    """
+    policy = registry.policy(connection, request.model)
+    fingerprint = ""
+    if request.training_set is not None:
+        made = training_sets.get(connection, request.training_set)
+        label, _ = made.trainable()
+        service = made.spec.feature_service
+        if (label, service) != (policy.label, policy.feature_service):
+            raise InvalidInput(
+                f"The training set {made.id} is for {label!r} by {service!r}; the policy of "
+                f"{request.model!r} is for {policy.label!r} by {policy.feature_service!r}.",
+                hint="Name a training set that was made for this model's policy.",
+            )
+        fingerprint = made.definitions.get(f"feature_service:{service}", "")
+    return {
+        "label": policy.label,
+        "feature_service": policy.feature_service,
+        "fingerprint": fingerprint,
+    }
+
+
+def probabilities(scores: Any, file: str) -> Any:
+    """The scores, if all of them are probabilities; raises InvalidInput."""
+    if not (np.isfinite(scores).all() and (scores >= 0).all() and (scores <= 1).all()):
+        raise InvalidInput(
+            f"The model {file!r} gives numbers that are no probabilities "
+            f"(from {np.nanmin(scores):.4g} to {np.nanmax(scores):.4g}, or none at all).",
+            hint="Bring a classifier that gives the probability of label 1, also for a row "
+            "with missing values: put what fills them in into the model.",
+        )
+    return scores
+
+
+def found(files: Files, name: str, told: str) -> Path:
+    """The one file of that name in the data folders; raises SourceBroken, InvalidInput."""
+    paths = files.matching(name, told)
+    if len(paths) != 1:
+        raise InvalidInput(
+            f"{told} {name!r} names {len(paths)} files.", hint="Name one file, without wildcards."
+        )
+    return paths[0]
+
+
+def read(path: Path) -> bytes:
+    """The bytes of a file of a bounded size; raises InvalidInput, NotFound."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(MOST_BYTES + 1)
+    except OSError as error:
+        raise NotFound(f"The file {path.name!r} cannot be read.", hint=str(error)) from error
+    if len(data) > MOST_BYTES:
+        raise InvalidInput(
+            f"The file {path.name!r} is larger than {MOST_BYTES:,} bytes.",
+            hint="Models of that size are not served.",
+        )
+    return data
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

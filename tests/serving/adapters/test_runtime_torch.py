@@ -1,0 +1,194 @@
+"""PyTorch is not in the lock: `pip install torch` beside falaj, and these tests run."""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+import zipfile
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+import pytest
+
+from falaj.kernel.errors import Corrupt, FalajError, InvalidInput
+from falaj.serving.adapters.runtime_torch import TorchRuntime, clean_archive
+from falaj.serving.model import ServableModel
+from falaj.testing.runtimes import RuntimeSuite, Trap
+from falaj.testing.smallmodels import NAMES, torch_program
+
+needs_torch = pytest.mark.skipif(find_spec("torch") is None, reason="PyTorch is not installed")
+GRAPH, SAMPLES = "archive/models/model.json", "archive/data/sample_inputs/model.pt"
+
+
+@pytest.fixture(scope="module")
+def program() -> bytes:
+    return torch_program()
+
+
+@needs_torch
+class TestTorchRuntime(RuntimeSuite):
+    """PyTorch keeps the promises of a runtime."""
+
+    @pytest.fixture
+    def runtime(self) -> TorchRuntime:
+        return TorchRuntime()
+
+    @pytest.fixture
+    def model(self, program: bytes) -> ServableModel:
+        return ServableModel("torch", program, NAMES)
+
+    @pytest.fixture
+    def native(self, program: bytes):  # type: ignore[no-untyped-def]
+        import torch
+
+        module = torch.export.load(io.BytesIO(program)).module()
+        return lambda rows: module(torch.from_numpy(rows)).detach().numpy()[:, 0]
+
+
+def changed(data: bytes, change: Callable[[dict[str, bytes]], None]) -> bytes:
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        parts = {one.filename: archive.read(one) for one in archive.infolist()}
+    change(parts)
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as out:
+        for name, part in parts.items():
+            out.writestr(name, part)
+    return buffer.getvalue()
+
+
+def archive(graph: Any = None, **parts: bytes) -> bytes:
+    """An archive as torch.export writes one, without PyTorch."""
+    meta = {"sizes": [{"as_int": 1}, {"as_int": 3}], "strides": [{"as_int": 3}, {"as_int": 1}],
+            "storage_offset": {"as_int": 0}, "dtype": 7}  # fmt: skip
+    weight = {"path_name": "weight_0", "is_param": True, "use_pickle": False, "tensor_meta": meta}
+    named = {
+        "models/model.json": json.dumps(graph or {"nodes": []}).encode(),
+        "data/weights/model_weights_config.json": json.dumps({"config": {"w": weight}}).encode(),
+        "data/constants/model_constants_config.json": b'{"config": {}}',
+        "data/weights/weight_0": bytes(12),
+        "data/sample_inputs/model.pt": pickle.dumps(Trap()),
+        "archive_format": b"pt2",
+        **parts,
+    }
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as out:
+        for name, part in named.items():
+            out.writestr(f"archive/{name}", part)
+    return buffer.getvalue()
+
+
+def test_only_the_graph_and_plain_weights_reach_pytorch() -> None:
+    data = archive(**{"data/weights/model.pt": pickle.dumps(Trap()), "extra/evil.py": b"x"})
+    with zipfile.ZipFile(io.BytesIO(clean_archive(data))) as clean:
+        sizes = {one.filename: one.file_size for one in clean.infolist()}
+    assert sizes.pop(SAMPLES) == 0
+    assert set(sizes) == {
+        f"archive/{name}"
+        for name in (
+            "models/model.json",
+            "data/weights/model_weights_config.json",
+            "data/constants/model_constants_config.json",
+            "data/weights/weight_0",
+            "archive_format",
+        )
+    }
+
+
+@pytest.mark.parametrize(
+    ("graph", "why"),
+    [
+        ({"nodes": [{"target": "torch.load"}]}, "torch.load"),
+        ({"nodes": [{"target": "torch.ops.aten.add.Tensor; x"}]}, "add.Tensor; x"),
+        ({"nodes": [{"target": "_operator.methodcaller"}]}, "methodcaller"),
+        ({"nodes": [{"target": "#evil:run"}]}, "#evil"),
+        ({"nodes": [{"target": "torch.ops.higher_order.cond"}]}, "higher_order"),
+        ({"a": [{"as_expr": {"expr_str": "__import__('os').system('id')"}}]}, "__import__"),
+        ({"a": {"expr_str": "s0.__class__"}}, "__class__"),
+        ({"a": {"expr_str": "exec(s0)"}}, "exec"),
+        ({"a": {"expr_str": "Symbol('s0', positive=open('x'))"}}, "open"),
+        ({"a": {"expr_str": "Pow(10, 10**9)"}}, "Pow"),
+        ({"a": {"expr_str": "9**9**9**9"}}, "9**9"),
+        ({"inputs": [{"as_custom_obj": {"name": "x"}}]}, "custom object"),
+    ],
+)
+def test_a_graph_that_names_more_than_operators_is_refused(graph: Any, why: str) -> None:
+    with pytest.raises(InvalidInput, match="not served") as refused:
+        clean_archive(archive(graph))
+    assert why in refused.value.message
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"use_pickle": True},
+        {"tensor_meta": None},
+        {"path_name": "../../models/model.json"},
+        {"path_name": "custom_obj_0"},
+        {"path_name": "opaque_obj_0"},
+        {"path_name": "weight_9"},
+    ],
+)
+def test_a_weight_that_would_be_unpickled_or_lies_elsewhere_is_refused(entry: Any) -> None:
+    name = "data/weights/model_weights_config.json"
+    with zipfile.ZipFile(io.BytesIO(archive())) as whole:
+        config = json.loads(whole.read(f"archive/{name}"))
+    config["config"]["w"].update(entry)
+    with pytest.raises(FalajError):
+        clean_archive(archive(**{name: json.dumps(config).encode()}))
+
+
+def test_a_weight_that_reaches_beyond_its_bytes_is_refused() -> None:
+    name = "data/weights/model_weights_config.json"
+    with zipfile.ZipFile(io.BytesIO(archive())) as whole:
+        config = json.loads(whole.read(f"archive/{name}"))
+    config["config"]["w"]["tensor_meta"]["strides"][0]["as_int"] = 10**9
+    config["config"]["w"]["tensor_meta"]["sizes"][0]["as_int"] = 7
+    with pytest.raises(Corrupt, match="smaller"):
+        clean_archive(archive(**{name: json.dumps(config).encode()}))
+
+
+@needs_torch
+def test_a_program_whose_samples_are_a_trap_is_loaded_without_them(program: bytes) -> None:
+    trapped = changed(program, lambda parts: parts.update({SAMPLES: pickle.dumps(Trap())}))
+    loaded = TorchRuntime().load(ServableModel("torch", trapped, NAMES))
+    assert loaded.run(np.zeros((3, 3), dtype=np.float32)).shape == (3, 1)
+
+
+@needs_torch
+def test_a_program_with_a_foreign_operator_is_refused(program: bytes) -> None:
+    def call(parts: dict[str, bytes]) -> None:
+        parts[GRAPH] = parts[GRAPH].replace(b"torch.ops.aten.sigmoid.default", b"torch.load")
+
+    with pytest.raises(InvalidInput, match=r"torch\.load"):
+        TorchRuntime().load(ServableModel("torch", changed(program, call), NAMES))
+
+
+@needs_torch
+def test_a_program_for_one_number_of_rows_is_refused() -> None:
+    import torch
+
+    fixed = torch.export.export(torch.nn.Linear(3, 1), (torch.zeros(2, 3),))
+    buffer = io.BytesIO()
+    torch.export.save(fixed, buffer)
+    with pytest.raises(InvalidInput, match="any number of rows"):
+        TorchRuntime().load(ServableModel("torch", buffer.getvalue(), NAMES))
+
+
+@needs_torch
+@pytest.mark.nightly
+def test_a_compiled_program_answers_as_the_plain_one_does(program: bytes) -> None:
+    model = ServableModel("torch", program, NAMES)
+    rows = np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32)
+    plain = TorchRuntime().load(model).run(rows)
+    np.testing.assert_allclose(TorchRuntime(compiled=True).load(model).run(rows), plain, atol=1e-5)
+
+
+@pytest.mark.skipif(find_spec("torch") is not None, reason="PyTorch is installed")
+def test_without_pytorch_a_program_is_refused_with_what_to_install() -> None:
+    model = ServableModel("torch", archive(), NAMES)
+    with pytest.raises(InvalidInput) as refused:
+        TorchRuntime().load(model)
+    assert "torch" in refused.value.hint
