@@ -176,11 +176,29 @@ def up(
         str | None,
         typer.Argument(help="control, inference or worker; default: all, supervised."),
     ] = None,
+    workers: Annotated[
+        str | None,
+        typer.Option(help="Inference workers: a number, or least:most; default: the setting."),
+    ] = None,
 ) -> None:
     """Run the platform on this machine until it is stopped (Ctrl-C)."""
     from falaj.interfaces.workspace import run_up
 
-    run_up(context.obj, role)
+    run_up(context.obj, role, workers)
+
+
+@app.command()
+def restart(
+    context: typer.Context,
+    role: Annotated[str, typer.Argument(help="inference: its workers, one by one.")] = "inference",
+    wait_seconds: Annotated[
+        float, typer.Option(help="So long to wait until all are replaced.")
+    ] = 600.0,
+) -> None:
+    """Replace the inference workers of a running `falaj up`; no connection is dropped."""
+    from falaj.interfaces.workspace import run_restart
+
+    run_restart(context.obj, role, wait_seconds)
 
 
 @app.command()

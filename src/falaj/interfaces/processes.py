@@ -139,6 +139,7 @@ def _serve_front(
         ready=ready,
         begun=lambda stop: end_with_parent(parent, stop),
         grace_seconds=GRACE_SECONDS - 1,
+        linger_seconds=premises.settings.inference.drain_seconds,
     )
 
 

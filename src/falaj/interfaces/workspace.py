@@ -16,6 +16,7 @@ from falaj.kernel.errors import InvalidInput
 if TYPE_CHECKING:
     from falaj.catalog.planning import Plan
     from falaj.interfaces.supervisor import Supervisor
+    from falaj.kernel.settings import Settings
 
 ROLES = ("control", "inference", "worker")
 
@@ -98,7 +99,7 @@ def _show_plan(session: Session, plan: Plan, *, done: bool = False) -> None:
         session.console.print("Applied." if done else "Nothing was changed: `falaj apply` does it.")
 
 
-def run_up(session: Session, role: str | None) -> None:
+def run_up(session: Session, role: str | None, workers: str | None = None) -> None:
     """``falaj up``: all processes, or one of them, until stopped."""
     from falaj.interfaces.supervisor import Supervisor
     from falaj.kernel.settings import Settings
@@ -110,6 +111,8 @@ def run_up(session: Session, role: str | None) -> None:
             f"There is no process {role!r}.", hint=f"Choose one of {', '.join(ROLES)}, or none."
         )
     settings = Settings.read(session.folder)
+    if workers is not None:
+        settings = _with_workers(settings, workers)
     configure_logging(level=settings.log_level, as_json=settings.log_format == "json")
     link = first_link(settings)
 
@@ -123,6 +126,36 @@ def run_up(session: Session, role: str | None) -> None:
         on_ready=ready,
     ).run()
     session.console.print("Stopped.")
+
+
+def _with_workers(settings: Settings, workers: str) -> Settings:
+    from pydantic import ValidationError
+
+    from falaj.kernel.settings import InferenceSettings
+
+    values = {**settings.inference.model_dump(), "workers": workers}
+    try:
+        inference = InferenceSettings.model_validate(values)
+    except ValidationError:
+        raise InvalidInput(
+            f"--workers {workers!r} is no number of workers.",
+            hint="Give a number, or the least and the most: `--workers 1:4`.",
+        ) from None
+    return settings.model_copy(update={"inference": inference})
+
+
+def run_restart(session: Session, role: str, wait_seconds: float) -> None:
+    """``falaj restart``: the inference workers, one by one."""
+    from falaj.interfaces.supervisor import restart_workers
+    from falaj.kernel.settings import Settings
+
+    if role != "inference":
+        raise InvalidInput(
+            f"{role!r} cannot be restarted one by one.",
+            hint="Only `inference` can; stop `falaj up` and start it again for the others.",
+        )
+    restart_workers(Settings.read(session.folder), wait_seconds=wait_seconds)
+    session.console.print("All inference workers were replaced.")
 
 
 def _announce(session: Session, supervisor: Supervisor, link: str | None) -> None:

@@ -22,6 +22,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Protocol
+from weakref import WeakSet
 
 import httptools
 
@@ -131,6 +132,7 @@ class _Connection(asyncio.Protocol):
 
     def __init__(self, front: Front) -> None:
         self._front = front
+        front.opening.add(self)
         self._application = front.application
         self._transport: Any = None
         self._parser = httptools.HttpRequestParser(self)
@@ -152,9 +154,11 @@ class _Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
+        self._front.opening.discard(self)
         self._front.connections.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._front.opening.discard(self)
         self._front.connections.discard(self)
         self._transport = None
         waiting, self._waiting = self._waiting, deque()
@@ -294,9 +298,9 @@ class _Connection(asyncio.Protocol):
             return
         if isinstance(answer, bytes):
             answer = Response(answer)
-        keep = request.keep_alive and not answer.close and not self._front.closing
-        if self._half_closed and not self._waiting:
-            keep = False
+        keep = request.keep_alive and not answer.close
+        if (self._half_closed or self._front.closing) and not self._waiting:
+            keep = False  # behind what is owed; what waits is answered first
         body = answer.body
         head = b"%bcontent-type: %b\r\ncontent-length: %d\r\n" % (
             _LINES[answer.status],
@@ -377,6 +381,8 @@ class Front:
         self.application = application
         self.bounds = bounds or Bounds()
         self.connections: set[_Connection] = set()
+        self.opening: WeakSet[_Connection] = WeakSet()
+        """Accepted connections that cannot be read yet: their TLS handshake goes on."""
         self.closing = False
         self.secure = False
         self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
@@ -403,6 +409,20 @@ class Front:
                 connection.too_slow()
         self._sweeper = self.loop.call_later(_SWEEP_SECONDS, self._sweep)
 
+    async def drain(self, linger_seconds: float) -> None:
+        """Take no new connection, and let those that there are find another worker.
+
+        Whatever is asked is answered, and the answer says that the connection ends. A client
+        that is silent for ``linger_seconds`` is left to ``close``: to close a silent connection
+        at once might cross a request on its way. Call ``close`` behind it.
+        """
+        self.closing = True
+        for server in self._servers:
+            server.close()
+        until = time.perf_counter() + linger_seconds
+        while (self.connections or self.opening) and time.perf_counter() < until:
+            await asyncio.sleep(0.01)
+
     async def close(self, *, grace_seconds: float = 5.0) -> None:
         """Take no new connection, answer what was asked, then end."""
         self.closing = True
@@ -428,8 +448,9 @@ def run(
     ready: Callable[[], None] = lambda: None,
     begun: Callable[[Callable[[], None]], None] = lambda _: None,
     grace_seconds: float = 5.0,
+    linger_seconds: float = 5.0,
 ) -> None:
-    """Serve until SIGTERM or SIGINT.
+    """Serve until SIGTERM or SIGINT; SIGHUP drains first, so that no connection is dropped.
 
     Args:
         application: answers the requests.
@@ -438,15 +459,22 @@ def run(
         ready: called when the first request can come.
         begun: is given a function that ends the serving, from any thread.
         grace_seconds: how long open requests may take when it ends.
+        linger_seconds: how long a drained front waits for silent clients.
     """
     import uvloop
 
     async def served() -> None:
-        stopped = asyncio.Event()
+        stopped, drained = asyncio.Event(), asyncio.Event()
         loop = asyncio.get_running_loop()
+
+        def drain() -> None:
+            drained.set()
+            stopped.set()
+
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, stopped.set)
+            loop.add_signal_handler(signal.SIGHUP, drain)
 
         def stop() -> None:
             loop.call_soon_threadsafe(stopped.set)
@@ -457,6 +485,8 @@ def run(
         try:
             ready()
             await stopped.wait()
+            if drained.is_set():
+                await front.drain(linger_seconds)
         finally:
             await front.close(grace_seconds=grace_seconds)
 

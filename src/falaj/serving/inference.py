@@ -8,6 +8,7 @@ the two of health is authenticated.
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Awaitable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +26,7 @@ from falaj.serving.errors import (
     DeadlineExceeded,
     MethodNotAllowed,
     ModelFailed,
+    Overloaded,
     ScoringFailed,
     SlowClient,
     UnsupportedMedia,
@@ -33,12 +35,14 @@ from falaj.serving.front import Request, Response, Told
 from falaj.serving.lanes import Lane
 from falaj.serving.model import Limits
 from falaj.serving.plans import Keeper, Plans
+from falaj.serving.workload import Sampler
 
 if TYPE_CHECKING:
     from falaj.kernel.ports import Policy
     from falaj.serving.meters import Meters
     from falaj.serving.ports import Verifier
     from falaj.serving.predictionlog import PredictionLog
+    from falaj.serving.workload import Workload
 
 _PREFIX, _SUFFIX = b"/v1/endpoints/", b"/predict"
 _STATUS = {
@@ -91,6 +95,7 @@ class InferenceApp:
         aside: threads for what would hold up the event loop.
         log: takes what was predicted.
         meters: counts.
+        workload: where to tell how much there is to do; None if nobody asks.
         planes: answer what stands below their prefixes.
     """
 
@@ -103,11 +108,14 @@ class InferenceApp:
         policy: Policy,
         log: PredictionLog,
         meters: Meters,
+        workload: Workload | None = None,
     ) -> None:
         self._plans = plans
         self._keeper = keeper
         self._log = log
         self._meters = meters
+        self._workload = workload
+        self._sampler: Sampler | None = None
         self._scoring = ThreadPoolExecutor(1, thread_name_prefix="falaj-score")
         self._asking = ThreadPoolExecutor(2, thread_name_prefix="falaj-ask")
         self.admission = Admission(verifier, policy, self._asking)
@@ -154,6 +162,8 @@ class InferenceApp:
             if not isinstance(error, asyncio.CancelledError):
                 logger(__name__).error("request failed", path=_text(path), error=repr(error))
             error = ScoringFailed("The request failed inside the worker.", hint="See its log.")
+        if self._workload is not None and isinstance(error, (Overloaded, DeadlineExceeded)):
+            self._workload.shed()
         document = problem(error)
         code = document["status"] = _STATUS.get(error.code) or int(document["status"])
         if path.startswith(_PREFIX):
@@ -253,11 +263,16 @@ class InferenceApp:
         await loop.run_in_executor(self._asking, self._keeper.start)
         for plane in self._planes:
             await plane.start()
+        if self._workload is not None:
+            scoring = await loop.run_in_executor(self._scoring, threading.get_ident)
+            self._sampler = Sampler(self._workload, self._lanes.values, [scoring])
         self._ready = True
 
     async def stop(self) -> None:
         """Write what waits to be logged, and say goodbye to the routing table."""
         self._ready = False
+        if self._sampler is not None:
+            self._sampler.stop()
         for plane in self._planes:
             await plane.stop()
         loop = asyncio.get_running_loop()

@@ -44,6 +44,8 @@ class Lane:
         self.meter = meter
         self.inside = 0
         """Whole requests that wait for their answer."""
+        self.longest_wait = 0.0
+        """Seconds; the longest that a request waited to be scored. Who reads it sets it to 0."""
         self._log = log
         self._aside = aside
         self._loop = loop
@@ -84,7 +86,9 @@ class Lane:
 
     def _run(self, group: list[_Waiting]) -> None:
         plan = group[0][0]
-        late = time.perf_counter() - plan.limits.deadline_seconds
+        now = time.perf_counter()
+        self.longest_wait = max(self.longest_wait, now - group[0][1].started)
+        late = now - plan.limits.deadline_seconds
         if group[0][1].started < late:
             group = self._without_late(group, late)
             if not group:
@@ -92,7 +96,7 @@ class Lane:
         requests = [request for _, request, _ in group]
         n_rows = sum(len(request.rows) for request in requests)
         if n_rows > INLINE_ROWS:
-            job = self._loop.run_in_executor(self._aside, _score_aside, plan, requests)
+            job = self._loop.run_in_executor(self._aside, self._score_aside, plan, requests)
             job.add_done_callback(lambda done: self._aside_done(group, done))
             return
         try:
@@ -101,6 +105,13 @@ class Lane:
             self._failed(group, _told(error))
         else:
             self._answered(group, answers, parts)
+
+    def _score_aside(
+        self, plan: RequestPlan, requests: list[Parsed]
+    ) -> tuple[list[Told | FalajError], list[Scored]]:
+        waited = time.perf_counter() - requests[0].started
+        self.longest_wait = max(self.longest_wait, waited)
+        return plan.aside.score(requests)
 
     def _aside_done(
         self,
@@ -194,9 +205,3 @@ def _told(error: BaseException) -> FalajError:
 def _soon(loop: asyncio.AbstractEventLoop, call: object, error: FalajError | None) -> None:
     if not loop.is_closed():
         loop.call_soon_threadsafe(call, error)  # type: ignore[arg-type]
-
-
-def _score_aside(
-    plan: RequestPlan, requests: list[Parsed]
-) -> tuple[list[Told | FalajError], list[Scored]]:
-    return plan.aside.score(requests)

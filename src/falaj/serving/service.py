@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+from pydantic import Field
 
 from falaj.kernel.actions import Service, action
 from falaj.kernel.call import AssetRef, Call
+from falaj.serving import scalingtable
 from falaj.serving.model import (
     Activation,
     Answer,
@@ -20,6 +23,7 @@ from falaj.serving.model import (
     Traffic,
 )
 from falaj.serving.names import table_of
+from falaj.serving.scalingrecords import ScalingRecord
 
 if TYPE_CHECKING:
     from falaj.serving.meters import Meters
@@ -33,6 +37,7 @@ May = Callable[[Call, str, AssetRef], bool]
 """True if the caller may do the named action on an asset, as the caller stands now."""
 _VALUES = ("features", "fields", "score", "request_id")
 """What a trace tells of a row of the prediction log that may be about a person."""
+Limit = Annotated[int, Field(ge=1, le=1000)]
 
 
 class EndpointService(Service):
@@ -140,6 +145,11 @@ class EndpointService(Service):
             at=at,
             explain=explain,
         )
+
+    @action(get="/scaling")
+    def scaling(self, *, limit: Limit = 50) -> Sequence[ScalingRecord]:
+        """List the decisions that changed the number of inference workers, the newest first."""
+        return scalingtable.history(self.call.connection, limit=limit)
 
     @action(get="/predictions/{prediction}")
     def trace(self, prediction: str) -> TraceNode:

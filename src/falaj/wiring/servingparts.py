@@ -109,6 +109,7 @@ class ServingParts:
         """The application of an inference worker."""
         from falaj.serving.inference import InferenceApp
         from falaj.serving.plans import Keeper
+        from falaj.serving.workload import Workload
         from falaj.wiring.dataplane import feature_planes
 
         app = InferenceApp(
@@ -118,6 +119,7 @@ class ServingParts:
             policy=self._made.policy,
             log=self.prediction_log,
             meters=self.meters,
+            workload=Workload(private_folder(self._made.settings.home / "workload") / worker),
         )
         app.add(feature_planes(self._made, app.admission))
         return app

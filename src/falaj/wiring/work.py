@@ -171,6 +171,8 @@ class Chores:
     def __init__(self, made: Premises) -> None:
         from falaj.operations.adapters.notifier_log import LogNotifier
         from falaj.operations.notifications import SUBSCRIBER, Notifications
+        from falaj.serving.scalingrecords import ScalingRecords
+        from falaj.serving.scalingtable import bring_in
         from falaj.serving.spools import PredictionDrain
 
         self._log = logger(__name__)
@@ -187,6 +189,8 @@ class Chores:
             if mended:
                 self._log.warning("routing table mended", endpoints=mended)
 
+        scalings = ScalingRecords(made.settings.home / "scaling")
+
         def parity() -> None:
             parity_checks(made).all_checked(made.calls, seed=int(monotonic()))
 
@@ -201,6 +205,7 @@ class Chores:
             "audit checkpoint": checkpointer.run_once,
             "notifications": news.deliver,
             "prediction log": PredictionDrain(made.spool_folder, made.keys, made.lake).run_once,
+            "scaling decisions": lambda: bring_in(scalings, made.calls),
             "feature statistics": Seldom(statistics_told, every_seconds=60.0),
             "expired tiles": Seldom(tiles_let_go, every_seconds=3600.0),
             "lake compaction": Seldom(made.lake.compact, every_seconds=3600.0),
