@@ -265,13 +265,6 @@ def test_more_load_never_asks_for_fewer_workers(
     assert decide(low, settings).workers <= decide(high, settings).workers
 
 
-@given(windows())
-def test_the_same_observations_give_the_same_decision(
-    both: tuple[list[Observation], list[Observation]],
-) -> None:
-    assert decide(both[0], SETTINGS) == decide(list(both[0]), SETTINGS)
-
-
 def test_a_number_outside_of_changed_bounds_is_brought_inside_at_once() -> None:
     settings = ScalingSettings(least=2, most=4)
     assert decide([observed(0.0, 1, 0.1)], settings) == Decision(2, "2 workers are the least")

@@ -35,6 +35,7 @@ from falaj.serving.front import Request, Response, Told
 from falaj.serving.lanes import Lane
 from falaj.serving.model import Limits
 from falaj.serving.plans import Keeper, Plans
+from falaj.serving.sleeping import Sleeping
 from falaj.serving.workload import Sampler
 
 if TYPE_CHECKING:
@@ -96,6 +97,7 @@ class InferenceApp:
         log: takes what was predicted.
         meters: counts.
         workload: where to tell how much there is to do; None if nobody asks.
+        sleeping: wakes the models that sleep.
         planes: answer what stands below their prefixes.
     """
 
@@ -109,6 +111,7 @@ class InferenceApp:
         log: PredictionLog,
         meters: Meters,
         workload: Workload | None = None,
+        sleeping: Sleeping | None = None,
     ) -> None:
         self._plans = plans
         self._keeper = keeper
@@ -116,6 +119,7 @@ class InferenceApp:
         self._meters = meters
         self._workload = workload
         self._sampler: Sampler | None = None
+        self._sleeping = sleeping or Sleeping(plans, meters)
         self._scoring = ThreadPoolExecutor(1, thread_name_prefix="falaj-score")
         self._asking = ThreadPoolExecutor(2, thread_name_prefix="falaj-ask")
         self.admission = Admission(verifier, policy, self._asking)
@@ -140,8 +144,8 @@ class InferenceApp:
     def reception(self, path: bytes) -> tuple[int, float]:
         """What a path takes; see ``front.Application``."""
         if path.startswith(_PREFIX) and path.endswith(_SUFFIX):
-            plan = self._plans.active.get(_text(path[14:-8]))
-            limits = _UNKNOWN if plan is None else plan.limits
+            release = self._plans.release(_text(path[14:-8]))
+            limits = _UNKNOWN if release is None else release.limits
             return limits.body_bytes, limits.deadline_seconds
         for plane in self._planes:
             if path.startswith(plane.prefix):
@@ -193,8 +197,8 @@ class InferenceApp:
         plans = self._plans
         if plans.behind:
             await self._catch_up()
-        plan = plans.active.get(name)
-        attributes = plan.release.attributes if plan else None
+        release = plans.release(name)
+        attributes = release.attributes if release else None
         if name in plans.broken:
             attributes = {}
         caller = await self.admission.admitted(authorization, name, attributes)
@@ -202,8 +206,17 @@ class InferenceApp:
             await self._catch_up()
         return await self._scored(name, request, caller)
 
-    def _scored(self, name: str, request: Request, caller: str) -> asyncio.Future[Told]:
-        plan = self._plans.active.get(name) or self._plans.named(name)
+    async def _scored_awake(self, name: str, request: Request, caller: str) -> Told:
+        _check_kind(name, request)
+        await self._sleeping.woken(name, request.started)
+        return await self._scored(name, request, caller)
+
+    def _scored(self, name: str, request: Request, caller: str) -> Awaitable[Told]:
+        plan = self._plans.active.get(name)
+        if plan is None:
+            if name in self._plans.asleep:
+                return self._scored_awake(name, request, caller)
+            plan = self._plans.named(name)
         _check_kind(name, request)
         lane = self._lanes.get(name) or self._lane(name)
         explain = b"explain=features" in request.query
@@ -278,6 +291,7 @@ class InferenceApp:
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(self._asking, self._keeper.stop)
         await loop.run_in_executor(self._asking, self._log.stop)
+        self._sleeping.stop()
         self._scoring.shutdown(wait=False)
         self._asking.shutdown(wait=False)
 

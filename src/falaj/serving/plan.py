@@ -141,7 +141,7 @@ class RequestPlan:
         *,
         aside: RequestPlan | None = None,
     ) -> None:
-        self.aside = aside or self
+        self._aside = aside  # no plan refers to itself, so that one that sleeps is gone at once
         self.release = release
         self.limits = release.limits
         self.variants = tuple(variants)
@@ -151,6 +151,11 @@ class RequestPlan:
         self._unit = attrgetter(release.unit) if release.unit else None
         self._head, self._item = _templates(release)
         self._refuses = release.missing is MissingPolicy.REFUSE
+
+    @property
+    def aside(self) -> RequestPlan:
+        """The plan for a second thread."""
+        return self._aside or self
 
     # -- parse ----------------------------------------------------------------------
 

@@ -35,7 +35,8 @@ scaling_rows = Table(
 
 def history(connection: Connection, *, limit: int) -> list[ScalingRecord]:
     """The newest decisions, the newest first."""
-    query = select(scaling_rows.c.document).order_by(scaling_rows.c.id.desc()).limit(limit)
+    newest = (scaling_rows.c.at.desc(), scaling_rows.c.id.desc())
+    query = select(scaling_rows.c.document).order_by(*newest).limit(limit)
     return [ScalingRecord.model_validate(row.document) for row in connection.execute(query)]
 
 

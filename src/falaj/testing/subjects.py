@@ -223,9 +223,7 @@ SUBJECTS: Mapping[str, Subject] = {
                        "at": (BEGIN + timedelta(days=80)).isoformat()},
         outside="the prediction log is a log of its own",
     ),
-    "endpoints.scaling": Subject(
-        _new("limit", lambda world: world.scaled()), frozenset({"machine"})
-    ),
+    "endpoints.scaling": Subject(lambda world: {"limit": world.scaled()}, frozenset({"machine"})),
     "endpoints.trace": Subject(_fact("prediction")),
     "monitors.drift": Subject(lambda world: {"endpoint": world.serving() and "late"}),
     "monitors.performance": Subject(

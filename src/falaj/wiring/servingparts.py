@@ -109,16 +109,20 @@ class ServingParts:
         """The application of an inference worker."""
         from falaj.serving.inference import InferenceApp
         from falaj.serving.plans import Keeper
+        from falaj.serving.sleeping import Sleeping
         from falaj.serving.workload import Workload
         from falaj.wiring.dataplane import feature_planes
 
+        idle = self._made.settings.inference.idle_seconds
+        sleeping = Sleeping(self.plans, self.meters, idle_seconds=idle)
         app = InferenceApp(
             plans=self.plans,
-            keeper=Keeper(self.plans, self.routing, worker=worker),
+            keeper=Keeper(self.plans, self.routing, worker=worker, also=sleeping.look),
             verifier=self._made.verifier,
             policy=self._made.policy,
             log=self.prediction_log,
             meters=self.meters,
+            sleeping=sleeping,
             workload=Workload(private_folder(self._made.settings.home / "workload") / worker),
         )
         app.add(feature_planes(self._made, app.admission))
