@@ -18,6 +18,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from falaj.interfaces.early import imported
 from falaj.interfaces.supervisor import GRACE_SECONDS, end_with_parent
 from falaj.kernel.errors import FalajError
 from falaj.kernel.settings import Settings
@@ -34,7 +35,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--ready", type=Path, required=True)
     parser.add_argument("--parent", type=int, required=True)
     parser.add_argument("--socket", type=int, action="append", default=[])
+    parser.add_argument("--go", type=int, help="begin when a byte comes here; end if none does")
     given = parser.parse_args(arguments)
+    if given.go is not None:
+        imported(given.role)
+        if not os.read(given.go, 1):
+            return 0  # the supervisor has told why it does not go on
     settings = Settings.read(given.folder)
     configure_logging(level=settings.log_level, as_json=settings.log_format == "json")
     try:

@@ -100,6 +100,9 @@ class Supervisor:
     settings: Settings
     roles: Sequence[str] = ("control", "inference", "worker")
     on_ready: Callable[[Supervisor], None] = lambda _supervisor: None
+    prepare: Callable[[], object] = lambda: None
+    """Done while the children's interpreters start; they touch nothing before it is done, and
+    what it raises ends everything."""
     children: list[Child] = field(default_factory=list)
     program: Sequence[str] = (sys.executable, "-m", "falaj.interfaces.processes")
     """What runs a child; it takes the arguments of ``falaj.interfaces.processes``."""
@@ -130,8 +133,7 @@ class Supervisor:
         self._claim()
         self._catch_signals()
         try:
-            for child in self.children:
-                self.start(child)
+            self._start_all()
             self._await_ready()
             if not self._stopping.is_set():
                 self._tell_addresses()
@@ -271,8 +273,20 @@ class Supervisor:
     def _ready_file(self, child: Child) -> Path:
         return self.run_folder / f"{child.name}.ready"
 
-    def start(self, child: Child) -> None:
-        """Start a child's process."""
+    def _start_all(self) -> None:
+        """Start the children side by side with our own preparation, which they wait for."""
+        waits, tells = os.pipe()
+        try:
+            for child in self.children:
+                self.start(child, go=waits)
+            self.prepare()
+            os.write(tells, b"." * len(self.children))
+        finally:
+            os.close(waits)
+            os.close(tells)
+
+    def start(self, child: Child, *, go: int | None = None) -> None:
+        """Start a child's process; with ``go`` it waits for a byte there."""
         self._ready_file(child).unlink(missing_ok=True)
         descriptors = [bound.fileno() for bound in child.sockets]
         command = [
@@ -289,6 +303,9 @@ class Supervisor:
         ]
         for descriptor in descriptors:
             command += ["--socket", str(descriptor)]
+        if go is not None:
+            command += ["--go", str(go)]
+            descriptors.append(go)
         child.process = subprocess.Popen(
             command, pass_fds=descriptors, stdin=subprocess.DEVNULL, start_new_session=True
         )

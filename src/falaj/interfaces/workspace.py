@@ -104,7 +104,6 @@ def run_up(session: Session, role: str | None, workers: str | None = None) -> No
     from falaj.interfaces.supervisor import Supervisor
     from falaj.kernel.settings import Settings
     from falaj.kernel.telemetry import configure_logging
-    from falaj.wiring.setup import first_link
 
     if role is not None and role not in ROLES:
         raise InvalidInput(
@@ -114,16 +113,22 @@ def run_up(session: Session, role: str | None, workers: str | None = None) -> No
     if workers is not None:
         settings = _with_workers(settings, workers)
     configure_logging(level=settings.log_level, as_json=settings.log_format == "json")
-    link = first_link(settings)
+    links: list[str | None] = []
+
+    def prepare() -> None:
+        from falaj.wiring.setup import first_link  # while the children start
+
+        links.append(first_link(settings))
 
     def ready(supervisor: Supervisor) -> None:
-        _announce(session, supervisor, link)
+        _announce(session, supervisor, links[0])
 
     Supervisor(
         folder=session.folder.resolve(),
         settings=settings,
         roles=ROLES if role is None else (role,),
         on_ready=ready,
+        prepare=prepare,
     ).run()
     session.console.print("Stopped.")
 
