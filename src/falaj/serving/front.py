@@ -449,6 +449,7 @@ def run(
     begun: Callable[[Callable[[], None]], None] = lambda _: None,
     grace_seconds: float = 5.0,
     linger_seconds: float = 5.0,
+    drainable: Callable[[Callable[[], None]], None] = lambda _: None,
 ) -> None:
     """Serve until SIGTERM or SIGINT; SIGHUP drains first, so that no connection is dropped.
 
@@ -460,6 +461,7 @@ def run(
         begun: is given a function that ends the serving, from any thread.
         grace_seconds: how long open requests may take when it ends.
         linger_seconds: how long a drained front waits for silent clients.
+        drainable: is given a function that drains and then ends it, from any thread.
     """
     import uvloop
 
@@ -479,7 +481,11 @@ def run(
         def stop() -> None:
             loop.call_soon_threadsafe(stopped.set)
 
+        def drain_soon() -> None:
+            loop.call_soon_threadsafe(drain)
+
         begun(stop)
+        drainable(drain_soon)
         front = Front(application)
         await front.listen(sockets, context)
         try:

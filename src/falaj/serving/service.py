@@ -113,6 +113,11 @@ class EndpointService(Service):
         """Let the release that served before serve again."""
         return self._releases.rollback(self.call, name, wait_seconds=wait_seconds)
 
+    @action(post="/endpoints/{name}/retirements", on="endpoint")
+    def retire(self, name: EndpointName, release: str) -> None:
+        """Retire a release for good: it is never activated or rolled back to again."""
+        self._releases.retire(self.call, name, release)
+
     @action(post="/endpoints/{name}/deactivations", on="endpoint")
     def deactivate(self, name: EndpointName) -> None:
         """Let an endpoint serve nothing; its releases stay."""

@@ -217,6 +217,7 @@ SUBJECTS: Mapping[str, Subject] = {
     "endpoints.deploy": Subject(_always(**_LATE)),
     "endpoints.activate": Subject(_activation),
     "endpoints.rollback": Subject(_rollback),
+    "endpoints.retire": Subject(lambda world: {"name": "late", "release": world.release()}),
     "endpoints.deactivate": Subject(lambda world: {"name": world.serving() and "late"}),
     "endpoints.predict": Subject(
         lambda world: {"name": world.serving() and "late", "inputs": [_ROW],

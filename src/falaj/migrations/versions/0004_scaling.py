@@ -1,4 +1,4 @@
-"""The record of scaling decisions."""
+"""The record of scaling decisions; a release that was replaced is not called retired any more."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Make the table."""
+    """Make the table, and say of releases what became of them."""
     op.create_table(
         "serving_scaling",
         sa.Column("id", sa.String(length=64), nullable=False),
@@ -26,3 +26,4 @@ def upgrade() -> None:
         sa.Column("document", Json(none_as_null=True), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_serving_scaling")),
     )
+    op.execute("UPDATE serving_releases SET state = 'replaced' WHERE state = 'retired'")
