@@ -93,7 +93,7 @@ def drive(folder: Path) -> dict[str, Any]:
         (actor,) = pool._members.values()
         _, pid, _ = ray.get(actor.told.remote())
         os.kill(pid, signal.SIGKILL)
-        eventually(lambda: observed() is not None and pool.addresses != [], every=0.3, seconds=150)
+        eventually(lambda: observed() and pool.addresses, every=0.3, seconds=150)
         (again,) = pool.addresses
         told["served_again"] = eventually(lambda: asked(pool.addresses[0]) or None)
         _, new, _ = ray.get(actor.told.remote())
@@ -101,7 +101,7 @@ def drive(folder: Path) -> dict[str, Any]:
         told["published"] = (folder / "addresses").read_text() == again
 
         pool.resize(2)
-        eventually(lambda: len(pool.addresses) == 2 and observed(), every=0.3, seconds=150)
+        eventually(lambda: observed() and len(pool.addresses) == 2, every=0.3, seconds=150)
         told["both"] = [asked(one) for one in pool.addresses]
         gone = pool.addresses[1]
         pool.resize(1)

@@ -6,8 +6,9 @@ loses no connection that waits. A child that ends is started again, after a wait
 while it keeps ending. A child whose supervisor is gone ends itself.
 
 SIGUSR2 (``falaj restart inference``), and SIGHUP where no terminal can hang up, replace the
-inference workers one by one; see ``falaj.interfaces.workers``. Between ``least:most`` of
-``inference.workers`` the supervisor adds and takes away workers as the policy says.
+inference workers one by one; SIGUSR1 (``falaj drain``) lets them end; see
+``falaj.interfaces.workers``. Between ``least:most`` of ``inference.workers`` the supervisor
+adds and takes away workers as the policy says.
 """
 
 from __future__ import annotations
@@ -110,6 +111,7 @@ class Supervisor:
     inference_address: str = ""
     _stopping: threading.Event = field(default_factory=threading.Event)
     _restarting: threading.Event = field(default_factory=threading.Event)
+    _draining: threading.Event = field(default_factory=threading.Event)
     _claims: list[IO[str]] = field(default_factory=list)
     _workers: InferenceWorkers | None = None
     _autoscaler: Autoscaler | None = None
@@ -203,6 +205,9 @@ class Supervisor:
         if self._restarting.is_set():
             self._restarting.clear()
             workers.restart()
+        if self._draining.is_set():
+            workers.drain()
+            return
         workers.tick()
         now = time.monotonic()
         if self._autoscaler is not None and now >= self._scaling_at:
@@ -249,6 +254,7 @@ class Supervisor:
         signal.signal(signal.SIGTERM, asked)
         signal.signal(signal.SIGINT, asked)
         signal.signal(signal.SIGUSR2, renew)
+        signal.signal(signal.SIGUSR1, lambda _number, _frame: self._draining.set())
         # A closed terminal ends what runs in it; a service without one is asked to renew.
         signal.signal(signal.SIGHUP, asked if os.isatty(0) else renew)
 
@@ -400,16 +406,7 @@ def restart_workers(settings: Settings, *, wait_seconds: float) -> Restart:
         Unavailable: no supervisor runs inference workers here, a new worker did not get
             ready (the old ones stay), or it took longer than ``wait_seconds``.
     """
-    try:
-        with claim_file(settings, ROLE).open(encoding="utf-8") as claim:
-            pid = _holder(claim)
-    except FileNotFoundError:
-        pid = None
-    if pid is None:
-        raise Unavailable(
-            f"No `falaj up` runs inference workers in {settings.home}.",
-            hint="Start them with `falaj up inference`.",
-        )
+    pid = _supervisor(settings)
     path = restart_file(settings)
     before = Restart.read(path).number
     os.kill(pid, signal.SIGUSR2)
@@ -428,6 +425,39 @@ def restart_workers(settings: Settings, *, wait_seconds: float) -> Restart:
         f"The workers were not all replaced within {wait_seconds:g} s.",
         hint="It goes on; see the log of `falaj up`.",
     )
+
+
+def drain_workers(settings: Settings, *, wait_seconds: float) -> None:
+    """Have the running supervisor drain all its inference workers, and wait until they are gone.
+
+    Raises:
+        Unavailable: no supervisor runs inference workers here, or it took longer than
+            ``wait_seconds``.
+    """
+    os.kill(_supervisor(settings), signal.SIGUSR1)
+    until = time.monotonic() + wait_seconds
+    while any((settings.home / "run").glob(f"{ROLE}-*.ready")):
+        if time.monotonic() > until:
+            raise Unavailable(
+                f"The workers have not all ended within {wait_seconds:g} s.",
+                hint="They go on answering; see the log of `falaj up`.",
+            )
+        time.sleep(0.05)
+
+
+def _supervisor(settings: Settings) -> int:
+    """The process of the supervisor that runs inference workers; raises Unavailable."""
+    pid = None
+    path = claim_file(settings, ROLE)
+    if path.exists():
+        with path.open(encoding="utf-8") as claim:
+            pid = _holder(claim)
+    if pid is None:
+        raise Unavailable(
+            f"No `falaj up` runs inference workers in {settings.home}.",
+            hint="Start them with `falaj up inference`.",
+        )
+    return pid
 
 
 def _holder(claim: IO[str]) -> int | None:

@@ -171,6 +171,14 @@ class InferenceWorkers:
         self._restart.write(self._progress)
         logger(__name__).info("rolling restart begins", workers=len(self._to_replace))
 
+    def drain(self) -> None:
+        """Let all workers end when they have answered; nobody accepts a connection any more."""
+        self._bound.close()
+        self._to_replace.clear()
+        self._successor = self._replaced = None
+        for child in self.serving:
+            self._family.let_go(child)
+
     def tick(self) -> None:
         """Take the next step of a rolling restart, if its time has come."""
         if not self.restarting:

@@ -15,6 +15,7 @@ from falaj.kernel.errors import InvalidInput
 
 if TYPE_CHECKING:
     from falaj.catalog.planning import Plan
+    from falaj.interfaces.kubernetes import Pods
     from falaj.interfaces.supervisor import Supervisor
     from falaj.kernel.settings import Settings
 
@@ -161,6 +162,26 @@ def run_restart(session: Session, role: str, wait_seconds: float) -> None:
         )
     restart_workers(Settings.read(session.folder), wait_seconds=wait_seconds)
     session.console.print("All inference workers were replaced.")
+
+
+def run_drain(session: Session, wait_seconds: float) -> None:
+    """``falaj drain``: the inference workers end, when they have answered."""
+    from falaj.interfaces.supervisor import drain_workers
+    from falaj.kernel.settings import Settings
+
+    drain_workers(Settings.read(session.folder), wait_seconds=wait_seconds)
+    session.console.print("All inference workers have ended.")
+
+
+def run_render(session: Session, what: str, pods: Pods) -> None:
+    """``falaj render``: manifests to standard output, and nothing else."""
+    from falaj.interfaces.kubernetes import rendered
+    from falaj.kernel.settings import Settings
+
+    if what != "kubernetes":
+        raise InvalidInput(f"Nothing renders {what!r}.", hint="Choose `kubernetes`.")
+    text = rendered(pods, Settings.read(session.folder).inference)
+    session.console.file.write(text)
 
 
 def _announce(session: Session, supervisor: Supervisor, link: str | None) -> None:

@@ -36,7 +36,7 @@ from falaj.serving.lanes import Lane
 from falaj.serving.model import Limits
 from falaj.serving.plans import Keeper, Plans
 from falaj.serving.sleeping import Sleeping
-from falaj.serving.workload import Sampler
+from falaj.serving.workload import Sampler, exposition
 
 if TYPE_CHECKING:
     from falaj.kernel.ports import Policy
@@ -266,8 +266,12 @@ class InferenceApp:
         if self.admission.remembered(authorization, "", time.perf_counter()) is None:
             await self.admission.admitted(authorization, "", {})
         loop = asyncio.get_running_loop()
-        told = await loop.run_in_executor(self._asking, self._meters.exposition)
+        told = await loop.run_in_executor(self._asking, self._exposition)
         return Response(told, media=b"text/plain; version=0.0.4; charset=utf-8")
+
+    def _exposition(self) -> bytes:
+        told = self._meters.exposition()
+        return told if self._workload is None else told + exposition(self._workload.folder)
 
     async def start(self) -> None:
         """Load the active releases, begin to log and to report."""

@@ -297,6 +297,11 @@ class Releases:
             mended.append(stranger)
         return mended
 
+    def apart(self, connection: Connection) -> bool:
+        """True if the routing table does not say what the database says; only reads."""
+        wanted = {row.name: row.active for row in tables.endpoint_rows(connection) if row.active}
+        return wanted != self._table.active()[1]
+
     def _sound(self, connection: Connection, name: str, release_id: str) -> str | None:
         """The id of a release that may be switched to, written to the table; None if it may not."""
         try:

@@ -55,6 +55,8 @@ class Workload:
         self.slots = memoryview(self._page).cast("Q")
         self.slots[PID] = os.getpid()
         begun.replace(path)
+        self.folder = path.parent
+        """Where the pages of all workers of this machine stand."""
 
     def shed(self) -> None:
         """Count one request that was refused, or came too late, for want of a worker."""
@@ -193,3 +195,33 @@ def _quantile(buckets: list[int], share: float) -> float:
         if count and seen >= share * total:
             return upper_of(place) / 1e6
     return 0.0
+
+
+_COUNTERS = (
+    ("falaj_worker_busy_seconds_total", "Seconds in which a worker's thread ran.", BUSY_NS, 1e9),
+    ("falaj_worker_shed_total", "Requests refused, or answered too late.", SHED, 1),
+)
+_GAUGES = (("falaj_worker_inside", "Requests in work.", INSIDE, 1),)
+
+
+def exposition(folder: Path) -> bytes:
+    """What the workers of this machine have to do, in Prometheus' text format."""
+    found = {path.name: Reading.of(path) for path in sorted(folder.glob("[!.]*"))}
+    pages = {name: reading.slots for name, reading in found.items() if reading is not None}
+    lines = []
+    for kind, metrics in (("counter", _COUNTERS), ("gauge", _GAUGES)):
+        for name, told, slot, unit in metrics:
+            lines += [f"# HELP {name} {told}", f"# TYPE {name} {kind}"]
+            lines += [
+                f'{name}{{worker="{who}"}} {page[slot] / unit:g}' for who, page in pages.items()
+            ]
+    name = "falaj_worker_wait_seconds"
+    lines += [
+        f"# HELP {name} The longest wait of a request in each tenth of a second.",
+        f"# TYPE {name} gauge",
+    ]
+    for who, page in pages.items():
+        for share in (0.9, 0.99):
+            value = _quantile(list(page[_FIRST_BUCKET:]), share)
+            lines.append(f'{name}{{worker="{who}",quantile="{share:g}"}} {value:g}')
+    return ("\n".join(lines) + "\n").encode()

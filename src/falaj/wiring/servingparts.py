@@ -6,7 +6,9 @@ import threading
 from typing import TYPE_CHECKING
 
 from falaj.kernel.settings import private_folder
+from falaj.kernel.telemetry import logger
 from falaj.wiring.parts import part
+from falaj.wiring.seldom import Seldom
 from falaj.wiring.sharing import Shared
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from falaj.wiring.assembly import Premises
 
 
+_ROUTED_SECONDS = 5.0
 _ROUTING: Shared[RoutingTable] = Shared()
 
 
@@ -105,6 +108,19 @@ class ServingParts:
 
         return Meters(private_folder(self._made.settings.home / "meters"), self._made.process)
 
+    def _routed(self) -> None:
+        """Bring this machine's routing table in step with the database, if it is not.
+
+        Where a worker for jobs runs it does this too; a machine of inference workers alone
+        has nobody else.
+        """
+        with self._made.database.reading() as connection:
+            apart = self.releases.apart(connection)
+        if apart:
+            with self._made.database.transaction() as connection:
+                mended = self.releases.reconcile(connection)
+            logger(__name__).info("routing table brought in step", endpoints=mended)
+
     def inference_app(self, worker: str) -> InferenceApp:
         """The application of an inference worker."""
         from falaj.serving.inference import InferenceApp
@@ -115,9 +131,16 @@ class ServingParts:
 
         idle = self._made.settings.inference.idle_seconds
         sleeping = Sleeping(self.plans, self.meters, idle_seconds=idle)
+        routed = Seldom(self._routed, every_seconds=_ROUTED_SECONDS)
+        routed()
+
+        def chores() -> None:
+            sleeping.look()
+            routed()
+
         app = InferenceApp(
             plans=self.plans,
-            keeper=Keeper(self.plans, self.routing, worker=worker, also=sleeping.look),
+            keeper=Keeper(self.plans, self.routing, worker=worker, also=chores),
             verifier=self._made.verifier,
             policy=self._made.policy,
             log=self.prediction_log,

@@ -14,6 +14,7 @@ from falaj.kernel.jobs import Handler, JobRun
 from falaj.kernel.outbox import Subscription
 from falaj.kernel.telemetry import logger
 from falaj.trust.audit_checkpoints import Checkpointer
+from falaj.wiring.seldom import Seldom
 from falaj.wiring.watching import parity_checks, statistics
 
 if TYPE_CHECKING:
@@ -148,20 +149,6 @@ def work_until(made: Premises, stopped: threading.Event) -> None:
     made.work_on_jobs(stopped)
     for thread in threads:
         thread.join()
-
-
-class Seldom:
-    """A chore that is done once in a while, however often it is called."""
-
-    def __init__(self, chore: Callable[[], object], *, every_seconds: float) -> None:
-        self._chore = chore
-        self._every = every_seconds
-        self._due = 0.0
-
-    def __call__(self) -> None:
-        if monotonic() >= self._due:
-            self._chore()
-            self._due = monotonic() + self._every
 
 
 class Chores:

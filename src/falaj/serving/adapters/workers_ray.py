@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,8 +56,7 @@ class InferenceActor:
     """
 
     def __init__(self, name: str, make: Callable[[str], Worker]) -> None:
-        import ray
-
+        ray: Any = import_module("ray")
         self._worker = make(name)
         host = ray.util.get_node_ip_address()
         bound = socket.create_server((host, 0), backlog=2048)
@@ -94,10 +94,9 @@ class InferenceActor:
 
     def leave(self, seconds: float) -> None:
         """Answer what is asked, take nothing more, and end; returns when that is done."""
-        import ray
-
         self._drain()
         self._ended.wait(seconds)
+        ray: Any = import_module("ray")
         ray.actor.exit_actor()
 
 
