@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import fcntl
 import http.client
 import json
 import os
@@ -27,13 +28,14 @@ import pytest
 from falaj.interfaces.supervisor import (
     Supervisor,
     claim_file,
+    drain_workers,
     end_with_parent,
     restart_file,
     restart_workers,
 )
 from falaj.interfaces.workers import Restart
 from falaj.kernel.clock import SystemClock
-from falaj.kernel.errors import Unavailable
+from falaj.kernel.errors import Conflict, Unavailable
 from falaj.kernel.settings import InferenceSettings, Settings
 from falaj.kernel.telemetry import configure_logging
 from falaj.serving.model import ServableModel
@@ -276,13 +278,15 @@ def test_a_killed_worker_leaves_the_other_serving_and_comes_again(two: Pool) -> 
     assert all("Errno" in one or "Remote" in one for one in load.failures), load.failures
 
 
-def test_a_second_supervisor_of_the_same_workers_is_refused(two: Pool) -> None:
-    second = subprocess.run(
-        [sys.executable, __file__, "supervise", str(two.folder), "1"],
-        capture_output=True, timeout=60, check=False,
-    )  # fmt: skip
-    assert second.returncode != 0
-    assert b"Another `falaj up` runs inference" in second.stderr
+def test_a_second_supervisor_of_the_same_workers_is_refused(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path, "1")
+    claim_file(settings, "inference").parent.mkdir(parents=True)
+    with claim_file(settings, "inference").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        second = Supervisor(folder=tmp_path, settings=settings, roles=("inference",))
+        with pytest.raises(Conflict, match="Another `falaj up` runs inference"):
+            second.run()
+    assert second.children[0].process is None  # before anything was started
 
 
 def test_a_restart_where_nothing_runs_is_refused_with_a_way_out(tmp_path: Path) -> None:
@@ -294,6 +298,33 @@ def test_a_restart_where_nothing_runs_is_refused_with_a_way_out(tmp_path: Path) 
     claim_file(settings, "inference").write_text(str(os.getpid()))  # left over: nobody holds it
     with pytest.raises(Unavailable, match=r"No `falaj up`"):
         restart_workers(settings, wait_seconds=1)
+
+
+def test_a_drained_machine_answers_what_was_asked_and_accepts_nothing_more(two: Pool) -> None:
+    # It is the last test on this pool: nobody serves behind it.
+    silent = http.client.HTTPSConnection("127.0.0.1", two.port, context=two.trusted, timeout=20)
+    silent.request("GET", "/healthz")
+    silent.getresponse().read()
+    drainer = threading.Thread(
+        target=drain_workers, args=(two.settings,), kwargs={"wait_seconds": 60}
+    )
+    drainer.start()
+    eventually(lambda: refused(two.port))
+    silent.request("POST", PATH, BODY, HEADERS)  # on the connection that it has
+    answer = silent.getresponse()
+    assert answer.status == 200
+    assert answer.headers["connection"] == "close"
+    drainer.join(60)
+    assert two.pids() == {}
+    assert two.process.poll() is None
+
+
+def refused(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=5).close()
+    except ConnectionRefusedError:
+        return True
+    return False
 
 
 def test_workers_come_with_load_and_go_without_and_every_change_is_recorded(

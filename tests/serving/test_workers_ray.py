@@ -115,6 +115,7 @@ def drive(folder: Path) -> dict[str, Any]:
     return told
 
 
+@pytest.mark.nightly
 def test_an_actor_serves_is_killed_is_placed_again_and_serves_again_and_scales(
     tmp_path: Path,
 ) -> None:
@@ -134,7 +135,6 @@ def test_an_actor_serves_is_killed_is_placed_again_and_serves_again_and_scales(
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": os.urandom(16).hex(),
             "RAY_USAGE_STATS_ENABLED": "0",
-            "RAY_DISABLE_IMPORT_WARNING": "1",
         }
         done = subprocess.run(
             [sys.executable, __file__, short],

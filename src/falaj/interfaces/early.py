@@ -27,6 +27,7 @@ _MODULES = {
         "uvloop",
     ),
     "worker": ("falaj.wiring.work",),
+    "pool": ("falaj.wiring.raypool",),
 }
 
 

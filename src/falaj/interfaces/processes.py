@@ -23,13 +23,14 @@ from falaj.interfaces.supervisor import GRACE_SECONDS, end_with_parent
 from falaj.kernel.errors import FalajError
 from falaj.kernel.settings import Settings
 from falaj.kernel.telemetry import configure_logging, logger
+from falaj.trust.certificates import server_context
 from falaj.wiring.assembly import Premises, assemble
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one process; returns its exit code."""
     parser = argparse.ArgumentParser(prog="falaj.interfaces.processes")
-    parser.add_argument("role", choices=["control", "inference", "worker"])
+    parser.add_argument("role", choices=["control", "inference", "worker", "pool"])
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--name", required=True)
     parser.add_argument("--ready", type=Path, required=True)
@@ -55,11 +56,20 @@ def main(arguments: list[str] | None = None) -> int:
 
     try:
         if given.role == "worker":
-            _run_worker(premises, ready, given.parent)
+            _run_until_told(lambda stopped: _work(premises, ready, stopped), given.parent)
+        elif given.role == "pool":
+            from falaj.wiring.raypool import keep_ray_pool
+
+            _run_until_told(
+                lambda stopped: keep_ray_pool(premises, given.folder, stopped, ready), given.parent
+            )
         elif given.role == "control":
             _serve(control_app(premises), premises, sockets, ready, given.parent)
         else:
             _serve_front(premises, given.name, sockets, ready, given.parent)
+    except FalajError as error:
+        logger(__name__).error("ended", process=given.name, error=str(error))
+        return 1
     finally:
         premises.close()
     return 0
@@ -96,7 +106,7 @@ def _serve(
     certificate, key = premises.server_certificate()
 
     def context(_config: Any, _default: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
-        return _tls(certificate, key)
+        return server_context(certificate, key)
 
     config = uvicorn.Config(
         app,
@@ -141,7 +151,7 @@ def _serve_front(
     run(
         premises.serving.inference_app(name),
         sockets,
-        context=_tls(*premises.server_certificate()),
+        context=server_context(*premises.server_certificate()),
         ready=ready,
         begun=lambda stop: end_with_parent(parent, stop),
         grace_seconds=GRACE_SECONDS - 1,
@@ -149,14 +159,7 @@ def _serve_front(
     )
 
 
-def _tls(certificate: Path, key: Path) -> ssl.SSLContext:
-    made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    made.minimum_version = ssl.TLSVersion.TLSv1_3
-    made.load_cert_chain(certificate, key)
-    return made
-
-
-def _run_worker(premises: Premises, ready: Callable[[], None], parent: int) -> None:
+def _run_until_told(work: Callable[[threading.Event], None], parent: int) -> None:
     stopped = threading.Event()
 
     def asked(_number: int, _frame: FrameType | None) -> None:
@@ -165,6 +168,10 @@ def _run_worker(premises: Premises, ready: Callable[[], None], parent: int) -> N
     signal.signal(signal.SIGTERM, asked)
     signal.signal(signal.SIGINT, asked)
     end_with_parent(parent, stopped.set)
+    work(stopped)
+
+
+def _work(premises: Premises, ready: Callable[[], None], stopped: threading.Event) -> None:
     ready()
     premises.work(stopped)
 

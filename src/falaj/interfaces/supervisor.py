@@ -36,7 +36,6 @@ from falaj.kernel.telemetry import logger
 
 if TYPE_CHECKING:
     from falaj.serving.pools import Autoscaler
-    from falaj.serving.scalingrecords import ScalingRecord
 
 GRACE_SECONDS = 10.0
 _SCALING_SECONDS = 1.0
@@ -158,7 +157,9 @@ class Supervisor:
             bound = listening(http.host, http.port, "http")
             self.control_address = f"https://{http.host}:{bound.getsockname()[1]}"
             self.children.append(Child("control", "control", [bound]))
-        if "inference" in self.roles:
+        if "inference" in self.roles and inference.ray:
+            self.children.append(Child("inference-pool", "pool", []))
+        elif "inference" in self.roles:
             bound = listening(inference.host, inference.port, "inference")
             self.inference_address = f"https://{inference.host}:{bound.getsockname()[1]}"
             self._workers = InferenceWorkers(
@@ -180,26 +181,8 @@ class Supervisor:
         from falaj.serving.scaling import ScalingSettings
         from falaj.serving.scalingrecords import ScalingRecords
 
-        inference = self.settings.inference
         records = ScalingRecords(self.settings.home / "scaling")
-
-        def record(decision: ScalingRecord) -> None:
-            told = decision.model_dump(mode="json", exclude={"id", "at", "machine"})
-            logger(__name__).info("workers scaled", **told)
-            try:
-                records.keep(decision)
-            except OSError as error:
-                logger(__name__).error("scaling not recorded", error=str(error))
-
-        wanted = ScalingSettings(
-            least=inference.least_workers,
-            most=inference.most_workers,
-            utilisation=inference.target_utilisation,
-            queue_seconds=inference.queue_ms / 1000,
-            down_seconds=inference.scale_down_seconds,
-            memory_seconds=5 * inference.scale_down_seconds,
-        )
-        return Autoscaler(workers, wanted, record)
+        return Autoscaler(workers, ScalingSettings.of(self.settings.inference), records.keep)
 
     def _steer(self, workers: InferenceWorkers) -> None:
         if self._restarting.is_set():

@@ -87,6 +87,12 @@ class InferenceSettings(BaseModel):
     """So long does a worker that is replaced or taken away wait for silent clients."""
     idle_seconds: float = Field(0.0, ge=0, le=31_536_000)
     """An endpoint that nobody asks for so long is unloaded until it is asked; 0: never."""
+    ray: str = ""
+    """Workers run as actors on this Ray cluster (``auto``, ``host:6379``); empty: here."""
+    ray_cpus: float = Field(1.0, ge=0, le=1024)
+    """Cores of one actor."""
+    ray_gpus: float = Field(0.0, ge=0, le=64)
+    """GPUs of one actor; a share of one is allowed."""
     flush_rows: int = Field(1000, gt=0)
     flush_seconds: float = Field(1.0, gt=0)
 

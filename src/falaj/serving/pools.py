@@ -12,6 +12,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Protocol
 
+from falaj.kernel.telemetry import logger
 from falaj.serving.scaling import Decision, Observation, ScalingSettings, decide
 from falaj.serving.scalingrecords import ScalingRecord
 
@@ -45,7 +46,7 @@ class Autoscaler:
     Args:
         pool: the workers.
         settings: what is aimed at.
-        record: keeps a decision; what it raises is raised.
+        record: keeps a decision; an OSError of it is logged, and the decision stands.
     """
 
     def __init__(
@@ -79,18 +80,25 @@ class Autoscaler:
         if decision.workers == seen.workers:
             return None
         self._pool.resize(decision.workers)
-        self._record(
-            ScalingRecord(
-                pool=self._pool.name,
-                at=datetime.now(UTC),
-                before=seen.workers,
-                after=decision.workers,
-                reason=decision.reason,
-                utilisation=[round(one, 3) for one in seen.utilisation],
-                queue_p90_ms=round(seen.queue_p90 * 1000, 3),
-                queue_p99_ms=round(seen.queue_p99 * 1000, 3),
-                inside=seen.inside,
-                shed=seen.shed,
-            )
-        )
+        self._write_down(seen, decision)
         return decision
+
+    def _write_down(self, seen: Observation, decision: Decision) -> None:
+        record = ScalingRecord(
+            pool=self._pool.name,
+            at=datetime.now(UTC),
+            before=seen.workers,
+            after=decision.workers,
+            reason=decision.reason,
+            utilisation=[round(one, 3) for one in seen.utilisation],
+            queue_p90_ms=round(seen.queue_p90 * 1000, 3),
+            queue_p99_ms=round(seen.queue_p99 * 1000, 3),
+            inside=seen.inside,
+            shed=seen.shed,
+        )
+        told = record.model_dump(mode="json", exclude={"at", "machine"})
+        logger(__name__).info("workers scaled", **told)
+        try:
+            self._record(record)
+        except OSError as error:  # a full disk must not stop the workers that are needed
+            logger(__name__).error("scaling not recorded", error=str(error))

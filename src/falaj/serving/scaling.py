@@ -25,8 +25,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
+from typing import TYPE_CHECKING
 
 from falaj.kernel.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from falaj.kernel.settings import InferenceSettings
 
 _SETTLED = 0.85
 """One worker fewer must stay below this share of a target: the gap that forbids flapping."""
@@ -67,6 +71,18 @@ class ScalingSettings:
                 f"A utilisation of {self.utilisation} cannot be aimed at.",
                 hint="Choose one between 0.05 and 0.95.",
             )
+
+    @classmethod
+    def of(cls, inference: InferenceSettings) -> ScalingSettings:
+        """What the platform's settings aim at."""
+        return cls(
+            least=inference.least_workers,
+            most=inference.most_workers,
+            utilisation=inference.target_utilisation,
+            queue_seconds=inference.queue_ms / 1000,
+            down_seconds=inference.scale_down_seconds,
+            memory_seconds=5 * inference.scale_down_seconds,
+        )
 
     @property
     def kept_seconds(self) -> float:
