@@ -121,6 +121,12 @@ class ServingParts:
                 mended = self.releases.reconcile(connection)
             logger(__name__).info("routing table brought in step", endpoints=mended)
 
+    def _routed_if_possible(self) -> None:
+        try:
+            self._routed()
+        except Exception:  # noqa: BLE001 - a worker serves on without the metadata database
+            logger(__name__).exception("routing table not compared; it is tried again")
+
     def inference_app(self, worker: str) -> InferenceApp:
         """The application of an inference worker."""
         from falaj.serving.inference import InferenceApp
@@ -131,7 +137,7 @@ class ServingParts:
 
         idle = self._made.settings.inference.idle_seconds
         sleeping = Sleeping(self.plans, self.meters, idle_seconds=idle)
-        routed = Seldom(self._routed, every_seconds=_ROUTED_SECONDS)
+        routed = Seldom(self._routed_if_possible, every_seconds=_ROUTED_SECONDS)
         routed()
 
         def chores() -> None:
