@@ -50,16 +50,25 @@ class Sleeping:
         if not self._idle:
             return
         now = time.monotonic()
+        asleep = []
         before, self._seen = self._seen, {}
+        plan: RequestPlan | None
+        known: RequestPlan | None
         for endpoint, plan in self._plans.active.items():
             asked = self._meters.of(endpoint).slots[REQUESTS]
             known, count, since = before.get(endpoint, (plan, asked, now))
             if known is not plan or count != asked:
                 since = now
             if now - since >= self._idle and self._plans.sleep(endpoint):
-                logger(__name__).info("model asleep", endpoint=endpoint, release=plan.release.id)
-                continue
-            self._seen[endpoint] = (plan, asked, since)
+                asleep.append(endpoint)
+            else:
+                self._seen[endpoint] = (plan, asked, since)
+        if asleep:
+            before.clear()
+            plan = known = None  # nobody holds what sleeps
+            _give_back()
+            for endpoint in asleep:
+                logger(__name__).info("model asleep", endpoint=endpoint)
 
     async def woken(self, endpoint: str, started: float) -> RequestPlan:
         """The plan of an endpoint, once it is awake.
@@ -121,3 +130,12 @@ class Sleeping:
 
             waking.add_done_callback(done)
         return waking
+
+
+def _give_back() -> None:
+    """Have the C library return to the system what was freed, where it can (glibc)."""
+    import ctypes
+
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
