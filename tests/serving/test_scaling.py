@@ -9,7 +9,8 @@ from dataclasses import replace
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given
+from hypothesis import settings as tried
 from hypothesis import strategies as st
 
 from falaj.kernel.errors import InvalidInput
@@ -198,10 +199,12 @@ def test_every_change_is_recorded_with_what_was_seen() -> None:
 
 # -- laws --------------------------------------------------------------------------------
 
+at_leisure = tried(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 LOADS = st.floats(0, 20, allow_nan=False)
 BOUNDS = st.tuples(st.integers(1, 6), st.integers(0, 6)).map(lambda both: (both[0], sum(both)))
 
 
+@at_leisure
 @given(st.lists(LOADS, min_size=1, max_size=80), BOUNDS, st.integers(1, 16))
 def test_the_number_is_never_outside_of_its_bounds(
     loads: list[float], bounds: tuple[int, int], began: int
@@ -211,6 +214,7 @@ def test_the_number_is_never_outside_of_its_bounds(
     assert all(settings.least <= size <= settings.most for size in sizes)
 
 
+@at_leisure
 @given(LOADS, st.integers(1, 12), st.sampled_from([0.0005, 0.002, 0.01, 0.05]))
 def test_a_constant_load_settles_and_never_goes_back_and_forth(
     load: float, began: int, service: float
@@ -221,6 +225,7 @@ def test_a_constant_load_settles_and_never_goes_back_and_forth(
     assert len(set(sizes[-60:])) == 1
 
 
+@at_leisure
 @given(st.floats(0.61, 11), st.integers(1, 11))
 def test_too_much_load_is_answered_within_the_time_that_is_set(load: float, workers: int) -> None:
     window: list[Observation] = []
@@ -239,7 +244,7 @@ def windows(draw: st.DrawFn) -> tuple[list[Observation], list[Observation]]:
     """Two histories with the same workers; the second has at least as much to do."""
     low, high = [], []
     workers = draw(st.integers(1, 6))
-    for at in range(draw(st.integers(1, 90))):
+    for at in range(draw(st.integers(1, 60))):
         if draw(st.integers(0, 20)) == 0:
             workers = draw(st.integers(1, 6))
         share = draw(st.floats(0, 1))
@@ -256,6 +261,7 @@ def windows(draw: st.DrawFn) -> tuple[list[Observation], list[Observation]]:
     return low, high
 
 
+@at_leisure
 @given(windows())
 def test_more_load_never_asks_for_fewer_workers(
     both: tuple[list[Observation], list[Observation]],
