@@ -58,6 +58,29 @@ def test_a_command_that_begins_a_job_follows_it_if_asked(project: Path) -> None:
     assert done.stdout == "2\n", done.stderr
 
 
+def test_manifests_go_to_standard_output_and_nothing_else_does(project: Path) -> None:
+    done = run(project, "render", "kubernetes", "--image", "falaj:1", "--gpus", "1")
+    assert done.stdout.startswith("---\napiVersion: ")
+    assert "nvidia.com/gpu" in done.stdout
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("restart", "inference"), "falaj up inference"),
+        (("up", "inference", "--workers", "4:1"), "--workers 1:4"),
+    ],
+)
+def test_what_cannot_be_scaled_or_restarted_is_told_with_a_way_out(
+    project: Path, arguments: tuple[str, ...], told: str
+) -> None:
+    done = run(project, *arguments)
+    assert done.returncode == 1
+    assert told in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr
+
+
 def test_an_audit_log_that_is_not_whole_fails_the_command(tmp_path: Path) -> None:
     initialise(Settings.read(tmp_path), owner="maryam")
     assert run(tmp_path, "audit", "verify").returncode == 0

@@ -47,6 +47,22 @@ def test_a_wrong_file_is_refused_with_the_settings_name(
         Settings.read(tmp_path)
 
 
+@pytest.mark.parametrize(("text", "bounds"), [("workers = 3", (3, 3)), ('workers = "1:4"', (1, 4))])
+def test_workers_are_a_number_or_the_least_and_the_most(
+    tmp_path: Path, text: str, bounds: tuple[int, int]
+) -> None:
+    (tmp_path / "falaj.toml").write_text(f"[inference]\n{text}\n")
+    inference = Settings.read(tmp_path).inference
+    assert (inference.least_workers, inference.most_workers) == bounds
+
+
+@pytest.mark.parametrize("text", ['"0:2"', '"4:1"', '"1:999"', "true", "1.5", '"many"'])
+def test_workers_that_cannot_be_are_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "falaj.toml").write_text(f"[inference]\nworkers = {text}\n")
+    with pytest.raises(InvalidInput, match=r"inference\.workers"):
+        Settings.read(tmp_path)
+
+
 def test_a_database_password_comes_from_the_environment_and_is_not_shown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -62,6 +62,11 @@ class Versions:
         self.production: int | None = 1
         self.approved_ones = {1}
         self.others: dict[str, str] = {}
+        self.taken_out: set[int] = set()
+
+    def may_return(self, connection: Connection, model: str, version: int) -> None:
+        if version in self.taken_out:
+            raise Conflict(f"{model}/{version} was taken out of production.")
 
     def approved(self, connection: Connection, model: str, version: int | None) -> Approved:
         if model in self.others:
@@ -246,7 +251,67 @@ def test_rollbacks_walk_back_the_pile_of_what_served(world: World) -> None:
     served = [item.release for item in world.endpoints.history("delays")][::-1]
     assert served == [one.id, two.id, three.id, two.id, one.id, None, one.id]
     states = {item.release.id: item.state for item in world.endpoints.releases("delays")}
-    assert states == {one.id: "active", two.id: "retired", three.id: "retired"}
+    assert states == {one.id: "active", two.id: "replaced", three.id: "replaced"}
+
+
+def test_a_retired_release_is_neither_activated_nor_rolled_back_to(world: World) -> None:
+    one, two, three = (world.endpoints.deploy("delays", activate=True) for _ in range(3))
+    world.endpoints.retire("delays", two.id)
+    with pytest.raises(Conflict, match="is retired"):
+        world.endpoints.activate("delays", two.id)
+    assert world.endpoints.rollback("delays").id == one.id  # past the retired one
+    states = {item.release.id: item.state for item in world.endpoints.releases("delays")}
+    assert states == {one.id: "active", two.id: "retired", three.id: "replaced"}
+    world.endpoints.retire("delays", three.id)
+    with pytest.raises(Conflict, match="before"):
+        world.endpoints.rollback("delays")
+
+
+def test_the_release_that_serves_is_not_retired(world: World) -> None:
+    release = world.endpoints.deploy("delays", activate=True)
+    with pytest.raises(Conflict, match="serves now"):
+        world.endpoints.retire("delays", release.id)
+    assert world.endpoints.status("delays").active is not None
+    with pytest.raises(NotFound):
+        world.endpoints.retire("delays", "release_nothing")
+
+
+def test_a_release_that_is_retired_while_it_is_announced_is_not_kept_ready(world: World) -> None:
+    release = world.endpoints.deploy("delays")
+    assert world.table.announced()[1] == {"delays": release.id}
+    world.endpoints.retire("delays", release.id)
+    assert world.table.announced()[1] == {}
+
+
+def test_a_version_that_was_taken_out_of_production_is_not_rolled_back_to(world: World) -> None:
+    world.endpoints.deploy("delays", activate=True)
+    world.versions.approved_ones.add(2)
+    second = world.endpoints.deploy("delays", version=2, activate=True)
+    world.versions.taken_out.add(1)
+    with pytest.raises(Conflict, match="taken out"):
+        world.endpoints.rollback("delays")
+    assert world.table.active()[1] == {"delays": second.id}
+
+
+@pytest.mark.parametrize("why", ["taken out", "changed"])
+def test_the_mending_of_the_table_activates_nothing_that_may_not_serve(
+    world: World, why: str
+) -> None:
+    release = world.endpoints.deploy("delays", activate=True)
+    world.table.flip("delays", None)
+    model = world.bundles.models["sha256:a"]
+    if why == "changed":
+        world.bundles.models["sha256:a"] = Corrupt("The bundle was changed.")
+    else:
+        world.versions.taken_out.add(1)
+    with world.database.transaction() as connection:
+        assert world.releases.reconcile(connection) == []
+    assert world.table.active()[1] == {}
+    world.bundles.models["sha256:a"] = model
+    world.versions.taken_out.clear()
+    with world.database.transaction() as connection:
+        assert world.releases.reconcile(connection) == ["delays"]
+    assert world.table.active()[1] == {"delays": release.id}
 
 
 def test_a_switch_whose_audit_record_fails_does_not_happen(world: World) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from prometheus_client.core import GaugeMetricFamily
 from sqlalchemy import (
     BigInteger,
     Column,
@@ -24,6 +23,7 @@ from falaj.kernel.database import Instant, Json, metadata
 from falaj.kernel.ids import new_id
 
 if TYPE_CHECKING:
+    from prometheus_client.core import GaugeMetricFamily
     from sqlalchemy.engine import Connection
 
     from falaj.kernel.call import Call
@@ -119,6 +119,8 @@ class ParityMetrics:
 
     @staticmethod
     def _families() -> dict[str, GaugeMetricFamily]:
+        from prometheus_client.core import GaugeMetricFamily
+
         def family(name: str, told: str) -> GaugeMetricFamily:
             return GaugeMetricFamily(
                 f"falaj_feature_parity_{name}", told, labels=["service", "source"]

@@ -180,11 +180,68 @@ def up(
         str | None,
         typer.Argument(help="control, inference or worker; default: all, supervised."),
     ] = None,
+    workers: Annotated[
+        str | None,
+        typer.Option(help="Inference workers: a number, or least:most; default: the setting."),
+    ] = None,
 ) -> None:
     """Run the platform on this machine until it is stopped (Ctrl-C)."""
     from falaj.interfaces.workspace import run_up
 
-    run_up(context.obj, role)
+    run_up(context.obj, role, workers)
+
+
+@app.command()
+def restart(
+    context: typer.Context,
+    role: Annotated[str, typer.Argument(help="inference: its workers, one by one.")] = "inference",
+    wait_seconds: Annotated[
+        float, typer.Option(help="So long to wait until all are replaced.")
+    ] = 600.0,
+) -> None:
+    """Replace the inference workers of a running `falaj up`; no connection is dropped."""
+    from falaj.interfaces.workspace import run_restart
+
+    run_restart(context.obj, role, wait_seconds)
+
+
+@app.command()
+def drain(
+    context: typer.Context,
+    wait_seconds: Annotated[
+        float, typer.Option(help="So long to wait until all have ended.")
+    ] = 600.0,
+) -> None:
+    """Let the inference workers of a running `falaj up` answer what they are asked, and end."""
+    from falaj.interfaces.workspace import run_drain
+
+    run_drain(context.obj, wait_seconds)
+
+
+@app.command()
+def render(
+    context: typer.Context,
+    what: Annotated[str, typer.Argument(help="kubernetes")],
+    image: Annotated[str, typer.Option(help="The image that the pods run.")],
+    name: Annotated[str, typer.Option(help="Of the deployment.")] = "falaj-inference",
+    namespace: Annotated[str, typer.Option(help="Where it is put.")] = "falaj",
+    scaler: Annotated[str, typer.Option(help="hpa or keda.")] = "hpa",
+    prometheus: Annotated[
+        str, typer.Option(help="The Prometheus that KEDA asks.")
+    ] = "http://prometheus.monitoring:9090",
+    cpus: Annotated[float, typer.Option(help="Cores that a pod asks for.")] = 1.0,
+    memory: Annotated[str, typer.Option(help="Memory that a pod may use.")] = "1Gi",
+    gpus: Annotated[int, typer.Option(help="GPUs of a pod.")] = 0,
+) -> None:
+    """Print what runs the inference workers elsewhere, from this platform's settings."""
+    from falaj.interfaces.kubernetes import Pods
+    from falaj.interfaces.workspace import run_render
+
+    pods = Pods(
+        image=image, name=name, namespace=namespace, scaler=scaler, prometheus=prometheus,
+        cpus=cpus, memory=memory, gpus=gpus,
+    )  # fmt: skip
+    run_render(context.obj, what, pods)
 
 
 @app.command()

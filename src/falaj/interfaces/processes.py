@@ -18,10 +18,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from falaj.interfaces.early import imported
 from falaj.interfaces.supervisor import GRACE_SECONDS, end_with_parent
 from falaj.kernel.errors import FalajError
 from falaj.kernel.settings import Settings
 from falaj.kernel.telemetry import configure_logging, logger
+from falaj.trust.certificates import server_context
 from falaj.wiring.assembly import Premises, assemble
 from falaj.wiring.traces import trace_calls
 
@@ -29,13 +31,18 @@ from falaj.wiring.traces import trace_calls
 def main(arguments: list[str] | None = None) -> int:
     """Run one process; returns its exit code."""
     parser = argparse.ArgumentParser(prog="falaj.interfaces.processes")
-    parser.add_argument("role", choices=["control", "inference", "log", "worker"])
+    parser.add_argument("role", choices=["control", "inference", "log", "worker", "pool"])
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--name", required=True)
     parser.add_argument("--ready", type=Path, required=True)
     parser.add_argument("--parent", type=int, required=True)
     parser.add_argument("--socket", type=int, action="append", default=[])
+    parser.add_argument("--go", type=int, help="begin when a byte comes here; end if none does")
     given = parser.parse_args(arguments)
+    if given.go is not None:
+        imported(given.role)
+        if not os.read(given.go, 1):
+            return 0  # the supervisor has told why it does not go on
     settings = Settings.read(given.folder)
     configure_logging(level=settings.log_level, as_json=settings.log_format == "json")
     try:
@@ -52,13 +59,22 @@ def main(arguments: list[str] | None = None) -> int:
         if given.role != "inference":  # whose requests are traced by their trails
             premises.closing.append(trace_calls(settings, given.name))
         if given.role == "worker":
-            _run_worker(premises, ready, given.parent)
+            _run_until_told(lambda stopped: _work(premises, ready, stopped), given.parent)
+        elif given.role == "pool":
+            from falaj.wiring.raypool import keep_ray_pool
+
+            _run_until_told(
+                lambda stopped: keep_ray_pool(premises, given.folder, stopped, ready), given.parent
+            )
         elif given.role == "log":
-            _write_log(premises, ready, given.parent)
+            _run_until_told(lambda stopped: _write_log(premises, ready, stopped), given.parent)
         elif given.role == "control":
             _serve(control_app(premises), premises, sockets, ready, given.parent)
         else:
             _serve_front(premises, given.name, sockets, ready, given.parent)
+    except FalajError as error:
+        logger(__name__).error("ended", process=given.name, error=str(error))
+        return 1
     finally:
         premises.close()
     return 0
@@ -95,7 +111,7 @@ def _serve(
     certificate, key = premises.server_certificate()
 
     def context(_config: Any, _default: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
-        return _tls(certificate, key)
+        return server_context(certificate, key)
 
     config = uvicorn.Config(
         app,
@@ -140,36 +156,15 @@ def _serve_front(
     run(
         premises.serving.inference_app(name, ring=True),
         sockets,
-        context=_tls(*premises.server_certificate()),
+        context=server_context(*premises.server_certificate()),
         ready=ready,
         begun=lambda stop: end_with_parent(parent, stop),
         grace_seconds=GRACE_SECONDS - 1,
+        linger_seconds=premises.settings.inference.drain_seconds,
     )
 
 
-def _tls(certificate: Path, key: Path) -> ssl.SSLContext:
-    made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    made.minimum_version = ssl.TLSVersion.TLSv1_3
-    made.load_cert_chain(certificate, key)
-    return made
-
-
-def _run_worker(premises: Premises, ready: Callable[[], None], parent: int) -> None:
-    stopped = _asked_to_stop(parent)
-    ready()
-    premises.work(stopped)
-
-
-def _write_log(premises: Premises, ready: Callable[[], None], parent: int) -> None:
-    """The log writer ends behind the workers: it waits a while for their last rows."""
-    stopped = _asked_to_stop(parent)
-    writer = premises.serving.log_writer()
-    ready()
-    writer.run(stopped, grace_seconds=GRACE_SECONDS - 1)
-
-
-def _asked_to_stop(parent: int) -> threading.Event:
-    """Set when the process is told to end, or when its supervisor is gone."""
+def _run_until_told(work: Callable[[threading.Event], None], parent: int) -> None:
     stopped = threading.Event()
 
     def asked(_number: int, _frame: FrameType | None) -> None:
@@ -178,7 +173,19 @@ def _asked_to_stop(parent: int) -> threading.Event:
     signal.signal(signal.SIGTERM, asked)
     signal.signal(signal.SIGINT, asked)
     end_with_parent(parent, stopped.set)
-    return stopped
+    work(stopped)
+
+
+def _work(premises: Premises, ready: Callable[[], None], stopped: threading.Event) -> None:
+    ready()
+    premises.work(stopped)
+
+
+def _write_log(premises: Premises, ready: Callable[[], None], stopped: threading.Event) -> None:
+    """The log writer ends behind the workers: it waits a while for their last rows."""
+    writer = premises.serving.log_writer()
+    ready()
+    writer.run(stopped, grace_seconds=GRACE_SECONDS - 1)
 
 
 if __name__ == "__main__":

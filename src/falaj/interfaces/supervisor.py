@@ -4,11 +4,17 @@ The supervisor binds the listening sockets itself and hands them to its children
 port that is taken is one clear error before anything starts, and a child that is restarted
 loses no connection that waits. A child that ends is started again, after a wait that grows
 while it keeps ending. A child whose supervisor is gone ends itself.
+
+SIGUSR2 (``falaj restart inference``), and SIGHUP where no terminal can hang up, replace the
+inference workers one by one; SIGUSR1 (``falaj drain``) lets them end; see
+``falaj.interfaces.workers``. Between ``least:most`` of ``inference.workers`` the supervisor
+adds and takes away workers as the policy says.
 """
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import signal
@@ -21,14 +27,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
+from typing import IO, TYPE_CHECKING
 
-from falaj.kernel.errors import FalajError, InvalidInput, Unavailable
+from falaj.interfaces.workers import READY_SECONDS, ROLE, InferenceWorkers, Restart
+from falaj.kernel.errors import Conflict, FalajError, InvalidInput, Unavailable
 from falaj.kernel.settings import Settings, private_folder
 from falaj.kernel.telemetry import logger
 from falaj.serving.rings import MEMORY
 
+if TYPE_CHECKING:
+    from falaj.serving.pools import Autoscaler
+
 GRACE_SECONDS = 10.0
-READY_SECONDS = 60.0
+_SCALING_SECONDS = 1.0
 _FIRST_WAIT, _LONGEST_WAIT = 0.1, 5.0
 
 
@@ -96,6 +107,8 @@ class Child:
     wait: float = _FIRST_WAIT
     restart_at: float = 0.0
     restarts: int = 0
+    leaving_since: float | None = None
+    """When it was told to drain; it is not started again."""
 
 
 @dataclass
@@ -106,12 +119,23 @@ class Supervisor:
     settings: Settings
     roles: Sequence[str] = ("control", "inference", "worker")
     on_ready: Callable[[Supervisor], None] = lambda _supervisor: None
+    prepare: Callable[[], object] = lambda: None
+    """Done while the children's interpreters start; they touch nothing before it is done, and
+    what it raises ends everything."""
     children: list[Child] = field(default_factory=list)
+    program: Sequence[str] = (sys.executable, "-m", "falaj.interfaces.processes")
+    """What runs a child; it takes the arguments of ``falaj.interfaces.processes``."""
     control_address: str = ""
     inference_address: str = ""
     grpc_address: str = ""
     _reserved: list[socket.socket] = field(default_factory=list)
     _stopping: threading.Event = field(default_factory=threading.Event)
+    _restarting: threading.Event = field(default_factory=threading.Event)
+    _draining: threading.Event = field(default_factory=threading.Event)
+    _claims: list[IO[str]] = field(default_factory=list)
+    _workers: InferenceWorkers | None = None
+    _autoscaler: Autoscaler | None = None
+    _scaling_at: float = 0.0
 
     @property
     def run_folder(self) -> Path:
@@ -123,21 +147,24 @@ class Supervisor:
 
         Raises:
             PortTaken: before anything is started.
+            Conflict: another supervisor runs one of the roles in this home.
             Unavailable: a process does not become ready; all are ended.
         """
         private_folder(self.run_folder)
         self._plan()
+        self._claim()
         self._catch_signals()
         try:
-            for child in self.children:
-                self._start(child)
+            self._start_all()
             self._await_ready()
             if not self._stopping.is_set():
                 self._tell_addresses()
                 self.on_ready(self)
             while not self._stopping.wait(0.1):
-                for child in self.children:
+                for child in list(self.children):
                     self._watch(child)
+                if self._workers is not None:
+                    self._steer(self._workers)
         finally:
             self._end_all()
 
@@ -151,21 +178,69 @@ class Supervisor:
             bound = listening(http.host, http.port, "http")
             self.control_address = f"https://{http.host}:{bound.getsockname()[1]}"
             self.children.append(Child("control", "control", [bound]))
-        if "inference" in self.roles:
+        if "inference" in self.roles and inference.ray:
+            self.children.append(Child("inference-pool", "pool", []))
+        elif "inference" in self.roles:
             bound = listening(inference.host, inference.port, "inference")
             self.inference_address = f"https://{inference.host}:{bound.getsockname()[1]}"
             if inference.grpc_port:
                 port = inference.grpc_port
                 self._reserved.append(reserved(inference.host, port, "inference", key="grpc_port"))
                 self.grpc_address = f"{inference.host}:{port}"
-            self.children.extend(
-                Child(f"inference-{number}", "inference", [bound])
-                for number in range(1, inference.workers + 1)
+            self._workers = InferenceWorkers(
+                self,
+                bound,
+                Child,
+                workload=self.settings.home / "workload",
+                progress=restart_file(self.settings),
             )
+            for _ in range(inference.least_workers):
+                self._workers.add()
+            if inference.least_workers < inference.most_workers:
+                self._autoscaler = self._scaled(self._workers)
             if MEMORY.is_dir():
                 self.children.append(Child("log", "log", []))
         if "worker" in self.roles:
             self.children.append(Child("worker", "worker", []))
+
+    def _scaled(self, workers: InferenceWorkers) -> Autoscaler:
+        from falaj.serving.pools import Autoscaler
+        from falaj.serving.scaling import ScalingSettings
+        from falaj.serving.scalingrecords import ScalingRecords
+
+        records = ScalingRecords(self.settings.home / "scaling")
+        return Autoscaler(workers, ScalingSettings.of(self.settings.inference), records.keep)
+
+    def _steer(self, workers: InferenceWorkers) -> None:
+        if self._restarting.is_set():
+            self._restarting.clear()
+            workers.restart()
+        if self._draining.is_set():
+            workers.drain()
+            return
+        workers.tick()
+        now = time.monotonic()
+        if self._autoscaler is not None and now >= self._scaling_at:
+            self._scaling_at = now + _SCALING_SECONDS
+            self._autoscaler.tick(now)
+
+    def _claim(self) -> None:
+        """Hold a locked file for each role, so that no two supervisors share a role's names."""
+        for role in self.roles:
+            claim = claim_file(self.settings, role).open("a+", encoding="utf-8")
+            self._claims.append(claim)
+            try:
+                fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                for held in self._claims:
+                    held.close()
+                raise Conflict(
+                    f"Another `falaj up` runs {role} in {self.settings.home}.",
+                    hint="Stop it first; `falaj restart inference` renews its workers.",
+                ) from None
+            claim.truncate(0)
+            claim.write(str(os.getpid()))
+            claim.flush()
 
     @property
     def addresses_file(self) -> Path:
@@ -187,19 +262,55 @@ class Supervisor:
         def asked(_number: int, _frame: FrameType | None) -> None:
             self._stopping.set()
 
+        def renew(_number: int, _frame: FrameType | None) -> None:
+            self._restarting.set()
+
         signal.signal(signal.SIGTERM, asked)
         signal.signal(signal.SIGINT, asked)
+        signal.signal(signal.SIGUSR2, renew)
+        signal.signal(signal.SIGUSR1, lambda _number, _frame: self._draining.set())
+        # A closed terminal ends what runs in it; a service without one is asked to renew.
+        signal.signal(signal.SIGHUP, asked if os.isatty(0) else renew)
+
+    def is_ready(self, child: Child) -> bool:
+        """True if the child's process runs and has said that it is ready."""
+        process = child.process
+        return process is not None and process.poll() is None and self._ready_file(child).exists()
+
+    def let_go(self, child: Child) -> None:
+        """Drain a child: it answers what it is asked, then ends, and is not started again."""
+        child.leaving_since = time.monotonic()
+        if child.process is None:
+            self._gone(child)
+        elif child.process.poll() is None:
+            child.process.send_signal(signal.SIGHUP)
+
+    def _gone(self, child: Child) -> None:
+        self.children.remove(child)
+        self._ready_file(child).unlink(missing_ok=True)
+        (self.settings.home / "workload" / child.name).unlink(missing_ok=True)
 
     def _ready_file(self, child: Child) -> Path:
         return self.run_folder / f"{child.name}.ready"
 
-    def _start(self, child: Child) -> None:
+    def _start_all(self) -> None:
+        """Start the children side by side with our own preparation, which they wait for."""
+        waits, tells = os.pipe()
+        try:
+            for child in self.children:
+                self.start(child, go=waits)
+            self.prepare()
+            os.write(tells, b"." * len(self.children))
+        finally:
+            os.close(waits)
+            os.close(tells)
+
+    def start(self, child: Child, *, go: int | None = None) -> None:
+        """Start a child's process; with ``go`` it waits for a byte there."""
         self._ready_file(child).unlink(missing_ok=True)
         descriptors = [bound.fileno() for bound in child.sockets]
         command = [
-            sys.executable,
-            "-m",
-            "falaj.interfaces.processes",
+            *self.program,
             child.role,
             "--folder",
             str(self.folder),
@@ -212,6 +323,9 @@ class Supervisor:
         ]
         for descriptor in descriptors:
             command += ["--socket", str(descriptor)]
+        if go is not None:
+            command += ["--go", str(go)]
+            descriptors.append(go)
         child.process = subprocess.Popen(
             command, pass_fds=descriptors, stdin=subprocess.DEVNULL, start_new_session=True
         )
@@ -243,10 +357,15 @@ class Supervisor:
         now = time.monotonic()
         if process is None:
             if now >= child.restart_at:
-                self._start(child)
+                self.start(child)
             return
         code = process.poll()
         if code is None:
+            if child.leaving_since is not None and now > child.leaving_since + self._leave_seconds:
+                process.kill()
+            return
+        if child.leaving_since is not None:
+            self._gone(child)
             return
         if now - child.started_at > 10 * _LONGEST_WAIT:
             child.wait = _FIRST_WAIT
@@ -257,6 +376,11 @@ class Supervisor:
         child.restarts += 1
         child.restart_at = now + child.wait
         child.wait = min(child.wait * 2, _LONGEST_WAIT)
+
+    @property
+    def _leave_seconds(self) -> float:
+        """A drained child that is still there after so long is killed."""
+        return self.settings.inference.drain_seconds + GRACE_SECONDS
 
     def _end_all(self) -> None:
         self.addresses_file.unlink(missing_ok=True)
@@ -275,8 +399,90 @@ class Supervisor:
             self._ready_file(child).unlink(missing_ok=True)
             for bound in child.sockets:
                 bound.close()
-        for bound in self._reserved:
-            bound.close()
+        for held in self._reserved:
+            held.close()
+        for claim in self._claims:
+            claim.close()
+
+
+def claim_file(settings: Settings, role: str) -> Path:
+    """The file that the supervisor of a role holds locked; it says the supervisor's process."""
+    return settings.home / "run" / f"{role}.supervisor"
+
+
+def restart_file(settings: Settings) -> Path:
+    """The file that tells how far a rolling restart has come."""
+    return settings.home / "run" / f"{ROLE}.restart"
+
+
+def restart_workers(settings: Settings, *, wait_seconds: float) -> Restart:
+    """Have the running supervisor replace its inference workers one by one, and wait for it.
+
+    Raises:
+        Unavailable: no supervisor runs inference workers here, a new worker did not get
+            ready (the old ones stay), or it took longer than ``wait_seconds``.
+    """
+    pid = _supervisor(settings)
+    path = restart_file(settings)
+    before = Restart.read(path).number
+    os.kill(pid, signal.SIGUSR2)
+    until = time.monotonic() + wait_seconds
+    while time.monotonic() < until:
+        told = Restart.read(path)
+        if told.number > before and told.state == "done":
+            return told
+        if told.number > before and told.state == "failed":
+            raise Unavailable(
+                f"The workers were not all replaced: {told.why}.",
+                hint="Those that serve now go on; mend the cause and ask again.",
+            )
+        time.sleep(0.05)
+    raise Unavailable(
+        f"The workers were not all replaced within {wait_seconds:g} s.",
+        hint="It goes on; see the log of `falaj up`.",
+    )
+
+
+def drain_workers(settings: Settings, *, wait_seconds: float) -> None:
+    """Have the running supervisor drain all its inference workers, and wait until they are gone.
+
+    Raises:
+        Unavailable: no supervisor runs inference workers here, or it took longer than
+            ``wait_seconds``.
+    """
+    os.kill(_supervisor(settings), signal.SIGUSR1)
+    until = time.monotonic() + wait_seconds
+    while any((settings.home / "run").glob(f"{ROLE}-*.ready")):
+        if time.monotonic() > until:
+            raise Unavailable(
+                f"The workers have not all ended within {wait_seconds:g} s.",
+                hint="They go on answering; see the log of `falaj up`.",
+            )
+        time.sleep(0.05)
+
+
+def _supervisor(settings: Settings) -> int:
+    """The process of the supervisor that runs inference workers; raises Unavailable."""
+    pid = None
+    path = claim_file(settings, ROLE)
+    if path.exists():
+        with path.open(encoding="utf-8") as claim:
+            pid = _holder(claim)
+    if pid is None:
+        raise Unavailable(
+            f"No `falaj up` runs inference workers in {settings.home}.",
+            hint="Start them with `falaj up inference`.",
+        )
+    return pid
+
+
+def _holder(claim: IO[str]) -> int | None:
+    """The process that holds a claim; None if nobody does."""
+    try:
+        fcntl.flock(claim, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return int(claim.read())
+    return None
 
 
 def end_with_parent(parent: int, stop: Callable[[], None], *, every_seconds: float = 0.5) -> None:

@@ -15,7 +15,9 @@ from falaj.kernel.errors import InvalidInput
 
 if TYPE_CHECKING:
     from falaj.catalog.planning import Plan
+    from falaj.interfaces.kubernetes import Pods
     from falaj.interfaces.supervisor import Supervisor
+    from falaj.kernel.settings import Settings
 
 ROLES = ("control", "inference", "worker")
 
@@ -98,31 +100,88 @@ def _show_plan(session: Session, plan: Plan, *, done: bool = False) -> None:
         session.console.print("Applied." if done else "Nothing was changed: `falaj apply` does it.")
 
 
-def run_up(session: Session, role: str | None) -> None:
+def run_up(session: Session, role: str | None, workers: str | None = None) -> None:
     """``falaj up``: all processes, or one of them, until stopped."""
     from falaj.interfaces.supervisor import Supervisor
     from falaj.kernel.settings import Settings
     from falaj.kernel.telemetry import configure_logging
-    from falaj.wiring.setup import first_link
 
     if role is not None and role not in ROLES:
         raise InvalidInput(
             f"There is no process {role!r}.", hint=f"Choose one of {', '.join(ROLES)}, or none."
         )
     settings = Settings.read(session.folder)
+    if workers is not None:
+        settings = _with_workers(settings, workers)
     configure_logging(level=settings.log_level, as_json=settings.log_format == "json")
-    link = first_link(settings)
+    links: list[str | None] = []
+
+    def prepare() -> None:
+        from falaj.wiring.setup import first_link  # while the children start
+
+        links.append(first_link(settings))
 
     def ready(supervisor: Supervisor) -> None:
-        _announce(session, supervisor, link)
+        _announce(session, supervisor, links[0])
 
     Supervisor(
         folder=session.folder.resolve(),
         settings=settings,
         roles=ROLES if role is None else (role,),
         on_ready=ready,
+        prepare=prepare,
     ).run()
     session.console.print("Stopped.")
+
+
+def _with_workers(settings: Settings, workers: str) -> Settings:
+    from pydantic import ValidationError
+
+    from falaj.kernel.settings import InferenceSettings
+
+    values = {**settings.inference.model_dump(), "workers": workers}
+    try:
+        inference = InferenceSettings.model_validate(values)
+    except ValidationError:
+        raise InvalidInput(
+            f"--workers {workers!r} is no number of workers.",
+            hint="Give a number, or the least and the most: `--workers 1:4`.",
+        ) from None
+    return settings.model_copy(update={"inference": inference})
+
+
+def run_restart(session: Session, role: str, wait_seconds: float) -> None:
+    """``falaj restart``: the inference workers, one by one."""
+    from falaj.interfaces.supervisor import restart_workers
+    from falaj.kernel.settings import Settings
+
+    if role != "inference":
+        raise InvalidInput(
+            f"{role!r} cannot be restarted one by one.",
+            hint="Only `inference` can; stop `falaj up` and start it again for the others.",
+        )
+    restart_workers(Settings.read(session.folder), wait_seconds=wait_seconds)
+    session.console.print("All inference workers were replaced.")
+
+
+def run_drain(session: Session, wait_seconds: float) -> None:
+    """``falaj drain``: the inference workers end, when they have answered."""
+    from falaj.interfaces.supervisor import drain_workers
+    from falaj.kernel.settings import Settings
+
+    drain_workers(Settings.read(session.folder), wait_seconds=wait_seconds)
+    session.console.print("All inference workers have ended.")
+
+
+def run_render(session: Session, what: str, pods: Pods) -> None:
+    """``falaj render``: manifests to standard output, and nothing else."""
+    from falaj.interfaces.kubernetes import rendered
+    from falaj.kernel.settings import Settings
+
+    if what != "kubernetes":
+        raise InvalidInput(f"Nothing renders {what!r}.", hint="Choose `kubernetes`.")
+    text = rendered(pods, Settings.read(session.folder).inference)
+    session.console.file.write(text)
 
 
 def _announce(session: Session, supervisor: Supervisor, link: str | None) -> None:

@@ -34,6 +34,7 @@ PREFIXES = {
     "read": "an online read of features",
     "report": "a report of a monitor",
     "parity": "a check of parity",
+    "scaling": "a decision on the number of inference workers",
 }
 
 

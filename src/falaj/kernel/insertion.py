@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import Table
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
 
@@ -16,8 +15,18 @@ def insert_if_absent(connection: Connection, table: Table, values: Mapping[str, 
     Another transaction that inserts the same key is waited for, so after False the other
     row can be read.
     """
-    dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
-    statement = dialect.insert(table).values(dict(values)).on_conflict_do_nothing()
+    statement = _insert(connection, table).values(dict(values)).on_conflict_do_nothing()
     # Asked for by RETURNING: drivers do not agree on the count of rows after a conflict.
     returned = connection.execute(statement.returning(*table.primary_key.columns))
     return returned.first() is not None
+
+
+def _insert(connection: Connection, table: Table) -> Any:
+    """The dialect's own INSERT; only the one that is used is imported."""
+    if connection.dialect.name == "sqlite":
+        from sqlalchemy.dialects import sqlite
+
+        return sqlite.insert(table)
+    from sqlalchemy.dialects import postgresql
+
+    return postgresql.insert(table)

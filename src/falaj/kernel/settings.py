@@ -10,9 +10,17 @@ from __future__ import annotations
 import re
 import tomllib
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -23,6 +31,7 @@ from pydantic_settings import (
 from falaj.kernel.errors import Forbidden, InvalidInput
 
 SETTINGS_FILE = "falaj.toml"
+_MOST_WORKERS = 256
 _SECRET_NAMES = ("passphrase", "password", "secret_key", "traces_headers")
 _PASSWORD_OF = {
     "database": "database_password",
@@ -48,6 +57,15 @@ class HttpSettings(BaseModel):
     max_body_bytes: int = Field(64 * 1024 * 1024, gt=0)
 
 
+def _number_as_text(value: object) -> object:
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _range(text: str) -> tuple[int, int]:
+    least, _, most = text.partition(":")
+    return int(least), int(most or least)
+
+
 class InferenceSettings(BaseModel):
     """Where the inference workers listen, and their limits."""
 
@@ -55,7 +73,26 @@ class InferenceSettings(BaseModel):
 
     host: str = "127.0.0.1"
     port: int = Field(8444, ge=0, le=65535)
-    workers: int = Field(1, ge=1, le=256)
+    workers: Annotated[str, BeforeValidator(_number_as_text)] = Field(
+        "1", pattern=r"^[0-9]{1,3}(:[0-9]{1,3})?$"
+    )
+    """How many inference processes: a number, or ``least:most``."""
+    target_utilisation: float = Field(0.6, ge=0.05, le=0.95)
+    """The busy share of a worker that is aimed at between the least and the most."""
+    queue_ms: float = Field(20.0, gt=0, le=60_000)
+    """So long may requests wait for a worker (p90) before there is one more."""
+    scale_down_seconds: float = Field(60.0, ge=1, le=86_400)
+    """So long must fewer workers be enough before one is taken away."""
+    drain_seconds: float = Field(5.0, ge=0, le=600)
+    """So long does a worker that is replaced or taken away wait for silent clients."""
+    idle_seconds: float = Field(0.0, ge=0, le=31_536_000)
+    """An endpoint that nobody asks for so long is unloaded until it is asked; 0: never."""
+    ray: str = ""
+    """Workers run as actors on this Ray cluster (``auto``, ``host:6379``); empty: here."""
+    ray_cpus: float = Field(1.0, ge=0, le=1024)
+    """Cores of one actor."""
+    ray_gpus: float = Field(0.0, ge=0, le=64)
+    """GPUs of one actor; a share of one is allowed."""
     flush_rows: int = Field(1000, gt=0)
     flush_seconds: float = Field(1.0, gt=0)
     log_bytes: int = Field(16 << 20, ge=1 << 20)
@@ -68,6 +105,24 @@ class InferenceSettings(BaseModel):
     """One line of JSON for each request: ``stdout``, or a file; nothing if it is empty."""
     trees: Literal["compiled", "onnxruntime"] = "compiled"
     """What scores ensembles of trees: compiled loops of our own, or ONNX Runtime."""
+
+    @field_validator("workers")
+    @classmethod
+    def _in_order(cls, text: str) -> str:
+        least, most = _range(text)
+        if not 1 <= least <= most <= _MOST_WORKERS:
+            raise ValueError(f"a number from 1 to {_MOST_WORKERS}, or least:most")
+        return text
+
+    @property
+    def least_workers(self) -> int:
+        """There are always so many workers."""
+        return _range(self.workers)[0]
+
+    @property
+    def most_workers(self) -> int:
+        """There are never more workers."""
+        return _range(self.workers)[1]
 
 
 class StreamSettings(BaseModel):

@@ -2,6 +2,10 @@
 
 Prometheus metrics live in a registry of this object (no global one). Spans go to the
 OpenTelemetry API, which does nothing until an operator configures an exporter.
+
+The libraries behind it are imported when they are first used: a worker that has nothing to
+say starts without structlog (which brings a terminal's colours with it), and one that has
+no door without metrics of a door.
 """
 
 from __future__ import annotations
@@ -10,18 +14,18 @@ import logging
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import structlog
-from opentelemetry import context, trace
-from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class Telemetry:
     """Metrics and logs of one process."""
 
     def __init__(self, *, process: str = "embedded") -> None:
+        from prometheus_client import CollectorRegistry, Counter, Histogram
+
         self.registry = CollectorRegistry()
         self.process = process
         self._actions = Counter(
@@ -40,6 +44,8 @@ class Telemetry:
 
     def span(self, name: str, **attributes: str) -> AbstractContextManager[Any]:
         """A trace span around a piece of work; costs next to nothing until traces are exported."""
+        from opentelemetry import trace
+
         return trace.get_tracer("falaj").start_as_current_span(name, attributes=attributes)
 
     def within(self, traceparent: str | None) -> AbstractContextManager[Any]:
@@ -53,23 +59,40 @@ class Telemetry:
 
     def exposition(self) -> bytes:
         """The metrics in Prometheus' text format."""
+        from prometheus_client import generate_latest
+
         return generate_latest(self.registry)
 
 
 @contextmanager
 def _within(traceparent: str) -> Iterator[None]:
-    token = context.attach(_PROPAGATOR.extract({"traceparent": traceparent}))
+    from opentelemetry import context
+    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+    found = TraceContextTextMapPropagator().extract({"traceparent": traceparent})
+    token = context.attach(found)
     try:
         yield
     finally:
         context.detach(token)
 
 
-_PROPAGATOR = TraceContextTextMapPropagator()
+_waiting: list[Callable[[], None]] = []
+"""The configuration of logs that is to be done before the first one is written."""
 
 
 def configure_logging(*, level: str = "info", as_json: bool = True) -> None:
     """Send structured logs to standard error; called by a process's main function."""
+    if "structlog" in sys.modules:
+        _waiting.clear()
+        _configure(level, as_json)
+    else:
+        _waiting[:] = [lambda: _configure(level, as_json)]
+
+
+def _configure(level: str, as_json: bool) -> None:
+    import structlog
+
     renderer: Any = (
         structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer()
     )
@@ -90,10 +113,27 @@ def configure_logging(*, level: str = "info", as_json: bool = True) -> None:
 
 def logging_by_default() -> None:
     """For a program that configured no logging: warnings, as text, to standard error."""
-    if not structlog.is_configured():
+    if _waiting:
+        return
+    structlog = sys.modules.get("structlog")
+    if structlog is None or not structlog.is_configured():
         configure_logging(level="warning", as_json=False)
+
+
+class _Logger:
+    """A logger of structlog, made when something is logged."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __getattr__(self, method: str) -> Any:
+        import structlog
+
+        while _waiting:
+            _waiting.pop()()
+        return getattr(structlog.get_logger(self._name), method)
 
 
 def logger(name: str) -> Any:
     """A structured logger for one module."""
-    return structlog.get_logger(name)
+    return _Logger(name)

@@ -30,6 +30,7 @@ class Asking:
         plans: the worker's plans.
         admission: remembers who may.
         admitted: asks who may, and brings the plans up to date.
+        woken: wakes the model of an endpoint that sleeps.
         lane: the lane of an endpoint.
         aside: threads for large bodies.
         problem_of: see ``question.Predictions.problem_of``.
@@ -42,6 +43,7 @@ class Asking:
         plans: Plans,
         admission: Admission,
         admitted: Callable[[str, bytes], Awaitable[str]],
+        woken: Callable[[str, float], Awaitable[RequestPlan]],
         lane: Callable[[str], Lane],
         aside: ThreadPoolExecutor,
         problem_of: Callable[..., dict[str, Any]],
@@ -50,6 +52,7 @@ class Asking:
         self._plans = plans
         self._admission = admission
         self._admitted = admitted
+        self._woken = woken
         self._lane = lane
         self._aside = aside
         self.problem_of = problem_of
@@ -62,7 +65,12 @@ class Asking:
         caller = self._admission.remembered(
             question.authorization, question.endpoint, question.started
         )
-        if caller is None or self._plans.behind or question.n_bytes > INLINE_BYTES:
+        if (
+            caller is None
+            or self._plans.behind
+            or question.n_bytes > INLINE_BYTES
+            or question.endpoint in self._plans.asleep
+        ):
             return self._ask_later(question, caller)
         plan = self._plan_of(question)
         return self._scored(question, plan, question.parse(plan, caller))
@@ -70,6 +78,8 @@ class Asking:
     async def _ask_later(self, question: Question, caller: str | None) -> Told:
         if caller is None or self._plans.behind:
             caller = await self._admitted(question.endpoint, question.authorization)
+        if question.endpoint in self._plans.asleep:
+            await self._woken(question.endpoint, question.started)
         plan = self._plan_of(question)
         if question.n_bytes > INLINE_BYTES:
             loop = asyncio.get_running_loop()
@@ -103,6 +113,8 @@ class Asking:
         now = time.perf_counter()
         if self._admission.remembered(authorization, name, now) is None or self._plans.behind:
             await self._admitted(name, authorization)
+        if name in self._plans.asleep:
+            await self._woken(name, now)
         return self._plans.named(name)
 
     async def known(self, authorization: bytes) -> None:
@@ -112,8 +124,8 @@ class Asking:
 
     def limits_of(self, name: str) -> Limits:
         """The limits of an endpoint; those of a new one if this worker does not serve it."""
-        plan = self._plans.active.get(name)
-        return _UNKNOWN if plan is None else plan.limits
+        release = self._plans.release(name)
+        return _UNKNOWN if release is None else release.limits
 
     @property
     def why_not_ready(self) -> str | None:

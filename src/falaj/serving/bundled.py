@@ -81,3 +81,16 @@ class RegisteredModels:
             feature_service=found.feature_service,
             change=change,
         )
+
+    def may_return(self, connection: Connection, model: str, version: int) -> None:
+        """Refuse what was taken out of production; see ``ports.ApprovedModels.may_return``."""
+        self._registry.version(connection, model, version)
+        own = [
+            move for move in self._registry.history(connection, model) if move.version == version
+        ]
+        if own and own[0].to_stage is not Stage.PRODUCTION:
+            raise Conflict(
+                f"{model}/{version} was taken out of production: it is in {own[0].to_stage} "
+                f"({own[0].reason}).",
+                hint="Serve another version, or have this one approved for production again.",
+            )

@@ -47,6 +47,12 @@ class Overloaded(Unavailable):
     code = "overloaded"
 
 
+class Asleep(Unavailable):
+    """The endpoint's model is not in memory; a prediction wakes it."""
+
+    code = "asleep"
+
+
 class DeadlineExceeded(Unavailable):
     """The request waited or took longer than the endpoint's deadline."""
 

@@ -22,12 +22,13 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 import httptools
 
 from falaj.serving.heads import Head, KnownHeads
-from falaj.serving.requests import Request, Response, Told
+from falaj.serving.requests import Application, Request, Response, Told
 from falaj.serving.streaming import Chunks, Stream
 
 if TYPE_CHECKING:
@@ -63,49 +64,6 @@ _UNKNOWN_METHOD = b"_OTHER"
 """Of a request whose head never became whole, as OpenTelemetry names it."""
 
 
-class Application(Protocol):
-    """What stands behind a front."""
-
-    def __call__(self, request: Request) -> Told | Awaitable[Told] | None:
-        """Answer a request, at once or later; it is called on the event loop.
-
-        None says that ``request.answer`` will be called: the cheapest way to answer later.
-        """
-        ...
-
-    def reception(self, path: bytes) -> tuple[int, float]:
-        """The longest body that a path takes, and the seconds in which it must arrive."""
-        ...
-
-    def refusal(self, path: bytes, status: int, message: str) -> Response:
-        """The answer to a request that is refused before it is whole."""
-        ...
-
-    def failure(self, path: bytes, error: BaseException) -> Response:
-        """The answer to a request whose answering has raised."""
-        ...
-
-    def begin(self, request: Request) -> None:
-        """Called with a request that is refused before it is whole: give it its trail."""
-        ...
-
-    def answered(self, request: Request, answer: Response, client: str) -> bytes:
-        """Called with each answer to a request with a trail; returns further header lines."""
-        ...
-
-    def drain(self) -> None:
-        """Called when the end has been asked for: what is asked is still answered."""
-        ...
-
-    async def start(self) -> None:
-        """Called before the first request."""
-        ...
-
-    async def stop(self) -> None:
-        """Called behind the last answer."""
-        ...
-
-
 @dataclass(frozen=True)
 class Bounds:
     """How long a front waits, in seconds."""
@@ -123,6 +81,7 @@ class _Connection(asyncio.Protocol):
 
     def __init__(self, front: Front) -> None:
         self._front = front
+        front.opening.add(self)
         self._application = front.application
         self._transport: Any = None
         self._parser = httptools.HttpRequestParser(self)
@@ -151,9 +110,11 @@ class _Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
+        self._front.opening.discard(self)
         self._front.connections.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._front.opening.discard(self)
         self._front.connections.discard(self)
         self._transport = None
         waiting, self._waiting = self._waiting, deque()
@@ -349,9 +310,9 @@ class _Connection(asyncio.Protocol):
             return
         if isinstance(answer, bytes):
             answer = Response(answer)
-        keep = request.keep_alive and not answer.close and not self._front.closing
-        if self._half_closed and not self._waiting:
-            keep = False
+        keep = request.keep_alive and not answer.close
+        if (self._half_closed or self._front.closing) and not self._waiting:
+            keep = False  # behind what is owed; what waits is answered first
         chunks, body = answer.chunks, answer.body
         if chunks is None:
             length = b"content-length: %d\r\n" % len(body)
@@ -476,6 +437,8 @@ class Front:
         self.bounds = bounds or Bounds()
         self.connections: set[_Connection] = set()
         self.known = KnownHeads()
+        self.opening: WeakSet[_Connection] = WeakSet()
+        """Accepted connections that cannot be read yet: their TLS handshake goes on."""
         self.closing = False
         self.secure = False
         self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
@@ -511,6 +474,20 @@ class Front:
         self.closing = True
         self.application.drain()
 
+    async def leave(self, linger_seconds: float) -> None:
+        """Drain, take no new connection, and let those that there are find another worker.
+
+        Whatever is asked is answered, and the answer says that the connection ends. A client
+        that is silent for ``linger_seconds`` is left to ``close``: to close a silent connection
+        at once might cross a request on its way. Call ``close`` behind it.
+        """
+        self.drain()
+        for server in self._servers:
+            server.close()
+        until = time.perf_counter() + linger_seconds
+        while (self.connections or self.opening) and time.perf_counter() < until:
+            await asyncio.sleep(0.01)
+
     async def close(self, *, grace_seconds: float = 5.0) -> None:
         """Take no new connection, answer what was asked, then end."""
         self.drain()
@@ -536,8 +513,10 @@ def run(
     ready: Callable[[], None] = lambda: None,
     begun: Callable[[Callable[[], None]], None] = lambda _: None,
     grace_seconds: float = 5.0,
+    linger_seconds: float = 5.0,
+    drainable: Callable[[Callable[[], None]], None] = lambda _: None,
 ) -> None:
-    """Serve until SIGTERM or SIGINT.
+    """Serve until SIGTERM or SIGINT; SIGHUP drains first, so that no connection is dropped.
 
     Args:
         application: answers the requests.
@@ -546,25 +525,39 @@ def run(
         ready: called when the first request can come.
         begun: is given a function that ends the serving, from any thread.
         grace_seconds: how long open requests may take when it ends.
+        linger_seconds: how long a drained front waits for silent clients.
+        drainable: is given a function that drains and then ends it, from any thread.
     """
     import uvloop
 
     async def served() -> None:
-        stopped = asyncio.Event()
+        stopped, drained = asyncio.Event(), asyncio.Event()
         loop = asyncio.get_running_loop()
+
+        def drain() -> None:
+            drained.set()
+            stopped.set()
+
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, stopped.set)
+            loop.add_signal_handler(signal.SIGHUP, drain)
 
         def stop() -> None:
             loop.call_soon_threadsafe(stopped.set)
 
+        def drain_soon() -> None:
+            loop.call_soon_threadsafe(drain)
+
         begun(stop)
+        drainable(drain_soon)
         front = Front(application)
         await front.listen(sockets, context)
         try:
             ready()
             await stopped.wait()
+            if drained.is_set():
+                await front.leave(linger_seconds)
         finally:
             await front.close(grace_seconds=grace_seconds)
 

@@ -10,6 +10,7 @@ Every request but those of health is authenticated.
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Awaitable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -34,6 +35,7 @@ from falaj.serving.errors import (
     MethodNotAllowed,
     ModelFailed,
     NotReady,
+    Overloaded,
     ScoringFailed,
     SlowClient,
     UnsupportedMedia,
@@ -48,8 +50,10 @@ from falaj.serving.model import Limits
 from falaj.serving.openinference import V2, OpenInference, asked_model, error_body
 from falaj.serving.plans import Keeper, Plans
 from falaj.serving.question import Question
+from falaj.serving.sleeping import Sleeping
 from falaj.serving.trails import HEADER as TRACE_CONTEXT
 from falaj.serving.trails import Ended, Trails
+from falaj.serving.workload import Sampler, exposition
 
 if TYPE_CHECKING:
     from falaj.kernel.ports import Policy
@@ -57,6 +61,7 @@ if TYPE_CHECKING:
     from falaj.serving.plan import Parsed, RequestPlan
     from falaj.serving.ports import Verifier
     from falaj.serving.predictionlog import PredictionLog
+    from falaj.serving.workload import Workload
 
 _PREFIX, _SUFFIX, _OPENAPI = b"/v1/endpoints/", b"/predict", b"/openapi.json"
 _STATUS = {
@@ -140,6 +145,8 @@ class InferenceApp:
         log: takes what was predicted.
         meters: counts.
         trails: notes what becomes of requests that are traced or told to the access log.
+        workload: where to tell how much there is to do; None if nobody asks.
+        sleeping: wakes the models that sleep.
         planes: answer what stands below their prefixes.
     """
 
@@ -153,6 +160,8 @@ class InferenceApp:
         log: PredictionLog,
         meters: Meters,
         trails: Trails | None = None,
+        workload: Workload | None = None,
+        sleeping: Sleeping | None = None,
     ) -> None:
         self._plans = plans
         self._keeper = keeper
@@ -160,6 +169,9 @@ class InferenceApp:
         self._meters = meters
         self._trails = trails or Trails()
         keeper.add(self._look)
+        self._workload = workload
+        self._sampler: Sampler | None = None
+        self._sleeping = sleeping or Sleeping(plans)
         self._scoring = ThreadPoolExecutor(1, thread_name_prefix="falaj-score")
         self._asking = ThreadPoolExecutor(2, thread_name_prefix="falaj-ask")
         self.admission = Admission(verifier, policy, self._asking)
@@ -168,6 +180,7 @@ class InferenceApp:
             plans=plans,
             admission=self.admission,
             admitted=self._admitted,
+            woken=self._sleeping.woken,
             lane=lambda name: self._lanes.get(name) or self._lane(name),
             aside=self._asking,
             problem_of=self.problem_of,
@@ -221,6 +234,8 @@ class InferenceApp:
                 lane.shed = self.failure(request.path, lane.overloaded())
             else:
                 lane.meter.refused(lane.shed.status)
+                if self._workload is not None:
+                    self._workload.shed()
             return lane.shed
         if memo.until - request.started < _AHEAD_SECONDS and not memo.asking:
             memo.asking = True
@@ -251,8 +266,8 @@ class InferenceApp:
     def reception(self, path: bytes) -> tuple[int, float]:
         """What a path takes; see ``front.Application``."""
         if path.startswith(_PREFIX) and path.endswith(_SUFFIX):
-            plan = self._plans.active.get(_text(path[14:-8]))
-            limits = _UNKNOWN if plan is None else plan.limits
+            release = self._plans.release(_text(path[14:-8]))
+            limits = _UNKNOWN if release is None else release.limits
             return limits.body_bytes, limits.deadline_seconds
         for plane in self._planes:
             if path.startswith(plane.prefix):
@@ -287,6 +302,8 @@ class InferenceApp:
     def problem_of(self, error: BaseException, *, endpoint: str, what: str) -> dict[str, Any]:
         """The problem document of an error; see ``question.Predictions``."""
         known = _known(error, what)
+        if self._workload is not None and isinstance(known, (Overloaded, DeadlineExceeded)):
+            self._workload.shed()
         document = problem(known)
         code = document["status"] = _STATUS.get(known.code) or int(document["status"])
         lane = self._lanes.get(endpoint)
@@ -329,7 +346,9 @@ class InferenceApp:
             return answer
         # The next request of the same head need not ask all this again, while it holds.
         explain = asked(request.query)
-        request.head.memo = _Admitted(name, caller, until, self._lanes[name], explain=explain)
+        lane = self._lanes.get(name)
+        if lane is not None:  # there is none yet while a model wakes
+            request.head.memo = _Admitted(name, caller, until, lane, explain=explain)
         return answer
 
     def _predict_otherwise(
@@ -361,8 +380,8 @@ class InferenceApp:
         plans = self._plans
         if plans.behind:
             await self._catch_up()
-        plan = plans.active.get(name)
-        attributes = plan.release.attributes if plan else None
+        release = plans.release(name)
+        attributes = release.attributes if release else None
         if name in plans.broken:
             attributes = {}
         caller = await self.admission.admitted(authorization, name, attributes)
@@ -370,8 +389,17 @@ class InferenceApp:
             await self._catch_up()
         return caller
 
-    def _scored(self, name: str, request: Request, caller: str) -> asyncio.Future[Told]:
-        plan = self._plans.active.get(name) or self._plans.named(name)
+    async def _scored_awake(self, name: str, request: Request, caller: str) -> Told:
+        _check_kind(name, request)
+        await self._sleeping.woken(name, request.started)
+        return await self._scored(name, request, caller)
+
+    def _scored(self, name: str, request: Request, caller: str) -> Awaitable[Told]:
+        plan = self._plans.active.get(name)
+        if plan is None:
+            if name in self._plans.asleep:
+                return self._scored_awake(name, request, caller)
+            plan = self._plans.named(name)
         _check_kind(name, request)
         lane = self._lanes.get(name) or self._lane(name)
         trail = request.trail
@@ -461,12 +489,16 @@ class InferenceApp:
         if self.admission.remembered(authorization, "", time.perf_counter()) is None:
             await self.admission.admitted(authorization, "", {})
         loop = asyncio.get_running_loop()
-        told = await loop.run_in_executor(self._asking, self._meters.exposition)
+        told = await loop.run_in_executor(self._asking, self._exposition)
         return Response(told, media=MEDIA)
 
     def drain(self) -> None:
         """Be no longer ready, and answer what is asked; see ``front.Application``."""
         self._draining = True
+
+    def _exposition(self) -> bytes:
+        told = self._meters.exposition()
+        return told if self._workload is None else told + exposition(self._workload.folder)
 
     async def start(self) -> None:
         """Load the active releases, begin to log and to report."""
@@ -475,6 +507,9 @@ class InferenceApp:
         await loop.run_in_executor(self._asking, self._keeper.start)
         for plane in self._planes:
             await plane.start()
+        if self._workload is not None:
+            scoring = await loop.run_in_executor(self._scoring, threading.get_ident)
+            self._sampler = Sampler(self._workload, self._lanes.values, [scoring])
         self._ready = True
         for companion in self._companions:
             await companion.start()
@@ -484,6 +519,8 @@ class InferenceApp:
         self._ready = False
         for companion in self._companions:
             await companion.stop()
+        if self._sampler is not None:
+            self._sampler.stop()
         for plane in self._planes:
             await plane.stop()
         loop = asyncio.get_running_loop()
@@ -491,6 +528,7 @@ class InferenceApp:
         await loop.run_in_executor(self._asking, self._log.stop)
         self._generating.shutdown(wait=False, cancel_futures=True)
         await loop.run_in_executor(self._asking, self._trails.close)
+        self._sleeping.stop()
         self._scoring.shutdown(wait=False)
         self._asking.shutdown(wait=False)
 

@@ -62,6 +62,8 @@ class Lane:
         """The answer to a request that does not fit, once it was made."""
         self.costs = Costs()
         self.linger = Linger()
+        self.longest_wait = 0.0
+        """Seconds; the longest that a request waited to be scored. Who reads it sets it to 0."""
         self._log = log
         self._aside = aside
         self._loop = loop
@@ -103,6 +105,7 @@ class Lane:
         if self.full(plan):
             raise self.overloaded()
         self.inside += 1
+        plan.n_asked += 1
         self._n_rows += len(request.rows)
         self._soonest = min(self._soonest, request.deadline)
         self._waiting.append((plan, request, tell))
@@ -175,6 +178,8 @@ class Lane:
     def _run(self, group: list[_Waiting]) -> None:
         plan = group[0][0]
         begun = time.perf_counter()
+        waited = begun - group[0][1].started
+        self.longest_wait = max(self.longest_wait, waited)
         if self._soonest < begun:
             group = self._without_late(group, begun)
             if not group:

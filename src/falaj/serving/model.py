@@ -56,7 +56,8 @@ class ReleaseState(StrEnum):
 
     DEPLOYED = "deployed"  # written and loadable; serves nothing
     ACTIVE = "active"
-    RETIRED = "retired"  # served once; may be rolled back to
+    REPLACED = "replaced"  # served once; may be rolled back to
+    RETIRED = "retired"  # for good: serves never again
 
 
 class _Frozen(BaseModel):

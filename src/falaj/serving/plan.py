@@ -171,7 +171,9 @@ class RequestPlan:
         *,
         aside: RequestPlan | None = None,
     ) -> None:
-        self.aside = aside or self
+        self.n_asked = 0
+        """Requests that it was to score; counted on the event loop."""
+        self._aside = aside  # no plan refers to itself, so that one that sleeps is gone at once
         self.release = release
         self.limits = release.limits
         self.variants = tuple(variants)
@@ -187,6 +189,11 @@ class RequestPlan:
             f',"variant":"{one.variant.name}","model":"{one.label}"' + "}" for one in variants
         ]
         self._refuses = release.missing is MissingPolicy.REFUSE
+
+    @property
+    def aside(self) -> RequestPlan:
+        """The plan for a second thread."""
+        return self._aside or self
 
     # -- parse ----------------------------------------------------------------------
 

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from falaj.kernel.errors import FalajError, NotFound
 from falaj.kernel.telemetry import logger
 from falaj.serving.compiler import PlanCompiler
+from falaj.serving.errors import Asleep
+from falaj.serving.model import Release
 from falaj.serving.plan import RequestPlan
 from falaj.serving.routing import RoutingTable
 
@@ -45,6 +47,9 @@ class Plans:
         """The plan of each endpoint; replaced whole, never changed in place."""
         self.broken: dict[str, FalajError] = {}
         """Active releases that this process cannot load, by endpoint."""
+        self.asleep: dict[str, Release] = {}
+        """Active releases whose models are not in memory until somebody asks (see ``sleep``);
+        replaced whole, never changed in place."""
 
     @property
     def behind(self) -> bool:
@@ -56,10 +61,16 @@ class Plans:
 
         Raises:
             NotFound: it serves nothing.
+            Asleep: ``wake`` it first.
             FalajError: why its release cannot be loaded here.
         """
         plan = self.active.get(endpoint)
         if plan is None:
+            if endpoint in self.asleep:
+                raise Asleep(
+                    f"The model of {endpoint!r} is asleep.",
+                    hint="Ask again: a prediction wakes it.",
+                )
             broken = self.broken.get(endpoint)
             if broken is not None:
                 raise broken
@@ -68,6 +79,50 @@ class Plans:
                 hint="`falaj endpoints list` shows them; activate a release first.",
             )
         return plan
+
+    def release(self, endpoint: str) -> Release | None:
+        """The release that an endpoint serves here, awake or asleep; None if there is none."""
+        plan = self.active.get(endpoint)
+        return self.asleep.get(endpoint) if plan is None else plan.release
+
+    def sleep(self, endpoint: str) -> bool:
+        """Let go of an endpoint's models; the release stays active, and counts as prepared.
+
+        Requests that hold the plan already are answered with it.
+
+        Returns:
+            False if there is nothing to let go of.
+        """
+        _, announced = self._table.announced()
+        with self._lock:
+            plan = self.active.get(endpoint)
+            if plan is None or announced.get(endpoint) == plan.release.id:
+                return False
+            self.asleep = {**self.asleep, endpoint: plan.release}
+            self.active = {name: one for name, one in self.active.items() if name != endpoint}
+            del self._built[plan.release.id]
+        return True
+
+    def wake(self, endpoint: str) -> RequestPlan:
+        """The plan of an endpoint; its bundle is verified and loaded again if it sleeps.
+
+        It builds, so it belongs on a thread; any number may call it at once.
+
+        Raises:
+            NotFound: it serves nothing.
+            FalajError: why its release cannot be loaded any more; it stays asleep.
+        """
+        release = self.asleep.get(endpoint)
+        if release is None:
+            return self.named(endpoint)
+        plan = self._compiler.compile(release)
+        with self._lock:
+            if self.asleep.get(endpoint) is release:
+                self.asleep = {name: one for name, one in self.asleep.items() if name != endpoint}
+                self.active = {**self.active, endpoint: plan}
+                self._built[release.id] = plan
+                return plan
+        return self.wake(endpoint)  # it was switched, or woken by somebody else
 
     def switch(self) -> bool:
         """Serve what the table says now, if all of it is built; never waits for a build.
@@ -78,10 +133,11 @@ class Plans:
         with self._lock:
             seen = self._words[0]
             generation, routes = self._table.active()
-            if not all(release in self._built for release in routes.values()):
+            awake = self._awake(routes)
+            if not all(release in self._built for release in awake.values()):
                 return False
-            active = {endpoint: self._built[release] for endpoint, release in routes.items()}
-            self._serve(seen, generation, active, {})
+            active = {endpoint: self._built[release] for endpoint, release in awake.items()}
+            self._serve(seen, generation, active, {}, routes)
             return True
 
     def catch_up(self) -> None:
@@ -91,7 +147,7 @@ class Plans:
             generation, routes = self._table.active()
             active: dict[str, RequestPlan] = {}
             broken: dict[str, FalajError] = {}
-            for endpoint, release in routes.items():
+            for endpoint, release in self._awake(routes).items():
                 try:
                     active[endpoint] = self._plan(release)
                 except FalajError as error:
@@ -99,7 +155,13 @@ class Plans:
                     broken[endpoint] = error
             with self._lock:
                 if generation >= self.generation:
-                    self._serve(seen, generation, active, broken)
+                    # What has gone to sleep or was woken meanwhile stays as it is.
+                    asleep = routes.keys() - self._awake(routes).keys()
+                    active = {name: plan for name, plan in active.items() if name not in asleep}
+                    for name in routes.keys() - active.keys() - broken.keys() - asleep:
+                        if routes[name] in self._built:
+                            active[name] = self._built[routes[name]]
+                    self._serve(seen, generation, active, broken, routes)
 
     def prepare(self) -> bool:
         """Build what is announced; True if something was announced since the last time."""
@@ -107,7 +169,7 @@ class Plans:
             if self._words[1] == self._announcements:
                 return False
             announcements, routes = self._table.announced()
-            for release in routes.values():
+            for release in self._awake(routes).values():
                 try:
                     self._plan(release)
                 except FalajError as error:
@@ -117,9 +179,15 @@ class Plans:
             return True
 
     def prepared(self) -> dict[str, str]:
-        """Release id to ``ready``, or to why it cannot be loaded."""
+        """Release id to ``ready`` (it may sleep), or to why it cannot be loaded."""
         with self._lock:
-            return {**dict.fromkeys(self._built, "ready"), **self._refused}
+            asleep = [release.id for release in self.asleep.values()]
+            return {**dict.fromkeys([*self._built, *asleep], "ready"), **self._refused}
+
+    def _awake(self, routes: dict[str, str]) -> dict[str, str]:
+        """The routes without those whose very release sleeps."""
+        asleep = {endpoint: release.id for endpoint, release in self.asleep.items()}
+        return {name: release for name, release in routes.items() if asleep.get(name) != release}
 
     def _plan(self, release: str) -> RequestPlan:
         """The plan of a release, built if need be; the caller holds ``_building``."""
@@ -137,9 +205,13 @@ class Plans:
         generation: int,
         active: dict[str, RequestPlan],
         broken: dict[str, FalajError],
+        routes: dict[str, str],
     ) -> None:
         """Switch, and let go of plans that neither serve nor are announced."""
         self.active, self.broken = active, broken
+        self.asleep = {
+            name: release for name, release in self.asleep.items() if routes.get(name) == release.id
+        }
         self.generation, self._seen = generation, seen
         _, announced = self._table.announced()
         kept = {plan.release.id for plan in active.values()} | set(announced.values())

@@ -178,6 +178,18 @@ class ApprovedModels(Protocol):
         """
         ...
 
+    def may_return(self, connection: Connection, model: str, version: int) -> None:
+        """Return if a version that served once may serve again, as after a rollback.
+
+        One that a newer version replaced may; one that somebody took out of production
+        (archived it, say) may not.
+
+        Raises:
+            NotFound: no such model or version.
+            Conflict: it was taken out of production.
+        """
+        ...
+
 
 class Verifier(Protocol):
     """Tells who holds a token."""

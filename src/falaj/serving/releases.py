@@ -14,8 +14,16 @@ from sqlalchemy import insert, select, update
 
 from falaj.catalog.model import Relation
 from falaj.kernel.call import AssetRef, Call
-from falaj.kernel.errors import AlreadyExists, Conflict, InvalidInput, NotFound, Unavailable
+from falaj.kernel.errors import (
+    AlreadyExists,
+    Conflict,
+    FalajError,
+    InvalidInput,
+    NotFound,
+    Unavailable,
+)
 from falaj.kernel.ids import new_id
+from falaj.kernel.telemetry import logger
 from falaj.serving import tables
 from falaj.serving.errors import ReleaseRefused
 from falaj.serving.model import (
@@ -167,7 +175,7 @@ class Releases:
 
         Raises:
             NotFound: no such endpoint or release.
-            Conflict: the model version is not approved any more.
+            Conflict: the model version is not approved any more, or the release is retired.
             ReleaseRefused: a worker cannot load it; nothing was switched.
             Unavailable: a worker did not prepare it in time; nothing was switched.
         """
@@ -183,7 +191,7 @@ class Releases:
 
         Raises:
             NotFound: no such endpoint.
-            Conflict: nothing served before.
+            Conflict: nothing served before, or its model version was taken out of production.
             ReleaseRefused, Unavailable: as for ``activate``.
         """
         row = _found(tables.endpoint_row(call.connection, name, locked=True), name)
@@ -195,7 +203,35 @@ class Releases:
             )
         call.note(rolled_back_from=row.active)
         release = self._release(call.connection, name, previous)
+        for variant in release.variants:
+            self._approved.may_return(call.connection, variant.model, variant.version)
         return self._switched(call, row, release, wait_seconds)
+
+    def retire(self, call: Call, name: str, release_id: str) -> None:
+        """Let a release serve never again: it is neither activated nor rolled back to.
+
+        Raises:
+            NotFound: no such endpoint or release.
+            Conflict: it serves now.
+        """
+        row = _found(tables.endpoint_row(call.connection, name, locked=True), name)
+        release = self._release(call.connection, name, release_id)
+        if row.active == release.id:
+            raise Conflict(
+                f"The release {release.id} of {name!r} serves now.",
+                hint="Activate another one, or deactivate the endpoint first.",
+            )
+        tables.retire(call.connection, release.id)
+
+        def withdrawn() -> None:
+            if self._table.announced()[1].get(name) == release.id:
+                self._table.withdraw(name)
+
+        tables.at_commit(call.connection, withdrawn)
+        self._catalog.record(
+            call, release_ref(name, release.id), attributes={"state": str(ReleaseState.RETIRED)}
+        )
+        call.emit("release.retired", endpoint=name, release=release.id)
 
     def deactivate(self, call: Call, name: str) -> None:
         """Let an endpoint serve nothing; its releases stay."""
@@ -242,23 +278,50 @@ class Releases:
 
         Needs a read-write transaction, so that it waits for a switch that is going on.
         Run it when a machine starts, and now and then: a crash between the flip and the
-        commit, or a new machine, leaves the table apart from the database.
+        commit, or a new machine, leaves the table apart from the database. A release that
+        may not serve any more (its bundle does not verify, its model version was taken out of
+        production) does not become active here either: its endpoint serves nothing.
         """
         rows = tables.endpoint_rows(connection, locked=True)
         _, routes = self._table.active()
         mended = []
         for row in rows:
             wanted = row.active
-            if routes.pop(row.name, None) == wanted:
+            served = routes.pop(row.name, None)
+            if served == wanted:
                 continue
             if wanted is not None:
-                self._table.write(self._release(connection, row.name, wanted))
-            self._table.flip(row.name, wanted)
-            mended.append(row.name)
+                wanted = self._sound(connection, row.name, wanted)
+            if served != wanted:
+                self._table.flip(row.name, wanted)
+                mended.append(row.name)
         for stranger in routes:
             self._table.flip(stranger, None)
             mended.append(stranger)
         return mended
+
+    def apart(self, connection: Connection) -> bool:
+        """True if the routing table does not say what the database says; only reads."""
+        wanted = {row.name: row.active for row in tables.endpoint_rows(connection) if row.active}
+        return wanted != self._table.active()[1]
+
+    def _sound(self, connection: Connection, name: str, release_id: str) -> str | None:
+        """The id of a release that may be switched to, written to the table; None if it may not."""
+        try:
+            release = self._release(connection, name, release_id)
+            for variant in release.variants:
+                self._approved.may_return(connection, variant.model, variant.version)
+            self._compiler.compile(release)  # verifies the bundle
+        except FalajError as error:
+            logger(__name__).error(
+                "release does not become active",
+                endpoint=name,
+                release=release_id,
+                error=str(error),
+            )
+            return None
+        self._table.write(release)
+        return release.id
 
     # -- inside ---------------------------------------------------------------------
 
@@ -361,6 +424,11 @@ class Releases:
         name = release.endpoint
         if row.active == release.id:
             return release
+        if tables.release_row(call.connection, release.id).state == ReleaseState.RETIRED:
+            raise Conflict(
+                f"The release {release.id} of {name!r} is retired.",
+                hint="Deploy the model version again: `falaj endpoints deploy NAME`.",
+            )
         self._compiler.compile(release)  # verifies the bundle again, at this moment
         self._table.write(release)
         self._table.announce(name, release.id)
@@ -405,9 +473,14 @@ class Releases:
 
     def _before(self, connection: Connection, name: str) -> str | None:
         """The release below the active one, when each switch back takes one off the pile."""
+        retired = {
+            row.id
+            for row in tables.release_rows(connection, name)
+            if row.state == ReleaseState.RETIRED
+        }
         pile: list[str] = []
         for row in reversed(tables.activation_rows(connection, name)):
-            if row.release is None:
+            if row.release is None or row.release in retired:
                 continue
             if row.release in pile:
                 del pile[pile.index(row.release) + 1 :]

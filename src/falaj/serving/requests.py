@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -89,3 +89,46 @@ class Response:
 
 Told = Response | bytes
 """An answer; bytes alone are JSON with status 200."""
+
+
+class Application(Protocol):
+    """What stands behind a front."""
+
+    def __call__(self, request: Request) -> Told | Awaitable[Told] | None:
+        """Answer a request, at once or later; it is called on the event loop.
+
+        None says that ``request.answer`` will be called: the cheapest way to answer later.
+        """
+        ...
+
+    def reception(self, path: bytes) -> tuple[int, float]:
+        """The longest body that a path takes, and the seconds in which it must arrive."""
+        ...
+
+    def refusal(self, path: bytes, status: int, message: str) -> Response:
+        """The answer to a request that is refused before it is whole."""
+        ...
+
+    def failure(self, path: bytes, error: BaseException) -> Response:
+        """The answer to a request whose answering has raised."""
+        ...
+
+    def begin(self, request: Request) -> None:
+        """Called with a request that is refused before it is whole: give it its trail."""
+        ...
+
+    def answered(self, request: Request, answer: Response, client: str) -> bytes:
+        """Called with each answer to a request with a trail; returns further header lines."""
+        ...
+
+    def drain(self) -> None:
+        """Called when the end has been asked for: what is asked is still answered."""
+        ...
+
+    async def start(self) -> None:
+        """Called before the first request."""
+        ...
+
+    async def stop(self) -> None:
+        """Called behind the last answer."""
+        ...

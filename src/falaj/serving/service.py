@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+from pydantic import Field
 
 from falaj.kernel.actions import Service, action
 from falaj.kernel.call import AssetRef, Call
 from falaj.kernel.errors import NotFound
+from falaj.serving import scalingtable
 from falaj.serving.explain import Explain
 from falaj.serving.model import (
     Activation,
@@ -23,6 +26,7 @@ from falaj.serving.model import (
     Traffic,
 )
 from falaj.serving.names import table_of
+from falaj.serving.scalingrecords import ScalingRecord
 
 if TYPE_CHECKING:
     from falaj.serving.meters import Meters
@@ -36,6 +40,7 @@ May = Callable[[Call, str, AssetRef], bool]
 """True if the caller may do the named action on an asset, as the caller stands now."""
 _VALUES = ("features", "fields", "score", "request_id")
 """What a trace tells of a row of the prediction log that may be about a person."""
+Limit = Annotated[int, Field(ge=1, le=1000)]
 
 
 class EndpointService(Service):
@@ -140,6 +145,11 @@ class EndpointService(Service):
         """Let the release that served before serve again."""
         return self._releases.rollback(self.call, name, wait_seconds=wait_seconds)
 
+    @action(post="/endpoints/{name}/retirements", on="endpoint")
+    def retire(self, name: EndpointName, release: str) -> None:
+        """Retire a release for good: it is never activated or rolled back to again."""
+        self._releases.retire(self.call, name, release)
+
     @action(post="/endpoints/{name}/deactivations", on="endpoint")
     def deactivate(self, name: EndpointName) -> None:
         """Let an endpoint serve nothing; its releases stay."""
@@ -174,6 +184,11 @@ class EndpointService(Service):
             at=at,
             explain=explain * Explain.FEATURES + contributions * Explain.CONTRIBUTIONS,
         )
+
+    @action(get="/scaling")
+    def scaling(self, *, limit: Limit = 50) -> Sequence[ScalingRecord]:
+        """List the decisions that changed the number of inference workers, the newest first."""
+        return scalingtable.history(self.call.connection, limit=limit)
 
     @action(get="/predictions/{prediction}")
     def trace(self, prediction: str) -> TraceNode:

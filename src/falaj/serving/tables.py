@@ -103,7 +103,7 @@ def switch(
     )
     if previous is not None:
         connection.execute(
-            update(releases).where(releases.c.id == previous).values(state="retired")
+            update(releases).where(releases.c.id == previous).values(state="replaced")
         )
     if release is not None:
         connection.execute(
@@ -116,6 +116,11 @@ def switch(
             endpoint=endpoint, release=release, previous=previous, at=at, by=by
         )
     )
+
+
+def retire(connection: Connection, release: str) -> None:
+    """Write that a release serves never again."""
+    connection.execute(update(releases).where(releases.c.id == release).values(state="retired"))
 
 
 def at_commit(connection: Connection, work: Callable[[], object]) -> None:

@@ -231,12 +231,14 @@ SUBJECTS: Mapping[str, Subject] = {
     "endpoints.deploy": Subject(_always(**_LATE)),
     "endpoints.activate": Subject(_activation),
     "endpoints.rollback": Subject(_rollback),
+    "endpoints.retire": Subject(lambda world: {"name": "late", "release": world.release()}),
     "endpoints.deactivate": Subject(lambda world: {"name": world.serving() and "late"}),
     "endpoints.predict": Subject(
         lambda world: {"name": world.serving() and "late", "inputs": [_ROW],
                        "at": (BEGIN + timedelta(days=80)).isoformat()},
         outside="the prediction log is a log of its own",
     ),
+    "endpoints.scaling": Subject(lambda world: {"limit": world.scaled()}, frozenset({"machine"})),
     "endpoints.trace": Subject(_fact("prediction")),
     "monitors.drift": Subject(lambda world: {"endpoint": world.serving() and "late"}),
     "monitors.performance": Subject(

@@ -346,6 +346,16 @@ class World:
             parity_checks(self.premises).checked(call, "delays", 5, at=at)
         return "delays"
 
+    def scaled(self) -> int:
+        """How many of the newest scaling decisions to ask for: the one that is made here."""
+        from falaj.serving.scalingrecords import ScalingRecord, ScalingRecords
+        from falaj.serving.scalingtable import bring_in
+
+        records = ScalingRecords(self.premises.settings.home / "scaling")
+        told = {"pool": "local", "before": 1, "after": 2, "reason": "3 requests were shed"}
+        records.keep(ScalingRecord(at=self.premises.clock.now(), utilisation=[0.9], **told))
+        return bring_in(records, self.premises.calls)
+
     def work(self) -> None:
         """Run all jobs that wait."""
         worker = Worker(self.premises.jobs, self.premises.handlers, name="small-world")

@@ -339,3 +339,11 @@ def _write(path: Path, content: bytes, *, mode: int = 0o600) -> None:
             f"The file {path} cannot be written: {error.strerror}.",
             hint="Free some space or mend the permissions.",
         ) from None
+
+
+def server_context(certificate: Path, key: Path) -> ssl.SSLContext:
+    """TLS 1.3 for a server with that certificate chain and key (PEM)."""
+    made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    made.minimum_version = ssl.TLSVersion.TLSv1_3
+    made.load_cert_chain(certificate, key)
+    return made

@@ -93,11 +93,15 @@ class Premises:
         self.settings = settings
         self.process = process
         self.clock = clock or SystemClock()
-        self.telemetry = Telemetry(process=process)
         self.making = threading.RLock()
         self.closing: list[Callable[[], None]] = []
 
     # ---- the kernel and trust
+
+    @part
+    def telemetry(self) -> Telemetry:
+        """Metrics of this process's door."""
+        return Telemetry(process=self.process)
 
     @part
     def keys(self) -> KeyService:

@@ -9,6 +9,7 @@ from falaj.kernel.errors import Unavailable
 from falaj.kernel.settings import private_folder
 from falaj.kernel.telemetry import logger
 from falaj.wiring.parts import part
+from falaj.wiring.seldom import Seldom
 from falaj.wiring.sharing import Shared
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from falaj.wiring.assembly import Premises
 
 
+_ROUTED_SECONDS = 5.0
 _ROUTING: Shared[RoutingTable] = Shared()
 
 
@@ -152,6 +154,25 @@ class ServingParts:
         self._made.closing.append(made.close)
         return made
 
+    def _routed(self) -> None:
+        """Bring this machine's routing table in step with the database, if it is not.
+
+        Where a worker for jobs runs it does this too; a machine of inference workers alone
+        has nobody else.
+        """
+        with self._made.database.reading() as connection:
+            apart = self.releases.apart(connection)
+        if apart:
+            with self._made.database.transaction() as connection:
+                mended = self.releases.reconcile(connection)
+            logger(__name__).info("routing table brought in step", endpoints=mended)
+
+    def _routed_if_possible(self) -> None:
+        try:
+            self._routed()
+        except Exception:  # noqa: BLE001 - a worker serves on without the metadata database
+            logger(__name__).exception("routing table not compared; it is tried again")
+
     def trails(self) -> Trails:
         """What becomes of single requests, as far as the settings ask for it."""
         from falaj.serving.accesslog import AccessLog
@@ -173,16 +194,29 @@ class ServingParts:
         """
         from falaj.serving.inference import InferenceApp
         from falaj.serving.plans import Keeper
+        from falaj.serving.sleeping import Sleeping
+        from falaj.serving.workload import Workload
         from falaj.wiring.dataplane import feature_planes
+
+        idle = self._made.settings.inference.idle_seconds
+        sleeping = Sleeping(self.plans, idle_seconds=idle)
+        routed = Seldom(self._routed_if_possible, every_seconds=_ROUTED_SECONDS)
+        routed()
+
+        def chores() -> None:
+            sleeping.look()
+            routed()
 
         app = InferenceApp(
             plans=self.plans,
-            keeper=Keeper(self.plans, self.routing, worker=worker),
+            keeper=Keeper(self.plans, self.routing, worker=worker, also=chores),
             verifier=self._made.verifier,
             policy=self._made.policy,
             log=self._log(self._ring() if ring else None),
             meters=self.meters,
             trails=self.trails(),
+            sleeping=sleeping,
+            workload=Workload(private_folder(self._made.settings.home / "workload") / worker),
         )
         app.add(feature_planes(self._made, app.admission))
         settings = self._made.settings.inference

@@ -14,6 +14,7 @@ from falaj.kernel.jobs import Handler, JobRun
 from falaj.kernel.outbox import Subscription
 from falaj.kernel.telemetry import logger
 from falaj.trust.audit_checkpoints import Checkpointer
+from falaj.wiring.seldom import Seldom
 from falaj.wiring.watching import parity_checks, statistics
 
 if TYPE_CHECKING:
@@ -184,20 +185,6 @@ def work_until(made: Premises, stopped: threading.Event) -> None:
         thread.join()
 
 
-class Seldom:
-    """A chore that is done once in a while, however often it is called."""
-
-    def __init__(self, chore: Callable[[], object], *, every_seconds: float) -> None:
-        self._chore = chore
-        self._every = every_seconds
-        self._due = 0.0
-
-    def __call__(self) -> None:
-        if monotonic() >= self._due:
-            self._chore()
-            self._due = monotonic() + self._every
-
-
 class Chores:
     """What must be done again and again: checkpoints of the audit log, the prediction log's
     way into the lake, news to those who asked for them."""
@@ -206,6 +193,8 @@ class Chores:
         from falaj.operations.adapters.notifier_log import LogNotifier
         from falaj.operations.notifications import SUBSCRIBER, Notifications
         from falaj.serving.logalarm import UnloggedAlarm
+        from falaj.serving.scalingrecords import ScalingRecords
+        from falaj.serving.scalingtable import bring_in
         from falaj.serving.spools import PredictionDrain
 
         self._log = logger(__name__)
@@ -221,6 +210,8 @@ class Chores:
                 mended = made.serving.releases.reconcile(connection)
             if mended:
                 self._log.warning("routing table mended", endpoints=mended)
+
+        scalings = ScalingRecords(made.settings.home / "scaling")
 
         def parity() -> None:
             parity_checks(made).all_checked(made.calls, seed=int(monotonic()))
@@ -246,6 +237,7 @@ class Chores:
             "notifications": news.deliver,
             "prediction log": PredictionDrain(made.spool_folder, made.keys, made.lake).run_once,
             "unlogged predictions": Seldom(alarm.run_once, every_seconds=10.0),
+            "scaling decisions": lambda: bring_in(scalings, made.calls),
             "feature statistics": Seldom(statistics_told, every_seconds=60.0),
             "expired tiles": Seldom(tiles_let_go, every_seconds=3600.0),
             "lake compaction": Seldom(made.lake.compact, every_seconds=3600.0),
