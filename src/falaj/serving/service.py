@@ -6,8 +6,11 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from falaj.catalog.model import Classification
 from falaj.kernel.actions import Service, action
 from falaj.kernel.call import AssetRef, Call
+from falaj.kernel.jobs import Job
+from falaj.serving.batchmodel import OnError
 from falaj.serving.model import (
     Activation,
     Answer,
@@ -22,6 +25,7 @@ from falaj.serving.model import (
 from falaj.serving.names import table_of
 
 if TYPE_CHECKING:
+    from falaj.serving.batchrequests import Scorings
     from falaj.serving.meters import Meters
     from falaj.serving.predictor import Predictor
     from falaj.serving.releases import Releases
@@ -29,6 +33,7 @@ if TYPE_CHECKING:
     from falaj.serving.tracing import Tracing
 
 
+Names = list[str]
 May = Callable[[Call, str, AssetRef], bool]
 """True if the caller may do the named action on an asset, as the caller stands now."""
 _VALUES = ("features", "fields", "score", "request_id")
@@ -48,6 +53,7 @@ class EndpointService(Service):
         tracing: Tracing,
         meters: Meters,
         may: May,
+        scorings: Scorings,
     ) -> None:
         self._releases = releases
         self._table = table
@@ -55,6 +61,7 @@ class EndpointService(Service):
         self._tracing = tracing
         self._meters = meters
         self._may = may
+        self._scorings = scorings
 
     @action(get="/endpoints")
     def list(self) -> Sequence[EndpointSummary]:
@@ -139,6 +146,51 @@ class EndpointService(Service):
             request_id=request_id,
             at=at,
             explain=explain,
+        )
+
+    @action(post="/endpoints/{name}/scorings", on="endpoint")
+    def score(
+        self,
+        name: EndpointName,
+        to: str,
+        *,
+        table: str | None = None,
+        snapshot: int | None = None,
+        files: Names = [],  # noqa: B006 - never changed; the default of a signature
+        at: str | None = None,
+        keys: Names = [],  # noqa: B006
+        on_error: OnError = OnError.FAIL,
+        classification: Classification | None = None,
+        parquet: str | None = None,
+    ) -> Job:
+        """Score a table or files into a lake table, one output row for each input row.
+
+        Args:
+            name: the endpoint; the release that serves now scores all rows.
+            to: the output table; made if it is new.
+            table: the input table.
+            snapshot: of the input table; the latest if it is left out.
+            files: or paths of Parquet, CSV or Arrow files, which may hold wildcards.
+            at: a column of instants, or an instant: features as they were known then. Left
+                out, features as they stand online when a row is scored.
+            keys: columns of the input to carry into the output.
+            on_error: what becomes of a row that is refused: the job fails, or its outputs are
+                null and the column `error` says why.
+            classification: of the output at least; files count as personal without it.
+            parquet: write the output to this file as well; needs a fresh second factor.
+        """
+        return self._scorings.begin(
+            self.call,
+            name,
+            to=to,
+            table=table,
+            snapshot=snapshot,
+            files=files,
+            at=at,
+            keys=keys,
+            on_error=on_error,
+            classification=classification,
+            parquet=parquet,
         )
 
     @action(get="/predictions/{prediction}")

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from falaj.serving.inference import InferenceApp
     from falaj.serving.meters import Meters
     from falaj.serving.plans import Plans
+    from falaj.serving.ports import FeatureReaders
     from falaj.serving.predictionlog import PredictionLog
     from falaj.serving.releases import Releases
     from falaj.serving.routing import RoutingTable
@@ -55,13 +56,15 @@ class ServingParts:
     @part
     def plan_compiler(self) -> PlanCompiler:
         """Compiles releases into request plans."""
+        return self.compiler_on(self.stored_features)
+
+    def compiler_on(self, features: FeatureReaders) -> PlanCompiler:
+        """Compiles releases into request plans that read features from there."""
         from falaj.serving.adapters.runtime_onnx import OnnxRuntime
         from falaj.serving.bundled import BundledModels
         from falaj.serving.compiler import PlanCompiler
 
-        return PlanCompiler(
-            BundledModels(self._made.bundles), [OnnxRuntime()], self.stored_features
-        )
+        return PlanCompiler(BundledModels(self._made.bundles), [OnnxRuntime()], features)
 
     @part
     def releases(self) -> Releases:

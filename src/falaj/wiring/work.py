@@ -33,6 +33,7 @@ def handlers(made: Premises) -> Mapping[str, Handler]:
     from falaj.features.service import FORGET, MATERIALIZE
     from falaj.ingest.service import LOAD
     from falaj.models.model import GATES_JOB
+    from falaj.serving.batchmodel import SCORE_JOB
     from falaj.training.model import PREPARE_JOB, RECREATE_JOB, TRAIN_JOB
 
     makers: dict[str, Callable[[], Handler]] = {
@@ -43,6 +44,7 @@ def handlers(made: Premises) -> Mapping[str, Handler]:
         RECREATE_JOB: lambda: _recreation(made),
         TRAIN_JOB: lambda: _training(made),
         GATES_JOB: lambda: _gates(made),
+        SCORE_JOB: lambda: _scoring(made),
     }
     return {kind: _later(make) for kind, make in makers.items()}
 
@@ -123,6 +125,12 @@ def _gates(made: Premises) -> Handler:
 
     gates = Gates(made.bundles, OnnxScorers())
     return GateJob(made.calls, made.registry, gates, made.training_sets)
+
+
+def _scoring(made: Premises) -> Handler:
+    from falaj.wiring.scoring import scoring
+
+    return scoring(made)
 
 
 def stream_worker(made: Premises) -> StreamWorker:
