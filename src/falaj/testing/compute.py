@@ -6,13 +6,23 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from falaj.kernel.compute import Compute, TaskFailed, TaskLost, task
+from falaj.kernel.compute import (
+    Compute,
+    Task,
+    TaskFailed,
+    TaskLost,
+    name_of,
+    packed,
+    packed_answer,
+    task,
+    unpacked_result,
+)
 from falaj.kernel.errors import Conflict, InvalidInput
 
 Plain = Any
@@ -81,6 +91,27 @@ def _soon(true: Callable[[], Any], *, seconds: float = 20) -> Any:
             return found
         time.sleep(0.02)
     raise AssertionError("it did not happen")
+
+
+class HereCompute:
+    """A ``Compute`` in this very process, for tests that are not about processes.
+
+    Items and results are packed and unpacked as between processes.
+    """
+
+    n_slots = 1
+
+    def __init__(self) -> None:
+        self.n_tasks = 0
+
+    def ordered(self, task: Task, items: Iterable[Plain]) -> Iterator[Plain]:
+        """See ``Compute.ordered``."""
+        for item in items:
+            self.n_tasks += 1
+            yield unpacked_result(packed_answer(name_of(task), packed(item)))
+
+    def close(self) -> None:
+        """There is nothing to end."""
 
 
 class ComputeConformance:

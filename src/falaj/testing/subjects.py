@@ -223,6 +223,10 @@ SUBJECTS: Mapping[str, Subject] = {
                        "at": (BEGIN + timedelta(days=80)).isoformat()},
         outside="the prediction log is a log of its own",
     ),
+    "endpoints.score": Subject(
+        lambda world: {"name": world.serving() and "late", "to": "scored_flights",
+                       "table": "flights", "at": "at", "keys": ["flight"]}
+    ),
     "endpoints.trace": Subject(_fact("prediction")),
     "monitors.drift": Subject(lambda world: {"endpoint": world.serving() and "late"}),
     "monitors.performance": Subject(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pydantic import SecretStr
@@ -14,6 +14,7 @@ from falaj.kernel.settings import Settings
 from falaj.wiring import stores
 
 if TYPE_CHECKING:
+    from falaj.kernel.compute import Compute
     from falaj.kernel.jobs import Handler
     from falaj.serving.batchinputs import Batch
     from falaj.serving.batchmodel import ScoreRequest, ScoringProgress, Slice
@@ -25,10 +26,19 @@ _OPENED: dict[str, PartScorer] = {}
 """The scoring that this process works on, by its id; the one before is let go."""
 
 
-def scoring(made: Premises) -> Handler:
-    """The handler of scoring jobs."""
+def scoring(
+    made: Premises, *, compute: Callable[[], Compute] | None = None, part_rows: int | None = None
+) -> Handler:
+    """The handler of scoring jobs.
+
+    Args:
+        made: the platform.
+        compute: opens what parts are scored on; by default what the settings name.
+        part_rows: rows of a part, if not as many as is usual.
+    """
     from falaj.features.plan import ServicePlan
     from falaj.serving.batch import ScoreJob
+    from falaj.serving.batchmodel import PART_ROWS
 
     def settled(document: Mapping[str, Any]) -> Mapping[str, str]:
         plan = ServicePlan.from_documents(document["definitions"])
@@ -40,10 +50,11 @@ def scoring(made: Premises) -> Handler:
         lake=made.lake,
         catalog=made.catalog,
         files=made.data_files,
-        compute=lambda: stores.compute(made.settings),
+        compute=compute or (lambda: stores.compute(made.settings)),
         score_part=score_part,
         settings=plain_settings(made.settings),
         settle=settled,
+        part_rows=part_rows or PART_ROWS,
     )
 
 
