@@ -232,7 +232,8 @@ class _Matrix:
             known = [words.get(str(word), np.nan) for word in unique.dictionary.to_pylist()]
             known.append(words.get(str(None), np.nan))
             codes = pc.fill_null(unique.indices, len(known) - 1).to_numpy(zero_copy_only=False)
-            return np.array(known, np.float32)[codes]
+            places: NDArray[np.float32] = np.array(known, np.float32)[codes]
+            return places
         if pa.types.is_boolean(values.type):
             values = values.cast(pa.int8())
         if pa.types.is_integer(values.type):
