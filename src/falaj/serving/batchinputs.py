@@ -98,7 +98,8 @@ def table_slices(
     for place, n_rows in enumerate(counts.tolist()):
         if n_rows:
             begin = place * part_rows
-            slices.append(_slice(slices, first, n_rows, table, begin, begin + part_rows))
+            end = min(begin + part_rows, extent.end)
+            slices.append(_slice(slices, first, n_rows, table, begin, end))
             first += n_rows
     return slices
 
@@ -201,20 +202,45 @@ def _row_ends(path: str) -> Iterator[NDArray[np.int64]]:
 def table_batches(
     lake: Lake, part: Slice, snapshot: int, columns: Sequence[str]
 ) -> Iterator[Batch]:
-    """The rows of a slice of a table, in the order of its log."""
+    """The rows of a slice of a table, in the order of its log.
+
+    Where every position is taken, the engine is not asked to sort (a third of what reading
+    costs): it gives rows in order but for files that were merged, and that can be seen.
+    """
     n_rows = 0
-    for batch in lake.log(
+    if part.n_rows == part.end - part.begin:
+        for batch in _log(lake, part, snapshot, columns, since=part.begin, in_order=False):
+            begin = part.begin + n_rows
+            wanted = np.arange(begin, begin + batch.num_rows)
+            if not np.array_equal(batch.column(0).to_numpy(), wanted):
+                break
+            n_rows += batch.num_rows
+            yield _batch(columns, batch.columns[1:], batch.num_rows)
+    if n_rows < part.n_rows:
+        for batch in _log(lake, part, snapshot, columns, since=part.begin + n_rows, in_order=True):
+            n_rows += batch.num_rows
+            yield _batch(columns, batch.columns[1:], batch.num_rows)
+    _checked(part, n_rows)
+
+
+def _log(
+    lake: Lake,
+    part: Slice,
+    snapshot: int,
+    columns: Sequence[str],
+    *,
+    since: int,
+    in_order: bool,
+) -> Iterator[pa.RecordBatch]:
+    yield from lake.log(
         part.source,
         columns=columns,
         snapshot=snapshot,
-        since=part.begin,
+        since=since,
         until=part.end,
-        in_order=True,
+        in_order=in_order,
         rows_per_batch=ROWS_PER_BATCH,
-    ):
-        n_rows += batch.num_rows
-        yield _batch(columns, batch.columns[1:], batch.num_rows)
-    _checked(part, n_rows)
+    )
 
 
 def file_batches(part: Slice, stamp: Stamp, columns: Sequence[str]) -> Iterator[Batch]:

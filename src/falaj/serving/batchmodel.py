@@ -12,7 +12,7 @@ from falaj.kernel.errors import Conflict, InvalidInput
 SCORE_JOB = "endpoints.score"
 SCORING = "scoring"
 """The kind of a scoring's asset; its key is the id of its job."""
-PART_ROWS = 262_144
+PART_ROWS = 524_288
 """Rows of a part: what one task scores, and what one append to the output table holds."""
 OWN_COLUMNS = (
     "scoring",
