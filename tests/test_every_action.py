@@ -75,7 +75,11 @@ def contents(world):
 def beyond(world):
     """What lies outside of the metadata database: what serves, the lake, the keys."""
     made = world.premises
-    return made.routing.active(), made.lake.latest(), [key.id for key in made.keys.versions()]
+    return (
+        made.serving.routing.active(),
+        made.lake.latest(),
+        [key.id for key in made.keys.versions()],
+    )
 
 
 @every_action

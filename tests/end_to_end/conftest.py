@@ -6,12 +6,14 @@ import json
 import os
 import sys
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx
 import pytest
 
 from falaj.interfaces.cli import main
+from falaj.kernel.call import Principal, PrincipalKind
 from falaj.testing.guarded import Account, GuardedServer, Started, free_ports
 from falaj.testing.installations import (
     SURROUNDINGS,
@@ -20,6 +22,7 @@ from falaj.testing.installations import (
     client,
     falaj_command,
 )
+from falaj.wiring.assembly import assemble
 
 
 def _module(name):
@@ -156,6 +159,28 @@ def _running(facts, kept):
     }
     installation = _installation({**facts, "recovery": kept["recovery"]})
     return Running(installation, people["bilal"], people["salma"], kept["service"], kept["told"])
+
+
+@pytest.fixture(scope="module")
+def mint(running):
+    """Issues tokens with the platform's own keyring, at any time."""
+    premises = assemble(running.installation.settings, process="test")
+
+    def minted(*, at=timedelta(0), name="bilal", roles=("ml_engineer",), factor=True):
+        now = datetime.now(UTC) + at
+        with premises.database.reading() as connection:
+            account = premises.authentication.accounts.get(connection, name)
+        token, _ = premises.tokens.issue(
+            Principal(f"user:{name}", PrincipalKind.USER, roles),
+            session="session_of_a_test",
+            account_epoch=account.epoch,
+            mfa_at=now if factor else None,
+            now=now,
+        )
+        return token
+
+    yield minted
+    premises.close()
 
 
 @pytest.fixture

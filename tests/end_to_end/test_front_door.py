@@ -13,33 +13,10 @@ import falaj
 from falaj.kernel.call import Principal, PrincipalKind
 from falaj.kernel.errors import FalajError, Forbidden, InvalidInput, StepUpRequired, Unavailable
 from falaj.trust.model import InvalidToken
-from falaj.wiring.assembly import assemble
 from falaj.wiring.services import service_classes
 
 PREDICT = "/v1/endpoints/late/predict"
 OPEN = {"/healthz", "/readyz"}
-
-
-@pytest.fixture(scope="module")
-def mint(running):
-    """Issues tokens with the platform's own keyring, at any time."""
-    premises = assemble(running.installation.settings, process="test")
-
-    def minted(*, at=timedelta(0), name="bilal", roles=("ml_engineer",), factor=True):
-        now = datetime.now(UTC) + at
-        with premises.database.reading() as connection:
-            account = premises.authentication.accounts.get(connection, name)
-        token, _ = premises.tokens.issue(
-            Principal(f"user:{name}", PrincipalKind.USER, roles),
-            session="session_of_a_test",
-            account_epoch=account.epoch,
-            mfa_at=now if factor else None,
-            now=now,
-        )
-        return token
-
-    yield minted
-    premises.close()
 
 
 def asked(running, story, token):

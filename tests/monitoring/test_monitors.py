@@ -28,8 +28,8 @@ from falaj.monitoring.performance import Performance
 from falaj.monitoring.service import MonitorService
 from falaj.operations.alerts import Alerts
 from falaj.operations.incidents import Incidents
+from falaj.serving.logged import SCHEMA
 from falaj.serving.model import Endpoint
-from falaj.serving.predictionlog import SCHEMA
 from falaj.testing.calls import make_door, opened_call
 from falaj.testing.serving import make_release
 from falaj.training.encoding import EncodedFeature, Encoding

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -18,6 +20,7 @@ from falaj.serving.meters import Meters
 from falaj.serving.plans import Keeper, Plans
 from falaj.serving.predictionlog import PredictionLog
 from falaj.serving.routing import RoutingTable
+from falaj.serving.trails import Trails
 from falaj.testing.fakes import RulePolicy
 from falaj.testing.serving import (
     MemoryBundles,
@@ -47,12 +50,13 @@ def compiler(bundles: MemoryBundles) -> PlanCompiler:
     return PlanCompiler(bundles, [OnnxRuntime(device="cpu")], None)
 
 
-@pytest.fixture
-def running(
-    table: RoutingTable, bundles: MemoryBundles, compiler: PlanCompiler, tmp_path: Path
+@contextmanager
+def worker(
+    table: RoutingTable, bundles: MemoryBundles, compiler: PlanCompiler, folder: Path, **more: Any
 ) -> Iterator[Running]:
+    """A listening worker; ``trails`` is called with its meters."""
     spools, tokens, refused = MemorySpools(), NamedTokens(), set[str]()
-    meters = Meters(tmp_path / "meters", "w0")
+    meters = Meters(folder / "meters", "w0")
     log = PredictionLog(
         spools,
         capacity=2_000,
@@ -60,6 +64,7 @@ def running(
         lost=lambda endpoint, n: meters.of(endpoint).unlogged(n),
     )
     plans = Plans(table, compiler)
+    trails = more.pop("trails", lambda _meters: None)(meters)
     app = InferenceApp(
         plans=plans,
         keeper=Keeper(plans, table, worker="w0"),
@@ -69,9 +74,30 @@ def running(
         ),
         log=log,
         meters=meters,
+        trails=trails,
     )
     with fronted(app) as url, httpx.Client(base_url=url, timeout=10) as client:
         yield Running(url, table, bundles, spools, tokens, log, plans, meters, client, refused)
+
+
+@pytest.fixture
+def running(
+    table: RoutingTable, bundles: MemoryBundles, compiler: PlanCompiler, tmp_path: Path
+) -> Iterator[Running]:
+    with worker(table, bundles, compiler, tmp_path) as one:
+        yield one
+
+
+@pytest.fixture
+def tracked(
+    table: RoutingTable, bundles: MemoryBundles, compiler: PlanCompiler, tmp_path: Path
+) -> Callable[..., AbstractContextManager[Running]]:
+    """Makes a worker whose requests are tracked: called with what makes its trails."""
+
+    def made(trails: Callable[[Meters], Trails]) -> AbstractContextManager[Running]:
+        return worker(table, bundles, compiler, tmp_path, trails=trails)
+
+    return made
 
 
 @pytest.fixture

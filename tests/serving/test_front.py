@@ -52,6 +52,13 @@ class Echo:
     def failure(self, path: bytes, error: BaseException) -> Response:
         return Response(b"failed", 500)
 
+    def begin(self, request: Request) -> None: ...
+
+    def answered(self, request: Request, answer: Response, client: str) -> bytes:
+        return b""
+
+    def drain(self) -> None: ...
+
     async def start(self) -> None: ...
 
     async def stop(self) -> None: ...

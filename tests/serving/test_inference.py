@@ -359,10 +359,11 @@ def test_metrics_count_what_happened_for_those_who_may_see_it(running: Running) 
         running.predict({"inputs": [ROW, ROW]})
     running.predict(b"{")
     told = running.client.get("/metrics", headers={"authorization": "Bearer user:amina"}).text
-    assert 'falaj_endpoint_requests_total{endpoint="delays"} 4' in told
-    assert 'falaj_endpoint_predictions_total{endpoint="delays"} 6' in told
+    served = '{endpoint="delays",variant="champion"}'
+    assert f"falaj_endpoint_requests_total{served} 3" in told
+    assert f"falaj_endpoint_predictions_total{served} 6" in told
     assert 'falaj_endpoint_refused_total{endpoint="delays"} 1' in told
-    assert 'falaj_endpoint_seconds_count{endpoint="delays"} 3' in told
+    assert f"falaj_endpoint_seconds_count{served} 3" in told
     traffic = running.meters.traffic("delays")
     assert traffic.p50_ms is not None
     assert 0 < traffic.p50_ms <= (traffic.p99_ms or 0)
@@ -393,3 +394,73 @@ def test_a_fault_inside_the_worker_is_a_500_without_its_details_and_the_worker_l
     assert "secret" not in answer.text
     monkeypatch.undo()
     assert running.predict({"inputs": [ROW]}).status_code == 200
+
+
+@pytest.mark.parametrize("left", ["0", "-5", "0.000"])
+def test_a_request_whose_deadline_has_passed_is_refused_before_any_work(
+    running: Running, left: str
+) -> None:
+    running.activate(make_release())
+    told = running.predict(b"not even looked at", headers={"falaj-deadline-ms": left})
+    assert (told.status_code, told.json()["code"]) == (504, "deadline-exceeded")
+    assert running.predict({"inputs": [ROW]}).status_code == 200
+    assert running.meters.traffic("delays").predictions == 1
+
+
+def test_a_deadline_of_the_sender_only_shortens_that_of_the_endpoint(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running.activate(make_release(limits=Limits(deadline_seconds=0.25)))
+    assert running.predict({"inputs": [ROW]}).status_code == 200
+    plan, seen = running.plans.active["delays"], []
+    score = plan.score
+
+    def noted(requests: list[Any]) -> Any:
+        seen.extend(round(request.deadline - request.started, 6) for request in requests)
+        return score(requests)
+
+    monkeypatch.setattr(plan, "score", noted)
+    for left in ("200", "5000"):
+        headers = {"falaj-deadline-ms": left}
+        assert running.predict({"inputs": [ROW]}, headers=headers).status_code == 200
+    assert running.predict({"inputs": [ROW]}).status_code == 200
+    assert seen == [0.2, 0.25, 0.25]
+
+
+@pytest.mark.parametrize("left", ["soon", "1e3", "", "nan", "1" * 13, "1.x", "0x10"])
+def test_a_deadline_that_is_no_number_is_refused(running: Running, left: str) -> None:
+    running.activate(make_release())
+    told = running.predict({"inputs": [ROW]}, headers={"falaj-deadline-ms": left})
+    assert (told.status_code, told.json()["code"]) == (400, "bad-request")
+    assert "milliseconds" in told.json()["detail"]
+
+
+def test_a_request_without_a_token_learns_nothing_of_its_deadline(running: Running) -> None:
+    running.activate(make_release())
+    headers = {"falaj-deadline-ms": "0", "authorization": ""}
+    assert running.predict({"inputs": [ROW]}, headers=headers).status_code == 401
+
+
+def test_metrics_tell_variants_apart_and_prometheus_reads_them(running: Running) -> None:
+    from prometheus_client.parser import text_string_to_metric_families
+
+    variants = (
+        Variant(model="delay", version=1, bundle="sha256:a", share=0.5),
+        Variant(name="challenger", model="delay", version=2, bundle="sha256:b", share=0.5),
+    )
+    running.activate(make_release(variants=variants, unit="a"))
+    rows = [{"a": float(i), "b": 0.5, "c": 0.25} for i in range(40)]
+    told = running.predict({"inputs": rows}).json()["predictions"]
+    text = running.client.get("/metrics", headers={"authorization": "Bearer user:amina"}).text
+    counted = {
+        sample.labels["variant"]: sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name == "falaj_endpoint_predictions_total" and sample.value
+    }
+    names = [item["variant"] for item in told]
+    assert counted == {name: names.count(name) for name in ("champion", "challenger")}
+    traffic = running.meters.traffic("delays")
+    assert (traffic.requests, traffic.predictions) == (1, 40)
+    by_variant = {one.variant: one.requests for one in traffic.variants}
+    assert by_variant[told[0]["variant"]] == 1

@@ -1,17 +1,20 @@
 """A worker that is killed in the middle: what was answered, and what the log still has.
 
-Run as a program (``python test_killed.py FOLDER PORT-FILE``) this file is the worker.
+Run as a program (``python test_killed.py FOLDER PORT-FILE [ring]``) this file is the worker,
+and with ``writer`` in the place of the port file it is the log writer.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
@@ -24,10 +27,12 @@ from falaj.serving.adapters.runtime_onnx import OnnxRuntime
 from falaj.serving.compiler import PlanCompiler
 from falaj.serving.front import run
 from falaj.serving.inference import InferenceApp
+from falaj.serving.logwriter import LogWriter
 from falaj.serving.meters import Meters
 from falaj.serving.model import Durability, ServableModel
 from falaj.serving.plans import Keeper, Plans
 from falaj.serving.predictionlog import PredictionLog
+from falaj.serving.rings import Ring, Rings, ring_folder
 from falaj.serving.routing import RoutingTable
 from falaj.serving.spools import DirectorySpools, PredictionDrain
 from falaj.testing.fakes import AllowAll
@@ -42,7 +47,18 @@ def keys_of(folder: Path) -> FileKeyring:
     return FileKeyring(folder / "ring.json", MachineSeal(folder / "secret"), clock=SystemClock())
 
 
-def serve(folder: Path, port_file: Path) -> None:
+def write(folder: Path) -> None:
+    stopped = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stopped.set())
+    writer = LogWriter(
+        Rings(ring_folder(folder)),
+        DirectorySpools(folder / "spool", keys_of(folder)),
+        flush_seconds=0.05,
+    )
+    writer.run(stopped)
+
+
+def serve(folder: Path, port_file: Path, *, ring: bool) -> None:
     table = RoutingTable(folder / "routing")
     model = ServableModel("onnx", (folder / "model.onnx").read_bytes(), ("a", "b", "c"))
     compiler = PlanCompiler(MemoryBundles({"sha256:a": model}), [OnnxRuntime(device="cpu")], None)
@@ -53,7 +69,9 @@ def serve(folder: Path, port_file: Path) -> None:
         verifier=NamedTokens(),
         policy=AllowAll(),
         log=PredictionLog(
-            DirectorySpools(folder / "spool", keys_of(folder)), flush_seconds=FLUSH_SECONDS
+            DirectorySpools(folder / "spool", keys_of(folder)),
+            flush_seconds=FLUSH_SECONDS,
+            ring=Ring(ring_folder(folder), 1 << 26) if ring else None,
         ),
         meters=Meters(folder / "meters", "w0"),
     )
@@ -67,10 +85,13 @@ def serve(folder: Path, port_file: Path) -> None:
     run(app, [bound], ready=ready)
 
 
-def answered_until_killed(folder: Path, *, seconds: float) -> list[str]:
+def answered_until_killed(
+    folder: Path, *, seconds: float, ring: bool = False, enough: Callable[[], bool] = lambda: True
+) -> list[str]:
     """Start a worker, ask on four connections, kill it; the ids of what was answered."""
     port_file = folder / "port"
-    worker = subprocess.Popen([sys.executable, __file__, str(folder), str(port_file)])
+    more = ["ring"] if ring else []
+    worker = subprocess.Popen([sys.executable, __file__, str(folder), str(port_file), *more])
     try:
         until = time.monotonic() + 60
         while not port_file.exists():
@@ -99,8 +120,9 @@ def answered_until_killed(folder: Path, *, seconds: float) -> list[str]:
             len(answered) < 150
             or time.monotonic() < began + seconds
             or not any(spooled.rglob("*.segment"))
+            or not enough()
         ):
-            assert time.monotonic() < began + 60
+            assert time.monotonic() < began + 150
             time.sleep(0.02)
         os.kill(worker.pid, signal.SIGKILL)
         for thread in threads:
@@ -111,22 +133,77 @@ def answered_until_killed(folder: Path, *, seconds: float) -> list[str]:
         worker.wait()
 
 
-@pytest.mark.parametrize("durability", [Durability.REQUEST, Durability.BATCH])
-def test_a_killed_worker_loses_nothing_that_its_durability_promised(
-    tmp_path: Path, durability: Durability
-) -> None:
+@pytest.fixture
+def prepared(tmp_path: Path) -> Iterator[Path]:
     FileKeyring.create(
         tmp_path / "ring.json", MachineSeal.create(tmp_path / "secret"), clock=SystemClock()
     )
     (tmp_path / "model.onnx").write_bytes(onnx_classifier())
-    table = RoutingTable(tmp_path / "routing")
+    yield tmp_path
+    shutil.rmtree(ring_folder(tmp_path))
+
+
+def logged_in(folder: Path) -> list[str]:
+    """The ids in the lake, once all segments have been moved there."""
+    lake = DuckLake(Place.of("ducklake:", folder / "lake"), threads=1)
+    PredictionDrain(folder / "spool", keys_of(folder), lake).run_once()
+    found = lake.scan("predictions_delays", columns=["prediction_id"]).column(0).to_pylist()
+    lake.close()
+    return [str(one) for one in found]
+
+
+def test_whoever_is_killed_every_answered_prediction_is_in_the_log_once(prepared: Path) -> None:
+    table = RoutingTable(prepared / "routing")
+    table.write(make_release())
+    table.flip("delays", "release_1")
+    table.close()
+    writers: list[subprocess.Popen[bytes]] = []
+
+    def another_writer() -> None:
+        if writers:
+            os.kill(writers[-1].pid, signal.SIGKILL)
+            writers[-1].wait()
+        writers.append(subprocess.Popen([sys.executable, __file__, str(prepared), "writer"]))
+
+    seen = 0
+
+    def three_writers_were_killed() -> bool:
+        """Kill a writer whenever it has written something; in the middle of the next."""
+        nonlocal seen
+        n_segments = len(list((prepared / "spool").rglob("*.segment")))
+        if n_segments > seen + 1:
+            another_writer()
+            seen = len(list((prepared / "spool").rglob("*.segment")))
+        return len(writers) > 3
+
+    another_writer()
+    try:
+        answered = answered_until_killed(
+            prepared, seconds=1, ring=True, enough=three_writers_were_killed
+        )
+    finally:
+        writers[-1].kill()
+        writers[-1].wait()
+    rings = Rings(ring_folder(prepared))
+    LogWriter(rings, DirectorySpools(prepared / "spool", keys_of(prepared))).run_once()
+    assert rings.tidy() == 0
+    rings.close()
+    logged = logged_in(prepared)
+    assert len(set(logged)) == len(logged)
+    assert set(answered) <= set(logged)  # the ring was never full
+    assert len(answered) >= 150
+    assert list(ring_folder(prepared).glob("*.ring")) == []
+
+
+@pytest.mark.parametrize("durability", [Durability.REQUEST, Durability.BATCH])
+def test_a_killed_worker_loses_nothing_that_its_durability_promised(
+    prepared: Path, durability: Durability
+) -> None:
+    table = RoutingTable(prepared / "routing")
     table.write(make_release(durability=durability))
     table.flip("delays", "release_1")
-    answered = answered_until_killed(tmp_path, seconds=2.5)
-    lake = DuckLake(Place.of("ducklake:", tmp_path / "lake"), threads=1)
-    PredictionDrain(tmp_path / "spool", keys_of(tmp_path), lake).run_once()
-    logged = lake.scan("predictions_delays", columns=["prediction_id"]).column(0).to_pylist()
-    lake.close()
+    answered = answered_until_killed(prepared, seconds=2.5)
+    logged = logged_in(prepared)
     assert len(set(logged)) == len(logged)
     lost = {one for one in answered if one not in set(logged)}
     assert len(answered) >= 150
@@ -144,4 +221,7 @@ def test_a_killed_worker_loses_nothing_that_its_durability_promised(
 
 
 if __name__ == "__main__":
-    serve(Path(sys.argv[1]), Path(sys.argv[2]))
+    if sys.argv[2] == "writer":
+        write(Path(sys.argv[1]))
+    else:
+        serve(Path(sys.argv[1]), Path(sys.argv[2]), ring="ring" in sys.argv[3:])

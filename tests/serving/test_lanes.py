@@ -15,7 +15,7 @@ from falaj.serving.adapters.runtime_onnx import OnnxRuntime
 from falaj.serving.compiler import PlanCompiler
 from falaj.serving.errors import DeadlineExceeded, ModelFailed, ScoringFailed
 from falaj.serving.lanes import INLINE_ROWS, Lane
-from falaj.serving.meters import Meter
+from falaj.serving.meters import Meters
 from falaj.serving.model import Limits
 from falaj.serving.plan import RequestPlan
 from falaj.serving.predictionlog import PredictionLog
@@ -53,7 +53,7 @@ async def answers(plan: RequestPlan, requests: list[Any], tmp_path: Path) -> lis
     with ThreadPoolExecutor(1) as aside:
         log = PredictionLog(MemorySpools())
         loop = asyncio.get_running_loop()
-        lane = Lane("delays", Meter(tmp_path / "meter"), log, aside, loop)
+        lane = Lane("delays", Meters(tmp_path / "meters", "w0").of("delays"), log, aside, loop)
         waiting = [lane.scored(plan, request) for request in requests]
         return await asyncio.gather(*waiting, return_exceptions=True)
 

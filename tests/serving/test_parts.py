@@ -1,4 +1,4 @@
-"""The small parts of serving: meters, assignment, ids, the routing table, ONNX Runtime."""
+"""The small parts of serving: assignment, ids, the routing table, ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from falaj.kernel.errors import Corrupt, InvalidInput, NotFound
@@ -20,7 +18,6 @@ from falaj.serving.adapters.runtime_onnx import OnnxRuntime, chosen_providers
 from falaj.serving.assignment import assigned, bounds, position
 from falaj.serving.compiler import PlanCompiler
 from falaj.serving.errors import RoutingDamaged
-from falaj.serving.meters import Meters, bucket_of, quantile_ms, upper_of
 from falaj.serving.model import Endpoint, RequestField, Variant
 from falaj.serving.plan import PredictionIds
 from falaj.serving.plans import Plans
@@ -54,42 +51,6 @@ def test_the_best_provider_that_is_there_is_chosen() -> None:
         chosen_providers([cpu], "gpu")
     with pytest.raises(InvalidInput, match="'tpu'"):
         chosen_providers([cpu], "tpu")
-
-
-@given(st.integers(0, 10**9))
-def test_a_duration_lies_in_its_bucket_and_the_bucket_is_narrow(microseconds: int) -> None:
-    bucket = bucket_of(microseconds)
-    upper = upper_of(bucket)
-    if bucket < 239:
-        assert microseconds < upper
-        lower = upper_of(bucket - 1) if bucket else 0
-        assert lower <= microseconds
-        assert upper - lower <= max(1, lower / 8)
-    assert bucket_of(microseconds) <= bucket_of(microseconds + 1)
-
-
-def test_meters_add_up_over_workers_and_outlive_them(tmp_path: Path) -> None:
-    for worker in ("w0", "w1"):
-        meter = Meters(tmp_path, worker).of("delays")
-        for _ in range(50):
-            meter.answered(2, 0.001)
-        meter.refused(429)
-        meter.refused(503)
-    (tmp_path / "delays.w2").write_bytes(b"")
-    traffic = Meters(tmp_path, "w3").traffic("delays")
-    assert (traffic.requests, traffic.predictions) == (104, 200)
-    assert (traffic.refused, traffic.failed) == (2, 2)
-    assert traffic.p50_ms == pytest.approx(1, rel=0.13)
-    assert Meters(tmp_path, "w3").traffic("other").p50_ms is None
-    text = Meters(tmp_path, "w3").exposition().decode()
-    assert 'falaj_endpoint_shed_total{endpoint="delays"} 2' in text
-    assert 'le="+Inf"} 100' in text
-
-
-def test_a_quantile_of_known_counts() -> None:
-    assert quantile_ms([0, 1, 0, 1], 0.5) == upper_of(1) / 1000
-    assert quantile_ms([0, 1, 0, 1], 1.0) == upper_of(3) / 1000
-    assert quantile_ms([], 0.5) is None
 
 
 def test_assignment_is_uniform_and_independent_of_another_salt() -> None:

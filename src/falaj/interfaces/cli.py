@@ -54,8 +54,12 @@ class ServiceGroup(TyperGroup):
             from falaj.interfaces.commands import service_commands
             from falaj.wiring.services import service_classes
 
-            group = get_group(service_commands(service_classes()[self.name or ""], _invoke))
-            self.commands.update(group.commands)
+            made = service_commands(service_classes()[self.name or ""], _invoke)
+            if self.name == "endpoints":
+                from falaj.interfaces.top import add_top
+
+                add_top(made)
+            self.commands.update(get_group(made).commands)
         return self
 
     def list_commands(self, ctx: Any) -> list[str]:

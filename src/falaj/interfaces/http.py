@@ -150,7 +150,8 @@ def _endpoint(
         key = short_header(request, "idempotency-key")
 
         def served() -> bytes:
-            result = LocalDoor(backend, caller).call(action, arguments, idempotency_key=key)
+            with backend.telemetry.within(request.headers.get("traceparent")):
+                result = LocalDoor(backend, caller).call(action, arguments, idempotency_key=key)
             if action.binary_answer is not None:
                 return bytes(result)
             # The one place where a one-time secret leaves in clear: in the answer to its asker.

@@ -23,12 +23,13 @@ from falaj.kernel.errors import FalajError
 from falaj.kernel.settings import Settings
 from falaj.kernel.telemetry import configure_logging, logger
 from falaj.wiring.assembly import Premises, assemble
+from falaj.wiring.traces import trace_calls
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one process; returns its exit code."""
     parser = argparse.ArgumentParser(prog="falaj.interfaces.processes")
-    parser.add_argument("role", choices=["control", "inference", "worker"])
+    parser.add_argument("role", choices=["control", "inference", "log", "worker"])
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--name", required=True)
     parser.add_argument("--ready", type=Path, required=True)
@@ -48,8 +49,12 @@ def main(arguments: list[str] | None = None) -> int:
         given.ready.write_text(str(os.getpid()), encoding="utf-8")
 
     try:
+        if given.role != "inference":  # whose requests are traced by their trails
+            premises.closing.append(trace_calls(settings, given.name))
         if given.role == "worker":
             _run_worker(premises, ready, given.parent)
+        elif given.role == "log":
+            _write_log(premises, ready, given.parent)
         elif given.role == "control":
             _serve(control_app(premises), premises, sockets, ready, given.parent)
         else:
@@ -133,7 +138,7 @@ def _serve_front(
     from falaj.serving.front import run
 
     run(
-        premises.serving.inference_app(name),
+        premises.serving.inference_app(name, ring=True),
         sockets,
         context=_tls(*premises.server_certificate()),
         ready=ready,
@@ -150,6 +155,21 @@ def _tls(certificate: Path, key: Path) -> ssl.SSLContext:
 
 
 def _run_worker(premises: Premises, ready: Callable[[], None], parent: int) -> None:
+    stopped = _asked_to_stop(parent)
+    ready()
+    premises.work(stopped)
+
+
+def _write_log(premises: Premises, ready: Callable[[], None], parent: int) -> None:
+    """The log writer ends behind the workers: it waits a while for their last rows."""
+    stopped = _asked_to_stop(parent)
+    writer = premises.serving.log_writer()
+    ready()
+    writer.run(stopped, grace_seconds=GRACE_SECONDS - 1)
+
+
+def _asked_to_stop(parent: int) -> threading.Event:
+    """Set when the process is told to end, or when its supervisor is gone."""
     stopped = threading.Event()
 
     def asked(_number: int, _frame: FrameType | None) -> None:
@@ -158,8 +178,7 @@ def _run_worker(premises: Premises, ready: Callable[[], None], parent: int) -> N
     signal.signal(signal.SIGTERM, asked)
     signal.signal(signal.SIGINT, asked)
     end_with_parent(parent, stopped.set)
-    ready()
-    premises.work(stopped)
+    return stopped
 
 
 if __name__ == "__main__":

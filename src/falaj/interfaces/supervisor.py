@@ -25,6 +25,7 @@ from types import FrameType
 from falaj.kernel.errors import FalajError, InvalidInput, Unavailable
 from falaj.kernel.settings import Settings, private_folder
 from falaj.kernel.telemetry import logger
+from falaj.serving.rings import MEMORY
 
 GRACE_SECONDS = 10.0
 READY_SECONDS = 60.0
@@ -137,6 +138,8 @@ class Supervisor:
                 Child(f"inference-{number}", "inference", [bound])
                 for number in range(1, inference.workers + 1)
             )
+            if MEMORY.is_dir():
+                self.children.append(Child("log", "log", []))
         if "worker" in self.roles:
             self.children.append(Child("worker", "worker", []))
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import tomllib
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import (
@@ -23,7 +23,7 @@ from pydantic_settings import (
 from falaj.kernel.errors import Forbidden, InvalidInput
 
 SETTINGS_FILE = "falaj.toml"
-_SECRET_NAMES = ("passphrase", "password", "secret_key")
+_SECRET_NAMES = ("passphrase", "password", "secret_key", "traces_headers")
 _PASSWORD_OF = {
     "database": "database_password",
     "lake": "lake_password",
@@ -58,6 +58,12 @@ class InferenceSettings(BaseModel):
     workers: int = Field(1, ge=1, le=256)
     flush_rows: int = Field(1000, gt=0)
     flush_seconds: float = Field(1.0, gt=0)
+    log_bytes: int = Field(16 << 20, ge=1 << 20)
+    """Of shared memory, in which the predictions of one worker wait for the log writer."""
+    access_log: str = ""
+    """One line of JSON for each request: ``stdout``, or a file; nothing if it is empty."""
+    trees: Literal["compiled", "onnxruntime"] = "compiled"
+    """What scores ensembles of trees: compiled loops of our own, or ONNX Runtime."""
 
 
 class StreamSettings(BaseModel):
@@ -135,6 +141,14 @@ class Settings(BaseSettings):
     http: HttpSettings = HttpSettings()
     inference: InferenceSettings = InferenceSettings()
     streams: StreamSettings = StreamSettings()
+    traces: str = ""
+    """Where traces go, by OTLP over HTTP: ``https://collector:4318``; nowhere if it is empty."""
+    traces_ratio: float = Field(0.01, ge=0, le=1)
+    """The share of requests without a trace context that are traced."""
+    traces_headers: SecretStr | None = None
+    """Sent with every export: ``name=value,name=value``."""
+    traces_ca_file: Path | None = None
+    """The authorities (PEM) that the collector's certificate may be signed by."""
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$")
     log_format: str = Field("json", pattern="^(json|text)$")
 
@@ -181,6 +195,9 @@ class Settings(BaseSettings):
             update={
                 "home": base / settings.home,
                 "data_folders": tuple(base / data for data in settings.data_folders),
+                "inference": settings.inference.model_copy(
+                    update={"access_log": _beside(base, settings.inference.access_log)}
+                ),
             }
         )
 
@@ -215,6 +232,11 @@ def _check_file(file: Path) -> None:
             f"The settings file {file} holds a secret ({held[0]}).",
             hint=f"Remove it there and set the variable FALAJ_{secret.upper()} instead.",
         )
+
+
+def _beside(base: Path, place: str) -> str:
+    """A file's path, relative to the project's folder; other places as they are."""
+    return place if place in ("", "stdout") else str(base / place)
 
 
 def _holds_password(value: object) -> bool:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import logging
 import sys
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import structlog
-from opentelemetry import trace
+from opentelemetry import context, trace
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 
 
@@ -40,6 +42,10 @@ class Telemetry:
         """A trace span around a piece of work; costs next to nothing until traces are exported."""
         return trace.get_tracer("falaj").start_as_current_span(name, attributes=attributes)
 
+    def within(self, traceparent: str | None) -> AbstractContextManager[Any]:
+        """Spans begun inside belong to the trace that a W3C ``traceparent`` names, if it does."""
+        return _within(traceparent) if traceparent else nullcontext()
+
     def action(self, name: str, outcome: str, seconds: float) -> None:
         """Count one call of an action."""
         self._actions.labels(name, str(outcome)).inc()
@@ -48,6 +54,18 @@ class Telemetry:
     def exposition(self) -> bytes:
         """The metrics in Prometheus' text format."""
         return generate_latest(self.registry)
+
+
+@contextmanager
+def _within(traceparent: str) -> Iterator[None]:
+    token = context.attach(_PROPAGATOR.extract({"traceparent": traceparent}))
+    try:
+        yield
+    finally:
+        context.detach(token)
+
+
+_PROPAGATOR = TraceContextTextMapPropagator()
 
 
 def configure_logging(*, level: str = "info", as_json: bool = True) -> None:

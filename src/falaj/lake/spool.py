@@ -115,16 +115,27 @@ class Spool:
         with self._lock:
             return self._flush()
 
+    def keep(self, rows: pa.Table, name: str) -> Path:
+        """Write rows as a segment of that name; on stable storage when this returns.
+
+        The name is the idempotency key: the same rows under the same name arrive once,
+        however often they are kept.
+
+        Raises:
+            LimitExceeded: too many segments wait, or the disk is full.
+        """
+        return self._write(rows, name)
+
     def _flush(self) -> Path | None:
         if not self._n_rows:
             self._schema = None
             return None
-        path = self._write(pa.Table.from_batches(self._waiting))
+        name = f"{new_id('segment').partition('_')[2]}-{self._n_rows}"
+        path = self._write(pa.Table.from_batches(self._waiting), name)
         self._waiting, self._n_rows, self._schema = [], 0, None
         return path
 
-    def _write(self, rows: pa.Table) -> Path:
-        name = f"{new_id('segment').partition('_')[2]}-{rows.num_rows}"
+    def _write(self, rows: pa.Table, name: str) -> Path:
         sealed = seal_bytes(_encoded(rows), self._keys, context=_context(self.stream, name))
         try:
             self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -139,6 +150,7 @@ class Spool:
         unfinished = self._folder / f"{name}{_UNFINISHED}"
         path = self._folder / f"{name}{SEGMENT}"
         try:
+            unfinished.unlink(missing_ok=True)  # of a writer that died over the same name
             handle = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             with os.fdopen(handle, "wb") as file:
                 file.write(sealed)

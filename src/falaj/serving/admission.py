@@ -52,12 +52,20 @@ class Admission:
         Raises:
             FalajError: it was refused within the last second.
         """
+        kept = self.remembered_until(authorization, about, now)
+        return None if kept is None else kept[1]
+
+    def remembered_until(
+        self, authorization: bytes, about: Hashable, now: float
+    ) -> tuple[float, str] | None:
+        """As ``remembered``, with the instant (``time.perf_counter()``) until which it holds."""
         kept = self._kept.get((authorization, about))
         if kept is None or kept[0] < now:
             return None
-        if isinstance(kept[1], FalajError):
-            raise kept[1].with_traceback(None)
-        return kept[1]
+        until, answer = kept
+        if isinstance(answer, FalajError):
+            raise answer.with_traceback(None)
+        return until, answer
 
     async def admitted(
         self, authorization: bytes, endpoint: str, attributes: Mapping[str, str] | None

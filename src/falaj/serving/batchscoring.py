@@ -197,6 +197,7 @@ class BatchPlan:
         """Take the outputs of rows that lack a feature, as a live request would be refused."""
         statuses = vectors.statuses
         absent = (statuses != FeatureStatus.PRESENT) & np.isnan(vectors.matrix)
+        absent[:, variant.from_request] = False
         for row in np.flatnonzero(absent.any(axis=1)).tolist():
             names = sorted({variant.columns[column] for column in np.flatnonzero(absent[row])})
             place = int(places[row])

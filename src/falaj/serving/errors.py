@@ -47,6 +47,12 @@ class DeadlineExceeded(Unavailable):
     code = "deadline-exceeded"
 
 
+class NotReady(Unavailable):
+    """The worker should get no requests now; ``reasons`` are words for programs."""
+
+    code = "not-ready"
+
+
 class SlowClient(InvalidInput):
     """The client did not send its body within the deadline."""
 

@@ -25,9 +25,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import httptools
 
+from falaj.serving.heads import Head, KnownHeads
+
 if TYPE_CHECKING:
     import socket
     import ssl
+
+    from falaj.kernel.errors import FalajError
+    from falaj.serving.trails import Trail
 
 LONGEST_HEAD = 64 * 1024
 LONGEST_PATH = 8 * 1024
@@ -50,6 +55,9 @@ _LINES = {
     status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus
 }
 _JSON = b"application/json"
+_OK = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b"
+_UNKNOWN_METHOD = b"_OTHER"
+"""Of a request whose head never became whole, as OpenTelemetry names it."""
 
 
 class Request:
@@ -58,19 +66,44 @@ class Request:
     ``headers`` has lower-case names; of a header that stands twice, the last (those that say
     who asks or what the body is may stand only once); trailers are not told. ``query`` is
     what stands behind the question mark. ``started`` is ``time.perf_counter()`` when its
-    head was complete.
+    head was complete. ``head`` may be shared with other requests of the same bytes.
     """
 
-    __slots__ = ("body", "headers", "keep_alive", "method", "path", "query", "started")
+    __slots__ = (
+        "_connection", "body", "head", "headers", "keep_alive", "method", "path", "query",
+        "started", "task", "told", "trail",
+    )  # fmt: skip
 
-    def __init__(self) -> None:
-        self.method = b""
-        self.path = b""
-        self.query = b""
-        self.headers: dict[bytes, bytes] = {}
-        self.body = b""
-        self.keep_alive = True
-        self.started = 0.0
+    def __init__(
+        self, head: Head, body: bytes, started: float, connection: _Connection | None = None
+    ) -> None:
+        self.head = head
+        self.method = head.method
+        self.path = head.path
+        self.query = head.query
+        self.headers = head.headers
+        self.keep_alive = head.keep_alive
+        self.body = body
+        self.started = started
+        self.told: Told | BaseException | None = None
+        """The answer, or why there is none; None while it is not known."""
+        self.task: asyncio.Future[Told] | None = None
+        self.trail: Trail | None = None
+        """Set by an application that wants to know what becomes of the request."""
+        self._connection = connection
+
+    def answer(self, told: Told | BaseException) -> None:
+        """Answer it; for an application that returned None. Call it once, on the event loop."""
+        self.told = told
+        if self._connection is not None:
+            self._connection.answered()
+
+    def ended(self, task: asyncio.Future[Told]) -> None:
+        """Answer it with what a task came to."""
+        if task.cancelled():
+            self.answer(asyncio.CancelledError())
+        else:
+            self.answer(task.exception() or task.result())
 
 
 @dataclass(slots=True)
@@ -84,6 +117,8 @@ class Response:
     """Further headers."""
     close: bool = False
     """True to end the connection behind it."""
+    error: FalajError | None = None
+    """Why it is not what was asked for."""
 
 
 Told = Response | bytes
@@ -93,8 +128,11 @@ Told = Response | bytes
 class Application(Protocol):
     """What stands behind a front."""
 
-    def __call__(self, request: Request) -> Told | Awaitable[Told]:
-        """Answer a request, at once or later; it is called on the event loop."""
+    def __call__(self, request: Request) -> Told | Awaitable[Told] | None:
+        """Answer a request, at once or later; it is called on the event loop.
+
+        None says that ``request.answer`` will be called: the cheapest way to answer later.
+        """
         ...
 
     def reception(self, path: bytes) -> tuple[int, float]:
@@ -107,6 +145,18 @@ class Application(Protocol):
 
     def failure(self, path: bytes, error: BaseException) -> Response:
         """The answer to a request whose answering has raised."""
+        ...
+
+    def begin(self, request: Request) -> None:
+        """Called with a request that is refused before it is whole: give it its trail."""
+        ...
+
+    def answered(self, request: Request, answer: Response, client: str) -> bytes:
+        """Called with each answer to a request with a trail; returns further header lines."""
+        ...
+
+    def drain(self) -> None:
+        """Called when the end has been asked for: what is asked is still answered."""
         ...
 
     async def start(self) -> None:
@@ -134,17 +184,23 @@ class _Connection(asyncio.Protocol):
         self._application = front.application
         self._transport: Any = None
         self._parser = httptools.HttpRequestParser(self)
-        self._request = Request()
+        self._raw: bytes | None = None
+        self._url = b""
+        self._headers: dict[bytes, bytes] = {}
+        self._head = Head()
+        self._started = 0.0
         self._parts: list[bytes] = []
         self._n_bytes = 0
         self._limit = 0
         self._head_bytes = 0
         self._in_head = True
+        self._between = True
         self._refused = False
-        self._waiting: deque[tuple[Request, asyncio.Future[Told]]] = deque()
+        self._waiting: deque[Request] = deque()
         self._held = False
         self._choked = False
         self._half_closed = False
+        self._address = ""
         self.until = time.perf_counter() + front.bounds.head
         """When the connection is ended if nothing comes; 0 while it is being answered."""
 
@@ -158,12 +214,34 @@ class _Connection(asyncio.Protocol):
         self._front.connections.discard(self)
         self._transport = None
         waiting, self._waiting = self._waiting, deque()
-        for _, future in waiting:
-            future.cancel()
+        for request in waiting:
+            if request.task is not None:
+                request.task.cancel()
 
     def data_received(self, data: bytes) -> None:
         if self._refused:
             return
+        known = self._front.known
+        while self._between:
+            end = data.find(b"\r\n\r\n")
+            if end < 0:
+                break
+            now = time.perf_counter()
+            head = known.found(data[:end], now)
+            if head is None:
+                self._raw = data[:end]
+                break
+            rest = end + 4 + head.length
+            if len(data) < rest:
+                break
+            self.until = 0.0
+            self._ask(Request(head, data[end + 4 : rest], now, self))
+            if len(data) == rest or self._refused:
+                return
+            data = data[rest:]
+        self._parse(data)
+
+    def _parse(self, data: bytes) -> None:
         if self._in_head:
             if not self._head_bytes:
                 self.until = time.perf_counter() + self._front.bounds.head
@@ -178,6 +256,7 @@ class _Connection(asyncio.Protocol):
         else:
             if self._in_head and self._head_bytes > LONGEST_HEAD:
                 self._refuse(431, "The head of the request is too long.")
+        self._raw = None
 
     def eof_received(self) -> bool:
         # Who says that it has no more to ask still waits for the answers. (TLS knows no half.)
@@ -197,21 +276,23 @@ class _Connection(asyncio.Protocol):
     # -- parser ---------------------------------------------------------------------
 
     def on_message_begin(self) -> None:
+        self._between = False
         if self._refused:
             return
-        self._request = Request()
+        self._url = b""
+        self._headers = {}
         self._parts = []
         self._n_bytes = 0
 
     def on_url(self, url: bytes) -> None:
-        self._request.path += url
-        if len(self._request.path) > LONGEST_PATH and not self._refused:
+        self._url += url
+        if len(self._url) > LONGEST_PATH and not self._refused:
             self._refuse(414, "The path of the request is too long.")
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if not self._in_head:
             return  # a trailer: it came behind the body and must not say what a header says
-        headers = self._request.headers
+        headers = self._headers
         name = name.lower()
         if name in headers and name in _ONCE and not self._refused:
             self._refuse(400, f"The header {name.decode('latin-1')} stands twice.")
@@ -220,23 +301,24 @@ class _Connection(asyncio.Protocol):
             self._refuse(431, "The request has too many headers.")
 
     def on_headers_complete(self) -> None:
-        request = self._request
-        now = request.started = time.perf_counter()
+        raw, self._raw = self._raw, None  # of the first request in what arrived
+        now = self._started = time.perf_counter()
         self._in_head = False
-        request.method = self._parser.get_method()
-        request.keep_alive = self._parser.should_keep_alive() and not self._parser.should_upgrade()
-        path, mark, query = request.path.partition(b"?")
-        if mark:
-            request.path, request.query = path, query
+        parser, headers = self._parser, self._headers
+        path, _, query = self._url.partition(b"?")
+        keep_alive = parser.should_keep_alive() and not parser.should_upgrade()
+        head = self._head = Head(parser.get_method(), path, query, headers, keep_alive=keep_alive)
         if self._refused:
             return
-        self._limit, seconds = self._application.reception(request.path)
-        length = request.headers.get(b"content-length")
+        self._limit, seconds = self._application.reception(path)
+        length = headers.get(b"content-length")
         if length is not None and int(length[:20]) > self._limit:
             self._refuse(413, f"The body is longer than {self._limit} bytes.")
             return
         self.until = now + seconds
-        if b"expect" in request.headers and not self._waiting:
+        if raw is not None:
+            self._front.known.keep(raw, head, now)
+        if b"expect" in headers and not self._waiting:
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_body(self, body: bytes) -> None:
@@ -250,41 +332,58 @@ class _Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         if self._refused:
             return
-        request, parts = self._request, self._parts
-        request.body = parts[0] if len(parts) == 1 else b"".join(parts)
+        parts, head = self._parts, self._head
+        body = parts[0] if len(parts) == 1 else b"".join(parts)
         self._in_head = True
         self._head_bytes = 0
+        self._between = head.keep_alive
         self.until = 0.0
-        try:
-            answer = self._application(request)
-        except Exception as error:  # noqa: BLE001 - one request must not end the others
-            answer = self._application.failure(request.path, error)
-        if not self._waiting and isinstance(answer, (Response, bytes)):
-            self._write(request, answer)
-            return
-        future: asyncio.Future[Told]
-        if isinstance(answer, (Response, bytes)):
-            future = self._front.loop.create_future()
-            future.set_result(answer)
-        else:
-            future = asyncio.ensure_future(answer)
-        self._waiting.append((request, future))
-        if len(self._waiting) >= MOST_WAITING:
-            self._hold()
-        future.add_done_callback(self._done)
+        self._ask(Request(head, body, self._started, self))
 
     # -- answers --------------------------------------------------------------------
 
-    def _done(self, _future: asyncio.Future[Told]) -> None:
+    def _ask(self, request: Request) -> None:
+        """Hand a whole request over; its answer is written when its turn has come."""
+        waiting = self._waiting
+        waiting.append(request)
+        told: Told | Awaitable[Told] | BaseException | None
+        try:
+            told = self._application(request)
+        except Exception as error:  # noqa: BLE001 - one request must not end the others
+            told = error
+        if told is not None:
+            if isinstance(told, (bytes, Response, BaseException)):
+                request.told = told
+                self.answered()
+                return
+            request.task = task = asyncio.ensure_future(told)
+            task.add_done_callback(request.ended)
+        if len(waiting) >= MOST_WAITING:
+            self._hold()
+
+    def answered(self) -> None:
         """Write every answer whose turn has come."""
         waiting = self._waiting
-        while waiting and waiting[0][1].done() and self._transport is not None:
-            request, future = waiting.popleft()
-            error = asyncio.CancelledError() if future.cancelled() else future.exception()
-            answer = (
-                future.result() if error is None else self._application.failure(request.path, error)
-            )
-            self._write(request, answer)
+        while waiting and self._transport is not None:
+            request = waiting[0]
+            told = request.told
+            if told is None:
+                break
+            waiting.popleft()
+            if (
+                type(told) is bytes
+                and request.head.length  # of a kept head: a POST, on a connection that is kept
+                and request.trail is None
+                and not self._front.closing
+                and not self._half_closed
+            ):
+                self._transport.write(_OK % (len(told), told))
+                continue
+            if isinstance(told, BaseException):
+                told = self._application.failure(request.path, told)
+            self._write(request, told)
+        if not waiting and self._in_head and self._transport is not None and not self.until:
+            self.until = time.perf_counter() + self._front.bounds.idle
         if self._held and len(waiting) < MOST_WAITING:
             self._release()
 
@@ -305,27 +404,33 @@ class _Connection(asyncio.Protocol):
         )
         for name, value in answer.more.items():
             head += name + b": " + value + b"\r\n"
+        if request.trail is not None:
+            head += self._application.answered(request, answer, self._client())
         head += b"\r\n" if keep else b"connection: close\r\n\r\n"
         transport.write(head if request.method == b"HEAD" else head + body)
         if not keep:
             self._refused = True
             self._close()
-        elif not self._waiting:
-            self.until = time.perf_counter() + self._front.bounds.idle
+
+    def _client(self) -> str:
+        """The address of who asks."""
+        if not self._address:
+            peer = self._transport.get_extra_info("peername")
+            self._address = str(peer[0]) if isinstance(peer, tuple) and peer else "unknown"
+        return self._address
 
     def _refuse(self, status: int, message: str) -> None:
         """Answer a request that never became whole, and end the connection."""
         self._refused = True
-        answer = self._application.refusal(self._request.path, status, message)
+        path, _, query = self._url.partition(b"?")
+        head = Head(_UNKNOWN_METHOD, path, query) if self._in_head else self._head
+        request = Request(head, b"", self._started or time.perf_counter(), self)
+        self._application.begin(request)
+        answer = self._application.refusal(path, status, message)
         answer.close = True
-        if self._waiting:
-            future: asyncio.Future[Told] = self._front.loop.create_future()
-            future.set_result(answer)
-            self._waiting.append((self._request, future))
-            return  # those before it are answered first
-        self._refused = False
-        self._write(self._request, answer)
-        self._refused = True
+        request.told = answer
+        self._waiting.append(request)  # those before it are answered first
+        self.answered()
 
     def too_slow(self) -> None:
         """The time that the client had is over."""
@@ -377,6 +482,7 @@ class Front:
         self.application = application
         self.bounds = bounds or Bounds()
         self.connections: set[_Connection] = set()
+        self.known = KnownHeads()
         self.closing = False
         self.secure = False
         self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
@@ -403,9 +509,18 @@ class Front:
                 connection.too_slow()
         self._sweeper = self.loop.call_later(_SWEEP_SECONDS, self._sweep)
 
+    def drain(self) -> None:
+        """Be no longer ready, and end each connection behind its next answer.
+
+        Who wants load balancers to see it calls it some time before ``close``: until then
+        new connections are taken and everything is answered.
+        """
+        self.closing = True
+        self.application.drain()
+
     async def close(self, *, grace_seconds: float = 5.0) -> None:
         """Take no new connection, answer what was asked, then end."""
-        self.closing = True
+        self.drain()
         for server in self._servers:
             server.close()
         for connection in list(self.connections):

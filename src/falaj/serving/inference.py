@@ -11,32 +11,40 @@ import asyncio
 import time
 from collections.abc import Awaitable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from random import random
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
-from falaj.kernel.errors import FalajError, NotFound, Unavailable
+from falaj.kernel.errors import FalajError, NotFound
 from falaj.kernel.problems import MEDIA_TYPE, problem
 from falaj.kernel.telemetry import logger
 from falaj.serving.admission import Admission
+from falaj.serving.deadlines import HEADER as DEADLINE
+from falaj.serving.deadlines import deadline_of
 from falaj.serving.errors import (
     BadRequest,
     BodyTooLarge,
     DeadlineExceeded,
     MethodNotAllowed,
     ModelFailed,
+    NotReady,
     ScoringFailed,
     SlowClient,
     UnsupportedMedia,
 )
+from falaj.serving.exposition import MEDIA
 from falaj.serving.front import Request, Response, Told
 from falaj.serving.lanes import Lane
 from falaj.serving.model import Limits
 from falaj.serving.plans import Keeper, Plans
+from falaj.serving.trails import HEADER as TRACE_CONTEXT
+from falaj.serving.trails import Ended, Trails
 
 if TYPE_CHECKING:
     from falaj.kernel.ports import Policy
     from falaj.serving.meters import Meters
+    from falaj.serving.plan import RequestPlan
     from falaj.serving.ports import Verifier
     from falaj.serving.predictionlog import PredictionLog
 
@@ -54,9 +62,25 @@ _STATUS = {
 _EARLY = {408: SlowClient, 413: BodyTooLarge}
 _MOST_BYTES, _SECONDS = 64 * 1024, 10.0
 """What paths without a plan of their own take."""
+_AHEAD_SECONDS = 0.3
+"""So long before it runs out, an admission in use is asked for again."""
 _UNKNOWN = Limits()
 """Of an endpoint whose plan this worker may have to build yet."""
 _encoded = msgspec.json.Encoder(enc_hook=str).encode
+
+
+class _Admitted:
+    """What is known of a head: who asks which endpoint, and until when they may."""
+
+    __slots__ = ("asking", "caller", "explain", "lane", "name", "until")
+
+    def __init__(self, name: str, caller: str, until: float, lane: Lane, *, explain: bool) -> None:
+        self.name = name
+        self.caller = caller
+        self.until = until
+        self.lane = lane
+        self.explain = explain
+        self.asking = False
 
 
 class Plane(Protocol):
@@ -91,6 +115,7 @@ class InferenceApp:
         aside: threads for what would hold up the event loop.
         log: takes what was predicted.
         meters: counts.
+        trails: notes what becomes of requests that are traced or told to the access log.
         planes: answer what stands below their prefixes.
     """
 
@@ -103,24 +128,40 @@ class InferenceApp:
         policy: Policy,
         log: PredictionLog,
         meters: Meters,
+        trails: Trails | None = None,
     ) -> None:
         self._plans = plans
         self._keeper = keeper
         self._log = log
         self._meters = meters
+        self._trails = trails or Trails()
+        keeper.add(self._look)
         self._scoring = ThreadPoolExecutor(1, thread_name_prefix="falaj-score")
         self._asking = ThreadPoolExecutor(2, thread_name_prefix="falaj-ask")
         self.admission = Admission(verifier, policy, self._asking)
         self._lanes: dict[str, Lane] = {}
         self._planes: list[Plane] = []
-        self._ready = False
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._ready = self._draining = False
 
     def add(self, planes: Sequence[Plane]) -> None:
         """Let further planes answer what stands below their prefixes."""
         self._planes += planes
 
-    def __call__(self, request: Request) -> Told | Awaitable[Told]:
+    def __call__(self, request: Request) -> Told | Awaitable[Told] | None:
         """Answer a request; see ``front.Application``."""
+        if TRACE_CONTEXT in request.headers or random() < self._trails.share:  # noqa: S311 - a draw
+            request.trail = self._trails.begin(request)
+        memo = request.head.memo
+        if (
+            type(memo) is _Admitted
+            and memo.until > request.started
+            and request.trail is None
+            and not self._plans.behind
+        ):
+            plan = self._plans.active.get(memo.name)
+            if plan is not None:
+                return self._ask_again(memo, plan, request)
         path = request.path
         if path.startswith(_PREFIX) and path.endswith(_SUFFIX):
             return self._predict(_text(path[14:-8]), request)
@@ -128,6 +169,41 @@ class InferenceApp:
             if path.startswith(plane.prefix):
                 return plane(request)
         return self._other(request)
+
+    def _ask_again(self, memo: _Admitted, plan: RequestPlan, request: Request) -> Response | None:
+        """A request whose head was admitted a moment ago: no more than parse and score."""
+        lane = memo.lane
+        if lane.full(plan):  # told before the body is looked at: it must cost little
+            if lane.shed is None:
+                lane.shed = self.failure(request.path, lane.overloaded())
+            else:
+                lane.meter.refused(lane.shed.status)
+            return lane.shed
+        if memo.until - request.started < _AHEAD_SECONDS and not memo.asking:
+            memo.asking = True
+            task = asyncio.get_running_loop().create_task(self._admit_again(memo, request))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        parsed = plan.parse(
+            request.body, caller=memo.caller, started=request.started, explain=memo.explain
+        )
+        lane.ask(plan, parsed, request.answer)
+        return None
+
+    async def _admit_again(self, memo: _Admitted, request: Request) -> None:
+        """Ask again who may, before what is remembered runs out under load."""
+        authorization = request.headers.get(b"authorization", b"")
+        plan = self._plans.active.get(memo.name)
+        try:
+            if plan is not None:
+                await self.admission.admitted(authorization, memo.name, plan.release.attributes)
+            kept = self.admission.remembered_until(authorization, memo.name, time.perf_counter())
+            if kept is not None:
+                memo.until, memo.caller = kept
+        except FalajError:
+            pass  # it is told to the next request, when what is remembered has run out
+        finally:
+            memo.asking = False
 
     def reception(self, path: bytes) -> tuple[int, float]:
         """What a path takes; see ``front.Application``."""
@@ -166,7 +242,27 @@ class InferenceApp:
         if code == 401:
             more[b"www-authenticate"] = b"Bearer"
         return Response(
-            _encoded(document), code, MEDIA_TYPE.encode(), more, close=code in (408, 413)
+            _encoded(document),
+            code,
+            MEDIA_TYPE.encode(),
+            more,
+            close=code in (408, 413),
+            error=error,
+        )
+
+    def begin(self, request: Request) -> None:
+        """Give a request that never became whole its trail; see ``front.Application``."""
+        if self._trails.share >= 1:
+            request.trail = self._trails.begin(request)
+
+    def answered(self, request: Request, answer: Response, client: str) -> bytes:
+        """Tell what became of a request; see ``front.Application``."""
+        trail = request.trail
+        if trail is None:
+            return b""
+        trail.error = answer.error
+        return self._trails.ended(
+            Ended(request, trail, answer.status, len(answer.body), client, time.perf_counter())
         )
 
     # -- predict --------------------------------------------------------------------
@@ -174,10 +270,19 @@ class InferenceApp:
     def _predict(self, name: str, request: Request) -> Told | Awaitable[Told]:
         plans = self._plans
         authorization = request.headers.get(b"authorization", b"")
-        caller = self.admission.remembered(authorization, name, request.started)
-        if caller is None or plans.behind:
+        if request.trail is not None:
+            request.trail.endpoint = name
+        kept = self.admission.remembered_until(authorization, name, request.started)
+        if kept is None or plans.behind:
             return self._predict_later(name, request, authorization)
-        return self._scored(name, request, caller)
+        until, caller = kept
+        answer = self._scored(name, request, caller)
+        if DEADLINE in request.headers:
+            return answer
+        # The next request of the same head need not ask all this again, while it holds.
+        explain = b"explain=features" in request.query
+        request.head.memo = _Admitted(name, caller, until, self._lanes[name], explain=explain)
+        return answer
 
     async def _predict_later(self, name: str, request: Request, authorization: bytes) -> Told:
         plans = self._plans
@@ -196,9 +301,22 @@ class InferenceApp:
         plan = self._plans.active.get(name) or self._plans.named(name)
         _check_kind(name, request)
         lane = self._lanes.get(name) or self._lane(name)
+        trail = request.trail
+        if trail is not None:
+            trail.caller = caller
+        until = deadline_of(request)
         explain = b"explain=features" in request.query
         parsed = plan.parse(request.body, caller=caller, started=request.started, explain=explain)
+        if until is not None:
+            parsed.deadline = min(parsed.deadline, until)
+        if trail is not None:
+            trail.understood(parsed)
         return lane.scored(plan, parsed)
+
+    def _look(self) -> None:
+        """Note how many requests are in work; about every second, from the keeper's thread."""
+        for lane in list(self._lanes.values()):
+            lane.meter.in_flight(lane.inside)
 
     async def _catch_up(self) -> None:
         if not self._plans.switch():
@@ -233,10 +351,31 @@ class InferenceApp:
         )
 
     def _tell_ready(self) -> Told:
-        if self._ready and self._log.failed is None and not self._plans.broken:
+        reasons = self._unready()
+        if not reasons:
             return b'{"status":"ready"}'
-        why = "starting" if not self._ready else str(self._log.failed or "a release does not load")
-        raise Unavailable(f"The worker is not ready: {why}.", hint="See its log.")
+        raise NotReady(
+            f"The worker is not ready: {', '.join(reasons.values())}.",
+            hint="Its log and `falaj endpoints status NAME` say more.",
+            reasons=list(reasons),
+        )
+
+    def _unready(self) -> dict[str, str]:
+        """Why no request should come here, by a word for programs.
+
+        Anybody may ask, so it names no endpoint and tells no error's text.
+        """
+        reasons = {}
+        if self._draining:
+            reasons["draining"] = "it is being ended"
+        elif not self._ready:
+            reasons["starting"] = "it is starting"
+        if self._log.failed is not None:
+            reasons["log-failing"] = "the prediction log cannot be written"
+        broken = len(self._plans.broken)
+        if broken:
+            reasons["release-not-loaded"] = f"{broken} active release(s) cannot be loaded"
+        return reasons
 
     async def _tell_metrics(self, request: Request) -> Told:
         authorization = request.headers.get(b"authorization", b"")
@@ -244,7 +383,11 @@ class InferenceApp:
             await self.admission.admitted(authorization, "", {})
         loop = asyncio.get_running_loop()
         told = await loop.run_in_executor(self._asking, self._meters.exposition)
-        return Response(told, media=b"text/plain; version=0.0.4; charset=utf-8")
+        return Response(told, media=MEDIA)
+
+    def drain(self) -> None:
+        """Be no longer ready, and answer what is asked; see ``front.Application``."""
+        self._draining = True
 
     async def start(self) -> None:
         """Load the active releases, begin to log and to report."""
@@ -263,6 +406,7 @@ class InferenceApp:
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(self._asking, self._keeper.stop)
         await loop.run_in_executor(self._asking, self._log.stop)
+        await loop.run_in_executor(self._asking, self._trails.close)
         self._scoring.shutdown(wait=False)
         self._asking.shutdown(wait=False)
 

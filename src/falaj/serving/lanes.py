@@ -1,32 +1,46 @@
 """Lanes: the requests of one endpoint that are in a worker now.
 
 Requests that arrive in one turn of the event loop are scored together when it ends: no
-wait is added for a lonely request, and a crowd shares the cost of a run. A lane is
-bounded; what does not fit is told at once to come back.
+wait is added for a lonely request, and a crowd shares the cost of a run. A run that would
+hold the loop up goes to a thread, and what arrives meanwhile is its successor. A lane is
+bounded by the requests and by the time that wait in it; what does not fit is told at once
+to come back. Lanes take turns, so a crowded one does not starve another.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from math import inf
 from typing import TYPE_CHECKING
 
 from falaj.kernel.errors import FalajError
 from falaj.kernel.telemetry import logger
+from falaj.serving.batching import Costs, Linger
 from falaj.serving.errors import DeadlineExceeded, Overloaded, ScoringFailed
 from falaj.serving.model import Durability
 
 if TYPE_CHECKING:
-    from falaj.serving.front import Told
+    from falaj.serving.front import Response, Told
     from falaj.serving.meters import Meter
     from falaj.serving.plan import Parsed, RequestPlan, Scored
     from falaj.serving.predictionlog import PredictionLog
 
 INLINE_ROWS = 256
 """More rows than these are scored on a thread, so that other requests are not held up."""
-
-_Waiting = tuple["RequestPlan", "Parsed", "asyncio.Future[Told]"]
+_INLINE_SECONDS = 0.005
+"""So is a run that takes longer than this."""
+_TURN_SECONDS = 0.004
+"""One turn of a lane scores about so much; the rest waits until others had theirs."""
+_ASIDE_ROWS = 4_096
+"""The most rows of several requests that are scored in one run on a thread."""
+_LEAST_WAITING = 32
+"""So many rows may always wait, however slow the model is."""
+Tell = Callable[["Told | FalajError"], None]
+"""Takes the answer to one request; called on the event loop, once."""
+_Waiting = tuple["RequestPlan", "Parsed", Tell]
 
 
 class Lane:
@@ -44,10 +58,19 @@ class Lane:
         self.meter = meter
         self.inside = 0
         """Whole requests that wait for their answer."""
+        self.shed: Response | None = None
+        """The answer to a request that does not fit, once it was made."""
+        self.costs = Costs()
+        self.linger = Linger()
         self._log = log
         self._aside = aside
         self._loop = loop
         self._waiting: list[_Waiting] = []
+        self._n_rows = 0
+        self._scheduled = False
+        self._running = False
+        self._soonest = inf
+        """Not after the deadline of any request that waits."""
 
     def scored(self, plan: RequestPlan, request: Parsed) -> asyncio.Future[Told]:
         """The answer to a request, once this turn of the loop is over.
@@ -55,63 +78,155 @@ class Lane:
         The future fails with a FalajError if there is no answer.
 
         Raises:
-            Overloaded: as many requests as the endpoint allows wait already.
+            Overloaded: as for ``ask``.
         """
-        if self.inside >= plan.limits.concurrency:
-            raise Overloaded(
-                f"{self.endpoint!r} has {self.inside} requests in work, which is its limit.",
-                hint="Repeat the request after the time that Retry-After names.",
-            )
-        self.inside += 1
         future: asyncio.Future[Told] = self._loop.create_future()
-        waiting = self._waiting
-        waiting.append((plan, request, future))
-        if len(waiting) == 1:
-            self._loop.call_soon(self._turn)
+
+        def tell(answer: Told | FalajError) -> None:
+            if future.done():
+                return  # its client has gone
+            if isinstance(answer, FalajError):
+                future.set_exception(answer)
+            else:
+                future.set_result(answer)
+
+        self.ask(plan, request, tell)
         return future
 
+    def ask(self, plan: RequestPlan, request: Parsed, tell: Tell) -> None:
+        """Have a request scored when this turn of the loop is over; ``tell`` takes the answer.
+
+        Raises:
+            Overloaded: as many requests as the endpoint allows wait already, or so many that
+                this one would wait too long.
+        """
+        if self.full(plan):
+            raise self.overloaded()
+        self.inside += 1
+        self._n_rows += len(request.rows)
+        self._soonest = min(self._soonest, request.deadline)
+        self._waiting.append((plan, request, tell))
+        if not self._scheduled and not self._running:
+            self._schedule()
+
+    def full(self, plan: RequestPlan) -> bool:
+        """True if the next request would be told to come back."""
+        limits = plan.limits
+        if self.inside >= limits.concurrency:
+            return True
+        n_rows = self._n_rows
+        return n_rows >= _LEAST_WAITING and (n_rows * self.costs.per_row > limits.queue_seconds)
+
+    def overloaded(self) -> Overloaded:
+        """What a request is told that does not fit."""
+        return Overloaded(
+            f"{self.endpoint!r} has as many requests in work as its limits allow.",
+            hint="Repeat the request after the time that Retry-After names.",
+        )
+
+    # -- turns ----------------------------------------------------------------------
+
+    def _schedule(self) -> None:
+        self._scheduled = True
+        wait = self.linger.seconds(self.costs)
+        if wait:
+            self._loop.call_later(wait, self._turn)
+        else:
+            self._loop.call_soon(self._turn)
+
     def _turn(self) -> None:
+        """Score what waits, or as much of it as one turn may take."""
+        self._scheduled = False
         waiting, self._waiting = self._waiting, []
-        if len(waiting) == 1:
-            self._run(waiting)
-            return
-        groups: dict[tuple[int, int | None], list[_Waiting]] = {}
-        for item in waiting:
-            # One run is about one release and one instant.
-            groups.setdefault((id(item[0]), item[1].at_us), []).append(item)
-        for group in groups.values():
-            self._run(group)
+        self._n_rows = 0
+        groups = _groups(waiting)
+        until = 0.0
+        for place, group in enumerate(groups):
+            if place and (self._running or time.perf_counter() > until):
+                self._back([item for rest in groups[place:] for item in rest])
+                break
+            if not place and len(groups) > 1:
+                until = time.perf_counter() + _TURN_SECONDS
+            self._run_part(group)
+        if not self._waiting:
+            self._soonest = inf
+        elif not self._running and not self._scheduled:
+            self._schedule()
+
+    def _run_part(self, group: list[_Waiting]) -> None:
+        """Run a group; what is more than a turn may take goes back to wait."""
+        n_rows, costs = 0, self.costs
+        if max(costs.fixed, costs.per_row) > _TURN_SECONDS / 2:
+            most = _ASIDE_ROWS  # one run of many is what a slow model is best at
+        else:
+            most = min(INLINE_ROWS, costs.rows_within(_TURN_SECONDS))
+        for place, item in enumerate(group):
+            n_rows += len(item[1].rows)
+            if n_rows > most and place:
+                self._back(group[place:])
+                group = group[:place]
+                break
+        self._run(group)
+
+    def _back(self, items: list[_Waiting]) -> None:
+        self._waiting = items + self._waiting
+        self._n_rows += sum(len(request.rows) for _, request, _ in items)
 
     def _run(self, group: list[_Waiting]) -> None:
         plan = group[0][0]
-        late = time.perf_counter() - plan.limits.deadline_seconds
-        if group[0][1].started < late:
-            group = self._without_late(group, late)
+        begun = time.perf_counter()
+        if self._soonest < begun:
+            group = self._without_late(group, begun)
             if not group:
                 return
         requests = [request for _, request, _ in group]
-        n_rows = sum(len(request.rows) for request in requests)
-        if n_rows > INLINE_ROWS:
-            job = self._loop.run_in_executor(self._aside, _score_aside, plan, requests)
-            job.add_done_callback(lambda done: self._aside_done(group, done))
+        n_rows = len(requests)
+        if n_rows > 1 or len(requests[0].rows) > 1:
+            n_rows = sum(len(request.rows) for request in requests)
+        if n_rows > INLINE_ROWS or self.costs.expected(n_rows) > _INLINE_SECONDS:
+            self._run_aside(plan, group, requests, n_rows, begun)
             return
         try:
             answers, parts = plan.score(requests)
-        except Exception as error:  # noqa: BLE001 - nobody else would ever end these futures
+        except Exception as error:  # noqa: BLE001 - nobody else would ever end these requests
             self._failed(group, _told(error))
         else:
-            self._answered(group, answers, parts)
+            ended = time.perf_counter()
+            self.costs.saw(n_rows, ended - begun)
+            self.linger.saw(n_rows, self.costs, ended)
+            self._answered(group, answers, parts, begun)
 
-    def _aside_done(
+    def _run_aside(
         self,
+        plan: RequestPlan,
         group: list[_Waiting],
-        done: asyncio.Future[tuple[list[Told | FalajError], list[Scored]]],
+        requests: list[Parsed],
+        n_rows: int,
+        begun: float,
     ) -> None:
-        error = done.exception()
-        if error is None:
-            self._answered(group, *done.result())
-        else:
-            self._failed(group, _told(error))
+        """Run on a thread; the lane's next run waits for it, and gathers what comes."""
+        if self._running:
+            self._back(group)
+            return
+        self._running = True
+        job = self._loop.run_in_executor(self._aside, _score_aside, plan, requests)
+
+        def ended(
+            done: asyncio.Future[tuple[list[Told | FalajError], list[Scored], float]],
+        ) -> None:
+            self._running = False
+            error = done.exception()
+            if error is None:
+                answers, parts, seconds = done.result()
+                self.costs.saw(n_rows, seconds)
+                self.linger.saw(n_rows, self.costs, time.perf_counter())
+                self._answered(group, answers, parts, begun)
+            else:
+                self._failed(group, _told(error))
+            if self._waiting and not self._scheduled and not self._running:
+                self._schedule()
+
+        job.add_done_callback(ended)
 
     def _failed(self, group: list[_Waiting], error: FalajError) -> None:
         """One request may have spoilt the run for all: score each alone, then answer."""
@@ -121,48 +236,80 @@ class Lane:
             return
         self._end(group[0], error)
 
-    def _without_late(self, group: list[_Waiting], late: float) -> list[_Waiting]:
+    def _without_late(self, group: list[_Waiting], now: float) -> list[_Waiting]:
         kept = []
         for item in group:
             plan, request, _ = item
-            if request.started >= late:
+            if request.deadline >= now:
                 kept.append(item)
                 continue
             error = DeadlineExceeded(
-                f"The request waited longer than the {plan.limits.deadline_seconds:g} s that "
-                f"{self.endpoint!r} allows.",
+                f"The request waited longer than the "
+                f"{request.deadline - request.started:.3g} s that {plan.release.endpoint!r} or "
+                "its sender allows.",
                 hint="Repeat it later, or send fewer at once.",
             )
             self._end(item, error)
         return kept
 
     def _end(self, item: _Waiting, answer: Told | FalajError) -> None:
-        """Tell one request what became of it, and count it."""
-        _, request, future = item
+        """Tell one request what became of it."""
         self.inside -= 1
-        if future.done():
-            return  # its client has gone
-        if isinstance(answer, FalajError):
-            future.set_exception(answer)
-        else:
-            future.set_result(answer)
-            self.meter.answered(len(request.rows), time.perf_counter() - request.started)
+        item[2](answer)
 
     def _answered(
-        self, group: list[_Waiting], answers: list[Told | FalajError], parts: list[Scored]
+        self,
+        group: list[_Waiting],
+        answers: list[Told | FalajError],
+        parts: list[Scored],
+        begun: float,
     ) -> None:
         plan = group[0][0]
         if plan.release.durability is Durability.REQUEST and parts:
-            self._answer_when_kept(group, answers, parts)
+            self._answer_when_kept(group, answers, parts, begun)
             return
         for part in parts:
             if not self._log.append(part):
-                self.meter.unlogged(part.n_rows)
+                self.meter.unlogged(part.n_rows, part.variant.variant.name)
         for item, answer in zip(group, answers, strict=True):
             self._end(item, answer)
+        self._count(group, answers, parts, begun)
+
+    def _count(
+        self,
+        group: list[_Waiting],
+        answers: list[Told | FalajError],
+        parts: list[Scored],
+        begun: float,
+    ) -> None:
+        """Count a run that was answered: one write to shared memory for each request."""
+        done = time.perf_counter()
+        if len(parts) == 1:
+            shared = [
+                [item[1] for item, answer in zip(group, answers, strict=True)
+                 if not isinstance(answer, FalajError)]
+            ]  # fmt: skip
+        else:
+            shared = _first_scored(parts)
+        for part, requests in zip(parts, shared, strict=True):
+            vectors = part.vectors
+            for request in requests:
+                if request.trail is not None:
+                    request.trail.scored(part, begun)
+            self.meter.variant(part.variant.variant.name).answered(
+                requests,
+                begun=begun,
+                done=done,
+                model_seconds=vectors.ran - vectors.read,
+                n_rows=part.n_rows,
+            )
 
     def _answer_when_kept(
-        self, group: list[_Waiting], answers: list[Told | FalajError], parts: list[Scored]
+        self,
+        group: list[_Waiting],
+        answers: list[Told | FalajError],
+        parts: list[Scored],
+        begun: float,
     ) -> None:
         """Answer when every part of the run is on disk."""
         left = len(parts)
@@ -175,9 +322,25 @@ class Lane:
             if left == 0:
                 for item, answer in zip(group, answers, strict=True):
                     self._end(item, failure or answer)
+                if failure is None:
+                    self._count(group, answers, parts, begun)
 
         for part in parts:
             self._log.append_durably(part, lambda error: _soon(self._loop, kept, error))
+
+
+def _first_scored(parts: list[Scored]) -> list[list[Parsed]]:
+    """For each part the requests whose first row it scored: each request stands in one."""
+    firsts: dict[Parsed, tuple[str, int]] = {}  # ids of one run rise with the place of the row
+    for place, part in enumerate(parts):
+        for one, owner in zip(part.ids, part.owners, strict=True):
+            known = firsts.get(owner)
+            if known is None or one < known[0]:
+                firsts[owner] = (one, place)
+    found: list[list[Parsed]] = [[] for _ in parts]
+    for owner, (_, place) in firsts.items():
+        found[place].append(owner)
+    return found
 
 
 def _told(error: BaseException) -> FalajError:
@@ -196,7 +359,24 @@ def _soon(loop: asyncio.AbstractEventLoop, call: object, error: FalajError | Non
         loop.call_soon_threadsafe(call, error)  # type: ignore[arg-type]
 
 
+def _groups(waiting: list[_Waiting]) -> list[list[_Waiting]]:
+    """What can be scored in one run each: one release, one instant."""
+    plan, request, _ = waiting[0]
+    at_us = request.at_us
+    for other in waiting:
+        if other[0] is not plan or other[1].at_us != at_us:
+            break
+    else:
+        return [waiting]
+    groups: dict[tuple[int, int | None], list[_Waiting]] = {}
+    for item in waiting:
+        groups.setdefault((id(item[0]), item[1].at_us), []).append(item)
+    return list(groups.values())
+
+
 def _score_aside(
     plan: RequestPlan, requests: list[Parsed]
-) -> tuple[list[Told | FalajError], list[Scored]]:
-    return plan.aside.score(requests)
+) -> tuple[list[Told | FalajError], list[Scored], float]:
+    began = time.perf_counter()
+    answers, parts = plan.aside.score(requests)
+    return answers, parts, time.perf_counter() - began

@@ -1,78 +1,202 @@
-"""Counters and latency of each endpoint, in memory that all processes of a machine share.
+"""Counters and histograms of each endpoint's variant, in memory that all processes share.
 
-Each worker writes a small mapped file for each endpoint; anybody may add the files up.
-Counting costs about 0.1 µs, and a worker that is killed loses no count.
+Each worker writes one mapped file with a section for each endpoint and variant; anybody may
+add the files up. A run of the model costs one packed write for each request in it, into a
+ring that is folded into histograms every 1,024 requests; who reads adds what is not folded
+yet. So a worker that is killed, at any instant, loses no count.
+
+A file is locked for as long as its worker lives. The counts of workers that have ended are
+moved into one file when the next worker starts, each exactly once.
 """
 
 from __future__ import annotations
 
+import fcntl
 import mmap
 import os
-from collections import defaultdict
-from collections.abc import Iterable
+import secrets
+import struct
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from falaj.serving.model import Traffic
+import msgspec
+import numpy as np
 
-REQUESTS, PREDICTIONS, REFUSED, FAILED, UNLOGGED, SHED, MICROSECONDS = range(7)
-_FIRST_BUCKET = 16
-_SUB = 8
-"""Buckets in each power of two: a quantile is exact within 6.25 %."""
-_BUCKETS = 240
-_SLOTS = _FIRST_BUCKET + _BUCKETS
-_BYTES = _SLOTS * 8
+from falaj.serving.counted import (
+    BUCKETS,
+    FAILED,
+    LATE,
+    LATENCY,
+    MODEL,
+    N_COUNTERS,
+    N_HISTOGRAMS,
+    QUEUE,
+    REFUSED,
+    SHED,
+    UNLOGGED,
+    UNTOLD,
+    UNTRACED,
+    Counted,
+)
+from falaj.serving.exposition import exposition
+from falaj.serving.model import SeriesCounts, Traffic, VariantTraffic
+
+if TYPE_CHECKING:
+    from falaj.serving.plan import Parsed
+
+ENTRY = np.dtype(
+    [("latency", "<f4"), ("queue", "<f4"), ("model", "<f4"), ("rows", "<f4"), ("number", "<u8")]
+)
+"""A line of the ring: seconds of a request (-1: none), and of the run that it began."""
+_RING = 1_024
+_write = struct.Struct("<4fQ").pack_into  # the number last: a torn line has its old one
+_MAGIC = 0x314A414C4146  # layout 1
+_SECTION = 65_536  # a multiple of every page size in use
+_HEAD, _KEY, _KEY_BYTES = 2_048, 1_024, 1_024
+_SUMS = 8 * (1 + N_HISTOGRAMS)
+_COPY = _SUMS + 8 * N_HISTOGRAMS * BUCKETS
+_RING_AT = _HEAD + 2 * _COPY
+_FLIPS, _COUNTERS, _IN_FLIGHT = 1, 2, 2 + N_COUNTERS
+_SUFFIX, _ENDED, _LOCK = ".meter", "ended", "lock"
+_TRIES = 100
 
 
-def bucket_of(microseconds: int) -> int:
-    """The bucket of a duration: exact below 8 µs, then eight to each power of two."""
-    if microseconds < _SUB:
-        return max(microseconds, 0)
-    octave = microseconds.bit_length() - 4
-    place = (octave << 3) + (microseconds >> octave)
-    return min(place, _BUCKETS - 1)
+class Section:
+    """The counts of one endpoint's variant in one worker; one thread writes it."""
+
+    __slots__ = ("_copies", "_head", "_lock", "_number", "_page", "_ring")
+
+    def __init__(self, page: mmap.mmap, key: bytes) -> None:
+        self._page = page
+        self._head = memoryview(page)[:_KEY].cast("q")
+        self._ring = np.frombuffer(page, ENTRY, _RING, _RING_AT)
+        self._copies = [_Copy(page, _HEAD + number * _COPY) for number in range(2)]
+        self._number = 0
+        self._lock = threading.Lock()
+        page[_KEY : _KEY + len(key)] = key
+        self._head[0] = _MAGIC
+
+    def answered(
+        self,
+        requests: Sequence[Parsed],
+        *,
+        begun: float,
+        done: float,
+        model_seconds: float,
+        n_rows: int,
+    ) -> None:
+        """Count the answered requests of one run.
+
+        Args:
+            requests: those whose first row this variant scored; may be none.
+            begun, done: ``time.perf_counter()`` when the run began and was answered.
+            model_seconds: of it, the model's own.
+            n_rows: rows that it scored.
+        """
+        page, number = self._page, self._number
+        rows = n_rows
+        for request in requests:
+            number += 1
+            started = request.started
+            place = _RING_AT + (number & 1023) * 24
+            _write(page, place, done - started, begun - started, model_seconds, rows, number)
+            if not number & 1023:
+                self._number = number
+                self._fold()
+            model_seconds = -1.0
+            rows = 0
+        if not requests:
+            number += 1
+            _write(page, _RING_AT + (number & 1023) * 24, -1.0, -1.0, model_seconds, rows, number)
+            if not number & 1023:
+                self._number = number
+                self._fold()
+        self._number = number
+
+    def count(self, counter: int, n: int = 1) -> None:
+        """Add to a counter; from any thread."""
+        with self._lock:
+            self._head[_COUNTERS + counter] += n
+
+    def in_flight(self, n: int) -> None:
+        """Note how many requests are in work now."""
+        self._head[_IN_FLIGHT] = n
+
+    def _fold(self) -> None:
+        """Take the ring into the copy that nobody reads, then let it be the one that is read.
+
+        Killed before the last step, nothing has happened; behind it, all has.
+        """
+        flips = self._head[_FLIPS]
+        old, new = self._copies[flips & 1], self._copies[~flips & 1]
+        counted = old.counted()
+        counted.tally(self._ring[self._ring["number"] > old.folded[0]])
+        new.sums[:] = counted.sums
+        new.histograms[:] = counted.histograms
+        new.folded[0] = self._number
+        self._head[_FLIPS] = flips + 1
 
 
-def upper_of(bucket: int) -> int:
-    """The duration (µs) that is just above everything in a bucket."""
-    if bucket < 2 * _SUB:
-        return bucket + 1
-    octave = (bucket >> 3) - 1
-    return ((bucket & 7) + _SUB + 1) << octave
+class _Copy:
+    """One of the two places of a section's histograms: how far folded, sums, histograms."""
+
+    __slots__ = ("folded", "histograms", "sums")
+
+    def __init__(self, data: Any, at: int) -> None:
+        self.folded = np.frombuffer(data, np.uint64, 1, at)
+        self.sums = np.frombuffer(data, np.float64, N_HISTOGRAMS, at + 8)
+        flat = np.frombuffer(data, np.int64, N_HISTOGRAMS * BUCKETS, at + _SUMS)
+        self.histograms = flat.reshape(N_HISTOGRAMS, BUCKETS)
+
+    def counted(self) -> Counted:
+        """The folded counts, as a copy."""
+        return Counted(sums=self.sums.copy(), histograms=self.histograms.copy())
 
 
 class Meter:
     """The counters of one endpoint in one worker."""
 
-    def __init__(self, path: Path) -> None:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            if os.fstat(descriptor).st_size < _BYTES:
-                os.ftruncate(descriptor, _BYTES)
-            self._page = mmap.mmap(descriptor, _BYTES)
-        finally:
-            os.close(descriptor)
-        self.slots = memoryview(self._page).cast("Q")
-        """Counters by their constant; the histogram begins at 16."""
+    def __init__(self, meters: Meters, endpoint: str) -> None:
+        self._meters = meters
+        self._endpoint = endpoint
+        self._variants: dict[str, Section] = {}
+        self._own = meters.section(endpoint, "")
+        """Of requests that reached no variant."""
 
-    def answered(self, n_rows: int, seconds: float) -> None:
-        """Count one answered request."""
-        slots = self.slots
-        microseconds = int(seconds * 1e6)
-        slots[REQUESTS] += 1
-        slots[PREDICTIONS] += n_rows
-        slots[MICROSECONDS] += microseconds
-        slots[_FIRST_BUCKET + bucket_of(microseconds)] += 1
+    def variant(self, name: str) -> Section:
+        """The counts of one variant."""
+        section = self._variants.get(name)
+        if section is None:
+            section = self._variants[name] = self._meters.section(self._endpoint, name)
+        return section
 
     def refused(self, status: int) -> None:
         """Count one request that got an error status."""
-        self.slots[REQUESTS] += 1
-        self.slots[REFUSED if status < 500 else FAILED] += 1
-        if status == 503:
-            self.slots[SHED] += 1
+        self._own.count(REFUSED if status < 500 else FAILED)
+        if status in (429, 503):
+            self._own.count(SHED)
+        elif status == 504:
+            self._own.count(LATE)
 
-    def unlogged(self, n_rows: int) -> None:
+    def unlogged(self, n_rows: int, variant: str = "") -> None:
         """Count predictions that the log could not take."""
-        self.slots[UNLOGGED] += n_rows
+        (self.variant(variant) if variant else self._own).count(UNLOGGED, n_rows)
+
+    def in_flight(self, n: int) -> None:
+        """Note how many requests are in work now."""
+        self._own.in_flight(n)
+
+
+class _Ended(msgspec.Struct):
+    """The counts of workers that have ended."""
+
+    merged: list[str] = []
+    """Their files, as long as these may still stand there."""
+    series: list[tuple[str, str, list[int], list[float], bytes]] = []
+    """(endpoint, variant, counters, sums, histograms)."""
 
 
 class Meters:
@@ -88,98 +212,251 @@ class Meters:
         self._directory = directory
         self._worker = worker
         self._own: dict[str, Meter] = {}
+        self._sections: dict[tuple[str, str], Section] = {}
+        self._file = -1
+        self._making = threading.Lock()
 
     def of(self, endpoint: str) -> Meter:
         """This worker's meter of an endpoint."""
         meter = self._own.get(endpoint)
         if meter is None:
-            meter = self._own[endpoint] = Meter(self._directory / f"{endpoint}.{self._worker}")
+            meter = self._own[endpoint] = Meter(self, endpoint)
         return meter
 
-    def totals(self) -> dict[str, list[int]]:
-        """All workers' counters, added up by endpoint."""
-        found: dict[str, list[int]] = defaultdict(lambda: [0] * _SLOTS)
-        for path in sorted(self._directory.iterdir()):
-            data = path.read_bytes()
-            if len(data) < _BYTES:
-                continue  # made in this very moment
-            slots = memoryview(data).cast("Q")
-            total = found[path.name.partition(".")[0]]
-            for place in range(_SLOTS):
-                total[place] += slots[place]
-        return dict(found)
+    def section(self, endpoint: str, variant: str) -> Section:
+        """This worker's counts of one endpoint's variant; made when first asked for."""
+        with self._making:
+            found = self._sections.get((endpoint, variant))
+            if found is not None:
+                return found
+            if self._file < 0:
+                self._begin()
+            place = len(self._sections) * _SECTION
+            os.ftruncate(self._file, place + _SECTION)
+            key = msgspec.json.encode((endpoint, variant))
+            if len(key) > _KEY_BYTES:
+                raise ValueError(f"{endpoint!r} {variant!r} is no name of an endpoint's variant")
+            section = Section(mmap.mmap(self._file, _SECTION, offset=place), key)
+            self._sections[endpoint, variant] = section
+            return section
+
+    def lines_dropped(self, n: int) -> None:
+        """Count lines that the access log could not take."""
+        self.section("", "").count(UNTOLD, n)
+
+    def spans_dropped(self, n: int) -> None:
+        """Count spans, or requests whose spans, could not be exported."""
+        self.section("", "").count(UNTRACED, n)
+
+    def close(self) -> None:
+        """End counting; the counts stay, for the next worker to take over."""
+        with self._making:
+            if self._file >= 0:
+                os.close(self._file)
+            self._file = -1
+            self._own, self._sections = {}, {}
+
+    def totals(self) -> dict[tuple[str, str], Counted]:
+        """All workers' counts, living and ended, by (endpoint, variant)."""
+        with self._locked(fcntl.LOCK_SH):
+            ended = self._ended()
+            found = {
+                (endpoint, variant): _thawed(counters, sums, histograms)
+                for endpoint, variant, counters, sums, histograms in ended.series
+            }
+            for path in self._files(ended):
+                with suppress(FileNotFoundError):
+                    _add_file(found, path, living=_is_held(path, fcntl.LOCK_SH))
+        return found
 
     def traffic(self, endpoint: str) -> Traffic:
         """The counts and quantiles of one endpoint over all workers."""
-        slots = self.totals().get(endpoint, [0] * _SLOTS)
-        buckets = slots[_FIRST_BUCKET:]
-        return Traffic(
-            requests=slots[REQUESTS],
-            predictions=slots[PREDICTIONS],
-            refused=slots[REFUSED],
-            failed=slots[FAILED],
-            unlogged=slots[UNLOGGED],
-            p50_ms=quantile_ms(buckets, 0.5),
-            p99_ms=quantile_ms(buckets, 0.99),
+        return traffic_of(
+            {variant: one for (name, variant), one in self.totals().items() if name == endpoint}
         )
 
+    def series(self) -> list[SeriesCounts]:
+        """All workers' counts of each endpoint's variant, to be told to others."""
+        found = sorted(self.totals().items())
+        return [_told(endpoint, variant, one) for (endpoint, variant), one in found if endpoint]
+
     def exposition(self) -> bytes:
-        """The counters in Prometheus' text format."""
-        totals = self.totals()
-        lines: list[str] = []
-        for name, slot, told in _COUNTERS:
-            lines += [f"# HELP {name} {told}", f"# TYPE {name} counter"]
-            lines += [
-                f'{name}{{endpoint="{endpoint}"}} {slots[slot]}'
-                for endpoint, slots in sorted(totals.items())
-            ]
-        name = "falaj_endpoint_seconds"
-        lines += [
-            f"# HELP {name} Time from the arrival of a request to its answer.",
-            f"# TYPE {name} histogram",
+        """The counts in Prometheus' text format."""
+        return exposition(self.totals())
+
+    # -- files ----------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        """Make this worker's file, and take over the counts of workers that have ended."""
+        name = f"{self._worker}.{secrets.token_hex(6)}{_SUFFIX}"
+        with self._locked(fcntl.LOCK_EX):
+            self._take_over()
+            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            self._file = os.open(self._directory / name, flags, 0o600)
+            fcntl.flock(self._file, fcntl.LOCK_EX)
+
+    def _take_over(self) -> None:
+        """Move the counts of ended workers into one file; the caller holds the lock.
+
+        The file says whose counts it holds before those files go, and nobody reads a file
+        that it names: whenever this is killed, each count is in one place.
+        """
+        ended = self._ended()
+        for name in ended.merged:
+            (self._directory / name).unlink(missing_ok=True)
+        found = {
+            (endpoint, variant): _thawed(counters, sums, histograms)
+            for endpoint, variant, counters, sums, histograms in ended.series
+        }
+        gone = [path for path in self._files(ended) if not _is_held(path, fcntl.LOCK_EX)]
+        for path in gone:
+            _add_file(found, path, living=False)
+        if not gone and not ended.merged:
+            return
+        series = [
+            (endpoint, variant, one.counters.tolist(), one.sums.tolist(), one.histograms.tobytes())
+            for (endpoint, variant), one in sorted(found.items())
         ]
-        for endpoint, slots in sorted(totals.items()):
-            lines += _histogram_lines(name, endpoint, slots)
-        return ("\n".join(lines) + "\n").encode()
+        self._write_ended(_Ended([path.name for path in gone], series))
+        for path in gone:
+            path.unlink(missing_ok=True)
+
+    def _files(self, ended: _Ended) -> list[Path]:
+        merged = set(ended.merged)
+        return [
+            path for path in sorted(self._directory.glob(f"*{_SUFFIX}")) if path.name not in merged
+        ]
+
+    def _ended(self) -> _Ended:
+        try:
+            return msgspec.msgpack.decode((self._directory / _ENDED).read_bytes(), type=_Ended)
+        except FileNotFoundError:
+            return _Ended()
+
+    def _write_ended(self, ended: _Ended) -> None:
+        written = self._directory / f"{_ENDED}.new"
+        with written.open("wb") as file:
+            file.write(msgspec.msgpack.encode(ended))
+            file.flush()
+            os.fsync(file.fileno())
+        written.replace(self._directory / _ENDED)
+
+    @contextmanager
+    def _locked(self, how: int) -> Iterator[None]:
+        descriptor = os.open(self._directory / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, how)
+            yield
+        finally:
+            os.close(descriptor)
 
 
-_COUNTERS = (
-    ("falaj_endpoint_requests_total", REQUESTS, "Requests that were answered in any way."),
-    ("falaj_endpoint_predictions_total", PREDICTIONS, "Predictions that were answered."),
-    ("falaj_endpoint_refused_total", REFUSED, "Requests answered with a 4xx status."),
-    ("falaj_endpoint_failed_total", FAILED, "Requests answered with a 5xx status."),
-    ("falaj_endpoint_shed_total", SHED, "Requests told to come back later (503)."),
-    ("falaj_endpoint_unlogged_total", UNLOGGED, "Predictions that the full log did not take."),
-)
+def traffic_of(variants: dict[str, Counted]) -> Traffic:
+    """What an endpoint's counts say, in all and by variant ("" is of no variant)."""
+    total = Counted()
+    for one in variants.values():
+        total.add(one)
+    return Traffic(
+        requests=total.requests,
+        predictions=total.predictions,
+        refused=int(total.counters[REFUSED]),
+        failed=int(total.counters[FAILED]),
+        shed=int(total.counters[SHED]),
+        late=int(total.counters[LATE]),
+        unlogged=int(total.counters[UNLOGGED]),
+        in_flight=total.in_flight,
+        **_quantiles(total),
+        variants=[
+            VariantTraffic(
+                variant=name,
+                requests=one.answered,
+                predictions=one.predictions,
+                unlogged=int(one.counters[UNLOGGED]),
+                **_quantiles(one),
+            )
+            for name, one in sorted(variants.items())
+            if name
+        ],
+    )
 
 
-def quantile_ms(buckets: Iterable[int], share: float) -> float | None:
-    """A quantile of the latency in milliseconds; None before the first request."""
-    counts = list(buckets)
-    total = sum(counts)
-    if not total:
-        return None
-    wanted = share * total
-    seen = 0
-    for place, count in enumerate(counts):
-        seen += count
-        if seen >= wanted:
-            return upper_of(place) / 1000
-    return upper_of(len(counts) - 1) / 1000
+def _told(endpoint: str, variant: str, counted: Counted) -> SeriesCounts:
+    counters = counted.counters
+    latency = counted.histograms[LATENCY]
+    return SeriesCounts(
+        endpoint=endpoint,
+        variant=variant,
+        workers=counted.workers,
+        in_flight=counted.in_flight,
+        requests=counted.answered,
+        predictions=counted.predictions,
+        refused=int(counters[REFUSED]),
+        failed=int(counters[FAILED]),
+        shed=int(counters[SHED]),
+        late=int(counters[LATE]),
+        unlogged=int(counters[UNLOGGED]),
+        runs=int(counted.histograms[MODEL].sum()),
+        queue_seconds=float(counted.sums[QUEUE]),
+        model_seconds=float(counted.sums[MODEL]),
+        latency=[(int(place), int(latency[place])) for place in np.flatnonzero(latency)],
+    )
 
 
-def _histogram_lines(name: str, endpoint: str, slots: list[int]) -> list[str]:
-    lines = []
-    seen = 0
-    for place, count in enumerate(slots[_FIRST_BUCKET:]):
-        seen += count
-        if place & 3 == 3 and place >= 24:  # edges a factor of about 1.4 apart, from 64 µs
-            edge = upper_of(place) / 1e6
-            lines.append(f'{name}_bucket{{endpoint="{endpoint}",le="{edge:g}"}} {seen}')
-            if edge > 60:
-                break
-    total = sum(slots[_FIRST_BUCKET:])
-    lines.append(f'{name}_bucket{{endpoint="{endpoint}",le="+Inf"}} {total}')
-    lines.append(f'{name}_sum{{endpoint="{endpoint}"}} {slots[MICROSECONDS] / 1e6:g}')
-    lines.append(f'{name}_count{{endpoint="{endpoint}"}} {total}')
-    return lines
+def _quantiles(counted: Counted) -> dict[str, float | None]:
+    shares = {"p50_ms": 0.5, "p90_ms": 0.9, "p99_ms": 0.99, "p999_ms": 0.999}
+    return {name: counted.quantile_ms(share) for name, share in shares.items()}
+
+
+def _thawed(counters: list[int], sums: list[float], histograms: bytes) -> Counted:
+    return Counted(
+        np.array(counters, np.int64),
+        np.array(sums, np.float64),
+        np.frombuffer(histograms, np.int64).reshape(N_HISTOGRAMS, BUCKETS).copy(),
+    )
+
+
+def _is_held(path: Path, how: int) -> bool:
+    """True if the worker of a file still runs; looked at by trying the lock it would hold."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    else:
+        return False
+    finally:
+        os.close(descriptor)
+
+
+def _add_file(found: dict[tuple[str, str], Counted], path: Path, *, living: bool) -> None:
+    """Take the counts of one worker's file to those that were found."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        for place in range(0, os.fstat(descriptor).st_size, _SECTION):
+            data = _steady(descriptor, place)
+            head = memoryview(data)[:_KEY].cast("q")
+            if head[0] != _MAGIC:
+                continue  # made in this very moment
+            key = data[_KEY : _KEY + _KEY_BYTES].rstrip(b"\0")
+            endpoint, variant = msgspec.json.decode(key, type=tuple[str, str])
+            copy = _Copy(data, _HEAD + (head[_FLIPS] & 1) * _COPY)
+            counted = copy.counted()
+            ring = np.frombuffer(data, ENTRY, _RING, _RING_AT)
+            counted.tally(ring[ring["number"] > copy.folded[0]])
+            counted.counters[:] = head[_COUNTERS : _COUNTERS + N_COUNTERS]
+            if living:
+                counted.in_flight, counted.workers = head[_IN_FLIGHT], 1
+            found.setdefault((endpoint, variant), Counted()).add(counted)
+    finally:
+        os.close(descriptor)
+
+
+def _steady(descriptor: int, place: int) -> bytes:
+    """A section as it stood between two folds: its worker may fold while we read."""
+    data = b""
+    for _ in range(_TRIES):
+        before = os.pread(descriptor, 8, place + 8 * _FLIPS)
+        data = os.pread(descriptor, _SECTION, place)
+        if before == os.pread(descriptor, 8, place + 8 * _FLIPS) == data[8:16]:
+            break
+    return data.ljust(_SECTION, b"\0")

@@ -73,6 +73,8 @@ class Limits(_Frozen):
     """From the first byte that the worker sees to the answer."""
     concurrency: int = Field(default=256, ge=1, le=100_000)
     """Requests that may be in a worker at once; the next one is told to come back."""
+    queue_seconds: float = Field(default=0.05, gt=0, le=600)
+    """What waits in a worker may take so long to score; the next one is told to come back."""
 
 
 class RequestField(_Frozen):
@@ -233,8 +235,25 @@ class WorkerStatus(BaseModel):
     """Release id to ``ready``, or to the reason why it can not be loaded."""
 
 
+class VariantTraffic(BaseModel):
+    """What one variant of an endpoint answered, and its latency."""
+
+    variant: str
+    requests: int = 0
+    """Answered requests whose first row it scored."""
+    predictions: int = 0
+    unlogged: int = 0
+    p50_ms: float | None = None
+    p90_ms: float | None = None
+    p99_ms: float | None = None
+    p999_ms: float | None = None
+
+
 class Traffic(BaseModel):
-    """What an endpoint's workers counted since they began, and its latency."""
+    """What an endpoint's workers counted, those that have ended too, and its latency.
+
+    A quantile is at most 6.25 % above the true one, and never below it.
+    """
 
     requests: int = 0
     predictions: int = 0
@@ -242,10 +261,57 @@ class Traffic(BaseModel):
     """Requests answered with a 4xx status."""
     failed: int = 0
     """Requests answered with a 5xx status."""
+    shed: int = 0
+    """Of these, requests told to come back later (429, 503)."""
+    late: int = 0
+    """Of these, requests whose deadline had passed (504)."""
     unlogged: int = 0
     """Predictions that the full log buffer could not take (``durability = "batch"``)."""
+    in_flight: int = 0
+    """Requests in work when the workers last looked (each second)."""
     p50_ms: float | None = None
+    p90_ms: float | None = None
     p99_ms: float | None = None
+    p999_ms: float | None = None
+    variants: list[VariantTraffic] = []
+
+
+class SeriesCounts(BaseModel):
+    """What was counted of one variant of an endpoint since the beginning, on this machine.
+
+    The difference of two of them is what happened between.
+    """
+
+    endpoint: str
+    variant: str
+    """Empty: requests that reached no variant, and what is of the endpoint as a whole."""
+    release: str | None = None
+    """The active release of the endpoint."""
+    workers: int = 0
+    """Living workers that have served it."""
+    in_flight: int = 0
+    requests: int = 0
+    predictions: int = 0
+    refused: int = 0
+    failed: int = 0
+    shed: int = 0
+    late: int = 0
+    unlogged: int = 0
+    runs: int = 0
+    """Runs of the model."""
+    queue_seconds: float = 0.0
+    """That answered requests waited for their turn, in all."""
+    model_seconds: float = 0.0
+    """That the model ran, in all."""
+    latency: list[tuple[int, int]] = []
+    """(bucket, answered requests), where there are any; see ``serving.counted``."""
+
+
+class Measurement(BaseModel):
+    """What the inference workers of this machine have counted up to an instant."""
+
+    at: datetime
+    series: list[SeriesCounts]
 
 
 class EndpointStatus(BaseModel):

@@ -12,9 +12,9 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from math import isfinite
+from math import inf, isfinite
 from operator import attrgetter
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import numpy as np
@@ -27,6 +27,9 @@ from falaj.serving.errors import BadRequest, BodyTooLarge, FeaturesMissing
 from falaj.serving.front import Told
 from falaj.serving.model import FeatureStatus, FieldType, MissingPolicy, Release, RequestField
 from falaj.serving.variants import CompiledVariant, Vectors
+
+if TYPE_CHECKING:
+    from falaj.serving.trails import Trail
 
 _FLOAT32_MAX = 3.4028234e38
 TYPES: Mapping[FieldType, Any] = {
@@ -55,7 +58,17 @@ class Outcome:
 class Parsed:
     """One request, decoded and checked; what becomes of it is noted on it."""
 
-    __slots__ = ("at_us", "caller", "explain", "render", "request_id", "rows", "started")
+    __slots__ = (
+        "at_us",
+        "caller",
+        "deadline",
+        "explain",
+        "render",
+        "request_id",
+        "rows",
+        "started",
+        "trail",
+    )
 
     def __init__(
         self,
@@ -66,6 +79,7 @@ class Parsed:
         explain: bool,
         caller: str,
         started: float,
+        deadline: float = inf,
     ) -> None:
         self.rows = rows
         self.request_id = request_id
@@ -75,6 +89,10 @@ class Parsed:
         self.caller = caller
         self.started = started
         """``time.perf_counter()`` when the request arrived."""
+        self.deadline = deadline
+        """``time.perf_counter()`` beyond which nobody waits for the answer."""
+        self.trail: Trail | None = None
+        """Notes what becomes of it, of a request that is traced or told to the access log."""
         self.render: Render | None = None
         """Writes the answer in another protocol; None for plain JSON."""
 
@@ -108,6 +126,10 @@ class Scored:
         return len(self.ids)
 
 
+_NOTHING = Vectors(np.empty((0, 0), np.float32), None, None, np.empty((0, 0)))
+_Places = list[tuple[int, int]]
+
+
 class PredictionIds:
     """Makes prediction ids (UUIDv7 in form): sortable, unique over workers.
 
@@ -125,6 +147,8 @@ class PredictionIds:
         head = f"pred_{at_us // 1000:012x}{self._middle}"
         first = self._count
         self._count = (first + n) & 0xFFFFFFFF
+        if n == 1:
+            return [f"{head}{first:08x}"]
         return [f"{head}{(first + i) & 0xFFFFFFFF:08x}" for i in range(n)]
 
 
@@ -151,6 +175,10 @@ class RequestPlan:
         self._uppers = bounds([variant.share for variant in release.variants])
         self._unit = attrgetter(release.unit) if release.unit else None
         self._head, self._item = _templates(release)
+        self._lone = "{" + f'"request_id":%s,{self._head.replace("%", "%%")}{self._item}]' + "}"
+        self._tails = [
+            f',"variant":"{one.variant.name}","model":"{one.label}"' + "}" for one in variants
+        ]
         self._refuses = release.missing is MissingPolicy.REFUSE
 
     @property
@@ -167,6 +195,12 @@ class RequestPlan:
             BadRequest: it is not JSON, or has a missing, unknown or wrongly typed field.
             BodyTooLarge: more rows than the endpoint takes.
         """
+        if len(body) > self.limits.body_bytes:
+            raise BodyTooLarge(
+                f"The body has {len(body)} bytes; {self.release.endpoint!r} takes "
+                f"{self.limits.body_bytes}.",
+                hint="Send the rows in several requests.",
+            )
         try:
             decoded = self._decode(body)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
@@ -183,6 +217,7 @@ class RequestPlan:
             explain=explain,
             caller=caller,
             started=started,
+            deadline=started + self.limits.deadline_seconds,
         )
 
     def parse_columns(
@@ -222,7 +257,15 @@ class RequestPlan:
                 f"The rows are not what {self.release.endpoint!r} takes: {_told(error)}.",
                 hint=self._shape(),
             ) from None
-        return Parsed(rows, request_id, at_us, explain=explain, caller=caller, started=started)
+        return Parsed(
+            rows,
+            request_id,
+            at_us,
+            explain=explain,
+            caller=caller,
+            started=started,
+            deadline=started + self.limits.deadline_seconds,
+        )
 
     def _check_size(self, n: int) -> None:
         if n > self.limits.rows:
@@ -261,16 +304,15 @@ class RequestPlan:
             rows = [row for request in requests for row in request.rows]
             owners = [request for request in requests for _ in request.rows]
         ids = self._ids.block(len(rows), requested_us)
+        whole = Scored(
+            self.release, self.variants[0], _NOTHING, ids, owners, rows, at_us, requested_us, 0.0
+        )
         if len(self.variants) == 1:
-            vectors = self.variants[0].run(rows, at_us)
-            told = self._items(ids, vectors, owners, self.variants[0])
-            parts = [
-                Scored(self.release, self.variants[0], vectors, ids, owners, rows, at_us,
-                       requested_us, 0.0)
-            ]  # fmt: skip
+            whole.vectors = self.variants[0].run(rows, at_us)
+            parts, places = [whole], None
         else:
-            told, parts = self._split(rows, owners, ids, at_us, requested_us)
-        answers = self._answers(requests, ids, told, parts)
+            parts, places = self._split(whole)
+        answers = self._answers(requests, ids, parts, places)
         if self._refuses:
             self._refuse_incomplete(requests, answers, parts)
         done = time.perf_counter()
@@ -278,93 +320,117 @@ class RequestPlan:
             part.done = done
         return answers, parts
 
-    def _split(
-        self, rows: list[Any], owners: list[Parsed], ids: list[str], at_us: int, requested_us: int
-    ) -> tuple[list[str], list[Scored]]:
-        """Score each variant's rows; the items come back in the order of the rows."""
-        unit, salt = self._unit, self.release.endpoint
+    def _split(self, whole: Scored) -> tuple[list[Scored], _Places]:
+        """Score each variant's rows; also where each row went."""
+        rows, unit, salt = whole.rows, self._unit, self.release.endpoint
         chosen = [assigned(self._uppers, position(salt, unit(row) if unit else 0)) for row in rows]
-        told = [""] * len(rows)
-        parts = []
+        places: _Places = [(0, 0)] * len(rows)
+        parts: list[Scored] = []
         for index, variant in enumerate(self.variants):
             mine = [place for place, which in enumerate(chosen) if which == index]
             if not mine:
                 continue
-            its_rows, its_ids = [rows[place] for place in mine], [ids[place] for place in mine]
-            its_owners = [owners[place] for place in mine]
-            vectors = variant.run(its_rows, at_us)
-            tail = f',"variant":"{variant.variant.name}","model":"{variant.label}"}}'
-            items = self._items(its_ids, vectors, its_owners, variant)
-            for place, item in zip(mine, items, strict=True):
-                told[place] = item[:-1] + tail
-            parts.append(
-                Scored(self.release, variant, vectors, its_ids, its_owners, its_rows, at_us,
-                       requested_us, 0.0)
-            )  # fmt: skip
-        return told, parts
+            for number, place in enumerate(mine):
+                places[place] = (len(parts), number)
+            part = replace(
+                whole,
+                variant=variant,
+                rows=[rows[place] for place in mine],
+                ids=[whole.ids[place] for place in mine],
+                owners=[whole.owners[place] for place in mine],
+            )
+            part.vectors = variant.run(part.rows, whole.at_us)
+            parts.append(part)
+        return parts, places
 
     # -- answer ---------------------------------------------------------------------
 
-    def _items(
-        self, ids: list[str], vectors: Vectors, owners: list[Parsed], variant: CompiledVariant
-    ) -> list[str]:
-        outputs = vectors.outputs
-        scores = outputs.tolist()
-        item = self._item
-        if not isfinite(float(outputs.sum())):
-            scores = [[value if isfinite(value) else "null" for value in row] for row in scores]
-            item = item.replace("%r", "%s")
-        told = [item % (one, *score) for one, score in zip(ids, scores, strict=True)]
-        for place, owner in enumerate(owners):
-            if owner.explain:
-                shown = _quoted(_shown(vectors, place, variant)).decode()
-                told[place] = f'{told[place][:-1]},"features":{shown}}}'
-        return told
-
     def _answers(
-        self, requests: list[Parsed], ids: list[str], told: list[str], parts: list[Scored]
+        self,
+        requests: list[Parsed],
+        ids: list[str],
+        parts: list[Scored],
+        places: _Places | None,
     ) -> list[Told | FalajError]:
-        head = self._head
+        """What each request is told.
+
+        Args:
+            requests: those that were scored together.
+            ids: of all rows, in the order of the requests.
+            parts: what each variant scored.
+            places: for each row its part and its place there; None if there is one part.
+        """
+        scored = [part.vectors.outputs.tolist() for part in parts]
+        scores = scored[0] if places is None else [scored[part][row] for part, row in places]
+        finite = _finite(scores)
         answers: list[Told | FalajError] = []
         place = 0
         for request in requests:
             end = place + len(request.rows)
-            if request.render is not None:
-                if request.request_id is None:
-                    request.request_id = ids[place]
-                answers.append(self._rendered(request, request.render, ids[place:end], parts))
-                place = end
-                continue
             if request.request_id is None:
                 request.request_id = ids[place]
                 named = f'"{ids[place]}"'
             else:
                 named = _quoted(request.request_id).decode()
-            items = ",".join(told[place:end])
-            answers.append(f'{{"request_id":{named},{head}{items}]}}'.encode())
+            if request.render is not None:
+                answers.append(self._rendered(request, ids, parts, places, place))
+            elif end - place == 1 and places is None and finite and not request.explain:
+                answers.append((self._lone % (named, ids[place], *scores[place])).encode())
+            else:
+                told = [
+                    self._told(row, ids[row], scores[row], parts, places, explain=request.explain)
+                    for row in range(place, end)
+                ]
+                answers.append(f'{{"request_id":{named},{self._head}{",".join(told)}]}}'.encode())
             place = end
         return answers
 
+    def _told(
+        self,
+        row: int,
+        one: str,
+        scores: list[float],
+        parts: list[Scored],
+        places: _Places | None,
+        *,
+        explain: bool,
+    ) -> str:
+        """One row of an answer."""
+        item = self._item
+        if not _finite([scores]):
+            item = item.replace("%r", "%s")
+            scores = [value if isfinite(value) else "null" for value in scores]  # type: ignore[misc]
+        told = item % (one, *scores)
+        which, place = (0, row) if places is None else places[row]
+        part = parts[which]
+        if places is not None:
+            told = told[:-1] + self._tails[self.variants.index(part.variant)]
+        if explain:
+            shown = _quoted(_shown(part.vectors, place, part.variant)).decode()
+            told = f'{told[:-1]},"features":{shown}}}'
+        return told
+
     def _rendered(
-        self, request: Parsed, render: Render, ids: list[str], parts: list[Scored]
+        self,
+        request: Parsed,
+        ids: list[str],
+        parts: list[Scored],
+        places: _Places | None,
+        first: int,
     ) -> Told | FalajError:
         """The answer in the request's own protocol."""
-        if len(parts) == 1:
-            part = parts[0]
-            first = part.ids.index(ids[0])
-            outputs = part.vectors.outputs[first : first + len(ids)]
-            labels = [part.variant.label] * len(ids)
+        n = len(request.rows)
+        if request.render is None:
+            raise AssertionError
+        if places is None:
+            outputs = parts[0].vectors.outputs[first : first + n]
+            labels = [parts[0].variant.label] * n
         else:
-            found = {
-                one: (part.vectors.outputs[place], part.variant.label)
-                for part in parts
-                for place, one in enumerate(part.ids)
-                if part.owners[place] is request
-            }
-            outputs = np.stack([found[one][0] for one in ids])
-            labels = [found[one][1] for one in ids]
+            where = places[first : first + n]
+            outputs = np.stack([parts[part].vectors.outputs[row] for part, row in where])
+            labels = [parts[part].variant.label for part, _ in where]
         try:
-            return render(self, request, Outcome(ids, outputs, labels))
+            return request.render(self, request, Outcome(ids[first : first + n], outputs, labels))
         except FalajError as error:
             return error
 
@@ -378,6 +444,7 @@ class RequestPlan:
             if statuses is None:
                 continue
             absent = (statuses != FeatureStatus.PRESENT) & np.isnan(part.vectors.matrix)
+            absent[:, part.variant.from_request] = False
             for row, column in np.argwhere(absent).tolist():
                 names = lacking.setdefault(id(part.owners[row]), set())
                 names.add(part.variant.columns[column])
@@ -400,11 +467,12 @@ def _without(part: Scored, refused: Collection[int]) -> Scored:
     vectors = part.vectors
     return replace(
         part,
-        vectors=Vectors(
-            vectors.matrix[kept],
-            None if vectors.statuses is None else vectors.statuses[kept],
-            None if vectors.times is None else vectors.times[kept],
-            vectors.outputs[kept],
+        vectors=replace(
+            vectors,
+            matrix=vectors.matrix[kept],
+            statuses=None if vectors.statuses is None else vectors.statuses[kept],
+            times=None if vectors.times is None else vectors.times[kept],
+            outputs=vectors.outputs[kept],
         ),
         ids=[part.ids[place] for place in kept],
         owners=[part.owners[place] for place in kept],
@@ -452,6 +520,14 @@ def _decoder(fields: tuple[RequestField, ...]) -> tuple[Any, Callable[[bytes], A
     )
     decode: Callable[[bytes], Any] = msgspec.json.Decoder(request).decode
     return row, decode
+
+
+def _finite(scores: list[list[float]]) -> bool:
+    total = 0.0
+    for row in scores:
+        for value in row:
+            total += value
+    return total - total == 0.0
 
 
 def _templates(release: Release) -> tuple[str, str]:

@@ -168,9 +168,13 @@ class Keeper:
         self._plans = plans
         self._table = table
         self.worker = worker or f"{socket.gethostname()}-{os.getpid()}"
-        self._also = also
+        self._also = [] if also is None else [also]
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="falaj-keeper", daemon=True)
+
+    def add(self, chore: Callable[[], None]) -> None:
+        """Call this too about every second, from the keeper's thread."""
+        self._also.append(chore)
 
     def start(self) -> None:
         """Catch up once, report, and keep on doing so."""
@@ -204,7 +208,7 @@ class Keeper:
                     waited = 0.0
                     self._table.mend()
                     self._report()
-                    if self._also is not None:
-                        self._also()
+                    for chore in self._also:
+                        chore()
             except FalajError as error:
                 logger(__name__).error("keeper", error=str(error))

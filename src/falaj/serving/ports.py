@@ -146,3 +146,17 @@ class Spools(Protocol):
     """Opens spools by the name of the table that their rows are for."""
 
     def open(self, table: str) -> Spool: ...
+
+
+class KeptSpool(Protocol):
+    """A durable local append that knows what it was given before."""
+
+    def keep(self, rows: pa.Table, name: str) -> object:
+        """Return when the rows are on disk, encrypted; the same name is kept once."""
+        ...
+
+
+class KeptSpools(Protocol):
+    """Opens them by the name of the table that their rows are for."""
+
+    def open(self, table: str) -> KeptSpool: ...

@@ -1,130 +1,27 @@
-"""The prediction log of one worker: a bounded buffer that a thread empties into the spool.
+"""The prediction log of one worker: where its rows go when they are answered.
 
-One lake table for each endpoint, ``predictions_<endpoint>``, whose columns never change:
-the features stand in one list column, in the order of the model version's inputs, so
-that a release with other features needs no other table.
+With a ring, a row is copied into memory that outlives the worker, and another process (the
+log writer) makes columns of it: nothing of that costs the worker's core. Without one, and
+for endpoints whose answers wait for the disk (``durability = "request"``), a bounded buffer
+is emptied into the spool by a thread of the worker.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
-
-import msgspec
-import numpy as np
-import pyarrow as pa
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from falaj.kernel.errors import FalajError, Unavailable
 from falaj.kernel.telemetry import logger
+from falaj.serving.logged import columnar, encoded, logged
 from falaj.serving.names import table_of
 
 if TYPE_CHECKING:
     from falaj.serving.plan import Scored
     from falaj.serving.ports import Spool, Spools
-
-_INSTANT = pa.timestamp("us", tz="UTC")
-SCHEMA = pa.schema(
-    [
-        ("prediction_id", pa.string()),
-        ("request_id", pa.string()),
-        ("endpoint", pa.string()),
-        ("release", pa.string()),
-        ("variant", pa.string()),
-        ("model", pa.string()),
-        ("version", pa.int64()),
-        ("requested_at", _INSTANT),  # by the worker's clock
-        ("predicted_for", _INSTANT),  # the instant that the features are as of
-        ("unit", pa.string()),
-        ("fields", pa.string()),  # the request's row, as JSON
-        ("features", pa.list_(pa.float32())),  # the model's inputs; NaN is missing
-        ("statuses", pa.list_(pa.uint8())),  # FeatureStatus of each; null if all are the request's
-        ("features_at", _INSTANT),  # the newest event time among the features
-        ("score", pa.float64()),  # the first output
-        ("outputs", pa.list_(pa.float64())),  # all of them
-        ("latency_us", pa.int64()),
-        ("caller", pa.string()),
-    ]
-)
-
-
-def columnar(batches: Sequence[Scored]) -> pa.Table:
-    """The rows of scored runs in the log's schema, in order within each model version."""
-    groups: dict[tuple[int, int, bool], list[Scored]] = {}
-    for scored in batches:
-        known = scored.vectors.statuses is not None
-        groups.setdefault((id(scored.release), id(scored.variant), known), []).append(scored)
-    return pa.concat_tables([_group(group) for group in groups.values()]).combine_chunks()
-
-
-def _group(group: Sequence[Scored]) -> pa.Table:
-    """The rows of runs of one model version; per row little more than a list's append."""
-    release, variant = group[0].release, group[0].variant.variant
-    rows = [row for scored in group for row in scored.rows]
-    n = len(rows)
-    unit = release.unit
-    units = [None if unit is None else str(getattr(row, unit)) for row in rows]
-    same = {
-        "endpoint": release.endpoint,
-        "release": release.id,
-        "variant": variant.name,
-        "model": variant.model,
-        "version": variant.version,
-    }
-    values: dict[str, pa.Array] = {
-        name: pa.repeat(pa.scalar(value, SCHEMA.field(name).type), n)
-        for name, value in same.items()
-    }
-    sizes = [scored.n_rows for scored in group]
-    outputs = _stacked([scored.vectors.outputs for scored in group]).astype(np.float64)
-    owners = [(owner, scored.done) for scored in group for owner in scored.owners]
-    values |= {
-        "prediction_id": pa.array([one for scored in group for one in scored.ids], pa.string()),
-        "request_id": pa.array([owner.request_id for owner, _ in owners], pa.string()),
-        "requested_at": _instants(np.repeat([scored.requested_us for scored in group], sizes)),
-        "predicted_for": _instants(np.repeat([scored.at_us for scored in group], sizes)),
-        "unit": pa.array(units, pa.string()),
-        "fields": pa.array([_encode(row).decode() for row in rows], pa.string()),
-        "features": _lists(_stacked([scored.vectors.matrix for scored in group])),
-        "statuses": _optional([scored.vectors.statuses for scored in group], n),
-        "features_at": _newest([scored.vectors.times for scored in group], n),
-        "score": pa.array(outputs[:, 0]),
-        "outputs": _lists(outputs),
-        "latency_us": pa.array([int((done - owner.started) * 1e6) for owner, done in owners]),
-        "caller": pa.array([owner.caller for owner, _ in owners], pa.string()),
-    }
-    return pa.table([values[name] for name in SCHEMA.names], schema=SCHEMA)
-
-
-_encode = msgspec.json.Encoder().encode
-
-
-def _stacked(parts: Sequence[Any]) -> Any:
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)
-
-
-def _instants(microseconds: Any) -> pa.Array:
-    return pa.array(microseconds.astype(np.int64)).cast(_INSTANT)
-
-
-def _optional(parts: Sequence[Any], n: int) -> pa.Array:
-    known = [part for part in parts if part is not None]
-    return _lists(_stacked(known)) if known else pa.nulls(n, pa.list_(pa.uint8()))
-
-
-def _lists(matrix: Any) -> pa.Array:
-    n, width = matrix.shape
-    offsets = np.arange(0, (n + 1) * width, max(width, 1), dtype=np.int32)
-    return pa.ListArray.from_arrays(offsets, np.ascontiguousarray(matrix).reshape(-1))
-
-
-def _newest(parts: Sequence[Any], n: int) -> pa.Array:
-    known = [part for part in parts if part is not None]
-    if not known or not known[0].shape[1]:
-        return pa.nulls(n, _INSTANT)
-    newest = _stacked(known).max(axis=1)
-    return pa.array(newest, mask=newest == 0).cast(_INSTANT)
+    from falaj.serving.rings import Ring
 
 
 class PredictionLog:
@@ -135,6 +32,8 @@ class PredictionLog:
         capacity: rows that may wait; beyond it rows are not taken (``batch``), or the
             answers wait (``request``).
         flush_rows, flush_seconds: when the thread writes; whichever comes first.
+        ring: where rows go that need not be on disk before they are answered; None to
+            write them from here.
         lost: told of rows that the spool refused: (endpoint, number). Rows that it took
             and cannot flush stay with it, and go with its next flush that succeeds.
     """
@@ -146,6 +45,7 @@ class PredictionLog:
         capacity: int = 50_000,
         flush_rows: int = 1_000,
         flush_seconds: float = 1.0,
+        ring: Ring | None = None,
         lost: Callable[[str, int], None] = lambda _endpoint, _rows: None,
     ) -> None:
         self._spools = spools
@@ -153,6 +53,7 @@ class PredictionLog:
         self._capacity = capacity
         self._flush_rows = flush_rows
         self._flush_seconds = flush_seconds
+        self._ring = ring
         self._lost = lost
         self._waiting: deque[tuple[Scored, Callable[[FalajError | None], None] | None]] = deque()
         self._n_waiting = 0
@@ -175,9 +76,14 @@ class PredictionLog:
         if self._thread.is_alive():
             self._thread.join()
         self.flush()
+        if self._ring is not None:
+            self._ring.close()
+            self._ring = None
 
     def append(self, scored: Scored) -> bool:
         """Take rows to be written soon; False if the buffer is full."""
+        if self._ring is not None:
+            return self._ring.put(encoded(logged(scored)), len(scored.ids))
         n = len(scored.ids)
         with self._lock:
             if self._n_waiting + n > self._capacity:
@@ -236,7 +142,7 @@ class PredictionLog:
                 if spool is None:
                     spool = self._open[table] = self._spools.open(table)
             try:
-                spool.append(columnar(parts))
+                spool.append(columnar([logged(scored) for scored in parts]))
             except FalajError:
                 self._lost(parts[0].release.endpoint, sum(scored.n_rows for scored in parts))
                 raise

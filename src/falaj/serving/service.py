@@ -17,6 +17,7 @@ from falaj.serving.model import (
     EndpointName,
     EndpointStatus,
     EndpointSummary,
+    Measurement,
     Release,
     ReleaseStatus,
     TraceNode,
@@ -81,6 +82,22 @@ class EndpointService(Service):
             workers=self._table.workers(),
             traffic=self._traffic(name),
         )
+
+    @action(get="/endpoint-traffic")
+    def traffic(self) -> Measurement:
+        """Show what the workers of this machine have counted, by endpoint and variant.
+
+        Two answers tell the rates and quantiles of the time between them; ``falaj endpoints
+        top`` does.
+        """
+        at = self.call.now
+        _, active = self._table.active()
+        series = self._meters.series()
+        seen = {name for name in {one.endpoint for one in series} if self._may_see(name)}
+        kept = [one for one in series if one.endpoint in seen]
+        for one in kept:
+            one.release = active.get(one.endpoint)
+        return Measurement(at=at, series=kept)
 
     @action(get="/endpoints/{name}/releases", on="endpoint")
     def releases(self, name: EndpointName) -> Sequence[ReleaseStatus]:

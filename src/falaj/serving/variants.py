@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -35,6 +36,12 @@ class Vectors:
     """[n, inputs] event times in Unix microseconds, 0 where there is none."""
     outputs: NDArray[np.floating[Any]]
     """[n, outputs]."""
+    begun: float = 0.0
+    """``time.perf_counter()`` before the features were looked up."""
+    read: float = 0.0
+    """Behind that, before the model ran."""
+    ran: float = 0.0
+    """Behind the model's run."""
 
 
 class CompiledVariant:
@@ -72,6 +79,9 @@ class CompiledVariant:
         self._numbers = _numbers(asked, servable.categories) if asked else None
         self._n_asked = len(asked)
         read = known + tuple(asked)
+        self.from_request = np.array([name in asked for name in self.columns], dtype=bool)
+        """[inputs]; True for what the caller sends, which the policy on missing features does
+        not speak of."""
         places = [read.index(name) for name in self.columns]
         self._places = None if places == list(range(len(read))) else np.array(places)
         self._asdict = msgspec.structs.asdict
@@ -92,8 +102,11 @@ class CompiledVariant:
             ModelFailed: an on-demand function or the model raised.
             FalajError: what the online store raises.
         """
+        begun = perf_counter()
         matrix, statuses, times = self._read(rows, at_us)
-        return Vectors(matrix, statuses, times, self.scored(matrix))
+        read = perf_counter()
+        outputs = self.scored(matrix)
+        return Vectors(matrix, statuses, times, outputs, begun, read, perf_counter())
 
     def scored(self, matrix: NDArray[np.float32]) -> NDArray[np.floating[Any]]:
         """The model's outputs [n, k] for its inputs [n, columns]; raises ModelFailed."""

@@ -212,6 +212,7 @@ SUBJECTS: Mapping[str, Subject] = {
     "models.history": Subject(_always(name="late")),
     "models.card": Subject(_always(**VERSION)),
     "endpoints.status": Subject(_always(**_LATE)),
+    "endpoints.traffic": Subject(passing=frozenset({"at"})),
     "endpoints.releases": Subject(_always(**_LATE)),
     "endpoints.history": Subject(_always(**_LATE)),
     "endpoints.deploy": Subject(_always(**_LATE)),

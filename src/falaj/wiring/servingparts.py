@@ -5,20 +5,25 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
+from falaj.kernel.errors import Unavailable
 from falaj.kernel.settings import private_folder
+from falaj.kernel.telemetry import logger
 from falaj.wiring.parts import part
 from falaj.wiring.sharing import Shared
 
 if TYPE_CHECKING:
     from falaj.serving.compiler import PlanCompiler
     from falaj.serving.inference import InferenceApp
+    from falaj.serving.logwriter import LogWriter
     from falaj.serving.meters import Meters
     from falaj.serving.plans import Plans
-    from falaj.serving.ports import FeatureReaders
+    from falaj.serving.ports import FeatureReaders, Runtime
     from falaj.serving.predictionlog import PredictionLog
     from falaj.serving.releases import Releases
+    from falaj.serving.rings import Ring
     from falaj.serving.routing import RoutingTable
     from falaj.serving.storedfeatures import StoredFeatures
+    from falaj.serving.trails import Trails
     from falaj.wiring.assembly import Premises
 
 
@@ -61,10 +66,14 @@ class ServingParts:
     def compiler_on(self, features: FeatureReaders) -> PlanCompiler:
         """Compiles releases into request plans that read features from there."""
         from falaj.serving.adapters.runtime_onnx import OnnxRuntime
+        from falaj.serving.adapters.runtime_trees import TreeRuntime
         from falaj.serving.bundled import BundledModels
         from falaj.serving.compiler import PlanCompiler
 
-        return PlanCompiler(BundledModels(self._made.bundles), [OnnxRuntime()], features)
+        onnx: Runtime = OnnxRuntime()
+        if self._made.settings.inference.trees == "compiled":
+            onnx = TreeRuntime(onnx)
+        return PlanCompiler(BundledModels(self._made.bundles), [onnx], features)
 
     @part
     def releases(self) -> Releases:
@@ -90,6 +99,32 @@ class ServingParts:
     @part
     def prediction_log(self) -> PredictionLog:
         """The buffer between answers and the spool."""
+        return self._log(None)
+
+    def _ring(self) -> Ring | None:
+        """Memory that outlives this process; None where the machine has none to give."""
+        from falaj.serving.rings import Ring, ring_folder
+
+        try:
+            folder = ring_folder(self._made.settings.home)
+            return Ring(folder, self._made.settings.inference.log_bytes)
+        except Unavailable as error:
+            logger(__name__).warning("the worker writes its own log", reason=str(error))
+            return None
+
+    def log_writer(self) -> LogWriter:
+        """Writes the prediction log of this machine's workers; raises Unavailable."""
+        from falaj.serving.logwriter import LogWriter
+        from falaj.serving.rings import Rings, ring_folder
+        from falaj.serving.spools import DirectorySpools
+
+        return LogWriter(
+            Rings(ring_folder(self._made.settings.home)),
+            DirectorySpools(self._made.spool_folder, self._made.keys),
+            flush_seconds=self._made.settings.inference.flush_seconds,
+        )
+
+    def _log(self, ring: Ring | None) -> PredictionLog:
         from falaj.serving.predictionlog import PredictionLog
         from falaj.serving.spools import DirectorySpools
 
@@ -98,6 +133,7 @@ class ServingParts:
             DirectorySpools(self._made.spool_folder, self._made.keys),
             flush_rows=settings.flush_rows,
             flush_seconds=settings.flush_seconds,
+            ring=ring,
             lost=lambda endpoint, n_rows: self.meters.of(endpoint).unlogged(n_rows),
         )
 
@@ -106,10 +142,29 @@ class ServingParts:
         """The counters that all workers of this machine share, under this process's name."""
         from falaj.serving.meters import Meters
 
-        return Meters(private_folder(self._made.settings.home / "meters"), self._made.process)
+        made = Meters(private_folder(self._made.settings.home / "meters"), self._made.process)
+        self._made.closing.append(made.close)
+        return made
 
-    def inference_app(self, worker: str) -> InferenceApp:
-        """The application of an inference worker."""
+    def trails(self) -> Trails:
+        """What becomes of single requests, as far as the settings ask for it."""
+        from falaj.serving.accesslog import AccessLog
+        from falaj.serving.trails import Trails
+        from falaj.wiring.traces import request_spans
+
+        settings = self._made.settings
+        spans = request_spans(settings, self._made.process, dropped=self.meters.spans_dropped)
+        place = settings.inference.access_log
+        access = AccessLog(place, dropped=self.meters.lines_dropped) if place else None
+        return Trails(ratio=settings.traces_ratio, spans=spans, access=access)
+
+    def inference_app(self, worker: str, *, ring: bool = False) -> InferenceApp:
+        """The application of an inference worker.
+
+        Args:
+            worker: its name.
+            ring: True if a log writer runs on this machine, which takes its log.
+        """
         from falaj.serving.inference import InferenceApp
         from falaj.serving.plans import Keeper
         from falaj.wiring.dataplane import feature_planes
@@ -119,8 +174,9 @@ class ServingParts:
             keeper=Keeper(self.plans, self.routing, worker=worker),
             verifier=self._made.verifier,
             policy=self._made.policy,
-            log=self.prediction_log,
+            log=self._log(self._ring() if ring else None),
             meters=self.meters,
+            trails=self.trails(),
         )
         app.add(feature_planes(self._made, app.admission))
         return app

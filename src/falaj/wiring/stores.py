@@ -11,6 +11,7 @@ from urllib.parse import parse_qs, urlsplit
 from falaj.kernel.clock import Clock
 from falaj.kernel.errors import InvalidInput, NotFound
 from falaj.kernel.settings import Settings, is_there, private_folder
+from falaj.wiring.traces import traces_address
 
 if TYPE_CHECKING:
     from falaj.features.adapters.redis_connection import RedisPlace
@@ -195,6 +196,8 @@ def checked(settings: Settings) -> Settings:
     if settings.event_log != "segments:":
         kafka_place(settings)
     compute_place(settings)
+    if settings.traces:
+        traces_address(settings)
     return settings
 
 

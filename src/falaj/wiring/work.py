@@ -179,6 +179,7 @@ class Chores:
     def __init__(self, made: Premises) -> None:
         from falaj.operations.adapters.notifier_log import LogNotifier
         from falaj.operations.notifications import SUBSCRIBER, Notifications
+        from falaj.serving.logalarm import UnloggedAlarm
         from falaj.serving.spools import PredictionDrain
 
         self._log = logger(__name__)
@@ -201,6 +202,15 @@ class Chores:
         def statistics_told() -> None:
             statistics(made).update_all()
 
+        def endpoints() -> list[str]:
+            with made.database.reading() as connection:
+                return [one.name for one in made.serving.releases.listed(connection)]
+
+        def unlogged(endpoint: str) -> int:
+            return made.serving.meters.traffic(endpoint).unlogged
+
+        alarm = UnloggedAlarm(endpoints, unlogged, made.alerts, made.calls)
+
         def tiles_let_go() -> None:
             made.features.let_go(made.clock.now() - _TILES_KEPT)
 
@@ -209,6 +219,7 @@ class Chores:
             "audit checkpoint": checkpointer.run_once,
             "notifications": news.deliver,
             "prediction log": PredictionDrain(made.spool_folder, made.keys, made.lake).run_once,
+            "unlogged predictions": Seldom(alarm.run_once, every_seconds=10.0),
             "feature statistics": Seldom(statistics_told, every_seconds=60.0),
             "expired tiles": Seldom(tiles_let_go, every_seconds=3600.0),
             "lake compaction": Seldom(made.lake.compact, every_seconds=3600.0),

@@ -1,0 +1,149 @@
+"""ONNX models that are ensembles of trees, scored by compiled loops of our own.
+
+Every model is loaded by the runtime that this one wraps, and answered by it at first.
+When a model has been asked a few times, a thread reads its trees, loads (or, once for an
+installation, compiles) the loops, compares their scores with those of the wrapped runtime
+and takes over. So no answer waits for a compiler, and a command that asks once never
+loads one. A model that is no ensemble of trees stays with the wrapped runtime.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from falaj.kernel.errors import Corrupt
+from falaj.kernel.telemetry import logger
+from falaj.serving.trees.ensemble import NotCompilable
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from falaj.serving.model import ServableModel
+    from falaj.serving.ports import LoadedModel, Runtime
+    from falaj.serving.trees.scorer import TreeScorer
+
+log = logger(__name__)
+
+AFTER_RUNS = 20
+"""A model is compiled once it has been asked so often; warming it takes three."""
+
+_compiling = threading.Lock()
+"""One model of this process is compiled at a time."""
+
+
+_yielding_one = threading.Lock()
+_PATIENCE_SECONDS = 0.0002
+"""Answers wait so long for the interpreter's lock while a model is compiled beside them."""
+
+
+class TreeRuntime:
+    """Loads ONNX models; ensembles of trees are scored by compiled loops.
+
+    Args:
+        wrapped: loads every model, and runs those that are not compiled.
+        after_runs: compile a model when it has been asked so often; at 0 ``load`` returns
+            when it is compiled.
+    """
+
+    def __init__(self, wrapped: Runtime, *, after_runs: int = AFTER_RUNS) -> None:
+        self.formats: tuple[str, ...] = wrapped.formats
+        self._wrapped = wrapped
+        self._after_runs = after_runs
+
+    def load(self, model: ServableModel) -> TreeModel:
+        """The model, ready to run; see ``Runtime.load``."""
+        loaded = TreeModel(self._wrapped.load(model), model, after_runs=self._after_runs)
+        if self._after_runs == 0:
+            loaded.compile()
+        return loaded
+
+
+class TreeModel:
+    """A model that begins in another runtime and goes on in compiled loops."""
+
+    def __init__(self, wrapped: LoadedModel, model: ServableModel, *, after_runs: int) -> None:
+        self.n_inputs = wrapped.n_inputs
+        self.compiled = False
+        """Whether the compiled loops answer."""
+        self._wrapped = wrapped
+        self._model: ServableModel | None = model
+        self._runs_left = after_runs
+        self._starting = threading.Lock()
+        self._scorer: TreeScorer | None = None
+
+    def run(self, rows: NDArray[np.float32]) -> NDArray[np.floating[Any]]:
+        """Outputs [n, k]; see ``LoadedModel.run``."""
+        scorer = self._scorer
+        if scorer is None:
+            if self._runs_left:
+                self._count()
+            return self._wrapped.run(rows)
+        try:
+            return scorer.run(rows)
+        except TypeError:  # another layout or type of array, which the wrapped runtime converts
+            return self._wrapped.run(rows)
+
+    def _count(self) -> None:
+        with self._starting:
+            if not self._runs_left:
+                return
+            self._runs_left -= 1
+            if self._runs_left:
+                return
+        threading.Thread(target=self._compile_aside, name="compile-trees").start()
+
+    def _compile_aside(self) -> None:
+        with _yielding():
+            self.compile()
+
+    def compile(self) -> bool:
+        """Compile the model here and now; returns whether its loops answer from now on."""
+        with _compiling:
+            model, self._model = self._model, None
+            if model is not None:
+                self._scorer = _scorer(self._wrapped, model)
+                self.compiled = self._scorer is not None
+        return self.compiled
+
+
+@contextmanager
+def _yielding() -> Iterator[None]:
+    """Other threads get the interpreter's lock soon: by default they wait for 5 ms."""
+    with _yielding_one:
+        usual = sys.getswitchinterval()
+        sys.setswitchinterval(_PATIENCE_SECONDS)
+        try:
+            yield
+        finally:
+            sys.setswitchinterval(usual)
+
+
+def _scorer(wrapped: LoadedModel, model: ServableModel) -> TreeScorer | None:
+    """The compiled model; None, and a line in the log, where it stays with ``wrapped``."""
+    from falaj.serving.trees.checking import difference, hard_rows
+    from falaj.serving.trees.graphs import read_graph
+    from falaj.serving.trees.scorer import TreeScorer
+
+    facts = dict(model.facts)
+    try:
+        graph = read_graph(model.model, wrapped.n_inputs, len(model.outputs))
+        scorer = TreeScorer(graph)
+        apart = difference(scorer.run, wrapped.run, hard_rows(graph.trees))
+        if apart:
+            raise Corrupt(
+                f"The compiled trees differ from the model's own scores by {apart:.3g}.",
+                hint="It stays with the runtime that loaded it; please report it.",
+            )
+    except NotCompilable as reason:
+        log.info("model_not_compiled", reason=reason.message, **facts)
+        return None
+    except Exception as error:  # a fault of the compiler must not take a good model away
+        log.exception("model_not_compiled", reason=str(error)[:500], **facts)
+        return None
+    log.info("model_compiled", kind=scorer.kind, trees=graph.trees.n_trees, **facts)
+    return scorer

@@ -1,0 +1,176 @@
+"""What the prediction log keeps of a run: as a record between processes, and as columns.
+
+One lake table for each endpoint, ``predictions_<endpoint>``, whose columns never change:
+the features stand in one list column, in the order of the model version's inputs, so
+that a release with other features needs no other table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+
+if TYPE_CHECKING:
+    from falaj.serving.plan import Scored
+
+_INSTANT = pa.timestamp("us", tz="UTC")
+SCHEMA = pa.schema(
+    [
+        ("prediction_id", pa.string()),
+        ("request_id", pa.string()),
+        ("endpoint", pa.string()),
+        ("release", pa.string()),
+        ("variant", pa.string()),
+        ("model", pa.string()),
+        ("version", pa.int64()),
+        ("requested_at", _INSTANT),  # by the worker's clock
+        ("predicted_for", _INSTANT),  # the instant that the features are as of
+        ("unit", pa.string()),
+        ("fields", pa.string()),  # the request's row, as JSON
+        ("features", pa.list_(pa.float32())),  # the model's inputs; NaN is missing
+        ("statuses", pa.list_(pa.uint8())),  # FeatureStatus of each; null if all are the request's
+        ("features_at", _INSTANT),  # the newest event time among the features
+        ("score", pa.float64()),  # the first output
+        ("outputs", pa.list_(pa.float64())),  # all of them
+        ("latency_us", pa.int64()),
+        ("caller", pa.string()),
+    ]
+)
+
+
+class LoggedRun(msgspec.Struct, array_like=True, gc=False):
+    """The rows that one model version scored in one run, without any object of serving."""
+
+    endpoint: str
+    release: str
+    variant: str
+    model: str
+    version: int
+    requested_us: int
+    at_us: int
+    ids: list[str]
+    request_ids: list[str | None]
+    callers: list[str]
+    latencies_us: list[int]
+    units: list[str] | None
+    rows: list[Any]
+    """The decoded input rows: structs, or maps once they have passed a ring."""
+    n_inputs: int
+    matrix: bytes
+    """float32 [n, inputs]."""
+    statuses: bytes | None
+    """uint8 [n, inputs]."""
+    times: bytes | None
+    """int64 [n, inputs]."""
+    n_outputs: int
+    outputs: bytes
+    """float64 [n, outputs]."""
+
+
+def logged(scored: Scored) -> LoggedRun:
+    """What the log keeps of scored rows."""
+    release, variant, vectors = scored.release, scored.variant.variant, scored.vectors
+    unit, owners, done = release.unit, scored.owners, scored.done
+    outputs = vectors.outputs
+    return LoggedRun(
+        release.endpoint,
+        release.id,
+        variant.name,
+        variant.model,
+        variant.version,
+        scored.requested_us,
+        scored.at_us,
+        scored.ids,
+        [owner.request_id for owner in owners],
+        [owner.caller for owner in owners],
+        [int((done - owner.started) * 1e6) for owner in owners],
+        None if unit is None else [str(getattr(row, unit)) for row in scored.rows],
+        scored.rows,
+        vectors.matrix.shape[1],
+        vectors.matrix.tobytes(),
+        None if vectors.statuses is None else vectors.statuses.tobytes(),
+        None if vectors.times is None else vectors.times.tobytes(),
+        outputs.shape[1],
+        outputs.astype(np.float64).tobytes(),
+    )
+
+
+encoded = msgspec.msgpack.Encoder().encode
+"""A logged run as one record."""
+decoded = msgspec.msgpack.Decoder(LoggedRun).decode
+
+
+def columnar(runs: Sequence[LoggedRun]) -> pa.Table:
+    """The rows of logged runs in the log's schema, in order within each model version."""
+    groups: dict[tuple[Any, ...], list[LoggedRun]] = {}
+    for run in runs:
+        key = (run.release, run.variant, run.n_inputs, run.statuses is None, run.times is None)
+        groups.setdefault(key, []).append(run)
+    return pa.concat_tables([_group(group) for group in groups.values()]).combine_chunks()
+
+
+def _group(group: Sequence[LoggedRun]) -> pa.Table:
+    """The rows of runs of one model version; per row little more than a list's append."""
+    first = group[0]
+    sizes = [len(run.ids) for run in group]
+    n = sum(sizes)
+    same = {name: getattr(first, name) for name in _SAME}
+    values: dict[str, pa.Array] = {
+        name: pa.repeat(pa.scalar(value, SCHEMA.field(name).type), n)
+        for name, value in same.items()
+    }
+    outputs = _matrix([run.outputs for run in group], np.float64, first.n_outputs)
+    statuses = [run.statuses for run in group if run.statuses is not None]
+    values |= {
+        "prediction_id": pa.array([one for run in group for one in run.ids], pa.string()),
+        "request_id": pa.array([one for run in group for one in run.request_ids], pa.string()),
+        "requested_at": _instants(np.repeat([run.requested_us for run in group], sizes)),
+        "predicted_for": _instants(np.repeat([run.at_us for run in group], sizes)),
+        "unit": pa.array([unit for run in group for unit in _units(run)], pa.string()),
+        "fields": pa.array([_json(row).decode() for run in group for row in run.rows], pa.string()),
+        "features": _lists(_matrix([run.matrix for run in group], np.float32, first.n_inputs)),
+        "statuses": _lists(_matrix(statuses, np.uint8, first.n_inputs))
+        if statuses
+        else pa.nulls(n, pa.list_(pa.uint8())),
+        "features_at": _newest([run.times for run in group], first.n_inputs, n),
+        "score": pa.array(outputs[:, 0]),
+        "outputs": _lists(outputs),
+        "latency_us": pa.array([one for run in group for one in run.latencies_us], pa.int64()),
+        "caller": pa.array([one for run in group for one in run.callers], pa.string()),
+    }
+    return pa.table([values[name] for name in SCHEMA.names], schema=SCHEMA)
+
+
+_SAME = ("endpoint", "release", "variant", "model", "version")
+_json = msgspec.json.Encoder().encode
+
+
+def _units(run: LoggedRun) -> Sequence[str | None]:
+    return [None] * len(run.ids) if run.units is None else run.units
+
+
+def _matrix(parts: Sequence[bytes], dtype: Any, width: int) -> Any:
+    data = parts[0] if len(parts) == 1 else b"".join(parts)
+    return np.frombuffer(data, dtype).reshape(-1, width)
+
+
+def _instants(microseconds: Any) -> pa.Array:
+    return pa.array(microseconds.astype(np.int64)).cast(_INSTANT)
+
+
+def _lists(matrix: Any) -> pa.Array:
+    n, width = matrix.shape
+    offsets = np.arange(0, (n + 1) * width, max(width, 1), dtype=np.int32)
+    return pa.ListArray.from_arrays(offsets, np.ascontiguousarray(matrix).reshape(-1))
+
+
+def _newest(parts: Sequence[bytes | None], width: int, n: int) -> pa.Array:
+    known = [part for part in parts if part is not None]
+    if not known or not width:
+        return pa.nulls(n, _INSTANT)
+    newest = _matrix(known, np.int64, width).max(axis=1)
+    return pa.array(newest, mask=newest == 0).cast(_INSTANT)

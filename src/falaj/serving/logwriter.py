@@ -1,0 +1,105 @@
+"""Writes the prediction log of all workers of a machine: from their rings into the spool.
+
+It runs in a process of its own, so that making columns, compressing and sealing them costs
+the workers nothing, and so that a killed worker loses no row that it had answered. It may be
+killed at any moment too: what it was about to write is written again under the same name.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from falaj.kernel.errors import FalajError, Unavailable
+from falaj.kernel.telemetry import logger
+from falaj.serving.logged import LoggedRun, columnar, decoded
+from falaj.serving.names import table_of
+
+if TYPE_CHECKING:
+    from falaj.serving.ports import KeptSpool, KeptSpools
+    from falaj.serving.rings import Rings, Taken
+
+_LOOK_SECONDS = 0.1
+
+
+class LogWriter:
+    """Moves rows from rings to spools; see the module.
+
+    Args:
+        rings: what the workers of this machine have written.
+        spools: where the rows go, by table.
+        flush_seconds: how often rings are emptied; one that is a quarter full, at once.
+    """
+
+    def __init__(
+        self,
+        rings: Rings,
+        spools: KeptSpools,
+        *,
+        flush_seconds: float = 1.0,
+    ) -> None:
+        self._rings = rings
+        self._spools = spools
+        self._flush_seconds = flush_seconds
+        self._open: dict[str, KeptSpool] = {}
+        self.failed: FalajError | None = None
+        """Why the last rows could not be kept; they stay in their ring."""
+
+    def run_once(self) -> int:
+        """Empty every ring; returns the number of rows that were kept.
+
+        Raises:
+            FalajError: the spool takes no rows now; nothing is lost.
+        """
+        moved = 0
+        for ring in self._rings.current():
+            while (taken := ring.take()) is not None:
+                self._keep(taken)
+                ring.done(taken)
+                moved += taken.n_rows
+        return moved
+
+    def run(self, stopped: threading.Event, *, grace_seconds: float = 8.0) -> None:
+        """Write until ``stopped`` is set and every worker has said its last."""
+        emptied = time.monotonic()
+        while not stopped.wait(_LOOK_SECONDS):
+            rings = self._rings.current()
+            late = time.monotonic() - emptied >= self._flush_seconds
+            if late or any(ring.pressed for ring in rings):
+                self._tried(self.run_once)
+                self._rings.tidy()
+                emptied = time.monotonic()
+        until = time.monotonic() + grace_seconds
+        while True:
+            self._tried(self.run_once)
+            if not self._rings.tidy() or time.monotonic() > until:
+                return
+            time.sleep(_LOOK_SECONDS / 2)
+
+    def _tried(self, work: Callable[[], object]) -> None:
+        try:
+            work()
+        except FalajError as error:
+            self.failed = error
+        except Exception as error:  # noqa: BLE001 - the next round tries again
+            self.failed = Unavailable(
+                f"The prediction log failed: {type(error).__name__}: {error}.",
+                hint="See the log writer's log; the disk may be full or failing.",
+            )
+        else:
+            self.failed = None
+            return
+        logger(__name__).error("prediction log", error=str(self.failed))
+
+    def _keep(self, taken: Taken) -> None:
+        by_table: dict[str, list[LoggedRun]] = {}
+        for record in taken.records:
+            run = decoded(record)
+            by_table.setdefault(table_of(run.endpoint), []).append(run)
+        for table, runs in by_table.items():
+            spool = self._open.get(table)
+            if spool is None:
+                spool = self._open[table] = self._spools.open(table)
+            spool.keep(columnar(runs), taken.name)
