@@ -11,6 +11,7 @@ from falaj.lake.adapters.blobs_local import LocalBlobs
 from falaj.lake.adapters.blobs_s3 import S3Blobs
 from falaj.lake.adapters.ducklake_engine import _without_password
 from falaj.wiring import stores
+from falaj.wiring.scoring import plain_settings
 from falaj.wiring.stores import Bucket
 
 KEYS = {"s3_access_key": "AK", "s3_secret_key": "hush-hush"}
@@ -171,3 +172,29 @@ def test_the_password_of_kafka_may_not_stand_in_the_file(tmp_path):
     with pytest.raises(InvalidInput, match="holds a secret") as caught:
         settings(tmp_path)
     assert "FALAJ_EVENT_LOG_PASSWORD" in caught.value.hint
+
+
+@pytest.mark.parametrize(("setting", "slots"), [("local:2", 2), ("local:7", 7)])
+def test_tasks_run_in_as_many_processes_as_are_asked_for(tmp_path, setting, slots):
+    compute = stores.compute(settings(tmp_path, compute=setting))
+    assert compute.n_slots == slots
+    assert compute.pids() == []  # none is begun before there is work
+    compute.close()
+
+
+@pytest.mark.parametrize(
+    "value", ["", "local", "local:0", "local:-1", "local:two", "ray", "ray://", "ray://host",
+              "ray://user@host:1", "dask://host:1"]
+)  # fmt: skip
+def test_a_setting_that_names_no_compute_says_what_to_write(tmp_path, value):
+    with pytest.raises(InvalidInput, match="compute") as caught:
+        stores.checked(settings(tmp_path, compute=value))
+    assert "ray://host:10001" in caught.value.hint
+
+
+def test_the_settings_of_a_task_hold_no_secret_and_are_read_as_they_were(tmp_path):
+    made = settings(tmp_path, keyring_passphrase="hush", compute="local:3", **KEYS)
+    told = plain_settings(made)
+    assert "hush" not in str(told)
+    again = Settings(**told)
+    assert (again.home, again.compute, again.http) == (made.home, "local:3", made.http)

@@ -15,7 +15,7 @@ import importlib.metadata
 import io
 import os
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -26,7 +26,7 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from falaj.ingest.model import Format, Source, SourceBroken
-from falaj.kernel.errors import LimitExceeded
+from falaj.kernel.errors import AlreadyExists, LimitExceeded
 
 PACKAGE = "package:"
 _CHUNK = 1 << 20
@@ -155,6 +155,29 @@ class Files:
                 hint=f"Paths are looked up in {self._roots[0]}.",
             )
         return found.resolve()
+
+    def target(self, path: str, told: str, *, unless: Callable[[Path], bool]) -> Path:
+        """Where a new file of that path may be written; its folder must be there.
+
+        Args:
+            path: relative to the first root or absolute.
+            told: what writes it, as an error tells it.
+            unless: true for a file that may be replaced.
+
+        Raises:
+            SourceBroken: it may not lie there, or its folder is not there.
+            AlreadyExists: there is such a file.
+        """
+        found = self._within_roots(path, told)
+        self.check(found, told)
+        if not found.parent.is_dir():
+            raise SourceBroken(
+                f"{told} cannot write {path!r}: its folder does not exist.",
+                hint=f"Make it; paths are looked up in {self._roots[0]}.",
+            )
+        if (found.exists() or found.is_symlink()) and not unless(found):
+            raise AlreadyExists(f"There is a file {path!r} already.", hint="Name another one.")
+        return found.parent.resolve() / found.name
 
     def check(self, path: Path, told: str) -> None:
         """Raises SourceBroken for a file or folder that may not be read, wherever links lead."""

@@ -294,6 +294,47 @@ def wait(context: typer.Context, job: Annotated[str, typer.Argument(help="A job'
 
 
 @app.command()
+def score(
+    context: typer.Context,
+    endpoint: Annotated[str, typer.Argument(help="The endpoint whose release scores.")],
+    to: Annotated[str, typer.Option(help="The lake table for the output.")],
+    table: Annotated[str | None, typer.Option(help="The input table.")] = None,
+    files: Annotated[
+        list[str] | None,
+        typer.Option(help="Or files (Parquet, CSV, Arrow); wildcards allowed; repeatable."),
+    ] = None,
+    snapshot: Annotated[int | None, typer.Option(help="Of the input table.")] = None,
+    at: Annotated[
+        str | None, typer.Option(help="A column of instants, or one instant; default: now.")
+    ] = None,
+    key: Annotated[
+        list[str] | None, typer.Option(help="A column to carry into the output; repeatable.")
+    ] = None,
+    on_error: Annotated[
+        str, typer.Option(help="For rows that are refused: fail or null.")
+    ] = "fail",
+    classification: Annotated[
+        str | None, typer.Option(help="Of the output at least; files are personal without it.")
+    ] = None,
+    parquet: Annotated[
+        str | None, typer.Option(help="Write the output to this file as well (needs --code).")
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Follow the job, show its result.")] = False,
+) -> None:
+    """Score a table or files into a lake table; the same as `falaj endpoints score`."""
+    from falaj.wiring.services import service_classes
+
+    given = {
+        "name": endpoint, "to": to, "table": table, "files": files or None, "snapshot": snapshot,
+        "at": at, "keys": key or None, "on_error": on_error, "classification": classification,
+        "parquet": parquet,
+    }  # fmt: skip
+    actions = {action.verb: action for action in service_classes()["endpoints"].actions()}
+    arguments = {name: value for name, value in given.items() if value is not None}
+    _invoke(context, actions["score"], arguments, wait)
+
+
+@app.command()
 def lineage(
     context: typer.Context,
     kind: Annotated[str, typer.Argument(help="prediction, or a kind of asset (table, model …).")],

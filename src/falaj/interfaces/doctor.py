@@ -70,6 +70,7 @@ def examined(settings: Settings) -> Iterator[Finding]:
         "feature index": _index,
         "online store": _online,
         "event log": _event_log,
+        "compute": _compute,
         "certificate": _certificate,
         "ports": _ports,
     }
@@ -163,6 +164,20 @@ def _online(made: Premises) -> str:
 def _event_log(made: Premises) -> str:
     _not_weak(made.event_log)
     return f"{made.settings.event_log.split('?')[0]} answers"
+
+
+def _compute(made: Premises) -> str:
+    from falaj.wiring import stores
+
+    kind, place = stores.compute_place(made.settings)
+    if kind == "ray" and not place:
+        return "a Ray that each job starts here"
+    opened = stores.compute(made.settings)  # processes begin with their first task
+    try:
+        told = "processes here" if kind == "local" else f"tasks at a time on {place}"
+        return f"{opened.n_slots} {told}, {made.settings.compute_memory_bytes >> 20} MB each"
+    finally:
+        opened.close()
 
 
 @runtime_checkable

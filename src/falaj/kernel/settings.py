@@ -186,6 +186,11 @@ class Settings(BaseSettings):
     """Seals the keyring; without it a machine secret beside the keyring does."""
     data_folders: tuple[Path, ...] = (Path(),)
     """Folders that sources may read files from; relative to the project's folder."""
+    compute: str = "local:"
+    """Where tasks of jobs run: ``local:`` (a process for each core), ``local:2``, ``ray:`` (a Ray
+    that is started here) or ``ray://host:port``."""
+    compute_memory_bytes: int = Field(4 * 2**30, ge=2**29)
+    """So much memory may one task have."""
     job_lease_seconds: float = Field(30.0, ge=1, le=3600)
     """After so long without a sign of its worker, a job is taken up by another one."""
     parity_minutes: float = Field(15.0, ge=0, le=100_000)

@@ -144,10 +144,12 @@ class Lake(Protocol):
         columns: Sequence[str],
         snapshot: int | None = None,
         since: int = 0,
+        until: int | None = None,
         in_order: bool = False,
         rows_per_batch: int = 65_536,
     ) -> pa.RecordBatchReader:
-        """The rows from a position on, in batches, in no order unless it is asked for.
+        """The rows from a position on (and before another), in batches, in no order unless
+        it is asked for.
 
         The first column of each batch holds the positions (int64), the others follow as
         asked for. Raises as ``scan`` does, and InvalidInput if the table has a column named

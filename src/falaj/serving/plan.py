@@ -33,13 +33,14 @@ if TYPE_CHECKING:
     from falaj.serving.trails import Trail
 
 _FLOAT32_MAX = 3.4028234e38
-_TYPES: Mapping[FieldType, Any] = {
+TYPES: Mapping[FieldType, Any] = {
     FieldType.FLOAT: Annotated[float, msgspec.Meta(ge=-_FLOAT32_MAX, le=_FLOAT32_MAX)],
     FieldType.INT: Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)],
     FieldType.STRING: Annotated[str, msgspec.Meta(max_length=4_096)],
     FieldType.BOOLEAN: bool,
     FieldType.TIMESTAMP: Annotated[datetime, msgspec.Meta(tz=True)],
 }
+"""What a request field's value must be, as a request is decoded."""
 _quoted = msgspec.json.Encoder().encode
 
 
@@ -189,6 +190,11 @@ class RequestPlan:
             f',"variant":"{one.variant.name}","model":"{one.label}"' + "}" for one in variants
         ]
         self._refuses = release.missing is MissingPolicy.REFUSE
+
+    @property
+    def row_type(self) -> Any:
+        """The msgspec type of an input row."""
+        return self._row
 
     @property
     def aside(self) -> RequestPlan:
@@ -543,7 +549,7 @@ def _decoder(fields: tuple[RequestField, ...]) -> tuple[Any, Callable[[bytes], A
     required: list[tuple[str, Any]] = []
     optional: list[tuple[str, Any, Any]] = []
     for item in fields:
-        kind = _TYPES[item.type]
+        kind = TYPES[item.type]
         if item.required:
             required.append((item.name, kind | None if item.nullable else kind))
         else:
@@ -554,7 +560,7 @@ def _decoder(fields: tuple[RequestField, ...]) -> tuple[Any, Callable[[bytes], A
         [
             ("inputs", list[row]),  # type: ignore[valid-type]
             ("request_id", Annotated[str, msgspec.Meta(max_length=200)] | None, None),
-            ("at", _TYPES[FieldType.TIMESTAMP] | None, None),
+            ("at", TYPES[FieldType.TIMESTAMP] | None, None),
         ],
         forbid_unknown_fields=True,
         gc=False,

@@ -26,9 +26,9 @@ class FeatureReader(Protocol):
     """The columns of the answer, in order."""
 
     def read(
-        self, rows: Sequence[Mapping[str, Any]], at_us: int
+        self, rows: Sequence[Mapping[str, Any]], at_us: int | NDArray[np.int64]
     ) -> tuple[NDArray[np.float32], NDArray[np.uint8], NDArray[np.int64]]:
-        """The vectors of n input rows as they stand at an instant.
+        """The vectors of n input rows as they stand at an instant (one for all, or each its).
 
         Returns:
             values float32 [n, f] (NaN where there is none), their ``FeatureStatus``

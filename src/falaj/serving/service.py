@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
+from falaj.catalog.model import Classification
 from falaj.kernel.actions import Service, action
 from falaj.kernel.call import AssetRef, Call
 from falaj.kernel.errors import NotFound
+from falaj.kernel.jobs import Job
 from falaj.serving import scalingtable
+from falaj.serving.batchmodel import OnError
 from falaj.serving.explain import Explain
 from falaj.serving.model import (
     Activation,
@@ -29,6 +32,7 @@ from falaj.serving.names import table_of
 from falaj.serving.scalingrecords import ScalingRecord
 
 if TYPE_CHECKING:
+    from falaj.serving.batchrequests import Scorings
     from falaj.serving.meters import Meters
     from falaj.serving.predictor import Predictor
     from falaj.serving.releases import Releases
@@ -36,6 +40,7 @@ if TYPE_CHECKING:
     from falaj.serving.tracing import Tracing
 
 
+Names = list[str]
 May = Callable[[Call, str, AssetRef], bool]
 """True if the caller may do the named action on an asset, as the caller stands now."""
 _VALUES = ("features", "fields", "score", "request_id")
@@ -56,6 +61,7 @@ class EndpointService(Service):
         tracing: Tracing,
         meters: Meters,
         may: May,
+        scorings: Scorings,
     ) -> None:
         self._releases = releases
         self._table = table
@@ -63,6 +69,7 @@ class EndpointService(Service):
         self._tracing = tracing
         self._meters = meters
         self._may = may
+        self._scorings = scorings
 
     @action(get="/endpoints")
     def list(self) -> Sequence[EndpointSummary]:
@@ -189,6 +196,51 @@ class EndpointService(Service):
     def scaling(self, *, limit: Limit = 50) -> Sequence[ScalingRecord]:
         """List the decisions that changed the number of inference workers, the newest first."""
         return scalingtable.history(self.call.connection, limit=limit)
+
+    @action(post="/endpoints/{name}/scorings", on="endpoint")
+    def score(
+        self,
+        name: EndpointName,
+        to: str,
+        *,
+        table: str | None = None,
+        snapshot: int | None = None,
+        files: Names = [],  # noqa: B006 - never changed; the default of a signature
+        at: str | None = None,
+        keys: Names = [],  # noqa: B006
+        on_error: OnError = OnError.FAIL,
+        classification: Classification | None = None,
+        parquet: str | None = None,
+    ) -> Job:
+        """Score a table or files into a lake table, one output row for each input row.
+
+        Args:
+            name: the endpoint; the release that serves now scores all rows.
+            to: the output table; made if it is new.
+            table: the input table.
+            snapshot: of the input table; the latest if it is left out.
+            files: or paths of Parquet, CSV or Arrow files, which may hold wildcards.
+            at: a column of instants, or an instant: features as they were known then. Left
+                out, features as they stand online when a row is scored.
+            keys: columns of the input to carry into the output.
+            on_error: what becomes of a row that is refused: the job fails, or its outputs are
+                null and the column `error` says why.
+            classification: of the output at least; files count as personal without it.
+            parquet: write the output to this file as well; needs a fresh second factor.
+        """
+        return self._scorings.begin(
+            self.call,
+            name,
+            to=to,
+            table=table,
+            snapshot=snapshot,
+            files=files,
+            at=at,
+            keys=keys,
+            on_error=on_error,
+            classification=classification,
+            parquet=parquet,
+        )
 
     @action(get="/predictions/{prediction}")
     def trace(self, prediction: str) -> TraceNode:

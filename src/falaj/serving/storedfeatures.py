@@ -55,7 +55,7 @@ class EncodedReader:
         self._view_of = np.array([len(views) if v is None else views.index(v) for v in own])
 
     def read(
-        self, rows: Sequence[Mapping[str, Any]], at_us: int
+        self, rows: Sequence[Mapping[str, Any]], at_us: int | NDArray[np.int64]
     ) -> tuple[NDArray[np.float32], NDArray[np.uint8], NDArray[np.int64]]:
         """The vectors as numbers; see ``ports.FeatureReader.read``."""
         found = self._reader.columns_of(rows, at_us)

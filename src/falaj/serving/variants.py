@@ -76,6 +76,7 @@ class CompiledVariant:
         self.variant = variant
         self.label = variant.label
         self.columns = servable.inputs
+        self.categories = servable.categories
         self._endpoint = release.endpoint
         self._model = model
         self.generating = model if isinstance(model, GeneratingModel) else None
@@ -93,8 +94,17 @@ class CompiledVariant:
         self._places = None if places == list(range(len(read))) else np.array(places)
         self._asdict = msgspec.structs.asdict
 
-    def run(self, rows: list[Any], at_us: int) -> Vectors:
+    @property
+    def reads_features(self) -> bool:
+        """False if every input of the model comes with the request."""
+        return self._reader is not None
+
+    def run(self, rows: list[Any], at_us: int | NDArray[np.int64]) -> Vectors:
         """Look the features up and run the model.
+
+        Args:
+            rows: as the plan decodes them.
+            at_us: the instant, one for all rows or one for each.
 
         Raises:
             ModelFailed: an on-demand function or the model raised.
@@ -103,8 +113,13 @@ class CompiledVariant:
         begun = perf_counter()
         matrix, statuses, times = self._read(rows, at_us)
         read = perf_counter()
+        outputs = self.scored(matrix)
+        return Vectors(matrix, statuses, times, outputs, begun, read, perf_counter())
+
+    def scored(self, matrix: NDArray[np.float32]) -> NDArray[np.floating[Any]]:
+        """The model's outputs [n, k] for its inputs [n, columns]; raises ModelFailed."""
         try:
-            outputs = self._model.run(matrix)
+            return self._model.run(matrix)
         except FalajError:
             raise
         except Exception as error:
@@ -112,10 +127,9 @@ class CompiledVariant:
                 f"The model {self.label} failed: {type(error).__name__}: {str(error)[:200]}.",
                 hint="Roll the endpoint back: `falaj endpoints rollback NAME`.",
             ) from error
-        return Vectors(matrix, statuses, times, outputs, begun, read, perf_counter())
 
     def _read(
-        self, rows: list[Any], at_us: int
+        self, rows: list[Any], at_us: int | NDArray[np.int64]
     ) -> tuple[NDArray[np.float32], NDArray[np.uint8] | None, NDArray[np.int64] | None]:
         numbers = None
         if self._numbers is not None:

@@ -239,6 +239,10 @@ SUBJECTS: Mapping[str, Subject] = {
         outside="the prediction log is a log of its own",
     ),
     "endpoints.scaling": Subject(lambda world: {"limit": world.scaled()}, frozenset({"machine"})),
+    "endpoints.score": Subject(
+        lambda world: {"name": world.serving() and "late", "to": "scored_flights",
+                       "table": "flights", "at": "at", "keys": ["flight"]}
+    ),
     "endpoints.trace": Subject(_fact("prediction")),
     "monitors.drift": Subject(lambda world: {"endpoint": world.serving() and "late"}),
     "monitors.performance": Subject(

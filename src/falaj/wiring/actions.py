@@ -85,6 +85,7 @@ def _models(made: Premises) -> ModelService:
 
 
 def _endpoints(made: Premises) -> EndpointService:
+    from falaj.serving.batchrequests import Scorings
     from falaj.serving.bundled import BundledModels
     from falaj.serving.predictor import Predictor
     from falaj.serving.tracing import Tracing
@@ -96,6 +97,14 @@ def _endpoints(made: Premises) -> EndpointService:
         Tracing(made.lake, made.catalog, BundledModels(made.bundles), facts(made)),
         made.serving.meters,
         made.may_on,
+        Scorings(
+            made.serving.releases,
+            made.lake,
+            lambda: made.data_files,
+            made.catalog,
+            made.jobs,
+            made.may_on,
+        ),
     )
 
 

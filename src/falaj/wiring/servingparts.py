@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from falaj.serving.logwriter import LogWriter
     from falaj.serving.meters import Meters
     from falaj.serving.plans import Plans
-    from falaj.serving.ports import Runtime
+    from falaj.serving.ports import FeatureReaders, Runtime
     from falaj.serving.predictionlog import PredictionLog
     from falaj.serving.releases import Releases
     from falaj.serving.rings import Ring
@@ -74,6 +74,10 @@ class ServingParts:
     @part
     def plan_compiler(self) -> PlanCompiler:
         """Compiles releases into request plans."""
+        return self.compiler_on(self.stored_features)
+
+    def compiler_on(self, features: FeatureReaders) -> PlanCompiler:
+        """Compiles releases into request plans that read features from there."""
         from falaj.serving.adapters.runtime_trees import TreeRuntime
         from falaj.serving.bundled import BundledModels
         from falaj.serving.compiler import PlanCompiler
@@ -81,7 +85,7 @@ class ServingParts:
         served = runtimes()
         if self._made.settings.inference.trees == "compiled":
             served[0] = TreeRuntime(served[0])  # of ONNX, which it wraps
-        return PlanCompiler(BundledModels(self._made.bundles), served, self.stored_features)
+        return PlanCompiler(BundledModels(self._made.bundles), served, features)
 
     @part
     def releases(self) -> Releases:

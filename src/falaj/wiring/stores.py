@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from falaj.features.ports import OnlineStore
     from falaj.ingest.adapters.kafka_clients import KafkaPlace
     from falaj.ingest.ports import EventLog
+    from falaj.kernel.compute import Compute
     from falaj.lake.ports import BlobStore, Lake
     from falaj.trust.adapters.keys_file import Seal
     from falaj.trust.ports import KeyService
@@ -193,9 +195,45 @@ def checked(settings: Settings) -> Settings:
         redis_place(settings)
     if settings.event_log != "segments:":
         kafka_place(settings)
+    compute_place(settings)
     if settings.traces:
         traces_address(settings)
     return settings
+
+
+def compute_place(settings: Settings) -> tuple[str, str]:
+    """The kind of the compute that ``compute`` names (local, ray) and where or how many.
+
+    Raises:
+        InvalidInput: it names none.
+    """
+    kind, colon, rest = settings.compute.partition(":")
+    local = kind == "local" and (not rest or (rest.isdecimal() and 1 <= int(rest) <= 256))
+    ray = kind == "ray" and (not rest or re.fullmatch(r"//[^/@\s]+:\d{1,5}", rest) is not None)
+    if not colon or not (local or ray):
+        raise InvalidInput(
+            f"The setting compute = {settings.compute!r} names nothing that runs tasks.",
+            hint="Use `local:`, `local:2`, `ray:` or `ray://host:10001`.",
+        )
+    return kind, rest
+
+
+def compute(settings: Settings) -> Compute:
+    """What runs tasks, as ``compute`` says; to be closed by whoever opens it.
+
+    Raises:
+        InvalidInput: the setting names none.
+        Unavailable: Ray is not installed, or does not answer.
+    """
+    kind, rest = compute_place(settings)
+    memory = settings.compute_memory_bytes
+    if kind == "local":
+        from falaj.kernel.adapters.compute_local import LocalCompute
+
+        return LocalCompute(int(rest) if rest else None, memory_bytes=memory)
+    from falaj.kernel.adapters.compute_ray import RayCompute
+
+    return RayCompute(settings.compute if rest else None, memory_bytes=memory)
 
 
 def kafka_place(settings: Settings) -> KafkaPlace:

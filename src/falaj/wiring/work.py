@@ -34,6 +34,7 @@ def handlers(made: Premises) -> Mapping[str, Handler]:
     from falaj.features.service import FORGET, MATERIALIZE
     from falaj.ingest.service import LOAD
     from falaj.models.model import BRING_JOB, GATES_JOB, QUANTIZE_JOB
+    from falaj.serving.batchmodel import SCORE_JOB
     from falaj.training.model import PREPARE_JOB, RECREATE_JOB, TRAIN_JOB
 
     makers: dict[str, Callable[[], Handler]] = {
@@ -46,6 +47,7 @@ def handlers(made: Premises) -> Mapping[str, Handler]:
         GATES_JOB: lambda: _gates(made),
         BRING_JOB: lambda: _bringing(made),
         QUANTIZE_JOB: lambda: _quantizing(made),
+        SCORE_JOB: lambda: _scoring(made),
     }
     return {kind: _later(make) for kind, make in makers.items()}
 
@@ -158,6 +160,12 @@ def _quantizing(made: Premises) -> Handler:
         RuntimeScorers(runtimes()),
         made.training_sets,
     )
+
+
+def _scoring(made: Premises) -> Handler:
+    from falaj.wiring.scoring import scoring
+
+    return scoring(made)
 
 
 def stream_worker(made: Premises) -> StreamWorker:

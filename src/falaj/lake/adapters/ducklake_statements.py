@@ -149,11 +149,19 @@ def with_positions(table: str, schema: pa.Schema) -> None:
 
 
 def log(
-    table: str, columns: Sequence[str], snapshot: int, since: int, *, in_order: bool = False
+    table: str,
+    columns: Sequence[str],
+    snapshot: int,
+    since: int,
+    until: int | None = None,
+    *,
+    in_order: bool = False,
 ) -> str:
-    """The SELECT of the rows from a position on."""
+    """The SELECT of the rows from a position on, and before another."""
     chosen = ", ".join(["rowid", *(name(column) for column in columns)])
-    where = f" WHERE rowid >= {int(since)}" if since > 0 else ""
+    bounds = [f"rowid >= {int(since)}"] if since > 0 else []
+    bounds += [] if until is None else [f"rowid < {int(until)}"]
+    where = f" WHERE {' AND '.join(bounds)}" if bounds else ""
     order = " ORDER BY rowid" if in_order else ""
     return f"SELECT {chosen} FROM lake.{name(table)} AT (VERSION => {int(snapshot)}){where}{order}"
 

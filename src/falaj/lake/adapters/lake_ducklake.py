@@ -219,6 +219,7 @@ class DuckLake:
         columns: Sequence[str],
         snapshot: int | None = None,
         since: int = 0,
+        until: int | None = None,
         in_order: bool = False,
         rows_per_batch: int = 65_536,
     ) -> pa.RecordBatchReader:
@@ -227,7 +228,9 @@ class DuckLake:
         def answer(cursor: Cursor) -> Cursor:
             at = statements.latest(cursor) if snapshot is None else snapshot
             statements.with_positions(table, self._found(cursor, table_name(table), at))
-            return cursor.execute(statements.log(table, columns, at, since, in_order=in_order))
+            return cursor.execute(
+                statements.log(table, columns, at, since, until, in_order=in_order)
+            )
 
         return self._flowing(answer, rows_per_batch)
 

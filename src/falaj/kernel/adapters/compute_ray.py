@@ -1,0 +1,183 @@
+"""Compute on Ray: tasks by name on a cluster, or on a Ray that is started on this machine.
+
+Ray pickles what it is given; it is given the name of a task and bytes, and one function of
+this package, which it sends by its name. So every machine of the cluster needs the same
+version of Falaj, and what tasks open (lake, blobs, keys) must be reachable from there.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import secrets
+import signal
+import sys
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from falaj.kernel.compute import (
+    ATTEMPTS,
+    Plain,
+    Task,
+    TaskLost,
+    name_of,
+    packed,
+    packed_answer,
+    unpacked_result,
+)
+from falaj.kernel.errors import Unavailable
+
+AHEAD = 1
+HOST = "127.0.0.1"
+_LOOPBACK = ("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+"""Read when Ray is imported: a single machine, so that it listens on loopback alone."""
+OBJECT_STORE_BYTES = 256 * 2**20
+"""Of a Ray on this machine: what waits between a task and its taker."""
+
+
+class RayCompute:
+    """A ``Compute`` on Ray. One process may hold one of them at a time.
+
+    Args:
+        address: ``ray://host:port`` of a cluster; None starts a Ray here, which listens on
+            127.0.0.1 alone and asks for a token that only this process and its workers know.
+        slots: how many tasks run at a time; by default as many as there are cores.
+        memory_bytes: what a task asks Ray for; None asks for nothing.
+
+    Raises:
+        Unavailable: Ray is not installed, does not answer, or refuses the token.
+
+    A cluster is only spoken to with its token (RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH).
+    """
+
+    def __init__(
+        self,
+        address: str | None = None,
+        *,
+        slots: int | None = None,
+        memory_bytes: int | None = None,
+    ) -> None:
+        self._ray = _imported(here=address is None)
+        self._memory = memory_bytes
+        cores = slots or len(os.sched_getaffinity(0))
+        with _signals_kept():
+            self._begin(address, cores)
+        self.n_slots = slots or max(1, int(self._ray.cluster_resources().get("CPU", 1)))
+        wanted: dict[str, Any] = {"num_cpus": 1, "max_retries": ATTEMPTS - 1}
+        if memory_bytes is not None:
+            wanted["memory"] = memory_bytes
+        self._answer = self._ray.remote(**wanted)(packed_answer)
+
+    def ordered(self, task: Task, items: Iterable[Plain]) -> Iterator[Plain]:
+        """See ``Compute.ordered``."""
+        name = name_of(task)
+        begun: deque[Any] = deque()
+        try:
+            for item in items:
+                begun.append(self._answer.remote(name, packed(item)))
+                if len(begun) > self.n_slots + AHEAD:
+                    yield self._result(name, begun.popleft())
+            while begun:
+                yield self._result(name, begun.popleft())
+        finally:
+            for one in begun:
+                self._ray.cancel(one, force=True)
+
+    def close(self) -> None:
+        """See ``Compute.close``."""
+        self._ray.shutdown()
+
+    def _begin(self, address: str | None, cores: int) -> None:
+        quiet: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
+        if address is None:
+            quiet |= {
+                "address": "local",
+                "num_cpus": cores,
+                "num_gpus": 0,
+                "object_store_memory": OBJECT_STORE_BYTES,
+                "include_dashboard": False,
+            }
+            if self._memory is not None:
+                quiet["_memory"] = cores * self._memory
+        else:
+            quiet["address"] = address
+        try:
+            self._ray.init(**quiet)
+            self._must_be_closed(here=address is None)
+        except Unavailable:
+            self._ray.shutdown()
+            raise
+        except Exception as error:  # Ray raises whatever its parts do
+            where = address or "this machine"
+            raise Unavailable(
+                f"No Ray answers on {where}: {str(error).strip()[:300]}.",
+                hint="Check its address, its version and its token (RAY_AUTH_TOKEN_PATH).",
+            ) from error
+
+    def _must_be_closed(self, *, here: bool) -> None:
+        """Raise Unavailable if this Ray would take tasks from anybody."""
+        raylet = importlib.import_module("ray._raylet")
+        if raylet.get_authentication_mode() != raylet.AuthenticationMode.TOKEN:
+            raise Unavailable(
+                "This Ray takes tasks from anybody who reaches its port.",
+                hint="Set RAY_AUTH_MODE=token before Ray is imported, and give it a token.",
+            )
+        if here and self._ray.util.get_node_ip_address() != HOST:
+            raise Unavailable(
+                "This Ray would listen to other machines.",
+                hint=f"Set {_LOOPBACK[0]}={_LOOPBACK[1]} before Ray is imported.",
+            )
+
+    def _result(self, name: str, reference: Any) -> Plain:
+        broken = self._ray.exceptions
+        try:
+            answered = self._ray.get(reference)
+        except (broken.WorkerCrashedError, broken.NodeDiedError, broken.OutOfMemoryError,
+                broken.ObjectLostError) as error:  # fmt: skip
+            raise TaskLost(
+                f"The process of the task {name} was lost {ATTEMPTS} times"
+                f" ({type(error).__name__}).",
+                hint="Ray's log tells why; it may need more memory than there is.",
+            ) from None
+        except broken.RaySystemError as error:
+            raise Unavailable(
+                f"Ray does not answer: {str(error)[:200]}.", hint="Try it again."
+            ) from None
+        return unpacked_result(answered)
+
+
+def _imported(*, here: bool) -> Any:
+    """Ray, told before it is imported what it reads then: to use tokens, to report nothing."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    if "ray" not in sys.modules:  # else it has read this already, and is asked below
+        os.environ["RAY_AUTH_MODE"] = "token"
+    if here:
+        os.environ.update([_LOOPBACK])
+    if here and not os.environ.get("RAY_AUTH_TOKEN_PATH"):
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    try:
+        import ray
+        import ray.exceptions
+    except ImportError:
+        raise Unavailable(
+            "Ray is not installed.", hint="Install it with the extra: pip install 'falaj[ray]'."
+        ) from None
+    return ray
+
+
+@contextmanager
+def _signals_kept() -> Iterator[None]:
+    """Ray takes SIGTERM for itself; the process that uses it keeps its own way to end."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    kept = {which: signal.getsignal(which) for which in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for which, handler in kept.items():
+            if handler is not None:
+                signal.signal(which, handler)

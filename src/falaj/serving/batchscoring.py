@@ -1,0 +1,268 @@
+"""Scoring of a batch of rows through a release's plan, by column where that is possible.
+
+Every input row has exactly one output row, in order. A row that a live request would be
+refused for has null outputs and the reason in the column ``error``. A model whose inputs all
+come with the request is given them as columns: one float32 matrix, block by block, without an
+object for each row. Features are read as for live requests, row by row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from falaj.kernel.errors import FalajError
+from falaj.serving.assignment import assigned, bounds, position
+from falaj.serving.batchfields import ARROW, Checked, FieldCheck
+from falaj.serving.model import FeatureStatus, MissingPolicy
+
+if TYPE_CHECKING:
+    from falaj.serving.plan import RequestPlan
+    from falaj.serving.variants import CompiledVariant, Vectors
+
+BLOCK_ROWS = 4_096
+"""Rows of one run of a model: 20 float32 inputs of them are 320 KiB, within a core's cache."""
+ROWS_AT_ONCE = 2_048
+"""Rows whose features are read at once."""
+Floats = NDArray[np.float64]
+Places = NDArray[np.int64]
+
+
+@dataclass
+class Block:
+    """What became of n rows."""
+
+    outputs: Floats
+    """[n, outputs]; NaN where ``errors`` says why there is none."""
+    variants: NDArray[np.int32]
+    """(n,) the place of the variant in the release; -1 where no variant was assigned."""
+    errors: dict[int, str] = field(default_factory=dict)
+    """Why a row has no outputs, by its place."""
+
+
+class BatchPlan:
+    """A compiled release, asked for batches of rows; from one thread at a time.
+
+    Args:
+        plan: the release's plan. Compiled with ``HistoricalFeatures`` it answers each row as
+            of its instant, with the reader of an inference worker as things stand now.
+        as_text: the columns hold the text of a CSV file.
+    """
+
+    def __init__(self, plan: RequestPlan, *, as_text: bool = False) -> None:
+        release = plan.release
+        self._plan = plan
+        self.outputs = release.outputs
+        self._checks = {item.name: FieldCheck(item, as_text=as_text) for item in release.fields}
+        self._uppers = bounds([variant.share for variant in release.variants])
+        self._refuses = release.missing is MissingPolicy.REFUSE
+        self._matrices = {
+            index: _Matrix(variant)
+            for index, variant in enumerate(plan.variants)
+            if not variant.reads_features
+        }
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The columns that are read."""
+        return tuple(self._checks)
+
+    def scored(
+        self, columns: Mapping[str, pa.Array], n: int, at_us: int | Places, errors: dict[int, str]
+    ) -> Block:
+        """Score n rows.
+
+        Args:
+            columns: by request field; one that is not there is null in each row.
+            at_us: the instant, one for all rows or one for each.
+            errors: rows that are not to be scored, and why, by their place.
+
+        Raises:
+            FalajError: none can be scored now (the online store does not answer, ...).
+        """
+        block = Block(
+            np.full((n, len(self.outputs)), np.nan), np.full(n, -1, np.int32), dict(errors)
+        )
+        checked = {name: one.checked(columns.get(name), n) for name, one in self._checks.items()}
+        for found in checked.values():
+            for place, reason in found.reasons.items():
+                block.errors.setdefault(place, reason)
+        values = {name: found.values for name, found in checked.items()}
+        good = _good(checked, errors, n)
+        for index, places in self._assigned(values, good, n):
+            block.variants[slice(None) if places is None else places] = index
+            if index in self._matrices:
+                self._by_column(index, values, places, n, block)
+            else:
+                chosen = np.arange(n) if places is None else places
+                self._by_row(index, values, chosen, at_us, block)
+        return block
+
+    def _assigned(
+        self, values: Mapping[str, pa.Array], good: Places | None, n: int
+    ) -> list[tuple[int, Places | None]]:
+        """The variants with the places of their rows; None for all rows."""
+        if n == 0 or (good is not None and not len(good)):
+            return []
+        release = self._plan.release
+        if len(self._plan.variants) == 1:
+            return [(0, good)]
+        units = values[release.unit or ""].dictionary_encode()
+        chosen = [
+            assigned(self._uppers, position(release.endpoint, unit))
+            for unit in units.dictionary.to_pylist()
+        ]
+        chosen.append(assigned(self._uppers, position(release.endpoint, None)))
+        codes = pc.fill_null(units.indices, len(chosen) - 1).to_numpy(zero_copy_only=False)
+        which = np.array(chosen)[codes]
+        if good is not None:
+            kept = np.zeros(n, np.bool_)
+            kept[good] = True
+            which = np.where(kept, which, -1)
+        return [
+            (index, places)
+            for index in range(len(self._plan.variants))
+            if len(places := np.flatnonzero(which == index))
+        ]
+
+    def _by_column(
+        self,
+        index: int,
+        values: Mapping[str, pa.Array],
+        places: Places | None,
+        n: int,
+        block: Block,
+    ) -> None:
+        variant, matrix = self._plan.variants[index], self._matrices[index]
+        inputs = matrix.columns(values, places)
+        n_rows = n if places is None else len(places)
+        for start in range(0, n_rows, BLOCK_ROWS):
+            end = min(start + BLOCK_ROWS, n_rows)
+            outputs = variant.scored(matrix.filled(inputs, start, end))
+            block.outputs[slice(start, end) if places is None else places[start:end]] = outputs
+
+    def _by_row(
+        self,
+        index: int,
+        values: Mapping[str, pa.Array],
+        places: Places,
+        at_us: int | Places,
+        block: Block,
+    ) -> None:
+        variant = self._plan.variants[index]
+        for start in range(0, len(places), ROWS_AT_ONCE):
+            some = places[start : start + ROWS_AT_ONCE]
+            taken = pa.table(dict(values)).take(pa.array(some)) if values else None
+            dicts = taken.to_pylist() if taken is not None else [{} for _ in some]
+            rows = msgspec.convert(dicts, list[self._plan.row_type])  # type: ignore[name-defined]
+            at = at_us if isinstance(at_us, int) else at_us[some]
+            self._told(variant, rows, at, some, block)
+
+    def _told(
+        self,
+        variant: CompiledVariant,
+        rows: list[Any],
+        at: int | Places,
+        places: Places,
+        block: Block,
+    ) -> None:
+        """Score rows; where they are refused together, find which of them are."""
+        try:
+            vectors = variant.run(rows, at)
+        except FalajError as error:
+            if error.retryable:
+                raise
+            if len(rows) == 1:
+                block.errors[int(places[0])] = error.message
+                return
+            half = len(rows) // 2
+            for part in (slice(None, half), slice(half, None)):
+                its = at if isinstance(at, int) else at[part]
+                self._told(variant, rows[part], its, places[part], block)
+            return
+        block.outputs[places] = vectors.outputs
+        if self._refuses and vectors.statuses is not None:
+            self._refuse(variant, vectors, places, block)
+
+    def _refuse(
+        self, variant: CompiledVariant, vectors: Vectors, places: Places, block: Block
+    ) -> None:
+        """Take the outputs of rows that lack a feature, as a live request would be refused."""
+        statuses = vectors.statuses
+        absent = (statuses != FeatureStatus.PRESENT) & np.isnan(vectors.matrix)
+        absent[:, variant.from_request] = False
+        for row in np.flatnonzero(absent.any(axis=1)).tolist():
+            names = sorted({variant.columns[column] for column in np.flatnonzero(absent[row])})
+            place = int(places[row])
+            block.outputs[place] = np.nan
+            block.errors[place] = f"No fresh value of {', '.join(names)} for this input."
+
+
+class _Matrix:
+    """Lays the columns of checked fields out as the input of one variant's model."""
+
+    def __init__(self, variant: CompiledVariant) -> None:
+        self._names = variant.columns
+        self._words = {
+            name: {word: float(place) for place, word in enumerate(words)}
+            for name, words in variant.categories.items()
+        }
+        self._space = np.empty((BLOCK_ROWS, len(self._names)), np.float32)
+
+    def columns(
+        self, values: Mapping[str, pa.Array], places: Places | None
+    ) -> list[NDArray[np.float32]]:
+        """Each input as float32, NaN where it is null, for the chosen rows."""
+        chosen = None if places is None else pa.array(places)
+        return [
+            self._column(name, values[name] if chosen is None else values[name].take(chosen))
+            for name in self._names
+        ]
+
+    def _column(self, name: str, values: pa.Array) -> NDArray[np.float32]:
+        words = self._words.get(name)
+        if words is not None:
+            unique = values.dictionary_encode()
+            known = [words.get(str(word), np.nan) for word in unique.dictionary.to_pylist()]
+            known.append(words.get(str(None), np.nan))
+            codes = pc.fill_null(unique.indices, len(known) - 1).to_numpy(zero_copy_only=False)
+            places: NDArray[np.float32] = np.array(known, np.float32)[codes]
+            return places
+        if pa.types.is_boolean(values.type):
+            values = values.cast(pa.int8())
+        if pa.types.is_integer(values.type):
+            values = values.cast(pa.float64(), safe=False)
+        numbers: NDArray[np.float32] = np.asarray(values.to_numpy(zero_copy_only=False), np.float32)
+        return numbers
+
+    def filled(
+        self, inputs: Sequence[NDArray[np.float32]], start: int, end: int
+    ) -> NDArray[np.float32]:
+        """The matrix of some rows; valid until the next call."""
+        space = self._space[: end - start]
+        for place, column in enumerate(inputs):
+            space[:, place] = column[start:end]
+        return space
+
+
+def _good(checked: Mapping[str, Checked], errors: Mapping[int, str], n: int) -> Places | None:
+    """The places of the rows that may be scored; None for all."""
+    wrong = [found.wrong for found in checked.values() if found.wrong is not None]
+    if not wrong and not errors:
+        return None
+    bad = np.zeros(n, np.bool_)
+    for one in wrong:
+        bad |= one
+    bad[list(errors)] = True
+    return np.flatnonzero(~bad)
+
+
+Compile = Callable[[], "RequestPlan"]
+__all__ = ["ARROW", "BLOCK_ROWS", "BatchPlan", "Block"]
