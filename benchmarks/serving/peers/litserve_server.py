@@ -1,4 +1,7 @@
-"""LitServe at its best setting for one core: one worker, one API server, its fast queue."""
+"""LitServe at its best setting for one core: one worker, one API server.
+
+Its plain queue costs less CPU a request on one core than its fast queue (ZeroMQ).
+"""
 
 from __future__ import annotations
 
@@ -38,10 +41,10 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--folder", required=True)
     parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--plain-queue", action="store_true")
+    parser.add_argument("--fast-queue", action="store_true")
     given = parser.parse_args()
     server = litserve.LitServer(
-        Api(given.folder), accelerator="cpu", workers_per_device=1, fast_queue=not given.plain_queue
+        Api(given.folder), accelerator="cpu", workers_per_device=1, fast_queue=given.fast_queue
     )
     server.run(
         host="127.0.0.1",

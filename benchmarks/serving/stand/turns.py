@@ -1,0 +1,173 @@
+"""Servers measured in turn: each alone on the server's core while the others are stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from measuring import Row, median
+
+from stand import ours
+from stand.load import HOW_TO_GET_WRK, Load, client_name, has_wrk
+from stand.peers import Peer
+from stand.processes import ServerProcess
+
+RATE, CPU, P50, P99 = "requests/s", "µs CPU/request", "p50 ms", "p99 ms"
+UNITS = ((RATE, "more"), (CPU, "less"), (P50, "less"), (P99, "less"))
+
+
+@dataclass
+class Contestant:
+    """One server under one load, and what was measured of it."""
+
+    name: str
+    server: ServerProcess
+    load: Load
+    found: dict[tuple[int, str], list[float]] = field(default_factory=dict)
+
+    def measure(self, connections: int, seconds: float, *, keep: bool) -> None:
+        """One round; raises RuntimeError if an answer is not 200."""
+        self.server.check()
+        before = ours.cpu_by_role(self.server)
+        measured = self.load.run(connections, seconds)
+        after = ours.cpu_by_role(self.server)
+        if measured.errors:
+            raise RuntimeError(
+                f"{self.name}: {measured.errors} of {measured.n} answers are errors\n"
+                f"{self.server.said()}"
+            )
+        if not keep:
+            return
+        used = {role: (after[role] - before[role]) / measured.n * 1e6 for role in after}
+        for unit, value in (
+            (RATE, measured.rate),
+            (CPU, sum(used.values())),
+            (P50, measured.p50_ms),
+            (P99, measured.p99_ms),
+            *used.items(),
+        ):
+            self.found.setdefault((connections, unit), []).append(value)
+
+    def of(self, connections: int, unit: str) -> float:
+        """The median of the rounds."""
+        return median(self.found[connections, unit])
+
+
+def measured(
+    contestants: Sequence[Contestant], connections: Sequence[int], *, rounds: int, seconds: float
+) -> None:
+    """Measure all in turn, one round more than is kept."""
+    if not has_wrk():
+        print(HOW_TO_GET_WRK, file=sys.stderr)
+    for one in contestants:
+        one.server.pause()
+    for number in range(rounds + 1):
+        for one in contestants:
+            one.server.resume()
+            for n in connections:
+                one.measure(n, min(seconds, 1.0) if number == 0 else seconds, keep=number > 0)
+            one.server.pause()
+    for one in contestants:
+        one.server.resume()
+
+
+@contextlib.contextmanager
+def started(
+    peers: Sequence[Peer], folder: Path, rows: np.ndarray, scores: np.ndarray,
+    server_core: int, client_core: int,
+) -> Iterator[dict[str, Contestant]]:  # fmt: skip
+    """The peers that are installed, each checked to give the expected scores, by name.
+
+    Args:
+        peers: whom to start.
+        folder: with ``model.onnx``.
+        rows, scores: what is asked, and what must be answered.
+        server_core, client_core: where both run.
+    """
+    with contextlib.ExitStack() as stack:
+        found: dict[str, Contestant] = {}
+        for peer in peers:
+            if not peer.available:
+                print(f"{peer.title} is left out: `make peers` makes it.", file=sys.stderr)
+                continue
+            server = stack.enter_context(peer.start(folder, server_core))
+            load = Load(server.port, peer.requests(rows), core=client_core)
+            agreed(peer.title, load, peer.score, scores)
+            server.pause()
+            found[peer.name] = Contestant(peer.title, server, load)
+        yield found
+
+
+def agreed(
+    name: str, load: Load, score: Callable[[dict[str, object]], float], expected: np.ndarray
+) -> None:
+    """Raise RuntimeError unless a server answers the expected scores."""
+    for place in range(0, len(expected), 50):
+        told = score(load.ask(place))
+        if abs(told - float(expected[place])) > 1e-5:
+            raise RuntimeError(f"{name} answers {told}, not {expected[place]}")
+
+
+def our_score(told: dict[str, object]) -> float:
+    """The score in an answer of ours."""
+    return float(told["predictions"][0]["score"])  # type: ignore[index]
+
+
+def versions(peers: Sequence[Peer]) -> dict[str, str]:
+    """Of the peers that are installed, and of the client."""
+    found = {peer.name: peer.version() for peer in peers if peer.available}
+    return {**found, "client": client_name()}
+
+
+def table(
+    work: str, mine: Contestant, peers: dict[str, Contestant], connections: Sequence[int],
+    told: dict[str, str], *, times: dict[str, float], best: str = "fastapi",
+) -> list[Row]:  # fmt: skip
+    """The rows of one comparison.
+
+    Args:
+        work: what was done.
+        mine: ours.
+        peers: the others, by name.
+        connections: the numbers of connections; 16 is the one that counts.
+        told: versions.
+        times: at 16 connections ours must be so many times each named peer.
+        best: the peer to show beside ours in the other rows.
+    """
+    rows = []
+    for n in connections:
+        for unit, better in UNITS:
+            other = peers.get(best)
+            row = Row(
+                work, f"{n} connections", unit, mine.of(n, unit),
+                other.of(n, unit) if other else None, other.name if other else "",
+                better=better, versions=told,
+            )  # fmt: skip
+            rows.append(row)
+    for name, peer in peers.items():
+        ratio = mine.of(16, RATE) / peer.of(16, RATE)
+        row = Row(
+            f"{work}, against {peer.name}", "16 connections", RATE, mine.of(16, RATE),
+            peer.of(16, RATE), peer.name, better="more", versions=told,
+        )  # fmt: skip
+        if name in times:
+            row.goal, row.met = f"≥ {times[name]:g} times", ratio >= times[name]
+        rows.append(row)
+        rows.append(
+            Row(
+                f"{work}, against {peer.name}", "16 connections", CPU, mine.of(16, CPU),
+                peer.of(16, CPU), peer.name, versions=told,
+            )  # fmt: skip
+        )
+    beside = mine.of(16, "beside")
+    if beside:
+        for role in ("worker", "beside"):
+            named = "our worker alone" if role == "worker" else "our log writer"
+            size = "16 connections"
+            rows.append(Row(f"{work}, {named}", size, CPU, mine.of(16, role), versions=told))
+    return rows
+
