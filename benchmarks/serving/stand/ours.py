@@ -299,6 +299,7 @@ def _await(
         members = set(server.members())
         ready = [one for one in platform.premises.serving.routing.workers() if one.pid in members]
         if len(ready) >= workers:
+            server.settle()
             return
         time.sleep(0.05)
 

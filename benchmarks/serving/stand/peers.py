@@ -74,6 +74,7 @@ class Peer:
         )
         try:
             self._await(server)
+            server.settle(patience_seconds=3)
         except BaseException:
             server.end()
             raise

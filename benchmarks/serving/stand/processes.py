@@ -89,6 +89,16 @@ class ServerProcess:
         members = set(self.members())
         return {pid: seconds for pid, (_, _, seconds, _) in _stats() if pid in members}
 
+    def settle(self, *, patience_seconds: float = 30.0) -> None:
+        """Return when it has nothing more to do in the background, or after the patience."""
+        until = time.monotonic() + patience_seconds
+        quiet = 0
+        while quiet < 2 and time.monotonic() < until:
+            before = sum(self.cpu_seconds().values())
+            time.sleep(0.3)
+            used = sum(self.cpu_seconds().values()) - before
+            quiet = quiet + 1 if used <= 0.06 else 0
+
     def pause(self) -> None:
         """Stop all of its processes where they are: an idle server may poll, and disturb."""
         self._signal(signal.SIGSTOP)
