@@ -11,9 +11,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
+import signal
 import socket
 import ssl
+import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -257,22 +261,25 @@ def worker(
     platform: Platform, first: bytes, *, core: int | None, tls: bool = False, workers: int = 1,
     name: str = "ours",
 ) -> Iterator[ServerProcess]:  # fmt: skip
-    """Inference workers on one socket, as the supervisor starts them; ready when this yields.
+    """Inference workers on one socket and a log writer, as the supervisor starts them.
+
+    They are ready, and quiet, when this yields.
 
     Args:
         platform: whose workers.
         first: a request that they must answer before they count as ready.
-        core: where all of them run.
+        core: where all of them run, the log writer too (unless ``BENCH_LOG_CORE`` names
+            another core for it); None lets them be.
         tls: TLS 1.3 with the platform's own certificate.
         workers: how many.
-        name: of the server in tables.
+        name: of the server; unique among those of one platform that run at once.
     """
     bound = socket.create_server(("127.0.0.1", 0), backlog=2048)
     bound.set_inheritable(True)
     port = bound.getsockname()[1]
     command = [sys.executable, "-m", "stand.ours", "--folder", str(platform.folder)]
-    command += ["--fd", str(bound.fileno()), *(["--tls"] if tls else [])]
-    command += ["--workers", str(workers)]
+    command += ["--fd", str(bound.fileno()), "--name", name, "--workers", str(workers)]
+    command += ["--tls"] if tls else []
     surroundings = {"PYTHONPATH": str(Path(__file__).parents[1])}
     log = platform.folder / f"{name}-{port}.log"
     with bound, ServerProcess(
@@ -287,70 +294,61 @@ def _await(
     server: ServerProcess, first: bytes, platform: Platform, workers: int, *, tls: bool
 ) -> None:
     until = time.monotonic() + READY_SECONDS
-    while True:
+    while time.monotonic() < until:
         server.check()
-        try:
-            ask_once(server.port, first, tls=tls)
-        except (OSError, RuntimeError) as error:
-            if time.monotonic() > until:
-                raise RuntimeError(f"our worker does not answer: {error}\n{server.said()}") from error
-            time.sleep(0.05)
-            continue
         members = set(server.members())
         ready = [one for one in platform.premises.serving.routing.workers() if one.pid in members]
-        if len(ready) >= workers:
-            server.settle()
-            return
-        time.sleep(0.05)
+        if len(ready) < workers:
+            time.sleep(0.05)
+            continue
+        ask_once(server.port, first, tls=tls)
+        server.settle()
+        return
+    raise RuntimeError(f"our workers are not ready after {READY_SECONDS} s:\n{server.said()}")
 
 
 def cpu_by_role(server: ServerProcess) -> dict[str, float]:
-    """CPU seconds of our workers, and of the processes beside them (such as a log writer)."""
-    found = {"worker": 0.0, "beside": 0.0}
+    """CPU seconds of a server's processes; our log writer's apart."""
+    found = {"worker": 0.0, "log": 0.0}
     for pid, seconds in server.cpu_seconds().items():
-        command = command_of(pid)
-        role = "worker" if "stand.ours" in command or "processes inference" in command else "beside"
-        found[role] += seconds
+        found["log" if "--role log" in command_of(pid) else "worker"] += seconds
     return found
 
 
 def main() -> None:
-    """Serve until SIGTERM."""
+    """One worker; the first one starts the others and the log writer, and ends them."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--folder", type=Path, required=True)
-    parser.add_argument("--fd", type=int, required=True)
+    parser.add_argument("--name", required=True)
+    parser.add_argument("--role", choices=["first", "worker", "log"], default="first")
+    parser.add_argument("--fd", type=int)
     parser.add_argument("--tls", action="store_true")
     parser.add_argument("--workers", type=int, default=1)
     given = parser.parse_args()
-    bound = socket.socket(fileno=given.fd)
-    number = _forked(given.workers)
-    _serve(given.folder, bound, f"inference-{number}", tls=given.tls)
+    if given.role == "log":
+        _write_log(given.folder, given.name)
+        return
+    if given.role == "worker":
+        _serve(given.folder, given.fd, given.name, tls=given.tls)
+        return
+    command = [sys.executable, "-m", "stand.ours", "--folder", str(given.folder)]
+    log = subprocess.Popen([*command, "--role", "log", "--name", f"{given.name}-log"])
+    if core := os.environ.get("BENCH_LOG_CORE"):
+        os.sched_setaffinity(log.pid, {int(core)})
+    command += ["--role", "worker", "--fd", str(given.fd), *(["--tls"] if given.tls else [])]
+    others = [
+        subprocess.Popen([*command, "--name", f"{given.name}-{number}"], pass_fds=[given.fd])
+        for number in range(2, given.workers + 1)
+    ]
+    try:
+        _serve(given.folder, given.fd, f"{given.name}-1", tls=given.tls)
+    finally:
+        for process in (*others, log):  # the log writer last: it takes what the others leave
+            process.terminate()
+            process.wait(12)
 
 
-def _forked(workers: int) -> int:
-    """Become that many processes; each gets its number, the first one ends the others."""
-    import os
-    import signal
-
-    children = []
-    for number in range(2, workers + 1):
-        child = os.fork()
-        if child == 0:
-            return number
-        children.append(child)
-    if children:
-        import atexit
-
-        def end() -> None:
-            for child in children:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(child, signal.SIGTERM)
-
-        atexit.register(end)
-    return 1
-
-
-def _serve(folder: Path, bound: socket.socket, name: str, *, tls: bool) -> None:
+def _serve(folder: Path, descriptor: int, name: str, *, tls: bool) -> None:
     from falaj.kernel.settings import Settings
     from falaj.serving.front import run
     from falaj.wiring.assembly import assemble
@@ -361,7 +359,19 @@ def _serve(folder: Path, bound: socket.socket, name: str, *, tls: bool) -> None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         context.load_cert_chain(*premises.server_certificate())
-    run(premises.serving.inference_app(name), [bound], context=context)
+    application = premises.serving.inference_app(name, ring=True)
+    run(application, [socket.socket(fileno=descriptor)], context=context)
+    premises.close()
+
+
+def _write_log(folder: Path, name: str) -> None:
+    from falaj.kernel.settings import Settings
+    from falaj.wiring.assembly import assemble
+
+    premises = assemble(Settings.read(folder), process=name)
+    stopped = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stopped.set())
+    premises.serving.log_writer().run(stopped, grace_seconds=9)
     premises.close()
 
 

@@ -89,7 +89,7 @@ class ServerProcess:
         members = set(self.members())
         return {pid: seconds for pid, (_, _, seconds, _) in _stats() if pid in members}
 
-    def settle(self, *, patience_seconds: float = 30.0) -> None:
+    def settle(self, *, patience_seconds: float = 12.0) -> None:
         """Return when it has nothing more to do in the background, or after the patience."""
         until = time.monotonic() + patience_seconds
         quiet = 0
@@ -97,7 +97,7 @@ class ServerProcess:
             before = sum(self.cpu_seconds().values())
             time.sleep(0.3)
             used = sum(self.cpu_seconds().values()) - before
-            quiet = quiet + 1 if used <= 0.06 else 0
+            quiet = quiet + 1 if used <= 0.08 else 0
 
     def pause(self) -> None:
         """Stop all of its processes where they are: an idle server may poll, and disturb."""

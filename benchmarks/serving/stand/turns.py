@@ -157,17 +157,13 @@ def table(
         if name in times:
             row.goal, row.met = f"≥ {times[name]:g} times", ratio >= times[name]
         rows.append(row)
-        rows.append(
-            Row(
-                f"{work}, against {peer.name}", "16 connections", CPU, mine.of(16, CPU),
-                peer.of(16, CPU), peer.name, versions=told,
-            )  # fmt: skip
-        )
-    beside = mine.of(16, "beside")
-    if beside:
-        for role in ("worker", "beside"):
-            named = "our worker alone" if role == "worker" else "our log writer"
-            size = "16 connections"
-            rows.append(Row(f"{work}, {named}", size, CPU, mine.of(16, role), versions=told))
+        row = Row(
+            f"{work}, against {peer.name}", "16 connections", CPU, mine.of(16, CPU),
+            peer.of(16, CPU), peer.name, versions=told,
+        )  # fmt: skip
+        rows.append(row)
+    for role, named in (("worker", "our worker alone"), ("log", "our log writer alone")):
+        size = "16 connections"
+        rows.append(Row(f"{work}, {named}", size, CPU, mine.of(16, role), versions=told))
     return rows
 
