@@ -29,7 +29,7 @@ import numpy as np
 
 from stand.classifier import NAMES, Classifier
 from stand.load import ask_once, request
-from stand.processes import ServerProcess, command_of
+from stand.processes import Cores, ServerProcess, command_of
 
 if TYPE_CHECKING:
     from falaj.serving.model import Approved, Release
@@ -258,7 +258,7 @@ def key_requests(
 
 @contextlib.contextmanager
 def worker(
-    platform: Platform, first: bytes, *, core: int | None, tls: bool = False, workers: int = 1,
+    platform: Platform, first: bytes, *, core: Cores, tls: bool = False, workers: int = 1,
     name: str = "ours",
 ) -> Iterator[ServerProcess]:  # fmt: skip
     """Inference workers on one socket and a log writer, as the supervisor starts them.

@@ -27,10 +27,14 @@ def free_port() -> int:
         return int(bound.getsockname()[1])
 
 
-def pinned(core: int | None) -> None:
+Cores = int | frozenset[int] | None
+"""One core, some of them, or wherever the kernel likes."""
+
+
+def pinned(core: Cores) -> None:
     """Keep the calling process, and what it starts, on a core."""
     if core is not None:
-        os.sched_setaffinity(0, {core})
+        os.sched_setaffinity(0, {core} if isinstance(core, int) else core)
 
 
 class ServerProcess:
@@ -52,7 +56,7 @@ class ServerProcess:
         command: Sequence[str],
         port: int,
         *,
-        core: int | None,
+        core: Cores,
         log: Path,
         surroundings: Mapping[str, str] | None = None,
         pass_fds: Sequence[int] = (),
