@@ -21,7 +21,7 @@ from typing import Any
 
 import uvloop
 
-from stand.processes import pinned
+from stand.processes import child_of_ours
 
 SCRIPT = Path(__file__).parent / "requests.lua"
 HOW_TO_GET_WRK = "wrk is not installed (apt-get install wrk): the client in Python makes the load."
@@ -102,7 +102,7 @@ class Load:
                 capture_output=True,
                 text=True,
                 check=False,
-                preexec_fn=lambda: pinned(self.core),  # noqa: PLW1509 - nothing but a system call
+                preexec_fn=lambda: child_of_ours(self.core),  # noqa: PLW1509 - nothing but system calls
             )
         told = next((line for line in done.stdout.splitlines() if line.startswith("{")), None)
         if done.returncode or told is None:

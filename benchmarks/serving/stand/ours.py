@@ -29,7 +29,7 @@ import numpy as np
 
 from stand.classifier import NAMES, Classifier
 from stand.load import ask_once, request
-from stand.processes import Cores, ServerProcess, command_of
+from stand.processes import Cores, ServerProcess, child_of_ours, command_of
 
 if TYPE_CHECKING:
     from falaj.serving.model import Approved, Release
@@ -332,12 +332,19 @@ def main() -> None:
         _serve(given.folder, given.fd, given.name, tls=given.tls)
         return
     command = [sys.executable, "-m", "stand.ours", "--folder", str(given.folder)]
-    log = subprocess.Popen([*command, "--role", "log", "--name", f"{given.name}-log"])
-    if core := os.environ.get("BENCH_LOG_CORE"):
-        os.sched_setaffinity(log.pid, {int(core)})
-    command += ["--role", "worker", "--fd", str(given.fd), *(["--tls"] if given.tls else [])]
+    core = os.environ.get("BENCH_LOG_CORE")
+
+    def begun(words: list[str], core: int | None = None) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [*command, *words],
+            pass_fds=[given.fd],
+            preexec_fn=lambda: child_of_ours(core),  # noqa: PLW1509 - nothing but system calls
+        )
+
+    log = begun(["--role", "log", "--name", f"{given.name}-log"], int(core) if core else None)
+    worker = ["--role", "worker", "--fd", str(given.fd), *(["--tls"] if given.tls else [])]
     others = [
-        subprocess.Popen([*command, "--name", f"{given.name}-{number}"], pass_fds=[given.fd])
+        begun([*worker, "--name", f"{given.name}-{number}"])
         for number in range(2, given.workers + 1)
     ]
     try:

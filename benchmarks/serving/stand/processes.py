@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
 import socket
@@ -29,6 +30,16 @@ def free_port() -> int:
 
 Cores = int | frozenset[int] | None
 """One core, some of them, or wherever the kernel likes."""
+
+
+_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG
+_libc = ctypes.CDLL(None)
+
+
+def child_of_ours(core: Cores) -> None:
+    """Run in a new child: it keeps to a core, and ends when its parent is killed."""
+    _libc.prctl(_DEATH_SIGNAL, signal.SIGTERM)
+    pinned(core)
 
 
 def pinned(core: Cores) -> None:
@@ -71,7 +82,7 @@ class ServerProcess:
                 env={**os.environ, "OMP_NUM_THREADS": "1", **(surroundings or {})},
                 pass_fds=list(pass_fds),
                 start_new_session=True,
-                preexec_fn=lambda: pinned(core),  # noqa: PLW1509 - nothing but a system call
+                preexec_fn=lambda: child_of_ours(core),  # noqa: PLW1509 - nothing but system calls
             )
         self.pid = self._process.pid
 
