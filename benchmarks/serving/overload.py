@@ -38,8 +38,7 @@ def requests_of(rows: np.ndarray, platform: ours.Platform, name: str) -> list[by
     path = f"/v1/endpoints/{name}/predict"
     starts = range(0, len(named) - N_ROWS + 1, 5)
     return [
-        request(path, {"inputs": named[at : at + N_ROWS]}, headers=platform.bearer)
-        for at in starts
+        request(path, {"inputs": named[at : at + N_ROWS]}, headers=platform.bearer) for at in starts
     ]
 
 

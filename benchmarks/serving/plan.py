@@ -208,8 +208,7 @@ def single(plan: Any, classifier: Classifier, rounds: int) -> Iterator[Row]:
         return plan.parse(bodies[number], caller="service:bench", started=0.0)
 
     mine, floor, peer, decoded = (
-        median(one)
-        for one in in_blocks([whole, bare, onnx, parse], len(bodies), rounds=rounds)
+        median(one) for one in in_blocks([whole, bare, onnx, parse], len(bodies), rounds=rounds)
     )
     size = "1 row, JSON"
     above = mine - floor

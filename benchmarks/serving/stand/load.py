@@ -102,7 +102,7 @@ class Load:
                 capture_output=True,
                 text=True,
                 check=False,
-                preexec_fn=lambda: child_of_ours(self.core),  # noqa: PLW1509 - nothing but system calls
+                preexec_fn=lambda: child_of_ours(self.core),
             )
         told = next((line for line in done.stdout.splitlines() if line.startswith("{")), None)
         if done.returncode or told is None:

@@ -245,9 +245,7 @@ def body_requests(rows: np.ndarray, platform: Platform, name: str = "bench") -> 
     ]
 
 
-def key_requests(
-    entities: Sequence[int], platform: Platform, name: str = "looked"
-) -> list[bytes]:
+def key_requests(entities: Sequence[int], platform: Platform, name: str = "looked") -> list[bytes]:
     """One request for each entity, whose features are looked up."""
     path = f"/v1/endpoints/{name}/predict"
     return [request(path, {"inputs": [{KEY: one}]}, headers=platform.bearer) for one in entities]

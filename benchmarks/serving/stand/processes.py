@@ -161,6 +161,12 @@ class ServerProcess:
         self.end()
 
 
+def cpu_seconds(pid: int) -> float:
+    """User and system time of one process."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / _TICK
+
+
 def command_of(pid: int) -> str:
     """The command line of a process; empty if it is gone."""
     try:

@@ -166,4 +166,3 @@ def table(
         size = "16 connections"
         rows.append(Row(f"{work}, {named}", size, CPU, mine.of(16, role), versions=told))
     return rows
-
