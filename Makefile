@@ -61,8 +61,8 @@ $(FEAST): pyproject.toml | $(READY)
 	@touch $@
 
 .venv-peers/%/.ready: benchmarks/serving/peers/requirements-%.txt | $(READY)
-	$(BIN)/uv venv --quiet --clear --python $(BIN)/python .venv-peers/$*
-	$(BIN)/uv pip install --quiet --python .venv-peers/$*/bin/python --requirement $< \
+	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python .venv-peers/$*
+	@$(BIN)/uv pip install --quiet --python .venv-peers/$*/bin/python --requirement $< \
 		|| { echo "$* cannot be installed here and is left out."; rm -rf .venv-peers/$*; mkdir .venv-peers/$*; }
 	@touch $@
 

@@ -23,7 +23,7 @@ import uvloop
 
 from stand.processes import child_of_ours
 
-SCRIPT = Path(__file__).parent / "requests.lua"
+SCRIPTS = Path(__file__).parent
 HOW_TO_GET_WRK = "wrk is not installed (apt-get install wrk): the client in Python makes the load."
 
 
@@ -43,6 +43,21 @@ class Measured:
     def rate(self) -> float:
         """Answers a second."""
         return self.n / self.seconds
+
+
+@dataclass(frozen=True)
+class Crowd:
+    """One stretch of load by many clients that pause between their requests."""
+
+    seconds: float
+    accepted: int
+    refused: int
+    """Answers 429 or 503 that say when to come back."""
+    errors: int
+    """All other answers, and connections that broke or waited too long."""
+    p50_ms: float
+    p99_ms: float
+    """Of all answers, the refusals too."""
 
 
 def has_wrk() -> bool:
@@ -74,7 +89,6 @@ class Load:
     ) -> None:
         self.port, self.asked, self.core, self.tls = port, asked, core, tls
         self._python = python or not has_wrk()
-        self._file: Path | None = None
 
     def run(self, connections: int, seconds: float) -> Measured:
         """Ask on so many connections for so long."""
@@ -86,7 +100,15 @@ class Load:
         """One of the requests on a connection of its own; the answer's body."""
         return ask_once(self.port, self.asked[place], tls=self.tls)
 
+    def crowd(self, connections: int, pause_ms: float, seconds: float) -> Crowd:
+        """So many clients that each pause for a random while before each request; needs wrk."""
+        return Crowd(**self._told("crowd.lua", connections, seconds, str(pause_ms)))
+
     def _wrk(self, connections: int, seconds: float) -> Measured:
+        return Measured(**self._told("requests.lua", connections, seconds))
+
+    def _told(self, script: str, connections: int, seconds: float, *words: str) -> dict[str, Any]:
+        """What a script of wrk tells."""
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "requests"
             with file.open("wb") as text:
@@ -95,8 +117,8 @@ class Load:
             scheme = "https" if self.tls else "http"
             # wrk takes whole seconds.
             command = ["wrk", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s"]
-            command += ["--timeout", "10s", "-s", str(SCRIPT)]
-            command += [f"{scheme}://127.0.0.1:{self.port}/", "--", str(file)]
+            command += ["--timeout", "10s", "-s", str(SCRIPTS / script)]
+            command += [f"{scheme}://127.0.0.1:{self.port}/", "--", str(file), *words]
             done = subprocess.run(
                 command,
                 capture_output=True,
@@ -107,7 +129,8 @@ class Load:
         told = next((line for line in done.stdout.splitlines() if line.startswith("{")), None)
         if done.returncode or told is None:
             raise RuntimeError(f"wrk failed: {done.stdout[-500:]} {done.stderr[-500:]}")
-        return Measured(**json.loads(told))
+        found: dict[str, Any] = json.loads(told)
+        return found
 
     async def _asked(self, connections: int, seconds: float) -> Measured:
         loop = asyncio.get_running_loop()

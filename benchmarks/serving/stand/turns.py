@@ -42,6 +42,8 @@ class Contestant:
             )
         if not keep:
             return
+        if not measured.n:
+            raise RuntimeError(f"{self.name} answered nothing in {measured.seconds:.1f} s")
         used = {role: (after[role] - before[role]) / measured.n * 1e6 for role in after}
         for unit, value in (
             (RATE, measured.rate),
