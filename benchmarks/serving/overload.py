@@ -1,6 +1,6 @@
 """Overload: an endpoint is asked three times as much as it can answer.
 
-Capacity is what 64 connections in closed loop reach, and normal is the p99 of that load.
+Capacity is what 8 connections in closed loop reach, and normal is the p99 of that load.
 Then an open-loop client (random arrivals, many connections) offers three times the
 capacity. Requests have 50 rows, so that the model is most of the work and the client, on
 its own core, is not the bottleneck: what it sent late, or could not send, is a row of the
@@ -29,6 +29,7 @@ from stand.load import HOW_TO_GET_WRK, Crowd, Load, client_name, has_wrk, reques
 from stand.openloop import Offered, Offering
 from stand.processes import cores
 
+AT_CAPACITY = 8
 N_ROWS, CONNECTIONS, CROWD, TIMES, SMALL_SHARE = 50, 1_024, 2_048, 3, 0.1
 LEAST_GOODPUT, MOST_P99 = 0.9, 3
 WORK = f"overload, {TIMES} times capacity"
@@ -64,11 +65,13 @@ def measure(folder: Path, *, rounds: int, seconds: float) -> list[Row]:
                 )  # fmt: skip
 
             load = Load(server.port, asked, core=client_core)
-            load.run(64, 1)
+            load.run(AT_CAPACITY, 1)
             for _ in range(rounds):
-                measured = load.run(64, seconds)
+                measured = load.run(AT_CAPACITY, seconds)
                 if measured.errors:
-                    raise RuntimeError(f"{measured.errors} errors at capacity")
+                    raise RuntimeError(
+                        f"{measured.errors} of {measured.n} answers at capacity are errors"
+                    )
                 capacities.append(measured.rate)
                 normals.append(measured.p99_ms)
                 capacity = measured.rate
@@ -91,7 +94,7 @@ def crowded(load: Load, *, rounds: int, seconds: float) -> list[Row]:
     """Single rows from a crowd."""
     capacities, crowds = [], []
     for _ in range(rounds):
-        capacities.append(load.run(64, seconds).rate)
+        capacities.append(load.run(2 * AT_CAPACITY, seconds).rate)
         # They wait for their answers too: so pauses are shorter than three times would need.
         pause_ms = CROWD / ((TIMES + 1) * capacities[-1]) * 1e3
         crowds.append(load.crowd(CROWD, pause_ms, seconds))
