@@ -79,7 +79,7 @@ class ServerProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, "OMP_NUM_THREADS": "1", **(surroundings or {})},
+                env={**_surroundings(), **(surroundings or {})},
                 pass_fds=list(pass_fds),
                 start_new_session=True,
                 preexec_fn=lambda: child_of_ours(core),  # noqa: PLW1509 - nothing but system calls
@@ -159,6 +159,12 @@ class ServerProcess:
 
     def __exit__(self, *_: object) -> None:
         self.end()
+
+
+def _surroundings() -> dict[str, str]:
+    """Of every server: no second thread for numbers, and modules compiled once, not each time."""
+    kept = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    return {**kept, "OMP_NUM_THREADS": "1"}
 
 
 def cpu_seconds(pid: int) -> float:
