@@ -21,7 +21,7 @@ from stand import ours
 from stand.classifier import make_classifier
 from stand.load import Load, client_name
 from stand.processes import cores
-from stand.turns import RATE, UNITS, Contestant, agreed, measured, our_score
+from stand.turns import RATE, UNITS, Contestant, agreed, errors, measured, our_score
 
 CONNECTIONS = (1, 16, 64)
 LEAST_SHARE = 0.8
@@ -60,6 +60,7 @@ def measure(folder: Path, *, rounds: int, seconds: float) -> list[Row]:
                 row.goal = f"≥ {LEAST_SHARE} times"
                 row.met = row.ours >= LEAST_SHARE * plain.of(n, unit)
             rows.append(row)
+    rows += [errors("one row, JSON", one, told) for one in contestants]
     return rows
 
 

@@ -20,7 +20,7 @@ from measuring import Row, arguments, report
 from stand import ours
 from stand.classifier import make_classifier
 from stand.load import Load, client_name
-from stand.turns import CPU, P50, P99, RATE, Contestant, agreed, measured, our_score
+from stand.turns import CPU, P50, P99, RATE, Contestant, agreed, errors, measured, our_score
 
 CONNECTIONS = (16, 64)
 LEAST_TIMES = 1.8
@@ -65,6 +65,7 @@ def measure(folder: Path, *, rounds: int, seconds: float) -> list[Row]:
                 "requests per CPU second", 1e6 / double.of(n, CPU), 1e6 / single.of(n, CPU),
                 "ours, 1 worker", better="more", versions=told)
         )  # fmt: skip
+    rows += [errors("one row, JSON", one, told) for one in contestants]
     return rows
 
 
