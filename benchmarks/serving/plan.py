@@ -233,12 +233,18 @@ def batches(plan: Any, classifier: Classifier, rounds: int) -> Iterator[Row]:
         "Arrow": by_arrow(plan, matrices),
         "JSON": by_json(plan, json_bodies(classifier.rows, n)),
     }
+    session = session_of(classifier.onnx)
+
+    def onnx(number: int) -> Any:
+        return session.run(None, {"input": matrices[number % len(matrices)]})  # type: ignore[attr-defined]
+
     here = {name: work for name, work in works.items() if work is not None}
     for name, work in here.items():
         check_batch(name, work(3), classifier.scores[300:400])
-    taken = in_blocks([bare, *here.values()], 200, rounds=rounds)
-    floor = median(taken[0])
-    for name, found_ in zip(here, taken[1:], strict=True):
+    taken = in_blocks([bare, onnx, *here.values()], 200, rounds=rounds)
+    floor, peer = median(taken[0]), median(taken[1])
+    yield Row("the model's own run", f"{n} rows", "µs CPU", floor, peer, "ONNX Runtime")
+    for name, found_ in zip(here, taken[2:], strict=True):
         mine = median(found_)
         row = Row("plan without HTTP: bytes to bytes", f"{n} rows, {name}", "µs CPU", mine,
                   floor=floor)  # fmt: skip

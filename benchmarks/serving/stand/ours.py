@@ -300,7 +300,7 @@ def _await(
             time.sleep(0.05)
             continue
         ask_once(server.port, first, tls=tls)
-        server.settle()
+        server.settle(patience_seconds=60)  # models may be compiled beside the first answers
         return
     raise RuntimeError(f"our workers are not ready after {READY_SECONDS} s:\n{server.said()}")
 
