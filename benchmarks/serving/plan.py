@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -88,18 +89,21 @@ def by_json(plan: Any, bodies: list[bytes]) -> Work:
     return work
 
 
-def by_arrow(plan: Any, matrices: list[np.ndarray]) -> Work | None:
+def by_arrow(plan: Any, matrices: list[np.ndarray]) -> Work:
     """Arrow IPC in, and out where our codec is there."""
     bodies = [arrow_body(matrix) for matrix in matrices]
-    codec = found("falaj.serving.arrowpredictions", "falaj.serving.arrowanswers")
-    if codec is not None and hasattr(codec, "request_of"):
+    codec = found("falaj.serving.arrowpredictions")
+    if codec is not None:
 
         def coded(number: int) -> Any:
-            body = bodies[number % len(bodies)]
-            parsed = codec.request_of(
-                plan, body, caller="service:bench", started=time.perf_counter()
+            # The parts of a request that the codec reads.
+            asked = SimpleNamespace(
+                body=bodies[number % len(bodies)],
+                query=b"",
+                headers={},
+                started=time.perf_counter(),
             )
-            return plan.score([parsed])[0][0]
+            return plan.score([codec.request_of(plan, asked, "service:bench")])[0][0]
 
         return coded
     from falaj.serving.arrowbodies import table_of_stream

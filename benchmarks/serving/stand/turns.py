@@ -37,6 +37,12 @@ class Contestant:
         self.server.check()
         before = ours.cpu_by_role(self.server)
         measured = self.load.run(connections, seconds)
+        for _ in range(3):
+            if measured.n:
+                break
+            # On a machine that is busy with other things a slow server may miss a short round.
+            before = ours.cpu_by_role(self.server)
+            measured = self.load.run(connections, 2 * seconds)
         after = ours.cpu_by_role(self.server)
         if not keep:
             return
