@@ -4,11 +4,12 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 READY := .venv/.ready
-PEERS := .venv-peers/.ready
+FEAST := .venv-peers/feast/.ready
+SERVERS := $(foreach name,mlserver triton litserve bentoml kserve,.venv-peers/$(name)/.ready)
 WORKERS ?= 2
 SIZE ?= small
 
-.PHONY: help install demo test test-nightly check format docs peers bench lock clean
+.PHONY: help install demo test test-nightly check format docs peers wrk bench lock clean
 .DEFAULT_GOAL := help
 
 help: ## list what can be made
@@ -48,19 +49,33 @@ format: $(READY) ## put code into its form
 docs: $(READY) ## read the documentation at http://127.0.0.1:8000
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
 
-bench: $(READY) $(PEERS) ## all benchmarks; SIZE=full for the figures that count
+bench: $(READY) peers wrk ## all benchmarks; SIZE=full for the figures that count
 	@for file in benchmarks/*/*.py; do echo "== $$file"; $(BIN)/python $$file --size $(SIZE) || exit 1; done
 
-# Those whom we measure against have dependencies of their own: they get an environment of
-# their own, which nothing but the benchmarks uses.
-$(PEERS): pyproject.toml | $(READY)
-	$(BIN)/uv venv --quiet --clear --python $(BIN)/python .venv-peers
-	$(BIN)/uv pip install --quiet --python .venv-peers/bin/python --group peers
-	@touch $(PEERS)
+# Those whom we measure against have dependencies of their own: each gets an environment of
+# its own, which nothing but the benchmarks uses. A model server that cannot be installed
+# here is left out, and the benchmarks say so.
+$(FEAST): pyproject.toml | $(READY)
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python .venv-peers/feast
+	$(BIN)/uv pip install --quiet --python .venv-peers/feast/bin/python --group peers
+	@touch $@
 
-peers: $(PEERS) ## make .venv-peers with the programs that benchmarks compare with
+.venv-peers/%/.ready: benchmarks/serving/peers/requirements-%.txt | $(READY)
+	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python .venv-peers/$*
+	@$(BIN)/uv pip install --quiet --python .venv-peers/$*/bin/python --requirement $< \
+		|| { echo "$* cannot be installed here and is left out."; rm -rf .venv-peers/$*; mkdir .venv-peers/$*; }
+	@touch $@
 
-bench-features: $(PEERS)
+peers: $(FEAST) $(SERVERS) ## make .venv-peers with the programs that benchmarks compare with
+
+wrk: ## install the load generator of the serving benchmarks (Debian's, needs root)
+	@command -v wrk >/dev/null || { apt-get install --yes --quiet wrk >/dev/null 2>&1 \
+		|| { apt-get update --quiet >/dev/null 2>&1 && apt-get install --yes --quiet wrk >/dev/null 2>&1; } \
+		|| echo "wrk could not be installed (apt-get install wrk, as root): a client in Python makes the load."; }
+
+bench-features: $(FEAST) wrk
+
+bench-serving: $(SERVERS) wrk
 
 bench-%: $(READY)
 	@for file in benchmarks/$*/*.py; do echo "== $$file"; $(BIN)/python $$file --size $(SIZE) || exit 1; done

@@ -1,6 +1,6 @@
 """Programs that are measured beside ours, in an interpreter of their own.
 
-A peer is a script that runs in ``.venv-peers`` (``make peers``). It reads one JSON object a
+A peer is a script that runs in ``.venv-peers/feast`` (``make peers``). It reads one JSON object a
 line from its standard input, does that work, and answers with one JSON object a line; what
 it times is timed there, without the way between the two processes.
 """
@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any, Self
 
 ROOT = Path(__file__).parents[1]
-PYTHON = ROOT / ".venv-peers" / "bin" / "python"
+PYTHON = ROOT / ".venv-peers" / "feast" / "bin" / "python"
 
 
 def available() -> bool:

@@ -27,14 +27,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import uvloop
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[1] / "serving"))
 
-from measuring import Row, median, quantile, report
+from measuring import Row, median, report
 from peers import Peer, available
-from single_row import ask_once, cpu_seconds, load
+from stand.load import Load, ask_once
+from stand.processes import cpu_seconds
 
 N_VIEWS, N_FEATURES, N_ENTITIES, N_ASKED = 3, 10, 2_000, 1_000
 CONNECTIONS = (1, 16, 64)
@@ -199,15 +199,18 @@ class Figures:
 
     def measure(self, connections: int, seconds: float, *, keep: bool) -> None:
         """One round."""
+        core = max(os.sched_getaffinity(0))
         before = cpu_seconds(self.pid)
-        times = uvloop.run(load(self.port, self.asked, connections, seconds))
+        found = Load(self.port, self.asked, core=core).run(connections, seconds)
         used = cpu_seconds(self.pid) - before
+        if found.errors:
+            raise RuntimeError(f"{found.errors} of {found.n} answers are errors")
         if keep:
             for name, value in (
-                ("requests/s", len(times) / seconds),
-                ("µs CPU/request", used / len(times) * 1e6),
-                ("p50 ms", quantile(times, 0.5) * 1e3),
-                ("p99 ms", quantile(times, 0.99) * 1e3),
+                ("requests/s", found.rate),
+                ("µs CPU/request", used / found.n * 1e6),
+                ("p50 ms", found.p50_ms),
+                ("p99 ms", found.p99_ms),
             ):
                 self.found.setdefault((name, connections), []).append(value)
 
@@ -300,7 +303,7 @@ def main() -> None:
     if given.fd is not None:
         serve(given.folder, socket.socket(fileno=given.fd))
         return
-    rounds, seconds = (2, 0.5) if given.size == "small" else (5, 3.0)
+    rounds, seconds = (2, 1.0) if given.size == "small" else (5, 3.0)
     stores: Sequence[str] = ("Redis",) if given.size == "small" else ("Redis", "SQLite")
     if given.alone or not available():
         stores = ()

@@ -1,0 +1,1 @@
+"""The test stand of the serving benchmarks: servers on one core, load from the other."""
