@@ -196,10 +196,10 @@ class Lane:
                     request.trail.scored(part, begun)
             self.meter.variant(part.variant.variant.name).answered(
                 requests,
-                begun=begun,
-                done=done,
-                model_seconds=vectors.ran - vectors.read,
-                n_rows=part.n_rows,
+                begun,
+                done,
+                vectors.ran - vectors.read,
+                part.n_rows,
             )
 
     def _answer_when_kept(
