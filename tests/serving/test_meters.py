@@ -67,7 +67,7 @@ def test_nothing_has_no_quantile_and_what_is_beyond_the_scale_lies_at_its_end() 
     assert buckets_of(np.array([0, 1e-9, 1e9], np.float32)).tolist() == [0, 0, BUCKETS - 1]
 
 
-@pytest.mark.parametrize("n", [1, 7, 1023, 1024, 1025, 5000])
+@pytest.mark.parametrize("n", [1, 7, 511, 1023, 1024, 1025, 5000])
 def test_each_request_of_a_run_is_counted_once_however_the_ring_is_folded(
     tmp_path: Path, n: int
 ) -> None:

@@ -40,8 +40,10 @@ ROW: Final = 2.0**_LOWEST
 def buckets_of(values: NDArray[np.float32]) -> Counts:
     """The bucket of each number (float32, not negative); what is beyond lies in the last one."""
     bits = np.ascontiguousarray(values).view(np.uint32) >> _SHIFT
-    placed: Counts = bits.astype(np.int64) - _BASE
-    return np.clip(placed, 0, BUCKETS - 1)
+    placed: Counts = bits.astype(np.int64)
+    placed -= _BASE
+    np.maximum(placed, 0, out=placed)
+    return np.minimum(placed, BUCKETS - 1, out=placed)
 
 
 def upper_of(bucket: int) -> float:
@@ -119,18 +121,41 @@ class Counted:
         """A quantile of one of the histograms of seconds, in milliseconds."""
         return quantile_ms(self.histograms[of], share)
 
-    def tally(self, entries: NDArray[Any]) -> None:
-        """Take journal entries to the counts (see ``meters.ENTRY``)."""
-        for kind, names in _KINDS:
-            valid = entries[entries[kind] >= 0]
-            for place, name, scale in names:
-                values = valid[name]
-                self.sums[place] += values.sum(dtype=np.float64)
-                self.histograms[place] += histogram(values * np.float32(scale))
+    def tally(self, runs: NDArray[Any], started: NDArray[np.float64]) -> None:
+        """Take runs of the model to the counts.
+
+        Args:
+            runs: see ``meters.RUN``.
+            started: when their requests arrived, where ``place`` of a run points to.
+        """
+        n = runs["n"]
+        arrived, done, begun = runs["started"], runs["done"], runs["begun"]
+        if not (n == 1).all():
+            arrived, done, begun = _by_request(runs, started)
+        whole = runs if runs["rows"].all() else runs[runs["rows"] > 0]
+        parts = (done - arrived, begun - arrived, whole["model"], whole["rows"] * ROW)
+        # One pass over all four: the cost of a pass is what counts here.
+        values = np.concatenate(parts, dtype=np.float32, casting="same_kind")
+        places = buckets_of(values)
+        at = 0
+        for place, part in enumerate(parts):
+            self.sums[place] += part.sum() / (ROW if place == ROWS else 1.0)
+            places[at : at + len(part)] += place * BUCKETS
+            at += len(part)
+        counts = np.bincount(places, minlength=N_HISTOGRAMS * BUCKETS)
+        self.histograms += counts.reshape(N_HISTOGRAMS, BUCKETS)
 
 
-_KINDS = (
-    ("latency", ((LATENCY, "latency", 1.0), (QUEUE, "queue", 1.0))),
-    ("model", ((MODEL, "model", 1.0), (ROWS, "rows", ROW))),
-)
-"""Columns of an entry that are there together: of a request, and of a run."""
+def _by_request(
+    runs: NDArray[Any], started: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """For each request: when it arrived, when its run was answered, when that was begun."""
+    alone, many = runs[runs["n"] == 1], runs[runs["n"] > 1]
+    n = many["n"].astype(np.int64)
+    first = many["place"].astype(np.int64) - (np.cumsum(n) - n)
+    places = np.arange(n.sum()) + np.repeat(first, n)
+    return (
+        np.concatenate((alone["started"], started[places])),
+        np.concatenate((alone["done"], np.repeat(many["done"], n))),
+        np.concatenate((alone["begun"], np.repeat(many["begun"], n))),
+    )

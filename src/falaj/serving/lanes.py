@@ -293,27 +293,30 @@ class Lane:
         parts: list[Scored],
         begun: float,
     ) -> None:
-        """Count a run that was answered: one write to shared memory for each request."""
+        """Count a run that was answered: one write to shared memory for each variant."""
         done = time.perf_counter()
         if len(parts) == 1:
-            shared = [
-                [item[1] for item, answer in zip(group, answers, strict=True)
-                 if not isinstance(answer, FalajError)]
-            ]  # fmt: skip
-        else:
-            shared = _first_scored(parts)
-        for part, requests in zip(parts, shared, strict=True):
-            vectors = part.vectors
-            for request in requests:
-                if request.trail is not None:
-                    request.trail.scored(part, begun)
-            self.meter.variant(part.variant.variant.name).answered(
-                requests,
-                begun=begun,
-                done=done,
-                model_seconds=vectors.ran - vectors.read,
-                n_rows=part.n_rows,
-            )
+            if len(group) == 1:
+                requests = [group[0][1]]
+            else:
+                requests = [
+                    item[1]
+                    for item, answer in zip(group, answers, strict=True)
+                    if not isinstance(answer, FalajError)
+                ]
+            self._counted(parts[0], requests, begun, done)
+            return
+        for part, requests in zip(parts, _first_scored(parts), strict=True):
+            self._counted(part, requests, begun, done)
+
+    def _counted(self, part: Scored, requests: list[Parsed], begun: float, done: float) -> None:
+        for request in requests:
+            if request.trail is not None:
+                request.trail.scored(part, begun)
+        vectors = part.vectors
+        self.meter.variant(part.variant.variant.name).answered(
+            requests, begun, done, vectors.ran - vectors.read, len(part.ids)
+        )
 
     def _answer_when_kept(
         self,

@@ -1,9 +1,9 @@
 """Counters and histograms of each endpoint's variant, in memory that all processes share.
 
 Each worker writes one mapped file with a section for each endpoint and variant; anybody may
-add the files up. A run of the model costs one packed write for each request in it, into a
-ring that is folded into histograms every 1,024 requests; who reads adds what is not folded
-yet. So a worker that is killed, at any instant, loses no count.
+add the files up. A run of the model costs one packed write, and eight bytes for each request
+in it, into a ring that is folded into histograms every 512 runs; who reads adds what is not
+folded yet. So a worker that is killed, at any instant, loses no count.
 
 A file is locked for as long as its worker lives. The counts of workers that have ended are
 moved into one file when the next worker starts, each exactly once.
@@ -17,6 +17,7 @@ import os
 import secrets
 import struct
 import threading
+from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -47,18 +48,30 @@ from falaj.serving.model import SeriesCounts, Traffic, VariantTraffic
 if TYPE_CHECKING:
     from falaj.serving.plan import Parsed
 
-ENTRY = np.dtype(
-    [("latency", "<f4"), ("queue", "<f4"), ("model", "<f4"), ("rows", "<f4"), ("number", "<u8")]
+RUN = np.dtype(
+    [
+        ("begun", "<f8"),
+        ("done", "<f8"),
+        ("model", "<f8"),
+        ("started", "<f8"),
+        ("rows", "<u4"),
+        ("n", "<u2"),
+        ("place", "<u2"),
+        ("number", "<u8"),
+    ]
 )
-"""A line of the ring: seconds of a request (-1: none), and of the run that it began."""
-_RING = 1_024
-_write = struct.Struct("<4fQ").pack_into  # the number last: a torn line has its old one
+"""A run: when it was begun and answered (``time.perf_counter()``), seconds of the model, the
+rows that it scored, its number of requests, when the one of them arrived (or where the
+arrivals of several begin)."""
+_write = struct.Struct("<4dI2HQ").pack_into  # the number last: a torn line has its old one
+_RUNS, _ARRIVALS = 512, 1_024
 _MAGIC = 0x314A414C4146  # layout 1
 _SECTION = 65_536  # a multiple of every page size in use
-_HEAD, _KEY, _KEY_BYTES = 2_048, 1_024, 1_024
+_HEAD, _KEY, _KEY_BYTES = 1_024, 256, 768
 _SUMS = 8 * (1 + N_HISTOGRAMS)
 _COPY = _SUMS + 8 * N_HISTOGRAMS * BUCKETS
-_RING_AT = _HEAD + 2 * _COPY
+_ARRIVALS_AT = _HEAD + 2 * _COPY
+_RUNS_AT = _ARRIVALS_AT + 8 * _ARRIVALS
 _FLIPS, _COUNTERS, _IN_FLIGHT = 1, 2, 2 + N_COUNTERS
 _SUFFIX, _ENDED, _LOCK = ".meter", "ended", "lock"
 _TRIES = 100
@@ -67,14 +80,29 @@ _TRIES = 100
 class Section:
     """The counts of one endpoint's variant in one worker; one thread writes it."""
 
-    __slots__ = ("_copies", "_head", "_lock", "_number", "_page", "_ring")
+    __slots__ = (
+        "_arrivals",
+        "_copies",
+        "_head",
+        "_lock",
+        "_number",
+        "_page",
+        "_place",
+        "_runs",
+        "_started",
+    )
 
     def __init__(self, page: mmap.mmap, key: bytes) -> None:
         self._page = page
         self._head = memoryview(page)[:_KEY].cast("q")
-        self._ring = np.frombuffer(page, ENTRY, _RING, _RING_AT)
+        self._started = memoryview(page)[_ARRIVALS_AT:_RUNS_AT].cast("d")
+        self._arrivals = np.frombuffer(page, np.float64, _ARRIVALS, _ARRIVALS_AT)
+        self._runs = np.frombuffer(page, RUN, _RUNS, _RUNS_AT)
         self._copies = [_Copy(page, _HEAD + number * _COPY) for number in range(2)]
         self._number = 0
+        """Of the last run."""
+        self._place = 0
+        """Where the next arrivals may be written."""
         self._lock = threading.Lock()
         page[_KEY : _KEY + len(key)] = key
         self._head[0] = _MAGIC
@@ -82,7 +110,6 @@ class Section:
     def answered(
         self,
         requests: Sequence[Parsed],
-        *,
         begun: float,
         done: float,
         model_seconds: float,
@@ -96,25 +123,27 @@ class Section:
             model_seconds: of it, the model's own.
             n_rows: rows that it scored.
         """
-        page, number = self._page, self._number
-        rows = n_rows
-        for request in requests:
-            number += 1
-            started = request.started
-            place = _RING_AT + (number & 1023) * 24
-            _write(page, place, done - started, begun - started, model_seconds, rows, number)
-            if not number & 1023:
-                self._number = number
+        n = len(requests)
+        number = self._number + 1
+        at = _RUNS_AT + (number & 511) * 48
+        if n == 1:
+            started = requests[0].started
+            _write(self._page, at, begun, done, model_seconds, started, n_rows, 1, 0, number)
+        else:
+            if n > _ARRIVALS:
+                self.answered(requests[_ARRIVALS:], begun, done, 0.0, 0)
+                self.answered(requests[:_ARRIVALS], begun, done, model_seconds, n_rows)
+                return
+            place = self._place
+            if place + n > _ARRIVALS:
                 self._fold()
-            model_seconds = -1.0
-            rows = 0
-        if not requests:
-            number += 1
-            _write(page, _RING_AT + (number & 1023) * 24, -1.0, -1.0, model_seconds, rows, number)
-            if not number & 1023:
-                self._number = number
-                self._fold()
+                place = 0
+            self._started[place : place + n] = array("d", [one.started for one in requests])
+            self._place = place + n
+            _write(self._page, at, begun, done, model_seconds, 0.0, n_rows, n, place, number)
         self._number = number
+        if not number & 511:
+            self._fold()
 
     def count(self, counter: int, n: int = 1) -> None:
         """Add to a counter; from any thread."""
@@ -126,18 +155,22 @@ class Section:
         self._head[_IN_FLIGHT] = n
 
     def _fold(self) -> None:
-        """Take the ring into the copy that nobody reads, then let it be the one that is read.
+        """Take the runs into the copy that nobody reads, then let it be the one that is read.
 
         Killed before the last step, nothing has happened; behind it, all has.
         """
         flips = self._head[_FLIPS]
         old, new = self._copies[flips & 1], self._copies[~flips & 1]
         counted = old.counted()
-        counted.tally(self._ring[self._ring["number"] > old.folded[0]])
+        runs = self._runs
+        if self._number - int(old.folded[0]) < _RUNS:
+            runs = runs[runs["number"] > old.folded[0]]
+        counted.tally(runs, self._arrivals)
         new.sums[:] = counted.sums
         new.histograms[:] = counted.histograms
         new.folded[0] = self._number
         self._head[_FLIPS] = flips + 1
+        self._place = 0
 
 
 class _Copy:
@@ -441,8 +474,9 @@ def _add_file(found: dict[tuple[str, str], Counted], path: Path, *, living: bool
             endpoint, variant = msgspec.json.decode(key, type=tuple[str, str])
             copy = _Copy(data, _HEAD + (head[_FLIPS] & 1) * _COPY)
             counted = copy.counted()
-            ring = np.frombuffer(data, ENTRY, _RING, _RING_AT)
-            counted.tally(ring[ring["number"] > copy.folded[0]])
+            runs = np.frombuffer(data, RUN, _RUNS, _RUNS_AT)
+            arrivals = np.frombuffer(data, np.float64, _ARRIVALS, _ARRIVALS_AT)
+            counted.tally(runs[runs["number"] > copy.folded[0]], arrivals)
             counted.counters[:] = head[_COUNTERS : _COUNTERS + N_COUNTERS]
             if living:
                 counted.in_flight, counted.workers = head[_IN_FLIGHT], 1
