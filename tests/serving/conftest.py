@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -84,3 +86,16 @@ def ducklake(tmp_path: Path) -> Iterator[DuckLake]:
     opened = DuckLake(Place.of("ducklake:", tmp_path / "lake"), threads=1)
     yield opened
     opened.close()
+
+
+@pytest.fixture(scope="session")
+def programs() -> ModuleType:
+    """``serving_programs.py``, whose file is also the program."""
+    spec = importlib.util.spec_from_file_location(
+        "serving_programs", Path(__file__).with_name("serving_programs.py")
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 import httpx
 import pytest
@@ -23,9 +24,9 @@ from falaj.serving.rings import Rings, ring_folder
 from falaj.serving.routing import RoutingTable
 from falaj.serving.spools import DirectorySpools, PredictionDrain
 from falaj.testing.serving import make_release
-from falaj.testing.servingprograms import keys_of, prepare
+from falaj.trust.adapters.keys_file import FileKeyring
 
-PROGRAM = [sys.executable, "-m", "falaj.testing.servingprograms"]
+PROGRAM = [sys.executable, str(Path(__file__).with_name("serving_programs.py"))]
 ROW = {"a": 0.5, "b": -1.25, "c": 2.0}
 
 
@@ -78,22 +79,24 @@ def answered_until_killed(
 
 
 @pytest.fixture
-def prepared(tmp_path: Path) -> Iterator[Path]:
-    prepare(tmp_path)
+def prepared(tmp_path: Path, programs: ModuleType) -> Iterator[Path]:
+    programs.prepare(tmp_path)
     yield tmp_path
     shutil.rmtree(ring_folder(tmp_path))
 
 
-def logged_in(folder: Path) -> list[str]:
+def logged_in(folder: Path, keys: FileKeyring) -> list[str]:
     """The ids in the lake, once all segments have been moved there."""
     lake = DuckLake(Place.of("ducklake:", folder / "lake"), threads=1)
-    PredictionDrain(folder / "spool", keys_of(folder), lake).run_once()
+    PredictionDrain(folder / "spool", keys, lake).run_once()
     found = lake.scan("predictions_delays", columns=["prediction_id"]).column(0).to_pylist()
     lake.close()
     return [str(one) for one in found]
 
 
-def test_whoever_is_killed_every_answered_prediction_is_in_the_log_once(prepared: Path) -> None:
+def test_whoever_is_killed_every_answered_prediction_is_in_the_log_once(
+    prepared: Path, programs: ModuleType
+) -> None:
     table = RoutingTable(prepared / "routing")
     table.write(make_release())
     table.flip("delays", "release_1")
@@ -126,10 +129,10 @@ def test_whoever_is_killed_every_answered_prediction_is_in_the_log_once(prepared
         writers[-1].kill()
         writers[-1].wait()
     rings = Rings(ring_folder(prepared))
-    LogWriter(rings, DirectorySpools(prepared / "spool", keys_of(prepared))).run_once()
+    LogWriter(rings, DirectorySpools(prepared / "spool", programs.keys_of(prepared))).run_once()
     assert rings.tidy() == 0
     rings.close()
-    logged = logged_in(prepared)
+    logged = logged_in(prepared, programs.keys_of(prepared))
     assert len(set(logged)) == len(logged)
     assert set(answered) <= set(logged)  # the ring was never full
     assert len(answered) >= 150
@@ -138,13 +141,13 @@ def test_whoever_is_killed_every_answered_prediction_is_in_the_log_once(prepared
 
 @pytest.mark.parametrize("durability", [Durability.REQUEST, Durability.BATCH])
 def test_a_killed_worker_loses_nothing_that_its_durability_promised(
-    prepared: Path, durability: Durability
+    prepared: Path, programs: ModuleType, durability: Durability
 ) -> None:
     table = RoutingTable(prepared / "routing")
     table.write(make_release(durability=durability))
     table.flip("delays", "release_1")
     answered = answered_until_killed(prepared, seconds=2.5)
-    logged = logged_in(prepared)
+    logged = logged_in(prepared, programs.keys_of(prepared))
     assert len(set(logged)) == len(logged)
     lost = {one for one in answered if one not in set(logged)}
     assert len(answered) >= 150

@@ -12,16 +12,16 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 from falaj.serving.rings import ring_folder
 from falaj.serving.routing import RoutingTable
 from falaj.testing.serving import make_release
-from falaj.testing.servingprograms import prepare
 
 SECONDS = float(os.environ.get("FALAJ_SOAK_SECONDS", "7200"))
-PROGRAM = [sys.executable, "-m", "falaj.testing.servingprograms"]
+PROGRAM = [sys.executable, str(Path(__file__).with_name("serving_programs.py"))]
 
 
 def resident_megabytes(pid: int) -> float:
@@ -54,8 +54,10 @@ async def ask_until(port: int, until: float, counts: dict[str, int]) -> None:
 
 @pytest.mark.nightly
 @pytest.mark.timeout(SECONDS + 300)
-def test_hours_of_load_and_of_switched_releases_leave_memory_flat(tmp_path: Path) -> None:
-    prepare(tmp_path)
+def test_hours_of_load_and_of_switched_releases_leave_memory_flat(
+    tmp_path: Path, programs: ModuleType
+) -> None:
+    programs.prepare(tmp_path)
     table = RoutingTable(tmp_path / "routing")
     for number in (1, 2):
         table.write(make_release(f"release_{number}"))

@@ -1,6 +1,6 @@
 """An inference worker and a log writer as programs of their own, to be killed by tests.
 
-``python -m falaj.testing.servingprograms FOLDER PORT-FILE [ring]`` is the worker, and with
+``python serving_programs.py FOLDER PORT-FILE [ring]`` is the worker, and with
 ``writer`` in the place of the port file it is the log writer. The folder holds the keys, the
 model (``model.onnx`` with inputs a, b and c) and the routing table.
 """
