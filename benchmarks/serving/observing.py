@@ -24,7 +24,7 @@ from measuring import Row, arguments, median, report
 from falaj.serving.accesslog import AccessLog
 from falaj.serving.front import Request
 from falaj.serving.meters import Meters
-from falaj.serving.plan import Parsed
+from falaj.serving.predictions import Parsed
 from falaj.serving.trails import HEADER, Ended, Trail, Trails
 
 GOAL = 0.2

@@ -11,7 +11,7 @@ from rich.console import Console
 from falaj.interfaces.top import rows_between, table_of
 from falaj.serving.meters import Meters
 from falaj.serving.model import Measurement
-from falaj.serving.plan import Parsed
+from falaj.serving.predictions import Parsed
 
 AT = datetime(2026, 11, 1, tzinfo=UTC)
 

@@ -29,7 +29,7 @@ from falaj.serving.counted import (
     upper_of,
 )
 from falaj.serving.meters import Meters
-from falaj.serving.plan import Parsed
+from falaj.serving.predictions import Parsed
 
 
 def asked(n: int, started: float = 0.0) -> list[Parsed]:
@@ -174,7 +174,7 @@ WORKER = """
 import sys
 from pathlib import Path
 from falaj.serving.meters import Meters
-from falaj.serving.plan import Parsed
+from falaj.serving.predictions import Parsed
 meters = Meters(Path(sys.argv[1]), "killed")
 section = meters.of("delays").variant("champion")
 request = [Parsed([None], None, None, explain=False, caller="u", started=0.0)]

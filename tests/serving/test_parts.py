@@ -19,8 +19,8 @@ from falaj.serving.assignment import assigned, bounds, position
 from falaj.serving.compiler import PlanCompiler
 from falaj.serving.errors import RoutingDamaged
 from falaj.serving.model import Endpoint, RequestField, Variant
-from falaj.serving.plan import PredictionIds
 from falaj.serving.plans import Plans
+from falaj.serving.predictions import PredictionIds
 from falaj.serving.routing import RoutingTable
 from falaj.testing.runtimes import RuntimeSuite
 from falaj.testing.serving import MemoryBundles, make_release, servable

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from falaj.kernel.errors import FalajError
 from falaj.serving.assignment import assigned, bounds, position
 from falaj.serving.compiler import PlanCompiler
+from falaj.serving.errors import BadRequest
 from falaj.serving.logged import columnar, decoded, encoded, logged
 from falaj.serving.model import (
     FieldType,
@@ -24,6 +26,7 @@ from falaj.serving.model import (
     ServableModel,
     Variant,
 )
+from falaj.serving.predictions import NumberRows
 from falaj.testing.serving import MemoryBundles, make_release
 
 WORDS = ("low", "middle", "high")
@@ -235,3 +238,75 @@ def test_rows_come_to_the_same_alone_and_together(
 
     flat = [row for rows in requests for row in rows]
     assert scores(requests) == [score for row in flat for score in scores([[row]])]
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    st.lists(st.sampled_from("pqrs"), min_size=1, unique=True),
+    st.integers(1, 5),
+    st.lists(st.integers(1, 3), min_size=1, max_size=3),
+    st.randoms(use_true_random=False),
+)
+def test_a_matrix_of_numbers_comes_to_what_the_same_rows_in_json_come_to(
+    names: list[str], n_inputs: int, sizes: list[int], random: Any
+) -> None:
+    inputs = tuple(random.sample(names, min(n_inputs, len(names))))
+    weights = [random.uniform(-2, 2) for _ in inputs]
+    nullable = {name: random.random() < 0.5 for name in names}
+    release = make_release(
+        fields=tuple(
+            RequestField(name=name, type=FieldType.FLOAT, nullable=nullable[name]) for name in names
+        )
+    )
+    model = ServableModel("weighted", json.dumps(weights).encode(), inputs)
+    plan = PlanCompiler(MemoryBundles({"sha256:a": model}), [WeightedRuntime()], None).compile(  # type: ignore[list-item]
+        release
+    )
+
+    def value(name: str) -> float | None:
+        if nullable[name] and random.random() < 0.3:
+            return None
+        return float(np.float32(random.uniform(-9, 9)))
+
+    requests = [[{name: value(name) for name in names} for _ in range(n)] for n in sizes]
+    in_json = [
+        plan.parse(json.dumps({"inputs": rows}).encode(), caller="u", started=0.0)
+        for rows in requests
+    ]
+    as_numbers = [
+        plan.parse_columns(
+            {name: np.array([row[name] for row in rows], dtype=np.float32) for name in names},
+            caller="u",
+            started=0.0,
+        )
+        for rows in requests
+    ]
+    assert all(isinstance(one.rows, NumberRows) for one in as_numbers)
+    mixed = [one if place % 2 else other for place, (one, other) in enumerate(
+        zip(in_json, as_numbers, strict=True)
+    )]  # fmt: skip
+    told = []
+    for asked in (in_json, as_numbers, mixed):
+        answers, parts = plan.score(asked)
+        kept = columnar([decoded(encoded(logged(part))) for part in parts]).to_pylist()
+        scores = [
+            row["score"]
+            for answer in answers
+            for row in json.loads(answer)["predictions"]  # type: ignore[arg-type]
+        ]
+        assert [row["score"] for row in kept] == scores
+        told.append((scores, [(row["fields"], str(row["features"])) for row in kept]))
+    assert told[0] == told[1] == told[2]
+
+
+def test_a_matrix_with_a_number_that_no_float32_holds_is_refused_with_its_place() -> None:
+    release = make_release()
+    model = ServableModel("weighted", b"[1, 1, 1]", ("a", "b", "c"))
+    plan = PlanCompiler(MemoryBundles({"sha256:a": model}), [WeightedRuntime()], None).compile(  # type: ignore[list-item]
+        release
+    )
+    for wrong in (np.inf, -np.inf, np.nan, 1e39):
+        matrix = np.zeros((3, 3))
+        matrix[2, 1] = wrong
+        with pytest.raises(BadRequest, match=r"Row 2 has .* for the field 'b'"):
+            plan.decoder.matrix(matrix, caller="u", started=0.0)

@@ -28,7 +28,8 @@ from falaj.serving.adapters.runtime_onnx import OnnxRuntime
 from falaj.serving.compiler import PlanCompiler
 from falaj.serving.errors import BadRequest, FeaturesMissing
 from falaj.serving.model import FeatureStatus, FieldType, MissingPolicy, RequestField
-from falaj.serving.plan import Parsed, RequestPlan
+from falaj.serving.plan import RequestPlan
+from falaj.serving.predictions import Parsed
 from falaj.serving.storedfeatures import StoredFeatures
 from falaj.testing.calls import opened_call
 from falaj.testing.features import FixedSecrets, GivenDefinitions, MemoryLake

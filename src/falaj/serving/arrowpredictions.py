@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from falaj.serving.front import Request, Told
-    from falaj.serving.plan import Outcome, Parsed, RequestPlan
+    from falaj.serving.plan import RequestPlan
+    from falaj.serving.predictions import Outcome, Parsed
 
 REQUEST_ID, AT = b"request_id", b"at"
 """What a request may say of itself in the metadata of its schema."""

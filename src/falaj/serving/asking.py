@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from falaj.serving.admission import Admission
     from falaj.serving.front import Told
     from falaj.serving.lanes import Lane
-    from falaj.serving.plan import Parsed, RequestPlan
+    from falaj.serving.plan import RequestPlan
     from falaj.serving.plans import Plans
+    from falaj.serving.predictions import Parsed
 
 _UNKNOWN = Limits()
 """Of an endpoint whose plan this worker may have to build yet."""

@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from falaj.serving.decoding import TYPES
 from falaj.serving.model import FieldType, RequestField
-from falaj.serving.plan import TYPES
 
 INSTANT = pa.timestamp("us", tz="UTC")
 ARROW = {

@@ -10,7 +10,8 @@ import numpy as np
 from falaj.kernel.errors import InvalidInput
 from falaj.serving.compositions import ComposedModel, described
 from falaj.serving.explain import Explanation
-from falaj.serving.plan import PredictionIds, RequestPlan
+from falaj.serving.plan import RequestPlan
+from falaj.serving.predictions import PredictionIds
 from falaj.serving.variants import CompiledVariant
 
 if TYPE_CHECKING:

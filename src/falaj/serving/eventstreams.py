@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from falaj.serving.front import Told
-    from falaj.serving.plan import Outcome, Parsed, RequestPlan
+    from falaj.serving.plan import RequestPlan
     from falaj.serving.ports import GeneratingModel
+    from falaj.serving.predictions import Outcome, Parsed
 
 EVENTS = b"text/event-stream"
 _MORE = {b"cache-control": b"no-store", b"x-accel-buffering": b"no"}

@@ -58,9 +58,10 @@ from falaj.serving.workload import Sampler, exposition
 if TYPE_CHECKING:
     from falaj.kernel.ports import Policy
     from falaj.serving.meters import Meters
-    from falaj.serving.plan import Parsed, RequestPlan
+    from falaj.serving.plan import RequestPlan
     from falaj.serving.ports import Verifier
     from falaj.serving.predictionlog import PredictionLog
+    from falaj.serving.predictions import Parsed
     from falaj.serving.workload import Workload
 
 _PREFIX, _SUFFIX, _OPENAPI = b"/v1/endpoints/", b"/predict", b"/openapi.json"

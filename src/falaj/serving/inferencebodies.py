@@ -37,7 +37,8 @@ from falaj.serving.tensors import (
 
 if TYPE_CHECKING:
     from falaj.serving.front import Told
-    from falaj.serving.plan import Outcome, Parsed, RequestPlan
+    from falaj.serving.plan import RequestPlan
+    from falaj.serving.predictions import Outcome, Parsed
 
 HEADER_LENGTH = b"inference-header-content-length"
 _RAW_MEDIA = b"application/octet-stream"

@@ -25,8 +25,9 @@ from falaj.serving.model import Durability
 if TYPE_CHECKING:
     from falaj.serving.front import Response, Told
     from falaj.serving.meters import Meter
-    from falaj.serving.plan import Parsed, RequestPlan, Scored
+    from falaj.serving.plan import RequestPlan
     from falaj.serving.predictionlog import PredictionLog
+    from falaj.serving.predictions import Parsed, Scored
 
 INLINE_ROWS = 256
 """More rows than these are scored on a thread, so that other requests are not held up."""

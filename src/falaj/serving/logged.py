@@ -7,15 +7,17 @@ that a release with other features needs no other table.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
 import pyarrow as pa
 
+from falaj.serving.predictions import NumberRows
+
 if TYPE_CHECKING:
-    from falaj.serving.plan import Scored
+    from falaj.serving.predictions import Parsed, Scored
 
 _INSTANT = pa.timestamp("us", tz="UTC")
 SCHEMA = pa.schema(
@@ -53,12 +55,15 @@ class LoggedRun(msgspec.Struct, array_like=True, gc=False):
     requested_us: int
     at_us: int
     ids: list[str]
+    counts: list[int]
+    """How many rows each request has; of each request stand here:"""
     request_ids: list[str | None]
     callers: list[str]
     latencies_us: list[int]
     units: list[str] | None
-    rows: list[Any]
-    """The decoded input rows: structs, or maps once they have passed a ring."""
+    rows: Sequence[Any]
+    """The decoded input rows: structs, or maps once they have passed a ring; empty if they are
+    ``numbers``."""
     n_inputs: int
     matrix: bytes
     """float32 [n, inputs]."""
@@ -69,13 +74,28 @@ class LoggedRun(msgspec.Struct, array_like=True, gc=False):
     n_outputs: int
     outputs: bytes
     """float64 [n, outputs]."""
+    names: tuple[str, ...] = ()
+    numbers: bytes = b""
+    """float64 [n, names]: the rows of requests that came as one matrix."""
 
 
 def logged(scored: Scored) -> LoggedRun:
     """What the log keeps of scored rows."""
     release, variant, vectors = scored.release, scored.variant.variant, scored.vectors
-    unit, owners, done = release.unit, scored.owners, scored.done
+    unit, rows, done = release.unit, scored.rows, scored.done
     outputs = vectors.outputs
+    counts: list[int] = []
+    owners: list[Parsed] = []
+    for owner in scored.owners:
+        if owners and owners[-1] is owner:
+            counts[-1] += 1
+        else:
+            owners.append(owner)
+            counts.append(1)
+    names: tuple[str, ...] = ()
+    numbers = b""
+    if isinstance(rows, NumberRows):
+        names, numbers, rows = rows.names, rows.matrix.astype(np.float64).tobytes(), ()
     return LoggedRun(
         release.endpoint,
         release.id,
@@ -85,17 +105,20 @@ def logged(scored: Scored) -> LoggedRun:
         scored.requested_us,
         scored.at_us,
         scored.ids,
+        counts,
         [owner.request_id for owner in owners],
         [owner.caller for owner in owners],
         [int((done - owner.started) * 1e6) for owner in owners],
-        None if unit is None else [str(getattr(row, unit)) for row in scored.rows],
-        scored.rows,
+        None if unit is None else [str(getattr(row, unit)) for row in rows],
+        rows,
         vectors.matrix.shape[1],
         vectors.matrix.tobytes(),
         None if vectors.statuses is None else vectors.statuses.tobytes(),
         None if vectors.times is None else vectors.times.tobytes(),
         outputs.shape[1],
         outputs.astype(np.float64).tobytes(),
+        names,
+        numbers,
     )
 
 
@@ -127,11 +150,11 @@ def _group(group: Sequence[LoggedRun]) -> pa.Table:
     statuses = [run.statuses for run in group if run.statuses is not None]
     values |= {
         "prediction_id": pa.array([one for run in group for one in run.ids], pa.string()),
-        "request_id": pa.array([one for run in group for one in run.request_ids], pa.string()),
+        "request_id": pa.array(_by_row(group, "request_ids"), pa.string()),
         "requested_at": _instants(np.repeat([run.requested_us for run in group], sizes)),
         "predicted_for": _instants(np.repeat([run.at_us for run in group], sizes)),
         "unit": pa.array([unit for run in group for unit in _units(run)], pa.string()),
-        "fields": pa.array([_json(row).decode() for run in group for row in run.rows], pa.string()),
+        "fields": pa.array([one for run in group for one in _fields(run)], pa.string()),
         "features": _lists(_matrix([run.matrix for run in group], np.float32, first.n_inputs)),
         "statuses": _lists(_matrix(statuses, np.uint8, first.n_inputs))
         if statuses
@@ -139,14 +162,32 @@ def _group(group: Sequence[LoggedRun]) -> pa.Table:
         "features_at": _newest([run.times for run in group], first.n_inputs, n),
         "score": pa.array(outputs[:, 0]),
         "outputs": _lists(outputs),
-        "latency_us": pa.array([one for run in group for one in run.latencies_us], pa.int64()),
-        "caller": pa.array([one for run in group for one in run.callers], pa.string()),
+        "latency_us": pa.array(_by_row(group, "latencies_us"), pa.int64()),
+        "caller": pa.array(_by_row(group, "callers"), pa.string()),
     }
     return pa.table([values[name] for name in SCHEMA.names], schema=SCHEMA)
 
 
 _SAME = ("endpoint", "release", "variant", "model", "version")
 _json = msgspec.json.Encoder().encode
+
+
+def _by_row(group: Sequence[LoggedRun], name: str) -> list[Any]:
+    """What stands for each request, for each of its rows."""
+    return [
+        one
+        for run in group
+        for count, one in zip(run.counts, getattr(run, name), strict=True)
+        for _ in range(count)
+    ]
+
+
+def _fields(run: LoggedRun) -> Iterator[str]:
+    """The input rows as JSON."""
+    if run.rows or not run.names:
+        return (_json(row).decode() for row in run.rows)
+    matrix = np.frombuffer(run.numbers, np.float64).reshape(-1, len(run.names))
+    return (_json(row).decode() for row in NumberRows(run.names, matrix))
 
 
 def _units(run: LoggedRun) -> Sequence[str | None]:

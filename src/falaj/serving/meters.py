@@ -46,7 +46,7 @@ from falaj.serving.exposition import exposition
 from falaj.serving.model import SeriesCounts, Traffic, VariantTraffic
 
 if TYPE_CHECKING:
-    from falaj.serving.plan import Parsed
+    from falaj.serving.predictions import Parsed
 
 RUN = np.dtype(
     [

@@ -21,7 +21,8 @@ from falaj.serving.question import Question
 from falaj.serving.tensors import TOLD, checked_version, versions_of
 
 if TYPE_CHECKING:
-    from falaj.serving.plan import Parsed, RequestPlan
+    from falaj.serving.plan import RequestPlan
+    from falaj.serving.predictions import Parsed
     from falaj.serving.question import Predictions
 
 V2 = b"/v2"

@@ -19,8 +19,8 @@ from falaj.serving.logged import columnar, encoded, logged
 from falaj.serving.names import table_of
 
 if TYPE_CHECKING:
-    from falaj.serving.plan import Scored
     from falaj.serving.ports import Spool, Spools
+    from falaj.serving.predictions import Scored
     from falaj.serving.rings import Ring
 
 

@@ -11,7 +11,8 @@ from falaj.serving.deadlines import deadline_of
 if TYPE_CHECKING:
     from falaj.serving.front import Request, Told
     from falaj.serving.model import Limits
-    from falaj.serving.plan import Parsed, RequestPlan
+    from falaj.serving.plan import RequestPlan
+    from falaj.serving.predictions import Parsed
     from falaj.serving.trails import Trail
 
 ANYBODY = "anybody with a token"

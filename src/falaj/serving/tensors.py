@@ -20,7 +20,8 @@ from falaj.serving.errors import BadRequest
 from falaj.serving.model import FieldType, RequestField
 
 if TYPE_CHECKING:
-    from falaj.serving.plan import Outcome, Parsed, RequestPlan
+    from falaj.serving.plan import RequestPlan
+    from falaj.serving.predictions import Outcome, Parsed
 
 DTYPES: Mapping[str, np.dtype[Any]] = {
     "BOOL": np.dtype(np.bool_),
@@ -189,12 +190,32 @@ def parsed(
     Raises:
         BadRequest, BodyTooLarge: the tensors are not what the endpoint takes.
     """
-    # The one place where a request leaves this codec: a plan that takes a whole matrix of
-    # numbers would be given it here, in the place of columns that become a row each.
+    matrix = _whole_matrix(plan, tensors)
+    if matrix is not None:
+        return plan.decoder.matrix(
+            matrix, caller=caller, started=started, request_id=request_id, at_us=at_us
+        )
     columns = columns_of(plan.release.fields, tensors)
     return plan.parse_columns(
         columns, caller=caller, started=started, request_id=request_id, at_us=at_us
     )
+
+
+def _whole_matrix(plan: RequestPlan, tensors: Sequence[Tensor]) -> NDArray[Any] | None:
+    """The fields of a request as one matrix, where plan and tensors allow it."""
+    if not plan.decoder.takes_numbers or len(tensors) != 1:
+        return None
+    tensor = tensors[0]
+    values = tensor.values
+    if (
+        len(tensor.shape) != 2
+        or tensor.shape[1] != len(plan.decoder.names)
+        or not isinstance(values, np.ndarray)
+        or tensor.datatype not in ("FP32", "FP64")
+        or not _is_matrix(tensor, dict.fromkeys(plan.decoder.names))
+    ):
+        return None
+    return values.reshape(tensor.shape)
 
 
 def columns_of(
@@ -233,7 +254,7 @@ def columns_of(
     return columns
 
 
-def _is_matrix(tensor: Tensor, known: Mapping[str, RequestField]) -> bool:
+def _is_matrix(tensor: Tensor, known: Mapping[str, RequestField | None]) -> bool:
     return tensor.name not in known or tensor.shape[1] > 1
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from falaj.kernel.errors import FalajError
     from falaj.serving.accesslog import AccessLog
     from falaj.serving.front import Request
-    from falaj.serving.plan import Parsed, Scored
+    from falaj.serving.predictions import Parsed, Scored
 
 HEADER = b"traceparent"
 _CONTEXT = re.compile(

@@ -16,6 +16,7 @@ from falaj.kernel.errors import FalajError, InvalidInput
 from falaj.serving.errors import ModelFailed
 from falaj.serving.model import FeatureStatus, FieldType, Release, RequestField, Variant
 from falaj.serving.ports import GeneratingModel
+from falaj.serving.predictions import NumberRows
 
 if TYPE_CHECKING:
     from falaj.serving.explain import Explanation
@@ -86,6 +87,12 @@ class CompiledVariant:
         asked = _asked(release, known, servable)
         self._numbers = _numbers(asked, servable.categories) if asked else None
         self._n_asked = len(asked)
+        fields = [item.name for item in release.fields]
+        of_fields = [fields.index(name) for name in asked]
+        self.takes_numbers = reader is None and not servable.categories and bool(asked)
+        """True if a matrix of the request's fields holds all inputs (see ``NumberRows``)."""
+        same = of_fields == list(range(len(fields)))
+        self._of_fields = None if same else np.array(of_fields, dtype=np.int64)
         read = known + tuple(asked)
         self.from_request = np.array([name in asked for name in self.columns], dtype=bool)
         """[inputs]; True for what the caller sends, which the policy on missing features does
@@ -99,7 +106,7 @@ class CompiledVariant:
         """False if every input of the model comes with the request."""
         return self._reader is not None
 
-    def run(self, rows: list[Any], at_us: int | NDArray[np.int64]) -> Vectors:
+    def run(self, rows: Sequence[Any], at_us: int | NDArray[np.int64]) -> Vectors:
         """Look the features up and run the model.
 
         Args:
@@ -128,11 +135,18 @@ class CompiledVariant:
                 hint="Roll the endpoint back: `falaj endpoints rollback NAME`.",
             ) from error
 
+    def _of_matrix(self, matrix: NDArray[Any]) -> NDArray[np.float32]:
+        """The inputs that come with the request, of a matrix of its fields."""
+        chosen = matrix if self._of_fields is None else matrix.take(self._of_fields, 1)
+        return np.ascontiguousarray(chosen, dtype=np.float32)
+
     def _read(
-        self, rows: list[Any], at_us: int | NDArray[np.int64]
+        self, rows: Sequence[Any], at_us: int | NDArray[np.int64]
     ) -> tuple[NDArray[np.float32], NDArray[np.uint8] | None, NDArray[np.int64] | None]:
         numbers = None
-        if self._numbers is not None:
+        if isinstance(rows, NumberRows):
+            numbers = self._of_matrix(rows.matrix)
+        elif self._numbers is not None:
             # numpy turns None into NaN, the model's own missing value.
             numbers = np.array(list(map(self._numbers, rows)), dtype=np.float32)
         if self._reader is None:

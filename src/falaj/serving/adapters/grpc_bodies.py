@@ -29,7 +29,8 @@ from falaj.serving.tensors import (
 
 if TYPE_CHECKING:
     from falaj.serving.front import Told
-    from falaj.serving.plan import Outcome, Parsed, RequestPlan
+    from falaj.serving.plan import RequestPlan
+    from falaj.serving.predictions import Outcome, Parsed
 
 _LONGEST_ID = 200
 _CONTENTS = {

@@ -26,7 +26,8 @@ from falaj.serving.question import Question
 from falaj.serving.tensors import checked_version
 
 if TYPE_CHECKING:
-    from falaj.serving.plan import Parsed, RequestPlan
+    from falaj.serving.plan import RequestPlan
+    from falaj.serving.predictions import Parsed
     from falaj.serving.question import Predictions
 
 _CODES = {
