@@ -107,6 +107,7 @@ class World:
             Tracing(lake, self.catalog, bundles, {"model_version": lambda _c, key: {"named": key}}),
             Meters(tmp_path / "meters", "control"),
             lambda _call, action, _ref: action not in self.forbidden,
+            None,  # type: ignore[arg-type] - nothing is scored in batches here
         )
         self.forbidden: set[str] = set()
         self.door: LocalDoor = make_door(database, [self.service], audit=self.audit)

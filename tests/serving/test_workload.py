@@ -7,8 +7,16 @@ from pathlib import Path
 import pytest
 import uvloop
 
-from falaj.serving.meters import upper_of
-from falaj.serving.workload import BUSY_NS, INSIDE, PID, Observer, Reading, Sampler, Workload
+from falaj.serving.workload import (
+    BUSY_NS,
+    INSIDE,
+    PID,
+    Observer,
+    Reading,
+    Sampler,
+    Workload,
+    upper_of,
+)
 
 
 class Lane:

@@ -26,6 +26,7 @@ _MODULES = {
         "onnxruntime",
         "uvloop",
     ),
+    "log": ("falaj.serving.logwriter", "falaj.serving.rings", "falaj.serving.spools"),
     "worker": ("falaj.wiring.work",),
     "pool": ("falaj.wiring.raypool",),
 }

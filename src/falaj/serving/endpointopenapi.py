@@ -165,8 +165,9 @@ def _predict(release: Release) -> dict[str, Any]:
                 "name": "explain",
                 "in": "query",
                 "required": False,
-                "description": "`features` tells what each prediction was made of.",
-                "schema": _TEXT,
+                "description": "`features` tells what each prediction was made of. Models of "
+                "trees also tell `contributions`, where they can.",
+                "schema": {"type": "string", "enum": ["features"]},
                 "example": "features",
             }
         ],
