@@ -201,6 +201,7 @@ def _lived(
                 ],
             ],
         )
+        _counted(story, owner)
         _await_log(premises, len(seen.answers))
         story.done("every prediction is in the lake's log", rows=len(seen.answers))
         report = owner.features.parity(delay_features.name, sample=200, at=END)
@@ -210,6 +211,25 @@ def _lived(
             mismatches=report.n_mismatches,
         )
     return seen
+
+
+def _counted(story: Story, owner: Platform) -> None:
+    """What the workers counted themselves, in shared memory (`falaj endpoints top`)."""
+    traffic = owner.endpoints.status(endpoint.name).traffic
+    story.table(
+        ["the worker's own count", "n", "p50 ms", "p90 ms", "p99 ms", "p99.9 ms", "not answered"],
+        [
+            [
+                "from the whole request to its answer",
+                traffic.predictions,
+                traffic.p50_ms or 0.0,
+                traffic.p90_ms or 0.0,
+                traffic.p99_ms or 0.0,
+                traffic.p999_ms or 0.0,
+                traffic.refused + traffic.failed,
+            ]
+        ],
+    )
 
 
 def _await_log(premises: Premises, n_rows: int, *, patience_seconds: float = 30.0) -> None:

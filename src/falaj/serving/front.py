@@ -15,6 +15,7 @@ that wait, and the time of an answer in parts.
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import threading
 import time
@@ -553,6 +554,10 @@ def run(
         drainable(drain_soon)
         front = Front(application)
         await front.listen(sockets, context)
+        if threading.current_thread() is threading.main_thread():
+            # What a server holds from its start is no garbage; it need not be looked at again.
+            gc.collect()
+            gc.freeze()
         try:
             ready()
             await stopped.wait()

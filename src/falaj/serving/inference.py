@@ -254,7 +254,8 @@ class InferenceApp:
         authorization = request.headers.get(b"authorization", b"")
         plan = self._plans.active.get(memo.name)
         try:
-            if plan is not None:
+            kept = self.admission.remembered_until(authorization, memo.name, request.started)
+            if plan is not None and (kept is None or kept[0] <= memo.until):
                 await self.admission.admitted(authorization, memo.name, plan.release.attributes)
             kept = self.admission.remembered_until(authorization, memo.name, time.perf_counter())
             if kept is not None:

@@ -74,7 +74,7 @@ class Limits(_Frozen):
     """From the first byte that the worker sees to the answer."""
     concurrency: int = Field(default=256, ge=1, le=100_000)
     """Requests that may be in a worker at once; the next one is told to come back."""
-    queue_seconds: float = Field(default=0.05, gt=0, le=600)
+    queue_seconds: float = Field(default=0.2, gt=0, le=600)
     """What waits in a worker may take so long to score; the next one is told to come back."""
 
 
