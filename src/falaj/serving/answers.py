@@ -58,9 +58,12 @@ class AnswerWriter:
             parts: what each variant scored.
             places: for each row its part and its place there; None if there is one part.
         """
-        scored = [part.vectors.outputs.tolist() for part in parts]
-        scores = scored[0] if places is None else [scored[part][row] for part, row in places]
-        finite = _finite(scores)
+        scores: list[list[float]] = []
+        finite = True
+        if any(request.render is None for request in requests):
+            scored = [part.vectors.outputs.tolist() for part in parts]
+            scores = scored[0] if places is None else [scored[part][row] for part, row in places]
+            finite = _finite(scores)
         answers: list[Told | FalajError] = []
         explained: _Explained | None = None
         place = 0
