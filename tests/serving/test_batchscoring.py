@@ -210,6 +210,7 @@ class Table:
     def __init__(self, values):
         self.values = values
         self.names = ("f",)
+        self.asks_nothing = False
         self.asked = []
 
     def compile(self, document, categories):

@@ -26,6 +26,7 @@ class Touchy:
     """A reader that cannot bear a negative a."""
 
     names = ("a", "b", "c")
+    asks_nothing = False
 
     def compile(self, document: Mapping[str, Any], categories: Mapping[str, Any]) -> Touchy:
         return self

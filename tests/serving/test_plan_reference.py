@@ -64,6 +64,7 @@ class Store:
     """Fulfils FeatureReaders from ``STORE``, by the key ``entity``."""
 
     names = FEATURES
+    asks_nothing = False
 
     def compile(self, document: Mapping[str, Any], categories: Mapping[str, Any]) -> Store:
         return self

@@ -198,3 +198,24 @@ def test_fields_beyond_the_service_may_be_model_inputs(world: World) -> None:
     _, (scored,) = plan.score([asked(plan, "a")])
     assert scored.vectors.statuses is not None
     assert scored.vectors.statuses[0].tolist() == [FeatureStatus.NULL, 0, 0, 0]
+
+
+def test_a_service_of_request_fields_alone_reads_no_store(
+    world: World, sqlite_database: Database
+) -> None:
+    service = FeatureService(name="bare", request_fields={"a": "float64", "b": "float64"})
+    with opened_call(sqlite_database) as call:
+        world.definitions.apply(call, [service])
+    with sqlite_database.reading() as connection:
+        document, fields = world.features.describe(connection, "bare")
+    bundles = MemoryBundles({"sha256:a": servable(0, ("b", "a"))})
+    compiler = PlanCompiler(bundles, [OnnxRuntime(device="cpu")], world.features)
+    plan = compiler.compile(
+        make_release(
+            fields=fields, feature_service="bare", features=json.loads(json.dumps(document))
+        )
+    )
+    assert not plan.variants[0].reads_features
+    request = plan.parse(b'{"inputs":[{"a":1.5,"b":null}]}', caller="user:a", started=0.0)
+    _, (part,) = plan.score([request])
+    np.testing.assert_array_equal(part.vectors.matrix, [[np.nan, 1.5]])

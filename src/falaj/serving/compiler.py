@@ -93,7 +93,9 @@ class PlanCompiler:
                 "and this worker has no online store.",
                 hint="Set `online` in the settings.",
             )
-        return self._features.compile(release.features, servable.categories)
+        reader = self._features.compile(release.features, servable.categories)
+        # A service of request fields alone is the request itself.
+        return None if reader.asks_nothing else reader
 
 
 def _warm(model: LoadedModel, sample: tuple[tuple[float, ...], ...]) -> None:

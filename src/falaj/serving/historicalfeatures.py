@@ -46,6 +46,7 @@ class HistoricalReader:
         self._pins = pins
         self._categories = categories
         self.names = tuple(plan.outputs)
+        self.asks_nothing = not (plan.views or plan.on_demand or plan.defaults)
         self._types = {name: arrow_type(dtype) for name, dtype in plan.request_fields.items()}
         for use in plan.views:
             for column, dtype in zip(use.key_columns, use.plan.keys.values(), strict=True):

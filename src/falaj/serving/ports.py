@@ -24,6 +24,8 @@ class FeatureReader(Protocol):
 
     names: tuple[str, ...]
     """The columns of the answer, in order."""
+    asks_nothing: bool
+    """True if every column is a request field just as it came: there is nothing to read."""
 
     def read(
         self, rows: Sequence[Mapping[str, Any]], at_us: int | NDArray[np.int64]

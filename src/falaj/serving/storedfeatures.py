@@ -37,7 +37,9 @@ class EncodedReader:
     def __init__(self, reader: OnlineReader, categories: Mapping[str, Sequence[str]]) -> None:
         self._reader = reader
         self.names = tuple(reader.names)
-        outputs = reader.plan.outputs
+        plan = reader.plan
+        self.asks_nothing = not (plan.views or plan.on_demand or plan.defaults)
+        outputs = plan.outputs
         self._words = [
             (place, name, {word: float(number) for number, word in enumerate(categories[name])})
             for place, name in enumerate(self.names)
