@@ -355,3 +355,52 @@ def test_requests_in_flight_are_answered_when_it_stops() -> None:
     told = uvloop.run(main())
     assert b'"body": "1"' in told
     assert b"connection: close" in told
+
+
+# -- heads that were read before -------------------------------------------------------
+
+
+def test_the_same_head_again_brings_its_own_body(served: Served) -> None:
+    with served.connected() as connection:
+        for body in (b"one", b"two", b"six"):
+            connection.sendall(post(body))
+            assert body in heard(connection, 0.1)
+    assert [request.body for request in served.echo.asked] == [b"one", b"two", b"six"]
+    heads = {id(request.head) for request in served.echo.asked}
+    assert len(heads) == 1
+
+
+def test_known_and_unknown_heads_pipelined_in_one_piece_are_answered_in_order(
+    served: Served,
+) -> None:
+    known = post(b"abc", path=b"/known")
+    served.say(known)
+    piece = known + post(b"xyz", path=b"/new") + known + CHUNKED + b"3\r\nqqq\r\n0\r\n\r\n" + known
+    told = served.say(piece)
+    paths = [request.path for request in served.echo.asked[1:]]
+    assert paths == [b"/known", b"/new", b"/known", b"/", b"/known"]
+    assert told.count(b"HTTP/1.1 200") == 5
+    bodies = [request.body for request in served.echo.asked[1:]]
+    assert bodies == [b"abc", b"xyz", b"abc", b"qqq", b"abc"]
+
+
+def test_a_known_head_whose_body_comes_in_pieces_is_one_request(served: Served) -> None:
+    served.say(post(b"abc"))
+    whole = post(b"def")
+    for cut in (5, len(whole) - 2, len(whole) - 1):
+        with served.connected() as connection:
+            connection.sendall(whole[:cut])
+            time.sleep(0.02)
+            connection.sendall(whole[cut:] + whole)
+            assert heard(connection, 0.2).count(b"HTTP/1.1 200") == 2
+    assert {request.body for request in served.echo.asked[1:]} == {b"def"}
+
+
+def test_behind_a_request_that_closes_nothing_is_read_though_its_head_is_known(
+    served: Served,
+) -> None:
+    known = post(b"abc")
+    served.say(known)
+    told = served.say(post(b"xyz", b"connection: close") + known)
+    assert told.count(b"HTTP/1.1 200") == 1
+    assert [request.body for request in served.echo.asked] == [b"abc", b"xyz"]
