@@ -156,7 +156,9 @@ def _serve_front(
     run(
         premises.serving.inference_app(name, ring=True),
         sockets,
-        context=server_context(*premises.server_certificate()),
+        context=server_context(
+            *premises.server_certificate(), clients=premises.settings.inference.client_ca_file
+        ),
         ready=ready,
         begun=lambda stop: end_with_parent(parent, stop),
         grace_seconds=GRACE_SECONDS - 1,

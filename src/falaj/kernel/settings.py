@@ -97,6 +97,8 @@ class InferenceSettings(BaseModel):
     flush_seconds: float = Field(1.0, gt=0)
     log_bytes: int = Field(16 << 20, ge=1 << 20)
     """Of shared memory, in which the predictions of one worker wait for the log writer."""
+    client_ca_file: Path | None = None
+    """Clients must show a certificate of these authorities (PEM); None: they need none."""
     grpc_port: int = Field(0, ge=0, le=65535)
     """Where the workers also listen for gRPC; 0: they do not."""
     grpc_message_bytes: int = Field(4 << 20, ge=1 << 10, le=1 << 30)

@@ -341,9 +341,27 @@ def _write(path: Path, content: bytes, *, mode: int = 0o600) -> None:
         ) from None
 
 
-def server_context(certificate: Path, key: Path) -> ssl.SSLContext:
-    """TLS 1.3 for a server with that certificate chain and key (PEM)."""
+def server_context(certificate: Path, key: Path, *, clients: Path | None = None) -> ssl.SSLContext:
+    """TLS 1.3 for a server with that certificate chain and key (PEM).
+
+    Args:
+        certificate, key: of the server.
+        clients: the authorities (PEM) of which clients must show a certificate; None: they
+            need none.
+
+    Raises:
+        Unavailable: the file of the authorities cannot be read.
+    """
     made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     made.minimum_version = ssl.TLSVersion.TLSv1_3
     made.load_cert_chain(certificate, key)
+    if clients is not None:
+        try:
+            made.load_verify_locations(clients)
+        except (OSError, ssl.SSLError) as error:
+            raise Unavailable(
+                f"The authorities of clients in {clients} cannot be read: {error}.",
+                hint="Name a PEM file of certificates in inference.client_ca_file.",
+            ) from error
+        made.verify_mode = ssl.CERT_REQUIRED
     return made

@@ -232,6 +232,7 @@ class ServingParts:
                 app.asking,
                 f"{host}:{settings.grpc_port}",
                 self._made.server_certificate(),
+                clients=settings.client_ca_file,
                 most_bytes=settings.grpc_message_bytes,
             )
             app.accompany([companion])

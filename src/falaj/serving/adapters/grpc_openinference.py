@@ -58,6 +58,8 @@ class GrpcInference:
         predictions: answers what is asked.
         address: ``host:port`` to listen on; port 0 for a free one, see ``port``.
         certificate: the files of the certificate and its key, for TLS; None for none.
+        clients: the authorities (PEM) of which clients must show a certificate; None: they
+            need none.
         most_bytes: of one message. Each endpoint's own limit holds below it.
 
     Raises:
@@ -70,6 +72,7 @@ class GrpcInference:
         address: str,
         certificate: tuple[Path, Path] | None,
         *,
+        clients: Path | None = None,
         most_bytes: int,
     ) -> None:
         try:
@@ -83,6 +86,7 @@ class GrpcInference:
         self._predictions = predictions
         self._address = address
         self._certificate = certificate
+        self._clients = clients
         self._most_bytes = most_bytes
         self._server: Any = None
         self.port = 0
@@ -110,7 +114,12 @@ class GrpcInference:
                 self.port = self._server.add_insecure_port(self._address)
             else:
                 path, key = self._certificate
-                credentials = grpc.ssl_server_credentials([(key.read_bytes(), path.read_bytes())])
+                clients = None if self._clients is None else self._clients.read_bytes()
+                credentials = grpc.ssl_server_credentials(
+                    [(key.read_bytes(), path.read_bytes())],
+                    root_certificates=clients,
+                    require_client_auth=clients is not None,
+                )
                 self.port = self._server.add_secure_port(self._address, credentials)
         except RuntimeError as error:
             raise Unavailable(
