@@ -271,7 +271,7 @@ def test_no_request_is_answered_wrong_though_the_inference_worker_is_killed(besi
 def test_the_children_end_with_their_supervisor_and_all_comes_up_again(besieged):
     installation = besieged.installation
     children = installation.children()
-    assert set(children) == {"control", "inference-1", "worker"}
+    assert set(children) == {"control", "inference-1", "log", "worker"}
     installation.process.kill()
     installation.process.wait()
     eventually(lambda: not any(map(alive, children.values())), seconds=30, what="their end")
@@ -302,7 +302,7 @@ def test_children_end_though_their_supervisor_is_killed_while_they_start(install
                 found.append(int(entry.name))
         return found
 
-    children = eventually(lambda: len(found := started()) == 3 and found, every=0.005)
+    children = eventually(lambda: len(found := started()) == 4 and found, every=0.005)
     installed.process.kill()
     installed.process.wait()
     eventually(lambda: not any(map(alive, children)), seconds=60, what="their end")

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from falaj.kernel.clock import SystemClock, microseconds
 from falaj.kernel.errors import InvalidInput
+from falaj.kernel.telemetry import logger
 from falaj.serving.compositions import ComposedModel, described
 from falaj.serving.explain import Explanation
 from falaj.serving.plan import RequestPlan
@@ -94,8 +96,20 @@ class PlanCompiler:
                 hint="Set `online` in the settings.",
             )
         reader = self._features.compile(release.features, servable.categories)
-        # A service of request fields alone is the request itself.
-        return None if reader.asks_nothing else reader
+        if reader.asks_nothing:
+            return None  # a service of request fields alone is the request itself
+        _warm_reader(reader, release)
+        return reader
+
+
+def _warm_reader(reader: FeatureReader, release: Release) -> None:
+    """Read once, of nobody: what a first read imports and loads, no request waits for."""
+    try:
+        reader.read(
+            [dict.fromkeys(item.name for item in release.fields)], microseconds(SystemClock().now())
+        )
+    except Exception as error:  # noqa: BLE001 - an on-demand function may not bear nulls
+        logger(__name__).debug("features not warmed", release=release.id, reason=str(error))
 
 
 def _warm(model: LoadedModel, sample: tuple[tuple[float, ...], ...]) -> None:
