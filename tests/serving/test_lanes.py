@@ -13,12 +13,13 @@ import pytest
 from falaj.kernel.errors import FalajError
 from falaj.serving.adapters.runtime_onnx import OnnxRuntime
 from falaj.serving.compiler import PlanCompiler
-from falaj.serving.errors import DeadlineExceeded, ModelFailed, ScoringFailed
+from falaj.serving.errors import BadRequest, DeadlineExceeded, ModelFailed, ScoringFailed
 from falaj.serving.lanes import INLINE_ROWS, Lane
 from falaj.serving.meters import Meters
-from falaj.serving.model import Limits
+from falaj.serving.model import FieldType, Limits, RequestField
 from falaj.serving.plan import RequestPlan
 from falaj.serving.predictionlog import PredictionLog
+from falaj.serving.rings import Ring
 from falaj.testing.serving import MemoryBundles, MemorySpools, make_release, servable
 
 
@@ -106,3 +107,48 @@ def test_a_fault_of_the_platform_ends_every_request_of_its_turn(
     told = asyncio.run(answers(plan, [asked(plan, 1), asked(plan, 2)], tmp_path))
     assert [type(one) for one in told] == [ScoringFailed] * 2
     assert "secret" not in str(told[0])
+
+
+NUMBERS = tuple(RequestField(name=name, type=FieldType.FLOAT) for name in "abc")
+MOMENT = RequestField(name="moment", type=FieldType.TIMESTAMP, required=False)
+
+
+def at_moment(plan: RequestPlan, moment: str) -> Any:
+    body = f'{{"inputs":[{{"a":1,"b":0,"c":0,"moment":"{moment}"}}]}}'
+    return plan.parse(body.encode(), caller="user:a", started=time.perf_counter())
+
+
+@pytest.mark.parametrize("moment", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"])
+def test_an_instant_that_has_no_date_in_utc_is_refused(moment: str) -> None:
+    plan = compiled(fields=(*NUMBERS, MOMENT))
+    with pytest.raises(BadRequest, match="no date in UTC"):
+        at_moment(plan, moment)
+    numbers = {"a": [1.0], "b": [0.0], "c": [0.0], "moment": [moment]}
+    with pytest.raises(BadRequest, match="no date in UTC"):
+        plan.parse_columns(numbers, caller="user:a", started=time.perf_counter())
+    body = f'{{"inputs":[{{"a":1,"b":0,"c":0}}],"at":"{moment}"}}'
+    with pytest.raises(BadRequest, match="no date in UTC"):
+        plan.parse(body.encode(), caller="user:a", started=time.perf_counter())
+    assert at_moment(plan, "9999-12-31T00:00:00+01:00").rows
+
+
+def test_a_record_that_cannot_be_written_down_keeps_nobody_waiting(tmp_path: Path) -> None:
+    plan = compiled(fields=(*NUMBERS, MOMENT))
+    odd = at_moment(plan, "2026-11-01T00:00:00Z")
+    odd.rows[0].moment = 1 << 80  # nothing that a decoder lets through
+    ring = Ring(tmp_path, 1 << 16)
+    meters = Meters(tmp_path / "meters", "w0")
+
+    async def told() -> tuple[list[Any], int]:
+        with ThreadPoolExecutor(1) as aside:
+            log = PredictionLog(MemorySpools(), ring=ring)
+            lane = Lane("delays", meters.of("delays"), log, aside, asyncio.get_running_loop())
+            waiting = [lane.scored(plan, one) for one in (odd, asked(plan, 1))]
+            answered = await asyncio.wait_for(asyncio.gather(*waiting), 5)
+            return answered, lane.inside
+
+    answered, inside = asyncio.run(told())
+    assert [type(one) for one in answered] == [bytes, bytes]
+    assert inside == 0
+    assert meters.traffic("delays").unlogged == 2
+    ring.close()

@@ -81,9 +81,14 @@ class PredictionLog:
             self._ring = None
 
     def append(self, scored: Scored) -> bool:
-        """Take rows to be written soon; False if the buffer is full."""
+        """Take rows to be written soon; False if the buffer is full, or they have no record."""
         if self._ring is not None:
-            return self._ring.put(encoded(logged(scored)), len(scored.ids))
+            try:
+                record = encoded(logged(scored))
+            except Exception as error:  # noqa: BLE001 - who was answered must not wait for its record
+                logger(__name__).error("prediction not written down", error=repr(error))
+                return False
+            return self._ring.put(record, len(scored.ids))
         n = len(scored.ids)
         with self._lock:
             if self._n_waiting + n > self._capacity:
