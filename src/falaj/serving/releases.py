@@ -204,7 +204,8 @@ class Releases:
         call.note(rolled_back_from=row.active)
         release = self._release(call.connection, name, previous)
         for variant in release.variants:
-            self._approved.may_return(call.connection, variant.model, variant.version)
+            for member in variant.pinned:
+                self._approved.may_return(call.connection, member.model, member.version)
         return self._switched(call, row, release, wait_seconds)
 
     def retire(self, call: Call, name: str, release_id: str) -> None:
@@ -310,7 +311,8 @@ class Releases:
         try:
             release = self._release(connection, name, release_id)
             for variant in release.variants:
-                self._approved.may_return(connection, variant.model, variant.version)
+                for member in variant.pinned:
+                    self._approved.may_return(connection, member.model, member.version)
             self._compiler.compile(release)  # verifies the bundle
         except FalajError as error:
             logger(__name__).error(
