@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
@@ -58,7 +59,7 @@ class RequestPlan:
         self.decoder = RequestDecoder(
             release,
             numbers=alone and self.variants[0].takes_numbers,
-            check_explained=self._check_explained,
+            check_explained=partial(_check_explained, self.variants),
         )
         self._uppers = bounds([variant.share for variant in release.variants])
         self._unit = attrgetter(release.unit) if release.unit else None
@@ -100,11 +101,6 @@ class RequestPlan:
             at_us=at_us,
             explain=explain,
         )
-
-    def _check_explained(self) -> None:
-        for variant in self.variants:
-            if variant.explanation is None:
-                raise not_explained(variant.label)
 
     # -- score ----------------------------------------------------------------------
 
@@ -206,6 +202,12 @@ class RequestPlan:
                     features=named,
                 )
         parts[:] = [kept for part in parts if (kept := _without(part, lacking.keys())).ids]
+
+
+def _check_explained(variants: Sequence[CompiledVariant]) -> None:
+    for variant in variants:
+        if variant.explanation is None:
+            raise not_explained(variant.label)
 
 
 def _without(part: Scored, refused: Collection[int]) -> Scored:
