@@ -152,3 +152,22 @@ def test_a_record_that_cannot_be_written_down_keeps_nobody_waiting(tmp_path: Pat
     assert inside == 0
     assert meters.traffic("delays").unlogged == 2
     ring.close()
+
+
+def test_what_waits_again_behind_a_failed_run_aside_is_told_when_its_deadline_has_passed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = compiled(limits=Limits(deadline_seconds=0.3))
+    runs: list[int] = []
+
+    def slow(requests: list[Any]) -> Any:
+        runs.append(len(requests))
+        time.sleep(0.2)
+        raise ModelFailed("It never answers.")
+
+    monkeypatch.setattr(plan.aside, "score", slow)
+    plan.waits = True
+    told = asyncio.run(answers(plan, [asked(plan, x) for x in range(5)], tmp_path))
+    assert [type(one) for one in told].count(ModelFailed) == 1
+    assert [type(one) for one in told].count(DeadlineExceeded) == 4
+    assert runs == [5, 1]

@@ -174,7 +174,9 @@ class Lane:
 
     def _back(self, items: list[_Waiting]) -> None:
         self._waiting = items + self._waiting
-        self._n_rows += sum(len(request.rows) for _, request, _ in items)
+        for _, request, _ in items:
+            self._n_rows += len(request.rows)
+            self._soonest = min(self._soonest, request.deadline)
 
     def _run(self, group: list[_Waiting]) -> None:
         plan = group[0][0]
