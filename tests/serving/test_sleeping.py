@@ -242,6 +242,22 @@ def test_an_endpoint_that_wakes_between_two_looks_is_found(
     assert found.id == "release_1"
 
 
+def test_a_chore_that_fails_does_not_end_the_keeper(table: RoutingTable, plans: Plans) -> None:
+    done: list[int] = []
+
+    def chore() -> None:
+        done.append(1)
+        raise OSError("no space")
+
+    keeper = Keeper(plans, table, worker="w0", also=chore)
+    keeper.start()
+    table.announce("delays", "release_1")
+    eventually(lambda: bool(done))
+    activated(table)
+    eventually(lambda: "delays" in plans.active)
+    keeper.stop()
+
+
 def test_what_was_refused_and_withdrawn_may_be_asked_for_again(
     table: RoutingTable, plans: Plans, bundles: MemoryBundles
 ) -> None:

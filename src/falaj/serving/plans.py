@@ -295,5 +295,5 @@ class Keeper:
                     self._report()
                     for chore in self._also:
                         chore()
-            except FalajError as error:
-                logger(__name__).error("keeper", error=str(error))
+            except Exception as error:  # noqa: BLE001 - without it no release is prepared any more
+                logger(__name__).error("keeper", error=str(error) or repr(error))
