@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -171,3 +172,32 @@ def test_what_waits_again_behind_a_failed_run_aside_is_told_when_its_deadline_ha
     assert [type(one) for one in told].count(ModelFailed) == 1
     assert [type(one) for one in told].count(DeadlineExceeded) == 4
     assert runs == [5, 1]
+
+
+def test_a_run_that_waits_for_another_process_keeps_no_other_endpoint_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hanging, large = compiled(), compiled()
+    hanging.waits = True
+    gate = threading.Event()
+    score = hanging.aside.score
+    monkeypatch.setattr(hanging.aside, "score", lambda found: gate.wait(20) and score(found))
+
+    async def told() -> list[Any]:
+        with ThreadPoolExecutor(1) as aside, ThreadPoolExecutor(2) as patient:
+            log, meters = PredictionLog(MemorySpools()), Meters(tmp_path / "meters", "w0")
+            loop = asyncio.get_running_loop()
+            one, other = (
+                Lane(name, meters.of(name), log, aside, loop, patient=patient)
+                for name in ("python", "delays")
+            )
+            waiting = one.scored(hanging, asked(hanging, 1))
+            await asyncio.sleep(0.05)
+            try:
+                many = other.scored(large, asked(large, *[1] * (INLINE_ROWS + 1)))
+                first = await asyncio.wait_for(many, 5)
+            finally:
+                gate.set()
+            return [first, await waiting]
+
+    assert [type(one) for one in asyncio.run(told())] == [bytes, bytes]

@@ -54,6 +54,8 @@ class Lane:
         log: PredictionLog,
         aside: ThreadPoolExecutor,
         loop: asyncio.AbstractEventLoop,
+        *,
+        patient: ThreadPoolExecutor | None = None,
     ) -> None:
         self.endpoint = endpoint
         self.meter = meter
@@ -67,6 +69,8 @@ class Lane:
         """Seconds; the longest that a request waited to be scored. Who reads it sets it to 0."""
         self._log = log
         self._aside = aside
+        self._patient = patient or aside
+        """Threads for runs that wait for another process: they keep none of ``aside`` waiting."""
         self._loop = loop
         self._waiting: list[_Waiting] = []
         self._n_rows = 0
@@ -222,7 +226,8 @@ class Lane:
             self._back(group)
             return
         self._running = True
-        job = self._loop.run_in_executor(self._aside, _score_aside, plan, requests)
+        threads = self._patient if plan.waits else self._aside
+        job = self._loop.run_in_executor(threads, _score_aside, plan, requests)
 
         def ended(
             done: asyncio.Future[tuple[list[Told | FalajError], list[Scored], float]],
