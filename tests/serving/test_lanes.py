@@ -201,3 +201,18 @@ def test_a_run_that_waits_for_another_process_keeps_no_other_endpoint_waiting(
             return [first, await waiting]
 
     assert [type(one) for one in asyncio.run(told())] == [bytes, bytes]
+
+
+def test_a_request_whose_answer_cannot_be_written_is_not_counted_as_answered(
+    tmp_path: Path,
+) -> None:
+    plan = compiled()
+    odd = asked(plan, 1)
+
+    def render(*_: Any) -> Any:
+        raise BadRequest("It asks for an output that there is not.")
+
+    odd.render = render
+    (told,) = asyncio.run(answers(plan, [odd], tmp_path))
+    assert isinstance(told, BadRequest)
+    assert Meters(tmp_path / "meters", "w1").traffic("delays").requests == 0

@@ -304,18 +304,21 @@ class Lane:
         """Count a run that was answered: one write to shared memory for each variant."""
         done = time.perf_counter()
         if len(parts) == 1:
-            if len(group) == 1:
-                requests = [group[0][1]]
-            else:
-                requests = [
-                    item[1]
-                    for item, answer in zip(group, answers, strict=True)
-                    if not isinstance(answer, FalajError)
-                ]
+            requests = [
+                item[1]
+                for item, answer in zip(group, answers, strict=True)
+                if not isinstance(answer, FalajError)
+            ]
             self._counted(parts[0], requests, begun, done)
             return
+        refused = {
+            id(item[1])
+            for item, answer in zip(group, answers, strict=True)
+            if isinstance(answer, FalajError)
+        }
         for part, requests in zip(parts, _first_scored(parts), strict=True):
-            self._counted(part, requests, begun, done)
+            told = [one for one in requests if id(one) not in refused] if refused else requests
+            self._counted(part, told, begun, done)
 
     def _counted(self, part: Scored, requests: list[Parsed], begun: float, done: float) -> None:
         for request in requests:
