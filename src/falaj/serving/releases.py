@@ -283,6 +283,7 @@ class Releases:
         may not serve any more (its bundle does not verify, its model version was taken out of
         production) does not become active here either: its endpoint serves nothing.
         """
+        _, before = self._table.active()
         rows = tables.endpoint_rows(connection, locked=True)
         _, routes = self._table.active()
         mended = []
@@ -296,7 +297,8 @@ class Releases:
             if served != wanted:
                 self._table.flip(row.name, wanted)
                 mended.append(row.name)
-        for stranger in routes:
+        # An endpoint that was made while the rows were waited for is not among them.
+        for stranger in routes.keys() & before.keys():
             self._table.flip(stranger, None)
             mended.append(stranger)
         return mended
