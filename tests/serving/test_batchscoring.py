@@ -262,3 +262,16 @@ def test_each_row_is_read_at_its_own_instant():
     assert list(block.errors) == [2]
     (asked,) = reader.asked
     assert asked[1].tolist() == [AT, AT + 1]
+
+
+def test_an_instant_that_has_no_date_in_utc_is_a_refused_row_and_no_failed_job():
+    fields = (RequestField(name="a", type=FieldType.FLOAT),
+              RequestField(name="at", type=FieldType.TIMESTAMP))  # fmt: skip
+    plan = compiled(make_release(fields=fields), **{"sha256:a": servable(0, ("a",))})
+    columns = {
+        "a": pa.array(["0.5", "0.5"]),
+        "at": pa.array(["0001-01-01T00:00:00+14:00", "2026-01-01T00:00:00Z"]),
+    }
+    block = BatchPlan(plan, as_text=True).scored(columns, 2, AT, {})
+    assert list(block.errors) == [0]
+    assert np.isfinite(block.outputs[1]).all()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,12 +14,13 @@ import pytest
 from falaj.kernel.errors import FalajError
 from falaj.serving.adapters.runtime_onnx import OnnxRuntime
 from falaj.serving.compiler import PlanCompiler
-from falaj.serving.errors import DeadlineExceeded, ModelFailed, ScoringFailed
+from falaj.serving.errors import BadRequest, DeadlineExceeded, ModelFailed, ScoringFailed
 from falaj.serving.lanes import INLINE_ROWS, Lane
 from falaj.serving.meters import Meters
-from falaj.serving.model import Limits
+from falaj.serving.model import FieldType, Limits, RequestField
 from falaj.serving.plan import RequestPlan
 from falaj.serving.predictionlog import PredictionLog
+from falaj.serving.rings import Ring
 from falaj.testing.serving import MemoryBundles, MemorySpools, make_release, servable
 
 
@@ -107,3 +109,111 @@ def test_a_fault_of_the_platform_ends_every_request_of_its_turn(
     told = asyncio.run(answers(plan, [asked(plan, 1), asked(plan, 2)], tmp_path))
     assert [type(one) for one in told] == [ScoringFailed] * 2
     assert "secret" not in str(told[0])
+
+
+NUMBERS = tuple(RequestField(name=name, type=FieldType.FLOAT) for name in "abc")
+MOMENT = RequestField(name="moment", type=FieldType.TIMESTAMP, required=False)
+
+
+def at_moment(plan: RequestPlan, moment: str) -> Any:
+    body = f'{{"inputs":[{{"a":1,"b":0,"c":0,"moment":"{moment}"}}]}}'
+    return plan.parse(body.encode(), caller="user:a", started=time.perf_counter())
+
+
+@pytest.mark.parametrize("moment", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"])
+def test_an_instant_that_has_no_date_in_utc_is_refused(moment: str) -> None:
+    plan = compiled(fields=(*NUMBERS, MOMENT))
+    with pytest.raises(BadRequest, match="no date in UTC"):
+        at_moment(plan, moment)
+    numbers = {"a": [1.0], "b": [0.0], "c": [0.0], "moment": [moment]}
+    with pytest.raises(BadRequest, match="no date in UTC"):
+        plan.parse_columns(numbers, caller="user:a", started=time.perf_counter())
+    body = f'{{"inputs":[{{"a":1,"b":0,"c":0}}],"at":"{moment}"}}'
+    with pytest.raises(BadRequest, match="no date in UTC"):
+        plan.parse(body.encode(), caller="user:a", started=time.perf_counter())
+    assert at_moment(plan, "9999-12-31T00:00:00+01:00").rows
+
+
+def test_a_record_that_cannot_be_written_down_keeps_nobody_waiting(tmp_path: Path) -> None:
+    plan = compiled(fields=(*NUMBERS, MOMENT))
+    odd = at_moment(plan, "2026-11-01T00:00:00Z")
+    odd.rows[0].moment = 1 << 80  # nothing that a decoder lets through
+    ring = Ring(tmp_path, 1 << 16)
+    meters = Meters(tmp_path / "meters", "w0")
+
+    async def told() -> tuple[list[Any], int]:
+        with ThreadPoolExecutor(1) as aside:
+            log = PredictionLog(MemorySpools(), ring=ring)
+            lane = Lane("delays", meters.of("delays"), log, aside, asyncio.get_running_loop())
+            waiting = [lane.scored(plan, one) for one in (odd, asked(plan, 1))]
+            answered = await asyncio.wait_for(asyncio.gather(*waiting), 5)
+            return answered, lane.inside
+
+    answered, inside = asyncio.run(told())
+    assert [type(one) for one in answered] == [bytes, bytes]
+    assert inside == 0
+    assert meters.traffic("delays").unlogged == 2
+    ring.close()
+
+
+def test_what_waits_again_behind_a_failed_run_aside_is_told_when_its_deadline_has_passed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = compiled(limits=Limits(deadline_seconds=0.3))
+    runs: list[int] = []
+
+    def slow(requests: list[Any]) -> Any:
+        runs.append(len(requests))
+        time.sleep(0.2)
+        raise ModelFailed("It never answers.")
+
+    monkeypatch.setattr(plan.aside, "score", slow)
+    plan.waits = True
+    told = asyncio.run(answers(plan, [asked(plan, x) for x in range(5)], tmp_path))
+    assert [type(one) for one in told].count(ModelFailed) == 1
+    assert [type(one) for one in told].count(DeadlineExceeded) == 4
+    assert runs == [5, 1]
+
+
+def test_a_run_that_waits_for_another_process_keeps_no_other_endpoint_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hanging, large = compiled(), compiled()
+    hanging.waits = True
+    gate = threading.Event()
+    score = hanging.aside.score
+    monkeypatch.setattr(hanging.aside, "score", lambda found: gate.wait(20) and score(found))
+
+    async def told() -> list[Any]:
+        with ThreadPoolExecutor(1) as aside, ThreadPoolExecutor(2) as patient:
+            log, meters = PredictionLog(MemorySpools()), Meters(tmp_path / "meters", "w0")
+            loop = asyncio.get_running_loop()
+            one, other = (
+                Lane(name, meters.of(name), log, aside, loop, patient=patient)
+                for name in ("python", "delays")
+            )
+            waiting = one.scored(hanging, asked(hanging, 1))
+            await asyncio.sleep(0.05)
+            try:
+                many = other.scored(large, asked(large, *[1] * (INLINE_ROWS + 1)))
+                first = await asyncio.wait_for(many, 5)
+            finally:
+                gate.set()
+            return [first, await waiting]
+
+    assert [type(one) for one in asyncio.run(told())] == [bytes, bytes]
+
+
+def test_a_request_whose_answer_cannot_be_written_is_not_counted_as_answered(
+    tmp_path: Path,
+) -> None:
+    plan = compiled()
+    odd = asked(plan, 1)
+
+    def render(*_: Any) -> Any:
+        raise BadRequest("It asks for an output that there is not.")
+
+    odd.render = render
+    (told,) = asyncio.run(answers(plan, [odd], tmp_path))
+    assert isinstance(told, BadRequest)
+    assert Meters(tmp_path / "meters", "w1").traffic("delays").requests == 0

@@ -24,6 +24,7 @@ from falaj.kernel.errors import (
     NotFound,
     Unavailable,
 )
+from falaj.serving import tables
 from falaj.serving.adapters.runtime_onnx import OnnxRuntime
 from falaj.serving.compiler import PlanCompiler
 from falaj.serving.errors import BadRequest, ReleaseRefused
@@ -462,3 +463,41 @@ def test_an_endpoint_that_may_not_be_seen_is_neither_listed_nor_traced(world: Wo
     assert list(world.endpoints.list()) == []
     with pytest.raises(NotFound, match="no prediction"):
         world.endpoints.trace(prediction)
+
+
+def test_a_member_that_was_taken_out_of_production_does_not_come_back_with_its_composition(
+    world: World,
+) -> None:
+    composition = Composition(
+        combine=Combination.MEAN, members=(Member(model="delay"), Member(model="weather"))
+    )
+    world.versions.others["weather"] = "sha256:b"
+    with opened_call(world.database) as call:
+        world.catalog.record(call, AssetRef("model", "weather"))
+    world.apply(Endpoint(name="both", model="delay", fields=FIELDS, composition=composition))
+    first, second = (world.endpoints.deploy("both", activate=True) for _ in range(2))
+    world.versions.taken_out.add(7)  # the version of weather
+    with pytest.raises(Conflict, match="weather/7 was taken out"):
+        world.endpoints.rollback("both")
+    assert world.table.active()[1] == {"both": second.id}
+    world.table.flip("both", first.id)
+    with world.database.transaction() as connection:
+        assert world.releases.reconcile(connection) == ["both"]
+    assert world.table.active()[1] == {}
+
+
+def test_an_endpoint_that_is_made_while_the_mending_waits_for_its_rows_goes_on_serving(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release = world.endpoints.deploy("delays", activate=True)
+    found = tables.endpoint_rows
+
+    def waited(connection: Connection, *, locked: bool = False) -> list[Any]:
+        rows = found(connection, locked=locked)  # as they were when it began to wait
+        world.table.flip("new", release.id)
+        return rows
+
+    monkeypatch.setattr(tables, "endpoint_rows", waited)
+    with world.database.transaction() as connection:
+        assert world.releases.reconcile(connection) == []
+    assert world.table.active()[1] == {"delays": release.id, "new": release.id}

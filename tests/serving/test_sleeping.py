@@ -212,6 +212,70 @@ def test_a_bundle_that_does_not_verify_any_more_does_not_wake(
     assert plans.wake("delays") is plans.active["delays"]
 
 
+def test_an_endpoint_that_wakes_between_two_looks_is_found(
+    table: RoutingTable, plans: Plans
+) -> None:
+    activated(table)
+    plans.catch_up()
+
+    class WokenMeanwhile(dict[str, Any]):
+        def _woken(self) -> None:
+            with ThreadPoolExecutor(1) as pool:
+                plans.asleep = dict(self)
+                pool.submit(plans.wake, "delays").result(20)
+
+        def __contains__(self, name: object) -> bool:
+            self._woken()
+            return name in plans.asleep
+
+        def get(self, name: str, default: Any = None) -> Any:
+            self._woken()
+            return plans.asleep.get(name, default)
+
+    plans.sleep("delays")
+    plans.asleep = WokenMeanwhile(plans.asleep)
+    assert plans.named("delays").release.id == "release_1"
+    plans.sleep("delays")
+    plans.asleep = WokenMeanwhile(plans.asleep)
+    found = plans.release("delays")
+    assert found is not None
+    assert found.id == "release_1"
+
+
+def test_a_chore_that_fails_does_not_end_the_keeper(table: RoutingTable, plans: Plans) -> None:
+    done: list[int] = []
+
+    def chore() -> None:
+        done.append(1)
+        raise OSError("no space")
+
+    keeper = Keeper(plans, table, worker="w0", also=chore)
+    keeper.start()
+    table.announce("delays", "release_1")
+    eventually(lambda: bool(done))
+    activated(table)
+    eventually(lambda: "delays" in plans.active)
+    keeper.stop()
+
+
+def test_what_was_refused_and_withdrawn_may_be_asked_for_again(
+    table: RoutingTable, plans: Plans, bundles: MemoryBundles
+) -> None:
+    table.write(make_release())
+    model = bundles.models["sha256:a"]
+    bundles.models["sha256:a"] = Corrupt("The bundle cannot be trusted.")
+    table.announce("delays", "release_1")
+    plans.prepare()
+    assert "trusted" in plans.prepared()["release_1"]
+    table.withdraw("delays")
+    plans.prepare()
+    assert plans.prepared() == {}  # else the next activation reads the old refusal at once
+    bundles.models["sha256:a"] = model
+    table.announce("delays", "release_1")
+    plans.prepare()
+    assert plans.prepared() == {"release_1": "ready"}
+
+
 def test_only_what_was_not_asked_for_the_idle_time_goes_to_sleep(
     table: RoutingTable, plans: Plans, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

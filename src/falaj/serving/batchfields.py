@@ -116,10 +116,10 @@ class FieldCheck:
                 found = _from_text(value, self._kind, self._type)
             else:
                 found = msgspec.convert(value, self._type)
+            if isinstance(found, datetime):
+                found = found.astimezone(UTC)  # at the edge of the calendar it overflows
         except (msgspec.MsgspecError, ValueError, OverflowError) as error:
             return None, self._told(str(error), value)
-        if isinstance(found, datetime):
-            found = found.astimezone(UTC)
         return found, ""
 
     def _why(self, value: Any) -> str:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from datetime import datetime
+from collections.abc import Callable, Mapping, Sequence
+from datetime import MAXYEAR, MINYEAR, UTC, datetime
 from typing import Annotated, Any
 
 import msgspec
@@ -51,6 +51,9 @@ class RequestDecoder:
         )
         """True if ``matrix`` may be asked."""
         self._whole = np.array([item.required and not item.nullable for item in release.fields])
+        self._instants = tuple(
+            item.name for item in release.fields if item.type is FieldType.TIMESTAMP
+        )
 
     def body(self, body: bytes, *, caller: str, started: float, explain: int = 0) -> Parsed:
         """Decode and check a body.
@@ -77,6 +80,9 @@ class RequestDecoder:
             ) from None
         self._check_size(len(decoded.inputs))
         at = decoded.at
+        if at is not None:
+            self._check_instant(at, "at")
+        self._check_instants(decoded.inputs)
         return Parsed(
             decoded.inputs,
             decoded.request_id,
@@ -133,6 +139,7 @@ class RequestDecoder:
                 f"The rows are not what {self._endpoint!r} takes: {_told(error)}.",
                 hint=self._shape(),
             ) from None
+        self._check_instants(rows)
         return Parsed(
             rows,
             request_id,
@@ -194,6 +201,25 @@ class RequestDecoder:
                 "which takes finite numbers of a float32.",
                 hint=self._shape(),
             )
+
+    def _check_instants(self, rows: Sequence[Any]) -> None:
+        """Raise for an instant that has no date in UTC: nothing behind could write it down."""
+        for name in self._instants:
+            for row in rows:
+                value = getattr(row, name)
+                if value is not None:
+                    self._check_instant(value, name)
+
+    def _check_instant(self, value: datetime, name: str) -> None:
+        if value.year not in (MINYEAR, MAXYEAR):
+            return
+        try:
+            value.astimezone(UTC)
+        except OverflowError:
+            raise BadRequest(
+                f"The instant {value.isoformat()} in {name!r} has no date in UTC.",
+                hint="Send an instant between the years 1 and 9999.",
+            ) from None
 
     def _are_numbers(self, columns: Mapping[str, Any]) -> bool:
         return (

@@ -78,6 +78,8 @@ _STATUS = {
 _EARLY = {408: SlowClient, 413: BodyTooLarge}
 _GENERATING = 16
 """Parts of generated answers that are made at once in a worker; others wait for their turn."""
+_WAITING = 16
+"""Endpoints whose runs wait for another process at once; one that hangs keeps no other waiting."""
 _MOST_BYTES, _SECONDS = 64 * 1024, 10.0
 """What paths without a plan of their own take."""
 _AHEAD_SECONDS = 0.3
@@ -174,6 +176,7 @@ class InferenceApp:
         self._sampler: Sampler | None = None
         self._sleeping = sleeping or Sleeping(plans)
         self._scoring = ThreadPoolExecutor(1, thread_name_prefix="falaj-score")
+        self._patient = ThreadPoolExecutor(_WAITING, thread_name_prefix="falaj-wait")
         self._asking = ThreadPoolExecutor(2, thread_name_prefix="falaj-ask")
         self.admission = Admission(verifier, policy, self._asking)
         self._lanes: dict[str, Lane] = {}
@@ -433,6 +436,7 @@ class InferenceApp:
             self._log,
             self._scoring,
             asyncio.get_running_loop(),
+            patient=self._patient,
         )
         return lane
 
@@ -532,6 +536,7 @@ class InferenceApp:
         await loop.run_in_executor(self._asking, self._trails.close)
         self._sleeping.stop()
         self._scoring.shutdown(wait=False)
+        self._patient.shutdown(wait=False)
         self._asking.shutdown(wait=False)
 
 

@@ -54,6 +54,8 @@ class Lane:
         log: PredictionLog,
         aside: ThreadPoolExecutor,
         loop: asyncio.AbstractEventLoop,
+        *,
+        patient: ThreadPoolExecutor | None = None,
     ) -> None:
         self.endpoint = endpoint
         self.meter = meter
@@ -67,6 +69,8 @@ class Lane:
         """Seconds; the longest that a request waited to be scored. Who reads it sets it to 0."""
         self._log = log
         self._aside = aside
+        self._patient = patient or aside
+        """Threads for runs that wait for another process: they keep none of ``aside`` waiting."""
         self._loop = loop
         self._waiting: list[_Waiting] = []
         self._n_rows = 0
@@ -174,7 +178,9 @@ class Lane:
 
     def _back(self, items: list[_Waiting]) -> None:
         self._waiting = items + self._waiting
-        self._n_rows += sum(len(request.rows) for _, request, _ in items)
+        for _, request, _ in items:
+            self._n_rows += len(request.rows)
+            self._soonest = min(self._soonest, request.deadline)
 
     def _run(self, group: list[_Waiting]) -> None:
         plan = group[0][0]
@@ -220,7 +226,8 @@ class Lane:
             self._back(group)
             return
         self._running = True
-        job = self._loop.run_in_executor(self._aside, _score_aside, plan, requests)
+        threads = self._patient if plan.waits else self._aside
+        job = self._loop.run_in_executor(threads, _score_aside, plan, requests)
 
         def ended(
             done: asyncio.Future[tuple[list[Told | FalajError], list[Scored], float]],
@@ -297,18 +304,21 @@ class Lane:
         """Count a run that was answered: one write to shared memory for each variant."""
         done = time.perf_counter()
         if len(parts) == 1:
-            if len(group) == 1:
-                requests = [group[0][1]]
-            else:
-                requests = [
-                    item[1]
-                    for item, answer in zip(group, answers, strict=True)
-                    if not isinstance(answer, FalajError)
-                ]
+            requests = [
+                item[1]
+                for item, answer in zip(group, answers, strict=True)
+                if not isinstance(answer, FalajError)
+            ]
             self._counted(parts[0], requests, begun, done)
             return
+        refused = {
+            id(item[1])
+            for item, answer in zip(group, answers, strict=True)
+            if isinstance(answer, FalajError)
+        }
         for part, requests in zip(parts, _first_scored(parts), strict=True):
-            self._counted(part, requests, begun, done)
+            told = [one for one in requests if id(one) not in refused] if refused else requests
+            self._counted(part, told, begun, done)
 
     def _counted(self, part: Scored, requests: list[Parsed], begun: float, done: float) -> None:
         for request in requests:

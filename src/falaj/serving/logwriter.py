@@ -50,15 +50,23 @@ class LogWriter:
     def run_once(self) -> int:
         """Empty every ring; returns the number of rows that were kept.
 
+        A ring whose rows cannot be kept does not hold up the others.
+
         Raises:
             FalajError: the spool takes no rows now; nothing is lost.
         """
         moved = 0
+        failure: Exception | None = None
         for ring in self._rings.current():
-            while (taken := ring.take()) is not None:
-                self._keep(taken)
-                ring.done(taken)
-                moved += taken.n_rows
+            try:
+                while (taken := ring.take()) is not None:
+                    self._keep(taken)
+                    ring.done(taken)
+                    moved += taken.n_rows
+            except Exception as error:  # noqa: BLE001 - it is raised behind the last ring
+                failure = failure or error
+        if failure is not None:
+            raise failure
         return moved
 
     def run(self, stopped: threading.Event, *, grace_seconds: float = 8.0) -> None:

@@ -204,6 +204,12 @@ class RequestPlan:
         parts[:] = [kept for part in parts if (kept := _without(part, lacking.keys())).ids]
 
 
+def _check_explained(variants: Sequence[CompiledVariant]) -> None:
+    for variant in variants:
+        if variant.explanation is None:
+            raise not_explained(variant.label)
+
+
 def _without(part: Scored, refused: Collection[int]) -> Scored:
     """The part without the rows of the refused requests (by identity)."""
     kept = [place for place, owner in enumerate(part.owners) if id(owner) not in refused]

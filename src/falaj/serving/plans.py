@@ -74,6 +74,9 @@ class Plans:
             broken = self.broken.get(endpoint)
             if broken is not None:
                 raise broken
+            plan = self.active.get(endpoint)  # it may have woken between the two looks
+            if plan is not None:
+                return plan
             raise NotFound(
                 f"There is no endpoint {endpoint!r} that serves.",
                 hint="`falaj endpoints list` shows them; activate a release first.",
@@ -83,7 +86,12 @@ class Plans:
     def release(self, endpoint: str) -> Release | None:
         """The release that an endpoint serves here, awake or asleep; None if there is none."""
         plan = self.active.get(endpoint)
-        return self.asleep.get(endpoint) if plan is None else plan.release
+        if plan is None:
+            asleep = self.asleep.get(endpoint)
+            if asleep is not None:
+                return asleep
+            plan = self.active.get(endpoint)  # it may have woken between the two looks
+        return None if plan is None else plan.release
 
     def sleep(self, endpoint: str) -> bool:
         """Let go of an endpoint's models; the release stays active, and counts as prepared.
@@ -118,8 +126,9 @@ class Plans:
         plan = self._compiler.compile(release)
         with self._lock:
             if self.asleep.get(endpoint) is release:
-                self.asleep = {name: one for name, one in self.asleep.items() if name != endpoint}
+                # Whoever looks without the lock must find it in one of the two: see ``named``.
                 self.active = {**self.active, endpoint: plan}
+                self.asleep = {name: one for name, one in self.asleep.items() if name != endpoint}
                 self._built[release.id] = plan
                 return plan
         return self.wake(endpoint)  # it was switched, or woken by somebody else
@@ -169,6 +178,10 @@ class Plans:
             if self._words[1] == self._announcements:
                 return False
             announcements, routes = self._table.announced()
+            with self._lock:  # what was withdrawn may be asked for again, once it is mended
+                self._refused = {
+                    name: why for name, why in self._refused.items() if name in routes.values()
+                }
             for release in self._awake(routes).values():
                 try:
                     self._plan(release)
@@ -282,5 +295,5 @@ class Keeper:
                     self._report()
                     for chore in self._also:
                         chore()
-            except FalajError as error:
-                logger(__name__).error("keeper", error=str(error))
+            except Exception as error:  # noqa: BLE001 - without it no release is prepared any more
+                logger(__name__).error("keeper", error=str(error) or repr(error))

@@ -81,9 +81,14 @@ class PredictionLog:
             self._ring = None
 
     def append(self, scored: Scored) -> bool:
-        """Take rows to be written soon; False if the buffer is full."""
+        """Take rows to be written soon; False if the buffer is full, or they have no record."""
         if self._ring is not None:
-            return self._ring.put(encoded(logged(scored)), len(scored.ids))
+            try:
+                record = encoded(logged(scored))
+            except Exception as error:  # noqa: BLE001 - who was answered must not wait for its record
+                logger(__name__).error("prediction not written down", error=repr(error))
+                return False
+            return self._ring.put(record, len(scored.ids))
         n = len(scored.ids)
         with self._lock:
             if self._n_waiting + n > self._capacity:
@@ -132,21 +137,33 @@ class PredictionLog:
                 done(error)
 
     def write(self, batches: list[Scored]) -> None:
-        """Write rows now; on disk when this returns. Raises what the spool raises."""
+        """Write rows now; on disk when this returns.
+
+        Raises what a spool raises, once the rows of every other table are written.
+        """
         by_table: dict[str, list[Scored]] = {}
         for scored in batches:
             by_table.setdefault(table_of(scored.release.endpoint), []).append(scored)
+        failure: Exception | None = None
         for table, parts in by_table.items():
-            with self._opening:
-                spool = self._open.get(table)
-                if spool is None:
-                    spool = self._open[table] = self._spools.open(table)
             try:
-                spool.append(columnar([logged(scored) for scored in parts]))
-            except FalajError:
-                self._lost(parts[0].release.endpoint, sum(scored.n_rows for scored in parts))
-                raise
-            spool.flush()
+                self._write_table(table, parts)
+            except Exception as error:  # noqa: BLE001 - it is raised behind the last table
+                failure = failure or error
+        if failure is not None:
+            raise failure
+
+    def _write_table(self, table: str, parts: list[Scored]) -> None:
+        with self._opening:
+            spool = self._open.get(table)
+            if spool is None:
+                spool = self._open[table] = self._spools.open(table)
+        try:
+            spool.append(columnar([logged(scored) for scored in parts]))
+        except Exception:
+            self._lost(parts[0].release.endpoint, sum(scored.n_rows for scored in parts))
+            raise
+        spool.flush()
 
     def _work(self) -> None:
         while not self._stopped:

@@ -204,7 +204,8 @@ class Releases:
         call.note(rolled_back_from=row.active)
         release = self._release(call.connection, name, previous)
         for variant in release.variants:
-            self._approved.may_return(call.connection, variant.model, variant.version)
+            for member in variant.pinned:
+                self._approved.may_return(call.connection, member.model, member.version)
         return self._switched(call, row, release, wait_seconds)
 
     def retire(self, call: Call, name: str, release_id: str) -> None:
@@ -282,6 +283,7 @@ class Releases:
         may not serve any more (its bundle does not verify, its model version was taken out of
         production) does not become active here either: its endpoint serves nothing.
         """
+        _, before = self._table.active()
         rows = tables.endpoint_rows(connection, locked=True)
         _, routes = self._table.active()
         mended = []
@@ -295,7 +297,8 @@ class Releases:
             if served != wanted:
                 self._table.flip(row.name, wanted)
                 mended.append(row.name)
-        for stranger in routes:
+        # An endpoint that was made while the rows were waited for is not among them.
+        for stranger in routes.keys() & before.keys():
             self._table.flip(stranger, None)
             mended.append(stranger)
         return mended
@@ -310,7 +313,8 @@ class Releases:
         try:
             release = self._release(connection, name, release_id)
             for variant in release.variants:
-                self._approved.may_return(connection, variant.model, variant.version)
+                for member in variant.pinned:
+                    self._approved.may_return(connection, member.model, member.version)
             self._compiler.compile(release)  # verifies the bundle
         except FalajError as error:
             logger(__name__).error(

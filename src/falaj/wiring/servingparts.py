@@ -9,7 +9,7 @@ from falaj.kernel.errors import Unavailable
 from falaj.kernel.settings import private_folder
 from falaj.kernel.telemetry import logger
 from falaj.wiring.parts import part
-from falaj.wiring.seldom import Seldom
+from falaj.wiring.seldom import Beside, Seldom
 from falaj.wiring.sharing import Shared
 
 if TYPE_CHECKING:
@@ -204,8 +204,11 @@ class ServingParts:
 
         idle = self._made.settings.inference.idle_seconds
         sleeping = Sleeping(self.plans, idle_seconds=idle)
-        routed = Seldom(self._routed_if_possible, every_seconds=_ROUTED_SECONDS)
-        routed()
+        self._routed_if_possible()
+        # Not on the keeper's thread: it may wait for the lock of an activation, which waits
+        # for what the keeper prepares.
+        beside = Beside(self._routed_if_possible, name="falaj-routed")
+        routed = Seldom(beside, every_seconds=_ROUTED_SECONDS)
 
         def chores() -> None:
             sleeping.look()

@@ -268,3 +268,19 @@ def test_a_process_that_cannot_start_again_is_a_failed_request_and_not_a_hang() 
             done(loaded, "works")
     (folder / "model.py").write_text(HOSTILE)
     assert done(loaded, "works") == 7
+
+
+def test_a_batch_of_many_rows_is_several_calls_each_with_the_time_of_a_call() -> None:
+    text = """
+import time
+class Model:
+    def __init__(self, folder):
+        pass
+    def predict(self, rows):
+        time.sleep(len(rows) * 0.0002)
+        return rows[:, :1]
+"""
+    model = PythonRuntime(ProcessLimits(call_seconds=0.5)).load(servable(text))
+    rows = np.arange(4_000 * 3, dtype=np.float32).reshape(-1, 3)  # 0.8 s in one call
+    assert model.run(rows)[:, 0].tolist() == rows[:, 0].tolist()
+    model.close()

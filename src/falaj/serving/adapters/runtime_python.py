@@ -39,6 +39,8 @@ from falaj.serving.widths import check_rows, columns_of
 _CHILD = Path(__file__).with_name("python_child.py")
 _MOST_FILES = 10_000
 _MOST_VALUES = 100_000_000
+_ROWS_AT_ONCE = 1_024
+"""More rows are several calls, so that what a call may take does not bound a batch."""
 _SCORED, _FAILED, _READY = 0, 1, 2
 _ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
@@ -55,7 +57,7 @@ class ProcessLimits:
     memory_bytes: int = 2 << 30
     """Of address space (RLIMIT_AS), with Python and numpy in it."""
     call_seconds: float = 1.0
-    """For one run; after that the process is killed."""
+    """For one run of up to 1,024 rows; after that the process is killed."""
     start_seconds: float = 30.0
     """For the process to start and the model to be made."""
     unpacked_bytes: int = 2 << 30
@@ -194,7 +196,12 @@ class PythonModel:
                 run finds a new process.
         """
         check_rows(rows, self.n_inputs)
-        return self._answer(np.ascontiguousarray(rows, dtype=np.float32))[:, self._columns]
+        rows = np.ascontiguousarray(rows, dtype=np.float32)
+        if len(rows) <= _ROWS_AT_ONCE:
+            return self._answer(rows)[:, self._columns]
+        starts = range(0, len(rows), _ROWS_AT_ONCE)
+        parts = [self._answer(rows[start : start + _ROWS_AT_ONCE]) for start in starts]
+        return np.concatenate(parts)[:, self._columns]
 
     def _answer(self, rows: NDArray[np.float32]) -> NDArray[np.float64]:
         with self._lock:

@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from falaj.kernel.errors import FalajError, LimitExceeded
+from falaj.serving.adapters.runtime_onnx import OnnxRuntime
+from falaj.serving.compiler import PlanCompiler
+from falaj.serving.logged import encoded, logged
+from falaj.serving.logwriter import LogWriter
+from falaj.serving.predictionlog import PredictionLog
+from falaj.serving.predictions import Scored
+from falaj.serving.rings import Ring, Rings
+from falaj.testing.serving import MemoryBundles, make_release, servable
+
+
+def scored(endpoint: str) -> Scored:
+    compiler = PlanCompiler(
+        MemoryBundles({"sha256:a": servable(0)}), [OnnxRuntime(device="cpu")], None
+    )
+    plan = compiler.compile(make_release(endpoint=endpoint))
+    body = b'{"inputs":[{"a":1,"b":0,"c":0}]}'
+    _, (part,) = plan.score([plan.parse(body, caller="user:a", started=0.0)])
+    return part
+
+
+class Kept:
+    """Spools that keep tables in memory; those of ``full`` take nothing."""
+
+    def __init__(self, *full: str) -> None:
+        self.full = full
+        self.rows: dict[str, int] = {}
+
+    def open(self, table: str) -> Any:
+        spools = self
+
+        class Spool:
+            def keep(self, rows: pa.Table, name: str) -> None:
+                self.append(rows)
+
+            def append(self, rows: pa.Table) -> None:
+                if table in spools.full:
+                    raise LimitExceeded("It is full.")
+                spools.rows[table] = spools.rows.get(table, 0) + rows.num_rows
+
+            def flush(self) -> None:
+                return
+
+        return Spool()
+
+
+def test_a_ring_whose_rows_cannot_be_kept_does_not_hold_up_the_others(tmp_path: Path) -> None:
+    written = [Ring(tmp_path, 8_192) for _ in range(3)]
+    first, *_ = sorted(written, key=lambda ring: ring.path)
+    first.put(b"of another version", 1)
+    for ring in written:
+        if ring is not first:
+            assert ring.put(encoded(logged(scored("delays"))), 1)
+    rings, kept = Rings(tmp_path), Kept()
+    with pytest.raises(Exception, match=r"MessagePack|Expected|malformed"):
+        LogWriter(rings, kept).run_once()
+    assert kept.rows == {"predictions_delays": 2}
+    assert first.n_waiting == 1
+    rings.close()
+
+
+def test_a_full_table_does_not_lose_the_rows_of_another() -> None:
+    kept, lost = Kept("predictions_full"), list[tuple[str, int]]()
+    log = PredictionLog(kept, lost=lambda endpoint, n: lost.append((endpoint, n)))
+    for endpoint in ("full", "delays"):
+        assert log.append(scored(endpoint))
+    log.flush()
+    assert isinstance(log.failed, FalajError)
+    assert lost == [("full", 1)]
+    assert kept.rows == {"predictions_delays": 1}
