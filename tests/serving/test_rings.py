@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -14,9 +15,15 @@ from hypothesis import strategies as st
 
 from falaj.kernel.errors import Unavailable
 from falaj.serving import rings
+from falaj.serving.logged import LoggedRun, encoded
+from falaj.serving.logwriter import LogWriter
 from falaj.serving.rings import Ring, RingReader, Rings, ring_folder
 
 CAPACITY = 8_192
+RUN = LoggedRun(
+    "delays", "release_1", "champion", "delay", 1, 1, 1, ["pred_1"], [1], ["r"], ["user:a"], [5],
+    None, [{"a": 1.0}], 1, bytes(4), None, None, 1, bytes(8),
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -119,6 +126,8 @@ def test_every_record_that_was_accepted_arrives_once_whatever_comes_in_between(
 WRITER = """
 import sys, itertools
 from pathlib import Path
+from falaj.serving.logged import LoggedRun, encoded
+from falaj.serving.logwriter import LogWriter
 from falaj.serving.rings import Ring
 ring = Ring(Path(sys.argv[1]), 1 << 20)
 print(ring.path, flush=True)
@@ -189,3 +198,27 @@ def test_a_folder_that_others_may_enter_holds_no_ring(
     made.chmod(0o755)
     with pytest.raises(Unavailable, match="not ours alone"):
         ring_folder(tmp_path / "home")
+
+
+def test_a_record_that_cannot_be_read_is_left_out_and_those_behind_it_are_kept(
+    folder: Path,
+) -> None:
+    class Kept:
+        def __init__(self) -> None:
+            self.rows = 0
+
+        def open(self, table: str) -> Kept:
+            return self
+
+        def keep(self, rows: Any, name: str) -> None:
+            self.rows += rows.num_rows
+
+    ring, kept = Ring(folder, CAPACITY), Kept()
+    ring.put(b"\xc1 no record", 1)
+    ring.put(encoded(RUN), 1)
+    rings = Rings(folder)
+    LogWriter(rings, kept).run_once()
+    assert kept.rows == 1
+    ring.close()
+    assert rings.tidy() == 0
+    rings.close()

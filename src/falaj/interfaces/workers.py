@@ -146,9 +146,9 @@ class InferenceWorkers:
         readings = {}
         for child in serving:
             if not self._family.is_ready(child):
-                if child.restarts == 0:
+                if child.restarts == 0 and time.monotonic() - child.started_at < READY_SECONDS:
                     return None  # it is about to help
-                continue  # it has crashed: its share falls to the others
+                continue  # it has crashed, or hangs: its share falls to the others
             reading = Reading.of(self._workload / child.name)
             if reading is None:
                 return None
@@ -170,6 +170,8 @@ class InferenceWorkers:
         self._restart = Restart(self._restart.number + 1, "running")
         self._restart.write(self._progress)
         logger(__name__).info("rolling restart begins", workers=len(self._to_replace))
+        if not self._to_replace:
+            self._told("done")  # nobody serves: those that start are new anyway
 
     def drain(self) -> None:
         """Let all workers end when they have answered; nobody accepts a connection any more."""

@@ -60,7 +60,9 @@ class GateJob:
             if champion is not None and champion.version == version:
                 champion = None
             rival_set = (
-                self._training_sets.get(connection, champion.training_set) if champion else None
+                self._training_sets.get(connection, champion.training_set)
+                if champion is not None and champion.training_set
+                else None
             )
         if made is None:
             results = unjudged(judged.bundle)

@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from falaj.kernel.errors import FalajError, Unavailable
 from falaj.kernel.telemetry import logger
 from falaj.serving.logged import LoggedRun, columnar, decoded
@@ -104,7 +106,17 @@ class LogWriter:
     def _keep(self, taken: Taken) -> None:
         by_table: dict[str, list[LoggedRun]] = {}
         for record in taken.records:
-            run = decoded(record)
+            try:
+                run = decoded(record)
+            except msgspec.MsgspecError as error:
+                # It would come again in every round and hold up all that stand behind it.
+                logger(__name__).error(
+                    "record of the prediction log not readable; it is left out",
+                    batch=taken.name,
+                    bytes=len(record),
+                    error=str(error),
+                )
+                continue
             by_table.setdefault(table_of(run.endpoint), []).append(run)
         for table, runs in by_table.items():
             spool = self._open.get(table)

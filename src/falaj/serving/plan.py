@@ -227,9 +227,3 @@ def _without(part: Scored, refused: Collection[int]) -> Scored:
         owners=[part.owners[place] for place in kept],
         rows=[part.rows[place] for place in kept],
     )
-
-
-def _check_explained(variants: Sequence[CompiledVariant]) -> None:
-    for variant in variants:
-        if variant.explanation is None:
-            raise not_explained(variant.label)
