@@ -200,6 +200,17 @@ def test_a_trailer_is_no_header(served: Served) -> None:
     assert not {b"authorization", b"content-type"} & set(request.headers)
 
 
+def test_a_trailer_without_an_end_is_refused(served: Served) -> None:
+    head = b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n"
+    for begun in (b"0\r\nx: ", b"1;x="):  # a trailer, an extension of a chunk
+        with served.connected() as connection:
+            connection.sendall(head + begun)
+            time.sleep(0.05)
+            connection.sendall(b"a" * 65_600)
+            assert heard(connection).startswith(b"HTTP/1.1 431 ")
+    assert served.echo.asked == []
+
+
 def test_pipelined_requests_are_answered_in_order(served: Served) -> None:
     with served.connected() as connection:
         connection.sendall(post(b"1", path=b"/later") + post(b"2") + post(b"3", path=b"/raise"))
