@@ -4,9 +4,11 @@ import io
 import os
 import re
 import signal
+import struct
 import subprocess
 import sys
 import time
+import tracemalloc
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -246,6 +248,22 @@ class Model:
     data = zipped({"model.py": module, "weights.txt": b"1 2 3", "more/words.py": b"FACTOR = 2"})
     loaded = PythonRuntime().load(servable(data))
     assert loaded.run(np.ones((2, 3), dtype=np.float32)).tolist() == [[12], [12]]
+
+
+@pytest.mark.parametrize("how", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_an_archive_that_is_larger_than_it_says_costs_no_memory(how: int) -> None:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", how) as archive:
+        archive.writestr("model.py", SIGMOID)
+        archive.writestr("zeros", bytes(64 << 20))
+    data = bytearray(buffer.getvalue())
+    struct.pack_into("<I", data, data.rindex(b"PK\x01\x02") + 24, 10)  # the size that it says
+    tracemalloc.start()
+    with pytest.raises(Corrupt, match="damaged"):
+        PythonRuntime(LIMITS).load(servable(bytes(data)))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8 << 20
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from falaj.kernel.errors import Corrupt, InvalidInput
 from falaj.serving.model import ServableModel
 from falaj.serving.widths import check_rows, columns_of
+from falaj.serving.zipped import read_entry
 
 _GRAPH = "models/model.json"
 _WEIGHTS, _CONSTANTS = "data/weights/", "data/constants/"
@@ -132,7 +133,8 @@ def clean_archive(data: bytes) -> bytes:
             if sum(one.file_size for one in archive.infolist()) > _MOST_BYTES:
                 raise _corrupt("it is too large")
             parts = {
-                one.filename.partition("/")[2]: archive.read(one) for one in archive.infolist()
+                one.filename.partition("/")[2]: read_entry(archive, one)
+                for one in archive.infolist()
             }
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError) as error:
         raise _corrupt("it is no archive") from error
