@@ -44,6 +44,8 @@ LONGEST_PATH = 8 * 1024
 MOST_HEADERS = 100
 MOST_WAITING = 64
 """Pipelined requests of one connection that may wait for their answers."""
+MOST_WAITING_BYTES = 256 * 1024
+"""Of their bodies together; beyond it the next one is read when some are answered."""
 _ONCE = frozenset(
     {
         b"authorization",
@@ -273,10 +275,10 @@ class _Connection(asyncio.Protocol):
             if isinstance(told, (bytes, Response, BaseException)):
                 request.told = told
                 self.answered()
-                return
-            request.task = task = asyncio.ensure_future(told)
-            task.add_done_callback(request.ended)
-        if len(waiting) >= MOST_WAITING:
+            else:
+                request.task = task = asyncio.ensure_future(told)
+                task.add_done_callback(request.ended)
+        if len(waiting) > 1 and self._crowded():
             self._hold()
 
     def answered(self) -> None:
@@ -305,8 +307,15 @@ class _Connection(asyncio.Protocol):
             and self._in_head and self._transport is not None and not self.until
         ):  # fmt: skip
             self.until = time.perf_counter() + self._front.bounds.idle
-        if self._held and len(waiting) < MOST_WAITING:
+        if self._held:
             self._release()
+
+    def _crowded(self) -> bool:
+        """True if no more should be read before some of what waits is answered."""
+        waiting = self._waiting
+        return len(waiting) >= MOST_WAITING or (
+            len(waiting) > 1 and sum(len(one.body) for one in waiting) > MOST_WAITING_BYTES
+        )
 
     def _write(self, request: Request, answer: Told) -> None:
         transport = self._transport
@@ -423,7 +432,9 @@ class _Connection(asyncio.Protocol):
             self._transport.pause_reading()
 
     def _release(self) -> None:
-        if self._held and not self._choked and self._transport is not None:
+        if not self._held or self._choked or self._crowded():
+            return
+        if self._transport is not None:
             self._held = False
             self._transport.resume_reading()
 
