@@ -284,6 +284,31 @@ def test_an_onnx_model_with_weights_elsewhere_or_foreign_operators_is_refused() 
         check_bytes(foreign.SerializeToString(), ModelFormat.ONNX)
 
 
+def test_an_onnx_file_hides_nothing_in_a_function_or_behind_another_mark() -> None:
+    import onnx
+    from onnx import TensorProto, helper
+
+    values = [helper.make_tensor_value_info(name, 1, [None, 2]) for name in ("input", "p")]
+    outside = TensorProto(name="c", data_type=1, dims=[1], data_location=TensorProto.EXTERNAL)
+    constant = helper.make_node("Constant", [], ["y"], value=outside)
+    foreign = helper.make_node("Any", ["x"], ["y"], domain="com.example")
+    for node, why in ((constant, "in another file"), (foreign, r"com\.example")):
+        function = helper.make_function(
+            "ai.onnx.ml", "F", ["x"], ["y"], [node], [helper.make_opsetid("", 17)]
+        )
+        call = helper.make_node("F", ["input"], ["p"], domain="ai.onnx.ml")
+        graph = helper.make_graph([call], "g", values[:1], values[1:])
+        opsets = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 3)]
+        model = helper.make_model(graph, functions=[function], opset_imports=opsets)
+        with pytest.raises(InvalidInput, match=why):
+            check_bytes(model.SerializeToString(), ModelFormat.ONNX)
+    plain = helper.make_model(helper.make_graph([], "g", values[:1], values[:1]))
+    marked = b"\x12\x7f\x00\x00ORTM" + b"a" * 121 + plain.SerializeToString()
+    assert onnx.load_model_from_string(marked).producer_name
+    with pytest.raises(InvalidInput, match="does not begin"):
+        check_bytes(marked, ModelFormat.ONNX)
+
+
 def test_a_sample_of_another_kind_is_refused(tmp_path: Any) -> None:
     (tmp_path / "rows.txt").write_text("a")
     (tmp_path / "rows.parquet").write_bytes(b"nothing")

@@ -10,6 +10,8 @@ import onnxruntime as ort
 import pyarrow as pa
 import pytest
 
+from falaj.serving.arrowpredictions import _column
+from falaj.serving.errors import BadRequest
 from falaj.serving.model import Durability, FieldType, Limits, RequestField
 from falaj.testing.serving import Running, make_release, onnx_classifier
 
@@ -199,3 +201,24 @@ def test_limits_hold_for_streams(running: Running) -> None:
         headers={"authorization": "Bearer user:amina", "content-type": ARROW},
     )
     assert by_get.status_code == 405
+
+
+def shared_text(size: int, n: int, *, views: bool) -> pa.Array:
+    """One text of a size, which n rows name."""
+    if not views:
+        return pa.DictionaryArray.from_arrays(pa.array([0] * n, pa.int32()), ["x" * size])
+    view = struct.pack("<i4sii", size, b"xxxx", 0, 0) * n
+    buffers = [None, pa.py_buffer(view), pa.py_buffer(b"x" * size)]
+    return pa.Array.from_buffers(pa.string_view(), n, buffers)
+
+
+@pytest.mark.parametrize("views", [False, True])
+def test_a_text_that_many_rows_share_is_held_once(*, views: bool) -> None:
+    field = RequestField(name="word", type=FieldType.STRING)
+    column = pa.chunked_array([shared_text(4_096, 500, views=views)])
+    told = _column(field, column)
+    assert told == ["x" * 4_096] * 500
+    assert len({id(one) for one in told}) == 1
+    assert _column(field, column.slice(499)) == ["x" * 4_096]
+    with pytest.raises(BadRequest, match="1000000 bytes"):
+        _column(field, pa.chunked_array([shared_text(1_000_000, 500, views=views)]))

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from falaj.serving.front import Bounds, Front, Request, Response, Told
+from falaj.serving.front import MOST_WAITING, Bounds, Front, Request, Response, Told
 
 LIMIT = 2_000
 
@@ -200,6 +200,17 @@ def test_a_trailer_is_no_header(served: Served) -> None:
     assert not {b"authorization", b"content-type"} & set(request.headers)
 
 
+def test_a_trailer_without_an_end_is_refused(served: Served) -> None:
+    head = b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n"
+    for begun in (b"0\r\nx: ", b"1;x="):  # a trailer, an extension of a chunk
+        with served.connected() as connection:
+            connection.sendall(head + begun)
+            time.sleep(0.05)
+            connection.sendall(b"a" * 65_600)
+            assert heard(connection).startswith(b"HTTP/1.1 431 ")
+    assert served.echo.asked == []
+
+
 def test_pipelined_requests_are_answered_in_order(served: Served) -> None:
     with served.connected() as connection:
         connection.sendall(post(b"1", path=b"/later") + post(b"2") + post(b"3", path=b"/raise"))
@@ -227,6 +238,45 @@ def test_a_flood_of_pipelined_requests_is_answered_whole(served: Served) -> None
         told = heard(connection, 0.8)
         sender.join(5)
     assert told.count(b"HTTP/1.1 200") == n
+
+
+@pytest.mark.parametrize("asked", [GET, post(b"x" * LIMIT)])
+def test_what_waits_behind_a_slow_answer_is_bounded_though_it_is_answered_at_once(
+    served: Served, asked: bytes
+) -> None:
+    with served.connected() as connection:
+        connection.sendall(GET.replace(b"GET /", b"GET /later"))
+        for _ in range(40):
+            connection.sendall(asked * 10)
+            time.sleep(0.002)
+        until(lambda: len(served.echo.asked) > 1)
+        time.sleep(0.1)
+        # What was read together is taken together; then no more is read.
+        assert len(served.echo.asked) < 2 * MOST_WAITING
+        served.do(served.echo.release.set)
+        assert heard(connection, 1.0).count(b"HTTP/1.1 200") == 401
+
+
+def test_large_bodies_do_not_gather_behind_a_slow_answer() -> None:
+    async def main() -> None:
+        echo = Echo()
+        echo.reception = lambda path: (1 << 20, 5.0)  # type: ignore[method-assign]
+        bound = socket.create_server(("127.0.0.1", 0))
+        front = Front(echo)
+        await front.listen([bound])
+        reader, writer = await asyncio.open_connection(*bound.getsockname())
+        writer.write(GET.replace(b"GET /", b"GET /later"))
+        writer.write(post(b"x" * 500_000) * 10)
+        await asyncio.sleep(0.3)
+        assert sum(len(one.body) for one in echo.asked) <= 1_000_000
+        echo.release.set()
+        told = b""
+        while told.count(b"HTTP/1.1 200") < 11:
+            told += await asyncio.wait_for(reader.read(1 << 20), 5)
+        writer.close()
+        await front.close(grace_seconds=0.1)
+
+    asyncio.run(main())
 
 
 def test_a_body_or_a_head_that_is_too_long_is_refused_once(served: Served) -> None:

@@ -169,6 +169,13 @@ def test_pipelined_answers_keep_their_order_around_streams(served: Served) -> No
     assert served.telling.ended == ["3", "2", "1"]
 
 
+def test_an_expectation_never_stands_inside_a_stream(served: Served) -> None:
+    asked = get("/whole", "expect: 100-continue", "content-length: 3", method="POST")
+    told = served.say(get("/3") + asked + b"abc")
+    assert told.partition(b"\r\n\r\n")[2].startswith(THREE)
+    assert told.endswith(b'"whole"')
+
+
 def test_http_1_0_is_told_by_the_end_of_the_connection(served: Served) -> None:
     for more in ((), ("connection: keep-alive",)):
         head, _, rest = served.say(get("/2", *more, version="1.0")).partition(b"\r\n\r\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,9 +12,11 @@ import pytest
 
 from falaj.kernel.errors import InvalidInput
 from falaj.kernel.settings import Settings
+from falaj.serving.heads import Head
 from falaj.serving.meters import Meters
 from falaj.serving.model import Durability
-from falaj.serving.trails import Trails, context_of
+from falaj.serving.requests import Request
+from falaj.serving.trails import Ended, Trail, Trails, context_of
 from falaj.testing.collector import Collector, collecting, told
 from falaj.testing.serving import Running, make_release
 from falaj.wiring.traces import request_spans, traces_address
@@ -156,6 +159,32 @@ def test_a_collector_that_is_away_holds_up_nobody_and_lost_spans_are_counted(
             assert running.predict({"inputs": [ROW]}).status_code == 200
         meters = running.meters
     assert b"falaj_worker_spans_dropped_total 0\n" not in meters.exposition()
+
+
+def test_what_waits_for_a_slow_collector_holds_no_request() -> None:
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+
+    from falaj.serving.adapters.spans_otlp import OtlpSpans
+
+    class Held(Request):
+        """Can be referred to weakly."""
+
+    sizes: list[object] = []
+
+    class Slow(SpanExporter):
+        def export(self, spans: Any) -> SpanExportResult:
+            sizes.extend(span.attributes["http.request.body.size"] for span in spans)
+            return SpanExportResult.SUCCESS
+
+    spans = OtlpSpans(Slow(), Resource.create({}), dropped=lambda _: None, secure=True)
+    request = Held(Head(b"POST", b"/v1/endpoints/fraud/predict"), b"x" * 1_000, 0.0)
+    seen = weakref.ref(request)
+    spans.take(Ended(request, Trail("1" * 32, "2" * 16, sampled=True), 401, 10, "::1", 1.0))
+    del request
+    assert seen() is None
+    spans.close()
+    assert sizes == [1_000]
 
 
 def test_the_collector_gets_the_headers_that_the_settings_name(tracked: Tracked) -> None:

@@ -52,7 +52,8 @@ def _begins_well(data: bytes, model_format: ModelFormat) -> bool:
     zipped = data.startswith(_ZIP)
     match model_format:
         case ModelFormat.ONNX:
-            return not data.startswith((_ZIP, _NUMPY, _HDF))
+            # ONNX Runtime takes its own format by this mark, whatever else the bytes are.
+            return not data.startswith((_ZIP, _NUMPY, _HDF)) and data[4:8] != b"ORTM"
         case ModelFormat.LIGHTGBM:
             return data.startswith(b"tree\n")
         case ModelFormat.XGBOOST:
@@ -121,6 +122,9 @@ def _check_onnx(data: bytes) -> None:
         raise InvalidInput("The file is no ONNX model.", hint="Export it again.") from error
     domains = {one.domain for one in model.opset_import} | {one.domain for one in model.functions}
     graphs: list[GraphProto] = [model.graph]
+    for function in model.functions:
+        domains |= {one.domain for one in function.opset_import}
+        graphs.append(GraphProto(node=function.node))
     while graphs:
         graph = graphs.pop()
         tensors = list(graph.initializer)
@@ -131,6 +135,9 @@ def _check_onnx(data: bytes) -> None:
                 graphs += attribute.graphs
                 tensors += [attribute.t] if attribute.HasField("t") else []
                 tensors += attribute.tensors
+                sparse = [attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else []
+                for one in (*sparse, *attribute.sparse_tensors):
+                    tensors += [one.values, one.indices]
         tensors += [part for one in graph.sparse_initializer for part in (one.values, one.indices)]
         if any(one.data_location == TensorProto.EXTERNAL or one.external_data for one in tensors):
             raise InvalidInput(

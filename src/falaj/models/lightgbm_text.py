@@ -16,6 +16,10 @@ _TREES = "\nTree="
 _END = "\nend of trees\n"
 _MOST_COLUMNS = 100_000
 _DIGITS = re.compile(r"[0-9]+")
+_NUMBER = re.compile(r"-?[0-9]{1,18}")
+_PLAIN = re.compile(r"[\x20-\x7e\n]*")
+"""What a tree is written in. LightGBM ends lines at CR too, and reads numbers otherwise than
+Python does (1_0 is 1): what two readers could take in two ways is refused."""
 
 
 def checked(data: bytes) -> str:
@@ -29,7 +33,7 @@ def checked(data: bytes) -> str:
         text = data.decode("utf-8")
     except UnicodeDecodeError:
         raise _corrupt("it is not text") from None
-    if not text.startswith("tree\n") or _END not in text or "\x00" in text:
+    if not text.startswith("tree\n") or _END not in text or "\x00" in text or "\r" in text:
         raise _corrupt("it does not begin or end as such a text does")
     body = text[: text.index(_END) + 1]
     header, *blocks = body.split(_TREES)
@@ -62,6 +66,8 @@ def _sizes(body: str, n: int) -> list[int]:
 
 def _check_tree(place: int, block: str, n_columns: int) -> None:
     facts = _facts(block)
+    if not _PLAIN.fullmatch(block) or any("_" in value for value in facts.values()):
+        raise _corrupt(f"tree {place} is not plain text")
     n_leaves = _whole(facts, "num_leaves")
     if n_leaves < 1 or n_leaves > len(block):
         raise _corrupt(f"tree {place} names {n_leaves} leaves")
@@ -123,14 +129,20 @@ def _facts(block: str) -> dict[str, str]:
 
 def _whole(facts: Mapping[str, str], name: str) -> int:
     try:
-        return int(facts[name])
+        return _int(facts[name])
     except (KeyError, ValueError):
         raise _corrupt(f"it does not say {name}") from None
 
 
+def _int(text: str) -> int:
+    if not _NUMBER.fullmatch(text):
+        raise ValueError(text)
+    return int(text)
+
+
 def _numbers(facts: Mapping[str, str], name: str, n: int) -> list[int]:
     try:
-        found = [int(one) for one in facts[name].split()]
+        found = [_int(one) for one in facts[name].split()]
     except (KeyError, ValueError):
         raise _corrupt(f"a tree does not say {name}") from None
     if len(found) != n:

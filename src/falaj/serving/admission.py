@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import Callable, Hashable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from typing import TYPE_CHECKING
 
 from falaj.kernel.actions import PLATFORM
@@ -64,7 +65,7 @@ class Admission:
             return None
         until, answer = kept
         if isinstance(answer, FalajError):
-            raise answer.with_traceback(None)
+            raise copy(answer)  # what is raised holds the frames that it went through
         return until, answer
 
     async def admitted(
@@ -109,8 +110,10 @@ class Admission:
             FalajError: what ``ask`` raised.
         """
 
+        token = token_of(authorization)  # not remembered: it costs nothing, and may be long
+
         def decided() -> str:
-            caller = self._verifier.verify(token_of(authorization))
+            caller = self._verifier.verify(token)
             ask(caller)
             return caller.principal.id
 
@@ -123,7 +126,9 @@ class Admission:
         if keep or isinstance(answer, (str, Unauthenticated)):
             if len(self._kept) >= _MOST_KEPT:
                 self._kept.clear()
-            self._kept[authorization, about] = (time.perf_counter() + KEPT_SECONDS, answer)
+            # A copy: what is raised holds the frames that it went through, and so the request.
+            kept = copy(answer)
+            self._kept[authorization, about] = (time.perf_counter() + KEPT_SECONDS, kept)
         if isinstance(answer, FalajError):
             raise answer
         return answer

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 REQUEST_ID, AT = b"request_id", b"at"
 """What a request may say of itself in the metadata of its schema."""
 _LONGEST_ID = 200
+_LONGEST_TEXT = 4 * 4_096
+"""Bytes of a text of as many characters as a field takes."""
 
 
 def request_of(plan: RequestPlan, request: Request, caller: str) -> Parsed:
@@ -92,9 +94,10 @@ def _column(field: RequestField, column: pa.ChunkedArray) -> Any:
         kind = kind.value_type
         if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
             raise _wrong(field, column.type)
-        column = column.cast(kind)
     if not _taken(field.type, kind):
         raise _wrong(field, column.type)
+    if pa.types.is_dictionary(column.type) or pa.types.is_string_view(kind):
+        return column_of(field, _shared_texts(field, column))
     if pa.types.is_timestamp(kind):
         if kind.tz is None:
             raise BadRequest(
@@ -113,6 +116,30 @@ def _column(field: RequestField, column: pa.ChunkedArray) -> Any:
     if column.null_count or not _numeric(column.type):
         return column_of(field, column.to_pylist())
     return column_of(field, column.to_numpy())
+
+
+def _shared_texts(field: RequestField, column: pa.ChunkedArray) -> list[str | None]:
+    """The texts of a column whose rows may share them: one object for a text, however many
+    rows name it. A few bytes for each row may else stand for a whole body each."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    found: list[str | None] = []
+    for chunk in column.chunks:
+        if pa.types.is_string_view(chunk.type):
+            sizes = np.frombuffer(chunk.buffers()[1], "<i4")[::4]
+            longest = sizes[chunk.offset : chunk.offset + len(chunk)].max(initial=0)
+        else:
+            longest = pc.max(pc.binary_length(chunk.dictionary)).as_py() or 0
+        if longest > _LONGEST_TEXT:
+            raise BadRequest(
+                f"The column {field.name!r} has a text of {longest} bytes.",
+                hint=f"Texts have at most {_LONGEST_TEXT} bytes.",
+            )
+        shared = chunk.dictionary_encode()  # a dictionary stays as it is
+        words = shared.dictionary.to_pylist()
+        found += [None if one is None else words[one] for one in shared.indices.to_pylist()]
+    return found
 
 
 def _numeric(kind: pa.DataType) -> bool:

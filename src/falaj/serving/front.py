@@ -44,6 +44,8 @@ LONGEST_PATH = 8 * 1024
 MOST_HEADERS = 100
 MOST_WAITING = 64
 """Pipelined requests of one connection that may wait for their answers."""
+MOST_WAITING_BYTES = 256 * 1024
+"""Of their bodies together; beyond it the next one is read when some are answered."""
 _ONCE = frozenset(
     {
         b"authorization",
@@ -95,6 +97,7 @@ class _Connection(asyncio.Protocol):
         self._n_bytes = 0
         self._limit = 0
         self._head_bytes = 0
+        """Of a head or a trailer, since it or the last piece of a body began."""
         self._in_head = True
         self._between = True
         self._refused = False
@@ -149,10 +152,9 @@ class _Connection(asyncio.Protocol):
         self._parse(data)
 
     def _parse(self, data: bytes) -> None:
-        if self._in_head:
-            if not self._head_bytes:
-                self.until = time.perf_counter() + self._front.bounds.head
-            self._head_bytes += len(data)
+        if self._in_head and not self._head_bytes:
+            self.until = time.perf_counter() + self._front.bounds.head
+        self._head_bytes += len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -161,8 +163,9 @@ class _Connection(asyncio.Protocol):
             if not self._refused:
                 self._refuse(400, "The request is not HTTP.")
         else:
-            if self._in_head and self._head_bytes > LONGEST_HEAD:
-                self._refuse(431, "The head of the request is too long.")
+            if self._head_bytes > LONGEST_HEAD and not self._refused:
+                where = "head" if self._in_head else "trailer"
+                self._refuse(431, f"The {where} of the request is too long.")
         self._raw = None
 
     def eof_received(self) -> bool:
@@ -218,6 +221,7 @@ class _Connection(asyncio.Protocol):
         raw, self._raw = self._raw, None  # of the first request in what arrived
         now = self._started = time.perf_counter()
         self._in_head = False
+        self._head_bytes = 0
         parser, headers = self._parser, self._headers
         path, _, query = self._url.partition(b"?")
         keep_alive = parser.should_keep_alive() and not parser.should_upgrade()
@@ -233,11 +237,12 @@ class _Connection(asyncio.Protocol):
         self.until = now + seconds
         if raw is not None:
             self._front.known.keep(raw, head, now)
-        if b"expect" in headers and not self._waiting:
+        if b"expect" in headers and not self._waiting and self._stream is None:
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_body(self, body: bytes) -> None:
         self._n_bytes += len(body)
+        self._head_bytes = 0
         if self._n_bytes > self._limit:
             if not self._refused:
                 self._refuse(413, f"The body is longer than {self._limit} bytes.")
@@ -270,10 +275,10 @@ class _Connection(asyncio.Protocol):
             if isinstance(told, (bytes, Response, BaseException)):
                 request.told = told
                 self.answered()
-                return
-            request.task = task = asyncio.ensure_future(told)
-            task.add_done_callback(request.ended)
-        if len(waiting) >= MOST_WAITING:
+            else:
+                request.task = task = asyncio.ensure_future(told)
+                task.add_done_callback(request.ended)
+        if len(waiting) > 1 and self._crowded():
             self._hold()
 
     def answered(self) -> None:
@@ -302,8 +307,15 @@ class _Connection(asyncio.Protocol):
             and self._in_head and self._transport is not None and not self.until
         ):  # fmt: skip
             self.until = time.perf_counter() + self._front.bounds.idle
-        if self._held and len(waiting) < MOST_WAITING:
+        if self._held:
             self._release()
+
+    def _crowded(self) -> bool:
+        """True if no more should be read before some of what waits is answered."""
+        waiting = self._waiting
+        return len(waiting) >= MOST_WAITING or (
+            len(waiting) > 1 and sum(len(one.body) for one in waiting) > MOST_WAITING_BYTES
+        )
 
     def _write(self, request: Request, answer: Told) -> None:
         transport = self._transport
@@ -420,7 +432,9 @@ class _Connection(asyncio.Protocol):
             self._transport.pause_reading()
 
     def _release(self) -> None:
-        if self._held and not self._choked and self._transport is not None:
+        if not self._held or self._choked or self._crowded():
+            return
+        if self._transport is not None:
             self._held = False
             self._transport.resume_reading()
 

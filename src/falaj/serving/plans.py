@@ -6,6 +6,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable
+from copy import copy
 
 from falaj.kernel.errors import FalajError, NotFound
 from falaj.kernel.telemetry import logger
@@ -73,7 +74,7 @@ class Plans:
                 )
             broken = self.broken.get(endpoint)
             if broken is not None:
-                raise broken
+                raise copy(broken)  # what is raised holds the frames, and so the requests
             plan = self.active.get(endpoint)  # it may have woken between the two looks
             if plan is not None:
                 return plan

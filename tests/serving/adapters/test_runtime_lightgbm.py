@@ -63,6 +63,10 @@ def test_contributions_add_up_to_the_raw_score(values: list[float]) -> None:
     [
         ("left_child=1 ", "left_child=999999 "),
         ("left_child=1 ", "left_child=0 "),
+        ("left_child=1 ", "left_child=0_1 "),
+        ("left_child=1 ", "left_child=\u0661 "),
+        ("left_child=1 ", "left_child=+1 "),
+        ("internal_count=", "internal_count=1\rleft_child=0 0 0 0 0 0\rx="),
         ("split_feature=", "split_feature=77 "),
         ("max_feature_idx=2", "max_feature_idx=-5"),
         ("max_feature_idx=2", "max_feature_idx=999999999"),

@@ -4,9 +4,11 @@ import io
 import os
 import re
 import signal
+import struct
 import subprocess
 import sys
 import time
+import tracemalloc
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -57,6 +59,19 @@ class Model:
     def changes_itself(self): open(self.folder / "model.py", "w").write("x")
     def runs(self): subprocess.run(["/bin/true"])
     def kills(self): os.kill(os.getppid(), 9)
+    def signals(self):
+        import fcntl
+        read, write = os.pipe()
+        fcntl.fcntl(read, fcntl.F_SETOWN, os.getppid())
+        fcntl.fcntl(read, 10, 9)
+        fcntl.fcntl(read, fcntl.F_SETFL, fcntl.fcntl(read, fcntl.F_GETFL) | os.O_ASYNC)
+        os.write(write, b"x")
+    def signals_later(self):
+        import fcntl
+        fcntl.fcntl(os.pipe()[0], 10, 9)
+    def moves_its_parent(self): os.sched_setaffinity(os.getppid(), {0})
+    def slows_its_parent(self): os.setpriority(os.PRIO_PROCESS, os.getppid(), 19)
+    def opens_its_file(self): os.fchmod(os.open(self.folder / "model.py", os.O_RDONLY), 0o666)
     def limits(self):
         import resource
         resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 30, 1 << 30))
@@ -72,7 +87,8 @@ class Model:
 
 DEEDS = ["works", "loops", "allocates", "forks", "exits", "leaves", "crashes", "connects",
          "reads", "lists", "writes", "changes_itself", "runs", "kills", "limits", "survives",
-         "begins_threads", "sees_the_environment"]
+         "begins_threads", "sees_the_environment", "signals", "signals_later", "moves_its_parent",
+         "slows_its_parent", "opens_its_file"]
 """
 DEEDS = re.findall(r'"(\w+)"', HOSTILE.split("DEEDS =")[1])
 LIMITS = ProcessLimits(memory_bytes=1 << 30, call_seconds=0.5)
@@ -131,6 +147,11 @@ def done(model: PythonModel, deed: str) -> float:
         ("kills", "PermissionError"),
         ("limits", "Error"),
         ("survives", "PermissionError"),
+        ("signals", "PermissionError"),
+        ("signals_later", "PermissionError"),
+        ("moves_its_parent", "PermissionError"),
+        ("slows_its_parent", "PermissionError"),
+        ("opens_its_file", "PermissionError"),
     ],
 )
 def test_a_bad_deed_fails_its_own_request_and_the_next_is_answered(
@@ -227,6 +248,22 @@ class Model:
     data = zipped({"model.py": module, "weights.txt": b"1 2 3", "more/words.py": b"FACTOR = 2"})
     loaded = PythonRuntime().load(servable(data))
     assert loaded.run(np.ones((2, 3), dtype=np.float32)).tolist() == [[12], [12]]
+
+
+@pytest.mark.parametrize("how", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_an_archive_that_is_larger_than_it_says_costs_no_memory(how: int) -> None:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", how) as archive:
+        archive.writestr("model.py", SIGMOID)
+        archive.writestr("zeros", bytes(64 << 20))
+    data = bytearray(buffer.getvalue())
+    struct.pack_into("<I", data, data.rindex(b"PK\x01\x02") + 24, 10)  # the size that it says
+    tracemalloc.start()
+    with pytest.raises(Corrupt, match="damaged"):
+        PythonRuntime(LIMITS).load(servable(bytes(data)))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8 << 20
 
 
 @pytest.mark.parametrize(

@@ -105,6 +105,12 @@ def test_only_the_graph_and_plain_weights_reach_pytorch() -> None:
         ({"nodes": [{"target": "_operator.methodcaller"}]}, "methodcaller"),
         ({"nodes": [{"target": "#evil:run"}]}, "#evil"),
         ({"nodes": [{"target": "torch.ops.higher_order.cond"}]}, "higher_order"),
+        ({"nodes": [{"target": "torch.ops.aten.from_file.default"}]}, "from_file"),
+        ({"nodes": [{"target": "torch.ops.aten.save.default"}]}, "save"),
+        ({"nodes": [{"target": "torch.ops.aten.empty.memory_format"}]}, "empty"),
+        ({"nodes": [{"target": "torch.ops.prims.empty_strided.default"}]}, "empty_strided"),
+        ({"nodes": [{"target": "torch.ops.aten._unsafe_index_put.default"}]}, "index_put"),
+        ({"nodes": [{"target": "torch.ops.aten.set_.source_Tensor"}]}, "set_"),
         ({"a": [{"as_expr": {"expr_str": "__import__('os').system('id')"}}]}, "__import__"),
         ({"a": {"expr_str": "s0.__class__"}}, "__class__"),
         ({"a": {"expr_str": "exec(s0)"}}, "exec"),
@@ -118,6 +124,12 @@ def test_a_graph_that_names_more_than_operators_is_refused(graph: Any, why: str)
     with pytest.raises(InvalidInput, match="not served") as refused:
         clean_archive(archive(graph))
     assert why in refused.value.message
+
+
+def test_operators_of_ordinary_programs_are_taken() -> None:
+    names = ("linear", "_softmax", "_unsafe_view", "relu_", "_native_batch_norm_legit", "expand")
+    nodes = [{"target": f"torch.ops.aten.{name}.default"} for name in names]
+    assert clean_archive(archive({"nodes": nodes}))
 
 
 @pytest.mark.parametrize(

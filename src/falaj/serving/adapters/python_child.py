@@ -6,7 +6,7 @@ limits itself before it reads the first byte of the model:
 - memory by RLIMIT_AS, no core dump, no file that grows (RLIMIT_FSIZE 0);
 - SIGKILL when its parent dies;
 - a seccomp filter: no socket, no other program, no other process (threads are allowed),
-  no signal to anybody, no change of its own limits;
+  no signal to anybody, no change of its own limits, of files' modes or of who runs where;
 - Landlock: files are read in Python's own folders, the system's libraries and the model's
   folder only, and written nowhere.
 
@@ -37,6 +37,8 @@ _CLONE_THREAD = 0x00010000
 _ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 # Numbers of system calls: of x86_64, then of aarch64 (None: it has no such call).
 _CLONE = {"x86_64": 56, "aarch64": 220}
+_FCNTL = {"x86_64": 72, "aarch64": 25}
+_SIGNALLING = (8, 10, 15)  # F_SETOWN, F_SETSIG, F_SETOWN_EX: a pipe kills whom it belongs to
 _CLONE3 = 435  # its flags lie in memory, where no filter can look: libc falls back to clone
 _DENIED = {
     "socket": (41, 198), "socketpair": (53, 199), "connect": (42, 203), "bind": (49, 200),
@@ -53,6 +55,16 @@ _DENIED = {
     "request_key": (249, 218), "userfaultfd": (323, 282), "init_module": (175, 105),
     "finit_module": (313, 273), "reboot": (169, 142), "truncate": (76, 45),
     "chmod": (90, None), "fchmodat": (268, 53), "chown": (92, None), "fchownat": (260, 54),
+    "fchmod": (91, 52), "fchmodat2": (452, 452), "fchown": (93, 55), "lchown": (94, None),
+    "utime": (132, None), "utimes": (235, None), "futimesat": (261, None),
+    "utimensat": (280, 88), "setxattr": (188, 5), "lsetxattr": (189, 6), "fsetxattr": (190, 7),
+    "removexattr": (197, 14), "lremovexattr": (198, 15), "fremovexattr": (199, 16),
+    "setxattrat": (463, 463), "removexattrat": (466, 466), "file_setattr": (469, 469),
+    "setpriority": (141, 140), "sched_setaffinity": (203, 122), "sched_setparam": (142, 118),
+    "sched_setscheduler": (144, 119), "sched_setattr": (314, 274), "ioprio_set": (251, 30),
+    "migrate_pages": (256, 238), "move_pages": (279, 239), "process_madvise": (440, 440),
+    "shmat": (30, 196), "shmctl": (31, 195), "semget": (64, 190), "semctl": (66, 191),
+    "semop": (65, 193), "msgctl": (71, 187), "msgsnd": (69, 189), "msgrcv": (70, 188),
     "settimeofday": (164, 170), "clock_settime": (227, 112), "shmget": (29, 194),
     "msgget": (68, 186), "mq_open": (240, 180),
 }  # fmt: skip
@@ -163,6 +175,11 @@ def _filtered(libc: Any) -> bool:
         (equal, 0, 4, _CLONE[machine]),
         (load, 0, 0, 16),  # its flags
         (any_bit, 0, 1, _CLONE_THREAD),
+        (give, 0, 0, _ALLOW),
+        (give, 0, 0, _EPERM),
+        (equal, 0, 6, _FCNTL[machine]),
+        (load, 0, 0, 24),  # what it is to do
+        *((equal, 3 - place, 0, one) for place, one in enumerate(_SIGNALLING)),
         (give, 0, 0, _ALLOW),
         (give, 0, 0, _EPERM),
     ]

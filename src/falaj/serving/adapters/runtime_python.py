@@ -35,6 +35,7 @@ from falaj.serving.adapters.python_child import ANSWER, REQUEST
 from falaj.serving.errors import ModelFailed
 from falaj.serving.model import ServableModel
 from falaj.serving.widths import check_rows, columns_of
+from falaj.serving.zipped import read_entry
 
 _CHILD = Path(__file__).with_name("python_child.py")
 _MOST_FILES = 10_000
@@ -308,7 +309,7 @@ def _unpack(data: bytes, folder: Path, most_bytes: int) -> None:
                 if not path.is_relative_to(folder.resolve()) or entry.external_attr >> 28 == 0xA:
                     raise _corrupt(f"its archive has a file {entry.filename!r}")
                 path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(archive.read(entry))  # zipfile bounds it by file_size
+                path.write_bytes(read_entry(archive, entry))
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError, EOFError) as error:
         raise _corrupt(f"its archive is damaged ({error})") from error
 

@@ -11,6 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
@@ -28,6 +29,7 @@ from opentelemetry.trace import (
 )
 
 from falaj.kernel.telemetry import logger
+from falaj.serving.requests import Request
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
@@ -67,7 +69,8 @@ class OtlpSpans:
         self._dropped = dropped
         self._scheme = "https" if secure else "http"
         self._capacity = capacity
-        self._waiting: deque[Ended] = deque()
+        self._waiting: deque[tuple[Ended, int]] = deque()
+        """With the size of the request's body."""
         self._stopped = threading.Event()
         self._failed = False
         self._made = _Collected()
@@ -87,7 +90,10 @@ class OtlpSpans:
         if len(self._waiting) >= self._capacity:
             self._dropped(1)
             return
-        self._waiting.append(ended)
+        # What waits holds neither bodies nor answers: a collector may be slow for long.
+        request = ended.request
+        bare = Request(request.head, b"", request.started)
+        self._waiting.append((replace(ended, request=bare), len(request.body)))
 
     def close(self) -> None:
         """Export what waits, and end."""
@@ -105,7 +111,7 @@ class OtlpSpans:
         while self._waiting:
             self._epoch_ns = time.time_ns() - int(time.perf_counter() * 1e9)
             for _ in range(min(_AT_ONCE, len(self._waiting))):
-                self._spans_of(self._waiting.popleft())
+                self._spans_of(*self._waiting.popleft())
                 time.sleep(0)  # the event loop goes first
             spans, self._made.spans = self._made.spans, []
             try:
@@ -129,7 +135,7 @@ class OtlpSpans:
 
     # -- spans ----------------------------------------------------------------------
 
-    def _spans_of(self, ended: Ended) -> None:
+    def _spans_of(self, ended: Ended, n_asked: int) -> None:
         """Make the spans of one request; the collector gets the children first."""
         request, trail = ended.request, ended.trail
         parent: Context | None = None
@@ -146,7 +152,7 @@ class OtlpSpans:
             f"{method} {route}" if route else method,
             context=parent,
             kind=SpanKind.SERVER,
-            attributes=self._attributes(ended, method, route),
+            attributes=self._attributes(ended, n_asked, method, route),
             start_time=self._ns(request.started),
         )
         within = set_span_in_context(span)
@@ -166,12 +172,12 @@ class OtlpSpans:
             span.set_status(Status(StatusCode.ERROR))
         span.end(self._ns(ended.at))
 
-    def _attributes(self, ended: Ended, method: str, route: str) -> dict[str, Any]:
+    def _attributes(self, ended: Ended, n_asked: int, method: str, route: str) -> dict[str, Any]:
         request, trail = ended.request, ended.trail
         told: dict[str, Any] = {
             "http.request.method": method,
             "http.response.status_code": ended.status,
-            "http.request.body.size": len(request.body),
+            "http.request.body.size": n_asked,
             "http.response.body.size": ended.n_bytes,
             "url.scheme": self._scheme,
             "url.path": request.path.decode("latin-1"),
