@@ -152,8 +152,8 @@ class Supervisor:
         """
         private_folder(self.run_folder)
         self._plan()
+        self._catch_signals()  # before anybody can learn whom to signal
         self._claim()
-        self._catch_signals()
         try:
             self._start_all()
             self._await_ready()

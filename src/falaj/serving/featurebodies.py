@@ -20,6 +20,8 @@ from falaj.serving.arrowbodies import table_of_stream
 from falaj.serving.errors import BadRequest, BodyTooLarge, UnsupportedMedia
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from falaj.features.online import OnlineReader
     from falaj.features.vectors import OnlineColumns
     from falaj.serving.featureservices import Compiled
@@ -158,8 +160,27 @@ def _arrow_question(body: bytes) -> Question:
         column = table.column(name)
         if pa.types.is_timestamp(column.type):
             column = column.cast(pa.timestamp("us", column.type.tz)).cast(pa.int64())
-        columns[name] = column.to_pylist()
+        columns[name] = _values(name, column)
     return Question(Shape.ARROW, None, columns, table.num_rows)
+
+
+def _values(name: str, column: pa.ChunkedArray) -> list[Any]:
+    """The values of a column; those that rows share are one object, however many name it."""
+    import pyarrow as pa
+
+    if pa.types.is_string_view(column.type) or pa.types.is_binary_view(column.type):
+        raise BadRequest(
+            f"The column {name[:80]!r} is {column.type}, which is not read.",
+            hint="Cast it to string before you send it.",
+        )
+    if not pa.types.is_dictionary(column.type):
+        found: list[Any] = column.to_pylist()
+        return found
+    found = []
+    for chunk in column.chunks:
+        shared = chunk.dictionary.to_pylist()
+        found += [None if place is None else shared[place] for place in chunk.indices.to_pylist()]
+    return found
 
 
 # ── answers ──────────────────────────────────────────────────────────────────────────

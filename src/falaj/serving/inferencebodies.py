@@ -253,6 +253,8 @@ def _of_json(one: _Input) -> Tensor:
         if len(values) != n or any(len(row) != width for row in values):
             raise wrong(f"The data of {one.name[:80]!r} are not of the shape {one.shape}.")
         values = list(chain.from_iterable(values))
+    if one.datatype == "UINT64" and any(value is not None and value >= 1 << 64 for value in values):
+        raise wrong(f"The data of {one.name[:80]!r} are no UINT64.")
     return of_list(one.name, one.datatype, one.shape, values)
 
 

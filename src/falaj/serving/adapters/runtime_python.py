@@ -34,6 +34,7 @@ from falaj.kernel.telemetry import logger
 from falaj.serving.adapters.python_child import ANSWER, REQUEST
 from falaj.serving.errors import ModelFailed
 from falaj.serving.model import ServableModel
+from falaj.serving.rings import MEMORY
 from falaj.serving.widths import check_rows, columns_of
 from falaj.serving.zipped import read_entry
 
@@ -49,6 +50,12 @@ _ENVIRONMENT = {
     "MKL_NUM_THREADS": "1",
     "LC_ALL": "C.UTF-8",
 }
+
+
+_MOST_OUTPUTS = 10_000
+"""Of a row; a model says how many there are before it sends them."""
+_MEMORY = MEMORY if MEMORY.is_dir() else None
+"""Where a model is unpacked: what is signed and sealed stands in clear on no disk."""
 
 
 @dataclass(frozen=True)
@@ -153,7 +160,7 @@ class PythonModel:
         self._limits = limits
         self._starter = starter
         self._lock = threading.Lock()
-        self._folder = Path(tempfile.mkdtemp(prefix="falaj-model-"))
+        self._folder = Path(tempfile.mkdtemp(prefix="falaj-model-", dir=_MEMORY))
         self._holder: list[Future[_Process]] = []
         self._closing = weakref.finalize(self, _ended, self._holder, self._folder)
         try:
@@ -213,7 +220,8 @@ class PythonModel:
                 kind, n, k = ANSWER.unpack(child.receive(ANSWER.size, until))
                 if kind == _FAILED:
                     raise _failed(_text(child.receive(min(n, 4096), until)))
-                if kind != _SCORED or n != len(rows) or not 0 < k <= _MOST_VALUES // max(1, n):
+                most = min(_MOST_OUTPUTS, _MOST_VALUES // max(1, n))
+                if kind != _SCORED or n != len(rows) or not 0 < k <= most:
                     raise ValueError("it answered out of turn")
                 data = child.receive(8 * n * k, until)
             except ModelFailed:

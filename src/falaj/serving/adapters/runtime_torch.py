@@ -46,7 +46,7 @@ _EXPRESSION = re.compile(
     r"|\b[su][0-9]{1,6}\b|\b[0-9]{1,18}\b|[-+*(), ])*"
 )
 """Sizes as PyTorch writes them; it evaluates the text as Python."""
-_MOST_BYTES = 8 << 30
+_MOST_BYTES = 2 << 30
 
 
 class TorchRuntime:
