@@ -350,3 +350,22 @@ def test_a_landing_that_is_repeated_by_another_process_writes_nothing(make):
     other.streams.settle("payments")
     assert one.lake.scan("payments").num_rows == 2
     one.agree("a")
+
+
+def test_a_stream_to_which_nothing_was_pushed_asks_the_lake_once_where_it_begins(
+    world, monkeypatch
+):
+    asked, scan = [], world.lake.scan
+
+    def counted(*arguments, **options):
+        asked.append(arguments)
+        return scan(*arguments, **options)
+
+    monkeypatch.setattr(world.lake, "scan", counted)
+    for _ in range(5):
+        world.streams.applier.apply("payments", 0)
+    assert len(asked) == 1
+    world.store.push("payments", rows_of(("a", 0, 5.0)), ack="log")
+    worked(world)
+    assert world.online_now("a")["spent__n_1h"] == 1
+    world.agree("a")

@@ -78,6 +78,7 @@ class Applier:
         self._storage = storage
         self._locks = locks
         self._begin = begin
+        self._unbegun: dict[tuple[str, int], Progress] = {}
         self._clock = clock
 
     def progress(self, table: str, partition: int) -> Progress:
@@ -128,13 +129,16 @@ class Applier:
             plan = self._plans.of(table)
             (row,) = self._online.read([key])
             before = progress_of(row)
+            unbegun = before is None
             if before is None:
-                before = self._begin(table, partition)
+                before = self._still_unbegun(plan, table, partition)
             if upto is not None and before.position >= upto:
                 return Applied(before)
             records = self._log.read(plan.topic, partition, before.position, max_bytes=max_bytes)
             if not records:
                 self._check(plan, partition, before)
+                if unbegun:
+                    self._unbegun[table, partition] = before
                 return Applied(before)
             try:
                 return self._written(plan, key, row, before, records, held)
@@ -144,6 +148,14 @@ class Applier:
             f"Other processes apply the events of {table!r} faster than this one.",
             hint="Try again.",
         )
+
+    def _still_unbegun(self, plan: StreamPlan, table: str, partition: int) -> Progress:
+        """Where a partition without progress begins; the lake is asked only if that can matter:
+        while nothing was pushed there is nothing to apply, wherever it begins."""
+        known = self._unbegun.get((table, partition))
+        if known is not None and self._log.end(plan.topic, partition) <= known.position:
+            return known
+        return self._begin(table, partition)
 
     def _check(self, plan: StreamPlan, partition: int, progress: Progress) -> None:
         end = self._log.end(plan.topic, partition)
