@@ -129,8 +129,10 @@ class World:
     @contextmanager
     def made(cls, folder: Path) -> Iterator[World]:
         """A world in an empty folder; everything is given back at the end."""
-        from falaj.wiring import setup
-        from falaj.wiring.assembly import assemble
+        from falaj.wiring import assembly, setup
+
+        # Another world of this process may be open, and have put itself in its place.
+        assemble = getattr(assembly.assemble, "replaced", assembly.assemble)
 
         settings = Settings.read(folder)
         write_flights(folder / "flights.csv")
@@ -138,7 +140,8 @@ class World:
         premises = assemble(settings)
         close = premises.close
         # Stores that one process may open once are shared by all doors of the world.
-        shared = mock.patch("falaj.wiring.assembly.assemble", lambda *_a, **_k: premises)
+        ours = mock.Mock(return_value=premises, replaced=assemble)
+        shared = mock.patch("falaj.wiring.assembly.assemble", ours)
         with mock.patch.object(premises, "close", lambda: None), shared:
             try:
                 world = cls(premises, folder)
