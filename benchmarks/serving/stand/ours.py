@@ -110,8 +110,22 @@ class Platform:
 
     def serve(self, release: Release) -> None:
         """Let a release document serve that no action makes yet (two variants)."""
-        self.premises.serving.routing.write(release)
-        self.premises.serving.routing.flip(release.endpoint, release.id)
+        from falaj.serving import tables
+        from falaj.serving.model import ReleaseState
+
+        routing, endpoint = self.premises.serving.routing, release.endpoint
+        with self.premises.calls.opened("bench.prepare", "user:bench") as call:
+            tables.keep_release(
+                call.connection,
+                id=release.id,
+                endpoint=endpoint,
+                document=release.model_dump(mode="json"),
+                state=ReleaseState.DEPLOYED,
+                created_at=call.now,
+            )
+            tables.switch(call.connection, endpoint, release.id, None, at=call.now, by="user:bench")
+            routing.write(release)
+            tables.at_commit(call.connection, lambda: routing.flip(endpoint, release.id))
 
     def unlogged(self, endpoint: str) -> int:
         """Predictions that were answered and that the full log did not take."""

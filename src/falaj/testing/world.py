@@ -7,7 +7,9 @@ through ``falaj.open``, through the HTTP application with ``RemoteDoor``, and by
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import io
 import json
 import math
 import random
@@ -215,18 +217,22 @@ class World:
         return _json(action, getattr(service, action.verb)(**arguments))
 
     def _by_command(self, action: Action, arguments: Mapping[str, Any], stepped_up: bool) -> Any:
-        from typer.testing import CliRunner
-
         from falaj.interfaces.cli import app
 
         words = ["--folder", str(self.folder), "--json", action.service, action.command]
-        with self.opened(stepped_up=stepped_up):
-            done = CliRunner().invoke(app, [*words, *command_words(action, arguments)])
-        if done.exception is not None and not isinstance(done.exception, SystemExit):
-            raise done.exception
-        if done.exit_code != 0:
-            raise RuntimeError(done.output)
-        return json.loads(done.stdout)
+        told, wrong, code = io.StringIO(), io.StringIO(), 0
+        with (
+            self.opened(stepped_up=stepped_up),
+            contextlib.redirect_stdout(told),
+            contextlib.redirect_stderr(wrong),
+        ):
+            try:
+                app([*words, *command_words(action, arguments)], prog_name="falaj")
+            except SystemExit as ended:
+                code = ended.code if isinstance(ended.code, int) else 1
+        if code:
+            raise RuntimeError(wrong.getvalue() + told.getvalue())
+        return json.loads(told.getvalue())
 
     # ---- making things
 
