@@ -30,7 +30,7 @@ import pyarrow as pa
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parent))
 from measuring import Row, median, report
-from single_row import N_FEATURES, NAMES, make_model
+from stand.classifier import N_FEATURES, NAMES, make_model
 
 from falaj.kernel.compute import task
 

@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parent))
 
 from measuring import Row, arguments, median, report
-from single_row import N_FEATURES, N_TREES, NAMES, make_model
+from stand.classifier import N_FEATURES, N_TREES, NAMES, make_model
 
 BODY = {"inputs": [{name: 0.25 * place for place, name in enumerate(NAMES)}]}
 PATH = "/v1/endpoints/bench/predict"

@@ -43,6 +43,11 @@ def make_classifier(folder: Path, *, seed: int = 7) -> Classifier:
     return Classifier(onnx, native, asked, scores_of(onnx, asked))
 
 
+def make_model(folder: Path) -> None:
+    """Write the classifier to ``model.onnx`` in a folder."""
+    (folder / "model.onnx").write_bytes(make_classifier(folder).onnx)
+
+
 def _train(kept: Path, seed: int) -> None:
     import lightgbm
     from onnxmltools import convert_lightgbm
