@@ -85,6 +85,7 @@ def score_part(item: Any) -> Any:
     """As ``falaj.wiring.scoring.score_part``, with a bundle from the benchmark's folder."""
     from falaj.kernel.clock import SystemClock
     from falaj.serving.adapters.runtime_onnx import OnnxRuntime
+    from falaj.serving.adapters.runtime_trees import TreeRuntime
     from falaj.serving.batchinputs import table_batches
     from falaj.serving.batchmodel import ScoreRequest, Slice
     from falaj.serving.batchpart import PartScorer
@@ -96,7 +97,7 @@ def score_part(item: Any) -> Any:
     if scorer is None:
         folder = Path(item["settings"]["folder"])
         lake = lake_in(folder)
-        compiler = PlanCompiler(OneBundle(folder), [OnnxRuntime(device="cpu")], None)
+        compiler = PlanCompiler(OneBundle(folder), [TreeRuntime(OnnxRuntime(device="cpu"))], None)
         request = ScoreRequest.model_validate(item["request"])
         made = release()
 
