@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 INLINE_ROWS = 256
 """More rows than these are scored on a thread, so that other requests are not held up."""
-_INLINE_SECONDS = 0.005
+_INLINE_SECONDS = 0.02
 """So is a run that takes longer than this."""
 _TURN_SECONDS = 0.004
 """One turn of a lane scores about so much; the rest waits until others had theirs."""
