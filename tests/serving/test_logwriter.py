@@ -6,10 +6,10 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from falaj.kernel.errors import FalajError, LimitExceeded
+from falaj.kernel.errors import Corrupt, FalajError, LimitExceeded
 from falaj.serving.adapters.runtime_onnx import OnnxRuntime
 from falaj.serving.compiler import PlanCompiler
-from falaj.serving.logged import encoded, logged
+from falaj.serving.logged import encoded, logged, packed, rows_of_records
 from falaj.serving.logwriter import LogWriter
 from falaj.serving.predictionlog import PredictionLog
 from falaj.serving.predictions import Scored
@@ -38,8 +38,8 @@ class Kept:
         spools = self
 
         class Spool:
-            def keep(self, rows: pa.Table, name: str) -> None:
-                self.append(rows)
+            def keep(self, data: bytes, name: str) -> None:
+                self.append(rows_of_records(data))
 
             def append(self, rows: pa.Table) -> None:
                 if table in spools.full:
@@ -64,6 +64,29 @@ def test_a_ring_whose_rows_cannot_be_kept_does_not_hold_up_the_others(tmp_path: 
     assert kept.rows == {"predictions_delays": 2}
     assert first.n_waiting == 1
     rings.close()
+
+
+def test_endpoints_of_one_table_are_kept_together(tmp_path: Path) -> None:
+    ring = Ring(tmp_path, 8_192)
+    for endpoint in ("flight-delays", "flight_delays"):
+        assert ring.put(encoded(logged(scored(endpoint))), 1)
+    rings, kept = Rings(tmp_path), Kept()
+    LogWriter(rings, kept).run_once()
+    assert kept.rows == {"predictions_flight_delays": 2}
+    rings.close()
+
+
+def test_of_packed_records_one_that_is_not_readable_is_left_out() -> None:
+    record = encoded(logged(scored("delays")))
+    other = encoded(["delays", "of another version"])
+    assert rows_of_records(packed([record, other, record])).num_rows == 2
+    assert rows_of_records(packed([other])).num_rows == 0
+
+
+@pytest.mark.parametrize("cut", [12, 40])
+def test_bytes_that_were_not_packed_are_refused(cut: int) -> None:
+    with pytest.raises(Corrupt):
+        rows_of_records(packed([encoded(logged(scored("delays")))])[:cut])
 
 
 def test_a_full_table_does_not_lose_the_rows_of_another() -> None:

@@ -5,12 +5,16 @@ rows are there, or at ``flush``, they become one *segment*: an Arrow IPC file, s
 synced and renamed into place. A drain, in any process, moves segments into the lake; the
 segment's name is the idempotency key of its lake write, so that a drain which dies between
 the commit and the deletion of the file does no harm when it is repeated.
+
+A writer that may not even spend the time to make columns keeps bytes of a form of its own
+as a segment, and gives the drain what makes rows of them.
 """
 
 from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -115,28 +119,28 @@ class Spool:
         with self._lock:
             return self._flush()
 
-    def keep(self, rows: pa.Table, name: str) -> Path:
-        """Write rows as a segment of that name; on stable storage when this returns.
+    def keep(self, data: bytes, name: str) -> Path:
+        """Write bytes as a segment of that name; on stable storage when this returns.
 
-        The name is the idempotency key: the same rows under the same name arrive once,
-        however often they are kept.
+        The drain's ``read`` makes rows of them. The name is the idempotency key: the same
+        bytes under the same name arrive once, however often they are kept.
 
         Raises:
             LimitExceeded: too many segments wait, or the disk is full.
         """
-        return self._write(rows, name)
+        return self._write(data, name)
 
     def _flush(self) -> Path | None:
         if not self._n_rows:
             self._schema = None
             return None
         name = f"{new_id('segment').partition('_')[2]}-{self._n_rows}"
-        path = self._write(pa.Table.from_batches(self._waiting), name)
+        path = self._write(_encoded(pa.Table.from_batches(self._waiting)), name)
         self._waiting, self._n_rows, self._schema = [], 0, None
         return path
 
-    def _write(self, rows: pa.Table, name: str) -> Path:
-        sealed = seal_bytes(_encoded(rows), self._keys, context=_context(self.stream, name))
+    def _write(self, data: bytes, name: str) -> Path:
+        sealed = seal_bytes(data, self._keys, context=_context(self.stream, name))
         try:
             self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             waiting = sum(_size(file) for file in _segments(self._folder))
@@ -172,6 +176,7 @@ class Drain:
         keys: opens the segments.
         lake: where the rows go.
         table: the lake table; also the stream's name unless ``stream`` says otherwise.
+        read: makes rows of a segment's bytes; raises Corrupt if it cannot.
 
     Many drains may run at once; each segment still arrives once.
     """
@@ -184,7 +189,9 @@ class Drain:
         table: str,
         *,
         stream: str | None = None,
+        read: Callable[[bytes], pa.Table] | None = None,
     ) -> None:
+        self._read = read or rows_of
         self._stream = table_name(stream or table)
         self._folder = directory / self._stream
         self._keys = keys
@@ -220,7 +227,8 @@ class Drain:
         except OSError as error:
             raise disk_error(error, f"the segment {name}") from error
         try:
-            rows = _decoded(open_bytes(sealed, self._keys, context=_context(self._stream, name)))
+            data = open_bytes(sealed, self._keys, context=_context(self._stream, name))
+            rows = self._read(data)
             self._lake.append(self._table, rows, key=f"spool/{self._stream}/{name}")
         except (Corrupt, SchemaMismatch) as error:
             self._log.error("segment refused", segment=path.name, reason=str(error))
@@ -253,6 +261,13 @@ def _encoded(rows: pa.Table) -> bytes:
     return bytes(sink.getvalue())
 
 
-def _decoded(data: bytes) -> pa.Table:
-    with pa.ipc.open_stream(data) as reader:
-        return reader.read_all()
+def rows_of(data: bytes) -> pa.Table:
+    """The rows of a segment that was appended; raises Corrupt if it is none."""
+    try:
+        with pa.ipc.open_stream(data) as reader:
+            return reader.read_all()
+    except pa.ArrowInvalid as error:
+        raise Corrupt(
+            "The bytes of a segment are no Arrow stream.",
+            hint="Another version of Falaj may have written it; let that one drain it.",
+        ) from error

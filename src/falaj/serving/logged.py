@@ -1,5 +1,8 @@
 """What the prediction log keeps of a run: as a record between processes, and as columns.
 
+Records are packed, sealed and kept as they are; columns are made of them only when they are
+moved into the lake, by a process that nobody waits for.
+
 One lake table for each endpoint, ``predictions_<endpoint>``, whose columns never change:
 the features stand in one list column, in the order of the model version's inputs, so
 that a release with other features needs no other table.
@@ -14,6 +17,8 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
+from falaj.kernel.errors import Corrupt
+from falaj.kernel.telemetry import logger
 from falaj.serving.predictions import NumberRows
 
 if TYPE_CHECKING:
@@ -122,13 +127,68 @@ def logged(scored: Scored) -> LoggedRun:
     )
 
 
+class _Addressed(msgspec.Struct, array_like=True, gc=False):
+    """The beginning of a record."""
+
+    endpoint: str
+
+
 encoded = msgspec.msgpack.Encoder().encode
 """A logged run as one record."""
 decoded = msgspec.msgpack.Decoder(LoggedRun).decode
+addressed = msgspec.msgpack.Decoder(_Addressed).decode
+"""Only a record's endpoint; the rest is checked to be msgpack, and not looked at."""
+_unpacked = msgspec.msgpack.Decoder(list[bytes]).decode
+_MAGIC = b"FALAJLOG1"
+_HEAD = len(_MAGIC) + 8
+_CODEC = "lz4"
+
+
+def packed(records: Sequence[bytes]) -> bytes:
+    """Records as one piece of bytes for a spool; ``rows_of_records`` reads it."""
+    data = encoded(records)
+    size = len(data).to_bytes(8, "little")
+    return b"".join((_MAGIC, size, pa.Codec(_CODEC).compress(data, asbytes=True)))
+
+
+def are_records(data: bytes) -> bool:
+    """True if ``packed`` made these bytes."""
+    return data.startswith(_MAGIC)
+
+
+def rows_of_records(data: bytes) -> pa.Table:
+    """The rows of records that were packed, in the log's schema.
+
+    A record that is not readable is left out and told in the log.
+
+    Raises:
+        Corrupt: these are no packed records.
+    """
+    size = int.from_bytes(data[len(_MAGIC) : _HEAD], "little")
+    try:
+        records = _unpacked(pa.Codec(_CODEC).decompress(data[_HEAD:], size, asbytes=True))
+    except (msgspec.MsgspecError, pa.ArrowException, OSError, MemoryError) as error:
+        raise Corrupt(
+            f"The records of the prediction log are not readable: {error}.",
+            hint="Another version of Falaj may have written them; let that one drain them.",
+        ) from error
+    runs = []
+    for record in records:
+        try:
+            runs.append(decoded(record))
+        except msgspec.MsgspecError as error:
+            logger(__name__).error(
+                "record of the prediction log not readable; it is left out",
+                bytes=len(record),
+                error=str(error),
+            )
+    return columnar(runs)
 
 
 def columnar(runs: Sequence[LoggedRun]) -> pa.Table:
     """The rows of logged runs in the log's schema, in order within each model version."""
+    if not runs:
+        return SCHEMA.empty_table()
     groups: dict[tuple[Any, ...], list[LoggedRun]] = {}
     for run in runs:
         key = (run.release, run.variant, run.n_inputs, run.statuses is None, run.times is None)

@@ -1,8 +1,10 @@
 """Writes the prediction log of all workers of a machine: from their rings into the spool.
 
-It runs in a process of its own, so that making columns, compressing and sealing them costs
-the workers nothing, and so that a killed worker loses no row that it had answered. It may be
-killed at any moment too: what it was about to write is written again under the same name.
+It runs in a process of its own, so that packing and sealing them and waiting for the disk
+cost the workers nothing, and so that a killed worker loses no row that it had answered. It
+may be killed at any moment too: what it was about to write is written again under the same
+name. It makes no columns: whoever moves the rows into the lake does, so that little of the
+machine is spent near the workers.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import msgspec
 
 from falaj.kernel.errors import FalajError, Unavailable
 from falaj.kernel.telemetry import logger
-from falaj.serving.logged import LoggedRun, columnar, decoded
+from falaj.serving.logged import addressed, packed
 from falaj.serving.names import table_of
 
 if TYPE_CHECKING:
@@ -104,10 +106,10 @@ class LogWriter:
         logger(__name__).error("prediction log", error=str(self.failed))
 
     def _keep(self, taken: Taken) -> None:
-        by_table: dict[str, list[LoggedRun]] = {}
+        by_table: dict[str, list[bytes]] = {}
         for record in taken.records:
             try:
-                run = decoded(record)
+                endpoint = addressed(record).endpoint
             except msgspec.MsgspecError as error:
                 # It would come again in every round and hold up all that stand behind it.
                 logger(__name__).error(
@@ -117,9 +119,9 @@ class LogWriter:
                     error=str(error),
                 )
                 continue
-            by_table.setdefault(table_of(run.endpoint), []).append(run)
-        for table, runs in by_table.items():
+            by_table.setdefault(table_of(endpoint), []).append(record)
+        for table, records in by_table.items():
             spool = self._open.get(table)
             if spool is None:
                 spool = self._open[table] = self._spools.open(table)
-            spool.keep(columnar(runs), taken.name)
+            spool.keep(packed(records), taken.name)

@@ -222,8 +222,8 @@ class Spools(Protocol):
 class KeptSpool(Protocol):
     """A durable local append that knows what it was given before."""
 
-    def keep(self, rows: pa.Table, name: str) -> object:
-        """Return when the rows are on disk, encrypted; the same name is kept once."""
+    def keep(self, data: bytes, name: str) -> object:
+        """Return when the bytes are on disk, encrypted; the same name is kept once."""
         ...
 
 

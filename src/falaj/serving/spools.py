@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from falaj.lake.spool import Drain, Spool
+from falaj.lake.spool import Drain, Spool, rows_of
+from falaj.serving.logged import are_records, rows_of_records
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from falaj.lake.ports import Lake
     from falaj.trust.ports import KeyService
 
@@ -46,10 +49,15 @@ class PredictionDrain:
         for folder in sorted(self._directory.iterdir()):
             if not folder.is_dir():
                 continue
-            drain = Drain(self._directory, self._keys, self._lake, folder.name)
+            drain = Drain(self._directory, self._keys, self._lake, folder.name, read=_rows)
             while True:
                 round_ = drain.run_once()  # takes a bounded number of segments at a time
                 moved += round_.n_rows
                 if not round_.n_segments + round_.n_refused:
                     break
         return moved
+
+
+def _rows(data: bytes) -> pa.Table:
+    """The rows of a segment: of records, or of columns."""
+    return rows_of_records(data) if are_records(data) else rows_of(data)
