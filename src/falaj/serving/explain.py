@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from enum import IntFlag
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
@@ -20,8 +19,11 @@ if TYPE_CHECKING:
     from falaj.serving.ports import Explainer, Runtime
 
 
-class Explain(IntFlag):
-    """What to tell of each prediction; 0 is nothing."""
+class Explain:
+    """What to tell of each prediction, as bits of a number; 0 is nothing.
+
+    Plain numbers: an ``&`` with a member of an enum costs more than decoding a row.
+    """
 
     FEATURES = 1
     """The values that it was made of, their status and event times."""
