@@ -66,6 +66,26 @@ def test_a_ring_whose_rows_cannot_be_kept_does_not_hold_up_the_others(tmp_path: 
     rings.close()
 
 
+def test_a_round_takes_what_stood_there_when_it_began_and_no_more(tmp_path: Path) -> None:
+    ring = Ring(tmp_path, 8_192)
+    record = encoded(logged(scored("delays")))
+
+    class Busy(Kept):
+        """While one file is written, the worker answers on."""
+
+        def open(self, table: str) -> Any:
+            assert ring.put(record, 1)
+            return super().open(table)
+
+    assert ring.put(record, 1)
+    rings, kept = Rings(tmp_path), Busy()
+    writer = LogWriter(rings, kept)
+    assert writer.run_once() == 1
+    assert ring.n_waiting == 1
+    assert writer.run_once() == 1
+    rings.close()
+
+
 def test_endpoints_of_one_table_are_kept_together(tmp_path: Path) -> None:
     ring = Ring(tmp_path, 8_192)
     for endpoint in ("flight-delays", "flight_delays"):

@@ -55,9 +55,11 @@ class LogWriter:
         """Why the last rows could not be kept; they stay in their ring."""
 
     def run_once(self) -> int:
-        """Empty every ring; returns the number of rows that were kept.
+        """Take what stands in every ring now; returns the number of rows that were kept.
 
-        A ring whose rows cannot be kept does not hold up the others.
+        What comes meanwhile stays for the next round: each round costs a file and a wait for
+        the disk, and under load there would be hundreds a second. A ring whose rows cannot be
+        kept does not hold up the others.
 
         Raises:
             FalajError: the spool takes no rows now; nothing is lost.
@@ -65,8 +67,9 @@ class LogWriter:
         moved = 0
         failure: Exception | None = None
         for ring in self._rings.current():
+            upto = ring.written
             try:
-                while (taken := ring.take()) is not None:
+                while ring.taken < upto and (taken := ring.take()) is not None:
                     self._keep(taken)
                     ring.done(taken)
                     moved += taken.n_rows

@@ -171,6 +171,16 @@ class RingReader:
         return self._words[_WRITTEN] - self._words[_TAKEN] > self._capacity // 4
 
     @property
+    def written(self) -> int:
+        """Bytes that were ever written; ``taken`` are those that were ever taken."""
+        return int(self._words[_WRITTEN])
+
+    @property
+    def taken(self) -> int:
+        """Bytes that need not be taken again."""
+        return int(self._words[_TAKEN])
+
+    @property
     def empty(self) -> bool:
         """True if nothing waits."""
         return self._words[_WRITTEN] == self._words[_TAKEN]
