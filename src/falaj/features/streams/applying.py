@@ -158,8 +158,10 @@ class Applier:
         return self._begin(table, partition)
 
     def _check(self, plan: StreamPlan, partition: int, progress: Progress) -> None:
-        end = self._log.end(plan.topic, partition)
-        if progress.position > max(end, self._log.begin(plan.topic, partition)):
+        end, position = self._log.end(plan.topic, partition), progress.position
+        # Asked in this order: where a log begins is looked up in its folder, which an idle
+        # worker need not do many times a second.
+        if position > end and position > self._log.begin(plan.topic, partition):
             raise Corrupt(
                 f"{progress.position} records of {plan.topic!r} were applied, but its log ends "
                 f"at {end}.",
