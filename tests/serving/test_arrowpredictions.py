@@ -62,6 +62,19 @@ def test_a_stream_of_fields_is_answered_by_one_of_ids_and_outputs(
     assert told.schema.metadata == {b"release": b"release_1", b"request_id": b"mine"}
 
 
+def test_columns_are_told_apart_by_their_names_in_whatever_order_and_batches(
+    running: Running,
+) -> None:
+    running.activate(make_release())
+    given = numbers(5, a=pa.array([1.0, 2.0, 3.0, 4.0, 5.0], pa.float32()))
+    turned = pa.concat_tables([given.slice(0, 2), given.slice(2)]).select(["c", "a", "b"])
+    assert turned.column("a").num_chunks == 2
+    told = read(ask(running, turned))["score"].to_numpy()
+    assert told == pytest.approx(expected([[one, 2, 3] for one in range(1, 6)]), abs=1e-6)
+    refused = ask(running, turned.rename_columns(["c", "a", "other"]))
+    assert (refused.status_code, "other" in refused.json()["detail"]) == (400, True)
+
+
 def test_a_stream_is_answered_in_json_for_who_asks_for_it(running: Running) -> None:
     running.activate(make_release())
     headers = {"accept": "application/json"}

@@ -309,5 +309,5 @@ def test_a_matrix_with_a_number_that_no_float32_holds_is_refused_with_its_place(
     for wrong in (np.inf, -np.inf, np.nan, 1e39):
         matrix = np.zeros((3, 3))
         matrix[2, 1] = wrong
-        with pytest.raises(BadRequest, match=r"Row 2 has .* for the field 'b'"):
+        with pytest.raises(BadRequest, match=r"Row 2 has .* in the field 'b'"):
             plan.decoder.matrix(matrix, caller="u", started=0.0)

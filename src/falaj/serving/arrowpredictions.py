@@ -16,6 +16,7 @@ from falaj.serving.tensors import column_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from numpy.typing import NDArray
 
     from falaj.serving.front import Request, Told
     from falaj.serving.plan import RequestPlan
@@ -43,6 +44,57 @@ def request_of(plan: RequestPlan, request: Request, caller: str) -> Parsed:
             "Features are explained in JSON.", hint="Send `Accept: application/json` as well."
         )
     table = table_of_stream(request.body, plan.limits.rows)
+    told = table.schema.metadata or {}
+    request_id = _request_id(told)
+    at_us = instant_of(_text(told[AT])) if AT in told else None
+    matrix = _matrix(plan, table)
+    if matrix is not None:
+        parsed = plan.decoder.matrix(
+            matrix,
+            caller=caller,
+            started=request.started,
+            request_id=request_id,
+            at_us=at_us,
+            explain=explain,
+        )
+    else:
+        parsed = plan.parse_columns(
+            _columns(plan, table),
+            caller=caller,
+            started=request.started,
+            request_id=request_id,
+            at_us=at_us,
+            explain=explain,
+        )
+    if not as_json:
+        parsed.render = _answer
+    return parsed
+
+
+def _matrix(plan: RequestPlan, table: pa.Table) -> NDArray[Any] | None:
+    """All columns as one matrix, if that is all that the plan needs; else None."""
+    import pyarrow as pa
+
+    decoder, schema = plan.decoder, table.schema
+    if not decoder.takes_numbers or len(schema) != len(decoder.names) or not table.num_rows:
+        return None
+    plain = (pa.float32(), pa.float64())
+    if any(kind not in plain for kind in schema.types):
+        return None
+    if tuple(schema.names) != decoder.names:
+        if set(schema.names) != set(decoder.names):
+            return None
+        table = table.select(list(decoder.names))
+    parts = [
+        batch.to_tensor(null_to_nan=True, row_major=True).to_numpy()
+        for batch in table.to_batches()
+        if batch.num_rows
+    ]
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def _columns(plan: RequestPlan, table: pa.Table) -> dict[str, Any]:
+    """The values of each column, as the plan takes them."""
     known = {item.name: item for item in plan.release.fields}
     columns = {}
     for name in table.column_names:
@@ -55,18 +107,7 @@ def request_of(plan: RequestPlan, request: Request, caller: str) -> Parsed:
         columns[name] = _column(field, table.column(name))
     if not columns:
         raise BadRequest("The stream has no columns.", hint="Send one for each field.")
-    told = table.schema.metadata or {}
-    parsed = plan.parse_columns(
-        columns,
-        caller=caller,
-        started=request.started,
-        request_id=_request_id(told),
-        at_us=instant_of(_text(told[AT])) if AT in told else None,
-        explain=explain,
-    )
-    if not as_json:
-        parsed.render = _answer
-    return parsed
+    return columns
 
 
 def _text(value: bytes) -> str:

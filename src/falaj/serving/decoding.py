@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import MAXYEAR, MINYEAR, UTC, datetime
+from math import isinf, isnan
 from typing import Annotated, Any
 
 import msgspec
@@ -196,11 +197,14 @@ class RequestDecoder:
         wrong = np.argwhere(~fine & (~np.isnan(matrix) | self._whole)).tolist()
         if wrong:
             row, column = wrong[0]
-            raise BadRequest(
-                f"Row {row} has {matrix[row, column]!s} for the field {self.names[column]!r}, "
-                "which takes finite numbers of a float32.",
-                hint=self._shape(),
-            )
+            value, name = float(matrix[row, column]), self.names[column]
+            if isnan(value):
+                told = f"NaN or null in the field {name!r}, which may not be missing"
+            elif isinf(value):
+                told = f"an infinite value in the field {name!r}"
+            else:
+                told = f"{value!r} in the field {name!r}, which takes the numbers of a float32"
+            raise BadRequest(f"Row {row} has {told}.", hint=self._shape())
 
     def _check_instants(self, rows: Sequence[Any]) -> None:
         """Raise for an instant that has no date in UTC: nothing behind could write it down."""

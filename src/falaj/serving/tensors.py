@@ -418,5 +418,5 @@ def facts_of(plan: RequestPlan, outcome: Outcome) -> dict[str, str]:
 
 def version_told(outcome: Outcome) -> str:
     """The version (or versions) that scored a request's rows."""
-    found = {label.rpartition("/")[2] for label in outcome.labels}
+    found = {label.rpartition("/")[2] for label in set(outcome.labels)}
     return ",".join(sorted(found, key=int))
