@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from falaj.features.adapters.online_lmdb import LmdbOnlineStore
-from falaj.features.model import Aggregate, Entity, Feature, FeatureService, FeatureView
+from falaj.features.model import Aggregate, Entity, Feature, FeatureService, FeatureView, Filter
 from falaj.features.store import FeatureStore
 from falaj.kernel.clock import SetClock
 from falaj.kernel.errors import FalajError, InvalidInput, LimitExceeded
@@ -179,6 +179,15 @@ def test_a_good_row_of_json_says_the_same_as_one_of_arrow(store):
     assert got["state__raw"] == b"\xff"
     assert [list(got["state__steps"]), list(got["state__place"])] == [[1], [1.0, 2.0]]
     assert json.dumps(got["sums__labels"]) == '["x"]'
+
+
+def test_no_rows_of_json_are_taken_though_a_filter_names_a_column_of_unknown_type(tmp_path):
+    hot = STATE.model_copy(update={"name": "hot", "where": [Filter("heat", ">", 3.0)]})
+    store = made(tmp_path, MemoryLake(), hot)
+    assert store.push_records("readings", []).n_events == 0
+    store.push_records("readings", [{**JSON_ROW, "heat": 4.0}])
+    assert store.push_records("readings", [], key="once").n_events == 0
+    store.online.close()
 
 
 @pytest.mark.parametrize(

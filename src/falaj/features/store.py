@@ -311,7 +311,11 @@ class FeatureStore:
         Raises:
             InvalidInput: a value does not have its column's type, or a time has no zone.
         """
-        types = self.streams.plans.of(table).types
+        plan = self.streams.plans.of(table)
+        types = plan.types
+        if not rows:  # then no value tells the type of a column that only a filter names
+            named = (name for view in plan.views for name in view.source_columns)
+            types = {**dict.fromkeys(named, pa.null()), **types}
         return self.push(table, table_of(rows, types), key=key, ack=ack, stored=stored)
 
     def items(self, kind: str) -> list[FeatureItem]:
