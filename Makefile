@@ -9,7 +9,7 @@ SERVERS := $(foreach name,mlserver triton litserve bentoml kserve,.venv-peers/$(
 WORKERS ?= 2
 SIZE ?= small
 
-.PHONY: help install demo test test-nightly check format docs peers wrk bench lock clean
+.PHONY: help install demo test coverage test-nightly check format docs peers wrk bench lock clean
 .DEFAULT_GOAL := help
 
 help: ## list what can be made
@@ -28,7 +28,10 @@ install: $(READY) ## make .venv with everything that the lock names
 demo: $(READY) ## the whole story on real flights, in about a minute
 	@$(BIN)/falaj demo
 
-test: $(READY) ## the ordinary tests, with coverage
+test: $(READY) ## the ordinary tests
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not nightly"
+
+coverage: $(READY) ## the ordinary tests, counting the lines that they reach; a third slower
 	$(BIN)/coverage erase
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not nightly" --cov --cov-report=term
 

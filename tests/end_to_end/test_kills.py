@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from falaj.declare import Mode
-from falaj.kernel.errors import FalajError
+from falaj.kernel.errors import FalajError, NotFound
 from falaj.kernel.jobs import JobState
 from falaj.testing.installations import Installation, alive, client, eventually
 from falaj.training.model import TrainingRequest
@@ -107,6 +107,34 @@ def besieged(tmp_path_factory, story):
     made.close()
 
 
+@pytest.fixture
+def versioned(besieged):
+    """The platform with a version of the model whose gates have run."""
+    story = besieged.story
+    with besieged.platform() as engineer:
+        try:
+            engineer.models.versions("late")
+        except NotFound:
+            for source in ("departures", "arrivals"):
+                engineer.wait(engineer.sources.load(source))
+            request = TrainingRequest(model="late", spec=story.SPEC, params=story.SMALL)
+            engineer.wait(engineer.training.train(request))
+            (version,) = engineer.models.versions("late")
+            engineer.wait(engineer.models.gates("late", version.version))
+    return besieged
+
+
+@pytest.fixture
+def served(versioned):
+    """The platform with that version in production, behind an endpoint."""
+    with versioned.platform() as engineer, versioned.platform("salma") as approver:
+        (version,) = engineer.models.versions("late")
+        if engineer.models.get("late", version.version).stage != "production":
+            decided(engineer, approver, version.version, "production")
+        engineer.endpoints.deploy("late", activate=True)
+    return versioned
+
+
 def test_a_load_whose_worker_is_killed_writes_every_row_once(besieged):
     bulk = besieged.story.BULK
     with besieged.platform() as engineer:
@@ -168,7 +196,8 @@ def burst(besieged, version, stages, errors):
     return changes
 
 
-def test_approvals_happen_once_though_the_control_plane_is_killed(besieged):
+def test_approvals_happen_once_though_the_control_plane_is_killed(versioned):
+    besieged = versioned
     with besieged.platform() as engineer:
         (found,) = engineer.models.versions("late")
     stages = ["staging", "development"] * 6 + ["production"]
@@ -232,9 +261,9 @@ def more_answers(askers, *, n=30):
     eventually(lambda: sum(len(one.ids) for one in askers) >= before + n, what="answers")
 
 
-def test_no_request_is_answered_wrong_though_the_inference_worker_is_killed(besieged):
+def test_no_request_is_answered_wrong_though_the_inference_worker_is_killed(served):
+    besieged = served
     with besieged.platform() as engineer:
-        engineer.endpoints.deploy("late", activate=True)
         question = besieged.story.QUESTION
         expected = engineer.endpoints.predict("late", [question]).predictions[0]["score"]
     installation = besieged.installation
@@ -268,7 +297,8 @@ def test_no_request_is_answered_wrong_though_the_inference_worker_is_killed(besi
     assert n_rows == n_ids
 
 
-def test_the_children_end_with_their_supervisor_and_all_comes_up_again(besieged):
+def test_the_children_end_with_their_supervisor_and_all_comes_up_again(served):
+    besieged = served
     installation = besieged.installation
     children = installation.children()
     assert set(children) == {"control", "inference-1", "log", "worker"}

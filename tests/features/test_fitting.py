@@ -205,6 +205,7 @@ def test_two_features_of_one_name_are_refused():
         view(aggregates=[Aggregate("n", "count", window=timedelta(1))] * 2)
 
 
+@pytest.mark.nightly
 def test_a_view_of_ten_thousand_features_is_planned_applied_and_compiled(platform):
     names = [f"f{number}" for number in range(9_990)]
     stream = Stream(

@@ -123,7 +123,7 @@ meanings = st.fixed_dictionaries(
 )
 
 
-@settings(deadline=None, max_examples=80, suppress_health_check=list(HealthCheck))
+@settings(deadline=None, max_examples=40, suppress_health_check=list(HealthCheck))
 @given(
     rows=st.lists(events, max_size=25),
     asked=st.lists(questions, max_size=12),

@@ -562,7 +562,7 @@ def profile(n):
     )  # fmt: skip
 
 
-@profile(100)
+@profile(60)
 @given(case=cases())
 def test_offline_and_online_agree_with_the_oracle(case):
     prove(case, MemoryLake())
@@ -579,7 +579,7 @@ def duck(tmp_path_factory):
 NUMBERS = itertools.count()
 
 
-@profile(6)
+@profile(4)
 @given(case=cases())
 def test_they_agree_on_a_real_lake_too(duck, case):
     prove(case.renamed(f"_{next(NUMBERS)}"), duck)

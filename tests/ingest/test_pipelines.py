@@ -256,7 +256,14 @@ WORKER = """
 """
 
 
-@pytest.mark.parametrize("moment", ["before the write", "inside the write", "after the write"])
+@pytest.mark.parametrize(
+    "moment",
+    [
+        "inside the write",
+        pytest.param("before the write", marks=pytest.mark.nightly),
+        pytest.param("after the write", marks=pytest.mark.nightly),
+    ],
+)
 def test_a_load_whose_worker_is_killed_is_finished_by_another_exactly_once(
     workshop, lake_folder, moment
 ):

@@ -20,8 +20,8 @@ def _ended(world, job):
 @pytest.mark.parametrize(
     "step",
     [
-        "fit",
         "register",
+        pytest.param("fit", marks=pytest.mark.nightly),
         pytest.param("record", marks=pytest.mark.nightly),
         pytest.param("package", marks=pytest.mark.nightly),
     ],

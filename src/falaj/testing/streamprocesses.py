@@ -172,7 +172,7 @@ class _Nursery:
 class StreamKillSuite:
     """Inherit it and give ``log_program``: Python with ``make_log()`` over ``folder``."""
 
-    n_kills = 10
+    n_kills = 5
 
     @pytest.fixture
     def log_program(self) -> str:

@@ -357,7 +357,7 @@ class TestStreamKillsOnKafka(StreamKillSuite):
     """On noida-db: nothing lost, nothing twice. It never gives up a member that is gone, so
     that a worker which was killed is not replaced by another one of its group there."""
 
-    n_kills = 6
+    n_kills = 3
 
     @pytest.fixture
     def log_program(self, tmp_path):
