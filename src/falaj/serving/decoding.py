@@ -42,7 +42,9 @@ class RequestDecoder:
         self, release: Release, *, numbers: bool, check_explained: Callable[[], None]
     ) -> None:
         self._endpoint = release.endpoint
-        self._limits = release.limits
+        limits = self._limits = release.limits
+        self._most_bytes, self._most_rows = limits.body_bytes, limits.rows
+        self._seconds = limits.deadline_seconds
         self._fields = release.fields
         self._check_explained = check_explained
         self.row_type, self._decode = _decoder(release.fields)
@@ -64,7 +66,7 @@ class RequestDecoder:
             BadRequest: it is not JSON, or has a missing, unknown or wrongly typed field.
             BodyTooLarge: more rows than the endpoint takes.
         """
-        if len(body) > self._limits.body_bytes:
+        if len(body) > self._most_bytes:
             raise BodyTooLarge(
                 f"The body has {len(body)} bytes; {self._endpoint!r} takes "
                 f"{self._limits.body_bytes}.",
@@ -79,20 +81,17 @@ class RequestDecoder:
                 f"The body is not what {self._endpoint!r} takes: {_told(error)}.",
                 hint=self._shape(),
             ) from None
-        self._check_size(len(decoded.inputs))
-        at = decoded.at
+        rows = decoded.inputs
+        if not 0 < len(rows) <= self._most_rows:
+            self._check_size(len(rows))
+        at, at_us = decoded.at, None
         if at is not None:
             self._check_instant(at, "at")
-        self._check_instants(decoded.inputs)
-        return Parsed(
-            decoded.inputs,
-            decoded.request_id,
-            None if at is None else microseconds(at),
-            explain=explain,
-            caller=caller,
-            started=started,
-            deadline=started + self._limits.deadline_seconds,
-        )
+            at_us = microseconds(at)
+        if self._instants:
+            self._check_instants(rows)
+        deadline = started + self._seconds
+        return Parsed(rows, decoded.request_id, at_us, explain, caller, started, deadline)
 
     def columns(
         self,
@@ -141,15 +140,8 @@ class RequestDecoder:
                 hint=self._shape(),
             ) from None
         self._check_instants(rows)
-        return Parsed(
-            rows,
-            request_id,
-            at_us,
-            explain=explain,
-            caller=caller,
-            started=started,
-            deadline=started + self._limits.deadline_seconds,
-        )
+        deadline = started + self._seconds
+        return Parsed(rows, request_id, at_us, explain, caller, started, deadline)
 
     def matrix(
         self,
@@ -182,15 +174,9 @@ class RequestDecoder:
             fine = np.abs(matrix) <= _FLOAT32_MAX
         if not fine.all():
             self._check_numbers(matrix, fine)
-        return Parsed(
-            NumberRows(self.names, matrix),
-            request_id,
-            at_us,
-            explain=explain,
-            caller=caller,
-            started=started,
-            deadline=started + self._limits.deadline_seconds,
-        )
+        deadline = started + self._seconds
+        rows = NumberRows(self.names, matrix)
+        return Parsed(rows, request_id, at_us, explain, caller, started, deadline)
 
     def _check_numbers(self, matrix: NDArray[Any], fine: NDArray[np.bool_]) -> None:
         """Raise for the first number that its field does not take."""

@@ -249,7 +249,7 @@ class InferenceApp:
         parsed = plan.parse(
             request.body, caller=memo.caller, started=request.started, explain=memo.explain
         )
-        lane.ask(plan, parsed, request.answer)
+        lane.take(plan, parsed, request.answer)
         return None
 
     async def _admit_again(self, memo: _Admitted, request: Request) -> None:

@@ -109,6 +109,10 @@ class Lane:
         """
         if self.full(plan):
             raise self.overloaded()
+        self.take(plan, request, tell)
+
+    def take(self, plan: RequestPlan, request: Parsed, tell: Tell) -> None:
+        """``ask`` for who has just found that the lane is not full."""
         self.inside += 1
         plan.n_asked += 1
         self._n_rows += len(request.rows)
@@ -290,8 +294,9 @@ class Lane:
         for part in parts:
             if not self._log.append(part):
                 self.meter.unlogged(part.n_rows, part.variant.variant.name)
-        for item, answer in zip(group, answers, strict=True):
-            self._end(item, answer)
+        self.inside -= len(group)
+        for (_, _, tell), answer in zip(group, answers, strict=True):
+            tell(answer)
         self._count(group, answers, parts, begun)
 
     def _count(

@@ -61,6 +61,8 @@ class RequestPlan:
             numbers=alone and self.variants[0].takes_numbers,
             check_explained=partial(_check_explained, self.variants),
         )
+        self.parse = self.decoder.body
+        """Decodes and checks a body; see ``RequestDecoder.body``."""
         self._uppers = bounds([variant.share for variant in release.variants])
         self._unit = attrgetter(release.unit) if release.unit else None
         self._answers = AnswerWriter(release, self.variants)
@@ -77,10 +79,6 @@ class RequestPlan:
         return self._aside or self
 
     # -- parse ----------------------------------------------------------------------
-
-    def parse(self, body: bytes, *, caller: str, started: float, explain: int = 0) -> Parsed:
-        """Decode and check a body; see ``RequestDecoder.body``."""
-        return self.decoder.body(body, caller=caller, started=started, explain=explain)
 
     def parse_columns(
         self,

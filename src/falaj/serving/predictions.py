@@ -88,7 +88,6 @@ class Parsed:
         rows: Sequence[Any],
         request_id: str | None,
         at_us: int | None,
-        *,
         explain: int,
         caller: str,
         started: float,
