@@ -1,4 +1,4 @@
-"""Who may do what in a worker: tokens and decisions, kept for a second.
+"""Who may do what in a worker: tokens and decisions, kept for half a second.
 
 Within a second of a revoked token, a changed policy or a withdrawn grant, every worker
 asks again.
@@ -21,14 +21,15 @@ from falaj.kernel.ports import Policy, Resource
 if TYPE_CHECKING:
     from falaj.serving.ports import Verifier
 
-KEPT_SECONDS = 1.0
+KEPT_SECONDS = 0.5
+"""What is revoked may be told 0.3 s late (``trust.epochs``) on top of it."""
 _MOST_KEPT = 20_000
 _LONGEST_TOKEN = 8_192
 PREDICT = "endpoints.predict"
 
 
 class Admission:
-    """Verifies tokens and decides, off the event loop; remembers both for a second.
+    """Verifies tokens and decides, off the event loop; remembers both for half a second.
 
     Args:
         verifier: tells who holds a token.
@@ -43,7 +44,7 @@ class Admission:
         self._kept: dict[tuple[bytes, Hashable], tuple[float, str | FalajError]] = {}
 
     def remembered(self, authorization: bytes, about: Hashable, now: float) -> str | None:
-        """The caller's id, if it was admitted within the last second.
+        """The caller's id, if it was admitted a moment ago.
 
         Args:
             authorization: the header's value.
@@ -51,7 +52,7 @@ class Admission:
             now: ``time.perf_counter()``.
 
         Raises:
-            FalajError: it was refused within the last second.
+            FalajError: it was refused a moment ago.
         """
         kept = self.remembered_until(authorization, about, now)
         return None if kept is None else kept[1]
@@ -118,6 +119,7 @@ class Admission:
             return caller.principal.id
 
         loop = asyncio.get_running_loop()
+        begun = time.perf_counter()
         answer: str | FalajError
         try:
             answer = await loop.run_in_executor(self._aside, decided)
@@ -128,7 +130,7 @@ class Admission:
                 self._kept.clear()
             # A copy: what is raised holds the frames that it went through, and so the request.
             kept = copy(answer)
-            self._kept[authorization, about] = (time.perf_counter() + KEPT_SECONDS, kept)
+            self._kept[authorization, about] = (begun + KEPT_SECONDS, kept)
         if isinstance(answer, FalajError):
             raise answer
         return answer

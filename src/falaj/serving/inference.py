@@ -82,7 +82,7 @@ _WAITING = 16
 """Endpoints whose runs wait for another process at once; one that hangs keeps no other waiting."""
 _MOST_BYTES, _SECONDS = 64 * 1024, 10.0
 """What paths without a plan of their own take."""
-_AHEAD_SECONDS = 0.3
+_AHEAD_SECONDS = 0.2
 """So long before it runs out, an admission in use is asked for again."""
 _UNKNOWN = Limits()
 """Of an endpoint whose plan this worker may have to build yet."""
