@@ -63,7 +63,7 @@ class EncodedReader:
         found = self._reader.columns_of(rows, at_us)
         n, statuses = len(rows), found.statuses
         if isinstance(found.values, Block):
-            matrix = found.values.array.T.astype(np.float32)
+            matrix = found.values.array.T.astype(np.float32, order="C")
         else:
             matrix = np.full((n, len(self.names)), np.nan, np.float32)
             absent = statuses != PRESENT
@@ -79,7 +79,7 @@ class EncodedReader:
                 ]
         times = np.zeros((n, found.event_times.shape[1] + 1), np.int64)
         times[:, :-1] = np.where(found.event_times == NO_TIME, 0, found.event_times)
-        return matrix, statuses, times[:, self._view_of]
+        return matrix, statuses, times.take(self._view_of, 1)
 
 
 def _view_of(column: str, views: Sequence[str]) -> str | None:
