@@ -35,9 +35,11 @@ class Touchy:
         return self
 
     def read(self, rows: Sequence[Mapping[str, Any]], at_us: int) -> tuple[Any, Any, Any]:
-        if any(row["a"] < 0 for row in rows):
+        if any(row.a < 0 for row in rows):
             raise ValueError("negative")
-        values = np.array([[row[name] for name in self.names] for row in rows], dtype=np.float32)
+        values = np.array(
+            [[getattr(row, name) for name in self.names] for row in rows], dtype=np.float32
+        )
         return values, np.zeros(values.shape, np.uint8), np.zeros(values.shape, np.int64)
 
 

@@ -65,6 +65,8 @@ class RequestPlan:
         self._uppers = bounds([variant.share for variant in release.variants])
         self._unit = attrgetter(release.unit) if release.unit else None
         self._answers = AnswerWriter(release, self.variants)
+        readers = {id(variant.reader) for variant in self.variants}
+        self._reads_once = len(readers) == 1 and self.variants[0].reads_features
         self._refuses = release.missing is MissingPolicy.REFUSE
 
     @property
@@ -167,6 +169,8 @@ class RequestPlan:
         chosen = [assigned(self._uppers, position(salt, unit(row) if unit else 0)) for row in rows]
         places: Places = [(0, 0)] * len(rows)
         parts: list[Scored] = []
+        at = whole.at_us if whole.instants is None else whole.instants
+        looked = self.variants[0].look(rows, at) if self._reads_once else None
         for index, variant in enumerate(self.variants):
             mine = [place for place, which in enumerate(chosen) if which == index]
             if not mine:
@@ -181,8 +185,11 @@ class RequestPlan:
                 owners=[whole.owners[place] for place in mine],
                 instants=None if whole.instants is None else whole.instants[mine],
             )
-            at = part.at_us if part.instants is None else part.instants
-            part.vectors = variant.run(part.rows, at)
+            part.vectors = variant.run(
+                part.rows,
+                part.at_us if part.instants is None else part.instants,
+                None if looked is None else looked.only(mine),
+            )
             parts.append(part)
         return parts, places
 
