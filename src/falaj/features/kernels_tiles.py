@@ -214,30 +214,25 @@ def _instant(word: int) -> int:
 
 @compiled
 def _finish(
-    ints: Ints,
-    floats: Array,
-    kind: int,
-    n_at: int,
-    i: int,
-    out: Ints,
-    numbers: Array,
-    r: int,
-    a: int,
+    ints: Ints, floats: Array, wanted: Ints, out: Ints, numbers: Array, r: int, a: int
 ) -> bool:
     """Put the value of one aggregate of a merged tile into ``out[r, a]``; False if it is null.
 
-    ``n_at`` is the field of its count, ``i`` the first of what it is made of.
+    ``wanted`` as in ``read_windows``.
     """
-    if kind == LAST:
-        out[r, a] = ints[i + 2]
-        return bool(ints[i] != EVER)
-    n = ints[n_at]
+    kind, i = wanted[0], wanted[2]
+    n = 1 if kind == LAST else ints[wanted[1]]
+    if (kind == LAST and ints[i] == EVER) or (n <= 0 and kind != COUNT):
+        if wanted[3]:
+            numbers[r, a] = np.nan
+        else:
+            out[r, a] = 0
+        return False
     if kind == COUNT:
         out[r, a] = n
-        return True
-    if n <= 0:
-        return False
-    if kind == MEAN:
+    elif kind == LAST:
+        out[r, a] = ints[i + 2]
+    elif kind == MEAN:
         numbers[r, a] = floats[i] / n
     elif kind == MOMENTS:
         numbers[r, a] = np.sqrt(floats[i + 2] / floats[i])
@@ -305,19 +300,17 @@ def _merge_chunks(
 
 
 @compiled
-def _put_null(out: Ints, numbers: Array, r: int, a: int, real: int) -> None:
-    """Put what stands for null in the place of a value."""
-    if real:
-        numbers[r, a] = np.nan
-    else:
-        out[r, a] = 0
+def _starts(sizes: Ints) -> Ints:
+    """Where each row begins, and behind them where the last one ends; -1 is no row."""
+    starts = np.zeros(len(sizes) + 1, np.int64)
+    for row in range(len(sizes)):
+        starts[row + 1] = starts[row] + max(sizes[row], 0)
+    return starts
 
 
 @compiled
 def read_windows(
     words: Ints,
-    word_numbers: Array,
-    starts: Ints,
     sizes: Ints,
     asked: Ints,
     frames: Ints,
@@ -330,16 +323,14 @@ def read_windows(
     real: Array,
     n_columns: int,
     out: Ints,
-    numbers: Array,
     codes: Array,
     newest: Ints,
 ) -> bool:
     """The aggregates of n reads: of each its tiles, and then the events of its head.
 
     Args:
-        words, word_numbers: all stored rows behind one another.
-        starts, sizes: (rows,) where each begins and how many words it has, -1 if it is not
-            there: first the n heads, then the chunks.
+        words: all stored rows behind one another: the n heads, then the chunks.
+        sizes: (rows,) how many words each has, -1 if it is not there.
         asked: (n,) instants.
         frames: (n, 3 hops) of each hop the number of the first chunk, its place among the
             rows, and how many chunks there are.
@@ -350,7 +341,7 @@ def read_windows(
             value, and whether it is float64.
         op, at, column, real: the slots of all hops.
         n_columns: source columns of an event in a head.
-        out, numbers: (n, A) takes the values, 0 or NaN where they are null.
+        out: (n, A) takes the values, floats by their bits; 0 or NaN where they are null.
         codes: (n, A) takes their statuses.
         newest: (n,) takes the event time of the newest event, at most the instant asked for,
             or the least integer.
@@ -358,6 +349,10 @@ def read_windows(
     Returns:
         False if a row has another length than it should have.
     """
+    starts = _starts(sizes)
+    if starts[-1] != len(words):
+        return False
+    word_numbers, numbers = words.view(np.float64), out.view(np.float64)
     tile = np.empty(hops[:, 2].max(), np.int64)
     tile_numbers = tile.view(np.float64)
     for r in range(len(asked)):
@@ -369,7 +364,7 @@ def read_windows(
                 return False
             horizon = words[head + HEAD_WORDS - 2]
             newest[r] = min(_instant(words[head]), t)
-        exact = t >= horizon
+        exact, absent = t >= horizon, NULL if sizes[r] >= 0 else MISSING
         if not exact:
             n_events = 0
         bits = np.empty((n_columns, n_events), np.int64)
@@ -393,12 +388,8 @@ def read_windows(
                              bits, bits.view(np.float64), valid, event_time, recorded_at,
                              e)  # fmt: skip
                 for a in range(windows[w, 1], windows[w, 2]):
-                    if _finish(ints, floats, wanted[a, 0], wanted[a, 1], wanted[a, 2], out,
-                               numbers, r, a):  # fmt: skip
-                        codes[r, a] = PRESENT
-                    else:
-                        codes[r, a] = NULL if sizes[r] >= 0 else MISSING
-                        _put_null(out, numbers, r, a, wanted[a, 3])
+                    there = _finish(ints, floats, wanted[a], out, numbers, r, a)
+                    codes[r, a] = PRESENT if there else absent
     return True
 
 

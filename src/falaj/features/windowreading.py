@@ -97,13 +97,11 @@ class _Program:
         raw = bytearray().join(filter(None, rows))
         words = np.frombuffer(raw, np.int64, len(raw) // _WORD)
         sizes = np.array([-1 if row is None else len(row) // _WORD for row in rows], np.int64)
-        ends = np.cumsum(np.maximum(sizes, 0))
         out, newest = np.empty((n, n_wanted), np.int64), np.empty(n, np.int64)
         codes = np.empty((n, n_wanted), np.uint8)
-        if (ends[-1] if n else 0) * _WORD != len(raw) or not read_windows(
-            words, words.view(np.float64), ends - np.maximum(sizes, 0), sizes, at, frames,
-            self._hops, self._windows, self._wanted, f.op, f.at, f.column, f.real, n_columns,
-            out, out.view(np.float64), codes, newest,
+        if len(raw) % _WORD or not read_windows(
+            words, sizes, at, frames, self._hops, self._windows, self._wanted,
+            f.op, f.at, f.column, f.real, n_columns, out, codes, newest,
         ):  # fmt: skip
             raise Corrupt(
                 "A row of a window view in the online store is cut short.",
