@@ -84,3 +84,21 @@ def test_variants_that_know_other_words_read_for_themselves() -> None:
     parts = scored(compiled(readers, {}, {"half": ("low", "high")}), 20)
     assert sorted(readers.runs) == sorted(len(part.rows) for part in parts)
     assert {"half": ("low", "high")} in readers.compiled
+
+
+def test_each_row_of_a_variant_keeps_the_instant_that_its_request_is_about() -> None:
+    plan = compiled(Halves(), {}, {})
+    parsed = []
+    for card in range(20):
+        body = {"inputs": [{"card": card}], "at": f"2026-11-01T00:00:{card % 3:02}Z"}
+        parsed.append(plan.parse(json.dumps(body).encode(), caller="user:a", started=0.0))
+    _, runs = plan.score(parsed)
+    assert len(runs) == 2
+    parts = [part for run in runs for part in run.by_instant()]
+    assert len(parts) == 6
+    for part in parts:
+        assert {owner.at_us for owner in part.owners} == {part.at_us}
+        for row, inputs in zip(part.rows, part.vectors.matrix.tolist(), strict=True):
+            assert inputs == [row.card / 2, row.card]
+    assert sorted(row.card for part in parts for row in part.rows) == list(range(20))
+    assert len({one for part in parts for one in part.ids}) == 20
