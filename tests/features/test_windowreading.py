@@ -8,8 +8,10 @@ import pytest
 
 from falaj.features.adapters.online_lmdb import LmdbOnlineStore
 from falaj.features.model import Aggregate, Entity, FeatureService, FeatureView
+from falaj.features.ports import Merge, Write
 from falaj.features.store import FeatureStore
 from falaj.kernel.clock import SetClock
+from falaj.kernel.errors import Corrupt
 from falaj.testing.features import FixedSecrets, GivenDefinitions, MemoryLake
 
 HOUR, MINUTE = timedelta(hours=1), timedelta(minutes=1)
@@ -74,3 +76,29 @@ def test_one_entity_is_answered_as_it_is_among_many(store, now):
                 assert same(one, other), (row, at, name, one, other)
             assert alone.statuses[0] == together.statuses[number], (row, at)
             assert alone.event_times[0] == together.event_times[number]
+
+
+@pytest.mark.parametrize("cut", [1, 8, 40])
+def test_a_row_that_is_cut_short_is_refused_and_never_read_beyond_its_end(store, now, cut):
+    at = pa.array([now - 20 * MINUTE, now], pa.timestamp("us", "UTC"))
+    table = {"card": [7, 7], "at": at, "x": [1.5, 2.5], "i": [3, 4], "b": [True, False]}
+    store.push("payments", pa.table(table))
+    assert store.read_online("all", [{"card": 7}], now).values[0][0] == 2
+    layout = store.storage(store.plan("all").views[0].plan).window.layout
+    kept = {key: store.online.read([key])[0] for key in store.online.keys(layout.mark_key)}
+    head = layout.generation_prefix(0) + b"\x00"
+    tiles = [layout.hop_prefix(0, hop, by_value=False) for hop in range(len(layout.hops))]
+    damaged = {key: row[:-cut] for key, row in kept.items() if key.startswith((head, *tiles))}
+    assert len(damaged) == 3
+    for key, row in list(damaged.items()):
+        many = row[:32] + (1 << 60).to_bytes(8, "little") + row[40:]
+        for wrong in (row, many) if key.startswith(head) else (row, kept[key] + bytes(cut)):
+            put(store, key, wrong)
+            with pytest.raises(Corrupt, match="cut short"):
+                store.read_online("all", [{"card": 7}] * 3, now)
+        put(store, key, kept[key])
+    assert store.read_online("all", [{"card": 7}], now).values[0][0] == 2
+
+
+def put(store, key, row):
+    store.online.write(Write(merges=[Merge([key], lambda _: [row])]))

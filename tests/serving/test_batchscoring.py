@@ -218,9 +218,9 @@ class Table:
 
     def read(self, rows, at_us):
         self.asked.append((len(rows), at_us))
-        if any(row["key"] == "broken" for row in rows):
+        if any(row.key == "broken" for row in rows):
             raise InvalidInput("The key is broken.")
-        found = [self.values.get(row["key"]) for row in rows]
+        found = [self.values.get(row.key) for row in rows]
         matrix = np.array([[np.nan if v is None else v] for v in found], np.float32)
         statuses = np.array([[0 if v is not None else 3] for v in found], np.uint8)
         return matrix, statuses, np.zeros(matrix.shape, np.int64)

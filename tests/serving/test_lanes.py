@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,7 @@ from falaj.serving.compiler import PlanCompiler
 from falaj.serving.errors import BadRequest, DeadlineExceeded, ModelFailed, ScoringFailed
 from falaj.serving.lanes import INLINE_ROWS, Lane
 from falaj.serving.meters import Meters
-from falaj.serving.model import FieldType, Limits, RequestField
+from falaj.serving.model import Durability, FieldType, Limits, RequestField
 from falaj.serving.plan import RequestPlan
 from falaj.serving.predictionlog import PredictionLog
 from falaj.serving.rings import Ring
@@ -34,9 +35,11 @@ class Touchy:
         return self
 
     def read(self, rows: Sequence[Mapping[str, Any]], at_us: int) -> tuple[Any, Any, Any]:
-        if any(row["a"] < 0 for row in rows):
+        if any(row.a < 0 for row in rows):
             raise ValueError("negative")
-        values = np.array([[row[name] for name in self.names] for row in rows], dtype=np.float32)
+        values = np.array(
+            [[getattr(row, name) for name in self.names] for row in rows], dtype=np.float32
+        )
         return values, np.zeros(values.shape, np.uint8), np.zeros(values.shape, np.int64)
 
 
@@ -109,6 +112,64 @@ def test_a_fault_of_the_platform_ends_every_request_of_its_turn(
     told = asyncio.run(answers(plan, [asked(plan, 1), asked(plan, 2)], tmp_path))
     assert [type(one) for one in told] == [ScoringFailed] * 2
     assert "secret" not in str(told[0])
+
+
+class Instants(Touchy):
+    """A reader whose features are the second of the instant that is asked for."""
+
+    def __init__(self) -> None:
+        self.runs: list[int] = []
+
+    def read(self, rows: Sequence[Any], at_us: Any) -> tuple[Any, Any, Any]:
+        self.runs.append(len(rows))
+        seconds = np.broadcast_to(np.asarray(at_us) // 1_000_000 % 60, len(rows))
+        values = np.stack([seconds.astype(np.float32)] * 3, axis=1)
+        return values, np.zeros(values.shape, np.uint8), np.zeros(values.shape, np.int64)
+
+
+@pytest.mark.parametrize("durability", list(Durability))
+def test_requests_about_several_instants_are_one_run_and_each_is_logged_with_its_own(
+    tmp_path: Path, durability: Durability
+) -> None:
+    reader = Instants()
+    compiler = PlanCompiler(
+        MemoryBundles({"sha256:a": servable(0)}), [OnnxRuntime(device="cpu")], reader
+    )
+    plan = compiler.compile(
+        make_release(features={}, feature_service="instants", durability=durability)
+    )
+    reader.runs.clear()
+    bodies = [
+        f'{{"inputs":[{{"a":0,"b":0,"c":0}}],"at":"2026-11-01T12:00:{second:02}Z"}}'
+        for second in (3, 1, 3, 2)
+    ]
+    bodies.append('{"inputs":[{"a":0,"b":0,"c":0}]}')
+    requests = [
+        plan.parse(body.encode(), caller="user:a", started=time.perf_counter()) for body in bodies
+    ]
+    spools = MemorySpools()
+
+    async def told() -> list[Any]:
+        with ThreadPoolExecutor(1) as aside:
+            log = PredictionLog(spools)
+            log.start()
+            loop = asyncio.get_running_loop()
+            lane = Lane("delays", Meters(tmp_path / "meters", "w0").of("delays"), log, aside, loop)
+            found = await asyncio.gather(*[lane.scored(plan, one) for one in requests])
+            log.stop()
+            return found
+
+    ids = [json.loads(answer)["predictions"][0]["id"] for answer in asyncio.run(told())]
+    assert reader.runs == [5]
+    rows = {row["prediction_id"]: row for row in spools.rows("predictions_delays")}
+    assert len(rows) == 5
+    for one, second in zip(ids, (3, 1, 3, 2), strict=False):
+        assert rows[one]["predicted_for"].isoformat() == f"2026-11-01T12:00:{second:02}+00:00"
+        assert rows[one]["features"] == [second] * 3
+    now = rows[ids[4]]
+    assert now["predicted_for"] == now["requested_at"]
+    traffic = Meters(tmp_path / "meters", "w1").traffic("delays")
+    assert traffic.requests == 5
 
 
 NUMBERS = tuple(RequestField(name=name, type=FieldType.FLOAT) for name in "abc")

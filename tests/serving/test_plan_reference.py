@@ -70,7 +70,7 @@ class Store:
         return self
 
     def read(self, rows: Sequence[Mapping[str, Any]], at_us: int) -> tuple[Any, Any, Any]:
-        found = [STORE.get(row["entity"], (None, None)) for row in rows]
+        found = [STORE.get(row.entity, (None, None)) for row in rows]
         values = np.array(found, dtype=np.float64).astype(np.float32)
         statuses = np.where(np.isnan(values), 3, 0).astype(np.uint8)
         return values, statuses, np.full(values.shape, 7, np.int64)

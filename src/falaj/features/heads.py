@@ -24,6 +24,7 @@ _WORDS = ORDER_WORDS + 2
 _BYTES = 8 * _WORDS
 _NONE = order_of(EVER, EVER) + struct.pack("<qq", EVER, 0)
 _LOW = 0xFFFFFFFF
+_N_EVENTS = struct.Struct("<q")
 
 
 _NOBODY = np.zeros(0, np.int64)
@@ -116,6 +117,15 @@ class HeadCodec:
         )  # fmt: skip
         owner = np.repeat(np.arange(len(rows)), counts)
         return Heads(newest, words[:, ORDER_WORDS].copy(), owner, events)
+
+    def without_texts(self, rows: Sequence[bytes | None]) -> list[bytes | None]:
+        """The rows without what is behind their events."""
+        size = 8 * self._width
+        return [
+            row if row is None or len(row) < _BYTES
+            else row[: _BYTES + size * max(0, _N_EVENTS.unpack_from(row, _BYTES - 8)[0])]
+            for row in rows
+        ]  # fmt: skip
 
     def packed(self, heads: Heads) -> list[bytes]:
         """The rows that tell the heads."""

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from falaj.features.columns import NUMPY, Array, Ints
+from falaj.features.columns import Array, Ints
 from falaj.features.model import BY_VALUE, Aggregate, Function
-from falaj.features.partials import State
 from falaj.features.types import DType, Type
-from falaj.features.views import column_key, finished, slots_of
+from falaj.features.views import column_key, slots_of
 
 EVER = -(1 << 62)
 """Before every instant."""
@@ -165,66 +163,22 @@ class Hop:
             kernels.fill_empty(ints, ints.view(np.float64), self.width, f.op, f.at, f.real)
         return ints
 
-    @cached_property
-    def _places_of(self) -> dict[str, dict[str, int]]:
-        """Where the fields of each aggregate begin, by the name of their partial."""
-        places = self._layout[1]
-        return {
-            aggregate.name: {"last": places[_last_name(aggregate)]}
-            if aggregate.function is Function.LAST
-            else {slot.partial.name: places[slot.name] for slot in slots_of(aggregate)}
-            for aggregate in self.aggregates
-        }
+    def program(self, aggregate: Aggregate) -> tuple[int, int, int, int]:
+        """How an aggregate is finished: what it is, the field of its count, the first field of
+        its value, and 1 if it is float64; see ``kernels_tiles.read_windows``."""
+        from falaj.features import kernels_tiles as kernels
 
-    def finished_one(
-        self, aggregate: Aggregate, ints: Sequence[int], reals: Sequence[float]
-    ) -> Any:
-        """The value of one aggregate, None for null; as ``finished``, without arrays.
-
-        Args:
-            ints, reals: the fields of one merged tile, as integers and as floats.
-        """
-        at, function = self._places_of[aggregate.name], aggregate.function
-        own: Sequence[Any] = reals if aggregate.dtype is DType.FLOAT64 else ints
+        places, function = self._layout[1], aggregate.function
+        real = int(aggregate.output is DType.FLOAT64)
         if function is Function.LAST:
-            last = at["last"]
-            value = None if ints[last] == EVER else own[last + 2]
-            return bool(value) if value is not None and aggregate.dtype is DType.BOOL else value
-        n = ints[at["count"]]
-        if function is Function.COUNT:
-            return n
-        if not n:
-            return None
-        if function is Function.STD:
-            k = at["moments"]
-            variance = reals[k + 2] / reals[k]
-            return math.nan if variance < 0 else math.sqrt(variance)
-        if function in (Function.SUM, Function.MEAN):
-            total = reals[at["sum"]]
-            return total if function is Function.SUM else total / n
-        return own[at[function.value]]
-
-    def finished(self, aggregate: Aggregate, tiles: Ints) -> tuple[Array, Array]:
-        """Values and validity of one aggregate from merged tiles, (m, width)."""
-        places = self._layout[1]
-        if aggregate.function is Function.LAST:
-            at = places[_last_name(aggregate)]
-            values = np.ascontiguousarray(tiles[:, at + 2])
-            if aggregate.dtype is DType.FLOAT64:
-                values = values.view(np.float64)
-            there = tiles[:, at] != EVER
-            return np.where(there, values, 0).astype(NUMPY[aggregate.dtype]), there
-        states: dict[str, State] = {}
-        for slot in slots_of(aggregate):
-            at, name = places[slot.name], slot.partial.name
-            whole = name in ("min", "max") and aggregate.dtype is not DType.FLOAT64
-            if whole or name == "count":
-                states[slot.name] = (tiles[:, at],)
-            else:
-                n_fields = len(slot.partial.fields)
-                numbers = np.ascontiguousarray(tiles[:, at : at + n_fields]).view(np.float64)
-                states[slot.name] = tuple(numbers.T)
-        return finished(aggregate, states)
+            return kernels.LAST, 0, places[_last_name(aggregate)], real
+        at = {slot.partial.name: places[slot.name] for slot in slots_of(aggregate)}
+        kind, partial = {
+            Function.COUNT: (kernels.COUNT, "count"), Function.SUM: (kernels.SUM, "sum"),
+            Function.MEAN: (kernels.MEAN, "sum"), Function.STD: (kernels.MOMENTS, "moments"),
+            Function.MIN: (kernels.MIN, "min"), Function.MAX: (kernels.MAX, "max"),
+        }[function]  # fmt: skip
+        return kind, at["count"], at[partial], real
 
 
 def _last_name(aggregate: Aggregate) -> str:

@@ -13,10 +13,15 @@ import numpy as np
 
 from falaj.features.columns import Array, Ints
 from falaj.features.kernels import compiled
+from falaj.features.order import LEAST
+from falaj.features.vectors import MISSING, NULL, PRESENT
 
-COUNT, SUM, MIN, MAX, MOMENTS, LAST = range(6)
+COUNT, SUM, MIN, MAX, MOMENTS, LAST, MEAN = range(7)
+"""What a slot keeps; a mean is finished from a count and a sum."""
 EVER = -(1 << 62)
 """The event time of the last value of a tile that has none; before every instant."""
+HEAD_WORDS = 5
+"""Of a head before its events: its order, its horizon, and how many events there are."""
 
 
 @compiled
@@ -199,56 +204,193 @@ def _merge(
 
 
 @compiled
-def merge_windows(
-    out: Ints,
-    out_floats: Array,
-    stored: Ints,
-    stored_floats: Array,
-    rows: Ints,
-    first_chunk: Ints,
-    first: Ints,
-    last: Ints,
+def _instant(word: int) -> int:
+    """The instant that a word of an order tells: its bytes turned round, less the shift."""
+    turned = 0
+    for k in range(8):
+        turned = (turned << 8) | ((word >> (8 * k)) & 0xFF)
+    return turned ^ LEAST
+
+
+@compiled
+def _finish(
+    ints: Ints, floats: Array, wanted: Ints, out: Ints, numbers: Array, r: int, a: int
+) -> bool:
+    """Put the value of one aggregate of a merged tile into ``out[r, a]``; False if it is null.
+
+    ``wanted`` as in ``read_windows``.
+    """
+    kind, i = wanted[0], wanted[2]
+    n = 1 if kind == LAST else ints[wanted[1]]
+    if (kind == LAST and ints[i] == EVER) or (n <= 0 and kind != COUNT):
+        if wanted[3]:
+            numbers[r, a] = np.nan
+        else:
+            out[r, a] = 0
+        return False
+    if kind == COUNT:
+        out[r, a] = n
+    elif kind == LAST:
+        out[r, a] = ints[i + 2]
+    elif kind == MEAN:
+        numbers[r, a] = floats[i] / n
+    elif kind == MOMENTS:
+        numbers[r, a] = np.sqrt(floats[i + 2] / floats[i])
+    else:  # a sum, the least or the greatest, as it stands
+        out[r, a] = ints[i]
+    return True
+
+
+@compiled
+def _checked_events(words: Ints, head: int, size: int, n_columns: int) -> int:
+    """How many events a head of so many words holds; -1 if it is no head."""
+    if size < HEAD_WORDS:
+        return -1
+    n = int(words[head + HEAD_WORDS - 1])
+    if n < 0 or n > size or size < HEAD_WORDS + n * (2 + 2 * n_columns):
+        return -1
+    return n
+
+
+@compiled
+def _put_events(
+    words: Ints, head: int, bits: Ints, valid: Array, event_time: Ints, recorded_at: Ints
+) -> None:
+    """Lay the first events of a head out by column."""
+    n_columns, n = bits.shape
+    for e in range(n):
+        j = head + HEAD_WORDS + e * (2 + 2 * n_columns)
+        event_time[e], recorded_at[e] = words[j], words[j + 1]
+        for c in range(n_columns):
+            valid[c, e] = words[j + 2 + 2 * c] != 0
+            bits[c, e] = words[j + 3 + 2 * c]
+
+
+@compiled
+def _merge_chunks(
+    tile: Ints,
+    tile_numbers: Array,
+    words: Ints,
+    word_numbers: Array,
+    starts: Ints,
+    sizes: Ints,
+    frame: Ints,
+    first: int,
+    last: int,
     n_tiles: int,
-    width: int,
+    op: Ints,
+    at: Ints,
+    real: Array,
+) -> bool:
+    """Merge the tiles from first to last of an entity's chunks into one; False if a chunk has
+    another length than it should have. ``frame`` as in ``read_windows``."""
+    width = len(tile)
+    for k in range(frame[2]):
+        row = frame[1] + k
+        if sizes[row] < 0:
+            continue
+        if sizes[row] != n_tiles * width:
+            return False
+        begin = (frame[0] + k) * n_tiles
+        low, high = max(first, begin), min(last, begin + n_tiles - 1)
+        for number in range(low, high + 1):
+            _merge(tile, tile_numbers, 0, words, word_numbers,
+                   starts[row] + (number - begin) * width, op, at, real)  # fmt: skip
+    return True
+
+
+@compiled
+def _starts(sizes: Ints) -> Ints:
+    """Where each row begins, and behind them where the last one ends; -1 is no row."""
+    starts = np.zeros(len(sizes) + 1, np.int64)
+    for row in range(len(sizes)):
+        starts[row + 1] = starts[row] + max(sizes[row], 0)
+    return starts
+
+
+@compiled
+def read_windows(
+    words: Ints,
+    sizes: Ints,
+    asked: Ints,
+    frames: Ints,
+    hops: Ints,
+    windows: Ints,
+    wanted: Ints,
     op: Ints,
     at: Ints,
     column: Ints,
     real: Array,
-    heads: Ints,
-    after: Ints,
-    asked: Ints,
-    bits: Ints,
-    numbers: Array,
-    valid: Array,
-    event_time: Ints,
-    recorded_at: Ints,
-) -> None:
-    """What each of m windows holds: its tiles, and then the events of its head.
+    n_columns: int,
+    out: Ints,
+    codes: Array,
+    newest: Ints,
+) -> bool:
+    """The aggregates of n reads: of each its tiles, and then the events of its head.
 
     Args:
-        out, out_floats: (m · width,) empty tiles, into which is merged.
-        stored, stored_floats: the fields of all chunks of ``n_tiles`` tiles that were read.
-        rows: (m, k) which stored chunk is the i-th from ``first_chunk`` on; -1: none.
-        first, last: (m,) the first and last tile of each window.
-        heads: (m, 2) which head events belong to the entity.
-        after, asked: (m,) the head counts events of ``after < event_time <= asked`` that
-            were recorded by then.
+        words: all stored rows behind one another: the n heads, then the chunks.
+        sizes: (rows,) how many words each has, -1 if it is not there.
+        asked: (n,) instants.
+        frames: (n, 3 hops) of each hop the number of the first chunk, its place among the
+            rows, and how many chunks there are.
+        hops: (hops, 7) length of a tile, tiles of a chunk, fields of a tile, and where its
+            slots and its windows begin and end.
+        windows: (windows, 3) length, and where its aggregates begin and end.
+        wanted: (A, 4) what each aggregate is, the field of its count, the first field of its
+            value, and whether it is float64.
+        op, at, column, real: the slots of all hops.
+        n_columns: source columns of an event in a head.
+        out: (n, A) takes the values, floats by their bits; 0 or NaN where they are null.
+        codes: (n, A) takes their statuses.
+        newest: (n,) takes the event time of the newest event, at most the instant asked for,
+            or the least integer.
+
+    Returns:
+        False if a row has another length than it should have.
     """
-    for i in range(len(first)):
-        for k in range(rows.shape[1]):
-            row = rows[i, k]
-            if row < 0:
-                continue
-            begin = (first_chunk[i] + k) * n_tiles
-            low, high = max(first[i], begin), min(last[i], begin + n_tiles - 1)
-            for tile in range(low, high + 1):
-                _merge(out, out_floats, i * width, stored, stored_floats,
-                       (row * n_tiles + tile - begin) * width, op, at, real)  # fmt: skip
-        for e in range(heads[i, 0], heads[i, 1]):
-            when = event_time[e]
-            if after[i] < when <= asked[i] and recorded_at[e] <= asked[i]:
-                _add(out, out_floats, i * width, op, at, column, real, bits, numbers, valid,
-                     event_time, recorded_at, e)  # fmt: skip
+    starts = _starts(sizes)
+    if starts[-1] != len(words):
+        return False
+    word_numbers, numbers = words.view(np.float64), out.view(np.float64)
+    tile = np.empty(hops[:, 2].max(), np.int64)
+    tile_numbers = tile.view(np.float64)
+    for r in range(len(asked)):
+        t, head = asked[r], starts[r]
+        horizon, n_events, newest[r] = EVER, 0, LEAST
+        if sizes[r] >= 0:
+            n_events = _checked_events(words, head, sizes[r], n_columns)
+            if n_events < 0:
+                return False
+            horizon = words[head + HEAD_WORDS - 2]
+            newest[r] = min(_instant(words[head]), t)
+        exact, absent = t >= horizon, NULL if sizes[r] >= 0 else MISSING
+        if not exact:
+            n_events = 0
+        bits = np.empty((n_columns, n_events), np.int64)
+        valid = np.empty((n_columns, n_events), np.bool_)
+        event_time, recorded_at = np.empty(n_events, np.int64), np.empty(n_events, np.int64)
+        _put_events(words, head, bits, valid, event_time, recorded_at)
+        for h in range(len(hops)):
+            hop_us, width, s0, s1 = hops[h, 0], hops[h, 2], hops[h, 3], hops[h, 4]
+            last = (t - 1) // hop_us if exact else t // hop_us - 1
+            ints, floats = tile[:width], tile_numbers[:width]
+            for w in range(hops[h, 5], hops[h, 6]):
+                first = (t - windows[w, 0]) // hop_us
+                fill_empty(ints, floats, width, op[s0:s1], at[s0:s1], real[s0:s1])
+                if not _merge_chunks(ints, floats, words, word_numbers, starts, sizes,
+                                     frames[r, 3 * h : 3 * h + 3], first, last, hops[h, 1],
+                                     op[s0:s1], at[s0:s1], real[s0:s1]):  # fmt: skip
+                    return False
+                for e in range(n_events):
+                    if first * hop_us < event_time[e] <= t and recorded_at[e] <= t:
+                        _add(ints, floats, 0, op[s0:s1], at[s0:s1], column[s0:s1], real[s0:s1],
+                             bits, bits.view(np.float64), valid, event_time, recorded_at,
+                             e)  # fmt: skip
+                for a in range(windows[w, 1], windows[w, 2]):
+                    there = _finish(ints, floats, wanted[a], out, numbers, r, a)
+                    codes[r, a] = PRESENT if there else absent
+    return True
 
 
 @compiled

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from falaj.features.columns import Array, Ints
-from falaj.features.order import ORDER_BYTES, instants_of, times_of
+from falaj.features.order import LEAST, ORDER_BYTES, instants_of, times_of
 from falaj.features.plan import ViewUse
 from falaj.features.requestfields import lacks
 from falaj.features.rows import RowCodec
@@ -140,26 +140,19 @@ class LatestReading:
         at_us: int | Ints,
     ) -> None:
         """Put the view's features of m entities into columns."""
-        m = len(keys)
-        there = [i for i, row in enumerate(rows) if row is not None]
-        found = [row for row in rows if row is not None]
+        m, every = len(keys), None not in rows
+        there = range(m) if every else [i for i, row in enumerate(rows) if row is not None]
+        found: Sequence[bytes] = rows if every else [row for row in rows if row is not None]  # type: ignore[assignment]
         if self._sealed:
             found = [
                 self._storage.opened(keys[i] or b"", row)
                 for i, row in zip(there, found, strict=True)
             ]
         matrix = self._codec.matrix(found)
-        event_time = instants_of(matrix[:, 0])
-        latest = np.maximum(event_time, instants_of(matrix[:, 1]))
-        every = len(there) == m
-        at = at_us[there] if isinstance(at_us, np.ndarray) and not every else at_us
-        code = np.zeros(len(there), np.uint8)
-        if self._ttl_us is not None:
-            code[event_time <= at - self._ttl_us] = EXPIRED
-        code[latest > at] = MISSING
-        usable = not code.any()
+        times = instants_of(matrix[:, :2])
+        event_time = times[:, 0]
         valid = self._codec.valid(matrix)
-        if valid is None and every and usable:
+        if valid is None and every and self._fresh(times, at_us):
             into.codes[:, self._at] = PRESENT
             into.event_times[:, self._view] = event_time
             if into.block is not None:
@@ -168,6 +161,11 @@ class LatestReading:
                 for name, slot in self._slots:
                     into.values[name] = self._codec.column(slot, matrix, found)
             return
+        at = at_us[there] if isinstance(at_us, np.ndarray) and not every else at_us
+        code = np.zeros(len(there), np.uint8)
+        if self._ttl_us is not None:
+            code[event_time <= at - self._ttl_us] = EXPIRED
+        code[times.max(axis=1) > at] = MISSING
         codes = np.full((m, len(self._places)), MISSING, np.uint8)
         own = np.repeat(code[:, None], len(self._places), axis=1)
         if valid is not None:
@@ -188,6 +186,16 @@ class LatestReading:
             here = kept[:, i]
             column[rows_there[here]] = self._codec.column(slot, matrix, found)[here]
             into.values[name] = column
+
+    def _fresh(self, times: Ints, at_us: int | Ints) -> bool:
+        """True if all of (n, 2) times of rows may be told, the event's and its recording's."""
+        if isinstance(at_us, int):
+            if times.max(initial=LEAST) > at_us:
+                return False
+            return self._ttl_us is None or times[:, 0].min(initial=at_us) > at_us - self._ttl_us
+        if (times > at_us[:, None]).any():
+            return False
+        return self._ttl_us is None or not (times[:, 0] <= at_us - self._ttl_us).any()
 
     def _floats(self, matrix: Ints) -> Array:
         """(features, n) of a view of nothing but float64."""

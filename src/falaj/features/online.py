@@ -274,6 +274,8 @@ class OnlineReader:
         self, given: Mapping[str, Sequence[Any]], m: int, at_us: int | Sequence[int] | Ints
     ) -> OnlineColumns:
         at: int | Ints = at_us if isinstance(at_us, int) else np.asarray(at_us, np.int64)
+        if not isinstance(at, int) and at.ndim == 0:
+            at = int(at)
         into = Assembly(
             np.empty((self._width, m)) if self._all_float else None,
             {},

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -59,6 +60,7 @@ class PlanCompiler:
         """
         variants: list[CompiledVariant] = []
         twins: list[CompiledVariant] = []
+        readers = self._readers(release), self._readers(release)
         for variant in release.variants:
             servable, model = self._loaded(variant)
             if servable.outputs != release.outputs:
@@ -68,8 +70,8 @@ class PlanCompiler:
                     hint="Deploy the endpoint again.",
                 )
             explanation = Explanation.of(self._runtimes, servable)
-            for compiled in (variants, twins):
-                reader = self._reader(release, servable)
+            for compiled, reader_of in zip((variants, twins), readers, strict=True):
+                reader = reader_of(servable)
                 compiled.append(
                     CompiledVariant(release, variant, servable, model, reader, explanation)
                 )
@@ -86,28 +88,41 @@ class PlanCompiler:
         whole = described(variant, models)
         return whole, ComposedModel(variant, whole, models, loaded)
 
-    def _reader(self, release: Release, servable: ServableModel) -> FeatureReader | None:
-        if release.features is None:
-            return None
+    def _readers(self, release: Release) -> Callable[[ServableModel], FeatureReader | None]:
+        """Gives the reader of each model; models that read the same have the same one."""
+        made: dict[tuple[tuple[str, tuple[str, ...]], ...], FeatureReader] = {}
+
+        def reader_of(servable: ServableModel) -> FeatureReader | None:
+            if release.features is None:
+                return None
+            categories = {name: tuple(words) for name, words in servable.categories.items()}
+            key = tuple(sorted(categories.items()))
+            if key not in made:
+                made[key] = self._reader(release, categories)
+            reader = made[key]
+            # A service of request fields alone is the request itself.
+            return None if reader.asks_nothing else reader
+
+        return reader_of
+
+    def _reader(self, release: Release, categories: Mapping[str, tuple[str, ...]]) -> FeatureReader:
         if self._features is None:
             raise InvalidInput(
                 f"The release {release.id} needs the feature service {release.feature_service!r}, "
                 "and this worker has no online store.",
                 hint="Set `online` in the settings.",
             )
-        reader = self._features.compile(release.features, servable.categories)
-        if reader.asks_nothing:
-            return None  # a service of request fields alone is the request itself
-        _warm_reader(reader, release)
+        reader = self._features.compile(release.features or {}, categories)
+        if not reader.asks_nothing:
+            _warm_reader(reader, release)
         return reader
 
 
 def _warm_reader(reader: FeatureReader, release: Release) -> None:
     """Read once, of nobody: what a first read imports and loads, no request waits for."""
     try:
-        reader.read(
-            [dict.fromkeys(item.name for item in release.fields)], microseconds(SystemClock().now())
-        )
+        row = SimpleNamespace(**dict.fromkeys(item.name for item in release.fields))
+        reader.read([row], microseconds(SystemClock().now()))
     except Exception as error:  # noqa: BLE001 - an on-demand function may not bear nulls
         logger(__name__).debug("features not warmed", release=release.id, reason=str(error))
 

@@ -53,14 +53,14 @@ class HistoricalReader:
                 self._types.setdefault(column, arrow_type(dtype))
 
     def read(
-        self, rows: Sequence[Mapping[str, Any]], at_us: int | NDArray[np.int64]
+        self, rows: Sequence[Any], at_us: int | NDArray[np.int64]
     ) -> tuple[NDArray[np.float32], NDArray[np.uint8], NDArray[np.int64]]:
         """The vectors as numbers; see ``ports.FeatureReader.read``."""
         n = len(rows)
         at = np.full(n, at_us, np.int64) if isinstance(at_us, int) else at_us
         try:
             columns = {
-                name: pa.array([row.get(name) for row in rows], kind)
+                name: pa.array([getattr(row, name, None) for row in rows], kind)
                 for name, kind in self._types.items()
             }
         except (pa.ArrowInvalid, pa.ArrowTypeError) as error:

@@ -291,9 +291,10 @@ class Lane:
         if plan.release.durability is Durability.REQUEST and parts:
             self._answer_when_kept(group, answers, parts, begun)
             return
-        for part in parts:
-            if not self._log.append(part):
-                self.meter.unlogged(part.n_rows, part.variant.variant.name)
+        for run in parts:
+            for part in run.by_instant():
+                if not self._log.append(part):
+                    self.meter.unlogged(part.n_rows, part.variant.variant.name)
         self.inside -= len(group)
         for (_, _, tell), answer in zip(group, answers, strict=True):
             tell(answer)
@@ -342,7 +343,8 @@ class Lane:
         begun: float,
     ) -> None:
         """Answer when every part of the run is on disk."""
-        left = len(parts)
+        kept_parts = [part for run in parts for part in run.by_instant()]
+        left = len(kept_parts)
         failure: FalajError | None = None
 
         def kept(error: FalajError | None) -> None:
@@ -355,7 +357,7 @@ class Lane:
                 if failure is None:
                     self._count(group, answers, parts, begun)
 
-        for part in parts:
+        for part in kept_parts:
             self._log.append_durably(part, lambda error: _soon(self._loop, kept, error))
 
 
@@ -390,19 +392,16 @@ def _soon(loop: asyncio.AbstractEventLoop, call: object, error: FalajError | Non
 
 
 def _groups(waiting: list[_Waiting]) -> list[list[_Waiting]]:
-    """What can be scored in one run each: one release, one instant, all with or without
-    contributions."""
-    plan, request, _ = waiting[0]
-    at_us = request.at_us
+    """What can be scored in one run each: one release, all with or without contributions."""
+    plan = waiting[0][0]
     for other in waiting:
-        if other[0] is not plan or other[1].at_us != at_us or other[1].explain > 1:
+        if other[0] is not plan or other[1].explain > 1:
             break
     else:
         return [waiting]
-    groups: dict[tuple[int, int | None, bool], list[_Waiting]] = {}
+    groups: dict[tuple[int, bool], list[_Waiting]] = {}
     for item in waiting:
-        key = (id(item[0]), item[1].at_us, item[1].explain > 1)
-        groups.setdefault(key, []).append(item)
+        groups.setdefault((id(item[0]), item[1].explain > 1), []).append(item)
     return list(groups.values())
 
 

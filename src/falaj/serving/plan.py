@@ -15,6 +15,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from falaj.serving.answers import AnswerWriter, Places
 from falaj.serving.assignment import assigned, bounds, position
@@ -66,6 +67,8 @@ class RequestPlan:
         self._uppers = bounds([variant.share for variant in release.variants])
         self._unit = attrgetter(release.unit) if release.unit else None
         self._answers = AnswerWriter(release, self.variants)
+        readers = {id(variant.reader) for variant in self.variants}
+        self._reads_once = len(readers) == 1 and self.variants[0].reads_features
         self._refuses = release.missing is MissingPolicy.REFUSE
 
     @property
@@ -103,7 +106,7 @@ class RequestPlan:
     # -- score ----------------------------------------------------------------------
 
     def score(self, requests: list[Parsed]) -> tuple[list[Told | FalajError], list[Scored]]:
-        """Score requests that are about one instant, in one run of each variant.
+        """Score requests in one run of each variant; each is answered as of its own instant.
 
         Returns:
             for each request its answer (JSON) or why it gets none; and the rows that were
@@ -113,7 +116,9 @@ class RequestPlan:
             FalajError: none of them could be scored.
         """
         requested_us = time.time_ns() // 1000
-        at_us = requests[0].at_us or requested_us
+        first = requests[0].at_us
+        at_us = requested_us if first is None else first
+        instants: NDArray[np.int64] | None = None
         rows: Sequence[Any]
         if len(requests) == 1:
             rows = requests[0].rows
@@ -121,12 +126,16 @@ class RequestPlan:
         else:
             rows = self._joined(requests)
             owners = [request for request in requests for _ in range(len(request.rows))]
+            if any(request.at_us != first for request in requests):
+                asked = [requested_us if one.at_us is None else one.at_us for one in owners]
+                instants = np.array(asked, np.int64)
         ids = self._ids.block(len(rows), requested_us)
         whole = Scored(
-            self.release, self.variants[0], _NOTHING, ids, owners, rows, at_us, requested_us, 0.0
-        )
+            self.release, self.variants[0], _NOTHING, ids, owners, rows, at_us, requested_us, 0.0,
+            instants,
+        )  # fmt: skip
         if len(self.variants) == 1:
-            whole.vectors = self.variants[0].run(rows, at_us)
+            whole.vectors = self.variants[0].run(rows, at_us if instants is None else instants)
             parts, places = [whole], None
         else:
             parts, places = self._split(whole)
@@ -158,6 +167,8 @@ class RequestPlan:
         chosen = [assigned(self._uppers, position(salt, unit(row) if unit else 0)) for row in rows]
         places: Places = [(0, 0)] * len(rows)
         parts: list[Scored] = []
+        at = whole.at_us if whole.instants is None else whole.instants
+        looked = self.variants[0].look(rows, at) if self._reads_once else None
         for index, variant in enumerate(self.variants):
             mine = [place for place, which in enumerate(chosen) if which == index]
             if not mine:
@@ -170,8 +181,13 @@ class RequestPlan:
                 rows=[rows[place] for place in mine],
                 ids=[whole.ids[place] for place in mine],
                 owners=[whole.owners[place] for place in mine],
+                instants=None if whole.instants is None else whole.instants[mine],
             )
-            part.vectors = variant.run(part.rows, whole.at_us)
+            part.vectors = variant.run(
+                part.rows,
+                part.at_us if part.instants is None else part.instants,
+                None if looked is None else looked.only(mine),
+            )
             parts.append(part)
         return parts, places
 
@@ -210,18 +226,4 @@ def _check_explained(variants: Sequence[CompiledVariant]) -> None:
 
 def _without(part: Scored, refused: Collection[int]) -> Scored:
     """The part without the rows of the refused requests (by identity)."""
-    kept = [place for place, owner in enumerate(part.owners) if id(owner) not in refused]
-    vectors = part.vectors
-    return replace(
-        part,
-        vectors=replace(
-            vectors,
-            matrix=vectors.matrix[kept],
-            statuses=None if vectors.statuses is None else vectors.statuses[kept],
-            times=None if vectors.times is None else vectors.times[kept],
-            outputs=vectors.outputs[kept],
-        ),
-        ids=[part.ids[place] for place in kept],
-        owners=[part.owners[place] for place in kept],
-        rows=[part.rows[place] for place in kept],
-    )
+    return part.only([place for place, owner in enumerate(part.owners) if id(owner) not in refused])

@@ -28,14 +28,18 @@ class FeatureReader(Protocol):
     """True if every column is a request field just as it came: there is nothing to read."""
 
     def read(
-        self, rows: Sequence[Mapping[str, Any]], at_us: int | NDArray[np.int64]
+        self, rows: Sequence[Any], at_us: int | NDArray[np.int64]
     ) -> tuple[NDArray[np.float32], NDArray[np.uint8], NDArray[np.int64]]:
         """The vectors of n input rows as they stand at an instant (one for all, or each its).
 
+        Args:
+            rows: as the plan decodes them: structs with a field of the request as attribute.
+            at_us: Unix microseconds.
+
         Returns:
-            values float32 [n, f] (NaN where there is none), their ``FeatureStatus``
-            uint8 [n, f], and the event times in Unix microseconds int64 [n, f] (0 where
-            there is none).
+            values float32 [n, f], C-contiguous (NaN where there is none), their
+            ``FeatureStatus`` uint8 [n, f], and the event times in Unix microseconds int64
+            [n, f] (0 where there is none). They may be views that nobody may write to.
 
         Raises:
             InvalidInput: a row lacks a key, or a key has a type that no entity has.

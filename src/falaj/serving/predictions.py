@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf, isnan
 from typing import TYPE_CHECKING, Any
 
@@ -132,11 +132,45 @@ class Scored:
     requested_us: int
     done: float
     """``time.perf_counter()`` when the answers were made."""
+    instants: NDArray[np.int64] | None = None
+    """int64 [n]: the instant of each row, where the rows of a run are about several; then
+    ``at_us`` is that of the first."""
 
     @property
     def n_rows(self) -> int:
         """How many predictions these are."""
         return len(self.ids)
+
+    def only(self, places: Sequence[int]) -> Scored:
+        """Some of the rows, by their places."""
+        vectors, instants, rows = self.vectors, self.instants, self.rows
+        return replace(
+            self,
+            vectors=replace(
+                vectors,
+                matrix=vectors.matrix[places],
+                statuses=None if vectors.statuses is None else vectors.statuses[places],
+                times=None if vectors.times is None else vectors.times[places],
+                outputs=vectors.outputs[places],
+            ),
+            ids=[self.ids[place] for place in places],
+            owners=[self.owners[place] for place in places],
+            rows=NumberRows(rows.names, rows.matrix[places])
+            if isinstance(rows, NumberRows)
+            else [rows[place] for place in places],
+            instants=None if instants is None else instants[places],
+        )
+
+    def by_instant(self) -> list[Scored]:
+        """The rows in parts that are each about one instant, as the log takes them."""
+        if self.instants is None:
+            return [self]
+        places: dict[int, list[int]] = {}
+        for place, at_us in enumerate(self.instants.tolist()):
+            places.setdefault(at_us, []).append(place)
+        return [
+            replace(self.only(some), at_us=at_us, instants=None) for at_us, some in places.items()
+        ]
 
 
 _MANY = 16

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +13,8 @@ from falaj.features.model import FeatureService
 from falaj.features.online import OnlineReader
 from falaj.features.plan import ServicePlan
 from falaj.features.types import DType, is_fixed_width
-from falaj.features.vectors import NO_TIME, PRESENT, Block
+from falaj.features.vectors import NO_TIME, PRESENT, Block, OnlineColumns
+from falaj.kernel.errors import InvalidInput
 from falaj.serving.model import FieldType, RequestField
 
 if TYPE_CHECKING:
@@ -38,6 +40,8 @@ class EncodedReader:
         self._reader = reader
         self.names = tuple(reader.names)
         plan = reader.plan
+        self._needed = plan.spine_columns
+        self._taken = attrgetter(*self._needed) if self._needed else None
         self.asks_nothing = not (plan.views or plan.on_demand or plan.defaults)
         outputs = plan.outputs
         self._words = [
@@ -57,13 +61,14 @@ class EncodedReader:
         self._view_of = np.array([len(views) if v is None else views.index(v) for v in own])
 
     def read(
-        self, rows: Sequence[Mapping[str, Any]], at_us: int | NDArray[np.int64]
+        self, rows: Sequence[Any], at_us: int | NDArray[np.int64]
     ) -> tuple[NDArray[np.float32], NDArray[np.uint8], NDArray[np.int64]]:
         """The vectors as numbers; see ``ports.FeatureReader.read``."""
-        found = self._reader.columns_of(rows, at_us)
+        found = self._found(rows, at_us)
         n, statuses = len(rows), found.statuses
         if isinstance(found.values, Block):
-            matrix = found.values.array.T.astype(np.float32)
+            # Not as the block is laid out: models take rows, one behind another.
+            matrix = found.values.array.T.astype(np.float32, order="C")
         else:
             matrix = np.full((n, len(self.names)), np.nan, np.float32)
             absent = statuses != PRESENT
@@ -78,8 +83,25 @@ class EncodedReader:
                     _NAN if word is None else words.get(str(word), _NAN) for word in column
                 ]
         times = np.zeros((n, found.event_times.shape[1] + 1), np.int64)
-        times[:, :-1] = np.where(found.event_times == NO_TIME, 0, found.event_times)
-        return matrix, statuses, times[:, self._view_of]
+        times[:, :-1] = found.event_times
+        times[times == NO_TIME] = 0
+        return matrix, statuses, times.take(self._view_of, 1)
+
+    def _found(self, rows: Sequence[Any], at_us: int | NDArray[np.int64]) -> OnlineColumns:
+        needed, taken = self._needed, self._taken
+        if taken is None:
+            return self._reader.columns_of([{} for _ in rows], at_us)
+        given: dict[str, Sequence[Any]]
+        if len(needed) == 1:
+            given = {needed[0]: list(map(taken, rows))}
+        else:
+            given = dict(zip(needed, zip(*map(taken, rows), strict=True), strict=True))
+        try:
+            return self._reader.columns(given, at_us)
+        except InvalidInput:  # asked again by row, it tells which row is wrong
+            named = zip(*given.values(), strict=True)
+            by_row = [dict(zip(given, row, strict=True)) for row in named]
+            return self._reader.columns_of(by_row, at_us)
 
 
 def _view_of(column: str, views: Sequence[str]) -> str | None:

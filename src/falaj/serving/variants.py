@@ -8,7 +8,6 @@ from operator import attrgetter
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -47,6 +46,31 @@ class Vectors:
     """Behind the model's run."""
 
 
+@dataclass(slots=True)
+class Looked:
+    """What a reader found for n rows; columns are its own, in order."""
+
+    values: NDArray[np.float32]
+    """[n, features]; NaN is missing."""
+    statuses: NDArray[np.uint8]
+    """[n, features] of ``FeatureStatus``."""
+    times: NDArray[np.int64]
+    """[n, features] event times in Unix microseconds, 0 where there is none."""
+    seconds: float
+    """How long that took."""
+
+    def only(self, places: Sequence[int]) -> Looked:
+        """Some of the rows, by their places, ascending."""
+        if len(places) == len(self.values):
+            return self
+        return Looked(
+            self.values.take(places, 0),
+            self.statuses.take(places, 0),
+            self.times.take(places, 0),
+            self.seconds,
+        )
+
+
 class CompiledVariant:
     """A loaded model with the plan of where each of its inputs comes from.
 
@@ -82,7 +106,8 @@ class CompiledVariant:
         self._model = model
         self.generating = model if isinstance(model, GeneratingModel) else None
         """The model, if it also answers in parts."""
-        self._reader = reader
+        self.reader = reader
+        """Reads the features; the same object where another variant reads the same."""
         known = tuple(reader.names) if reader else ()
         asked = _asked(release, known, servable)
         self._numbers = _numbers(asked, servable.categories) if asked else None
@@ -99,29 +124,60 @@ class CompiledVariant:
         not speak of."""
         places = [read.index(name) for name in self.columns]
         self._places = None if places == list(range(len(read))) else np.array(places)
-        self._asdict = msgspec.structs.asdict
 
     @property
     def reads_features(self) -> bool:
         """False if every input of the model comes with the request."""
-        return self._reader is not None
+        return self.reader is not None
 
-    def run(self, rows: Sequence[Any], at_us: int | NDArray[np.int64]) -> Vectors:
+    def run(
+        self,
+        rows: Sequence[Any],
+        at_us: int | NDArray[np.int64],
+        looked: Looked | None = None,
+    ) -> Vectors:
         """Look the features up and run the model.
 
         Args:
             rows: as the plan decodes them.
             at_us: the instant, one for all rows or one for each.
+            looked: what ``look`` gave for these rows, if they were looked up before.
 
         Raises:
             ModelFailed: an on-demand function or the model raised.
             FalajError: what the online store raises.
         """
         begun = perf_counter()
-        matrix, statuses, times = self._read(rows, at_us)
+        if looked is None and self.reader is not None:
+            looked = self.look(rows, at_us)
+        elif looked is not None:
+            begun -= looked.seconds
+        matrix, statuses, times = self._assembled(rows, looked)
         read = perf_counter()
         outputs = self.scored(matrix)
         return Vectors(matrix, statuses, times, outputs, begun, read, perf_counter())
+
+    def look(self, rows: Sequence[Any], at_us: int | NDArray[np.int64]) -> Looked:
+        """Look the features of rows up, for every variant that has the same reader.
+
+        Raises:
+            ModelFailed: an on-demand function raised, or there is nothing to look up.
+            FalajError: what the online store raises.
+        """
+        begun = perf_counter()
+        if self.reader is None:
+            raise ModelFailed(f"The model {self.label} reads no features.", hint="Deploy another.")
+        try:
+            values, statuses, times = self.reader.read(rows, at_us)
+        except FalajError:
+            raise
+        except Exception as error:  # a declared on-demand function is the user's own code
+            raise ModelFailed(
+                f"The features of {self._endpoint!r} failed on this input: "
+                f"{type(error).__name__}: {str(error)[:200]}.",
+                hint="Mend the on-demand feature function, or the input.",
+            ) from error
+        return Looked(values, statuses, times, perf_counter() - begun)
 
     def scored(self, matrix: NDArray[np.float32]) -> NDArray[np.floating[Any]]:
         """The model's outputs [n, k] for its inputs [n, columns]; raises ModelFailed."""
@@ -140,37 +196,28 @@ class CompiledVariant:
         chosen = matrix if self._of_fields is None else matrix.take(self._of_fields, 1)
         return np.ascontiguousarray(chosen, dtype=np.float32)
 
-    def _read(
-        self, rows: Sequence[Any], at_us: int | NDArray[np.int64]
+    def _assembled(
+        self, rows: Sequence[Any], looked: Looked | None
     ) -> tuple[NDArray[np.float32], NDArray[np.uint8] | None, NDArray[np.int64] | None]:
+        """The model's inputs with their statuses and times, in its order."""
         numbers = None
         if isinstance(rows, NumberRows):
             numbers = self._of_matrix(rows.matrix)
         elif self._numbers is not None:
             # numpy turns None into NaN, the model's own missing value.
             numbers = np.array(list(map(self._numbers, rows)), dtype=np.float32)
-        if self._reader is None:
+        places = self._places
+        if looked is None:
             if numbers is None:
                 raise ModelFailed(f"The model {self.label} has no inputs.", hint="Deploy another.")
-            return (numbers if self._places is None else numbers.take(self._places, 1)), None, None
-        asdict = self._asdict
-        try:
-            values, statuses, times = self._reader.read([asdict(row) for row in rows], at_us)
-        except FalajError:
-            raise
-        except Exception as error:  # a declared on-demand function is the user's own code
-            raise ModelFailed(
-                f"The features of {self._endpoint!r} failed on this input: "
-                f"{type(error).__name__}: {str(error)[:200]}.",
-                hint="Mend the on-demand feature function, or the input.",
-            ) from error
+            return (numbers if places is None else numbers.take(places, 1)), None, None
+        values, statuses, times = looked.values, looked.statuses, looked.times
         if numbers is not None:
             present = np.full(numbers.shape, FeatureStatus.PRESENT, dtype=np.uint8)
             present[np.isnan(numbers)] = FeatureStatus.NULL
             values = np.concatenate((values, numbers), axis=1)
             statuses = np.concatenate((statuses, present), axis=1)
             times = np.concatenate((times, np.zeros(numbers.shape, dtype=np.int64)), axis=1)
-        places = self._places
         if places is None:
             return values, statuses, times
         return values.take(places, 1), statuses.take(places, 1), times.take(places, 1)
