@@ -214,6 +214,7 @@ class ServingParts:
             sleeping.look()
             routed()
 
+        trails = self.trails()
         app = InferenceApp(
             plans=self.plans,
             keeper=Keeper(self.plans, self.routing, worker=worker, also=chores),
@@ -221,7 +222,7 @@ class ServingParts:
             policy=self._made.policy,
             log=self._log(self._ring() if ring else None),
             meters=self.meters,
-            trails=self.trails(),
+            trails=trails,
             sleeping=sleeping,
             workload=Workload(private_folder(self._made.settings.home / "workload") / worker),
         )
@@ -237,6 +238,7 @@ class ServingParts:
                 self._made.server_certificate(),
                 clients=settings.client_ca_file,
                 most_bytes=settings.grpc_message_bytes,
+                trails=trails,
             )
             app.accompany([companion])
         return app
