@@ -126,10 +126,12 @@ class ServingParts:
 
     def log_writer(self) -> LogWriter:
         """Writes the prediction log of this machine's workers; raises Unavailable."""
+        from falaj.serving.leftrings import remove_left_folders
         from falaj.serving.logwriter import LogWriter
         from falaj.serving.rings import Rings, ring_folder
         from falaj.serving.spools import DirectorySpools
 
+        remove_left_folders()
         return LogWriter(
             Rings(ring_folder(self._made.settings.home)),
             DirectorySpools(self._made.spool_folder, self._made.keys),
