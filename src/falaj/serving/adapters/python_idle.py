@@ -18,6 +18,8 @@ from falaj.kernel.telemetry import logger
 LOOK_SECONDS = 0.5
 _SHARE = 0.1
 """Of one core: so much a process may use while it is asked nothing, however long."""
+_BEHIND_SECONDS = 0.001
+"""Of CPU time behind each call: to let go of what the call needed."""
 
 
 class IdleUse:
@@ -35,6 +37,7 @@ class IdleUse:
         self._at = time.monotonic()
         self._used = _cpu_seconds(self._clock)
         self._n_threads = _threads_of(pid)
+        self._behind = 0.0
         self.seconds = 0.0
         """Of CPU time beyond the share, lately; it is forgotten as fast as the share grows."""
 
@@ -42,6 +45,9 @@ class IdleUse:
         """Measure while the process is asked nothing; returns ``seconds``."""
         now, used = time.monotonic(), _cpu_seconds(self._clock)
         more = used - self._used - _SHARE * (now - self._at)
+        granted = min(self._behind, max(0.0, more))
+        self._behind -= granted
+        more -= granted
         self.seconds = max(0.0, self.seconds + more)
         self._at, self._used = now, used
         return self.seconds
@@ -49,6 +55,7 @@ class IdleUse:
     def rest(self) -> None:
         """The process has answered: what it has used in its call does not count."""
         self._at, self._used = time.monotonic(), _cpu_seconds(self._clock)
+        self._behind = _BEHIND_SECONDS
 
     def more_threads(self) -> int:
         """Threads that it has now beyond those that it began with, or that were told before."""
