@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -86,6 +87,9 @@ def test_each_message_is_a_line_of_the_access_log_whatever_becomes_of_it(tmp_pat
         running.spools.gate.clear()
         with pytest.raises(grpc.RpcError):
             stub.ModelInfer(row(), metadata=METADATA, timeout=0.3)
+        until = time.monotonic() + 10
+        while path.read_text().count("\n") < 7 and time.monotonic() < until:
+            time.sleep(0.05)
         running.spools.gate.set()
     first, *others = [json.loads(line) for line in path.read_text().splitlines()]
     assert first.pop("time").endswith("Z")
