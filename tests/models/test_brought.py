@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import pickle
+import tracemalloc
 from datetime import timedelta
 from typing import Any
 
@@ -17,6 +20,7 @@ from falaj.kernel.call import AssetRef
 from falaj.kernel.door import face
 from falaj.kernel.errors import Conflict, FalajError, InvalidInput, NotFound
 from falaj.kernel.jobs import JobState
+from falaj.models.brought import MOST_BYTES, READ_AT_ONCE
 from falaj.models.files import check_bytes, is_pickle, sample_table
 from falaj.models.model import GatesNotPassed, ModelFormat, Stage
 from falaj.models.service import ModelService
@@ -224,6 +228,59 @@ def test_a_file_that_is_changed_before_the_job_runs_is_refused(judged: Any) -> N
         ended = judged.jobs.get(connection, job.id)
     assert ended.state is JobState.FAILED
     assert ended.error["code"] == Conflict.code
+
+
+def large(world: Any) -> Any:
+    """A model's file that is too large to be looked at in a request."""
+    path = world.data / "large.py"
+    path.write_text(MODULE + "#" * (READ_AT_ONCE + 1))
+    return path
+
+
+def test_a_large_file_is_read_by_the_job_and_not_by_the_request(judged: Any) -> None:
+    path = large(judged)
+    models, _ = faces(judged)
+    tracemalloc.start()
+    try:
+        job = models.bring("late", file=path.name, model_format="python", inputs=INPUTS)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < READ_AT_ONCE / 4
+    assert judged.worker().run_one()
+    with judged.database.reading() as connection:
+        ended = judged.jobs.get(connection, job.id)
+    assert ended.state is JobState.DONE, ended.error
+    manifest = judged.bundles.open_bundle(models.get("late", 1).bundle).manifest
+    assert manifest.brought.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize("change", ["longer", "later"])
+def test_a_large_file_that_is_changed_before_the_job_runs_is_refused(
+    judged: Any, change: str
+) -> None:
+    path = large(judged)
+    models, _ = faces(judged)
+    job = models.bring("late", file=path.name, model_format="python", inputs=INPUTS)
+    if change == "longer":
+        path.write_text(path.read_text() + "#")
+    else:
+        os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))
+    judged.worker().run_one()
+    with judged.database.reading() as connection:
+        ended = judged.jobs.get(connection, job.id)
+    assert ended.state is JobState.FAILED
+    assert ended.error["code"] == Conflict.code
+
+
+def test_a_file_that_is_too_large_to_be_served_is_refused_at_once(judged: Any) -> None:
+    path = judged.data / "huge.txt"
+    with path.open("wb") as file:
+        file.truncate(MOST_BYTES + 1)
+    with pytest.raises(InvalidInput, match="larger than"):
+        faces(judged)[0].bring(
+            "late", file=path.name, model_format=ModelFormat.LIGHTGBM, inputs=INPUTS
+        )
 
 
 def test_sample_rows_become_the_statistics_that_drift_is_told_from(judged: Any) -> None:

@@ -1,19 +1,21 @@
 """A batch is scored as the same rows would be live: same checks, variants, numbers and refusals."""
 
 import math
+import time
 from datetime import UTC, datetime, timedelta, timezone
 
 import msgspec
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from falaj.kernel.errors import FalajError, InvalidInput
 from falaj.serving.adapters.runtime_onnx import OnnxRuntime
 from falaj.serving.batchscoring import BLOCK_ROWS, BatchPlan
 from falaj.serving.compiler import PlanCompiler
+from falaj.serving.errors import ModelFailed
 from falaj.serving.model import FieldType, MissingPolicy, RequestField, Variant
 from falaj.testing.serving import MemoryBundles, make_release, servable
 
@@ -113,6 +115,7 @@ def test_rows_of_the_right_types_are_scored_as_live(plan, rows):
     same_as_live(plan, rows, columns)
 
 
+@example([(3.4028234663852886e38, "1")])  # the largest float32, of which JSON tells no more
 @given(st.lists(st.tuples(numbers, st.one_of(st.none(), st.text(max_size=3))), min_size=1))
 @settings(max_examples=60, deadline=None)
 def test_columns_of_other_types_are_judged_value_by_value_as_live(plan, pairs):
@@ -252,6 +255,73 @@ def test_a_row_that_breaks_a_read_takes_no_other_row_with_it():
     block = BatchPlan(plan).scored(columns, 40, AT, {})
     assert block.errors == {17: "The key is broken.", 31: "The key is broken."}
     assert np.isfinite(np.delete(block.outputs[:, 0], [17, 31])).all()
+
+
+class Picky:
+    """A runtime whose model raises where the first input is below zero."""
+
+    formats = ("onnx",)
+
+    def __init__(self, seconds=0.0):
+        self.n_inputs = 3
+        self.runs = []
+        self.seconds = seconds
+
+    def load(self, model):
+        return self
+
+    def run(self, rows):
+        self.runs.append(len(rows))
+        if (rows[:, 0] < 0).any():
+            time.sleep(self.seconds)
+            raise ValueError("it is below zero")
+        return rows.sum(axis=1, dtype=np.float64)[:, None]
+
+
+def picky(n, bad, runtime=None):
+    """A plan whose model raises on some rows, its runs, and columns of n rows with those."""
+    runtime = runtime or Picky()
+    plan = PlanCompiler(MemoryBundles({"sha256:a": servable(0)}), [runtime], None)
+    table = {name: np.random.default_rng(7).uniform(1, 2, n) for name in "abc"}
+    table["a"][list(bad)] = -1.0
+    made = plan.compile(make_release())
+    runtime.runs.clear()  # a plan runs its model once while it is compiled, to be warm
+    return made, runtime, {name: pa.array(values) for name, values in table.items()}
+
+
+@pytest.mark.parametrize("refused", [{}, {5: "not this one"}])
+def test_a_row_on_which_a_model_raises_takes_no_other_row_with_it(refused):
+    n, bad = 2 * BLOCK_ROWS + 17, [0, 4_000, 4_001, BLOCK_ROWS + 9, 2 * BLOCK_ROWS + 16]
+    plan, _, columns = picky(n, bad)
+    block = BatchPlan(plan).scored(columns, n, AT, refused)
+    matrix = np.stack([columns[name].to_numpy() for name in "abc"], axis=1).astype(np.float32)
+    expected = matrix.sum(axis=1, dtype=np.float64)[:, None]
+    expected[[*bad, *refused]] = np.nan
+    np.testing.assert_array_equal(block.outputs, expected)
+    assert sorted(block.errors) == sorted([*bad, *refused])
+    assert "below zero" in block.errors[4_000]
+
+
+def test_one_row_among_many_is_found_by_halving():
+    plan, runtime, columns = picky(BLOCK_ROWS, [1_234])
+    block = BatchPlan(plan).scored(columns, BLOCK_ROWS, AT, {})
+    assert list(block.errors) == [1_234]
+    assert len(runtime.runs) == 1 + 2 * int(math.log2(BLOCK_ROWS))
+
+
+def test_who_asks_for_the_first_row_alone_does_not_wait_for_the_others():
+    plan, runtime, columns = picky(BLOCK_ROWS, range(1_234, BLOCK_ROWS))
+    block = BatchPlan(plan).scored(columns, BLOCK_ROWS, AT, {}, first_only=True)
+    assert list(block.errors) == [1_234]
+    assert len(runtime.runs) <= 1 + 2 * int(math.log2(BLOCK_ROWS))
+
+
+def test_a_model_that_hangs_on_every_row_fails_the_batch_within_bounds(monkeypatch):
+    monkeypatch.setattr("falaj.serving.batchscoring._ISOLATING_SECONDS", 0.2)
+    plan, runtime, columns = picky(BLOCK_ROWS, range(BLOCK_ROWS), Picky(seconds=0.02))
+    with pytest.raises(ModelFailed, match="below zero"):
+        BatchPlan(plan).scored(columns, BLOCK_ROWS, AT, {})
+    assert len(runtime.runs) < 30
 
 
 def test_each_row_is_read_at_its_own_instant():

@@ -5,13 +5,22 @@ import json
 import socket
 import threading
 import time
+import tracemalloc
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
-from falaj.serving.front import MOST_WAITING, Bounds, Front, Request, Response, Told
+from falaj.serving.front import (
+    MOST_WAITING,
+    Bounds,
+    Front,
+    Request,
+    Response,
+    Told,
+    _Connection,
+)
 
 LIMIT = 2_000
 
@@ -142,6 +151,48 @@ def post(body: bytes, *headers: bytes, path: bytes = b"/") -> bytes:
     return (
         b"POST %b HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n%b\r\n" % (path, len(body), lines)
     ) + body
+
+
+class Patient(Echo):
+    """Takes long bodies, and waits for them."""
+
+    def reception(self, path: bytes) -> tuple[int, float]:
+        return 1_000_000, 60.0
+
+
+def test_a_body_in_many_small_pieces_takes_no_more_memory_than_its_bytes() -> None:
+    n = 100_000
+    answered: list[bytes] = []
+
+    class Transport(asyncio.Transport):
+        def write(self, data: Any) -> None:
+            answered.append(bytes(data))
+
+        def is_closing(self) -> bool:
+            return False
+
+    async def sent() -> int:
+        front = Front(Patient())
+        connection = _Connection(front)
+        connection.connection_made(Transport())
+        connection.data_received(CHUNKED)
+        connection.data_received(b"2\r\nxy\r\n" * 100)
+        tracemalloc.start()
+        try:
+            for _ in range(n // 100):
+                connection.data_received(b"2\r\nab\r\n" * 100)
+            held, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        connection.data_received(b"0\r\n\r\n")
+        assert isinstance(front.application, Patient)
+        (request,) = front.application.asked
+        assert type(request.body) is bytes
+        assert request.body == b"xy" * 100 + b"ab" * n
+        return held
+
+    assert asyncio.run(sent()) < 2 * 2 * n
+    assert b"".join(answered).startswith(b"HTTP/1.1 200 OK")
 
 
 CHUNKED = b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n"

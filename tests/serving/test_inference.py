@@ -258,6 +258,26 @@ def test_an_active_release_whose_bundle_is_damaged_answers_no_prediction(
     assert running.client.get("/readyz").status_code == 200
 
 
+def test_a_policy_by_attributes_forbids_a_release_that_cannot_be_loaded(running: Running) -> None:
+    running.refused |= {"user:amina endpoints.predict classification=sensitive"}
+    running.bundles.models["sha256:bad"] = Corrupt("The bundle was changed.", hint="Restore it.")
+    secret = {"attributes": {"classification": "sensitive"}}
+    running.activate(make_release("release_bad", bundle="sha256:bad", **secret))
+    for _ in range(2):
+        assert running.predict({"inputs": [ROW]}).status_code == 403
+    running.activate(make_release("release_good", **secret))
+    assert running.predict({"inputs": [ROW]}).status_code == 403, "no permit was remembered"
+
+
+def test_nobody_is_admitted_to_a_release_whose_document_is_damaged(running: Running) -> None:
+    with running.table._writing() as transaction:
+        transaction.put(b"release/release_1", b'{"id": ')
+    running.table.flip("delays", "release_1")
+    assert running.predict({"inputs": [ROW]}).status_code == 404
+    running.activate(make_release("release_good"))
+    assert running.predict({"inputs": [ROW]}).status_code == 200, "no refusal was remembered"
+
+
 def test_a_full_lane_is_told_when_to_come_back(running: Running) -> None:
     limits = Limits(concurrency=1, deadline_seconds=5)
     running.activate(make_release(limits=limits, durability=Durability.REQUEST))

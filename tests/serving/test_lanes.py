@@ -278,3 +278,41 @@ def test_a_request_whose_answer_cannot_be_written_is_not_counted_as_answered(
     (told,) = asyncio.run(answers(plan, [odd], tmp_path))
     assert isinstance(told, BadRequest)
     assert Meters(tmp_path / "meters", "w1").traffic("delays").requests == 0
+
+
+@pytest.mark.parametrize("late", [(0,), (0, 1)])
+def test_a_request_whose_deadline_passes_in_the_queue_of_a_thread_is_not_scored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, late: tuple[int, ...]
+) -> None:
+    plan = compiled()
+    scored: list[Any] = []
+    run = plan.aside.score
+
+    def noted(requests: list[Any]) -> Any:
+        scored.extend(requests)
+        return run(requests)
+
+    monkeypatch.setattr(plan.aside, "score", noted)
+    busy = threading.Event()
+
+    async def told() -> list[Any]:
+        with ThreadPoolExecutor(1) as aside:
+            aside.submit(busy.wait, 10)
+            log = PredictionLog(MemorySpools())
+            meter = Meters(tmp_path / "meters", "w0").of("delays")
+            lane = Lane("delays", meter, log, aside, asyncio.get_running_loop())
+            lane.costs.fixed = 1.0  # known to be slow: what waits is run at once, on a thread
+            requests = [asked(plan, 1), asked(plan, 2)]
+            for place in late:
+                requests[place].deadline = time.perf_counter() + 0.1
+            waiting = [lane.scored(plan, request) for request in requests]
+            await asyncio.sleep(0.2)
+            busy.set()
+            found = await asyncio.gather(*waiting, return_exceptions=True)
+            assert lane.inside == 0
+            assert scored == [one for place, one in enumerate(requests) if place not in late]
+            return found
+
+    answered = asyncio.run(told())
+    kinds = [DeadlineExceeded if place in late else bytes for place in range(2)]
+    assert [type(one) for one in answered] == kinds

@@ -9,8 +9,9 @@ model on later rows only.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import pyarrow as pa
@@ -40,8 +41,20 @@ if TYPE_CHECKING:
     from falaj.training.training_sets import TrainingSets
 
 MOST_BYTES = 1 << 30
+READ_AT_ONCE = 32 << 20
+"""A larger file is read by the job alone: a request must not hold up its door and a transaction."""
 MOST_SAMPLE_ROWS = 100_000
 _TRIED_ROWS, _MISSING_SHARE = 256, 0.1
+
+
+class FileStamp(BaseModel):
+    """What a file was like when it was asked for."""
+
+    model_config = ConfigDict(frozen=True)
+
+    n_bytes: int
+    modified_ns: int
+    inode: int
 
 
 class BringRequest(BaseModel):
@@ -53,6 +66,8 @@ class BringRequest(BaseModel):
     file: str
     """In the data folders."""
     sha256: str
+    """Empty of a large file: ``stamp`` tells then whether it is still the same."""
+    stamp: FileStamp | None = None
     model_format: ModelFormat
     inputs: tuple[EncodedFeature, ...] = Field(min_length=1)
     training_set: str | None = None
@@ -80,22 +95,28 @@ class Bringing:
     def ask(self, call: Call, request: Mapping[str, Any]) -> Job:
         """Check what can be checked at once, and submit the job.
 
+        What is in a file of more than ``READ_AT_ONCE`` bytes is for the job to check.
+
         Raises:
             NotFound: there is no policy for the model, or no such training set.
             SourceBroken: a file is not there, or may not be read.
             InvalidInput: the file is a pickle, or the training set is for another purpose.
         """
         path = found(self._files, str(request["file"]), "The model")
-        data = read(path)
-        asked = BringRequest(**request, sha256=_sha256(data), asked_at=call.now)
-        check_bytes(data, asked.model_format)
+        data, stamp = read(path, READ_AT_ONCE)
+        sha256 = "" if data is None else _sha256(data)
+        kept = stamp if data is None else None
+        asked = BringRequest(**request, sha256=sha256, stamp=kept, asked_at=call.now)
+        if data is not None:
+            check_bytes(data, asked.model_format)
         names = [one.name for one in asked.inputs]
         if len(set(names)) != len(names):
             raise InvalidInput("An input is named twice.", hint="Name each input once.")
         if asked.sample is not None:
             found(self._files, asked.sample, "The sample")
         check_judge(call.connection, self._registry, self._training_sets, asked)
-        call.note(file=asked.file, sha256=asked.sha256, format=str(asked.model_format))
+        noted = {"sha256": sha256} if sha256 else {"n_bytes": stamp.n_bytes}
+        call.note(file=asked.file, format=str(asked.model_format), **noted)
         return self._jobs.submit(call, BRING_JOB, asked.model_dump(mode="json"), max_attempts=1)
 
 
@@ -127,8 +148,10 @@ class BringJob:
                 gives something else than probabilities.
         """
         request = BringRequest.model_validate(arguments)
-        data = read(found(self._files, request.file, "The model"))
-        if _sha256(data) != request.sha256:
+        data, stamp = read(found(self._files, request.file, "The model"))
+        sha256 = _sha256(data)
+        same = sha256 == request.sha256 if request.sha256 else stamp == request.stamp
+        if not same:
             raise Conflict(
                 f"The file {request.file!r} was changed since it was asked for.",
                 hint="Bring it again.",
@@ -159,7 +182,7 @@ class BringJob:
             model_format=request.model_format,
             brought=Brought(
                 file=request.file,
-                sha256=request.sha256,
+                sha256=sha256,
                 by=job.submitted_by,
                 trained_until=request.trained_until,
                 note=request.note,
@@ -176,6 +199,7 @@ class BringJob:
         )
         resource = f"model:{request.model}"
         with self._calls.opened("models.bring", job.submitted_by, resource=resource) as call:
+            call.note(file=request.file, sha256=sha256)
             version = self._registry.register(call, request.model, run="", bundle=bundle).version
         return {"model": request.model, "version": version, "bundle": bundle}
 
@@ -267,19 +291,46 @@ def found(files: Files, name: str, told: str) -> Path:
     return paths[0]
 
 
-def read(path: Path) -> bytes:
-    """The bytes of a file of a bounded size; raises InvalidInput, NotFound."""
+@overload
+def read(path: Path) -> tuple[bytes, FileStamp]: ...
+@overload
+def read(path: Path, most_bytes: int) -> tuple[bytes | None, FileStamp]: ...
+def read(path: Path, most_bytes: int | None = None) -> tuple[bytes | None, FileStamp]:
+    """The bytes of a file, and what it is like.
+
+    Args:
+        path: of the file.
+        most_bytes: if it has more, it is not read, and there is None in the place of its bytes.
+
+    Raises:
+        InvalidInput: it has more than ``MOST_BYTES``.
+        NotFound: it cannot be read.
+        Conflict: it was changed while it was read.
+    """
     try:
         with path.open("rb") as file:
-            data = file.read(MOST_BYTES + 1)
+            stamp = _stamp(file.fileno())
+            if stamp.n_bytes > MOST_BYTES:
+                raise InvalidInput(
+                    f"The file {path.name!r} is larger than {MOST_BYTES:,} bytes.",
+                    hint="Models of that size are not served.",
+                )
+            if most_bytes is not None and stamp.n_bytes > most_bytes:
+                return None, stamp
+            data = file.read(stamp.n_bytes + 1)
+            after = _stamp(file.fileno())
     except OSError as error:
         raise NotFound(f"The file {path.name!r} cannot be read.", hint=str(error)) from error
-    if len(data) > MOST_BYTES:
-        raise InvalidInput(
-            f"The file {path.name!r} is larger than {MOST_BYTES:,} bytes.",
-            hint="Models of that size are not served.",
+    if after != stamp or len(data) != stamp.n_bytes:
+        raise Conflict(
+            f"The file {path.name!r} was changed while it was read.", hint="Bring it again."
         )
-    return data
+    return data, stamp
+
+
+def _stamp(descriptor: int) -> FileStamp:
+    found = os.fstat(descriptor)
+    return FileStamp(n_bytes=found.st_size, modified_ns=found.st_mtime_ns, inode=found.st_ino)
 
 
 def _sha256(data: bytes) -> str:

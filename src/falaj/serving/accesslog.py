@@ -45,6 +45,7 @@ class _Line(msgspec.Struct, omit_defaults=True, gc=False):
     request_id: str = ""
     trace_id: str = ""
     error: str = ""
+    grpc_code: str = ""
 
 
 _encoded = msgspec.json.Encoder().encode
@@ -105,6 +106,7 @@ class AccessLog:
             trail.request_id,
             trail.trace_id,
             trail.error.code if trail.error is not None else "",
+            ended.grpc_code,
         )
         self._lines.append(_encoded(line))
 

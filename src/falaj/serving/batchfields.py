@@ -30,7 +30,7 @@ ARROW = {
 }
 """The type of each field's values, once they are checked."""
 _LONGEST_TEXT = 4_096
-_LARGEST = TYPES[FieldType.FLOAT].__metadata__[0].le
+_LARGEST = np.float64(TYPES[FieldType.FLOAT].__metadata__[0].le)
 Mask = NDArray[np.bool_]
 Natural = tuple[pa.Array, Mask | None] | None
 

@@ -88,8 +88,9 @@ class PartScorer:
             at, absent, errors = self._instants(batch, now)
             given = {name: batch.columns[name] for name in self._fields}
             at_us: int | NDArray[np.int64] = at if self._at_column else now
-            block = self._plan.scored(given, batch.n_rows, at_us, errors)
-            if block.errors and self._request.on_error is OnError.FAIL:
+            fails = self._request.on_error is OnError.FAIL
+            block = self._plan.scored(given, batch.n_rows, at_us, errors, first_only=fails)
+            if block.errors and fails:
                 self._refuse(part, done, block)
             blocks.append(block)
             for name, pieces in keys.items():

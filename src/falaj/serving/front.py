@@ -63,6 +63,8 @@ _LINES = {
 }
 _JSON = b"application/json"
 _OK = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b"
+_MOST_PARTS = 64
+"""Of a body that are kept apart."""
 _UNKNOWN_METHOD = b"_OTHER"
 """Of a request whose head never became whole, as OpenTelemetry names it."""
 
@@ -93,7 +95,8 @@ class _Connection(asyncio.Protocol):
         self._headers: dict[bytes, bytes] = {}
         self._head = Head()
         self._started = 0.0
-        self._parts: list[bytes] = []
+        self._parts: list[bytes | bytearray] = []
+        """Of a body; the first may be many joined into one, and then it is not the only one."""
         self._n_bytes = 0
         self._limit = 0
         self._head_bytes = 0
@@ -247,13 +250,20 @@ class _Connection(asyncio.Protocol):
             if not self._refused:
                 self._refuse(413, f"The body is longer than {self._limit} bytes.")
             return
-        self._parts.append(body)
+        parts = self._parts
+        if len(parts) == _MOST_PARTS:  # an object for each of many small ones is the larger cost
+            whole = parts[0] if isinstance(parts[0], bytearray) else bytearray(parts[0])
+            whole += b"".join(parts[1:])
+            parts[:] = [whole]
+        parts.append(body)
 
     def on_message_complete(self) -> None:
         if self._refused:
             return
         parts, head = self._parts, self._head
-        body = parts[0] if len(parts) == 1 else b"".join(parts)
+        first = parts[0] if len(parts) == 1 else None
+        body = first if isinstance(first, bytes) else b"".join(parts)
+        self._parts = []  # the connection may stay for long; what it was sent need not
         self._in_head = True
         self._head_bytes = 0
         self._between = head.keep_alive

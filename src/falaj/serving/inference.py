@@ -385,10 +385,10 @@ class InferenceApp:
         plans = self._plans
         if plans.behind:
             await self._catch_up()
+        # Also of a release that cannot be loaded: a policy may go by its attributes. Where they
+        # are not known, nobody is admitted, and nothing of that is remembered.
         release = plans.release(name)
-        attributes = release.attributes if release else None
-        if name in plans.broken:
-            attributes = {}
+        attributes = None if release is None else release.attributes
         caller = await self.admission.admitted(authorization, name, attributes)
         if plans.behind:
             await self._catch_up()

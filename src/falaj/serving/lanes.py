@@ -13,6 +13,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from math import inf
 from typing import TYPE_CHECKING
 
@@ -233,23 +234,30 @@ class Lane:
         threads = self._patient if plan.waits else self._aside
         job = self._loop.run_in_executor(threads, _score_aside, plan, requests)
 
-        def ended(
-            done: asyncio.Future[tuple[list[Told | FalajError], list[Scored], float]],
-        ) -> None:
+        def ended(done: asyncio.Future[_Aside]) -> None:
             self._running = False
             error = done.exception()
             if error is None:
-                answers, parts, seconds = done.result()
-                if requests[0].explain <= 1:  # what contributions cost says nothing of a score
-                    self.costs.saw(n_rows, seconds)
-                    self.linger.saw(n_rows, self.costs, time.perf_counter())
-                self._answered(group, answers, parts, begun)
+                self._ended_aside(group, n_rows, begun, done.result())
             else:
                 self._failed(group, _told(error))
             if self._waiting and not self._scheduled and not self._running:
                 self._schedule()
 
         job.add_done_callback(ended)
+
+    def _ended_aside(self, group: list[_Waiting], n_rows: int, begun: float, run: _Aside) -> None:
+        """Answer the requests of a run on a thread, and those that were late when it began."""
+        if run.n_late:
+            group = self._without_late(group, run.began)
+            n_rows = sum(len(request.rows) for _, request, _ in group)
+        if run.error is not None:
+            self._failed(group, _told(run.error))
+        elif group:
+            if group[0][1].explain <= 1:  # what contributions cost says nothing of a score
+                self.costs.saw(n_rows, run.seconds)
+                self.linger.saw(n_rows, self.costs, time.perf_counter())
+            self._answered(group, run.answers, run.parts, begun)
 
     def _failed(self, group: list[_Waiting], error: FalajError) -> None:
         """One request may have spoilt the run for all: score each alone, then answer."""
@@ -405,9 +413,29 @@ def _groups(waiting: list[_Waiting]) -> list[list[_Waiting]]:
     return list(groups.values())
 
 
-def _score_aside(
-    plan: RequestPlan, requests: list[Parsed]
-) -> tuple[list[Told | FalajError], list[Scored], float]:
-    began = time.perf_counter()
-    answers, parts = plan.aside.score(requests)
-    return answers, parts, time.perf_counter() - began
+@dataclass(frozen=True, slots=True)
+class _Aside:
+    """What became of a run on a thread."""
+
+    began: float
+    """``time.perf_counter()`` when a thread took it up."""
+    n_late: int
+    """Requests whose deadline had passed by then; they were not scored."""
+    answers: list[Told | FalajError] = field(default_factory=list)
+    """Of the others, as ``parts``."""
+    parts: list[Scored] = field(default_factory=list)
+    seconds: float = 0.0
+    error: Exception | None = None
+
+
+def _score_aside(plan: RequestPlan, requests: list[Parsed]) -> _Aside:
+    began = time.perf_counter()  # it may have waited for a thread: the deadlines count again
+    kept = [request for request in requests if request.deadline >= began]
+    n_late = len(requests) - len(kept)
+    if not kept:
+        return _Aside(began, n_late)
+    try:
+        answers, parts = plan.aside.score(kept)
+    except Exception as error:  # noqa: BLE001 - told to those that were scored, and to no other
+        return _Aside(began, n_late, error=error)
+    return _Aside(began, n_late, answers, parts, time.perf_counter() - began)

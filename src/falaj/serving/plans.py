@@ -47,7 +47,9 @@ class Plans:
         self.active: dict[str, RequestPlan] = {}
         """The plan of each endpoint; replaced whole, never changed in place."""
         self.broken: dict[str, FalajError] = {}
-        """Active releases that this process cannot load, by endpoint."""
+        """Why this process cannot load an active release, by endpoint."""
+        self._unloaded: dict[str, Release] = {}
+        """The documents of these, as far as they can be read; replaced whole."""
         self.asleep: dict[str, Release] = {}
         """Active releases whose models are not in memory until somebody asks (see ``sleep``);
         replaced whole, never changed in place."""
@@ -85,14 +87,17 @@ class Plans:
         return plan
 
     def release(self, endpoint: str) -> Release | None:
-        """The release that an endpoint serves here, awake or asleep; None if there is none."""
+        """The active release of an endpoint: awake, asleep, or one that cannot be loaded here.
+
+        None if there is none, or if its document cannot be read.
+        """
         plan = self.active.get(endpoint)
         if plan is None:
             asleep = self.asleep.get(endpoint)
             if asleep is not None:
                 return asleep
             plan = self.active.get(endpoint)  # it may have woken between the two looks
-        return None if plan is None else plan.release
+        return self._unloaded.get(endpoint) if plan is None else plan.release
 
     def sleep(self, endpoint: str) -> bool:
         """Let go of an endpoint's models; the release stays active, and counts as prepared.
@@ -147,7 +152,7 @@ class Plans:
             if not all(release in self._built for release in awake.values()):
                 return False
             active = {endpoint: self._built[release] for endpoint, release in awake.items()}
-            self._serve(seen, generation, active, {}, routes)
+            self._serve(seen, generation, active, routes)
             return True
 
     def catch_up(self) -> None:
@@ -157,12 +162,16 @@ class Plans:
             generation, routes = self._table.active()
             active: dict[str, RequestPlan] = {}
             broken: dict[str, FalajError] = {}
+            unloaded: dict[str, Release] = {}
             for endpoint, release in self._awake(routes).items():
                 try:
                     active[endpoint] = self._plan(release)
                 except FalajError as error:
                     logger(__name__).error("release not loaded", release=release, error=str(error))
                     broken[endpoint] = error
+                    document = self._document(release)
+                    if document is not None:
+                        unloaded[endpoint] = document
             with self._lock:
                 if generation >= self.generation:
                     # What has gone to sleep or was woken meanwhile stays as it is.
@@ -171,7 +180,7 @@ class Plans:
                     for name in routes.keys() - active.keys() - broken.keys() - asleep:
                         if routes[name] in self._built:
                             active[name] = self._built[routes[name]]
-                    self._serve(seen, generation, active, broken, routes)
+                    self._serve(seen, generation, active, routes, broken, unloaded)
 
     def prepare(self) -> bool:
         """Build what is announced; True if something was announced since the last time."""
@@ -213,16 +222,26 @@ class Plans:
                 self._refused.pop(release, None)
         return plan
 
+    def _document(self, release: str) -> Release | None:
+        """A release's document though it cannot be loaded; None if that is why."""
+        try:
+            return self._table.release(release)
+        except FalajError:
+            return None  # the error is told already: it is what kept the release from loading
+
     def _serve(
         self,
         seen: int,
         generation: int,
         active: dict[str, RequestPlan],
-        broken: dict[str, FalajError],
         routes: dict[str, str],
+        broken: dict[str, FalajError] | None = None,
+        unloaded: dict[str, Release] | None = None,
     ) -> None:
         """Switch, and let go of plans that neither serve nor are announced."""
-        self.active, self.broken = active, broken
+        # Before the errors: who finds one of them finds the document that it is about.
+        self._unloaded = unloaded or {}
+        self.active, self.broken = active, broken or {}
         self.asleep = {
             name: release for name, release in self.asleep.items() if routes.get(name) == release.id
         }

@@ -29,6 +29,9 @@ from falaj.kernel.ids import new_id
 from falaj.kernel.telemetry import logger
 
 MEMORY = Path("/dev/shm")  # noqa: S108 - memory, in a folder of ours that nobody else may enter
+READER, HOME, MISSING = "reader", "home", "missing"
+"""Files beside the rings: the lock of who reads them, whose they are, and since when that home
+is not there (see ``leftrings``)."""
 _SUFFIX = ".ring"
 _HEAD_BYTES = 4_096
 _MAGIC = 0x46414C414A524E31  # "FALAJRN1"
@@ -47,23 +50,51 @@ def ring_folder(home: Path) -> Path:
     Raises:
         Unavailable: there is no shared memory, or the folder belongs to somebody else.
     """
-    name = hashlib.sha256(str(home.resolve()).encode()).hexdigest()[:16]
-    folder = MEMORY / f"falaj-{os.getuid()}-{name}"
+    folder = folder_of(home)
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
-        found = folder.lstat()
+        ours = private(folder)
+        if ours:
+            _name(folder, str(home.resolve()))
     except OSError as error:
         raise Unavailable(
             f"There is no shared memory in {MEMORY}: {error.strerror}.",
             hint="The prediction log is written by the workers themselves.",
         ) from error
-    private = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()
-    if not private or found.st_mode & 0o077:
+    if not ours:
         raise Unavailable(
             f"The folder {folder} is not ours alone.",
             hint="Find out who made it, and remove it.",
         )
     return folder
+
+
+def folder_of(home: Path) -> Path:
+    """Where the rings of a platform lie; it may be missing."""
+    name = hashlib.sha256(str(home.resolve()).encode()).hexdigest()[:16]
+    return MEMORY / f"falaj-{os.getuid()}-{name}"
+
+
+def private(folder: Path) -> bool:
+    """True if a folder is ours, and nobody else may enter it."""
+    found = folder.lstat()
+    ours = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()
+    return ours and not found.st_mode & 0o077
+
+
+def _name(folder: Path, home: str) -> None:
+    """Write down whose the folder is: when that home is gone, it may go too."""
+    (folder / MISSING).unlink(missing_ok=True)
+    named = folder / HOME
+    if named.exists():
+        return
+    begun = folder / f"{HOME}-{os.getpid()}"
+    handle = os.open(begun, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(handle, home.encode())
+    finally:
+        os.close(handle)
+    begun.rename(named)
 
 
 class Ring:
@@ -249,7 +280,7 @@ class Rings:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._open: dict[Path, RingReader] = {}
-        self._lock = os.open(folder / "reader", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._lock = os.open(folder / READER, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -108,6 +108,8 @@ class Ended:
     """The address of who asked."""
     at: float
     """``time.perf_counter()``."""
+    grpc_code: str = ""
+    """The name of the gRPC status that was answered; empty if it was asked over HTTP."""
 
 
 class Spans(Protocol):

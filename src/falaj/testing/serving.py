@@ -237,6 +237,7 @@ class Running:
     meters: Meters
     client: httpx.Client
     refused: set[str]
+    """``principal action``, or ``principal action attribute=value``: the policy says no."""
 
     def activate(self, release: Release) -> None:
         """Write a release and flip to it."""
@@ -250,6 +251,12 @@ class Running:
         return self.client.post(
             f"/v1/endpoints/{endpoint}/predict", headers=headers, **{kind: body}, **options
         )
+
+
+def _asked(caller: str, action: str, attributes: Mapping[str, str]) -> set[str]:
+    """What the policy is asked, as ``Running.refused`` writes it."""
+    whole = f"{caller} {action}"
+    return {whole, *(f"{whole} {name}={value}" for name, value in attributes.items())}
 
 
 @contextmanager
@@ -281,7 +288,9 @@ def worker(
         keeper=Keeper(plans, table, worker="w0"),
         verifier=tokens,
         policy=RulePolicy(
-            lambda caller, action, _r, _s: f"{caller.principal.id} {action}" not in refused
+            lambda caller, action, resource, _s: refused.isdisjoint(
+                _asked(caller.principal.id, action, resource.attributes)
+            )
         ),
         log=log,
         meters=meters,

@@ -126,10 +126,12 @@ class ServingParts:
 
     def log_writer(self) -> LogWriter:
         """Writes the prediction log of this machine's workers; raises Unavailable."""
+        from falaj.serving.leftrings import remove_left_folders
         from falaj.serving.logwriter import LogWriter
         from falaj.serving.rings import Rings, ring_folder
         from falaj.serving.spools import DirectorySpools
 
+        remove_left_folders()
         return LogWriter(
             Rings(ring_folder(self._made.settings.home)),
             DirectorySpools(self._made.spool_folder, self._made.keys),
@@ -214,6 +216,7 @@ class ServingParts:
             sleeping.look()
             routed()
 
+        trails = self.trails()
         app = InferenceApp(
             plans=self.plans,
             keeper=Keeper(self.plans, self.routing, worker=worker, also=chores),
@@ -221,7 +224,7 @@ class ServingParts:
             policy=self._made.policy,
             log=self._log(self._ring() if ring else None),
             meters=self.meters,
-            trails=self.trails(),
+            trails=trails,
             sleeping=sleeping,
             workload=Workload(private_folder(self._made.settings.home / "workload") / worker),
         )
@@ -237,6 +240,7 @@ class ServingParts:
                 self._made.server_certificate(),
                 clients=settings.client_ca_file,
                 most_bytes=settings.grpc_message_bytes,
+                trails=trails,
             )
             app.accompany([companion])
         return app

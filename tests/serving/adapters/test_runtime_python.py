@@ -12,9 +12,11 @@ import tracemalloc
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from structlog.testing import capture_logs
 
 from falaj.kernel.errors import Corrupt, FalajError
 from falaj.serving.adapters.runtime_python import ProcessLimits, PythonModel, PythonRuntime
@@ -321,3 +323,90 @@ class Model:
     rows = np.arange(4_000 * 3, dtype=np.float32).reshape(-1, 3)  # 0.8 s in one call
     assert model.run(rows)[:, 0].tolist() == rows[:, 0].tolist()
     model.close()
+
+
+LINGERING = """
+import threading, time
+
+class Model:
+    def __init__(self, folder):
+        pass
+
+    def predict(self, rows):
+        deed = int(rows[0, 0])
+        if deed == 1:
+            threading.Thread(target=self.burn, daemon=True).start()
+        if deed == 2:
+            for _ in range(3):
+                threading.Thread(target=time.sleep, args=(600,), daemon=True).start()
+        return rows[:, :1]
+
+    def burn(self):
+        while True:
+            pass
+"""
+
+
+def until(true: Any, seconds: float = 20.0) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def ask(model: PythonModel, deed: float) -> float:
+    return float(model.run(np.array([[deed, 0, 0]], dtype=np.float32))[0, 0])
+
+
+def test_a_model_that_computes_while_it_is_asked_nothing_is_ended_until_somebody_asks() -> None:
+    model = PythonRuntime().load(servable(LINGERING))
+    first = model.pid
+    assert ask(model, 1) == 1
+    assert gone(first)
+    until(lambda: model.n_idle_kills == 1)
+    assert ask(model, 5) == 5, "the next call is answered"
+    assert model.pid != first
+    model.close()
+
+
+def test_a_burning_thread_is_found_between_two_calls_however_often_it_is_asked() -> None:
+    model = PythonRuntime(ProcessLimits(idle_cpu_seconds=0.2)).load(servable(LINGERING))
+    ask(model, 1)
+
+    def ended() -> bool:
+        time.sleep(0.01)
+        return ask(model, 5) == 5 and model.n_idle_kills == 1
+
+    until(ended)
+    model.close()
+
+
+def test_threads_that_a_call_leaves_behind_are_told_once_and_counted() -> None:
+    model = PythonRuntime().load(servable(LINGERING))
+    with capture_logs() as told:
+        ask(model, 2)
+        until(lambda: model.n_threads_left == 3)
+        ask(model, 2)
+        until(lambda: model.n_threads_left == 6)
+    (line,) = told
+    assert line["event"] == "custom model leaves threads behind"
+    assert model.n_idle_kills == 0
+    model.close()
+
+
+def test_a_model_at_rest_is_left_alone() -> None:
+    model = PythonRuntime(ProcessLimits(idle_cpu_seconds=0.05)).load(servable(SIGMOID))
+    first = model.pid
+    for _ in range(4):
+        ask(model, 1)
+        time.sleep(0.3)
+    assert (model.pid, model.n_idle_kills, model.n_threads_left) == (first, 0, 0)
+    model.close()
+
+
+def test_a_model_that_is_closed_is_not_started_again() -> None:
+    model = PythonRuntime().load(servable(SIGMOID))
+    pid = model.pid
+    model.close()
+    model.look()
+    assert gone(pid)

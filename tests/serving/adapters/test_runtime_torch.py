@@ -8,6 +8,7 @@ import pickle
 import zipfile
 from collections.abc import Callable
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -117,6 +118,18 @@ def test_only_the_graph_and_plain_weights_reach_pytorch() -> None:
         ({"a": {"expr_str": "Symbol('s0', positive=open('x'))"}}, "open"),
         ({"a": {"expr_str": "Pow(10, 10**9)"}}, "Pow"),
         ({"a": {"expr_str": "9**9**9**9"}}, "9**9"),
+        ({"nodes": [{"target": "torch.ops.aten._index_put_impl_.default"}]}, "_index_put_impl_"),
+        ({"nodes": [{"target": "torch.ops.aten._nested_view_from_buffer.default"}]}, "_nested"),
+        ({"nodes": [{"target": "torch.ops.aten.set_data.default"}]}, "set_data"),
+        ({"nodes": [{"target": "torch.ops.aten.add.__class__"}]}, "__class__"),
+        ({"nodes": [{"target": "torch.ops.aten.__class__.mro"}]}, "mro"),
+        ({"nodes": [{"target": "torch.ops.quantized.linear.default"}]}, "quantized.linear"),
+        ({"inputs": [{"as_operator": "torch.load"}]}, "torch.load"),
+        ({"inputs": [{"as_tensor": {"name": "x=__import__('os')"}}]}, "__import__"),
+        ({"tensor_values": {"x\nimport os": {}}}, "import os"),
+        ({"forward_arg_names": ["x):\n    import os\n    def f(y"]}, "import os"),
+        ({"in_spec": '[1, {"context": "[\\"a\'b\\"]"}]'}, "a'b"),
+        ({"in_spec": '[1, "x y"]'}, "x y"),
         ({"inputs": [{"as_custom_obj": {"name": "x"}}]}, "custom object"),
     ],
 )
@@ -128,8 +141,26 @@ def test_a_graph_that_names_more_than_operators_is_refused(graph: Any, why: str)
 
 def test_operators_of_ordinary_programs_are_taken() -> None:
     names = ("linear", "_softmax", "_unsafe_view", "relu_", "_native_batch_norm_legit", "expand")
-    nodes = [{"target": f"torch.ops.aten.{name}.default"} for name in names]
-    assert clean_archive(archive({"nodes": nodes}))
+    targets = [f"torch.ops.aten.{name}.default" for name in names]
+    targets += ["torch.ops.aten.__and__.Tensor", "torch.ops.prims.convert_element_type.default",
+                "torch.ops.quantized_decomposed.dequantize_per_tensor.default",
+                "_operator.getitem", "math.ceil"]  # fmt: skip
+    assert clean_archive(archive({"nodes": [{"target": target} for target in targets]}))
+
+
+def test_what_a_graph_can_do_without_is_left_out() -> None:
+    text = "x'y\n"
+    graph = {
+        "nodes": [{"metadata": {"stack_trace": text}, "inputs": [{"as_string": "bij,bjk->bik"}]}],
+        "guards_code": ["__import__('os')"],
+        "in_spec": '[1, {"type": "builtins.tuple", "context": "[\\"a\\"]"}]',
+    }
+    with zipfile.ZipFile(io.BytesIO(clean_archive(archive(graph)))) as clean:
+        kept = json.loads(clean.read(GRAPH))
+    assert kept == graph | {
+        "nodes": [{"metadata": {}, "inputs": [{"as_string": "bij,bjk->bik"}]}],
+        "guards_code": [],
+    }
 
 
 @pytest.mark.parametrize(
@@ -176,6 +207,67 @@ def test_a_program_with_a_foreign_operator_is_refused(program: bytes) -> None:
 
     with pytest.raises(InvalidInput, match=r"torch\.load"):
         TorchRuntime().load(ServableModel("torch", changed(program, call), NAMES))
+
+
+@needs_torch
+def test_source_in_the_names_of_a_program_is_never_run(program: bytes, tmp_path: Path) -> None:
+    mark = tmp_path / "ran"
+    # It stands twice in the source: what is between the two becomes a text without effect.
+    evil = f'input):\n    open({str(mark)!r}, \'w\')\n    return input\n    """ #'
+
+    def rename(parts: dict[str, bytes]) -> None:
+        graph = json.loads(parts[GRAPH])
+        for call in graph["graph_module"]["module_call_graph"]:
+            if call["signature"]:
+                call["signature"]["forward_arg_names"] = [evil]
+        parts[GRAPH] = json.dumps(graph).encode()
+
+    with pytest.raises(FalajError):
+        TorchRuntime().load(ServableModel("torch", changed(program, rename), NAMES))
+    assert not mark.exists()
+
+
+@needs_torch
+@pytest.mark.parametrize("name", ["aten.manual_seed.default", "aten.str.default", "aten.add.op"])
+def test_what_is_no_operator_of_the_dispatcher_is_refused(program: bytes, name: str) -> None:
+    def call(parts: dict[str, bytes]) -> None:
+        parts[GRAPH] = parts[GRAPH].replace(b"aten.sigmoid.default", name.encode())
+
+    with pytest.raises(InvalidInput, match="not served"):
+        TorchRuntime().load(ServableModel("torch", changed(program, call), NAMES))
+
+
+@needs_torch
+def test_programs_of_ordinary_layers_are_served() -> None:
+    import torch
+
+    class Layers(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed = torch.nn.Embedding(10, 8)
+            self.encode = torch.nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+            self.convolve = torch.nn.Sequential(
+                torch.nn.Conv1d(8, 4, 3, padding=1), torch.nn.BatchNorm1d(4), torch.nn.GELU()
+            )
+            self.recur = torch.nn.LSTM(4, 4, batch_first=True)
+            self.last = torch.nn.Sequential(torch.nn.LayerNorm(4), torch.nn.Linear(4, 1))
+
+        def forward(self, rows: Any) -> Any:
+            words = self.embed(torch.nan_to_num(rows).abs().long().clamp(0, 9))
+            encoded = self.convolve(self.encode(words).transpose(1, 2)).transpose(1, 2)
+            mixed = torch.einsum("bij,bkj->bik", encoded, encoded).softmax(-1) @ encoded
+            return self.last(self.recur(mixed)[0].mean(1))
+
+    module = Layers().eval()
+    shapes = {"rows": {0: torch.export.Dim("n", min=1, max=1_000)}}
+    whole = torch.export.export(module, (torch.zeros(2, 3),), dynamic_shapes=shapes)
+    rows = np.random.default_rng(1).uniform(0, 9, (5, 3)).astype(np.float32)
+    expected = module(torch.from_numpy(rows)).detach().numpy()
+    for one in (whole, whole.run_decompositions()):
+        buffer = io.BytesIO()
+        torch.export.save(one, buffer)
+        loaded = TorchRuntime().load(ServableModel("torch", buffer.getvalue(), NAMES))
+        np.testing.assert_allclose(loaded.run(rows), expected, atol=1e-5)
 
 
 @needs_torch

@@ -6,6 +6,7 @@ the system spreads connections over them.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -20,15 +21,18 @@ from falaj.kernel.errors import (
 )
 from falaj.serving.adapters.grpc_bodies import decoded, request_of
 from falaj.serving.adapters.grpc_messages import SERVICE, message
-from falaj.serving.errors import DeadlineExceeded
+from falaj.serving.adapters.grpc_trails import CallTrails
+from falaj.serving.errors import DeadlineExceeded, ScoringFailed
 from falaj.serving.openinference import error_text, metadata, server_metadata
 from falaj.serving.question import Question
 from falaj.serving.tensors import checked_version
+from falaj.serving.trails import Trails
 
 if TYPE_CHECKING:
     from falaj.serving.plan import RequestPlan
     from falaj.serving.predictions import Parsed
     from falaj.serving.question import Predictions
+    from falaj.serving.requests import Request
 
 _CODES = {
     400: "INVALID_ARGUMENT",
@@ -48,7 +52,8 @@ _MOST_STREAMS = 256
 """Calls of one connection at once."""
 _IDLE_MS = 300_000
 _GRACE_SECONDS = 5.0
-_Told = Callable[[bytes, Any], Awaitable[bytes]]
+_Told = Callable[[bytes, Any, "Request | None"], Awaitable[bytes]]
+"""Answers a call's message; a request with a trail if somebody wants to know of it."""
 
 
 class GrpcInference:
@@ -61,6 +66,7 @@ class GrpcInference:
         clients: the authorities (PEM) of which clients must show a certificate; None: they
             need none.
         most_bytes: of one message. Each endpoint's own limit holds below it.
+        trails: notes what becomes of calls that are traced or told to the access log.
 
     Raises:
         ComponentRefused: grpcio is not installed.
@@ -74,6 +80,7 @@ class GrpcInference:
         *,
         clients: Path | None = None,
         most_bytes: int,
+        trails: Trails | None = None,
     ) -> None:
         try:
             import grpc.aio
@@ -88,6 +95,7 @@ class GrpcInference:
         self._certificate = certificate
         self._clients = clients
         self._most_bytes = most_bytes
+        self._trails = CallTrails(trails or Trails(), SERVICE)
         self._server: Any = None
         self.port = 0
         """Where it listens, once it does."""
@@ -151,19 +159,45 @@ class GrpcInference:
         handlers["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(self._stream)
         return grpc.method_handlers_generic_handler(SERVICE, handlers)
 
-    def _guarded(self, name: str, call: _Told) -> _Told:
+    def _guarded(self, name: str, call: _Told) -> Callable[[bytes, Any], Awaitable[bytes]]:
         """A call whose errors are told as statuses."""
 
         async def guarded(data: bytes, context: Any) -> bytes:
+            request = self._trails.begin(name, data, context)
             try:
-                return await call(data, context)
+                told = await call(data, context, request)
+            except asyncio.CancelledError:
+                self._cancelled(request, context)
+                raise
             except Exception as error:  # noqa: BLE001 - all of them are told to the client
                 document = self._problem(error, name, data)
                 code, text, trailing = self._told(document)
-                await context.abort(code, text, trailing)
+                more = self._failed(request, context, error, document)
+                await context.abort(code, text, trailing + more)
                 raise AssertionError from None  # abort has raised
+            more = self._trails.ended(request, context, n_bytes=len(told))
+            if more:
+                context.set_trailing_metadata(more)
+            return told
 
         return guarded
+
+    def _failed(
+        self, request: Request | None, context: Any, error: Exception, document: dict[str, Any]
+    ) -> tuple[tuple[str, str], ...]:
+        """Tell of a message whose answer is an error; returns further trailing metadata."""
+        status = int(document["status"])
+        known = error if isinstance(error, FalajError) else ScoringFailed(str(document["code"]))
+        return self._trails.ended(
+            request, context, status=status, code=_code_of(status), error=known
+        )
+
+    def _cancelled(self, request: Request | None, context: Any) -> None:
+        """Tell of a call that its client's deadline has ended; who has gone is told nothing."""
+        remaining = context.time_remaining()
+        if remaining is not None and remaining <= 0:
+            late = DeadlineExceeded("The deadline of the call was over before its answer.")
+            self._trails.ended(request, context, status=504, code=_code_of(504), error=late)
 
     def _problem(self, error: BaseException, name: str, data: bytes) -> dict[str, Any]:
         endpoint = ""
@@ -176,7 +210,7 @@ class GrpcInference:
 
     def _told(self, document: dict[str, Any]) -> tuple[Any, str, tuple[tuple[str, str], ...]]:
         status = int(document["status"])
-        code = getattr(self._grpc.StatusCode, _CODES.get(status, "INTERNAL"))
+        code = getattr(self._grpc.StatusCode, _code_of(status))
         trailing = [("falaj-code", str(document["code"]))]
         if status in (429, 503):
             trailing.append(("grpc-retry-pushback-ms", "1000"))
@@ -184,17 +218,17 @@ class GrpcInference:
 
     # -- calls ----------------------------------------------------------------------
 
-    async def _live(self, _data: bytes, _context: Any) -> bytes:
+    async def _live(self, _data: bytes, _context: Any, _request: Request | None) -> bytes:
         return _bytes("ServerLiveResponse", live=True)
 
-    async def _ready(self, _data: bytes, _context: Any) -> bytes:
+    async def _ready(self, _data: bytes, _context: Any, _request: Request | None) -> bytes:
         return _bytes("ServerReadyResponse", ready=self._predictions.why_not_ready is None)
 
-    async def _server_metadata(self, _data: bytes, context: Any) -> bytes:
+    async def _server_metadata(self, _data: bytes, context: Any, _request: Request | None) -> bytes:
         await self._predictions.known(_authorization(context))
         return _bytes("ServerMetadataResponse", **server_metadata())
 
-    async def _model_ready(self, data: bytes, context: Any) -> bytes:
+    async def _model_ready(self, data: bytes, context: Any, _request: Request | None) -> bytes:
         try:
             await self._plan("ModelReadyRequest", data, context)
         except (Unauthenticated, Forbidden):
@@ -203,7 +237,7 @@ class GrpcInference:
             return _bytes("ModelReadyResponse", ready=False)
         return _bytes("ModelReadyResponse", ready=True)
 
-    async def _model_metadata(self, data: bytes, context: Any) -> bytes:
+    async def _model_metadata(self, data: bytes, context: Any, _request: Request | None) -> bytes:
         plan = await self._plan("ModelMetadataRequest", data, context)
         return _bytes("ModelMetadataResponse", **metadata(plan))
 
@@ -215,8 +249,8 @@ class GrpcInference:
         checked_version(plan, request.version)
         return plan
 
-    async def _infer(self, data: bytes, context: Any) -> bytes:
-        started = time.perf_counter()
+    async def _infer(self, data: bytes, context: Any, tracked: Request | None) -> bytes:
+        started = time.perf_counter() if tracked is None else tracked.started
         authorization = _authorization(context)
         await self._predictions.known(authorization)
         request = decoded("ModelInferRequest", data)
@@ -230,24 +264,38 @@ class GrpcInference:
             return request_of(plan, request, caller=caller, started=started)
 
         until = None if remaining is None else started + remaining
-        question = Question(request.model_name, authorization, started, len(data), parse, until)
+        trail = None if tracked is None else tracked.trail
+        question = Question(
+            request.model_name, authorization, started, len(data), parse, until, trail
+        )
         told = await self._predictions.ask(question)
         return told if isinstance(told, bytes) else told.body
 
     async def _stream(self, requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
         """Answer the requests of a stream in their order; an error ends none but its own."""
         async for data in requests:
+            request = self._trails.begin("ModelStreamInfer", data, context)
             try:
-                told = await self._infer(data, context)
+                told = await self._infer(data, context, request)
+            except asyncio.CancelledError:
+                self._cancelled(request, context)
+                raise
             except Exception as error:  # noqa: BLE001 - all of them are told to the client
                 document = self._problem(error, "ModelInfer", data)
+                self._failed(request, context, error, document)
                 if document["status"] == 401:
                     code, text, trailing = self._told(document)
                     await context.abort(code, text, trailing)
                 yield _bytes("ModelStreamInferResponse", error_message=error_text(document))
                 continue
+            self._trails.ended(request, context, n_bytes=len(told))
             response = message("ModelInferResponse").FromString(told)
             yield _bytes("ModelStreamInferResponse", infer_response=response)
+
+
+def _code_of(status: int) -> str:
+    """The name of the gRPC status that means the same as one of HTTP."""
+    return _CODES.get(status, "INTERNAL")
 
 
 def _bytes(kind: str, /, **values: Any) -> bytes:

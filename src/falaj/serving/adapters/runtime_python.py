@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 from falaj.kernel.errors import Corrupt, InvalidInput
 from falaj.kernel.telemetry import logger
 from falaj.serving.adapters.python_child import ANSWER, REQUEST
+from falaj.serving.adapters.python_idle import IdleUse, IdleWatch
 from falaj.serving.errors import ModelFailed
 from falaj.serving.model import ServableModel
 from falaj.serving.rings import MEMORY
@@ -66,6 +67,9 @@ class ProcessLimits:
     """Of address space (RLIMIT_AS), with Python and numpy in it."""
     call_seconds: float = 1.0
     """For one run of up to 1,024 rows; after that the process is killed."""
+    idle_cpu_seconds: float = 0.5
+    """Of CPU time that it may use while it is asked nothing, beyond a tenth of a core; after
+    that the process is killed, and started again by the next call."""
     start_seconds: float = 30.0
     """For the process to start and the model to be made."""
     unpacked_bytes: int = 2 << 30
@@ -87,10 +91,13 @@ class PythonRuntime:
         self._limits = limits or ProcessLimits()
         # The kernel ends a child with the *thread* that started it: one that stays.
         self._starter = ThreadPoolExecutor(1, thread_name_prefix="falaj-python-models")
+        self._watch = IdleWatch()
 
     def load(self, model: ServableModel) -> PythonModel:
         """The model in a started process; see ``Runtime.load``."""
-        return PythonModel(model, self._limits, self._starter)
+        loaded = PythonModel(model, self._limits, self._starter)
+        self._watch.add(loaded)
+        return loaded
 
 
 class _Process:
@@ -110,6 +117,10 @@ class _Process:
         finally:
             os.close(request_read)
             os.close(answer_write)
+        self.idle: IdleUse | None = None
+        """Set when its model is made."""
+        self._lock = threading.Lock()
+        self._how = ""
         os.set_blocking(self.requests, False)
         os.set_blocking(self.answers, False)
 
@@ -139,12 +150,31 @@ class _Process:
 
     def end(self) -> str:
         """Kill the child with all that it started; returns how it ended."""
-        for descriptor in (self.requests, self.answers):
-            os.close(descriptor)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.started.pid, signal.SIGKILL)
-        code = self.started.wait()
-        return f"signal {-code}" if code < 0 else f"exit code {code}"
+        with self._lock:
+            if not self._how:  # once: its id and its descriptors are another's behind it
+                for descriptor in (self.requests, self.answers):
+                    os.close(descriptor)
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(self.started.pid, signal.SIGKILL)
+                code = self.started.wait()
+                self._how = f"signal {-code}" if code < 0 else f"exit code {code}"
+            return self._how
+
+    def look(self) -> float:
+        """The CPU time that it has used while it was asked nothing; 0 if it has ended."""
+        with self._lock:
+            return 0.0 if self._how or self.idle is None else self.idle.look()
+
+    def rest(self) -> None:
+        """Note that it has answered."""
+        with self._lock:
+            if not self._how and self.idle is not None:
+                self.idle.rest()
+
+    def more_threads(self) -> int:
+        """Threads that its model has left since the last look."""
+        with self._lock:
+            return 0 if self._how or self.idle is None else self.idle.more_threads()
 
 
 class PythonModel:
@@ -160,6 +190,13 @@ class PythonModel:
         self._limits = limits
         self._starter = starter
         self._lock = threading.Lock()
+        self._resting = False
+        """True while there is no process, until somebody asks."""
+        self._n_calls = self._n_calls_seen = 0
+        self.n_threads_left = 0
+        """Threads that calls have left behind, of all its processes so far."""
+        self.n_idle_kills = 0
+        """Processes that were killed for what they did while they were asked nothing."""
         self._folder = Path(tempfile.mkdtemp(prefix="falaj-model-", dir=_MEMORY))
         self._holder: list[Future[_Process]] = []
         self._closing = weakref.finalize(self, _ended, self._holder, self._folder)
@@ -193,7 +230,7 @@ class PythonModel:
 
     @property
     def pid(self) -> int:
-        """Of the process that runs now; waits for one that starts."""
+        """Of the process that runs now, or ran last; waits for one that starts."""
         return self._holder[0].result().started.pid
 
     def run(self, rows: NDArray[np.float32]) -> NDArray[np.floating[Any]]:
@@ -214,6 +251,10 @@ class PythonModel:
     def _answer(self, rows: NDArray[np.float32]) -> NDArray[np.float64]:
         with self._lock:
             child = self._child()
+            if child.look() > self._limits.idle_cpu_seconds:
+                self._end_idle(child)
+                child = self._child()
+            self._n_calls += 1
             until = time.monotonic() + self._limits.call_seconds
             try:
                 child.send(REQUEST.pack(*rows.shape) + rows.tobytes(), until)
@@ -228,9 +269,43 @@ class PythonModel:
                 raise
             except (TimeoutError, EOFError, OSError, ValueError) as error:
                 raise _failed(self._lost(child, error)) from None
+            finally:
+                child.rest()
             return np.frombuffer(data, dtype="<f8").reshape(n, k)
 
+    def look(self) -> None:
+        """See what the process does while it is asked nothing; see ``python_idle``."""
+        if not self._lock.acquire(blocking=False):
+            return  # it is in a call, which has a time limit of its own
+        try:
+            future = next(iter(self._holder), None)
+            if self._resting or future is None or not future.done() or future.exception():
+                return
+            child = future.result()
+            if child.look() > self._limits.idle_cpu_seconds:
+                self._end_idle(child)
+            elif self._n_calls == self._n_calls_seen:  # they had the time from look to look to end
+                more = child.more_threads()
+                if more and not self.n_threads_left:
+                    logger(__name__).warning("custom model leaves threads behind", threads=more)
+                self.n_threads_left += more
+            self._n_calls_seen = self._n_calls
+        finally:
+            self._lock.release()
+
+    def _end_idle(self, child: _Process) -> None:
+        """End a process that computes though nobody asks; the next call starts another."""
+        child.end()
+        self._resting = True
+        self.n_idle_kills += 1
+        logger(__name__).warning(
+            "custom model ended: it computes while it is asked nothing", times=self.n_idle_kills
+        )
+
     def _child(self) -> _Process:
+        if self._resting and self._closing.alive:
+            self._resting = False
+            self._start()
         if self._holder[0].done() and self._holder[0].exception() is not None:
             self._start()  # it did not start the last time
         return self._holder[0].result()
@@ -270,6 +345,7 @@ def _started(folder: Path, limits: ProcessLimits) -> _Process:
     if text and limits.confined:
         child.end()
         raise _failed(f"this machine cannot confine it (it lacks {text.replace(' ', ' and ')})")
+    child.idle = IdleUse(child.started.pid)
     return child
 
 

@@ -1,9 +1,10 @@
 """PyTorch programs (``torch.export``, .pt2), run by PyTorch on one thread.
 
-A .pt2 file is an archive, parts of which PyTorch would unpickle or evaluate as Python.
-Nothing of that kind reaches it: the archive is read here, only its graph and its plain
-weights are taken over into a new one, and every operator and every expression of the graph
-must be on a list. PyTorch is not among the platform's own dependencies.
+A .pt2 file is an archive, parts of which PyTorch would unpickle or evaluate as Python, and
+whose names it writes into Python source that it runs. Nothing of that kind reaches it: the
+archive is read here, only its graph and its plain weights are taken over into a new one,
+every operator must be on a list (``torch_operators``), every expression be one of sizes, and
+every other text a plain word. PyTorch is not among the platform's own dependencies.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import io
 import json
 import re
 import zipfile
-from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import Any
 
@@ -20,6 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from falaj.kernel.errors import Corrupt, InvalidInput
+from falaj.serving.adapters.torch_operators import check_registered, may_be_called
+from falaj.serving.adapters.torch_operators import refused as _refused
 from falaj.serving.model import ServableModel
 from falaj.serving.widths import check_rows, columns_of
 from falaj.serving.zipped import read_entry
@@ -30,22 +32,19 @@ _CONFIGS = (f"{_WEIGHTS}model_weights_config.json", f"{_CONSTANTS}model_constant
 _SAMPLES = "data/sample_inputs/model.pt"
 _MARKS = ("archive_format", "archive_version", "byteorder", ".data/version")
 _PLAIN = re.compile(r"data/(weights/weight|constants/tensor)_[0-9]+")
-_TARGET = re.compile(
-    r"torch\.ops\.(aten|prims)\.[A-Za-z0-9_]+\.[A-Za-z0-9_]+"
-    r"|_operator\.(add|sub|mul|floordiv|truediv|mod|neg|pow|eq|ne|lt|le|gt|ge|and_|or_|not_|getitem)"
-    r"|math\.(trunc|floor|ceil)"
-)
-_HARMFUL = re.compile(
-    r"from_file|save|set_.*|.*resize.*|.*empty.*|_print|warn|.*_unsafe|_unsafe_(?:index|masked_index).*"
-)
-"""PyTorch's own operators that read or write files, tell what the memory held before, or do
-not look where they write."""
 _EXPRESSION = re.compile(
     r"(?:\bSymbol\('[su][0-9]{1,6}'(?:, [a-z_]{1,20}=(?:True|False))*\)"
     r"|\b(?:Add|Mul|Integer|Max|Min|FloorDiv|Mod|PythonMod|CleanDiv|True|False)\b"
     r"|\b[su][0-9]{1,6}\b|\b[0-9]{1,18}\b|[-+*(), ])*"
 )
 """Sizes as PyTorch writes them; it evaluates the text as Python."""
+_WORD = re.compile(r"[A-Za-z0-9_.]{0,500}")
+"""A name. PyTorch writes those of inputs, nodes and weights into source as they are."""
+_FREE = frozenset({"as_string", "as_strings"})
+"""Texts that are arguments of operators: these it quotes."""
+_SPECIFICATIONS = frozenset({"in_spec", "out_spec"})
+_DROPPED: dict[str, Any] = {"metadata": {}, "guards_code": []}
+"""What a graph can do without: where it came from, and checks of its inputs as source."""
 _MOST_BYTES = 2 << 30
 
 
@@ -68,7 +67,7 @@ class TorchRuntime:
         Raises:
             InvalidInput: PyTorch is not installed here.
         """
-        archive = clean_archive(model.model)
+        archive, operators = cleaned(model.model)
         if find_spec("torch") is None:
             raise InvalidInput(
                 "The model is a PyTorch program, and PyTorch is not installed here.",
@@ -76,6 +75,7 @@ class TorchRuntime:
             )
         import torch
 
+        check_registered(operators)
         try:
             module = torch.export.load(io.BytesIO(archive)).module()
         except Exception as error:  # PyTorch raises whatever it meets
@@ -121,7 +121,15 @@ class TorchModel:
 
 
 def clean_archive(data: bytes) -> bytes:
+    """A .pt2 archive of the graph and plain weights of another; raises as ``cleaned`` does."""
+    return cleaned(data)[0]
+
+
+def cleaned(data: bytes) -> tuple[bytes, set[str]]:
     """A .pt2 archive of the graph and plain weights of another, with nothing else of it.
+
+    Returns:
+        the archive, and the operators that its graph calls.
 
     Raises:
         Corrupt: it is no such archive.
@@ -142,11 +150,13 @@ def clean_archive(data: bytes) -> bytes:
     if missing:
         raise _corrupt(f"its archive lacks {', '.join(missing)}")
     try:
-        graph = json.loads(parts[_GRAPH])
+        operators: set[str] = set()
+        graph = _clean("", json.loads(parts[_GRAPH]), operators)
+        parts[_GRAPH] = json.dumps(graph).encode()
         configs = [json.loads(parts[name])["config"] for name in _CONFIGS]
-        _check_graph(graph)
         for folder, config in zip((_WEIGHTS, _CONSTANTS), configs, strict=True):
-            for entry in config.values():
+            for name, entry in config.items():
+                _check_word(name)
                 _check_weight(folder, entry, parts)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise _corrupt(f"its archive cannot be read ({type(error).__name__})") from error
@@ -156,39 +166,68 @@ def clean_archive(data: bytes) -> bytes:
             if name in (_GRAPH, *_CONFIGS, *_MARKS) or _PLAIN.fullmatch(name):
                 clean.writestr(f"archive/{name}", part)
         clean.writestr(f"archive/{_SAMPLES}", b"")  # would be unpickled; empty is "none"
-    return buffer.getvalue()
+    return buffer.getvalue(), operators
 
 
-def _check_graph(graph: Any) -> None:
-    for key, value in _strings(graph):
-        if key == "target" and not _may_be_called(value):
-            raise _refused(f"it calls {value[:80]!r}")
-        if key == "expr_str" and ("**" in value or not _EXPRESSION.fullmatch(value)):
-            raise _refused(f"it has the expression {value[:80]!r}")
-        if key == "as_custom_obj":
+def _clean(key: str, value: Any, operators: set[str]) -> Any:
+    """A JSON document without what a graph can do without; raises InvalidInput.
+
+    Args:
+        key: the name under which it stands.
+        value: the document.
+        operators: takes the operators that it names.
+    """
+    if key in _DROPPED:
+        return _DROPPED[key]
+    if isinstance(value, dict):
+        if value.get("as_custom_obj") is not None:
             raise _refused("it holds a custom object")
+        for name in value:
+            _check_word(name)
+        return {name: _clean(name, one, operators) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_clean(key, one, operators) for one in value]
+    if isinstance(value, str):
+        _check_text(key, value, operators)
+    return value
 
 
-def _may_be_called(target: str) -> bool:
-    if not _TARGET.fullmatch(target):
-        return False
-    parts = target.split(".")
-    return parts[0] != "torch" or not _HARMFUL.fullmatch(parts[3])
+def _check_text(key: str, value: str, operators: set[str]) -> None:
+    if key in ("target", "as_operator"):
+        if not may_be_called(value):
+            raise _refused(f"it calls {value[:80]!r}")
+        operators.add(value)
+    elif key == "expr_str":
+        if "**" in value or not _EXPRESSION.fullmatch(value):
+            raise _refused(f"it has the expression {value[:80]!r}")
+    elif key in _SPECIFICATIONS:
+        _check_specification(json.loads(value))
+    elif key in ("as_float", "as_floats"):
+        _check_word(value.removeprefix("-"))  # infinity
+    elif key == "torch_version":
+        _check_word(value.replace("+", "").replace("-", ""))
+    elif key not in _FREE:
+        _check_word(value)
 
 
-def _strings(document: Any) -> Iterator[tuple[str, str]]:
-    """Every text in a JSON document, with the name under which it stands."""
-    ahead: list[tuple[str, Any]] = [("", document)]
-    while ahead:
-        key, value = ahead.pop()
-        if isinstance(value, dict):
-            if value.get("as_custom_obj") is not None:
-                yield "as_custom_obj", ""
-            ahead += value.items()
-        elif isinstance(value, list):
-            ahead += [(key, one) for one in value]
-        elif isinstance(value, str):
-            yield key, value
+def _check_specification(document: Any) -> None:
+    """How inputs or outputs are nested: lists, names, and further such texts."""
+    if isinstance(document, dict):
+        document = [*document, *document.values()]
+    if isinstance(document, list):
+        for one in document:
+            _check_specification(one)
+    elif isinstance(document, str) and not _WORD.fullmatch(document):
+        try:
+            further = json.loads(document)
+        except ValueError:
+            raise _refused(f"it has the name {document[:80]!r}") from None
+        _check_specification(further)
+
+
+def _check_word(text: str) -> None:
+    if not _WORD.fullmatch(text):
+        raise _refused(f"it has the name {text[:80]!r}")
 
 
 def _check_weight(folder: str, entry: Any, parts: dict[str, bytes]) -> None:
@@ -211,13 +250,6 @@ def _whole(number: Any) -> int:
     if not isinstance(found, int) or isinstance(found, bool):
         raise TypeError("a size is no number")
     return found
-
-
-def _refused(why: str) -> InvalidInput:
-    return InvalidInput(
-        f"The PyTorch program is not served: {why}.",
-        hint="Export a program of PyTorch's own operators with torch.export.",
-    )
 
 
 def _corrupt(why: str) -> Corrupt:

@@ -1,8 +1,8 @@
 """Spans of answered requests, exported by OTLP over HTTP (needs ``falaj[otel]``).
 
 Requests wait in a bounded queue; a thread makes spans of them, by the OpenTelemetry SDK, and
-sends them. Attributes follow OpenTelemetry's semantic conventions for HTTP servers; those of
-Falaj's own begin with ``falaj.``.
+sends them. Attributes follow OpenTelemetry's semantic conventions for HTTP servers, or for
+RPC servers where gRPC was asked; those of Falaj's own begin with ``falaj.``.
 """
 
 from __future__ import annotations
@@ -146,13 +146,12 @@ class OtlpSpans:
             )  # fmt: skip
             parent = set_span_in_context(NonRecordingSpan(remote))
         self._ids.give(int(trail.trace_id, 16), int(trail.span_id, 16))
-        route = _route(request.path)
-        method = request.method.decode("latin-1")
+        name, asked = self._named_grpc(ended) if ended.grpc_code else self._named_http(ended)
         span = self._tracer.start_span(
-            f"{method} {route}" if route else method,
+            name,
             context=parent,
             kind=SpanKind.SERVER,
-            attributes=self._attributes(ended, n_asked, method, route),
+            attributes=asked | self._attributes(ended, n_asked),
             start_time=self._ns(request.started),
         )
         within = set_span_in_context(span)
@@ -172,22 +171,44 @@ class OtlpSpans:
             span.set_status(Status(StatusCode.ERROR))
         span.end(self._ns(ended.at))
 
-    def _attributes(self, ended: Ended, n_asked: int, method: str, route: str) -> dict[str, Any]:
-        request, trail = ended.request, ended.trail
+    def _named_http(self, ended: Ended) -> tuple[str, dict[str, Any]]:
+        """The name of a span, and what only one over HTTP has."""
+        request = ended.request
+        method = request.method.decode("latin-1")
+        route = _route(request.path)
         told: dict[str, Any] = {
             "http.request.method": method,
             "http.response.status_code": ended.status,
-            "http.request.body.size": n_asked,
-            "http.response.body.size": ended.n_bytes,
             "url.scheme": self._scheme,
             "url.path": request.path.decode("latin-1"),
             "network.protocol.version": "1.1",
+        }
+        if not route:
+            return method, told
+        return f"{method} {route}", told | {"http.route": route}
+
+    @staticmethod
+    def _named_grpc(ended: Ended) -> tuple[str, dict[str, Any]]:
+        """The name of a span, and what only one over gRPC has."""
+        method = ended.request.path.decode("latin-1").removeprefix("/")
+        return method, {
+            "rpc.system.name": "grpc",
+            "rpc.method": method,
+            "rpc.response.status_code": ended.grpc_code,
+            "network.protocol.version": "2",
+        }
+
+    @staticmethod
+    def _attributes(ended: Ended, n_asked: int) -> dict[str, Any]:
+        request, trail = ended.request, ended.trail
+        told: dict[str, Any] = {
+            "http.request.body.size": n_asked,
+            "http.response.body.size": ended.n_bytes,
             "client.address": ended.client,
         }
         host = request.headers.get(b"host", b"").decode("latin-1")
         agent = request.headers.get(b"user-agent", b"").decode("latin-1")
         more = {
-            "http.route": route,
             "server.address": host.rpartition(":")[0] or host,
             "user_agent.original": agent[:200],
             "enduser.id": trail.caller,
