@@ -437,5 +437,15 @@ def test_rows_that_cannot_be_written_and_rows_of_no_number_are_scored():
     np.testing.assert_allclose(loaded.run(aside.reshape(3, N_FEATURES)), wanted, atol=1e-6)
 
 
+@pytest.mark.parametrize("lay_out", [np.asfortranarray, np.float64, lambda rows: rows[:, ::-1]])
+def test_rows_of_another_layout_or_type_are_scored_by_the_compiled_loops(monkeypatch, lay_out):
+    model = classifier()
+    loaded = TreeRuntime(OnnxRuntime(device="cpu"), after_runs=0).load(model)
+    rows = lay_out(np.random.default_rng(1).normal(size=(40, N_FEATURES)).astype(np.float32))
+    wanted = OnnxRuntime(device="cpu").load(model).run(np.ascontiguousarray(rows, np.float32))
+    monkeypatch.delattr(type(loaded._wrapped), "run")
+    np.testing.assert_allclose(loaded.run(rows), wanted, atol=1e-6)
+
+
 def test_the_module_names_how_often_a_model_is_asked_first():
     assert TreeRuntime(OnnxRuntime(device="cpu"))._after_runs == runtime_trees.AFTER_RUNS > 3

@@ -15,12 +15,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from falaj.kernel.errors import Corrupt
 from falaj.kernel.telemetry import logger
 from falaj.serving.trees.ensemble import NotCompilable
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     from falaj.serving.model import ServableModel
@@ -83,10 +84,13 @@ class TreeModel:
             if self._runs_left:
                 self._count()
             return self._wrapped.run(rows)
-        try:
-            return scorer.run(rows)
-        except TypeError:  # another layout or type of array, which the wrapped runtime converts
-            return self._wrapped.run(rows)
+        if rows.ndim != 2:
+            return self._wrapped.run(rows)  # which says what is wrong with them
+        if not rows.flags.carray or rows.dtype != np.float32:
+            # The loops are compiled for one kind of array. To be asked with another costs far
+            # more than a copy, and nobody would notice.
+            rows = np.require(rows, np.float32, ["C", "A", "W"])
+        return scorer.run(rows)
 
     def _count(self) -> None:
         with self._starting:
