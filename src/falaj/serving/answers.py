@@ -36,9 +36,14 @@ class AnswerWriter:
     def __init__(self, release: Release, variants: Sequence[CompiledVariant]) -> None:
         self._variants = tuple(variants)
         self._head, self._item = _templates(release)
-        self._lone = "{" + f'"request_id":%s,{self._head.replace("%", "%%")}{self._item}]' + "}"
         self._tails = [
             f',"variant":"{one.variant.name}","model":"{one.label}"' + "}" for one in variants
+        ]
+        begin = f'{{"request_id":%s,{self._head.replace("%", "%%")}'
+        self._lone = f"{begin}{self._item}]}}"
+        """The whole answer to a request of one row, where there is one variant; or by variant:"""
+        self._lones = [
+            f"{begin}{self._item[:-1]}{tail.replace('%', '%%')}]}}" for tail in self._tails
         ]
 
     def written(
@@ -64,6 +69,9 @@ class AnswerWriter:
             scored = [part.vectors.outputs.tolist() for part in parts]
             scores = scored[0] if places is None else [scored[part][row] for part, row in places]
             finite = _finite(scores)
+        lones = [self._lone]
+        if places is not None:
+            lones = [self._lones[self._variants.index(part.variant)] for part in parts]
         answers: list[Told | FalajError] = []
         explained: _Explained | None = None
         place = 0
@@ -78,8 +86,9 @@ class AnswerWriter:
                 named = _quoted(request.request_id).decode()
             if request.render is not None:
                 answers.append(self._rendered(plan, request, ids, parts, places, place))
-            elif end - place == 1 and places is None and finite and not request.explain:
-                answers.append((self._lone % (named, ids[place], *scores[place])).encode())
+            elif end - place == 1 and finite and not request.explain:
+                lone = lones[0 if places is None else places[place][0]]
+                answers.append((lone % (named, ids[place], *scores[place])).encode())
             else:
                 told = [
                     self._told(
