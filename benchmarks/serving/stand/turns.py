@@ -73,18 +73,31 @@ class Contestant:
 def measured(
     contestants: Sequence[Contestant], connections: Sequence[int], *, rounds: int, seconds: float
 ) -> None:
-    """Measure all in turn, one round more than is kept."""
+    """Measure all in turn, one round more than is kept.
+
+    The first is ours: it must answer. Of a peer that ends (some do) the rounds before count,
+    and the name in the table says how many.
+    """
     if not has_wrk():
         print(HOW_TO_GET_WRK, file=sys.stderr)
     for one in contestants:
         one.server.pause()
+    living = list(contestants)
     for number in range(rounds + 1):
-        for one in contestants:
+        for one in list(living):
             one.server.resume()
-            for n in connections:
-                one.measure(n, min(seconds, 1.0) if number == 0 else seconds, keep=number > 0)
+            try:
+                for n in connections:
+                    one.measure(n, min(seconds, 1.0) if number == 0 else seconds, keep=number > 0)
+            except RuntimeError as error:
+                if one is contestants[0]:
+                    raise
+                print(f"{one.name} is measured no further: {error}", file=sys.stderr)
+                living.remove(one)
+                one.name += f", ended in round {number}"
+                continue
             one.server.pause()
-    for one in contestants:
+    for one in living:
         one.server.resume()
 
 
@@ -162,6 +175,8 @@ def table(
             )  # fmt: skip
             rows.append(row)
     for name, peer in peers.items():
+        if (16, RATE) not in peer.found:
+            continue  # it ended before anything was kept
         ratio = mine.of(16, RATE) / peer.of(16, RATE)
         row = Row(
             f"{work}, against {peer.name}", "16 connections", RATE, mine.of(16, RATE),
