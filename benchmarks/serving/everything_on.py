@@ -50,7 +50,7 @@ def measure(folder: Path, *, rounds: int, seconds: float) -> list[Row]:
     ):
         ours.from_the_store(platform, variants, values)
         asked = ours.key_requests(entities.tolist(), platform)
-        with ours.worker(platform, asked[0], core=server_core) as server:
+        with ours.worker(platform, asked.now()[0], core=server_core) as server:
             load = Load(server.port, asked, core=client_core)
             agreed_by_variant(load, scores)
             mine = Contestant("ours", server, load)

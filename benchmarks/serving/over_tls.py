@@ -35,8 +35,8 @@ def measure(folder: Path, *, rounds: int, seconds: float) -> list[Row]:
         ours.in_the_body(platform, classifier)
         asked = ours.body_requests(classifier.rows, platform)
         with (
-            ours.worker(platform, asked[0], core=server_core, name="clear") as clear,
-            ours.worker(platform, asked[0], core=server_core, name="tls", tls=True) as secure,
+            ours.worker(platform, asked.now()[0], core=server_core, name="clear") as clear,
+            ours.worker(platform, asked.now()[0], core=server_core, name="tls", tls=True) as secure,
         ):
             protocol = spoken(secure.port)
             contestants = [

@@ -40,9 +40,8 @@ def requests_of(rows: np.ndarray, platform: ours.Platform, name: str) -> list[by
     named = [dict(zip(NAMES, row, strict=True)) for row in rows.tolist()]
     path = f"/v1/endpoints/{name}/predict"
     starts = range(0, len(named) - N_ROWS + 1, 5)
-    return [
-        request(path, {"inputs": named[at : at + N_ROWS]}, headers=platform.bearer) for at in starts
-    ]
+    bearer = platform.bearer()
+    return [request(path, {"inputs": named[at : at + N_ROWS]}, headers=bearer) for at in starts]
 
 
 def measure(folder: Path, *, rounds: int, seconds: float) -> list[Row]:

@@ -42,7 +42,7 @@ def measure(folder: Path, *, rounds: int, seconds: float) -> list[Row]:
     ):
         ours.in_the_body(platform, classifier)
         asked = ours.body_requests(classifier.rows, platform)
-        with ours.worker(platform, asked[0], core=server_core) as server:
+        with ours.worker(platform, asked.now()[0], core=server_core) as server:
             load = Load(server.port, asked, core=client_core)
             agreed("ours", load, our_score, classifier.scores)
             mine = Contestant("ours", server, load)

@@ -55,7 +55,7 @@ class Trial:
         self._releases = [platform.deploy("bench", version) for version in (1, 2)]
         platform.activate(self._releases[0])
         rows = models[0].rows
-        self.asked = ours.body_requests(rows, platform)
+        self.asked = ours.body_requests(rows, platform).now()
         self._told = folder / "told.json"
         self._told.write_text(
             json.dumps(

@@ -35,8 +35,10 @@ def measure(folder: Path, *, rounds: int, seconds: float) -> list[Row]:
         ours.in_the_body(platform, classifier)
         asked = ours.body_requests(classifier.rows, platform)
         with (
-            ours.worker(platform, asked[0], core=here[0], name="one") as one,
-            ours.worker(platform, asked[0], core=frozenset(here[:2]), name="two", workers=2) as two,
+            ours.worker(platform, asked.now()[0], core=here[0], name="one") as one,
+            ours.worker(
+                platform, asked.now()[0], core=frozenset(here[:2]), name="two", workers=2
+            ) as two,
         ):
             contestants = [
                 Contestant("1 worker", one, Load(one.port, asked, core=client_core)),

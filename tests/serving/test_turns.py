@@ -115,8 +115,8 @@ def test_what_would_wait_too_long_is_told_to_come_back(tmp_path: Path) -> None:
 
     async def main() -> list[Any]:
         with laned(tmp_path) as lane:
-            for size in (1, 2, 3):
-                await lane.scored(plan, asked(plan, *range(size)))
+            for size in (1, 2, 3):  # what it will measure, on a machine that is not busy
+                lane.costs.saw(size, 0.002 * size)
             found = []
             for number in range(100):
                 try:
@@ -131,7 +131,7 @@ def test_what_would_wait_too_long_is_told_to_come_back(tmp_path: Path) -> None:
 
     refused = [isinstance(one, Overloaded) for one in asyncio.run(main())]
     assert refused == sorted(refused)  # those that came first are in
-    assert 25 <= refused.index(True) <= 75
+    assert 49 <= refused.index(True) <= 52
 
 
 def test_a_few_rows_may_wait_however_slow_the_model_is(tmp_path: Path) -> None:

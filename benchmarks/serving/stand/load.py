@@ -15,6 +15,7 @@ import ssl
 import subprocess
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,24 @@ def client_name() -> str:
     return told.splitlines()[0].split(" [")[0] if told else "wrk"
 
 
+class Renewed:
+    """Requests that are made anew every two minutes: an access token lives for five.
+
+    Args:
+        make: makes them.
+    """
+
+    def __init__(self, make: Callable[[], list[bytes]]) -> None:
+        self._make = make
+        self._made, self._made_at = make(), time.monotonic()
+
+    def now(self) -> list[bytes]:
+        """The requests, with a token that holds for the next three minutes at least."""
+        if time.monotonic() - self._made_at > 120:
+            self._made, self._made_at = self._make(), time.monotonic()
+        return self._made
+
+
 class Load:
     """The requests of one server.
 
@@ -85,10 +104,22 @@ class Load:
     """
 
     def __init__(
-        self, port: int, asked: list[bytes], *, core: int, tls: bool = False, python: bool = False
+        self,
+        port: int,
+        asked: list[bytes] | Renewed,
+        *,
+        core: int,
+        tls: bool = False,
+        python: bool = False,
     ) -> None:
-        self.port, self.asked, self.core, self.tls = port, asked, core, tls
+        self.port, self._requests, self.core, self.tls = port, asked, core, tls
         self._python = python or not has_wrk()
+
+    @property
+    def asked(self) -> list[bytes]:
+        """The requests as they are sent now."""
+        given = self._requests
+        return given.now() if isinstance(given, Renewed) else given
 
     def run(self, connections: int, seconds: float) -> Measured:
         """Ask on so many connections for so long."""
@@ -133,16 +164,16 @@ class Load:
         return found
 
     async def _asked(self, connections: int, seconds: float) -> Measured:
-        loop = asyncio.get_running_loop()
+        loop, asked = asyncio.get_running_loop(), self.asked
         times: list[float] = []
         began = time.perf_counter()
         until = began + seconds
         context = _trusting() if self.tls else None
         askers = []
         for number in range(connections):
-            place = number * len(self.asked) // connections
+            place = number * len(asked) // connections
             _, asker = await loop.create_connection(
-                lambda place=place: Asker(self.asked, place, until, times),
+                lambda place=place: Asker(asked, place, until, times),
                 "127.0.0.1",
                 self.port,
                 ssl=context,

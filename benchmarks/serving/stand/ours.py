@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stand.classifier import NAMES, Classifier
-from stand.load import ask_once, request
+from stand.load import Renewed, ask_once, request
 from stand.processes import Cores, ServerProcess, child_of_ours, command_of
 
 if TYPE_CHECKING:
@@ -45,13 +45,17 @@ class Platform:
 
     premises: Premises
     folder: Path
-    token: str
     approved: dict[tuple[str, int], Approved]
 
-    @property
     def bearer(self) -> str:
-        """The header line of a program with the role ``service``."""
-        return f"authorization: Bearer {self.token}\r\n"
+        """The header line of a program with the role ``service``; its token lives five minutes."""
+        from falaj.kernel.call import Principal, PrincipalKind
+
+        caller = Principal("service:bench", PrincipalKind.SERVICE, ("service",))
+        token, _ = self.premises.tokens.issue(
+            caller, session="session_bench", account_epoch=0, mfa_at=None, now=datetime.now(UTC)
+        )
+        return f"authorization: Bearer {token}\r\n"
 
     def keep(self, classifier: Classifier, model: str, version: int, prefix: str = "") -> None:
         """Sign and keep a bundle of a classifier, and approve it.
@@ -158,7 +162,6 @@ class _Approvals:
 @contextlib.contextmanager
 def opened(folder: Path) -> Iterator[Platform]:
     """A new platform in a folder, open until the block ends."""
-    from falaj.kernel.call import Principal, PrincipalKind
     from falaj.kernel.settings import Settings
     from falaj.wiring.assembly import assemble
     from falaj.wiring.setup import initialise
@@ -167,11 +170,7 @@ def opened(folder: Path) -> Iterator[Platform]:
     initialise(Settings.read(folder), owner="bench")
     premises = assemble(Settings.read(folder), process="bench")
     try:
-        caller = Principal("service:bench", PrincipalKind.SERVICE, ("service",))
-        token, _ = premises.tokens.issue(
-            caller, session="session_bench", account_epoch=0, mfa_at=None, now=datetime.now(UTC)
-        )
-        yield Platform(premises, folder, token, {})
+        yield Platform(premises, folder, {})
     finally:
         premises.close()
 
@@ -253,19 +252,29 @@ def _fill(premises: Premises, values: np.ndarray) -> None:
         premises.features.push("states", rows, stored=True)
 
 
-def body_requests(rows: np.ndarray, platform: Platform, name: str = "bench") -> list[bytes]:
+def body_requests(rows: np.ndarray, platform: Platform, name: str = "bench") -> Renewed:
     """One request for each row, features in the body."""
-    path = f"/v1/endpoints/{name}/predict"
-    return [
-        request(path, {"inputs": [dict(zip(NAMES, row, strict=True))]}, headers=platform.bearer)
-        for row in rows.tolist()
-    ]
+    path, named = (
+        f"/v1/endpoints/{name}/predict",
+        [dict(zip(NAMES, row, strict=True)) for row in rows.tolist()],
+    )
+
+    def made() -> list[bytes]:
+        bearer = platform.bearer()
+        return [request(path, {"inputs": [row]}, headers=bearer) for row in named]
+
+    return Renewed(made)
 
 
-def key_requests(entities: Sequence[int], platform: Platform, name: str = "looked") -> list[bytes]:
+def key_requests(entities: Sequence[int], platform: Platform, name: str = "looked") -> Renewed:
     """One request for each entity, whose features are looked up."""
     path = f"/v1/endpoints/{name}/predict"
-    return [request(path, {"inputs": [{KEY: one}]}, headers=platform.bearer) for one in entities]
+
+    def made() -> list[bytes]:
+        bearer = platform.bearer()
+        return [request(path, {"inputs": [{KEY: one}]}, headers=bearer) for one in entities]
+
+    return Renewed(made)
 
 
 # -- workers ---------------------------------------------------------------------------
