@@ -31,17 +31,26 @@ def measure(folder: Path, *, rounds: int, seconds: float) -> list[Row]:
     """Both in turn; the rows of the table."""
     server_core, client_core = cores()
     classifier = make_classifier(folder)
-    with ours.opened(folder / "ours") as platform:
-        ours.in_the_body(platform, classifier)
-        asked = ours.body_requests(classifier.rows, platform)
+    # Each its own platform: a platform has one log writer.
+    with (
+        ours.opened(folder / "clear") as open_platform,
+        ours.opened(folder / "secure") as secure_platform,
+    ):
+        asked = []
+        for platform in (open_platform, secure_platform):
+            ours.in_the_body(platform, classifier)
+            asked.append(ours.body_requests(classifier.rows, platform))
+        plainly, secretly = asked
         with (
-            ours.worker(platform, asked.now()[0], core=server_core, name="clear") as clear,
-            ours.worker(platform, asked.now()[0], core=server_core, name="tls", tls=True) as secure,
+            ours.worker(open_platform, plainly.now()[0], core=server_core, name="clear") as clear,
+            ours.worker(
+                secure_platform, secretly.now()[0], core=server_core, name="tls", tls=True
+            ) as secure,
         ):
             protocol = spoken(secure.port)
             contestants = [
-                Contestant("clear text", clear, Load(clear.port, asked, core=client_core)),
-                Contestant("TLS", secure, Load(secure.port, asked, core=client_core, tls=True)),
+                Contestant("clear text", clear, Load(clear.port, plainly, core=client_core)),
+                Contestant("TLS", secure, Load(secure.port, secretly, core=client_core, tls=True)),
             ]
             for one in contestants:
                 agreed(one.name, one.load, our_score, classifier.scores)

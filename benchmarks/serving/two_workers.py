@@ -31,18 +31,21 @@ def measure(folder: Path, *, rounds: int, seconds: float) -> list[Row]:
     here = sorted(os.sched_getaffinity(0))
     client_core, enough = here[-1], len(here) >= 3
     classifier = make_classifier(folder)
-    with ours.opened(folder / "ours") as platform:
-        ours.in_the_body(platform, classifier)
-        asked = ours.body_requests(classifier.rows, platform)
+    # Each its own platform: a platform has one log writer.
+    with ours.opened(folder / "one") as small, ours.opened(folder / "two") as large:
+        asked = []
+        for platform in (small, large):
+            ours.in_the_body(platform, classifier)
+            asked.append(ours.body_requests(classifier.rows, platform))
         with (
-            ours.worker(platform, asked.now()[0], core=here[0], name="one") as one,
+            ours.worker(small, asked[0].now()[0], core=here[0], name="one") as one,
             ours.worker(
-                platform, asked.now()[0], core=frozenset(here[:2]), name="two", workers=2
+                large, asked[1].now()[0], core=frozenset(here[:2]), name="two", workers=2
             ) as two,
         ):
             contestants = [
-                Contestant("1 worker", one, Load(one.port, asked, core=client_core)),
-                Contestant("2 workers", two, Load(two.port, asked, core=client_core)),
+                Contestant("1 worker", one, Load(one.port, asked[0], core=client_core)),
+                Contestant("2 workers", two, Load(two.port, asked[1], core=client_core)),
             ]
             for contestant in contestants:
                 agreed(contestant.name, contestant.load, our_score, classifier.scores)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import signal
 import subprocess
 import sys
@@ -57,19 +58,21 @@ def test_a_full_buffer_flushes_by_itself(tmp_path, keys):
 def test_bytes_that_are_kept_arrive_as_the_rows_that_the_drain_makes_of_them(
     spool, tmp_path, keys, lake
 ):
-    spool.keep(b"1 2 3", "first")
-    spool.keep(b"1 2 3", "first")
+    spool.keep(io.BytesIO(b"1 2 3"), len(b"1 2 3"), "first")
+    spool.keep(io.BytesIO(b"1 2 3"), len(b"1 2 3"), "first")
     drain = Drain(
         tmp_path / "spool", keys, lake, "log", read=lambda data: rows(*map(int, data.split()))
     )
     assert drain.run_once().n_rows == 3
-    spool.keep(b"1 2 3", "first")  # by a writer that did not know that it was drained
+    spool.keep(
+        io.BytesIO(b"1 2 3"), len(b"1 2 3"), "first"
+    )  # by a writer that did not know that it was drained
     drain.run_once()
     assert stored(lake) == [1, 2, 3]
 
 
 def test_bytes_that_are_no_rows_are_set_aside(spool, drain):
-    spool.keep(b"no Arrow", "first")
+    spool.keep(io.BytesIO(b"no Arrow"), len(b"no Arrow"), "first")
     done = drain.run_once()
     assert (done.n_segments, done.n_rows, done.n_refused) == (0, 0, 1)
 

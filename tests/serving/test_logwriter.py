@@ -9,7 +9,7 @@ import pytest
 from falaj.kernel.errors import Corrupt, FalajError, LimitExceeded
 from falaj.serving.adapters.runtime_onnx import OnnxRuntime
 from falaj.serving.compiler import PlanCompiler
-from falaj.serving.logged import encoded, logged, packed, rows_of_records
+from falaj.serving.logged import PackedRecords, encoded, logged, rows_of_records
 from falaj.serving.logwriter import LogWriter
 from falaj.serving.predictionlog import PredictionLog
 from falaj.serving.predictions import Scored
@@ -27,6 +27,10 @@ def scored(endpoint: str) -> Scored:
     return part
 
 
+def whole(data: PackedRecords, size: int = 1_000) -> bytes:
+    return b"".join(iter(lambda: data.read(size), b""))
+
+
 class Kept:
     """Spools that keep tables in memory; those of ``full`` take nothing."""
 
@@ -38,8 +42,8 @@ class Kept:
         spools = self
 
         class Spool:
-            def keep(self, data: bytes, name: str) -> None:
-                self.append(rows_of_records(data))
+            def keep(self, data: PackedRecords, size: int, name: str) -> None:
+                self.append(rows_of_records(whole(data)))
 
             def append(self, rows: pa.Table) -> None:
                 if table in spools.full:
@@ -99,14 +103,21 @@ def test_endpoints_of_one_table_are_kept_together(tmp_path: Path) -> None:
 def test_of_packed_records_one_that_is_not_readable_is_left_out() -> None:
     record = encoded(logged(scored("delays")))
     other = encoded(["delays", "of another version"])
-    assert rows_of_records(packed([record, other, record])).num_rows == 2
-    assert rows_of_records(packed([other])).num_rows == 0
+    assert rows_of_records(whole(PackedRecords([record, other, record]))).num_rows == 2
+    assert rows_of_records(whole(PackedRecords([other]))).num_rows == 0
+
+
+def test_many_records_are_packed_in_pieces_with_a_pause_behind_each() -> None:
+    record, paused = encoded(logged(scored("delays"))), list[int]()
+    data = PackedRecords([record] * 2_000, pause=lambda: paused.append(1))
+    assert rows_of_records(whole(data, 77)).num_rows == 2_000
+    assert len(paused) == -(-data.size // (96 * 1024))
 
 
 @pytest.mark.parametrize("cut", [12, 40])
 def test_bytes_that_were_not_packed_are_refused(cut: int) -> None:
     with pytest.raises(Corrupt):
-        rows_of_records(packed([encoded(logged(scored("delays")))])[:cut])
+        rows_of_records(whole(PackedRecords([encoded(logged(scored("delays")))]))[:cut])
 
 
 def test_a_full_table_does_not_lose_the_rows_of_another() -> None:

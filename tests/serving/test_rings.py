@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from falaj.kernel.errors import Unavailable
 from falaj.serving import rings
-from falaj.serving.logged import LoggedRun, encoded, rows_of_records
+from falaj.serving.logged import LoggedRun, PackedRecords, encoded, rows_of_records
 from falaj.serving.logwriter import LogWriter
 from falaj.serving.rings import Ring, RingReader, Rings, ring_folder
 
@@ -209,8 +209,8 @@ def test_a_record_that_cannot_be_read_is_left_out_and_those_behind_it_are_kept(
         def open(self, table: str) -> Kept:
             return self
 
-        def keep(self, data: bytes, name: str) -> None:
-            self.rows += rows_of_records(data).num_rows
+        def keep(self, data: PackedRecords, size: int, name: str) -> None:
+            self.rows += rows_of_records(data.read(1 << 20)).num_rows
 
     ring, kept = Ring(folder, CAPACITY), Kept()
     ring.put(b"\xc1 no record", 1)

@@ -31,6 +31,8 @@ class Contestant:
     n_answers: int = 0
     n_errors: int = 0
     """Answers that are not 200, and connections that broke; they count in no rate."""
+    ended: bool = False
+    """True of a peer that has ended by itself."""
 
     def measure(self, connections: int, seconds: float, *, keep: bool) -> None:
         """One round; raises RuntimeError if no answer is 200."""
@@ -94,6 +96,7 @@ def measured(
                     raise
                 print(f"{one.name} is measured no further: {error}", file=sys.stderr)
                 living.remove(one)
+                one.ended = True
                 one.name += f", ended in round {number}"
                 continue
             one.server.pause()
@@ -191,7 +194,9 @@ def table(
         )  # fmt: skip
         rows.append(row)
     rows += [
-        errors(work, one, told) for one in (mine, *peers.values()) if one is mine or one.n_errors
+        errors(work, one, told)
+        for one in (mine, *peers.values())
+        if one is mine or (one.n_errors and not one.ended)
     ]
     for role, named in (("worker", "our worker alone"), ("log", "our log writer alone")):
         size = "16 connections"

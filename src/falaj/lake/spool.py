@@ -12,6 +12,7 @@ as a segment, and gives the drain what makes rows of them.
 
 from __future__ import annotations
 
+import io
 import os
 import threading
 from collections.abc import Callable
@@ -27,9 +28,10 @@ from falaj.lake.disk import disk_error, sync_folder
 from falaj.lake.model import SchemaMismatch, table_name
 from falaj.lake.ports import Lake
 from falaj.trust.ports import KeyService
-from falaj.trust.sealing import open_bytes, seal_bytes
+from falaj.trust.sealing import Source, open_bytes, seal_stream
 
 SEGMENT = ".segment"
+PIECE_BYTES = 1 << 17
 _UNFINISHED = ".unfinished"
 _REFUSED = ".refused"
 
@@ -119,34 +121,40 @@ class Spool:
         with self._lock:
             return self._flush()
 
-    def keep(self, data: bytes, name: str) -> Path:
+    def keep(self, data: Source, size: int, name: str) -> Path:
         """Write bytes as a segment of that name; on stable storage when this returns.
 
         The drain's ``read`` makes rows of them. The name is the idempotency key: the same
         bytes under the same name arrive once, however often they are kept.
 
+        Args:
+            data: read in pieces of at most ``PIECE_BYTES``, each sealed and written at once:
+                who must not hold its core for long may pause between them.
+            size: about how many bytes it has.
+            name: of the segment.
+
         Raises:
             LimitExceeded: too many segments wait, or the disk is full.
         """
-        return self._write(data, name)
+        return self._write(data, size, name)
 
     def _flush(self) -> Path | None:
         if not self._n_rows:
             self._schema = None
             return None
         name = f"{new_id('segment').partition('_')[2]}-{self._n_rows}"
-        path = self._write(_encoded(pa.Table.from_batches(self._waiting)), name)
+        data = _encoded(pa.Table.from_batches(self._waiting))
+        path = self._write(io.BytesIO(data), len(data), name)
         self._waiting, self._n_rows, self._schema = [], 0, None
         return path
 
-    def _write(self, data: bytes, name: str) -> Path:
-        sealed = seal_bytes(data, self._keys, context=_context(self.stream, name))
+    def _write(self, data: Source, size: int, name: str) -> Path:
         try:
             self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             waiting = sum(_size(file) for file in _segments(self._folder))
         except OSError as error:
             raise disk_error(error, f"the spool {self.stream!r}") from error
-        if waiting + len(sealed) > self._max_bytes:
+        if waiting + size > self._max_bytes:
             raise LimitExceeded(
                 f"The spool {self.stream!r} holds {waiting} bytes that nobody drains.",
                 hint="Start the worker (`falaj up`); rows are refused until it has caught up.",
@@ -157,7 +165,13 @@ class Spool:
             unfinished.unlink(missing_ok=True)  # of a writer that died over the same name
             handle = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             with os.fdopen(handle, "wb") as file:
-                file.write(sealed)
+                seal_stream(
+                    data,
+                    file,
+                    self._keys,
+                    context=_context(self.stream, name),
+                    frame_bytes=PIECE_BYTES,
+                )
                 file.flush()
                 os.fsync(file.fileno())
             unfinished.rename(path)

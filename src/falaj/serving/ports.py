@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from falaj.kernel.call import Caller
     from falaj.serving.model import Approved, RequestField, ServableModel
+    from falaj.trust.sealing import Source
 
 
 class FeatureReader(Protocol):
@@ -226,8 +227,11 @@ class Spools(Protocol):
 class KeptSpool(Protocol):
     """A durable local append that knows what it was given before."""
 
-    def keep(self, data: bytes, name: str) -> object:
-        """Return when the bytes are on disk, encrypted; the same name is kept once."""
+    def keep(self, data: Source, size: int, name: str) -> object:
+        """Return when the bytes are on disk, encrypted; the same name is kept once.
+
+        ``size`` is about how many they are; they are read in pieces.
+        """
         ...
 
 

@@ -19,7 +19,7 @@ import hashlib
 import mmap
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -216,10 +216,21 @@ class RingReader:
         """True if nothing waits."""
         return self._words[_WRITTEN] == self._words[_TAKEN]
 
-    def take(self, most_bytes: int = 8 << 20) -> Taken | None:
+    @property
+    def crowded(self) -> bool:
+        """True if more than three quarters of the room are taken."""
+        return self._words[_WRITTEN] - self._words[_TAKEN] > self._capacity // 4 * 3
+
+    def take(
+        self, most_bytes: int = 8 << 20, *, pause: Callable[[], object] = lambda: None
+    ) -> Taken | None:
         """The records to write out next; call ``done`` when they are kept.
 
         Those of an unfinished round, if there is one, are taken again just as they were.
+
+        Args:
+            most_bytes: of them together, but for one that is larger.
+            pause: called behind each few hundred records.
         """
         words = self._words
         start, planned, written = int(words[_TAKEN]), int(words[_PLANNED]), int(words[_WRITTEN])
@@ -237,6 +248,8 @@ class RingReader:
                 at += self._capacity - place
                 continue
             n_rows += int.from_bytes(self._data[place + 4 : place + 8], "little")
+            if len(records) & 255 == 255:
+                pause()
             records.append(bytes(self._data[place + _PREFIX : place + _PREFIX + size]))
             at += (_PREFIX + size + 7) & ~7
         words[_PLANNED] = at
