@@ -59,7 +59,7 @@ class World:
         )
         app = create_app(backend, self, version="1", max_body_bytes=10_000)
         add_auth_routes(app, self.authentication)
-        add_pages(app, self.authentication, version="1")
+        add_pages(app, self.authentication, version="1", address="https://falaj.test")
         self.client = TestClient(app, base_url="https://falaj.test")
         self.totp: pyotp.TOTP | None = None
 

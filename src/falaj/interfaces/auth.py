@@ -41,22 +41,24 @@ def add_auth_routes(app: FastAPI, authentication: Authentication) -> None:
     """Add ``/auth/*`` to the control plane."""
 
     def enrol(request: Request, body: EnrolRequest) -> Any:
-        return authentication.enrol(body, address=address(request))
+        return authentication.enrol(body, address=client_address(request))
 
     def confirm(request: Request, body: ConfirmRequest) -> Any:
-        return authentication.confirm(body, address=address(request), client=agent(request))
+        return authentication.confirm(body, address=client_address(request), client=agent(request))
 
     def login(request: Request, body: LoginRequest) -> Any:
-        return authentication.login(body, address=address(request))
+        return authentication.login(body, address=client_address(request))
 
     def service_login(request: Request, body: ServiceLoginRequest) -> Any:
-        return authentication.service_login(body, address=address(request))
+        return authentication.service_login(body, address=client_address(request))
 
     def refresh(request: Request, body: RefreshRequest) -> Any:
-        return authentication.refresh(body, address=address(request))
+        return authentication.refresh(body, address=client_address(request))
 
     def step_up(request: Request, body: StepUpRequest) -> Any:
-        return authentication.step_up_session(bearer(request), body.code, address=address(request))
+        return authentication.step_up_session(
+            bearer(request), body.code, address=client_address(request)
+        )
 
     def logout(request: Request, _body: Nothing) -> Any:
         authentication.logout(bearer(request))
@@ -103,7 +105,7 @@ def checked(model: type[M], given: dict[str, Any]) -> M:
         raise InvalidInput(f"The request is not complete: {told}.") from None
 
 
-def address(request: Request) -> str | None:
+def client_address(request: Request) -> str | None:
     """The network address that a request comes from."""
     return request.client.host if request.client else None
 

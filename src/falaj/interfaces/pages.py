@@ -16,7 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.concurrency import run_in_threadpool
 from starlette.staticfiles import StaticFiles
 
-from falaj.interfaces.auth import MAX_BODY_BYTES, MAX_BODY_SECONDS, address, agent, checked
+from falaj.interfaces.auth import MAX_BODY_BYTES, MAX_BODY_SECONDS, agent, checked, client_address
 from falaj.interfaces.http import read_body
 from falaj.kernel.errors import FalajError, InvalidInput
 from falaj.kernel.problems import status_of
@@ -30,8 +30,11 @@ CONTENT_SECURITY_POLICY = (
 )
 
 
-def add_pages(app: FastAPI, authentication: Authentication, *, version: str) -> None:
-    """Add ``/``, ``/enrol`` and the style sheet to the control plane."""
+def add_pages(app: FastAPI, authentication: Authentication, *, version: str, address: str) -> None:
+    """Add ``/``, ``/enrol`` and the style sheet to the control plane.
+
+    ``address`` is where the platform is reached, as its pages tell it.
+    """
     environment = Environment(
         loader=FileSystemLoader(_HERE / "templates"), autoescape=True, undefined=StrictUndefined
     )
@@ -41,8 +44,8 @@ def add_pages(app: FastAPI, authentication: Authentication, *, version: str) -> 
         headers = {"Content-Security-Policy": CONTENT_SECURITY_POLICY}
         return HTMLResponse(text, status_code=status, headers=headers)
 
-    async def home(request: Request) -> Response:
-        return page("home.html", address=str(request.base_url).rstrip("/"))
+    async def home(_request: Request) -> Response:
+        return page("home.html", address=address)
 
     async def enrol_form(request: Request) -> Response:
         return page("enrol.html", secret=request.query_params.get("secret", ""), error=None)
@@ -54,7 +57,7 @@ def add_pages(app: FastAPI, authentication: Authentication, *, version: str) -> 
                 raise InvalidInput("The two passwords differ.", hint="Type them again.")
             wanted = {name: form.get(name, "") for name in ("secret", "name", "password")}
             offer: FactorOffer = await run_in_threadpool(
-                authentication.enrol, checked(EnrolRequest, wanted), address=address(request)
+                authentication.enrol, checked(EnrolRequest, wanted), address=client_address(request)
             )
         except FalajError as error:
             return page(
@@ -72,7 +75,7 @@ def add_pages(app: FastAPI, authentication: Authentication, *, version: str) -> 
             confirmed: Confirmed = await run_in_threadpool(
                 authentication.confirm,
                 checked(ConfirmRequest, wanted),
-                address=address(request),
+                address=client_address(request),
                 client=agent(request),
             )
         except FalajError as error:

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from falaj.kernel.errors import ErrorKind, FalajError, error_classes
+from falaj.kernel.ids import new_id
+from falaj.kernel.telemetry import logger
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -25,6 +27,7 @@ _STATUS = {
 }
 
 
+_log = logger(__name__)
 _ARGUMENTS = frozenset({"self", "message", "hint"})
 
 
@@ -56,6 +59,25 @@ def problem(error: FalajError, *, instance: str | None = None) -> dict[str, Any]
     if instance:
         document["instance"] = instance
     return document
+
+
+def public(error: FalajError) -> FalajError:
+    """The error as a caller from afar may read it.
+
+    An error that tells of the inside (``shown`` is False) keeps its class, so that programs
+    can act on it, and says no more than the class's own sentence and a reference; its text
+    goes to the log under that reference.
+    """
+    if error.shown:
+        return error
+    reference = new_id("problem")
+    _log.error("told without its text", reference=reference, code=error.code, error=str(error))
+    sentence = (type(error).__doc__ or error.code).strip().splitlines()[0]
+    return type(error)(
+        sentence,
+        hint=f"The operator finds the reason in the platform's log, under {reference}.",
+        reference=reference,
+    )
 
 
 def rebuilt(document: Mapping[str, Any]) -> FalajError:

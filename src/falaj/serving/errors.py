@@ -45,24 +45,28 @@ class Overloaded(Unavailable):
     """The worker's queue for this endpoint is full."""
 
     code = "overloaded"
+    shown = True
 
 
 class Asleep(Unavailable):
     """The endpoint's model is not in memory; a prediction wakes it."""
 
     code = "asleep"
+    shown = True
 
 
 class DeadlineExceeded(Unavailable):
     """The request waited or took longer than the endpoint's deadline."""
 
     code = "deadline-exceeded"
+    shown = True
 
 
 class NotReady(Unavailable):
     """The worker should get no requests now; ``reasons`` are words for programs."""
 
     code = "not-ready"
+    shown = True
 
 
 class SlowClient(InvalidInput):
@@ -76,6 +80,7 @@ class ModelFailed(Unavailable):
 
     code = "model-failed"
     retryable = False
+    shown = True
 
 
 class ScoringFailed(Unavailable):
@@ -83,6 +88,7 @@ class ScoringFailed(Unavailable):
 
     code = "scoring-failed"
     retryable = False
+    shown = True
 
 
 class ReleaseRefused(Conflict):

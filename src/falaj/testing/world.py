@@ -121,7 +121,7 @@ class World:
         self.premises = premises
         self.folder = folder
         self.http: TestClient = Client(
-            control_app(premises), base_url="https://testserver", raise_server_exceptions=False
+            control_app(premises), base_url="https://localhost", raise_server_exceptions=False
         )
         self.facts: dict[str, str] = {}
         """Names of things that were made: ``run``, ``release``, ``prediction`` …"""
