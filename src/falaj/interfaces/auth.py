@@ -74,16 +74,24 @@ def add_auth_routes(app: FastAPI, authentication: Authentication) -> None:
         "/auth/logout": (Nothing, logout),
     }
     for path, (model, exchange) in exchanges.items():
-        app.add_api_route(path, _route(model, exchange), methods=["POST"], include_in_schema=False)
+        route = exchange_route(model, exchange)
+        app.add_api_route(path, route, methods=["POST"], include_in_schema=False)
 
 
 class Nothing(BaseModel):
     """An empty document."""
 
 
-def _route(
+def exchange_route(
     model: type[BaseModel], exchange: Callable[[Request, Any], Any]
 ) -> Callable[[Request], Awaitable[Response]]:
+    """A route that takes a small JSON document and answers with another one.
+
+    Args:
+        model: what the document must be.
+        exchange: takes the request and the document to a pydantic model, on a thread.
+    """
+
     async def route(request: Request) -> Response:
         body = await read_body(request, MAX_BODY_BYTES, max_seconds=MAX_BODY_SECONDS)
         given = checked(model, json_object(body) if body.strip() else {})

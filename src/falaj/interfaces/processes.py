@@ -91,6 +91,9 @@ def control_app(premises: Premises, *, port: int | None = None) -> Any:
     from falaj.interfaces.hosts import Addresses, HostCheck
     from falaj.interfaces.http import create_app
     from falaj.interfaces.pages import add_pages
+    from falaj.interfaces.passkeyroutes import add_passkey_routes
+    from falaj.trust.passkeys import RelyingParty
+    from falaj.wiring.peopleparts import passkey_sign_in
 
     addresses = Addresses.of(premises.settings, port)
     app = create_app(
@@ -101,6 +104,8 @@ def control_app(premises: Premises, *, port: int | None = None) -> Any:
         hiding=Hiding.of(premises.settings),
     )
     add_auth_routes(app, premises.authentication)
+    party = RelyingParty(addresses.rp_id, addresses.origins)
+    add_passkey_routes(app, passkey_sign_in(premises, party), premises.verifier)
     add_pages(app, premises.authentication, version=version("falaj"), address=addresses.origins[0])
     app.add_middleware(HostCheck, addresses=addresses)
     return app
