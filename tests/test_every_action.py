@@ -29,6 +29,17 @@ OTHER_ROUTES = {
     "/auth/step-up", "/auth/logout",
     *(f"/auth/passkeys/{one}{more}" for one in ("sign-in", "step-up", "registration", "enrolment")
       for more in ("", "-options")),
+    "/auth/device", "/auth/device/step-up", "/auth/device/token",
+    "/login", "/login/passkey", "/login/passkey/options", "/enrol/passkey",
+    "/enrol/passkey/options", "/step-up", "/step-up/passkey", "/step-up/passkey/options",
+    "/account", "/account/sign-out", "/account/deeds/{deed}", "/account/passkey",
+    "/account/passkey/options", "/device", "/device/decision",
+}  # fmt: skip
+
+FOR_STRANGERS = {
+    "/auth/passkeys/sign-in-options",  # a challenge, the same for everybody
+    "/auth/device",  # codes that open nothing before somebody approves
+    "/login", "/account", "/step-up", "/device", "/account/sign-out",  # lead to the sign-in
 }  # fmt: skip
 
 every_action = pytest.mark.parametrize("name", list(ACTIONS))
@@ -248,7 +259,7 @@ def test_the_routes_that_are_no_actions_open_nothing_to_a_stranger(world):
     for method, path in routes(world):
         if path in ("/", "/healthz", "/api/openapi.json", "/enrol", "/static") and method == "GET":
             continue
-        if path == "/auth/passkeys/sign-in-options":  # a challenge, the same for everybody
+        if path in FOR_STRANGERS:
             continue
         if path in OTHER_ROUTES:
             answer = world.http.request(method, path)

@@ -90,10 +90,7 @@ def control_app(premises: Premises, *, port: int | None = None) -> Any:
     from falaj.interfaces.hiding import Hiding
     from falaj.interfaces.hosts import Addresses, HostCheck
     from falaj.interfaces.http import create_app
-    from falaj.interfaces.pages import add_pages
-    from falaj.interfaces.passkeyroutes import add_passkey_routes
-    from falaj.trust.passkeys import RelyingParty
-    from falaj.wiring.peopleparts import passkey_sign_in
+    from falaj.interfaces.people import add_people
 
     addresses = Addresses.of(premises.settings, port)
     app = create_app(
@@ -104,9 +101,7 @@ def control_app(premises: Premises, *, port: int | None = None) -> Any:
         hiding=Hiding.of(premises.settings),
     )
     add_auth_routes(app, premises.authentication)
-    party = RelyingParty(addresses.rp_id, addresses.origins)
-    add_passkey_routes(app, passkey_sign_in(premises, party), premises.verifier)
-    add_pages(app, premises.authentication, version=version("falaj"), address=addresses.origins[0])
+    add_people(app, premises, addresses, version=version("falaj"))
     app.add_middleware(HostCheck, addresses=addresses)
     return app
 

@@ -293,19 +293,25 @@ class Authentication:
         self._stepped_up(verified.caller, code, address)
         return self.refreshed(verified.session)
 
-    def refreshed(self, session_id: str, mfa_at: datetime | None = None) -> TokenPair:
-        """A new access token of a session in which a factor was presented (by default: now).
+    def refreshed(self, session_id: str) -> TokenPair:
+        """A new access token of a session in which a factor was presented just now.
 
         Raises:
             InvalidToken: the session or its account has ended.
         """
         now = self.exchanges.clock.now()
         with self.exchanges.database.transaction() as connection:
-            session = self.sessions.stepped_up(connection, session_id, now=mfa_at or now)
-            account = self.accounts.get(connection, session.account)
-            if account.state is not AccountState.ACTIVE or session.revoked_at is not None:
-                raise InvalidToken("The session has ended.", hint="Log in again.")
-            return self.access(account, session, now)
+            return self.refreshed_in(connection, session_id, mfa_at=now, now=now)
+
+    def refreshed_in(
+        self, connection: Connection, session_id: str, *, mfa_at: datetime, now: datetime
+    ) -> TokenPair:
+        """As ``refreshed``, in the caller's transaction, of a factor presented at ``mfa_at``."""
+        session = self.sessions.stepped_up(connection, session_id, now=mfa_at)
+        account = self.accounts.get(connection, session.account)
+        if account.state is not AccountState.ACTIVE or session.revoked_at is not None:
+            raise InvalidToken("The session has ended.", hint="Log in again.")
+        return self.access(account, session, now)
 
     def step_up(self, caller: Caller, code: SecretStr) -> Caller:
         """The same caller, having presented a second factor just now.
@@ -374,15 +380,22 @@ class Authentication:
         now = exchanges.clock.now()
         verified = self.tokens.read(access_token, now)
         with exchanges.database.transaction() as connection:
-            self.sessions.end(connection, verified.session, now=now, because="logged out")
-            exchanges.record(
-                connection,
-                "auth.logout",
-                Outcome.DONE,
-                "access-token",
-                principal=verified.caller.principal.id,
-                details={"session": verified.session},
-            )
+            self.ended(connection, verified.session, verified.caller, "access-token", now)
+
+    def ended(
+        self, connection: Connection, session: str, caller: Caller, reason: str, now: datetime
+    ) -> None:
+        """End a session because its holder asks for it, and record that."""
+        self.sessions.end(connection, session, now=now, because="logged out")
+        self.exchanges.record(
+            connection,
+            "auth.logout",
+            Outcome.DONE,
+            reason,
+            principal=caller.principal.id,
+            via=caller.via if reason == "browser" else "http",
+            details={"session": session},
+        )
 
     def _stepped_up(self, caller: Caller, code: SecretStr, address: str | None) -> None:
         exchanges = self.exchanges
