@@ -246,6 +246,13 @@ def test_pages_run_no_script_but_our_own_file(front: Front) -> None:
     assert "script-src" not in browser.open("/").headers["content-security-policy"]
 
 
+def test_pages_let_browsers_say_where_a_form_comes_from(front: Front) -> None:
+    """Under the policy no-referrer Chromium sends an own page's form with ``Origin: null``."""
+    browser, _, _ = front.person()
+    assert browser.open("/account").headers["referrer-policy"] == "same-origin"
+    assert browser.web.get("/healthz").headers["referrer-policy"] == "no-referrer"
+
+
 def test_an_action_that_needs_a_factor_asks_in_place_and_goes_on(front: Front) -> None:
     browser, device, _ = front.person()
     browser.passkey(Authenticator(ORIGIN), "/account/passkey", "/account", label="spare")

@@ -59,7 +59,9 @@ class Pages:
             version=self._version, script=script, **values
         )
         policy = _WITH_SCRIPT if script else _POLICY
-        return HTMLResponse(text, status, headers={"Content-Security-Policy": policy})
+        # Under "no-referrer" browsers send our own forms with `Origin: null`, which is refused.
+        headers = {"Content-Security-Policy": policy, "Referrer-Policy": "same-origin"}
+        return HTMLResponse(text, status, headers=headers)
 
     def problem(self, error: FalajError) -> Response:
         """A page that tells an error."""
