@@ -209,7 +209,7 @@ def test_the_pages_lead_through_the_enrolment(world: World) -> None:
     assert wrong.status_code == 401
     assert 'role="alert"' in wrong.text
     done = world.client.post("/enrol/factor", data={**shown, "code": world.code()})
-    assert "Your account is ready, amina" in done.text
+    assert "Your second factor is ready, amina" in done.text
     assert done.text.count("<li>") == 10
 
 

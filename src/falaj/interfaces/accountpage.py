@@ -16,6 +16,7 @@ from starlette.concurrency import run_in_threadpool
 
 from falaj.interfaces.auth import checked, client_address
 from falaj.interfaces.cookies import SESSION, drop_cookie
+from falaj.interfaces.pages import shown_offer
 from falaj.interfaces.signin import asked_by_script
 from falaj.interfaces.visitors import People, add_page_route, form_of, text_of, to, to_login
 from falaj.kernel.errors import FalajError, NotFound, StepUpRequired
@@ -59,6 +60,18 @@ def add_account_page(app: FastAPI, people: People) -> None:
         drop_cookie(answer, SESSION)
         return answer
 
+    async def authenticator(request: Request) -> Response:
+        told = await form_of(request)
+        visitor = await people.visitor(request)
+        if visitor is None:
+            return to("/login")
+        people.check_token(request, told.get("token", ""), visitor)
+        try:
+            offer = await run_in_threadpool(people.authentication.offer_factor, visitor.caller)
+        except FalajError as error:
+            return await _account(people, request, visitor, error)
+        return people.pages.page("factor.html", error=None, offer=shown_offer(offer))
+
     async def passkey_options(request: Request) -> Response:
         _, visitor = await asked_by_script(request, people)
         make = people.passkeys.registration_options
@@ -78,6 +91,7 @@ def add_account_page(app: FastAPI, people: People) -> None:
     pages = people.pages
     add_page_route(app, pages, "GET", "/account", account)
     add_page_route(app, pages, "POST", "/account/sign-out", sign_out)
+    add_page_route(app, pages, "POST", "/account/authenticator", authenticator)
     add_page_route(app, pages, "POST", "/account/deeds/{deed}", deed)
     add_page_route(app, pages, "POST", "/account/passkey/options", passkey_options, script=True)
     add_page_route(app, pages, "POST", "/account/passkey", passkey, script=True)

@@ -51,7 +51,7 @@ def add_pages(app: FastAPI, pages: Pages, authentication: Authentication, *, add
                 error=public(error),
                 status=status_of(error.kind),
             )
-        return pages.page("factor.html", error=None, offer=_offered(offer))
+        return pages.page("factor.html", error=None, offer=shown_offer(offer))
 
     async def confirm(request: Request) -> Response:
         form = await form_of(request)
@@ -77,7 +77,8 @@ def add_pages(app: FastAPI, pages: Pages, authentication: Authentication, *, add
     app.mount("/static", StaticFiles(directory=HERE / "static"), name="static")
 
 
-def _offered(offer: FactorOffer) -> Mapping[str, str]:
+def shown_offer(offer: FactorOffer) -> Mapping[str, str]:
+    """The secrets of an offered authenticator, for the page ``factor.html``."""
     return {
         "ticket": offer.ticket.get_secret_value(),
         "totp_secret": offer.totp_secret.get_secret_value(),
