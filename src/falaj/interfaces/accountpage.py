@@ -60,6 +60,16 @@ def add_account_page(app: FastAPI, people: People) -> None:
         drop_cookie(answer, SESSION)
         return answer
 
+    pages = people.pages
+    add_page_route(app, pages, "GET", "/account", account)
+    add_page_route(app, pages, "POST", "/account/sign-out", sign_out)
+    add_page_route(app, pages, "POST", "/account/deeds/{deed}", deed)
+    _add_factors(app, people)
+
+
+def _add_factors(app: FastAPI, people: People) -> None:
+    """Add the forms that add a factor: their answers hold secrets, so they are no actions."""
+
     async def authenticator(request: Request) -> Response:
         told = await form_of(request)
         visitor = await people.visitor(request)
@@ -89,10 +99,7 @@ def add_account_page(app: FastAPI, people: People) -> None:
         return JSONResponse({"next": "/account", "codes": shown})
 
     pages = people.pages
-    add_page_route(app, pages, "GET", "/account", account)
-    add_page_route(app, pages, "POST", "/account/sign-out", sign_out)
     add_page_route(app, pages, "POST", "/account/authenticator", authenticator)
-    add_page_route(app, pages, "POST", "/account/deeds/{deed}", deed)
     add_page_route(app, pages, "POST", "/account/passkey/options", passkey_options, script=True)
     add_page_route(app, pages, "POST", "/account/passkey", passkey, script=True)
 
