@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import ssl
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -80,12 +82,22 @@ class Answers(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.asked.append((self.headers["host"], self.path))
+        if self.path == "/drip":
+            self.drip()
+            return
         body = b"x" * (10_000 if self.path == "/long" else 5)
         self.send_response(302 if self.path == "/away" else 200)
         self.send_header("location", "https://169.254.169.254/")
         self.send_header("content-length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
+
+    def drip(self) -> None:
+        """A head without an end, a byte at a time."""
+        with contextlib.suppress(OSError):
+            for byte in b"HTTP/1.1 200 OK\r\nx-long: " + b"a" * 500:
+                self.wfile.write(bytes([byte]))
+                time.sleep(0.05)
 
     def log_message(self, *_told: Any) -> None: ...
 
@@ -141,6 +153,16 @@ def test_an_answer_without_an_end_is_cut_off(inner: tuple[int, ssl.SSLContext]) 
     caller = outgoing("127.0.0.1", allowed=("127.0.0.1",), verify=trust)
     with pytest.raises(LimitExceeded, match="larger than 4096"):
         caller.send("GET", f"https://hooks.example.com:{port}/long")
+
+
+def test_an_answer_that_drips_is_cut_off(inner: tuple[int, ssl.SSLContext]) -> None:
+    port, trust = inner
+    settings = OutgoingSettings(allowed=("127.0.0.1",), timeout_seconds=0.5)
+    caller = Outgoing(settings, verify=trust, resolve=lambda _name, _port: ["127.0.0.1"])
+    begun = time.monotonic()
+    with pytest.raises(Unavailable):
+        caller.send("GET", f"https://hooks.example.com:{port}/drip")
+    assert time.monotonic() - begun < 10  # the whole answer would take 26 s
 
 
 def test_a_name_that_changes_its_address_gains_nothing(

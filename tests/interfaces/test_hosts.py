@@ -13,7 +13,14 @@ import falaj.wiring.assembly  # noqa: F401 - so that every error class is known
 from falaj.interfaces.hiding import Hiding
 from falaj.interfaces.hosts import Addresses, HostCheck
 from falaj.interfaces.http import DEEPEST, _teller, json_object, nested_deeper
-from falaj.kernel.errors import FalajError, InvalidInput, error_classes
+from falaj.kernel.errors import (
+    Corrupt,
+    FalajError,
+    InvalidInput,
+    Unavailable,
+    error_classes,
+)
+from falaj.kernel.problems import _References
 from falaj.kernel.settings import Settings
 
 INSIDE = (
@@ -104,6 +111,13 @@ def test_an_origin_that_is_none_is_refused_at_the_start(origin: str) -> None:
         settings(sign_in={"origins": [origin]})
 
 
+@pytest.mark.parametrize("rp_id", ["10.0.0.1", "example.com", "x y", "evil-example.com"])
+def test_a_domain_of_passkeys_that_no_page_lies_in_is_refused(rp_id: str) -> None:
+    with pytest.raises(ValueError, match="domain"):
+        settings(sign_in={"rp_id": rp_id, "origins": ["https://a.evil.com"]})
+    settings(sign_in={"rp_id": "evil.com", "origins": ["https://a.evil.com", "https://evil.com"]})
+
+
 def raised(error: Exception) -> str:
     """What a caller over HTTP reads of an error."""
     hiding = Hiding.of(
@@ -158,3 +172,10 @@ def test_wide_json_is_not_deep() -> None:
     assert not nested_deeper(body, DEEPEST)
     assert len(json_object(body)["a"]) == 1_001
     assert not nested_deeper(b"[" * 64 + b"]" * 64, 64)
+
+
+def test_a_component_that_fails_does_not_flood_the_log() -> None:
+    references = _References(most=3)
+    told = [references.of(Unavailable("gone")) for _ in range(50)]
+    assert len(set(told)) <= 6  # three in a second, and a second may end in between
+    assert references.of(Corrupt("broken")) not in told

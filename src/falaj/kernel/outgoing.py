@@ -11,7 +11,9 @@ from __future__ import annotations
 import ipaddress
 import socket
 import ssl
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from falaj.kernel.errors import Forbidden, InvalidInput, LimitExceeded, Unavailable
@@ -70,6 +72,35 @@ def inside(address: Address) -> bool:
         if address.scope_id is not None or address.is_site_local:
             return True
     return address in _METADATA or address.is_multicast or not address.is_global
+
+
+@contextmanager
+def _cut_off(extensions: dict[str, Any], seconds: float) -> Iterator[None]:
+    """End the connection of a request after so long: a timeout alone begins anew with each byte.
+
+    Args:
+        extensions: of the request; is given a trace that learns the connection's socket.
+    """
+    streams: list[Any] = []
+
+    def traced(event: str, told: dict[str, Any]) -> None:
+        if event == "connection.start_tls.complete":
+            streams.append(told["return_value"])
+
+    def end() -> None:
+        for stream in streams:
+            with suppress(OSError):
+                stream.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
+
+    extensions["trace"] = traced
+    # A handshake before it, and the wait for the connection, end by their own timeouts.
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 class Guard:
@@ -176,6 +207,7 @@ class Outgoing:
         most = self._settings.max_bytes
         try:
             with (
+                _cut_off(extensions, self._settings.timeout_seconds),
                 self._client() as client,
                 client.stream(
                     method,
@@ -186,7 +218,7 @@ class Outgoing:
                 ) as answer,
             ):
                 body = bytearray()
-                for piece in answer.iter_bytes(64 * 1024):
+                for piece in answer.iter_bytes():
                     body += piece
                     if len(body) > most:
                         raise LimitExceeded(

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from falaj.kernel.clock import monotonic
 from falaj.kernel.errors import ErrorKind, FalajError, error_classes
 from falaj.kernel.ids import new_id
 from falaj.kernel.telemetry import logger
@@ -70,14 +71,38 @@ def public(error: FalajError) -> FalajError:
     """
     if error.shown:
         return error
-    reference = new_id("problem")
-    _log.error("told without its text", reference=reference, code=error.code, error=str(error))
+    reference = _REFERENCES.of(error)
     sentence = (type(error).__doc__ or error.code).strip().splitlines()[0]
     return type(error)(
         sentence,
         hint=f"The operator finds the reason in the platform's log, under {reference}.",
         reference=reference,
     )
+
+
+class _References:
+    """References into the log; when a component fails, its errors do not flood it.
+
+    After ``most`` errors of a code in one second the next ones get the last one's reference.
+    """
+
+    def __init__(self, *, most: int = 5) -> None:
+        self._most = most
+        self._last: dict[str, tuple[int, int, str]] = {}
+
+    def of(self, error: FalajError) -> str:
+        """The reference under which an error, or one like it, stands in the log."""
+        second = int(monotonic())
+        since, n, reference = self._last.get(error.code, (second - 1, 0, ""))
+        if since == second and n >= self._most:
+            return reference
+        reference = new_id("problem")
+        self._last[error.code] = (second, n + 1 if since == second else 1, reference)
+        _log.error("told without its text", reference=reference, code=error.code, error=str(error))
+        return reference
+
+
+_REFERENCES = _References()
 
 
 def rebuilt(document: Mapping[str, Any]) -> FalajError:

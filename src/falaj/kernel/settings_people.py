@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from typing import Annotated, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 _DOMAIN = re.compile(r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*$")
 
@@ -36,6 +36,17 @@ class SignInSettings(BaseModel):
     """A browser's session that is not used for so long ends."""
     device_minutes: float = Field(10.0, ge=1, le=60)
     """So long may a code of ``falaj login --device`` wait for its approval."""
+
+    @model_validator(mode="after")
+    def _belongs(self) -> Self:
+        """A browser lets a page use passkeys of its own name, or of one above it, alone."""
+        if self.rp_id and not is_domain(self.rp_id):
+            raise ValueError("rp_id is a domain, such as falaj.example.ae")
+        hosts = [urlsplit(origin).hostname or "" for origin in self.origins]
+        strange = [host for host in hosts if not f".{host}".endswith(f".{self.rp_id}")]
+        if self.rp_id and strange:
+            raise ValueError(f"the origin {strange[0]} does not lie in the domain {self.rp_id}")
+        return self
 
 
 class OutgoingSettings(BaseModel):

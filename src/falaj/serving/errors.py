@@ -97,6 +97,13 @@ class ReleaseRefused(Conflict):
     code = "release-refused"
 
 
+class ReleaseNotLoaded(Unavailable):
+    """Workers have not loaded the release in time; nothing was switched."""
+
+    code = "release-not-loaded"
+    shown = True
+
+
 class RoutingDamaged(Corrupt):
     """The routing table holds a document that is none."""
 
