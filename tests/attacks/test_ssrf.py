@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import ssl
 import threading
@@ -13,6 +14,7 @@ from typing import Any, ClassVar
 
 import pytest
 
+import falaj
 from falaj.kernel.clock import SystemClock
 from falaj.kernel.errors import InvalidInput, LimitExceeded, Unavailable
 from falaj.kernel.outgoing import Outgoing, OutgoingRefused
@@ -178,3 +180,30 @@ def test_a_name_that_changes_its_address_gains_nothing(
         caller.send("GET", f"https://hooks.example.com:{port}/ok")
     assert len(Answers.asked) == before
     assert next(answers) == ["127.0.0.1"]  # nobody has asked for it
+
+
+SPEAKS_HTTP = {"httpx", "requests", "aiohttp", "urllib3", "urllib.request", "http.client"}
+ASKED_BY_PEOPLE = {
+    "interfaces/client.py", "interfaces/credentials.py", "interfaces/devicelogin.py",
+    "interfaces/featuresclient.py", "interfaces/platform.py", "interfaces/session.py",
+}  # fmt: skip
+"""The clients of our own servers: they run where their user sits."""
+
+
+def test_nothing_on_a_server_speaks_http_but_through_the_guard() -> None:
+    root = Path(falaj.__file__).parent
+    speakers = set()
+    for module in root.rglob("*.py"):
+        name = module.relative_to(root).as_posix()
+        if name.startswith(("testing/", "demo/")) or name in ASKED_BY_PEOPLE:
+            continue
+        for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                found = {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                found = {node.module, *(f"{node.module}.{one.name}" for one in node.names)}
+            else:
+                continue
+            if {name.split(".")[0] for name in found} & SPEAKS_HTTP or found & SPEAKS_HTTP:
+                speakers.add(name)
+    assert speakers == {"kernel/outgoing.py"}
