@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import importlib
+import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-import falaj.wiring.assembly  # noqa: F401 - so that every error class is known
+import falaj
 from falaj.interfaces.hiding import Hiding
 from falaj.interfaces.hosts import Addresses, HostCheck
 from falaj.interfaces.http import DEEPEST, _teller, json_object, nested_deeper
+from falaj.kernel.call import Call
+from falaj.kernel.door import LocalDoor
 from falaj.kernel.errors import (
     Corrupt,
     FalajError,
@@ -20,9 +25,26 @@ from falaj.kernel.errors import (
     Unavailable,
     error_classes,
 )
-from falaj.kernel.problems import _References
+from falaj.kernel.jobs import Worker
+from falaj.kernel.problems import _References, public_failure
 from falaj.kernel.settings import Settings
+from falaj.wiring.assembly import assemble
+from falaj.wiring.setup import initialise, owner_key
 
+
+def _known() -> dict[str, type[FalajError]]:
+    """Every error class of the package: those modules are imported that define one."""
+    root = Path(falaj.__file__).parent
+    for module in sorted(root.rglob("*.py")):
+        path = module.relative_to(root.parent).with_suffix("")
+        if "testing" in path.parts or "migrations" in path.parts:
+            continue
+        if re.search(r"^    code = ", module.read_text(encoding="utf-8"), re.MULTILINE):
+            importlib.import_module(".".join(path.parts))
+    return error_classes()
+
+
+KNOWN = _known()
 INSIDE = (
     "postgresql+psycopg://falaj@db-7.corp.internal:5432/falaj",
     "db-7.corp.internal",
@@ -135,24 +157,24 @@ def raised(error: Exception) -> str:
         return client.get("/").text
 
 
-@pytest.mark.parametrize("code", sorted(error_classes()))
+@pytest.mark.parametrize("code", sorted(KNOWN))
 def test_no_error_class_shows_the_inside(code: str) -> None:
-    kind = error_classes()[code]
+    kind = KNOWN[code]
     text = " ".join(INSIDE)
     told = raised(kind(f"Failed: {text}", hint=f"See {text}", where=list(INSIDE)))
     assert [word for word in INSIDE if word in told] == []
     assert kind.code in told
 
 
-@pytest.mark.parametrize("code", sorted(c for c, kind in error_classes().items() if not kind.shown))
+@pytest.mark.parametrize("code", sorted(c for c, kind in KNOWN.items() if not kind.shown))
 def test_what_a_component_says_is_told_to_nobody_afar(code: str) -> None:
-    told = raised(error_classes()[code](DRIVER, hint=DRIVER, driver=DRIVER))
+    told = raised(KNOWN[code](DRIVER, hint=DRIVER, driver=DRIVER))
     assert "FATAL" not in told
     assert "under problem_" in told
 
 
 def test_components_that_fail_are_not_shown() -> None:
-    hidden = {code for code, kind in error_classes().items() if not kind.shown}
+    hidden = {code for code, kind in KNOWN.items() if not kind.shown}
     assert {"unavailable", "component-refused", "corrupt", "storage-full"} <= hidden
     assert {"invalid-input", "not-found", "overloaded", "too-many-attempts"}.isdisjoint(hidden)
 
@@ -179,3 +201,40 @@ def test_a_component_that_fails_does_not_flood_the_log() -> None:
     told = [references.of(Unavailable("gone")) for _ in range(50)]
     assert len(set(told)) <= 6  # three in a second, and a second may end in between
     assert references.of(Corrupt("broken")) not in told
+
+
+@pytest.mark.parametrize("code", [*sorted(KNOWN), "internal", "worker-lost"])
+def test_a_jobs_failure_is_told_as_an_error_is(code: str) -> None:
+    kept = {"code": code, "message": DRIVER, "hint": DRIVER}
+    told = public_failure(kept, log="See the log.")
+    known = KNOWN.get(code)
+    hidden = code == "internal" or (known is not None and not known.shown)
+    assert ("FATAL" in str(told)) is not hidden
+    assert told["code"] == code
+    assert not hidden or told["hint"] == "See the log."
+
+
+def test_a_failed_job_shows_the_inside_to_nobody_afar(tmp_path: Path) -> None:
+    initialise(Settings.read(tmp_path), owner="owner")
+    premises = assemble(Settings.read(tmp_path))
+    premises.handlers["fail"] = _fails  # type: ignore[index]
+    try:
+        owner = premises.authentication.by_key(owner_key(premises.settings))
+        with premises.database.transaction() as connection:
+            call = Call(owner, "test", premises.clock.now(), connection)
+            job = premises.jobs.submit(call, "fail", {}, max_attempts=1)
+        Worker(premises.jobs, premises.handlers, name="test").run_one()
+        get = premises.backend.services.actions["jobs.get"]
+        near, far = (
+            LocalDoor(premises.backend, replace(owner, via=via)).call(get, {"job_id": job.id})
+            for via in ("local", "http")
+        )
+    finally:
+        premises.close()
+    assert DRIVER in near.error["message"]
+    assert "FATAL" not in str(far.error)
+    assert (far.error["code"], near.state) == ("unavailable", far.state)
+
+
+def _fails(_run: object, _arguments: object) -> None:
+    raise Unavailable(DRIVER)

@@ -26,7 +26,7 @@ from falaj.kernel.actions import Action, is_writable
 from falaj.kernel.call import Caller
 from falaj.kernel.door import Backend, LocalDoor
 from falaj.kernel.errors import FalajError, InvalidInput, LimitExceeded, NotFound, Unauthenticated
-from falaj.kernel.problems import MEDIA_TYPE, problem, public, status_of
+from falaj.kernel.problems import INTERNAL, MEDIA_TYPE, problem, public, status_of
 from falaj.kernel.telemetry import logger
 
 API = "/api"
@@ -334,7 +334,7 @@ def _told(request: Request, error: Exception, hiding: Hiding) -> Response:
 class InternalError(FalajError):
     """The platform met an error that it did not expect."""
 
-    code = "internal"
+    code = INTERNAL
 
 
 class MethodNotAllowed(FalajError):

@@ -32,6 +32,10 @@ _log = logger(__name__)
 _ARGUMENTS = frozenset({"self", "message", "hint"})
 
 
+INTERNAL = "internal"
+"""The code of errors that are no ``FalajError``."""
+
+
 class RemoteError(FalajError):
     """The other side failed in a way that this version does not know."""
 
@@ -78,6 +82,20 @@ def public(error: FalajError) -> FalajError:
         hint=f"The operator finds the reason in the platform's log, under {reference}.",
         reference=reference,
     )
+
+
+def public_failure(told: Mapping[str, Any], *, log: str) -> Mapping[str, Any]:
+    """What was kept of an error (``code``, ``message``, ``hint``) as a caller may read it.
+
+    Args:
+        log: where its text stands.
+    """
+    code = str(told.get("code", ""))
+    known = error_classes().get(code)
+    if code != INTERNAL and (known is None or known.shown):
+        return told
+    sentence = (known.__doc__ if known else None) or "An error that was not expected."
+    return {"code": code, "message": sentence.strip().splitlines()[0], "hint": log}
 
 
 class _References:
