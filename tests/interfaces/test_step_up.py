@@ -194,7 +194,7 @@ def test_the_command_line_goes_on_after_a_passkey_in_the_browser(
     home: Home, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made = session(home)
-    made.__dict__["platform"] = home.platform()
+    made.__dict__["platform"] = home.platform(made._step_up)
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
     monkeypatch.setattr("getpass.getpass", lambda _question: " ")
     shown = made._show_link
@@ -210,6 +210,16 @@ def test_the_command_line_goes_on_after_a_passkey_in_the_browser(
     told = capsys.readouterr()
     assert f"Open {ORIGIN}/device in a browser" in told.err
     assert told.out == ""
+
+
+def test_a_command_without_anybody_at_its_terminal_asks_nobody(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = session(home)
+    made.__dict__["platform"] = home.platform(made._step_up)
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: False, raising=False)
+    with pytest.raises(StepUpRequired):
+        made.platform.keys.rotate("wrapping")
 
 
 def test_the_command_line_is_logged_in_by_a_browser(

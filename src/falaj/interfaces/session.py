@@ -49,9 +49,9 @@ class Session:
         from falaj.interfaces.platform import connect, open_platform
 
         if self.url is not None:
-            opened = connect(self.url, ca=self.ca, purpose=self.purpose)
+            opened = connect(self.url, ca=self.ca, purpose=self.purpose, on_step_up=self._step_up)
         else:
-            opened = open_platform(self.folder, purpose=self.purpose)
+            opened = open_platform(self.folder, purpose=self.purpose, on_step_up=self._step_up)
         if self.code is not None:
             opened.step_up(self.code)
         return opened
@@ -64,24 +64,20 @@ class Session:
 
     def call(self, action: Action, arguments: dict[str, Any]) -> Any:
         """Call an action; asks for a one-time code if it needs one and somebody is there."""
-        try:
-            return self.platform.door.call(action, arguments)
-        except StepUpRequired:
-            if self.code is not None or not sys.stdin.isatty():
-                raise
-            self._step_up()
-            return self.platform.door.call(action, arguments)
+        return self.platform.door.call(action, arguments)
 
-    def _step_up(self) -> None:
-        """Ask for a factor: a code, or on a server a passkey in a browser."""
+    def _step_up(self, platform: Platform, required: StepUpRequired) -> None:
+        """Ask for a factor, if somebody is there: a code, or on a server a passkey."""
+        if self.code is not None or not sys.stdin.isatty():
+            raise required
         if self.url is None:
-            self.platform.step_up(getpass.getpass("One-time code: "))
+            platform.step_up(getpass.getpass("One-time code: "))
             return
         code = getpass.getpass("One-time code (empty: with a passkey in your browser): ")
         if code.strip():
-            self.platform.step_up(code)
+            platform.step_up(code)
         else:
-            self.platform.step_up_in_browser(self._show_link)
+            platform.step_up_in_browser(self._show_link)
 
     def _show_link(self, link: DeviceLink) -> None:
         """Show on standard error where to go: standard output is for answers."""
