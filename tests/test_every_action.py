@@ -33,7 +33,7 @@ OTHER_ROUTES = {
     "/login", "/login/passkey", "/login/passkey/options", "/enrol/passkey",
     "/enrol/passkey/options", "/step-up", "/step-up/passkey", "/step-up/passkey/options",
     "/account", "/account/sign-out", "/account/deeds/{deed}", "/account/passkey",
-    "/account/authenticator",
+    "/account/authenticator", "/account/recovery-codes",
     "/account/passkey/options", "/device", "/device/decision",
 }  # fmt: skip
 

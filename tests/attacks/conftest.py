@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from sqlalchemy import delete, select
+from sqlalchemy import delete, select, update
 
 from falaj.kernel.call import Caller, Principal, PrincipalKind
 from falaj.kernel.database import Database
@@ -82,6 +82,20 @@ class Running:
         finally:
             database.close()
         return [(row.outcome, json.loads(row.body)["reasons"][0]) for row in rows]
+
+    def locked(self) -> None:
+        """Make whoever waits wait for a minute, however slow this machine is."""
+        database = Database(self.installation.settings.database_url)
+        try:
+            with database.transaction() as connection:
+                until = datetime.now(UTC) + timedelta(minutes=1)
+                connection.execute(
+                    update(attempts)
+                    .where(attempts.c.locked_until.is_not(None))
+                    .values(locked_until=until)
+                )
+        finally:
+            database.close()
 
     def forgiven(self) -> None:
         """All attacks come from one address, which would have to wait after some of them."""

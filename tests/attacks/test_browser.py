@@ -123,7 +123,8 @@ def test_an_access_token_opens_no_page(front: Front) -> None:
     assert (answer.status_code, answer.headers["location"]) == (303, "/login?next=%2Faccount")
 
 
-FORMS = ["/account/sign-out", "/account/deeds/revoke-sessions", "/device", "/device/decision",
+FORMS = ["/account/authenticator", "/account/recovery-codes",
+         "/account/sign-out", "/account/deeds/revoke-sessions", "/device", "/device/decision",
          "/step-up"]  # fmt: skip
 
 

@@ -111,6 +111,16 @@ def test_an_authenticator_is_replaced_with_a_fresh_factor(home: Home) -> None:
     assert home.signed_in()
 
 
+def test_new_recovery_codes_make_the_old_ones_worthless(home: Home) -> None:
+    browser = home.signed_in()
+    old = home.codes.pop()
+    page = browser.send(browser.open("/account"), "/account/recovery-codes")
+    home.codes = [part.split("</code>")[0] for part in page.text.split("<code>")[1:11]]
+    assert len(home.codes) == 10
+    assert home.browser().login("amina", PASSWORD, old).status_code == 401
+    assert home.signed_in()
+
+
 def test_a_security_key_goes_with_a_password(home: Home) -> None:
     browser, key = home.signed_in(), Authenticator(ORIGIN, verifies=False)
     added = browser.passkey(key, "/account/passkey", "/account", label="key ring")

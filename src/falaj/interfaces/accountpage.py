@@ -21,7 +21,13 @@ from falaj.interfaces.signin import asked_by_script
 from falaj.interfaces.visitors import People, add_page_route, form_of, text_of, to, to_login
 from falaj.kernel.errors import FalajError, NotFound, StepUpRequired
 from falaj.kernel.problems import public, status_of
-from falaj.trust.model import FactorList, NewPasskeyRequest, PasskeyAdded, Session
+from falaj.trust.model import (
+    FactorList,
+    NewPasskeyRequest,
+    PasskeyAdded,
+    RecoveryCodes,
+    Session,
+)
 from falaj.trust.websessions import Visitor
 
 _DEEDS: Mapping[str, tuple[str, str, tuple[str, ...]]] = {
@@ -82,6 +88,20 @@ def _add_factors(app: FastAPI, people: People) -> None:
             return await _account(people, request, visitor, error)
         return people.pages.page("factor.html", error=None, offer=shown_offer(offer))
 
+    async def recovery_codes(request: Request) -> Response:
+        told = await form_of(request)
+        visitor = await people.visitor(request)
+        if visitor is None:
+            return to("/login")
+        people.check_token(request, told.get("token", ""), visitor)
+        renew = people.authentication.enrolment.new_recovery_codes
+        try:
+            made: RecoveryCodes = await run_in_threadpool(renew, visitor.caller)
+        except FalajError as error:
+            return await _account(people, request, visitor, error)
+        codes = [code.get_secret_value() for code in made.codes]
+        return people.pages.page("enrolled.html", name=made.account, codes=codes)
+
     async def passkey_options(request: Request) -> Response:
         _, visitor = await asked_by_script(request, people)
         make = people.passkeys.registration_options
@@ -100,6 +120,7 @@ def _add_factors(app: FastAPI, people: People) -> None:
 
     pages = people.pages
     add_page_route(app, pages, "POST", "/account/authenticator", authenticator)
+    add_page_route(app, pages, "POST", "/account/recovery-codes", recovery_codes)
     add_page_route(app, pages, "POST", "/account/passkey/options", passkey_options, script=True)
     add_page_route(app, pages, "POST", "/account/passkey", passkey, script=True)
 

@@ -200,6 +200,34 @@ class Enrolment:
             )
         return offer
 
+    def new_recovery_codes(self, caller: Caller) -> RecoveryCodes:
+        """Ten new recovery codes for a person with a password; those before are worthless.
+
+        Raises:
+            Forbidden: the caller is not an active person with a password, or has not presented
+                a second factor within five minutes.
+        """
+        exchanges = self._exchanges
+        now = exchanges.clock.now()
+        with exchanges.database.transaction() as connection:
+            account = self.active_person(connection, caller)
+            if not account.has_password or not caller.stepped_up(now):
+                raise Forbidden(
+                    "Recovery codes are for people with a password and a fresh second factor.",
+                    hint="Present your second factor first.",
+                )
+            codes = give_recovery_codes(connection, account)
+            exchanges.record(
+                connection,
+                "auth.recovery_codes",
+                Outcome.DONE,
+                "renewed",
+                principal=account.principal_id,
+                address=caller.address,
+                via=caller.via,
+            )
+        return codes
+
     def confirm(
         self, request: ConfirmRequest, *, address: str | None = None
     ) -> tuple[Account, bool, RecoveryCodes]:
