@@ -127,6 +127,17 @@ def test_addresses_come_from_the_settings() -> None:
     assert Addresses.of(settings(http={"names": ["10.0.0.1"]})).rp_id == ""
 
 
+def test_a_star_stands_for_one_label() -> None:
+    found = Addresses.of(settings(http={"names": ["*.Falaj.example", "main.example."]}))
+    assert found.origins == ("https://main.example:8443",)
+    good = ["a.falaj.example", "main.example", "127.0.0.1"]
+    bad = ["falaj.example", "a.b.falaj.example", "example", "", ".falaj.example.evil", "*"]
+    assert [name for name in good if not found.is_for_us(name)] == []
+    assert [name for name in bad if found.is_for_us(name)] == []
+    only = Addresses.of(settings(http={"names": ["*.falaj.example"], "host": "10.0.0.5"}))
+    assert only.origins == ("https://10.0.0.5:8443",)
+
+
 @pytest.mark.parametrize("origin", ["http://x", "x.example", "https://x/path", "https://"])
 def test_an_origin_that_is_none_is_refused_at_the_start(origin: str) -> None:
     with pytest.raises(ValueError, match="https://name"):

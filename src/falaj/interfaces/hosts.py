@@ -39,7 +39,8 @@ class Addresses:
     origins: tuple[str, ...]
     """``https://name:port``, the best to show first; never empty."""
     hosts: frozenset[str]
-    """Names and addresses that a request may be for, without ports."""
+    """Names and addresses that a request may be for, without ports; ``*.name`` as certificates
+    mean it: with one label in place of the star."""
     rp_id: str
     """The domain that passkeys belong to; empty if no name is one."""
 
@@ -47,14 +48,22 @@ class Addresses:
     def of(cls, settings: Settings, port: int | None = None) -> Self:
         """The addresses of a platform that listens on ``port`` (default: ``http.port``)."""
         http, named = settings.http, settings.sign_in.origins
-        written = [f"[{name}]" if ":" in name else name for name in http.names]
+        plain = [name.lower().removesuffix(".") for name in http.names if "*" not in name]
         at = port or http.port
         suffix = "" if at == 443 else f":{at}"
-        origins = named or tuple(f"https://{name.lower()}{suffix}" for name in written)
+        origins = named or tuple(
+            f"https://[{name}]{suffix}" if ":" in name else f"https://{name}{suffix}"
+            for name in plain or [http.host]
+        )
         names = [urlsplit(origin).hostname or "" for origin in origins]
-        hosts = {name.lower() for name in (*http.names, http.host, *names)} - {"0.0.0.0", "::"}  # noqa: S104
+        hosts = {name.lower().removesuffix(".") for name in (*http.names, http.host, *names)}
+        hosts -= {"0.0.0.0", "::"}  # noqa: S104 - they are no names
         rp_id = settings.sign_in.rp_id or next((name for name in names if is_domain(name)), "")
         return cls(origins, frozenset(hosts), rp_id)
+
+    def is_for_us(self, name: str) -> bool:
+        """True if a request may be for this name or address."""
+        return name in self.hosts or f"*.{name.partition('.')[2]}" in self.hosts
 
 
 class HostCheck:
@@ -85,7 +94,7 @@ class HostCheck:
             return None
         headers = Headers(scope=scope)
         hosts = headers.getlist("host")
-        if len(hosts) != 1 or _name_of(hosts[0]) not in self._addresses.hosts:
+        if len(hosts) != 1 or not self._addresses.is_for_us(_name_of(hosts[0])):
             return WrongHost(
                 "The request is for another host name than this platform's.",
                 hint="Use one of its names; settings http.names and sign_in.origins list them.",
