@@ -13,12 +13,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from falaj.interfaces.platform import Platform, connect
+    from falaj.interfaces.platform import Platform, ask_for_code, connect
     from falaj.interfaces.platform import open_platform as open
 
-__all__ = ["Platform", "connect", "open"]
+__all__ = ["Platform", "ask_for_code", "connect", "open"]
 
-_PLACES = {"open": "open_platform", "connect": "connect", "Platform": "Platform"}
+_PLACES = {
+    "open": "open_platform",
+    "connect": "connect",
+    "Platform": "Platform",
+    "ask_for_code": "ask_for_code",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -143,3 +143,98 @@ def test_a_hostile_servers_error_is_still_an_error() -> None:
     error = rebuilt({"code": "not-found", "detail": "gone", "hint": "h", "details": details})
     assert isinstance(error, FalajError)
     assert (error.message, error.hint, error.details) == ("gone", "h", {"problems": [1]})
+
+
+DEEP = b'{"name": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+
+
+@pytest.mark.parametrize("path", ["/auth/login", "/auth/enrol", "/auth/passkeys/sign-in"])
+def test_deep_and_huge_bodies_are_refused_to_strangers(running: Any, path: str) -> None:
+    with running.web() as web:
+        deep = web.post(path, content=DEEP[:8_000], headers={"content-type": "application/json"})
+        assert (deep.status_code, deep.json()["code"]) == (422, "invalid-input")
+        huge = web.post(path, content=b" " * 100_000)
+        assert (huge.status_code, huge.json()["code"]) == (429, "limit-exceeded")
+        assert web.get("/healthz").status_code == 200
+
+
+def test_a_deep_body_of_somebody_known_is_refused(running: Any) -> None:
+    with running.web(running.person.token) as web:
+        answer = web.post("/api/accounts/salma/sessions/revocation", content=DEEP)
+    assert answer.status_code == 422
+    assert "nested deeper than 64" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x",
+     "application/xml", "text/html", "application/json; charset=utf-16"],
+)  # fmt: skip
+def test_a_body_is_read_as_json_or_not_at_all(running: Any, kind: str) -> None:
+    body = b"name=salma&password=x&code=1"
+    with running.web() as web:
+        answer = web.post("/auth/login", content=body, headers={"content-type": kind})
+        assert answer.status_code == 422
+        assert answer.headers["content-type"] == "application/problem+json"
+        page = web.post("/login", content=b'{"name": "salma"}', headers={"content-type": kind})
+        assert page.status_code in (403, 422)
+        assert "set-cookie" not in page.headers
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["x-forwarded-user", "x-remote-user", "remote-user", "x-user", "x-auth-request-user",
+     "x-forwarded-email", "x-falaj-principal", "falaj-principal", "x-ssl-client-dn",
+     "x-forwarded-client-cert", "x-amzn-oidc-identity", "cf-access-authenticated-user-email"],
+)  # fmt: skip
+def test_a_header_that_names_somebody_is_nobodys_proof(running: Any, name: str) -> None:
+    with running.web() as web:
+        assert web.get("/api/me", headers={name: "owner"}).status_code == 401
+    with running.web(running.person.token) as web:
+        me = web.get("/api/me", headers={name: "owner", "x-forwarded-for": "10.0.0.1"}).json()
+    assert me["principal"] == "user:salma"
+
+
+def test_a_forwarded_address_is_not_believed(running: Any) -> None:
+    with running.web() as web:
+        for n in range(6):
+            body = {"name": "forwarded", "password": "x", "code": "1"}
+            answer = web.post("/auth/login", json=body, headers={"x-forwarded-for": f"10.0.0.{n}"})
+    assert answer.status_code == 429
+    running.forgiven()
+
+
+@pytest.mark.parametrize("host", ["evil.example", "localhost.evil.example", "169.254.169.254"])
+@pytest.mark.parametrize("path", ["/", "/login", "/api/me", "/api/openapi.json"])
+def test_another_host_name_is_answered_nothing(running: Any, host: str, path: str) -> None:
+    with running.web(running.person.token) as web:
+        answer = web.get(path, headers={"host": host})
+    assert (answer.status_code, answer.json()["code"]) == (421, "wrong-host")
+    assert host not in answer.text
+
+
+@pytest.mark.parametrize("origin", ["https://evil.example", "null", "https://localhost"])
+def test_another_sites_page_sends_nothing(running: Any, origin: str) -> None:
+    with running.web(running.person.token) as web:
+        answer = web.post("/api/accounts/salma/sessions/revocation", json={},
+                          headers={"origin": origin})  # fmt: skip
+        assert (answer.status_code, answer.json()["code"]) == (403, "foreign-origin")
+        assert web.get("/api/me").status_code == 200
+
+
+def test_names_of_the_inside_stand_in_no_error(running: Any) -> None:
+    inside = [str(running.installation.home), str(running.installation.folder), "sqlite:"]
+    with running.web(running.person.token) as web:
+        answers = [
+            web.get("/api/tables/%2Fetc%2Fpasswd"),
+            web.get("/api/nothing/../../etc/passwd"),
+            web.get("/api/jobs/'; DROP TABLE jobs; --"),
+            web.get("/api/tables/none/rows?limit=-1"),
+            web.post("/api/sources/none/loads", json={}),
+            web.get("/static/../../falaj.toml"),
+            web.get("/static/%2e%2e/%2e%2e/pyproject.toml"),
+        ]
+    for answer in answers:
+        assert answer.status_code in (401, 403, 404, 405, 422), answer.text
+        assert "Traceback" not in answer.text
+        assert [word for word in inside if word in answer.text] == []

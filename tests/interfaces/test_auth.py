@@ -15,6 +15,7 @@ from falaj.interfaces.auth import add_auth_routes
 from falaj.interfaces.credentials import CredentialFile, RenewedTokens, ServiceTokens
 from falaj.interfaces.http import create_app
 from falaj.interfaces.pages import add_pages
+from falaj.interfaces.visitors import Pages
 from falaj.kernel.call import Caller
 from falaj.kernel.clock import SetClock, SystemClock
 from falaj.kernel.database import Database
@@ -59,7 +60,7 @@ class World:
         )
         app = create_app(backend, self, version="1", max_body_bytes=10_000)
         add_auth_routes(app, self.authentication)
-        add_pages(app, self.authentication, version="1")
+        add_pages(app, Pages(version="1"), self.authentication, address="https://falaj.test")
         self.client = TestClient(app, base_url="https://falaj.test")
         self.totp: pyotp.TOTP | None = None
 
@@ -208,7 +209,7 @@ def test_the_pages_lead_through_the_enrolment(world: World) -> None:
     assert wrong.status_code == 401
     assert 'role="alert"' in wrong.text
     done = world.client.post("/enrol/factor", data={**shown, "code": world.code()})
-    assert "Your account is ready, amina" in done.text
+    assert "Your second factor is ready, amina" in done.text
     assert done.text.count("<li>") == 10
 
 
@@ -230,12 +231,12 @@ def test_what_a_person_types_is_never_markup(world: World) -> None:
 
 
 def test_a_huge_form_is_refused(world: World) -> None:
-    answer = world.client.post("/enrol", content=b"a" * 20_000)
+    answer = world.client.post("/enrol", data={"name": "a" * 20_000})
     assert answer.status_code == 429
 
 
 def test_the_first_page_and_its_style_are_served(world: World) -> None:
     page = world.client.get("/")
-    assert "falaj --url https://falaj.test login" in page.text
+    assert "falaj --url https://falaj.test login --device" in page.text
     assert world.client.get("/static/falaj.css").status_code == 200
     assert world.client.get("/static/../auth.py").status_code == 404

@@ -82,7 +82,7 @@ def premises(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def client(premises):
-    with TestClient(control_app(premises), base_url="https://testserver") as made:
+    with TestClient(control_app(premises), base_url="https://localhost") as made:
         yield made
 
 

@@ -26,6 +26,7 @@ from falaj.trust.model import (
     WrongCredentials,
     revealed,
 )
+from falaj.trust.ownfactors import OwnFactors
 from falaj.trust.policy import CedarPolicy
 from falaj.trust.service import AccountsService
 
@@ -35,7 +36,10 @@ class Office:
 
     def __init__(self, trust) -> None:
         self.trust = trust
-        service = AccountsService(trust.accounts, trust.sessions, trust.authentication.enrolment)
+        parts = trust.authentication
+        service = AccountsService(
+            trust.accounts, trust.sessions, parts.enrolment, OwnFactors(parts.exchanges)
+        )
         self.door = make_door(
             trust.database,
             [service],

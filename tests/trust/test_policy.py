@@ -164,6 +164,7 @@ EXPERIMENTS = {"definitions.plan", "training.train", "runs.log", "models.registe
                 "accounts.list",
                 "accounts.get",
                 "accounts.sessions",
+                "accounts.factors",
             },
         ),
         (
@@ -268,7 +269,7 @@ def test_a_viewer_does_not_see_that_a_personal_asset_is_there(policy):
 
 def test_everyone_ends_their_own_sessions_and_not_those_of_others(policy):
     who = caller("viewer")
-    for name in ("accounts.sessions", "accounts.revoke_sessions"):
+    for name in ("accounts.sessions", "accounts.revoke_sessions", "accounts.factors"):
         assert may(policy, who, name, asset("account", "amina"), stepped_up=False)
         assert not may(policy, who, name, asset("account", "omar"))
 

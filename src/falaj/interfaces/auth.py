@@ -41,22 +41,24 @@ def add_auth_routes(app: FastAPI, authentication: Authentication) -> None:
     """Add ``/auth/*`` to the control plane."""
 
     def enrol(request: Request, body: EnrolRequest) -> Any:
-        return authentication.enrol(body, address=address(request))
+        return authentication.enrol(body, address=client_address(request))
 
     def confirm(request: Request, body: ConfirmRequest) -> Any:
-        return authentication.confirm(body, address=address(request), client=agent(request))
+        return authentication.confirm(body, address=client_address(request), client=agent(request))
 
     def login(request: Request, body: LoginRequest) -> Any:
-        return authentication.login(body, address=address(request))
+        return authentication.login(body, address=client_address(request))
 
     def service_login(request: Request, body: ServiceLoginRequest) -> Any:
-        return authentication.service_login(body, address=address(request))
+        return authentication.service_login(body, address=client_address(request))
 
     def refresh(request: Request, body: RefreshRequest) -> Any:
-        return authentication.refresh(body, address=address(request))
+        return authentication.refresh(body, address=client_address(request))
 
     def step_up(request: Request, body: StepUpRequest) -> Any:
-        return authentication.step_up_session(bearer(request), body.code, address=address(request))
+        return authentication.step_up_session(
+            bearer(request), body.code, address=client_address(request)
+        )
 
     def logout(request: Request, _body: Nothing) -> Any:
         authentication.logout(bearer(request))
@@ -72,16 +74,24 @@ def add_auth_routes(app: FastAPI, authentication: Authentication) -> None:
         "/auth/logout": (Nothing, logout),
     }
     for path, (model, exchange) in exchanges.items():
-        app.add_api_route(path, _route(model, exchange), methods=["POST"], include_in_schema=False)
+        route = exchange_route(model, exchange)
+        app.add_api_route(path, route, methods=["POST"], include_in_schema=False)
 
 
 class Nothing(BaseModel):
     """An empty document."""
 
 
-def _route(
+def exchange_route(
     model: type[BaseModel], exchange: Callable[[Request, Any], Any]
 ) -> Callable[[Request], Awaitable[Response]]:
+    """A route that takes a small JSON document and answers with another one.
+
+    Args:
+        model: what the document must be.
+        exchange: takes the request and the document to a pydantic model, on a thread.
+    """
+
     async def route(request: Request) -> Response:
         body = await read_body(request, MAX_BODY_BYTES, max_seconds=MAX_BODY_SECONDS)
         given = checked(model, json_object(body) if body.strip() else {})
@@ -103,7 +113,7 @@ def checked(model: type[M], given: dict[str, Any]) -> M:
         raise InvalidInput(f"The request is not complete: {told}.") from None
 
 
-def address(request: Request) -> str | None:
+def client_address(request: Request) -> str | None:
     """The network address that a request comes from."""
     return request.client.host if request.client else None
 

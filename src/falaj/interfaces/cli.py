@@ -267,10 +267,18 @@ def enrol(
 @app.command()
 def login(
     context: typer.Context,
-    name: Annotated[str, typer.Option(prompt=True, help="Your account's name.")],
+    name: Annotated[
+        str | None, typer.Option(help="Your account's name; asked for if left out.")
+    ] = None,
+    device: Annotated[
+        bool, typer.Option("--device", help="Be let in by a browser; passkeys work there.")
+    ] = False,
 ) -> None:
-    """Log in to a server (--url); asks for password and one-time code."""
-    context.obj.login(name)
+    """Log in to a server (--url): with password and one-time code, or through a browser."""
+    if device:
+        context.obj.login_by_device()
+    else:
+        context.obj.login(name or typer.prompt("Name"))
 
 
 @app.command()

@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 
 from falaj.interfaces.client import sent
+from falaj.interfaces.devicelogin import Show, tokens_through_browser
 from falaj.kernel.errors import InvalidInput, Unauthenticated
 
 _RENEW_BEFORE = timedelta(seconds=30)
@@ -101,6 +102,14 @@ class RenewedTokens:
             headers={"Authorization": f"Bearer {token}"},
         )
         self._take(sent(self._client, request).json())
+
+    def step_up_through_browser(self, show: Show) -> None:
+        """Have the session's owner present a factor in a browser; see ``devicelogin``."""
+        self._take(
+            tokens_through_browser(
+                self._client, show, named="a session that is there", token=self()
+            )
+        )
 
     def _renew(self) -> None:
         refresh = self._tokens.get("refresh_token")

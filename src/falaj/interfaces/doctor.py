@@ -73,6 +73,7 @@ def examined(settings: Settings) -> Iterator[Finding]:
         "compute": _compute,
         "certificate": _certificate,
         "ports": _ports,
+        "sign-in": _sign_in,
     }
     try:
         for component, check in checks.items():
@@ -221,3 +222,11 @@ def _ports(made: Premises) -> str:
         listening(host, port, setting, key=key).close()
     grpc = f", {inference.host}:{inference.grpc_port}" if inference.grpc_port else ""
     return f"{http.host}:{http.port}{grpc} and {inference.host}:{inference.port} are free"
+
+
+def _sign_in(premises: Premises) -> str:
+    from falaj.interfaces.hosts import Addresses
+
+    found = Addresses.of(premises.settings)
+    passkeys = f"passkeys belong to {found.rp_id}" if found.rp_id else "no passkeys: no name"
+    return f"pages at {', '.join(found.origins)}; {passkeys}"

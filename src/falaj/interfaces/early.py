@@ -11,7 +11,7 @@ _MODULES = {
     "control": (
         "falaj.interfaces.auth",
         "falaj.interfaces.http",
-        "falaj.interfaces.pages",
+        "falaj.interfaces.people",
         "falaj.wiring.actions",
         "falaj.wiring.services",
         "uvicorn",

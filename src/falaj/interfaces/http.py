@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Awaitable, Callable
 from functools import cache
 from typing import Any, Protocol
@@ -18,13 +19,14 @@ from fastapi.responses import JSONResponse, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
+from falaj.interfaces.hiding import Hiding
 from falaj.interfaces.openapi import document
 from falaj.interfaces.texts import from_text
 from falaj.kernel.actions import Action, is_writable
 from falaj.kernel.call import Caller
 from falaj.kernel.door import Backend, LocalDoor
 from falaj.kernel.errors import FalajError, InvalidInput, LimitExceeded, NotFound, Unauthenticated
-from falaj.kernel.problems import MEDIA_TYPE, problem, status_of
+from falaj.kernel.problems import INTERNAL, MEDIA_TYPE, problem, public, status_of
 from falaj.kernel.telemetry import logger
 
 API = "/api"
@@ -32,7 +34,12 @@ BODY_SECONDS = 300.0
 """The longest that a body may be on its way, of a caller who is known."""
 REVEALED = {"reveal_once": True}
 """Serialisation context that shows one-time secrets (trust.model.OneTimeSecret)."""
+DEEPEST = 64
+"""So many brackets may stand inside each other in a JSON body."""
 _LONGEST_HEADER = 200
+_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
+_NO_BRACKET = bytes(code for code in range(256) if code not in b"[]{}")
+_ONE_KIND = bytes.maketrans(b"{}", b"[]")
 _log = logger(__name__)
 
 
@@ -43,7 +50,12 @@ class Verifier(Protocol):
 
 
 def create_app(
-    backend: Backend, verifier: Verifier, *, version: str, max_body_bytes: int
+    backend: Backend,
+    verifier: Verifier,
+    *,
+    version: str,
+    max_body_bytes: int,
+    hiding: Hiding | None = None,
 ) -> FastAPI:
     """The control plane's ASGI application.
 
@@ -51,7 +63,8 @@ def create_app(
         backend: what the local door stands on.
         verifier: checks access tokens.
         version: Falaj's version, for the OpenAPI document.
-        max_body_bytes: a larger request body is refused with 413.
+        max_body_bytes: a larger request body is refused.
+        hiding: takes words of the inside out of errors; none are known without it.
     """
     app = FastAPI(
         title="Falaj",
@@ -88,9 +101,9 @@ def create_app(
     app.add_api_route(API + "/openapi.json", openapi, methods=["GET"])
     app.add_api_route("/healthz", healthy, methods=["GET"])
     app.add_api_route("/metrics", metrics, methods=["GET"])
-    app.add_exception_handler(FalajError, _told)
-    app.add_exception_handler(HTTPException, _told)
-    app.add_exception_handler(Exception, _told)
+    told = _teller(hiding or Hiding(()))
+    for kind in (FalajError, HTTPException, Exception):
+        app.add_exception_handler(kind, told)
     app.middleware("http")(_headers)
     return app
 
@@ -230,6 +243,11 @@ async def read_body(
 
 def json_object(body: bytes) -> dict[str, Any]:
     """A JSON object; raises InvalidInput for anything else (NaN, depth and size included)."""
+    if nested_deeper(body, DEEPEST):
+        raise InvalidInput(
+            f"The request body is nested deeper than {DEEPEST} levels, or not closed.",
+            hint="Send flatter JSON.",
+        )
 
     def refuse(constant: str) -> Any:
         raise ValueError(f"{constant} is not JSON")
@@ -251,6 +269,23 @@ def json_object(body: bytes) -> dict[str, Any]:
     return parsed
 
 
+def nested_deeper(body: bytes, levels: int) -> bool:
+    """True if brackets of a JSON text are nested deeper, or do not close each other.
+
+    Looked at before the text is parsed, in time that grows with its length alone: texts are
+    taken out, then innermost pairs, one level in each round. Which kind of bracket closes
+    which is left to the parser.
+    """
+    if body.count(b"[") + body.count(b"{") <= levels:
+        return False
+    brackets = _STRING.sub(b"", body).translate(_ONE_KIND, _NO_BRACKET)
+    for _ in range(levels):
+        brackets = brackets.replace(b"[]", b"")
+        if not brackets:
+            return False
+    return True
+
+
 def _all_writable(root: Any) -> bool:
     """True if every text in a JSON value can be kept in a database."""
     stack = [root]
@@ -267,7 +302,14 @@ def _all_writable(root: Any) -> bool:
     return True
 
 
-async def _told(request: Request, error: Exception) -> Response:
+def _teller(hiding: Hiding) -> Callable[[Request, Exception], Awaitable[Response]]:
+    async def told(request: Request, error: Exception) -> Response:
+        return _told(request, error, hiding)
+
+    return told
+
+
+def _told(request: Request, error: Exception, hiding: Hiding) -> Response:
     if isinstance(error, HTTPException):
         error = _of_http(request, error)
     if not isinstance(error, FalajError):
@@ -282,7 +324,7 @@ async def _told(request: Request, error: Exception) -> Response:
     if error.retryable:
         headers["Retry-After"] = "1"
     return JSONResponse(
-        problem(error, instance=request.url.path),
+        hiding.document(problem(public(error), instance=request.url.path)),
         status_code=status_of(error.kind) if not isinstance(error, InternalError) else 500,
         media_type=MEDIA_TYPE,
         headers=headers,
@@ -292,7 +334,7 @@ async def _told(request: Request, error: Exception) -> Response:
 class InternalError(FalajError):
     """The platform met an error that it did not expect."""
 
-    code = "internal"
+    code = INTERNAL
 
 
 class MethodNotAllowed(FalajError):
@@ -315,7 +357,7 @@ async def _headers(request: Request, answer: Callable[[Request], Awaitable[Respo
     response = await answer(request)
     response.headers["Strict-Transport-Security"] = "max-age=31536000"
     response.headers["X-Content-Type-Options"] = "nosniff"
-    response.headers["Referrer-Policy"] = "no-referrer"
+    response.headers.setdefault("Referrer-Policy", "no-referrer")
     response.headers.setdefault("Cache-Control", "no-store")
     response.headers.setdefault(
         "Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'"

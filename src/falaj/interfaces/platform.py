@@ -9,13 +9,13 @@ from __future__ import annotations
 import ssl
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from falaj.kernel.actions import Action
+from falaj.interfaces.doorway import Doorway
 from falaj.kernel.door import LocalDoor, face
-from falaj.kernel.errors import FalajError, InvalidInput, Unauthenticated
+from falaj.kernel.errors import FalajError, InvalidInput, StepUpRequired, Unauthenticated
 from falaj.kernel.jobs import Job, JobCancelled, JobState
 from falaj.kernel.ports import Door
 from falaj.kernel.problems import rebuilt
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from falaj.catalog.service import AssetService, DefinitionService
     from falaj.features.service import Features
     from falaj.ingest.service import SourceService
+    from falaj.interfaces.devicelogin import Show
     from falaj.kernel.jobs_service import JobsService
     from falaj.lake.service import TableService
     from falaj.models.service import ModelService
@@ -40,25 +41,29 @@ if TYPE_CHECKING:
     from falaj.wiring.assembly import Premises
 
 
+OnStepUp = Callable[["Platform", StepUpRequired], None]
+"""Presents a factor (``platform.step_up``, ``platform.step_up_in_browser``) or raises."""
+
+
+def ask_for_code(platform: Platform, required: StepUpRequired) -> None:
+    """An ``on_step_up`` for terminals and notebooks: asks for a code, or leads to a browser.
+
+    Raises:
+        WrongCredentials: the code is wrong.
+    """
+    from getpass import getpass
+
+    code = getpass(f"{required.message} One-time code (empty: with a passkey in a browser): ")
+    if code.strip():
+        platform.step_up(code)
+    else:
+        platform.step_up_in_browser()
+
+
 class JobFailed(FalajError):
     """A job that was waited for has failed."""
 
     code = "job-failed"
-
-
-class _Doorway:
-    """The door of a platform, which changes when its caller presents a second factor."""
-
-    def __init__(self, door: Door) -> None:
-        self.door = door
-
-    def call(
-        self, action: Action, arguments: Mapping[str, Any], *, idempotency_key: str | None = None
-    ) -> Any:
-        return self.door.call(action, arguments, idempotency_key=idempotency_key)
-
-    def with_purpose(self, purpose: str | None) -> Door:
-        return self.door.with_purpose(purpose)
 
 
 class Platform:
@@ -93,6 +98,8 @@ class Platform:
         step_up: Callable[[Door, str], Door],
         close: Callable[[], None],
         help_out: Callable[[threading.Event], None] | None = None,
+        through_browser: Callable[[Show], None] | None = None,
+        on_step_up: OnStepUp | None = None,
     ) -> None:
         """Made by ``falaj.open`` and ``falaj.connect``.
 
@@ -101,8 +108,12 @@ class Platform:
             step_up: presents a one-time code; returns the door to use from now on.
             close: gives everything back.
             help_out: works on jobs in this process until the event is set (near only).
+            through_browser: has a factor presented in a browser (far only).
+            on_step_up: presents a factor when an action needs one.
         """
-        self._doorway = _Doorway(door)
+        ask = None if on_step_up is None else lambda required: on_step_up(self, required)
+        self._doorway = Doorway(door, ask)
+        self._through_browser = through_browser
         self._step_up = step_up
         self._close = close
         self._help_out = help_out
@@ -123,6 +134,22 @@ class Platform:
             WrongCredentials: the code is wrong or was used before.
         """
         self._doorway.door = self._step_up(self._doorway.door, code)
+
+    def step_up_in_browser(self, show: Show = print) -> None:
+        """Present a factor, a passkey too, in a browser that is signed in to the server.
+
+        ``show`` is given the link to open; this waits until the person has decided.
+
+        Raises:
+            InvalidInput: the platform is near, or the caller is no person's session.
+            AccessDenied, ExpiredCode: the person has refused, or did not decide in time.
+        """
+        if self._through_browser is None:
+            raise InvalidInput(
+                "Only a person's session on a server is stepped up in a browser.",
+                hint="Present a one-time code: platform.step_up(code).",
+            )
+        self._through_browser(show)
 
     def wait(
         self,
@@ -262,13 +289,19 @@ def _failure(job: Job) -> FalajError:
 
 
 def open_platform(
-    folder: Path | str = ".", *, purpose: str | None = None, **settings: Any
+    folder: Path | str = ".",
+    *,
+    purpose: str | None = None,
+    on_step_up: OnStepUp | None = None,
+    **settings: Any,
 ) -> Platform:
     """The platform of a folder, in this process, as its owner.
 
     Args:
         folder: where ``falaj init`` was run.
         purpose: why data is asked for, where a classification or a view demands it.
+        on_step_up: presents a factor when an action needs one (``falaj.ask_for_code``); without
+            it the action raises StepUpRequired.
         settings: override settings by name.
 
     Raises:
@@ -283,7 +316,7 @@ def open_platform(
     logging_by_default()
     premises = assemble(Settings.read(folder, **settings))
     try:
-        return near(premises, close=premises.close, purpose=purpose)
+        return near(premises, close=premises.close, purpose=purpose, on_step_up=on_step_up)
     except BaseException:
         premises.close()
         raise
@@ -294,6 +327,7 @@ def near(
     *,
     close: Callable[[], None] = lambda: None,
     purpose: str | None = None,
+    on_step_up: OnStepUp | None = None,
 ) -> Platform:
     """The platform of premises that are open in this process, as its owner.
 
@@ -301,6 +335,7 @@ def near(
         premises: all parts of the platform.
         purpose: why data is asked for.
         close: what closing the platform gives back; nothing if somebody else keeps them.
+        on_step_up: presents a factor when an action needs one.
 
     Raises:
         NotFound: there is no owner's key here.
@@ -321,6 +356,7 @@ def near(
         step_up=step_up,
         close=close,
         help_out=premises.work_on_jobs,
+        on_step_up=on_step_up,
     )
 
 
@@ -333,6 +369,7 @@ def connect(
     ca: Path | str | None = None,
     purpose: str | None = None,
     timeout_seconds: float = 60.0,
+    on_step_up: OnStepUp | None = None,
 ) -> Platform:
     """A platform on a server, as one caller.
 
@@ -343,6 +380,8 @@ def connect(
             credentials of ``falaj login`` are used.
         ca: a file with the certificate authority to trust (PEM).
         purpose: why data is asked for, where a classification demands it.
+        on_step_up: presents a factor when an action needs one (``falaj.ask_for_code``); without
+            it the action raises StepUpRequired.
 
     Raises:
         InvalidInput: the address is not https, or the CA file cannot be read.
@@ -386,7 +425,11 @@ def connect(
         return door
 
     return Platform(
-        RemoteDoor(client, source, purpose=purpose), step_up=step_up, close=client.close
+        RemoteDoor(client, source, purpose=purpose),
+        step_up=step_up,
+        close=client.close,
+        through_browser=renewed.step_up_through_browser if renewed is not None else None,
+        on_step_up=on_step_up,
     )
 
 

@@ -69,7 +69,8 @@ def main(arguments: list[str] | None = None) -> int:
         elif given.role == "log":
             _run_until_told(lambda stopped: _write_log(premises, ready, stopped), given.parent)
         elif given.role == "control":
-            _serve(control_app(premises), premises, sockets, ready, given.parent)
+            app = control_app(premises, port=sockets[0].getsockname()[1])
+            _serve(app, premises, sockets, ready, given.parent)
         else:
             _serve_front(premises, given.name, sockets, ready, given.parent)
     except FalajError as error:
@@ -80,20 +81,28 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def control_app(premises: Premises) -> Any:
-    """The ASGI application of the control plane: actions, credential exchanges, pages."""
-    from falaj.interfaces.auth import add_auth_routes
-    from falaj.interfaces.http import create_app
-    from falaj.interfaces.pages import add_pages
+def control_app(premises: Premises, *, port: int | None = None) -> Any:
+    """The ASGI application of the control plane: actions, credential exchanges, pages.
 
+    ``port`` is where it listens, if that is not the settings' ``http.port``.
+    """
+    from falaj.interfaces.auth import add_auth_routes
+    from falaj.interfaces.hiding import Hiding
+    from falaj.interfaces.hosts import Addresses, HostCheck
+    from falaj.interfaces.http import create_app
+    from falaj.interfaces.people import add_people
+
+    addresses = Addresses.of(premises.settings, port)
     app = create_app(
         premises.backend,
         premises.verifier,
         version=version("falaj"),
         max_body_bytes=premises.settings.http.max_body_bytes,
+        hiding=Hiding.of(premises.settings),
     )
     add_auth_routes(app, premises.authentication)
-    add_pages(app, premises.authentication, version=version("falaj"))
+    add_people(app, premises, addresses, version=version("falaj"))
+    app.add_middleware(HostCheck, addresses=addresses)
     return app
 
 

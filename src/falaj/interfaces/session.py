@@ -6,6 +6,7 @@ import getpass
 import sys
 from functools import cached_property
 from pathlib import Path
+from platform import node as platform_name
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -13,6 +14,7 @@ from rich.console import Console
 from falaj.kernel.errors import InvalidInput, StepUpRequired
 
 if TYPE_CHECKING:
+    from falaj.interfaces.devicelogin import DeviceLink
     from falaj.interfaces.platform import Platform
     from falaj.kernel.actions import Action
     from falaj.kernel.jobs import Job
@@ -47,9 +49,9 @@ class Session:
         from falaj.interfaces.platform import connect, open_platform
 
         if self.url is not None:
-            opened = connect(self.url, ca=self.ca, purpose=self.purpose)
+            opened = connect(self.url, ca=self.ca, purpose=self.purpose, on_step_up=self._step_up)
         else:
-            opened = open_platform(self.folder, purpose=self.purpose)
+            opened = open_platform(self.folder, purpose=self.purpose, on_step_up=self._step_up)
         if self.code is not None:
             opened.step_up(self.code)
         return opened
@@ -62,13 +64,26 @@ class Session:
 
     def call(self, action: Action, arguments: dict[str, Any]) -> Any:
         """Call an action; asks for a one-time code if it needs one and somebody is there."""
-        try:
-            return self.platform.door.call(action, arguments)
-        except StepUpRequired:
-            if self.code is not None or not sys.stdin.isatty():
-                raise
-            self.platform.step_up(getpass.getpass("One-time code: "))
-            return self.platform.door.call(action, arguments)
+        return self.platform.door.call(action, arguments)
+
+    def _step_up(self, platform: Platform, required: StepUpRequired) -> None:
+        """Ask for a factor, if somebody is there: a code, or on a server a passkey."""
+        if self.code is not None or not sys.stdin.isatty():
+            raise required
+        if self.url is None:
+            platform.step_up(getpass.getpass("One-time code: "))
+            return
+        code = getpass.getpass("One-time code (empty: with a passkey in your browser): ")
+        if code.strip():
+            platform.step_up(code)
+        else:
+            platform.step_up_in_browser(self._show_link)
+
+    def _show_link(self, link: DeviceLink) -> None:
+        """Show on standard error where to go: standard output is for answers."""
+        told = Console(stderr=True)
+        told.print(f"{link}", soft_wrap=True, highlight=False)
+        told.print(f"Or at once: {link.address_with_code}", soft_wrap=True, highlight=False)
 
     def show(self, result: Any) -> None:
         """Print a result as the options ask."""
@@ -140,6 +155,21 @@ class Session:
             answer = sent(client, client.build_request("POST", "/auth/login", json=wanted))
         CredentialFile(default_file()).put(url, answer.json())
         self.console.print(f"Logged in to {url} as {name}.")
+
+    def login_by_device(self) -> None:
+        """Be let in by a person in a browser, and keep the server's tokens."""
+        import httpx
+
+        from falaj.interfaces.credentials import CredentialFile, default_file
+        from falaj.interfaces.devicelogin import tokens_through_browser
+        from falaj.interfaces.platform import trusted
+
+        url = self._server()
+        named = f"falaj command line on {platform_name()}"[:100]
+        with httpx.Client(base_url=url, verify=trusted(url, self.ca)) as client:
+            tokens = tokens_through_browser(client, self._show_link, named=named)
+        CredentialFile(default_file()).put(url, tokens)
+        self.console.print(f"Logged in to {url}.")
 
     def logout(self) -> None:
         """End the session on the server and forget its tokens."""

@@ -40,6 +40,7 @@ class TaskFailed(FalajError):
 
     code = "task-failed"
     kind = ErrorKind.CORRUPT
+    shown = False
 
 
 class Compute(Protocol):

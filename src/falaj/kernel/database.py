@@ -20,7 +20,7 @@ from sqlalchemy.engine import URL, Connection, Dialect, Engine, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError
 
 from falaj.kernel.clock import from_microseconds, microseconds
-from falaj.kernel.errors import InvalidInput, LimitExceeded, Unavailable
+from falaj.kernel.errors import InvalidInput, StorageFull, Unavailable
 from falaj.kernel.numbers import finite
 
 T = TypeVar("T")
@@ -131,7 +131,7 @@ class Database:
 
         Raises:
             Unavailable: the database does not answer or stays locked.
-            LimitExceeded: its disk is full.
+            StorageFull: its disk is full.
         """
         try:
             with self._turn(), self.engine.begin() as connection:
@@ -174,7 +174,7 @@ class Database:
         reason = str(error.orig).strip().splitlines()[0] if error.orig else str(error)
         lowered = reason.lower()
         if "full" in lowered or "no space" in lowered or "disk i/o" in lowered:
-            return LimitExceeded(
+            return StorageFull(
                 f"The disk of the database {self.shown_url} is full or failing: {reason}.",
                 hint="Free some space; nothing was changed.",
             )

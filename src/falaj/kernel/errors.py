@@ -34,12 +34,15 @@ class FalajError(Exception):
         details: JSON-ready facts for programs (never a secret).
 
     A subclass sets ``code`` (stable, kebab-case, unique over the whole package),
-    ``kind`` and whether a later identical call may succeed (``retryable``).
+    ``kind``, whether a later identical call may succeed (``retryable``), and whether
+    callers from afar are told its text (``shown``): the text of a component's failure
+    names addresses, paths and what a driver said, which are for the operator alone.
     """
 
     code: ClassVar[str] = "falaj-error"
     kind: ClassVar[ErrorKind] = ErrorKind.INVALID
     retryable: ClassVar[bool] = False
+    shown: ClassVar[bool] = True
 
     def __init__(self, message: str, *, hint: str = "", **details: Any) -> None:
         super().__init__(message)
@@ -114,6 +117,7 @@ class Unavailable(FalajError):
     code = "unavailable"
     kind = ErrorKind.UNAVAILABLE
     retryable = True
+    shown = False
 
 
 class ComponentRefused(FalajError):
@@ -121,6 +125,7 @@ class ComponentRefused(FalajError):
 
     code = "component-refused"
     kind = ErrorKind.UNAVAILABLE
+    shown = False
 
 
 class LimitExceeded(FalajError):
@@ -130,11 +135,19 @@ class LimitExceeded(FalajError):
     kind = ErrorKind.EXHAUSTED
 
 
+class StorageFull(LimitExceeded):
+    """A disk of the platform is full or failing, or a store's waiting room is."""
+
+    code = "storage-full"
+    shown = False
+
+
 class Corrupt(FalajError):
     """Stored bytes are not the bytes that were written: tampering or a broken disk."""
 
     code = "corrupt"
     kind = ErrorKind.CORRUPT
+    shown = False
 
 
 def error_classes() -> dict[str, type[FalajError]]:

@@ -27,6 +27,8 @@ PREFIXES = {
     "load": "one load of a source",
     "user": "a person's account",
     "session": "a login session",
+    "passkey": "a passkey of a person",
+    "problem": "an error whose text is in the log",
     "token": "a token family",
     "key": "a key-encryption key",
     "segment": "a segment of a spool",

@@ -36,6 +36,7 @@ from falaj.kernel.clock import Clock
 from falaj.kernel.database import Database, Instant, Json, metadata
 from falaj.kernel.errors import Conflict, FalajError, NotFound
 from falaj.kernel.ids import new_id
+from falaj.kernel.problems import INTERNAL
 from falaj.kernel.telemetry import logger
 
 job_rows = Table(
@@ -368,7 +369,7 @@ class Worker:
         told = (
             {"code": error.code, "message": error.message, "hint": error.hint}
             if isinstance(error, FalajError)
-            else {"code": "internal", "message": f"{type(error).__name__}: {error}"}
+            else {"code": INTERNAL, "message": f"{type(error).__name__}: {error}"}
         )
         terminal = isinstance(error, FalajError) and not error.retryable
         if terminal:  # the input's fault, which its message tells in full

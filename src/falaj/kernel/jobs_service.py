@@ -8,6 +8,7 @@ from falaj.kernel.actions import Service, action
 from falaj.kernel.call import Call
 from falaj.kernel.errors import NotFound
 from falaj.kernel.jobs import Job, Jobs, JobState
+from falaj.kernel.problems import public_failure
 
 MayHandle = Callable[[Call, Job], bool]
 """True if the caller may handle (cancel) a job: then it may also be seen."""
@@ -28,7 +29,7 @@ class JobsService(Service):
         """The newest jobs first, all or those in one state: your own, or all that you run."""
         found = self._jobs.listed(self.call.connection, state=state, limit=MOST_LISTED)
         seen = [job for job in found if self._may_handle(self.call, job)]
-        return seen[: max(1, min(limit, MOST_LISTED))]
+        return [self._told(job) for job in seen[: max(1, min(limit, MOST_LISTED))]]
 
     @action(get="/jobs/{job_id}", on="job")
     def get(self, job_id: str) -> Job:
@@ -37,7 +38,14 @@ class JobsService(Service):
         if not self._may_handle(self.call, job):
             # Arguments, results and errors tell of data that the caller may not know of.
             raise NotFound(f"There is no job {job_id!r}.", hint="`falaj jobs list` shows yours.")
-        return job
+        return self._told(job)
+
+    def _told(self, job: Job) -> Job:
+        """The job as its asker may read it: from afar, a component's failure has no text."""
+        if job.error is None or self.call.caller.via == "local":
+            return job
+        where = f"The operator finds the reason in the worker's log, under {job.id}."
+        return job.model_copy(update={"error": dict(public_failure(job.error, log=where))})
 
     @action(post="/jobs/{job_id}/cancellation", on="job")
     def cancel(self, job_id: str) -> Job:

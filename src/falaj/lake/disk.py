@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from secrets import token_hex
 
-from falaj.kernel.errors import FalajError, LimitExceeded, Unavailable
+from falaj.kernel.errors import FalajError, StorageFull, Unavailable
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
@@ -16,7 +16,7 @@ _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 def disk_error(error: OSError, what: str) -> FalajError:
     """An error of the operating system about ``what`` (``the blob 'x'``) as one of ours."""
     if error.errno in _FULL:
-        return LimitExceeded(
+        return StorageFull(
             f"The disk of {what} is full.", hint="Free some space; nothing was written."
         )
     return Unavailable(

@@ -45,24 +45,28 @@ class Overloaded(Unavailable):
     """The worker's queue for this endpoint is full."""
 
     code = "overloaded"
+    shown = True
 
 
 class Asleep(Unavailable):
     """The endpoint's model is not in memory; a prediction wakes it."""
 
     code = "asleep"
+    shown = True
 
 
 class DeadlineExceeded(Unavailable):
     """The request waited or took longer than the endpoint's deadline."""
 
     code = "deadline-exceeded"
+    shown = True
 
 
 class NotReady(Unavailable):
     """The worker should get no requests now; ``reasons`` are words for programs."""
 
     code = "not-ready"
+    shown = True
 
 
 class SlowClient(InvalidInput):
@@ -76,6 +80,7 @@ class ModelFailed(Unavailable):
 
     code = "model-failed"
     retryable = False
+    shown = True
 
 
 class ScoringFailed(Unavailable):
@@ -83,12 +88,20 @@ class ScoringFailed(Unavailable):
 
     code = "scoring-failed"
     retryable = False
+    shown = True
 
 
 class ReleaseRefused(Conflict):
     """A worker can not load the release; nothing was switched."""
 
     code = "release-refused"
+
+
+class ReleaseNotLoaded(Unavailable):
+    """Workers have not loaded the release in time; nothing was switched."""
+
+    code = "release-not-loaded"
+    shown = True
 
 
 class RoutingDamaged(Corrupt):

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 
 from falaj.kernel.errors import FalajError, NotFound
-from falaj.kernel.problems import MEDIA_TYPE, problem
+from falaj.kernel.problems import MEDIA_TYPE, problem, public
 from falaj.kernel.telemetry import logger
 from falaj.serving.admission import Admission
 from falaj.serving.arrowpredictions import request_of as arrow_request
@@ -309,7 +309,7 @@ class InferenceApp:
         known = _known(error, what)
         if self._workload is not None and isinstance(known, (Overloaded, DeadlineExceeded)):
             self._workload.shed()
-        document = problem(known)
+        document = problem(public(known))
         code = document["status"] = _STATUS.get(known.code) or int(document["status"])
         lane = self._lanes.get(endpoint)
         if lane is not None:

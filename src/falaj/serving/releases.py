@@ -25,7 +25,7 @@ from falaj.kernel.errors import (
 from falaj.kernel.ids import new_id
 from falaj.kernel.telemetry import logger
 from falaj.serving import tables
-from falaj.serving.errors import ReleaseRefused
+from falaj.serving.errors import ReleaseNotLoaded, ReleaseRefused
 from falaj.serving.model import (
     Activation,
     Approved,
@@ -468,7 +468,7 @@ class Releases:
             if not waiting:
                 return
             if time.monotonic() > until:
-                raise Unavailable(
+                raise ReleaseNotLoaded(
                     f"The workers {', '.join(waiting)} did not load the release in "
                     f"{wait_seconds:g} s.",
                     hint="Nothing was switched; see `falaj endpoints status NAME`.",

@@ -110,6 +110,11 @@ def _revocation(world: World) -> Arguments:
     return {"name": name}
 
 
+def _removal(world: World) -> Arguments:
+    name = world.person()
+    return {"name": name, "factor": world.passkeys_of(name)[0]}
+
+
 def _proof(world: World) -> Arguments:
     return {"old": int(world.facts["older"]), "new": int(world.facts["newer"])}
 
@@ -279,6 +284,8 @@ SUBJECTS: Mapping[str, Subject] = {
     ),
     "accounts.deactivate": Subject(_new("name", lambda world: world.person())),
     "accounts.reset": Subject(_new("name", lambda world: world.person())),
+    "accounts.factors": Subject(_fact("name", "person")),
+    "accounts.remove_factor": Subject(_removal),
     "accounts.sessions": Subject(_fact("name", "person")),
     "accounts.revoke_sessions": Subject(_revocation),
     "keys.rotate": Subject(

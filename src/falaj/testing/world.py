@@ -121,7 +121,7 @@ class World:
         self.premises = premises
         self.folder = folder
         self.http: TestClient = Client(
-            control_app(premises), base_url="https://testserver", raise_server_exceptions=False
+            control_app(premises), base_url="https://localhost", raise_server_exceptions=False
         )
         self.facts: dict[str, str] = {}
         """Names of things that were made: ``run``, ``release``, ``prediction`` …"""
@@ -315,6 +315,23 @@ class World:
                 created_by="user:amina", now=call.now, state=AccountState.ACTIVE,
             )  # fmt: skip
         return name
+
+    def passkeys_of(self, name: str, *, n: int = 2) -> list[str]:
+        """The ids of new passkeys of an account."""
+        from falaj.trust.passkeys import Passkeys, Proof
+
+        made = []
+        with self.call() as call:
+            account = self.premises.authentication.accounts.get(call.connection, name)
+            for _ in range(n):
+                proof = Proof(self.new("credential").encode(), 0, True, False, b"a key")
+                made.append(
+                    Passkeys().add(
+                        call.connection, account.id, proof, name="phone", user_handle=b"x",
+                        now=call.now,
+                    ).id
+                )  # fmt: skip
+        return made
 
     def started_run(self) -> str:
         """The id of a run that has not ended."""

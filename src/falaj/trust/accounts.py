@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import Select, delete, func, insert, select, update
 from sqlalchemy.engine import Connection, RowMapping
 
 from falaj.kernel.call import Principal, PrincipalKind
@@ -15,6 +15,7 @@ from falaj.kernel.ids import new_id
 from falaj.trust.epochs import revoke
 from falaj.trust.factors import new_secret, secret_hash
 from falaj.trust.model import Account, AccountState, Role, jsonable_roles
+from falaj.trust.passkey_tables import passkeys
 from falaj.trust.tables import accounts
 
 INCOMPATIBLE = (
@@ -30,7 +31,7 @@ class Accounts:
 
     def all(self, connection: Connection) -> list[Account]:
         """All accounts, by name."""
-        rows = connection.execute(select(accounts).order_by(accounts.c.name)).mappings()
+        rows = connection.execute(_counted().order_by(accounts.c.name)).mappings()
         return [_account(row) for row in rows]
 
     def get(self, connection: Connection, name: str) -> Account:
@@ -45,22 +46,16 @@ class Accounts:
 
     def row(self, connection: Connection, name: str) -> RowMapping | None:
         """The whole row, credentials' hashes included, for authentication only."""
-        return (
-            connection.execute(select(accounts).where(accounts.c.name == name)).mappings().first()
-        )
+        return connection.execute(_counted().where(accounts.c.name == name)).mappings().first()
 
     def by_id(self, connection: Connection, account_id: str) -> RowMapping | None:
         """The whole row of an account's id, for authentication only."""
-        return (
-            connection.execute(select(accounts).where(accounts.c.id == account_id))
-            .mappings()
-            .first()
-        )
+        return connection.execute(_counted().where(accounts.c.id == account_id)).mappings().first()
 
     def by_public_key(self, connection: Connection, public_key: bytes) -> Account | None:
         """The account to which a raw Ed25519 public key belongs, if any."""
         row = (
-            connection.execute(select(accounts).where(accounts.c.public_key == public_key))
+            connection.execute(_counted().where(accounts.c.public_key == public_key))
             .mappings()
             .first()
         )
@@ -178,6 +173,7 @@ class Accounts:
         if account.state is AccountState.DEACTIVATED:
             return account
         self._keep_an_administrator(connection, account)
+        connection.execute(delete(passkeys).where(passkeys.c.account == account.id))
         return self.change(
             connection,
             account,
@@ -253,6 +249,12 @@ def principal_of(account: Account) -> Principal:
     )
 
 
+def _counted() -> Select[Any]:
+    """Accounts, with how many passkeys each has."""
+    n_passkeys = select(func.count()).where(passkeys.c.account == accounts.c.id)
+    return select(accounts, n_passkeys.scalar_subquery().label("n_passkeys"))
+
+
 def _account(row: RowMapping) -> Account:
     return Account(
         id=row["id"],
@@ -261,7 +263,8 @@ def _account(row: RowMapping) -> Account:
         state=AccountState(row["state"]),
         roles=tuple(Role(role) for role in row["roles"]),
         has_password=row["password_hash"] is not None,
-        has_factor=row["totp_sealed"] is not None,
+        has_factor=row["totp_sealed"] is not None or row["n_passkeys"] > 0,
+        n_passkeys=row["n_passkeys"],
         has_key=row["public_key"] is not None,
         created_at=row["created_at"],
         created_by=row["created_by"],

@@ -97,11 +97,11 @@ class Authentication:
         self.sessions = sessions or Sessions()
         self.tokens = tokens
         self._passwords = passwords or Passwords()
-        self._exchanges = Exchanges(
+        self.exchanges = Exchanges(
             database, audit, throttle=throttle or Throttle(), factors=factors, clock=clock
         )
         self.enrolment = Enrolment(
-            self._exchanges,
+            self.exchanges,
             accounts=self.accounts,
             sessions=self.sessions,
             passwords=self._passwords,
@@ -130,9 +130,9 @@ class Authentication:
         account, fresh, recovery = self.enrolment.confirm(request, address=address)
         if not fresh:
             return Confirmed(recovery=recovery)
-        now = self._exchanges.clock.now()
-        with self._exchanges.database.transaction() as connection:
-            tokens = self._begun(connection, account, now, client, address, mfa_at=now)
+        now = self.exchanges.clock.now()
+        with self.exchanges.database.transaction() as connection:
+            tokens = self.begun(connection, account, now, client, address, mfa_at=now)
         return Confirmed(recovery=recovery, tokens=tokens)
 
     def login(self, request: LoginRequest, *, address: str | None = None) -> TokenPair:
@@ -143,16 +143,16 @@ class Authentication:
                 does not exist takes as long.
             TooManyAttempts: the account or the address has to wait.
         """
-        exchanges = self._exchanges
+        exchanges = self.exchanges
         exchanges.counted("auth.login", name=request.name, address=address)
         password = request.password.get_secret_value()
         with exchanges.database.reading() as connection:
-            row = self._active(connection, request.name, PrincipalKind.USER)
-        right = self._passwords.fits(row["password_hash"] if row else None, password)
+            row = self.active(connection, request.name, PrincipalKind.USER)
+        right = self.password_fits(row, password)
         now = exchanges.clock.now()
         pair: TokenPair | None = None
         with exchanges.database.transaction() as connection:
-            row = self._active(connection, request.name, PrincipalKind.USER) if right else row
+            row = self.active(connection, request.name, PrincipalKind.USER) if right else row
             factor = None
             if right and row is not None:
                 factor = exchanges.use_factor(
@@ -162,7 +162,7 @@ class Authentication:
                 exchanges.throttle.forgive(connection, name=request.name, address=address)
                 self._rehashed(connection, row, password)
                 account = self.accounts.get(connection, row["name"])
-                pair = self._begun(connection, account, now, request.client, address, mfa_at=now)
+                pair = self.begun(connection, account, now, request.client, address, mfa_at=now)
                 exchanges.record(
                     connection,
                     "auth.login",
@@ -194,13 +194,13 @@ class Authentication:
         Raises:
             WrongCredentials, TooManyAttempts: as for ``login``.
         """
-        exchanges = self._exchanges
+        exchanges = self.exchanges
         now = exchanges.clock.now()
         hashed = secret_hash(request.secret.get_secret_value())
         exchanges.admitted("auth.service_login", address=address)
         pair: TokenPair | None = None
         with exchanges.database.transaction() as connection:
-            row = self._active(connection, request.name, PrincipalKind.SERVICE)
+            row = self.active(connection, request.name, PrincipalKind.SERVICE)
             # Comparing hashes of secrets tells nothing by its time.
             if row is not None and row["secret_hash"] == hashed:
                 account = self.accounts.get(connection, row["name"])
@@ -213,7 +213,7 @@ class Authentication:
                     mfa_at=None,
                     lasts=self.tokens.lifetime + LEEWAY,
                 )
-                pair = self._access(account, session, now)
+                pair = self.access(account, session, now)
             else:
                 exchanges.throttle.count(connection, name=None, address=address, now=now)
             exchanges.record(
@@ -236,7 +236,7 @@ class Authentication:
             InvalidToken: unknown, of an ended session, or used before. A second use ends the
                 whole session: either its holder or a thief has an old copy.
         """
-        exchanges = self._exchanges
+        exchanges = self.exchanges
         exchanges.admitted("auth.refresh", address=address)
         now = exchanges.clock.now()
         pair: TokenPair | None = None
@@ -260,7 +260,7 @@ class Authentication:
                 principal = account.principal_id
                 if account.state is AccountState.ACTIVE:
                     token = self.sessions.new_refresh_token(connection, session.id, now=now)
-                    pair = self._access(account, session, now, refresh=token)
+                    pair = self.access(account, session, now, refresh=token)
                     reason = "refresh-token"
             if pair is None:
                 exchanges.throttle.count(connection, name=None, address=address, now=now)
@@ -288,16 +288,30 @@ class Authentication:
             InvalidToken: the access token is not good.
             WrongCredentials, TooManyAttempts: as for ``step_up``.
         """
-        clock = self._exchanges.clock
+        clock = self.exchanges.clock
         verified = self.tokens.read(access_token, clock.now())
         self._stepped_up(verified.caller, code, address)
-        now = clock.now()
-        with self._exchanges.database.transaction() as connection:
-            session = self.sessions.stepped_up(connection, verified.session, now=now)
-            account = self.accounts.get(connection, session.account)
-            if account.state is not AccountState.ACTIVE or session.revoked_at is not None:
-                raise InvalidToken("The session has ended.", hint="Log in again.")
-            return self._access(account, session, now)
+        return self.refreshed(verified.session)
+
+    def refreshed(self, session_id: str) -> TokenPair:
+        """A new access token of a session in which a factor was presented just now.
+
+        Raises:
+            InvalidToken: the session or its account has ended.
+        """
+        now = self.exchanges.clock.now()
+        with self.exchanges.database.transaction() as connection:
+            return self.refreshed_in(connection, session_id, mfa_at=now, now=now)
+
+    def refreshed_in(
+        self, connection: Connection, session_id: str, *, mfa_at: datetime, now: datetime
+    ) -> TokenPair:
+        """As ``refreshed``, in the caller's transaction, of a factor presented at ``mfa_at``."""
+        session = self.sessions.stepped_up(connection, session_id, now=mfa_at)
+        account = self.accounts.get(connection, session.account)
+        if account.state is not AccountState.ACTIVE or session.revoked_at is not None:
+            raise InvalidToken("The session has ended.", hint="Log in again.")
+        return self.access(account, session, now)
 
     def step_up(self, caller: Caller, code: SecretStr) -> Caller:
         """The same caller, having presented a second factor just now.
@@ -308,7 +322,7 @@ class Authentication:
             TooManyAttempts: the account has to wait.
         """
         self._stepped_up(caller, code, caller.address)
-        return caller.with_factor(self._exchanges.clock.now())
+        return caller.with_factor(self.exchanges.clock.now())
 
     def create_owner(
         self,
@@ -342,7 +356,7 @@ class Authentication:
         Raises:
             WrongCredentials: no active account has this key, or the proof fails.
         """
-        exchanges = self._exchanges
+        exchanges = self.exchanges
         challenge = os.urandom(32)
         proven = proves(key.public_key, challenge, key.answer(challenge))
         with exchanges.database.transaction() as connection:
@@ -362,28 +376,35 @@ class Authentication:
 
     def logout(self, access_token: str) -> None:
         """End the session of an access token; raises InvalidToken if it is not good."""
-        exchanges = self._exchanges
+        exchanges = self.exchanges
         now = exchanges.clock.now()
         verified = self.tokens.read(access_token, now)
         with exchanges.database.transaction() as connection:
-            self.sessions.end(connection, verified.session, now=now, because="logged out")
-            exchanges.record(
-                connection,
-                "auth.logout",
-                Outcome.DONE,
-                "access-token",
-                principal=verified.caller.principal.id,
-                details={"session": verified.session},
-            )
+            self.ended(connection, verified.session, verified.caller, "access-token", now)
+
+    def ended(
+        self, connection: Connection, session: str, caller: Caller, reason: str, now: datetime
+    ) -> None:
+        """End a session because its holder asks for it, and record that."""
+        self.sessions.end(connection, session, now=now, because="logged out")
+        self.exchanges.record(
+            connection,
+            "auth.logout",
+            Outcome.DONE,
+            reason,
+            principal=caller.principal.id,
+            via=caller.via if reason == "browser" else "http",
+            details={"session": session},
+        )
 
     def _stepped_up(self, caller: Caller, code: SecretStr, address: str | None) -> None:
-        exchanges = self._exchanges
+        exchanges = self.exchanges
         name = caller.principal.name
         exchanges.counted("auth.step_up", name=name, address=address)
         now = exchanges.clock.now()
         with exchanges.database.transaction() as connection:
-            row = self._active(connection, name, caller.principal.kind)
-            without = row is None or row["totp_sealed"] is None
+            row = self.active(connection, name, caller.principal.kind)
+            without = row is None or not exchanges.has_code(connection, row)
             factor = None
             if row is not None and not without:
                 factor = exchanges.use_factor(connection, row, code.get_secret_value(), now=now)
@@ -400,8 +421,8 @@ class Authentication:
             )
         if without:
             raise Forbidden(
-                f"{caller.principal.id} has no second factor.",
-                hint="A person adds one when taking up an invitation; a service account has none.",
+                f"{caller.principal.id} has no second factor that gives codes.",
+                hint="Use your passkey in a browser; a service account has no second factor.",
             )
         if factor is None:
             raise WrongCredentials(
@@ -409,7 +430,12 @@ class Authentication:
                 hint="A code is good once: wait for your authenticator's next one.",
             )
 
-    def _active(self, connection: Connection, name: str, kind: PrincipalKind) -> RowMapping | None:
+    def password_fits(self, row: RowMapping | None, password: str) -> bool:
+        """True if it is the account's password; as slow for an account that does not exist."""
+        return self._passwords.fits(row["password_hash"] if row else None, password)
+
+    def active(self, connection: Connection, name: str, kind: PrincipalKind) -> RowMapping | None:
+        """The row of an active account of that name and kind, or None."""
         row = self.accounts.row(connection, name.strip().lower())
         if row is None or (row["kind"], row["state"]) != (kind.value, AccountState.ACTIVE.value):
             return None
@@ -423,7 +449,7 @@ class Authentication:
                 .values(password_hash=self._passwords.hash(password))
             )
 
-    def _begun(
+    def begun(
         self,
         connection: Connection,
         account: Account,
@@ -433,15 +459,17 @@ class Authentication:
         *,
         mfa_at: datetime | None,
     ) -> TokenPair:
+        """A new session of an account, with its first tokens."""
         session = self.sessions.begin(
             connection, account, now=now, client=client, address=address, mfa_at=mfa_at
         )
         token = self.sessions.new_refresh_token(connection, session.id, now=now)
-        return self._access(account, session, now, refresh=token)
+        return self.access(account, session, now, refresh=token)
 
-    def _access(
+    def access(
         self, account: Account, session: Session, now: datetime, refresh: str | None = None
     ) -> TokenPair:
+        """A new access token of a session."""
         token, expires_at = self.tokens.issue(
             principal_of(account),
             session=session.id,

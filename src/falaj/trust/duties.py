@@ -15,7 +15,12 @@ from falaj.kernel.actions import PLATFORM, Action
 
 DUTIES: Mapping[str, tuple[str, ...]] = {
     "everyone": ("accounts.me",),
-    "own_sessions": ("accounts.sessions", "accounts.revoke_sessions"),
+    "own_sessions": (
+        "accounts.sessions",
+        "accounts.revoke_sessions",
+        "accounts.factors",
+        "accounts.remove_factor",
+    ),
     "own_jobs": ("jobs.cancel", "jobs.retry"),
     "experiment": (
         "training.*",

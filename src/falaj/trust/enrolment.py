@@ -27,6 +27,7 @@ from falaj.trust.model import (
     WrongCredentials,
     jsonable_roles,
 )
+from falaj.trust.passkey_tables import passkeys
 from falaj.trust.passwords import Passwords, check_strength
 from falaj.trust.sessions import Sessions
 from falaj.trust.tables import accounts, invitations, recovery_codes
@@ -34,6 +35,8 @@ from falaj.trust.tables import accounts, invitations, recovery_codes
 LINK_LASTS = timedelta(hours=24)
 TICKET_LASTS = timedelta(minutes=15)
 _FIRST, _INVITE, _TICKET = "first", "invite", "ticket"
+LINKS = (_FIRST, _INVITE)
+"""Purposes of the links that make somebody enrol."""
 _BY_ENROLMENT = "system:enrolment"
 
 
@@ -118,6 +121,7 @@ class Enrolment:
             raise Conflict(f"{name!r} is not an active person's account.", hint="Invite them.")
         self._sessions.end_all(connection, account, now=now, because="credentials reset")
         connection.execute(delete(recovery_codes).where(recovery_codes.c.account == account.id))
+        connection.execute(delete(passkeys).where(passkeys.c.account == account.id))
         changed = self._accounts.change(
             connection,
             account,
@@ -143,16 +147,16 @@ class Enrolment:
         hashed = secret_hash(request.secret.get_secret_value())
         now = exchanges.clock.now()
         with exchanges.database.reading() as connection:
-            known = self._link_row(connection, hashed, (_FIRST, _INVITE), now)
+            known = self.link_row(connection, hashed, LINKS, now)
         if known is None:
-            raise self._refused("auth.enrol", address)
+            raise self.refused("auth.enrol", address)
         password = request.password.get_secret_value()
         check_strength(password, name=request.name)
         password_hash = self._passwords.hash(password)
         offer: FactorOffer | None = None
         with exchanges.database.transaction() as connection:
-            if self._claimed(connection, hashed, now):
-                account = self._enrolled(connection, known, request.name, now)
+            if self.claimed(connection, hashed, now):
+                account = self.enrolled(connection, known, request.name, now)
                 offer = self._offered(connection, account, now, password_hash=password_hash)
                 exchanges.record(
                     connection,
@@ -163,7 +167,7 @@ class Enrolment:
                     address=address,
                 )
         if offer is None:
-            raise self._refused("auth.enrol", address)
+            raise self.refused("auth.enrol", address)
         return offer
 
     def offer_factor(self, caller: Caller) -> FactorOffer:
@@ -178,7 +182,7 @@ class Enrolment:
         exchanges = self._exchanges
         now = exchanges.clock.now()
         with exchanges.database.transaction() as connection:
-            account = self._active_person(connection, caller)
+            account = self.active_person(connection, caller)
             if account.has_factor and not caller.stepped_up(now):
                 raise Forbidden(
                     "Replacing a second factor needs the old one.",
@@ -196,6 +200,34 @@ class Enrolment:
             )
         return offer
 
+    def new_recovery_codes(self, caller: Caller) -> RecoveryCodes:
+        """Ten new recovery codes for a person with a password; those before are worthless.
+
+        Raises:
+            Forbidden: the caller is not an active person with a password, or has not presented
+                a second factor within five minutes.
+        """
+        exchanges = self._exchanges
+        now = exchanges.clock.now()
+        with exchanges.database.transaction() as connection:
+            account = self.active_person(connection, caller)
+            if not account.has_password or not caller.stepped_up(now):
+                raise Forbidden(
+                    "Recovery codes are for people with a password and a fresh second factor.",
+                    hint="Present your second factor first.",
+                )
+            codes = give_recovery_codes(connection, account)
+            exchanges.record(
+                connection,
+                "auth.recovery_codes",
+                Outcome.DONE,
+                "renewed",
+                principal=account.principal_id,
+                address=caller.address,
+                via=caller.via,
+            )
+        return codes
+
     def confirm(
         self, request: ConfirmRequest, *, address: str | None = None
     ) -> tuple[Account, bool, RecoveryCodes]:
@@ -212,14 +244,14 @@ class Enrolment:
         hashed = secret_hash(request.ticket.get_secret_value())
         done: tuple[Account, bool, RecoveryCodes] | None = None
         with exchanges.database.transaction() as connection:
-            ticket = self._link_row(connection, hashed, (_TICKET,), now)
+            ticket = self.link_row(connection, hashed, (_TICKET,), now)
             row = ticket and self._accounts.by_id(connection, ticket["account"])
             if row and row["totp_pending_sealed"] and row["state"] != AccountState.DEACTIVATED:
                 secret = exchanges.factors.open(row["totp_pending_sealed"], row["id"])
                 step = exchanges.factors.step_of(
                     secret, request.code.get_secret_value(), now=now, last_step=0
                 )
-                if step is not None and self._claimed(connection, hashed, now):
+                if step is not None and self.claimed(connection, hashed, now):
                     done = self._confirmed(connection, row, step, now)
                     exchanges.record(
                         connection,
@@ -230,7 +262,7 @@ class Enrolment:
                         address=address,
                     )
         if done is None:
-            raise self._refused("auth.confirm", address)
+            raise self.refused("auth.confirm", address)
         return done
 
     def _link(
@@ -262,9 +294,10 @@ class Enrolment:
             expires_at=now + lasts,
         )
 
-    def _link_row(
+    def link_row(
         self, connection: Connection, hashed: str, purposes: tuple[str, ...], now: datetime
     ) -> RowMapping | None:
+        """The row of an unused link for one of these purposes, or None."""
         return (
             connection.execute(
                 select(invitations).where(
@@ -278,7 +311,8 @@ class Enrolment:
             .first()
         )
 
-    def _claimed(self, connection: Connection, hashed: str, now: datetime) -> bool:
+    def claimed(self, connection: Connection, hashed: str, now: datetime) -> bool:
+        """Use up a link; False if somebody was faster."""
         used = connection.execute(
             update(invitations)
             .where(
@@ -290,9 +324,14 @@ class Enrolment:
         )
         return bool(used.rowcount)
 
-    def _enrolled(
+    def enrolled(
         self, connection: Connection, link: RowMapping, name: str, now: datetime
     ) -> Account:
+        """The account that a link is for, made if it is the first administrator's.
+
+        Raises:
+            InvalidInput, Conflict: the link is for another name, or for nobody any more.
+        """
         if link["account"] is not None:
             row = self._accounts.by_id(connection, link["account"])
             if row is None or row["name"] != name or row["state"] != AccountState.INVITED.value:
@@ -371,20 +410,11 @@ class Enrolment:
                 state=AccountState.ACTIVE.value,
             )
         )
-        codes = new_recovery_codes()
-        connection.execute(delete(recovery_codes).where(recovery_codes.c.account == row["id"]))
-        connection.execute(
-            insert(recovery_codes),
-            [{"code_hash": recovery_hash(code, row["id"]), "account": row["id"]} for code in codes],
-        )
         account = self._accounts.get(connection, row["name"])
-        return (
-            account,
-            fresh,
-            RecoveryCodes(account=account.name, codes=tuple(SecretStr(code) for code in codes)),
-        )
+        return account, fresh, give_recovery_codes(connection, account)
 
-    def _active_person(self, connection: Connection, caller: Caller) -> Account:
+    def active_person(self, connection: Connection, caller: Caller) -> Account:
+        """The caller's account; raises Forbidden if it is not an active person's."""
         row = self._accounts.row(connection, caller.principal.name)
         if row is None or (row["kind"], row["state"]) != (
             caller.principal.kind.value,
@@ -395,7 +425,8 @@ class Enrolment:
             raise Forbidden("Only a person with an active account has a second factor.")
         return self._accounts.get(connection, caller.principal.name)
 
-    def _refused(self, action: str, address: str | None) -> WrongCredentials:
+    def refused(self, action: str, address: str | None) -> WrongCredentials:
+        """Count and record an attempt that failed; the error that tells its caller so."""
         exchanges = self._exchanges
         with exchanges.database.transaction() as connection:
             exchanges.throttle.count(
@@ -408,3 +439,14 @@ class Enrolment:
             "The link, the ticket or the code is wrong, used or expired.",
             hint="Check the code's device clock, or ask for a new link.",
         )
+
+
+def give_recovery_codes(connection: Connection, account: Account) -> RecoveryCodes:
+    """Ten new recovery codes of an account; those before are worthless."""
+    codes = new_recovery_codes()
+    connection.execute(delete(recovery_codes).where(recovery_codes.c.account == account.id))
+    connection.execute(
+        insert(recovery_codes),
+        [{"code_hash": recovery_hash(code, account.id), "account": account.id} for code in codes],
+    )
+    return RecoveryCodes(account=account.name, codes=tuple(SecretStr(code) for code in codes))

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Protocol
 
-from sqlalchemy import update
+from sqlalchemy import func, select, update
 from sqlalchemy.engine import Connection, RowMapping
 
 from falaj.kernel.clock import Clock
@@ -133,10 +133,10 @@ class Exchanges:
 
         The same code presented twice at once is accepted once: the row's update decides.
         """
-        if row["totp_sealed"] is None:
-            return None
-        secret = self.factors.open(row["totp_sealed"], row["id"])
-        step = self.factors.step_of(secret, code, now=now, last_step=row["totp_last_step"])
+        step = None
+        if row["totp_sealed"] is not None:
+            secret = self.factors.open(row["totp_sealed"], row["id"])
+            step = self.factors.step_of(secret, code, now=now, last_step=row["totp_last_step"])
         if step is not None:
             used = connection.execute(
                 update(accounts)
@@ -154,6 +154,17 @@ class Exchanges:
             .values(used_at=now)
         )
         return "recovery-code" if used.rowcount else None
+
+    def has_code(self, connection: Connection, row: RowMapping) -> bool:
+        """True if an account can present a code: of an authenticator, or for recovery."""
+        return row["totp_sealed"] is not None or self.n_recovery_codes(connection, row["id"]) > 0
+
+    def n_recovery_codes(self, connection: Connection, account_id: str) -> int:
+        """How many recovery codes an account has left."""
+        query = select(func.count()).where(
+            recovery_codes.c.account == account_id, recovery_codes.c.used_at.is_(None)
+        )
+        return int(connection.execute(query).scalar_one())
 
 
 def _digest_of(name: str | None) -> dict[str, str]:

@@ -70,7 +70,8 @@ class Account(BaseModel):
     roles: tuple[Role, ...]
     has_password: bool = False
     has_factor: bool = False
-    """True if a time-based second factor has been confirmed."""
+    """True if there is a second factor: a confirmed authenticator, or a passkey."""
+    n_passkeys: int = 0
     has_key: bool = False
     """True if the account can be proven by an Ed25519 key file."""
     created_at: datetime
@@ -83,6 +84,36 @@ class Account(BaseModel):
     def principal_id(self) -> str:
         """The name that the policy and the audit know: ``user:amina``, ``service:ci``."""
         return f"{self.kind.value}:{self.name}"
+
+
+class Passkey(BaseModel):
+    """A passkey of a person, without its keys."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    name: str
+    """What its owner calls it."""
+    verifies: bool
+    """True if it checked who uses it when it was registered: then it may be the only factor."""
+    backed_up: bool
+    """True if its maker keeps copies on other devices."""
+    created_at: datetime
+    last_used_at: datetime | None = None
+
+
+class FactorList(BaseModel):
+    """With what a person can sign in."""
+
+    model_config = ConfigDict(frozen=True)
+
+    account: AccountName
+    password: bool
+    totp: bool
+    """True if a time-based authenticator has been confirmed."""
+    passkeys: tuple[Passkey, ...]
+    recovery_codes: int
+    """How many are left; each is good once, beside a password."""
 
 
 class Session(BaseModel):
@@ -186,6 +217,51 @@ class ServiceLoginRequest(BaseModel):
 
     name: str = Field(max_length=200)
     secret: SecretStr = Field(max_length=256)
+
+
+class PasskeyRequest(BaseModel):
+    """An answer of an authenticator, as the browser gives it (``PublicKeyCredential.toJSON``)."""
+
+    credential: dict[str, Any]
+
+
+class PasskeyLoginRequest(PasskeyRequest):
+    """A passkey, alone or beside a password.
+
+    Alone it must have checked who uses it; beside a password its presence is enough.
+    """
+
+    name: str | None = Field(default=None, max_length=200)
+    password: SecretStr | None = Field(default=None, max_length=1_024)
+    client: str = Field(default="", max_length=100)
+
+
+class NewPasskeyRequest(PasskeyRequest):
+    """A new passkey, and what its owner calls it."""
+
+    label: str = Field(default="passkey", min_length=1, max_length=100)
+
+
+class LinkRequest(BaseModel):
+    """A link secret, and the account's name."""
+
+    secret: SecretStr = Field(max_length=256)
+    name: AccountName
+
+
+class PasskeyEnrolRequest(LinkRequest, NewPasskeyRequest):
+    """A link secret whose holder enrols with a passkey and without a password."""
+
+    client: str = Field(default="", max_length=100)
+
+
+class PasskeyAdded(BaseModel):
+    """A registered passkey; recovery codes come with the first factor beside a password."""
+
+    model_config = ConfigDict(frozen=True)
+
+    passkey: Passkey
+    recovery: RecoveryCodes | None = None
 
 
 class RefreshRequest(BaseModel):

@@ -10,12 +10,14 @@ from falaj.trust.enrolment import Enrolment
 from falaj.trust.model import (
     Account,
     AccountName,
+    FactorList,
     Invitation,
     Me,
     Role,
     ServiceSecret,
     Session,
 )
+from falaj.trust.ownfactors import OwnFactors
 from falaj.trust.sessions import Sessions
 
 
@@ -24,10 +26,17 @@ class AccountsService(Service):
 
     name = "accounts"
 
-    def __init__(self, accounts: Accounts, sessions: Sessions, enrolment: Enrolment) -> None:
+    def __init__(
+        self,
+        accounts: Accounts,
+        sessions: Sessions,
+        enrolment: Enrolment,
+        factors: OwnFactors,
+    ) -> None:
         self._accounts = accounts
         self._sessions = sessions
         self._enrolment = enrolment
+        self._factors = factors
 
     @action(get="/me")
     def me(self) -> Me:
@@ -121,6 +130,22 @@ class AccountsService(Service):
         """The open sessions of an account, latest first; your own, or as an administrator."""
         account = self._accounts.get(self.call.connection, name)
         return tuple(self._sessions.of(self.call.connection, account, now=self.call.now))
+
+    @action(get="/accounts/{name}/factors", on="account")
+    def factors(self, name: AccountName) -> FactorList:
+        """With what a person signs in; your own, or as an administrator."""
+        connection = self.call.connection
+        account = self._accounts.get(connection, name)
+        return self._factors.of(connection, account)
+
+    @action(post="/accounts/{name}/factors/removal", on="account", step_up=True)
+    def remove_factor(self, name: AccountName, factor: str) -> FactorList:
+        """Forget a passkey (by its id) or the authenticator (``totp``), unless it is the last."""
+        call = self.call
+        account = self._accounts.get(call.connection, name)
+        left = self._factors.remove(call.connection, account, factor)
+        call.emit("account.factor_removed", account=name, factor=factor)
+        return left
 
     @action(post="/accounts/{name}/sessions/revocation", on="account")
     def revoke_sessions(self, name: AccountName, session: str | None = None) -> int:

@@ -18,6 +18,7 @@ from falaj.serving.service import EndpointService
 from falaj.training.service import RunService, TrainingService
 from falaj.trust.audit_service import Audit
 from falaj.trust.keys_service import Keys
+from falaj.trust.ownfactors import OwnFactors
 from falaj.trust.service import AccountsService
 from falaj.wiring.facts import facts
 from falaj.wiring.watching import parity_checks
@@ -110,4 +111,5 @@ def _endpoints(made: Premises) -> EndpointService:
 
 def _accounts(made: Premises) -> AccountsService:
     parts = made.authentication
-    return AccountsService(parts.accounts, parts.sessions, parts.enrolment)
+    factors = OwnFactors(parts.exchanges)
+    return AccountsService(parts.accounts, parts.sessions, parts.enrolment, factors)

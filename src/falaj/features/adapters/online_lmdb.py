@@ -20,7 +20,7 @@ import lmdb
 
 from falaj.features.order import ORDER_BYTES
 from falaj.features.ports import Write, Written
-from falaj.kernel.errors import Corrupt, FalajError, LimitExceeded, Unavailable
+from falaj.kernel.errors import Corrupt, FalajError, LimitExceeded, StorageFull, Unavailable
 from falaj.lake.disk import reserved
 
 T = TypeVar("T")
@@ -205,7 +205,7 @@ class LmdbOnlineStore:
         full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
         short = os.strerror(errno.EIO) in reason  # what LMDB makes of a write that was cut short
         if full or short or "No space" in reason or isinstance(error, lmdb.DiskError):
-            return LimitExceeded(
+            return StorageFull(
                 f"The disk of the online store {self.folder} is full or failing: {reason}.",
                 hint="Free some space; nothing was changed.",
             )

@@ -28,7 +28,7 @@ from falaj.ingest.adapters.segment_files import (
     segment_path,
 )
 from falaj.ingest.ports import Record
-from falaj.kernel.errors import FalajError, LimitExceeded
+from falaj.kernel.errors import FalajError, LimitExceeded, StorageFull
 from falaj.lake.disk import disk_error, reserved, sync_folder
 from falaj.trust.ports import KeyService
 
@@ -196,7 +196,7 @@ class Partition:
             return
         tail.sealed_bytes = self._sealed_bytes(tail.segment.base)
         if tail.sealed_bytes + tail.place + size > self._limits.waiting_bytes:
-            raise LimitExceeded(
+            raise StorageFull(
                 f"{waiting} bytes wait in the event log {self.folder} to be applied.",
                 hint="Start the worker (`falaj up`), or wait until it has caught up; "
                 "nothing was added.",

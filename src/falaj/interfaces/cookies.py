@@ -1,0 +1,53 @@
+"""Cookies of the pages, and where a page may lead after a sign-in."""
+
+from __future__ import annotations
+
+import secrets
+from urllib.parse import urlsplit
+
+from fastapi import Request
+from fastapi.responses import Response
+
+SESSION = "__Host-falaj-session"
+"""Who is signed in. The prefix makes browsers refuse it without Secure, or of another host."""
+FORM = "__Host-falaj-form"
+"""A random value for forms of those who are not signed in."""
+_LONGEST = 200
+_PAGES = frozenset({"/", "/account", "/device", "/step-up"})
+
+
+def cookie(request: Request, name: str) -> str:
+    """What a cookie holds; empty if the browser sent none, or too long a one."""
+    value = request.cookies.get(name, "")
+    return value if len(value) <= _LONGEST else ""
+
+
+def put_cookie(response: Response, name: str, value: str) -> None:
+    """Have the browser keep a cookie until it is closed, for our own pages alone."""
+    response.set_cookie(name, value, path="/", secure=True, httponly=True, samesite="strict")
+
+
+def drop_cookie(response: Response, name: str) -> None:
+    """Have the browser forget a cookie."""
+    response.delete_cookie(name, path="/", secure=True, httponly=True, samesite="strict")
+
+
+def new_form_value() -> str:
+    """A random value for a browser that has no session."""
+    return secrets.token_urlsafe(32)
+
+
+def own_page(asked: str, *, otherwise: str = "/account") -> str:
+    """The path to one of our own pages that ``asked`` names, or ``otherwise``.
+
+    Nothing else is followed after a sign-in: no other host, however it is written.
+    """
+    if not asked.isascii() or not asked.isprintable() or "\\" in asked:
+        return otherwise
+    try:
+        parts = urlsplit(asked)
+    except ValueError:
+        return otherwise
+    if parts.scheme or parts.netloc or parts.path not in _PAGES or asked.startswith("//"):
+        return otherwise
+    return f"{parts.path}?{parts.query}" if parts.query else parts.path
