@@ -143,6 +143,10 @@ class FileKeyring:
         """See ``KeyService.versions``."""
         return self._keys().versions()
 
+    def discard(self, key_id: str) -> None:
+        """See ``KeyService.discard``."""
+        self._changed(lambda keys: keys.without(key_id))
+
     # The file.
 
     def reseal(self, seal: Seal) -> None:
