@@ -7,6 +7,7 @@ import pytest
 from falaj.kernel.clock import SetClock
 from falaj.kernel.door import face
 from falaj.kernel.errors import Conflict, NotFound, StepUpRequired
+from falaj.kernel.jobs import Jobs
 from falaj.kernel.outbox import outbox_events
 from falaj.kernel.ports import Outcome
 from falaj.testing.audit import Tamperer
@@ -31,7 +32,8 @@ def keyring(tmp_path):
 @pytest.fixture
 def door(database, keyring):
     log, checkpoints = SqlAuditLog(), Checkpoints(keyring)
-    services = [Audit(log, checkpoints, Verifier(checkpoints)), Keys(keyring)]
+    jobs = Jobs(database, SetClock(NOW))
+    services = [Audit(log, checkpoints, Verifier(checkpoints)), Keys(keyring, jobs)]
     caller = make_caller("user:omar", mfa_at=NOW)
     return make_door(database, services, caller=caller, audit=log, clock=SetClock(NOW))
 
@@ -55,7 +57,7 @@ def test_every_call_leaves_one_record_that_search_finds(audit, door):
         ("keys.rotate", "key:wrapping", Outcome.DONE),
         ("keys.list", "platform:*", Outcome.DONE),
     ]
-    assert page.records[1].details == {"key_id": made.id, "version": 2}
+    assert page.records[1].details == {"job": made.job, "key_id": made.id, "version": 2}
     assert audit.get(2) == page.records[1]
     with pytest.raises(NotFound):
         audit.get(99)

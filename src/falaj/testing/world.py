@@ -326,6 +326,13 @@ class World:
         with self.call() as call:
             return self.premises.jobs.submit(call, "sources.load", {}).id
 
+    def old_key(self) -> str:
+        """The id of a version of the wrapping key that is no longer the active one."""
+        keys = self.premises.keys
+        keys.rotate("wrapping")
+        held = [version for version in keys.versions() if version.purpose == "wrapping"]
+        return held[-2].id
+
     def release(self) -> str:
         """The id of a new release that serves nothing yet."""
         with self.call() as call:

@@ -130,6 +130,17 @@ def rewrapped(source: Source, target: Target, keys: KeyService, *, context: str)
         target.write(chunk)
 
 
+def resealed(source: Source, target: Target, keys: KeyService, *, context: str) -> None:
+    """Copy a sealed blob under a new data key, in constant memory; no clear byte leaves it.
+
+    Raises as ``open_stream`` does: then the target is thrown away.
+    """
+    header = _Header.read(source)
+    read = _reads(source, header.frame_bytes + TAG_BYTES)
+    frames = _opened(read, keys, context, header)
+    _seal(lambda: bytes(next(frames, b"")), target, keys, context, header.frame_bytes)
+
+
 @dataclass(frozen=True, slots=True)
 class _Header:
     frame_bytes: int
@@ -189,9 +200,17 @@ def _seal(read: _Read, target: Target, keys: KeyService, context: str, frame_byt
 
 
 def _open(read: _Read, target: Target, keys: KeyService, context: str, header: _Header) -> int:
+    total = 0
+    for view in _opened(read, keys, context, header):
+        target.write(view)
+        total += len(view)
+    return total
+
+
+def _opened(read: _Read, keys: KeyService, context: str, header: _Header) -> Iterator[memoryview]:
+    """The frames in clear; each is valid until the next one is asked for."""
     cipher = AESGCM(_data_key(header, keys, context))
     associated = header.associated(context)
-    total = 0
     room = bytearray(0)
     for number, last, frame in _frames(read, header.frame_bytes + TAG_BYTES):
         size = len(frame) - TAG_BYTES
@@ -204,9 +223,7 @@ def _open(read: _Read, target: Target, keys: KeyService, context: str, header: _
             cipher.decrypt_into(header.nonce(number, last), frame, associated, view)
         except InvalidTag:
             raise _damaged(f"frame {number} is not what was written") from None
-        target.write(view)
-        total += size
-    return total
+        yield view
 
 
 def _frames(read: _Read, size: int) -> Iterator[tuple[int, bool, _Piece]]:

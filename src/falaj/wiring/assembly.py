@@ -45,6 +45,7 @@ from falaj.wiring.sharing import Shared
 
 if TYPE_CHECKING:
     from falaj.features.foreign import ForeignTables
+    from falaj.features.index.files import RunFiles
     from falaj.features.offline import Offline
     from falaj.features.ports import OnlineStore
     from falaj.features.store import FeatureStore
@@ -320,17 +321,23 @@ class Premises:
         )
 
     @part
+    def run_files(self) -> RunFiles:
+        """The files of feature indexes."""
+        from falaj.features.index.files import RunFiles
+
+        clear = self.settings.feature_index == "clear"
+        return RunFiles(self.settings.home / "index", None if clear else self.keys)
+
+    @part
     def offline(self) -> Offline:
         """The offline execution of features, with its indexes."""
         from falaj.features.foreign_join import Foreign
-        from falaj.features.index.files import RunFiles
         from falaj.features.index.indexes import Indexes
         from falaj.features.offline import Offline
         from falaj.features.store import AppliedDefinitions
 
-        clear = self.settings.feature_index == "clear"
-        files = RunFiles(self.settings.home / "index", None if clear else self.keys)
-        indexes = Indexes(self.lake, files, budget=self.settings.feature_index_bytes)
+        budget = self.settings.feature_index_bytes
+        indexes = Indexes(self.lake, self.run_files, budget=budget)
         applied = AppliedDefinitions(self.database, self.definitions)
         return Offline(indexes, Foreign(applied, self.foreign_tables))
 

@@ -1,0 +1,50 @@
+"""What rotates keys: all stores with wrapped data keys, and the jobs that go over them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from falaj.trust.rotation import DISCARD_JOB, RESEAL_JOB, REWRAP_JOB
+
+if TYPE_CHECKING:
+    from falaj.kernel.jobs import Handler
+    from falaj.trust.ports import Rewrappable
+    from falaj.wiring.assembly import Premises
+
+
+def rewrappables(made: Premises) -> Sequence[Rewrappable]:
+    """Every store of this platform that holds wrapped data keys."""
+    from falaj.ingest.adapters.eventlog_segments import SegmentLog
+    from falaj.lake.spool import sealed_segments
+    from falaj.trust.factors import factor_context
+    from falaj.trust.sealedcolumns import SealedColumn, SealedColumns
+    from falaj.trust.tables import accounts
+
+    secrets = [
+        SealedColumn(accounts.c.id, column, factor_context)
+        for column in (accounts.c.totp_sealed, accounts.c.totp_pending_sealed)
+    ]
+    found: list[Rewrappable] = [
+        SealedColumns(made.database, made.keys, secrets),
+        sealed_segments(made.spool_folder, made.keys),
+        made.blobs,
+    ]
+    if isinstance(made.event_log, SegmentLog):
+        found.append(made.event_log)
+    index = made.run_files.sealed()
+    return [*found, index] if index is not None else found
+
+
+def key_jobs(made: Premises) -> dict[str, Callable[[], Handler]]:
+    """What makes the handlers of the jobs on keys."""
+    from falaj.trust.rotation import Discarding, Rewrapping
+
+    def stores() -> Sequence[Rewrappable]:
+        return rewrappables(made)
+
+    return {
+        REWRAP_JOB: lambda: Rewrapping(made.keys, stores, made.calls),
+        RESEAL_JOB: lambda: Rewrapping(made.keys, stores, made.calls, reseal=True),
+        DISCARD_JOB: lambda: Discarding(made.keys, stores, made.calls, made.clock),
+    }
