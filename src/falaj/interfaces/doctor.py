@@ -101,12 +101,14 @@ def _home(made: Premises) -> str:
 
 
 def _keys(made: Premises) -> str:
+    from falaj.wiring.keyservices import sealed_by
+
     data_key = os.urandom(32)
     wrapped = made.keys.wrap(data_key, context="doctor")
     if made.keys.unwrap(wrapped, context="doctor") != data_key:
         raise Unwell("The key service does not give back what it wrapped.")
-    sealed = "a passphrase" if made.settings.keyring_passphrase else "a secret file in home"
-    return f"{made.settings.keys} {len(made.keys.versions())} key versions, sealed by {sealed}"
+    sealed = sealed_by(made.settings)
+    return f"{made.settings.keys} {len(made.keys.versions())} key versions, {sealed}"
 
 
 def _database(made: Premises) -> str:

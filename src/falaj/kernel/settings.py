@@ -29,6 +29,8 @@ from pydantic_settings import (
 )
 
 from falaj.kernel.errors import Forbidden, InvalidInput
+from falaj.kernel.settings_keys import SECRETS as KEY_SERVICE_SECRETS
+from falaj.kernel.settings_keys import KeyServiceSettings
 
 SETTINGS_FILE = "falaj.toml"
 _MOST_WORKERS = 256
@@ -183,7 +185,8 @@ class Settings(BaseSettings):
     """A client's certificate (PEM), for brokers that ask for one."""
     event_log_private_key_file: Path | None = None
     keys: str = "keyring:"
-    """``keyring:`` (a sealed file in home)."""
+    """``keyring:`` (a sealed file in home) or ``openbao://host:8200/transit?prefix=…``."""
+    key_service: KeyServiceSettings = KeyServiceSettings()
     keyring_passphrase: SecretStr | None = None
     """Seals the keyring; without it a machine secret beside the keyring does."""
     data_folders: tuple[Path, ...] = (Path(),)
@@ -287,6 +290,9 @@ def _check_file(file: Path) -> None:
         for name, value in document.items()
         if any(secret in name for secret in _SECRET_NAMES) or _holds_password(value)
     ]
+    nested = document.get("key_service")
+    of_keys = [name for name in KEY_SERVICE_SECRETS if name in nested] if nested else []
+    held += [f"key_service__{name}" for name in of_keys]
     if held:
         secret = _PASSWORD_OF.get(held[0], held[0])
         raise InvalidInput(

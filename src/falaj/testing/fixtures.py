@@ -20,13 +20,16 @@ from falaj.kernel.database import Database, metadata
 from falaj.testing.brokers import Broker, KafkaServer, NatsServer, RedisServer
 from falaj.testing.calls import opened_call
 from falaj.testing.guarded import ServerUnavailable
+from falaj.testing.openbao import Bao, BaoServer
 from falaj.testing.servers import REQUIRE, PostgresServer, S3Bucket, S3Server, services_required
 
 __all__ = [
+    "bao_server",
     "database",
     "kafka_server",
     "make_call",
     "nats_server",
+    "own_bao_server",
     "postgres_database",
     "postgres_server",
     "postgres_url",
@@ -96,6 +99,22 @@ def redis_server(shared_folder: Path) -> Iterator[Broker]:
     """The session's Redis server; all tests share its keys, so choose names of your own."""
     server: RedisServer = _had(lambda: RedisServer(shared_folder))
     yield server.broker
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def bao_server(shared_folder: Path) -> Iterator[Bao]:
+    """The session's OpenBao; all tests share its keys, so choose a prefix of your own."""
+    server: BaoServer = _had(lambda: BaoServer(shared_folder))
+    yield server.bao
+    server.close()
+
+
+@pytest.fixture
+def own_bao_server(tmp_path: Path) -> Iterator[Bao]:
+    """An OpenBao of one test, which it may seal or end."""
+    server: BaoServer = _had(lambda: BaoServer(tmp_path))
+    yield server.bao
     server.close()
 
 

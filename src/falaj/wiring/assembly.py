@@ -38,6 +38,7 @@ from falaj.trust.factors import Factors
 from falaj.trust.policy import CedarPolicy
 from falaj.trust.tokens import Tokens
 from falaj.wiring import stores
+from falaj.wiring.keyservices import key_service
 from falaj.wiring.parts import part
 from falaj.wiring.resources import AllResources
 from falaj.wiring.services import service_classes
@@ -107,7 +108,7 @@ class Premises:
     @part
     def keys(self) -> KeyService:
         """The key service."""
-        return stores.key_service(self.settings, self.clock)
+        return key_service(self.settings, self.clock)
 
     @part
     def database(self) -> Database:

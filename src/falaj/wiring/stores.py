@@ -1,16 +1,16 @@
-"""Adapters chosen by the settings: which keeper of keys, which lake, which blobs, which store."""
+"""Adapters chosen by the settings: which lake, which blobs, which store, which log."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, urlsplit
 
 from falaj.kernel.clock import Clock
-from falaj.kernel.errors import InvalidInput, NotFound
-from falaj.kernel.settings import Settings, is_there, private_folder
+from falaj.kernel.errors import InvalidInput
+from falaj.kernel.settings import Settings, private_folder
+from falaj.wiring.keyservices import is_remote
 from falaj.wiring.traces import traces_address
 
 if TYPE_CHECKING:
@@ -21,54 +21,7 @@ if TYPE_CHECKING:
     from falaj.ingest.ports import EventLog
     from falaj.kernel.compute import Compute
     from falaj.lake.ports import BlobStore, Lake
-    from falaj.trust.adapters.keys_file import Seal
     from falaj.trust.ports import KeyService
-
-
-def keyring_file(settings: Settings) -> Path:
-    """Where the keyring lies."""
-    return settings.home / "keys" / "keyring.json"
-
-
-def machine_secret_file(settings: Settings) -> Path:
-    """Where the secret lies that seals the keyring when no passphrase does."""
-    return settings.home / "keys" / "machine.secret"
-
-
-def seal_of(settings: Settings, *, create: bool = False) -> Seal:
-    """What seals the keyring: the passphrase if one is set, else the machine's secret."""
-    from falaj.trust.adapters.keys_file import MachineSeal, PassphraseSeal
-
-    if settings.keyring_passphrase is not None:
-        return PassphraseSeal(settings.keyring_passphrase.get_secret_value())
-    path = machine_secret_file(settings)
-    if create:
-        private_folder(path.parent)
-        return MachineSeal.create(path)
-    return MachineSeal(path)
-
-
-def key_service(settings: Settings, clock: Clock) -> KeyService:
-    """The key service that ``keys`` names.
-
-    Raises:
-        NotFound: there is no platform in this folder yet.
-        InvalidInput: the setting names none.
-    """
-    if settings.keys != "keyring:":
-        raise InvalidInput(
-            f"The setting keys = {settings.keys!r} names no key service.",
-            hint="This version knows `keyring:`.",
-        )
-    from falaj.trust.adapters.keys_file import FileKeyring
-
-    path = keyring_file(settings)
-    if not is_there(path):
-        raise NotFound(
-            f"There is no platform in {settings.home}.",
-            hint="Run `falaj init` in your project's folder, or name it with --folder.",
-        )
-    return FileKeyring(path, seal_of(settings), clock=clock)
 
 
 def blob_store(settings: Settings) -> BlobStore:
@@ -183,6 +136,7 @@ def checked(settings: Settings) -> Settings:
     Raises:
         InvalidInput: which setting is wrong, and what it may be.
     """
+    is_remote(settings)
     for setting, value in (("lake_data", settings.lake_data), ("blobs", settings.blobs)):
         if value != "file:":
             Bucket.named(settings, setting, value)
