@@ -18,6 +18,7 @@ from falaj.trust.audit_checkpoints import Checkpoints
 from falaj.trust.audit_proofs import verify_consistency_proof, verify_record_proof
 from falaj.trust.audit_service import Audit
 from falaj.trust.audit_verification import Verifier
+from falaj.trust.key_uses import KeyUses
 from falaj.trust.keys_service import Keys
 
 NOW = datetime(2026, 11, 23, 9, tzinfo=UTC)
@@ -30,10 +31,11 @@ def keyring(tmp_path):
 
 
 @pytest.fixture
-def door(database, keyring):
+def door(database, keyring, tmp_path):
     log, checkpoints = SqlAuditLog(), Checkpoints(keyring)
     jobs = Jobs(database, SetClock(NOW))
-    services = [Audit(log, checkpoints, Verifier(checkpoints)), Keys(keyring, jobs)]
+    uses = KeyUses(tmp_path / "uses", process="test", clock=SetClock(NOW))
+    services = [Audit(log, checkpoints, Verifier(checkpoints)), Keys(keyring, jobs, log, uses)]
     caller = make_caller("user:omar", mfa_at=NOW)
     return make_door(database, services, caller=caller, audit=log, clock=SetClock(NOW))
 

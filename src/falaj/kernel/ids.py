@@ -29,6 +29,7 @@ PREFIXES = {
     "session": "a login session",
     "token": "a token family",
     "key": "a key-encryption key",
+    "uses": "counted uses of keys, on their way to the audit log",
     "segment": "a segment of a spool",
     "push": "a push of events into a stream",
     "read": "an online read of features",

@@ -333,6 +333,16 @@ class World:
         held = [version for version in keys.versions() if version.purpose == "wrapping"]
         return held[-2].id
 
+    def used_key(self) -> str:
+        """Somebody on whose behalf a key was used, which is on record."""
+        from falaj.trust.key_uses import ACTION, TELLER, KeyUse
+
+        caller = f"service:{self.new('program')}"
+        use = KeyUse(operation="sign", purpose="audit", key_id="key_1", kind="", caller=caller, n=3)
+        with self.premises.calls.opened(ACTION, TELLER) as call:
+            call.note(uses=[use.model_dump()], files=[])
+        return caller
+
     def release(self) -> str:
         """The id of a new release that serves nothing yet."""
         with self.call() as call:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from pydantic import BaseModel
 
 from falaj.kernel.actions import Service, action
 from falaj.kernel.errors import NotFound
 from falaj.kernel.jobs import Job, Jobs
+from falaj.trust.audit import LARGEST_PAGE, SqlAuditLog
+from falaj.trust.key_uses import ACTION, KeyUse, KeyUses, summed
 from falaj.trust.ports import WRAPPING, KeyService, KeyState, KeyVersion
 from falaj.trust.rotation import DISCARD_JOB, RESEAL_JOB, REWRAP_JOB, discardable
+
+_MOST_PAGES = 10
 
 
 class KeyInfo(BaseModel):
@@ -38,14 +42,56 @@ class Keys(Service):
 
     name = "keys"
 
-    def __init__(self, keys: KeyService, jobs: Jobs) -> None:
+    def __init__(self, keys: KeyService, jobs: Jobs, log: SqlAuditLog, uses: KeyUses) -> None:
         self._keys = keys
         self._jobs = jobs
+        self._log = log
+        self._uses = uses
 
     @action(get="/keys")
     def list(self) -> Sequence[KeyInfo]:
         """All versions of all keys, without their secrets."""
         return [_info(version) for version in self._keys.versions()]
+
+    @action(get="/keys/uses")
+    def uses(
+        self,
+        *,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        caller: str | None = None,
+        purpose: str | None = None,
+    ) -> Sequence[KeyUse]:
+        """How often keys were used, for what and by whom: the most frequent first.
+
+        Summed up from the audit records of ``since <= at < until`` (of the last day if
+        neither is given; at most 10,000 records); what waits on this machine for its
+        record is counted as well, unless ``until`` is given.
+        """
+        if since is None and until is None:
+            since = self.call.now - timedelta(days=1)
+        found = [left.uses for left in self._uses.waiting()] if until is None else []
+        before: int | None = None
+        for _ in range(_MOST_PAGES):
+            page = self._log.search(
+                self.call.connection,
+                action=ACTION,
+                since=since,
+                until=until,
+                before=before,
+                limit=LARGEST_PAGE,
+            )
+            for record in page.records:
+                told = record.details.get("uses", [])
+                found.append([KeyUse.model_validate(use) for use in told])
+            before = page.next
+            if before is None:
+                break
+        return [
+            use
+            for use in summed(iter(found))
+            if caller in (None, use.caller) and purpose in (None, use.purpose)
+        ]
 
     @action(post="/keys/{purpose}/rotations", on="key", step_up=True)
     def rotate(self, purpose: str) -> Rotation:

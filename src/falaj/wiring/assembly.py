@@ -35,6 +35,7 @@ from falaj.trust.audit_verification import Verifier
 from falaj.trust.authentication import Authentication
 from falaj.trust.epochs import Epochs
 from falaj.trust.factors import Factors
+from falaj.trust.key_uses import CountedKeys, KeyUses
 from falaj.trust.policy import CedarPolicy
 from falaj.trust.tokens import Tokens
 from falaj.wiring import stores
@@ -108,7 +109,14 @@ class Premises:
     @part
     def keys(self) -> KeyService:
         """The key service."""
-        return key_service(self.settings, self.clock)
+        self.closing.append(self.key_uses.leave)
+        return CountedKeys(key_service(self.settings, self.clock), self.key_uses)
+
+    @part
+    def key_uses(self) -> KeyUses:
+        """Counts which keys are used for what."""
+        folder = self.settings.home / "key-uses"
+        return KeyUses(folder, process=self.process, clock=self.clock)
 
     @part
     def database(self) -> Database:

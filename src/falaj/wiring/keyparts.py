@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from falaj.trust.key_uses import ACTION
+from falaj.trust.key_uses import EVERY_SECONDS as EVERY_USES
 from falaj.trust.rotation import DISCARD_JOB, RESEAL_JOB, REWRAP_JOB
 
 if TYPE_CHECKING:
@@ -48,3 +50,18 @@ def key_jobs(made: Premises) -> dict[str, Callable[[], Handler]]:
         RESEAL_JOB: lambda: Rewrapping(made.keys, stores, made.calls, reseal=True),
         DISCARD_JOB: lambda: Discarding(made.keys, stores, made.calls, made.clock),
     }
+
+
+def uses_told(made: Premises) -> int:
+    """Make one audit record of the uses of keys that wait; returns how many it tells."""
+
+    def known() -> Sequence[str]:
+        with made.database.reading() as connection:
+            newest = made.audit.search(connection, action=ACTION, limit=1).records
+        return [str(one) for record in newest for one in record.details.get("files", [])]
+
+    made.key_uses.leave()
+    return made.key_uses.told(made.calls, known)
+
+
+__all__ = ["EVERY_USES", "key_jobs", "rewrappables", "uses_told"]

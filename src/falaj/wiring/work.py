@@ -14,7 +14,7 @@ from falaj.kernel.jobs import Handler, JobRun
 from falaj.kernel.outbox import Subscription
 from falaj.kernel.telemetry import logger
 from falaj.trust.audit_checkpoints import Checkpointer
-from falaj.wiring.keyparts import key_jobs
+from falaj.wiring.keyparts import EVERY_USES, key_jobs, uses_told
 from falaj.wiring.seldom import Seldom
 from falaj.wiring.watching import parity_checks, statistics
 
@@ -245,6 +245,7 @@ class Chores:
             "routing table": Seldom(routed, every_seconds=5.0),
             "audit checkpoint": checkpointer.run_once,
             "notifications": news.deliver,
+            "uses of keys": Seldom(lambda: uses_told(made), every_seconds=EVERY_USES),
             "prediction log": PredictionDrain(made.spool_folder, made.keys, made.lake).run_once,
             "unlogged predictions": Seldom(alarm.run_once, every_seconds=10.0),
             "scaling decisions": lambda: bring_in(scalings, made.calls),
