@@ -83,3 +83,32 @@ def test_the_secrets_of_a_key_service_never_stand_in_the_toml(tmp_path, name):
     with pytest.raises(InvalidInput, match=f"FALAJ_KEY_SERVICE__{name.upper()}") as refused:
         Settings.read(tmp_path)
     assert "s3cr3t" not in str(refused.value)
+
+
+@pytest.mark.services
+def test_a_platform_wraps_in_a_hardware_module_and_rotates_all_it_has(
+    tmp_path, hsm_token, monkeypatch
+):
+    url = hsm_token.url(f"w{secrets.token_hex(6)}")
+    (tmp_path / "falaj.toml").write_text(f'keys = "{url}"\n')
+    monkeypatch.setenv("FALAJ_KEY_SERVICE__PIN", hsm_token.pin)
+    initialise(Settings.read(tmp_path), owner="owner")
+    assert not (tmp_path / ".falaj" / "keys" / "machine.secret").exists()
+    premises = assemble(Settings.read(tmp_path))
+    try:
+        digest = premises.blobs.keep(b"a model")
+        old, made = premises.keys.versions()[-1], premises.keys.rotate("wrapping")
+        with premises.calls.opened("test", "system:test") as call:
+            premises.jobs.submit(call, "keys.rewrap", {})
+        assert Worker(premises.jobs, premises.handlers, name="test").run_one()
+        assert set(standing(rewrappables(premises))) == {made.id}
+        premises.keys.discard(old.id)
+        assert premises.blobs.fetch(digest) == b"a model"
+    finally:
+        premises.close()
+    again = assemble(Settings.read(tmp_path))
+    try:
+        assert again.blobs.fetch(digest) == b"a model"
+        again.keys.sign("audit", b"m")
+    finally:
+        again.close()

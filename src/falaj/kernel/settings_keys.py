@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
-SECRETS = ("token", "secret_id")
+SECRETS = ("token", "secret_id", "pin")
 """Which of them come from the environment or a file alone, never from the TOML."""
 
 
@@ -22,6 +22,8 @@ class KeyServiceSettings(BaseModel):
     role_id: str = ""
     """OpenBao, Vault: log in by AppRole, with ``secret_id``."""
     secret_id: SecretStr | None = None
+    pin: SecretStr | None = None
+    """Of the token of a hardware module."""
     ca_file: Path | None = None
     """The authorities (PEM) that the server's certificate may be signed by."""
     certificate_file: Path | None = None

@@ -26,6 +26,7 @@ from falaj.testing.servers import REQUIRE, PostgresServer, S3Bucket, S3Server, s
 __all__ = [
     "bao_server",
     "database",
+    "hsm_token",
     "kafka_server",
     "make_call",
     "nats_server",
@@ -42,6 +43,7 @@ __all__ = [
     "table_templates",
 ]
 
+from falaj.testing.softhsm import Token, made_token
 
 MakeCall = Callable[..., AbstractContextManager[Call]]
 """``with make_call(database, "user:omar", now=…) as call``: see ``opened_call``."""
@@ -116,6 +118,13 @@ def own_bao_server(tmp_path: Path) -> Iterator[Bao]:
     server: BaoServer = _had(lambda: BaoServer(tmp_path))
     yield server.bao
     server.close()
+
+
+@pytest.fixture(scope="session")
+def hsm_token(tmp_path_factory: pytest.TempPathFactory) -> Token:
+    """A token of SoftHSM2 of this process; choose a prefix of your own."""
+    found: Token = _had(lambda: made_token(tmp_path_factory.mktemp("softhsm")))
+    return found
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from falaj.trust.key_uses import ACTION
 from falaj.trust.key_uses import EVERY_SECONDS as EVERY_USES
 from falaj.trust.rotation import DISCARD_JOB, RESEAL_JOB, REWRAP_JOB
+from falaj.wiring.keyservices import sealed_keyring
 
 if TYPE_CHECKING:
     from falaj.kernel.jobs import Handler
@@ -34,8 +35,9 @@ def rewrappables(made: Premises) -> Sequence[Rewrappable]:
     ]
     if isinstance(made.event_log, SegmentLog):
         found.append(made.event_log)
-    index = made.run_files.sealed()
-    return [*found, index] if index is not None else found
+    keyring = sealed_keyring(made.settings, made.clock)
+    more = (keyring, made.run_files.sealed())
+    return [*found, *(store for store in more if store is not None)]
 
 
 def key_jobs(made: Premises) -> dict[str, Callable[[], Handler]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from falaj.kernel.clock import Clock
 from falaj.kernel.errors import InvalidInput, NotFound
@@ -15,9 +15,15 @@ if TYPE_CHECKING:
     from pydantic import SecretStr
 
     from falaj.trust.adapters.bao_connection import BaoPlace
-    from falaj.trust.adapters.keys_file import Seal
+    from falaj.trust.adapters.keys_file import FileKeyring, Seal
+    from falaj.trust.adapters.keys_pkcs11 import Pkcs11Place
+    from falaj.trust.adapters.seals_remote import RemoteSeal
+    from falaj.trust.keys_hybrid import WrappingKeys
+    from falaj.trust.ports import Rewrappable
 
 KEYRING = "keyring:"
+BAO = "openbao"
+HSM = "pkcs11"
 
 
 def keyring_file(settings: Settings) -> Path:
@@ -50,23 +56,23 @@ def key_service(settings: Settings, clock: Clock) -> KeyService:
         NotFound: there is no platform in this folder yet.
         InvalidInput: the setting names none.
     """
-    if is_remote(settings):
-        return _remote(settings)
-    from falaj.trust.adapters.keys_file import FileKeyring
+    kind = kind_of(settings)
+    if kind == BAO:
+        from falaj.trust.adapters.keys_openbao import BaoKeys
 
-    path = keyring_file(settings)
-    if not is_there(path):
-        raise NotFound(
-            f"There is no platform in {settings.home}.",
-            hint="Run `falaj init` in your project's folder, or name it with --folder.",
-        )
-    return FileKeyring(path, seal_of(settings), clock=clock)
+        return _cached(settings, BaoKeys(bao_place(settings)))
+    keyring = _keyring(settings, clock)
+    if kind == KEYRING:
+        return keyring
+    from falaj.trust.keys_hybrid import HybridKeys
+
+    return _cached(settings, HybridKeys(_wrapping(settings, clock), keyring))
 
 
 def make_keys(settings: Settings, clock: Clock) -> None:
     """Make the keys of a new platform, unless an attempt that did not finish has made them."""
-    if is_remote(settings):
-        keys = _remote(settings)
+    if kind_of(settings) == BAO:
+        keys = key_service(settings, clock)
         if not any(version.purpose == WRAPPING for version in keys.versions()):
             keys.wrap(os.urandom(32), context="init")  # makes the key
         return
@@ -75,29 +81,38 @@ def make_keys(settings: Settings, clock: Clock) -> None:
     path = keyring_file(settings)
     if not path.exists():
         private_folder(path.parent)
-        create = not machine_secret_file(settings).exists()
-        FileKeyring.create(path, seal_of(settings, create=create), clock=clock)
+        FileKeyring.create(path, _seal(settings, clock, create=True), clock=clock)
 
 
-def is_remote(settings: Settings) -> bool:
-    """True if the keys are not in a file of ours; raises InvalidInput if they are nowhere."""
+def sealed_keyring(settings: Settings, clock: Clock) -> Rewrappable | None:
+    """The seal of the keyring, if it stands on the wrapping key itself."""
+    if kind_of(settings) in (BAO, KEYRING):
+        return None
+    from falaj.trust.adapters.seals_remote import SealedKeyring
+
+    return SealedKeyring(_keyring(settings, clock), _remote_seal(settings, clock))
+
+
+def kind_of(settings: Settings) -> str:
+    """Which kind of key service ``keys`` names; raises InvalidInput if it names none."""
     if settings.keys == KEYRING:
-        return False
-    bao_place(settings)
-    return True
+        return KEYRING
+    scheme = settings.keys.partition(":")[0]
+    if scheme in ("openbao", "vault"):
+        bao_place(settings)
+        return BAO
+    if scheme == HSM:
+        hsm_place(settings)
+        return HSM
+    raise InvalidInput(
+        f"The setting keys = {scheme!r} names no key service.",
+        hint="Use `keyring:`, `openbao://host:8200/transit?prefix=falaj` or "
+        "`pkcs11:/path/module.so?token=label`.",
+    )
 
 
 def bao_place(settings: Settings) -> BaoPlace:
-    """The transit engine that ``keys`` names.
-
-    Raises:
-        InvalidInput: it names none, or nothing is set that opens it.
-    """
-    if not settings.keys.startswith(("openbao:", "vault:")):
-        raise InvalidInput(
-            f"The setting keys = {settings.keys.partition(':')[0]!r} names no key service.",
-            hint="Use `keyring:` or `openbao://host:8200/transit?prefix=falaj`.",
-        )
+    """The transit engine that ``keys`` names; raises InvalidInput."""
     from falaj.trust.adapters.bao_connection import BaoPlace
 
     given = settings.key_service
@@ -114,23 +129,62 @@ def bao_place(settings: Settings) -> BaoPlace:
     )
 
 
+def hsm_place(settings: Settings) -> Pkcs11Place:
+    """The token that ``keys`` names; raises InvalidInput."""
+    from falaj.trust.adapters.keys_pkcs11 import Pkcs11Place
+
+    return Pkcs11Place.of(settings.keys, pin=_shown(settings.key_service.pin))
+
+
 def sealed_by(settings: Settings) -> str:
     """What keeps the keys, in words."""
-    if settings.keys != KEYRING:
+    kind = kind_of(settings)
+    if kind == BAO:
         return "in the key service"
+    if kind == HSM:
+        return "wrapping in the hardware module, signing by a keyring that it seals"
     passphrase = settings.keyring_passphrase
     return "sealed by " + ("a passphrase" if passphrase else "a secret file in home")
 
 
-def _remote(settings: Settings) -> KeyService:
-    from falaj.trust.adapters.keys_openbao import BaoKeys
+def _keyring(settings: Settings, clock: Clock) -> FileKeyring:
+    from falaj.trust.adapters.keys_file import FileKeyring
+
+    path = keyring_file(settings)
+    if not is_there(path):
+        raise NotFound(
+            f"There is no platform in {settings.home}.",
+            hint="Run `falaj init` in your project's folder, or name it with --folder.",
+        )
+    return FileKeyring(path, _seal(settings, clock), clock=clock)
+
+
+def _seal(settings: Settings, clock: Clock, *, create: bool = False) -> Seal:
+    if kind_of(settings) == KEYRING:
+        new = create and not machine_secret_file(settings).exists()
+        return seal_of(settings, create=new)
+    return _remote_seal(settings, clock)
+
+
+def _remote_seal(settings: Settings, clock: Clock) -> RemoteSeal:
+    from falaj.trust.adapters.seals_remote import RemoteSeal
+
+    return RemoteSeal(kind_of(settings), _wrapping(settings, clock))
+
+
+def _wrapping(settings: Settings, clock: Clock) -> WrappingKeys:
+    from falaj.trust.adapters.keys_pkcs11 import Pkcs11Wrapping
+
+    lock_file = settings.home / "keys" / "versions.lock"
+    return Pkcs11Wrapping(hsm_place(settings), lock_file=lock_file, clock=clock)
+
+
+def _cached(settings: Settings, keys: KeyService) -> KeyService:
     from falaj.trust.keys_cached import CachedKeys
 
     given = settings.key_service
-    return CachedKeys(
-        BaoKeys(bao_place(settings)), seconds=given.cache_seconds, most=given.cache_keys
-    )
+    return CachedKeys(keys, seconds=given.cache_seconds, most=given.cache_keys)
 
 
-def _shown(secret: SecretStr | None) -> Any:
+def _shown(secret: SecretStr | None) -> str:
     return secret.get_secret_value() if secret is not None else ""

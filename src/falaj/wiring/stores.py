@@ -10,7 +10,7 @@ from urllib.parse import parse_qs, urlsplit
 from falaj.kernel.clock import Clock
 from falaj.kernel.errors import InvalidInput
 from falaj.kernel.settings import Settings, private_folder
-from falaj.wiring.keyservices import is_remote
+from falaj.wiring.keyservices import kind_of
 from falaj.wiring.traces import traces_address
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ def checked(settings: Settings) -> Settings:
     Raises:
         InvalidInput: which setting is wrong, and what it may be.
     """
-    is_remote(settings)
+    kind_of(settings)
     for setting, value in (("lake_data", settings.lake_data), ("blobs", settings.blobs)):
         if value != "file:":
             Bucket.named(settings, setting, value)

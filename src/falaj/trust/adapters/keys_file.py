@@ -149,6 +149,12 @@ class FileKeyring:
 
     # The file.
 
+    @property
+    def sealed_by(self) -> Mapping[str, Any]:
+        """How the file is sealed now, without the secret of it."""
+        self._keys()
+        return self._opened.sealed_by
+
     def reseal(self, seal: Seal) -> None:
         """Seal the same keys with another passphrase or secret; the old one opens no more.
 
