@@ -165,7 +165,11 @@ def _online(made: Premises) -> str:
 
 def _event_log(made: Premises) -> str:
     _not_weak(made.event_log)
-    return f"{made.settings.event_log.split('?')[0]} answers"
+    clear = made.settings.event_log != "segments:" and (
+        made.settings.streams.kafka_records == "clear"
+    )
+    told = ", events lie there in CLEAR" if clear else ""
+    return f"{made.settings.event_log.split('?')[0]} answers{told}"
 
 
 def _compute(made: Premises) -> str:

@@ -140,6 +140,8 @@ class StreamSettings(BaseModel):
     """Or as soon as so many wait for it."""
     waiting_bytes: int = Field(1 << 30, ge=1 << 20)
     """So much of a partition may wait in the embedded log; beyond it pushes are refused."""
+    kafka_records: Literal["sealed", "clear"] = "sealed"
+    """How pushed events lie in Kafka: encrypted, or in clear for others to read."""
 
 
 class Settings(BaseSettings):

@@ -34,7 +34,8 @@ _MOST_KINDS = 2000
 _MOST_TOLD = 500
 _OTHERS = "(others)"
 _KINDS = (
-    "blob", "spool", "log", "event", "second factor", "feature index", "backup", "doctor", "init",
+    "blob", "spool", "log", "event log", "second factor", "feature index", "backup", "doctor",
+    "init",
 )  # fmt: skip
 
 Use = tuple[str, str, str, str, str]

@@ -256,7 +256,8 @@ def event_log(settings: Settings, keys: KeyService, clock: Clock) -> EventLog:
     if settings.event_log != "segments:":
         from falaj.ingest.adapters.eventlog_kafka import KafkaLog
 
-        return KafkaLog(kafka_place(settings))
+        clear = settings.streams.kafka_records == "clear"
+        return KafkaLog(kafka_place(settings), keys=keys, clear=clear)
     from falaj.ingest.adapters.eventlog_segments import SegmentLog
     from falaj.ingest.adapters.segment_partition import Limits
 
