@@ -123,7 +123,25 @@ def _database(made: Premises) -> str:
             f"{made.database.shown_url} has schema {revision}, this version needs {newest}.",
             hint="Start `falaj up` or open the platform once; it brings the schema up to date.",
         )
+    _proven_server(made)
     return f"{made.database.shown_url}, schema {revision}"
+
+
+def _proven_server(made: Premises) -> None:
+    """Raises Unwell if a PostgreSQL elsewhere need not prove who it is."""
+    from falaj.kernel.postgres_tls import is_here, is_verified, parameters_of
+
+    for setting, url in (
+        ("database", made.settings.database_url),
+        ("lake", made.settings.lake_url.partition("postgres:")[2]),
+    ):
+        given = parameters_of(url) if "postgres" in url or setting == "lake" else {}
+        if given and not is_here(given) and not is_verified(given):
+            raise Unwell(
+                f"The PostgreSQL of the setting {setting} is asked over TLS, but need not prove "
+                "who it is.",
+                hint="Name the authority of its certificate in database_ca_file.",
+            )
 
 
 def _audit(made: Premises) -> str:

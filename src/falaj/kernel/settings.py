@@ -28,6 +28,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from falaj.kernel import postgres_tls
 from falaj.kernel.errors import Forbidden, InvalidInput
 from falaj.kernel.settings_keys import SECRETS as KEY_SERVICE_SECRETS
 from falaj.kernel.settings_keys import KeyServiceSettings
@@ -156,6 +157,8 @@ class Settings(BaseSettings):
     database: str = "sqlite:"
     """``sqlite:`` (in home) or ``postgresql+psycopg://user@host/name``."""
     database_password: SecretStr | None = None
+    database_ca_file: Path | None = None
+    """The authorities (PEM) of the certificates of PostgreSQL servers, the lake's too."""
     lake: str = "ducklake:"
     """``ducklake:`` (in home) or ``ducklake:postgres:postgresql://user@host/name``."""
     lake_password: SecretStr | None = None
@@ -270,15 +273,31 @@ class Settings(BaseSettings):
 
     @property
     def database_url(self) -> str:
-        """The database's URL for SQLAlchemy, with its password if one is set."""
+        """The database's URL for SQLAlchemy, with its password if one is set.
+
+        To a PostgreSQL on another machine it asks for TLS. Raises InvalidInput: it says
+        that none is needed.
+        """
         if self.database == "sqlite:":
             return f"sqlite:///{self.home / 'falaj.db'}"
+        secured = self.database
+        if secured.startswith("postgresql"):
+            secured = postgres_tls.secured(secured, self.database_ca_file, setting="database")
         if self.database_password is not None:
             from sqlalchemy.engine import make_url
 
-            url = make_url(self.database).set(password=self.database_password.get_secret_value())
+            url = make_url(secured).set(password=self.database_password.get_secret_value())
             return url.render_as_string(hide_password=False)
-        return self.database
+        return secured
+
+    @property
+    def lake_url(self) -> str:
+        """The setting ``lake``, asking for TLS as ``database_url`` does."""
+        kind, _, rest = self.lake.removeprefix("ducklake:").partition(":")
+        if kind != "postgres":
+            return self.lake
+        connection = postgres_tls.secured(rest, self.database_ca_file, setting="lake")
+        return f"ducklake:postgres:{connection}"
 
 
 def _check_file(file: Path) -> None:

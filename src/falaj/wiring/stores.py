@@ -122,10 +122,12 @@ def lake(settings: Settings) -> Lake:
     secret = settings.lake_password
     password = secret.get_secret_value() if secret is not None else ""
     if settings.lake_data == "file:":
-        return DuckLake(Place.of(settings.lake, home, password=password))
+        return DuckLake(Place.of(settings.lake_url, home, password=password))
     found = Bucket.named(settings, "lake_data", settings.lake_data)
     data = f"s3://{found.name}/{found.prefix}".rstrip("/")
-    return DuckLake(Place.of(settings.lake, home, data=data, s3=found.as_duckdb, password=password))
+    return DuckLake(
+        Place.of(settings.lake_url, home, data=data, s3=found.as_duckdb, password=password)
+    )
 
 
 def checked(settings: Settings) -> Settings:
@@ -137,6 +139,7 @@ def checked(settings: Settings) -> Settings:
         InvalidInput: which setting is wrong, and what it may be.
     """
     kind_of(settings)
+    _ = settings.database_url, settings.lake_url
     for setting, value in (("lake_data", settings.lake_data), ("blobs", settings.blobs)):
         if value != "file:":
             Bucket.named(settings, setting, value)
