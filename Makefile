@@ -9,7 +9,7 @@ SERVERS := $(foreach name,mlserver triton litserve bentoml kserve,.venv-peers/$(
 WORKERS ?= 2
 SIZE ?= small
 
-.PHONY: help install demo test coverage test-nightly check format docs peers wrk bench lock clean
+.PHONY: help install demo test coverage test-nightly check format docs peers wrk softhsm bench lock clean
 .DEFAULT_GOAL := help
 
 help: ## list what can be made
@@ -28,10 +28,10 @@ install: $(READY) ## make .venv with everything that the lock names
 demo: $(READY) ## the whole story on real flights, in about a minute
 	@$(BIN)/falaj demo
 
-test: $(READY) ## the ordinary tests
+test: $(READY) softhsm ## the ordinary tests
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not nightly"
 
-coverage: $(READY) ## the ordinary tests, counting the lines that they reach; a third slower
+coverage: $(READY) softhsm ## the ordinary tests, counting the lines that they reach; a third slower
 	$(BIN)/coverage erase
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not nightly" --cov --cov-report=term
 
@@ -75,6 +75,11 @@ wrk: ## install the load generator of the serving benchmarks (Debian's, needs ro
 	@command -v wrk >/dev/null || { apt-get install --yes --quiet wrk >/dev/null 2>&1 \
 		|| { apt-get update --quiet >/dev/null 2>&1 && apt-get install --yes --quiet wrk >/dev/null 2>&1; } \
 		|| echo "wrk could not be installed (apt-get install wrk, as root): a client in Python makes the load."; }
+
+softhsm: ## install the hardware module in software that tests of keys use (Debian's, needs root)
+	@command -v softhsm2-util >/dev/null || { apt-get install --yes --quiet softhsm2 >/dev/null 2>&1 \
+		|| { apt-get update --quiet >/dev/null 2>&1 && apt-get install --yes --quiet softhsm2 >/dev/null 2>&1; } \
+		|| echo "SoftHSM2 could not be installed (apt-get install softhsm2, as root): its tests are skipped."; }
 
 bench-features: $(FEAST) wrk
 

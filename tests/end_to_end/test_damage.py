@@ -55,7 +55,7 @@ import falaj.wiring.setup as setup
 from falaj.kernel.settings import Settings
 from falaj.trust.authentication import Authentication
 from falaj.trust.adapters.keys_file import FileKeyring
-import falaj.wiring.stores as stores
+import falaj.wiring.keyservices as keyservices
 
 def dying(function, before):
     def call(*values, **named):
@@ -67,7 +67,7 @@ def dying(function, before):
 
 step = sys.argv[2]
 if step == "seal":
-    stores.seal_of = dying(stores.seal_of, False)
+    keyservices.seal_of = dying(keyservices.seal_of, False)
 elif step == "keyring":
     FileKeyring.create = dying(FileKeyring.create, False)
 elif step == "schema":

@@ -7,6 +7,7 @@ import pytest
 from falaj.kernel.clock import SetClock
 from falaj.kernel.door import face
 from falaj.kernel.errors import Conflict, NotFound, StepUpRequired
+from falaj.kernel.jobs import Jobs
 from falaj.kernel.outbox import outbox_events
 from falaj.kernel.ports import Outcome
 from falaj.testing.audit import Tamperer
@@ -17,6 +18,7 @@ from falaj.trust.audit_checkpoints import Checkpoints
 from falaj.trust.audit_proofs import verify_consistency_proof, verify_record_proof
 from falaj.trust.audit_service import Audit
 from falaj.trust.audit_verification import Verifier
+from falaj.trust.key_uses import KeyUses
 from falaj.trust.keys_service import Keys
 
 NOW = datetime(2026, 11, 23, 9, tzinfo=UTC)
@@ -29,9 +31,11 @@ def keyring(tmp_path):
 
 
 @pytest.fixture
-def door(database, keyring):
+def door(database, keyring, tmp_path):
     log, checkpoints = SqlAuditLog(), Checkpoints(keyring)
-    services = [Audit(log, checkpoints, Verifier(checkpoints)), Keys(keyring)]
+    jobs = Jobs(database, SetClock(NOW))
+    uses = KeyUses(tmp_path / "uses", process="test", clock=SetClock(NOW))
+    services = [Audit(log, checkpoints, Verifier(checkpoints)), Keys(keyring, jobs, log, uses)]
     caller = make_caller("user:omar", mfa_at=NOW)
     return make_door(database, services, caller=caller, audit=log, clock=SetClock(NOW))
 
@@ -55,7 +59,7 @@ def test_every_call_leaves_one_record_that_search_finds(audit, door):
         ("keys.rotate", "key:wrapping", Outcome.DONE),
         ("keys.list", "platform:*", Outcome.DONE),
     ]
-    assert page.records[1].details == {"key_id": made.id, "version": 2}
+    assert page.records[1].details == {"job": made.job, "key_id": made.id, "version": 2}
     assert audit.get(2) == page.records[1]
     with pytest.raises(NotFound):
         audit.get(99)

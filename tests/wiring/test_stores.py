@@ -44,7 +44,8 @@ def test_settings_alone_move_the_blobs_and_the_lake(tmp_path):
     assert place.folder is None
     assert place.data_path == "s3://tables/falaj/"
     assert place.dsn == (
-        r"host='db.internal' port='5433' dbname='lake' user='falaj' password='it\'s hu sh'"
+        r"host='db.internal' port='5433' dbname='lake' user='falaj' sslmode='require' "
+        r"ssl_min_protocol_version='TLSv1.3' password='it\'s hu sh'"
     )
     assert place.s3 == {
         "KEY_ID": "AK",
@@ -60,8 +61,8 @@ def test_settings_alone_move_the_blobs_and_the_lake(tmp_path):
 
 
 def test_a_connection_string_takes_the_password_too(tmp_path):
-    made = settings(tmp_path, lake="ducklake:postgres:dbname=lake host=db", lake_password="hush")
-    assert stores.lake(made).place.dsn == "dbname=lake host=db password='hush'"
+    made = settings(tmp_path, lake="ducklake:postgres:dbname=lake host=::1", lake_password="hush")
+    assert stores.lake(made).place.dsn == "dbname=lake host=::1 password='hush'"
 
 
 def test_a_bucket_of_amazon_needs_no_endpoint(tmp_path):

@@ -245,6 +245,22 @@ def render(
 
 
 @app.command()
+def backup(
+    context: typer.Context,
+    what: Annotated[str, typer.Argument(help="create, verify or restore.")],
+    file: Annotated[Path, typer.Argument(help="The file of the backup.")],
+    secret: Annotated[
+        Path | None,
+        typer.Option(help="The machine's secret that sealed the keyring, for verify and restore."),
+    ] = None,
+) -> None:
+    """Make a sealed backup of this platform, prove one whole, or make a platform of one."""
+    from falaj.interfaces.backups import run_backup
+
+    run_backup(context.obj, what, file, secret)
+
+
+@app.command()
 def doctor(context: typer.Context) -> None:
     """Check every component that the settings name; say what is wrong and how to mend it."""
     from falaj.interfaces.doctor import examine

@@ -102,12 +102,14 @@ def _home(made: Premises) -> str:
 
 
 def _keys(made: Premises) -> str:
+    from falaj.wiring.keyservices import sealed_by
+
     data_key = os.urandom(32)
     wrapped = made.keys.wrap(data_key, context="doctor")
     if made.keys.unwrap(wrapped, context="doctor") != data_key:
         raise Unwell("The key service does not give back what it wrapped.")
-    sealed = "a passphrase" if made.settings.keyring_passphrase else "a secret file in home"
-    return f"{made.settings.keys} {len(made.keys.versions())} key versions, sealed by {sealed}"
+    sealed = sealed_by(made.settings)
+    return f"{made.settings.keys} {len(made.keys.versions())} key versions, {sealed}"
 
 
 def _database(made: Premises) -> str:
@@ -122,7 +124,25 @@ def _database(made: Premises) -> str:
             f"{made.database.shown_url} has schema {revision}, this version needs {newest}.",
             hint="Start `falaj up` or open the platform once; it brings the schema up to date.",
         )
+    _proven_server(made)
     return f"{made.database.shown_url}, schema {revision}"
+
+
+def _proven_server(made: Premises) -> None:
+    """Raises Unwell if a PostgreSQL elsewhere need not prove who it is."""
+    from falaj.kernel.postgres_tls import is_here, is_verified, parameters_of
+
+    for setting, url in (
+        ("database", made.settings.database_url),
+        ("lake", made.settings.lake_url.partition("postgres:")[2]),
+    ):
+        given = parameters_of(url) if "postgres" in url or setting == "lake" else {}
+        if given and not is_here(given) and not is_verified(given):
+            raise Unwell(
+                f"The PostgreSQL of the setting {setting} is asked over TLS, but need not prove "
+                "who it is.",
+                hint="Name the authority of its certificate in database_ca_file.",
+            )
 
 
 def _audit(made: Premises) -> str:
@@ -164,7 +184,11 @@ def _online(made: Premises) -> str:
 
 def _event_log(made: Premises) -> str:
     _not_weak(made.event_log)
-    return f"{made.settings.event_log.split('?')[0]} answers"
+    clear = made.settings.event_log != "segments:" and (
+        made.settings.streams.kafka_records == "clear"
+    )
+    told = ", events lie there in CLEAR" if clear else ""
+    return f"{made.settings.event_log.split('?')[0]} answers{told}"
 
 
 def _compute(made: Premises) -> str:

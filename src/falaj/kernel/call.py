@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -12,6 +14,8 @@ from falaj.kernel.ids import new_id
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
+
+_ACTING: ContextVar[str] = ContextVar("acting", default="")
 
 STEP_UP_WINDOW = timedelta(minutes=5)
 """How long a presented second factor counts as fresh."""
@@ -123,3 +127,18 @@ class Call:
     def note(self, **facts: Any) -> None:
         """Add JSON-ready facts to this call's audit record."""
         self.notes.update(facts)
+
+
+@contextmanager
+def acting(principal_id: str) -> Iterator[None]:
+    """Within it, what this thread does is done on a principal's behalf."""
+    token = _ACTING.set(principal_id)
+    try:
+        yield
+    finally:
+        _ACTING.reset(token)
+
+
+def acting_principal() -> str:
+    """On whose behalf this thread works now; empty if it serves nobody."""
+    return _ACTING.get()

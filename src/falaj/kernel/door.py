@@ -24,7 +24,7 @@ from typing import Any, TypeVar, cast
 from sqlalchemy.engine import Connection
 
 from falaj.kernel.actions import PLATFORM, Action, Service
-from falaj.kernel.call import AssetRef, Call, Caller
+from falaj.kernel.call import AssetRef, Call, Caller, acting
 from falaj.kernel.clock import Clock, monotonic
 from falaj.kernel.database import Database
 from falaj.kernel.errors import (
@@ -239,7 +239,8 @@ class LocalDoor:
             parent=parent.id if parent else None,
         )
         service = backend.services.named(action.service).bound(call)
-        result = action.function(service, **checked)
+        with acting(self.caller.principal.id):
+            result = action.function(service, **checked)
         if idempotency_key and action.mutates:
             backend.answers.keep(
                 connection,

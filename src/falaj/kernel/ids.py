@@ -31,6 +31,7 @@ PREFIXES = {
     "problem": "an error whose text is in the log",
     "token": "a token family",
     "key": "a key-encryption key",
+    "uses": "counted uses of keys, on their way to the audit log",
     "segment": "a segment of a spool",
     "push": "a push of events into a stream",
     "read": "an online read of features",

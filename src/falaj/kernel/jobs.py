@@ -31,7 +31,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.engine import Connection
 
-from falaj.kernel.call import Call
+from falaj.kernel.call import Call, acting
 from falaj.kernel.clock import Clock
 from falaj.kernel.database import Database, Instant, Json, metadata
 from falaj.kernel.errors import Conflict, FalajError, NotFound
@@ -340,7 +340,8 @@ class Worker:
         keeper = threading.Thread(target=self._keep_lease, args=(job.id, kept), daemon=True)
         keeper.start()
         try:
-            result = self._handlers[job.kind](run, job.arguments)
+            with acting(job.submitted_by):
+                result = self._handlers[job.kind](run, job.arguments)
         except JobCancelled:
             self._end(job, JobState.CANCELLED, message="cancelled")
         except LeaseLost:

@@ -28,8 +28,11 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from falaj.kernel import postgres_tls
 from falaj.kernel.errors import Forbidden, InvalidInput
 from falaj.kernel.settings_people import OutgoingSettings, SignInSettings
+from falaj.kernel.settings_keys import SECRETS as KEY_SERVICE_SECRETS
+from falaj.kernel.settings_keys import KeyServiceSettings
 
 SETTINGS_FILE = "falaj.toml"
 _MOST_WORKERS = 256
@@ -139,6 +142,8 @@ class StreamSettings(BaseModel):
     """Or as soon as so many wait for it."""
     waiting_bytes: int = Field(1 << 30, ge=1 << 20)
     """So much of a partition may wait in the embedded log; beyond it pushes are refused."""
+    kafka_records: Literal["sealed", "clear"] = "sealed"
+    """How pushed events lie in Kafka: encrypted, or in clear for others to read."""
 
 
 class Settings(BaseSettings):
@@ -153,6 +158,8 @@ class Settings(BaseSettings):
     database: str = "sqlite:"
     """``sqlite:`` (in home) or ``postgresql+psycopg://user@host/name``."""
     database_password: SecretStr | None = None
+    database_ca_file: Path | None = None
+    """The authorities (PEM) of the certificates of PostgreSQL servers, the lake's too."""
     lake: str = "ducklake:"
     """``ducklake:`` (in home) or ``ducklake:postgres:postgresql://user@host/name``."""
     lake_password: SecretStr | None = None
@@ -184,7 +191,9 @@ class Settings(BaseSettings):
     """A client's certificate (PEM), for brokers that ask for one."""
     event_log_private_key_file: Path | None = None
     keys: str = "keyring:"
-    """``keyring:`` (a sealed file in home)."""
+    """``keyring:`` (a sealed file in home), ``openbao://host:8200/transit?prefix=…`` or
+    ``pkcs11:/path/module.so?token=…``."""
+    key_service: KeyServiceSettings = KeyServiceSettings()
     keyring_passphrase: SecretStr | None = None
     """Seals the keyring; without it a machine secret beside the keyring does."""
     data_folders: tuple[Path, ...] = (Path(),)
@@ -267,15 +276,31 @@ class Settings(BaseSettings):
 
     @property
     def database_url(self) -> str:
-        """The database's URL for SQLAlchemy, with its password if one is set."""
+        """The database's URL for SQLAlchemy, with its password if one is set.
+
+        To a PostgreSQL on another machine it asks for TLS. Raises InvalidInput: it says
+        that none is needed.
+        """
         if self.database == "sqlite:":
             return f"sqlite:///{self.home / 'falaj.db'}"
+        secured = self.database
+        if secured.startswith("postgresql"):
+            secured = postgres_tls.secured(secured, self.database_ca_file, setting="database")
         if self.database_password is not None:
             from sqlalchemy.engine import make_url
 
-            url = make_url(self.database).set(password=self.database_password.get_secret_value())
+            url = make_url(secured).set(password=self.database_password.get_secret_value())
             return url.render_as_string(hide_password=False)
-        return self.database
+        return secured
+
+    @property
+    def lake_url(self) -> str:
+        """The setting ``lake``, asking for TLS as ``database_url`` does."""
+        kind, _, rest = self.lake.removeprefix("ducklake:").partition(":")
+        if kind != "postgres":
+            return self.lake
+        connection = postgres_tls.secured(rest, self.database_ca_file, setting="lake")
+        return f"ducklake:postgres:{connection}"
 
 
 def _check_file(file: Path) -> None:
@@ -290,6 +315,9 @@ def _check_file(file: Path) -> None:
         for name, value in document.items()
         if any(secret in name for secret in _SECRET_NAMES) or _holds_password(value)
     ]
+    nested = document.get("key_service")
+    of_keys = [name for name in KEY_SERVICE_SECRETS if name in nested] if nested else []
+    held += [f"key_service__{name}" for name in of_keys]
     if held:
         secret = _PASSWORD_OF.get(held[0], held[0])
         raise InvalidInput(

@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from tempfile import SpooledTemporaryFile
+from typing import Any, BinaryIO, cast
 
-from falaj.kernel.errors import Corrupt, InvalidInput
+from falaj.kernel.errors import Corrupt, InvalidInput, NotFound
 from falaj.lake.ports import BlobStore
 from falaj.trust.ports import KeyService
-from falaj.trust.sealing import open_bytes, seal_bytes
+from falaj.trust.sealing import open_bytes, resealed, rewrapped, seal_bytes, sealed_under
 
 _KEY = re.compile(r"^[A-Za-z0-9._=-]+(/[A-Za-z0-9._=-]+)*$")
 _DIGEST = re.compile(r"^sha256:[0-9a-f]{64}$")
 _LONGEST_KEY = 500
 _LONGEST_PART = 200
+_IN_MEMORY = 16 * 2**20
 
 
 def blob_key(key: str) -> str:
@@ -53,7 +57,11 @@ class SealedBlobs:
         store: where the sealed bytes lie.
         keys: wraps the data keys.
         prefix: of the keys in the store.
+
+    Fulfils ``Rewrappable``; the items are the digests.
     """
+
+    name = "blobs"
 
     def __init__(self, store: BlobStore, keys: KeyService, *, prefix: str = "sealed") -> None:
         self._store = store
@@ -100,6 +108,43 @@ class SealedBlobs:
         """The digests of all kept blobs, sorted."""
         for key in self._store.list(self._prefix + "/"):
             yield "sha256:" + key.rpartition("/")[2]
+
+    # As something to be rewrapped.
+
+    def items(self, *, after: str = "") -> Iterator[tuple[str, str]]:
+        """See ``Rewrappable.items``."""
+        for digest in self.digests():
+            if digest > after:
+                try:
+                    with closing(self._store.open(self._key(digest))) as source:
+                        yield digest, sealed_under(source).key_id
+                except NotFound:
+                    continue  # it was forgotten meanwhile
+                except Corrupt:
+                    yield digest, ""
+
+    def rewrap(self, item: str) -> bool:
+        """See ``Rewrappable.rewrap``."""
+        return self._replaced(item, rewrapped)
+
+    def reseal(self, item: str) -> bool:
+        """See ``Rewrappable.reseal``."""
+        return self._replaced(item, resealed)
+
+    def _replaced(self, digest: str, copy: Callable[..., None]) -> bool:
+        key = self._key(digest)
+        # What lies in the temporary file is sealed: not a clear byte is written.
+        with SpooledTemporaryFile(_IN_MEMORY) as target:
+            try:
+                with closing(self._store.open(key)) as source:
+                    copy(source, target, self._keys, context=_context(digest))
+            except NotFound:
+                return False
+            target.seek(0)
+            if not self._store.exists(key):  # forgotten meanwhile: it must not come back
+                return False
+            self._store.put(key, cast("BinaryIO", cast("Any", target)))
+        return True
 
     def _key(self, digest: str) -> str:
         if not _DIGEST.match(digest):

@@ -27,6 +27,7 @@ from falaj.kernel.telemetry import logger
 from falaj.lake.disk import disk_error, sync_folder
 from falaj.lake.model import SchemaMismatch, table_name
 from falaj.lake.ports import Lake
+from falaj.lake.sealedfiles import SealedFiles
 from falaj.trust.ports import KeyService
 from falaj.trust.sealing import Source, open_bytes, seal_stream
 
@@ -250,6 +251,21 @@ class Drain:
             return None
         path.unlink(missing_ok=True)
         return int(rows.num_rows)
+
+
+def sealed_segments(directory: Path, keys: KeyService) -> SealedFiles:
+    """The segments of all streams of a spool directory, to be put under another key.
+
+    A drain that has just moved a segment may find it once more: its name is the key of
+    the lake's write, which does not happen twice.
+    """
+
+    def context(path: Path) -> str | None:
+        if len(path.parts) != 2 or path.suffix not in (SEGMENT, _REFUSED):
+            return None
+        return _context(path.parts[0], path.name.removesuffix(path.suffix))
+
+    return SealedFiles("spool", directory, keys, context)
 
 
 def _size(path: Path) -> int:

@@ -20,13 +20,17 @@ from falaj.kernel.database import Database, metadata
 from falaj.testing.brokers import Broker, KafkaServer, NatsServer, RedisServer
 from falaj.testing.calls import opened_call
 from falaj.testing.guarded import ServerUnavailable
+from falaj.testing.openbao import Bao, BaoServer
 from falaj.testing.servers import REQUIRE, PostgresServer, S3Bucket, S3Server, services_required
 
 __all__ = [
+    "bao_server",
     "database",
+    "hsm_token",
     "kafka_server",
     "make_call",
     "nats_server",
+    "own_bao_server",
     "postgres_database",
     "postgres_server",
     "postgres_url",
@@ -39,6 +43,7 @@ __all__ = [
     "table_templates",
 ]
 
+from falaj.testing.softhsm import Token, made_token
 
 MakeCall = Callable[..., AbstractContextManager[Call]]
 """``with make_call(database, "user:omar", now=…) as call``: see ``opened_call``."""
@@ -97,6 +102,29 @@ def redis_server(shared_folder: Path) -> Iterator[Broker]:
     server: RedisServer = _had(lambda: RedisServer(shared_folder))
     yield server.broker
     server.close()
+
+
+@pytest.fixture(scope="session")
+def bao_server(shared_folder: Path) -> Iterator[Bao]:
+    """The session's OpenBao; all tests share its keys, so choose a prefix of your own."""
+    server: BaoServer = _had(lambda: BaoServer(shared_folder))
+    yield server.bao
+    server.close()
+
+
+@pytest.fixture
+def own_bao_server(tmp_path: Path) -> Iterator[Bao]:
+    """An OpenBao of one test, which it may seal or end."""
+    server: BaoServer = _had(lambda: BaoServer(tmp_path))
+    yield server.bao
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def hsm_token(tmp_path_factory: pytest.TempPathFactory) -> Token:
+    """A token of SoftHSM2 of this process; choose a prefix of your own."""
+    found: Token = _had(lambda: made_token(tmp_path_factory.mktemp("softhsm")))
+    return found
 
 
 @pytest.fixture(scope="session")

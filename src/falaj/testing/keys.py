@@ -6,9 +6,12 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import load_der_public_key
 
-from falaj.kernel.errors import Corrupt, InvalidInput
+from falaj.kernel.errors import Conflict, Corrupt, InvalidInput
 from falaj.trust.ports import (
     WRAPPING,
     KeyService,
@@ -17,6 +20,7 @@ from falaj.trust.ports import (
     UnknownKey,
     WrappedKey,
 )
+from falaj.trust.signatures import verify_signature
 
 _DATA_KEY = bytes(range(32))
 
@@ -127,6 +131,67 @@ class KeyServiceSuite:
                 keys.verify("audit", b"message", Signature(signature.key_id, "Ed25519", value))
         with pytest.raises(Corrupt):
             keys.verify("audit", b"message", Signature(signature.key_id, "none", signature.value))
+
+    def test_a_purpose_that_ends_in_p256_signs_with_ecdsa(
+        self, keys: KeyService, again: KeyService
+    ) -> None:
+        signature = again.sign("models.p256", b"message")
+        assert signature.algorithm == "ECDSA-P256-SHA256"
+        public = load_der_public_key(keys.public_key("models.p256"))
+        assert isinstance(public, ec.EllipticCurvePublicKey)
+        assert public.curve.name == "secp256r1"
+        public.verify(signature.value, b"message", ec.ECDSA(SHA256()))
+        keys.verify("models.p256", b"message", signature)
+        for message, changed in (
+            (b"massage", signature),
+            (b"message", Signature(signature.key_id, "Ed25519", signature.value)),
+            (b"message", Signature(signature.key_id, signature.algorithm, b"")),
+            (b"message", Signature(signature.key_id, signature.algorithm, bytes(64))),
+        ):
+            with pytest.raises(Corrupt):
+                keys.verify("models.p256", message, changed)
+
+    def test_a_rotated_p256_key_still_verifies_what_the_old_one_signed(
+        self, keys: KeyService
+    ) -> None:
+        old = keys.sign("models.p256", b"m")
+        made = keys.rotate("models.p256")
+        new = keys.sign("models.p256", b"m")
+        assert (made.algorithm, made.id, made.version) == ("ECDSA-P256-SHA256", new.key_id, 2)
+        published = keys.public_keys("models.p256")
+        assert list(published) == [old.key_id, new.key_id]
+        for signature in (old, new):
+            keys.verify("models.p256", b"m", signature)
+            verify_signature(published[signature.key_id], b"m", signature)
+        with pytest.raises(Corrupt):
+            verify_signature(published[new.key_id], b"m", old)
+
+    def test_a_discarded_version_opens_nothing_any_more(
+        self, keys: KeyService, again: KeyService
+    ) -> None:
+        first = keys.wrap(_DATA_KEY, context="c")
+        with pytest.raises(Conflict):
+            keys.discard(first.key_id)
+        keys.rotate(WRAPPING)
+        second = keys.wrap(_DATA_KEY, context="c")
+        keys.discard(first.key_id)
+        for service in (keys, again):
+            with pytest.raises(UnknownKey):
+                service.unwrap(first, context="c")
+            assert service.unwrap(second, context="c") == _DATA_KEY
+            assert first.key_id not in {version.id for version in service.versions()}
+        with pytest.raises(UnknownKey):
+            keys.discard(first.key_id)
+        with pytest.raises(Conflict):
+            keys.discard(second.key_id)
+        assert keys.rotate(WRAPPING).version == 3
+
+    def test_a_signing_key_is_never_discarded(self, keys: KeyService) -> None:
+        old = keys.sign("audit", b"m")
+        keys.rotate("audit")
+        with pytest.raises(UnknownKey):
+            keys.discard(old.key_id)
+        keys.verify("audit", b"m", old)
 
     def test_another_process_signs_with_the_same_key(
         self, keys: KeyService, again: KeyService

@@ -172,6 +172,10 @@ class MockKafka:
         del self._mock
 
 
+_TLS_REQUEST = (8).to_bytes(4, "big") + (80_877_103).to_bytes(4, "big")
+_GSS_REQUEST = (8).to_bytes(4, "big") + (80_877_104).to_bytes(4, "big")
+
+
 class TlsFront:
     """TLS before a server that speaks none: whatever comes is decrypted and passed on.
 
@@ -180,17 +184,27 @@ class TlsFront:
         port: of the server on 127.0.0.1.
         names: that the certificate is made for.
         is_kafka: brokers tell clients where they listen; the front tells its own port instead.
+        is_postgres: clients ask for TLS before they begin with it; who does not is turned away.
 
     ``port`` is where it listens, ``ca_file`` what its clients must trust.
     """
 
     def __init__(
-        self, folder: Path, port: int, *, names: Sequence[str] = (HOST,), is_kafka: bool = False
+        self,
+        folder: Path,
+        port: int,
+        *,
+        names: Sequence[str] = (HOST,),
+        is_kafka: bool = False,
+        is_postgres: bool = False,
     ) -> None:
         authority = CertificateAuthority(folder, clock=SystemClock())
         certificate = authority.server_certificate(names)
         self.ca_file = certificate.ca_path
         self._behind = port
+        self._is_postgres = is_postgres
+        self.versions: list[str | None] = []
+        """Of TLS, as the clients so far have spoken it."""
         self._context = certificate.server_context()
         self._listening = socket.create_server((HOST, 0))
         self.port = int(self._listening.getsockname()[1])
@@ -220,9 +234,25 @@ class TlsFront:
 
     def _serve(self, plain: socket.socket) -> None:
         with contextlib.suppress(OSError, ssl.SSLError), plain:
+            if self._is_postgres and not _asked_for_tls(plain):
+                return
             front = self._context.wrap_socket(plain, server_side=True)
+            self.versions.append(front.version())
             with front, socket.create_connection((HOST, self._behind)) as behind:
                 _passed_on(front, behind, *self._told)
+
+
+def _asked_for_tls(plain: socket.socket) -> bool:
+    """Answer what a client of PostgreSQL asks at first; True if it goes on with TLS."""
+    while True:
+        asked = plain.recv(8, socket.MSG_WAITALL)
+        if asked == _GSS_REQUEST:
+            plain.sendall(b"N")
+            continue
+        if asked != _TLS_REQUEST:
+            return False
+        plain.sendall(b"S")
+        return True
 
 
 def _passed_on(front: ssl.SSLSocket, behind: socket.socket, told: bytes, ours: bytes) -> None:

@@ -292,6 +292,12 @@ SUBJECTS: Mapping[str, Subject] = {
         _always(purpose="audit"), frozenset({"id", "version"}),
         outside="a key is in the key service, before anything is sealed with it",
     ),
+    "keys.uses": Subject(
+        _new("caller", lambda world: world.used_key(), until="2100-01-01T00:00:00Z")
+    ),
+    "keys.discard": Subject(
+        _new("key_id", lambda world: world.old_key()), frozenset({"arguments"})
+    ),
     "audit.search": Subject(_kept(after=0)),
     "audit.get": Subject(_always(seq=3)),
     "audit.proof": Subject(_always(seq=3), _SIGNED | {"path"}),

@@ -343,6 +343,23 @@ class World:
         with self.call() as call:
             return self.premises.jobs.submit(call, "sources.load", {}).id
 
+    def old_key(self) -> str:
+        """The id of a version of the wrapping key that is no longer the active one."""
+        keys = self.premises.keys
+        keys.rotate("wrapping")
+        held = [version for version in keys.versions() if version.purpose == "wrapping"]
+        return held[-2].id
+
+    def used_key(self) -> str:
+        """Somebody on whose behalf a key was used, which is on record."""
+        from falaj.trust.key_uses import ACTION, TELLER, KeyUse
+
+        caller = f"service:{self.new('program')}"
+        use = KeyUse(operation="sign", purpose="audit", key_id="key_1", kind="", caller=caller, n=3)
+        with self.premises.calls.opened(ACTION, TELLER) as call:
+            call.note(uses=[use.model_dump()], files=[])
+        return caller
+
     def release(self) -> str:
         """The id of a new release that serves nothing yet."""
         with self.call() as call:

@@ -16,9 +16,9 @@ from falaj.kernel.clock import from_microseconds, microseconds
 from falaj.kernel.errors import Corrupt
 from falaj.trust.audit import COLUMNS, canonical, chained
 from falaj.trust.audit_model import Checkpoint, ConsistencyProof, RecordProof
-from falaj.trust.keys import ED25519, verify_signature
 from falaj.trust.merkle import Frontier, continues, includes, leaf_hash
 from falaj.trust.ports import Signature
+from falaj.trust.signatures import ED25519, verify_signature
 
 TITLE, VERSION = "falaj audit checkpoint", 1
 """What the statement of a checkpoint begins with."""

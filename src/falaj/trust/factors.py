@@ -49,7 +49,7 @@ class Factors:
 
     def seal(self, secret: str, account_id: str) -> bytes:
         """The secret as the database keeps it."""
-        return seal_bytes(secret.encode(), self._keys, context=f"second factor of {account_id}")
+        return seal_bytes(secret.encode(), self._keys, context=factor_context(account_id))
 
     def open(self, sealed: bytes, account_id: str) -> str:
         """The secret of a sealed one.
@@ -57,7 +57,7 @@ class Factors:
         Raises:
             Corrupt: it was changed, belongs to another account, or the keys are others.
         """
-        return open_bytes(sealed, self._keys, context=f"second factor of {account_id}").decode()
+        return open_bytes(sealed, self._keys, context=factor_context(account_id)).decode()
 
     def step_of(self, secret: str, code: str, *, now: datetime, last_step: int) -> int | None:
         """The time step that a code belongs to, if it is right and later than the last used one.
@@ -80,6 +80,11 @@ class Factors:
             if right and step > last_step:
                 found = step
         return found
+
+
+def factor_context(account_id: str) -> str:
+    """Under which the TOTP secret of an account is sealed."""
+    return f"second factor of {account_id}"
 
 
 def new_recovery_codes() -> tuple[str, ...]:

@@ -3,8 +3,10 @@
 - Wrapping: AES-256-GCM with a random 96-bit nonce (NIST SP 800-38D allows 2^32 of them a
   key; a rotation starts anew). The key's id and the context are authenticated.
 - Derivation: HKDF-SHA256 (RFC 5869) from a root secret that is never rotated.
-- Signing: Ed25519 (RFC 8032), a key of its own for each purpose. The message is signed as
-  it is, so that other software (JWT, in-toto) verifies it without knowing of Falaj.
+- Signing: Ed25519 (RFC 8032), a key of its own for each purpose; ECDSA over P-256 with
+  SHA-256 (FIPS 186-5) for purposes that end in ``.p256``, where others verify who know no
+  Ed25519. The message is signed as it is, so that other software (JWT, in-toto) verifies
+  it without knowing of Falaj.
 """
 
 from __future__ import annotations
@@ -19,19 +21,24 @@ from datetime import datetime
 from functools import cached_property
 from typing import Any
 
-from cryptography.exceptions import InvalidSignature, InvalidTag
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from falaj.kernel.clock import from_microseconds, microseconds
-from falaj.kernel.errors import Corrupt, InvalidInput
+from falaj.kernel.errors import Conflict, Corrupt, InvalidInput
 from falaj.kernel.ids import new_id
 from falaj.trust.ports import WRAPPING, KeyState, KeyVersion, Signature, UnknownKey, WrappedKey
+from falaj.trust.signatures import (
+    new_secret,
+    public_of,
+    signature_by,
+    signing_algorithm,
+    verify_signature,
+)
 
 AES = "AES-256-GCM"
-ED25519 = "Ed25519"
 KEY_BYTES = 32
 NONCE_BYTES = 12
 _PURPOSE = re.compile(r"[a-z][a-z0-9._-]{0,99}")
@@ -55,7 +62,7 @@ class Key:
     @property
     def algorithm(self) -> str:
         """What it is for: wrapping or signing."""
-        return AES if self.purpose == WRAPPING else ED25519
+        return AES if self.purpose == WRAPPING else signing_algorithm(self.purpose)
 
 
 @dataclass(frozen=True)
@@ -92,12 +99,17 @@ class Keyset:
         """The set with a new active version for a purpose."""
         newest = self.active(checked_purpose(purpose))
         secret = (
-            os.urandom(KEY_BYTES)
-            if purpose == WRAPPING
-            else Ed25519PrivateKey.generate().private_bytes_raw()
+            os.urandom(KEY_BYTES) if purpose == WRAPPING else new_secret(signing_algorithm(purpose))
         )
         version = newest.version + 1 if newest else 1
         return replace(self, keys=(*self.keys, Key(new_id("key"), purpose, version, now, secret)))
+
+    def without(self, key_id: str) -> Keyset:
+        """The set without an old version of the wrapping key; see ``KeyService.discard``."""
+        key = self.held(key_id, WRAPPING)
+        if key is self.active(WRAPPING):
+            raise still_active(key_id)
+        return replace(self, keys=tuple(other for other in self.keys if other is not key))
 
     @cached_property
     def _by_id(self) -> dict[str, Key]:
@@ -110,7 +122,7 @@ class Keyset:
     @cached_property
     def _public(self) -> dict[str, bytes]:
         return {
-            key.id: Ed25519PrivateKey.from_private_bytes(key.secret).public_key().public_bytes_raw()
+            key.id: public_of(key.algorithm, key.secret)
             for key in self.keys
             if key.purpose != WRAPPING
         }
@@ -163,21 +175,17 @@ class Keyset:
 
     def sign(self, key: Key, message: bytes) -> Signature:
         """Sign with one of this set's keys."""
-        private = Ed25519PrivateKey.from_private_bytes(key.secret)
-        return Signature(key.id, ED25519, private.sign(message))
+        value = signature_by(key.algorithm, key.secret, message)
+        return Signature(key.id, key.algorithm, value)
 
     def verify(self, purpose: str, message: bytes, signature: Signature) -> None:
         """See ``KeyService.verify``."""
         key = self.held(signature.key_id, purpose)
-        if signature.algorithm != ED25519:
-            raise Corrupt(
-                f"The signature says {signature.algorithm[:40]!r}, but the key is of {ED25519}.",
-                hint="Somebody changed it, or another program made it.",
-            )
+        checked_algorithm(purpose, signature)
         verify_signature(self._public[key.id], message, signature)
 
     def public_keys(self, purpose: str) -> Mapping[str, bytes]:
-        """Raw public keys of a signing purpose by id, oldest first."""
+        """Public keys of a signing purpose by id, oldest first."""
         held = sorted((key for key in self.keys if key.purpose == purpose), key=_by_version)
         return {key.id: self._public[key.id] for key in held}
 
@@ -239,15 +247,22 @@ def checked_signing_purpose(purpose: str) -> str:
     return checked_purpose(purpose)
 
 
-def verify_signature(public_key: bytes, message: bytes, signature: Signature) -> None:
-    """Check an Ed25519 signature with a raw public key alone; raises Corrupt."""
-    try:
-        Ed25519PublicKey.from_public_bytes(public_key).verify(signature.value, message)
-    except (InvalidSignature, ValueError):
+def checked_algorithm(purpose: str, signature: Signature) -> None:
+    """Raises Corrupt unless a signature claims the algorithm of its purpose's keys."""
+    algorithm = signing_algorithm(purpose)
+    if signature.algorithm != algorithm:
         raise Corrupt(
-            f"The signature of key {signature.key_id[:80]!r} does not fit what it stands on.",
-            hint="It was changed, or signed by somebody else. Do not use it.",
-        ) from None
+            f"The signature says {signature.algorithm[:40]!r}, but the key is of {algorithm}.",
+            hint="Somebody changed it, or another program made it.",
+        )
+
+
+def still_active(key_id: str) -> Conflict:
+    """The refusal to destroy a version that new things are wrapped with."""
+    return Conflict(
+        f"The key {key_id[:80]!r} is the active one.",
+        hint="Run `falaj keys rotate wrapping` first, and let the rewrapping end.",
+    )
 
 
 def _wrap_context(key_id: str, context: str) -> bytes:

@@ -1,10 +1,10 @@
-"""What trust stands on: a keeper of keys, and a witness outside of the database."""
+"""What trust stands on: a keeper of keys, what is wrapped by them, and a witness outside."""
 
 from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -112,7 +112,11 @@ class KeyService(Protocol):
         ...
 
     def sign(self, purpose: str, message: bytes) -> Signature:
-        """Sign with the purpose's active key (Ed25519), which is made at first use."""
+        """Sign with the purpose's active key, which is made at first use.
+
+        The key is one of Ed25519, or of ECDSA over P-256 with SHA-256 (the signature in
+        DER) if the purpose ends in ``.p256``.
+        """
         ...
 
     def verify(self, purpose: str, message: bytes, signature: Signature) -> None:
@@ -125,11 +129,14 @@ class KeyService(Protocol):
         ...
 
     def public_key(self, purpose: str) -> bytes:
-        """The purpose's active public key: 32 raw bytes of Ed25519."""
+        """The purpose's active public key.
+
+        32 raw bytes of Ed25519, or a SubjectPublicKeyInfo in DER of P-256.
+        """
         ...
 
     def public_keys(self, purpose: str) -> Mapping[str, bytes]:
-        """All versions' raw public keys by key id, oldest first; for those who verify."""
+        """All versions' public keys by key id, oldest first; for those who verify."""
         ...
 
     def rotate(self, purpose: str) -> KeyVersion:
@@ -141,6 +148,56 @@ class KeyService(Protocol):
 
     def versions(self) -> Sequence[KeyVersion]:
         """Every version of every key, by purpose and version."""
+        ...
+
+    def discard(self, key_id: str) -> None:
+        """Destroy an old version of the wrapping key, for good.
+
+        Whatever still stands on it can never be opened again: whoever calls has made sure
+        that nothing does.
+
+        Raises:
+            UnknownKey: there is no such version of the wrapping key.
+            Conflict: it is the active one, or this key service destroys the oldest first.
+        """
+        ...
+
+
+class Rewrappable(Protocol):
+    """A store whose items each hold a wrapped data key: blobs, files, sealed columns.
+
+    An item is named by a text that stays the same for as long as the item is there.
+    Readers and writers of the store may go on meanwhile: they find an item as it was, or
+    as it is afterwards, and what it says never changes.
+    """
+
+    name: str
+    """As an operator reads it: ``blobs``, ``event log``."""
+
+    def items(self, *, after: str = "") -> Iterator[tuple[str, str]]:
+        """Each item with the id of the key version that it stands on, sorted by name.
+
+        Args:
+            after: begin behind the item of that name.
+
+        An item that is released meanwhile may be left out; one whose header cannot be
+        read stands on ``""``.
+        """
+        ...
+
+    def rewrap(self, item: str) -> bool:
+        """Put an item's data key under the active key version; False if it is gone.
+
+        Whole or not at all, also when the process is killed; a repeat does no harm.
+
+        Raises:
+            Corrupt: the item is not what was written.
+            UnknownKey: it stands on a version that is not held.
+        """
+        ...
+
+    def reseal(self, item: str) -> bool:
+        """As ``rewrap``, with a new data key: the item is encrypted anew."""
         ...
 
 

@@ -112,6 +112,54 @@ def open_stream(source: Source, target: Target, keys: KeyService, *, context: st
     return _open(read, target, keys, context, header)
 
 
+def open_pieces(source: Source, keys: KeyService, *, context: str) -> Iterator[memoryview]:
+    """The frames of what ``seal_stream`` made, one by one; raises as ``open_stream`` does.
+
+    Each is authentic and valid until the next one is asked for; that none is missing
+    shows only when the iterator ends without an error.
+    """
+    header = _Header.read(source)
+    read = _reads(source, header.frame_bytes + TAG_BYTES)
+    return _opened(read, keys, context, header)
+
+
+class SealingWriter:
+    """Seals what is written to it, as ``seal_stream`` seals what it reads.
+
+    ``close`` writes the last frame: without it, what was made does not open. Not safe from
+    many threads.
+    """
+
+    def __init__(self, target: Target, keys: KeyService, *, context: str) -> None:
+        self._target = target
+        data_key = AESGCM.generate_key(256)
+        wrapped = keys.wrap(data_key, context=_wrapping(context))
+        self._header = _Header(FRAME_BYTES, os.urandom(7), wrapped)
+        self._cipher = AESGCM(data_key)
+        self._associated = self._header.associated(context)
+        self._waiting = bytearray()
+        self._number = 0
+        target.write(self._header.encoded())
+
+    def write(self, data: bytes | memoryview, /) -> int:
+        """Take bytes; whole frames go on to the target."""
+        self._waiting += data
+        while len(self._waiting) > FRAME_BYTES:  # the last frame is written by ``close``
+            self._sealed(bytes(self._waiting[:FRAME_BYTES]), last=False)
+            del self._waiting[:FRAME_BYTES]
+        return len(data)
+
+    def close(self) -> None:
+        """Write what is left as the last frame."""
+        self._sealed(bytes(self._waiting), last=True)
+        self._waiting.clear()
+
+    def _sealed(self, frame: bytes, *, last: bool) -> None:
+        nonce = self._header.nonce(self._number, last)
+        self._target.write(self._cipher.encrypt(nonce, frame, self._associated))
+        self._number += 1
+
+
 def sealed_under(source: Source) -> WrappedKey:
     """The wrapped data key of a sealed blob, to tell which key version it stands on."""
     return _Header.read(source).wrapped
@@ -128,6 +176,17 @@ def rewrapped(source: Source, target: Target, keys: KeyService, *, context: str)
     target.write(_Header(header.frame_bytes, header.prefix, wrapped).encoded())
     while chunk := source.read(FRAME_BYTES):
         target.write(chunk)
+
+
+def resealed(source: Source, target: Target, keys: KeyService, *, context: str) -> None:
+    """Copy a sealed blob under a new data key, in constant memory; no clear byte leaves it.
+
+    Raises as ``open_stream`` does: then the target is thrown away.
+    """
+    header = _Header.read(source)
+    read = _reads(source, header.frame_bytes + TAG_BYTES)
+    frames = _opened(read, keys, context, header)
+    _seal(lambda: bytes(next(frames, b"")), target, keys, context, header.frame_bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,9 +248,17 @@ def _seal(read: _Read, target: Target, keys: KeyService, context: str, frame_byt
 
 
 def _open(read: _Read, target: Target, keys: KeyService, context: str, header: _Header) -> int:
+    total = 0
+    for view in _opened(read, keys, context, header):
+        target.write(view)
+        total += len(view)
+    return total
+
+
+def _opened(read: _Read, keys: KeyService, context: str, header: _Header) -> Iterator[memoryview]:
+    """The frames in clear; each is valid until the next one is asked for."""
     cipher = AESGCM(_data_key(header, keys, context))
     associated = header.associated(context)
-    total = 0
     room = bytearray(0)
     for number, last, frame in _frames(read, header.frame_bytes + TAG_BYTES):
         size = len(frame) - TAG_BYTES
@@ -204,9 +271,7 @@ def _open(read: _Read, target: Target, keys: KeyService, context: str, header: _
             cipher.decrypt_into(header.nonce(number, last), frame, associated, view)
         except InvalidTag:
             raise _damaged(f"frame {number} is not what was written") from None
-        target.write(view)
-        total += size
-    return total
+        yield view
 
 
 def _frames(read: _Read, size: int) -> Iterator[tuple[int, bool, _Piece]]:

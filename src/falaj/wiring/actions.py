@@ -51,7 +51,7 @@ def makers(made: Premises) -> dict[type[Service], Callable[[], Service]]:
         IncidentService: lambda: IncidentService(made.incidents, made.catalog, visible),
         AssetService: lambda: AssetService(made.catalog, visible),
         AccountsService: lambda: _accounts(made),
-        Keys: lambda: Keys(made.keys),
+        Keys: lambda: Keys(made.keys, made.jobs, made.audit, made.key_uses),
         Audit: lambda: Audit(made.audit, made.checkpoints, made.audit_verifier),
         JobsService: lambda: JobsService(made.jobs, made.may_handle),
     }

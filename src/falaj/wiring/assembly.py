@@ -35,9 +35,11 @@ from falaj.trust.audit_verification import Verifier
 from falaj.trust.authentication import Authentication
 from falaj.trust.epochs import Epochs
 from falaj.trust.factors import Factors
+from falaj.trust.key_uses import CountedKeys, KeyUses
 from falaj.trust.policy import CedarPolicy
 from falaj.trust.tokens import Tokens
 from falaj.wiring import stores
+from falaj.wiring.keyservices import key_service
 from falaj.wiring.parts import part
 from falaj.wiring.resources import AllResources
 from falaj.wiring.services import service_classes
@@ -45,6 +47,7 @@ from falaj.wiring.sharing import Shared
 
 if TYPE_CHECKING:
     from falaj.features.foreign import ForeignTables
+    from falaj.features.index.files import RunFiles
     from falaj.features.offline import Offline
     from falaj.features.ports import OnlineStore
     from falaj.features.store import FeatureStore
@@ -106,7 +109,14 @@ class Premises:
     @part
     def keys(self) -> KeyService:
         """The key service."""
-        return stores.key_service(self.settings, self.clock)
+        self.closing.append(self.key_uses.leave)
+        return CountedKeys(key_service(self.settings, self.clock), self.key_uses)
+
+    @part
+    def key_uses(self) -> KeyUses:
+        """Counts which keys are used for what."""
+        folder = self.settings.home / "key-uses"
+        return KeyUses(folder, process=self.process, clock=self.clock)
 
     @part
     def database(self) -> Database:
@@ -320,17 +330,23 @@ class Premises:
         )
 
     @part
+    def run_files(self) -> RunFiles:
+        """The files of feature indexes."""
+        from falaj.features.index.files import RunFiles
+
+        clear = self.settings.feature_index == "clear"
+        return RunFiles(self.settings.home / "index", None if clear else self.keys)
+
+    @part
     def offline(self) -> Offline:
         """The offline execution of features, with its indexes."""
         from falaj.features.foreign_join import Foreign
-        from falaj.features.index.files import RunFiles
         from falaj.features.index.indexes import Indexes
         from falaj.features.offline import Offline
         from falaj.features.store import AppliedDefinitions
 
-        clear = self.settings.feature_index == "clear"
-        files = RunFiles(self.settings.home / "index", None if clear else self.keys)
-        indexes = Indexes(self.lake, files, budget=self.settings.feature_index_bytes)
+        budget = self.settings.feature_index_bytes
+        indexes = Indexes(self.lake, self.run_files, budget=budget)
         applied = AppliedDefinitions(self.database, self.definitions)
         return Offline(indexes, Foreign(applied, self.foreign_tables))
 

@@ -17,7 +17,7 @@ from falaj.kernel.settings import Settings, is_there, private_folder
 from falaj.trust.authentication import OWNER_ROLES
 from falaj.trust.model import Account, ConfirmRequest, Role
 from falaj.trust.ownerkey import OwnerKey
-from falaj.wiring import stores
+from falaj.wiring.keyservices import make_keys
 
 if TYPE_CHECKING:
     from falaj.wiring.assembly import Premises
@@ -47,7 +47,6 @@ def initialise(settings: Settings, *, owner: str) -> Initialised:
         InvalidInput: the folder cannot be used, or the owner's name is no account name.
         Unavailable: the database does not answer.
     """
-    from falaj.trust.adapters.keys_file import FileKeyring
     from falaj.wiring.assembly import Premises
 
     clock = SystemClock()
@@ -58,12 +57,7 @@ def initialise(settings: Settings, *, owner: str) -> Initialised:
             f"There is a platform in {home} already.",
             hint="Use it, or choose another folder with --folder.",
         )
-    if not stores.keyring_file(settings).exists():
-        private_folder(stores.keyring_file(settings).parent)
-        create = not stores.machine_secret_file(settings).exists()
-        FileKeyring.create(
-            stores.keyring_file(settings), stores.seal_of(settings, create=create), clock=clock
-        )
+    make_keys(settings, clock)
     premises = Premises(settings, process="init", clock=clock)
     try:
         upgrade(premises.database, MIGRATIONS)

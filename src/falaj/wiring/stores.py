@@ -1,16 +1,16 @@
-"""Adapters chosen by the settings: which keeper of keys, which lake, which blobs, which store."""
+"""Adapters chosen by the settings: which lake, which blobs, which store, which log."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, urlsplit
 
 from falaj.kernel.clock import Clock
-from falaj.kernel.errors import InvalidInput, NotFound
-from falaj.kernel.settings import Settings, is_there, private_folder
+from falaj.kernel.errors import InvalidInput
+from falaj.kernel.settings import Settings, private_folder
+from falaj.wiring.keyservices import kind_of
 from falaj.wiring.traces import traces_address
 
 if TYPE_CHECKING:
@@ -21,54 +21,7 @@ if TYPE_CHECKING:
     from falaj.ingest.ports import EventLog
     from falaj.kernel.compute import Compute
     from falaj.lake.ports import BlobStore, Lake
-    from falaj.trust.adapters.keys_file import Seal
     from falaj.trust.ports import KeyService
-
-
-def keyring_file(settings: Settings) -> Path:
-    """Where the keyring lies."""
-    return settings.home / "keys" / "keyring.json"
-
-
-def machine_secret_file(settings: Settings) -> Path:
-    """Where the secret lies that seals the keyring when no passphrase does."""
-    return settings.home / "keys" / "machine.secret"
-
-
-def seal_of(settings: Settings, *, create: bool = False) -> Seal:
-    """What seals the keyring: the passphrase if one is set, else the machine's secret."""
-    from falaj.trust.adapters.keys_file import MachineSeal, PassphraseSeal
-
-    if settings.keyring_passphrase is not None:
-        return PassphraseSeal(settings.keyring_passphrase.get_secret_value())
-    path = machine_secret_file(settings)
-    if create:
-        private_folder(path.parent)
-        return MachineSeal.create(path)
-    return MachineSeal(path)
-
-
-def key_service(settings: Settings, clock: Clock) -> KeyService:
-    """The key service that ``keys`` names.
-
-    Raises:
-        NotFound: there is no platform in this folder yet.
-        InvalidInput: the setting names none.
-    """
-    if settings.keys != "keyring:":
-        raise InvalidInput(
-            f"The setting keys = {settings.keys!r} names no key service.",
-            hint="This version knows `keyring:`.",
-        )
-    from falaj.trust.adapters.keys_file import FileKeyring
-
-    path = keyring_file(settings)
-    if not is_there(path):
-        raise NotFound(
-            f"There is no platform in {settings.home}.",
-            hint="Run `falaj init` in your project's folder, or name it with --folder.",
-        )
-    return FileKeyring(path, seal_of(settings), clock=clock)
 
 
 def blob_store(settings: Settings) -> BlobStore:
@@ -169,10 +122,12 @@ def lake(settings: Settings) -> Lake:
     secret = settings.lake_password
     password = secret.get_secret_value() if secret is not None else ""
     if settings.lake_data == "file:":
-        return DuckLake(Place.of(settings.lake, home, password=password))
+        return DuckLake(Place.of(settings.lake_url, home, password=password))
     found = Bucket.named(settings, "lake_data", settings.lake_data)
     data = f"s3://{found.name}/{found.prefix}".rstrip("/")
-    return DuckLake(Place.of(settings.lake, home, data=data, s3=found.as_duckdb, password=password))
+    return DuckLake(
+        Place.of(settings.lake_url, home, data=data, s3=found.as_duckdb, password=password)
+    )
 
 
 def checked(settings: Settings) -> Settings:
@@ -183,6 +138,8 @@ def checked(settings: Settings) -> Settings:
     Raises:
         InvalidInput: which setting is wrong, and what it may be.
     """
+    kind_of(settings)
+    _ = settings.database_url, settings.lake_url
     for setting, value in (("lake_data", settings.lake_data), ("blobs", settings.blobs)):
         if value != "file:":
             Bucket.named(settings, setting, value)
@@ -302,7 +259,8 @@ def event_log(settings: Settings, keys: KeyService, clock: Clock) -> EventLog:
     if settings.event_log != "segments:":
         from falaj.ingest.adapters.eventlog_kafka import KafkaLog
 
-        return KafkaLog(kafka_place(settings))
+        clear = settings.streams.kafka_records == "clear"
+        return KafkaLog(kafka_place(settings), keys=keys, clear=clear)
     from falaj.ingest.adapters.eventlog_segments import SegmentLog
     from falaj.ingest.adapters.segment_partition import Limits
 

@@ -14,6 +14,7 @@ from falaj.kernel.jobs import Handler, JobRun
 from falaj.kernel.outbox import Subscription
 from falaj.kernel.telemetry import logger
 from falaj.trust.audit_checkpoints import Checkpointer
+from falaj.wiring.keyparts import EVERY_USES, key_jobs, uses_told
 from falaj.wiring.seldom import Seldom
 from falaj.wiring.watching import parity_checks, statistics
 
@@ -48,6 +49,7 @@ def handlers(made: Premises) -> Mapping[str, Handler]:
         BRING_JOB: lambda: _bringing(made),
         QUANTIZE_JOB: lambda: _quantizing(made),
         SCORE_JOB: lambda: _scoring(made),
+        **key_jobs(made),
     }
     return {kind: _later(make) for kind, make in makers.items()}
 
@@ -243,6 +245,7 @@ class Chores:
             "routing table": Seldom(routed, every_seconds=5.0),
             "audit checkpoint": checkpointer.run_once,
             "notifications": news.deliver,
+            "uses of keys": Seldom(lambda: uses_told(made), every_seconds=EVERY_USES),
             "prediction log": PredictionDrain(made.spool_folder, made.keys, made.lake).run_once,
             "unlogged predictions": Seldom(alarm.run_once, every_seconds=10.0),
             "scaling decisions": lambda: bring_in(scalings, made.calls),

@@ -29,6 +29,7 @@ from falaj.testing.eventlog import EventLogSuite, all_of, settled
 from falaj.testing.guarded import free_ports
 from falaj.testing.killable import MockKafka, TlsFront, own_kafka
 from falaj.testing.streamprocesses import StreamKillSuite
+from falaj.testing.streams import TestKeys
 
 pytestmark = pytest.mark.services
 
@@ -46,7 +47,7 @@ class TestKafkaLog(EventLogSuite):
         def again():
             for log in opened:
                 log.close()
-            opened[:] = [KafkaLog(place, session_seconds=6)]
+            opened[:] = [KafkaLog(place, keys=TestKeys(), session_seconds=6)]
             return opened[0]
 
         yield again

@@ -34,6 +34,7 @@ from falaj.features.index.entities import Entities
 from falaj.features.index.runs import LATE, PINNED, Blocks, Run, Span
 from falaj.features.kernels import processors
 from falaj.kernel.errors import Corrupt
+from falaj.lake.sealedfiles import SealedFiles
 from falaj.trust.ports import KeyService
 from falaj.trust.sealing import open_stream, seal_stream
 
@@ -130,6 +131,17 @@ class RunFiles:
         """Remove every run of a meaning."""
         for span in self.spans(meaning):
             self._path(meaning, span).unlink(missing_ok=True)
+
+    def sealed(self) -> SealedFiles | None:
+        """The files, to be put under another key; None if they are kept in clear."""
+        if self._keys is None:
+            return None
+
+        def context(path: Path) -> str | None:
+            parts = _NAME.fullmatch(str(path))
+            return _context(parts[1]) if parts is not None else None
+
+        return SealedFiles("feature index", self._folder, self._keys, context)
 
     def _path(self, meaning: str, span: Span) -> Path:
         name = f"{span.begin}-{span.end}-{span.n_rows}-{span.snapshot}"

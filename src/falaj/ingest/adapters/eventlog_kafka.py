@@ -6,7 +6,8 @@ with its effects, not in Kafka. Kafka's consumer groups only tell which process 
 which partition.
 
 What a record is stands in its headers: ``content-type`` its media type (a stranger's
-message without one is a row as JSON), ``falaj-mark`` what its producer repeats it by.
+message without one is a row as JSON), ``falaj-mark`` what its producer repeats it by,
+``falaj-sealed`` under which data key the value is encrypted (a stranger's is in clear).
 """
 
 from __future__ import annotations
@@ -33,9 +34,11 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # they are it
 )
 
 from falaj.ingest.adapters.kafka_clients import KafkaPlace, Trouble
+from falaj.ingest.adapters.kafka_sealing import SEALED_HEADER, Opens, RecordSeal
 from falaj.ingest.adapters.kafka_shares import KafkaShare
 from falaj.ingest.ports import JSON, Record
 from falaj.kernel.errors import Corrupt, FalajError, InvalidInput, LimitExceeded, Unavailable
+from falaj.trust.ports import KeyService
 
 MEDIA_HEADER, MARK_HEADER = "content-type", "falaj-mark"
 LONGEST_RECORD = 16 << 20
@@ -56,6 +59,9 @@ class KafkaLog:
 
     Args:
         place: the cluster.
+        keys: seal what is appended; without them records lie at the brokers in clear, for
+            others to read. What is sealed is opened in either case, if they are given.
+        clear: append in clear though there are keys.
         seconds: for the cluster to answer, and to acknowledge a record.
         session_seconds: after so long without a sign of life, the partitions of a process
             are given to others.
@@ -66,9 +72,17 @@ class KafkaLog:
     """
 
     def __init__(
-        self, place: KafkaPlace, *, seconds: float = 15.0, session_seconds: float = 10.0
+        self,
+        place: KafkaPlace,
+        *,
+        keys: KeyService | None = None,
+        clear: bool = False,
+        seconds: float = 15.0,
+        session_seconds: float = 10.0,
     ) -> None:
         self.place = place
+        self._seal = RecordSeal(keys) if keys is not None else None
+        self._clear = clear
         self._seconds, self._session_seconds = seconds, session_seconds
         self._trouble = Trouble(place)
         self._lock = threading.RLock()
@@ -101,6 +115,9 @@ class KafkaLog:
             headers.append((MARK_HEADER, mark.encode()))
         if not payloads:
             return self.end(topic, partition) - 1
+        if self._seal is not None and not self._clear:
+            wrapped, payloads = self._seal.seal(topic, partition, media, mark, payloads)
+            headers.append((SEALED_HEADER, wrapped))
         return self._appending().append(self._name(topic), partition, payloads, headers)
 
     def _appending(self) -> _Appender:
@@ -327,7 +344,8 @@ class KafkaLog:
             if reader is None:
                 while len(self._readers) >= _MOST_READERS:
                     unused.append(self._readers.pop(next(iter(self._readers))))
-                reader = _Reader(self.place, self._trouble, self._name(topic), partition)
+                opens = Opens(self._seal, topic, partition)
+                reader = _Reader(self.place, self._trouble, self._name(topic), partition, opens)
             self._readers[key] = reader  # at the end: the least used stands first
         for one in unused:
             one.close()
@@ -444,9 +462,12 @@ class _Delivery:
 class _Reader:
     """One partition, read from wherever the caller says; for one thread at a time."""
 
-    def __init__(self, place: KafkaPlace, trouble: Trouble, topic: str, partition: int) -> None:
+    def __init__(
+        self, place: KafkaPlace, trouble: Trouble, topic: str, partition: int, opens: Opens
+    ) -> None:
         self.lock = threading.Lock()
         self._trouble = trouble
+        self._opens = opens
         self._topic, self._partition = topic, partition
         self._consumer = Consumer(_reading(place, trouble))
         self.position = -1
@@ -513,15 +534,20 @@ class _Reader:
 
     def _record(self, message: Message) -> Record:
         headers: dict[str, Any] = dict(message.headers() or ())
-        media, mark = headers.get(MEDIA_HEADER), headers.get(MARK_HEADER)
+        said, marked = headers.get(MEDIA_HEADER), headers.get(MARK_HEADER)
+        media = _bytes(said).decode(errors="replace") if said else JSON
+        mark = None if marked is None else _bytes(marked).decode(errors="replace")
+        wrapped, payload = headers.get(SEALED_HEADER), _bytes(message.value())
+        if wrapped is not None:
+            media, payload = self._opens(media, mark, _bytes(wrapped), payload)
         _, at_ms = message.timestamp()
         return Record(
             partition=self._partition,
             offset=int(message.offset() or 0),
-            payload=_bytes(message.value()),
-            media=_bytes(media).decode(errors="replace") if media else JSON,
+            payload=payload,
+            media=media,
             appended_at=max(at_ms, 0) * 1000,
-            mark=None if mark is None else _bytes(mark).decode(errors="replace"),
+            mark=mark,
         )
 
     def close(self) -> None:

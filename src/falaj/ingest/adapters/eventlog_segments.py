@@ -10,20 +10,25 @@ from __future__ import annotations
 import os
 import re
 import threading
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from secrets import token_hex
 
+from falaj.ingest.adapters.segment_files import SEGMENT, segment_path, standing_on
 from falaj.ingest.adapters.segment_partition import Limits, Partition
 from falaj.ingest.adapters.segment_shares import FileShare
 from falaj.ingest.ports import Record, Share
 from falaj.kernel.clock import Clock, SystemClock, microseconds
-from falaj.kernel.errors import InvalidInput
+from falaj.kernel.errors import Corrupt, InvalidInput
 from falaj.lake.disk import disk_error, sync_folder
 from falaj.trust.ports import KeyService
 
 _TOPIC = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")
 MOST_PARTITIONS = 256
+_LEFT_SECONDS = 3600.0
+"""A copy that was begun so long ago belongs to a process that was killed."""
 
 
 class SegmentLog:
@@ -34,7 +39,11 @@ class SegmentLog:
         keys: wraps the data key of each segment.
         limits: when segments roll, and how much may wait.
         clock: stamps records.
+
+    Fulfils ``Rewrappable`` as well.
     """
+
+    name = "event log"
 
     def __init__(
         self,
@@ -131,6 +140,47 @@ class SegmentLog:
     def release(self, topic: str, partition: int, before: int) -> None:
         """See ``EventLog.release``."""
         self._partition(topic, partition).release(before)
+
+    # As something to be rewrapped.
+
+    def items(self, *, after: str = "") -> Iterator[tuple[str, str]]:
+        """See ``Rewrappable.items``; an item is ``topic/partition/offset``."""
+        if not after:
+            self._swept()
+        for item in sorted(self._files()):
+            if item > after:
+                topic, number, base = item.split("/")
+                path = segment_path(self._topic(topic) / number, int(base))
+                try:
+                    yield item, standing_on(path)
+                except FileNotFoundError:
+                    continue  # released meanwhile
+                except Corrupt:
+                    yield item, ""
+
+    def rewrap(self, item: str) -> bool:
+        """See ``Rewrappable.rewrap``."""
+        topic, number, base = item.split("/")
+        return self._partition(topic, int(number)).rewrap(int(base), reseal=False)
+
+    def reseal(self, item: str) -> bool:
+        """See ``Rewrappable.reseal``."""
+        topic, number, base = item.split("/")
+        return self._partition(topic, int(number)).rewrap(int(base), reseal=True)
+
+    def _swept(self) -> None:
+        """Remove the copies that killed processes have left."""
+        oldest = time.time() - _LEFT_SECONDS
+        for path in self.folder.glob("*/*/*.begun"):
+            with suppress(OSError):
+                if path.stat().st_mtime < oldest:
+                    path.unlink()
+
+    def _files(self) -> Iterator[str]:
+        for path in self.folder.glob(f"*/*/*{SEGMENT}"):
+            topic, number = path.parts[-3:-1]
+            if _TOPIC.fullmatch(topic) and number.isdecimal():
+                yield f"{topic}/{number}/{path.name.removesuffix(SEGMENT)}"
 
     def close(self) -> None:
         """Close all files."""

@@ -20,6 +20,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -35,6 +36,7 @@ _HEADER = struct.Struct("<4sQHH")
 _CHECK = struct.Struct("<I")
 _FRAME = struct.Struct("<IIQq")
 _PLACE = struct.Struct("<Qq")
+_CHECKED = struct.Struct("<II")
 _BODY = struct.Struct("<BHH")
 FRAME_BYTES = _FRAME.size
 NONCE_BYTES, TAG_BYTES = 12, 16
@@ -42,6 +44,7 @@ OVERHEAD_BYTES = FRAME_BYTES + NONCE_BYTES + TAG_BYTES + _BODY.size
 _MEDIA = (ARROW, JSON)
 _OTHER = 255
 _CHUNK = 1 << 20
+_LONGEST_HEADER = _HEADER.size + 2 * 65536 + _CHECK.size
 
 
 def segment_path(folder: Path, base: int) -> Path:
@@ -85,27 +88,29 @@ class Segment:
         self.path = segment_path(folder, base)
         self._handle = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
         try:
-            wrapped, self.first_byte = self._header()
+            head = os.pread(self._handle, _LONGEST_HEADER, 0)
+            wrapped, self.first_byte = _parsed(head, self.path, base)
             data_key = keys.unwrap(wrapped, context=f"{context} {base}")
         except BaseException:
             os.close(self._handle)
             raise
         self._cipher = AESGCM(data_key)
+        self._data_key = data_key
+        found = os.fstat(self._handle)
+        self.identity = found.st_dev, found.st_ino
+        """Which file it is: another one may take its place under the same name."""
 
     @classmethod
     def made(cls, folder: Path, base: int, keys: KeyService, context: str) -> Segment:
         """A new segment, on stable storage with its name; raises OSError."""
         data_key = AESGCM.generate_key(256)
-        wrapped = keys.wrap(data_key, context=f"{context} {base}")
-        key_id = wrapped.key_id.encode()
-        header = _HEADER.pack(_MAGIC, base, len(key_id), len(wrapped.value))
-        header += key_id + wrapped.value
+        header = _header(base, keys.wrap(data_key, context=f"{context} {base}"))
         path = segment_path(folder, base)
         begun = path.with_suffix(".begun")
         try:
             handle = os.open(begun, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
             with os.fdopen(handle, "wb") as file:
-                file.write(header + _CHECK.pack(zlib.crc32(header)))
+                file.write(header)
                 file.flush()
                 os.fsync(file.fileno())
             begun.rename(path)
@@ -114,18 +119,30 @@ class Segment:
         sync_folder(folder)
         return cls(folder, base, keys, context)
 
-    def _header(self) -> tuple[WrappedKey, int]:
-        head = os.pread(self._handle, _HEADER.size + 2 * 65536 + _CHECK.size, 0)
-        try:
-            magic, base, n_id, n_value = _HEADER.unpack_from(head)
-            end = _HEADER.size + n_id + n_value
-            (check,) = _CHECK.unpack_from(head, end)
-        except struct.error:
-            raise self.damaged("its header is cut short") from None
-        if magic != _MAGIC or base != self.base or check != zlib.crc32(head[:end]):
-            raise self.damaged("its header is not what was written")
-        key_id = head[_HEADER.size : _HEADER.size + n_id].decode()
-        return WrappedKey(key_id, head[_HEADER.size + n_id : end]), end + _CHECK.size
+    def copy_to(self, file: BinaryIO, keys: KeyService, context: str, *, reseal: bool) -> None:
+        """Write the segment into another file, its data key under the active key version.
+
+        Args:
+            file: takes header and frames.
+            keys, context: as for opening.
+            reseal: take a new data key, and encrypt the records anew.
+
+        Raises:
+            Corrupt: with ``reseal``, a record is not what was written.
+        """
+        data_key = AESGCM.generate_key(256) if reseal else self._data_key
+        file.write(_header(self.base, keys.wrap(data_key, context=f"{context} {self.base}")))
+        if not reseal:
+            at = self.first_byte
+            while chunk := os.pread(self._handle, _CHUNK, at):
+                file.write(chunk)
+                at += len(chunk)
+            return
+        cipher = AESGCM(data_key)
+        for frame in self.frames(self.first_byte):
+            nonce = os.urandom(NONCE_BYTES)
+            place = _PLACE.pack(frame.offset, frame.appended_at)
+            file.write(_framed(place, nonce + cipher.encrypt(nonce, self._body(frame), place)))
 
     @property
     def n_bytes(self) -> int:
@@ -152,9 +169,9 @@ class Segment:
         code = _MEDIA.index(media) if known else _OTHER
         body = _BODY.pack(code, len(kind), 0 if mark is None else len(label) + 1)
         place, nonce = _PLACE.pack(offset, appended_at), os.urandom(NONCE_BYTES)
-        sealed = nonce + self._cipher.encrypt(nonce, body + kind + label + payload, place)
-        check = zlib.crc32(sealed, zlib.crc32(place))
-        return _FRAME.pack(len(sealed), check, offset, appended_at) + sealed
+        return _framed(
+            place, nonce + self._cipher.encrypt(nonce, body + kind + label + payload, place)
+        )
 
     def write(self, data: bytes, at: int) -> None:
         """Put bytes at a place and bring them to stable storage; raises OSError."""
@@ -203,26 +220,72 @@ class Segment:
 
     def opened(self, frame: Frame, partition: int) -> Record:
         """The record of a frame; raises Corrupt if it is not what was written."""
-        nonce, sealed = frame.sealed[:NONCE_BYTES], frame.sealed[NONCE_BYTES:]
-        place = _PLACE.pack(frame.offset, frame.appended_at)
-        try:
-            body = self._cipher.decrypt(nonce, sealed, place)
-            code, n_kind, n_label = _BODY.unpack_from(body)
-        except (InvalidTag, ValueError, struct.error):
-            raise self.damaged(f"the record {frame.offset} is not what was written") from None
+        body = self._body(frame)
+        code, n_kind, n_label = _BODY.unpack_from(body)
         at = _BODY.size + n_kind
         media = body[_BODY.size : at].decode() if code == _OTHER else _MEDIA[code]
         mark = body[at : at + n_label - 1].decode() if n_label else None
         payload = body[at + max(n_label - 1, 0) :]
         return Record(partition, frame.offset, payload, media, frame.appended_at, mark)
 
+    def _body(self, frame: Frame) -> bytes:
+        nonce, sealed = frame.sealed[:NONCE_BYTES], frame.sealed[NONCE_BYTES:]
+        place = _PLACE.pack(frame.offset, frame.appended_at)
+        try:
+            body = self._cipher.decrypt(nonce, sealed, place)
+        except (InvalidTag, ValueError):
+            body = b""
+        if len(body) < _BODY.size:
+            raise self.damaged(f"the record {frame.offset} is not what was written")
+        return body
+
     def damaged(self, what: str) -> Corrupt:
         """The error that tells what is wrong with this file."""
-        return Corrupt(
-            f"The event log's segment {self.path} is damaged: {what}.",
-            hint="Restore it from a backup; what stands behind the damage cannot be applied.",
-        )
+        return _damaged(self.path, what)
 
     def close(self) -> None:
         """Close the file."""
         os.close(self._handle)
+
+
+def standing_on(path: Path) -> str:
+    """The id of the key version that a segment's data key is wrapped with.
+
+    Raises:
+        FileNotFoundError: it was released. Corrupt: its header is not what was written.
+    """
+    with path.open("rb") as file:
+        head = file.read(_LONGEST_HEADER)
+    return _parsed(head, path, int(path.name.removesuffix(SEGMENT)))[0].key_id
+
+
+def _header(base: int, wrapped: WrappedKey) -> bytes:
+    key_id = wrapped.key_id.encode()
+    head = _HEADER.pack(_MAGIC, base, len(key_id), len(wrapped.value)) + key_id + wrapped.value
+    return head + _CHECK.pack(zlib.crc32(head))
+
+
+def _parsed(head: bytes, path: Path, expected: int) -> tuple[WrappedKey, int]:
+    """The wrapped data key of a header, and where the frames begin."""
+    try:
+        magic, base, n_id, n_value = _HEADER.unpack_from(head)
+        end = _HEADER.size + n_id + n_value
+        (check,) = _CHECK.unpack_from(head, end)
+    except struct.error:
+        raise _damaged(path, "its header is cut short") from None
+    if magic != _MAGIC or base != expected or check != zlib.crc32(head[:end]):
+        raise _damaged(path, "its header is not what was written")
+    key_id = head[_HEADER.size : _HEADER.size + n_id].decode()
+    return WrappedKey(key_id, head[_HEADER.size + n_id : end]), end + _CHECK.size
+
+
+def _framed(place: bytes, sealed: bytes) -> bytes:
+    check = zlib.crc32(sealed, zlib.crc32(place))
+    return _CHECKED.pack(len(sealed), check) + place + sealed
+
+
+def _damaged(path: Path, what: str) -> Corrupt:
+    return Corrupt(
+        f"The event log's segment {path} is damaged: {what}.",
+        hint="Restore it from a backup; what stands behind the damage cannot be applied.",
+    )

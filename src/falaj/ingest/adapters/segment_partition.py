@@ -9,6 +9,7 @@ write and one sync for all that wait.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import mmap
 import os
@@ -19,6 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
+from secrets import token_hex
 
 from falaj.ingest.adapters.segment_files import (
     FRAME_BYTES,
@@ -34,7 +36,7 @@ from falaj.trust.ports import KeyService
 
 _PAGE = 4096
 _SET_ASIDE = 256 << 10
-_END, _BASE, _PLACE, _CHANGING = 0, 1, 2, 3
+_END, _BASE, _PLACE, _CHANGING, _REPLACED = 0, 1, 2, 3, 4
 _CURSORS = 8
 _POLL_SECONDS = 0.001
 
@@ -74,6 +76,8 @@ class _Tail:
     offset: int
     place: int
     begun: float
+    replaced: int
+    """How many files had been replaced by then."""
     sealed_bytes: int = 0
     """Of the segments before this one."""
     allotted: int = field(default=0)
@@ -113,6 +117,7 @@ class Partition:
         self._segments: dict[int, Segment] = {}
         self._cursors: dict[int, tuple[int, int]] = {}
         self._tail: _Tail | None = None
+        self._replaced = 0
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             reserved(folder / "state", _PAGE)
@@ -121,6 +126,7 @@ class Partition:
             self._map = mmap.mmap(handle, _PAGE)
             os.close(handle)
             self._state = memoryview(self._map).cast("Q")
+            self._replaced = self._state[_REPLACED]
             with self._exclusive():
                 self._recovered()
         except OSError as error:
@@ -216,7 +222,14 @@ class Partition:
             before.segment.cut(before.place)
         with self._reading:
             self._segments[offset] = made
-        tail = _Tail(made, offset, made.first_byte, time.time(), self._sealed_bytes(offset))
+        tail = _Tail(
+            made,
+            offset,
+            made.first_byte,
+            time.time(),
+            self._state[_REPLACED],
+            self._sealed_bytes(offset),
+        )
         self._tail = tail
         self._publish(tail)
         return tail
@@ -244,6 +257,7 @@ class Partition:
         if (
             tail is not None
             and not state[_CHANGING]
+            and tail.replaced == state[_REPLACED]
             and (tail.segment.base, tail.place) == (state[_BASE], state[_PLACE])
         ):
             return tail
@@ -254,9 +268,11 @@ class Partition:
         bases = segment_bases(self.folder)
         if not bases:
             return self._begun(0, None)
+        state = self._state
+        if state[_CHANGING]:  # of somebody who was killed: what is open may have been replaced
+            state[_REPLACED] += 1
         segment = self._segment(bases[-1])
         offset, place = segment.base, segment.first_byte
-        state = self._state
         if not state[_CHANGING] and state[_BASE] == segment.base and state[_PLACE] >= place:
             offset, place = state[_END], state[_PLACE]
         found = False
@@ -265,11 +281,16 @@ class Partition:
                 raise segment.damaged(f"behind the record {offset - 1} stands {frame.offset}")
             offset, place, found = offset + 1, frame.end, True
         begun = segment.path.stat().st_mtime
-        tail = _Tail(segment, offset, place, begun, self._sealed_bytes(segment.base))
+        replaced = state[_REPLACED]
+        tail = _Tail(segment, offset, place, begun, replaced, self._sealed_bytes(segment.base))
         if found or not segment.is_blank(place):
             segment.cut(place)  # and syncs what another process wrote and had no time to sync
         tail.allotted = segment.n_bytes
-        self._tail = tail
+        before, self._tail = self._tail, tail
+        if before is not None and before.segment is not segment:
+            with self._reading:
+                if before.segment not in self._segments.values():
+                    before.segment.close()  # another file has taken its place
         self._publish(tail)
         return tail
 
@@ -329,6 +350,8 @@ class Partition:
         return max((base for base in bases if base <= offset), default=bases[0]), 0
 
     def _opened(self, base: int) -> Segment:
+        if self._replaced != self._state[_REPLACED]:
+            self._reopened()
         found = self._segments.get(base)
         if found is None:
             for other in list(self._segments):
@@ -338,6 +361,21 @@ class Partition:
             found = Segment(self.folder, base, self._keys, self._context)
             self._segments[base] = found
         return found
+
+    def _reopened(self) -> None:
+        """Let go of files in whose places others stand, and of what is known of them."""
+        self._replaced = self._state[_REPLACED]
+        for base, segment in list(self._segments.items()):
+            with contextlib.suppress(FileNotFoundError):
+                found = segment.path.stat()
+                if (found.st_dev, found.st_ino) == segment.identity:
+                    continue
+                self._segments.pop(base)
+                self._cursors = {
+                    offset: place for offset, place in self._cursors.items() if place[0] != base
+                }
+                if self._tail is None or self._tail.segment is not segment:
+                    segment.close()
 
     def _segment(self, base: int) -> Segment:
         with self._reading:
@@ -352,6 +390,52 @@ class Partition:
     def begin(self) -> int:
         """The least offset that is kept."""
         return segment_bases(self.folder)[0]
+
+    # ── another key ──────────────────────────────────────────────────────────────────
+
+    def rewrap(self, base: int, *, reseal: bool) -> bool:
+        """Put a segment's data key under the active key version; False if it was released.
+
+        Args:
+            base: of the segment. The one that grows is ended first.
+            reseal: take a new data key, and encrypt the records anew.
+        """
+        try:
+            with self._writing, self._exclusive():
+                tail = self._current()
+                if tail.segment.base == base:
+                    if tail.offset == base:  # no record is in it: a new one takes its place
+                        self._state[_CHANGING] = 1  # whoever comes next looks anew
+                        Segment.made(self.folder, base, self._keys, self._context).close()
+                        self._recovered()
+                        return True
+                    self._begun(tail.offset, tail)
+            return self._copied(base, reseal=reseal)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise self._told(error) from error
+
+    def _copied(self, base: int, *, reseal: bool) -> bool:
+        """Put a copy in the place of a segment that grows no more."""
+        segment = Segment(self.folder, base, self._keys, self._context)
+        begun = segment.path.with_suffix(f".{token_hex(8)}.begun")
+        try:
+            handle = os.open(begun, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            with os.fdopen(handle, "wb") as file:
+                segment.copy_to(file, self._keys, self._context, reseal=reseal)
+                file.flush()
+                os.fsync(file.fileno())
+            with self._writing, self._exclusive():
+                if not segment.path.exists():  # released meanwhile: it must not come back
+                    return False
+                begun.rename(segment.path)
+                self._state[_REPLACED] += 1
+                sync_folder(self.folder)
+            return True
+        finally:
+            begun.unlink(missing_ok=True)
+            segment.close()
 
     # ── letting go ───────────────────────────────────────────────────────────────────
 

@@ -143,7 +143,17 @@ class FileKeyring:
         """See ``KeyService.versions``."""
         return self._keys().versions()
 
+    def discard(self, key_id: str) -> None:
+        """See ``KeyService.discard``."""
+        self._changed(lambda keys: keys.without(key_id))
+
     # The file.
+
+    @property
+    def sealed_by(self) -> Mapping[str, Any]:
+        """How the file is sealed now, without the secret of it."""
+        self._keys()
+        return self._opened.sealed_by
 
     def reseal(self, seal: Seal) -> None:
         """Seal the same keys with another passphrase or secret; the old one opens no more.
