@@ -9,7 +9,7 @@ SERVERS := $(foreach name,mlserver triton litserve bentoml kserve,.venv-peers/$(
 WORKERS ?= 2
 SIZE ?= small
 
-.PHONY: help install demo test test-nightly check format docs peers wrk bench lock clean
+.PHONY: help install demo test test-nightly check format docs peers model-signing wrk bench lock clean
 .DEFAULT_GOAL := help
 
 help: ## list what can be made
@@ -67,6 +67,14 @@ $(FEAST): pyproject.toml | $(READY)
 	@touch $@
 
 peers: $(FEAST) $(SERVERS) ## make .venv-peers with the programs that benchmarks compare with
+
+# The official verifier of signed models pulls a TLS library of its own version: it stands apart.
+.venv-peers/model-signing/.ready: tests/models/requirements-model-signing.txt | $(READY)
+	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python .venv-peers/model-signing
+	@$(BIN)/uv pip install --quiet --python .venv-peers/model-signing/bin/python --requirement $<
+	@touch $@
+
+model-signing: .venv-peers/model-signing/.ready ## make the official verifier of signed models, for the tests
 
 wrk: ## install the load generator of the serving benchmarks (Debian's, needs root)
 	@command -v wrk >/dev/null || { apt-get install --yes --quiet wrk >/dev/null 2>&1 \

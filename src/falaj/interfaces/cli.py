@@ -59,6 +59,10 @@ class ServiceGroup(TyperGroup):
                 from falaj.interfaces.top import add_top
 
                 add_top(made)
+            if self.name == "models":
+                from falaj.interfaces.exporting import add_export
+
+                add_export(made)
             self.commands.update(get_group(made).commands)
         return self
 

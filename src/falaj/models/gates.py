@@ -193,7 +193,10 @@ def bundle_gate_of(bundle: Bundle) -> GateResult:
         "bundle",
         True,
         f"signature and {len(bundle.entries)} files verified",
-        {"key_id": bundle.key_id, "files": {one.name: one.sha256 for one in bundle.entries}},
+        {
+            "signers": list(bundle.signers),
+            "files": {one.name: one.sha256 for one in bundle.entries},
+        },
     )
 
 

@@ -276,6 +276,17 @@ class Manifest(BaseModel):
     created_at: datetime
 
 
+class Signer(BaseModel):
+    """A key that bundles of this installation are signed with."""
+
+    key: str
+    algorithm: str
+    public_key: str
+    """PEM."""
+    hint: str
+    """SHA-256 of the PEM; by this `model.sig` names the key."""
+
+
 class Outcome(StrEnum):
     """What a gate found."""
 

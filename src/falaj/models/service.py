@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import AwareDatetime, Field
 
 from falaj.kernel.actions import Service, action
+from falaj.kernel.binary import Archive
 from falaj.kernel.call import AssetRef, Call
 from falaj.kernel.errors import InvalidInput, NotFound
 from falaj.kernel.jobs import Job
@@ -19,6 +20,7 @@ from falaj.models.model import (
     ModelFormat,
     ModelVersion,
     Move,
+    Signer,
     Stage,
 )
 from falaj.operations.model import Change
@@ -41,6 +43,7 @@ VersionList = list[ModelVersion]
 MoveList = list[Move]
 Inputs = Annotated[tuple[EncodedFeature, ...], Field(min_length=1)]
 Note = Annotated[str, Field(max_length=2_000)]
+SignerList = list[Signer]
 VersionNumber = Annotated[int, Field(ge=1)]
 
 
@@ -196,3 +199,21 @@ class ModelService(Service):
         from falaj.models.cards import version_card
 
         return version_card(self.call.connection, self._registry, self._bundles, name, version)
+
+    @action(post="/models/{name}/versions/{version}/exports", on="model_version", step_up=True)
+    def export(self, name: Name, version: VersionNumber) -> Archive:
+        """Take a version's bundle out: its files and `model.sig`, as a zip archive.
+
+        Unpacked into a folder, `model_signing verify key` verifies it with the public key
+        that `falaj models signers` tells.
+        """
+        from falaj.models.exporting import archive
+
+        found = self._registry.version(self.call.connection, name, version)
+        self.call.note(bundle=found.bundle)
+        return archive(self._bundles, found.bundle)
+
+    @action(get="/model-signers")
+    def signers(self) -> SignerList:
+        """The public keys that this installation signs its bundles with, oldest first."""
+        return self._bundles.signing.signers()

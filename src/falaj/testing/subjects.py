@@ -223,6 +223,7 @@ SUBJECTS: Mapping[str, Subject] = {
     "models.promote": Subject(_promotion),
     "models.history": Subject(_always(name="late")),
     "models.card": Subject(_always(**VERSION)),
+    "models.export": Subject(_always(**VERSION)),
     "endpoints.status": Subject(_always(**_LATE)),
     "endpoints.openapi": Subject(lambda world: {"name": world.serving() and "late"}),
     "endpoints.traffic": Subject(passing=frozenset({"at"})),
