@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
 from falaj.kernel.call import Caller, Principal, PrincipalKind
 from falaj.kernel.door import LocalDoor
 from falaj.kernel.settings import Settings
+from falaj.testing.world import World, door_of
+from falaj.trust.audit_tables import audit_records
 from falaj.wiring.assembly import Premises, assemble
 from falaj.wiring.setup import initialise
 
@@ -51,3 +55,33 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     made = Site(tmp_path_factory.mktemp("site"))
     yield made
     made.premises.close()
+
+
+class Shipped:
+    """A platform with a model in production, asked as its owner."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.premises = world.premises
+
+    def ask(self, action: str, **arguments: Any) -> Any:
+        """Call an action through the door, with a fresh second factor."""
+        found = self.premises.backend.services.actions[action]
+        return door_of(self.world, self.world.caller()).call(found, arguments)
+
+    def refusals(self, action: str) -> list[str]:
+        """The codes of the errors with which the action was refused or failed, as audited."""
+        with self.premises.database.reading() as connection:
+            rows = connection.execute(
+                select(audit_records.c.body).where(
+                    audit_records.c.action == action, audit_records.c.outcome != "done"
+                )
+            )
+            return [str(json.loads(row.body)["details"].get("error")) for row in rows]
+
+
+@pytest.fixture(scope="session")
+def shipped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shipped]:
+    with World.made(tmp_path_factory.mktemp("shipped")) as world:
+        yield Shipped(world)
+        world.close()

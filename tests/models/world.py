@@ -179,7 +179,7 @@ class World:
         (folder / "data").mkdir(exist_ok=True)
         self.files = Files([folder / "data"])
         self.bringing = Bringing(self.files, self.registry, self.sets, self.jobs)
-        self.promotions = Promotions(self.registry, self.bundles, self.changes)
+        self.promotions = Promotions(self.registry, self.changes)
         self.changes._handlers[CHANGE_KIND] = self.promotions.apply
 
     def services(self):

@@ -17,6 +17,7 @@ import pyarrow as pa
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from falaj.kernel.errors import Conflict, InvalidInput, NotFound
+from falaj.models.attestation import of_bringing
 from falaj.models.bundles import CARD, STATISTICS, Bundles
 from falaj.models.cards import card
 from falaj.models.files import check_bytes, sample_table
@@ -173,6 +174,7 @@ class BringJob:
                 STATISTICS: statistics_of(encoding, matrix, scores).model_dump_json().encode(),
                 CARD: card(manifest, owner=job.submitted_by).encode(),
             },
+            of_bringing(self._bundles.builder, manifest),
         )
         resource = f"model:{request.model}"
         with self._calls.opened("models.bring", job.submitted_by, resource=resource) as call:

@@ -9,16 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
 from falaj.kernel.errors import Corrupt, InvalidInput, NotFound
+from falaj.models.attestation import ATTESTATION, Attestation, Builder
 from falaj.models.model import FileEntry, Manifest, ModelFormat, Statistics
 from falaj.models.signing import SIGNATURE, BadStatement, Envelope, Signing, Statement, sha256
 
 if TYPE_CHECKING:
     from falaj.lake.blobs import SealedBlobs
+    from falaj.models.attestation import Provenance
     from falaj.trust.ports import KeyService
 
 MANIFEST, MODEL, CARD, STATISTICS, NATIVE = (
@@ -48,6 +51,8 @@ class Bundle:
     files: Mapping[str, bytes]
     signers: tuple[str, ...]
     """The ids of the keys that signed it."""
+    attestation: Attestation | None = None
+    """How the model was made; None in a bundle that an older version packaged."""
 
     @property
     def model(self) -> bytes:
@@ -90,22 +95,38 @@ class Bundles:
         self._blobs = blobs
         self.signing = Signing(keys)
 
-    def keep(self, manifest: Manifest, files: Mapping[str, bytes]) -> str:
+    @property
+    def builder(self) -> Builder:
+        """This installation, as attestations name it: by its first P-256 key."""
+        return Builder(
+            id=f"urn:falaj:installation:{self.signing.first_hint()}",
+            version={"falaj": version("falaj")},
+        )
+
+    def keep(
+        self, manifest: Manifest, files: Mapping[str, bytes], made: Provenance | None = None
+    ) -> str:
         """Sign and keep a bundle; returns its digest, ``sha256:…``.
 
         Args:
             manifest: becomes ``manifest.json``.
             files: the model (``model.onnx``, or as its format is named), ``card.md``,
                 ``statistics.json`` and any others by name.
+            made: how the model was made; becomes ``attestation.json``.
         """
         contents = {**files, MANIFEST: manifest.model_dump_json(indent=1).encode()}
         needed = (*_NEEDED, manifest.model_format.file)
         missing = [name for name in needed if name not in contents]
         if missing:
             raise ValueError(f"a bundle needs {', '.join(missing)}")
-        if SIGNATURE in contents:
-            raise ValueError(f"no file of a bundle may be named {SIGNATURE}")
+        if contents.keys() & {SIGNATURE, ATTESTATION}:
+            raise ValueError(f"no file of a bundle may be named {SIGNATURE} or {ATTESTATION}")
         digests = {name: sha256(data) for name, data in contents.items()}
+        if made is not None:
+            contents[ATTESTATION] = self.signing.sigstore_bundle(
+                self.signing.signed(Attestation.of(digests, made).payload())
+            )
+            digests[ATTESTATION] = sha256(contents[ATTESTATION])
         envelope = self.signing.signed(Statement(manifest.model, digests).payload)
         kept = _Kept(
             **envelope.model_dump(),
@@ -135,7 +156,20 @@ class Bundles:
             for name, data in files.items()
         )
         signers = tuple(one.keyid for one in envelope.signatures)
-        return Bundle(digest, manifest, statistics, entries, files, signers)
+        attested = self._attested(digest, files, digests)
+        return Bundle(digest, manifest, statistics, entries, files, signers, attested)
+
+    def _attested(
+        self, digest: str, files: Mapping[str, bytes], digests: Mapping[str, str]
+    ) -> Attestation | None:
+        """The verified attestation of a bundle, if it has one."""
+        if ATTESTATION not in files:
+            return None
+        payload, _ = self.signing.verified_sigstore(files[ATTESTATION])
+        found = Attestation.read(payload)
+        if found.digests != {name: told for name, told in digests.items() if name != ATTESTATION}:
+            raise _corrupt(digest, "its attestation is about other files")
+        return found
 
     def signature(self, digest: str) -> bytes:
         """The Sigstore bundle of a bundle's files, ``model.sig``; raises as ``open_bundle``."""

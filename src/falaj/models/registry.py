@@ -28,6 +28,7 @@ from falaj.models.model import (
     Outcome,
     Stage,
 )
+from falaj.models.provenance import check_provenance
 from falaj.models.tables import model_rows, move_rows, report_rows, result_rows, version_rows
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from falaj.catalog.assets import Catalog
     from falaj.catalog.definitions import Definitions
     from falaj.kernel.call import Call
-    from falaj.models.bundles import Bundles
+    from falaj.models.bundles import Bundle, Bundles
 
 KIND = "model_version"
 
@@ -61,6 +62,7 @@ class Registry:
 
         Raises:
             NotFound, Corrupt: there is no such bundle, or it does not verify.
+            ProvenanceDiffers: it attests something else than what was recorded of its run.
             InvalidInput: the bundle is of another run.
         """
         connection = call.connection
@@ -70,6 +72,7 @@ class Registry:
                 f"The bundle was made by {opened.manifest.run}, not by {run}.",
                 hint="Register it from its own run.",
             )
+        check_provenance(connection, opened)
         new = {"name": model, "created_at": call.now, "latest": 0}
         if insert_if_absent(connection, model_rows, new):
             self._catalog.record(call, AssetRef("model", model))
@@ -105,6 +108,17 @@ class Registry:
         self._describe(call, version_ref(model, version), bundle, manifest)
         call.emit("model_version.registered", model=model, version=version, run=run)
         return self.version(connection, model, version)
+
+    def trusted(self, connection: Connection, version: ModelVersion) -> Bundle:
+        """The bundle of a version that may be used: it verifies, and says how it was made.
+
+        Raises:
+            NotFound, Corrupt: it is not there, or does not verify.
+            ProvenanceDiffers: it attests something else than what was recorded.
+        """
+        bundle = self._bundles.open_bundle(version.bundle)
+        check_provenance(connection, bundle)
+        return bundle
 
     def _describe(self, call: Call, ref: AssetRef, bundle: str, manifest: Manifest) -> None:
         model, _, version = ref.key.rpartition("/")

@@ -13,6 +13,7 @@ from falaj.kernel.call import AssetRef, Call
 from falaj.kernel.errors import InvalidInput, NotFound
 from falaj.kernel.jobs import Job
 from falaj.kernel.ports import Resource
+from falaj.models.attestation import Attestation
 from falaj.models.model import (
     GATES_JOB,
     GateReport,
@@ -212,6 +213,22 @@ class ModelService(Service):
         found = self._registry.version(self.call.connection, name, version)
         self.call.note(bundle=found.bundle)
         return archive(self._bundles, found.bundle)
+
+    @action(get="/models/{name}/versions/{version}/attestation", on="model_version")
+    def attestation(self, name: Name, version: VersionNumber) -> Attestation:
+        """How a version was made, as its bundle attests it: SLSA provenance, verified.
+
+        Raises:
+            ProvenanceDiffers: this platform recorded something else.
+        """
+        found = self._registry.version(self.call.connection, name, version)
+        attested = self._registry.trusted(self.call.connection, found).attestation
+        if attested is None:
+            raise NotFound(
+                f"The bundle of version {version} of {name} has no attestation.",
+                hint="An older version of the platform packaged it; train the model again.",
+            )
+        return attested
 
     @action(get="/model-signers")
     def signers(self) -> SignerList:

@@ -262,6 +262,11 @@ class Signing:
             raise _unsigned("it tells another key than it was signed with")
         return payload, key_id
 
+    def first_hint(self) -> str:
+        """The name of this installation's first P-256 key, which stays however keys rotate."""
+        self._keys.public_key(P256_PURPOSE)  # makes it if there is none
+        return hint(next(iter(self._keys.public_keys(P256_PURPOSE).values())))
+
     def signers(self) -> list[Signer]:
         """The P-256 keys of this installation, oldest first."""
         return [

@@ -224,6 +224,7 @@ SUBJECTS: Mapping[str, Subject] = {
     "models.history": Subject(_always(name="late")),
     "models.card": Subject(_always(**VERSION)),
     "models.export": Subject(_always(**VERSION)),
+    "models.attestation": Subject(_always(**VERSION)),
     "endpoints.status": Subject(_always(**_LATE)),
     "endpoints.openapi": Subject(lambda world: {"name": world.serving() and "late"}),
     "endpoints.traffic": Subject(passing=frozenset({"at"})),
