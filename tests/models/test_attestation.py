@@ -10,7 +10,7 @@ from falaj.models.attestation import ATTESTATION, Attestation, Builder, of_bring
 from falaj.models.bundles import MODEL
 from falaj.models.model import Brought
 from falaj.models.signing import Statement, sha256
-from falaj.testing.smallbundles import FILES, SMALL, kept_in
+from falaj.testing.smallbundles import FILES, SMALL
 from falaj.trust.ports import UnknownKey
 
 BROUGHT = SMALL.model_copy(
@@ -19,7 +19,7 @@ BROUGHT = SMALL.model_copy(
 
 
 @pytest.fixture
-def parts(tmp_path):
+def parts(tmp_path, kept_in):
     return kept_in(tmp_path)
 
 
@@ -73,7 +73,7 @@ def test_the_attestation_of_another_model_is_refused(parts):
         parts.bundles.open_bundle(kept_with(parts, other.files[ATTESTATION]))
 
 
-def test_an_attestation_that_somebody_else_signed_is_refused(parts, tmp_path):
+def test_an_attestation_that_somebody_else_signed_is_refused(parts, tmp_path, kept_in):
     (tmp_path / "stranger").mkdir()
     stranger = kept_in(tmp_path / "stranger")
     theirs = stranger.bundles.open_bundle(attested(stranger)).files[ATTESTATION]

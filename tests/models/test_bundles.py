@@ -8,12 +8,12 @@ import pytest
 from falaj.kernel.errors import Corrupt, NotFound
 from falaj.models.bundles import CARD, STATISTICS
 from falaj.models.signing import pre_authentication_encoding
-from falaj.testing.smallbundles import FILES, kept_in
+from falaj.testing.smallbundles import FILES
 from falaj.testing.smallbundles import SMALL as MANIFEST
 
 
 @pytest.fixture
-def parts(tmp_path):
+def parts(tmp_path, kept_in):
     return kept_in(tmp_path)
 
 

@@ -10,7 +10,7 @@ import pytest
 from falaj.kernel.errors import AlreadyExists, Corrupt
 from falaj.models.exporting import archive, unpack
 from falaj.models.signing import SIGNATURE, BadStatement, Statement, sha256
-from falaj.testing.smallbundles import FILES, SMALL, kept_in, old_bundle
+from falaj.testing.smallbundles import FILES, SMALL, old_bundle
 from falaj.trust.ports import UnknownKey
 
 TOOL = Path(__file__).parents[2] / ".venv-peers/model-signing/bin/model_signing"
@@ -38,7 +38,7 @@ def judged(folder, key, signature=None):
 
 
 @pytest.fixture
-def parts(tmp_path):
+def parts(tmp_path, kept_in):
     return kept_in(tmp_path)
 
 

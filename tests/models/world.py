@@ -42,6 +42,7 @@ from falaj.models.packaging import ModelPackaging
 from falaj.models.promotion import CHANGE_KIND, Promotions
 from falaj.models.quantized import QuantizeJob
 from falaj.models.registry import Registry
+from falaj.models.revocations import Revocations
 from falaj.models.service import ModelService
 from falaj.operations.changes import Changes
 from falaj.operations.service import ChangeService
@@ -137,6 +138,13 @@ def departures(n=4000, days=100, seed=1):
     return spine, events
 
 
+class Nothing:
+    """What serves here: nothing."""
+
+    def withdraw(self, call, revoked):
+        return []
+
+
 class World:
     """Everything that a test needs, joined as the platform joins it."""
 
@@ -193,7 +201,7 @@ class World:
             ModelService(
                 registry=self.registry, promotions=self.promotions, bundles=self.bundles,
                 runs=self.runs, jobs=self.jobs, catalog=self.catalog, visible=visible,
-                bringing=self.bringing,
+                bringing=self.bringing, revocations=Revocations(self.bundles, Nothing()),
             ),
             ChangeService(self.changes, self.catalog, visible),
         ]  # fmt: skip

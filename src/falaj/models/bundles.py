@@ -155,21 +155,35 @@ class Bundles:
             FileEntry(name=name, sha256=digests[name], size=len(data), blob=envelope.blobs[name])
             for name, data in files.items()
         )
-        signers = tuple(one.keyid for one in envelope.signatures)
-        attested = self._attested(digest, files, digests)
-        return Bundle(digest, manifest, statistics, entries, files, signers, attested)
+        attested, attester = self._attested(digest, files, digests)
+        signers = [one.keyid for one in envelope.signatures] + attester
+        return Bundle(
+            digest, manifest, statistics, entries, files, tuple(dict.fromkeys(signers)), attested
+        )
 
     def _attested(
         self, digest: str, files: Mapping[str, bytes], digests: Mapping[str, str]
-    ) -> Attestation | None:
-        """The verified attestation of a bundle, if it has one."""
+    ) -> tuple[Attestation | None, list[str]]:
+        """The verified attestation of a bundle and the key that signed it, if it has one."""
         if ATTESTATION not in files:
-            return None
-        payload, _ = self.signing.verified_sigstore(files[ATTESTATION])
+            return None, []
+        payload, key = self.signing.verified_sigstore(files[ATTESTATION])
         found = Attestation.read(payload)
         if found.digests != {name: told for name, told in digests.items() if name != ATTESTATION}:
             raise _corrupt(digest, "its attestation is about other files")
-        return found
+        return found, [key]
+
+    def signers(self, digest: str) -> tuple[str, ...]:
+        """The ids of the keys that signed a bundle and its attestation.
+
+        Verifies no file: a bundle whose files are damaged has signers too.
+        """
+        envelope, digests = self._signed(digest)
+        found = [one.keyid for one in envelope.signatures]
+        if ATTESTATION in digests:
+            data = self._file(digest, ATTESTATION, envelope.blobs[ATTESTATION], digests)
+            found.append(self.signing.verified_sigstore(data)[1])
+        return tuple(dict.fromkeys(found))
 
     def signature(self, digest: str) -> bytes:
         """The Sigstore bundle of a bundle's files, ``model.sig``; raises as ``open_bundle``."""

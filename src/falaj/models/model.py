@@ -287,6 +287,26 @@ class Signer(BaseModel):
     """SHA-256 of the PEM; by this `model.sig` names the key."""
 
 
+class RevokedKind(StrEnum):
+    """What was revoked."""
+
+    BUNDLE = "bundle"
+    SIGNER = "signer"
+
+
+class Revocation(BaseModel):
+    """Something that may not be used any more: a bundle, or all that a key signed."""
+
+    kind: RevokedKind
+    value: str
+    """The bundle's digest, or the key's id."""
+    at: datetime
+    by: str
+    reason: str
+    stopped: tuple[str, ...] = ()
+    """The endpoints that the call stopped; told by that call alone."""
+
+
 class Outcome(StrEnum):
     """What a gate found."""
 

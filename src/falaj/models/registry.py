@@ -29,6 +29,7 @@ from falaj.models.model import (
     Stage,
 )
 from falaj.models.provenance import check_provenance
+from falaj.models.revocations import check_not_revoked
 from falaj.models.tables import model_rows, move_rows, report_rows, result_rows, version_rows
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ class Registry:
                 f"The bundle was made by {opened.manifest.run}, not by {run}.",
                 hint="Register it from its own run.",
             )
+        check_not_revoked(connection, bundle, opened.signers)
         check_provenance(connection, opened)
         new = {"name": model, "created_at": call.now, "latest": 0}
         if insert_if_absent(connection, model_rows, new):
@@ -114,9 +116,11 @@ class Registry:
 
         Raises:
             NotFound, Corrupt: it is not there, or does not verify.
+            BundleRevoked: it, or who signed it, was revoked.
             ProvenanceDiffers: it attests something else than what was recorded.
         """
         bundle = self._bundles.open_bundle(version.bundle)
+        check_not_revoked(connection, version.bundle, bundle.signers)
         check_provenance(connection, bundle)
         return bundle
 

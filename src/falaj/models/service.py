@@ -21,9 +21,11 @@ from falaj.models.model import (
     ModelFormat,
     ModelVersion,
     Move,
+    Revocation,
     Signer,
     Stage,
 )
+from falaj.models.revocations import listed
 from falaj.operations.model import Change
 from falaj.training.encoding import EncodedFeature
 from falaj.training.model import BUNDLE_TAG, Name
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from falaj.models.bundles import Bundles
     from falaj.models.promotion import Promotions
     from falaj.models.registry import Registry
+    from falaj.models.revocations import Revocations
     from falaj.training.runs import Runs
 
 Visible = Callable[[Call, Resource], bool]
@@ -45,6 +48,8 @@ MoveList = list[Move]
 Inputs = Annotated[tuple[EncodedFeature, ...], Field(min_length=1)]
 Note = Annotated[str, Field(max_length=2_000)]
 SignerList = list[Signer]
+RevocationList = list[Revocation]
+Reason = Annotated[str, Field(min_length=1, max_length=2_000)]
 VersionNumber = Annotated[int, Field(ge=1)]
 
 
@@ -64,7 +69,9 @@ class ModelService(Service):
         catalog: Catalog,
         visible: Visible,
         bringing: Bringing,
+        revocations: Revocations,
     ) -> None:
+        self._revocations = revocations
         self._bringing = bringing
         self._registry = registry
         self._promotions = promotions
@@ -229,6 +236,30 @@ class ModelService(Service):
                 hint="An older version of the platform packaged it; train the model again.",
             )
         return attested
+
+    @action(post="/models/{name}/versions/{version}/revocations", on="model_version", step_up=True)
+    def revoke(self, name: Name, version: VersionNumber, *, reason: Reason) -> Revocation:
+        """Revoke a version's bundle for good: it is never served again, under no name.
+
+        Endpoints that serve it stop at once: they serve nothing until another release is
+        activated.
+        """
+        found = self._registry.version(self.call.connection, name, version)
+        return self._revocations.bundle(self.call, found.bundle, reason)
+
+    @action(post="/model-signers/{key}/revocations", step_up=True)
+    def revoke_signer(self, key: str, *, reason: Reason) -> Revocation:
+        """Revoke a key that bundles are signed with, and so every bundle that it signed.
+
+        Endpoints that serve one of them stop at once. If the key signs now, a new one takes
+        its place.
+        """
+        return self._revocations.signer(self.call, key, reason)
+
+    @action(get="/model-revocations")
+    def revocations(self) -> RevocationList:
+        """The bundles and signers that were revoked, the newest first."""
+        return listed(self.call.connection)
 
     @action(get="/model-signers")
     def signers(self) -> SignerList:

@@ -267,6 +267,16 @@ class Signing:
         self._keys.public_key(P256_PURPOSE)  # makes it if there is none
         return hint(next(iter(self._keys.public_keys(P256_PURPOSE).values())))
 
+    def replaced(self, key_id: str) -> bool:
+        """True if bundles may bear signatures of this key; it signs no more from now on."""
+        for purpose in PURPOSES.values():
+            held = list(self._keys.public_keys(purpose))
+            if key_id in held:
+                if key_id == held[-1]:
+                    self._keys.rotate(purpose)
+                return True
+        return False
+
     def signers(self) -> list[Signer]:
         """The P-256 keys of this installation, oldest first."""
         return [

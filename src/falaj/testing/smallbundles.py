@@ -1,21 +1,21 @@
-"""A small bundle that no training made, and keys and blobs to keep it with."""
+"""A small bundle that no training made."""
 
 from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from falaj.kernel.clock import SystemClock
-from falaj.lake.adapters.blobs_local import LocalBlobs
-from falaj.lake.blobs import SealedBlobs
-from falaj.models.bundles import CARD, MANIFEST, MODEL, STATISTICS, Bundles
+from falaj.models.bundles import CARD, MANIFEST, MODEL, STATISTICS
 from falaj.models.model import Histogram, Manifest, Signature, Statistics
 from falaj.models.signing import Statement, sha256
 from falaj.training.encoding import EncodedFeature, Encoding
-from falaj.trust.adapters.keys_file import FileKeyring, MachineSeal
 from falaj.trust.signatures import ED25519
+
+if TYPE_CHECKING:
+    from falaj.lake.blobs import SealedBlobs
+    from falaj.models.bundles import Bundles
+    from falaj.trust.ports import KeyService
 
 SMALL = Manifest(
     model="late",
@@ -45,15 +45,7 @@ class Kept(NamedTuple):
 
     bundles: Bundles
     blobs: SealedBlobs
-    keys: FileKeyring
-
-
-def kept_in(folder: Path) -> Kept:
-    """A keyring and bundles of its own in a folder."""
-    seal = MachineSeal.create(folder / "seal")
-    keys = FileKeyring.create(folder / "ring", seal, clock=SystemClock())
-    blobs = SealedBlobs(LocalBlobs(folder / "blobs"), keys)
-    return Kept(Bundles(blobs, keys), blobs, keys)
+    keys: KeyService
 
 
 def old_bundle(kept: Kept) -> str:

@@ -71,6 +71,8 @@ def _features(made: Premises) -> Features:
 
 def _models(made: Premises) -> ModelService:
     from falaj.models.brought import Bringing
+    from falaj.models.revocations import Revocations
+    from falaj.wiring.supplyparts import Withdrawn
 
     return ModelService(
         registry=made.registry,
@@ -81,6 +83,7 @@ def _models(made: Premises) -> ModelService:
         catalog=made.catalog,
         visible=made.visible,
         bringing=Bringing(made.data_files, made.registry, made.training_sets, made.jobs),
+        revocations=Revocations(made.bundles, Withdrawn(made)),
     )
 
 

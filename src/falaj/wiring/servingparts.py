@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     from falaj.wiring.assembly import Premises
 
 
-_ROUTED_SECONDS = 5.0
+_ROUTED_SECONDS = 0.5
+"""Chores are asked for about each second, and so is this: what was revoked on another machine
+serves no longer than that here."""
 _ROUTING: Shared[RoutingTable] = Shared()
 
 
