@@ -29,6 +29,7 @@ from pydantic_settings import (
 )
 
 from falaj.kernel.errors import Forbidden, InvalidInput
+from falaj.kernel.settings_supply import SupplyChainSettings
 
 SETTINGS_FILE = "falaj.toml"
 _MOST_WORKERS = 256
@@ -202,6 +203,7 @@ class Settings(BaseSettings):
     http: HttpSettings = HttpSettings()
     inference: InferenceSettings = InferenceSettings()
     streams: StreamSettings = StreamSettings()
+    supply_chain: SupplyChainSettings = SupplyChainSettings()
     traces: str = ""
     """Where traces go, by OTLP over HTTP: ``https://collector:4318``; nowhere if it is empty."""
     traces_ratio: float = Field(0.01, ge=0, le=1)

@@ -16,8 +16,10 @@ from pydantic import ValidationError
 
 from falaj.kernel.errors import Corrupt, InvalidInput, NotFound
 from falaj.models.attestation import ATTESTATION, Attestation, Builder
+from falaj.models.mlbom import BOM, bill
 from falaj.models.model import FileEntry, Manifest, ModelFormat, Statistics
 from falaj.models.signing import SIGNATURE, BadStatement, Envelope, Signing, Statement, sha256
+from falaj.training.distributions import installed
 
 if TYPE_CHECKING:
     from falaj.lake.blobs import SealedBlobs
@@ -32,6 +34,7 @@ MANIFEST, MODEL, CARD, STATISTICS, NATIVE = (
     "native.bin",
 )
 _NEEDED = (CARD, MANIFEST, STATISTICS)
+_OURS = frozenset({SIGNATURE, ATTESTATION, BOM})
 
 
 class _Kept(Envelope):
@@ -112,17 +115,20 @@ class Bundles:
             manifest: becomes ``manifest.json``.
             files: the model (``model.onnx``, or as its format is named), ``card.md``,
                 ``statistics.json`` and any others by name.
-            made: how the model was made; becomes ``attestation.json``.
+            made: how the model was made; becomes ``attestation.json``, and brings a bill of
+                materials along, ``bom.json``.
         """
         contents = {**files, MANIFEST: manifest.model_dump_json(indent=1).encode()}
         needed = (*_NEEDED, manifest.model_format.file)
         missing = [name for name in needed if name not in contents]
         if missing:
             raise ValueError(f"a bundle needs {', '.join(missing)}")
-        if contents.keys() & {SIGNATURE, ATTESTATION}:
-            raise ValueError(f"no file of a bundle may be named {SIGNATURE} or {ATTESTATION}")
+        if contents.keys() & _OURS:
+            raise ValueError(f"no file of a bundle may be named {', '.join(sorted(_OURS))}")
         digests = {name: sha256(data) for name, data in contents.items()}
         if made is not None:
+            contents[BOM] = bill(manifest, digests, installed())
+            digests[BOM] = sha256(contents[BOM])
             contents[ATTESTATION] = self.signing.sigstore_bundle(
                 self.signing.signed(Attestation.of(digests, made).payload())
             )

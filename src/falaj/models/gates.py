@@ -31,6 +31,7 @@ from falaj.models.model import (
     ParentRule,
     SliceRule,
 )
+from falaj.models.supply_gate import supply_chain
 from falaj.training.encoding import as_labels, instants
 from falaj.training.metrics import (
     FUNCTIONS,
@@ -45,6 +46,7 @@ from falaj.training.training_sets import part_of
 
 if TYPE_CHECKING:
     from falaj.models.ports import Scorer, ScorerFactory
+    from falaj.models.vulnerabilities import Vulnerabilities
 
 _MEGABYTE = 1_000_000
 _WORST_SHOWN = 10
@@ -81,11 +83,21 @@ class Examined:
 
 
 class Gates:
-    """Runs the gates of a policy on a version."""
+    """Runs the gates of a policy on a version.
 
-    def __init__(self, bundles: Bundles, scorers: ScorerFactory) -> None:
+    Args:
+        advisories: the known vulnerabilities; None if the settings name none.
+    """
+
+    def __init__(
+        self,
+        bundles: Bundles,
+        scorers: ScorerFactory,
+        advisories: Vulnerabilities | None = None,
+    ) -> None:
         self._bundles = bundles
         self._scorers = scorers
+        self._advisories = advisories
 
     def evaluate(
         self,
@@ -135,6 +147,7 @@ class Gates:
             champion_version=champion_version,
         )
         results: list[GateResult] = [] if origin is None else [origin]
+        results.append(supply_chain(policy.supply_chain, opened, self._advisories))
         gates = _gates(policy)
         if opened.manifest.parent is not None:
             gates.append(("parent", self._parent_gate(policy, opened.manifest.parent)))

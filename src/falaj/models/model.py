@@ -128,6 +128,25 @@ class ParentRule(_Rule):
     """The greatest loss of the AUC."""
 
 
+class SupplyChainRule(_Rule):
+    """What a version may be made of: licences and known vulnerabilities of its distributions."""
+
+    attested: bool = True
+    """It must attest how it was made, and bring a bill of materials."""
+    worst_severity: Literal["none", "low", "moderate", "high", "critical"] = "moderate"
+    """The worst known vulnerability that is let pass; one of unknown severity counts as high."""
+    needs_vulnerabilities: bool = False
+    """Fail where the settings name no file of vulnerabilities."""
+    oldest_days: Annotated[int, Field(ge=0)] | None = None
+    """Fail if the newest record of that file is older."""
+    denied_licences: tuple[str, ...] = ()
+    """Licences, or patterns with ``*`` (``AGPL-*``), that no distribution may have."""
+    unknown_licences: bool = True
+    """Whether distributions may be there that tell no licence."""
+    excepted: dict[str, Annotated[str, Field(min_length=1)]] = {}
+    """Vulnerabilities (by any of their ids) or distributions that are let pass, each with why."""
+
+
 class ModelPolicy(Definition):
     """What a model is for, and what each of its versions must keep to be served."""
 
@@ -145,6 +164,7 @@ class ModelPolicy(Definition):
     latency: LatencyRule | None = LatencyRule()
     largest_megabytes: Annotated[float, Field(gt=0)] | None = 100.0
     parent: ParentRule = ParentRule()
+    supply_chain: SupplyChainRule = SupplyChainRule()
     leakage: LeakageRule | None = LeakageRule()
 
     def document(self) -> dict[str, Any]:
@@ -153,6 +173,8 @@ class ModelPolicy(Definition):
         told = super().document()
         if self.parent == ParentRule():
             del told["parent"]
+        if self.supply_chain == SupplyChainRule():
+            del told["supply_chain"]
         return told
 
     def references(self) -> list[AssetRef]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AwareDatetime, Field
 
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from falaj.models.promotion import Promotions
     from falaj.models.registry import Registry
     from falaj.models.revocations import Revocations
+    from falaj.models.vulnerabilities import Vulnerabilities
     from falaj.training.runs import Runs
 
 Visible = Callable[[Call, Resource], bool]
@@ -48,6 +49,7 @@ MoveList = list[Move]
 Inputs = Annotated[tuple[EncodedFeature, ...], Field(min_length=1)]
 Note = Annotated[str, Field(max_length=2_000)]
 SignerList = list[Signer]
+Bom = dict[str, Any]
 RevocationList = list[Revocation]
 Reason = Annotated[str, Field(min_length=1, max_length=2_000)]
 VersionNumber = Annotated[int, Field(ge=1)]
@@ -70,7 +72,9 @@ class ModelService(Service):
         visible: Visible,
         bringing: Bringing,
         revocations: Revocations,
+        advisories: Vulnerabilities | None = None,
     ) -> None:
+        self._advisories = advisories
         self._revocations = revocations
         self._bringing = bringing
         self._registry = registry
@@ -260,6 +264,28 @@ class ModelService(Service):
     def revocations(self) -> RevocationList:
         """The bundles and signers that were revoked, the newest first."""
         return listed(self.call.connection)
+
+    @action(get="/models/{name}/versions/{version}/bom", on="model_version")
+    def bom(self, name: Name, version: VersionNumber) -> Bom:
+        """The bill of materials of a version: CycloneDX 1.6, with what is known of it today.
+
+        Its ``vulnerabilities`` are those of the file that the setting
+        ``supply_chain.vulnerabilities`` names; without one there is no such part.
+        """
+        from falaj.models.mlbom import BOM, distributions, read, with_vulnerabilities
+
+        found = self._registry.version(self.call.connection, name, version)
+        files = self._bundles.open_bundle(found.bundle).files
+        if BOM not in files:
+            raise NotFound(
+                f"The bundle of version {version} of {name} has no bill of materials.",
+                hint="An older version of the platform packaged it; train the model again.",
+            )
+        document = read(files[BOM])
+        if self._advisories is None:
+            return document
+        known = self._advisories.of(distributions(document))
+        return with_vulnerabilities(document, known.findings)
 
     @action(get="/model-signers")
     def signers(self) -> SignerList:

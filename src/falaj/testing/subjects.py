@@ -232,6 +232,7 @@ SUBJECTS: Mapping[str, Subject] = {
         lambda world: {"key": world.old_signer(), "reason": "It was stolen."},
         frozenset({"value"}),
     ),
+    "models.bom": Subject(_always(**VERSION)),
     "models.attestation": Subject(_always(**VERSION)),
     "endpoints.status": Subject(_always(**_LATE)),
     "endpoints.openapi": Subject(lambda world: {"name": world.serving() and "late"}),

@@ -72,7 +72,7 @@ def _features(made: Premises) -> Features:
 def _models(made: Premises) -> ModelService:
     from falaj.models.brought import Bringing
     from falaj.models.revocations import Revocations
-    from falaj.wiring.supplyparts import Withdrawn
+    from falaj.wiring.supplyparts import Withdrawn, advisories
 
     return ModelService(
         registry=made.registry,
@@ -84,6 +84,7 @@ def _models(made: Premises) -> ModelService:
         visible=made.visible,
         bringing=Bringing(made.data_files, made.registry, made.training_sets, made.jobs),
         revocations=Revocations(made.bundles, Withdrawn(made)),
+        advisories=advisories(made),
     )
 
 

@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from falaj.kernel.call import Call
+    from falaj.models.vulnerabilities import Vulnerabilities
     from falaj.wiring.assembly import Premises
+
+
+def advisories(made: Premises) -> Vulnerabilities | None:
+    """The known vulnerabilities; None if the settings name no file of them."""
+    from falaj.models.vulnerabilities import Vulnerabilities
+
+    file = made.settings.supply_chain.vulnerabilities
+    return None if file is None else Vulnerabilities(file)
 
 
 class Withdrawn:

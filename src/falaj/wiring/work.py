@@ -126,8 +126,9 @@ def _gates(made: Premises) -> Handler:
     from falaj.models.gates import Gates
     from falaj.serving.scorers import RuntimeScorers
     from falaj.wiring.servingparts import runtimes
+    from falaj.wiring.supplyparts import advisories
 
-    gates = Gates(made.bundles, RuntimeScorers(runtimes()))
+    gates = Gates(made.bundles, RuntimeScorers(runtimes()), advisories(made))
     return GateJob(made.calls, made.registry, gates, made.training_sets)
 
 

@@ -1,0 +1,16 @@
+"""Settings of the supply chain of models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+
+class SupplyChainSettings(BaseModel):
+    """What is known of vulnerabilities, and which formats are taken."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    vulnerabilities: Path | None = None
+    """A file of OSV records (``PyPI/all.zip`` of osv.dev, or JSON lines); no network is asked."""
