@@ -26,6 +26,7 @@ from falaj.models.reference import statistics_of
 from falaj.training.encoding import EncodedFeature, Encoding
 from falaj.training.model import TEST, Name
 from falaj.training.training_sets import part_of
+from falaj.trust.secretscan import scan_file
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -60,6 +61,7 @@ class BringRequest(BaseModel):
     trained_until: AwareDatetime | None = None
     sample: str | None = None
     note: str = Field(default="", max_length=2_000)
+    secrets_allowed: str | None = None
     asked_at: AwareDatetime
 
 
@@ -85,11 +87,15 @@ class Bringing:
             NotFound: there is no policy for the model, or no such training set.
             SourceBroken: a file is not there, or may not be read.
             InvalidInput: the file is a pickle, or the training set is for another purpose.
+            SecretFound: it holds what looks like a secret, and no reason was given.
         """
         path = found(self._files, str(request["file"]), "The model")
         data = read(path)
         asked = BringRequest(**request, sha256=_sha256(data), asked_at=call.now)
         check_bytes(data, asked.model_format)
+        scan = scan_file(asked.file, data)
+        scan.refuse_unless(asked.secrets_allowed, f"the file {asked.file!r}")
+        call.note(secrets=scan.told(), scanned_whole=scan.whole)
         names = [one.name for one in asked.inputs]
         if len(set(names)) != len(names):
             raise InvalidInput("An input is named twice.", hint="Name each input once.")

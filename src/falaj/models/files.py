@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import pickletools
+import re
 import zipfile
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,7 @@ _GZIP, _BZIP, _XZ = b"\x1f\x8b", b"BZh", b"\xfd7zXZ"
 _NUMPY, _HDF = b"\x93NUMPY", b"\x89HDF"
 _STANDARD_DOMAINS = ("", "ai.onnx", "ai.onnx.ml")
 _LONGEST_PICKLE_HEAD = 1 << 16
+_GLOBAL_NAME = re.compile(r"[^\W\d][\w.]* [^\W\d][\w.]*")
 
 
 def check_bytes(data: bytes, model_format: ModelFormat) -> None:
@@ -75,8 +77,12 @@ def is_pickle(data: bytes) -> bool:
         return True
     try:
         # Protocol 0 has no mark. A text of ours stops being a pickle at its first bytes.
-        for operation, _, _ in pickletools.genops(io.BytesIO(data[:_LONGEST_PICKLE_HEAD])):
-            if operation.name in ("GLOBAL", "INST", "REDUCE", "STOP", "BUILD"):
+        for operation, named, _ in pickletools.genops(io.BytesIO(data[:_LONGEST_PICKLE_HEAD])):
+            if operation.name in ("GLOBAL", "INST"):
+                # A module that begins with `class` or `import` reads as one of these, of a
+                # name that none can have.
+                return _GLOBAL_NAME.fullmatch(str(named)) is not None
+            if operation.name in ("REDUCE", "STOP", "BUILD"):
                 return True
     except Exception:  # noqa: BLE001 - whatever it meets, it is no pickle from there on
         return False

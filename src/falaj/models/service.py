@@ -109,6 +109,7 @@ class ModelService(Service):
         trained_until: AwareDatetime | None = None,
         sample: str | None = None,
         note: Note = "",
+        secrets_allowed: Reason | None = None,
     ) -> Job:
         """Add a model that was trained elsewhere as the next version of a model.
 
@@ -127,11 +128,13 @@ class ModelService(Service):
             sample: rows of inputs (CSV or Parquet, in the data folders) for the statistics
                 that drift is told from; else rows of the training set.
             note: where it comes from, for its card.
+            secrets_allowed: why what looks like a secret in the file is none; without a
+                reason such a file is refused, with one it is recorded.
         """
         request = {
             "model": name, "file": file, "model_format": model_format, "inputs": inputs,
             "training_set": training_set, "trained_until": trained_until, "sample": sample,
-            "note": note,
+            "note": note, "secrets_allowed": secrets_allowed,
         }  # fmt: skip
         return self._bringing.ask(self.call, request)
 
