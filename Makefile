@@ -9,7 +9,7 @@ SERVERS := $(foreach name,mlserver triton litserve bentoml kserve,.venv-peers/$(
 WORKERS ?= 2
 SIZE ?= small
 
-.PHONY: help install demo test test-nightly check format docs peers model-signing wrk bench lock clean
+.PHONY: help install demo test test-nightly check format docs peers model-signing sbom wrk bench lock clean
 .DEFAULT_GOAL := help
 
 help: ## list what can be made
@@ -87,6 +87,10 @@ bench-serving: $(SERVERS) wrk
 
 bench-%: $(READY)
 	@for file in benchmarks/$*/*.py; do echo "== $$file"; $(BIN)/python $$file --size $(SIZE) || exit 1; done
+
+sbom: $(READY) ## write dist/sbom.json, the bill of materials of Falaj (CycloneDX), from the lock
+	@mkdir -p dist
+	$(BIN)/python -m falaj.interfaces.sbom requirements.lock > dist/sbom.json
 
 lock: $(READY) ## choose versions anew and write requirements.lock
 	$(BIN)/uv lock --upgrade --quiet

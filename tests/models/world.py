@@ -48,6 +48,7 @@ from falaj.operations.changes import Changes
 from falaj.operations.service import ChangeService
 from falaj.serving.adapters.runtime_lightgbm import LightGbmRuntime
 from falaj.serving.adapters.runtime_onnx import OnnxRuntime
+from falaj.serving.adapters.runtime_pickle import PickleRuntime
 from falaj.serving.adapters.runtime_python import PythonRuntime
 from falaj.serving.scorers import RuntimeScorers
 from falaj.testing.calls import make_caller, make_door, opened_call
@@ -178,7 +179,9 @@ class World:
         self.packaging = ModelPackaging(
             LightGbmToOnnx(), OnnxScorers(), self.bundles, self.registry
         )
-        self.scorers = RuntimeScorers([OnnxRuntime(), LightGbmRuntime(), PythonRuntime()])
+        self.scorers = RuntimeScorers(
+            [OnnxRuntime(), LightGbmRuntime(), PythonRuntime(), PickleRuntime(permitted=True)]
+        )
         self.gates = Gates(self.bundles, self.scorers)
         self.trainer = LightGbmTrainer()
         self.gate_job = GateJob(self.calls, self.registry, self.gates, self.sets)
@@ -186,7 +189,7 @@ class World:
         self.changes = Changes(self.catalog, handlers)
         (folder / "data").mkdir(exist_ok=True)
         self.files = Files([folder / "data"])
-        self.bringing = Bringing(self.files, self.registry, self.sets, self.jobs)
+        self.bringing = Bringing(self.files, self.registry, self.sets, self.jobs, pickles=True)
         self.promotions = Promotions(self.registry, self.changes)
         self.changes._handlers[CHANGE_KIND] = self.promotions.apply
 
@@ -228,7 +231,13 @@ class World:
                 self.calls, self.registry, self.bundles, Int8Quantizer(), self.scorers, self.sets
             ),
             BRING_JOB: BringJob(
-                self.calls, self.files, self.registry, self.bundles, self.scorers, self.sets
+                self.calls,
+                self.files,
+                self.registry,
+                self.bundles,
+                self.scorers,
+                self.sets,
+                pickles=True,
             ),
         }
         return Worker(self.jobs, handlers, name=name)

@@ -12,5 +12,7 @@ class SupplyChainSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
+    pickles: bool = False
+    """Take pickled models of scikit-learn, by an exact list of names, in a confined process."""
     vulnerabilities: Path | None = None
     """A file of OSV records (``PyPI/all.zip`` of osv.dev, or JSON lines); no network is asked."""

@@ -70,11 +70,19 @@ class Bringing:
 
     Args:
         files: the files that may be read.
+        pickles: whether the settings permit pickled models.
     """
 
     def __init__(
-        self, files: Files, registry: Registry, training_sets: TrainingSets, jobs: Jobs
+        self,
+        files: Files,
+        registry: Registry,
+        training_sets: TrainingSets,
+        jobs: Jobs,
+        *,
+        pickles: bool = False,
     ) -> None:
+        self._pickles = pickles
         self._files = files
         self._registry = registry
         self._training_sets = training_sets
@@ -92,7 +100,7 @@ class Bringing:
         path = found(self._files, str(request["file"]), "The model")
         data = read(path)
         asked = BringRequest(**request, sha256=_sha256(data), asked_at=call.now)
-        check_bytes(data, asked.model_format)
+        check_bytes(data, asked.model_format, pickles=self._pickles)
         scan = scan_file(asked.file, data)
         scan.refuse_unless(asked.secrets_allowed, f"the file {asked.file!r}")
         call.note(secrets=scan.told(), scanned_whole=scan.whole)
@@ -117,7 +125,10 @@ class BringJob:
         bundles: Bundles,
         scorers: ScorerFactory,
         training_sets: TrainingSets,
+        *,
+        pickles: bool = False,
     ) -> None:
+        self._pickles = pickles
         self._calls = calls
         self._files = files
         self._registry = registry
@@ -140,7 +151,7 @@ class BringJob:
                 f"The file {request.file!r} was changed since it was asked for.",
                 hint="Bring it again.",
             )
-        check_bytes(data, request.model_format)
+        check_bytes(data, request.model_format, pickles=self._pickles)
         with self._calls.database.reading() as connection:
             judge = check_judge(connection, self._registry, self._training_sets, request)
         job.report(0.2, "reading rows")

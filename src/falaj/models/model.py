@@ -22,13 +22,14 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class ModelFormat(StrEnum):
-    """How a model's file is written. None of them is a pickle."""
+    """How a model's file is written. All but one are refused if they are a pickle."""
 
     ONNX = "onnx"
     LIGHTGBM = "lightgbm"  # the text of Booster.save_model
     XGBOOST = "xgboost"  # JSON or UBJSON
     TORCH = "torch"  # a .pt2 archive of torch.export
     PYTHON = "python"  # a module with a class Model, or a zip archive with model.py
+    PICKLE = "pickle"  # of scikit-learn, by exact names alone, and only where settings permit it
 
     @property
     def file(self) -> str:
@@ -42,6 +43,7 @@ _FILES = {
     ModelFormat.XGBOOST: "model.xgboost",
     ModelFormat.TORCH: "model.pt2",
     ModelFormat.PYTHON: "model.python",
+    ModelFormat.PICKLE: "model.pickle",
 }
 
 

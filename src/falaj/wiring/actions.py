@@ -82,7 +82,13 @@ def _models(made: Premises) -> ModelService:
         jobs=made.jobs,
         catalog=made.catalog,
         visible=made.visible,
-        bringing=Bringing(made.data_files, made.registry, made.training_sets, made.jobs),
+        bringing=Bringing(
+            made.data_files,
+            made.registry,
+            made.training_sets,
+            made.jobs,
+            pickles=made.settings.supply_chain.pickles,
+        ),
         revocations=Revocations(made.bundles, Withdrawn(made)),
         advisories=advisories(made),
     )
