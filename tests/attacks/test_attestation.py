@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import select, update
 
 from falaj.models.attestation import of_training
-from falaj.models.bundles import ATTESTATION, MANIFEST
+from falaj.models.bundles import ADDED
 from falaj.models.provenance import ProvenanceDiffers
 from falaj.training.tables import run_rows, training_set_rows
 
@@ -104,7 +104,7 @@ def test_a_bundle_that_names_another_training_set_is_not_registered(shipped):
     other = "sha256:" + "2" * 64
     manifest = bundle.manifest.model_copy(update={"training_set_hash": other})
     learned = learned.model_copy(update={"content_hash": other})
-    files = {n: d for n, d in bundle.files.items() if n not in (MANIFEST, ATTESTATION)}
+    files = {n: d for n, d in bundle.files.items() if n not in ADDED}
     forged = made.bundles.keep(
         manifest, files, of_training(made.bundles.builder, manifest, run, learned)
     )
@@ -118,7 +118,7 @@ def test_an_attestation_that_says_something_else_than_its_manifest_is_not_regist
     bundle = made.bundles.open_bundle(version.bundle)
     told = bundle.attestation.predicate.model_dump(mode="json", by_alias=True)
     told["buildDefinition"]["externalParameters"]["training_set"] = "ts_of_another"
-    files = {n: d for n, d in bundle.files.items() if n not in (MANIFEST, ATTESTATION)}
+    files = {n: d for n, d in bundle.files.items() if n not in ADDED}
     forged = made.bundles.keep(
         bundle.manifest, files, type(bundle.attestation.predicate).model_validate(told)
     )

@@ -1,17 +1,22 @@
 """Somebody puts another model where an approved one was, or brings one of their own."""
 
 import json
+import subprocess
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from sqlalchemy import select, update
 
 from falaj.kernel.errors import Corrupt, NotFound
 from falaj.models.bundles import MODEL
+from falaj.models.provenance import ProvenanceDiffers
 from falaj.models.revocations import BundleRevoked
 from falaj.models.tables import version_rows
 from falaj.testing.smallbundles import FILES
 from falaj.trust.ports import UnknownKey
+
+TOOL = Path(__file__).parents[2] / ".venv-peers/model-signing/bin/model_signing"
 
 
 def bundle_of(shipped, model="late", version=1):
@@ -113,6 +118,38 @@ def test_a_bundle_of_an_unknown_signer_is_not_deployed(shipped, tmp_path, kept_i
     assert shipped.refusals("endpoints.deploy")[-1] == "unknown-key"
 
 
+def test_the_bundle_of_another_version_is_not_deployed_in_the_place_of_the_approved_one(shipped):
+    """It verifies, and attests truly; but nobody judged and approved it under that name."""
+    older = bundle_of(shipped, shipped.world.lone_model())
+    shipped.premises.bundles.open_bundle(older)
+    with in_place(shipped, older), pytest.raises(ProvenanceDiffers, match="judged with"):
+        shipped.ask("endpoints.deploy", name="late")
+    assert shipped.refusals("endpoints.deploy")[-1] == "provenance-differs"
+
+
+def test_a_folder_that_the_command_exports_is_accepted_by_the_official_tool(shipped, tmp_path):
+    from falaj.interfaces.cli import app
+
+    if not TOOL.exists():
+        pytest.skip("the official verifier is not here: `make model-signing` makes it")
+    folder, key = tmp_path / "late-1", tmp_path / "signer.pem"
+    words = ["--folder", str(shipped.world.folder), "models", "export", "late", "1", str(folder)]
+    with shipped.world.opened(stepped_up=True), pytest.raises(SystemExit) as ended:
+        app(words, prog_name="falaj")
+    assert ended.value.code == 0
+    signed_by = json.loads((folder / "model.sig").read_text())
+    hint = signed_by["verificationMaterial"]["publicKey"]["hint"]
+    signers = {one.hint: one.public_key for one in shipped.ask("models.signers")}
+    key.write_text(signers[hint])
+    command = [TOOL, "verify", "key", folder, "--signature", folder / "model.sig",
+               "--public_key", key]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (folder / "attestation.json").write_bytes(b"{}")
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode != 0
+
+
 def promoted(shipped, name):
     """A version of its own in production, and the endpoint that serves it."""
     from falaj import declare as of
@@ -192,14 +229,14 @@ def test_a_revoked_signer_takes_its_bundles_with_it_and_no_other(shipped):
     made.keys.rotate("models.p256")
     name = shipped.world.lone_model()
     endpoint = promoted(shipped, name)
-    key = shipped.ask("models.signers")[-1].key
+    key = shipped.ask("models.signers")[0].key
     told = shipped.ask("models.revoke_signer", key=key, reason="It was stolen.")
     assert told.stopped == (endpoint,)
     with pytest.raises(NotFound):
         predicted(shipped, endpoint)
     with pytest.raises(BundleRevoked, match="It was stolen"):
         shipped.ask("endpoints.deploy", name=endpoint)
-    assert shipped.ask("models.signers")[-1].key != key
+    assert shipped.ask("models.signers")[0].key != key
     assert predicted(shipped, promoted(shipped, shipped.world.lone_model())).predictions
     assert predicted(shipped, "late").predictions
 

@@ -23,7 +23,7 @@ def exported(bundles, folder):
     """A bundle in a folder, and the public key of its signer in a file."""
     unpack(archive(bundles, bundles.keep(SMALL, FILES)), folder)
     key = folder.with_suffix(".pem")
-    key.write_text(bundles.signing.signers()[-1].public_key)
+    key.write_text(bundles.signing.signers()[0].public_key)
     return key
 
 
@@ -106,7 +106,7 @@ def test_the_official_tool_refuses_the_key_of_somebody_else(parts, tmp_path):
     exported(bundles, tmp_path / "out")
     keys.rotate("models.p256")
     other = tmp_path / "other.pem"
-    other.write_text(bundles.signing.signers()[-1].public_key)
+    other.write_text(bundles.signing.signers()[0].public_key)
     assert not judged(tmp_path / "out", other)[0]
 
 
@@ -114,7 +114,8 @@ def test_the_signature_is_a_sigstore_bundle_with_one_p256_signature(parts):
     bundles, _, _ = parts
     told = json.loads(bundles.signature(bundles.keep(SMALL, FILES)))
     assert told["mediaType"] == "application/vnd.dev.sigstore.bundle.v0.3+json"
-    (signer,) = bundles.signing.signers()
+    signer, other = bundles.signing.signers()
+    assert (signer.algorithm, other.algorithm) == ("ECDSA-P256-SHA256", "Ed25519")
     assert told["verificationMaterial"]["publicKey"]["hint"] == signer.hint
     assert signer.hint == sha256(signer.public_key.encode())
     (signature,) = told["dsseEnvelope"]["signatures"]

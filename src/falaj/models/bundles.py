@@ -35,6 +35,8 @@ MANIFEST, MODEL, CARD, STATISTICS, NATIVE = (
 )
 _NEEDED = (CARD, MANIFEST, STATISTICS)
 _OURS = frozenset({SIGNATURE, ATTESTATION, BOM})
+ADDED = _OURS | {MANIFEST}
+"""Files that ``keep`` adds to those that it is given."""
 
 
 class _Kept(Envelope):

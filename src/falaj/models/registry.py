@@ -28,7 +28,7 @@ from falaj.models.model import (
     Outcome,
     Stage,
 )
-from falaj.models.provenance import check_provenance
+from falaj.models.provenance import ProvenanceDiffers, check_provenance
 from falaj.models.revocations import check_not_revoked
 from falaj.models.tables import model_rows, move_rows, report_rows, result_rows, version_rows
 
@@ -117,12 +117,39 @@ class Registry:
         Raises:
             NotFound, Corrupt: it is not there, or does not verify.
             BundleRevoked: it, or who signed it, was revoked.
-            ProvenanceDiffers: it attests something else than what was recorded.
+            ProvenanceDiffers: it attests something else than what was recorded, or is not
+                the one that the version was judged with.
         """
         bundle = self._bundles.open_bundle(version.bundle)
         check_not_revoked(connection, version.bundle, bundle.signers)
+        self._check_own(connection, version, bundle)
         check_provenance(connection, bundle)
         return bundle
+
+    @staticmethod
+    def _check_own(connection: Connection, version: ModelVersion, bundle: Bundle) -> None:
+        """Raises ProvenanceDiffers if another bundle was put where the version's own was.
+
+        A version never changes, so all its gate reports are of one bundle, and that is of
+        its run and its training set.
+        """
+        judged = connection.execute(
+            select(report_rows.c.bundle)
+            .where(report_rows.c.model == version.model)
+            .where(report_rows.c.version == version.version)
+            .where(report_rows.c.bundle != version.bundle)
+            .limit(1)
+        ).scalar()
+        manifest = bundle.manifest
+        if judged is not None or (manifest.run, manifest.training_set) != (
+            version.run,
+            version.training_set,
+        ):
+            raise ProvenanceDiffers(
+                f"The bundle {version.bundle[:19]}… is not the one that version "
+                f"{version.version} of {version.model} was registered and judged with.",
+                hint="Do not serve it; find out who changed the registry.",
+            )
 
     def _describe(self, call: Call, ref: AssetRef, bundle: str, manifest: Manifest) -> None:
         model, _, version = ref.key.rpartition("/")

@@ -292,5 +292,8 @@ class ModelService(Service):
 
     @action(get="/model-signers")
     def signers(self) -> SignerList:
-        """The public keys that this installation signs its bundles with, oldest first."""
+        """The public keys that bundles are signed with: P-256, then Ed25519, the newest first.
+
+        The official tool of the format verifies with the P-256 key that `model.sig` names.
+        """
         return self._bundles.signing.signers()

@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     PublicFormat,
@@ -42,6 +43,7 @@ PREDICATE_TYPE = "https://model_signing/signature/v1.0"
 SIGSTORE_BUNDLE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 SIGNATURE = "model.sig"
 """The name of the Sigstore bundle beside the files; no file of a bundle is named so."""
+_ED25519_BYTES = 32
 
 
 class SignatureEntry(BaseModel):
@@ -278,18 +280,19 @@ class Signing:
         return False
 
     def signers(self) -> list[Signer]:
-        """The P-256 keys of this installation, oldest first."""
+        """The keys of this installation: P-256, then Ed25519, each the newest first."""
         return [
-            Signer(key=key_id, algorithm=ECDSA_P256, public_key=pem(key).decode(), hint=hint(key))
-            for key_id, key in self._keys.public_keys(P256_PURPOSE).items()
+            Signer(key=key_id, algorithm=algorithm, public_key=pem(key).decode(), hint=hint(key))
+            for algorithm, purpose in PURPOSES.items()
+            for key_id, key in reversed(self._keys.public_keys(purpose).items())
         ]
 
 
 def pem(public_key: bytes) -> bytes:
-    """A public key (SPKI in DER) as PEM."""
-    return load_der_public_key(public_key).public_bytes(
-        Encoding.PEM, PublicFormat.SubjectPublicKeyInfo
-    )
+    """A public key (SPKI in DER, or 32 raw bytes of Ed25519) as PEM."""
+    raw = len(public_key) == _ED25519_BYTES
+    key = Ed25519PublicKey.from_public_bytes(public_key) if raw else load_der_public_key(public_key)
+    return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
 
 def hint(public_key: bytes) -> str:

@@ -277,8 +277,7 @@ class World:
 
     def lone_model(self) -> str:
         """The name of a new model with one version, whose bundle no other version has."""
-        from falaj.models.attestation import ATTESTATION
-        from falaj.models.bundles import MANIFEST
+        from falaj.models.bundles import ADDED
 
         made, name = self.premises, self.new("model")
         with self.call() as call:
@@ -286,7 +285,7 @@ class World:
                 made.registry.version(call.connection, "late", 1).bundle
             )
             manifest = bundle.manifest.model_copy(update={"facts": {"made_for": name}})
-            files = {n: d for n, d in bundle.files.items() if n not in (MANIFEST, ATTESTATION)}
+            files = {n: d for n, d in bundle.files.items() if n not in ADDED}
             attested = bundle.attestation.predicate if bundle.attestation else None
             digest = made.bundles.keep(manifest, files, attested)
             made.registry.register(call, name, run=self.facts["run"], bundle=digest)
