@@ -68,7 +68,7 @@ $(FEAST): pyproject.toml | $(READY)
 
 peers: $(FEAST) $(SERVERS) ## make .venv-peers with the programs that benchmarks compare with
 
-# The official verifier of signed models pulls a TLS library of its own version: it stands apart.
+# The official verifier of signed models brings a client of Sigstore along: it stands apart.
 .venv-peers/model-signing/.ready: tests/models/requirements-model-signing.txt | $(READY)
 	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python .venv-peers/model-signing
 	@$(BIN)/uv pip install --quiet --python .venv-peers/model-signing/bin/python --requirement $<

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -103,6 +104,42 @@ def test_no_pickle_is_taken_where_the_settings_do_not_permit_them(shipped, marks
     assert list(marks.iterdir()) == []
 
 
+def test_the_setting_permits_benign_pickles_and_no_malicious_one(shipped, marks):
+    from falaj.kernel.door import LocalDoor
+    from falaj.kernel.jobs import JobState, Worker
+    from falaj.wiring.assembly import Premises
+
+    settings = shipped.premises.settings
+    chosen = settings.supply_chain.model_copy(update={"pickles": True})
+    made = Premises(settings.model_copy(update={"supply_chain": chosen}), process="permitted")
+    door = LocalDoor(made.backend, shipped.world.caller())
+
+    def brought(data):
+        (settings.data_folders[0] / "model.pickle").write_bytes(data)
+        job = door.call(
+            made.backend.services.actions["models.bring"],
+            {"name": "late", "file": "model.pickle", "model_format": "pickle",
+             "inputs": [{"name": one} for one in ("a", "b", "c")]},
+        )  # fmt: skip
+        worker = Worker(made.jobs, made.handlers, name="permitted")
+        while worker.run_one():
+            pass
+        with made.database.reading() as connection:
+            return made.jobs.get(connection, job.id)
+
+    try:
+        evil = next(one for one in malicious(marks) if one.name == "os-system")
+        refused = brought(evil.data)
+        assert refused.state is JobState.FAILED
+        assert "os.system, which is not allowed" in str(refused.error)
+        model, _ = fitted(with_missing=True)
+        taken = brought(pickle.dumps(model))
+        assert taken.state is JobState.DONE, taken.error
+    finally:
+        made.close()
+    assert list(marks.iterdir()) == []
+
+
 def loaded(data, n_inputs=3):
     names = tuple("abcdefgh"[:n_inputs])
     return PickleRuntime(permitted=True).load(ServableModel("pickle", data, names))
@@ -128,10 +165,12 @@ def test_where_they_are_permitted_each_malicious_one_is_refused_in_its_process(m
     assert list(marks.iterdir()) == []
 
 
-def fitted():
+def fitted(*, with_missing=False):
     random = np.random.default_rng(3)
     rows = random.normal(size=(200, 3))
-    return make_pipeline(StandardScaler(), LogisticRegression()).fit(rows, rows[:, 0] > 0), rows
+    steps = [SimpleImputer()] if with_missing else []
+    model = make_pipeline(*steps, StandardScaler(), LogisticRegression())
+    return model.fit(rows, rows[:, 0] > 0), rows
 
 
 @pytest.mark.parametrize("protocol", [2, 4, 5])
