@@ -69,6 +69,14 @@ class Shipped:
         found = self.premises.backend.services.actions[action]
         return door_of(self.world, self.world.caller()).call(found, arguments)
 
+    def run_jobs(self) -> None:
+        """Run every job that waits, whatever becomes of it."""
+        from falaj.kernel.jobs import Worker
+
+        worker = Worker(self.premises.jobs, self.premises.handlers, name="attack")
+        while worker.run_one():
+            pass
+
     def refusals(self, action: str) -> list[str]:
         """The codes of the errors with which the action was refused or failed, as audited."""
         with self.premises.database.reading() as connection:

@@ -163,7 +163,7 @@ def promoted(shipped, name):
     with shipped.world.call() as call:
         made.definitions.apply(call, [policy.document(), endpoint.document()])
     shipped.ask("models.gates", name=name, version=1)
-    shipped.world.work()
+    shipped.run_jobs()
     change = shipped.ask(
         "models.promote", name=name, version=1, to=Stage.PRODUCTION, reason="It is as good."
     )
@@ -212,6 +212,21 @@ def test_a_revoked_bundle_is_not_promoted(shipped):
     shipped.ask("models.revoke", name=name, version=1, reason="It is poisoned.")
     with pytest.raises(BundleRevoked):
         shipped.ask("models.promote", name=name, version=1, to="production", reason="Please.")
+
+
+def test_a_scoring_job_that_waited_when_its_bundle_was_revoked_scores_nothing(shipped):
+    from falaj.kernel.jobs import JobState
+
+    name = shipped.world.lone_model()
+    endpoint = promoted(shipped, name)
+    job = shipped.ask("endpoints.score", name=endpoint, to="scored_too_late", table="flights")
+    shipped.ask("models.revoke", name=name, version=1, reason="It is poisoned.")
+    shipped.run_jobs()
+    made = shipped.premises
+    with made.database.reading() as connection:
+        ended = made.jobs.get(connection, job.id)
+    assert ended.state is JobState.FAILED
+    assert "It is poisoned" in str(ended.error)
 
 
 def test_a_machine_that_was_not_asked_brings_its_routing_in_step_with_a_revocation(shipped):

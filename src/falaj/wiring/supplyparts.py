@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from falaj.kernel.call import Call
     from falaj.models.vulnerabilities import Vulnerabilities
+    from falaj.serving.model import Release
     from falaj.wiring.assembly import Premises
 
 
@@ -17,6 +18,21 @@ def advisories(made: Premises) -> Vulnerabilities | None:
 
     file = made.settings.supply_chain.vulnerabilities
     return None if file is None else Vulnerabilities(file)
+
+
+def refuse_revoked(made: Premises, release: Release) -> None:
+    """Return if no bundle of a release, and none of their signers, was revoked.
+
+    For work that asks no routing table: a scoring job that was begun before the revocation.
+    Raises BundleRevoked.
+    """
+    from falaj.models.revocations import check_not_revoked
+
+    with made.database.reading() as connection:
+        for variant in release.variants:
+            for member in variant.pinned:
+                signers = made.bundles.signers(member.bundle)
+                check_not_revoked(connection, member.bundle, signers)
 
 
 class Withdrawn:
