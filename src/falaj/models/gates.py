@@ -147,8 +147,8 @@ class Gates:
             champion_version=champion_version,
         )
         results: list[GateResult] = [] if origin is None else [origin]
-        results.append(supply_chain(policy.supply_chain, opened, self._advisories))
         gates = _gates(policy)
+        gates.insert(1, ("supply_chain", self._supply_chain_gate(policy)))
         if opened.manifest.parent is not None:
             gates.append(("parent", self._parent_gate(policy, opened.manifest.parent)))
         for done, (name, gate) in enumerate(gates):
@@ -160,6 +160,14 @@ class Gates:
         manifest = bundle.manifest
         names = manifest.signature.encoding.names
         return self._scorers.of(manifest.model_format, bundle.model, names)
+
+    def _supply_chain_gate(self, policy: ModelPolicy) -> Gate:
+        """What the version is made of may be served."""
+
+        def gate(examined: Examined) -> GateResult:
+            return supply_chain(policy.supply_chain, examined.bundle, self._advisories)
+
+        return gate
 
     def _parent_gate(self, policy: ModelPolicy, parent: Parent) -> Gate:
         """The version answers nearly as the one that it was made from."""
