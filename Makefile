@@ -9,7 +9,8 @@ SERVERS := $(foreach name,mlserver triton litserve bentoml kserve,.venv-peers/$(
 WORKERS ?= 2
 SIZE ?= small
 
-.PHONY: help install demo test coverage test-nightly check format docs peers wrk softhsm bench lock clean
+.PHONY: help install demo test coverage test-nightly check format docs peers model-signing sbom wrk \
+	softhsm bench lock clean
 .DEFAULT_GOAL := help
 
 help: ## list what can be made
@@ -71,6 +72,14 @@ $(FEAST): pyproject.toml | $(READY)
 
 peers: $(FEAST) $(SERVERS) ## make .venv-peers with the programs that benchmarks compare with
 
+# The official verifier of signed models brings a client of Sigstore along: it stands apart.
+.venv-peers/model-signing/.ready: tests/models/requirements-model-signing.txt | $(READY)
+	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python .venv-peers/model-signing
+	@$(BIN)/uv pip install --quiet --python .venv-peers/model-signing/bin/python --requirement $<
+	@touch $@
+
+model-signing: .venv-peers/model-signing/.ready ## make the official verifier of signed models, for the tests
+
 wrk: ## install the load generator of the serving benchmarks (Debian's, needs root)
 	@command -v wrk >/dev/null || { apt-get install --yes --quiet wrk >/dev/null 2>&1 \
 		|| { apt-get update --quiet >/dev/null 2>&1 && apt-get install --yes --quiet wrk >/dev/null 2>&1; } \
@@ -87,6 +96,10 @@ bench-serving: $(SERVERS) wrk
 
 bench-%: $(READY)
 	@for file in benchmarks/$*/*.py; do echo "== $$file"; $(BIN)/python $$file --size $(SIZE) || exit 1; done
+
+sbom: $(READY) ## write dist/sbom.json, the bill of materials of Falaj (CycloneDX), from the lock
+	@mkdir -p dist
+	$(BIN)/python -m falaj.interfaces.sbom requirements.lock > dist/sbom.json
 
 lock: $(READY) ## choose versions anew and write requirements.lock
 	$(BIN)/uv lock --upgrade --quiet

@@ -2,6 +2,8 @@
 
 import os
 
+import pytest
+
 from falaj.testing.fixtures import *  # noqa: F403
 
 # Read when Ray is first imported, by whichever test: a Ray of a test listens on loopback alone.
@@ -9,3 +11,22 @@ os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 # Where colorama is installed, numba exchanges sys.stdout while it words an error (and it words
 # some for itself, on whatever thread compiles): what a command prints then may go elsewhere.
 os.environ.setdefault("NUMBA_DISABLE_ERROR_MESSAGE_HIGHLIGHTING", "1")
+
+
+@pytest.fixture
+def kept_in():
+    """Makes a keyring and bundles of its own in a folder."""
+    from falaj.kernel.clock import SystemClock
+    from falaj.lake.adapters.blobs_local import LocalBlobs
+    from falaj.lake.blobs import SealedBlobs
+    from falaj.models.bundles import Bundles
+    from falaj.testing.smallbundles import Kept
+    from falaj.trust.adapters.keys_file import FileKeyring, MachineSeal
+
+    def made(folder):
+        seal = MachineSeal.create(folder / "seal")
+        keys = FileKeyring.create(folder / "ring", seal, clock=SystemClock())
+        blobs = SealedBlobs(LocalBlobs(folder / "blobs"), keys)
+        return Kept(Bundles(blobs, keys), blobs, keys)
+
+    return made

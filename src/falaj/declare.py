@@ -44,6 +44,7 @@ from falaj.models.model import (
     ModelPolicy,
     ParentRule,
     SliceRule,
+    SupplyChainRule,
 )
 from falaj.monitoring.model import DriftLimits, Labels, Monitor, PerformanceLimits
 from falaj.serving.model import Combination, Composition, Endpoint, Limits, Member
@@ -89,5 +90,6 @@ __all__ = [
     "SliceRule",
     "Source",
     "Stream",
+    "SupplyChainRule",
     "Unique",
 ]

@@ -18,6 +18,7 @@ from falaj.kernel.database import Database
 from falaj.kernel.door import LocalDoor
 from falaj.kernel.settings import Settings
 from falaj.testing.installations import Installation, Person, client
+from falaj.testing.world import World, door_of
 from falaj.trust.audit_tables import audit_records
 from falaj.trust.tables import attempts
 from falaj.wiring.assembly import Premises, assemble
@@ -119,3 +120,41 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         yield Running(installation, person)
     finally:
         installation.stop()
+
+
+class Shipped:
+    """A platform with a model in production, asked as its owner."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.premises = world.premises
+
+    def ask(self, action: str, **arguments: Any) -> Any:
+        """Call an action through the door, with a fresh second factor."""
+        found = self.premises.backend.services.actions[action]
+        return door_of(self.world, self.world.caller()).call(found, arguments)
+
+    def run_jobs(self) -> None:
+        """Run every job that waits, whatever becomes of it."""
+        from falaj.kernel.jobs import Worker
+
+        worker = Worker(self.premises.jobs, self.premises.handlers, name="attack")
+        while worker.run_one():
+            pass
+
+    def refusals(self, action: str) -> list[str]:
+        """The codes of the errors with which the action was refused or failed, as audited."""
+        with self.premises.database.reading() as connection:
+            rows = connection.execute(
+                select(audit_records.c.body).where(
+                    audit_records.c.action == action, audit_records.c.outcome != "done"
+                )
+            )
+            return [str(json.loads(row.body)["details"].get("error")) for row in rows]
+
+
+@pytest.fixture(scope="session")
+def shipped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shipped]:
+    with World.made(tmp_path_factory.mktemp("shipped")) as world:
+        yield Shipped(world)
+        world.close()

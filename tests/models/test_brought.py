@@ -59,6 +59,7 @@ def judged(sqlite_world: Any, made_up: Any) -> Any:
     data = world.files._roots[0]
     (data / "late.txt").write_text(outside_booster().model_to_string())
     (data / "late.py").write_text(MODULE)
+    (data / "late.pickle").write_bytes(pickle.dumps(outside_forest()))
     world.until = made_up.BEGIN + timedelta(days=80)
     world.data = data
     return world
@@ -74,6 +75,17 @@ def outside_booster() -> Any:
     labels = random.random(4000) < 1 / (1 + np.exp(-logits))
     params = {"objective": "binary", "num_leaves": 7, "verbose": -1, "num_threads": 1}
     return lightgbm.train(params, lightgbm.Dataset(rows, labels), 40)
+
+
+def outside_forest() -> Any:
+    """As ``outside_booster``, of scikit-learn."""
+    from sklearn.ensemble import HistGradientBoostingClassifier
+
+    random = np.random.default_rng(3)
+    rows = np.column_stack([random.normal(size=4000), random.integers(0, 3, 4000)])
+    logits = 1.3 * rows[:, 0] + np.where(rows[:, 1] == 2, 0.8, -0.4)
+    labels = random.random(4000) < 1 / (1 + np.exp(-logits))
+    return HistGradientBoostingClassifier(max_iter=20).fit(rows, labels)
 
 
 def faces(world: Any, principal: str = "user:amina") -> tuple[Any, Any]:
@@ -99,7 +111,11 @@ def gated(world: Any, version: int) -> Any:
 
 @pytest.mark.parametrize(
     ("file", "model_format"),
-    [("late.txt", ModelFormat.LIGHTGBM), ("late.py", ModelFormat.PYTHON)],
+    [
+        ("late.txt", ModelFormat.LIGHTGBM),
+        ("late.py", ModelFormat.PYTHON),
+        ("late.pickle", ModelFormat.PICKLE),
+    ],
 )
 def test_a_brought_model_goes_through_gates_and_approval_and_names_its_origin(
     judged: Any, file: str, model_format: ModelFormat

@@ -2,55 +2,19 @@
 
 import base64
 import json
-from datetime import UTC, datetime
 
 import pytest
 
-from falaj.kernel.clock import SystemClock
 from falaj.kernel.errors import Corrupt, NotFound
-from falaj.lake.adapters.blobs_local import LocalBlobs
-from falaj.lake.blobs import SealedBlobs
-from falaj.models.bundles import (
-    CARD,
-    MODEL,
-    STATISTICS,
-    Bundles,
-    pre_authentication_encoding,
-)
-from falaj.models.model import Histogram, Manifest, Signature, Statistics
-from falaj.training.encoding import EncodedFeature, Encoding
-from falaj.trust.adapters.keys_file import FileKeyring, MachineSeal
-
-MANIFEST = Manifest(
-    model="late",
-    run="run_1",
-    trainer="lightgbm",
-    feature_service="delays",
-    feature_service_fingerprint="f" * 64,
-    definitions={},
-    training_set="ts_1",
-    training_set_hash="sha256:0",
-    snapshot=3,
-    signature=Signature(encoding=Encoding(features=(EncodedFeature(name="x"),)), label="late"),
-    metrics={"validation_auc": 0.75},
-    created_at=datetime(2026, 1, 1, tzinfo=UTC),
-)
-FILES = {
-    MODEL: b"model bytes",
-    CARD: "# Späte Flüge".encode(),
-    STATISTICS: Statistics(n_rows=0, features=(), scores=Histogram(edges=(), counts=(0,)))
-    .model_dump_json()
-    .encode(),
-}
+from falaj.models.bundles import CARD, STATISTICS
+from falaj.models.signing import pre_authentication_encoding
+from falaj.testing.smallbundles import FILES
+from falaj.testing.smallbundles import SMALL as MANIFEST
 
 
 @pytest.fixture
-def parts(tmp_path):
-    keys = FileKeyring.create(
-        tmp_path / "ring", MachineSeal.create(tmp_path / "seal"), clock=SystemClock()
-    )
-    blobs = SealedBlobs(LocalBlobs(tmp_path / "blobs"), keys)
-    return Bundles(blobs, keys), blobs, keys
+def parts(tmp_path, kept_in):
+    return kept_in(tmp_path)
 
 
 def forged(kept, digest, **changes):
@@ -69,7 +33,8 @@ def test_a_kept_bundle_opens_with_everything_in_it(parts):
     assert opened.onnx == b"model bytes"
     assert opened.card == "# Späte Flüge"
     assert opened.size == sum(len(data) for data in opened.files.values())
-    assert opened.key_id in keys.public_keys("models")
+    held = [*keys.public_keys("models.p256"), *keys.public_keys("models")]
+    assert list(opened.signers) == held
     assert bundles.keep(MANIFEST, FILES) == digest
 
 
@@ -94,7 +59,7 @@ def test_the_statement_is_that_of_model_signing_in_a_dsse_envelope(parts):
 
     payload = base64.b64decode(envelope["payload"])
     Ed25519PublicKey.from_public_bytes(keys.public_key("models")).verify(
-        base64.b64decode(envelope["signatures"][0]["sig"]),
+        base64.b64decode(envelope["signatures"][1]["sig"]),
         b"DSSEv1 28 application/vnd.in-toto+json %d " % len(payload) + payload,
     )
 

@@ -42,11 +42,13 @@ from falaj.models.packaging import ModelPackaging
 from falaj.models.promotion import CHANGE_KIND, Promotions
 from falaj.models.quantized import QuantizeJob
 from falaj.models.registry import Registry
+from falaj.models.revocations import Revocations
 from falaj.models.service import ModelService
 from falaj.operations.changes import Changes
 from falaj.operations.service import ChangeService
 from falaj.serving.adapters.runtime_lightgbm import LightGbmRuntime
 from falaj.serving.adapters.runtime_onnx import OnnxRuntime
+from falaj.serving.adapters.runtime_pickle import PickleRuntime
 from falaj.serving.adapters.runtime_python import PythonRuntime
 from falaj.serving.scorers import RuntimeScorers
 from falaj.testing.calls import make_caller, make_door, opened_call
@@ -137,6 +139,13 @@ def departures(n=4000, days=100, seed=1):
     return spine, events
 
 
+class Nothing:
+    """What serves here: nothing."""
+
+    def withdraw(self, call, revoked):
+        return []
+
+
 class World:
     """Everything that a test needs, joined as the platform joins it."""
 
@@ -170,7 +179,9 @@ class World:
         self.packaging = ModelPackaging(
             LightGbmToOnnx(), OnnxScorers(), self.bundles, self.registry
         )
-        self.scorers = RuntimeScorers([OnnxRuntime(), LightGbmRuntime(), PythonRuntime()])
+        self.scorers = RuntimeScorers(
+            [OnnxRuntime(), LightGbmRuntime(), PythonRuntime(), PickleRuntime(permitted=True)]
+        )
         self.gates = Gates(self.bundles, self.scorers)
         self.trainer = LightGbmTrainer()
         self.gate_job = GateJob(self.calls, self.registry, self.gates, self.sets)
@@ -178,8 +189,8 @@ class World:
         self.changes = Changes(self.catalog, handlers)
         (folder / "data").mkdir(exist_ok=True)
         self.files = Files([folder / "data"])
-        self.bringing = Bringing(self.files, self.registry, self.sets, self.jobs)
-        self.promotions = Promotions(self.registry, self.bundles, self.changes)
+        self.bringing = Bringing(self.files, self.registry, self.sets, self.jobs, pickles=True)
+        self.promotions = Promotions(self.registry, self.changes)
         self.changes._handlers[CHANGE_KIND] = self.promotions.apply
 
     def services(self):
@@ -193,7 +204,7 @@ class World:
             ModelService(
                 registry=self.registry, promotions=self.promotions, bundles=self.bundles,
                 runs=self.runs, jobs=self.jobs, catalog=self.catalog, visible=visible,
-                bringing=self.bringing,
+                bringing=self.bringing, revocations=Revocations(self.bundles, Nothing()),
             ),
             ChangeService(self.changes, self.catalog, visible),
         ]  # fmt: skip
@@ -220,7 +231,13 @@ class World:
                 self.calls, self.registry, self.bundles, Int8Quantizer(), self.scorers, self.sets
             ),
             BRING_JOB: BringJob(
-                self.calls, self.files, self.registry, self.bundles, self.scorers, self.sets
+                self.calls,
+                self.files,
+                self.registry,
+                self.bundles,
+                self.scorers,
+                self.sets,
+                pickles=True,
             ),
         }
         return Worker(self.jobs, handlers, name=name)

@@ -103,6 +103,9 @@ class Registry:
             training_set="t", feature_service="s", metrics={}, created_at=NOW, created_by="user:a",
         )  # fmt: skip
 
+    def trusted(self, connection: Any, version: ModelVersion) -> None:
+        pass
+
     def champion(self, connection: Any, model: str) -> ModelVersion | None:
         return self.version(connection, model, 2) if model == "delay" else None
 

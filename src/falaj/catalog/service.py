@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import islice
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from falaj.catalog.assets import Catalog, as_resource
 from falaj.catalog.definitions import Definitions
@@ -20,10 +22,12 @@ from falaj.kernel.actions import Service, action
 from falaj.kernel.call import AssetRef, Call
 from falaj.kernel.errors import Forbidden, InvalidInput
 from falaj.kernel.ports import Resource
+from falaj.trust.secretscan import Scan, scan_document
 
 Visible = Callable[[Call, Resource], bool]
 """True if the caller may know of the resource."""
 MOST_RESULTS = 500
+Reason = Annotated[str, Field(min_length=1, max_length=2_000)]
 
 Found = list[Asset]
 Versions = list[AssetVersion]
@@ -142,11 +146,20 @@ class DefinitionService(Service):
         return self._shown(plan)
 
     @action(post="/definitions")
-    def apply(self, documents: Documents, *, planned: str | None = None) -> Plan:
+    def apply(
+        self,
+        documents: Documents,
+        *,
+        planned: str | None = None,
+        secrets_allowed: Reason | None = None,
+    ) -> Plan:
         """Create and update the definitions that differ, all or none.
 
-        Given the digest of a plan, exactly that plan is done, or nothing.
+        Given the digest of a plan, exactly that plan is done, or nothing. Definitions that
+        hold what looks like a secret are refused, unless ``secrets_allowed`` says why it is
+        none; the reason is recorded.
         """
+        self._check_secrets(documents, secrets_allowed)
         done = self._definitions.apply(self.call, documents, planned=planned, permit=self._permit)
         return self._shown(done)
 
@@ -165,6 +178,16 @@ class DefinitionService(Service):
     def history(self, kind: str, name: str) -> Declared:
         """Every version of a definition, the newest first."""
         return self._definitions.history(self.call.connection, kind, name)
+
+    def _check_secrets(self, documents: Documents, reason: str | None) -> None:
+        """Raises SecretFound without a reason; with one, records what was let pass."""
+        found = Scan()
+        for number, document in enumerate(documents):
+            scan = scan_document(f"definition {number}", document)
+            found.findings += scan.findings
+        found.refuse_unless(reason, "the definitions")
+        if found.findings:
+            self.call.note(secrets_allowed=reason, secrets=found.told())
 
     def _may_see(self, kind: str, name: str) -> bool:
         resource = self._catalog.load(self.call.connection, AssetRef(kind, name))

@@ -59,6 +59,10 @@ class ServiceGroup(TyperGroup):
                 from falaj.interfaces.top import add_top
 
                 add_top(made)
+            if self.name == "models":
+                from falaj.interfaces.exporting import add_export
+
+                add_export(made)
             self.commands.update(get_group(made).commands)
         return self
 
@@ -166,11 +170,14 @@ def plan(
 def apply(
     context: typer.Context,
     path: Annotated[Path | None, typer.Argument(help="A folder or file of definitions.")] = None,
+    secrets_allowed: Annotated[
+        str | None, typer.Option(help="Why what looks like a secret in them is none.")
+    ] = None,
 ) -> None:
     """Make the platform as the definitions say."""
     from falaj.interfaces.workspace import apply_definitions
 
-    apply_definitions(context.obj, path)
+    apply_definitions(context.obj, path, secrets_allowed)
 
 
 @app.command()

@@ -71,6 +71,7 @@ def examined(settings: Settings) -> Iterator[Finding]:
         "online store": _online,
         "event log": _event_log,
         "compute": _compute,
+        "supply chain": _supply_chain,
         "certificate": _certificate,
         "ports": _ports,
         "sign-in": _sign_in,
@@ -203,6 +204,23 @@ def _compute(made: Premises) -> str:
         return f"{opened.n_slots} {told}, {made.settings.compute_memory_bytes >> 20} MB each"
     finally:
         opened.close()
+
+
+def _supply_chain(made: Premises) -> str:
+    from falaj.training.distributions import installed
+    from falaj.wiring.supplyparts import advisories
+
+    taken = made.settings.supply_chain.pickles
+    pickles = "pickles TAKEN, in a confined process" if taken else "pickles refused"
+    known = advisories(made)
+    if known is None:
+        return f"no file of vulnerabilities is named; {pickles}"
+    found = known.of(installed())
+    since = "unknown age" if found.newest is None else f"the newest of {found.newest:%Y-%m-%d}"
+    return (
+        f"{found.n_records} advisories ({since}), {len(found.findings)} known of what is "
+        f"installed here; {pickles}"
+    )
 
 
 @runtime_checkable

@@ -70,12 +70,15 @@ def plan_definitions(session: Session, path: Path | None) -> None:
     _show_plan(session, session.platform.definitions.plan(_documents(session, path)))
 
 
-def apply_definitions(session: Session, path: Path | None) -> None:
+def apply_definitions(
+    session: Session, path: Path | None, secrets_allowed: str | None = None
+) -> None:
     """``falaj apply``."""
     documents = _documents(session, path)
     definitions = session.platform.definitions
     digest = definitions.plan(documents).digest
-    _show_plan(session, definitions.apply(documents, planned=digest), done=True)
+    done = definitions.apply(documents, planned=digest, secrets_allowed=secrets_allowed)
+    _show_plan(session, done, done=True)
 
 
 def _documents(session: Session, path: Path | None) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Arguments and answers that are bytes: a stream of Arrow record batches, as it is.
+"""Arguments and answers that are bytes: Arrow record batches or a zip archive, as they are.
 
 Over HTTP such an argument is the body of the request and such an answer the body of the
 response; in JSON and on the command line it is written in base64.
@@ -14,6 +14,7 @@ from typing import Annotated, Any, get_args
 from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
 
 ARROW = "application/vnd.apache.arrow.stream"
+ZIP = "application/zip"
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,15 @@ ArrowStream = Annotated[
     Binary(ARROW),
 ]
 """An Arrow IPC stream."""
+
+Archive = Annotated[
+    bytes,
+    BeforeValidator(_bytes),
+    PlainSerializer(base64_of, return_type=str, when_used="json"),
+    WithJsonSchema({"type": "string", "format": "byte", "contentMediaType": ZIP}),
+    Binary(ZIP),
+]
+"""A zip archive; as an answer only."""
 
 
 def media_type_of(annotation: Any) -> str | None:

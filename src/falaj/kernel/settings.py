@@ -30,9 +30,10 @@ from pydantic_settings import (
 
 from falaj.kernel import postgres_tls
 from falaj.kernel.errors import Forbidden, InvalidInput
-from falaj.kernel.settings_people import OutgoingSettings, SignInSettings
 from falaj.kernel.settings_keys import SECRETS as KEY_SERVICE_SECRETS
 from falaj.kernel.settings_keys import KeyServiceSettings
+from falaj.kernel.settings_people import OutgoingSettings, SignInSettings
+from falaj.kernel.settings_supply import SupplyChainSettings
 
 SETTINGS_FILE = "falaj.toml"
 _MOST_WORKERS = 256
@@ -214,6 +215,7 @@ class Settings(BaseSettings):
     streams: StreamSettings = StreamSettings()
     sign_in: SignInSettings = SignInSettings()
     outgoing: OutgoingSettings = OutgoingSettings()
+    supply_chain: SupplyChainSettings = SupplyChainSettings()
     traces: str = ""
     """Where traces go, by OTLP over HTTP: ``https://collector:4318``; nowhere if it is empty."""
     traces_ratio: float = Field(0.01, ge=0, le=1)

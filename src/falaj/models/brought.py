@@ -18,6 +18,7 @@ import pyarrow as pa
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from falaj.kernel.errors import Conflict, InvalidInput, NotFound
+from falaj.models.attestation import of_bringing
 from falaj.models.bundles import CARD, STATISTICS, Bundles
 from falaj.models.cards import card
 from falaj.models.files import check_bytes, sample_table
@@ -26,6 +27,7 @@ from falaj.models.reference import statistics_of
 from falaj.training.encoding import EncodedFeature, Encoding
 from falaj.training.model import TEST, Name
 from falaj.training.training_sets import part_of
+from falaj.trust.secretscan import scan_file
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -74,6 +76,7 @@ class BringRequest(BaseModel):
     trained_until: AwareDatetime | None = None
     sample: str | None = None
     note: str = Field(default="", max_length=2_000)
+    secrets_allowed: str | None = None
     asked_at: AwareDatetime
 
 
@@ -82,11 +85,19 @@ class Bringing:
 
     Args:
         files: the files that may be read.
+        pickles: whether the settings permit pickled models.
     """
 
     def __init__(
-        self, files: Files, registry: Registry, training_sets: TrainingSets, jobs: Jobs
+        self,
+        files: Files,
+        registry: Registry,
+        training_sets: TrainingSets,
+        jobs: Jobs,
+        *,
+        pickles: bool = False,
     ) -> None:
+        self._pickles = pickles
         self._files = files
         self._registry = registry
         self._training_sets = training_sets
@@ -101,6 +112,7 @@ class Bringing:
             NotFound: there is no policy for the model, or no such training set.
             SourceBroken: a file is not there, or may not be read.
             InvalidInput: the file is a pickle, or the training set is for another purpose.
+            SecretFound: it holds what looks like a secret, and no reason was given.
         """
         path = found(self._files, str(request["file"]), "The model")
         data, stamp = read(path, READ_AT_ONCE)
@@ -108,7 +120,8 @@ class Bringing:
         kept = stamp if data is None else None
         asked = BringRequest(**request, sha256=sha256, stamp=kept, asked_at=call.now)
         if data is not None:
-            check_bytes(data, asked.model_format)
+            check_bytes(data, asked.model_format, pickles=self._pickles)
+            call.note(**_scanned(asked, data))
         names = [one.name for one in asked.inputs]
         if len(set(names)) != len(names):
             raise InvalidInput("An input is named twice.", hint="Name each input once.")
@@ -131,7 +144,10 @@ class BringJob:
         bundles: Bundles,
         scorers: ScorerFactory,
         training_sets: TrainingSets,
+        *,
+        pickles: bool = False,
     ) -> None:
+        self._pickles = pickles
         self._calls = calls
         self._files = files
         self._registry = registry
@@ -156,7 +172,8 @@ class BringJob:
                 f"The file {request.file!r} was changed since it was asked for.",
                 hint="Bring it again.",
             )
-        check_bytes(data, request.model_format)
+        check_bytes(data, request.model_format, pickles=self._pickles)
+        scanned = {} if request.sha256 else _scanned(request, data)
         with self._calls.database.reading() as connection:
             judge = check_judge(connection, self._registry, self._training_sets, request)
         job.report(0.2, "reading rows")
@@ -196,10 +213,11 @@ class BringJob:
                 STATISTICS: statistics_of(encoding, matrix, scores).model_dump_json().encode(),
                 CARD: card(manifest, owner=job.submitted_by).encode(),
             },
+            of_bringing(self._bundles.builder, manifest),
         )
         resource = f"model:{request.model}"
         with self._calls.opened("models.bring", job.submitted_by, resource=resource) as call:
-            call.note(file=request.file, sha256=sha256)
+            call.note(file=request.file, sha256=sha256, **scanned)
             version = self._registry.register(call, request.model, run="", bundle=bundle).version
         return {"model": request.model, "version": version, "bundle": bundle}
 
@@ -220,6 +238,13 @@ class BringJob:
         if rows is None or rows.num_rows == 0:
             return np.full((1, len(encoding.features)), np.nan, dtype=np.float32)
         return encoding.matrix(rows)
+
+
+def _scanned(request: BringRequest, data: bytes) -> dict[str, Any]:
+    """What a scan for secrets tells of a file; raises SecretFound if it may not hold them."""
+    scan = scan_file(request.file, data)
+    scan.refuse_unless(request.secrets_allowed, f"the file {request.file!r}")
+    return {"secrets": scan.told(), "scanned_whole": scan.whole}
 
 
 def made_up_rows(encoding: Encoding) -> Any:

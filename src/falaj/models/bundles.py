@@ -1,35 +1,31 @@
 """Bundles: a model with all that is needed to serve and to judge it, encrypted and signed.
 
-A bundle is a small set of files. Their names and SHA-256 digests, in the order of names,
-are the resources of an in-toto statement, which is signed in a DSSE envelope: the shape of
-the OpenSSF model-signing format, so that its signers and verifiers can take over. The
-files and the envelope are kept encrypted; the envelope's digest names the bundle.
+A bundle is a small set of files, signed in the OpenSSF model-signing format (see
+``signing``). The files and the envelope are kept encrypted; the envelope's digest names
+the bundle.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from importlib.metadata import version
+from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from falaj.kernel.errors import Corrupt, InvalidInput, NotFound
+from falaj.models.attestation import ATTESTATION, Attestation, Builder
+from falaj.models.mlbom import BOM, bill
 from falaj.models.model import FileEntry, Manifest, ModelFormat, Statistics
-from falaj.trust.ports import Signature as KeySignature
+from falaj.models.signing import SIGNATURE, BadStatement, Envelope, Signing, Statement, sha256
+from falaj.training.distributions import installed
 
 if TYPE_CHECKING:
     from falaj.lake.blobs import SealedBlobs
+    from falaj.models.attestation import Provenance
     from falaj.trust.ports import KeyService
 
-PURPOSE = "models"
-PAYLOAD_TYPE = "application/vnd.in-toto+json"
-STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
-PREDICATE_TYPE = "https://model_signing/signature/v1.0"
 MANIFEST, MODEL, CARD, STATISTICS, NATIVE = (
     "manifest.json",
     "model.onnx",
@@ -38,22 +34,14 @@ MANIFEST, MODEL, CARD, STATISTICS, NATIVE = (
     "native.bin",
 )
 _NEEDED = (CARD, MANIFEST, STATISTICS)
+_OURS = frozenset({SIGNATURE, ATTESTATION, BOM})
+ADDED = _OURS | {MANIFEST}
+"""Files that ``keep`` adds to those that it is given."""
 
 
-class _SignatureEntry(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-    keyid: str
-    algorithm: str
-    sig: str
+class _Kept(Envelope):
+    """The envelope, and beside it where each file is kept."""
 
-
-class _Envelope(BaseModel):
-    """DSSE, and beside the signed payload where each file is kept."""
-
-    model_config = ConfigDict(extra="forbid")
-    payloadType: str  # noqa: N815 - the format's own name
-    payload: str
-    signatures: tuple[_SignatureEntry, ...]
     blobs: dict[str, str]
 
 
@@ -66,7 +54,10 @@ class Bundle:
     statistics: Statistics
     entries: tuple[FileEntry, ...]
     files: Mapping[str, bytes]
-    key_id: str
+    signers: tuple[str, ...]
+    """The ids of the keys that signed it."""
+    attestation: Attestation | None = None
+    """How the model was made; None in a bundle that an older version packaged."""
 
     @property
     def model(self) -> bytes:
@@ -107,67 +98,59 @@ class Bundles:
 
     def __init__(self, blobs: SealedBlobs, keys: KeyService) -> None:
         self._blobs = blobs
-        self._keys = keys
+        self.signing = Signing(keys)
 
-    def keep(self, manifest: Manifest, files: Mapping[str, bytes]) -> str:
+    @property
+    def builder(self) -> Builder:
+        """This installation, as attestations name it: by its first P-256 key."""
+        return Builder(
+            id=f"urn:falaj:installation:{self.signing.first_hint()}",
+            version={"falaj": version("falaj")},
+        )
+
+    def keep(
+        self, manifest: Manifest, files: Mapping[str, bytes], made: Provenance | None = None
+    ) -> str:
         """Sign and keep a bundle; returns its digest, ``sha256:…``.
 
         Args:
             manifest: becomes ``manifest.json``.
             files: the model (``model.onnx``, or as its format is named), ``card.md``,
                 ``statistics.json`` and any others by name.
+            made: how the model was made; becomes ``attestation.json``, and brings a bill of
+                materials along, ``bom.json``.
         """
         contents = {**files, MANIFEST: manifest.model_dump_json(indent=1).encode()}
         needed = (*_NEEDED, manifest.model_format.file)
         missing = [name for name in needed if name not in contents]
         if missing:
             raise ValueError(f"a bundle needs {', '.join(missing)}")
-        payload = _statement(
-            manifest.model, {name: _sha256(data) for name, data in contents.items()}
-        )
-        signature = self._keys.sign(PURPOSE, pre_authentication_encoding(PAYLOAD_TYPE, payload))
-        envelope = _Envelope(
-            payloadType=PAYLOAD_TYPE,
-            payload=base64.b64encode(payload).decode(),
-            signatures=(
-                _SignatureEntry(
-                    keyid=signature.key_id,
-                    algorithm=signature.algorithm,
-                    sig=base64.b64encode(signature.value).decode(),
-                ),
-            ),
+        if contents.keys() & _OURS:
+            raise ValueError(f"no file of a bundle may be named {', '.join(sorted(_OURS))}")
+        digests = {name: sha256(data) for name, data in contents.items()}
+        if made is not None:
+            contents[BOM] = bill(manifest, digests, installed())
+            digests[BOM] = sha256(contents[BOM])
+            contents[ATTESTATION] = self.signing.sigstore_bundle(
+                self.signing.signed(Attestation.of(digests, made).payload())
+            )
+            digests[ATTESTATION] = sha256(contents[ATTESTATION])
+        envelope = self.signing.signed(Statement(manifest.model, digests).payload)
+        kept = _Kept(
+            **envelope.model_dump(),
             blobs={name: self._blobs.keep(contents[name]) for name in sorted(contents)},
         )
-        return self._blobs.keep(envelope.model_dump_json().encode())
+        return self._blobs.keep(kept.model_dump_json().encode())
 
     def open_bundle(self, digest: str) -> Bundle:
         """Fetch and verify a bundle.
 
         Raises:
             NotFound: there is no such bundle.
-            Corrupt: the signature or any byte of it is not what was signed.
+            UnknownKey: it was signed by somebody else.
+            Corrupt: a signature or any byte of it is not what was signed.
         """
-        try:
-            envelope = _Envelope.model_validate_json(self._blobs.fetch(digest))
-            payload = base64.b64decode(envelope.payload, validate=True)
-            signatures = [
-                KeySignature(
-                    key_id=entry.keyid,
-                    algorithm=entry.algorithm,
-                    value=base64.b64decode(entry.sig, validate=True),
-                )
-                for entry in envelope.signatures
-            ]
-        except (ValidationError, binascii.Error) as error:
-            raise _corrupt(digest, "it is not a bundle") from error
-        if envelope.payloadType != PAYLOAD_TYPE or not signatures:
-            raise _corrupt(digest, "it is not signed")
-        message = pre_authentication_encoding(PAYLOAD_TYPE, payload)
-        for signature in signatures:
-            self._keys.verify(PURPOSE, message, signature)
-        digests = _resources(digest, payload)
-        if set(digests) != set(envelope.blobs) or not digests.keys() >= set(_NEEDED):
-            raise _corrupt(digest, "its files are not those that were signed")
+        envelope, digests = self._signed(digest)
         files = {name: self._file(digest, name, envelope.blobs[name], digests) for name in digests}
         try:
             manifest = Manifest.model_validate_json(files[MANIFEST])
@@ -180,69 +163,66 @@ class Bundles:
             FileEntry(name=name, sha256=digests[name], size=len(data), blob=envelope.blobs[name])
             for name, data in files.items()
         )
-        return Bundle(digest, manifest, statistics, entries, files, signatures[0].key_id)
+        attested, attester = self._attested(digest, files, digests)
+        signers = [one.keyid for one in envelope.signatures] + attester
+        return Bundle(
+            digest, manifest, statistics, entries, files, tuple(dict.fromkeys(signers)), attested
+        )
+
+    def _attested(
+        self, digest: str, files: Mapping[str, bytes], digests: Mapping[str, str]
+    ) -> tuple[Attestation | None, list[str]]:
+        """The verified attestation of a bundle and the key that signed it, if it has one."""
+        if ATTESTATION not in files:
+            return None, []
+        payload, key = self.signing.verified_sigstore(files[ATTESTATION])
+        found = Attestation.read(payload)
+        if found.digests != {name: told for name, told in digests.items() if name != ATTESTATION}:
+            raise _corrupt(digest, "its attestation is about other files")
+        return found, [key]
+
+    def signers(self, digest: str) -> tuple[str, ...]:
+        """The ids of the keys that signed a bundle and its attestation.
+
+        Verifies no file: a bundle whose files are damaged has signers too.
+        """
+        envelope, digests = self._signed(digest)
+        found = [one.keyid for one in envelope.signatures]
+        if ATTESTATION in digests:
+            data = self._file(digest, ATTESTATION, envelope.blobs[ATTESTATION], digests)
+            found.append(self.signing.verified_sigstore(data)[1])
+        return tuple(dict.fromkeys(found))
+
+    def signature(self, digest: str) -> bytes:
+        """The Sigstore bundle of a bundle's files, ``model.sig``; raises as ``open_bundle``."""
+        envelope, _ = self._signed(digest)
+        return self.signing.sigstore_bundle(envelope)
+
+    def _signed(self, digest: str) -> tuple[_Kept, Mapping[str, str]]:
+        """The verified envelope, and the digests of the files that were signed."""
+        try:
+            envelope = _Kept.model_validate_json(self._blobs.fetch(digest))
+        except ValidationError as error:
+            raise _corrupt(digest, "it is not a bundle") from error
+        try:
+            statement = Statement.read(self.signing.verified(envelope))
+        except BadStatement as error:
+            raise _corrupt(digest, str(error)) from error
+        if {one.algorithm for one in envelope.signatures} != statement.algorithms:
+            raise _corrupt(digest, "a signature was taken away from it")
+        digests = statement.digests
+        if set(digests) != set(envelope.blobs) or not digests.keys() >= set(_NEEDED):
+            raise _corrupt(digest, "its files are not those that were signed")
+        return envelope, digests
 
     def _file(self, digest: str, name: str, blob: str, digests: Mapping[str, str]) -> bytes:
         try:
             data = self._blobs.fetch(blob)
         except NotFound as error:
             raise _corrupt(digest, f"its file {name!r} is missing") from error
-        if _sha256(data) != digests[name]:
+        if sha256(data) != digests[name]:
             raise _corrupt(digest, f"its file {name!r} is not the one that was signed")
         return data
-
-
-def pre_authentication_encoding(payload_type: str, payload: bytes) -> bytes:
-    """What DSSE signs: type and payload with their lengths, so that neither can be shifted."""
-    kind = payload_type.encode()
-    return b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(payload), payload)
-
-
-def _statement(subject: str, digests: Mapping[str, str]) -> bytes:
-    """The in-toto statement of model-signing 1.0, as canonical JSON."""
-    names = sorted(digests)
-    document = {
-        "_type": STATEMENT_TYPE,
-        "subject": [{"name": subject, "digest": {"sha256": _root(digests)}}],
-        "predicateType": PREDICATE_TYPE,
-        "predicate": {
-            "serialization": {
-                "method": "files",
-                "hash_type": "sha256",
-                "allow_symlinks": False,
-                "ignore_paths": [],
-            },
-            "resources": [
-                {"name": name, "algorithm": "sha256", "digest": digests[name]} for name in names
-            ],
-        },
-    }
-    return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
-
-
-def _resources(digest: str, payload: bytes) -> dict[str, str]:
-    """The signed files and their digests, checked to be the whole statement."""
-    try:
-        document: Any = json.loads(payload)
-        subject = str(document["subject"][0]["name"])
-        digests = {
-            str(resource["name"]): str(resource["digest"])
-            for resource in document["predicate"]["resources"]
-        }
-    except (ValueError, KeyError, IndexError, TypeError) as error:
-        raise _corrupt(digest, "its statement cannot be read") from error
-    if _statement(subject, digests) != payload:
-        raise _corrupt(digest, "its statement is not in canonical form")
-    return digests
-
-
-def _root(digests: Mapping[str, str]) -> str:
-    """SHA-256 over the digests in the order of names, as model-signing computes it."""
-    return _sha256(b"".join(bytes.fromhex(digests[name]) for name in sorted(digests)))
-
-
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
 
 
 def _corrupt(digest: str, reason: str) -> Corrupt:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import pickletools
+import re
 import zipfile
 from typing import TYPE_CHECKING
 
@@ -26,15 +27,24 @@ _GZIP, _BZIP, _XZ = b"\x1f\x8b", b"BZh", b"\xfd7zXZ"
 _NUMPY, _HDF = b"\x93NUMPY", b"\x89HDF"
 _STANDARD_DOMAINS = ("", "ai.onnx", "ai.onnx.ml")
 _LONGEST_PICKLE_HEAD = 1 << 16
+_GLOBAL_NAME = re.compile(r"[^\W\d][\w.]* [^\W\d][\w.]*")
 
 
-def check_bytes(data: bytes, model_format: ModelFormat) -> None:
+def check_bytes(data: bytes, model_format: ModelFormat, *, pickles: bool = False) -> None:
     """Raise InvalidInput unless the bytes can be a model of the format.
 
     ONNX is read whole: its weights must lie inside, and its operators must be the
-    standard's own.
+    standard's own. A pickle is not read here, nor anywhere but in its confined process.
+
+    Args:
+        pickles: whether the settings permit the format of that name.
     """
-    if is_pickle(data):
+    if model_format is ModelFormat.PICKLE and not pickles:
+        raise InvalidInput(
+            "Pickled models are not permitted here: to read one runs what it holds.",
+            hint="Convert the model to ONNX, or permit them: supply_chain.pickles.",
+        )
+    if model_format is not ModelFormat.PICKLE and is_pickle(data):
         raise InvalidInput(
             f"The file is a pickle, not {model_format}; to read it would run what it holds.",
             hint="Write the model in one of its library's own formats, or convert it to ONNX.",
@@ -62,6 +72,8 @@ def _begins_well(data: bytes, model_format: ModelFormat) -> bool:
             return zipped and "archive_format" in _names(data)
         case ModelFormat.PYTHON:
             return "model.py" in _names(data) if zipped else _is_text(data)
+        case ModelFormat.PICKLE:
+            return data[:1] == b"\x80"  # protocol 2 and later
 
 
 def is_pickle(data: bytes) -> bool:
@@ -73,10 +85,19 @@ def is_pickle(data: bytes) -> bool:
         return "data.pkl" in names and "archive_format" not in names
     if data[:1] == b"\x80":
         return True
+    return _is_old_pickle(data)
+
+
+def _is_old_pickle(data: bytes) -> bool:
+    """True if a pickle of protocol 0 or 1 begins here, which have no mark."""
     try:
-        # Protocol 0 has no mark. A text of ours stops being a pickle at its first bytes.
-        for operation, _, _ in pickletools.genops(io.BytesIO(data[:_LONGEST_PICKLE_HEAD])):
-            if operation.name in ("GLOBAL", "INST", "REDUCE", "STOP", "BUILD"):
+        # A text of ours stops being a pickle at its first bytes.
+        for operation, named, _ in pickletools.genops(io.BytesIO(data[:_LONGEST_PICKLE_HEAD])):
+            if operation.name in ("GLOBAL", "INST"):
+                # A module that begins with `class` or `import` reads as one of these, of a
+                # name that none can have.
+                return _GLOBAL_NAME.fullmatch(str(named)) is not None
+            if operation.name in ("REDUCE", "STOP", "BUILD"):
                 return True
     except Exception:  # noqa: BLE001 - whatever it meets, it is no pickle from there on
         return False

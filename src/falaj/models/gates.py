@@ -31,6 +31,7 @@ from falaj.models.model import (
     ParentRule,
     SliceRule,
 )
+from falaj.models.supply_gate import supply_chain
 from falaj.training.encoding import as_labels, instants
 from falaj.training.metrics import (
     FUNCTIONS,
@@ -45,6 +46,7 @@ from falaj.training.training_sets import part_of
 
 if TYPE_CHECKING:
     from falaj.models.ports import Scorer, ScorerFactory
+    from falaj.models.vulnerabilities import Vulnerabilities
 
 _MEGABYTE = 1_000_000
 _WORST_SHOWN = 10
@@ -81,11 +83,21 @@ class Examined:
 
 
 class Gates:
-    """Runs the gates of a policy on a version."""
+    """Runs the gates of a policy on a version.
 
-    def __init__(self, bundles: Bundles, scorers: ScorerFactory) -> None:
+    Args:
+        advisories: the known vulnerabilities; None if the settings name none.
+    """
+
+    def __init__(
+        self,
+        bundles: Bundles,
+        scorers: ScorerFactory,
+        advisories: Vulnerabilities | None = None,
+    ) -> None:
         self._bundles = bundles
         self._scorers = scorers
+        self._advisories = advisories
 
     def evaluate(
         self,
@@ -136,6 +148,7 @@ class Gates:
         )
         results: list[GateResult] = [] if origin is None else [origin]
         gates = _gates(policy)
+        gates.insert(1, ("supply_chain", self._supply_chain_gate(policy)))
         if opened.manifest.parent is not None:
             gates.append(("parent", self._parent_gate(policy, opened.manifest.parent)))
         for done, (name, gate) in enumerate(gates):
@@ -147,6 +160,14 @@ class Gates:
         manifest = bundle.manifest
         names = manifest.signature.encoding.names
         return self._scorers.of(manifest.model_format, bundle.model, names)
+
+    def _supply_chain_gate(self, policy: ModelPolicy) -> Gate:
+        """What the version is made of may be served."""
+
+        def gate(examined: Examined) -> GateResult:
+            return supply_chain(policy.supply_chain, examined.bundle, self._advisories)
+
+        return gate
 
     def _parent_gate(self, policy: ModelPolicy, parent: Parent) -> Gate:
         """The version answers nearly as the one that it was made from."""
@@ -193,7 +214,10 @@ def bundle_gate_of(bundle: Bundle) -> GateResult:
         "bundle",
         True,
         f"signature and {len(bundle.entries)} files verified",
-        {"key_id": bundle.key_id, "files": {one.name: one.sha256 for one in bundle.entries}},
+        {
+            "signers": list(bundle.signers),
+            "files": {one.name: one.sha256 for one in bundle.entries},
+        },
     )
 
 

@@ -22,13 +22,14 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class ModelFormat(StrEnum):
-    """How a model's file is written. None of them is a pickle."""
+    """How a model's file is written. All but one are refused if they are a pickle."""
 
     ONNX = "onnx"
     LIGHTGBM = "lightgbm"  # the text of Booster.save_model
     XGBOOST = "xgboost"  # JSON or UBJSON
     TORCH = "torch"  # a .pt2 archive of torch.export
     PYTHON = "python"  # a module with a class Model, or a zip archive with model.py
+    PICKLE = "pickle"  # of scikit-learn, by exact names alone, and only where settings permit it
 
     @property
     def file(self) -> str:
@@ -42,6 +43,7 @@ _FILES = {
     ModelFormat.XGBOOST: "model.xgboost",
     ModelFormat.TORCH: "model.pt2",
     ModelFormat.PYTHON: "model.python",
+    ModelFormat.PICKLE: "model.pickle",
 }
 
 
@@ -128,6 +130,25 @@ class ParentRule(_Rule):
     """The greatest loss of the AUC."""
 
 
+class SupplyChainRule(_Rule):
+    """What a version may be made of: licences and known vulnerabilities of its distributions."""
+
+    attested: bool = True
+    """It must attest how it was made, and bring a bill of materials."""
+    worst_severity: Literal["none", "low", "moderate", "high", "critical"] = "moderate"
+    """The worst known vulnerability that is let pass; one of unknown severity counts as high."""
+    needs_vulnerabilities: bool = False
+    """Fail where the settings name no file of vulnerabilities."""
+    oldest_days: Annotated[int, Field(ge=0)] | None = None
+    """Fail if the newest record of that file is older."""
+    denied_licences: tuple[str, ...] = ()
+    """Licences, or patterns with ``*`` (``AGPL-*``), that no distribution may have."""
+    unknown_licences: bool = True
+    """Whether distributions may be there that tell no licence."""
+    excepted: dict[str, Annotated[str, Field(min_length=1)]] = {}
+    """Vulnerabilities (by any of their ids) or distributions that are let pass, each with why."""
+
+
 class ModelPolicy(Definition):
     """What a model is for, and what each of its versions must keep to be served."""
 
@@ -145,6 +166,7 @@ class ModelPolicy(Definition):
     latency: LatencyRule | None = LatencyRule()
     largest_megabytes: Annotated[float, Field(gt=0)] | None = 100.0
     parent: ParentRule = ParentRule()
+    supply_chain: SupplyChainRule = SupplyChainRule()
     leakage: LeakageRule | None = LeakageRule()
 
     def document(self) -> dict[str, Any]:
@@ -153,6 +175,8 @@ class ModelPolicy(Definition):
         told = super().document()
         if self.parent == ParentRule():
             del told["parent"]
+        if self.supply_chain == SupplyChainRule():
+            del told["supply_chain"]
         return told
 
     def references(self) -> list[AssetRef]:
@@ -274,6 +298,37 @@ class Manifest(BaseModel):
     brought: Brought | None = None
     parent: Parent | None = None
     created_at: datetime
+
+
+class Signer(BaseModel):
+    """A key that bundles of this installation are signed with."""
+
+    key: str
+    algorithm: str
+    public_key: str
+    """PEM."""
+    hint: str
+    """SHA-256 of the PEM; by this `model.sig` names the key."""
+
+
+class RevokedKind(StrEnum):
+    """What was revoked."""
+
+    BUNDLE = "bundle"
+    SIGNER = "signer"
+
+
+class Revocation(BaseModel):
+    """Something that may not be used any more: a bundle, or all that a key signed."""
+
+    kind: RevokedKind
+    value: str
+    """The bundle's digest, or the key's id."""
+    at: datetime
+    by: str
+    reason: str
+    stopped: tuple[str, ...] = ()
+    """The endpoints that the call stopped; told by that call alone."""
 
 
 class Outcome(StrEnum):

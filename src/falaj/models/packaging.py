@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from falaj.kernel.errors import InvalidInput
+from falaj.models.attestation import of_training
 from falaj.models.bundles import CARD, MODEL, NATIVE, STATISTICS, Bundles
 from falaj.models.cards import card
 from falaj.models.model import Manifest, Signature
@@ -92,6 +93,7 @@ class ModelPackaging:
                 STATISTICS: statistics.model_dump_json().encode(),
                 CARD: card(manifest, owner=candidate.run.started_by).encode(),
             },
+            of_training(self._bundles.builder, manifest, candidate.run, made),
         )
 
     def register(self, call: Call, model: str, run: str, bundle: str) -> int:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from falaj.kernel.call import Call
     from falaj.training.ports import FittedModel
 
 INPUT_NAME, OUTPUT_NAME = "inputs", "probability"
@@ -51,6 +53,24 @@ class ScorerFactory(Protocol):
             Corrupt: the bytes are no such model.
             InvalidInput: its shape is not one output from these inputs, or there is no
                 runtime for the format here.
+        """
+        ...
+
+
+class Withdrawal(Protocol):
+    """Stops what serves."""
+
+    def withdraw(self, call: Call, revoked: Callable[[str], bool]) -> list[str]:
+        """Let endpoints whose active release has a revoked bundle serve nothing.
+
+        In force when the call's transaction commits: each later request on this machine
+        finds nothing, and on every other machine about a second later.
+
+        Args:
+            revoked: told the digest of a bundle, whether it was revoked.
+
+        Returns:
+            the names of those endpoints.
         """
         ...
 

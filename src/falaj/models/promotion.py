@@ -14,7 +14,6 @@ from falaj.models.registry import version_ref
 
 if TYPE_CHECKING:
     from falaj.kernel.call import Call
-    from falaj.models.bundles import Bundles
     from falaj.models.registry import Registry
     from falaj.operations.changes import Changes
     from falaj.operations.model import Change
@@ -25,9 +24,8 @@ CHANGE_KIND = "model_promotion"
 class Promotions:
     """Asks for stages and gives them."""
 
-    def __init__(self, registry: Registry, bundles: Bundles, changes: Changes) -> None:
+    def __init__(self, registry: Registry, changes: Changes) -> None:
         self._registry = registry
-        self._bundles = bundles
         self._changes = changes
 
     def ask(self, call: Call, model: str, version: int, to: Stage, reason: str) -> Change:
@@ -37,7 +35,7 @@ class Promotions:
             NotFound: there is no such version, or no policy for the model.
             Conflict: it stands there already.
             GatesNotPassed: a guarded stage without passed gates under today's policy.
-            Corrupt: its bundle does not verify.
+            Corrupt: its bundle does not verify, or says otherwise how it was made.
         """
         found = self._registry.version(call.connection, model, version)
         if not reason.strip():
@@ -106,7 +104,7 @@ class Promotions:
             )
         if not to.guarded:
             return self._registry.report(call.connection, version.model, version.version)
-        self._bundles.open_bundle(version.bundle)
+        self._registry.trusted(call.connection, version)
         policy = self._registry.policy(call.connection, version.model)
         report = self._registry.report(call.connection, version.model, version.version)
         run = f"Run `falaj models gates {version.model} {version.version}`."

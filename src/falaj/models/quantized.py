@@ -14,6 +14,7 @@ import numpy as np
 from pydantic import AwareDatetime, BaseModel
 
 from falaj.kernel.errors import InvalidInput
+from falaj.models.attestation import of_quantization
 from falaj.models.bundles import CARD, MODEL, STATISTICS, Bundles
 from falaj.models.cards import card
 from falaj.models.model import QUANTIZE_JOB, Manifest, ModelFormat, ModelVersion, Parent
@@ -131,6 +132,7 @@ class QuantizeJob:
                 STATISTICS: bundle.files[STATISTICS],  # of the same inputs
                 CARD: card(manifest, owner=job.submitted_by).encode(),
             },
+            of_quantization(self._bundles.builder, manifest, job.submitted_by),
         )
         resource = f"model_version:{found.model}/{found.version}"
         with self._calls.opened("models.quantize", job.submitted_by, resource=resource) as call:

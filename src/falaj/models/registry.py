@@ -28,6 +28,8 @@ from falaj.models.model import (
     Outcome,
     Stage,
 )
+from falaj.models.provenance import ProvenanceDiffers, check_provenance
+from falaj.models.revocations import check_not_revoked
 from falaj.models.tables import model_rows, move_rows, report_rows, result_rows, version_rows
 
 if TYPE_CHECKING:
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
     from falaj.catalog.assets import Catalog
     from falaj.catalog.definitions import Definitions
     from falaj.kernel.call import Call
-    from falaj.models.bundles import Bundles
+    from falaj.models.bundles import Bundle, Bundles
 
 KIND = "model_version"
 
@@ -61,6 +63,7 @@ class Registry:
 
         Raises:
             NotFound, Corrupt: there is no such bundle, or it does not verify.
+            ProvenanceDiffers: it attests something else than what was recorded of its run.
             InvalidInput: the bundle is of another run.
         """
         connection = call.connection
@@ -70,6 +73,8 @@ class Registry:
                 f"The bundle was made by {opened.manifest.run}, not by {run}.",
                 hint="Register it from its own run.",
             )
+        check_not_revoked(connection, bundle, opened.signers)
+        check_provenance(connection, opened)
         new = {"name": model, "created_at": call.now, "latest": 0}
         if insert_if_absent(connection, model_rows, new):
             self._catalog.record(call, AssetRef("model", model))
@@ -105,6 +110,46 @@ class Registry:
         self._describe(call, version_ref(model, version), bundle, manifest)
         call.emit("model_version.registered", model=model, version=version, run=run)
         return self.version(connection, model, version)
+
+    def trusted(self, connection: Connection, version: ModelVersion) -> Bundle:
+        """The bundle of a version that may be used: it verifies, and says how it was made.
+
+        Raises:
+            NotFound, Corrupt: it is not there, or does not verify.
+            BundleRevoked: it, or who signed it, was revoked.
+            ProvenanceDiffers: it attests something else than what was recorded, or is not
+                the one that the version was judged with.
+        """
+        bundle = self._bundles.open_bundle(version.bundle)
+        check_not_revoked(connection, version.bundle, bundle.signers)
+        self._check_own(connection, version, bundle)
+        check_provenance(connection, bundle)
+        return bundle
+
+    @staticmethod
+    def _check_own(connection: Connection, version: ModelVersion, bundle: Bundle) -> None:
+        """Raises ProvenanceDiffers if another bundle was put where the version's own was.
+
+        A version never changes, so all its gate reports are of one bundle, and that is of
+        its run and its training set.
+        """
+        judged = connection.execute(
+            select(report_rows.c.bundle)
+            .where(report_rows.c.model == version.model)
+            .where(report_rows.c.version == version.version)
+            .where(report_rows.c.bundle != version.bundle)
+            .limit(1)
+        ).scalar()
+        manifest = bundle.manifest
+        if judged is not None or (manifest.run, manifest.training_set) != (
+            version.run,
+            version.training_set,
+        ):
+            raise ProvenanceDiffers(
+                f"The bundle {version.bundle[:19]}… is not the one that version "
+                f"{version.version} of {version.model} was registered and judged with.",
+                hint="Do not serve it; find out who changed the registry.",
+            )
 
     def _describe(self, call: Call, ref: AssetRef, bundle: str, manifest: Manifest) -> None:
         model, _, version = ref.key.rpartition("/")

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AwareDatetime, Field
 
 from falaj.kernel.actions import Service, action
+from falaj.kernel.binary import Archive
 from falaj.kernel.call import AssetRef, Call
 from falaj.kernel.errors import InvalidInput, NotFound
 from falaj.kernel.jobs import Job
 from falaj.kernel.ports import Resource
+from falaj.models.attestation import Attestation
 from falaj.models.model import (
     GATES_JOB,
     GateReport,
@@ -19,8 +21,11 @@ from falaj.models.model import (
     ModelFormat,
     ModelVersion,
     Move,
+    Revocation,
+    Signer,
     Stage,
 )
+from falaj.models.revocations import listed
 from falaj.operations.model import Change
 from falaj.training.encoding import EncodedFeature
 from falaj.training.model import BUNDLE_TAG, Name
@@ -32,6 +37,8 @@ if TYPE_CHECKING:
     from falaj.models.bundles import Bundles
     from falaj.models.promotion import Promotions
     from falaj.models.registry import Registry
+    from falaj.models.revocations import Revocations
+    from falaj.models.vulnerabilities import Vulnerabilities
     from falaj.training.runs import Runs
 
 Visible = Callable[[Call, Resource], bool]
@@ -41,6 +48,10 @@ VersionList = list[ModelVersion]
 MoveList = list[Move]
 Inputs = Annotated[tuple[EncodedFeature, ...], Field(min_length=1)]
 Note = Annotated[str, Field(max_length=2_000)]
+SignerList = list[Signer]
+Bom = dict[str, Any]
+RevocationList = list[Revocation]
+Reason = Annotated[str, Field(min_length=1, max_length=2_000)]
 VersionNumber = Annotated[int, Field(ge=1)]
 
 
@@ -60,7 +71,11 @@ class ModelService(Service):
         catalog: Catalog,
         visible: Visible,
         bringing: Bringing,
+        revocations: Revocations,
+        advisories: Vulnerabilities | None = None,
     ) -> None:
+        self._advisories = advisories
+        self._revocations = revocations
         self._bringing = bringing
         self._registry = registry
         self._promotions = promotions
@@ -94,6 +109,7 @@ class ModelService(Service):
         trained_until: AwareDatetime | None = None,
         sample: str | None = None,
         note: Note = "",
+        secrets_allowed: Reason | None = None,
     ) -> Job:
         """Add a model that was trained elsewhere as the next version of a model.
 
@@ -112,11 +128,13 @@ class ModelService(Service):
             sample: rows of inputs (CSV or Parquet, in the data folders) for the statistics
                 that drift is told from; else rows of the training set.
             note: where it comes from, for its card.
+            secrets_allowed: why what looks like a secret in the file is none; without a
+                reason such a file is refused, with one it is recorded.
         """
         request = {
             "model": name, "file": file, "model_format": model_format, "inputs": inputs,
             "training_set": training_set, "trained_until": trained_until, "sample": sample,
-            "note": note,
+            "note": note, "secrets_allowed": secrets_allowed,
         }  # fmt: skip
         return self._bringing.ask(self.call, request)
 
@@ -196,3 +214,86 @@ class ModelService(Service):
         from falaj.models.cards import version_card
 
         return version_card(self.call.connection, self._registry, self._bundles, name, version)
+
+    @action(post="/models/{name}/versions/{version}/exports", on="model_version", step_up=True)
+    def export(self, name: Name, version: VersionNumber) -> Archive:
+        """Take a version's bundle out: its files and `model.sig`, as a zip archive.
+
+        Unpacked into a folder, `model_signing verify key` verifies it with the public key
+        that `falaj models signers` tells.
+        """
+        from falaj.models.exporting import archive
+
+        found = self._registry.version(self.call.connection, name, version)
+        self.call.note(bundle=found.bundle)
+        return archive(self._bundles, found.bundle)
+
+    @action(get="/models/{name}/versions/{version}/attestation", on="model_version")
+    def attestation(self, name: Name, version: VersionNumber) -> Attestation:
+        """How a version was made, as its bundle attests it: SLSA provenance, verified.
+
+        Raises:
+            ProvenanceDiffers: this platform recorded something else.
+        """
+        found = self._registry.version(self.call.connection, name, version)
+        attested = self._registry.trusted(self.call.connection, found).attestation
+        if attested is None:
+            raise NotFound(
+                f"The bundle of version {version} of {name} has no attestation.",
+                hint="An older version of the platform packaged it; train the model again.",
+            )
+        return attested
+
+    @action(post="/models/{name}/versions/{version}/revocations", on="model_version", step_up=True)
+    def revoke(self, name: Name, version: VersionNumber, *, reason: Reason) -> Revocation:
+        """Revoke a version's bundle for good: it is never served again, under no name.
+
+        Endpoints that serve it stop at once: they serve nothing until another release is
+        activated.
+        """
+        found = self._registry.version(self.call.connection, name, version)
+        return self._revocations.bundle(self.call, found.bundle, reason)
+
+    @action(post="/model-signers/{key}/revocations", step_up=True)
+    def revoke_signer(self, key: str, *, reason: Reason) -> Revocation:
+        """Revoke a key that bundles are signed with, and so every bundle that it signed.
+
+        Endpoints that serve one of them stop at once. If the key signs now, a new one takes
+        its place.
+        """
+        return self._revocations.signer(self.call, key, reason)
+
+    @action(get="/model-revocations")
+    def revocations(self) -> RevocationList:
+        """The bundles and signers that were revoked, the newest first."""
+        return listed(self.call.connection)
+
+    @action(get="/models/{name}/versions/{version}/bom", on="model_version")
+    def bom(self, name: Name, version: VersionNumber) -> Bom:
+        """The bill of materials of a version: CycloneDX 1.6, with what is known of it today.
+
+        Its ``vulnerabilities`` are those of the file that the setting
+        ``supply_chain.vulnerabilities`` names; without one there is no such part.
+        """
+        from falaj.models.mlbom import BOM, distributions, read, with_vulnerabilities
+
+        found = self._registry.version(self.call.connection, name, version)
+        files = self._bundles.open_bundle(found.bundle).files
+        if BOM not in files:
+            raise NotFound(
+                f"The bundle of version {version} of {name} has no bill of materials.",
+                hint="An older version of the platform packaged it; train the model again.",
+            )
+        document = read(files[BOM])
+        if self._advisories is None:
+            return document
+        known = self._advisories.of(distributions(document))
+        return with_vulnerabilities(document, known.findings)
+
+    @action(get="/model-signers")
+    def signers(self) -> SignerList:
+        """The public keys that bundles are signed with: P-256, then Ed25519, the newest first.
+
+        The official tool of the format verifies with the P-256 key that `model.sig` names.
+        """
+        return self._bundles.signing.signers()

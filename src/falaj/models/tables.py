@@ -74,3 +74,14 @@ move_rows = Table(
     Index("ix_stage_moves_model_at", "model", "at"),
 )
 """The whole history of what was where; a row is never changed."""
+
+revocation_rows = Table(
+    "model_revocations",
+    metadata,
+    Column("kind", String(20), primary_key=True),
+    Column("value", String(100), primary_key=True),
+    Column("at", Instant, nullable=False),
+    Column("by", String(200), nullable=False),
+    Column("reason", Text, nullable=False),
+)
+"""Bundles and signers that may not be used any more."""

@@ -65,6 +65,7 @@ class RegisteredModels:
                     "production may be served.",
                     hint="Ask for it: `falaj models promote MODEL VERSION --to production`.",
                 )
+        self._registry.trusted(connection, found)
         moves = self._registry.history(connection, model)
         change = next(
             (
@@ -84,7 +85,7 @@ class RegisteredModels:
 
     def may_return(self, connection: Connection, model: str, version: int) -> None:
         """Refuse what was taken out of production; see ``ports.ApprovedModels.may_return``."""
-        self._registry.version(connection, model, version)
+        self._registry.trusted(connection, self._registry.version(connection, model, version))
         own = [
             move for move in self._registry.history(connection, model) if move.version == version
         ]

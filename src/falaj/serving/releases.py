@@ -41,6 +41,8 @@ from falaj.serving.model import (
 from falaj.serving.names import table_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from sqlalchemy.engine import Connection
 
     from falaj.catalog.assets import Catalog
@@ -242,6 +244,19 @@ class Releases:
         tables.switch(call.connection, name, None, row.active, at=call.now, by=call.principal.id)
         tables.at_commit(call.connection, lambda: self._table.flip(name, None))
         call.emit("endpoint.deactivated", endpoint=name, previous=row.active)
+
+    def withdraw(self, call: Call, revoked: Callable[[str], bool]) -> list[str]:
+        """Deactivate endpoints whose release has a revoked bundle; fulfils ``models.ports``."""
+        stopped = []
+        for row in tables.endpoint_rows(call.connection, locked=True):
+            release = self._active(call.connection, row)
+            if release is None:
+                continue
+            pinned = [member for variant in release.variants for member in variant.pinned]
+            if any(revoked(member.bundle) for member in pinned):
+                self.deactivate(call, row.name)
+                stopped.append(str(row.name))
+        return stopped
 
     def active(self, connection: Connection, name: str) -> Release | None:
         """The active release of an endpoint; raises NotFound."""

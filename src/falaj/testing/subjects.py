@@ -228,6 +228,17 @@ SUBJECTS: Mapping[str, Subject] = {
     "models.promote": Subject(_promotion),
     "models.history": Subject(_always(name="late")),
     "models.card": Subject(_always(**VERSION)),
+    "models.export": Subject(_always(**VERSION)),
+    "models.revoke": Subject(
+        lambda world: {"name": world.lone_model(), "version": 1, "reason": "It is poisoned."},
+        frozenset({"value"}),
+    ),
+    "models.revoke_signer": Subject(
+        lambda world: {"key": world.old_signer(), "reason": "It was stolen."},
+        frozenset({"value"}),
+    ),
+    "models.bom": Subject(_always(**VERSION)),
+    "models.attestation": Subject(_always(**VERSION)),
     "endpoints.status": Subject(_always(**_LATE)),
     "endpoints.openapi": Subject(lambda world: {"name": world.serving() and "late"}),
     "endpoints.traffic": Subject(passing=frozenset({"at"})),

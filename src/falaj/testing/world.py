@@ -275,6 +275,28 @@ class World:
             registry.register(call, name, run=self.facts["run"], bundle=bundle)
         return name
 
+    def lone_model(self) -> str:
+        """The name of a new model with one version, whose bundle no other version has."""
+        from falaj.models.bundles import ADDED
+
+        made, name = self.premises, self.new("model")
+        with self.call() as call:
+            bundle = made.bundles.open_bundle(
+                made.registry.version(call.connection, "late", 1).bundle
+            )
+            manifest = bundle.manifest.model_copy(update={"facts": {"made_for": name}})
+            files = {n: d for n, d in bundle.files.items() if n not in ADDED}
+            attested = bundle.attestation.predicate if bundle.attestation else None
+            digest = made.bundles.keep(manifest, files, attested)
+            made.registry.register(call, name, run=self.facts["run"], bundle=digest)
+        return name
+
+    def old_signer(self) -> str:
+        """The id of a key for bundles that signed none, and signs none any more."""
+        key = self.premises.keys.rotate("models.p256").id
+        self.premises.keys.rotate("models.p256")
+        return key
+
     def change(self, requested_by: str = "user:omar") -> str:
         """The id of a new change that waits: a model's version to another stage."""
         from falaj.models.model import Stage

@@ -89,6 +89,8 @@ DUTIES: Mapping[str, tuple[str, ...]] = {
         "endpoints.deactivate",
         "endpoints.rollback",
         "endpoints.scale",
+        "models.revoke",
+        "models.revoke_signer",
         "rollouts.*",
         "monitors.*",
         "tables.compact*",

@@ -52,7 +52,9 @@ def signature_by(algorithm: str, secret: bytes, message: bytes) -> bytes:
     """A signature: 64 bytes of Ed25519, or of ECDSA in DER."""
     if algorithm == ED25519:
         return Ed25519PrivateKey.from_private_bytes(secret).sign(message)
-    return _p256(secret).sign(message, ec.ECDSA(SHA256()))
+    # RFC 6979: the same message gives the same signature, so that what is signed again after a
+    # crash has the digest that it had before.
+    return _p256(secret).sign(message, ec.ECDSA(SHA256(), deterministic_signing=True))
 
 
 def verify_signature(public_key: bytes, message: bytes, signature: Signature) -> None:

@@ -72,6 +72,8 @@ def _features(made: Premises) -> Features:
 
 def _models(made: Premises) -> ModelService:
     from falaj.models.brought import Bringing
+    from falaj.models.revocations import Revocations
+    from falaj.wiring.supplyparts import Withdrawn, advisories
 
     return ModelService(
         registry=made.registry,
@@ -81,7 +83,15 @@ def _models(made: Premises) -> ModelService:
         jobs=made.jobs,
         catalog=made.catalog,
         visible=made.visible,
-        bringing=Bringing(made.data_files, made.registry, made.training_sets, made.jobs),
+        bringing=Bringing(
+            made.data_files,
+            made.registry,
+            made.training_sets,
+            made.jobs,
+            pickles=made.settings.supply_chain.pickles,
+        ),
+        revocations=Revocations(made.bundles, Withdrawn(made)),
+        advisories=advisories(made),
     )
 
 

@@ -393,7 +393,7 @@ class Premises:
         """Asks for stages and gives them."""
         from falaj.models.promotion import Promotions
 
-        return Promotions(self.registry, self.bundles, self.changes)
+        return Promotions(self.registry, self.changes)
 
     # ---- serving and monitoring
 

@@ -109,7 +109,9 @@ def part_scorer(
     from falaj.serving.batchpart import PartScorer
     from falaj.serving.batchscoring import BatchPlan
     from falaj.serving.historicalfeatures import HistoricalFeatures
+    from falaj.wiring.supplyparts import refuse_revoked
 
+    refuse_revoked(made, release)
     compiler = made.serving.plan_compiler
     if request.at is not None and release.features is not None:
         past = HistoricalFeatures(made.offline, progress.snapshot, progress.pins)

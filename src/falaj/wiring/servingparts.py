@@ -28,19 +28,24 @@ if TYPE_CHECKING:
     from falaj.wiring.assembly import Premises
 
 
-_ROUTED_SECONDS = 5.0
+_ROUTED_SECONDS = 0.5
+"""Chores are asked for about each second, and so is this: what was revoked on another machine
+serves no longer than that here."""
 _ROUTING: Shared[RoutingTable] = Shared()
 
 
-def runtimes() -> list[Runtime]:
+def runtimes(made: Premises) -> list[Runtime]:
     """A runtime of each model format; each loads its library with its first model."""
     from falaj.serving.adapters.runtime_lightgbm import LightGbmRuntime
     from falaj.serving.adapters.runtime_onnx import OnnxRuntime
+    from falaj.serving.adapters.runtime_pickle import PickleRuntime
     from falaj.serving.adapters.runtime_python import PythonRuntime
     from falaj.serving.adapters.runtime_torch import TorchRuntime
     from falaj.serving.adapters.runtime_xgboost import XgBoostRuntime
 
-    return [OnnxRuntime(), LightGbmRuntime(), XgBoostRuntime(), TorchRuntime(), PythonRuntime()]
+    pickles = PickleRuntime(permitted=made.settings.supply_chain.pickles)
+    return [OnnxRuntime(), LightGbmRuntime(), XgBoostRuntime(), TorchRuntime(), PythonRuntime(),
+            pickles]  # fmt: skip
 
 
 class ServingParts:
@@ -82,7 +87,7 @@ class ServingParts:
         from falaj.serving.bundled import BundledModels
         from falaj.serving.compiler import PlanCompiler
 
-        served = runtimes()
+        served = runtimes(self._made)
         if self._made.settings.inference.trees == "compiled":
             served[0] = TreeRuntime(served[0])  # of ONNX, which it wraps
         return PlanCompiler(BundledModels(self._made.bundles), served, features)

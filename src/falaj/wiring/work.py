@@ -128,8 +128,9 @@ def _gates(made: Premises) -> Handler:
     from falaj.models.gates import Gates
     from falaj.serving.scorers import RuntimeScorers
     from falaj.wiring.servingparts import runtimes
+    from falaj.wiring.supplyparts import advisories
 
-    gates = Gates(made.bundles, RuntimeScorers(runtimes()))
+    gates = Gates(made.bundles, RuntimeScorers(runtimes(made)), advisories(made))
     return GateJob(made.calls, made.registry, gates, made.training_sets)
 
 
@@ -143,8 +144,9 @@ def _bringing(made: Premises) -> Handler:
         made.data_files,
         made.registry,
         made.bundles,
-        RuntimeScorers(runtimes()),
+        RuntimeScorers(runtimes(made)),
         made.training_sets,
+        pickles=made.settings.supply_chain.pickles,
     )
 
 
@@ -159,7 +161,7 @@ def _quantizing(made: Premises) -> Handler:
         made.registry,
         made.bundles,
         Int8Quantizer(),
-        RuntimeScorers(runtimes()),
+        RuntimeScorers(runtimes(made)),
         made.training_sets,
     )
 
