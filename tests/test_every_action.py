@@ -142,7 +142,7 @@ def test_a_sensitive_action_needs_a_fresh_second_factor_through_every_door(world
 class BrokenLog:
     """An audit log whose disk is full."""
 
-    def append(self, connection, entry):
+    def append_many(self, connection, entries):
         raise Unavailable("The audit log cannot be written.", hint="Free some space.")
 
 

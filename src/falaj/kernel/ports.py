@@ -71,12 +71,15 @@ class Policy(Protocol):
 
 
 class AuditLog(Protocol):
-    """Keeps every entry for good, in the transaction that it is given.
+    """Keeps every entry for good, in the transaction that it is given, in order.
 
-    ``append`` raises when the entry cannot be kept; the caller's work is then rolled back.
+    Both raise when an entry cannot be kept; the caller's work is then rolled back. Append
+    last: a log may hold a lock until the transaction ends.
     """
 
     def append(self, connection: Connection, entry: AuditEntry) -> None: ...
+
+    def append_many(self, connection: Connection, entries: Sequence[AuditEntry]) -> None: ...
 
 
 class Resources(Protocol):

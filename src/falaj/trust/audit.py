@@ -13,10 +13,10 @@ import json
 from collections.abc import Sequence
 from datetime import datetime
 from hashlib import sha256
-from typing import Any
+from typing import Any, cast
 
 import msgspec
-from sqlalchemy import Row, insert, select, text
+from sqlalchemy import Row, select, text
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 
@@ -35,7 +35,12 @@ _LOCK = text("SELECT pg_advisory_xact_lock(5279742041164669281)")
 _HEAD = (
     select(audit_records.c.seq, audit_records.c.hash).order_by(audit_records.c.seq.desc()).limit(1)
 )
-_INSERT = insert(audit_records)
+_NAMES = ", ".join(column.name for column in audit_records.columns)
+_INSERT_SQLITE = f"INSERT INTO audit_records ({_NAMES}) VALUES ({', '.join('?' * 12)})"
+_INSERT_POSTGRESQL = f"INSERT INTO audit_records ({_NAMES}) VALUES ({', '.join(['%s'] * 12)})"
+_COPY_POSTGRESQL = f"COPY audit_records ({_NAMES}) FROM STDIN"
+_FEWEST_COPIED = 4
+"""From so many rows on, COPY costs less than an insert for each."""
 
 canonical = msgspec.json.Encoder().encode
 """The canonical bytes of a tuple of a record's columns."""
@@ -60,21 +65,20 @@ class SqlAuditLog:
 
     def append_many(self, connection: Connection, entries: Sequence[AuditEntry]) -> None:
         """Keep entries, in order, in one go; raises Unavailable when they cannot be kept."""
+        if not entries:
+            return
         try:
             if connection.dialect.name == "postgresql":
                 connection.execute(_LOCK)
             head = connection.execute(_HEAD).first()
             seq, previous = (head.seq, head.hash) if head else (0, GENESIS)
-            rows: list[dict[str, Any]] = []
+            rows: list[tuple[Any, ...]] = []
             for entry in entries:
                 seq += 1
                 row = _columns(seq, entry)
-                values = tuple(row.values())
-                previous = chained(previous, canonical((seq, microseconds(entry.at), *values[2:])))
-                row["hash"] = previous
-                rows.append(row)
-            if rows:
-                connection.execute(_INSERT, rows if len(rows) > 1 else rows[0])
+                previous = chained(previous, canonical(row))
+                rows.append((*row, previous))
+            _insert(connection, rows)
         except DBAPIError as error:
             reason = str(error.orig).strip().splitlines()[0] if error.orig else "no answer"
             raise Unavailable(
@@ -153,26 +157,47 @@ def cleaned(value: str) -> str:
     )
 
 
-def _columns(seq: int, entry: AuditEntry) -> dict[str, Any]:
-    return {
-        "seq": seq,
-        "at": entry.at,
-        "call_id": cleaned(entry.call_id),
-        "parent": None if entry.parent is None else cleaned(entry.parent),
-        "principal": cleaned(entry.principal),
-        "via": cleaned(entry.via),
-        "address": None if entry.address is None else cleaned(entry.address),
-        "action": cleaned(entry.action),
-        "resource": cleaned(entry.resource),
-        "outcome": entry.outcome.value,
-        "body": _body_text(
+def _insert(connection: Connection, rows: list[tuple[Any, ...]]) -> None:
+    """Write rows as they were hashed, by the driver's own way for many."""
+    if connection.dialect.name != "postgresql":
+        # One prepared statement for all; through SQLAlchemy a row took three times as long.
+        connection.exec_driver_sql(_INSERT_SQLITE, rows)
+        return
+    if len(rows) < _FEWEST_COPIED:
+        connection.exec_driver_sql(_INSERT_POSTGRESQL, rows)
+        return
+    try:
+        with (
+            cast("Any", connection.connection).cursor() as cursor,
+            cursor.copy(_COPY_POSTGRESQL) as copy,
+        ):
+            for row in rows:
+                copy.write_row(row)
+    except connection.dialect.loaded_dbapi.Error as error:
+        raise DBAPIError(_COPY_POSTGRESQL, None, error) from error
+
+
+def _columns(seq: int, entry: AuditEntry) -> tuple[Any, ...]:
+    """The values of ``COLUMNS``, ``at`` in Unix microseconds."""
+    return (
+        seq,
+        microseconds(entry.at),
+        cleaned(entry.call_id),
+        None if entry.parent is None else cleaned(entry.parent),
+        cleaned(entry.principal),
+        cleaned(entry.via),
+        None if entry.address is None else cleaned(entry.address),
+        cleaned(entry.action),
+        cleaned(entry.resource),
+        entry.outcome.value,
+        _body_text(
             {
                 "reasons": list(entry.reasons),
                 "arguments": entry.arguments,
                 "details": entry.details,
             }
         ),
-    }
+    )
 
 
 def _body_text(body: dict[str, Any]) -> str:

@@ -1,0 +1,227 @@
+"""One commit for many: threads that wait to write share a transaction, and its sync.
+
+A durable commit costs a sync of the disk, whatever stands in it. While one thread commits,
+others queue; the first of them then does the work of all that wait, each behind a savepoint
+of its own, keeps all their audit records in one go, commits once, and wakes them. So
+
+- a call is answered only after the commit that holds its work *and* its record;
+- what one call raises undoes that call alone;
+- a commit that fails fails every call that shared it.
+
+Work is handed over as a function and runs on the thread of whoever leads, in the context
+(``contextvars``) of whoever asked. It must be short: all that share a commit wait for it.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar, cast
+
+from sqlalchemy.engine import Connection
+
+from falaj.kernel.clock import monotonic
+from falaj.kernel.database import Database
+from falaj.kernel.errors import Unavailable
+from falaj.kernel.ports import AuditEntry, AuditLog
+
+T = TypeVar("T")
+Work = Callable[[Connection, list[AuditEntry]], T]
+"""Works through the connection and adds its audit records, oldest first, to the list."""
+
+MOST = 128
+"""How many calls share a commit at most."""
+LONGEST_SECONDS = 0.002
+"""How long a transaction takes in more calls: what the first of them waits beyond its own."""
+
+
+class AuditFailed(Exception):
+    """The audit records could not be written; the work was rolled back."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+class _Ask:
+    """One call that waits for a commit."""
+
+    __slots__ = ("context", "done", "entries", "error", "result", "waiting", "woken", "work")
+
+    def __init__(self, work: Work[Any] | None, entries: list[AuditEntry]) -> None:
+        self.work = work
+        self.entries = entries
+        self.context = contextvars.copy_context() if work else None
+        self.result: Any = None
+        self.error: BaseException | None = None
+        self.done = False
+        self.waiting = False
+        self.woken = threading.Lock()
+
+
+class Commits:
+    """Does work with its audit records in durable transactions, shared where that is allowed.
+
+    Args:
+        database: whose transactions.
+        audit: gives the log that keeps the records, at each commit.
+
+    On SQLite, work of many threads shares a transaction. On PostgreSQL each work has a
+    transaction and a connection of its own, so that slow work holds nobody up, and records
+    that stand alone share one.
+    """
+
+    def __init__(self, database: Database, audit: Callable[[], AuditLog]) -> None:
+        self._database = database
+        self._audit = audit
+        self._lock = threading.Lock()
+        self._queue: deque[_Ask] = deque()
+        self._led = False
+
+    def do(self, work: Work[T], *, joins: bool) -> T:
+        """Do work in a transaction; returns when it is durable.
+
+        Args:
+            work: raises to be undone.
+            joins: whether it may share its transaction: for work that takes milliseconds.
+
+        Raises:
+            AuditFailed: the records could not be kept, so nothing was done.
+            Unavailable, LimitExceeded: the transaction failed, so nothing was done.
+            Exception: whatever the work raises.
+        """
+        if joins and self._database.is_sqlite:
+            return cast("T", self._asked(_Ask(work, [])))
+        with self._database.transaction() as connection:
+            entries: list[AuditEntry] = []
+            result = work(connection, entries)
+            self._keep(connection, entries)
+        return result
+
+    def record(self, entries: Sequence[AuditEntry]) -> None:
+        """Keep records that stand alone; returns when they are durable.
+
+        Raises:
+            AuditFailed, Unavailable, LimitExceeded: they could not be kept.
+        """
+        self._asked(_Ask(None, list(entries)))
+
+    def _asked(self, ask: _Ask) -> Any:
+        with self._lock:
+            self._queue.append(ask)
+            leads = not self._led
+            if leads:
+                self._led = True
+            else:
+                ask.waiting = ask.woken.acquire()
+        if not leads:
+            self._wait(ask)
+        if not ask.done:
+            self._lead()
+        if ask.error is not None:
+            raise ask.error
+        return ask.result
+
+    def _wait(self, ask: _Ask) -> None:
+        """Sleep until the call is done, or it is this thread's turn to lead."""
+        try:
+            ask.woken.acquire()
+        except BaseException:  # interrupted: nobody may wait for a thread that went away
+            with self._lock:
+                if ask in self._queue:
+                    self._queue.remove(ask)
+                chosen = not ask.waiting and not ask.done
+            if chosen:
+                self._pass_on()
+            raise
+
+    def _lead(self) -> None:
+        """Commit what waits, this thread's own call among it, then let another one lead."""
+        taken: list[_Ask] = []
+        try:
+            self._commit(taken)
+        except BaseException as error:
+            shown = error if isinstance(error, Exception) else _interrupted()
+            for ask in taken:
+                ask.error = shown
+            if not isinstance(error, Exception):
+                raise
+        finally:
+            for ask in taken:
+                ask.done = True
+                if ask.waiting:
+                    ask.waiting = False
+                    ask.woken.release()
+            self._pass_on()
+
+    def _pass_on(self) -> None:
+        with self._lock:
+            if not self._queue:
+                self._led = False
+                return
+            ask = self._queue[0]
+            ask.waiting = False
+        ask.woken.release()
+
+    def _next(self, taken: list[_Ask]) -> Iterator[_Ask]:
+        until = monotonic() + LONGEST_SECONDS
+        while len(taken) < MOST:
+            with self._lock:
+                if not self._queue:
+                    return
+                ask = self._queue.popleft()
+            taken.append(ask)
+            yield ask
+            if monotonic() > until:
+                return
+
+    def _commit(self, taken: list[_Ask]) -> None:
+        with self._database.transaction() as connection:
+            entries: list[AuditEntry] = []
+            for ask in self._next(taken):
+                if ask.work is not None:
+                    _worked(connection, ask)
+                if ask.error is None:
+                    entries += ask.entries
+            self._keep(connection, entries)
+
+    def _keep(self, connection: Connection, entries: Sequence[AuditEntry]) -> None:
+        if not entries:
+            return
+        try:
+            self._audit().append_many(connection, entries)
+        except Exception as error:
+            raise AuditFailed(error) from error
+
+
+def _worked(connection: Connection, ask: _Ask) -> None:
+    """Do one call's work behind a savepoint; only what dooms the transaction is raised."""
+    assert ask.work is not None
+    assert ask.context is not None
+    raw = connection.connection.driver_connection
+    assert raw is not None
+    raw.execute("SAVEPOINT falaj_call")
+    try:
+        ask.result = ask.context.run(ask.work, connection, ask.entries)
+    except Exception as error:
+        if not raw.in_transaction:  # SQLite gave the whole transaction up (a full disk)
+            raise
+        raw.execute("ROLLBACK TO falaj_call")
+        ask.error = error
+    if not raw.in_transaction:
+        raise Unavailable(
+            "The database gave the transaction up, so nothing was done.",
+            hint="See `falaj doctor`; the call may be repeated.",
+        )
+    raw.execute("RELEASE falaj_call")
+
+
+def _interrupted() -> Unavailable:
+    return Unavailable(
+        "The commit was interrupted, so nothing was done.", hint="The call may be repeated."
+    )
+
+
+__all__ = ["AuditFailed", "Commits", "Work"]
