@@ -53,7 +53,7 @@ class _Ask:
     def __init__(self, work: Work[Any] | None, entries: list[AuditEntry]) -> None:
         self.work = work
         self.entries = entries
-        self.context = contextvars.copy_context() if work else None
+        self.context = contextvars.copy_context()
         self.result: Any = None
         self.error: BaseException | None = None
         self.done = False
@@ -182,7 +182,7 @@ class Commits:
             entries: list[AuditEntry] = []
             for ask in self._next(taken):
                 if ask.work is not None:
-                    _worked(connection, ask)
+                    _worked(connection, ask.work, ask)
                 if ask.error is None:
                     entries += ask.entries
             self._keep(connection, entries)
@@ -196,15 +196,12 @@ class Commits:
             raise AuditFailed(error) from error
 
 
-def _worked(connection: Connection, ask: _Ask) -> None:
+def _worked(connection: Connection, work: Work[Any], ask: _Ask) -> None:
     """Do one call's work behind a savepoint; only what dooms the transaction is raised."""
-    assert ask.work is not None
-    assert ask.context is not None
-    raw = connection.connection.driver_connection
-    assert raw is not None
+    raw = cast("Any", connection.connection.driver_connection)
     raw.execute("SAVEPOINT falaj_call")
     try:
-        ask.result = ask.context.run(ask.work, connection, ask.entries)
+        ask.result = ask.context.run(work, connection, ask.entries)
     except Exception as error:
         if not raw.in_transaction:  # SQLite gave the whole transaction up (a full disk)
             raise

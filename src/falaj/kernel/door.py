@@ -281,9 +281,7 @@ class LocalDoor:
                 at=now,
             )
         backend.events.append(connection, call.events)
-        records.append(
-            self._done(call_id, action, ref, checked, decision, now, parent, call.notes)
-        )
+        records.append(self._done(call_id, action, ref, checked, decision, now, parent, call.notes))
         return result
 
     def _kept(self, connection: Connection, key: str, fingerprint: str) -> KeptAnswer | None:

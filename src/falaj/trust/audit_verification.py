@@ -187,6 +187,7 @@ class _Walk:
         self._connection = connection
         self._progress = progress
         self._sql = _statement(connection.dialect.name)
+        self._whole_sql = _whole_statement() if connection.dialect.name == "sqlite" else None
         self._previous = GENESIS
         self._end = connection.execute(select(func.max(audit_records.c.seq))).scalar() or 0
         self.at = 0
@@ -209,10 +210,42 @@ class _Walk:
         last = self._end if until is None else min(until, self._end)
         while self.at < last:
             high = min(last, self.at + _PAGE)
-            self._check(self._page(self.at, high), high)
+            if not self._as_written(high):
+                self._check(self._page(self.at, high), high)
             if self._progress:
                 self._progress(self.at, self._end)
         return self.n_findings > before
+
+    def _as_written(self, high: int) -> bool:
+        """Take a page in if it is whole and right, the usual case, on SQLite.
+
+        SQLite writes the canonical form itself, in half the time that its columns take to
+        fetch and encode. Where it says anything else than what was hashed (it escapes some
+        text in another way, a column holds bytes), the page is looked at closely.
+        """
+        if self._whole_sql is None or not self._previous:
+            return False
+        try:
+            rows = (
+                self._connection.connection.cursor()
+                .execute(self._whole_sql.format(low=self.at, high=high))
+                .fetchall()
+            )
+        except sqlite3.OperationalError:
+            return False
+        # Numbers are keys: so many of them between two are all that there are.
+        kept = [row[1] for row in rows]
+        if len(rows) != high - self.at or any(type(one) is not bytes for one in kept):
+            return False
+        digest = sha256
+        before = [self._previous, *kept[:-1]]
+        if kept != [digest(one + row[0]).digest() for one, row in zip(before, rows, strict=True)]:
+            return False
+        if self.frontier is not None:
+            self.frontier.extend([digest(b"\0" + one).digest() for one in kept])
+        self.n_records += len(rows)
+        self._previous, self.at = kept[-1], high
+        return True
 
     def _page(self, low: int, high: int) -> Sequence[Any]:
         # Numbers of our own, no input: plain text works in both drivers.
@@ -282,6 +315,15 @@ def _statement(dialect: str) -> str:
     )
     return (
         f"SELECT seq, at, {', '.join(listed)}, hash FROM audit_records "
+        "WHERE seq > {low} AND seq <= {high} ORDER BY seq"
+    )
+
+
+def _whole_statement() -> str:
+    """Selects the canonical form of a record and its hash, as ``_statement`` does."""
+    values = ", ".join(["seq", "at", *(f"CAST({name} AS TEXT)" for name in COLUMNS[2:])])
+    return (
+        f"SELECT CAST(json_array({values}) AS BLOB), hash FROM audit_records "
         "WHERE seq > {low} AND seq <= {high} ORDER BY seq"
     )
 
