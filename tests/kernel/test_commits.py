@@ -69,7 +69,7 @@ class World:
         def doing(at: int) -> None:
             try:
                 found[at] = works[at]()
-            except (Exception, KeyboardInterrupt) as error:
+            except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - what it tells is found
                 found[at] = error
 
         def leading() -> None:

@@ -24,6 +24,7 @@ from falaj.kernel.actions import Action, is_writable
 from falaj.kernel.call import Caller
 from falaj.kernel.door import Backend, LocalDoor
 from falaj.kernel.errors import FalajError, InvalidInput, LimitExceeded, NotFound, Unauthenticated
+from falaj.kernel.ports import TurnedAway
 from falaj.kernel.problems import MEDIA_TYPE, problem, status_of
 from falaj.kernel.telemetry import logger
 
@@ -43,7 +44,12 @@ class Verifier(Protocol):
 
 
 def create_app(
-    backend: Backend, verifier: Verifier, *, version: str, max_body_bytes: int
+    backend: Backend,
+    verifier: Verifier,
+    *,
+    version: str,
+    max_body_bytes: int,
+    turned_away: TurnedAway | None = None,
 ) -> FastAPI:
     """The control plane's ASGI application.
 
@@ -52,6 +58,7 @@ def create_app(
         verifier: checks access tokens.
         version: Falaj's version, for the OpenAPI document.
         max_body_bytes: a larger request body is refused with 413.
+        turned_away: told of requests without a good token, which never reach the door.
     """
     app = FastAPI(
         title="Falaj",
@@ -92,6 +99,7 @@ def create_app(
     app.add_exception_handler(HTTPException, _told)
     app.add_exception_handler(Exception, _told)
     app.middleware("http")(_headers)
+    app.state.turned_away = turned_away
     return app
 
 
@@ -279,6 +287,7 @@ async def _told(request: Request, error: Exception) -> Response:
     headers = {}
     if status_of(error.kind) == 401:
         headers["WWW-Authenticate"] = "Bearer"
+        _tell_of(request, error)
     if error.retryable:
         headers["Retry-After"] = "1"
     return JSONResponse(
@@ -287,6 +296,14 @@ async def _told(request: Request, error: Exception) -> Response:
         media_type=MEDIA_TYPE,
         headers=headers,
     )
+
+
+def _tell_of(request: Request, error: FalajError) -> None:
+    """Have a request without a good token recorded; a wrong password was recorded already."""
+    turned_away: TurnedAway | None = getattr(request.app.state, "turned_away", None)
+    if turned_away is not None and error.code in ("unauthenticated", "invalid-token"):
+        address = request.client.host if request.client else None
+        turned_away(error, address, f"{request.method} {request.url.path}")
 
 
 class InternalError(FalajError):

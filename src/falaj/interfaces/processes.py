@@ -85,12 +85,14 @@ def control_app(premises: Premises) -> Any:
     from falaj.interfaces.auth import add_auth_routes
     from falaj.interfaces.http import create_app
     from falaj.interfaces.pages import add_pages
+    from falaj.wiring.auditparts import refusals
 
     app = create_app(
         premises.backend,
         premises.verifier,
         version=version("falaj"),
         max_body_bytes=premises.settings.http.max_body_bytes,
+        turned_away=refusals(premises, via="http").told,
     )
     add_auth_routes(app, premises.authentication)
     add_pages(app, premises.authentication, version=version("falaj"))

@@ -200,8 +200,10 @@ class ServingParts:
         from falaj.serving.plans import Keeper
         from falaj.serving.sleeping import Sleeping
         from falaj.serving.workload import Workload
+        from falaj.wiring.auditparts import refusals
         from falaj.wiring.dataplane import feature_planes
 
+        turned_away = refusals(self._made, via="inference").told
         idle = self._made.settings.inference.idle_seconds
         sleeping = Sleeping(self.plans, idle_seconds=idle)
         self._routed_if_possible()
@@ -224,6 +226,7 @@ class ServingParts:
             trails=self.trails(),
             sleeping=sleeping,
             workload=Workload(private_folder(self._made.settings.home / "workload") / worker),
+            turned_away=turned_away,
         )
         app.add(feature_planes(self._made, app.admission))
         settings = self._made.settings.inference
@@ -237,6 +240,7 @@ class ServingParts:
                 self._made.server_certificate(),
                 clients=settings.client_ca_file,
                 most_bytes=settings.grpc_message_bytes,
+                turned_away=turned_away,
             )
             app.accompany([companion])
         return app

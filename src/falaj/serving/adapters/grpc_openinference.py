@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 from falaj.kernel.errors import (
     ComponentRefused,
@@ -18,6 +19,7 @@ from falaj.kernel.errors import (
     Unauthenticated,
     Unavailable,
 )
+from falaj.kernel.ports import TurnedAway
 from falaj.serving.adapters.grpc_bodies import decoded, request_of
 from falaj.serving.adapters.grpc_messages import SERVICE, message
 from falaj.serving.errors import DeadlineExceeded
@@ -60,6 +62,7 @@ class GrpcInference:
         certificate: the files of the certificate and its key, for TLS; None for none.
         clients: the authorities (PEM) of which clients must show a certificate; None: they
             need none.
+        turned_away: told of each error that is answered, its client's address and the call.
         most_bytes: of one message. Each endpoint's own limit holds below it.
 
     Raises:
@@ -74,6 +77,7 @@ class GrpcInference:
         *,
         clients: Path | None = None,
         most_bytes: int,
+        turned_away: TurnedAway | None = None,
     ) -> None:
         try:
             import grpc.aio
@@ -88,6 +92,7 @@ class GrpcInference:
         self._certificate = certificate
         self._clients = clients
         self._most_bytes = most_bytes
+        self._turned_away = turned_away
         self._server: Any = None
         self.port = 0
         """Where it listens, once it does."""
@@ -158,12 +163,19 @@ class GrpcInference:
             try:
                 return await call(data, context)
             except Exception as error:  # noqa: BLE001 - all of them are told to the client
+                self._tell_of(error, name, context)
                 document = self._problem(error, name, data)
                 code, text, trailing = self._told(document)
                 await context.abort(code, text, trailing)
                 raise AssertionError from None  # abort has raised
 
         return guarded
+
+    def _tell_of(self, error: BaseException, name: str, context: Any) -> None:
+        if self._turned_away is not None:
+            # "ipv4:10.0.0.1:5000", "ipv6:%5B::1%5D:5000"
+            where = unquote(context.peer()).partition(":")[2].rpartition(":")[0].strip("[]")
+            self._turned_away(error, where, f"{SERVICE}/{name}")
 
     def _problem(self, error: BaseException, name: str, data: bytes) -> dict[str, Any]:
         endpoint = ""
@@ -240,6 +252,7 @@ class GrpcInference:
             try:
                 told = await self._infer(data, context)
             except Exception as error:  # noqa: BLE001 - all of them are told to the client
+                self._tell_of(error, "ModelStreamInfer", context)
                 document = self._problem(error, "ModelInfer", data)
                 if document["status"] == 401:
                     code, text, trailing = self._told(document)
