@@ -22,8 +22,10 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, Operati
 from falaj.kernel.clock import from_microseconds, microseconds
 from falaj.kernel.errors import InvalidInput, LimitExceeded, Unavailable
 from falaj.kernel.numbers import finite
+from falaj.kernel.telemetry import logger
 
 T = TypeVar("T")
+_log = logger(__name__)
 
 metadata = MetaData(
     naming_convention={
@@ -173,10 +175,11 @@ class Database:
     def _told(self, error: DBAPIError) -> Exception:
         reason = str(error.orig).strip().splitlines()[0] if error.orig else str(error)
         lowered = reason.lower()
-        if "full" in lowered or "no space" in lowered or "disk i/o" in lowered:
+        if out_of_space(reason):
+            _log.error("the database's disk is full or failing", error=reason)
             return LimitExceeded(
-                f"The disk of the database {self.shown_url} is full or failing: {reason}.",
-                hint="Free some space; nothing was changed.",
+                "The disk of the metadata database is full or failing, so nothing was done.",
+                hint="Free some space, then repeat the call.",
             )
         if isinstance(error, OperationalError):
             if "no such table" in lowered:
@@ -193,6 +196,12 @@ class Database:
     def close(self) -> None:
         """Give all connections back."""
         self.engine.dispose()
+
+
+def out_of_space(reason: str) -> bool:
+    """True if a driver's words mean a disk that is full or fails."""
+    lowered = reason.lower()
+    return any(word in lowered for word in ("disk is full", "no space", "disk i/o", "disk full"))
 
 
 def _parsed(url: str) -> URL:
@@ -224,4 +233,4 @@ def retried(work: Callable[[], T], *, attempts: int = 5, first_wait: float = 0.0
     raise AssertionError
 
 
-__all__ = ["Database", "Instant", "Json", "metadata", "retried"]
+__all__ = ["Database", "Instant", "Json", "metadata", "out_of_space", "retried"]

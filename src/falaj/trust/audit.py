@@ -21,8 +21,10 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 
 from falaj.kernel.clock import microseconds
+from falaj.kernel.database import out_of_space
 from falaj.kernel.errors import Corrupt, NotFound, Unavailable
 from falaj.kernel.ports import AuditEntry, Outcome
+from falaj.kernel.telemetry import logger
 from falaj.trust.audit_model import AuditPage, AuditRecord
 from falaj.trust.audit_tables import audit_records
 
@@ -31,6 +33,7 @@ GENESIS = bytes(32)
 COLUMNS = tuple(column.name for column in audit_records.columns)[:-1]
 """What the canonical form of a record is made of, in order."""
 LARGEST_PAGE = 1_000
+_log = logger(__name__)
 _LOCK = text("SELECT pg_advisory_xact_lock(5279742041164669281)")
 _HEAD = (
     select(audit_records.c.seq, audit_records.c.hash).order_by(audit_records.c.seq.desc()).limit(1)
@@ -80,9 +83,12 @@ class SqlAuditLog:
                 rows.append((*row, previous))
             _insert(connection, rows)
         except DBAPIError as error:
+            # The driver's words name files and hosts: they are for the operator's log alone.
             reason = str(error.orig).strip().splitlines()[0] if error.orig else "no answer"
+            _log.error("an audit record cannot be kept", error=reason)
+            why = ": its disk is full or failing" if out_of_space(reason) else ""
             raise Unavailable(
-                f"The audit record cannot be kept, so nothing was done: {reason}.",
+                f"The audit record cannot be kept, so nothing was done{why}.",
                 hint="Free some space or mend the database (`falaj doctor`), then repeat the call.",
             ) from error
 

@@ -1,0 +1,128 @@
+"""Attacks on the record of what was done: keeping out of it, filling its disk."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from sqlalchemy import text
+
+from falaj.kernel.call import Caller, Principal, PrincipalKind
+from falaj.kernel.door import LocalDoor
+from falaj.kernel.errors import FalajError, LimitExceeded, Unavailable
+from falaj.testing.installations import Installation, client, eventually
+from falaj.wiring.assembly import assemble
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
+    """A platform that runs, over HTTPS."""
+    made = Installation(tmp_path_factory.mktemp("up") / "project")
+    made.init()
+    made.up()
+    yield made
+    made.stop()
+
+
+def refused_tokens(up: Installation, via: str) -> list[Any]:
+    """The records of requests without a good token, of one interface, newest first."""
+    with up.near() as owner:
+        found = owner.audit.search(action="auth.token", limit=1000).records
+    return [record for record in found if record.via == via]
+
+
+def test_a_caller_without_a_token_is_on_record_at_the_control_plane(up: Installation) -> None:
+    with client(up.control, up.ca) as web:
+        assert web.get("/api/models").status_code == 401
+        assert web.get("/api/models", headers={"Authorization": "Bearer a.b.c"}).status_code == 401
+    records = eventually(lambda: (found := refused_tokens(up, "http"))[1:] and found, seconds=20)
+    told = {record.reasons[0]: record for record in records}
+    assert set(told) >= {"unauthenticated", "invalid-token"}
+    record = told["unauthenticated"]
+    assert (record.outcome, record.principal, record.address) == ("refused", "unknown", "127.0.0.1")
+    assert record.details["asked"] == "GET /api/models"
+
+
+def test_a_caller_without_a_token_is_on_record_at_the_data_plane(up: Installation) -> None:
+    with client(up.inference, up.ca) as web:
+        path = "/v1/endpoints/late/predict"
+        assert web.post(path, json={"inputs": []}).status_code == 401
+    (record, *_) = eventually(lambda: refused_tokens(up, "inference"), seconds=20)
+    assert (record.outcome, record.reasons) == ("refused", ["unauthenticated"])
+    assert (record.address, record.details["asked"]) == ("127.0.0.1", path)
+
+
+def test_a_flood_of_bad_tokens_fills_no_log(up: Installation) -> None:
+    before = len(refused_tokens(up, "http"))
+    with client(up.control, up.ca) as web:
+        for number in range(100):
+            bearer = {"Authorization": f"Bearer {number}.b.c"}
+            assert web.get("/api/me", headers=bearer).status_code == 401
+    assert len(refused_tokens(up, "http")) <= before + 2
+
+
+def test_a_path_with_line_breaks_begins_no_second_record(up: Installation) -> None:
+    with httpx.Client(base_url=up.control, verify=False) as web:  # noqa: S501 - sends no secret
+        web.get("/api/%0d%0aforged%20record", headers={"Authorization": "Bearer x"})
+    with up.near() as owner:
+        assert owner.audit.verify().sound
+
+
+@contextmanager
+def small_disk(path: Path, megabytes: int) -> Iterator[Path]:
+    """A disk of a few megabytes, or a skip where none can be made."""
+    path.mkdir(parents=True)
+    command = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"no small disk can be mounted here: {done.stderr.strip()}")
+    try:
+        yield path
+    finally:
+        subprocess.run(["umount", "-l", str(path)], check=True)
+
+
+def test_a_full_audit_disk_stops_actions_and_loses_no_record(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", 12) as disk:
+        installation = Installation(disk / "project")
+        installation.init()
+        premises = assemble(installation.settings)
+        try:
+            caller = Caller(Principal("user:amina", PrincipalKind.USER, ("data_scientist",)))
+            door = LocalDoor(premises.backend, caller)
+            start = premises.backend.services.actions["runs.start"]
+            door.call(start, {"experiment": "before"})
+            ballast = disk / "ballast"
+            with ballast.open("wb", buffering=0) as file, pytest.raises(OSError, match="No space"):
+                while True:
+                    file.write(bytes(4096))
+            refused: list[FalajError] = []
+            done = 1
+            for number in range(400):
+                try:
+                    door.call(start, {"experiment": f"full-{number}"})
+                    done += 1
+                except (LimitExceeded, Unavailable) as error:
+                    refused.append(error)
+                    break
+            (error,) = refused
+            assert "full" in str(error)
+            assert "nothing was done" in str(error)
+            for word in ("sqlite", "SQL", str(tmp_path), "INSERT", "malformed"):
+                assert word not in str(error)
+            ballast.unlink()
+            with premises.database.reading() as connection:
+                kept = connection.execute(text("SELECT count(*) FROM runs")).scalar()
+                query = "SELECT count(*) FROM audit_records WHERE action = 'runs.start' AND outcome"
+                recorded = connection.execute(text(f"{query} = 'done'")).scalar()
+            assert kept == recorded == done
+            door.call(start, {"experiment": "after"})
+            with premises.database.reading() as connection:
+                assert premises.audit_verifier.verify(connection).sound
+        finally:
+            premises.close()
