@@ -29,10 +29,11 @@ from pydantic_settings import (
 )
 
 from falaj.kernel.errors import Forbidden, InvalidInput
+from falaj.kernel.settings_audit import AuditSettings
 
 SETTINGS_FILE = "falaj.toml"
 _MOST_WORKERS = 256
-_SECRET_NAMES = ("passphrase", "password", "secret_key", "traces_headers")
+_SECRET_NAMES = ("passphrase", "password", "secret_key", "traces_headers", "witness_token")
 _PASSWORD_OF = {
     "database": "database_password",
     "lake": "lake_password",
@@ -202,6 +203,7 @@ class Settings(BaseSettings):
     http: HttpSettings = HttpSettings()
     inference: InferenceSettings = InferenceSettings()
     streams: StreamSettings = StreamSettings()
+    audit: AuditSettings = AuditSettings()
     traces: str = ""
     """Where traces go, by OTLP over HTTP: ``https://collector:4318``; nowhere if it is empty."""
     traces_ratio: float = Field(0.01, ge=0, le=1)

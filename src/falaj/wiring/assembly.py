@@ -58,8 +58,7 @@ if TYPE_CHECKING:
     from falaj.monitoring.monitors import Monitors
     from falaj.training.runs import Runs
     from falaj.training.training_sets import TrainingSets
-    from falaj.trust.adapters.witness_file import FileWitness
-    from falaj.trust.ports import KeyService
+    from falaj.trust.ports import KeyService, Witness
     from falaj.wiring.servingparts import ServingParts
 
 
@@ -126,11 +125,11 @@ class Premises:
         return Checkpoints(self.keys)
 
     @part
-    def witness(self) -> FileWitness:
-        """Remembers the audit log's checkpoints in a file of its own."""
-        from falaj.trust.adapters.witness_file import FileWitness
+    def witness(self) -> Witness:
+        """Remembers the audit log's checkpoints outside of the database."""
+        from falaj.wiring.auditparts import witness
 
-        return FileWitness(private_folder(self.settings.home / "witness") / "checkpoints")
+        return witness(self)
 
     @part
     def audit_verifier(self) -> Verifier:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from falaj.kernel.commits import Commits
+from falaj.kernel.errors import InvalidInput
+from falaj.kernel.settings import private_folder
 from falaj.trust.refusals import Refusals
+from falaj.wiring.stores import Bucket
 
 if TYPE_CHECKING:
+    from falaj.trust.ports import Witness
     from falaj.wiring.assembly import Premises
 
 
@@ -17,3 +23,60 @@ def refusals(made: Premises, *, via: str) -> Refusals:
     found = Refusals(commits.record, clock=made.clock, via=via)
     made.closing.append(found.close)
     return found
+
+
+def witness(made: Premises) -> Witness:
+    """What remembers the checkpoints, as the setting ``audit.witness`` names it.
+
+    Raises:
+        InvalidInput: it names no witness, or its keys are missing.
+    """
+    settings = made.settings.audit
+    named = settings.witness
+    if named.startswith("file:"):
+        from falaj.trust.adapters.witness_file import FileWitness
+
+        given = named.removeprefix("file:")
+        own = private_folder(made.settings.home / "witness") / "checkpoints"
+        return FileWitness(Path(given) if given else own)
+    if named.startswith("https://"):
+        from falaj.trust.adapters.witness_http import HttpWitness
+
+        token = settings.witness_token
+        served = HttpWitness(
+            named,
+            token=token.get_secret_value() if token else None,
+            ca_file=settings.witness_ca_file,
+        )
+        made.closing.append(served.close)
+        return served
+    if named.startswith("s3://"):
+        return _in_bucket(made, named)
+    raise InvalidInput(
+        f"The setting audit.witness = {named!r} names no witness.",
+        hint="Use `file:`, `file:/path`, `s3://bucket/prefix?endpoint=https://…&region=…` or "
+        "`https://…`.",
+    )
+
+
+def _in_bucket(made: Premises, named: str) -> Witness:
+    from falaj.trust.adapters.s3_requests import S3Place
+    from falaj.trust.adapters.witness_s3 import S3Witness
+
+    settings = made.settings.audit
+    keys = (settings.witness_access_key, settings.witness_secret_key)
+    bucket = Bucket.named(made.settings, "audit.witness", named, keys=keys)
+    locked = S3Witness(
+        S3Place(
+            bucket.name,
+            bucket.endpoint or f"https://s3.{bucket.region}.amazonaws.com",
+            bucket.region,
+            bucket.access_key,
+            bucket.secret_key,
+        ),
+        prefix=bucket.prefix,
+        retain=timedelta(days=settings.witness_retain_days),
+        clock=made.clock,
+    )
+    made.closing.append(locked.close)
+    return locked

@@ -1,0 +1,26 @@
+"""Settings of the audit log: who else remembers its checkpoints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
+
+
+class AuditSettings(BaseModel):
+    """What stands beside the audit log."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    witness: str = "file:"
+    """``file:`` (in the home), ``file:/path``, ``s3://bucket/prefix?endpoint=…&region=…`` with
+    object lock, or the ``https://…`` address of a witness's server."""
+    witness_retain_days: int = Field(3650, ge=1, le=36_500)
+    """How long S3 must keep each sighting, whoever asks it to delete it."""
+    witness_access_key: SecretStr | None = None
+    """Of the witness's bucket; ``s3_access_key`` otherwise."""
+    witness_secret_key: SecretStr | None = None
+    witness_token: SecretStr | None = None
+    """What a witness's server asks for, as a bearer token."""
+    witness_ca_file: Path | None = None
+    """The certificate authority (PEM) of the witness's server, if not a public one."""
