@@ -59,6 +59,10 @@ class ServiceGroup(TyperGroup):
                 from falaj.interfaces.top import add_top
 
                 add_top(made)
+            if self.name == "audit":
+                from falaj.interfaces.auditcommands import add_audit_commands
+
+                add_audit_commands(made)
             self.commands.update(get_group(made).commands)
         return self
 

@@ -286,6 +286,7 @@ SUBJECTS: Mapping[str, Subject] = {
         outside="a key is in the key service, before anything is sealed with it",
     ),
     "audit.search": Subject(_kept(after=0)),
+    "audit.lines": Subject(_always(after=1, upto=3)),
     "audit.get": Subject(_always(seq=3)),
     "audit.proof": Subject(_always(seq=3), _SIGNED | {"path"}),
     "audit.consistency": Subject(_proof),

@@ -141,6 +141,34 @@ class SqlAuditLog:
         records = [_record(row) for row in rows[:limit]]
         return AuditPage(records=records, next=records[-1].seq if len(rows) > limit else None)
 
+    def following(
+        self,
+        connection: Connection,
+        *,
+        after: int,
+        upto: int | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        limit: int = LARGEST_PAGE,
+    ) -> list[AuditRecord]:
+        """Records behind a number, oldest first.
+
+        Args:
+            upto: the last number that is wanted.
+            since, until: ``since <= at < until``.
+            limit: 1 to 1,000.
+        """
+        table = audit_records.c
+        query = select(audit_records).where(table.seq > after).order_by(table.seq)
+        if upto is not None:
+            query = query.where(table.seq <= upto)
+        if since is not None:
+            query = query.where(table.at >= since)
+        if until is not None:
+            query = query.where(table.at < until)
+        rows = connection.execute(query.limit(max(1, min(limit, LARGEST_PAGE)))).all()
+        return [_record(row) for row in rows]
+
     def get(self, connection: Connection, seq: int) -> AuditRecord:
         """One record; raises NotFound."""
         row = connection.execute(select(audit_records).where(audit_records.c.seq == seq)).first()

@@ -46,6 +46,14 @@ class AuditPage(_Word):
     """Give it as ``before`` to get the next page; None at the end."""
 
 
+class AuditLines(_Word):
+    """Records as lines of a format, oldest first."""
+
+    lines: list[str]
+    next: int
+    """Give it as ``after`` for the lines behind these."""
+
+
 class Checkpoint(_Word):
     """A signed statement of what the whole log was at a size."""
 
