@@ -32,7 +32,7 @@ class Site:
         principal = Principal(f"user:{name}", PrincipalKind.USER, roles)
         return Caller(principal, mfa_at=at, purpose=purpose, via="http")
 
-    def ask(self, caller: Caller, action: str, **arguments: Any) -> Any:
+    def ask(self, caller: Caller, action: str, /, **arguments: Any) -> Any:
         """Call an action through the door."""
         backend = self.premises.backend
         return LocalDoor(backend, caller).call(backend.services.actions[action], arguments)

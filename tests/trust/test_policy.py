@@ -411,7 +411,7 @@ def cedars_own(policy: CedarPolicy, asked) -> tuple[bool, tuple[str, ...]]:
             "parents": [],
         },
     ]
-    context = {"stepped_up": stepped_up}
+    context = {"stepped_up": stepped_up, "via": who.via, "environment": ""}
     if who.purpose is not None:
         context["purpose"] = who.purpose
     answer = cedarpy.is_authorized(

@@ -198,6 +198,8 @@ class Settings(BaseSettings):
     """After so long without a sign of its worker, a job is taken up by another one."""
     parity_minutes: float = Field(15.0, ge=0, le=100_000)
     """How often served features are computed again offline and compared; 0: never."""
+    environment: str = Field("", pattern=r"^[a-z0-9_-]{0,63}$")
+    """What this installation is for (``production``); policies see it."""
     region: str = "local"
     """The region that this installation stands in; assets inherit it."""
     http: HttpSettings = HttpSettings()

@@ -13,6 +13,7 @@ from falaj.kernel.jobs_service import JobsService
 from falaj.lake.service import TableService
 from falaj.models.service import ModelService
 from falaj.monitoring.service import MonitorService
+from falaj.operations.policy_service import PolicyService
 from falaj.operations.service import AlertService, ChangeService, IncidentService
 from falaj.serving.service import EndpointService
 from falaj.training.service import RunService, TrainingService
@@ -20,6 +21,7 @@ from falaj.trust.audit_service import Audit
 from falaj.trust.keys_service import Keys
 from falaj.trust.service import AccountsService
 from falaj.wiring.facts import facts
+from falaj.wiring.policyparts import policy_service
 from falaj.wiring.watching import parity_checks
 
 if TYPE_CHECKING:
@@ -50,6 +52,7 @@ def makers(made: Premises) -> dict[type[Service], Callable[[], Service]]:
         IncidentService: lambda: IncidentService(made.incidents, made.catalog, visible),
         AssetService: lambda: AssetService(made.catalog, visible),
         AccountsService: lambda: _accounts(made),
+        PolicyService: lambda: policy_service(made),
         Keys: lambda: Keys(made.keys),
         Audit: lambda: Audit(made.audit, made.checkpoints, made.audit_verifier),
         JobsService: lambda: JobsService(made.jobs, made.may_handle),

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 from falaj.catalog.assets import Catalog
 from falaj.catalog.definitions import Definition, Definitions
-from falaj.kernel.actions import Action
 from falaj.kernel.call import AssetRef, Call, Caller
 from falaj.kernel.calls import Calls
 from falaj.kernel.clock import Clock, SystemClock
@@ -35,12 +34,11 @@ from falaj.trust.audit_verification import Verifier
 from falaj.trust.authentication import Authentication
 from falaj.trust.epochs import Epochs
 from falaj.trust.factors import Factors
-from falaj.trust.policy import CedarPolicy
+from falaj.trust.policy_store import LivePolicy
 from falaj.trust.tokens import Tokens
 from falaj.wiring import stores
 from falaj.wiring.parts import part
 from falaj.wiring.resources import AllResources
-from falaj.wiring.services import service_classes
 from falaj.wiring.sharing import Shared
 
 if TYPE_CHECKING:
@@ -158,12 +156,11 @@ class Premises:
         )
 
     @part
-    def policy(self) -> CedarPolicy:
-        """The policy over all actions of the platform."""
-        actions: list[Action] = [
-            action for service in service_classes().values() for action in service.actions()
-        ]
-        return CedarPolicy(actions)
+    def policy(self) -> LivePolicy:
+        """The policy over all actions of the platform, as it stands now."""
+        from falaj.wiring.policyparts import live_policy
+
+        return live_policy(self)
 
     @part
     def jobs(self) -> Jobs:
@@ -193,7 +190,9 @@ class Premises:
         """What is declared."""
         from falaj.features.appliers import appliers as feature_appliers
         from falaj.ingest.service import DeclaredSources
+        from falaj.operations.policies import policy_applied
         from falaj.wiring.kinds import definition_kinds, definition_reviews
+        from falaj.wiring.policyparts import review
 
         def found(connection: Any, kind: str, name: str, version: int | None = None) -> Definition:
             return self.definitions.definition(connection, kind, name, version)
@@ -208,19 +207,25 @@ class Premises:
                 **feature_appliers(found, self.catalog),
                 "source": DeclaredSources(self.catalog),
                 "endpoint": endpoint_applied,
+                "policy": policy_applied,
             },
-            definition_reviews(found, lambda: self.foreign_tables, lambda: self.lake),
+            definition_reviews(found, lambda: self.foreign_tables, lambda: self.lake, review(self)),
         )
 
     @part
     def changes(self) -> Changes:
         """Changes, and what approving each kind does."""
         from falaj.models.promotion import CHANGE_KIND
+        from falaj.operations.policies import CHANGE_KIND as POLICY
+        from falaj.wiring.policyparts import proposals
 
         def promoted(call: Call, change: Any) -> None:
             self.promotions.apply(call, change)
 
-        return Changes(self.catalog, {CHANGE_KIND: promoted})
+        def policies_approved(call: Call, change: Any) -> None:
+            proposals(self).carry_out(call, change)
+
+        return Changes(self.catalog, {CHANGE_KIND: promoted, POLICY: policies_approved})
 
     @part
     def incidents(self) -> Incidents:

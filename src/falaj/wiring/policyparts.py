@@ -1,0 +1,63 @@
+"""The operator's own policies, joined from the parts of their platform."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from sqlalchemy import select
+from sqlalchemy.engine import Connection
+
+from falaj.kernel.actions import Action
+from falaj.kernel.errors import NotFound
+from falaj.operations.policies import PolicyProposals, PolicyReview
+from falaj.operations.policy_service import PolicyService
+from falaj.trust.policy_store import LivePolicy
+from falaj.trust.tables import accounts
+from falaj.wiring.services import service_classes
+
+if TYPE_CHECKING:
+    from falaj.wiring.assembly import Premises
+
+
+def live_policy(made: Premises) -> LivePolicy:
+    """Decides over all actions of the platform, by the policies as they stand now."""
+    actions: list[Action] = [
+        action for service in service_classes().values() for action in service.actions()
+    ]
+    return LivePolicy(
+        actions, made.database, environment=made.settings.environment, clock=made.clock
+    )
+
+
+def review(made: Premises) -> PolicyReview:
+    """Judges plans that change policies."""
+    return PolicyReview(lambda: made.policy, _people, made.clock)
+
+
+def proposals(made: Premises) -> PolicyProposals:
+    """Proposes policies and carries approved ones out."""
+    return PolicyProposals(made.definitions, made.changes, made.catalog)
+
+
+def policy_service(made: Premises) -> PolicyService:
+    """The actions on policies."""
+    return PolicyService(proposals(made), made.policy, made.resources, _roles_of)
+
+
+def _people(connection: Connection) -> Sequence[tuple[str, tuple[str, ...]]]:
+    query = select(accounts.c.kind, accounts.c.name, accounts.c.roles)
+    rows = connection.execute(query.where(accounts.c.deactivated_at.is_(None)))
+    return [(f"{row.kind}:{row.name}", tuple(row.roles)) for row in rows]
+
+
+def _roles_of(connection: Connection, principal: str) -> tuple[str, ...]:
+    """The roles of an account; raises NotFound."""
+    kind, _, name = principal.partition(":")
+    query = select(accounts.c.roles).where(accounts.c.kind == kind, accounts.c.name == name)
+    found = connection.execute(query).scalar()
+    if found is None:
+        raise NotFound(
+            f"There is no account {principal!r}.", hint="`falaj accounts list` shows all."
+        )
+    return tuple(found)
