@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -27,6 +27,18 @@ def add_policy_commands(group: typer.Typer) -> None:
         """Judge cases by the built-in policies and those that are declared here."""
         if tested(context.obj, files, definitions):
             raise typer.Exit(1)
+
+    @group.command("whatif")
+    def whatif(
+        context: typer.Context,
+        path: Annotated[
+            Path | None, typer.Argument(help="A folder or file of definitions.")
+        ] = None,
+        days: Annotated[int, typer.Option(help="Of so many days.", min=1, max=30)] = 30,
+    ) -> None:
+        """Show what the declared policies would change of all that was asked lately."""
+        session: Session = context.obj
+        session.show(session.platform.policy.compare(_documents(session, path), days=days))
 
 
 def tested(session: Session, files: list[Path], definitions: Path | None) -> int:
@@ -54,6 +66,18 @@ def tested(session: Session, files: list[Path], definitions: Path | None) -> int
         )
     session.console.print(f"{len(judged) - len(failed)} of {len(judged)} cases hold.")
     return len(failed)
+
+
+def _documents(session: Session, path: Path | None) -> list[dict[str, Any]]:
+    from falaj.catalog.policies import Policy
+    from falaj.interfaces.declarations import DEFAULT_FOLDER, declared
+    from falaj.kernel.errors import NotFound
+
+    found = declared(path if path is not None else session.folder / DEFAULT_FOLDER)
+    documents = [one.document() for one in found if isinstance(one, Policy)]
+    if not documents:
+        raise NotFound("No policy is declared there.", hint="See docs/guide/policies.md.")
+    return documents
 
 
 def _declared_policies(session: Session, path: Path | None) -> dict[str, str]:

@@ -86,7 +86,9 @@ def control_app(premises: Premises) -> Any:
     from falaj.interfaces.http import create_app
     from falaj.interfaces.pages import add_pages
     from falaj.wiring.auditparts import refusals
+    from falaj.wiring.policyparts import questions_kept
 
+    questions_kept(premises)
     app = create_app(
         premises.backend,
         premises.verifier,

@@ -18,7 +18,8 @@ from falaj.operations.changes import Changes
 from falaj.operations.model import Change
 from falaj.trust.policy import CedarPolicy
 from falaj.trust.policy_lockout import Person, shut_out
-from falaj.trust.policy_store import put
+from falaj.trust.policy_questions import KEPT_DAYS, Comparison, compared
+from falaj.trust.policy_store import in_force, put
 
 CHANGE_KIND = "policy"
 SUBJECT = AssetRef("policy_set", "operator")
@@ -84,9 +85,17 @@ class PolicyProposals:
         definitions: where policies are kept, version by version.
         changes: where a proposal waits for another person.
         catalog: knows the set of policies as an asset.
+        policy: knows the schema and the built-in policies.
     """
 
-    def __init__(self, definitions: Definitions, changes: Changes, catalog: Catalog) -> None:
+    def __init__(
+        self,
+        definitions: Definitions,
+        changes: Changes,
+        catalog: Catalog,
+        policy: Callable[[], CedarPolicy],
+    ) -> None:
+        self._policy = policy
         self._definitions = definitions
         self._changes = changes
         self._catalog = catalog
@@ -131,6 +140,26 @@ class PolicyProposals:
             evidence={"plan": [item.model_dump(mode="json") for item in plan.effective()]},
             payload={"documents": owned, "steps": _steps(plan)},
         )
+
+    def compare(self, call: Call, documents: Sequence[Document], *, days: int) -> Comparison:
+        """What these policies would change of what was asked in the last days.
+
+        Raises:
+            InvalidInput: as for ``plan``, or ``days`` is not 1 to 30.
+        """
+        if not 1 <= days <= KEPT_DAYS:
+            raise InvalidInput(f"days is {days}; it is between 1 and {KEPT_DAYS}.")
+        self.plan(call.connection, documents)
+        texts = in_force(call.connection)
+        before = self._policy().with_added(texts)
+        for document in documents:
+            plain = document if isinstance(document, Mapping) else document.document()
+            if plain.get("enabled", True):
+                texts[plain["name"]] = plain["text"]
+            else:
+                texts.pop(plain["name"], None)
+        after = self._policy().with_added(texts)
+        return compared(call.connection, before, after, now=call.now, days=days)
 
     def carry_out(self, call: Call, change: Change) -> None:
         """Apply what was approved; the handler of this kind of change.

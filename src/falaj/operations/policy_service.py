@@ -15,6 +15,7 @@ from falaj.kernel.ports import Resource, Resources
 from falaj.operations.model import Change
 from falaj.operations.policies import PolicyProposals
 from falaj.trust.policy import CedarPolicy, Why
+from falaj.trust.policy_questions import Comparison
 
 Documents = list[dict[str, Any]]
 RolesOf = Callable[[Connection, str], tuple[str, ...]]
@@ -47,6 +48,11 @@ class PolicyService(Service):
     def propose(self, documents: Documents, *, reason: str) -> Change:
         """Ask for policies of one's own; they are in force once another person approves."""
         return self._proposals.propose(self.call, documents, reason=reason)
+
+    @action(post="/policy/comparisons")
+    def compare(self, documents: Documents, *, days: int = 30) -> Comparison:
+        """What these policies would change of all that was asked in the last days."""
+        return self._proposals.compare(self.call, documents, days=days)
 
     @action(get="/policy/decisions/{who}/{action}/{what:path}")
     def why(

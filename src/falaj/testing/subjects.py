@@ -295,8 +295,11 @@ SUBJECTS: Mapping[str, Subject] = {
         "digest", "name"})),
     "policy.propose": Subject(lambda world: {"documents": [_policy(world)], "reason": "Quiet."},
         frozenset({"fingerprint", "digest", "name", "text", "title", "steps"})),
-    "policy.why": Subject(lambda world: {"who": f"user:{OWNER}", "action": "models.promote",
-        "what": "model:late"}),
+    "policy.compare": Subject(lambda world: {"documents": [_policy(world)]},
+        frozenset({"n_questions", "n_differences", "differences"})),
+    "policy.why": Subject(
+        _always(who=f"user:{OWNER}", action="models.promote", what="model:late")
+    ),
     "audit.search": Subject(_kept(after=0)),
     "audit.lines": Subject(_always(after=1, upto=3)),
     "audit.get": Subject(_always(seq=3)),

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.resources import files
-from typing import Any
+from typing import Any, TypeAlias
 
 import cedarpy
 from pydantic import BaseModel, ConfigDict
@@ -34,10 +34,12 @@ DEFAULT = "no-policy-permits"
 _BUCKETS = (60, 300, 900, 3600, 28_800, 86_400)
 """The ages of a second factor that policies can tell apart, in seconds: at most so old."""
 
-_Key = tuple[
+Question: TypeAlias = tuple[
     str, tuple[str, ...], str, str, str, tuple[tuple[str, str], ...], bool, str | None,
     int | None, str,
 ]  # fmt: skip
+"""All that an answer depends on: who, roles, action, kind and key of the asset, its attributes,
+whether a second factor is fresh, the purpose, the factor's age and the interface (where asked)."""
 
 
 class Why(BaseModel):
@@ -67,7 +69,7 @@ class _Written:
     """Of the context's attributes that are left out of most questions: those it speaks of."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Prepared:
     """One set of policies, parsed, with the answers that it has given."""
 
@@ -75,8 +77,10 @@ class _Prepared:
     asks_age: bool
     """Whether a policy speaks of the age of the second factor, so that it changes answers."""
     asks_via: bool
-    kept: dict[_Key, Decision] = field(default_factory=dict)
+    kept: dict[Question, Decision] = field(default_factory=dict)
     slices: dict[str, cedarpy.PolicySet] = field(default_factory=dict)
+    told: int = 0
+    """How many of the kept questions ``new_questions`` has given; dicts keep their order."""
 
     @property
     def text(self) -> str:
@@ -213,6 +217,18 @@ class CedarPolicy:
             would_help=tuple(would_help),
         )
 
+    def new_questions(self) -> list[Question]:
+        """The questions that were asked for the first time since this was last called.
+
+        Not those of unknown actions or principals: nobody may do these, whatever is written.
+        """
+        prepared = self._prepared
+        known, prepared.told = prepared.told, len(prepared.kept)
+        if known > prepared.told:
+            known = 0  # the memory was emptied meanwhile
+        questions = list(prepared.kept)[known : prepared.told]
+        return [one for one in questions if one[2] in self._actions and _typed(one[0])]
+
     def groups_of(self, action: str) -> tuple[str, ...]:
         """The groups that an action stands in; empty for an unknown one."""
         known = self._actions.get(action)
@@ -230,7 +246,7 @@ class CedarPolicy:
             return _BUCKETS[0]
         return next((step for step in _BUCKETS if 0 <= seconds <= step), None)
 
-    def _asked(self, prepared: _Prepared, key: _Key) -> Decision:
+    def _asked(self, prepared: _Prepared, key: Question) -> Decision:
         """Cedar's answer to the question that a key states."""
         principal_id, roles, action, kind, asset, attributes, stepped_up, purpose, age, via = key
         entities = self._entities.get(action)
@@ -329,6 +345,11 @@ class CedarPolicy:
                 frozenset(name for name in ("mfa_seconds", "via") if f'"{name}"' in written),
             )
         return by_id
+
+
+def _typed(principal: str) -> bool:
+    prefix, _, name = principal.partition(":")
+    return prefix in _TYPES and bool(name)
 
 
 def _scope(action: Mapping[str, Any]) -> frozenset[str] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Column, Integer, String, Table, Text
+from sqlalchemy import BigInteger, Column, Integer, LargeBinary, String, Table, Text
 
 from falaj.kernel.database import Instant, metadata
 
@@ -19,4 +19,12 @@ policy_epoch = Table(
     metadata,
     Column("id", Integer, primary_key=True, autoincrement=False),
     Column("value", BigInteger, nullable=False),
+)
+
+policy_questions = Table(
+    "policy_questions",
+    metadata,
+    Column("day", BigInteger, primary_key=True, autoincrement=False, comment="days since 1970"),
+    Column("digest", LargeBinary(16), primary_key=True),
+    Column("question", Text, nullable=False, comment="JSON: what stood in the memory's key"),
 )

@@ -12,6 +12,7 @@ from falaj.kernel.actions import Action
 from falaj.kernel.errors import NotFound
 from falaj.operations.policies import PolicyProposals, PolicyReview
 from falaj.operations.policy_service import PolicyService
+from falaj.trust.policy_questions import Questions
 from falaj.trust.policy_store import LivePolicy
 from falaj.trust.tables import accounts
 from falaj.wiring.services import service_classes
@@ -30,6 +31,11 @@ def live_policy(made: Premises) -> LivePolicy:
     )
 
 
+def questions_kept(made: Premises) -> None:
+    """Keep what this process's policy is asked, until its premises are closed."""
+    made.closing.append(Questions(made.policy, made.database, made.clock).close)
+
+
 def review(made: Premises) -> PolicyReview:
     """Judges plans that change policies."""
     return PolicyReview(lambda: made.policy, _people, made.clock)
@@ -37,7 +43,7 @@ def review(made: Premises) -> PolicyReview:
 
 def proposals(made: Premises) -> PolicyProposals:
     """Proposes policies and carries approved ones out."""
-    return PolicyProposals(made.definitions, made.changes, made.catalog)
+    return PolicyProposals(made.definitions, made.changes, made.catalog, lambda: made.policy)
 
 
 def policy_service(made: Premises) -> PolicyService:

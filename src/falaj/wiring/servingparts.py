@@ -202,7 +202,9 @@ class ServingParts:
         from falaj.serving.workload import Workload
         from falaj.wiring.auditparts import refusals
         from falaj.wiring.dataplane import feature_planes
+        from falaj.wiring.policyparts import questions_kept
 
+        questions_kept(self._made)
         turned_away = refusals(self._made, via="inference").told
         idle = self._made.settings.inference.idle_seconds
         sleeping = Sleeping(self.plans, idle_seconds=idle)

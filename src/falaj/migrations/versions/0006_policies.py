@@ -1,4 +1,4 @@
-"""The operator's own policies, and the number that tells when they have changed."""
+"""The operator's own policies, their epoch, and the questions that policies were asked."""
 
 from __future__ import annotations
 
@@ -27,4 +27,11 @@ def upgrade() -> None:
         sa.Column("id", sa.Integer(), autoincrement=False, nullable=False),
         sa.Column("value", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_policy_epoch")),
+    )
+    op.create_table(
+        "policy_questions",
+        sa.Column("day", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("digest", sa.LargeBinary(length=16), nullable=False),
+        sa.Column("question", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("day", "digest", name=op.f("pk_policy_questions")),
     )
