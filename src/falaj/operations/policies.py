@@ -18,7 +18,8 @@ from falaj.operations.changes import Changes
 from falaj.operations.model import Change
 from falaj.trust.policy import CedarPolicy
 from falaj.trust.policy_lockout import Person, shut_out
-from falaj.trust.policy_questions import KEPT_DAYS, Comparison, compared
+from falaj.trust.policy_model import KEPT_DAYS, Comparison
+from falaj.trust.policy_questions import compared
 from falaj.trust.policy_store import in_force, put
 
 CHANGE_KIND = "policy"

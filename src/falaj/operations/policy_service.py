@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.engine import Connection
 
@@ -13,9 +13,11 @@ from falaj.kernel.call import AssetRef, Caller, Principal, PrincipalKind
 from falaj.kernel.errors import InvalidInput, NotFound
 from falaj.kernel.ports import Resource, Resources
 from falaj.operations.model import Change
-from falaj.operations.policies import PolicyProposals
-from falaj.trust.policy import CedarPolicy, Why
-from falaj.trust.policy_questions import Comparison
+from falaj.trust.policy_model import Comparison, Why
+
+if TYPE_CHECKING:
+    from falaj.operations.policies import PolicyProposals
+    from falaj.trust.policy import CedarPolicy
 
 Documents = list[dict[str, Any]]
 RolesOf = Callable[[Connection, str], tuple[str, ...]]

@@ -13,7 +13,6 @@ from importlib.resources import files
 from typing import Any, TypeAlias
 
 import cedarpy
-from pydantic import BaseModel, ConfigDict
 
 from falaj.kernel.actions import Action
 from falaj.kernel.call import STEP_UP_WINDOW, Caller
@@ -21,6 +20,7 @@ from falaj.kernel.clock import Clock, SystemClock
 from falaj.kernel.errors import InvalidInput
 from falaj.kernel.ports import Decision, Resource
 from falaj.trust.duties import GROUPS, Grouped, grouped
+from falaj.trust.policy_model import Why
 
 _TYPES = {"user": "User", "service": "Service", "system": "System"}
 _ATTRIBUTES = ("owner", "requested_by", "classification", "region", "stage", "environment")
@@ -40,23 +40,6 @@ Question: TypeAlias = tuple[
 ]  # fmt: skip
 """All that an answer depends on: who, roles, action, kind and key of the asset, its attributes,
 whether a second factor is fresh, the purpose, the factor's age and the interface (where asked)."""
-
-
-class Why(BaseModel):
-    """A decision and how it came about."""
-
-    model_config = ConfigDict(frozen=True)
-
-    allowed: bool
-    reasons: tuple[str, ...]
-    """Ids of the policies that decided."""
-    policies: tuple[str, ...]
-    """Their text."""
-    roles: tuple[str, ...]
-    groups: tuple[str, ...]
-    """The groups that the action stands in."""
-    would_help: tuple[str, ...]
-    """Of ``step-up`` and ``purpose``: what would turn a no into a yes."""
 
 
 @dataclass(frozen=True)

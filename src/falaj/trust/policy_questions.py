@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
 from sqlalchemy import delete, select
 from sqlalchemy.engine import Connection
 
@@ -28,41 +27,14 @@ from falaj.kernel.insertion import insert_if_absent
 from falaj.kernel.ports import Resource
 from falaj.kernel.telemetry import logger
 from falaj.trust.policy import CedarPolicy, Question
+from falaj.trust.policy_model import KEPT_DAYS, Comparison, Difference
 from falaj.trust.policy_tables import policy_questions
 
-KEPT_DAYS = 30
 EVERY_SECONDS = 60.0
 _MOST_A_ROUND = 2_000
 """More new questions than this in a round are not all kept: a scan must not fill the disk."""
 _MOST_SHOWN = 200
 _log = logger(__name__)
-
-
-class Difference(BaseModel):
-    """One question that other policies answer otherwise."""
-
-    model_config = ConfigDict(frozen=True)
-
-    who: str
-    roles: tuple[str, ...]
-    action: str
-    what: str
-    before: bool
-    after: bool
-    reasons: tuple[str, ...]
-    """The ids of the policies that would decide."""
-
-
-class Comparison(BaseModel):
-    """What other policies would change of what was asked in the last days."""
-
-    model_config = ConfigDict(frozen=True)
-
-    days: int
-    n_questions: int
-    n_differences: int
-    differences: list[Difference]
-    """The first ones."""
 
 
 def keep(connection: Connection, questions: Iterable[Question], now: datetime) -> None:

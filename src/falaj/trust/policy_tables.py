@@ -24,7 +24,7 @@ policy_epoch = Table(
 policy_questions = Table(
     "policy_questions",
     metadata,
-    Column("day", BigInteger, primary_key=True, autoincrement=False, comment="days since 1970"),
+    Column("day", BigInteger, primary_key=True, autoincrement=False),
     Column("digest", LargeBinary(16), primary_key=True),
-    Column("question", Text, nullable=False, comment="JSON: what stood in the memory's key"),
+    Column("question", Text, nullable=False),
 )
