@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import Column, Integer, String, Table, event, insert, select
 from sqlalchemy.engine import Connection
 
-from falaj.kernel.commits import AuditFailed, Commits
+from falaj.kernel.commits import AuditFailed, Commits, _Ask
 from falaj.kernel.database import Database, metadata
 from falaj.kernel.door import Pace
 from falaj.kernel.errors import Conflict, Unavailable
@@ -236,3 +236,23 @@ def test_an_action_is_quick_once_it_was_and_slow_again_after_one_long_run() -> N
     for _ in range(30):
         pace.took("notes.write", 0.001)
     assert pace.quick("notes.write")
+
+
+def test_an_interrupted_waiter_leaves_nobody_behind_it_asleep(embedded: World) -> None:
+    class Interrupted:
+        def acquire(self) -> None:
+            raise KeyboardInterrupt
+
+    commits = embedded.commits
+    ask, behind = _Ask(None, [make_entry(1)]), _Ask(None, [make_entry(2)])
+    ask.waiting = behind.waiting = behind.woken.acquire()
+    ask.woken, ask.after = Interrupted(), behind  # type: ignore[assignment]
+    commits._led = True
+    commits._queue.append(ask)
+    with pytest.raises(KeyboardInterrupt):
+        commits._wait(ask)
+    assert not commits._queue
+    assert not behind.woken.locked()
+    commits._pass_on()
+    commits.record([make_entry(3)])
+    assert embedded.recorded() == {3}

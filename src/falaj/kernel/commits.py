@@ -45,20 +45,43 @@ class AuditFailed(Exception):
         self.error = error
 
 
+_NOWHERE = contextvars.Context()
+
+
 class _Ask:
     """One call that waits for a commit."""
 
-    __slots__ = ("context", "done", "entries", "error", "result", "waiting", "woken", "work")
+    __slots__ = (
+        "after",
+        "context",
+        "done",
+        "entries",
+        "error",
+        "gone",
+        "result",
+        "waiting",
+        "woken",
+        "work",
+    )
 
     def __init__(self, work: Work[Any] | None, entries: list[AuditEntry]) -> None:
         self.work = work
         self.entries = entries
-        self.context = contextvars.copy_context()
+        self.context = contextvars.copy_context() if work is not None else _NOWHERE
         self.result: Any = None
         self.error: BaseException | None = None
         self.done = False
         self.waiting = False
+        self.gone = False
+        """Whether its thread was interrupted, and waits no more."""
         self.woken = threading.Lock()
+        self.after: _Ask | None = None
+        """Whom to wake next."""
+
+    def wake(self) -> None:
+        """Let whoever waits for this call go on."""
+        self.waiting = False
+        self.woken.release()
 
 
 class Commits:
@@ -128,11 +151,18 @@ class Commits:
         """Sleep until the call is done, or it is this thread's turn to lead."""
         try:
             ask.woken.acquire()
+            if ask.after is not None:
+                ask.after.wake()
+                ask.after = None
         except BaseException:  # interrupted: nobody may wait for a thread that went away
             with self._lock:
+                ask.gone = True
                 if ask in self._queue:
                     self._queue.remove(ask)
                 chosen = not ask.waiting and not ask.done
+                after, ask.after = ask.after, None
+            if after is not None:
+                after.wake()
             if chosen:
                 self._pass_on()
             raise
@@ -149,12 +179,22 @@ class Commits:
             if not isinstance(error, Exception):
                 raise
         finally:
-            for ask in taken:
-                ask.done = True
-                if ask.waiting:
-                    ask.waiting = False
-                    ask.woken.release()
+            self._wake(taken)
             self._pass_on()
+
+    def _wake(self, taken: Sequence[_Ask]) -> None:
+        """Wake those whose calls are done: the first of them, who wakes the next, and so on.
+
+        Woken at once, they would all run to wait for the interpreter's lock, and then again.
+        """
+        last: _Ask | None = None
+        with self._lock:
+            for ask in reversed(taken):
+                ask.done = True
+                if ask.waiting and not ask.gone:
+                    ask.after, last = last, ask
+        if last is not None:
+            last.wake()
 
     def _pass_on(self) -> None:
         with self._lock:
@@ -162,20 +202,28 @@ class Commits:
                 self._led = False
                 return
             ask = self._queue[0]
-            ask.waiting = False
-        ask.woken.release()
+        ask.wake()
 
     def _next(self, taken: list[_Ask]) -> Iterator[_Ask]:
         until = monotonic() + LONGEST_SECONDS
-        while len(taken) < MOST:
+        queue = self._queue
+        while monotonic() <= until:
             with self._lock:
-                if not self._queue:
-                    return
-                ask = self._queue.popleft()
-            taken.append(ask)
-            yield ask
-            if monotonic() > until:
+                some = [queue.popleft() for _ in range(min(len(queue), MOST - len(taken)))]
+            if not some:
                 return
+            some.reverse()
+            try:
+                while some:
+                    ask = some.pop()
+                    taken.append(ask)
+                    yield ask
+                    if ask.work is not None and monotonic() > until:
+                        return
+            finally:
+                if some:
+                    with self._lock:
+                        queue.extendleft(some)
 
     def _commit(self, taken: list[_Ask]) -> None:
         with self._database.transaction() as connection:
