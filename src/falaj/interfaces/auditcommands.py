@@ -14,6 +14,7 @@ from falaj.kernel.errors import Corrupt, InvalidInput
 
 if TYPE_CHECKING:
     from falaj.interfaces.session import Session
+    from falaj.trust.audit_model import RecordProof
 
 _PAGE = 1_000
 _LONGEST_PROOF = 4 * 2**20
@@ -50,6 +51,18 @@ def add_audit_commands(group: typer.Typer) -> None:
     ) -> None:
         """Check the proof of a record without a platform: offline, with the log's public key."""
         print(checked(file, key))  # noqa: T201 - what the command has to say
+
+    @group.command("prove-archived")
+    def prove_archived(
+        context: typer.Context,
+        file: Annotated[Path, typer.Argument(help="An archive of audit records.")],
+        seq: Annotated[int, typer.Argument(help="The number of the record.", min=1)],
+        key: Annotated[
+            str | None, typer.Option(help="The log's public key in hex, had from elsewhere.")
+        ] = None,
+    ) -> None:
+        """Prove a record out of an archive, which is checked first: offline."""
+        context.obj.show(proven(file, seq, key))
 
 
 def exported(
@@ -131,6 +144,23 @@ def checked(file: Path, key: str | None) -> str:
         f"It is one of the {checkpoint.size} under the checkpoint of {checkpoint.at.isoformat()}, "
         f"{believed}."
     )
+
+
+def proven(file: Path, seq: int, key: str | None) -> RecordProof:
+    """The proof of a record of an archive.
+
+    Raises:
+        InvalidInput: the key is not hex.
+        NotFound: there is no such file, or it does not hold the record.
+        Corrupt: the archive is not what was signed.
+    """
+    from falaj.trust.audit_archive import read_archive
+
+    try:
+        public_key = bytes.fromhex(key) if key is not None else None
+    except ValueError:
+        raise InvalidInput("The given key is not hex.") from None
+    return read_archive(file, public_key=public_key).proof(seq)
 
 
 def _tame(text: str) -> str:

@@ -12,6 +12,10 @@ class AuditSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
+    retain_days: int = Field(0, ge=0, le=36_500)
+    """So old are records when they move from the database into an archive; 0: never."""
+    archive_folder: Path | None = None
+    """Where archives are written; ``audit-archive`` in the home otherwise."""
     witness: str = "file:"
     """``file:`` (in the home), ``file:/path``, ``s3://bucket/prefix?endpoint=…&region=…`` with
     object lock, or the ``https://…`` address of a witness's server."""

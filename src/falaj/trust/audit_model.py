@@ -123,6 +123,9 @@ class Verification(_Word):
 
     sound: bool
     n_records: int
+    """In the database."""
+    archived: int = 0
+    """Records 1 to here lie in archives; a signed horizon says so."""
     n_checkpoints: int
     signed: int
     """Records 1 to here stand under a good signed checkpoint; later ones only on the chain."""

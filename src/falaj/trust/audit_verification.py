@@ -7,6 +7,7 @@ What is found, and by what:
 - a cut end: fewer records than a signed checkpoint covers;
 - a chain made anew with all hashes right: another Merkle root than the signed one;
 - forged or removed checkpoints: a bad signature, a broken link between them;
+- records let go before their horizon was signed: a gap at the start;
 - a log put back to an earlier state, checkpoints and all: the outside witness.
 
 A record added after the last checkpoint by whoever owns the database stands only on the
@@ -27,8 +28,9 @@ from falaj.kernel.clock import monotonic
 from falaj.kernel.errors import Corrupt
 from falaj.trust.audit import COLUMNS, GENESIS, canonical
 from falaj.trust.audit_checkpoints import Checkpoints
+from falaj.trust.audit_horizons import Horizon, latest_horizon
 from falaj.trust.audit_model import Checkpoint, Finding, FindingKind, Verification
-from falaj.trust.audit_proofs import fingerprint, proven_frontier
+from falaj.trust.audit_proofs import damaged, fingerprint, proven_frontier
 from falaj.trust.audit_tables import audit_checkpoints, audit_records
 from falaj.trust.merkle import Frontier
 from falaj.trust.ports import Sighting, Witness
@@ -66,6 +68,7 @@ class Verifier:
         sighting = self._witness.latest() if self._witness else None
         newest = connection.execute(select(func.max(audit_checkpoints.c.size))).scalar() or 0
         walk = _Walk(connection, progress)
+        horizon = self._horizon(connection, walk)
         n_checkpoints, signed, last = 0, 0, None
         witnessed = self._witnessed(walk, sighting)
         for row in _checkpoint_rows(connection, newest):
@@ -83,7 +86,11 @@ class Verifier:
                 )
             if witnessed and (last.size if last else 0) < witnessed.size < checkpoint.size:
                 self._hold_to_witness(walk, witnessed)
-            if self._hold_to(walk, checkpoint, row.frontier):
+            if checkpoint.size < horizon:
+                pass  # its records lie in an archive, which holds them to their own checkpoint
+            elif checkpoint.size == horizon:
+                signed = self._begun(walk, checkpoint, row.frontier)
+            elif self._hold_to(walk, checkpoint, row.frontier):
                 signed = checkpoint.size
             if witnessed and witnessed.size == checkpoint.size and witnessed != checkpoint:
                 walk.found(
@@ -99,6 +106,7 @@ class Verifier:
         return Verification(
             sound=walk.n_findings == 0,
             n_records=walk.n_records,
+            archived=horizon,
             n_checkpoints=n_checkpoints,
             signed=signed,
             witnessed=(witnessed.size if witnessed else 0) if self._witness else None,
@@ -106,6 +114,34 @@ class Verifier:
             n_findings=walk.n_findings,
             seconds=monotonic() - started,
         )
+
+    def _horizon(self, connection: Connection, walk: _Walk) -> int:
+        """How many records lie in archives; the walk begins behind them."""
+        try:
+            horizon = latest_horizon(connection, self._checkpoints.keys, self._checkpoints.log)
+        except (Corrupt, TypeError) as error:
+            walk.found(
+                FindingKind.CHECKPOINT,
+                1,
+                1,
+                f"The horizon of the log is forged or damaged: {error}",
+            )
+            return 0
+        if horizon is None:
+            return 0
+        walk.begin(horizon)
+        return horizon.size
+
+    def _begun(self, walk: _Walk, checkpoint: Checkpoint, encoded: bytes) -> int:
+        """Take in the tree at the horizon, which its checkpoint signs; the size it vouches for."""
+        try:
+            if checkpoint.root != walk.begun:
+                raise damaged("the horizon and its checkpoint sign different trees")
+            walk.frontier = proven_frontier(checkpoint, encoded)
+        except Corrupt as error:
+            walk.found(FindingKind.CHECKPOINT, checkpoint.size, checkpoint.size, str(error))
+            return 0
+        return checkpoint.size
 
     def _checked(self, row: Row[Any], walk: _Walk) -> Checkpoint | None:
         try:
@@ -190,6 +226,8 @@ class _Walk:
         self._whole_sql = _whole_statement() if connection.dialect.name == "sqlite" else None
         self._previous = GENESIS
         self._end = connection.execute(select(func.max(audit_records.c.seq))).scalar() or 0
+        self.begun: str | None = None
+        """The Merkle root at the horizon, in hex, if some records lie in archives."""
         self.at = 0
         """The number of the last record that was checked."""
         self.n_records = 0
@@ -197,6 +235,13 @@ class _Walk:
         """The tree so far; None while it cannot be known (a record is missing)."""
         self.findings: list[Finding] = []
         self.n_findings = 0
+
+    def begin(self, horizon: Horizon) -> None:
+        """Begin behind a horizon; the tree there is known once its checkpoint is read."""
+        self.begun = horizon.root
+        self.at = horizon.size
+        self._previous = bytes.fromhex(horizon.last)
+        self.frontier = None
 
     def found(self, kind: FindingKind, seq: int, until: int, message: str) -> None:
         """Note what is wrong; the first ones are kept, all are counted."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from falaj.kernel.commits import Commits
 from falaj.kernel.errors import InvalidInput
 from falaj.kernel.settings import private_folder
+from falaj.trust.audit_retention import Retention
 from falaj.trust.refusals import Refusals
 from falaj.wiring.stores import Bucket
 
@@ -56,6 +57,21 @@ def witness(made: Premises) -> Witness:
         f"The setting audit.witness = {named!r} names no witness.",
         hint="Use `file:`, `file:/path`, `s3://bucket/prefix?endpoint=https://…&region=…` or "
         "`https://…`.",
+    )
+
+
+def retention(made: Premises) -> Retention | None:
+    """Moves old records into archives, if a rule says so."""
+    settings = made.settings.audit
+    if not settings.retain_days:
+        return None
+    return Retention(
+        made.database,
+        made.checkpoints,
+        made.calls.opened,
+        folder=settings.archive_folder or private_folder(made.settings.home / "audit-archive"),
+        keep_for=timedelta(days=settings.retain_days),
+        clock=made.clock,
     )
 
 

@@ -1,4 +1,4 @@
-"""The operator's own policies, their epoch, and the questions that policies were asked."""
+"""Policies of the operator's own, the questions that policies were asked, audit horizons."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import sqlalchemy as sa
 from alembic import op
 
 from falaj.kernel.database import Instant
+from falaj.trust.audit_tables import append_only_ddl, behind_horizon_ddl
 
 revision = "0006"
 down_revision = "0004"
@@ -35,3 +36,20 @@ def upgrade() -> None:
         sa.Column("question", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("day", "digest", name=op.f("pk_policy_questions")),
     )
+    op.create_table(
+        "audit_horizons",
+        sa.Column(
+            "size",
+            sa.BigInteger().with_variant(sa.Integer(), "sqlite"),
+            autoincrement=False,
+            nullable=False,
+        ),
+        sa.Column("statement", sa.Text(), nullable=False, comment="the signed text"),
+        sa.Column("key_id", sa.String(length=64), nullable=False),
+        sa.Column("algorithm", sa.String(length=32), nullable=False),
+        sa.Column("signature", sa.LargeBinary(), nullable=False),
+        sa.PrimaryKeyConstraint("size", name=op.f("pk_audit_horizons")),
+    )
+    dialect = op.get_bind().dialect.name
+    for statement in [*append_only_ddl(dialect, "audit_horizons"), *behind_horizon_ddl(dialect)]:
+        op.execute(statement)
