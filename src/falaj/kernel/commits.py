@@ -102,6 +102,8 @@ class Commits:
         self._lock = threading.Lock()
         self._queue: deque[_Ask] = deque()
         self._led = False
+        self._leader = 0
+        """The thread that leads, by its identity; 0 if none does."""
 
     def do(self, work: Work[T], *, joins: bool) -> T:
         """Do work in a transaction; returns when it is durable.
@@ -132,6 +134,11 @@ class Commits:
         self._asked(_Ask(None, list(entries)))
 
     def _asked(self, ask: _Ask) -> Any:
+        if self._leader == threading.get_ident():
+            raise Unavailable(  # it would wait for itself
+                "A call was made inside another call's transaction, but not as its child.",
+                hint="Give it its parent, or make it after the other one.",
+            )
         with self._lock:
             self._queue.append(ask)
             leads = not self._led
@@ -171,6 +178,7 @@ class Commits:
         """Commit what waits, this thread's own call among it, then let another one lead."""
         taken: list[_Ask] = []
         try:
+            self._leader = threading.get_ident()
             self._commit(taken)
         except BaseException as error:
             shown = error if isinstance(error, Exception) else _interrupted()
@@ -179,6 +187,7 @@ class Commits:
             if not isinstance(error, Exception):
                 raise
         finally:
+            self._leader = 0
             self._wake(taken)
             self._pass_on()
 

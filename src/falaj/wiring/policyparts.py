@@ -9,9 +9,11 @@ from sqlalchemy import select
 from sqlalchemy.engine import Connection
 
 from falaj.kernel.actions import Action
+from falaj.kernel.database import Database
 from falaj.kernel.errors import NotFound
 from falaj.operations.policies import PolicyProposals, PolicyReview
 from falaj.operations.policy_service import PolicyService
+from falaj.trust.model import AccountState
 from falaj.trust.policy_questions import Questions
 from falaj.trust.policy_store import LivePolicy
 from falaj.trust.tables import accounts
@@ -26,9 +28,10 @@ def live_policy(made: Premises) -> LivePolicy:
     actions: list[Action] = [
         action for service in service_classes().values() for action in service.actions()
     ]
-    return LivePolicy(
-        actions, made.database, environment=made.settings.environment, clock=made.clock
-    )
+    # Of its own: a look from inside a call must not wait for a connection that calls hold.
+    database = Database(made.settings.database_url)
+    made.closing.append(database.close)
+    return LivePolicy(actions, database, environment=made.settings.environment, clock=made.clock)
 
 
 def questions_kept(made: Premises) -> None:
@@ -53,7 +56,7 @@ def policy_service(made: Premises) -> PolicyService:
 
 def _people(connection: Connection) -> Sequence[tuple[str, tuple[str, ...]]]:
     query = select(accounts.c.kind, accounts.c.name, accounts.c.roles)
-    rows = connection.execute(query.where(accounts.c.deactivated_at.is_(None)))
+    rows = connection.execute(query.where(accounts.c.state == AccountState.ACTIVE.value))
     return [(f"{row.kind}:{row.name}", tuple(row.roles)) for row in rows]
 
 
