@@ -98,8 +98,9 @@ def world(database: Database) -> World:
 
 
 @pytest.fixture
-def embedded(tmp_path: Path) -> Iterator[World]:
+def embedded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     """On SQLite alone: on PostgreSQL each work has a transaction of its own."""
+    monkeypatch.setattr("falaj.kernel.commits.LONGEST_SECONDS", 60.0)  # on a slow machine too
     database = Database(f"sqlite:///{tmp_path / 'commits.db'}")
     metadata.create_all(database.engine)
     yield World(database)
@@ -127,10 +128,7 @@ def test_work_is_durable_when_its_call_returns(world: World) -> None:
     assert world.kept() == {1}
 
 
-def test_calls_that_queue_share_one_commit(
-    embedded: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("falaj.kernel.commits.LONGEST_SECONDS", 60.0)
+def test_calls_that_queue_share_one_commit(embedded: World) -> None:
     works = [
         lambda number=number: embedded.commits.do(embedded.writing(number), joins=True)
         for number in range(20)
