@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import grpc
 import httpx
 import pytest
 from sqlalchemy import text
@@ -15,6 +17,8 @@ from sqlalchemy import text
 from falaj.kernel.call import Caller, Principal, PrincipalKind
 from falaj.kernel.door import LocalDoor
 from falaj.kernel.errors import FalajError, LimitExceeded, Unavailable
+from falaj.serving.adapters.grpc_messages import SERVICE
+from falaj.testing.guarded import free_ports
 from falaj.testing.installations import Installation, client, eventually
 from falaj.wiring.assembly import assemble
 
@@ -22,7 +26,11 @@ from falaj.wiring.assembly import assemble
 @pytest.fixture(scope="module")
 def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
     """A platform that runs, over HTTPS."""
-    made = Installation(tmp_path_factory.mktemp("up") / "project")
+    (grpc_port,) = free_ports(1)
+    made = Installation(
+        tmp_path_factory.mktemp("up") / "project",
+        variables={"FALAJ_INFERENCE__GRPC_PORT": str(grpc_port)},
+    )
     made.init()
     made.up()
     yield made
@@ -55,6 +63,24 @@ def test_a_caller_without_a_token_is_on_record_at_the_data_plane(up: Installatio
     (record, *_) = eventually(lambda: refused_tokens(up, "inference"), seconds=20)
     assert (record.outcome, record.reasons) == ("refused", ["unauthenticated"])
     assert (record.address, record.details["asked"]) == ("127.0.0.1", path)
+
+
+def test_a_caller_with_a_bad_token_is_on_record_over_grpc(up: Installation) -> None:
+    address = f"127.0.0.1:{up.variables['FALAJ_INFERENCE__GRPC_PORT']}"
+    trusted = grpc.ssl_channel_credentials(up.ca.read_bytes())
+    with grpc.secure_channel(address, trusted) as channel:
+        ask = channel.unary_unary(f"/{SERVICE}/ServerMetadata")
+        with pytest.raises(grpc.RpcError) as raised:
+            ask(b"", timeout=20, metadata=[("authorization", "Bearer a.b.c")])
+    assert raised.value.code() is grpc.StatusCode.UNAUTHENTICATED
+    asked = f"{SERVICE}/ServerMetadata"
+    told = eventually(
+        lambda: [
+            one for one in refused_tokens(up, "inference") if one.details.get("asked") == asked
+        ],
+        seconds=20,
+    )
+    assert told[0].address == "127.0.0.1"
 
 
 def test_a_flood_of_bad_tokens_fills_no_log(up: Installation) -> None:
@@ -103,6 +129,19 @@ def test_a_full_audit_disk_stops_actions_and_loses_no_record(tmp_path: Path) -> 
                     file.write(bytes(4096))
             refused: list[FalajError] = []
             done = 1
+            with ballast.open("rb+") as file:
+                file.truncate(ballast.stat().st_size - 2 * 2**20)
+            time.sleep(0.6)  # it looks twice a second
+            for _ in range(3):
+                with pytest.raises(LimitExceeded, match="nearly full"):
+                    door.call(start, {"experiment": "nearly"})
+            with premises.database.reading() as connection:
+                query = "SELECT count(*) FROM audit_records WHERE action = 'runs.start' AND outcome"
+                assert connection.execute(text(f"{query} = 'failed'")).scalar() == 3
+            premises.backend.space = None  # and when even that is gone
+            with ballast.open("ab", buffering=0) as file, pytest.raises(OSError, match="No space"):
+                while True:
+                    file.write(bytes(4096))
             for number in range(400):
                 try:
                     door.call(start, {"experiment": f"full-{number}"})

@@ -167,10 +167,13 @@ def test_a_commit_that_fails_fails_every_call_that_shared_it(embedded: World) ->
     assert embedded.kept() == embedded.recorded() == {3}
 
 
-def test_a_transaction_that_the_database_gave_up_is_nobodys_success(embedded: World) -> None:
+@pytest.mark.parametrize("given_up", ["ROLLBACK", "RELEASE falaj_call"])
+def test_a_transaction_that_the_database_gave_up_is_nobodys_success(
+    embedded: World, given_up: str
+) -> None:
     def full(connection: Connection, _records: list[AuditEntry]) -> None:
         raw: Any = connection.connection.driver_connection
-        raw.execute("ROLLBACK")  # what SQLite does by itself when its disk is full
+        raw.execute(given_up)  # as SQLite does by itself when its disk is full
 
     one, two = embedded.behind_one(
         lambda: embedded.commits.do(embedded.writing(1), joins=True),

@@ -7,6 +7,7 @@ Tables are SQLAlchemy Core tables on one ``metadata``; rooms declare theirs in t
 from __future__ import annotations
 
 import random
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -140,6 +141,8 @@ class Database:
                 yield connection
         except DBAPIError as error:
             raise self._told(error) from error
+        except sqlite3.Error as error:  # of a savepoint, which goes past SQLAlchemy
+            raise self._of_driver(str(error)) from error
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
@@ -174,24 +177,27 @@ class Database:
 
     def _told(self, error: DBAPIError) -> Exception:
         reason = str(error.orig).strip().splitlines()[0] if error.orig else str(error)
-        lowered = reason.lower()
+        if out_of_space(reason) or isinstance(error, OperationalError):
+            return self._of_driver(reason)
+        return error
+
+    def _of_driver(self, reason: str) -> Exception:
+        """The error that a driver's words mean."""
         if out_of_space(reason):
             _log.error("the database's disk is full or failing", error=reason)
             return LimitExceeded(
                 "The disk of the metadata database is full or failing, so nothing was done.",
                 hint="Free some space, then repeat the call.",
             )
-        if isinstance(error, OperationalError):
-            if "no such table" in lowered:
-                return Unavailable(
-                    f"The database {self.shown_url} has not been set up: {reason}.",
-                    hint="Run `falaj init` in this folder first.",
-                )
+        if "no such table" in reason.lower():
             return Unavailable(
-                f"The database {self.shown_url} does not answer: {reason}.",
-                hint="See `falaj doctor`; the call may be repeated.",
+                f"The database {self.shown_url} has not been set up: {reason}.",
+                hint="Run `falaj init` in this folder first.",
             )
-        return error
+        return Unavailable(
+            f"The database {self.shown_url} does not answer: {reason}.",
+            hint="See `falaj doctor`; the call may be repeated.",
+        )
 
     def close(self) -> None:
         """Give all connections back."""

@@ -50,6 +50,7 @@ from falaj.kernel.ports import (
     Resource,
     Resources,
 )
+from falaj.kernel.space import Space
 from falaj.kernel.telemetry import Telemetry
 
 S = TypeVar("S", bound=Service)
@@ -107,7 +108,9 @@ class Backend:
         events: Events,
         clock: Clock,
         telemetry: Telemetry,
+        space: Space | None = None,
     ) -> None:
+        self.space = space
         self.services = services
         self.database = database
         self.policy = policy
@@ -211,6 +214,9 @@ class LocalDoor:
                 return self._worked(
                     call_id, action, ref, checked, parent.connection, parent.records, parent, None
                 )
+
+            if action.mutates and self._backend.space is not None:
+                self._backend.space.demand(action.name)
 
             def work(connection: Connection, records: list[AuditEntry]) -> Any:
                 started = monotonic()

@@ -16,6 +16,9 @@ class AuditSettings(BaseModel):
     """So old are records when they move from the database into an archive; 0: never."""
     archive_folder: Path | None = None
     """Where archives are written; ``audit-archive`` in the home otherwise."""
+    reserved_bytes: int = Field(4 * 2**20, ge=0)
+    """With less than this left on the disk of an embedded database, actions that change
+    something stop, so that records can still be kept; 0: they go on until it is full."""
     witness: str = "file:"
     """``file:`` (in the home), ``file:/path``, ``s3://bucket/prefix?endpoint=…&region=…`` with
     object lock, or the ``https://…`` address of a witness's server."""

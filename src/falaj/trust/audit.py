@@ -16,9 +16,8 @@ from hashlib import sha256
 from typing import Any, cast
 
 import msgspec
-from sqlalchemy import Row, select, text
+from sqlalchemy import Row, func, select
 from sqlalchemy.engine import Connection
-from sqlalchemy.exc import DBAPIError
 
 from falaj.kernel.clock import microseconds
 from falaj.kernel.database import out_of_space
@@ -34,10 +33,8 @@ COLUMNS = tuple(column.name for column in audit_records.columns)[:-1]
 """What the canonical form of a record is made of, in order."""
 LARGEST_PAGE = 1_000
 _log = logger(__name__)
-_LOCK = text("SELECT pg_advisory_xact_lock(5279742041164669281)")
-_HEAD = (
-    select(audit_records.c.seq, audit_records.c.hash).order_by(audit_records.c.seq.desc()).limit(1)
-)
+_LOCK = "SELECT pg_advisory_xact_lock(5279742041164669281)"
+_HEAD = "SELECT seq, hash FROM audit_records ORDER BY seq DESC LIMIT 1"
 _NAMES = ", ".join(column.name for column in audit_records.columns)
 _INSERT_SQLITE = f"INSERT INTO audit_records ({_NAMES}) VALUES ({', '.join('?' * 12)})"
 _INSERT_POSTGRESQL = f"INSERT INTO audit_records ({_NAMES}) VALUES ({', '.join(['%s'] * 12)})"
@@ -70,21 +67,29 @@ class SqlAuditLog:
         """Keep entries, in order, in one go; raises Unavailable when they cannot be kept."""
         if not entries:
             return
+        postgresql = connection.dialect.name == "postgresql"
+        # By the driver's own cursor: through SQLAlchemy this cost a third of a millisecond.
+        raw = cast("Any", connection.connection)
         try:
-            if connection.dialect.name == "postgresql":
-                connection.execute(_LOCK)
-            head = connection.execute(_HEAD).first()
-            seq, previous = (head.seq, head.hash) if head else (0, GENESIS)
-            rows: list[tuple[Any, ...]] = []
-            for entry in entries:
-                seq += 1
-                row = _columns(seq, entry)
-                previous = chained(previous, canonical(row))
-                rows.append((*row, previous))
-            _insert(connection, rows)
-        except DBAPIError as error:
+            cursor = raw.cursor()
+            try:
+                if postgresql:
+                    cursor.execute(_LOCK)
+                cursor.execute(_HEAD)
+                seq, previous = cursor.fetchone() or (0, GENESIS)
+                previous = bytes(previous)
+                rows: list[tuple[Any, ...]] = []
+                for entry in entries:
+                    seq += 1
+                    row = _columns(seq, entry)
+                    previous = chained(previous, canonical(row))
+                    rows.append((*row, previous))
+                _insert(cursor, rows, postgresql=postgresql)
+            finally:
+                cursor.close()
+        except connection.dialect.loaded_dbapi.Error as error:
             # The driver's words name files and hosts: they are for the operator's log alone.
-            reason = str(error.orig).strip().splitlines()[0] if error.orig else "no answer"
+            reason = (str(error).strip().splitlines() or ["no answer"])[0]
             _log.error("an audit record cannot be kept", error=reason)
             why = ": its disk is full or failing" if out_of_space(reason) else ""
             raise Unavailable(
@@ -178,8 +183,7 @@ class SqlAuditLog:
 
     def size(self, connection: Connection) -> int:
         """The number of the last record."""
-        head = connection.execute(_HEAD).first()
-        return head.seq if head else 0
+        return connection.execute(select(func.max(audit_records.c.seq))).scalar() or 0
 
 
 def cleaned(value: str) -> str:
@@ -191,24 +195,16 @@ def cleaned(value: str) -> str:
     )
 
 
-def _insert(connection: Connection, rows: list[tuple[Any, ...]]) -> None:
+def _insert(cursor: Any, rows: list[tuple[Any, ...]], *, postgresql: bool) -> None:
     """Write rows as they were hashed, by the driver's own way for many."""
-    if connection.dialect.name != "postgresql":
-        # One prepared statement for all; through SQLAlchemy a row took three times as long.
-        connection.exec_driver_sql(_INSERT_SQLITE, rows)
-        return
-    if len(rows) < _FEWEST_COPIED:
-        connection.exec_driver_sql(_INSERT_POSTGRESQL, rows)
-        return
-    try:
-        with (
-            cast("Any", connection.connection).cursor() as cursor,
-            cursor.copy(_COPY_POSTGRESQL) as copy,
-        ):
+    if not postgresql:
+        cursor.executemany(_INSERT_SQLITE, rows)
+    elif len(rows) < _FEWEST_COPIED:
+        cursor.executemany(_INSERT_POSTGRESQL, rows)
+    else:
+        with cursor.copy(_COPY_POSTGRESQL) as copy:
             for row in rows:
                 copy.write_row(row)
-    except connection.dialect.loaded_dbapi.Error as error:
-        raise DBAPIError(_COPY_POSTGRESQL, None, error) from error
 
 
 def _columns(seq: int, entry: AuditEntry) -> tuple[Any, ...]:

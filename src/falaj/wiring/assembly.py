@@ -436,6 +436,7 @@ class Premises:
         """What a local door stands on."""
         from falaj.features.parity_records import ParityMetrics
         from falaj.wiring.actions import makers
+        from falaj.wiring.auditparts import space
 
         self.telemetry.registry.register(ParityMetrics(self.database))
         return Backend(
@@ -447,6 +448,7 @@ class Premises:
             events=Outbox(),
             clock=self.clock,
             telemetry=self.telemetry,
+            space=space(self),
         )
 
     # ---- work

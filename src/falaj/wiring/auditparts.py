@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from falaj.kernel.commits import Commits
 from falaj.kernel.errors import InvalidInput
 from falaj.kernel.settings import private_folder
+from falaj.kernel.space import Space
 from falaj.trust.audit_retention import Retention
 from falaj.trust.refusals import Refusals
 from falaj.wiring.stores import Bucket
@@ -58,6 +59,14 @@ def witness(made: Premises) -> Witness:
         hint="Use `file:`, `file:/path`, `s3://bucket/prefix?endpoint=https://…&region=…` or "
         "`https://…`.",
     )
+
+
+def space(made: Premises) -> Space | None:
+    """Keeps room for records on the disk of an embedded database."""
+    reserved = made.settings.audit.reserved_bytes
+    if not made.database.is_sqlite or not reserved:
+        return None
+    return Space(Path(str(made.database.url.database)).parent, reserved)
 
 
 def retention(made: Premises) -> Retention | None:
