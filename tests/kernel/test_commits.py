@@ -199,6 +199,43 @@ def test_an_interrupted_leader_leaves_nobody_waiting(embedded: World) -> None:
     assert embedded.commits.do(embedded.writing(9), joins=True) == 9
 
 
+def test_a_transaction_that_cannot_be_begun_fails_all_that_wait(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'busy.db'}", busy_seconds=0.3)
+    metadata.create_all(database.engine)
+    world = World(database)
+    found: list[Any] = []
+
+    def asking(number: int) -> None:
+        try:
+            found.append(world.commits.do(world.writing(number), joins=True))
+        except Unavailable as error:
+            found.append(error)
+
+    threads = [threading.Thread(target=asking, args=(number,)) for number in range(8)]
+    with database._writing:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(20)
+    assert [type(one) for one in found] == [Unavailable] * 8
+    assert world.kept() == world.recorded() == set()
+    assert world.commits.do(world.writing(9), joins=True) == 9
+    assert world.kept() == world.recorded() == {9}
+    database.close()
+
+
+def test_who_leads_is_served_however_late_it_is(
+    embedded: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("falaj.kernel.commits.LONGEST_SECONDS", -1.0)
+    works = [
+        lambda number=number: embedded.commits.do(embedded.writing(number), joins=True)
+        for number in range(6)
+    ]
+    assert embedded.behind_one(*works) == list(range(6))
+    assert embedded.kept() == embedded.recorded() == set(range(6))
+
+
 def test_a_call_inside_anothers_work_is_refused_and_waits_for_nothing(embedded: World) -> None:
     def within(_connection: Connection, _records: list[AuditEntry]) -> None:
         embedded.commits.do(embedded.writing(1), joins=True)

@@ -149,7 +149,7 @@ class Commits:
         if not leads:
             self._wait(ask)
         if not ask.done:
-            self._lead()
+            self._lead(ask)
         if ask.error is not None:
             raise ask.error
         return ask.result
@@ -174,14 +174,18 @@ class Commits:
                 self._pass_on()
             raise
 
-    def _lead(self) -> None:
-        """Commit what waits, this thread's own call among it, then let another one lead."""
+    def _lead(self, own: _Ask) -> None:
+        """Commit what waits, this thread's own call first, then let another one lead."""
         taken: list[_Ask] = []
         try:
             self._leader = threading.get_ident()
             self._commit(taken)
         except BaseException as error:
             shown = error if isinstance(error, Exception) else _interrupted()
+            if own not in taken:  # no transaction could be begun: it failed all that wait
+                with self._lock:
+                    taken += self._queue
+                    self._queue.clear()
             for ask in taken:
                 ask.error = shown
             if not isinstance(error, Exception):
@@ -210,13 +214,12 @@ class Commits:
             if not self._queue:
                 self._led = False
                 return
-            ask = self._queue[0]
-        ask.wake()
+            self._queue[0].wake()
 
     def _next(self, taken: list[_Ask]) -> Iterator[_Ask]:
         until = monotonic() + LONGEST_SECONDS
         queue = self._queue
-        while monotonic() <= until:
+        while not taken or monotonic() <= until:
             with self._lock:
                 some = [queue.popleft() for _ in range(min(len(queue), MOST - len(taken)))]
             if not some:
