@@ -110,3 +110,10 @@ def test_apply_proposes_a_policy_and_says_who_is_to_approve(folder: Path) -> Non
     assert change["payload"]["documents"][0]["name"] == "night"
     with installation.near() as owner:
         assert owner.definitions.list(kind="policy") == []
+
+
+def test_the_commands_know_policies_by_their_kind() -> None:
+    from falaj.catalog.policies import KIND
+    from falaj.interfaces.workspace import POLICY
+
+    assert POLICY == KIND

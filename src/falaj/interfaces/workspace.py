@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 from rich.tree import Tree
 
-from falaj.catalog.policies import KIND as POLICY
 from falaj.interfaces.session import Session
 from falaj.kernel.errors import InvalidInput
 
@@ -22,6 +21,8 @@ if TYPE_CHECKING:
     from falaj.kernel.settings import Settings
 
 ROLES = ("control", "inference", "worker")
+POLICY = "policy"
+"""``catalog.policies.KIND``, without what that room imports: the supervisor is to stay small."""
 
 EXAMPLE = '''"""What this platform is to know: sources, features, models, endpoints.
 
