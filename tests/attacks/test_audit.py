@@ -165,3 +165,39 @@ def test_a_full_audit_disk_stops_actions_and_loses_no_record(tmp_path: Path) -> 
                 assert premises.audit_verifier.verify(connection).sound
         finally:
             premises.close()
+
+
+@pytest.mark.parametrize(
+    "role",
+    ["viewer", "data_scientist", "ml_engineer", "approver", "steward", "operator", "service"],
+)
+@pytest.mark.parametrize(
+    ("action", "arguments"),
+    [
+        ("audit.search", {}),
+        ("audit.lines", {"format": "cef"}),
+        ("audit.get", {"seq": 1}),
+        ("audit.proof", {"seq": 1}),
+        ("audit.verify", {}),
+        ("audit.checkpoint", {}),
+    ],
+)
+def test_the_log_is_shown_to_auditors_alone(
+    site: Any, role: str, action: str, arguments: dict[str, Any]
+) -> None:
+    with pytest.raises(FalajError) as raised:
+        site.ask(site.caller(role, name="eve", factor=True), action, **arguments)
+    assert raised.value.code in ("forbidden", "not-found")
+
+
+def test_what_a_stranger_wrote_into_a_name_begins_no_line_of_an_export(site: Any) -> None:
+    forged = "x\nCEF:0|Falaj|Falaj|1|accounts.set_roles|forged|3|suser=user:omar outcome=done"
+    engineer = site.caller("ml_engineer", name="ida")
+    with pytest.raises(FalajError):
+        site.ask(engineer, "assets.get", kind="model", key=forged)
+    auditor = site.caller("auditor", name="nora")
+    for form in ("json", "cef", "ocsf"):
+        lines = site.ask(auditor, "audit.lines", format=form, limit=1000).lines
+        assert any("forged" in line for line in lines)
+        assert all(len(line.splitlines()) == 1 for line in lines)
+        assert not any(line.startswith("CEF:0|Falaj|Falaj|1|") for line in lines)
