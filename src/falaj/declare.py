@@ -9,6 +9,7 @@ they would change and ``falaj apply`` changes it.
 from __future__ import annotations
 
 from falaj.catalog.model import Classification
+from falaj.catalog.policies import Policy
 from falaj.features.model import (
     Aggregate,
     Entity,
@@ -85,6 +86,7 @@ __all__ = [
     "OnDemandFeatures",
     "ParentRule",
     "PerformanceLimits",
+    "Policy",
     "RowCount",
     "Severity",
     "SliceRule",

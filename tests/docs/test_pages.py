@@ -58,9 +58,13 @@ def test_the_declarations_of_the_guide_are_applied_and_leave_no_kind_out(
     file.write_text("\n".join(examples), encoding="utf-8")
     found = declared(file)
     assert {one.kind for one in found} == set(definition_kinds())
-    done = platform.definitions.apply([one.document() for one in found])
-    assert {item.name for item in done.effective()} == {one.name for one in found}
-    assert not list(platform.definitions.plan([one.document() for one in found]).effective())
+    policies = [one.document() for one in found if one.kind == "policy"]
+    others = [one.document() for one in found if one.kind != "policy"]
+    done = platform.definitions.apply(others)
+    assert {item.name for item in done.effective()} == {one["name"] for one in others}
+    assert not list(platform.definitions.plan(others).effective())
+    planned = platform.policy.plan(policies)
+    assert {item.name for item in planned.effective()} == {one["name"] for one in policies}
 
 
 def test_the_example_of_the_readme_does_what_it_prints(project: Path) -> None:

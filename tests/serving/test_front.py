@@ -58,7 +58,7 @@ class Echo:
     def refusal(self, path: bytes, status: int, message: str) -> Response:
         return Response(message.encode(), status)
 
-    def failure(self, path: bytes, error: BaseException) -> Response:
+    def failure(self, path: bytes, error: BaseException, client: str) -> Response:
         return Response(b"failed", 500)
 
     def begin(self, request: Request) -> None: ...

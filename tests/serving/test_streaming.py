@@ -67,7 +67,7 @@ class Telling:
     def refusal(self, path: bytes, status: int, message: str) -> Response:
         return Response(message.encode(), status)
 
-    def failure(self, path: bytes, error: BaseException) -> Response:
+    def failure(self, path: bytes, error: BaseException, client: str) -> Response:
         self.failures.append(error)
         return Response(b"failed", 500)
 

@@ -515,7 +515,7 @@ def test_a_witness_file_that_is_none_is_told(witness, tmp_path):
     path = tmp_path / "witness" / "audit.jsonl"
     path.parent.mkdir()
     path.write_text("rubbish\n")
-    with pytest.raises(Corrupt, match="not one of its own"):
+    with pytest.raises(Corrupt, match="no sighting"):
         witness.latest()
     with pytest.raises(Unavailable):
         FileWitness(tmp_path).latest()

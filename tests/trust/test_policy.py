@@ -6,14 +6,17 @@ import json
 import random
 import threading
 import time
+from datetime import UTC, datetime
 
 import cedarpy
 import pytest
 
 from falaj.kernel.actions import Action
 from falaj.kernel.call import AssetRef, Caller, Principal, PrincipalKind
+from falaj.kernel.clock import SetClock
 from falaj.kernel.errors import InvalidInput
 from falaj.kernel.ports import Decision, Resource
+from falaj.testing.policies import CedarsOwn, Dice, added_policies
 from falaj.trust.duties import unassigned
 from falaj.trust.model import Role
 from falaj.trust.policy import CedarPolicy
@@ -412,7 +415,7 @@ def cedars_own(policy: CedarPolicy, asked) -> tuple[bool, tuple[str, ...]]:
             "parents": [],
         },
     ]
-    context = {"stepped_up": stepped_up}
+    context = {"stepped_up": stepped_up, "via": who.via, "environment": ""}
     if who.purpose is not None:
         context["purpose"] = who.purpose
     answer = cedarpy.is_authorized(
@@ -488,3 +491,28 @@ def test_a_remembered_answer_is_far_faster_than_a_new_one():
     cold = seconds([asset(key=str(number)) for number in range(300)])
     seconds([what])
     assert seconds([what] * 300) * 10 < cold
+
+
+def differing(n_questions: int, seed: int) -> int:
+    """How many of so many random questions are answered unlike Cedar's own answer."""
+    clock = SetClock(datetime(2026, 11, 30, 12, tzinfo=UTC))
+    full = CedarPolicy(ACTIONS, added=added_policies(80), environment="production", clock=clock)
+    own = CedarsOwn(full, clock, environment="production")
+    dice = Dice(seed, NAMES, clock)
+    n = 0
+    for _ in range(n_questions):
+        asked = dice.question()
+        who, action, what, stepped_up = asked
+        ours = full.decide(who, action, what, stepped_up=stepped_up)
+        allowed, reasons = own.answer(asked)
+        n += ours.allowed is not allowed or ours.reasons != (reasons or ("no-policy-permits",))
+    return n
+
+
+def test_decisions_with_an_operators_policies_are_cedars_own():
+    assert differing(1_000, seed=11) == 0
+
+
+@pytest.mark.nightly
+def test_none_of_a_hundred_thousand_decisions_differs_from_cedars_own():
+    assert differing(100_000, seed=13) == 0

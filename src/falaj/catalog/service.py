@@ -18,6 +18,7 @@ from falaj.catalog.model import (
     Lineage,
 )
 from falaj.catalog.planning import Plan, Step, VersionedDefinition
+from falaj.catalog.policies import KIND as POLICY
 from falaj.kernel.actions import Service, action
 from falaj.kernel.call import AssetRef, Call
 from falaj.kernel.errors import Forbidden, InvalidInput
@@ -160,7 +161,7 @@ class DefinitionService(Service):
         none; the reason is recorded.
         """
         self._check_secrets(documents, secrets_allowed)
-        done = self._definitions.apply(self.call, documents, planned=planned, permit=self._permit)
+        done = self._definitions.apply(self.call, documents, planned=planned, permit=self._allow)
         return self._shown(done)
 
     @action(get="/definitions")
@@ -192,6 +193,17 @@ class DefinitionService(Service):
     def _may_see(self, kind: str, name: str) -> bool:
         resource = self._catalog.load(self.call.connection, AssetRef(kind, name))
         return self._visible(self.call, resource)
+
+    def _allow(self, plan: Plan) -> None:
+        """As ``_permit``; and policies are not applied by whoever may declare things."""
+        self._permit(plan)
+        for item in plan.effective():
+            if item.kind == POLICY:
+                raise Forbidden(
+                    f"The policy {item.name!r} is not applied but proposed.",
+                    hint="An administrator proposes it (`falaj apply`, `falaj policy propose`), "
+                    "and another person approves.",
+                )
 
     def _permit(self, plan: Plan) -> None:
         """Raises Forbidden if the plan would change what the caller may not know of."""

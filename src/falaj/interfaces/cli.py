@@ -34,6 +34,7 @@ SERVICES: dict[str, str] = {
     "incidents": "Incidents: disturbances, their priority, and what was done about them.",
     "assets": "Assets and their lineage: what there is, whose it is, and what flows into what.",
     "accounts": "People and programs that may act on this platform, their roles and sessions.",
+    "policy": "Policies: the operator's own, and which policy decides what.",
     "keys": "The keys that seal and sign: which there are, and their rotation.",
     "audit": "What was done by whom, and proof that the record of it is whole.",
     "jobs": "Long work: what waits, what runs, what has ended and how.",
@@ -63,6 +64,14 @@ class ServiceGroup(TyperGroup):
                 from falaj.interfaces.exporting import add_export
 
                 add_export(made)
+            if self.name == "policy":
+                from falaj.interfaces.policyfiles import add_policy_commands
+
+                add_policy_commands(made)
+            if self.name == "audit":
+                from falaj.interfaces.auditcommands import add_audit_commands
+
+                add_audit_commands(made)
             self.commands.update(get_group(made).commands)
         return self
 
@@ -173,11 +182,14 @@ def apply(
     secrets_allowed: Annotated[
         str | None, typer.Option(help="Why what looks like a secret in them is none.")
     ] = None,
+    reason: Annotated[
+        str | None, typer.Option(help="Why policies change, for whoever approves them.")
+    ] = None,
 ) -> None:
     """Make the platform as the definitions say."""
     from falaj.interfaces.workspace import apply_definitions
 
-    apply_definitions(context.obj, path, secrets_allowed)
+    apply_definitions(context.obj, path, reason, secrets_allowed)
 
 
 @app.command()

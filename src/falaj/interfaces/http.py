@@ -26,6 +26,7 @@ from falaj.kernel.actions import Action, is_writable
 from falaj.kernel.call import Caller
 from falaj.kernel.door import Backend, LocalDoor
 from falaj.kernel.errors import FalajError, InvalidInput, LimitExceeded, NotFound, Unauthenticated
+from falaj.kernel.ports import TurnedAway
 from falaj.kernel.problems import INTERNAL, MEDIA_TYPE, problem, public, status_of
 from falaj.kernel.telemetry import logger
 
@@ -56,6 +57,7 @@ def create_app(
     version: str,
     max_body_bytes: int,
     hiding: Hiding | None = None,
+    turned_away: TurnedAway | None = None,
 ) -> FastAPI:
     """The control plane's ASGI application.
 
@@ -63,8 +65,9 @@ def create_app(
         backend: what the local door stands on.
         verifier: checks access tokens.
         version: Falaj's version, for the OpenAPI document.
-        max_body_bytes: a larger request body is refused.
+        max_body_bytes: a larger request body is refused with 413.
         hiding: takes words of the inside out of errors; none are known without it.
+        turned_away: told of requests without a good token, which never reach the door.
     """
     app = FastAPI(
         title="Falaj",
@@ -105,6 +108,7 @@ def create_app(
     for kind in (FalajError, HTTPException, Exception):
         app.add_exception_handler(kind, told)
     app.middleware("http")(_headers)
+    app.state.turned_away = turned_away
     return app
 
 
@@ -321,6 +325,7 @@ def _told(request: Request, error: Exception, hiding: Hiding) -> Response:
     headers = {}
     if status_of(error.kind) == 401:
         headers["WWW-Authenticate"] = "Bearer"
+        _tell_of(request, error)
     if error.retryable:
         headers["Retry-After"] = "1"
     return JSONResponse(
@@ -329,6 +334,14 @@ def _told(request: Request, error: Exception, hiding: Hiding) -> Response:
         media_type=MEDIA_TYPE,
         headers=headers,
     )
+
+
+def _tell_of(request: Request, error: FalajError) -> None:
+    """Have a request without a good token recorded; a wrong password was recorded already."""
+    turned_away: TurnedAway | None = getattr(request.app.state, "turned_away", None)
+    if turned_away is not None and error.code in ("unauthenticated", "invalid-token"):
+        address = request.client.host if request.client else None
+        turned_away(error, address, f"{request.method} {request.url.path}")
 
 
 class InternalError(FalajError):

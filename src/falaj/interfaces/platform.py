@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from falaj.lake.service import TableService
     from falaj.models.service import ModelService
     from falaj.monitoring.service import MonitorService
+    from falaj.operations.policy_service import PolicyService
     from falaj.operations.service import AlertService, ChangeService, IncidentService
     from falaj.serving.service import EndpointService
     from falaj.training.frames import TrainingFrame
@@ -87,6 +88,7 @@ class Platform:
     incidents: IncidentService
     assets: AssetService
     accounts: AccountsService
+    policy: PolicyService
     keys: Keys
     audit: Audit
     jobs: JobsService

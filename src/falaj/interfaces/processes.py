@@ -91,7 +91,10 @@ def control_app(premises: Premises, *, port: int | None = None) -> Any:
     from falaj.interfaces.hosts import Addresses, HostCheck
     from falaj.interfaces.http import create_app
     from falaj.interfaces.people import add_people
+    from falaj.wiring.auditparts import refusals
+    from falaj.wiring.policyparts import questions_kept
 
+    questions_kept(premises)
     addresses = Addresses.of(premises.settings, port)
     app = create_app(
         premises.backend,
@@ -99,6 +102,7 @@ def control_app(premises: Premises, *, port: int | None = None) -> Any:
         version=version("falaj"),
         max_body_bytes=premises.settings.http.max_body_bytes,
         hiding=Hiding.of(premises.settings),
+        turned_away=refusals(premises, via="http").told,
     )
     add_auth_routes(app, premises.authentication)
     add_people(app, premises, addresses, version=version("falaj"))

@@ -17,9 +17,12 @@ if TYPE_CHECKING:
     from falaj.catalog.planning import Plan
     from falaj.interfaces.kubernetes import Pods
     from falaj.interfaces.supervisor import Supervisor
+    from falaj.kernel.actions import Action
     from falaj.kernel.settings import Settings
 
 ROLES = ("control", "inference", "worker")
+POLICY = "policy"
+"""``catalog.policies.KIND``, without what that room imports: the supervisor is to stay small."""
 
 EXAMPLE = '''"""What this platform is to know: sources, features, models, endpoints.
 
@@ -67,18 +70,68 @@ def _account_name(text: str) -> str:
 
 def plan_definitions(session: Session, path: Path | None) -> None:
     """``falaj plan``."""
-    _show_plan(session, session.platform.definitions.plan(_documents(session, path)))
+    _show_plan(session, _planned(session, _documents(session, path)))
 
 
 def apply_definitions(
-    session: Session, path: Path | None, secrets_allowed: str | None = None
+    session: Session,
+    path: Path | None,
+    reason: str | None = None,
+    secrets_allowed: str | None = None,
 ) -> None:
-    """``falaj apply``."""
+    """``falaj apply``: policies that differ are proposed, everything else is applied."""
     documents = _documents(session, path)
-    definitions = session.platform.definitions
-    digest = definitions.plan(documents).digest
-    done = definitions.apply(documents, planned=digest, secrets_allowed=secrets_allowed)
-    _show_plan(session, done, done=True)
+    plan = _planned(session, documents)
+    changed = {item.name for item in plan.effective() if item.kind == POLICY}
+    if not changed:
+        if _only_policies(documents):
+            _show_plan(session, plan, done=True)
+            return
+        applied = session.platform.definitions.apply(
+            documents, planned=plan.digest, secrets_allowed=secrets_allowed
+        )
+        _show_plan(session, applied, done=True)
+        return
+    if reason is None:
+        raise InvalidInput(
+            f"These policies would change: {', '.join(sorted(changed))}.",
+            hint="Say why with --reason: whoever approves them reads it.",
+        )
+    rest = [one for one in documents if one["kind"] != POLICY]
+    if rest:
+        definitions = session.platform.definitions
+        digest = definitions.plan(rest).digest
+        done = definitions.apply(rest, planned=digest, secrets_allowed=secrets_allowed)
+        _show_plan(session, done, done=True)
+    proposed = [one for one in documents if one["kind"] == POLICY and one["name"] in changed]
+    action = _named("policy", "propose")
+    change = session.call(action, {"documents": proposed, "reason": reason})
+    if session.as_json:
+        session.show(change)
+        return
+    session.console.print(
+        f"Proposed as {change.id}: in force once another person runs "
+        f"`falaj changes approve {change.id} --reason …`.",
+        soft_wrap=True,
+    )
+
+
+def _planned(session: Session, documents: list[dict[str, Any]]) -> Plan:
+    """The plan; policies alone are planned as those who may propose them plan."""
+    if _only_policies(documents):
+        return session.platform.policy.plan(documents)
+    return session.platform.definitions.plan(documents)
+
+
+def _only_policies(documents: list[dict[str, Any]]) -> bool:
+    return bool(documents) and all(one["kind"] == POLICY for one in documents)
+
+
+def _named(service: str, verb: str) -> Action:
+    from falaj.wiring.services import service_classes
+
+    found = service_classes()[service].actions()
+    return next(action for action in found if action.verb == verb)
 
 
 def _documents(session: Session, path: Path | None) -> list[dict[str, Any]]:

@@ -15,6 +15,8 @@ from falaj.kernel.ids import new_id
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
 
+    from falaj.kernel.ports import AuditEntry
+
 _ACTING: ContextVar[str] = ContextVar("acting", default="")
 
 STEP_UP_WINDOW = timedelta(minutes=5)
@@ -114,6 +116,8 @@ class Call:
     parent: str | None = None
     events: list[Event] = field(default_factory=list)
     notes: dict[str, Any] = field(default_factory=dict)
+    records: list[AuditEntry] = field(default_factory=list)
+    """Audit records of the calls made inside this one; kept with its own, at the end."""
 
     @property
     def principal(self) -> Principal:

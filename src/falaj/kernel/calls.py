@@ -50,20 +50,18 @@ class Calls:
             call = Call(caller=caller, action=action, now=self._clock.now(), connection=connection)
             yield call
             self._events.append(connection, call.events)
-            self._audit.append(
-                connection,
-                AuditEntry(
-                    call_id=call.id,
-                    parent=None,
-                    at=call.now,
-                    principal=principal_id,
-                    via="job",
-                    address=None,
-                    action=action,
-                    resource=resource,
-                    outcome=Outcome.DONE,
-                    reasons=(),
-                    arguments=dict(arguments or {}),
-                    details=call.notes,
-                ),
+            own = AuditEntry(
+                call_id=call.id,
+                parent=None,
+                at=call.now,
+                principal=principal_id,
+                via="job",
+                address=None,
+                action=action,
+                resource=resource,
+                outcome=Outcome.DONE,
+                reasons=(),
+                arguments=dict(arguments or {}),
+                details=call.notes,
             )
+            self._audit.append_many(connection, [*call.records, own])

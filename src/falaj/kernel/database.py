@@ -7,6 +7,7 @@ Tables are SQLAlchemy Core tables on one ``metadata``; rooms declare theirs in t
 from __future__ import annotations
 
 import random
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,8 +23,10 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, Operati
 from falaj.kernel.clock import from_microseconds, microseconds
 from falaj.kernel.errors import InvalidInput, StorageFull, Unavailable
 from falaj.kernel.numbers import finite
+from falaj.kernel.telemetry import logger
 
 T = TypeVar("T")
+_log = logger(__name__)
 
 metadata = MetaData(
     naming_convention={
@@ -138,6 +141,8 @@ class Database:
                 yield connection
         except DBAPIError as error:
             raise self._told(error) from error
+        except sqlite3.Error as error:  # of a savepoint, which goes past SQLAlchemy
+            raise self._of_driver(str(error)) from error
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
@@ -172,27 +177,37 @@ class Database:
 
     def _told(self, error: DBAPIError) -> Exception:
         reason = str(error.orig).strip().splitlines()[0] if error.orig else str(error)
-        lowered = reason.lower()
-        if "full" in lowered or "no space" in lowered or "disk i/o" in lowered:
-            return StorageFull(
-                f"The disk of the database {self.shown_url} is full or failing: {reason}.",
-                hint="Free some space; nothing was changed.",
-            )
-        if isinstance(error, OperationalError):
-            if "no such table" in lowered:
-                return Unavailable(
-                    f"The database {self.shown_url} has not been set up: {reason}.",
-                    hint="Run `falaj init` in this folder first.",
-                )
-            return Unavailable(
-                f"The database {self.shown_url} does not answer: {reason}.",
-                hint="See `falaj doctor`; the call may be repeated.",
-            )
+        if out_of_space(reason) or isinstance(error, OperationalError):
+            return self._of_driver(reason)
         return error
+
+    def _of_driver(self, reason: str) -> Exception:
+        """The error that a driver's words mean."""
+        if out_of_space(reason):
+            _log.error("the database's disk is full or failing", error=reason)
+            return StorageFull(
+                "The disk of the metadata database is full or failing, so nothing was done.",
+                hint="Free some space, then repeat the call.",
+            )
+        if "no such table" in reason.lower():
+            return Unavailable(
+                f"The database {self.shown_url} has not been set up: {reason}.",
+                hint="Run `falaj init` in this folder first.",
+            )
+        return Unavailable(
+            f"The database {self.shown_url} does not answer: {reason}.",
+            hint="See `falaj doctor`; the call may be repeated.",
+        )
 
     def close(self) -> None:
         """Give all connections back."""
         self.engine.dispose()
+
+
+def out_of_space(reason: str) -> bool:
+    """True if a driver's words mean a disk that is full or fails."""
+    lowered = reason.lower()
+    return any(word in lowered for word in ("disk is full", "no space", "disk i/o", "disk full"))
 
 
 def _parsed(url: str) -> URL:
@@ -224,4 +239,4 @@ def retried(work: Callable[[], T], *, attempts: int = 5, first_wait: float = 0.0
     raise AssertionError
 
 
-__all__ = ["Database", "Instant", "Json", "metadata", "retried"]
+__all__ = ["Database", "Instant", "Json", "metadata", "out_of_space", "retried"]

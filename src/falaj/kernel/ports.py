@@ -6,12 +6,12 @@ attributes of resources, and does not know who answers.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from sqlalchemy.engine import Connection
 
@@ -71,12 +71,19 @@ class Policy(Protocol):
 
 
 class AuditLog(Protocol):
-    """Keeps every entry for good, in the transaction that it is given.
+    """Keeps every entry for good, in the transaction that it is given, in order.
 
-    ``append`` raises when the entry cannot be kept; the caller's work is then rolled back.
+    Both raise when an entry cannot be kept; the caller's work is then rolled back. Append
+    last: a log may hold a lock until the transaction ends.
     """
 
     def append(self, connection: Connection, entry: AuditEntry) -> None: ...
+
+    def append_many(self, connection: Connection, entries: Sequence[AuditEntry]) -> None: ...
+
+
+TurnedAway: TypeAlias = Callable[[BaseException, str | None, str], None]
+"""Told of each request that is refused before the door: why, the address, and what it asked."""
 
 
 class Resources(Protocol):

@@ -30,6 +30,7 @@ from pydantic_settings import (
 
 from falaj.kernel import postgres_tls
 from falaj.kernel.errors import Forbidden, InvalidInput
+from falaj.kernel.settings_audit import AuditSettings
 from falaj.kernel.settings_keys import SECRETS as KEY_SERVICE_SECRETS
 from falaj.kernel.settings_keys import KeyServiceSettings
 from falaj.kernel.settings_people import OutgoingSettings, SignInSettings
@@ -37,7 +38,7 @@ from falaj.kernel.settings_supply import SupplyChainSettings
 
 SETTINGS_FILE = "falaj.toml"
 _MOST_WORKERS = 256
-_SECRET_NAMES = ("passphrase", "password", "secret_key", "traces_headers")
+_SECRET_NAMES = ("passphrase", "password", "secret_key", "traces_headers", "witness_token")
 _PASSWORD_OF = {
     "database": "database_password",
     "lake": "lake_password",
@@ -208,6 +209,8 @@ class Settings(BaseSettings):
     """After so long without a sign of its worker, a job is taken up by another one."""
     parity_minutes: float = Field(15.0, ge=0, le=100_000)
     """How often served features are computed again offline and compared; 0: never."""
+    environment: str = Field("", pattern=r"^[a-z0-9_-]{0,63}$")
+    """What this installation is for (``production``); policies see it."""
     region: str = "local"
     """The region that this installation stands in; assets inherit it."""
     http: HttpSettings = HttpSettings()
@@ -216,6 +219,7 @@ class Settings(BaseSettings):
     sign_in: SignInSettings = SignInSettings()
     outgoing: OutgoingSettings = OutgoingSettings()
     supply_chain: SupplyChainSettings = SupplyChainSettings()
+    audit: AuditSettings = AuditSettings()
     traces: str = ""
     """Where traces go, by OTLP over HTTP: ``https://collector:4318``; nowhere if it is empty."""
     traces_ratio: float = Field(0.01, ge=0, le=1)

@@ -310,7 +310,7 @@ class _Connection(asyncio.Protocol):
                 self._transport.write(_OK % (len(told), told))
                 continue
             if isinstance(told, BaseException):
-                told = self._application.failure(request.path, told)
+                told = self._application.failure(request.path, told, self._client())
             self._write(request, told)
         if (
             not waiting and self._stream is None
@@ -375,7 +375,7 @@ class _Connection(asyncio.Protocol):
             if self._transport is None:
                 return
             if error is not None:
-                self._application.failure(request.path, error)  # counted and logged
+                self._application.failure(request.path, error, self._client())  # counted and logged
                 self._transport.abort()  # the client sees that the answer is not whole
             elif keep and not self._front.closing:
                 self.answered()

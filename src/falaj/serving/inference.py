@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 
 from falaj.kernel.errors import FalajError, NotFound
+from falaj.kernel.ports import TurnedAway
 from falaj.kernel.problems import MEDIA_TYPE, problem, public
 from falaj.kernel.telemetry import logger
 from falaj.serving.admission import Admission
@@ -150,6 +151,7 @@ class InferenceApp:
         trails: notes what becomes of requests that are traced or told to the access log.
         workload: where to tell how much there is to do; None if nobody asks.
         sleeping: wakes the models that sleep.
+        turned_away: told of each error that is answered, its client's address and the path.
         planes: answer what stands below their prefixes.
     """
 
@@ -165,8 +167,10 @@ class InferenceApp:
         trails: Trails | None = None,
         workload: Workload | None = None,
         sleeping: Sleeping | None = None,
+        turned_away: TurnedAway | None = None,
     ) -> None:
         self._plans = plans
+        self._turned_away = turned_away
         self._keeper = keeper
         self._log = log
         self._meters = meters
@@ -287,9 +291,11 @@ class InferenceApp:
         answer.status = status
         return answer
 
-    def failure(self, path: bytes, error: BaseException) -> Response:
+    def failure(self, path: bytes, error: BaseException, client: str = "") -> Response:
         """The answer to a request whose answering has raised."""
         known = _known(error, _text(path))
+        if self._turned_away is not None:
+            self._turned_away(known, client, _text(path))
         document = self.problem_of(known, endpoint=_endpoint_of(path), what=_text(path))
         code = int(document["status"])
         more = {}

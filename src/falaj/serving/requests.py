@@ -109,8 +109,8 @@ class Application(Protocol):
         """The answer to a request that is refused before it is whole."""
         ...
 
-    def failure(self, path: bytes, error: BaseException) -> Response:
-        """The answer to a request whose answering has raised."""
+    def failure(self, path: bytes, error: BaseException, client: str) -> Response:
+        """The answer to a request whose answering has raised, to whoever asked from there."""
         ...
 
     def begin(self, request: Request) -> None:

@@ -5,7 +5,7 @@ They pass the same conformance suites as the real ones (``falaj.testing.conforma
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import event
@@ -76,6 +76,11 @@ class MemoryAudit:
             event.listen(connection, "commit", self._committed, once=True)
             event.listen(connection, "rollback", self._rolled_back, once=True)
         waiting.append(entry)
+
+    def append_many(self, connection: Connection, entries: Sequence[AuditEntry]) -> None:
+        """Keep the entries when the transaction commits; see ``append``."""
+        for entry in entries:
+            self.append(connection, entry)
 
     def _committed(self, connection: Connection) -> None:
         self.entries += self._pending.pop(id(connection), [])

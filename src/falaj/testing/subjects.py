@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from falaj.testing.world import BEGIN, definitions, training_spec
+from falaj.testing.world import BEGIN, OWNER, definitions, training_spec
 
 if TYPE_CHECKING:
     from falaj.testing.world import World
@@ -75,6 +75,12 @@ def _fact(argument: str, fact: str = "", **more: Any) -> Callable[[World], Argum
 def _new(argument: str, make: Callable[[World], str], **more: Any) -> Callable[[World], Arguments]:
     """The argument is a thing that is made for this call."""
     return lambda world: {argument: make(world), **more}
+
+
+def _policy(world: World) -> dict[str, Any]:
+    name = world.new("model").replace("_", "-")
+    forbid = f'@id("{name}") forbid (principal == User::"user:x", action, resource);'
+    return {"kind": "policy", "name": name, "text": forbid}
 
 
 def _activation(world: World) -> Arguments:
@@ -309,7 +315,17 @@ SUBJECTS: Mapping[str, Subject] = {
     "keys.discard": Subject(
         _new("key_id", lambda world: world.old_key()), frozenset({"arguments"})
     ),
+    "policy.plan": Subject(lambda world: {"documents": [_policy(world)]}, frozenset({"fingerprint",
+        "digest", "name"})),
+    "policy.propose": Subject(lambda world: {"documents": [_policy(world)], "reason": "Quiet."},
+        frozenset({"fingerprint", "digest", "name", "text", "title", "steps"})),
+    "policy.compare": Subject(lambda world: {"documents": [_policy(world)]},
+        frozenset({"n_questions", "n_differences", "differences"})),
+    "policy.why": Subject(
+        _always(who=f"user:{OWNER}", action="models.promote", what="model:late")
+    ),
     "audit.search": Subject(_kept(after=0)),
+    "audit.lines": Subject(_always(after=1, upto=3)),
     "audit.get": Subject(_always(seq=3)),
     "audit.proof": Subject(_always(seq=3), _SIGNED | {"path"}),
     "audit.consistency": Subject(_proof),

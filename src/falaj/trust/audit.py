@@ -13,16 +13,17 @@ import json
 from collections.abc import Sequence
 from datetime import datetime
 from hashlib import sha256
-from typing import Any
+from typing import Any, cast
 
 import msgspec
-from sqlalchemy import Row, insert, select, text
+from sqlalchemy import Row, func, select
 from sqlalchemy.engine import Connection
-from sqlalchemy.exc import DBAPIError
 
 from falaj.kernel.clock import microseconds
+from falaj.kernel.database import out_of_space
 from falaj.kernel.errors import Corrupt, NotFound, Unavailable
 from falaj.kernel.ports import AuditEntry, Outcome
+from falaj.kernel.telemetry import logger
 from falaj.trust.audit_model import AuditPage, AuditRecord
 from falaj.trust.audit_tables import audit_records
 
@@ -31,11 +32,15 @@ GENESIS = bytes(32)
 COLUMNS = tuple(column.name for column in audit_records.columns)[:-1]
 """What the canonical form of a record is made of, in order."""
 LARGEST_PAGE = 1_000
-_LOCK = text("SELECT pg_advisory_xact_lock(5279742041164669281)")
-_HEAD = (
-    select(audit_records.c.seq, audit_records.c.hash).order_by(audit_records.c.seq.desc()).limit(1)
-)
-_INSERT = insert(audit_records)
+_log = logger(__name__)
+_LOCK = "SELECT pg_advisory_xact_lock(5279742041164669281)"
+_HEAD = "SELECT seq, hash FROM audit_records ORDER BY seq DESC LIMIT 1"
+_NAMES = ", ".join(column.name for column in audit_records.columns)
+_INSERT_SQLITE = f"INSERT INTO audit_records ({_NAMES}) VALUES ({', '.join('?' * 12)})"
+_INSERT_POSTGRESQL = f"INSERT INTO audit_records ({_NAMES}) VALUES ({', '.join(['%s'] * 12)})"
+_COPY_POSTGRESQL = f"COPY audit_records ({_NAMES}) FROM STDIN"
+_FEWEST_COPIED = 4
+"""From so many rows on, COPY costs less than an insert for each."""
 
 canonical = msgspec.json.Encoder().encode
 """The canonical bytes of a tuple of a record's columns."""
@@ -60,25 +65,35 @@ class SqlAuditLog:
 
     def append_many(self, connection: Connection, entries: Sequence[AuditEntry]) -> None:
         """Keep entries, in order, in one go; raises Unavailable when they cannot be kept."""
+        if not entries:
+            return
+        postgresql = connection.dialect.name == "postgresql"
+        # By the driver's own cursor: through SQLAlchemy this cost a third of a millisecond.
+        raw = cast("Any", connection.connection)
         try:
-            if connection.dialect.name == "postgresql":
-                connection.execute(_LOCK)
-            head = connection.execute(_HEAD).first()
-            seq, previous = (head.seq, head.hash) if head else (0, GENESIS)
-            rows: list[dict[str, Any]] = []
-            for entry in entries:
-                seq += 1
-                row = _columns(seq, entry)
-                values = tuple(row.values())
-                previous = chained(previous, canonical((seq, microseconds(entry.at), *values[2:])))
-                row["hash"] = previous
-                rows.append(row)
-            if rows:
-                connection.execute(_INSERT, rows if len(rows) > 1 else rows[0])
-        except DBAPIError as error:
-            reason = str(error.orig).strip().splitlines()[0] if error.orig else "no answer"
+            cursor = raw.cursor()
+            try:
+                if postgresql:
+                    cursor.execute(_LOCK)
+                cursor.execute(_HEAD)
+                seq, previous = cursor.fetchone() or (0, GENESIS)
+                previous = bytes(previous)
+                rows: list[tuple[Any, ...]] = []
+                for entry in entries:
+                    seq += 1
+                    row = _columns(seq, entry)
+                    previous = chained(previous, canonical(row))
+                    rows.append((*row, previous))
+                _insert(cursor, rows, postgresql=postgresql)
+            finally:
+                cursor.close()
+        except connection.dialect.loaded_dbapi.Error as error:
+            # The driver's words name files and hosts: they are for the operator's log alone.
+            reason = (str(error).strip().splitlines() or ["no answer"])[0]
+            _log.error("an audit record cannot be kept", error=reason)
+            why = ": its disk is full or failing" if out_of_space(reason) else ""
             raise Unavailable(
-                f"The audit record cannot be kept, so nothing was done: {reason}.",
+                f"The audit record cannot be kept, so nothing was done{why}.",
                 hint="Free some space or mend the database (`falaj doctor`), then repeat the call.",
             ) from error
 
@@ -131,6 +146,34 @@ class SqlAuditLog:
         records = [_record(row) for row in rows[:limit]]
         return AuditPage(records=records, next=records[-1].seq if len(rows) > limit else None)
 
+    def following(
+        self,
+        connection: Connection,
+        *,
+        after: int,
+        upto: int | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        limit: int = LARGEST_PAGE,
+    ) -> list[AuditRecord]:
+        """Records behind a number, oldest first.
+
+        Args:
+            upto: the last number that is wanted.
+            since, until: ``since <= at < until``.
+            limit: 1 to 1,000.
+        """
+        table = audit_records.c
+        query = select(audit_records).where(table.seq > after).order_by(table.seq)
+        if upto is not None:
+            query = query.where(table.seq <= upto)
+        if since is not None:
+            query = query.where(table.at >= since)
+        if until is not None:
+            query = query.where(table.at < until)
+        rows = connection.execute(query.limit(max(1, min(limit, LARGEST_PAGE)))).all()
+        return [_record(row) for row in rows]
+
     def get(self, connection: Connection, seq: int) -> AuditRecord:
         """One record; raises NotFound."""
         row = connection.execute(select(audit_records).where(audit_records.c.seq == seq)).first()
@@ -140,8 +183,7 @@ class SqlAuditLog:
 
     def size(self, connection: Connection) -> int:
         """The number of the last record."""
-        head = connection.execute(_HEAD).first()
-        return head.seq if head else 0
+        return connection.execute(select(func.max(audit_records.c.seq))).scalar() or 0
 
 
 def cleaned(value: str) -> str:
@@ -153,26 +195,39 @@ def cleaned(value: str) -> str:
     )
 
 
-def _columns(seq: int, entry: AuditEntry) -> dict[str, Any]:
-    return {
-        "seq": seq,
-        "at": entry.at,
-        "call_id": cleaned(entry.call_id),
-        "parent": None if entry.parent is None else cleaned(entry.parent),
-        "principal": cleaned(entry.principal),
-        "via": cleaned(entry.via),
-        "address": None if entry.address is None else cleaned(entry.address),
-        "action": cleaned(entry.action),
-        "resource": cleaned(entry.resource),
-        "outcome": entry.outcome.value,
-        "body": _body_text(
+def _insert(cursor: Any, rows: list[tuple[Any, ...]], *, postgresql: bool) -> None:
+    """Write rows as they were hashed, by the driver's own way for many."""
+    if not postgresql:
+        cursor.executemany(_INSERT_SQLITE, rows)
+    elif len(rows) < _FEWEST_COPIED:
+        cursor.executemany(_INSERT_POSTGRESQL, rows)
+    else:
+        with cursor.copy(_COPY_POSTGRESQL) as copy:
+            for row in rows:
+                copy.write_row(row)
+
+
+def _columns(seq: int, entry: AuditEntry) -> tuple[Any, ...]:
+    """The values of ``COLUMNS``, ``at`` in Unix microseconds."""
+    return (
+        seq,
+        microseconds(entry.at),
+        cleaned(entry.call_id),
+        None if entry.parent is None else cleaned(entry.parent),
+        cleaned(entry.principal),
+        cleaned(entry.via),
+        None if entry.address is None else cleaned(entry.address),
+        cleaned(entry.action),
+        cleaned(entry.resource),
+        entry.outcome.value,
+        _body_text(
             {
                 "reasons": list(entry.reasons),
                 "arguments": entry.arguments,
                 "details": entry.details,
             }
         ),
-    }
+    )
 
 
 def _body_text(body: dict[str, Any]) -> str:

@@ -20,6 +20,7 @@ from falaj.kernel.clock import Clock, microseconds
 from falaj.kernel.database import Database
 from falaj.kernel.errors import Conflict, NotFound
 from falaj.trust.audit import GENESIS, canonical
+from falaj.trust.audit_horizons import Horizon, latest_horizon
 from falaj.trust.audit_model import Checkpoint, ConsistencyProof, RecordProof
 from falaj.trust.audit_proofs import (
     TITLE,
@@ -150,10 +151,15 @@ class Checkpoints:
             select(audit_records).where(audit_records.c.seq.in_((seq - 1, seq)))
         ).all()
         found = {row.seq: row for row in rows}
-        if seq < 1 or seq not in found:
-            raise NotFound(f"The audit log has no record {seq}.", hint="See `falaj audit search`.")
+        horizon = latest_horizon(connection, self.keys, self.log)
+        if seq < 1 or seq not in found or (horizon and seq <= horizon.size):
+            raise _not_here(seq, horizon)
         checkpoint = self._covering(connection, seq)
-        previous = found[seq - 1].hash if seq - 1 in found else GENESIS
+        previous = GENESIS
+        if horizon and seq - 1 == horizon.size:
+            previous = bytes.fromhex(horizon.last)
+        elif seq - 1 in found:
+            previous = found[seq - 1].hash
         record = record_bytes(found[seq])
         subtree = self._subtree(connection, seq - 1)
         proof = RecordProof(
@@ -176,6 +182,9 @@ class Checkpoints:
         if old > new:
             raise Conflict(f"A log of {old} records begins none of {new}.", hint="Swap them.")
         earlier, later = self.at(connection, old), self.at(connection, new)
+        horizon = latest_horizon(connection, self.keys, self.log)
+        if horizon is not None and old < horizon.size:
+            raise _not_here(old, horizon)
         path = consistency_path(old, new, self._subtree(connection, old))
         proof = ConsistencyProof(old=earlier, new=later, path=[node.hex() for node in path])
         verify_consistency_proof(proof)
@@ -303,6 +312,15 @@ class Checkpointer:
         seen = Sighting(checkpoint.size, checkpoint.statement.encode(), signature_of(checkpoint))
         self._witness.keep(seen)
         self._told = seen
+
+
+def _not_here(seq: int, horizon: Horizon | None) -> NotFound:
+    if horizon is None or not 0 < seq <= horizon.size:
+        return NotFound(f"The audit log has no record {seq}.", hint="See `falaj audit search`.")
+    return NotFound(
+        f"Record {seq} lies in an archive; the database begins behind record {horizon.size}.",
+        hint=f"The newest archive is {horizon.archive}: `falaj audit prove-archived FILE {seq}`.",
+    )
 
 
 def _hashes(connection: Connection, low: int, high: int | None) -> Iterator[bytes]:

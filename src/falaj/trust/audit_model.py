@@ -46,6 +46,14 @@ class AuditPage(_Word):
     """Give it as ``before`` to get the next page; None at the end."""
 
 
+class AuditLines(_Word):
+    """Records as lines of a format, oldest first."""
+
+    lines: list[str]
+    next: int
+    """Give it as ``after`` for the lines behind these."""
+
+
 class Checkpoint(_Word):
     """A signed statement of what the whole log was at a size."""
 
@@ -115,6 +123,9 @@ class Verification(_Word):
 
     sound: bool
     n_records: int
+    """In the database."""
+    archived: int = 0
+    """Records 1 to here lie in archives; a signed horizon says so."""
     n_checkpoints: int
     signed: int
     """Records 1 to here stand under a good signed checkpoint; later ones only on the chain."""

@@ -9,7 +9,9 @@ from falaj.kernel.errors import Conflict
 from falaj.kernel.ports import Outcome
 from falaj.trust.audit import SqlAuditLog
 from falaj.trust.audit_checkpoints import Checkpoints
+from falaj.trust.audit_formats import AuditFormat, formatted
 from falaj.trust.audit_model import (
+    AuditLines,
     AuditPage,
     AuditRecord,
     Checkpoint,
@@ -58,6 +60,30 @@ class Audit(Service):
             until=until,
             before=before,
             limit=limit,
+        )
+
+    @action(get="/audit/lines")
+    def lines(
+        self,
+        *,
+        format: AuditFormat = AuditFormat.JSON,
+        after: int = 0,
+        upto: int | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        limit: int = 1_000,
+    ) -> AuditLines:
+        """Records as lines of JSON, CEF or OCSF, oldest first, in pages.
+
+        Give a page's ``next`` as ``after`` for the page behind it; at the end it stays as it
+        was given.
+        """
+        records = self._log.following(
+            self.call.connection, after=after, upto=upto, since=since, until=until, limit=limit
+        )
+        return AuditLines(
+            lines=[formatted(record, format) for record in records],
+            next=records[-1].seq if records else max(after, upto or after),
         )
 
     @action(get="/audit/records/{seq}")

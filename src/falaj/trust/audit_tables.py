@@ -56,8 +56,18 @@ audit_checkpoints = Table(
     Column("frontier", LargeBinary, nullable=False),
 )
 
+audit_horizons = Table(
+    "audit_horizons",
+    metadata,
+    Column("size", _Seq, primary_key=True, autoincrement=False),
+    Column("statement", Text, nullable=False, comment="the signed text"),
+    Column("key_id", String(64), nullable=False),
+    Column("algorithm", String(32), nullable=False),
+    Column("signature", LargeBinary, nullable=False),
+)
+
 PROTECTED = ("audit_records", "audit_checkpoints")
-"""The tables that only grow."""
+"""The tables that only grow; ``behind_horizon_ddl`` lets records go that a horizon covers."""
 
 _SQLITE = """
 CREATE TRIGGER {table}_no_update BEFORE UPDATE ON {table}
@@ -97,6 +107,33 @@ def append_only_ddl(dialect: str, table: str) -> list[str]:
     raise ValueError(f"no append-only triggers are known for {dialect}")
 
 
+def behind_horizon_ddl(dialect: str) -> list[str]:
+    """The statements that let records go from the start up to a horizon, and no others.
+
+    Run them after ``append_only_ddl`` of the records, when ``audit_horizons`` is there.
+    """
+    horizon = "coalesce((SELECT max(size) FROM audit_horizons), 0)"
+    if dialect == "sqlite":
+        return [
+            "DROP TRIGGER audit_records_no_delete",
+            "CREATE TRIGGER audit_records_no_delete BEFORE DELETE ON audit_records "
+            f"WHEN OLD.seq > {horizon} "
+            "BEGIN SELECT RAISE(ABORT, 'audit_records is append-only'); END",
+        ]
+    if dialect == "postgresql":
+        return [
+            "DROP TRIGGER audit_records_append_only ON audit_records",
+            "CREATE TRIGGER audit_records_append_only BEFORE UPDATE OR TRUNCATE ON audit_records "
+            "FOR EACH STATEMENT EXECUTE FUNCTION falaj_append_only()",
+            "CREATE OR REPLACE FUNCTION falaj_behind_horizon() RETURNS trigger LANGUAGE plpgsql "
+            f"AS 'BEGIN IF OLD.seq > {horizon} THEN "
+            "RAISE EXCEPTION ''audit_records is append-only''; END IF; RETURN OLD; END'",
+            "CREATE TRIGGER audit_records_kept BEFORE DELETE ON audit_records "
+            "FOR EACH ROW EXECUTE FUNCTION falaj_behind_horizon()",
+        ]
+    raise ValueError(f"no append-only triggers are known for {dialect}")
+
+
 def _ddl(statement: str) -> DDL:
     return DDL(statement.replace("%", "%%"))  # type: ignore[no-untyped-call]
 
@@ -107,5 +144,10 @@ def _protect(table: Table) -> None:
             event.listen(table, "after_create", _ddl(statement).execute_if(dialect=dialect))
 
 
-for _table in (audit_records, audit_checkpoints):
+for _table in (audit_records, audit_checkpoints, audit_horizons):
     _protect(_table)
+for _dialect in ("sqlite", "postgresql"):
+    for _statement in behind_horizon_ddl(_dialect):
+        # After the last of the three: its own table must be there.
+        event.listen(audit_horizons, "after_create", _ddl(_statement).execute_if(dialect=_dialect))
+audit_horizons.add_is_dependent_on(audit_records)

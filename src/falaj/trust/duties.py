@@ -100,7 +100,7 @@ DUTIES: Mapping[str, tuple[str, ...]] = {
     ),
     "keys": ("keys.*", "certificates.*"),
     "audit": ("audit.*",),
-    "administer": ("accounts.*", "policies.*"),
+    "administer": ("accounts.*", "policy.*"),
     "grant": ("accounts.set_roles", "accounts.invite", "accounts.grant*"),
     "serve": (
         "endpoints.predict*",
@@ -116,7 +116,12 @@ DUTIES: Mapping[str, tuple[str, ...]] = {
 }
 """Patterns over names of actions. What ``erase`` or ``keys`` names belongs to no other duty."""
 
-RESTRICTED = {"accounts": "read_accounts", "audit": "audit", "keys": "read_keys"}
+RESTRICTED = {
+    "accounts": "read_accounts",
+    "audit": "audit",
+    "keys": "read_keys",
+    "policy": "read_accounts",
+}
 """Services whose reading is not for everyone, and the group that their reading stands in."""
 
 DATA_VERBS = frozenset(
@@ -137,7 +142,9 @@ DATA_VERBS = frozenset(
     }
 )
 """Verbs that answer with rows or values, not with what is known about them."""
-NOT_DATA = frozenset({"accounts", "audit", "keys", "jobs", "alerts", "incidents", "changes"})
+NOT_DATA = frozenset(
+    {"policy", "accounts", "audit", "keys", "jobs", "alerts", "incidents", "changes"}
+)
 
 GROUPS = tuple(
     dict.fromkeys(

@@ -42,14 +42,25 @@ class Frontier:
 
     def extend(self, leaves: Iterable[bytes]) -> None:
         """Add leaf hashes at the right."""
-        peaks, size = self.peaks, self.size
-        for leaf in leaves:
-            node, position = leaf, size
+        peaks, size, rest = self.peaks, self.size, list(leaves)
+        at = 0
+        while at < len(rest):
+            # The largest whole subtree that fits here, level by level.
+            width = 1 << (len(rest) - at).bit_length() - 1
+            width = min(width, size & -size) if size else width
+            level = rest[at : at + width]
+            while len(level) > 1:
+                level = [
+                    sha256(b"\1" + left + right).digest()
+                    for left, right in zip(level[::2], level[1::2], strict=True)
+                ]
+            node, position = level[0], size // width
             while position & 1:
                 node = sha256(b"\1" + peaks.pop() + node).digest()
                 position >>= 1
             peaks.append(node)
-            size += 1
+            size += width
+            at += width
         self.size = size
 
     def root(self) -> bytes:

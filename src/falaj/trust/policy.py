@@ -10,16 +10,17 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.resources import files
-from typing import Any
+from typing import Any, TypeAlias
 
 import cedarpy
-from pydantic import BaseModel, ConfigDict
 
 from falaj.kernel.actions import Action
-from falaj.kernel.call import Caller
+from falaj.kernel.call import STEP_UP_WINDOW, Caller
+from falaj.kernel.clock import Clock, SystemClock
 from falaj.kernel.errors import InvalidInput
 from falaj.kernel.ports import Decision, Resource
 from falaj.trust.duties import GROUPS, Grouped, grouped
+from falaj.trust.policy_model import Why
 
 _TYPES = {"user": "User", "service": "Service", "system": "System"}
 _ATTRIBUTES = ("owner", "requested_by", "classification", "region", "stage", "environment")
@@ -30,24 +31,15 @@ UNKNOWN_PRINCIPAL = Decision(False, ("unknown-principal",))
 BROKEN_POLICY = "policy-error"
 DEFAULT = "no-policy-permits"
 
-_Key = tuple[str, tuple[str, ...], str, str, str, tuple[tuple[str, str], ...], bool, str | None]
+_BUCKETS = (60, 300, 900, 3600, 28_800, 86_400)
+"""The ages of a second factor that policies can tell apart, in seconds: at most so old."""
 
-
-class Why(BaseModel):
-    """A decision and how it came about."""
-
-    model_config = ConfigDict(frozen=True)
-
-    allowed: bool
-    reasons: tuple[str, ...]
-    """Ids of the policies that decided."""
-    policies: tuple[str, ...]
-    """Their text."""
-    roles: tuple[str, ...]
-    groups: tuple[str, ...]
-    """The groups that the action stands in."""
-    would_help: tuple[str, ...]
-    """Of ``step-up`` and ``purpose``: what would turn a no into a yes."""
+Question: TypeAlias = tuple[
+    str, tuple[str, ...], str, str, str, tuple[tuple[str, str], ...], bool, str | None,
+    int | None, str,
+]  # fmt: skip
+"""All that an answer depends on: who, roles, action, kind and key of the asset, its attributes,
+whether a second factor is fresh, the purpose, the factor's age and the interface (where asked)."""
 
 
 @dataclass(frozen=True)
@@ -56,15 +48,22 @@ class _Written:
 
     text: str
     actions: frozenset[str] | None
+    asks: frozenset[str]
+    """Of the context's attributes that are left out of most questions: those it speaks of."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Prepared:
     """One set of policies, parsed, with the answers that it has given."""
 
     by_id: Mapping[str, _Written]
-    kept: dict[_Key, Decision] = field(default_factory=dict)
+    asks_age: bool
+    """Whether a policy speaks of the age of the second factor, so that it changes answers."""
+    asks_via: bool
+    kept: dict[Question, Decision] = field(default_factory=dict)
     slices: dict[str, cedarpy.PolicySet] = field(default_factory=dict)
+    told: int = 0
+    """How many of the kept questions ``new_questions`` has given; dicts keep their order."""
 
     @property
     def text(self) -> str:
@@ -93,6 +92,8 @@ class CedarPolicy:
     Args:
         actions: all actions of the platform; they become the schema's actions.
         added: the operator's own policies, Cedar text by name.
+        environment: what this installation is for, as policies see it; empty if nothing is said.
+        clock: tells how old a second factor is.
 
     Raises:
         InvalidInput: a policy does not parse, or does not fit the schema.
@@ -102,8 +103,15 @@ class CedarPolicy:
     """
 
     def __init__(
-        self, actions: Iterable[Action], *, added: Mapping[str, str] | None = None
+        self,
+        actions: Iterable[Action],
+        *,
+        added: Mapping[str, str] | None = None,
+        environment: str = "",
+        clock: Clock | None = None,
     ) -> None:
+        self._environment = environment
+        self._clock = clock or SystemClock()
         self._actions = grouped(actions)
         self.schema = _schema(self._actions.values())
         self._schema = cedarpy.Schema.from_str(self.schema)
@@ -123,6 +131,19 @@ class CedarPolicy:
         """
         self._prepared = self._parsed(added)
 
+    def with_added(self, added: Mapping[str, str]) -> CedarPolicy:
+        """Another policy with other texts of the operator beside the built-in ones.
+
+        Raises:
+            InvalidInput: one of them does not parse or validate.
+        """
+        other = CedarPolicy.__new__(CedarPolicy)
+        other._environment, other._clock = self._environment, self._clock
+        other._actions, other.schema, other._schema = self._actions, self.schema, self._schema
+        other._entities = self._entities
+        other._prepared = other._parsed(added)
+        return other
+
     def decide(
         self, caller: Caller, action: str, resource: Resource, *, stepped_up: bool
     ) -> Decision:
@@ -140,6 +161,8 @@ class CedarPolicy:
             tuple(attributes.items()) if attributes else (),
             stepped_up,
             caller.purpose,
+            self._age(caller, stepped_up) if prepared.asks_age else None,
+            caller.via if prepared.asks_via else "",
         )
         decision = prepared.kept.get(key)
         if decision is None:
@@ -177,14 +200,38 @@ class CedarPolicy:
             would_help=tuple(would_help),
         )
 
+    def new_questions(self) -> list[Question]:
+        """The questions that were asked for the first time since this was last called.
+
+        Not those of unknown actions or principals: nobody may do these, whatever is written.
+        """
+        prepared = self._prepared
+        known, prepared.told = prepared.told, len(prepared.kept)
+        if known > prepared.told:
+            known = 0  # the memory was emptied meanwhile
+        questions = list(prepared.kept)[known : prepared.told]
+        return [one for one in questions if one[2] in self._actions and _typed(one[0])]
+
     def groups_of(self, action: str) -> tuple[str, ...]:
         """The groups that an action stands in; empty for an unknown one."""
         known = self._actions.get(action)
         return known.groups if known else ()
 
-    def _asked(self, prepared: _Prepared, key: _Key) -> Decision:
+    def _age(self, caller: Caller, stepped_up: bool) -> int | None:
+        """The age of the second factor in seconds, rounded up to a step; None if it is older.
+
+        Asked what a fresh one would change, a fresh one is assumed.
+        """
+        if caller.mfa_at is None:
+            return _BUCKETS[0] if stepped_up else None
+        seconds = (self._clock.now() - caller.mfa_at).total_seconds()
+        if stepped_up and not 0 <= seconds <= STEP_UP_WINDOW.total_seconds():
+            return _BUCKETS[0]
+        return next((step for step in _BUCKETS if 0 <= seconds <= step), None)
+
+    def _asked(self, prepared: _Prepared, key: Question) -> Decision:
         """Cedar's answer to the question that a key states."""
-        principal_id, roles, action, kind, asset, attributes, stepped_up, purpose = key
+        principal_id, roles, action, kind, asset, attributes, stepped_up, purpose, age, via = key
         entities = self._entities.get(action)
         if entities is None:
             return UNKNOWN_ACTION
@@ -192,7 +239,13 @@ class CedarPolicy:
         principal_type = _TYPES.get(prefix)
         if principal_type is None or not name:
             return UNKNOWN_PRINCIPAL
-        context: dict[str, Any] = {"stepped_up": stepped_up}
+        context: dict[str, Any] = {
+            "stepped_up": stepped_up,
+            "via": via,
+            "environment": self._environment,
+        }
+        if age is not None:
+            context["mfa_seconds"] = age
         if purpose is not None:
             context["purpose"] = purpose
         principal = {"type": principal_type, "id": principal_id}
@@ -236,7 +289,8 @@ class CedarPolicy:
                         hint="Give each policy an id of its own.",
                     )
                 by_id[policy_id] = written
-        return _Prepared(by_id)
+        asked = frozenset[str]().union(*(policy.asks for policy in by_id.values()))
+        return _Prepared(by_id, asks_age="mfa_seconds" in asked, asks_via="via" in asked)
 
     def _checked(self, name: str, text: str) -> dict[str, _Written]:
         """The policies of one text by their ``@id``; raises InvalidInput."""
@@ -266,10 +320,19 @@ class CedarPolicy:
                     hint="Name each policy: decisions and audit records quote the name.",
                 )
             alone = {"staticPolicies": {policy_id: policy}, "templates": {}, "templateLinks": []}
+            # In Cedar's own JSON form, where no escape hides a name.
+            written = json.dumps(alone)
             by_id[policy_id] = _Written(
-                cedarpy.policies_from_json_str(json.dumps(alone)), _scope(policy["action"])
+                cedarpy.policies_from_json_str(written),
+                _scope(policy["action"]),
+                frozenset(name for name in ("mfa_seconds", "via") if f'"{name}"' in written),
             )
         return by_id
+
+
+def _typed(principal: str) -> bool:
+    prefix, _, name = principal.partition(":")
+    return prefix in _TYPES and bool(name)
 
 
 def _scope(action: Mapping[str, Any]) -> frozenset[str] | None:

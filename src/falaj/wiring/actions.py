@@ -13,6 +13,7 @@ from falaj.kernel.jobs_service import JobsService
 from falaj.lake.service import TableService
 from falaj.models.service import ModelService
 from falaj.monitoring.service import MonitorService
+from falaj.operations.policy_service import PolicyService
 from falaj.operations.service import AlertService, ChangeService, IncidentService
 from falaj.serving.service import EndpointService
 from falaj.training.service import RunService, TrainingService
@@ -21,6 +22,7 @@ from falaj.trust.keys_service import Keys
 from falaj.trust.ownfactors import OwnFactors
 from falaj.trust.service import AccountsService
 from falaj.wiring.facts import facts
+from falaj.wiring.policyparts import policy_service
 from falaj.wiring.watching import parity_checks
 
 if TYPE_CHECKING:
@@ -51,6 +53,7 @@ def makers(made: Premises) -> dict[type[Service], Callable[[], Service]]:
         IncidentService: lambda: IncidentService(made.incidents, made.catalog, visible),
         AssetService: lambda: AssetService(made.catalog, visible),
         AccountsService: lambda: _accounts(made),
+        PolicyService: lambda: policy_service(made),
         Keys: lambda: Keys(made.keys, made.jobs, made.audit, made.key_uses),
         Audit: lambda: Audit(made.audit, made.checkpoints, made.audit_verifier),
         JobsService: lambda: JobsService(made.jobs, made.may_handle),

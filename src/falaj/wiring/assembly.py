@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 from falaj.catalog.assets import Catalog
 from falaj.catalog.definitions import Definition, Definitions
-from falaj.kernel.actions import Action
 from falaj.kernel.call import AssetRef, Call, Caller
 from falaj.kernel.calls import Calls
 from falaj.kernel.clock import Clock, SystemClock
@@ -36,13 +35,12 @@ from falaj.trust.authentication import Authentication
 from falaj.trust.epochs import Epochs
 from falaj.trust.factors import Factors
 from falaj.trust.key_uses import CountedKeys, KeyUses
-from falaj.trust.policy import CedarPolicy
+from falaj.trust.policy_store import LivePolicy
 from falaj.trust.tokens import Tokens
 from falaj.wiring import stores
 from falaj.wiring.keyservices import key_service
 from falaj.wiring.parts import part
 from falaj.wiring.resources import AllResources
-from falaj.wiring.services import service_classes
 from falaj.wiring.sharing import Shared
 
 if TYPE_CHECKING:
@@ -61,8 +59,7 @@ if TYPE_CHECKING:
     from falaj.monitoring.monitors import Monitors
     from falaj.training.runs import Runs
     from falaj.training.training_sets import TrainingSets
-    from falaj.trust.adapters.witness_file import FileWitness
-    from falaj.trust.ports import KeyService
+    from falaj.trust.ports import KeyService, Witness
     from falaj.wiring.servingparts import ServingParts
 
 
@@ -136,11 +133,11 @@ class Premises:
         return Checkpoints(self.keys)
 
     @part
-    def witness(self) -> FileWitness:
-        """Remembers the audit log's checkpoints in a file of its own."""
-        from falaj.trust.adapters.witness_file import FileWitness
+    def witness(self) -> Witness:
+        """Remembers the audit log's checkpoints outside of the database."""
+        from falaj.wiring.auditparts import witness
 
-        return FileWitness(private_folder(self.settings.home / "witness") / "checkpoints")
+        return witness(self)
 
     @part
     def audit_verifier(self) -> Verifier:
@@ -169,12 +166,11 @@ class Premises:
         )
 
     @part
-    def policy(self) -> CedarPolicy:
-        """The policy over all actions of the platform."""
-        actions: list[Action] = [
-            action for service in service_classes().values() for action in service.actions()
-        ]
-        return CedarPolicy(actions)
+    def policy(self) -> LivePolicy:
+        """The policy over all actions of the platform, as it stands now."""
+        from falaj.wiring.policyparts import live_policy
+
+        return live_policy(self)
 
     @part
     def jobs(self) -> Jobs:
@@ -204,7 +200,9 @@ class Premises:
         """What is declared."""
         from falaj.features.appliers import appliers as feature_appliers
         from falaj.ingest.service import DeclaredSources
+        from falaj.operations.policies import policy_applied
         from falaj.wiring.kinds import definition_kinds, definition_reviews
+        from falaj.wiring.policyparts import review
 
         def found(connection: Any, kind: str, name: str, version: int | None = None) -> Definition:
             return self.definitions.definition(connection, kind, name, version)
@@ -219,19 +217,25 @@ class Premises:
                 **feature_appliers(found, self.catalog),
                 "source": DeclaredSources(self.catalog),
                 "endpoint": endpoint_applied,
+                "policy": policy_applied,
             },
-            definition_reviews(found, lambda: self.foreign_tables, lambda: self.lake),
+            definition_reviews(found, lambda: self.foreign_tables, lambda: self.lake, review(self)),
         )
 
     @part
     def changes(self) -> Changes:
         """Changes, and what approving each kind does."""
         from falaj.models.promotion import CHANGE_KIND
+        from falaj.operations.policies import CHANGE_KIND as POLICY
+        from falaj.wiring.policyparts import proposals
 
         def promoted(call: Call, change: Any) -> None:
             self.promotions.apply(call, change)
 
-        return Changes(self.catalog, {CHANGE_KIND: promoted})
+        def policies_approved(call: Call, change: Any) -> None:
+            proposals(self).carry_out(call, change)
+
+        return Changes(self.catalog, {CHANGE_KIND: promoted, POLICY: policies_approved})
 
     @part
     def incidents(self) -> Incidents:
@@ -448,6 +452,7 @@ class Premises:
         """What a local door stands on."""
         from falaj.features.parity_records import ParityMetrics
         from falaj.wiring.actions import makers
+        from falaj.wiring.auditparts import space
 
         self.telemetry.registry.register(ParityMetrics(self.database))
         return Backend(
@@ -459,6 +464,7 @@ class Premises:
             events=Outbox(),
             clock=self.clock,
             telemetry=self.telemetry,
+            space=space(self),
         )
 
     # ---- work

@@ -14,26 +14,35 @@ if TYPE_CHECKING:
 
 def definition_kinds() -> dict[str, type[Definition]]:
     """Every definition class by its kind."""
+    from falaj.catalog.policies import Policy
     from falaj.features.appliers import KINDS
     from falaj.ingest.model import Contract, Source
     from falaj.models.model import ModelPolicy
     from falaj.monitoring.model import Monitor
     from falaj.serving.model import Endpoint
 
-    own: list[type[Definition]] = [Source, Contract, ModelPolicy, Endpoint, Monitor]
+    own: list[type[Definition]] = [Source, Contract, ModelPolicy, Endpoint, Monitor, Policy]
     return {**{kind.kind: kind for kind in own}, **KINDS}
 
 
 def definition_reviews(
-    find: Callable[..., Definition], foreign: Callable[[], ForeignTables], lake: Callable[[], Lake]
+    find: Callable[..., Definition],
+    foreign: Callable[[], ForeignTables],
+    lake: Callable[[], Lake],
+    policies: Review,
 ) -> list[Review]:
     """What judges a plan: whether changes are compatible, and views fit their sources.
 
     Args:
         find: one version of a definition, as ``Definitions.definition`` gives it.
         foreign, lake: made when they are first needed.
+        policies: judges the operator's own policies.
     """
     from falaj.features.compatibility import Compatibility
     from falaj.features.fitting import Fitting
 
-    return [Compatibility(find), Fitting(lambda table: foreign().schema(table), lake)]
+    return [
+        Compatibility(find),
+        Fitting(lambda table: foreign().schema(table), lake),
+        policies,
+    ]

@@ -14,6 +14,7 @@ def service_classes() -> dict[str, type[Service]]:
     from falaj.lake.service import TableService
     from falaj.models.service import ModelService
     from falaj.monitoring.service import MonitorService
+    from falaj.operations.policy_service import PolicyService
     from falaj.operations.service import AlertService, ChangeService, IncidentService
     from falaj.serving.service import EndpointService
     from falaj.training.service import RunService, TrainingService
@@ -36,6 +37,7 @@ def service_classes() -> dict[str, type[Service]]:
         IncidentService,
         AssetService,
         AccountsService,
+        PolicyService,
         Keys,
         Audit,
         JobsService,

@@ -207,8 +207,12 @@ class ServingParts:
         from falaj.serving.plans import Keeper
         from falaj.serving.sleeping import Sleeping
         from falaj.serving.workload import Workload
+        from falaj.wiring.auditparts import refusals
         from falaj.wiring.dataplane import feature_planes
+        from falaj.wiring.policyparts import questions_kept
 
+        questions_kept(self._made)
+        turned_away = refusals(self._made, via="inference").told
         idle = self._made.settings.inference.idle_seconds
         sleeping = Sleeping(self.plans, idle_seconds=idle)
         self._routed_if_possible()
@@ -232,6 +236,7 @@ class ServingParts:
             trails=trails,
             sleeping=sleeping,
             workload=Workload(private_folder(self._made.settings.home / "workload") / worker),
+            turned_away=turned_away,
         )
         app.add(feature_planes(self._made, app.admission))
         settings = self._made.settings.inference
@@ -246,6 +251,7 @@ class ServingParts:
                 clients=settings.client_ca_file,
                 most_bytes=settings.grpc_message_bytes,
                 trails=trails,
+                turned_away=turned_away,
             )
             app.accompany([companion])
         return app

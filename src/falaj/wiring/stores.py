@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, urlsplit
 
+from pydantic import SecretStr
+
 from falaj.kernel.clock import Clock
 from falaj.kernel.errors import InvalidInput
 from falaj.kernel.settings import Settings, private_folder
@@ -60,8 +62,18 @@ class Bucket:
     secret_key: str = field(repr=False)
 
     @classmethod
-    def named(cls, settings: Settings, setting: str, value: str) -> Bucket:
+    def named(
+        cls,
+        settings: Settings,
+        setting: str,
+        value: str,
+        *,
+        keys: tuple[SecretStr | None, SecretStr | None] = (None, None),
+    ) -> Bucket:
         """The bucket of one setting.
+
+        Args:
+            keys: an access key and a secret key of its own, in the place of the common ones.
 
         Raises:
             InvalidInput: the value is no such URL, or the keys are missing.
@@ -80,7 +92,9 @@ class Bucket:
                 f"The setting {setting} = {value!r} names no place that this version knows.",
                 hint="Use `file:` or `s3://bucket/prefix?endpoint=https://…&region=…`.",
             )
-        if settings.s3_access_key is None or settings.s3_secret_key is None:
+        access_key = keys[0] or settings.s3_access_key
+        secret_key = keys[1] or settings.s3_secret_key
+        if access_key is None or secret_key is None:
             raise InvalidInput(
                 f"The setting {setting} is in S3, which needs an access key and a secret key.",
                 hint="Set FALAJ_S3_ACCESS_KEY and FALAJ_S3_SECRET_KEY.",
@@ -90,8 +104,8 @@ class Bucket:
             prefix=url.path.strip("/"),
             endpoint=endpoint,
             region=options.get("region", "us-east-1"),
-            access_key=settings.s3_access_key.get_secret_value(),
-            secret_key=settings.s3_secret_key.get_secret_value(),
+            access_key=access_key.get_secret_value(),
+            secret_key=secret_key.get_secret_value(),
         )
 
     @property

@@ -14,6 +14,7 @@ from falaj.kernel.jobs import Handler, JobRun
 from falaj.kernel.outbox import Subscription
 from falaj.kernel.telemetry import logger
 from falaj.trust.audit_checkpoints import Checkpointer
+from falaj.wiring.auditparts import retention
 from falaj.wiring.keyparts import EVERY_USES, key_jobs, uses_told
 from falaj.wiring.seldom import Seldom
 from falaj.wiring.watching import parity_checks, statistics
@@ -255,6 +256,9 @@ class Chores:
             "expired tiles": Seldom(tiles_let_go, every_seconds=3600.0),
             "lake compaction": Seldom(made.lake.compact, every_seconds=3600.0),
         }
+        kept = retention(made)
+        if kept is not None:
+            self._chores["audit retention"] = Seldom(kept.run_once, every_seconds=3600.0)
         if made.settings.parity_minutes:
             every = 60 * made.settings.parity_minutes
             self._chores["parity"] = Seldom(parity, every_seconds=every)

@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 from falaj.kernel.errors import (
     ComponentRefused,
@@ -19,6 +20,7 @@ from falaj.kernel.errors import (
     Unauthenticated,
     Unavailable,
 )
+from falaj.kernel.ports import TurnedAway
 from falaj.serving.adapters.grpc_bodies import decoded, request_of
 from falaj.serving.adapters.grpc_messages import SERVICE, message
 from falaj.serving.adapters.grpc_trails import CallTrails
@@ -65,6 +67,7 @@ class GrpcInference:
         certificate: the files of the certificate and its key, for TLS; None for none.
         clients: the authorities (PEM) of which clients must show a certificate; None: they
             need none.
+        turned_away: told of each error that is answered, its client's address and the call.
         most_bytes: of one message. Each endpoint's own limit holds below it.
         trails: notes what becomes of calls that are traced or told to the access log.
 
@@ -81,6 +84,7 @@ class GrpcInference:
         clients: Path | None = None,
         most_bytes: int,
         trails: Trails | None = None,
+        turned_away: TurnedAway | None = None,
     ) -> None:
         try:
             import grpc.aio
@@ -96,6 +100,7 @@ class GrpcInference:
         self._clients = clients
         self._most_bytes = most_bytes
         self._trails = CallTrails(trails or Trails(), SERVICE)
+        self._turned_away = turned_away
         self._server: Any = None
         self.port = 0
         """Where it listens, once it does."""
@@ -170,6 +175,7 @@ class GrpcInference:
                 self._cancelled(request, context)
                 raise
             except Exception as error:  # noqa: BLE001 - all of them are told to the client
+                self._tell_of(error, name, context)
                 document = self._problem(error, name, data)
                 code, text, trailing = self._told(document)
                 more = self._failed(request, context, error, document)
@@ -198,6 +204,12 @@ class GrpcInference:
         if remaining is not None and remaining <= 0:
             late = DeadlineExceeded("The deadline of the call was over before its answer.")
             self._trails.ended(request, context, status=504, code=_code_of(504), error=late)
+
+    def _tell_of(self, error: BaseException, name: str, context: Any) -> None:
+        if self._turned_away is not None:
+            # "ipv4:10.0.0.1:5000", "ipv6:%5B::1%5D:5000"
+            where = unquote(context.peer()).partition(":")[2].rpartition(":")[0].strip("[]")
+            self._turned_away(error, where, f"{SERVICE}/{name}")
 
     def _problem(self, error: BaseException, name: str, data: bytes) -> dict[str, Any]:
         endpoint = ""
@@ -281,6 +293,7 @@ class GrpcInference:
                 self._cancelled(request, context)
                 raise
             except Exception as error:  # noqa: BLE001 - all of them are told to the client
+                self._tell_of(error, "ModelStreamInfer", context)
                 document = self._problem(error, "ModelInfer", data)
                 self._failed(request, context, error, document)
                 if document["status"] == 401:

@@ -10,21 +10,13 @@ import fcntl
 import os
 from pathlib import Path
 
-import msgspec
-
-from falaj.kernel.errors import Conflict, Corrupt, Unavailable
-from falaj.trust.ports import Sighting, Signature
+from falaj.kernel.errors import Corrupt, Unavailable
+from falaj.trust.ports import Sighting
+from falaj.trust.sightings import line, put_back
+from falaj.trust.sightings import sighting as sighting_of
 
 _TAIL_BYTES = 65_536
 """What is read of the file: its lines only grow, so the last ones hold the greatest."""
-
-
-class _Line(msgspec.Struct):
-    size: int
-    statement: str
-    key_id: str
-    algorithm: str
-    signature: bytes
 
 
 class FileWitness:
@@ -45,13 +37,6 @@ class FileWitness:
                 log was put back.
             Unavailable: the file cannot be written.
         """
-        line = _Line(
-            sighting.size,
-            sighting.statement.decode(),
-            sighting.signature.key_id,
-            sighting.signature.algorithm,
-            sighting.signature.value,
-        )
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with self._path.open("ab") as file:
@@ -60,14 +45,10 @@ class FileWitness:
                 if latest == sighting:
                     return
                 if latest is not None and latest.size >= sighting.size:
-                    raise Conflict(
-                        f"The witness {self._path} has seen {latest.size} audit records; the log "
-                        f"now shows a checkpoint of {sighting.size}.",
-                        hint="The log was put back to an earlier state: run `falaj audit verify`.",
-                    )
+                    raise put_back(f"The witness {self._path}", latest.size, sighting.size)
                 if file.tell() and not self._ends_whole():
                     file.write(b"\n")  # a line that a crash cut short
-                file.write(msgspec.json.encode(line) + b"\n")
+                file.write(line(sighting) + b"\n")
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
@@ -90,23 +71,16 @@ class FileWitness:
                 f"The witness {self._path} cannot be read: {error.strerror}.",
                 hint="Mend the folder or its mode.",
             ) from None
-        read = [self._read(line) for line in (lines[1:] if start else lines)]
-        best = max((line for line in read if line), key=lambda line: line.size, default=None)
-        if best is None:
-            return None
-        signature = Signature(best.key_id, best.algorithm, best.signature)
-        return Sighting(best.size, best.statement.encode(), signature)
+        read = [self._read(text) for text in (lines[1:] if start else lines)]
+        return max((one for one in read if one), key=lambda one: one.size, default=None)
 
-    def _read(self, text: bytes) -> _Line | None:
+    def _read(self, text: bytes) -> Sighting | None:
         try:
-            return msgspec.json.decode(text, type=_Line)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+            return sighting_of(text, holder=f"the witness {self._path}")
+        except Corrupt:
             if text.startswith(b"{") or not text.strip():
                 return None  # cut short by a crash, before it was acknowledged
-            raise Corrupt(
-                f"A line of the witness {self._path} is not one of its own.",
-                hint="See who writes to it; restore it from a backup.",
-            ) from None
+            raise
 
     def _ends_whole(self) -> bool:
         with self._path.open("rb") as file:
