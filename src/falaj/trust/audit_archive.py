@@ -23,7 +23,7 @@ from falaj.kernel.errors import Corrupt, NotFound, Unavailable
 from falaj.trust.audit import GENESIS, chained
 from falaj.trust.audit_model import Checkpoint, RecordProof
 from falaj.trust.audit_proofs import signature_of, verify_record_proof
-from falaj.trust.keys import verify_signature
+from falaj.trust.signatures import verify_signature
 from falaj.trust.merkle import Frontier, inclusion_path, leaf_hash
 
 TITLE, VERSION = "falaj audit archive", 1
