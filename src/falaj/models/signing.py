@@ -284,7 +284,7 @@ class Signing:
         return [
             Signer(key=key_id, algorithm=algorithm, public_key=pem(key).decode(), hint=hint(key))
             for algorithm, purpose in PURPOSES.items()
-            for key_id, key in reversed(self._keys.public_keys(purpose).items())
+            for key_id, key in reversed([*self._keys.public_keys(purpose).items()])
         ]
 
 
