@@ -1,10 +1,12 @@
 """A PostgreSQL on another machine is never asked in clear text."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from sqlalchemy import make_url, text
 
+from falaj.interfaces.doctor import Unwell, _proven_server
 from falaj.kernel.clock import SystemClock
 from falaj.kernel.database import Database
 from falaj.kernel.errors import InvalidInput, Unavailable
@@ -73,6 +75,20 @@ def test_a_password_is_kept_beside_the_parameters_of_tls(tmp_path):
     )
     assert settings.database_url.startswith("postgresql+psycopg://u:p%40ss@db.internal/n?")
     assert "sslmode=require" in settings.database_url
+
+
+def test_the_doctor_says_that_a_server_elsewhere_need_not_prove_who_it_is(tmp_path):
+    def made(**given):
+        return SimpleNamespace(settings=Settings.read(tmp_path, **given))
+
+    url = "postgresql+psycopg://u@db.internal/n"
+    with pytest.raises(Unwell, match="setting database is asked over TLS, but need not prove"):
+        _proven_server(made(database=url))
+    with pytest.raises(Unwell, match="setting lake"):
+        _proven_server(made(lake="ducklake:postgres:host=db.internal dbname=n"))
+    _proven_server(made(database=url, database_ca_file="/etc/ca.pem"))
+    _proven_server(made(database="postgresql+psycopg://u@127.0.0.1/n"))
+    _proven_server(made())
 
 
 @pytest.fixture

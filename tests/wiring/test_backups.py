@@ -11,9 +11,10 @@ import pytest
 from pydantic import SecretStr
 
 from falaj.ingest.ports import JSON
-from falaj.kernel.errors import AlreadyExists, Corrupt, FalajError, InvalidInput, NotFound
+from falaj.kernel.errors import AlreadyExists, Conflict, Corrupt, FalajError, InvalidInput, NotFound
 from falaj.kernel.settings import Settings
 from falaj.trust.adapters.keys_file import WrongSeal
+from falaj.trust.audit_checkpoints import Checkpointer
 from falaj.wiring import backups
 from falaj.wiring.assembly import assemble
 from falaj.wiring.keyservices import machine_secret_file
@@ -77,8 +78,6 @@ def test_a_restored_platform_holds_what_the_first_one_held(platform, tmp_path):
         premises.blobs.keep(b"more")
         with premises.calls.opened("test", "system:test"):
             pass
-        from falaj.trust.audit_checkpoints import Checkpointer
-
         Checkpointer(
             premises.database, premises.checkpoints, clock=premises.clock, witness=premises.witness
         ).run_once()  # it goes on with the log that the witness of the backup knows
@@ -148,8 +147,6 @@ def test_every_changed_byte_is_refused_and_nothing_is_left(platform, tmp_path):
 def test_a_backup_whose_audit_log_was_changed_before_it_was_made_is_not_restored(tmp_path):
     settings, _ = made(tmp_path / "p")
     premises = assemble(settings)
-    from falaj.trust.audit_checkpoints import Checkpointer
-
     Checkpointer(
         premises.database, premises.checkpoints, clock=premises.clock, witness=premises.witness
     ).run_once()
@@ -236,3 +233,78 @@ def test_a_backup_that_is_made_while_others_write_is_whole(tmp_path):
     finally:
         restored.close()
     assert not list(settings.home.glob(".backup-*"))
+
+
+def test_a_backup_during_a_rotation_opens_all_that_is_in_it(tmp_path, monkeypatch):
+    settings, digest = made(tmp_path / "p")
+    premises = assemble(settings)
+    copied, heads = backups._copied, backups._head
+
+    def rotated_meanwhile(source, target):
+        premises.keys.rotate("wrapping")
+        premises.blobs.rewrap(digest)
+        copied(source, target)
+
+    asked = []
+
+    def rotated_at_the_beginning(given, now):
+        asked.append(now)
+        if len(asked) == 2:
+            premises.keys.rotate("wrapping")
+        return heads(given, now)
+
+    monkeypatch.setattr(backups, "_copied", rotated_meanwhile)
+    monkeypatch.setattr(backups, "_head", rotated_at_the_beginning)
+    try:
+        backups.create(settings, tmp_path / "backup")
+    finally:
+        premises.close()
+    assert len(asked) == 4  # begun anew once
+    there = elsewhere(tmp_path)
+    backups.restore(there, tmp_path / "backup", secret=machine_secret_file(settings))
+    assert contents(there, digest) == contents(settings, digest)
+
+
+def test_a_version_that_is_destroyed_meanwhile_undoes_the_backup(tmp_path, monkeypatch):
+    settings, _ = made(tmp_path / "p")
+    premises = assemble(settings)
+    old = premises.keys.versions()[-1].id
+    premises.keys.rotate("wrapping")
+    copied = backups._copied
+
+    def destroyed_meanwhile(source, target):
+        if old in {version.id for version in premises.keys.versions()}:
+            premises.keys.discard(old)
+        copied(source, target)
+
+    monkeypatch.setattr(backups, "_copied", destroyed_meanwhile)
+    try:
+        with pytest.raises(Conflict, match="destroyed while the backup was made"):
+            backups.create(settings, tmp_path / "backup")
+    finally:
+        premises.close()
+    assert [path.name for path in tmp_path.iterdir()] == ["p"]
+
+
+def test_sessions_that_were_ended_after_the_backup_are_not_open_again(tmp_path):
+    settings, _ = made(tmp_path / "p")
+    premises = assemble(settings)
+    parts = premises.authentication
+    with premises.calls.opened("test", "system:test") as call:
+        account = parts.accounts.get(call.connection, "owner")
+        session = parts.sessions.begin(
+            call.connection, account, client="test", address=None, mfa_at=None, now=call.now
+        )
+    premises.close()
+    backups.create(settings, tmp_path / "backup")
+    there = elsewhere(tmp_path)
+    backups.restore(there, tmp_path / "backup", secret=machine_secret_file(settings))
+    restored = assemble(there)
+    try:
+        with restored.database.reading() as connection:
+            found = restored.authentication.sessions.get(connection, session.id)
+            assert found.revoked_because == "restored from a backup"
+            page = restored.audit.search(connection, action="backups.restore")
+        assert page.records[0].details["n_sessions_ended"] >= 1
+    finally:
+        restored.close()

@@ -8,9 +8,12 @@ from falaj.interfaces.doctor import examined
 from falaj.kernel.errors import FalajError, InvalidInput, Unavailable
 from falaj.kernel.jobs import Worker
 from falaj.kernel.settings import Settings
+from falaj.kernel.settings_keys import SECRETS
+from falaj.testing.kms import KmsStandIn
 from falaj.trust.rotation import standing
 from falaj.wiring.assembly import assemble
 from falaj.wiring.keyparts import rewrappables
+from falaj.wiring.scoring import plain_settings
 from falaj.wiring.setup import initialise
 from falaj.wiring.stores import checked
 
@@ -72,12 +75,12 @@ def test_without_its_key_service_a_platform_says_what_is_wrong(project, bao_serv
 
 
 def test_a_setting_that_names_no_key_service_is_refused_at_once(tmp_path):
-    for value in ("vault", "awskms:x", "openbao://host/transit"):
+    for value in ("vault", "awskms:x", "openbao://host/transit", "pkcs11:/m.so"):
         with pytest.raises(InvalidInput):
             checked(Settings.read(tmp_path, keys=value))
 
 
-@pytest.mark.parametrize("name", ["token", "secret_id"])
+@pytest.mark.parametrize("name", SECRETS)
 def test_the_secrets_of_a_key_service_never_stand_in_the_toml(tmp_path, name):
     (tmp_path / "falaj.toml").write_text(f'[key_service]\n{name} = "s3cr3t"\n')
     with pytest.raises(InvalidInput, match=f"FALAJ_KEY_SERVICE__{name.upper()}") as refused:
@@ -112,3 +115,35 @@ def test_a_platform_wraps_in_a_hardware_module_and_rotates_all_it_has(
         again.keys.sign("audit", b"m")
     finally:
         again.close()
+
+
+def test_a_platform_wraps_in_kms_and_rotates_all_it_has(tmp_path, monkeypatch):
+    kms = KmsStandIn(tmp_path / "kms")
+    folder = tmp_path / "p"
+    folder.mkdir()
+    (folder / "falaj.toml").write_text(
+        f'keys = "{kms.url("falaj")}"\n[key_service]\nca_file = "{kms.ca_file}"\n'
+    )
+    monkeypatch.setenv("FALAJ_KEY_SERVICE__ACCESS_KEY", kms.access_key)
+    monkeypatch.setenv("FALAJ_KEY_SERVICE__SECRET_KEY", kms.secret_key)
+    try:
+        initialise(Settings.read(folder), owner="owner")
+        premises = assemble(Settings.read(folder))
+        digest = premises.blobs.keep(b"a model")
+        made = premises.keys.rotate("wrapping")
+        with premises.calls.opened("test", "system:test") as call:
+            premises.jobs.submit(call, "keys.rewrap", {})
+        assert Worker(premises.jobs, premises.handlers, name="test").run_one()
+        assert set(standing(rewrappables(premises))) == {made.id}
+        assert premises.blobs.fetch(digest) == b"a model"
+        premises.close()
+    finally:
+        kms.close()
+
+
+def test_tasks_elsewhere_are_sent_no_secret_of_the_key_service(tmp_path):
+    given = {"token": "s3cr3t-1", "pin": "s3cr3t-2", "secret_key": "s3cr3t-3", "ca_file": "/ca.pem"}
+    plain = plain_settings(Settings.read(tmp_path, key_service=given))
+    assert "s3cr3t" not in str(plain)
+    assert Settings(**plain).key_service.token is None
+    assert str(Settings(**plain).key_service.ca_file) == "/ca.pem"

@@ -193,8 +193,8 @@ class Settings(BaseSettings):
     """A client's certificate (PEM), for brokers that ask for one."""
     event_log_private_key_file: Path | None = None
     keys: str = "keyring:"
-    """``keyring:`` (a sealed file in home), ``openbao://host:8200/transit?prefix=…`` or
-    ``pkcs11:/path/module.so?token=…``."""
+    """``keyring:`` (a sealed file in home), ``openbao://host:8200/transit?prefix=…``,
+    ``pkcs11:/path/module.so?token=…`` or ``awskms://region?prefix=…``."""
     key_service: KeyServiceSettings = KeyServiceSettings()
     keyring_passphrase: SecretStr | None = None
     """Seals the keyring; without it a machine secret beside the keyring does."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
-SECRETS = ("token", "secret_id", "pin")
+SECRETS = ("token", "secret_id", "pin", "access_key", "secret_key", "session_token")
 """Which of them come from the environment or a file alone, never from the TOML."""
 
 
@@ -24,6 +24,11 @@ class KeyServiceSettings(BaseModel):
     secret_id: SecretStr | None = None
     pin: SecretStr | None = None
     """Of the token of a hardware module."""
+    access_key: SecretStr | None = None
+    """AWS KMS: who asks."""
+    secret_key: SecretStr | None = None
+    session_token: SecretStr | None = None
+    """Of credentials for a limited time."""
     ca_file: Path | None = None
     """The authorities (PEM) that the server's certificate may be signed by."""
     certificate_file: Path | None = None

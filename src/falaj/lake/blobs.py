@@ -117,11 +117,12 @@ class SealedBlobs:
             if digest > after:
                 try:
                     with closing(self._store.open(self._key(digest))) as source:
-                        yield digest, sealed_under(source).key_id
+                        key_id = sealed_under(source).key_id
                 except NotFound:
                     continue  # it was forgotten meanwhile
                 except Corrupt:
-                    yield digest, ""
+                    key_id = ""
+                yield digest, key_id
 
     def rewrap(self, item: str) -> bool:
         """See ``Rewrappable.rewrap``."""

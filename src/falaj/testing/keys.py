@@ -1,8 +1,9 @@
-"""What every ``KeyService`` must do; an adapter's test inherits ``KeyServiceSuite``."""
+"""What every ``KeyService`` and every ``Rewrappable`` must do; their tests inherit the suites."""
 # ruff: noqa: S101 - this module is a test suite
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -16,6 +17,7 @@ from falaj.trust.ports import (
     WRAPPING,
     KeyService,
     KeyState,
+    Rewrappable,
     Signature,
     UnknownKey,
     WrappedKey,
@@ -242,3 +244,98 @@ class KeyServiceSuite:
 
         with ThreadPoolExecutor(8) as pool:
             assert len(set(pool.map(work, range(40)))) == 1
+
+
+class RewrappableSuite:
+    """Inherit it and give the fixtures.
+
+    ``keys`` is the key service that the store wraps with; ``store`` is empty; ``put``
+    keeps some bytes in it as an item of its own; ``contents`` tells what all items say,
+    in any order; ``gone`` takes an item away, as its owner would.
+    """
+
+    @pytest.fixture
+    def keys(self) -> KeyService:
+        """The key service."""
+        raise NotImplementedError
+
+    @pytest.fixture
+    def store(self, keys: KeyService) -> Rewrappable:
+        """An empty store."""
+        raise NotImplementedError
+
+    @pytest.fixture
+    def put(self, store: Rewrappable) -> Callable[[bytes], None]:
+        """Keeps bytes as a new item."""
+        raise NotImplementedError
+
+    @pytest.fixture
+    def contents(self, store: Rewrappable) -> Callable[[], list[bytes]]:
+        """What all items say."""
+        raise NotImplementedError
+
+    @pytest.fixture
+    def gone(self, store: Rewrappable) -> Callable[[str], None]:
+        """Takes an item away."""
+        raise NotImplementedError
+
+    def test_items_are_sorted_and_begin_behind_a_given_one(
+        self, keys: KeyService, store: Rewrappable, put: Callable[[bytes], None]
+    ) -> None:
+        for number in range(5):
+            put(b"item %d" % number)
+        names = [item for item, _ in store.items()]
+        assert len(names) == 5
+        assert names == sorted(set(names))
+        for place, name in enumerate(names):
+            assert [item for item, _ in store.items(after=name)] == names[place + 1 :]
+        assert {key_id for _, key_id in store.items()} == {keys.versions()[-1].id}
+
+    @pytest.mark.parametrize("way", ["rewrap", "reseal"])
+    def test_an_item_moves_to_the_active_version_and_says_what_it_said(
+        self,
+        keys: KeyService,
+        store: Rewrappable,
+        put: Callable[[bytes], None],
+        contents: Callable[[], list[bytes]],
+        way: str,
+    ) -> None:
+        for number in range(4):
+            put(b"item %d" % number)
+        said = sorted(contents())
+        before = [item for item, _ in store.items()]
+        made = keys.rotate(WRAPPING)
+        for item in before:
+            assert getattr(store, way)(item)
+            assert sorted(contents()) == said
+        assert {key_id for _, key_id in store.items()} == {made.id}
+        assert set(before) <= {item for item, _ in store.items()}
+        for item in before:
+            assert getattr(store, way)(item)  # a repeat does no harm
+        assert sorted(contents()) == said
+
+    @pytest.mark.parametrize("way", ["rewrap", "reseal"])
+    def test_an_item_that_is_gone_is_told_and_does_not_come_back(
+        self,
+        keys: KeyService,
+        store: Rewrappable,
+        put: Callable[[bytes], None],
+        gone: Callable[[str], None],
+        way: str,
+    ) -> None:
+        for number in range(3):
+            put(b"item %d" % number)
+        first = next(iter(store.items()))[0]
+        keys.rotate(WRAPPING)
+        gone(first)
+        assert not getattr(store, way)(first)
+        assert first not in [item for item, _ in store.items()]
+
+    def test_what_is_put_after_a_rotation_stands_on_the_new_version(
+        self, keys: KeyService, store: Rewrappable, put: Callable[[bytes], None]
+    ) -> None:
+        put(b"before")
+        old = keys.versions()[-1].id
+        made = keys.rotate(WRAPPING)
+        put(b"after")
+        assert sorted(key_id for _, key_id in store.items()) == sorted([old, made.id])

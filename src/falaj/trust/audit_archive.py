@@ -23,8 +23,8 @@ from falaj.kernel.errors import Corrupt, NotFound, Unavailable
 from falaj.trust.audit import GENESIS, chained
 from falaj.trust.audit_model import Checkpoint, RecordProof
 from falaj.trust.audit_proofs import signature_of, verify_record_proof
-from falaj.trust.signatures import verify_signature
 from falaj.trust.merkle import Frontier, inclusion_path, leaf_hash
+from falaj.trust.signatures import verify_signature
 
 TITLE, VERSION = "falaj audit archive", 1
 _LONGEST_LINE = 64 * 2**20

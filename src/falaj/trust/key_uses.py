@@ -86,11 +86,15 @@ class KeyUses:
         self._counts: Counter[Use] = Counter()
         self._begun_at = clock.now()
         self._timer: threading.Timer | None = None
+        self._pid = os.getpid()
         self._log = logger(__name__)
 
     def count(self, operation: str, purpose: str, key_id: str, kind: str) -> None:
         """Count one use by whoever is being served."""
         use = (operation, purpose, key_id, kind, acting_principal() or self._process)
+        if self._pid != os.getpid():  # a forked process has no timer, and tells its own uses
+            self._pid = os.getpid()
+            self._lock, self._timer, self._counts = threading.Lock(), None, Counter()
         with self._lock:
             if use not in self._counts and len(self._counts) >= _MOST_KINDS:
                 use = (operation, purpose, _OTHERS, _OTHERS, _OTHERS)

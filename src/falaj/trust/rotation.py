@@ -64,6 +64,7 @@ class Rewrapping:
         done: Counter[str] = Counter(kept.get("done", {}))
         failed: dict[str, str] = dict(kept.get("failed", {}))
         place: dict[str, Any] = kept.get("place", {})
+        resumed = bool(place)  # then the end of this round does not tell what the round moved
         stores = list(self._stores())
         for round_ in range(int(place.get("round", 0)), 1 if self._reseal else _MOST_ROUNDS):
             active = active_version(self._keys).id
@@ -85,8 +86,9 @@ class Rewrapping:
                 run.save({"place": where, "done": done, "failed": failed})
                 run.report((at + 1) / len(stores), f"{store.name}: {done[store.name]}")
             place = {}
-            if sum(done.values()) == before:
+            if sum(done.values()) == before and not resumed:
                 break
+            resumed = False
         return self._ended(run, stores, done, failed)
 
     def _moved(

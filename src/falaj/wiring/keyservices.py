@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pydantic import SecretStr
 
     from falaj.trust.adapters.bao_connection import BaoPlace
+    from falaj.trust.adapters.keys_aws import KmsPlace
     from falaj.trust.adapters.keys_file import FileKeyring, Seal
     from falaj.trust.adapters.keys_pkcs11 import Pkcs11Place
     from falaj.trust.adapters.seals_remote import RemoteSeal
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 KEYRING = "keyring:"
 BAO = "openbao"
 HSM = "pkcs11"
+KMS = "awskms"
 
 
 def keyring_file(settings: Settings) -> Path:
@@ -104,10 +106,13 @@ def kind_of(settings: Settings) -> str:
     if scheme == HSM:
         hsm_place(settings)
         return HSM
+    if scheme == KMS:
+        kms_place(settings)
+        return KMS
     raise InvalidInput(
         f"The setting keys = {scheme!r} names no key service.",
-        hint="Use `keyring:`, `openbao://host:8200/transit?prefix=falaj` or "
-        "`pkcs11:/path/module.so?token=label`.",
+        hint="Use `keyring:`, `openbao://host:8200/transit?prefix=falaj`, "
+        "`pkcs11:/path/module.so?token=label` or `awskms://region?prefix=falaj`.",
     )
 
 
@@ -136,6 +141,23 @@ def hsm_place(settings: Settings) -> Pkcs11Place:
     return Pkcs11Place.of(settings.keys, pin=_shown(settings.key_service.pin))
 
 
+def kms_place(settings: Settings) -> KmsPlace:
+    """The KMS that ``keys`` names; raises InvalidInput."""
+    from falaj.trust.adapters.keys_aws import KmsPlace
+    from falaj.trust.adapters.sigv4 import Credentials
+
+    given = settings.key_service
+    credentials = Credentials(
+        _shown(given.access_key), _shown(given.secret_key), _shown(given.session_token)
+    )
+    return KmsPlace.of(
+        settings.keys,
+        credentials=credentials,
+        ca_file=given.ca_file,
+        timeout_seconds=given.timeout_seconds,
+    )
+
+
 def sealed_by(settings: Settings) -> str:
     """What keeps the keys, in words."""
     kind = kind_of(settings)
@@ -143,6 +165,8 @@ def sealed_by(settings: Settings) -> str:
         return "in the key service"
     if kind == HSM:
         return "wrapping in the hardware module, signing by a keyring that it seals"
+    if kind == KMS:
+        return "wrapping in KMS, signing by a keyring that it seals"
     passphrase = settings.keyring_passphrase
     return "sealed by " + ("a passphrase" if passphrase else "a secret file in home")
 
@@ -176,6 +200,10 @@ def _wrapping(settings: Settings, clock: Clock) -> WrappingKeys:
     from falaj.trust.adapters.keys_pkcs11 import Pkcs11Wrapping
 
     lock_file = settings.home / "keys" / "versions.lock"
+    if kind_of(settings) == KMS:
+        from falaj.trust.adapters.keys_aws import KmsWrapping
+
+        return KmsWrapping(kms_place(settings), lock_file=lock_file, clock=clock)
     return Pkcs11Wrapping(hsm_place(settings), lock_file=lock_file, clock=clock)
 
 

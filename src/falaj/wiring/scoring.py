@@ -11,6 +11,7 @@ from pydantic import SecretStr
 
 from falaj.kernel.compute import task
 from falaj.kernel.settings import Settings
+from falaj.kernel.settings_keys import SECRETS as KEY_SERVICE_SECRETS
 from falaj.wiring import stores
 
 if TYPE_CHECKING:
@@ -61,7 +62,8 @@ def scoring(
 def plain_settings(settings: Settings) -> dict[str, Any]:
     """The settings as plain data, without secrets: a task has those from its environment."""
     secret = {name for name, value in settings if isinstance(value, SecretStr)}
-    return settings.model_dump(mode="json", exclude=secret)
+    of_keys = {"key_service": set(KEY_SERVICE_SECRETS)}
+    return settings.model_dump(mode="json", exclude={**dict.fromkeys(secret, True), **of_keys})
 
 
 @task

@@ -44,6 +44,25 @@ def open_log(tmp_path, keys):
         log.close()
 
 
+@pytest.fixture
+def longer(keys):
+    class Longer:
+        """Another key service, whose wrapped keys and ids are longer."""
+
+        def __init__(self, by):
+            self.by = by
+
+        def wrap(self, data_key, *, context):
+            found = keys.wrap(data_key, context=context)
+            return type(found)(found.key_id + "." * self.by, found.value)
+
+        def unwrap(self, wrapped, *, context):
+            plain = type(wrapped)(wrapped.key_id.rstrip("."), wrapped.value)
+            return keys.unwrap(plain, context=context)
+
+    return Longer(0)
+
+
 def append(log, *texts):
     log.append("t", [text.encode() for text in texts], media=JSON)
 
@@ -95,26 +114,12 @@ def test_processes_that_have_it_open_go_on_appending_and_reading(open_log, keys,
     assert texts(log) == texts(other) == texts(open_log()) == ["a", "b", "c", "d"]
 
 
-def test_a_header_of_another_length_moves_the_records_and_nothing_is_lost(open_log, keys):
+def test_a_header_of_another_length_moves_the_records_and_nothing_is_lost(open_log, longer):
     log, other = open_log(), open_log()
     log.ensure("t", 1)
     assert other.end("t", 0) == 0
 
-    class Longer:
-        """Another key service, whose wrapped keys and ids are longer."""
-
-        def __init__(self, by):
-            self.by = by
-
-        def wrap(self, data_key, *, context):
-            found = keys.wrap(data_key, context=context)
-            return type(found)(found.key_id + "." * self.by, found.value)
-
-        def unwrap(self, wrapped, *, context):
-            plain = type(wrapped)(wrapped.key_id.rstrip("."), wrapped.value)
-            return keys.unwrap(plain, context=context)
-
-    service = Longer(0)
+    service = longer
     logs = [log, other]
     for one in logs:
         one._keys = service
@@ -128,6 +133,25 @@ def test_a_header_of_another_length_moves_the_records_and_nothing_is_lost(open_l
             expected.append(f"{by} {number}")
             append(one, expected[-1])
         assert texts(log) == texts(other) == expected
+
+
+def test_a_reader_that_goes_on_in_the_middle_of_a_segment_finds_its_place_in_the_new_file(
+    open_log, keys, longer
+):
+    log, other = open_log(), open_log()
+    for one in (log, other):
+        one._keys = longer
+    written = [f"record {number}" for number in range(60)]
+    for text in written:
+        append(log, text)
+    found = []
+    for number in range(60):
+        if number % 7 == 3:
+            longer.by = (37 * number) % 90  # another length of the header
+            moved(log)
+        (record,) = other.read("t", 0, number, max_bytes=1)
+        found.append(record.payload.decode())
+    assert found == written
 
 
 def test_a_released_segment_does_not_come_back(open_log, keys, monkeypatch):

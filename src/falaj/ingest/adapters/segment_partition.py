@@ -315,6 +315,7 @@ class Partition:
         found: list[Record] = []
         size, end = 0, self.end
         while offset < end and size < max_bytes:
+            self._refreshed()
             base, place = self._place(offset)
             offset = max(offset, base)
             segment = self._opened(base)
@@ -350,8 +351,6 @@ class Partition:
         return max((base for base in bases if base <= offset), default=bases[0]), 0
 
     def _opened(self, base: int) -> Segment:
-        if self._replaced != self._state[_REPLACED]:
-            self._reopened()
         found = self._segments.get(base)
         if found is None:
             for other in list(self._segments):
@@ -362,8 +361,10 @@ class Partition:
             self._segments[base] = found
         return found
 
-    def _reopened(self) -> None:
+    def _refreshed(self) -> None:
         """Let go of files in whose places others stand, and of what is known of them."""
+        if self._replaced == self._state[_REPLACED]:
+            return
         self._replaced = self._state[_REPLACED]
         for base, segment in list(self._segments.items()):
             with contextlib.suppress(FileNotFoundError):
@@ -379,6 +380,7 @@ class Partition:
 
     def _segment(self, base: int) -> Segment:
         with self._reading:
+            self._refreshed()
             return self._opened(base)
 
     @property
