@@ -155,6 +155,10 @@ def _ways_around(to: _Making) -> None:
         + TUPLE
         + REDUCE,
     )
+    _functions_of_functions(to)
+
+
+def _functions_of_functions(to: _Making) -> None:
     to.add(
         "methodcaller",
         called(

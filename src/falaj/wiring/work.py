@@ -198,6 +198,21 @@ def work_until(made: Premises, stopped: threading.Event) -> None:
         thread.join()
 
 
+def _as_settings_say(made: Premises) -> dict[str, Callable[[], object]]:
+    """The chores that only some settings ask for."""
+    chores: dict[str, Callable[[], object]] = {}
+    kept = retention(made)
+    if kept is not None:
+        chores["audit retention"] = Seldom(kept.run_once, every_seconds=3600.0)
+
+    def parity() -> None:
+        parity_checks(made).all_checked(made.calls, seed=int(monotonic()))
+
+    if made.settings.parity_minutes:
+        chores["parity"] = Seldom(parity, every_seconds=60 * made.settings.parity_minutes)
+    return chores
+
+
 class Chores:
     """What must be done again and again: checkpoints of the audit log, the prediction log's
     way into the lake, news to those who asked for them."""
@@ -226,12 +241,6 @@ class Chores:
 
         scalings = ScalingRecords(made.settings.home / "scaling")
 
-        def parity() -> None:
-            parity_checks(made).all_checked(made.calls, seed=int(monotonic()))
-
-        def statistics_told() -> None:
-            statistics(made).update_all()
-
         def endpoints() -> list[str]:
             with made.database.reading() as connection:
                 return [one.name for one in made.serving.releases.listed(connection)]
@@ -252,16 +261,11 @@ class Chores:
             "prediction log": PredictionDrain(made.spool_folder, made.keys, made.lake).run_once,
             "unlogged predictions": Seldom(alarm.run_once, every_seconds=10.0),
             "scaling decisions": lambda: bring_in(scalings, made.calls),
-            "feature statistics": Seldom(statistics_told, every_seconds=60.0),
+            "feature statistics": Seldom(lambda: statistics(made).update_all(), every_seconds=60.0),
             "expired tiles": Seldom(tiles_let_go, every_seconds=3600.0),
             "lake compaction": Seldom(made.lake.compact, every_seconds=3600.0),
         }
-        kept = retention(made)
-        if kept is not None:
-            self._chores["audit retention"] = Seldom(kept.run_once, every_seconds=3600.0)
-        if made.settings.parity_minutes:
-            every = 60 * made.settings.parity_minutes
-            self._chores["parity"] = Seldom(parity, every_seconds=every)
+        self._chores |= _as_settings_say(made)
 
     def run_once(self) -> None:
         """Each chore once; what fails is logged and tried again next time."""
