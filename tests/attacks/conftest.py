@@ -153,7 +153,7 @@ class Shipped:
             return [str(json.loads(row.body)["details"].get("error")) for row in rows]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def shipped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shipped]:
     with World.made(tmp_path_factory.mktemp("shipped")) as world:
         yield Shipped(world)
