@@ -9,7 +9,7 @@ from typer.main import get_command
 from falaj.interfaces.cli import SERVICES, app
 
 PACKAGE = Path(__file__).parents[2] / "src" / "falaj"
-NAMED = re.compile(r"`falaj ((?:--[a-z]+ [^\s`]+ )*)([a-z-]+)(?: ([a-z-]+))?")
+NAMED = re.compile(r"`falaj ((?:--json |--[a-z]+ [^\s`]+ )*)([a-z-]+)(?: ([a-z-]+))?")
 
 
 def named():

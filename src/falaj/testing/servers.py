@@ -306,7 +306,7 @@ def _start_s3(folder: Path) -> Started:
         weed, "server", f"-dir={folder / 'data'}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
         "-s3", f"-s3.config={config}", "-s3.port.iceberg=0", "-s3.port.lance=0",
         f"-s3.localSocket={folder / 's3.sock'}", f"-filer.localSocket={folder / 'filer.sock'}",
-        "-master.volumeSizeLimitMB=64", "-volume.max=100",
+        "-master.volumeSizeLimitMB=64", "-volume.max=1000",
         *_S3_SWITCHED_OFF,
         *(f"-{name}={port}" for name, port in ports.items()),
     ]  # fmt: skip
