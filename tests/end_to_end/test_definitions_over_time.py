@@ -1,6 +1,7 @@
 """A platform whose definitions change: a release of an old version, tables of others."""
 
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -32,7 +33,7 @@ def test_a_release_keeps_its_version_of_a_view_up_to_date(world):
     def count():
         """What the release reads as ``recent:count_2d``."""
         reader = made.serving.stored_features.compile(release.features, {})
-        matrix, _, _ = reader.read([{"signal": 0.5, "carrier": "AA"}], at_us)
+        matrix, _, _ = reader.read([SimpleNamespace(signal=0.5, carrier="AA")], at_us)
         return matrix[0][reader.names.index("recent__count_2d")]
 
     def push(key):

@@ -330,7 +330,9 @@ class Lane:
             for item, answer in zip(group, answers, strict=True)
             if isinstance(answer, FalajError)
         }
-        for part, requests in zip(parts, _first_scored(parts), strict=True):
+        lone = sum(len(part.ids) for part in parts) == len(group)  # each has one row
+        scored = [part.owners for part in parts] if lone else _first_scored(parts)
+        for part, requests in zip(parts, scored, strict=True):
             told = [one for one in requests if id(one) not in refused] if refused else requests
             self._counted(part, told, begun, done)
 

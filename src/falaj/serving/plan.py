@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
@@ -163,32 +162,39 @@ class RequestPlan:
 
     def _split(self, whole: Scored) -> tuple[list[Scored], Places]:
         """Score each variant's rows; also where each row went."""
-        rows, unit, salt = whole.rows, self._unit, self.release.endpoint
-        chosen = [assigned(self._uppers, position(salt, unit(row) if unit else 0)) for row in rows]
-        places: Places = [(0, 0)] * len(rows)
-        parts: list[Scored] = []
-        at = whole.at_us if whole.instants is None else whole.instants
+        rows, ids, owners, instants = whole.rows, whole.ids, whole.owners, whole.instants
+        uppers, unit, salt = self._uppers, self._unit, self.release.endpoint
+        of_each: list[list[int]] = [[] for _ in self.variants]
+        places: Places = []
+        for place, row in enumerate(rows):
+            which = assigned(uppers, position(salt, unit(row) if unit else 0))
+            places.append((which, len(of_each[which])))
+            of_each[which].append(place)
+        at = whole.at_us if instants is None else instants
         looked = self.variants[0].look(rows, at) if self._reads_once else None
-        for index, variant in enumerate(self.variants):
-            mine = [place for place, which in enumerate(chosen) if which == index]
+        parts: list[Scored] = []
+        numbers = []  # of each variant's part
+        for variant, mine in zip(self.variants, of_each, strict=True):
+            numbers.append(len(parts))
             if not mine:
                 continue
-            for number, place in enumerate(mine):
-                places[place] = (len(parts), number)
-            part = replace(
-                whole,
-                variant=variant,
-                rows=[rows[place] for place in mine],
-                ids=[whole.ids[place] for place in mine],
-                owners=[whole.owners[place] for place in mine],
-                instants=None if whole.instants is None else whole.instants[mine],
-            )
+            if len(mine) < len(rows):
+                part = Scored(
+                    whole.release, variant, _NOTHING, [ids[place] for place in mine],
+                    [owners[place] for place in mine], [rows[place] for place in mine],
+                    whole.at_us, whole.requested_us, 0.0,
+                    None if instants is None else instants[mine],
+                )  # fmt: skip
+            else:
+                part, whole.variant = whole, variant
             part.vectors = variant.run(
                 part.rows,
                 part.at_us if part.instants is None else part.instants,
                 None if looked is None else looked.only(mine),
             )
             parts.append(part)
+        if len(parts) < len(of_each):
+            places = [(numbers[which], number) for which, number in places]
         return parts, places
 
     def _refuse_incomplete(
