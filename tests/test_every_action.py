@@ -46,7 +46,7 @@ FOR_STRANGERS = {
 every_action = pytest.mark.parametrize("name", list(ACTIONS))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def world(tmp_path_factory):
     with World.made(tmp_path_factory.mktemp("world")) as made:
         yield made
