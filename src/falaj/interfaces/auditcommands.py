@@ -123,7 +123,10 @@ def checked(file: Path, key: str | None) -> str:
         proof = RecordProof.model_validate_json(file.read_bytes())
         public_key = bytes.fromhex(key) if key is not None else None
     except OSError as error:
-        raise InvalidInput(f"The file {file} cannot be read: {error.strerror}.") from None
+        raise InvalidInput(
+            f"The file {file} cannot be read: {error.strerror}.",
+            hint="Name the file that `falaj --json audit proof SEQ` was written to.",
+        ) from None
     except (ValidationError, ValueError):
         raise InvalidInput(
             f"{file} and the given key are no proof of a record and no key in hex.",

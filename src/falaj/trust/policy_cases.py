@@ -92,7 +92,10 @@ def read_cases(path: Path) -> list[Case]:
     try:
         return _File.model_validate(tomllib.loads(path.read_text(encoding="utf-8"))).case
     except OSError as error:
-        raise InvalidInput(f"The file {path} cannot be read: {error.strerror}.") from None
+        raise InvalidInput(
+            f"The file {path} cannot be read: {error.strerror}.",
+            hint="Name files of cases that are there and may be read.",
+        ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InvalidInput(f"The file {path} is not TOML: {error}.") from None
     except ValidationError as error:
