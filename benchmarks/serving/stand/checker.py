@@ -89,6 +89,9 @@ class Checker:
                     place = count % len(self._asked)
                     self._sent[free] = (place, self._words[RETURNED])
                     free.busy = True
+                    # The longest unused is next: a server closes those that ask nothing.
+                    pool.remove(free)
+                    pool.append(free)
                     free.transport.write(self._asked[place])
                 count += 1
             await asyncio.sleep(0.001)
