@@ -105,7 +105,7 @@ def token(folder: Path) -> str:
 def serve(folder: Path, bound: socket.socket) -> None:
     """Run an inference worker."""
     from falaj.kernel.settings import Settings
-    from falaj.serving.front import run
+    from falaj.serving.running import run
     from falaj.wiring.assembly import assemble
 
     premises = assemble(Settings.read(folder), process="inference-1")

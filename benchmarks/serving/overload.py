@@ -4,7 +4,9 @@ Capacity is what 8 connections in closed loop reach, and normal is the p99 of th
 Then an open-loop client (random arrivals, many connections) offers three times the
 capacity. Requests have 50 rows, so that the model is most of the work and the client, on
 its own core, is not the bottleneck: what it sent late, or could not send, is a row of the
-table. What is refused must be refused with 429 or 503 and Retry-After. Then fairness: a
+table. The endpoint lets requests wait for 20 ms (``queue_seconds``; 200 is the default). What
+is refused must be refused with 429 or 503 and Retry-After; a client that was refused often
+is read later (``serving.backpressure``), and what it could not send for that is told. Then fairness: a
 second endpoint of the same worker gets a tenth of the capacity, alone, and while the first
 one is overloaded. Last, requests of a single row from a crowd of 2,048 clients of ``wrk``
 that pause for a random while: there a refusal is not much cheaper than an answer.
@@ -32,6 +34,7 @@ from stand.processes import cores
 AT_CAPACITY = 8
 N_ROWS, CONNECTIONS, CROWD, TIMES, SMALL_SHARE = 50, 1_024, 2_048, 3, 0.1
 LEAST_GOODPUT, MOST_P99 = 0.9, 3
+QUEUE_SECONDS = 0.02
 WORK = f"overload, {TIMES} times capacity"
 
 
@@ -51,7 +54,7 @@ def measure(folder: Path, *, rounds: int, seconds: float) -> list[Row]:
     capacities, normals, loads, alone, beside = [], [], [], [], []
     with ours.opened(folder / "ours") as platform:
         for name in ("bench", "other"):
-            ours.in_the_body(platform, classifier, name)
+            ours.in_the_body(platform, classifier, name, queue_seconds=QUEUE_SECONDS)
         asked = requests_of(classifier.rows, platform, "bench")
         others = requests_of(classifier.rows, platform, "other")
         with ours.worker(platform, asked[0], core=server_core) as server:

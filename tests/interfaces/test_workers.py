@@ -64,11 +64,11 @@ def work(given: argparse.Namespace) -> None:
     """One worker: the real front, application, plans and page, around a small model."""
     from falaj.serving.adapters.runtime_onnx import OnnxRuntime
     from falaj.serving.compiler import PlanCompiler
-    from falaj.serving.front import run
     from falaj.serving.inference import InferenceApp
     from falaj.serving.meters import Meters
     from falaj.serving.plans import Keeper, Plans
     from falaj.serving.predictionlog import PredictionLog
+    from falaj.serving.running import run
     from falaj.serving.workload import Workload
     from falaj.testing.fakes import AllowAll
 

@@ -16,7 +16,6 @@ from pathlib import Path
 from falaj.kernel.clock import SystemClock
 from falaj.serving.adapters.runtime_onnx import OnnxRuntime
 from falaj.serving.compiler import PlanCompiler
-from falaj.serving.front import run
 from falaj.serving.inference import InferenceApp
 from falaj.serving.logwriter import LogWriter
 from falaj.serving.meters import Meters
@@ -25,6 +24,7 @@ from falaj.serving.plans import Keeper, Plans
 from falaj.serving.predictionlog import PredictionLog
 from falaj.serving.rings import Ring, Rings, ring_folder
 from falaj.serving.routing import RoutingTable
+from falaj.serving.running import run
 from falaj.serving.spools import DirectorySpools
 from falaj.testing.fakes import AllowAll
 from falaj.testing.serving import MemoryBundles, NamedTokens, onnx_classifier

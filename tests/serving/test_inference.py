@@ -290,6 +290,7 @@ def test_a_full_lane_is_told_when_to_come_back(running: Running) -> None:
     answer = asked_alone(running)
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
     assert answer.json()["code"] == "overloaded"
+    assert running.predict(b"{").status_code == 503, "the body was looked at"
     running.spools.gate.set()
     waiting.join(5)
     assert first[0].status_code == 200

@@ -134,6 +134,55 @@ def test_what_would_wait_too_long_is_told_to_come_back(tmp_path: Path) -> None:
     assert 49 <= refused.index(True) <= 52
 
 
+def test_who_waited_to_be_read_for_longer_than_the_queue_may_last_is_told_to_come_back(
+    tmp_path: Path,
+) -> None:
+    plan, _ = paced(lambda n: 0.0, limits=Limits(queue_seconds=0.05))
+
+    async def main() -> tuple[list[bool], list[bool]]:
+        with laned(tmp_path) as lane:
+            now = time.perf_counter()
+            idle = [lane.full(plan, now - 10)]  # nothing was run since: there is room
+            for number in range(100):  # others are answered meanwhile
+                await lane.scored(plan, asked(plan, number))
+            now = time.perf_counter()
+            late = [lane.full(plan, now - 10) for _ in range(10)]
+            return [*idle, lane.full(plan), lane.full(plan, now)], late
+
+    others, late = asyncio.run(main())
+    assert others == [False, False, False]
+    assert late == [True] * 10
+
+
+def test_one_in_two_hundred_may_have_waited_to_be_read(tmp_path: Path) -> None:
+    plan, _ = paced(lambda n: 0.0, limits=Limits(queue_seconds=0.05))
+
+    async def main() -> list[bool]:
+        with laned(tmp_path) as lane:
+            for number in range(450):
+                await lane.scored(plan, asked(plan, number))
+            return [lane.full(plan, time.perf_counter() - 10) for _ in range(5)]
+
+    assert asyncio.run(main()) == [False, False, True, True, True]
+
+
+def test_what_a_turn_has_time_for_is_scored_in_it(tmp_path: Path) -> None:
+    plan, model = paced(lambda n: 0.0)
+
+    async def main() -> None:
+        with laned(tmp_path) as lane:
+            for size in (1, 200, 400):  # what it will measure, on a machine that is not busy
+                lane.costs.saw(size, 1e-6 * size)
+            rows = [float(one) for one in range(200)]
+            parts = [lane.scored(plan, asked(plan, *rows)) for _ in range(2)]
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            assert all(part.done() for part in parts)
+
+    asyncio.run(main())
+    assert model.runs == [200, 200]
+
+
 def test_a_few_rows_may_wait_however_slow_the_model_is(tmp_path: Path) -> None:
     plan, _ = paced(lambda n: 0.02 * n, limits=Limits(queue_seconds=0.001))
 

@@ -1,7 +1,8 @@
 """Asks at a steady pace and finds stale answers; a process of its own beside the load.
 
 It shares two counters with whoever switches releases: how many switches have begun, and
-how many have returned. Release number ``k % 2`` is the one that switch ``k`` made active.
+how many have returned. Switch ``k`` made the release active that stands at ``k`` modulo its length in
+the order that it is given.
 An answer is stale if its release was replaced, and the switch had returned, before the
 request was sent.
 """
@@ -67,6 +68,7 @@ class Checker:
         self._releases = [one.encode() for one in told["releases"]]
         self._scores = told["scores"]
         self._words = Switches(given.switches).words
+        self._order = [int(one) for one in given.order.split(",")]
         self.n = self.stale = self.wrong = self.missed = 0
         self.errors: list[str] = []
         self._sent: dict[_Connection, tuple[int, int]] = {}
@@ -113,7 +115,8 @@ class Checker:
             self.errors.append(answer[:300].decode("latin-1"))
             return
         found = [number for number, name in enumerate(self._releases) if name in answer]
-        may = {number % 2 for number in range(returned, begun + 1)}
+        order = self._order
+        may = {order[number % len(order)] for number in range(returned, begun + 1)}
         if len(found) != 1 or found[0] not in may:
             self.stale += 1
         elif self.n % SCORED_EVERY == 0:
@@ -133,6 +136,7 @@ def main() -> None:
     parser.add_argument("--connections", type=int, default=4)
     parser.add_argument("--rate", type=float, default=200)
     parser.add_argument("--seconds", type=float, required=True)
+    parser.add_argument("--order", required=True, help="the releases that are switched to")
     given = parser.parse_args()
     pinned(given.core)
     checker = Checker(given)

@@ -175,25 +175,27 @@ def opened(folder: Path) -> Iterator[Platform]:
         premises.close()
 
 
-def in_the_body(platform: Platform, classifier: Classifier, name: str = "bench") -> None:
+def in_the_body(
+    platform: Platform, classifier: Classifier, name: str = "bench", **limits: Any
+) -> None:
     """An endpoint that takes its 20 features with the request, active."""
     platform.keep(classifier, name, 1)
-    platform.declare(*_body_definitions(name))
+    platform.declare(*_body_definitions(name, limits))
     platform.activate(platform.deploy(name))
 
 
-def _body_definitions(name: str) -> list[Any]:
+def _body_definitions(name: str, limits: dict[str, Any]) -> list[Any]:
     """An endpoint that takes 20 numbers, and what it refers to."""
     from falaj.features.model import FeatureService
     from falaj.models.model import ModelPolicy
-    from falaj.serving.model import Endpoint, FieldType, RequestField
+    from falaj.serving.model import Endpoint, FieldType, Limits, RequestField
 
     fields = tuple(RequestField(name=one, type=FieldType.FLOAT) for one in NAMES)
     service = f"{name}_fields"
     return [
         FeatureService(name=service, request_fields=dict.fromkeys(NAMES, "float64")),
         ModelPolicy(name=name, feature_service=service, label="label"),
-        Endpoint(name=name, model=name, fields=fields),
+        Endpoint(name=name, model=name, fields=fields, limits=Limits(**limits)),
     ]
 
 
@@ -381,7 +383,7 @@ def main() -> None:
 
 def _serve(folder: Path, descriptor: int, name: str, *, tls: bool) -> None:
     from falaj.kernel.settings import Settings
-    from falaj.serving.front import run
+    from falaj.serving.running import run
     from falaj.wiring.assembly import assemble
 
     premises = assemble(Settings.read(folder), process=name)

@@ -164,7 +164,7 @@ def _serve_front(
     parent: int,
 ) -> None:
     """The data plane has a front of its own; see ``falaj.serving.front``."""
-    from falaj.serving.front import run
+    from falaj.serving.running import run
 
     run(
         premises.serving.inference_app(name, ring=True),

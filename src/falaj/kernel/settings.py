@@ -93,6 +93,8 @@ class InferenceSettings(BaseModel):
     """So long does a worker that is replaced or taken away wait for silent clients."""
     idle_seconds: float = Field(0.0, ge=0, le=31_536_000)
     """An endpoint that nobody asks for so long is unloaded until it is asked; 0: never."""
+    keep_seconds: float = Field(300.0, ge=0, le=86_400)
+    """So long does what an endpoint served before stay in memory, ready for a rollback."""
     ray: str = ""
     """Workers run as actors on this Ray cluster (``auto``, ``host:6379``); empty: here."""
     ray_cpus: float = Field(1.0, ge=0, le=1024)

@@ -74,6 +74,9 @@ class Asking:
         ):
             return self._ask_later(question, caller)
         plan = self._plan_of(question)
+        lane = self._lane(question.endpoint)
+        if lane.full(plan, question.rested):  # told before the body is looked at
+            raise lane.overloaded()
         return self._scored(question, plan, question.parse(plan, caller))
 
     async def _ask_later(self, question: Question, caller: str | None) -> Told:

@@ -15,12 +15,9 @@ that wait, and the time of an answer in parts.
 from __future__ import annotations
 
 import asyncio
-import gc
-import signal
-import threading
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
@@ -28,6 +25,7 @@ from weakref import WeakSet
 
 import httptools
 
+from falaj.serving.backpressure import BackPressure
 from falaj.serving.heads import Head, KnownHeads
 from falaj.serving.requests import Application, Request, Response, Told
 from falaj.serving.streaming import Chunks, Stream
@@ -37,7 +35,7 @@ if TYPE_CHECKING:
     import ssl
 
 
-__all__ = ["Application", "Bounds", "Front", "Request", "Response", "Told", "run"]
+__all__ = ["Application", "Bounds", "Front", "Request", "Response", "Told"]
 
 LONGEST_HEAD = 64 * 1024
 LONGEST_PATH = 8 * 1024
@@ -65,6 +63,7 @@ _JSON = b"application/json"
 _OK = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b"
 _MOST_PARTS = 64
 """Of a body that are kept apart."""
+_COME_BACK = frozenset({429, 503})
 _UNKNOWN_METHOD = b"_OTHER"
 """Of a request whose head never became whole, as OpenTelemetry names it."""
 
@@ -110,6 +109,9 @@ class _Connection(asyncio.Protocol):
         self._half_closed = False
         self._stream: Stream | None = None
         self._address = ""
+        self._resting = False
+        self._rested = 0.0
+        """Since when what is read now may have waited in the kernel; 0 if it has not."""
         self.until = time.perf_counter() + front.bounds.head
         """When the connection is ended if nothing comes; 0 while it is being answered."""
 
@@ -276,6 +278,8 @@ class _Connection(asyncio.Protocol):
         """Hand a whole request over; its answer is written when its turn has come."""
         waiting = self._waiting
         waiting.append(request)
+        if self._rested:
+            request.started = request.rested = self._rested
         told: Told | Awaitable[Told] | BaseException | None
         try:
             told = self._application(request)
@@ -357,6 +361,8 @@ class _Connection(asyncio.Protocol):
         if not keep:
             self._refused = True
             self._close()
+        elif answer.status in _COME_BACK:
+            self._front.pressure.refused(self, len(request.body))
 
     def _send(self, request: Request, chunks: Chunks, *, keep: bool) -> None:
         """Send an answer that comes in parts; those behind it wait until it has ended."""
@@ -436,13 +442,29 @@ class _Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
+    def rest(self) -> None:
+        """Read nothing until ``wake``; see ``backpressure``."""
+        self._resting = True
+        self._rested = time.perf_counter()
+        self._hold()
+
+    def wake(self) -> None:
+        """Read again, unless something else keeps it from that."""
+        self._resting = False
+        self._release()
+
+    def rested(self) -> None:
+        """What is read from now on has not waited."""
+        if not self._resting:
+            self._rested = 0.0
+
     def _hold(self) -> None:
         if not self._held and self._transport is not None:
             self._held = True
             self._transport.pause_reading()
 
     def _release(self) -> None:
-        if not self._held or self._choked or self._crowded():
+        if not self._held or self._choked or self._resting or self._crowded():
             return
         if self._transport is not None:
             self._held = False
@@ -467,6 +489,7 @@ class Front:
         self.closing = False
         self.secure = False
         self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
+        self.pressure = BackPressure(self.loop)
         self._servers: list[asyncio.Server] = []
         self._sweeper: asyncio.TimerHandle | None = None
 
@@ -516,6 +539,7 @@ class Front:
     async def close(self, *, grace_seconds: float = 5.0) -> None:
         """Take no new connection, answer what was asked, then end."""
         self.drain()
+        self.pressure.close()
         for server in self._servers:
             server.close()
         for connection in list(self.connections):
@@ -528,66 +552,3 @@ class Front:
         if self._sweeper is not None:
             self._sweeper.cancel()
         await self.application.stop()
-
-
-def run(
-    application: Application,
-    sockets: list[socket.socket],
-    *,
-    context: ssl.SSLContext | None = None,
-    ready: Callable[[], None] = lambda: None,
-    begun: Callable[[Callable[[], None]], None] = lambda _: None,
-    grace_seconds: float = 5.0,
-    linger_seconds: float = 5.0,
-    drainable: Callable[[Callable[[], None]], None] = lambda _: None,
-) -> None:
-    """Serve until SIGTERM or SIGINT; SIGHUP drains first, so that no connection is dropped.
-
-    Args:
-        application: answers the requests.
-        sockets: bound to where it is to be reached.
-        context: of TLS.
-        ready: called when the first request can come.
-        begun: is given a function that ends the serving, from any thread.
-        grace_seconds: how long open requests may take when it ends.
-        linger_seconds: how long a drained front waits for silent clients.
-        drainable: is given a function that drains and then ends it, from any thread.
-    """
-    import uvloop
-
-    async def served() -> None:
-        stopped, drained = asyncio.Event(), asyncio.Event()
-        loop = asyncio.get_running_loop()
-
-        def drain() -> None:
-            drained.set()
-            stopped.set()
-
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                loop.add_signal_handler(number, stopped.set)
-            loop.add_signal_handler(signal.SIGHUP, drain)
-
-        def stop() -> None:
-            loop.call_soon_threadsafe(stopped.set)
-
-        def drain_soon() -> None:
-            loop.call_soon_threadsafe(drain)
-
-        begun(stop)
-        drainable(drain_soon)
-        front = Front(application)
-        await front.listen(sockets, context)
-        if threading.current_thread() is threading.main_thread():
-            # What a server holds from its start is no garbage; it need not be looked at again.
-            gc.collect()
-            gc.freeze()
-        try:
-            ready()
-            await stopped.wait()
-            if drained.is_set():
-                await front.leave(linger_seconds)
-        finally:
-            await front.close(grace_seconds=grace_seconds)
-
-    uvloop.run(served())

@@ -237,14 +237,8 @@ class InferenceApp:
     def _ask_again(self, memo: _Admitted, plan: RequestPlan, request: Request) -> Response | None:
         """A request whose head was admitted a moment ago: no more than parse and score."""
         lane = memo.lane
-        if lane.full(plan):  # told before the body is looked at: it must cost little
-            if lane.shed is None:
-                lane.shed = self.failure(request.path, lane.overloaded())
-            else:
-                lane.meter.refused(lane.shed.status)
-                if self._workload is not None:
-                    self._workload.shed()
-            return lane.shed
+        if lane.full(plan, request.rested):
+            return self._shed(lane, request)
         if memo.until - request.started < _AHEAD_SECONDS and not memo.asking:
             memo.asking = True
             task = asyncio.get_running_loop().create_task(self._admit_again(memo, request))
@@ -255,6 +249,17 @@ class InferenceApp:
         )
         lane.take(plan, parsed, request.answer)
         return None
+
+    def _shed(self, lane: Lane, request: Request) -> Response:
+        """The answer to a request that does not fit. Ask before the body is looked at: it must
+        cost little."""
+        if lane.shed is None:
+            lane.shed = self.failure(request.path, lane.overloaded())
+        else:
+            lane.meter.refused(lane.shed.status)
+            if self._workload is not None:
+                self._workload.shed()
+        return lane.shed
 
     async def _admit_again(self, memo: _Admitted, request: Request) -> None:
         """Ask again who may, before what is remembered runs out under load."""
@@ -384,7 +389,8 @@ class InferenceApp:
 
     async def _predict_later(self, name: str, request: Request, authorization: bytes) -> Told:
         caller = await self._admitted(name, authorization)
-        return await self._scored(name, request, caller)
+        told = self._scored(name, request, caller)
+        return told if isinstance(told, Response) else await told
 
     async def _admitted(self, name: str, authorization: bytes) -> str:
         """The caller's id, of one who may ask this endpoint; the plans are up to date then."""
@@ -403,9 +409,10 @@ class InferenceApp:
     async def _scored_awake(self, name: str, request: Request, caller: str) -> Told:
         _check_kind(name, request)
         await self._sleeping.woken(name, request.started)
-        return await self._scored(name, request, caller)
+        told = self._scored(name, request, caller)
+        return told if isinstance(told, Response) else await told
 
-    def _scored(self, name: str, request: Request, caller: str) -> Awaitable[Told]:
+    def _scored(self, name: str, request: Request, caller: str) -> Response | Awaitable[Told]:
         plan = self._plans.active.get(name)
         if plan is None:
             if name in self._plans.asleep:
@@ -416,6 +423,8 @@ class InferenceApp:
         trail = request.trail
         if trail is not None:
             trail.caller = caller
+        if lane.full(plan, request.rested):
+            return self._shed(lane, request)
         until = deadline_of(request)
         explain = asked(request.query)
         parsed = plan.parse(request.body, caller=caller, started=request.started, explain=explain)

@@ -40,6 +40,8 @@ _ASIDE_ROWS = 4_096
 """The most rows of several requests that are scored in one run on a thread."""
 _LEAST_WAITING = 32
 """So many rows may always wait, however slow the model is."""
+_GRACE, _MOST_GRACE = 0.005, 8.0
+"""Of each request, one in so many may have waited too long: fewer than its 99th percentile."""
 Tell = Callable[["Told | FalajError"], None]
 """Takes the answer to one request; called on the event loop, once."""
 _Waiting = tuple["RequestPlan", "Parsed", Tell]
@@ -79,6 +81,16 @@ class Lane:
         self._running = False
         self._soonest = inf
         """Not after the deadline of any request that waits."""
+        self._begun = 0.0
+        """``time.perf_counter()`` of the last run."""
+        self._pace = 0.0
+        """Seconds from turn to turn for each row scored, with all that the loop did besides, in
+        the faster of the last two turns; 0 unless rows were left waiting."""
+        self._latest = 0.0
+        self._grace = 0.0
+        """So many requests may be taken though they have waited too long."""
+        self._turned = 0.0
+        self._n_scored = 0
 
     def scored(self, plan: RequestPlan, request: Parsed) -> asyncio.Future[Told]:
         """The answer to a request, once this turn of the loop is over.
@@ -122,13 +134,26 @@ class Lane:
         if not self._scheduled and not self._running:
             self._schedule()
 
-    def full(self, plan: RequestPlan) -> bool:
-        """True if the next request would be told to come back."""
+    def full(self, plan: RequestPlan, rested: float = 0.0) -> bool:
+        """True if the next request is told to come back.
+
+        Args:
+            plan: which one it asks.
+            rested: ``time.perf_counter()`` since when it may have waited to be read (see
+                ``backpressure``); 0 if it did not.
+        """
         limits = plan.limits
         if self.inside >= limits.concurrency:
             return True
-        n_rows = self._n_rows
-        return n_rows >= _LEAST_WAITING and (n_rows * self.costs.per_row > limits.queue_seconds)
+        most, n_rows = limits.queue_seconds, self._n_rows
+        if n_rows >= _LEAST_WAITING and n_rows * max(self.costs.per_row, self._pace) > most:
+            return True
+        if not rested or self._begun - rested <= most:
+            return False
+        if self._grace < 1:  # it has waited for long already, and others have not
+            return True
+        self._grace -= 1
+        return False
 
     def overloaded(self) -> Overloaded:
         """What a request is told that does not fit."""
@@ -150,25 +175,32 @@ class Lane:
     def _turn(self) -> None:
         """Score what waits, or as much of it as one turn may take."""
         self._scheduled = False
+        now = time.perf_counter()
+        if self._n_scored:  # and some were left waiting then
+            latest = (now - self._turned) / self._n_scored
+            self._pace, self._latest = min(latest, self._latest), latest
+        n_waiting = self._n_rows
         waiting, self._waiting = self._waiting, []
+        self._grace = min(self._grace + _GRACE * len(waiting), _MOST_GRACE)
         self._n_rows = 0
-        groups = _groups(waiting)
-        until = 0.0
-        for place, group in enumerate(groups):
-            if place and (self._running or time.perf_counter() > until):
-                self._back([item for rest in groups[place:] for item in rest])
+        pending, until = _groups(waiting), now + _TURN_SECONDS
+        while pending:
+            rest = self._run_part(pending.pop(0))
+            if rest:
+                pending.append(rest)
+            if pending and (self._running or time.perf_counter() > until):
+                self._back([item for group in pending for item in group])
                 break
-            if not place and len(groups) > 1:
-                until = time.perf_counter() + _TURN_SECONDS
-            self._run_part(group)
+        self._turned, self._n_scored = now, n_waiting - self._n_rows
         if not self._waiting:
             self._soonest = inf
+            self._pace, self._latest, self._n_scored = 0.0, 0.0, 0
         elif not self._running and not self._scheduled:
             self._schedule()
 
-    def _run_part(self, group: list[_Waiting]) -> None:
-        """Run a group; what is more than a turn may take goes back to wait."""
-        n_rows, costs = 0, self.costs
+    def _run_part(self, group: list[_Waiting]) -> list[_Waiting]:
+        """Run a group, or as much of it as one run may take; returns the rest."""
+        n_rows, costs, rest = 0, self.costs, []
         if max(costs.fixed, costs.per_row) > _TURN_SECONDS / 2:
             most = _ASIDE_ROWS  # one run of many is what a slow model is best at
         else:
@@ -176,10 +208,10 @@ class Lane:
         for place, item in enumerate(group):
             n_rows += len(item[1].rows)
             if n_rows > most and place:
-                self._back(group[place:])
-                group = group[:place]
+                group, rest = group[:place], group[place:]
                 break
         self._run(group)
+        return rest
 
     def _back(self, items: list[_Waiting]) -> None:
         self._waiting = items + self._waiting
@@ -189,7 +221,7 @@ class Lane:
 
     def _run(self, group: list[_Waiting]) -> None:
         plan = group[0][0]
-        begun = time.perf_counter()
+        begun = self._begun = time.perf_counter()
         waited = begun - group[0][1].started
         self.longest_wait = max(self.longest_wait, waited)
         if self._soonest < begun:

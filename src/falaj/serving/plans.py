@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable
 from copy import copy
 
@@ -15,6 +16,7 @@ from falaj.serving.errors import Asleep
 from falaj.serving.model import Release
 from falaj.serving.plan import RequestPlan
 from falaj.serving.routing import RoutingTable
+from falaj.serving.yielding import yielding
 
 _POLL_SECONDS = 0.02
 _REPORT_SECONDS = 1.0
@@ -30,10 +32,18 @@ class Plans:
     Args:
         table: the routing table.
         compiler: compiles releases.
+        keep_seconds: so long the plan that served an endpoint before stays built, so that a
+            rollback needs no load.
     """
 
-    def __init__(self, table: RoutingTable, compiler: PlanCompiler) -> None:
+    def __init__(
+        self, table: RoutingTable, compiler: PlanCompiler, *, keep_seconds: float = 0.0
+    ) -> None:
         self._table = table
+        self._keep_seconds = keep_seconds
+        self._before: dict[str, tuple[str, float]] = {}
+        """Of each endpoint the release that served it before, and until when it is kept
+        (``time.monotonic()``)."""
         self._compiler = compiler
         self._words = table.words
         self._lock = threading.Lock()  # held for a switch, never for a build
@@ -129,7 +139,8 @@ class Plans:
         release = self.asleep.get(endpoint)
         if release is None:
             return self.named(endpoint)
-        plan = self._compiler.compile(release)
+        with yielding():
+            plan = self._compiler.compile(release)
         with self._lock:
             if self.asleep.get(endpoint) is release:
                 # Whoever looks without the lock must find it in one of the two: see ``named``.
@@ -207,6 +218,13 @@ class Plans:
             asleep = [release.id for release in self.asleep.values()]
             return {**dict.fromkeys([*self._built, *asleep], "ready"), **self._refused}
 
+    def forget(self) -> None:
+        """Let go of plans that served before and were kept long enough."""
+        with self._lock:
+            gone = [id for id, until in self._before.values() if until <= time.monotonic()]
+            if gone:
+                self._let_go(self._table.active()[1])
+
     def _awake(self, routes: dict[str, str]) -> dict[str, str]:
         """The routes without those whose very release sleeps."""
         asleep = {endpoint: release.id for endpoint, release in self.asleep.items()}
@@ -216,7 +234,8 @@ class Plans:
         """The plan of a release, built if need be; the caller holds ``_building``."""
         plan = self._built.get(release)
         if plan is None:
-            plan = self._compiler.compile(self._table.release(release))
+            with yielding():
+                plan = self._compiler.compile(self._table.release(release))
             with self._lock:
                 self._built[release] = plan
                 self._refused.pop(release, None)
@@ -239,6 +258,10 @@ class Plans:
         unloaded: dict[str, Release] | None = None,
     ) -> None:
         """Switch, and let go of plans that neither serve nor are announced."""
+        until = time.monotonic() + self._keep_seconds
+        for name, plan in self.active.items():
+            if routes.get(name) != plan.release.id:
+                self._before[name] = plan.release.id, until
         # Before the errors: who finds one of them finds the document that it is about.
         self._unloaded = unloaded or {}
         self.active, self.broken = active, broken or {}
@@ -246,8 +269,22 @@ class Plans:
             name: release for name, release in self.asleep.items() if routes.get(name) == release.id
         }
         self.generation, self._seen = generation, seen
+        self._let_go(routes)
+
+    def _let_go(self, routes: dict[str, str]) -> None:
+        """Let go of plans that neither serve, nor are announced, nor are kept for a rollback.
+
+        An endpoint that serves nothing any more (its model may have been revoked) keeps none.
+        """
+        now = time.monotonic()
+        self._before = {
+            name: (release, until)
+            for name, (release, until) in self._before.items()
+            if until > now and name in routes and routes[name] != release
+        }
         _, announced = self._table.announced()
-        kept = {plan.release.id for plan in active.values()} | set(announced.values())
+        kept = {plan.release.id for plan in self.active.values()} | set(announced.values())
+        kept |= {release for release, _ in self._before.values()}
         self._built = {name: plan for name, plan in self._built.items() if name in kept}
         self._refused = {name: why for name, why in self._refused.items() if name in kept}
 
@@ -312,6 +349,7 @@ class Keeper:
                 if news or waited >= _REPORT_SECONDS:
                     waited = 0.0
                     self._table.mend()
+                    self._plans.forget()
                     self._report()
                     for chore in self._also:
                         chore()

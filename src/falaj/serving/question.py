@@ -39,6 +39,8 @@ class Question:
     """``time.perf_counter()`` by which the client wants its answer, if it says so."""
     trail: Trail | None = None
     """Of a request that is tracked."""
+    rested: float = 0.0
+    """See ``requests.Request``."""
 
     @classmethod
     def of(cls, request: Request, endpoint: str, parse: Parse) -> Question:
@@ -51,6 +53,7 @@ class Question:
             parse,
             deadline_of(request),
             request.trail,
+            request.rested,
         )
 
 

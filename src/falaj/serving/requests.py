@@ -30,12 +30,13 @@ class Request:
     ``headers`` has lower-case names; of a header that stands twice, the last (those that say
     who asks or what the body is may stand only once); trailers are not told. ``query`` is
     what stands behind the question mark. ``started`` is ``time.perf_counter()`` when its
-    head was complete. ``head`` may be shared with other requests of the same bytes.
+    head was complete, or since when it may have waited to be read; then ``rested`` is that
+    too, and else 0. ``head`` may be shared with other requests of the same bytes.
     """
 
     __slots__ = (
         "_connection", "body", "head", "headers", "keep_alive", "method", "path", "query",
-        "started", "task", "told", "trail",
+        "rested", "started", "task", "told", "trail",
     )  # fmt: skip
 
     def __init__(
@@ -49,6 +50,7 @@ class Request:
         self.keep_alive = head.keep_alive
         self.body = body
         self.started = started
+        self.rested = 0.0
         self.told: Told | BaseException | None = None
         """The answer, or why there is none; None while it is not known."""
         self.task: asyncio.Future[Told] | None = None

@@ -20,13 +20,14 @@ from numpy.typing import NDArray
 
 from falaj.kernel.call import Caller
 from falaj.kernel.errors import NotFound, Unauthenticated, Unavailable
-from falaj.serving.front import Application, run
+from falaj.serving.front import Application
 from falaj.serving.inference import Companion, InferenceApp
 from falaj.serving.meters import Meters
 from falaj.serving.model import FieldType, Release, RequestField, ServableModel, Variant
 from falaj.serving.plans import Keeper, Plans
 from falaj.serving.predictionlog import PredictionLog
 from falaj.serving.routing import RoutingTable
+from falaj.serving.running import run
 from falaj.serving.trails import Trails
 from falaj.testing.calls import make_caller
 from falaj.testing.fakes import RulePolicy

@@ -111,7 +111,8 @@ class ServingParts:
         """The compiled plans of this process."""
         from falaj.serving.plans import Plans
 
-        return Plans(self.routing, self.plan_compiler)
+        keep_seconds = self._made.settings.inference.keep_seconds
+        return Plans(self.routing, self.plan_compiler, keep_seconds=keep_seconds)
 
     @part
     def prediction_log(self) -> PredictionLog:

@@ -9,10 +9,7 @@ loads one. A model that is no ensemble of trees stays with the wrapped runtime.
 
 from __future__ import annotations
 
-import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +17,7 @@ import numpy as np
 from falaj.kernel.errors import Corrupt
 from falaj.kernel.telemetry import logger
 from falaj.serving.trees.ensemble import NotCompilable
+from falaj.serving.yielding import yielding
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -35,11 +33,6 @@ AFTER_RUNS = 20
 
 _compiling = threading.Lock()
 """One model of this process is compiled at a time."""
-
-
-_yielding_one = threading.Lock()
-_PATIENCE_SECONDS = 0.0002
-"""Answers wait so long for the interpreter's lock while a model is compiled beside them."""
 
 
 class TreeRuntime:
@@ -102,7 +95,7 @@ class TreeModel:
         threading.Thread(target=self._compile_aside, name="compile-trees").start()
 
     def _compile_aside(self) -> None:
-        with _yielding():
+        with yielding():
             self.compile()
 
     def compile(self) -> bool:
@@ -113,18 +106,6 @@ class TreeModel:
                 self._scorer = _scorer(self._wrapped, model)
                 self.compiled = self._scorer is not None
         return self.compiled
-
-
-@contextmanager
-def _yielding() -> Iterator[None]:
-    """Other threads get the interpreter's lock soon: by default they wait for 5 ms."""
-    with _yielding_one:
-        usual = sys.getswitchinterval()
-        sys.setswitchinterval(_PATIENCE_SECONDS)
-        try:
-            yield
-        finally:
-            sys.setswitchinterval(usual)
 
 
 def _scorer(wrapped: LoadedModel, model: ServableModel) -> TreeScorer | None:

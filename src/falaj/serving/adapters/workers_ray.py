@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 from falaj.kernel.errors import FalajError, Unavailable
 from falaj.kernel.telemetry import logger
-from falaj.serving.front import Application, run
+from falaj.serving.front import Application
+from falaj.serving.running import run
 from falaj.serving.workload import Observer, Reading
 
 if TYPE_CHECKING:
