@@ -280,6 +280,9 @@ class FeatureView(Definition):
     head: timedelta = timedelta(0)
     purposes: tuple[Name, ...] = ()
     allowed_lateness: timedelta | None = None
+    subject: Name | None = None
+    """The key of the entity that names the person whom the features are about."""
+    subject_kind: Name = "person"
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
