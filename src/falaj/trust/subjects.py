@@ -82,4 +82,25 @@ class SubjectKeys(Protocol):
         ...
 
 
-__all__ = ["Destroyed", "Subject", "SubjectKey", "SubjectKeys"]
+class SubjectCopies(Protocol):
+    """A store with rows about subjects, which are found and removed when one is erased.
+
+    What it holds of a subject is sealed under the subject's key, or stands under the
+    pseudonym: destroying the key is the erasure, and ``forget`` frees the place.
+    """
+
+    name: str
+    """As an officer reads it: ``online store``."""
+
+    def count(self, key: SubjectKey) -> dict[str, int]:
+        """How many rows there are about the subject, by table or view, without zeros."""
+        ...
+
+    def forget(self, key: SubjectKey) -> int:
+        """Remove all of them; returns how many. Called after the key was destroyed, with
+        the key that is kept in memory for this call; a repeat removes what is left.
+        """
+        ...
+
+
+__all__ = ["Destroyed", "Subject", "SubjectCopies", "SubjectKey", "SubjectKeys"]

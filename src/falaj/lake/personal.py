@@ -1,0 +1,108 @@
+"""Personal rules: whose rows a table holds, and which columns are sealed under their keys.
+
+A rule says of a table which column names a data subject and which other columns are personal.
+The lake keeps rules beside the tables, and seals every row that is written from then on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated, Protocol, Self, runtime_checkable
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from falaj.kernel.errors import InvalidInput
+from falaj.lake.model import COLUMN_NAME, TABLE_NAME
+
+if TYPE_CHECKING:
+    from falaj.lake.ports import Lake
+
+PersonalColumn = Annotated[str, Field(pattern=COLUMN_NAME.pattern)]
+
+
+class PersonalGroup(BaseModel):
+    """A column that names a data subject, and the columns that are that subject's."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    subject: PersonalColumn
+    """Text or integers: the subject's name. It is sealed too."""
+    kind: str = Field("person", pattern=TABLE_NAME.pattern)
+    """What it names; tables that name the same kind share keys."""
+    columns: tuple[PersonalColumn, ...] = ()
+    """The personal columns, without the subject's own."""
+
+    @property
+    def sealed(self) -> tuple[str, ...]:
+        """All columns that are sealed, the subject's first."""
+        return (self.subject, *self.columns)
+
+
+class PersonalRule(BaseModel):
+    """Which columns of a table are sealed under whose keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    table: str = Field(pattern=TABLE_NAME.pattern)
+    groups: tuple[PersonalGroup, ...] = Field(min_length=1)
+    """Most tables have one. A column belongs to one of them."""
+
+    @model_validator(mode="after")
+    def _apart(self) -> Self:
+        names = [name.lower() for group in self.groups for name in group.sealed]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"the column {twice[0]!r} is sealed for two subjects, or twice")
+        return self
+
+    def of_columns(self, names: Iterable[str]) -> PersonalRule | None:
+        """The rule of a table that has only these columns; None if it has no subject's.
+
+        A group without its subject column is left out.
+        """
+        there = set(names)
+        kept = tuple(
+            group.model_copy(update={"columns": tuple(c for c in group.columns if c in there)})
+            for group in self.groups
+            if group.subject in there
+        )
+        return PersonalRule(table=self.table, groups=kept) if kept else None
+
+
+@runtime_checkable
+class PersonalRules(Protocol):
+    """A lake that seals: it keeps rules and obeys them."""
+
+    def record_rule(self, rule: PersonalRule) -> None:
+        """Keep a rule for its table; each row that is written from then on is sealed.
+
+        Rows that are there stay as they are until the table is written anew. The same rule
+        once more changes nothing and costs nothing; another one takes its place.
+        """
+        ...
+
+    def rule(self, table: str) -> PersonalRule | None:
+        """The rule of a table as it stands; None if it has none."""
+        ...
+
+
+def record_rule(lake: Lake, rule: PersonalRule) -> None:
+    """Let a lake seal a table's rows; call it before the first write, as often as you like.
+
+    Raises:
+        InvalidInput: this lake keeps no rules, so it would write the rows in clear.
+    """
+    if not isinstance(lake, PersonalRules):
+        raise InvalidInput(
+            f"The table {rule.table!r} holds personal columns, and this lake does not seal.",
+            hint="Write through the platform's lake (SubjectLake).",
+        )
+    lake.record_rule(rule)
+
+
+def rule_of(lake: Lake, table: str) -> PersonalRule | None:
+    """The rule of a table; None if it has none, or the lake keeps none."""
+    return lake.rule(table) if isinstance(lake, PersonalRules) else None
+
+
+__all__ = ["PersonalGroup", "PersonalRule", "PersonalRules", "record_rule", "rule_of"]
