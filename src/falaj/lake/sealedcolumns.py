@@ -135,7 +135,8 @@ class SubjectLake:
         for table, rule in rules.items():
             there = stands[table]
             layouts = [] if there is None else layouts_of(there)
-            ready[table] = sealed_rows(ready[table], rule, self._keys, existing=layouts)
+            fit = _fitting(rule, ready[table])
+            ready[table] = sealed_rows(ready[table], fit, self._keys, existing=layouts)
         return self._inner.append_many(ready, key=key, add_columns=True, replace=replace)
 
     def replace(self, table: str, rows: pa.Table, *, key: str | None = None) -> Snapshot:
@@ -152,7 +153,8 @@ class SubjectLake:
                 ready = prepared(table, rows)
                 if place == 0:
                     rule = self._applying({table: ready}, {table: None}).get(table)
-                yield ready if rule is None else sealed_rows(ready, rule, self._keys)
+                fit = None if rule is None else _fitting(rule, ready)
+                yield ready if fit is None else sealed_rows(ready, fit, self._keys)
 
         return self._inner.replace_in_batches(table, sealed)
 
@@ -176,7 +178,7 @@ class SubjectLake:
                 if not layouts:
                     continue
                 rule = PersonalRule(table=table, groups=_latest(layouts))
-            applying[table] = _fitting(rule, given)
+            applying[table] = rule
         return applying
 
     # -- reading -------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from falaj.kernel.errors import InvalidInput
@@ -12,10 +13,72 @@ if TYPE_CHECKING:
 
     from pydantic import SecretStr
 
+    from falaj.lake.erasure import Erasures
+    from falaj.lake.erasure_service import PrivacyService
     from falaj.trust.subjectkeys import KeyTable, StoredKeys
+    from falaj.trust.subjects import SubjectCopies
     from falaj.wiring.assembly import Premises
 
 SQLITE = "sqlite:"
+
+
+def privacy_service(made: Premises) -> PrivacyService:
+    """The actions of privacy."""
+    from falaj.lake.erasure_service import PrivacyService
+    from falaj.lake.sealing import Sealing
+
+    return PrivacyService(erasures(made), lambda: Sealing(made.lake, made.clock))
+
+
+def erasures(made: Premises) -> Erasures:
+    """Finds and erases subjects in all stores of this platform."""
+    from falaj.lake.erasure import Erasures
+
+    return Erasures(made.subject_keys, lambda: copies(made), made.keys)
+
+
+def weaknesses(made: Premises) -> list[tuple[str, str]]:
+    """What is not as it should be with the keys of data subjects, and what to do about it."""
+    from falaj.lake.tables import newest_sequence
+
+    found = []
+    table = made.subject_keys.table
+    sealed = made.lake.sealed_tables()
+    with made.database.reading() as connection:
+        certified = newest_sequence(connection)
+    if sealed and not table.count():
+        found.append(
+            (
+                f"The store of subject keys is empty: personal fields of {len(sealed)} tables of"
+                " the lake are unreadable.",
+                "If it was lost, let privacy.subject_keys name its replica.",
+            )
+        )
+    elif table.sequence() < certified:
+        found.append(
+            (
+                f"The store of subject keys knows {table.sequence()} destructions and the"
+                f" certificates {certified}: it is an older copy, and holds keys that were"
+                " destroyed.",
+                "Let privacy.subject_keys name the newer one, and destroy this one.",
+            )
+        )
+    clear = {name: n for name in made.lake.tables() if (n := made.lake.n_in_clear(name))}
+    for name, n in clear.items():
+        found.append(
+            (
+                f"{n} rows of the table {name!r} stand in clear, from before its personal rule.",
+                f"`falaj privacy seal {name}` writes them anew.",
+            )
+        )
+    return found
+
+
+def copies(made: Premises) -> Sequence[SubjectCopies]:
+    """The stores with rows about subjects."""
+    from falaj.lake.erasure import LakeCopies
+
+    return [LakeCopies(made.lake)]
 
 
 def subject_keys(made: Premises) -> StoredKeys:
