@@ -71,9 +71,7 @@ def people(n: int) -> pa.Table:
 def measured(lake: SubjectLake, plain: DuckLake, n: int) -> list[Row]:
     """Write and read n rows, sealed and plain."""
     given = people(n)
-    rule = PersonalRule(
-        table="sealed", groups=(PersonalGroup(subject="person", columns=PERSONAL),)
-    )
+    rule = PersonalRule(table="sealed", groups=(PersonalGroup(subject="person", columns=PERSONAL),))
     record_rule(lake, rule)
     lake.replace("sealed", given)  # makes the keys: counted by benchmarks/trust/erasure.py
     plain.replace("clear", given)

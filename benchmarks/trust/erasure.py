@@ -69,7 +69,7 @@ def destroyed(folder: Path, ring: FileKeyring, n: int) -> list[Row]:
     started = time.perf_counter()
     keys.of(part, make=False)
     finding = time.perf_counter() - started
-    chosen = random.Random(11).sample(range(n), DESTROYED)  # noqa: S311 - a benchmark
+    chosen = random.Random(11).sample(range(n), DESTROYED)
     taken = []
     for place in chosen:
         subject = Subject("person", f"p{place}")

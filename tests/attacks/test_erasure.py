@@ -66,9 +66,11 @@ class Story:
     def done(self, person: Person, job: str) -> None:
         with person.client() as web:
             ended = eventually(
-                lambda: (found := web.get(f"/api/jobs/{job}").json())["state"]
-                not in ("waiting", "running")
-                and found
+                lambda: (
+                    (found := web.get(f"/api/jobs/{job}").json())["state"]
+                    not in ("waiting", "running")
+                    and found
+                )
             )
         assert ended["state"] == "done", ended
 
@@ -229,9 +231,11 @@ def test_a_training_set_with_an_erased_person_is_not_made_again(story: Story) ->
         job = platform.training.recreate(story.facts["set"])
     with story.engineer.client() as web:
         ended = eventually(
-            lambda: (found := web.get(f"/api/jobs/{job.id}").json())["state"]
-            not in ("waiting", "running")
-            and found
+            lambda: (
+                (found := web.get(f"/api/jobs/{job.id}").json())["state"]
+                not in ("waiting", "running")
+                and found
+            )
         )
     assert ended["state"] == "failed"
     assert "erased" in str(ended["error"])

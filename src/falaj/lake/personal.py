@@ -19,10 +19,21 @@ if TYPE_CHECKING:
 
     from falaj.lake.ports import Lake
 
+
 class SubjectsErased(Conflict):
     """Something that was pinned by its content has lost the rows of an erased subject."""
 
     code = "subjects-erased"
+
+
+class ErasedWhileCopied(Conflict):
+    """Somebody was erased between the reading of rows and their writing; read them again.
+
+    Without this the copy would be sealed under a new key of somebody who was just erased.
+    """
+
+    code = "erased-while-copied"
+    retryable = True
 
 
 PersonalColumn = Annotated[str, Field(pattern=COLUMN_NAME.pattern)]
@@ -103,6 +114,10 @@ class PersonalRules(Protocol):
         """
         ...
 
+    def n_erasures(self) -> int:
+        """How many subjects have been erased so far, in all."""
+        ...
+
     def n_erased(self, table: str, snapshot: int | None = None) -> int:
         """How many subjects of a table's rows have been erased since."""
         ...
@@ -143,9 +158,24 @@ def refuse_erased(lake: Lake, what: str, tables: Iterable[tuple[str, int | None]
         )
 
 
-def rule_of_query(
-    lake: Lake, sql: str, table: str, columns: Sequence[str]
-) -> PersonalRule | None:
+def n_erasures(lake: Lake) -> int:
+    """How many subjects have been erased so far; to be asked before rows are read for a copy."""
+    return lake.n_erasures() if isinstance(lake, PersonalRules) else 0
+
+
+def refuse_erased_since(lake: Lake, before: int) -> None:
+    """Raise if somebody was erased since; to be asked when all rows of a copy are sealed.
+
+    Raises:
+        ErasedWhileCopied: the copy may hold somebody who is erased: undo it.
+    """
+    if n_erasures(lake) != before:
+        raise ErasedWhileCopied(
+            "Somebody was erased while rows were copied.", hint="Repeat it; nothing was written."
+        )
+
+
+def rule_of_query(lake: Lake, sql: str, table: str, columns: Sequence[str]) -> PersonalRule | None:
     """See ``PersonalRules.rule_of_query``; None if the lake keeps no rules."""
     return lake.rule_of_query(sql, table, columns) if isinstance(lake, PersonalRules) else None
 
@@ -168,7 +198,8 @@ def rule_of_upload(
     for name in (subject, *(personal or ())):
         if name not in rows.column_names:
             raise InvalidInput(
-                f"The rows have no column {name!r}.", hint=f"They have {', '.join(rows.column_names)}."
+                f"The rows have no column {name!r}.",
+                hint=f"They have {', '.join(rows.column_names)}.",
             )
     columns = tuple(name for name in dict.fromkeys(personal or ()) if name != subject)
     try:
@@ -186,12 +217,15 @@ def rule_of(lake: Lake, table: str) -> PersonalRule | None:
 
 
 __all__ = [
+    "ErasedWhileCopied",
     "PersonalGroup",
     "PersonalRule",
     "PersonalRules",
     "SubjectsErased",
+    "n_erasures",
     "record_rule",
     "refuse_erased",
+    "refuse_erased_since",
     "rule_of",
     "rule_of_query",
     "rule_of_upload",

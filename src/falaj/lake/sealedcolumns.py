@@ -59,6 +59,7 @@ class SubjectLake:
         self._inner = inner
         self._keys = keys
         self._recorded: dict[str, PersonalRule] = {}
+        self._counted = 0
 
     # -- rules ---------------------------------------------------------------------------
 
@@ -122,9 +123,7 @@ class SubjectLake:
         stands = {table: None if table in replace else self._stored(table) for table in ready}
         rules = self._applying(ready, stands)
         if not rules:
-            return self._inner.append_many(
-                ready, key=key, add_columns=add_columns, replace=replace
-            )
+            return self._inner.append_many(ready, key=key, add_columns=add_columns, replace=replace)
         if key is not None and self._inner.written(key) is not None:
             nothing = {table: given.slice(0, 0) for table, given in ready.items()}
             return self._inner.append_many(nothing, key=key, replace=replace)
@@ -426,6 +425,13 @@ class SubjectLake:
             seen.update(new)
             n += sum(key is None for key in self._keys.by_pseudonym(new))
         return n
+
+    def n_erasures(self) -> int:
+        """See ``PersonalRules.n_erasures``."""
+        done = self._keys.destroyed(after=self._counted)
+        if done:
+            self._counted = done[-1].sequence
+        return self._counted
 
     def n_in_clear(self, table: str) -> int:
         """How many rows of a table with a rule stand as they were before the rule."""

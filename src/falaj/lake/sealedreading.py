@@ -32,7 +32,9 @@ class Stored:
 
     def is_clear(self, names: Iterable[str]) -> bool:
         """True if these columns are there, under exactly these names, and none is personal."""
-        return all(name in self.clear.names and name.lower() not in self._personal for name in names)
+        return all(
+            name in self.clear.names and name.lower() not in self._personal for name in names
+        )
 
     def knows(self, names: Iterable[str]) -> bool:
         """True if the columns are there, under exactly these names."""

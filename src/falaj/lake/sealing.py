@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from falaj.kernel.clock import Clock
 from falaj.kernel.errors import Conflict
+from falaj.lake.personal import n_erasures, refuse_erased_since
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,6 +38,7 @@ class Sealing:
 
         Raises:
             NotFound: there is no such table. Conflict: it has no personal rule.
+            ErasedWhileCopied: somebody was erased meanwhile; nothing was written.
         """
         n_rows = self.lake.count(table)
         if self.lake.rule(table) is None:
@@ -46,6 +48,7 @@ class Sealing:
             )
 
         def rows() -> Iterator[pa.Table]:
+            before = n_erasures(self.lake)
             names = list(self.lake.schema(table).names)
             any_batch = False
             for batch in self.lake.log(table, columns=names, in_order=True):
@@ -53,6 +56,7 @@ class Sealing:
                 yield pa.Table.from_batches([batch]).select(names)
             if not any_batch:
                 yield self.lake.schema(table).empty_table()
+            refuse_erased_since(self.lake, before)
 
         written = self.lake.replace_in_batches(table, rows)
         n_expired = 0

@@ -66,7 +66,7 @@ def readable_copies(made: Premises, needles: Sequence[str]) -> dict[str, list[st
     """
     searches: dict[str, Callable[[], Iterator[tuple[str, object]]]] = {
         "lake": lambda: _of_lake(made.lake),
-        "lake as it is stored": lambda: _of_lake(made.lake._inner),  # noqa: SLF001
+        "lake as it is stored": lambda: _of_lake(made.lake._inner),
         "database": lambda: _of_database(made.database),
         "blobs": lambda: _of_blobs(made),
         "event log": lambda: _of_log(made),
@@ -125,9 +125,7 @@ def _of_log(made: Premises) -> Iterator[tuple[str, object]]:
 
 
 def _of_keys(made: Premises) -> Iterator[tuple[str, object]]:
-    table, after = made.subject_keys.table, -1
-    while rows := table.page(after=after):
+    for rows in made.subject_keys.table.pages():
         for key in made.subject_keys.by_pseudonym([row.pseudonym for row in rows]):
             if key is not None:
                 yield key.text, key.subject.name
-        after = rows[-1].pseudonym

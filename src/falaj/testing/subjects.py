@@ -349,7 +349,7 @@ SUBJECTS: Mapping[str, Subject] = {
     "accounts.remove_factor": Subject(_removal),
     "accounts.sessions": Subject(_fact("name", "person")),
     "accounts.revoke_sessions": Subject(_revocation),
-    "privacy.find": Subject(lambda world: _person(world)),
+    "privacy.find": Subject(_person),
     "privacy.erase": Subject(
         lambda world: _person(world, reason="request 1"),
         frozenset({"pseudonym", "sequence", "subject_hash", "receipt"}),

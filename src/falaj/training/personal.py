@@ -37,7 +37,9 @@ def rule_of_set(
             found.take_view(use)
         for computed in service.on_demand:
             name = computed.definition.name
-            outputs = [column_name(f"{name}:{output.name}") for output in computed.definition.outputs]
+            outputs = [
+                column_name(f"{name}:{output.name}") for output in computed.definition.outputs
+            ]
             found.take_derived([column for _, column, _ in computed.inputs], outputs)
     return found.rule(table)
 

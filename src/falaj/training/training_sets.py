@@ -19,7 +19,7 @@ from falaj.catalog.model import Classification, Relation
 from falaj.kernel.call import AssetRef
 from falaj.kernel.errors import Corrupt, InvalidInput, NotFound
 from falaj.lake.content import ContentHash, canonical, content_hash
-from falaj.lake.personal import record_rule, refuse_erased
+from falaj.lake.personal import n_erasures, record_rule, refuse_erased, refuse_erased_since
 from falaj.training.encoding import as_labels
 from falaj.training.model import Recreation, TrainingSet, TrainingSetSpec
 from falaj.training.personal import rule_of_set
@@ -131,8 +131,10 @@ class TrainingSets:
         Raises:
             InvalidInput: a column is missing or has the wrong type, or a part has no rows.
             NotFound: there is no such table or feature service.
+            ErasedWhileCopied: somebody was erased meanwhile; nothing was written.
         """
         self._settle(spec.feature_service)
+        n_erased = n_erasures(self._lake)
         snapshot = self._lake.latest()
         spine = Spine(tuple((table, snapshot) for table in spec.tables), spec.spine_query, snapshot)
         spine = written_query(self._lake, spec, spine)
@@ -147,7 +149,8 @@ class TrainingSets:
 
         def flow() -> Iterator[pa.Table]:
             learned[0] = _Made()  # the engine may ask for the rows a second time
-            return self._flow(joining, spine, rows, learned[0], report)
+            yield from self._flow(joining, spine, rows, learned[0], report)
+            refuse_erased_since(self._lake, n_erased)
 
         written = self._lake.replace_in_batches(table, flow)
         return TrainingSet(

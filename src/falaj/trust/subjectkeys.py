@@ -27,7 +27,7 @@ from falaj.trust.ports import KeyService, WrappedKey
 from falaj.trust.subjects import Destroyed, Subject, SubjectKey
 
 T = TypeVar("T")
-HANDLES = "subject handles"
+HANDLES = "subject-handles"
 """The purpose of the secret that handles are hashed under."""
 LOOK_SECONDS = 0.3
 MOST_REMEMBERED = 200_000
@@ -103,8 +103,8 @@ class KeyTable(Protocol):
         """Overwrite a data key under which no row stands; False if there are rows."""
         ...
 
-    def page(self, *, after: int = -1, data_key: int | None = None) -> list[KeyRow]:
-        """Up to 1,000 rows by pseudonym above ``after``, or only those under one data key."""
+    def pages(self, *, data_key: int | None = None) -> Iterator[list[KeyRow]]:
+        """All rows (or only those under one data key), some thousand at a time."""
         ...
 
     def rewrapped(self, rows: Sequence[KeyRow]) -> None:
@@ -350,8 +350,8 @@ class StoredKeys:
             self.table.add_data_key(following, self._new_data_key(following)[1])
         cipher = AESGCM(self._data_key(following))
         while not self.table.drop_data_key(number):
-            rows = self.table.page(data_key=number)
-            self.table.rewrapped([self._moved(row, following, cipher) for row in rows])
+            for rows in self.table.pages(data_key=number):
+                self.table.rewrapped([self._moved(row, following, cipher) for row in rows])
         self._data_keys.pop(number, None)
         return True
 

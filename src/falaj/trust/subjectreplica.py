@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 
 from falaj.trust.subjectkeys import KeyRow, KeyTable
@@ -44,9 +44,9 @@ class ReplicatedTable:
         """See ``KeyTable.data_keys``."""
         return self._first.data_keys()
 
-    def page(self, *, after: int = -1, data_key: int | None = None) -> list[KeyRow]:
-        """See ``KeyTable.page``."""
-        return self._first.page(after=after, data_key=data_key)
+    def pages(self, *, data_key: int | None = None) -> Iterator[list[KeyRow]]:
+        """See ``KeyTable.pages``."""
+        return self._first.pages(data_key=data_key)
 
     def count(self) -> int:
         """See ``KeyTable.count``."""
@@ -136,11 +136,9 @@ class ReplicatedTable:
             self._level = True
 
     def _level_all(self) -> None:
-        after = -1
         self._replica.copy(data_keys=self._first.data_keys())
-        while rows := self._first.page(after=after):
+        for rows in self._first.pages():
             self._replica.copy(rows=rows)
-            after = rows[-1].pseudonym
         self._replica.copy(destroyed=self._first.removed(after=0))
 
 

@@ -80,11 +80,17 @@ class PostgresKeyTable:
         """See ``KeyTable.data_keys``."""
         return dict(self._asked("SELECT number, wrapped FROM data_keys"))
 
-    def page(self, *, after: int = -1, data_key: int | None = None) -> list[KeyRow]:
-        """See ``KeyTable.page``."""
+    def pages(self, *, data_key: int | None = None) -> Iterator[list[KeyRow]]:
+        """See ``KeyTable.pages``."""
         only = "" if data_key is None else "AND data_key = %s"
-        given = [after] if data_key is None else [after, data_key]
-        return self._rows(f"pseudonym > %s {only} ORDER BY pseudonym LIMIT {PAGE}", given)
+        after = -1
+        while True:
+            given = [after] if data_key is None else [after, data_key]
+            rows = self._rows(f"pseudonym > %s {only} ORDER BY pseudonym LIMIT {PAGE}", given)
+            if not rows:
+                return
+            after = rows[-1].pseudonym
+            yield rows
 
     def count(self) -> int:
         """See ``KeyTable.count``."""
@@ -197,10 +203,13 @@ class PostgresKeyTable:
     @contextmanager
     def _writing(self) -> Iterator[psycopg.Cursor[Any]]:
         """One transaction, alone: destructions are counted without gaps."""
-        with self._session() as connection, connection.transaction():
-            with connection.cursor() as cursor:
-                cursor.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
-                yield cursor
+        with (
+            self._session() as connection,
+            connection.transaction(),
+            connection.cursor() as cursor,
+        ):
+            cursor.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
+            yield cursor
 
     @contextmanager
     def _session(self) -> Iterator[psycopg.Connection[Any]]:
