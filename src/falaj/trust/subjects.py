@@ -98,7 +98,7 @@ class SubjectCopies(Protocol):
 
     def forget(self, key: SubjectKey) -> int:
         """Remove all of them; returns how many. Called after the key was destroyed, with
-        the key that is kept in memory for this call; a repeat removes what is left.
+        its pseudonym and the subject, and an empty secret; a repeat removes what is left.
         """
         ...
 
