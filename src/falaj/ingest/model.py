@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from falaj.catalog.definitions import Definition
-from falaj.catalog.model import Relation
+from falaj.catalog.model import Classification, Relation
 from falaj.kernel.errors import Conflict, InvalidInput
 
 TABLE = r"^[a-z][a-z0-9_]{0,62}$"
@@ -82,6 +82,13 @@ class Source(Definition):
     """The instant at which a row was known; filled with the load's instant if the column
     is neither in the files nor derived."""
     mode: Mode = Mode.APPEND
+    classifications: dict[ColumnName, Classification] = Field(default_factory=dict)
+    """How secret single columns are; the others are as secret as the table."""
+    subject: ColumnName | None = None
+    """The column that names the person whom a row is about (text or integer). It and the
+    columns classified personal or sensitive are stored under that person's key."""
+    subject_kind: str = Field("person", pattern=TABLE)
+    """What ``subject`` names; tables that name the same kind share keys."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -96,6 +103,8 @@ class Source(Definition):
             ("exclude", self.exclude, names),
             ("key", self.key, self.stored),
             ("event_time", event_time, self.stored),
+            ("classifications", tuple(self.classifications), self.stored),
+            ("subject", () if self.subject is None else (self.subject,), self.stored),
         ):
             for name in wanted:
                 if name not in known:
@@ -117,7 +126,7 @@ class Source(Definition):
 
     def shape(self) -> dict[str, Any]:
         """What decides on the rows that a load writes, JSON-ready."""
-        said = {"description", "owner", "tags", "classification", "region"}
+        said = {"description", "owner", "tags", "classification", "region", "classifications"}
         return self.model_dump(mode="json", exclude=said)
 
 

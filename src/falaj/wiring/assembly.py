@@ -53,13 +53,15 @@ if TYPE_CHECKING:
     from falaj.ingest.pipelines import Loading
     from falaj.ingest.ports import EventLog
     from falaj.lake.blobs import SealedBlobs
-    from falaj.lake.ports import Lake
+    from falaj.lake.sealedcolumns import SubjectLake
     from falaj.models.bundles import Bundles
     from falaj.models.registry import Registry
     from falaj.monitoring.monitors import Monitors
     from falaj.training.runs import Runs
     from falaj.training.training_sets import TrainingSets
     from falaj.trust.ports import KeyService, Witness
+    from falaj.trust.subjectciphers import SubjectCiphers
+    from falaj.trust.subjectkeys import StoredKeys
     from falaj.wiring.servingparts import ServingParts
 
 
@@ -250,9 +252,20 @@ class Premises:
     # ---- lake and features
 
     @part
-    def lake(self) -> Lake:
-        """The offline tables."""
-        opened = stores.lake(self.settings)
+    def subject_keys(self) -> StoredKeys:
+        """The keys of data subjects."""
+        from falaj.wiring.privacyparts import subject_keys
+
+        opened = subject_keys(self)
+        self.closing.append(opened.close)
+        return opened
+
+    @part
+    def lake(self) -> SubjectLake:
+        """The offline tables, which seal what is personal."""
+        from falaj.lake.sealedcolumns import SubjectLake
+
+        opened = SubjectLake(stores.lake(self.settings), self.subject_keys)
         self.closing.append(opened.close)
         return opened
 
@@ -331,7 +344,16 @@ class Premises:
             offline=self.offline,
             log=self.event_log,
             locks=private_folder(self.settings.home / "locks"),
+            subjects=self.subject_ciphers,
         )
+
+    @part
+    def subject_ciphers(self) -> SubjectCiphers:
+        """The keys of data subjects that are in use for online rows and events."""
+        from falaj.features.subjectsealing import PURPOSE
+        from falaj.trust.subjectciphers import SubjectCiphers
+
+        return SubjectCiphers(self.subject_keys, PURPOSE)
 
     @part
     def run_files(self) -> RunFiles:
@@ -350,7 +372,8 @@ class Premises:
         from falaj.features.store import AppliedDefinitions
 
         budget = self.settings.feature_index_bytes
-        indexes = Indexes(self.lake, self.run_files, budget=budget)
+        erasures = self.subject_ciphers.erasures
+        indexes = Indexes(self.lake, self.run_files, budget=budget, erasures=erasures)
         applied = AppliedDefinitions(self.database, self.definitions)
         return Offline(indexes, Foreign(applied, self.foreign_tables))
 
