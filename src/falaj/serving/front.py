@@ -29,8 +29,9 @@ from weakref import WeakSet
 import httptools
 
 from falaj.serving.heads import Head, KnownHeads
-from falaj.serving.requests import Application, Request, Response, Told
+from falaj.serving.requests import Application, Request, Response, Told, shown_certificate
 from falaj.serving.streaming import Chunks, Stream
+from falaj.trust.bindings import thumbprint
 
 if TYPE_CHECKING:
     import socket
@@ -110,6 +111,8 @@ class _Connection(asyncio.Protocol):
         self._half_closed = False
         self._stream: Stream | None = None
         self._address = ""
+        self.certificate: str | None = None
+        self.shown: bytes | None = None
         self.until = time.perf_counter() + front.bounds.head
         """When the connection is ended if nothing comes; 0 while it is being answered."""
 
@@ -117,6 +120,9 @@ class _Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
+        if self._front.secure:
+            self.shown = shown = shown_certificate(transport)
+            self.certificate = thumbprint(shown) if shown is not None else None
         self._front.opening.discard(self)
         self._front.connections.add(self)
 
