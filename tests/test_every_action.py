@@ -26,7 +26,7 @@ NOTHING_THERE = "no-such-thing"
 OTHER_ROUTES = {
     "/", "/enrol", "/enrol/factor", "/static", "/healthz", "/metrics", "/api/openapi.json",
     "/auth/enrol", "/auth/confirm", "/auth/login", "/auth/service-login", "/auth/refresh",
-    "/auth/step-up", "/auth/logout",
+    "/auth/step-up", "/auth/logout", "/auth/certificate-login",
     *(f"/auth/passkeys/{one}{more}" for one in ("sign-in", "step-up", "registration", "enrolment")
       for more in ("", "-options")),
     "/auth/device", "/auth/device/step-up", "/auth/device/token",

@@ -20,15 +20,18 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from measuring import Row, arguments, in_turn, median, quantile, report
 
+from falaj.interfaces.signedrequests import SigningKey
 from falaj.kernel.actions import Action
 from falaj.kernel.call import AssetRef, Caller, Principal, PrincipalKind
 from falaj.kernel.clock import SystemClock
 from falaj.kernel.database import Database, metadata
 from falaj.kernel.ports import Resource
 from falaj.trust.adapters.keys_file import FileKeyring, MachineSeal
+from falaj.trust.bindings import Presented
 from falaj.trust.epochs import Epochs
 from falaj.trust.passwords import Passwords
 from falaj.trust.policy import CedarPolicy
+from falaj.trust.proofs import Proofs
 from falaj.trust.tokens import Tokens
 
 AMINA = Principal("user:amina", PrincipalKind.USER, ("ml_engineer",))
@@ -118,10 +121,23 @@ def tokens(folder: Path, count: int) -> list[Row]:
     verified = [lambda text=text: issuer.verify(text, now) for text in issued]
     rows += told("token verified, new", verified)
     rows += told("token verified, known", verified)
+    rows += signed_requests(count)
     stale = Epochs(database, fresh_for=timedelta(0))
     rows += told("revocation epoch read (twice a second)", [lambda: stale.current(now)] * 300)
     database.close()
     return rows
+
+
+def signed_requests(count: int) -> list[Row]:
+    """Making and checking the proof of a signed request (DPoP); each is new, as they must be."""
+    now, url, token = SystemClock().now(), "https://falaj.test:8443/api/me", "a.b.c"
+    proofs, key = Proofs(lambda: bytes(32)), SigningKey.new()
+    nonce = proofs.nonce(now)
+    made = [lambda: key.proof("GET", url, token=token, nonce=nonce)] * count
+    rows = told("request signed (DPoP, Ed25519)", made)
+    shown = [Presented(proof=work(), method="GET", url=url, scheme="dpop") for work in made]
+    checks = [lambda one=one: proofs.key_of(one, now, token=token) for one in shown]
+    return rows + told("signed request checked", checks)
 
 
 def passwords(rounds: int) -> Row:

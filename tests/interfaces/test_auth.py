@@ -28,6 +28,7 @@ from falaj.kernel.telemetry import Telemetry
 from falaj.testing.fakes import AllowAll, MemoryAudit, MemoryResources
 from falaj.trust.adapters.keys_file import FileKeyring, MachineSeal
 from falaj.trust.authentication import Authentication
+from falaj.trust.bindings import NOTHING, Presented
 from falaj.trust.epochs import Epochs
 from falaj.trust.factors import Factors
 from falaj.trust.model import Role
@@ -64,8 +65,8 @@ class World:
         self.client = TestClient(app, base_url="https://falaj.test")
         self.totp: pyotp.TOTP | None = None
 
-    def verify(self, token: str) -> Caller:
-        return self.tokens.verify(token, self.clock.now())
+    def verify(self, token: str, presented: Presented = NOTHING) -> Caller:
+        return self.tokens.verify(token, self.clock.now(), presented)
 
     def link(self) -> str:
         with self.database.transaction() as connection:

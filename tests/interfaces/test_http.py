@@ -29,6 +29,7 @@ from falaj.kernel.errors import (
 from falaj.kernel.outbox import Outbox
 from falaj.kernel.telemetry import Telemetry
 from falaj.testing.fakes import AllowAll, MemoryAudit, MemoryResources
+from falaj.trust.bindings import NOTHING, Presented
 
 
 class Parcel(BaseModel):
@@ -83,7 +84,7 @@ class World:
         self.door = RemoteDoor(self.client, lambda: "good", purpose="research")
         self.post = face(Post, self.door)
 
-    def verify(self, token: str) -> Caller:
+    def verify(self, token: str, _presented: Presented = NOTHING) -> Caller:
         if token != "good":
             raise Unauthenticated("The token is wrong.", hint="Log in.")
         return Caller(Principal("user:amina", PrincipalKind.USER))

@@ -12,7 +12,11 @@ import pytest
 
 from falaj.kernel.call import Caller
 from falaj.kernel.errors import Unauthenticated
+from falaj.kernel.ports import Decision
 from falaj.serving.admission import Admission
+from falaj.serving.credentials import Credentials
+from falaj.testing.serving import make_caller
+from falaj.trust.bindings import NOTHING, Presented
 
 
 class Body:
@@ -24,7 +28,7 @@ class NobodyKnown:
 
     asked = 0
 
-    def verify(self, token: str) -> Caller:
+    def verify(self, token: str, _presented: Presented = NOTHING) -> Caller:
         self.asked += 1
         raise Unauthenticated(f"{len(token)} characters are no token.")
 
@@ -41,11 +45,11 @@ def test_a_refusal_that_is_remembered_does_not_hold_the_request(admission: Admis
 
     async def asked(body: Body) -> None:
         held.append(weakref.ref(body))
-        await admission.admitted(b"Bearer wrong", "fraud", {})
+        await admission.admitted(Credentials(b"Bearer wrong"), "fraud", {})
 
     def asked_again(body: Body) -> None:
         held.append(weakref.ref(body))
-        admission.remembered(b"Bearer wrong", "fraud", time.perf_counter())
+        admission.remembered(Credentials(b"Bearer wrong"), "fraud", time.perf_counter())
 
     with pytest.raises(Unauthenticated):
         asyncio.run(asked(Body()))
@@ -60,5 +64,40 @@ def test_a_refusal_that_is_remembered_does_not_hold_the_request(admission: Admis
 def test_what_cannot_be_a_token_is_neither_asked_nor_remembered(admission: Admission) -> None:
     for header in (b"", b"Bearer " + b"x" * 60_000, b"Basic eHg6"):
         with pytest.raises(Unauthenticated):
-            asyncio.run(admission.admitted(header, "fraud", {}))
-        assert admission.remembered(header, "fraud", time.perf_counter()) is None
+            asyncio.run(admission.admitted(Credentials(header), "fraud", {}))
+        assert admission.remembered(Credentials(header), "fraud", time.perf_counter()) is None
+
+
+class BoundTokens:
+    """Lets in who shows the certificate that the token names."""
+
+    def verify(self, token: str, presented: Presented = NOTHING) -> Caller:
+        if presented.certificate != token:
+            raise Unauthenticated("It is another's token.")
+        return make_caller("service:ci")
+
+
+class Everything:
+    """Permits whatever is asked."""
+
+    def decide(self, *_asked: Any, **_more: Any) -> Decision:
+        return Decision(True, ())
+
+
+def test_what_was_admitted_on_one_connection_is_not_admitted_on_that_of_another() -> None:
+    policy: Any = Everything()
+    with ThreadPoolExecutor(1) as aside:
+        admission = Admission(BoundTokens(), policy, aside)
+        mine, without, thief = (Credentials(b"Bearer mine", one) for one in ("mine", None, "other"))
+        assert asyncio.run(admission.admitted(mine, "fraud", {})) == "service:ci"
+        assert admission.remembered(mine, "fraud", time.perf_counter()) == "service:ci"
+        for stolen in (without, thief):
+            assert admission.remembered(stolen, "fraud", time.perf_counter()) is None
+            with pytest.raises(Unauthenticated):
+                asyncio.run(admission.admitted(stolen, "fraud", {}))
+        assert admission.remembered(mine, "fraud", time.perf_counter()) == "service:ci"
+
+
+def test_a_signed_request_is_told_that_workers_take_none(admission: Admission) -> None:
+    with pytest.raises(Unauthenticated, match="signed"):
+        asyncio.run(admission.admitted(Credentials(b"DPoP a.b.c"), "fraud", {}))

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import http.client
+import json
 import ssl
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -17,6 +19,7 @@ from falaj.kernel.errors import Unavailable
 from falaj.serving.compiler import PlanCompiler
 from falaj.serving.routing import RoutingTable
 from falaj.testing.serving import MemoryBundles, Running, make_release, worker
+from falaj.trust.bindings import thumbprint
 from falaj.trust.certificates import CertificateAuthority, client_context, server_context
 
 ASKED = {"inputs": [{"a": 0.5, "b": -1.25, "c": 2.0}]}
@@ -119,3 +122,61 @@ def test_authorities_that_cannot_be_read_are_told_with_their_file(tmp_path: Path
     for missing in ("empty.pem", "nowhere.pem"):
         with pytest.raises(Unavailable, match=missing):
             server_context(own.path, own.path, clients=tmp_path / missing)
+
+
+@pytest.fixture
+def inviting(
+    table: RoutingTable, bundles: MemoryBundles, compiler: PlanCompiler, tmp_path: Path
+) -> Iterator[Running]:
+    """A worker whose clients may show a certificate of the platform's own authority."""
+    authority = CertificateAuthority(tmp_path / "tls", clock=SystemClock())
+    own = authority.server_certificate(["localhost", "127.0.0.1"])
+    context = server_context(own.path, own.path, authorities=[authority.ca_path])
+    with worker(table, bundles, compiler, tmp_path, context=context) as running:
+        running.activate(make_release())
+        yield running
+
+
+def kept(running: Running, tmp_path: Path, certificate: Path | None) -> http.client.HTTPSConnection:
+    """A connection that stays, and sends the same head as all others."""
+    context = client_context(tmp_path / "tls" / "ca.pem")
+    if certificate is not None:
+        context.load_cert_chain(certificate)
+    found = http.client.HTTPSConnection(
+        "127.0.0.1", int(running.url.rpartition(":")[2]), context=context, timeout=10
+    )
+    found.connect()
+    return found
+
+
+def predicted(connection: http.client.HTTPSConnection) -> int:
+    headers = {"authorization": "Bearer user:amina", "content-type": "application/json"}
+    body = json.dumps(ASKED).encode()
+    connection.request("POST", "/v1/endpoints/delays/predict", body, headers)
+    answer = connection.getresponse()
+    answer.read()
+    return answer.status
+
+
+def test_the_same_head_on_a_connection_without_the_tokens_certificate_opens_nothing(
+    inviting: Running, tmp_path: Path
+) -> None:
+    authority = CertificateAuthority(tmp_path / "tls", clock=SystemClock())
+    paths = {
+        name: authority.process_certificate(f"spiffe://falaj/service/{name}", file=name)
+        for name in ("amina", "thief")
+    }
+    shown = ssl.PEM_cert_to_DER_cert(
+        paths["amina"].read_text().partition("-----END PRIVATE KEY-----\n")[2]
+        .partition("-----END CERTIFICATE-----")[0] + "-----END CERTIFICATE-----"
+    )  # fmt: skip
+    inviting.tokens.bound["user:amina"] = thumbprint(shown)
+    holder = kept(inviting, tmp_path, paths["amina"])
+    thief, stranger = kept(inviting, tmp_path, paths["thief"]), kept(inviting, tmp_path, None)
+    for _ in range(5):  # the head is known, and what was admitted on it
+        assert predicted(holder) == 200
+        assert predicted(thief) == 401
+        assert predicted(holder) == 200
+        assert predicted(stranger) == 401
+    for connection in (holder, thief, stranger):
+        connection.close()

@@ -8,6 +8,7 @@ import threading
 
 import pyarrow as pa
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
 from pydantic import SecretStr
 
 from falaj.ingest.ports import JSON
@@ -75,6 +76,12 @@ def test_a_restored_platform_holds_what_the_first_one_held(platform, tmp_path):
     premises = assemble(there)
     try:
         premises.keys.sign("audit", b"m")
+        authority = premises.certificates.authority
+        assert authority.checked().public_bytes(Encoding.PEM) == (
+            (settings.home / "tls" / "ca.pem").read_bytes()
+        )
+        assert authority.server_certificate(["restored.test"]).names == ("restored.test",)
+        assert not list(there.home.rglob("ca.key"))
         premises.blobs.keep(b"more")
         with premises.calls.opened("test", "system:test"):
             pass

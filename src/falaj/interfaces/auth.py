@@ -14,7 +14,7 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, Field, SecretStr, ValidationError
 from starlette.concurrency import run_in_threadpool
 
-from falaj.interfaces.http import REVEALED, bearer, json_object, read_body
+from falaj.interfaces.http import REVEALED, bearer, json_object, presented, read_body
 from falaj.kernel.errors import InvalidInput
 from falaj.trust.authentication import Authentication
 from falaj.trust.model import (
@@ -44,24 +44,38 @@ def add_auth_routes(app: FastAPI, authentication: Authentication) -> None:
         return authentication.enrol(body, address=client_address(request))
 
     def confirm(request: Request, body: ConfirmRequest) -> Any:
-        return authentication.confirm(body, address=client_address(request), client=agent(request))
+        return authentication.confirm(
+            body,
+            address=client_address(request),
+            client=agent(request),
+            presented=presented(request),
+        )
 
     def login(request: Request, body: LoginRequest) -> Any:
-        return authentication.login(body, address=client_address(request))
+        return authentication.login(
+            body, address=client_address(request), presented=presented(request)
+        )
 
     def service_login(request: Request, body: ServiceLoginRequest) -> Any:
-        return authentication.service_login(body, address=client_address(request))
+        return authentication.service_login(
+            body, address=client_address(request), presented=presented(request)
+        )
 
     def refresh(request: Request, body: RefreshRequest) -> Any:
-        return authentication.refresh(body, address=client_address(request))
+        return authentication.refresh(
+            body, address=client_address(request), presented=presented(request)
+        )
 
     def step_up(request: Request, body: StepUpRequest) -> Any:
         return authentication.step_up_session(
-            bearer(request), body.code, address=client_address(request)
+            bearer(request),
+            body.code,
+            address=client_address(request),
+            presented=presented(request),
         )
 
     def logout(request: Request, _body: Nothing) -> Any:
-        authentication.logout(bearer(request))
+        authentication.logout(bearer(request), presented=presented(request))
         return Nothing()
 
     exchanges: dict[str, tuple[type[BaseModel], Callable[[Request, Any], Any]]] = {

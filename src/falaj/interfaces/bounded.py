@@ -1,5 +1,7 @@
 """HTTP/1.1 with an end to the head of a request: so many bytes, so many seconds.
 
+Each request also tells which client certificate its connection has shown, if any.
+
 The parser below accepts heads of any length and waits for them for ever, and all of that
 comes before anybody is asked who he is.
 """
@@ -7,8 +9,12 @@ comes before anybody is asked who he is.
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from falaj.interfaces.http import CERTIFICATE
+from falaj.serving.requests import shown_certificate
 
 LONGEST_HEAD = 64 * 1024
 """Bytes of a request's first line and headers."""
@@ -22,10 +28,12 @@ class BoundedHttp(HttpToolsProtocol):
     _in_head = True
     _head_bytes = 0
     _waiting: asyncio.TimerHandle | None = None
+    _certificate: bytes | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for the first head."""
         super().connection_made(transport)
+        self._certificate = shown_certificate(transport)
         self._wait()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -42,6 +50,13 @@ class BoundedHttp(HttpToolsProtocol):
         super().data_received(data)
         if self._in_head and self._head_bytes > LONGEST_HEAD:
             self.send_400_response("The head of the request is too long.")
+
+    def on_message_begin(self) -> None:
+        """A request begins: it came by this connection."""
+        super().on_message_begin()
+        if self._certificate is not None:
+            scope: Any = self.scope  # ASGI lets a server add names of its own
+            scope[CERTIFICATE] = self._certificate
 
     def on_headers_complete(self) -> None:
         """The head is whole."""

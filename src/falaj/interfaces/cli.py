@@ -35,6 +35,7 @@ SERVICES: dict[str, str] = {
     "assets": "Assets and their lineage: what there is, whose it is, and what flows into what.",
     "privacy": "Personal data: where a person's rows stand, and their erasure.",
     "accounts": "People and programs that may act on this platform, their roles and sessions.",
+    "certificates": "Certificates with which programs prove who they are.",
     "policy": "Policies: the operator's own, and which policy decides what.",
     "keys": "The keys that seal and sign: which there are, and their rotation.",
     "audit": "What was done by whom, and proof that the record of it is whole.",
@@ -309,18 +310,44 @@ def login(
     device: Annotated[
         bool, typer.Option("--device", help="Be let in by a browser; passkeys work there.")
     ] = False,
+    bind: Annotated[
+        bool,
+        typer.Option("--bind", help="Sign each request by a key that is kept here (DPoP)."),
+    ] = False,
 ) -> None:
     """Log in to a server (--url): with password and one-time code, or through a browser."""
     if device:
-        context.obj.login_by_device()
+        context.obj.login_by_device(bind=bind)
     else:
-        context.obj.login(name or typer.prompt("Name"))
+        context.obj.login(name or typer.prompt("Name"), bind=bind)
 
 
 @app.command()
 def logout(context: typer.Context) -> None:
     """Forget the credentials of a server (--url)."""
     context.obj.logout()
+
+
+@app.command()
+def certify(
+    context: typer.Context,
+    service: Annotated[str, typer.Argument(help="The service account.")],
+    into: Annotated[Path, typer.Argument(help="The folder that keeps its certificate.")],
+    secret: Annotated[
+        str | None,
+        typer.Option(
+            help="The account's secret, if the folder has no good certificate yet.",
+            envvar="FALAJ_SERVICE_SECRET",
+        ),
+    ] = None,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Stay, and renew it until this is stopped.")
+    ] = False,
+) -> None:
+    """Get a program's certificate from a server (--url) into a folder, or renew it there."""
+    from falaj.interfaces.certifying import certify_program
+
+    certify_program(context.obj, service, into, secret=secret, keep=keep)
 
 
 @app.command()

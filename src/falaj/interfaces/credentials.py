@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import tempfile
@@ -52,6 +53,30 @@ class CredentialFile:
         with os.fdopen(descriptor, "w", encoding="utf-8") as out:
             json.dump(known, out)
         Path(temporary).replace(self.path)
+
+    def key_file(self, url: str) -> Path:
+        """Where the key of a bound session with a server is kept, beside the tokens."""
+        name = hashlib.sha256(url.encode()).hexdigest()[:16]
+        return self.path.with_name(f"{self.path.stem}-{name}.key")
+
+    def signing(self, url: str) -> httpx.Auth | None:
+        """What signs requests to a server; None if its session is bound to no key.
+
+        Raises:
+            InvalidInput: the session is bound to a key that is not there.
+        """
+        kept = self.get(url)
+        if kept is None or kept.get("token_type") != "DPoP":
+            return None
+        from falaj.interfaces.signedrequests import SignedRequests, SigningKey
+
+        key = SigningKey.load(self.key_file(url))
+        if key is None:
+            raise InvalidInput(
+                f"The key {self.key_file(url)} of this session is missing.",
+                hint="Log in again.",
+            )
+        return SignedRequests(key)
 
     def _read(self) -> dict[str, Any]:
         try:

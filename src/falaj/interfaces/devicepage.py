@@ -9,7 +9,7 @@ from fastapi.responses import Response
 from starlette.concurrency import run_in_threadpool
 
 from falaj.interfaces.auth import client_address, exchange_route
-from falaj.interfaces.http import bearer
+from falaj.interfaces.http import bearer, presented
 from falaj.interfaces.visitors import People, add_page_route, form_of, to, to_login
 from falaj.kernel.errors import FalajError, StepUpRequired
 from falaj.kernel.problems import public, status_of
@@ -25,11 +25,12 @@ def add_device_routes(app: FastAPI, devices: DeviceCodes, people: People) -> Non
         return devices.begin(body, address=client_address(request))
 
     def step_up(request: Request, body: DeviceRequest) -> Any:
-        verified = tokens.read(bearer(request), people.backend.clock.now())
+        now = people.backend.clock.now()
+        verified = tokens.read(bearer(request), now, presented(request))
         return devices.begin(body, address=client_address(request), steps_up=verified)
 
     def token(request: Request, body: DeviceTokenRequest) -> Any:
-        return devices.tokens(body, address=client_address(request))
+        return devices.tokens(body, address=client_address(request), presented=presented(request))
 
     steps: dict[str, tuple[type[Any], Any]] = {
         "/auth/device": (DeviceRequest, begin),

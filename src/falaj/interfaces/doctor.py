@@ -87,6 +87,10 @@ def examined(settings: Settings) -> Iterator[Finding]:
         premises.close()
 
 
+_LEAST_DAYS = 14
+"""An operator's own certificate that ends sooner is told as a finding."""
+
+
 def _home(made: Premises) -> str:
     home = made.settings.home
     if not home.is_dir():
@@ -260,7 +264,18 @@ def _certificate(made: Premises) -> str:
     left = found.not_valid_after_utc - made.clock.now()
     if left.days < 0:
         raise Unwell(f"The certificate {certificate} has expired.", hint="Give a new one.")
-    return f"{certificate}, good for {left.days} days"
+    own = made.settings.http.certificate_file is None
+    if left.days < _LEAST_DAYS and not own:
+        raise Unwell(
+            f"The certificate {certificate} is good for {left.days} days only.",
+            hint="Replace the file; running servers take it within a minute.",
+        )
+    authority = made.certificates.authority.checked().not_valid_after_utc - made.clock.now()
+    renewed = "renewed by itself" if own else "yours to replace"
+    return (
+        f"{certificate}, good for {left.days} days, {renewed}; "
+        f"the built-in authority (its key is sealed) for {authority.days} days"
+    )
 
 
 def _ports(made: Premises) -> str:

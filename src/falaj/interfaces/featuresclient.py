@@ -20,7 +20,7 @@ from falaj.features.answers import Ack, Pushed
 from falaj.features.purposes import PurposeRefused
 from falaj.interfaces.client import sent
 from falaj.interfaces.credentials import ServiceTokens
-from falaj.interfaces.platform import trusted
+from falaj.interfaces.platform import certified, trusted
 from falaj.kernel.errors import FalajError, InvalidInput
 from falaj.serving.errors import BadRequest, BodyTooLarge, SlowClient, UnsupportedMedia
 
@@ -155,6 +155,7 @@ def connect_features(
     control: str | None = None,
     service: str | None = None,
     secret: str | None = None,
+    certificate: Path | str | None = None,
     ca: Path | str | None = None,
     purpose: str | None = None,
     timeout_seconds: float = 10.0,
@@ -165,7 +166,9 @@ def connect_features(
         url: the workers' address, ``https://…`` (`falaj up` tells it).
         token: an access token, or a function that gives a valid one; or
         control, service, secret: the control plane's address and a service account, whose
-            tokens are renewed there.
+            tokens are renewed there; or
+        control, certificate: the folder of a service account's certificate, as for
+            ``falaj.connect``, with ``service`` and ``secret`` for the first one.
         ca: a file with the certificate authority to trust (PEM).
         purpose: why data is asked for.
 
@@ -174,6 +177,12 @@ def connect_features(
             who asks.
     """
     url = url.rstrip("/")
+    if certificate is not None and control is not None:
+        way = certified(
+            control.rstrip("/"), Path(certificate), service=service, secret=secret, ca=ca
+        )
+        shown = httpx.Client(base_url=url, transport=way, timeout=timeout_seconds)
+        return FeaturesClient(shown, way.token, purpose=purpose)
     client = httpx.Client(base_url=url, verify=trusted(url, ca), timeout=timeout_seconds)
     if callable(token):
         return FeaturesClient(client, token, purpose=purpose)

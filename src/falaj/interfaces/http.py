@@ -29,6 +29,8 @@ from falaj.kernel.errors import FalajError, InvalidInput, LimitExceeded, NotFoun
 from falaj.kernel.ports import TurnedAway
 from falaj.kernel.problems import INTERNAL, MEDIA_TYPE, problem, public, status_of
 from falaj.kernel.telemetry import logger
+from falaj.trust.bindings import NOTHING, Presented, thumbprint
+from falaj.trust.proofs import StaleNonce, UnprovenKey
 
 API = "/api"
 BODY_SECONDS = 300.0
@@ -37,6 +39,11 @@ REVEALED = {"reveal_once": True}
 """Serialisation context that shows one-time secrets (trust.model.OneTimeSecret)."""
 DEEPEST = 64
 """So many brackets may stand inside each other in a JSON body."""
+CERTIFICATE = "falaj.certificate"
+"""In a request's scope: the client certificate (DER) that the connection has shown."""
+_SCHEMES = ("bearer", "dpop")
+_UNRECORDED = ("unauthenticated", "invalid-token", UnprovenKey.code)
+"""Refusals that no exchange has recorded yet."""
 _LONGEST_HEADER = 200
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 _NO_BRACKET = bytes(code for code in range(256) if code not in b"[]{}")
@@ -47,7 +54,7 @@ _log = logger(__name__)
 class Verifier(Protocol):
     """Turns an access token into a caller; raises Unauthenticated."""
 
-    def verify(self, token: str) -> Caller: ...
+    def verify(self, token: str, presented: Presented = NOTHING) -> Caller: ...
 
 
 def create_app(
@@ -58,6 +65,7 @@ def create_app(
     max_body_bytes: int,
     hiding: Hiding | None = None,
     turned_away: TurnedAway | None = None,
+    nonce: Callable[[], str] | None = None,
 ) -> FastAPI:
     """The control plane's ASGI application.
 
@@ -68,6 +76,7 @@ def create_app(
         max_body_bytes: a larger request body is refused with 413.
         hiding: takes words of the inside out of errors; none are known without it.
         turned_away: told of requests without a good token, which never reach the door.
+        nonce: gives the nonce for the next signed request (DPoP); None: they are not taken.
     """
     app = FastAPI(
         title="Falaj",
@@ -109,18 +118,37 @@ def create_app(
         app.add_exception_handler(kind, told)
     app.middleware("http")(_headers)
     app.state.turned_away = turned_away
+    app.state.nonce = nonce
     return app
 
 
 def bearer(request: Request) -> str:
     """The access token that a request carries; raises Unauthenticated if there is none."""
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not token:
+    if scheme.lower() not in _SCHEMES or not token:
         raise Unauthenticated(
             "This request carries no access token.",
             hint="Log in (`falaj login`) and send `Authorization: Bearer <token>`.",
         )
     return token.strip()
+
+
+def presented(request: Request) -> Presented:
+    """What proves, beside an access token, that its sender may use it."""
+    proofs = request.headers.getlist("dpop")
+    scheme = request.headers.get("authorization", "").partition(" ")[0].lower()
+    certificate: bytes | None = request.scope.get(CERTIFICATE)
+    url = ""
+    if proofs:
+        path = request.scope.get("raw_path") or request.url.path.encode()
+        url = f"{request.url.scheme}://{request.url.netloc}{path.decode('latin-1')}"
+    return Presented(
+        certificate=thumbprint(certificate) if certificate is not None else None,
+        proof=(proofs[0] if len(proofs) == 1 else "") if proofs else None,
+        method=request.method,
+        url=url.partition("?")[0],
+        scheme=scheme,
+    )
 
 
 def authenticated(request: Request, verifier: Verifier) -> Caller:
@@ -129,7 +157,7 @@ def authenticated(request: Request, verifier: Verifier) -> Caller:
     Raises:
         Unauthenticated: no bearer token, or one that does not verify.
     """
-    caller = verifier.verify(bearer(request))
+    caller = verifier.verify(bearer(request), presented(request))
     address = request.client.host if request.client else None
     return Caller(
         principal=caller.principal,
@@ -324,7 +352,7 @@ def _told(request: Request, error: Exception, hiding: Hiding) -> Response:
         )
     headers = {}
     if status_of(error.kind) == 401:
-        headers["WWW-Authenticate"] = "Bearer"
+        headers["WWW-Authenticate"] = _challenge(error)
         _tell_of(request, error)
     if error.retryable:
         headers["Retry-After"] = "1"
@@ -339,9 +367,18 @@ def _told(request: Request, error: Exception, hiding: Hiding) -> Response:
 def _tell_of(request: Request, error: FalajError) -> None:
     """Have a request without a good token recorded; a wrong password was recorded already."""
     turned_away: TurnedAway | None = getattr(request.app.state, "turned_away", None)
-    if turned_away is not None and error.code in ("unauthenticated", "invalid-token"):
+    if turned_away is not None and error.code in _UNRECORDED:
         address = request.client.host if request.client else None
         turned_away(error, address, f"{request.method} {request.url.path}")
+
+
+def _challenge(error: FalajError) -> str:
+    """What the answer 401 asks for; an own word for signed requests (RFC 9449, 7.1 and 8)."""
+    if error.code == StaleNonce.code:
+        return 'DPoP error="use_dpop_nonce", algs="Ed25519 ES256"'
+    if error.code == UnprovenKey.code:
+        return 'DPoP error="invalid_dpop_proof", algs="Ed25519 ES256"'
+    return "Bearer"
 
 
 class InternalError(FalajError):
@@ -368,6 +405,8 @@ def _of_http(request: Request, error: HTTPException) -> FalajError:
 
 async def _headers(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
     response = await answer(request)
+    if "dpop" in request.headers and request.app.state.nonce is not None:
+        response.headers["DPoP-Nonce"] = request.app.state.nonce()
     response.headers["Strict-Transport-Security"] = "max-age=31536000"
     response.headers["X-Content-Type-Options"] = "nosniff"
     response.headers.setdefault("Referrer-Policy", "no-referrer")

@@ -11,7 +11,7 @@ from fastapi import FastAPI, Request
 from pydantic import RootModel
 
 from falaj.interfaces.auth import Nothing, agent, client_address, exchange_route
-from falaj.interfaces.http import Verifier, authenticated, bearer
+from falaj.interfaces.http import Verifier, authenticated, bearer, presented
 from falaj.trust.model import (
     LinkRequest,
     NewPasskeyRequest,
@@ -36,13 +36,17 @@ def add_passkey_routes(app: FastAPI, passkeys: PasskeySignIn, verifier: Verifier
 
     def sign_in(request: Request, body: PasskeyLoginRequest) -> Any:
         named = body if body.client else body.model_copy(update={"client": agent(request)})
-        return passkeys.sign_in(named, address=client_address(request))
+        return passkeys.sign_in(
+            named, address=client_address(request), presented=presented(request)
+        )
 
     def step_up_options(request: Request, _body: Nothing) -> Any:
         return Options(passkeys.step_up_options(authenticated(request, verifier)))
 
     def step_up(request: Request, body: PasskeyRequest) -> Any:
-        return passkeys.step_up_session(bearer(request), body, address=client_address(request))
+        return passkeys.step_up_session(
+            bearer(request), body, address=client_address(request), presented=presented(request)
+        )
 
     def registration_options(request: Request, _body: Nothing) -> Any:
         return Options(passkeys.registration_options(authenticated(request, verifier)))

@@ -22,9 +22,13 @@ from falaj.kernel.problems import rebuilt
 from falaj.wiring.services import service_classes
 
 if TYPE_CHECKING:
+    import httpx
+
     from falaj.catalog.service import AssetService, DefinitionService
     from falaj.features.service import Features
     from falaj.ingest.service import SourceService
+    from falaj.interfaces.certified import CertifiedTransport
+    from falaj.interfaces.credentials import RenewedTokens
     from falaj.interfaces.devicelogin import Show
     from falaj.kernel.jobs_service import JobsService
     from falaj.lake.service import TableService
@@ -37,6 +41,7 @@ if TYPE_CHECKING:
     from falaj.training.model import TimeSplit
     from falaj.training.service import RunService, TrainingService
     from falaj.trust.audit_service import Audit
+    from falaj.trust.certificates_service import CertificateService
     from falaj.trust.keys_service import Keys
     from falaj.trust.service import AccountsService
     from falaj.wiring.assembly import Premises
@@ -88,6 +93,7 @@ class Platform:
     incidents: IncidentService
     assets: AssetService
     accounts: AccountsService
+    certificates: CertificateService
     policy: PolicyService
     keys: Keys
     audit: Audit
@@ -368,6 +374,7 @@ def connect(
     token: str | None = None,
     service: str | None = None,
     secret: str | None = None,
+    certificate: Path | str | None = None,
     ca: Path | str | None = None,
     purpose: str | None = None,
     timeout_seconds: float = 60.0,
@@ -380,6 +387,9 @@ def connect(
         token: an access token; or
         service, secret: a service account's name and secret; or neither, and the
             credentials of ``falaj login`` are used.
+        certificate: a folder for the service account's certificate, which is got with the
+            secret (once) and renewed by itself; then no secret is sent, and the tokens are
+            worth nothing without the key.
         ca: a file with the certificate authority to trust (PEM).
         purpose: why data is asked for, where a classification demands it.
         on_step_up: presents a factor when an action needs one (``falaj.ask_for_code``); without
@@ -392,14 +402,14 @@ def connect(
     import httpx
 
     from falaj.interfaces.client import RemoteDoor
-    from falaj.interfaces.credentials import (
-        CredentialFile,
-        RenewedTokens,
-        ServiceTokens,
-        default_file,
-    )
+    from falaj.interfaces.credentials import ServiceTokens
 
     url = url.rstrip("/")
+    if certificate is not None:
+        way = certified(url, Path(certificate), service=service, secret=secret, ca=ca)
+        shown = httpx.Client(base_url=url, transport=way, timeout=timeout_seconds)
+        door = RemoteDoor(shown, way.token, purpose=purpose)
+        return Platform(door, step_up=_no_step_up, close=shown.close)
     client = httpx.Client(base_url=url, verify=trusted(url, ca), timeout=timeout_seconds)
     source: Callable[[], str]
     renewed: RenewedTokens | None = None
@@ -408,21 +418,11 @@ def connect(
     elif service is not None:
         source = ServiceTokens(client, service, secret or "")
     else:
-        file = CredentialFile(default_file())
-        kept = file.get(url)
-        if kept is None:
-            raise Unauthenticated(
-                f"There are no credentials for {url}.",
-                hint=f"Run `falaj --url {url} login`, or give token= or service= and secret=.",
-            )
-        source = renewed = RenewedTokens(client, kept, lambda tokens: file.put(url, tokens))
+        source = renewed = _logged_in(client, url)
 
     def step_up(door: Door, code: str) -> Door:
         if renewed is None:
-            raise InvalidInput(
-                "Only a person's session can be stepped up.",
-                hint="Log in with `falaj login` and connect without token= and service=.",
-            )
+            return _no_step_up(door, code)
         renewed.step_up(code)
         return door
 
@@ -433,6 +433,52 @@ def connect(
         through_browser=renewed.step_up_through_browser if renewed is not None else None,
         on_step_up=on_step_up,
     )
+
+
+def _logged_in(client: httpx.Client, url: str) -> RenewedTokens:
+    """The session of ``falaj login`` with a server; raises Unauthenticated if there is none."""
+    from falaj.interfaces.credentials import CredentialFile, RenewedTokens, default_file
+
+    file = CredentialFile(default_file())
+    kept, signed = file.get(url), file.signing(url)
+    if signed is not None:
+        client.auth = signed
+    if kept is None:
+        raise Unauthenticated(
+            f"There are no credentials for {url}.",
+            hint=f"Run `falaj --url {url} login`, or give token= or service= and secret=.",
+        )
+    return RenewedTokens(client, kept, lambda tokens: file.put(url, tokens))
+
+
+def _no_step_up(_door: Door, _code: str) -> Door:
+    raise InvalidInput(
+        "Only a person's session can be stepped up.",
+        hint="Log in with `falaj login` and connect without token= and service=.",
+    )
+
+
+def certified(
+    control: str,
+    folder: Path,
+    *,
+    service: str | None = None,
+    secret: str | None = None,
+    ca: Path | str | None = None,
+) -> CertifiedTransport:
+    """Connections of a service account that show its certificate, which renews itself.
+
+    Raises:
+        Unauthenticated: the folder holds no good certificate, and there is no secret.
+    """
+    from falaj.interfaces.certificatesource import CertificateSource
+    from falaj.interfaces.certified import CertifiedTransport
+
+    source = CertificateSource(
+        control, folder, trusted=lambda: trusted(control, ca), service=service, secret=secret
+    )
+    source.start()
+    return CertifiedTransport(source, control)
 
 
 def trusted(url: str, ca: Path | str | None) -> ssl.SSLContext:

@@ -23,7 +23,6 @@ from falaj.interfaces.supervisor import GRACE_SECONDS, end_with_parent
 from falaj.kernel.errors import FalajError
 from falaj.kernel.settings import Settings
 from falaj.kernel.telemetry import configure_logging, logger
-from falaj.trust.certificates import server_context
 from falaj.wiring.assembly import Premises, assemble
 from falaj.wiring.traces import trace_calls
 
@@ -87,11 +86,13 @@ def control_app(premises: Premises, *, port: int | None = None) -> Any:
     ``port`` is where it listens, if that is not the settings' ``http.port``.
     """
     from falaj.interfaces.auth import add_auth_routes
+    from falaj.interfaces.certificateroutes import add_certificate_routes
     from falaj.interfaces.hiding import Hiding
     from falaj.interfaces.hosts import Addresses, HostCheck
     from falaj.interfaces.http import create_app
     from falaj.interfaces.people import add_people
     from falaj.wiring.auditparts import refusals
+    from falaj.wiring.certificateparts import nonces
     from falaj.wiring.policyparts import questions_kept
 
     questions_kept(premises)
@@ -103,8 +104,10 @@ def control_app(premises: Premises, *, port: int | None = None) -> Any:
         max_body_bytes=premises.settings.http.max_body_bytes,
         hiding=Hiding.of(premises.settings),
         turned_away=refusals(premises, via="http").told,
+        nonce=nonces(premises),
     )
     add_auth_routes(app, premises.authentication)
+    add_certificate_routes(app, premises.certificates.login)
     add_people(app, premises, addresses, version=version("falaj"))
     app.add_middleware(HostCheck, addresses=addresses)
     return app
@@ -122,9 +125,10 @@ def _serve(
     from falaj.interfaces.bounded import BoundedHttp
 
     certificate, key = premises.server_certificate()
+    served = premises.certificates.served()
 
     def context(_config: Any, _default: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
-        return server_context(certificate, key)
+        return served.context
 
     config = uvicorn.Config(
         app,
@@ -169,9 +173,9 @@ def _serve_front(
     run(
         premises.serving.inference_app(name, ring=True),
         sockets,
-        context=server_context(
-            *premises.server_certificate(), clients=premises.settings.inference.client_ca_file
-        ),
+        context=premises.certificates.served(
+            required=premises.settings.inference.client_ca_file
+        ).context,
         ready=ready,
         begun=lambda stop: end_with_parent(parent, stop),
         grace_seconds=GRACE_SECONDS - 1,

@@ -14,6 +14,8 @@ from rich.console import Console
 from falaj.kernel.errors import InvalidInput, StepUpRequired
 
 if TYPE_CHECKING:
+    import httpx
+
     from falaj.interfaces.devicelogin import DeviceLink
     from falaj.interfaces.platform import Platform
     from falaj.kernel.actions import Action
@@ -136,8 +138,8 @@ class Session:
         CredentialFile(default_file()).put(url, confirmed["tokens"])
         self.console.print(f"Enrolled at {url} as {name}, and logged in.")
 
-    def login(self, name: str) -> None:
-        """Ask for password and code, and keep the server's tokens."""
+    def login(self, name: str, *, bind: bool = False) -> None:
+        """Ask for password and code, and keep the server's tokens; with ``bind`` and a key."""
         import httpx
 
         from falaj.interfaces.client import sent
@@ -152,11 +154,13 @@ class Session:
             "client": "falaj command line",
         }
         with httpx.Client(base_url=url, verify=trusted(url, self.ca)) as client:
+            if bind:
+                client.auth = _new_key(url)
             answer = sent(client, client.build_request("POST", "/auth/login", json=wanted))
         CredentialFile(default_file()).put(url, answer.json())
         self.console.print(f"Logged in to {url} as {name}.")
 
-    def login_by_device(self) -> None:
+    def login_by_device(self, *, bind: bool = False) -> None:
         """Be let in by a person in a browser, and keep the server's tokens."""
         import httpx
 
@@ -167,6 +171,8 @@ class Session:
         url = self._server()
         named = f"falaj command line on {platform_name()}"[:100]
         with httpx.Client(base_url=url, verify=trusted(url, self.ca)) as client:
+            if bind:
+                client.auth = _new_key(url)
             tokens = tokens_through_browser(client, self._show_link, named=named)
         CredentialFile(default_file()).put(url, tokens)
         self.console.print(f"Logged in to {url}.")
@@ -186,10 +192,14 @@ class Session:
             self.console.print(f"There are no credentials for {url}.")
             return
         with httpx.Client(base_url=url, verify=trusted(url, self.ca)) as client:
+            signed = file.signing(url)
+            if signed is not None:
+                client.auth = signed
             token = RenewedTokens(client, kept)()
             headers = {"Authorization": f"Bearer {token}"}
             sent(client, client.build_request("POST", "/auth/logout", headers=headers))
         file.put(url, None)
+        file.key_file(url).unlink(missing_ok=True)
         self.console.print(f"Logged out of {url}.")
 
     def _server(self) -> str:
@@ -199,6 +209,16 @@ class Session:
                 hint="Name it: `falaj --url https://… login`. A folder's platform needs no login.",
             )
         return self.url
+
+
+def _new_key(url: str) -> httpx.Auth:
+    """Signs requests by a fresh key, which is kept beside the credentials of a server."""
+    from falaj.interfaces.credentials import CredentialFile, default_file
+    from falaj.interfaces.signedrequests import SignedRequests, SigningKey
+
+    key = SigningKey.new()
+    key.save(CredentialFile(default_file()).key_file(url))
+    return SignedRequests(key)
 
 
 def _asked(question: str) -> str:

@@ -31,6 +31,7 @@ from pydantic_settings import (
 from falaj.kernel import postgres_tls
 from falaj.kernel.errors import Forbidden, InvalidInput
 from falaj.kernel.settings_audit import AuditSettings
+from falaj.kernel.settings_certificates import CertificateSettings
 from falaj.kernel.settings_keys import SECRETS as KEY_SERVICE_SECRETS
 from falaj.kernel.settings_keys import KeyServiceSettings
 from falaj.kernel.settings_people import OutgoingSettings, SignInSettings
@@ -223,6 +224,7 @@ class Settings(BaseSettings):
     streams: StreamSettings = StreamSettings()
     sign_in: SignInSettings = SignInSettings()
     outgoing: OutgoingSettings = OutgoingSettings()
+    certificates: CertificateSettings = CertificateSettings()
     supply_chain: SupplyChainSettings = SupplyChainSettings()
     audit: AuditSettings = AuditSettings()
     privacy: PrivacySettings = PrivacySettings()

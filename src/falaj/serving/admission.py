@@ -17,8 +17,10 @@ from falaj.kernel.actions import PLATFORM
 from falaj.kernel.call import AssetRef, Caller
 from falaj.kernel.errors import FalajError, Forbidden, NotFound, Unauthenticated
 from falaj.kernel.ports import Policy, Resource
+from falaj.trust.bindings import Presented
 
 if TYPE_CHECKING:
+    from falaj.serving.credentials import Credentials
     from falaj.serving.ports import Verifier
 
 KEPT_SECONDS = 0.5
@@ -41,27 +43,27 @@ class Admission:
         self._verifier = verifier
         self._policy = policy
         self._aside = aside
-        self._kept: dict[tuple[bytes, Hashable], tuple[float, str | FalajError]] = {}
+        self._kept: dict[tuple[Credentials, Hashable], tuple[float, str | FalajError]] = {}
 
-    def remembered(self, authorization: bytes, about: Hashable, now: float) -> str | None:
+    def remembered(self, credentials: Credentials, about: Hashable, now: float) -> str | None:
         """The caller's id, if it was admitted a moment ago.
 
         Args:
-            authorization: the header's value.
+            credentials: what the request shows of who asks.
             about: what it asks for.
             now: ``time.perf_counter()``.
 
         Raises:
             FalajError: it was refused a moment ago.
         """
-        kept = self.remembered_until(authorization, about, now)
+        kept = self.remembered_until(credentials, about, now)
         return None if kept is None else kept[1]
 
     def remembered_until(
-        self, authorization: bytes, about: Hashable, now: float
+        self, credentials: Credentials, about: Hashable, now: float
     ) -> tuple[float, str] | None:
         """As ``remembered``, with the instant (``time.perf_counter()``) until which it holds."""
-        kept = self._kept.get((authorization, about))
+        kept = self._kept.get((credentials, about))
         if kept is None or kept[0] < now:
             return None
         until, answer = kept
@@ -70,17 +72,18 @@ class Admission:
         return until, answer
 
     async def admitted(
-        self, authorization: bytes, endpoint: str, attributes: Mapping[str, str] | None
+        self, credentials: Credentials, endpoint: str, attributes: Mapping[str, str] | None
     ) -> str:
         """Verify and decide on predictions of an endpoint; the caller's id.
 
         Args:
-            authorization: the header's value.
+            credentials: what the request shows of who asks.
             endpoint: whom it asks; the empty text asks to list the endpoints.
             attributes: of the endpoint, as the policy sees them; None if nothing serves.
 
         Raises:
-            Unauthenticated: no token, or one that is wrong, expired or revoked.
+            Unauthenticated: no token, or one that is wrong, expired, revoked, or bound to a
+                certificate that the connection has not shown.
             Forbidden, NotFound: the policy says no, or there is no such endpoint.
         """
 
@@ -88,11 +91,11 @@ class Admission:
             self._may_predict(caller, endpoint, attributes)
 
         # That there is no such endpoint is not kept: it may be activated right now.
-        return await self.asked(authorization, endpoint, ask, keep=attributes is not None)
+        return await self.asked(credentials, endpoint, ask, keep=attributes is not None)
 
     async def asked(
         self,
-        authorization: bytes,
+        credentials: Credentials,
         about: Hashable,
         ask: Callable[[Caller], None],
         *,
@@ -101,20 +104,23 @@ class Admission:
         """Verify a token and ask, on a thread, whether its holder may; the caller's id.
 
         Args:
-            authorization: the header's value.
+            credentials: what the request shows of who asks.
             about: what it asks for; the answer is remembered under it.
             ask: raises if the caller may not.
             keep: False if a refusal may be outdated in a moment.
 
         Raises:
-            Unauthenticated: no token, or one that is wrong, expired or revoked.
+            Unauthenticated: no token, or one that is wrong, expired, revoked, or bound to a
+                certificate that the connection has not shown.
             FalajError: what ``ask`` raised.
         """
 
-        token = token_of(authorization)  # not remembered: it costs nothing, and may be long
+        # Not remembered if it is none: that costs nothing, and may be long.
+        token = token_of(credentials.authorization)
+        presented = Presented(certificate=credentials.certificate)
 
         def decided() -> str:
-            caller = self._verifier.verify(token)
+            caller = self._verifier.verify(token, presented)
             ask(caller)
             return caller.principal.id
 
@@ -130,7 +136,7 @@ class Admission:
                 self._kept.clear()
             # A copy: what is raised holds the frames that it went through, and so the request.
             kept = copy(answer)
-            self._kept[authorization, about] = (begun + KEPT_SECONDS, kept)
+            self._kept[credentials, about] = (begun + KEPT_SECONDS, kept)
         if isinstance(answer, FalajError):
             raise answer
         return answer
@@ -163,6 +169,11 @@ def token_of(authorization: bytes) -> str:
     """The bearer token in a header's value; raises Unauthenticated."""
     scheme, _, token = authorization.partition(b" ")
     token = token.strip()
+    if scheme.lower() == b"dpop":
+        raise Unauthenticated(
+            "Workers take no signed requests (DPoP).",
+            hint="Use a token that is bound to a client certificate, or to nothing.",
+        )
     if scheme.lower() != b"bearer" or not token or len(token) > _LONGEST_TOKEN:
         raise Unauthenticated(
             "The request has no bearer token.",

@@ -14,6 +14,7 @@ from falaj.serving.question import ANYBODY, INLINE_BYTES, Question
 
 if TYPE_CHECKING:
     from falaj.serving.admission import Admission
+    from falaj.serving.credentials import Credentials
     from falaj.serving.front import Told
     from falaj.serving.lanes import Lane
     from falaj.serving.plan import RequestPlan
@@ -43,7 +44,7 @@ class Asking:
         *,
         plans: Plans,
         admission: Admission,
-        admitted: Callable[[str, bytes], Awaitable[str]],
+        admitted: Callable[[str, Credentials], Awaitable[str]],
         woken: Callable[[str, float], Awaitable[RequestPlan]],
         lane: Callable[[str], Lane],
         aside: ThreadPoolExecutor,
@@ -64,7 +65,7 @@ class Asking:
         if question.trail is not None:
             question.trail.endpoint = question.endpoint
         caller = self._admission.remembered(
-            question.authorization, question.endpoint, question.started
+            question.credentials, question.endpoint, question.started
         )
         if (
             caller is None
@@ -81,7 +82,7 @@ class Asking:
 
     async def _ask_later(self, question: Question, caller: str | None) -> Told:
         if caller is None or self._plans.behind:
-            caller = await self._admitted(question.endpoint, question.authorization)
+            caller = await self._admitted(question.endpoint, question.credentials)
         if question.endpoint in self._plans.asleep:
             await self._woken(question.endpoint, question.started)
         plan = self._plan_of(question)
@@ -112,19 +113,19 @@ class Asking:
             question.trail.understood(parsed)
         return self._lane(question.endpoint).scored(plan, parsed)
 
-    async def plan_for(self, name: str, authorization: bytes) -> RequestPlan:
+    async def plan_for(self, name: str, credentials: Credentials) -> RequestPlan:
         """The active plan of an endpoint, for one who may ask it; raises as ``ask`` does."""
         now = time.perf_counter()
-        if self._admission.remembered(authorization, name, now) is None or self._plans.behind:
-            await self._admitted(name, authorization)
+        if self._admission.remembered(credentials, name, now) is None or self._plans.behind:
+            await self._admitted(name, credentials)
         if name in self._plans.asleep:
             await self._woken(name, now)
         return self._plans.named(name)
 
-    async def known(self, authorization: bytes) -> None:
+    async def known(self, credentials: Credentials) -> None:
         """Return if the caller holds a valid token; raises Unauthenticated."""
-        if self._admission.remembered(authorization, ANYBODY, time.perf_counter()) is None:
-            await self._admission.asked(authorization, ANYBODY, lambda _: None)
+        if self._admission.remembered(credentials, ANYBODY, time.perf_counter()) is None:
+            await self._admission.asked(credentials, ANYBODY, lambda _: None)
 
     def limits_of(self, name: str) -> Limits:
         """The limits of an endpoint; those of a new one if this worker does not serve it."""

@@ -13,17 +13,21 @@ def written(path: Path, text: str) -> None:
     begun.replace(path)
 
 
-def haproxy(addresses: Sequence[str], *, port: int, ca_file: str) -> str:
+def haproxy(
+    addresses: Sequence[str], *, port: int, ca_file: str, certificate: str | None = None
+) -> str:
     """A configuration of HAProxy that passes TCP on to the workers (TLS stays end to end).
 
     Args:
         addresses: ``host:port`` of each worker.
         port: where HAProxy listens.
         ca_file: the authority that the workers' certificates are signed by; for its probes.
+        certificate: the file of the certificate that its probes show; None: they show none.
     """
+    shown = f"crt {certificate} " if certificate else ""
     servers = [
         f"    server worker{number} {address} check check-ssl verify required ca-file {ca_file} "
-        "verifyhost localhost check-sni localhost inter 1s fall 2 rise 1"
+        f"{shown}verifyhost localhost check-sni localhost inter 1s fall 2 rise 1"
         for number, address in enumerate(addresses, 1)
     ]
     lines = [

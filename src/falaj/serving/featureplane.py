@@ -153,9 +153,9 @@ class FeatureReads:
         if found is None or asked.n_rows > _INLINE_ROWS:
             return self._later(request, name, asked)
         purpose = _purpose(request)
-        authorization = request.headers.get(b"authorization", b"")
+        credentials = request.credentials
         # A service that has changed is another object: whoever reads it is asked anew.
-        caller = self._admission.remembered(authorization, (found, purpose), request.started)
+        caller = self._admission.remembered(credentials, (found, purpose), request.started)
         if caller is None:
             return self._later(request, name, asked)
         return self._told(request, found, asked, caller, purpose)
@@ -174,9 +174,9 @@ class FeatureReads:
 
     async def _large(self, request: Request) -> Told:
         """A large body: nobody has it decoded who holds no token, and the loop goes on."""
-        authorization = request.headers.get(b"authorization", b"")
-        if self._admission.remembered(authorization, ANYBODY, request.started) is None:
-            await self._admission.asked(authorization, ANYBODY, lambda _: None)
+        credentials = request.credentials
+        if self._admission.remembered(credentials, ANYBODY, request.started) is None:
+            await self._admission.asked(credentials, ANYBODY, lambda _: None)
         loop = asyncio.get_running_loop()
         name, asked = await loop.run_in_executor(self._aside, self._question, request)
         return await self._later(request, name, asked, aside=True)
@@ -202,11 +202,11 @@ class FeatureReads:
             self._judge.permit(caller, READ, Resource(ref, compiled.attributes))
             permitted(compiled.reader.plan, caller.purpose)
 
-        authorization = request.headers.get(b"authorization", b"")
+        credentials = request.credentials
         about = (READ, name) if compiled is None else (compiled, purpose)
-        caller = self._admission.remembered(authorization, about, time.perf_counter())
+        caller = self._admission.remembered(credentials, about, time.perf_counter())
         if caller is None:
-            caller = await self._admission.asked(authorization, about, ask, keep=missing is None)
+            caller = await self._admission.asked(credentials, about, ask, keep=missing is None)
         if compiled is None:
             raise AssertionError
         if not aside and asked.n_rows <= _INLINE_ROWS:
@@ -300,9 +300,9 @@ class StreamEvents:
         return self._pushed(request, name)
 
     async def _pushed(self, request: Request, name: str) -> Told:
-        authorization = request.headers.get(b"authorization", b"")
+        credentials = request.credentials
         about = (PUSH, name)
-        caller = self._admission.remembered(authorization, about, time.perf_counter())
+        caller = self._admission.remembered(credentials, about, time.perf_counter())
         if caller is None:
 
             def ask(caller: Caller) -> None:
@@ -310,7 +310,7 @@ class StreamEvents:
                 self._judge.permit(caller, PUSH, self._resource(AssetRef("table", name)))
 
             # That there is no such table is not kept: it may be declared right now.
-            caller = await self._admission.asked(authorization, about, ask, keep=False)
+            caller = await self._admission.asked(credentials, about, ask, keep=False)
         loop = asyncio.get_running_loop()
         pushed = await loop.run_in_executor(self._aside, self._push, request, name, caller)
         return _encode(pushed.model_dump(mode="json"))

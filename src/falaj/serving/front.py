@@ -27,8 +27,9 @@ import httptools
 
 from falaj.serving.backpressure import BackPressure
 from falaj.serving.heads import Head, KnownHeads
-from falaj.serving.requests import Application, Request, Response, Told
+from falaj.serving.requests import Application, Request, Response, Told, shown_certificate
 from falaj.serving.streaming import Chunks, Stream
+from falaj.trust.bindings import thumbprint
 
 if TYPE_CHECKING:
     import socket
@@ -112,6 +113,8 @@ class _Connection(asyncio.Protocol):
         self._resting = False
         self._rested = 0.0
         """Since when what is read now may have waited in the kernel; 0 if it has not."""
+        self.certificate: str | None = None
+        self.shown: bytes | None = None
         self.until = time.perf_counter() + front.bounds.head
         """When the connection is ended if nothing comes; 0 while it is being answered."""
 
@@ -119,6 +122,9 @@ class _Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
+        if self._front.secure:
+            self.shown = shown = shown_certificate(transport)
+            self.certificate = thumbprint(shown) if shown is not None else None
         self._front.opening.discard(self)
         self._front.connections.add(self)
 

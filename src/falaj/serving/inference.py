@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from random import random
 from typing import TYPE_CHECKING, Any, Protocol
@@ -26,6 +26,7 @@ from falaj.kernel.telemetry import logger
 from falaj.serving.admission import Admission
 from falaj.serving.arrowpredictions import request_of as arrow_request
 from falaj.serving.asking import Asking
+from falaj.serving.credentials import Credentials
 from falaj.serving.deadlines import HEADER as DEADLINE
 from falaj.serving.deadlines import deadline_of
 from falaj.serving.endpointopenapi import document as openapi_document
@@ -93,14 +94,25 @@ _encoded = msgspec.json.Encoder(enc_hook=str).encode
 class _Admitted:
     """What is known of a head: who asks which endpoint, and until when they may."""
 
-    __slots__ = ("asking", "caller", "explain", "lane", "name", "until")
+    __slots__ = ("asking", "caller", "certificate", "explain", "lane", "name", "until")
 
-    def __init__(self, name: str, caller: str, until: float, lane: Lane, *, explain: int) -> None:
+    def __init__(
+        self,
+        name: str,
+        caller: str,
+        until: float,
+        lane: Lane,
+        *,
+        explain: int,
+        certificate: str | None,
+    ) -> None:
         self.name = name
         self.caller = caller
         self.until = until
         self.lane = lane
         self.explain = explain
+        self.certificate = certificate
+        """Of the connection that was admitted; another one may send the very same head."""
         self.asking = False
 
 
@@ -152,6 +164,7 @@ class InferenceApp:
         workload: where to tell how much there is to do; None if nobody asks.
         sleeping: wakes the models that sleep.
         turned_away: told of each error that is answered, its client's address and the path.
+        metrics_guard: is given the certificate that a reader of metrics has shown; may refuse.
         planes: answer what stands below their prefixes.
     """
 
@@ -168,8 +181,10 @@ class InferenceApp:
         workload: Workload | None = None,
         sleeping: Sleeping | None = None,
         turned_away: TurnedAway | None = None,
+        metrics_guard: Callable[[bytes | None], None] | None = None,
     ) -> None:
         self._plans = plans
+        self._metrics_guard = metrics_guard
         self._turned_away = turned_away
         self._keeper = keeper
         self._log = log
@@ -220,6 +235,7 @@ class InferenceApp:
         if (
             type(memo) is _Admitted
             and memo.until > request.started
+            and memo.certificate == request.certificate
             and request.trail is None
             and not self._plans.behind
         ):
@@ -263,13 +279,13 @@ class InferenceApp:
 
     async def _admit_again(self, memo: _Admitted, request: Request) -> None:
         """Ask again who may, before what is remembered runs out under load."""
-        authorization = request.headers.get(b"authorization", b"")
+        credentials = request.credentials
         plan = self._plans.active.get(memo.name)
         try:
-            kept = self.admission.remembered_until(authorization, memo.name, request.started)
+            kept = self.admission.remembered_until(credentials, memo.name, request.started)
             if plan is not None and (kept is None or kept[0] <= memo.until):
-                await self.admission.admitted(authorization, memo.name, plan.release.attributes)
-            kept = self.admission.remembered_until(authorization, memo.name, time.perf_counter())
+                await self.admission.admitted(credentials, memo.name, plan.release.attributes)
+            kept = self.admission.remembered_until(credentials, memo.name, time.perf_counter())
             if kept is not None:
                 memo.until, memo.caller = kept
         except FalajError:
@@ -346,16 +362,16 @@ class InferenceApp:
 
     def _predict(self, name: str, request: Request) -> Told | Awaitable[Told]:
         plans = self._plans
-        authorization = request.headers.get(b"authorization", b"")
+        credentials = request.credentials
         if request.trail is not None:
             request.trail.endpoint = name
         arrow = request.headers.get(b"content-type", b"").lower().startswith(ARROW)
         events = EVENTS in request.headers.get(b"accept", b"")
         if arrow or events:
             return self._predict_otherwise(name, request, arrow=arrow, events=events)
-        kept = self.admission.remembered_until(authorization, name, request.started)
+        kept = self.admission.remembered_until(credentials, name, request.started)
         if kept is None or plans.behind:
-            return self._predict_later(name, request, authorization)
+            return self._predict_later(name, request, credentials)
         until, caller = kept
         answer = self._scored(name, request, caller)
         if DEADLINE in request.headers:
@@ -364,7 +380,9 @@ class InferenceApp:
         explain = asked(request.query)
         lane = self._lanes.get(name)
         if lane is not None:  # there is none yet while a model wakes
-            request.head.memo = _Admitted(name, caller, until, lane, explain=explain)
+            request.head.memo = _Admitted(
+                name, caller, until, lane, explain=explain, certificate=request.certificate
+            )
         return answer
 
     def _predict_otherwise(
@@ -387,12 +405,12 @@ class InferenceApp:
 
         return self.asking.ask(Question.of(request, name, parse))
 
-    async def _predict_later(self, name: str, request: Request, authorization: bytes) -> Told:
-        caller = await self._admitted(name, authorization)
+    async def _predict_later(self, name: str, request: Request, credentials: Credentials) -> Told:
+        caller = await self._admitted(name, credentials)
         told = self._scored(name, request, caller)
         return told if isinstance(told, Response) else await told
 
-    async def _admitted(self, name: str, authorization: bytes) -> str:
+    async def _admitted(self, name: str, credentials: Credentials) -> str:
         """The caller's id, of one who may ask this endpoint; the plans are up to date then."""
         plans = self._plans
         if plans.behind:
@@ -401,7 +419,7 @@ class InferenceApp:
         # are not known, nobody is admitted, and nothing of that is remembered.
         release = plans.release(name)
         attributes = None if release is None else release.attributes
-        caller = await self.admission.admitted(authorization, name, attributes)
+        caller = await self.admission.admitted(credentials, name, attributes)
         if plans.behind:
             await self._catch_up()
         return caller
@@ -502,13 +520,15 @@ class InferenceApp:
         return reasons
 
     async def _tell_openapi(self, name: str, request: Request) -> Told:
-        plan = await self.asking.plan_for(name, request.headers.get(b"authorization", b""))
+        plan = await self.asking.plan_for(name, request.credentials)
         return _encoded(openapi_document(plan.release))
 
     async def _tell_metrics(self, request: Request) -> Told:
-        authorization = request.headers.get(b"authorization", b"")
-        if self.admission.remembered(authorization, "", time.perf_counter()) is None:
-            await self.admission.admitted(authorization, "", {})
+        if self._metrics_guard is not None:
+            self._metrics_guard(request.shown)
+        credentials = request.credentials
+        if self.admission.remembered(credentials, "", time.perf_counter()) is None:
+            await self.admission.admitted(credentials, "", {})
         loop = asyncio.get_running_loop()
         told = await loop.run_in_executor(self._asking, self._exposition)
         return Response(told, media=MEDIA)

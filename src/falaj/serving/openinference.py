@@ -94,14 +94,14 @@ class OpenInference:
         return self._predictions.ask(Question.of(request, name, parse))
 
     async def _told(self, request: Request, name: str, version: str, verb: str) -> Told:
-        plan = await self._predictions.plan_for(name, request.headers.get(b"authorization", b""))
+        plan = await self._predictions.plan_for(name, request.credentials)
         checked_version(plan, version)
         if verb == "ready":
             return _encode({"name": name, "ready": True})
         return _encode(metadata(plan))
 
     async def _server(self, request: Request) -> Told:
-        await self._predictions.known(request.headers.get(b"authorization", b""))
+        await self._predictions.known(request.credentials)
         return _encode(server_metadata())
 
     async def start(self) -> None:

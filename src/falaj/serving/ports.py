@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from falaj.trust.bindings import NOTHING, Presented
+
 if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
@@ -201,8 +203,12 @@ class ApprovedModels(Protocol):
 class Verifier(Protocol):
     """Tells who holds a token."""
 
-    def verify(self, token: str) -> Caller:
-        """The caller; raises Unauthenticated. May block for a short while."""
+    def verify(self, token: str, presented: Presented = NOTHING) -> Caller:
+        """The caller; raises Unauthenticated. May block for a short while.
+
+        ``presented`` is what came beside the token; one that is bound to a key is refused
+        without it.
+        """
         ...
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from falaj.serving.deadlines import deadline_of
 
 if TYPE_CHECKING:
+    from falaj.serving.credentials import Credentials
     from falaj.serving.front import Request, Told
     from falaj.serving.model import Limits
     from falaj.serving.plan import RequestPlan
@@ -28,8 +29,8 @@ class Question:
     """One request for predictions, before it is known who asks and which release answers."""
 
     endpoint: str
-    authorization: bytes
-    """``Bearer <token>``."""
+    credentials: Credentials
+    """What it shows of who asks."""
     started: float
     """``time.perf_counter()`` when it arrived."""
     n_bytes: int
@@ -47,7 +48,7 @@ class Question:
         """What a request over HTTP asks of an endpoint; raises BadRequest."""
         return cls(
             endpoint,
-            request.headers.get(b"authorization", b""),
+            request.credentials,
             request.started,
             len(request.body),
             parse,
@@ -64,11 +65,11 @@ class Predictions(Protocol):
         """The answer; FalajError is raised at once or from what is returned."""
         ...
 
-    async def plan_for(self, name: str, authorization: bytes) -> RequestPlan:
+    async def plan_for(self, name: str, credentials: Credentials) -> RequestPlan:
         """The active plan of an endpoint, for one who may ask it; raises as ``ask`` does."""
         ...
 
-    async def known(self, authorization: bytes) -> None:
+    async def known(self, credentials: Credentials) -> None:
         """Return if the caller holds a valid token; raises Unauthenticated."""
         ...
 

@@ -7,6 +7,8 @@ from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from falaj.serving.credentials import Credentials
+
 if TYPE_CHECKING:
     from falaj.kernel.errors import FalajError
     from falaj.serving.heads import Head
@@ -16,8 +18,20 @@ if TYPE_CHECKING:
 _JSON = b"application/json"
 
 
+def shown_certificate(transport: asyncio.BaseTransport) -> bytes | None:
+    """The client certificate (DER) that a connection has shown and TLS has checked, if any."""
+    secure = transport.get_extra_info("ssl_object")
+    found: bytes | None = secure.getpeercert(binary_form=True) if secure is not None else None
+    return found
+
+
 class Asker(Protocol):
     """The connection that a request came by."""
+
+    certificate: str | None
+    """Thumbprint of the client certificate that it has shown."""
+    shown: bytes | None
+    """That certificate, in DER."""
 
     def answered(self) -> None:
         """Called when a request of it has its answer."""
@@ -35,8 +49,8 @@ class Request:
     """
 
     __slots__ = (
-        "_connection", "body", "head", "headers", "keep_alive", "method", "path", "query",
-        "rested", "started", "task", "told", "trail",
+        "_connection", "body", "certificate", "head", "headers", "keep_alive", "method", "path",
+        "query", "rested", "started", "task", "told", "trail",
     )  # fmt: skip
 
     def __init__(
@@ -57,6 +71,17 @@ class Request:
         self.trail: Trail | None = None
         """Set by an application that wants to know what becomes of the request."""
         self._connection = connection
+        self.certificate = None if connection is None else connection.certificate
+
+    @property
+    def credentials(self) -> Credentials:
+        """What it shows of who asks."""
+        return Credentials(self.headers.get(b"authorization", b""), self.certificate)
+
+    @property
+    def shown(self) -> bytes | None:
+        """The client certificate (DER) that its connection has shown."""
+        return None if self._connection is None else self._connection.shown
 
     def answer(self, told: Told | BaseException) -> None:
         """Answer it; for an application that returned None. Call it once, on the event loop."""

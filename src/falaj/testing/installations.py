@@ -233,6 +233,29 @@ class Installation:
                 platform.step_up(self.recovery.pop())
             yield platform
 
+    @contextlib.contextmanager
+    def asked_as(self, *roles: str) -> Iterator[Callable[..., Any]]:
+        """A function that calls actions in this process: ``ask("accounts.get", name="x")``.
+
+        Who asks has these roles and a fresh second factor, and needs no code for that.
+        """
+        from falaj.kernel.call import Caller, Principal, PrincipalKind
+        from falaj.kernel.door import LocalDoor
+        from falaj.wiring.assembly import assemble
+
+        premises = assemble(self.settings, process="test")
+
+        def ask(action: str, /, **arguments: Any) -> Any:
+            principal = Principal("user:somebody", PrincipalKind.USER, roles)
+            caller = Caller(principal, mfa_at=premises.clock.now(), via="test")
+            found = premises.backend.services.actions[action]
+            return LocalDoor(premises.backend, caller).call(found, arguments)
+
+        try:
+            yield ask
+        finally:
+            premises.close()
+
     def enrolled(self, name: str, secret: str) -> Person:
         """Use a one-time link as its holder would: password, second factor, first code."""
         with client(self.control, self.ca) as web:

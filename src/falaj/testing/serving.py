@@ -31,6 +31,7 @@ from falaj.serving.running import run
 from falaj.serving.trails import Trails
 from falaj.testing.calls import make_caller
 from falaj.testing.fakes import RulePolicy
+from falaj.trust.bindings import NOTHING, Presented
 
 if TYPE_CHECKING:
     from falaj.serving.compiler import PlanCompiler
@@ -194,15 +195,21 @@ class _MemorySpool:
 
 
 class NamedTokens:
-    """Tokens that are the principal's id; ``revoked`` ones are refused."""
+    """Tokens that are the principal's id; ``revoked`` ones are refused.
+
+    Those in ``bound`` need the client certificate of that thumbprint.
+    """
 
     def __init__(self) -> None:
         self.revoked: set[str] = set()
+        self.bound: dict[str, str] = {}
         self.asked = 0
 
-    def verify(self, token: str) -> Caller:
+    def verify(self, token: str, presented: Presented = NOTHING) -> Caller:
         """The principal that the token names; raises Unauthenticated."""
         self.asked += 1
+        if self.bound.get(token, presented.certificate) != presented.certificate:
+            raise Unauthenticated("The token needs its certificate.", hint="Show it.")
         if token in self.revoked or not token.startswith(("user:", "service:")):
             raise Unauthenticated("The token is not valid.", hint="Log in again.")
         return make_caller(token)

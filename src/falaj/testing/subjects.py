@@ -199,6 +199,12 @@ def _entity(world: World) -> Arguments:
     return {"documents": [{"kind": "entity", "name": name, "keys": {"code": "string"}}]}
 
 
+def _request(world: World) -> Arguments:
+    from falaj.interfaces.certificatesource import new_request
+
+    return {"account": world.service_account(), "request": new_request("ci")[1]}
+
+
 def _kept(*, after: int) -> Callable[[World], Arguments]:
     """Only records that stand already: the log grows with each call."""
     return lambda world: {"before": int(world.facts["newer"]) + after, "limit": 5}
@@ -209,6 +215,8 @@ _ROW = {"signal": 0.25, "carrier": "UA"}
 _LATE = {"name": "late"}
 _JOB = frozenset({"id", "submitted_at"})
 _SIGNED = frozenset({"size", "root", "signature", "previous", "n_records", "at", "statement"})
+
+_CERTIFICATE = frozenset({"serial", "thumbprint", "certificate"})
 
 SUBJECTS: Mapping[str, Subject] = {
     "sources.load": Subject(_always(source="flights")),
@@ -361,6 +369,9 @@ SUBJECTS: Mapping[str, Subject] = {
     "privacy.seal": Subject(
         _people, frozenset({"table", "snapshot"}), outside="the rows are in the lake"
     ),
+    "certificates.issue": Subject(_request, _CERTIFICATE),
+    "certificates.list": Subject(_new("account", lambda world: world.service_account())),
+    "certificates.revoke": Subject(_new("account", lambda world: world.service_account())),
     "keys.list": Subject(_keys_of_tokens),
     "keys.rotate": Subject(
         _always(purpose="audit"), frozenset({"id", "version"}),

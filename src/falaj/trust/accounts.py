@@ -12,6 +12,7 @@ from sqlalchemy.engine import Connection, RowMapping
 from falaj.kernel.call import Principal, PrincipalKind
 from falaj.kernel.errors import AlreadyExists, Conflict, InvalidInput, NotFound
 from falaj.kernel.ids import new_id
+from falaj.trust.certificate_tables import program_certificates as certificates
 from falaj.trust.epochs import revoke
 from falaj.trust.factors import new_secret, secret_hash
 from falaj.trust.model import Account, AccountState, Role, jsonable_roles
@@ -130,7 +131,7 @@ class Accounts:
         return account, secret
 
     def replace_secret(self, connection: Connection, name: str, *, now: datetime) -> str:
-        """A new secret for a service account; the old one and its tokens end at once.
+        """A new secret for a service account; the old one, tokens and certificates end at once.
 
         Raises:
             Conflict: the account is a person's, or is not active.
@@ -142,6 +143,11 @@ class Accounts:
                 hint="Only service accounts have secrets; people enrol with a link.",
             )
         secret = new_secret("sk")
+        connection.execute(
+            update(certificates)
+            .where(certificates.c.account == account.id, certificates.c.revoked_at.is_(None))
+            .values(revoked_at=now, revoked_because="the account got a new secret")
+        )
         self.change(connection, account, now=now, secret_hash=secret_hash(secret))
         return secret
 

@@ -20,6 +20,7 @@ from falaj.kernel.database import Database
 from falaj.kernel.errors import Forbidden
 from falaj.kernel.ports import AuditLog, Outcome
 from falaj.trust.accounts import Accounts, principal_of
+from falaj.trust.bindings import NOTHING, Binding, BindingKind, Presented
 from falaj.trust.enrolment import Enrolment
 from falaj.trust.exchanges import Exchanges, name_details
 from falaj.trust.factors import Factors, secret_hash
@@ -120,30 +121,49 @@ class Authentication:
         return self.enrolment.offer_factor(caller)
 
     def confirm(
-        self, request: ConfirmRequest, *, address: str | None = None, client: str = ""
+        self,
+        request: ConfirmRequest,
+        *,
+        address: str | None = None,
+        client: str = "",
+        presented: Presented = NOTHING,
     ) -> Confirmed:
         """The first code of an offered factor; a newly active person is logged in at once.
 
         Raises:
             WrongCredentials: the ticket or the code is wrong, used or expired.
+            UnprovenKey, StaleNonce: as for ``login``.
         """
+        binding = self.tokens.binding_at_login(presented, self.exchanges.clock.now())
         account, fresh, recovery = self.enrolment.confirm(request, address=address)
         if not fresh:
             return Confirmed(recovery=recovery)
         now = self.exchanges.clock.now()
         with self.exchanges.database.transaction() as connection:
-            tokens = self.begun(connection, account, now, client, address, mfa_at=now)
+            tokens = self.begun(
+                connection, account, now, client, address, mfa_at=now, binding=binding
+            )
         return Confirmed(recovery=recovery, tokens=tokens)
 
-    def login(self, request: LoginRequest, *, address: str | None = None) -> TokenPair:
+    def login(
+        self,
+        request: LoginRequest,
+        *,
+        address: str | None = None,
+        presented: Presented = NOTHING,
+    ) -> TokenPair:
         """A person's session, from name, password and second factor.
+
+        Its tokens are bound to the key that is proven beside them, if there is one.
 
         Raises:
             WrongCredentials: one of them is wrong; it is not said which, and an account that
                 does not exist takes as long.
             TooManyAttempts: the account or the address has to wait.
+            UnprovenKey, StaleNonce: there is a proof of a key, and it is not good.
         """
         exchanges = self.exchanges
+        binding = self.tokens.binding_at_login(presented, exchanges.clock.now())
         exchanges.counted("auth.login", name=request.name, address=address)
         password = request.password.get_secret_value()
         with exchanges.database.reading() as connection:
@@ -162,7 +182,15 @@ class Authentication:
                 exchanges.throttle.forgive(connection, name=request.name, address=address)
                 self._rehashed(connection, row, password)
                 account = self.accounts.get(connection, row["name"])
-                pair = self.begun(connection, account, now, request.client, address, mfa_at=now)
+                pair = self.begun(
+                    connection,
+                    account,
+                    now,
+                    request.client,
+                    address,
+                    mfa_at=now,
+                    binding=binding,
+                )
                 exchanges.record(
                     connection,
                     "auth.login",
@@ -187,15 +215,20 @@ class Authentication:
         return pair
 
     def service_login(
-        self, request: ServiceLoginRequest, *, address: str | None = None
+        self,
+        request: ServiceLoginRequest,
+        *,
+        address: str | None = None,
+        presented: Presented = NOTHING,
     ) -> TokenPair:
         """An access token for a service account, from its secret. It has no refresh token.
 
         Raises:
-            WrongCredentials, TooManyAttempts: as for ``login``.
+            WrongCredentials, TooManyAttempts, UnprovenKey, StaleNonce: as for ``login``.
         """
         exchanges = self.exchanges
         now = exchanges.clock.now()
+        binding = self.tokens.binding_at_login(presented, now)
         hashed = secret_hash(request.secret.get_secret_value())
         exchanges.admitted("auth.service_login", address=address)
         pair: TokenPair | None = None
@@ -204,16 +237,7 @@ class Authentication:
             # Comparing hashes of secrets tells nothing by its time.
             if row is not None and row["secret_hash"] == hashed:
                 account = self.accounts.get(connection, row["name"])
-                session = self.sessions.begin(
-                    connection,
-                    account,
-                    now=now,
-                    client="service",
-                    address=address,
-                    mfa_at=None,
-                    lasts=self.tokens.lifetime + LEEWAY,
-                )
-                pair = self.access(account, session, now)
+                pair = self.begun_service(connection, account, now, address, binding)
             else:
                 exchanges.throttle.count(connection, name=None, address=address, now=now)
             exchanges.record(
@@ -229,16 +253,50 @@ class Authentication:
             raise _wrong("The name or the secret is wrong.")
         return pair
 
-    def refresh(self, request: RefreshRequest, *, address: str | None = None) -> TokenPair:
+    def begun_service(
+        self,
+        connection: Connection,
+        account: Account,
+        now: datetime,
+        address: str | None,
+        binding: Binding | None,
+    ) -> TokenPair:
+        """The one access token of a new session of a service account."""
+        session = self.sessions.begin(
+            connection,
+            account,
+            now=now,
+            client="service",
+            address=address,
+            mfa_at=None,
+            lasts=self.tokens.lifetime + LEEWAY,
+            binding=binding,
+        )
+        return self.access(account, session, now)
+
+    def refresh(
+        self,
+        request: RefreshRequest,
+        *,
+        address: str | None = None,
+        presented: Presented = NOTHING,
+    ) -> TokenPair:
         """The next token pair of a session; the presented refresh token is good no more.
 
         Raises:
             InvalidToken: unknown, of an ended session, or used before. A second use ends the
                 whole session: either its holder or a thief has an old copy.
+            UnprovenKey, StaleNonce: the session is bound to a key that the request does not
+                prove; the token stays good for whoever holds the key.
         """
         exchanges = self.exchanges
         exchanges.admitted("auth.refresh", address=address)
         now = exchanges.clock.now()
+        with exchanges.database.reading() as connection:
+            token = request.refresh_token.get_secret_value()
+            binding = self.sessions.binding_of(connection, token)
+        if binding is not None:
+            self.tokens.prove(binding, now, presented)
         pair: TokenPair | None = None
         principal: str | None = None
         reason = "unknown-or-ended"
@@ -280,7 +338,12 @@ class Authentication:
         return pair
 
     def step_up_session(
-        self, access_token: str, code: SecretStr, *, address: str | None = None
+        self,
+        access_token: str,
+        code: SecretStr,
+        *,
+        address: str | None = None,
+        presented: Presented = NOTHING,
     ) -> TokenPair:
         """A new access token of the same session that says a second factor was just presented.
 
@@ -289,7 +352,7 @@ class Authentication:
             WrongCredentials, TooManyAttempts: as for ``step_up``.
         """
         clock = self.exchanges.clock
-        verified = self.tokens.read(access_token, clock.now())
+        verified = self.tokens.read(access_token, clock.now(), presented)
         self._stepped_up(verified.caller, code, address)
         return self.refreshed(verified.session)
 
@@ -374,11 +437,11 @@ class Authentication:
             raise _wrong("No active account has this key.")
         return Caller(principal_of(account), via=via)
 
-    def logout(self, access_token: str) -> None:
+    def logout(self, access_token: str, *, presented: Presented = NOTHING) -> None:
         """End the session of an access token; raises InvalidToken if it is not good."""
         exchanges = self.exchanges
         now = exchanges.clock.now()
-        verified = self.tokens.read(access_token, now)
+        verified = self.tokens.read(access_token, now, presented)
         with exchanges.database.transaction() as connection:
             self.ended(connection, verified.session, verified.caller, "access-token", now)
 
@@ -458,10 +521,17 @@ class Authentication:
         address: str | None,
         *,
         mfa_at: datetime | None,
+        binding: Binding | None = None,
     ) -> TokenPair:
         """A new session of an account, with its first tokens."""
         session = self.sessions.begin(
-            connection, account, now=now, client=client, address=address, mfa_at=mfa_at
+            connection,
+            account,
+            now=now,
+            client=client,
+            address=address,
+            mfa_at=mfa_at,
+            binding=binding,
         )
         token = self.sessions.new_refresh_token(connection, session.id, now=now)
         return self.access(account, session, now, refresh=token)
@@ -469,17 +539,21 @@ class Authentication:
     def access(
         self, account: Account, session: Session, now: datetime, refresh: str | None = None
     ) -> TokenPair:
-        """A new access token of a session."""
+        """A new access token of a session, bound to the session's key."""
+        binding = Binding.parse(session.binding)
+        signed = binding is not None and binding.kind is BindingKind.DPOP
         token, expires_at = self.tokens.issue(
             principal_of(account),
             session=session.id,
             account_epoch=account.epoch,
             mfa_at=session.mfa_at,
             now=now,
+            binding=binding,
         )
         return TokenPair(
             access_token=SecretStr(token),
             refresh_token=SecretStr(refresh) if refresh else None,
+            token_type="DPoP" if signed else "Bearer",
             expires_at=expires_at,
             session=session.id,
         )

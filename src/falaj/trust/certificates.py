@@ -1,9 +1,10 @@
 """The built-in certificate authority: TLS without a person having to think of it.
 
-It lives in a directory: ``ca.pem`` (to be given to clients), ``ca.key``, and one file
-with key and chain for each certificate, so that renewal is one atomic replacement. Keys
-are ECDSA P-256, which every client knows, in files readable by their owner alone. A
-server's certificate is valid for 90 days and renewed when fewer than 30 are left.
+It lives in a directory: ``ca.pem`` (to be given to clients), its key sealed by the key
+service (``ca.key.sealed``), and one file with key and chain for each certificate, so that
+renewal is one atomic replacement. Keys are ECDSA P-256, which every client knows, in files
+readable by their owner alone. A server's certificate is valid for 90 days and renewed when
+fewer than 30 are left.
 """
 
 from __future__ import annotations
@@ -23,10 +24,14 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from falaj.kernel.clock import Clock
 from falaj.kernel.errors import Corrupt, InvalidInput, LimitExceeded, Unavailable
+from falaj.trust.authoritykey import AuthorityKey
+from falaj.trust.pemfiles import pem, pem_key, write
+from falaj.trust.ports import KeyService
 
 CA_VALID = timedelta(days=3_650)
 SERVER_VALID = timedelta(days=90)
@@ -77,17 +82,27 @@ def client_context(ca_path: Path) -> ssl.SSLContext:
 
 
 class CertificateAuthority:
-    """Issues and renews server certificates.
+    """Issues and renews certificates of servers and of programs.
 
     Args:
         directory: where its files are; made at first use.
         clock: tells validity.
+        keys: seals the authority's key. None leaves it in clear, readable by its owner
+            alone: for the servers that tests start, never for a platform.
         name: stands in the authority's certificate.
     """
 
-    def __init__(self, directory: Path, *, clock: Clock, name: str = "Falaj") -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        clock: Clock,
+        keys: KeyService | None = None,
+        name: str = "Falaj",
+    ) -> None:
         self._directory = directory
         self._clock = clock
+        self._key = AuthorityKey(directory, keys)
         self._name = name
         self.ca_path = directory / "ca.pem"
 
@@ -106,33 +121,66 @@ class CertificateAuthority:
             LimitExceeded: the files cannot be written.
         """
         wanted = _checked_names(names)
-        if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,63}", file) or file in ("ca", "ca.key"):
-            raise InvalidInput(
-                f"{file!r} is not a file name for a certificate.", hint="Use a word."
-            )
-        path = self._directory / f"{file}.pem"
-        with self._writing():
-            ca, ca_key = self._authority()
-            current = self._current(path, wanted, ca)
-            if current is None:
-                current, pem = self._issued(wanted, ca, ca_key)
-                _write(path, pem)
+        path = self._file(file)
+        held = self._held(path, wanted[0], _general_names(wanted), ExtendedKeyUsageOID.SERVER_AUTH)
         return ServerCertificate(
             path,
             self.ca_path,
             wanted,
-            current.not_valid_after_utc,
-            current.fingerprint(hashes.SHA256()).hex(),
+            held.not_valid_after_utc,
+            held.fingerprint(hashes.SHA256()).hex(),
         )
 
+    def process_certificate(self, identity: str, *, file: str) -> Path:
+        """The file of a certificate with which a process of the platform asks another one.
+
+        It holds key and chain, is good for 90 days and renewed as those of servers are.
+
+        Args:
+            identity: who it is, a URI (``spiffe://falaj/balancer/ray``).
+            file: the PEM file's name without its ending.
+
+        Raises:
+            Corrupt, InvalidInput, LimitExceeded: as for ``server_certificate``.
+        """
+        path, uri = self._file(file), x509.UniformResourceIdentifier(identity)
+        name = identity.rpartition("/")[2]
+        self._held(path, name, [uri], ExtendedKeyUsageOID.CLIENT_AUTH)
+        return path
+
+    def _file(self, name: str) -> Path:
+        if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,63}", name) or name in ("ca", "ca.key"):
+            raise InvalidInput(
+                f"{name!r} is not a file name for a certificate.", hint="Use a word."
+            )
+        return self._directory / f"{name}.pem"
+
+    def _held(
+        self,
+        path: Path,
+        name: str,
+        names: Sequence[x509.GeneralName],
+        usage: x509.ObjectIdentifier,
+    ) -> x509.Certificate:
+        """The certificate in a file, issued or renewed if it must be."""
+        with self._writing():
+            ca, ca_key = self._authority()
+            current = self._current(path, names, ca)
+            if current is not None:
+                return current
+            key = ec.generate_private_key(ec.SECP256R1())
+            made = self._signed(key.public_key(), name, names, usage, SERVER_VALID, ca, ca_key)
+            write(path, pem_key(key) + pem(made) + pem(ca))
+            return made
+
     def _current(
-        self, path: Path, names: tuple[str, ...], ca: x509.Certificate
+        self, path: Path, names: Sequence[x509.GeneralName], ca: x509.Certificate
     ) -> x509.Certificate | None:
         """The certificate in the file, if it still serves."""
         try:
-            pem = path.read_bytes()
-            held = x509.load_pem_x509_certificate(pem)
-            key = serialization.load_pem_private_key(pem, None)
+            content = path.read_bytes()
+            held = x509.load_pem_x509_certificate(content)
+            key = serialization.load_pem_private_key(content, None)
             held.verify_directly_issued_by(ca)
             held_names = held.extensions.get_extension_for_class(x509.SubjectAlternativeName)
         except (OSError, ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound):
@@ -140,25 +188,58 @@ class CertificateAuthority:
         now = self._clock.now()
         serves = (
             key.public_key() == held.public_key()
-            and set(_general_names(names)) == set(held_names.value)
+            and set(names) == set(held_names.value)
             and held.not_valid_before_utc <= now < held.not_valid_after_utc - RENEW_BEFORE
             and path.stat().st_mode & 0o077 == 0
         )
         return held if serves else None
 
-    def _issued(
-        self, names: tuple[str, ...], ca: x509.Certificate, ca_key: ec.EllipticCurvePrivateKey
-    ) -> tuple[x509.Certificate, bytes]:
-        now = self._clock.now()
-        key = ec.generate_private_key(ec.SECP256R1())
-        public = key.public_key()
+    def program_certificate(
+        self, public: CertificatePublicKeyTypes, identity: str, *, valid: timedelta
+    ) -> tuple[x509.Certificate, x509.Certificate]:
+        """A certificate with which a program proves who it is, and this authority's own.
+
+        Args:
+            public: the program's key.
+            identity: who it is, a URI (``spiffe://falaj/service/ci``).
+            valid: for how long.
+
+        Raises:
+            Corrupt, InvalidInput, LimitExceeded: as for ``server_certificate``.
+        """
+        with self._writing():
+            ca, ca_key = self._authority()
+        uri = x509.UniformResourceIdentifier(identity)
+        name = identity.rpartition("/")[2]
+        usage = ExtendedKeyUsageOID.CLIENT_AUTH
+        return self._signed(public, name, [uri], usage, valid, ca, ca_key), ca
+
+    def checked(self) -> x509.Certificate:
+        """This authority's certificate, after a look that its key is there and is its own.
+
+        Raises:
+            Corrupt, InvalidInput, LimitExceeded: as for ``server_certificate``.
+        """
+        with self._writing():
+            return self._authority()[0]
+
+    def _signed(
+        self,
+        public: CertificatePublicKeyTypes,
+        name: str,
+        names: Sequence[x509.GeneralName],
+        usage: x509.ObjectIdentifier,
+        valid: timedelta,
+        ca: x509.Certificate,
+        ca_key: ec.EllipticCurvePrivateKey,
+    ) -> x509.Certificate:
         issuer_id = ca.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
-        certificate = (
-            _builder(ca.subject, _subject(names[0]), public, now, SERVER_VALID)
+        return (
+            _builder(ca.subject, _subject(name), public, self._clock.now(), valid)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-            .add_extension(x509.SubjectAlternativeName(_general_names(names)), critical=False)
+            .add_extension(x509.SubjectAlternativeName(names), critical=False)
             .add_extension(_usage(signs_certificates=False), critical=True)
-            .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+            .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
             .add_extension(
                 x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(issuer_id),
@@ -166,47 +247,40 @@ class CertificateAuthority:
             )
             .sign(ca_key, hashes.SHA256())
         )
-        pem = _pem_key(key) + _pem(certificate) + _pem(ca)
-        return certificate, pem
 
     def _authority(self) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
-        key_path = self._directory / "ca.key"
         if not self.ca_path.exists():
-            self._found(key_path)
+            self._found()
         try:
             ca = x509.load_pem_x509_certificate(self.ca_path.read_bytes())
-            key = _read_key(key_path)
+            key = self._key.load()
             if key.public_key() != ca.public_key():
                 raise ValueError("the key belongs to another certificate")
         except (OSError, ValueError, TypeError) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error)[:200]
             raise Corrupt(
                 f"The certificate authority in {self._directory} cannot be used: {reason}.",
-                hint="Restore ca.pem and ca.key, or move both away to found a new authority "
-                "(its clients must then be given the new ca.pem).",
+                hint="Restore ca.pem and its key (ca.key.sealed), or move both away to found a new "
+                "authority (its clients must then be given the new ca.pem).",
             ) from None
-        if key_path.stat().st_mode & 0o077:
-            raise InvalidInput(
-                f"The authority's key {key_path} is open to others.",
-                hint=f"Run `chmod 600 {key_path}`; if others may have read it, found a new one.",
-            )
         if ca.not_valid_after_utc - SERVER_VALID < self._clock.now():
             raise InvalidInput(
                 f"The authority in {self._directory} ends on {ca.not_valid_after_utc:%Y-%m-%d}.",
-                hint="Move ca.pem and ca.key away to found a new one, and give clients its ca.pem.",
+                hint="Move ca.pem and ca.key.sealed away to found a new one, and give clients its "
+                "ca.pem.",
             )
         return ca, key
 
-    def _found(self, key_path: Path) -> None:
+    def _found(self) -> None:
         """Write the authority's certificate, and its key before that if there is none.
 
         The name comes from the key: a certificate that was lost, or not yet written when
         a process was killed, is made again and the one that clients hold stays good.
         """
-        if not key_path.exists():
-            _write(key_path, _pem_key(ec.generate_private_key(ec.SECP256R1())))
+        if not self._key.exists:
+            self._key.create()
         try:
-            key = _read_key(key_path)
+            key = self._key.load()
         except (OSError, ValueError, TypeError):
             return  # told by whoever reads it next
         public = key.public_key()
@@ -219,7 +293,7 @@ class CertificateAuthority:
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
             .sign(key, hashes.SHA256())
         )
-        _write(self.ca_path, _pem(certificate), mode=0o644)
+        write(self.ca_path, pem(certificate), mode=0o644)
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -238,17 +312,10 @@ class CertificateAuthority:
             os.close(lock)
 
 
-def _read_key(path: Path) -> ec.EllipticCurvePrivateKey:
-    key = serialization.load_pem_private_key(path.read_bytes(), None)
-    if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise TypeError("another kind of key")
-    return key
-
-
 def _builder(
     issuer: x509.Name,
     subject: x509.Name,
-    public: ec.EllipticCurvePublicKey,
+    public: CertificatePublicKeyTypes,
     now: datetime,
     valid: timedelta,
 ) -> x509.CertificateBuilder:
@@ -311,43 +378,20 @@ def _general_names(names: Sequence[str]) -> list[x509.GeneralName]:
     return found
 
 
-def _pem(certificate: x509.Certificate) -> bytes:
-    return certificate.public_bytes(serialization.Encoding.PEM)
-
-
-def _pem_key(key: ec.EllipticCurvePrivateKey) -> bytes:
-    return key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
-    )
-
-
-def _write(path: Path, content: bytes, *, mode: int = 0o600) -> None:
-    """Replace a file in one step, synced; never readable by others in between."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
-    try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise LimitExceeded(
-            f"The file {path} cannot be written: {error.strerror}.",
-            hint="Free some space or mend the permissions.",
-        ) from None
-
-
-def server_context(certificate: Path, key: Path, *, clients: Path | None = None) -> ssl.SSLContext:
+def server_context(
+    certificate: Path,
+    key: Path,
+    *,
+    clients: Path | None = None,
+    authorities: Sequence[Path] = (),
+) -> ssl.SSLContext:
     """TLS 1.3 for a server with that certificate chain and key (PEM).
 
     Args:
         certificate, key: of the server.
         clients: the authorities (PEM) of which clients must show a certificate; None: they
             need none.
+        authorities: further ones (PEM), of which they may show one in any case.
 
     Raises:
         Unavailable: the file of the authorities cannot be read.
@@ -355,13 +399,16 @@ def server_context(certificate: Path, key: Path, *, clients: Path | None = None)
     made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     made.minimum_version = ssl.TLSVersion.TLSv1_3
     made.load_cert_chain(certificate, key)
-    if clients is not None:
+    for path in (*authorities, *([clients] if clients is not None else [])):
         try:
-            made.load_verify_locations(clients)
+            made.load_verify_locations(path)
         except (OSError, ssl.SSLError) as error:
+            setting = "inference.client_ca_file"
+            if path is not clients:
+                setting = "certificates.client_ca_file"
             raise Unavailable(
-                f"The authorities of clients in {clients} cannot be read: {error}.",
-                hint="Name a PEM file of certificates in inference.client_ca_file.",
+                f"The authorities of clients in {path} cannot be read: {error}.",
+                hint=f"Name a PEM file of certificates in {setting}.",
             ) from error
-        made.verify_mode = ssl.CERT_REQUIRED
+        made.verify_mode = ssl.CERT_REQUIRED if clients is not None else ssl.CERT_OPTIONAL
     return made

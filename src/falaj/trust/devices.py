@@ -25,6 +25,7 @@ from falaj.kernel.errors import (
 )
 from falaj.kernel.ports import Outcome
 from falaj.trust.authentication import Authentication
+from falaj.trust.bindings import NOTHING, Binding, Presented
 from falaj.trust.factors import new_secret, secret_hash
 from falaj.trust.model import AccountState, OneTimeSecret, TokenPair, TooManyAttempts, Verified
 from falaj.trust.passkey_tables import device_codes
@@ -167,14 +168,22 @@ class DeviceCodes:
             interval=INTERVAL_SECONDS,
         )
 
-    def tokens(self, request: DeviceTokenRequest, *, address: str | None = None) -> TokenPair:
-        """The tokens of a program that was let in; good once.
+    def tokens(
+        self,
+        request: DeviceTokenRequest,
+        *,
+        address: str | None = None,
+        presented: Presented = NOTHING,
+    ) -> TokenPair:
+        """The tokens of a program that was let in; good once, bound to the key it proves.
 
         Raises:
             AuthorizationPending, SlowDown: nobody has decided yet; it asks too often.
             AccessDenied, ExpiredCode: it is not let in; the code is good no more.
+            UnprovenKey, StaleNonce: there is a proof of a key, and it is not good.
         """
         exchanges = self._exchanges
+        binding = self._authentication.tokens.binding_at_login(presented, self._now())
         exchanges.admitted("auth.device_login", address=address)
         hashed = secret_hash(request.device_code.get_secret_value())
         now = self._now()
@@ -193,7 +202,7 @@ class DeviceCodes:
             else:
                 error = self._undecided(connection, row, now)
             if error is None and row is not None and self._claimed(connection, hashed):
-                return self._let_in(connection, row, now, address)
+                return self._let_in(connection, row, now, address, binding)
         raise error or ExpiredCode("The code was used.", hint="Begin again.", error="expired_token")
 
     def waiting(self, caller: Caller, user_code: str, *, address: str | None = None) -> Waiting:
@@ -287,7 +296,12 @@ class DeviceCodes:
         )  # fmt: skip
 
     def _let_in(
-        self, connection: Connection, row: RowMapping, now: datetime, address: str | None
+        self,
+        connection: Connection,
+        row: RowMapping,
+        now: datetime,
+        address: str | None,
+        binding: Binding | None,
     ) -> TokenPair:
         found = self._authentication.accounts.by_id(connection, row["account"])
         if found is None or found["state"] != AccountState.ACTIVE.value:
@@ -299,7 +313,13 @@ class DeviceCodes:
             )
         else:
             pair = self._authentication.begun(
-                connection, account, now, row["client"], address, mfa_at=row["mfa_at"]
+                connection,
+                account,
+                now,
+                row["client"],
+                address,
+                mfa_at=row["mfa_at"],
+                binding=binding,
             )
         self._exchanges.record(
             connection,

@@ -98,7 +98,8 @@ DUTIES: Mapping[str, tuple[str, ...]] = {
         "backups.*",
         "platform.*",
     ),
-    "keys": ("keys.*", "certificates.*"),
+    "keys": ("keys.*", "certificates.revoke*"),
+    "certify": ("certificates.issue",),
     "audit": ("audit.*",),
     "administer": ("accounts.*", "policy.*"),
     "grant": ("accounts.set_roles", "accounts.invite", "accounts.grant*"),
@@ -119,6 +120,7 @@ DUTIES: Mapping[str, tuple[str, ...]] = {
 RESTRICTED = {
     "accounts": "read_accounts",
     "audit": "audit",
+    "certificates": "read_keys",
     "keys": "read_keys",
     "policy": "read_accounts",
     "privacy": "read_privacy",
@@ -144,7 +146,17 @@ DATA_VERBS = frozenset(
 )
 """Verbs that answer with rows or values, not with what is known about them."""
 NOT_DATA = frozenset(
-    {"policy", "accounts", "audit", "keys", "jobs", "alerts", "incidents", "changes"}
+    {
+        "policy",
+        "accounts",
+        "audit",
+        "certificates",
+        "keys",
+        "jobs",
+        "alerts",
+        "incidents",
+        "changes",
+    }
 )
 
 GROUPS = tuple(

@@ -35,7 +35,7 @@ _MOST_TOLD = 500
 _OTHERS = "(others)"
 _KINDS = (
     "blob", "spool", "log", "event log", "second factor", "feature index", "backup", "doctor",
-    "init",
+    "init", "certificate authority",
 )  # fmt: skip
 
 Use = tuple[str, str, str, str, str]

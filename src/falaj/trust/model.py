@@ -17,6 +17,7 @@ from pydantic import (
 
 from falaj.kernel.call import Caller, PrincipalKind
 from falaj.kernel.errors import LimitExceeded, Unauthenticated
+from falaj.trust.bindings import Binding
 
 REVEAL = "reveal_once"
 """Serialisation context key that shows a ``OneTimeSecret``; an interface sets it exactly once."""
@@ -131,6 +132,8 @@ class Session(BaseModel):
     mfa_at: datetime | None = None
     revoked_at: datetime | None = None
     revoked_because: str | None = None
+    binding: str | None = None
+    """The key without which its tokens are worth nothing (``jkt:…``, ``x5t#S256:…``)."""
 
 
 class Me(BaseModel):
@@ -279,6 +282,7 @@ class TokenPair(BaseModel):
     refresh_token: OneTimeSecret | None = None
     """Good once; absent for service accounts, and after a step-up (the old one stays good)."""
     token_type: str = "Bearer"  # noqa: S105  (RFC 6750's word, not a secret)
+    """``DPoP`` where each request must be signed by the key of the login (RFC 9449)."""
     expires_at: datetime
     session: str
 
@@ -301,6 +305,8 @@ class Verified(BaseModel):
     session: str
     account_epoch: int
     expires_at: datetime
+    binding: Binding | None = None
+    """The key that must be proven with it."""
 
 
 class WrongCredentials(Unauthenticated):

@@ -19,6 +19,7 @@ from falaj.kernel.call import Caller, PrincipalKind
 from falaj.kernel.errors import Forbidden
 from falaj.kernel.ports import Outcome
 from falaj.trust.authentication import Authentication
+from falaj.trust.bindings import NOTHING, Presented
 from falaj.trust.challenges import Challenges
 from falaj.trust.enrolment import LINKS, give_recovery_codes
 from falaj.trust.exchanges import name_details
@@ -79,7 +80,13 @@ class PasskeySignIn:
             self.party, challenge=self._challenges.new(_SIGN_IN, now=self._now()), verifies=True
         )
 
-    def sign_in(self, request: PasskeyLoginRequest, *, address: str | None = None) -> TokenPair:
+    def sign_in(
+        self,
+        request: PasskeyLoginRequest,
+        *,
+        address: str | None = None,
+        presented: Presented = NOTHING,
+    ) -> TokenPair:
         """A person's session, from a passkey that checked its user, or one beside a password.
 
         Raises:
@@ -87,6 +94,7 @@ class PasskeySignIn:
             TooManyAttempts: the account or the address has to wait.
         """
         exchanges, action = self._exchanges, "auth.passkey_login"
+        binding = self._authentication.tokens.binding_at_login(presented, self._now())
         beside = request.password is not None
         if beside:
             exchanges.counted(action, name=request.name or "", address=address)
@@ -107,7 +115,13 @@ class PasskeySignIn:
                 if account.state is not AccountState.ACTIVE:
                     raise Unbelieved("not-active")
                 pair = self._authentication.begun(
-                    connection, account, now, request.client, address, mfa_at=now
+                    connection,
+                    account,
+                    now,
+                    request.client,
+                    address,
+                    mfa_at=now,
+                    binding=binding,
                 )
                 if beside:
                     exchanges.throttle.forgive(connection, name=account.name, address=address)
@@ -193,7 +207,12 @@ class PasskeySignIn:
         return caller.with_factor(now)
 
     def step_up_session(
-        self, access_token: str, request: PasskeyRequest, *, address: str | None = None
+        self,
+        access_token: str,
+        request: PasskeyRequest,
+        *,
+        address: str | None = None,
+        presented: Presented = NOTHING,
     ) -> TokenPair:
         """A new access token of the same session that says a passkey was just used.
 
@@ -201,7 +220,7 @@ class PasskeySignIn:
             InvalidToken: the access token is not good.
             WrongCredentials, TooManyAttempts: as for ``step_up``.
         """
-        verified = self._authentication.tokens.read(access_token, self._now())
+        verified = self._authentication.tokens.read(access_token, self._now(), presented)
         self.step_up(verified.caller, request, address=address)
         return self._authentication.refreshed(verified.session)
 

@@ -88,7 +88,7 @@ class AccountsService(Service):
 
     @action(post="/accounts/{name}/secret", on="account", step_up=True)
     def replace_secret(self, name: AccountName) -> ServiceSecret:
-        """Give a service account a new secret; the old one and its tokens end at once."""
+        """Give a service account a new secret; the old one, tokens, certificates end at once."""
         call = self.call
         secret = self._accounts.replace_secret(call.connection, name, now=call.now)
         call.emit("account.secret_replaced", account=name)

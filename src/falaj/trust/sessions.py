@@ -14,6 +14,7 @@ from sqlalchemy.engine import Connection, RowMapping
 
 from falaj.kernel.errors import NotFound
 from falaj.kernel.ids import new_id
+from falaj.trust.bindings import Binding
 from falaj.trust.epochs import revoke
 from falaj.trust.factors import new_secret, secret_hash
 from falaj.trust.model import Account, Session
@@ -51,8 +52,12 @@ class Sessions:
         address: str | None,
         mfa_at: datetime | None,
         lasts: timedelta | None = None,
+        binding: Binding | None = None,
     ) -> Session:
-        """A new session; ``lasts`` replaces the time after which idleness ends it."""
+        """A new session; ``lasts`` replaces the time after which idleness ends it.
+
+        ``binding`` is the key without which its tokens are worth nothing.
+        """
         connection.execute(delete(sessions).where(sessions.c.expires_at < now - REMEMBERED))
         session_id = new_id("session")
         connection.execute(
@@ -65,6 +70,7 @@ class Sessions:
                 last_used_at=now,
                 expires_at=now + (lasts or self._idle),
                 mfa_at=mfa_at,
+                binding=binding.to_text() if binding is not None else None,
             )
         )
         return self.get(connection, session_id)
@@ -98,6 +104,15 @@ class Sessions:
             )
         )
         return token
+
+    def binding_of(self, connection: Connection, token: str) -> Binding | None:
+        """The key that must be proven with a refresh token; None if it is unknown or needs none."""
+        query = (
+            select(sessions.c.binding)
+            .join(refresh_tokens, refresh_tokens.c.session == sessions.c.id)
+            .where(refresh_tokens.c.token_hash == secret_hash(token))
+        )
+        return Binding.parse(connection.execute(query).scalar())
 
     def use_refresh_token(
         self, connection: Connection, token: str, *, now: datetime
@@ -167,6 +182,27 @@ class Sessions:
         self.end(connection, session_id, now=now, because=because)
         return int(was_open)
 
+    def end_bound(
+        self,
+        connection: Connection,
+        binding: Binding,
+        *,
+        now: datetime,
+        because: str,
+        account: Account,
+    ) -> int:
+        """Revoke an account's open sessions that a key was proven for; how many there were."""
+        query = select(sessions.c.id).where(
+            sessions.c.account == account.id,
+            sessions.c.binding == binding.to_text(),
+            sessions.c.revoked_at.is_(None),
+            sessions.c.expires_at > now,
+        )
+        found = [str(row.id) for row in connection.execute(query)]
+        for session_id in found:
+            self.end(connection, session_id, now=now, because=because)
+        return len(found)
+
     def end_all(
         self, connection: Connection, account: Account, *, now: datetime, because: str
     ) -> int:
@@ -199,4 +235,5 @@ def _session(row: RowMapping) -> Session:
         mfa_at=row["mfa_at"],
         revoked_at=row["revoked_at"],
         revoked_because=row["revoked_because"],
+        binding=row["binding"],
     )

@@ -69,6 +69,8 @@ sessions = Table(
     Column("mfa_at", Instant, nullable=True),
     Column("revoked_at", Instant, nullable=True),
     Column("revoked_because", String(100), nullable=True),
+    # The key that must be proven with each token of it (``trust.bindings``).
+    Column("binding", String(100), nullable=True),
 )
 
 refresh_tokens = Table(

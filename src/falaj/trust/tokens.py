@@ -2,7 +2,8 @@
 
 The key service signs and verifies, so the private key never stands here and a rotated key
 goes on verifying what it has signed. Verification is strict: one algorithm, one type, no
-header that names a key of its own or asks for an extension.
+header that names a key of its own or asks for an extension. A token may be bound to a key
+(``trust.bindings``); then it is refused from whoever does not prove that he holds it.
 """
 
 from __future__ import annotations
@@ -18,9 +19,11 @@ from typing import Any, Protocol
 from falaj.kernel.call import Caller, Principal, PrincipalKind
 from falaj.kernel.clock import from_microseconds, microseconds
 from falaj.kernel.errors import Corrupt
+from falaj.trust.bindings import NOTHING, Binding, BindingKind, Presented
 from falaj.trust.epochs import Revocations, Revoked
 from falaj.trust.model import InvalidToken, Verified
 from falaj.trust.ports import Signature
+from falaj.trust.proofs import Proofs, UnprovenKey
 
 LIFETIME = timedelta(minutes=5)
 LEEWAY = timedelta(seconds=30)
@@ -62,6 +65,7 @@ class Tokens:
         revocations: says what is revoked (``Epochs``).
         issuer: the name of this platform, in every token (``iss``).
         audience: for whom its tokens are (``aud``); a token for another is refused.
+        proofs: checks signed requests; without it, tokens that need them are refused.
 
     Verified tokens are kept by their digest: a repeat costs one hash and a look at the
     revocations, about 2 µs instead of 100.
@@ -76,6 +80,7 @@ class Tokens:
         audience: str = "falaj",
         lifetime: timedelta = LIFETIME,
         leeway: timedelta = LEEWAY,
+        proofs: Proofs | None = None,
     ) -> None:
         self._keys = keys
         self._revocations = revocations
@@ -83,6 +88,7 @@ class Tokens:
         self._audience = audience
         self.lifetime = lifetime
         self._leeway = leeway
+        self.proofs = proofs
         self._kept: dict[bytes, _Kept] = {}
         self._key_id = ""
 
@@ -94,8 +100,12 @@ class Tokens:
         account_epoch: int,
         mfa_at: datetime | None,
         now: datetime,
+        binding: Binding | None = None,
     ) -> tuple[str, datetime]:
-        """A signed token for a principal's session, and when it ends."""
+        """A signed token for a principal's session, and when it ends.
+
+        ``binding`` is the key that must be proven with it (the claim ``cnf``).
+        """
         expires_at = now + self.lifetime
         claims: dict[str, Any] = {
             "iss": self._issuer,
@@ -110,6 +120,8 @@ class Tokens:
         }
         if mfa_at is not None:
             claims["mfa_at"] = microseconds(mfa_at)
+        if binding is not None:
+            claims["cnf"] = {binding.kind.value: binding.value}
         payload = _part(claims)
         signature: Signature | None = None
         # The key id stands in the signed header, and only a signature tells which key is the
@@ -127,17 +139,75 @@ class Tokens:
             )
         return f"{message}.{_text(signature.value)}", expires_at
 
-    def verify(self, token: str, now: datetime) -> Caller:
+    def verify(self, token: str, now: datetime, presented: Presented = NOTHING) -> Caller:
         """Who presents this token.
+
+        Args:
+            token: as it came.
+            now: this instant.
+            presented: what came beside it; a bound token is refused without its key.
 
         Raises:
             InvalidToken: malformed, forged, for another audience, expired, or revoked.
+            UnprovenKey, StaleNonce: it is bound to a key that the request does not prove.
             Unavailable: the revocations cannot be read, so nothing can be said.
         """
-        return self.read(token, now).caller
+        return self.read(token, now, presented).caller
 
-    def read(self, token: str, now: datetime) -> Verified:
+    def read(self, token: str, now: datetime, presented: Presented = NOTHING) -> Verified:
         """All that a token says, verified; raises as ``verify`` does."""
+        verified = self._unbound(token, now)
+        if verified.binding is not None:
+            self._prove(verified.binding, token, now, presented)
+        return verified
+
+    def binding_at_login(self, presented: Presented, now: datetime) -> Binding | None:
+        """The key that a new session will need: of the proof or the certificate that came along.
+
+        Raises:
+            UnprovenKey, StaleNonce: there is a proof, and it is not good.
+        """
+        if presented.proof is not None:
+            return Binding(BindingKind.DPOP, self._signer(presented, now, None))
+        if presented.certificate is not None:
+            return Binding(BindingKind.CERTIFICATE, presented.certificate)
+        return None
+
+    def prove(self, binding: Binding, now: datetime, presented: Presented) -> None:
+        """Return if a request without an access token proves a key; raises as ``verify``."""
+        self._prove(binding, None, now, presented)
+
+    def _prove(
+        self, binding: Binding, token: str | None, now: datetime, presented: Presented
+    ) -> None:
+        if binding.kind is BindingKind.CERTIFICATE:
+            if presented.certificate != binding.value:
+                raise UnprovenKey(
+                    "The token is bound to a client certificate that this connection did not show.",
+                    hint="Connect with the certificate of the login.",
+                )
+            return
+        if token is not None and presented.scheme != "dpop":
+            raise UnprovenKey(
+                "The token is bound to a key, and came as if it were not.",
+                hint="Send `Authorization: DPoP <token>` with a proof in the header DPoP.",
+            )
+        if self._signer(presented, now, token) != binding.value:
+            raise UnprovenKey(
+                "The request is signed by another key than that of the token.",
+                hint="A token that was copied from elsewhere does not work; log in here.",
+            )
+
+    def _signer(self, presented: Presented, now: datetime, token: str | None) -> str:
+        if self.proofs is None:
+            raise UnprovenKey(
+                "Signed requests (DPoP) are not taken here.",
+                hint="Use a token that is bound to a client certificate, or to nothing.",
+            )
+        return self.proofs.key_of(presented, now, token=token)
+
+    def _unbound(self, token: str, now: datetime) -> Verified:
+        """What a token says, whatever key it needs."""
         if len(token) > _LONGEST or not token.isascii():
             raise _refused("it is not a token of this platform")
         digest = hashlib.sha256(token.encode()).digest()
@@ -194,6 +264,7 @@ class Tokens:
             expires_at = _instant(claims["exp"])
             epoch = int(claims["epoch"])
             mfa_at = from_microseconds(int(claims["mfa_at"])) if "mfa_at" in claims else None
+            binding = Binding.of_claim(claims.get("cnf"))
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise _refused("its claims are not those of this platform") from error
         if not isinstance(session, str) or kind is PrincipalKind.SYSTEM:
@@ -207,6 +278,7 @@ class Tokens:
             session=session,
             account_epoch=epoch,
             expires_at=expires_at,
+            binding=binding,
         )
 
 

@@ -19,6 +19,7 @@ from falaj.operations.service import AlertService, ChangeService, IncidentServic
 from falaj.serving.service import EndpointService
 from falaj.training.service import RunService, TrainingService
 from falaj.trust.audit_service import Audit
+from falaj.trust.certificates_service import CertificateService
 from falaj.trust.keys_service import Keys
 from falaj.trust.ownfactors import OwnFactors
 from falaj.trust.service import AccountsService
@@ -56,6 +57,7 @@ def makers(made: Premises) -> dict[type[Service], Callable[[], Service]]:
         AssetService: lambda: AssetService(made.catalog, visible),
         PrivacyService: lambda: privacy_service(made),
         AccountsService: lambda: _accounts(made),
+        CertificateService: lambda: CertificateService(made.certificates.of_programs),
         PolicyService: lambda: policy_service(made),
         Keys: lambda: Keys(made.keys, made.jobs, made.audit, made.key_uses),
         Audit: lambda: Audit(made.audit, made.checkpoints, made.audit_verifier),

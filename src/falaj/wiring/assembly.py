@@ -32,10 +32,12 @@ from falaj.trust.audit import SqlAuditLog
 from falaj.trust.audit_checkpoints import Checkpoints
 from falaj.trust.audit_verification import Verifier
 from falaj.trust.authentication import Authentication
+from falaj.trust.bindings import NOTHING, Presented
 from falaj.trust.epochs import Epochs
 from falaj.trust.factors import Factors
 from falaj.trust.key_uses import CountedKeys, KeyUses
 from falaj.trust.policy_store import LivePolicy
+from falaj.trust.proofs import Proofs
 from falaj.trust.tokens import Tokens
 from falaj.wiring import stores
 from falaj.wiring.keyservices import key_service
@@ -62,6 +64,7 @@ if TYPE_CHECKING:
     from falaj.trust.ports import KeyService, Witness
     from falaj.trust.subjectciphers import SubjectCiphers
     from falaj.trust.subjectkeys import StoredKeys
+    from falaj.wiring.certificateparts import CertificateParts
     from falaj.wiring.servingparts import ServingParts
 
 
@@ -75,9 +78,9 @@ class TokenVerifier:
         self._tokens = tokens
         self._clock = clock
 
-    def verify(self, token: str) -> Caller:
-        """The caller; raises InvalidToken."""
-        return self._tokens.verify(token, self._clock.now())
+    def verify(self, token: str, presented: Presented = NOTHING) -> Caller:
+        """The caller; raises InvalidToken, or UnprovenKey for a bound token without its key."""
+        return self._tokens.verify(token, self._clock.now(), presented)
 
 
 class Premises:
@@ -149,7 +152,8 @@ class Premises:
     @part
     def tokens(self) -> Tokens:
         """Issues and verifies access tokens."""
-        return Tokens(self.keys, Epochs(self.database), issuer="falaj")
+        proofs = Proofs(lambda: self.keys.derive("dpop-nonces"))
+        return Tokens(self.keys, Epochs(self.database), issuer="falaj", proofs=proofs)
 
     @part
     def verifier(self) -> TokenVerifier:
@@ -166,6 +170,13 @@ class Premises:
             tokens=self.tokens,
             factors=Factors(self.keys),
         )
+
+    @part
+    def certificates(self) -> CertificateParts:
+        """The built-in authority, and the certificates of servers and programs."""
+        from falaj.wiring.certificateparts import CertificateParts
+
+        return CertificateParts(self)
 
     @part
     def policy(self) -> LivePolicy:
@@ -512,14 +523,7 @@ class Premises:
 
     def server_certificate(self) -> tuple[Path, Path]:
         """The certificate and key files that servers use."""
-        http = self.settings.http
-        if http.certificate_file is not None and http.private_key_file is not None:
-            return http.certificate_file, http.private_key_file
-        from falaj.trust.certificates import CertificateAuthority
-
-        authority = CertificateAuthority(self.settings.home / "tls", clock=self.clock)
-        made = authority.server_certificate(http.names)
-        return made.path, made.path
+        return self.certificates.server_files()
 
     def close(self) -> None:
         """Give files and connections back, in reverse order of their opening."""

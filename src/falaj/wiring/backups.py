@@ -141,8 +141,9 @@ def restore(settings: Settings, file: Path, *, secret: Path | None = None) -> Ba
 
     The audit log is verified against its checkpoints and the witness that is in the
     backup before anything is in its place. All sessions end: those that were ended after
-    the backup must not be open again. Online values and feature indexes are not in
-    a backup: `falaj features materialize` makes them again.
+    the backup must not be open again, and programs need their secrets once more. Online
+    values and feature indexes are not in a backup: `falaj features materialize` makes them
+    again.
 
     Raises:
         AlreadyExists: there is a platform. Corrupt: a byte is not what was written, or
@@ -336,7 +337,7 @@ def _linked(source: Path, target: Path) -> None:
 
 
 def _proven(there: Settings) -> int:
-    """Verify the restored audit log, and end all sessions; returns how many records it has."""
+    """Verify the restored audit log, end all sessions; returns how many records it has."""
     from falaj.wiring.assembly import assemble
 
     premises = assemble(there, process="restore")
@@ -355,11 +356,12 @@ def _proven(there: Settings) -> int:
 
 
 def _sessions_ended(premises: Premises) -> None:
-    parts = premises.authentication
+    parts, certificates = premises.authentication, premises.certificates.of_programs
+    because = "restored from a backup"
     with premises.calls.opened(RESTORE, BACKER) as call:
         n = 0
         for account in parts.accounts.all(call.connection):
-            because = "restored from a backup"
+            certificates.revoke(call.connection, account.name, None, now=call.now, because=because)
             n += parts.sessions.end_all(call.connection, account, now=call.now, because=because)
             parts.accounts.change(call.connection, account, now=call.now)
         call.note(n_sessions_ended=n)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from falaj.trust.key_uses import ACTION
@@ -36,9 +37,21 @@ def rewrappables(made: Premises) -> Sequence[Rewrappable]:
     ]
     if isinstance(made.event_log, SegmentLog):
         found.append(made.event_log)
+    found.append(sealed_authority(made))
     keyring = sealed_keyring(made.settings, made.clock)
     more = (keyring, made.run_files.sealed())
     return [*found, *(store for store in more if store is not None)]
+
+
+def sealed_authority(made: Premises) -> Rewrappable:
+    """The key of the built-in certificate authority."""
+    from falaj.lake.sealedfiles import SealedFiles
+    from falaj.trust.authoritykey import CONTEXT, SEALED_FILE
+
+    def context(path: Path) -> str | None:
+        return CONTEXT if str(path) == SEALED_FILE else None
+
+    return SealedFiles("certificate authority", made.settings.home / "tls", made.keys, context)
 
 
 def key_jobs(made: Premises) -> dict[str, Callable[[], Handler]]:

@@ -16,7 +16,6 @@ from falaj.serving.balancing import haproxy, written
 from falaj.serving.pools import Autoscaler
 from falaj.serving.scaling import ScalingSettings
 from falaj.serving.scalingrecords import ScalingRecords
-from falaj.trust.certificates import server_context
 from falaj.wiring.assembly import assemble
 
 if TYPE_CHECKING:
@@ -38,7 +37,7 @@ def ray_worker(folder: str, name: str) -> Worker:
     return Worker(
         premises.serving.inference_app(name),
         settings.home / "workload" / name,
-        context=server_context(*premises.server_certificate()),
+        context=premises.certificates.served(required=settings.inference.client_ca_file).context,
         close=premises.close,
         linger_seconds=settings.inference.drain_seconds,
     )
@@ -62,9 +61,10 @@ def keep_ray_pool(
     def publish(addresses: Sequence[str]) -> None:
         written(run_folder / "inference.addresses", "".join(f"{one}\n" for one in addresses))
         authority = str(home / "tls" / "ca.pem")
-        text = haproxy(addresses, port=inference.port, ca_file=authority)
+        text = haproxy(addresses, port=inference.port, ca_file=authority, certificate=str(probe))
         written(run_folder / "inference.haproxy.cfg", text)
 
+    probe = made.certificates.process_certificate("balancer", "ray")
     pool = RayWorkers(
         partial(ray_worker, str(folder.resolve())),
         publish,

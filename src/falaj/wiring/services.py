@@ -20,6 +20,7 @@ def service_classes() -> dict[str, type[Service]]:
     from falaj.serving.service import EndpointService
     from falaj.training.service import RunService, TrainingService
     from falaj.trust.audit_service import Audit
+    from falaj.trust.certificates_service import CertificateService
     from falaj.trust.keys_service import Keys
     from falaj.trust.service import AccountsService
 
@@ -39,6 +40,7 @@ def service_classes() -> dict[str, type[Service]]:
         AssetService,
         PrivacyService,
         AccountsService,
+        CertificateService,
         PolicyService,
         Keys,
         Audit,

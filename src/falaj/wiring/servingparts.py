@@ -239,6 +239,7 @@ class ServingParts:
             sleeping=sleeping,
             workload=Workload(private_folder(self._made.settings.home / "workload") / worker),
             turned_away=turned_away,
+            metrics_guard=self._made.certificates.metrics_guard(),
         )
         app.add(feature_planes(self._made, app.admission))
         settings = self._made.settings.inference
@@ -249,7 +250,7 @@ class ServingParts:
             companion = GrpcInference(
                 app.asking,
                 f"{host}:{settings.grpc_port}",
-                self._made.server_certificate(),
+                self._made.certificates.served(required=settings.client_ca_file),
                 clients=settings.client_ca_file,
                 most_bytes=settings.grpc_message_bytes,
                 trails=trails,

@@ -7,10 +7,12 @@ the system spreads connections over them.
 from __future__ import annotations
 
 import asyncio
+import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import unquote
 
 from falaj.kernel.errors import (
@@ -24,11 +26,13 @@ from falaj.kernel.ports import TurnedAway
 from falaj.serving.adapters.grpc_bodies import decoded, request_of
 from falaj.serving.adapters.grpc_messages import SERVICE, message
 from falaj.serving.adapters.grpc_trails import CallTrails
+from falaj.serving.credentials import Credentials
 from falaj.serving.errors import DeadlineExceeded, ScoringFailed
 from falaj.serving.openinference import error_text, metadata, server_metadata
 from falaj.serving.question import Question
 from falaj.serving.tensors import checked_version
 from falaj.serving.trails import Trails
+from falaj.trust.bindings import thumbprint
 
 if TYPE_CHECKING:
     from falaj.serving.plan import RequestPlan
@@ -58,13 +62,24 @@ _Told = Callable[[bytes, Any, "Request | None"], Awaitable[bytes]]
 """Answers a call's message; a request with a trail if somebody wants to know of it."""
 
 
+class Served(Protocol):
+    """A certificate that may be replaced while it is served."""
+
+    generation: int
+    """Another number says that it was replaced."""
+
+    def pair(self) -> tuple[bytes, bytes]:
+        """Its key and its chain (PEM)."""
+        ...
+
+
 class GrpcInference:
     """Serves ``inference.GRPCInferenceService``; a companion of an inference worker.
 
     Args:
         predictions: answers what is asked.
         address: ``host:port`` to listen on; port 0 for a free one, see ``port``.
-        certificate: the files of the certificate and its key, for TLS; None for none.
+        certificate: tells its certificate as it is now, for TLS; None for none.
         clients: the authorities (PEM) of which clients must show a certificate; None: they
             need none.
         turned_away: told of each error that is answered, its client's address and the call.
@@ -79,7 +94,7 @@ class GrpcInference:
         self,
         predictions: Predictions,
         address: str,
-        certificate: tuple[Path, Path] | None,
+        certificate: Served | None,
         *,
         clients: Path | None = None,
         most_bytes: int,
@@ -126,13 +141,7 @@ class GrpcInference:
             if self._certificate is None:
                 self.port = self._server.add_insecure_port(self._address)
             else:
-                path, key = self._certificate
-                clients = None if self._clients is None else self._clients.read_bytes()
-                credentials = grpc.ssl_server_credentials(
-                    [(key.read_bytes(), path.read_bytes())],
-                    root_certificates=clients,
-                    require_client_auth=clients is not None,
-                )
+                credentials = self._secured(self._certificate)
                 self.port = self._server.add_secure_port(self._address, credentials)
         except RuntimeError as error:
             raise Unavailable(
@@ -140,6 +149,26 @@ class GrpcInference:
                 hint="Choose another port with the setting inference.grpc_port.",
             ) from None
         await self._server.start()
+
+    def _secured(self, certificate: Served) -> Any:
+        """Credentials that follow the certificate: each new connection sees the present one."""
+        grpc = self._grpc
+        clients = None if self._clients is None else self._clients.read_bytes()
+        known = certificate.generation
+
+        def made() -> Any:
+            return grpc.ssl_server_certificate_configuration([certificate.pair()], clients)
+
+        def renewed() -> Any:
+            nonlocal known
+            if known == certificate.generation:
+                return None
+            known = certificate.generation
+            return made()
+
+        return grpc.dynamic_ssl_server_credentials(
+            made(), renewed, require_client_authentication=clients is not None
+        )
 
     async def stop(self) -> None:
         """Take no new call, answer what was asked, then end."""
@@ -237,7 +266,7 @@ class GrpcInference:
         return _bytes("ServerReadyResponse", ready=self._predictions.why_not_ready is None)
 
     async def _server_metadata(self, _data: bytes, context: Any, _request: Request | None) -> bytes:
-        await self._predictions.known(_authorization(context))
+        await self._predictions.known(_credentials(context))
         return _bytes("ServerMetadataResponse", **server_metadata())
 
     async def _model_ready(self, data: bytes, context: Any, _request: Request | None) -> bytes:
@@ -254,17 +283,17 @@ class GrpcInference:
         return _bytes("ModelMetadataResponse", **metadata(plan))
 
     async def _plan(self, name: str, data: bytes, context: Any) -> RequestPlan:
-        authorization = _authorization(context)
-        await self._predictions.known(authorization)
+        credentials = _credentials(context)
+        await self._predictions.known(credentials)
         request = decoded(name, data)
-        plan = await self._predictions.plan_for(request.name, authorization)
+        plan = await self._predictions.plan_for(request.name, credentials)
         checked_version(plan, request.version)
         return plan
 
     async def _infer(self, data: bytes, context: Any, tracked: Request | None) -> bytes:
         started = time.perf_counter() if tracked is None else tracked.started
-        authorization = _authorization(context)
-        await self._predictions.known(authorization)
+        credentials = _credentials(context)
+        await self._predictions.known(credentials)
         request = decoded("ModelInferRequest", data)
         remaining = context.time_remaining()
         if remaining is not None and remaining <= 0:
@@ -278,7 +307,7 @@ class GrpcInference:
         until = None if remaining is None else started + remaining
         trail = None if tracked is None else tracked.trail
         question = Question(
-            request.model_name, authorization, started, len(data), parse, until, trail
+            request.model_name, credentials, started, len(data), parse, until, trail
         )
         told = await self._predictions.ask(question)
         return told if isinstance(told, bytes) else told.body
@@ -315,10 +344,17 @@ def _bytes(kind: str, /, **values: Any) -> bytes:
     return bytes(message(kind)(**values).SerializeToString())
 
 
-def _authorization(context: Any) -> bytes:
-    """The call's authorization; raises Unauthenticated if there are several."""
+def _credentials(context: Any) -> Credentials:
+    """What the call shows of who asks; raises Unauthenticated if it shows several tokens."""
     found = [value for name, value in context.invocation_metadata() if name == "authorization"]
     if len(found) > 1:
         raise Unauthenticated("The call has several authorizations.", hint="Send one.")
     value = found[0] if found else b""
-    return value.encode("latin-1") if isinstance(value, str) else bytes(value)
+    header = value.encode("latin-1") if isinstance(value, str) else bytes(value)
+    shown = context.auth_context().get("x509_pem_cert")
+    return Credentials(header, _thumbprint(shown[0]) if shown else None)
+
+
+@lru_cache(maxsize=1_024)
+def _thumbprint(pem: bytes) -> str:
+    return thumbprint(ssl.PEM_cert_to_DER_cert(pem.decode("ascii")))
