@@ -73,7 +73,7 @@ class Session:
         if self.url is None:
             platform.step_up(getpass.getpass("One-time code: "))
             return
-        code = getpass.getpass("One-time code (empty: with a passkey in your browser): ")
+        code = getpass.getpass("One-time code (empty: another factor, in your browser): ")
         if code.strip():
             platform.step_up(code)
         else:
@@ -156,8 +156,11 @@ class Session:
         CredentialFile(default_file()).put(url, answer.json())
         self.console.print(f"Logged in to {url} as {name}.")
 
-    def login_by_device(self) -> None:
-        """Be let in by a person in a browser, and keep the server's tokens."""
+    def login_by_device(self, provider: str = "") -> None:
+        """Be let in by a person in a browser, and keep the server's tokens.
+
+        ``provider`` is the identity provider through which they sign in; empty: as they like.
+        """
         import httpx
 
         from falaj.interfaces.credentials import CredentialFile, default_file
@@ -167,7 +170,7 @@ class Session:
         url = self._server()
         named = f"falaj command line on {platform_name()}"[:100]
         with httpx.Client(base_url=url, verify=trusted(url, self.ca)) as client:
-            tokens = tokens_through_browser(client, self._show_link, named=named)
+            tokens = tokens_through_browser(client, self._show_link, named=named, provider=provider)
         CredentialFile(default_file()).put(url, tokens)
         self.console.print(f"Logged in to {url}.")
 
