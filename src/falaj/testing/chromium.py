@@ -103,7 +103,7 @@ def chromium(folder: Path) -> Iterator[Chromium]:
     # The browser reads at descriptor 3 and writes at 4.
     shell = f'exec 3<&{in_theirs} 4>&{out_theirs}; exec "$@"'
     process = subprocess.Popen(
-        ["/bin/sh", "-c", shell, "sh", program, *_OPTIONS, f"--user-data-dir={folder}"],
+        ["bash", "-c", shell, "bash", program, *_OPTIONS, f"--user-data-dir={folder}"],
         pass_fds=(in_theirs, out_theirs),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,

@@ -23,11 +23,11 @@ def identity_of(claims: Mapping[str, Any], provider: Provider, *, now: datetime)
     subject = claims.get(provider.subject_claim)
     if not isinstance(subject, str) or not 0 < len(subject) <= 255:
         raise Untrusted("no-subject")
-    for name, values in provider.required_claims.items():
-        if claims.get(name) not in values:
+    for required, values in provider.required_claims.items():
+        if claims.get(required) not in values:
             raise Untrusted(
                 "required-claim-missing",
-                f"{provider.label} does not say of you what this platform requires ({name}).",
+                f"{provider.label} does not say of you what this platform requires ({required}).",
                 "Ask whoever runs the provider, or an administrator here.",
             )
     proven = provider.always_two_factors or proves_two_factors(claims, provider)
