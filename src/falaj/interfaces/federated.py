@@ -33,6 +33,7 @@ from falaj.trust.websessions import Visitor
 _LONGEST_KEPT = 3_000
 _LONGEST_PAGE = 200
 _STAYS_SECONDS = 900
+_BASE = "/login/with/{provider}"
 
 
 def add_federation(app: FastAPI, people: People) -> None:
@@ -40,6 +41,7 @@ def add_federation(app: FastAPI, people: People) -> None:
     _add_departures(app, people)
     _add_arrivals(app, people)
     _add_own_factor(app, people)
+    _add_own_passkey(app, people)
     _add_logout(app, people)
 
 
@@ -70,7 +72,7 @@ def _add_departures(app: FastAPI, people: People) -> None:
         return await _left(people, request, Errand.LINK, "/account", visitor)
 
     pages = people.pages
-    add_page_route(app, pages, "POST", "/login/with/{provider}", sign_in)
+    add_page_route(app, pages, "POST", _BASE, sign_in)
     add_page_route(app, pages, "POST", "/step-up/with/{provider}", step_up)
     add_page_route(app, pages, "POST", "/account/with/{provider}", link)
 
@@ -91,7 +93,7 @@ def _add_arrivals(app: FastAPI, people: People) -> None:
             return _factor_page(people, request, arrival.ticket, arrival.account, arrival.kept)
         return await _arrived(people, arrival)
 
-    add_page_route(app, people.pages, "GET", "/login/with/{provider}/callback", back)
+    add_page_route(app, people.pages, "GET", f"{_BASE}/callback", back)
 
 
 def _add_own_factor(app: FastAPI, people: People) -> None:
@@ -118,6 +120,12 @@ def _add_own_factor(app: FastAPI, people: People) -> None:
             account = await run_in_threadpool(people.account, caller)
             return _factor_page(people, request, ticket, account, kept, error)
         return await _arrived(people, arrival)
+
+    add_page_route(app, people.pages, "POST", f"{_BASE}/factor", code)
+
+
+def _add_own_passkey(app: FastAPI, people: People) -> None:
+    """The same with a passkey, asked by our script."""
 
     async def options(request: Request) -> Response:
         told = await json_of(request)
@@ -151,10 +159,9 @@ def _add_own_factor(app: FastAPI, people: People) -> None:
         answer = JSONResponse({"next": arrival.then})
         return await _with_session(people, arrival, answer)
 
-    pages, base = people.pages, "/login/with/{provider}"
-    add_page_route(app, pages, "POST", f"{base}/factor", code)
-    add_page_route(app, pages, "POST", f"{base}/passkey/options", options, script=True)
-    add_page_route(app, pages, "POST", f"{base}/passkey", passkey, script=True)
+    pages, base = people.pages, f"{_BASE}/passkey"
+    add_page_route(app, pages, "POST", f"{base}/options", options, script=True)
+    add_page_route(app, pages, "POST", base, passkey, script=True)
 
 
 def _add_logout(app: FastAPI, people: People) -> None:
@@ -177,7 +184,7 @@ def _add_logout(app: FastAPI, people: People) -> None:
         return Response(status_code=200, headers={"Cache-Control": "no-store"})
 
     app.add_api_route(
-        "/login/with/{provider}/logout", told_by_provider, methods=["POST"], include_in_schema=False
+        f"{_BASE}/logout", told_by_provider, methods=["POST"], include_in_schema=False
     )
 
 

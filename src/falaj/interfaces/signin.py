@@ -62,9 +62,7 @@ def _add_login(app: FastAPI, people: People) -> None:
 
     async def form(request: Request) -> Response:
         then = own_page(request.query_params.get("next", ""))
-        wanted = parse_qs(urlsplit(then).query).get("provider", [""])[0]
-        through = wanted if wanted in people.federation.parties else ""
-        return shown(request, then, None, through=through)
+        return shown(request, then, None, through=_through(people, then))
 
     async def login(request: Request) -> Response:
         told = await form_of(request)
@@ -177,6 +175,12 @@ def _add_enrolment(app: FastAPI, people: People) -> None:
     pages = people.pages
     add_page_route(app, pages, "POST", "/enrol/passkey/options", options, script=True)
     add_page_route(app, pages, "POST", "/enrol/passkey", passkey, script=True)
+
+
+def _through(people: People, then: str) -> str:
+    """The provider that the page to go on with asks for (a program's code may); or none."""
+    wanted = parse_qs(urlsplit(then).query).get("provider", [""])[0]
+    return wanted if wanted in people.federation.parties else ""
 
 
 async def asked_by_script(request: Request, people: People) -> tuple[dict[str, Any], Visitor]:

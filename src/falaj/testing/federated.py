@@ -66,8 +66,7 @@ class FederatedSite:
 
     def person(self, **world: Any) -> AtProvider:
         """A browser before the provider, which knows its person as ``world`` says."""
-        self.server.control(honest=True)
-        self.server.control(world=world)
+        self.server.control(honest=True, world=world)
         return AtProvider(self.server)
 
     def leaves(self, browser: Browser, name: str = "corp", then: str = "") -> str:

@@ -10,6 +10,7 @@ import json
 import os
 import secrets
 import shutil
+import ssl
 from collections.abc import Mapping
 from html import unescape
 from pathlib import Path
@@ -53,19 +54,21 @@ class OidcServer:
         self.certificate = Path(self._facts["certificate"])
         """Of localhost and 127.0.0.1, with its key; a platform may use it too."""
         self.client_secret = str(self._facts["client_secret"])
+        self._context = _context(self._facts["ca"])
+        self._web = self.client()
 
     def control(self, **asked: Any) -> dict[str, Any]:
         """Change what it does; its private keys, and the requests that it wanted to send."""
-        with self.client() as web:
-            answer = web.post(f"{self.issuer}/control", json=asked)
-            return dict(answer.raise_for_status().json())
+        answer = self._web.post(f"{self.issuer}/control", json=asked)
+        return dict(answer.raise_for_status().json())
 
     def client(self) -> httpx.Client:
         """A browser without scripts, with cookies of its own."""
-        return httpx.Client(verify=_context(self._facts["ca"]), trust_env=False, timeout=20)
+        return httpx.Client(verify=self._context, trust_env=False, timeout=20)
 
     def close(self) -> None:
         """End it."""
+        self._web.close()
         self._guarded.release()
 
 
@@ -148,7 +151,5 @@ def _ready(facts: Mapping[str, Any]) -> bool:
         return False
 
 
-def _context(ca: str) -> Any:
-    import ssl
-
+def _context(ca: str) -> ssl.SSLContext:
     return ssl.create_default_context(cafile=ca)
