@@ -10,7 +10,7 @@ WORKERS ?= 2
 SIZE ?= small
 
 .PHONY: help install demo test coverage test-nightly check format docs peers model-signing sbom wrk \
-	softhsm bench lock clean
+	softhsm oidc-provider bench lock clean
 .DEFAULT_GOAL := help
 
 help: ## list what can be made
@@ -29,10 +29,10 @@ install: $(READY) ## make .venv with everything that the lock names
 demo: $(READY) ## the whole story on real flights, in about a minute
 	@$(BIN)/falaj demo
 
-test: $(READY) softhsm ## the ordinary tests
+test: $(READY) softhsm oidc-provider ## the ordinary tests
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not nightly"
 
-coverage: $(READY) softhsm ## the ordinary tests, counting the lines that they reach; a third slower
+coverage: $(READY) softhsm oidc-provider ## the ordinary tests, counting the lines that they reach; a third slower
 	$(BIN)/coverage erase
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not nightly" --cov --cov-report=term
 
@@ -89,6 +89,14 @@ softhsm: ## install the hardware module in software that tests of keys use (Debi
 	@command -v softhsm2-util >/dev/null || { apt-get install --yes --quiet softhsm2 >/dev/null 2>&1 \
 		|| { apt-get update --quiet >/dev/null 2>&1 && apt-get install --yes --quiet softhsm2 >/dev/null 2>&1; } \
 		|| echo "SoftHSM2 could not be installed (apt-get install softhsm2, as root): its tests are skipped."; }
+
+# What npm installs here runs in tests alone, and none of its install scripts runs.
+tests/oidc-provider/node_modules/.package-lock.json: tests/oidc-provider/package-lock.json
+	@npm ci --prefix tests/oidc-provider --ignore-scripts --no-audit --no-fund --loglevel=error >/dev/null \
+		&& touch $@ \
+		|| echo "The OpenID provider of the tests could not be installed (it needs Node 20 or newer, and npm): its tests are skipped."
+
+oidc-provider: tests/oidc-provider/node_modules/.package-lock.json ## install the OpenID provider that tests of signing in use
 
 bench-features: $(FEAST) wrk
 

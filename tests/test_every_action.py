@@ -35,6 +35,9 @@ OTHER_ROUTES = {
     "/account", "/account/sign-out", "/account/deeds/{deed}", "/account/passkey",
     "/account/authenticator", "/account/recovery-codes",
     "/account/passkey/options", "/device", "/device/decision",
+    *(f"/login/with/{{provider}}{more}"
+      for more in ("", "/callback", "/factor", "/passkey", "/passkey/options", "/logout")),
+    "/step-up/with/{provider}", "/account/with/{provider}",
 }  # fmt: skip
 
 FOR_STRANGERS = {

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import urlencode
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
@@ -59,10 +60,14 @@ def add_account_page(app: FastAPI, people: People) -> None:
     async def sign_out(request: Request) -> Response:
         told = await form_of(request)
         visitor = await people.visitor(request)
+        answer = to("/login")
         if visitor is not None:
             people.check_token(request, told.get("token", ""), visitor)
             await run_in_threadpool(people.sessions.end, visitor)
-        answer = to("/login")
+            there = await run_in_threadpool(
+                people.logout.there, visitor.session.id, origin=people.origin_for(request)
+            )
+            answer = people.pages.page("onward.html", url=there) if there else answer
         drop_cookie(answer, SESSION)
         return answer
 
@@ -131,6 +136,7 @@ async def _account(
     name = visitor.account.name
     sessions: tuple[Session, ...] = await people.call(visitor, "accounts.sessions", name=name)
     factors: FactorList = await people.call(visitor, "accounts.factors", name=name)
+    linked = await run_in_threadpool(people.linked, visitor.account)
     fresh = visitor.caller.stepped_up(people.backend.clock.now())
     return people.form_page(
         request,
@@ -142,8 +148,21 @@ async def _account(
         sessions=sessions,
         factors=factors,
         fresh=fresh,
+        again=_again(request) if fresh else None,
+        linked=[label for _, label in linked],
+        linkable=[one for one in people.federation.offered() if one not in linked],
         error=error and public(error),
     )
+
+
+def _again(request: Request) -> Mapping[str, Any] | None:
+    """What a person who presented a factor elsewhere had begun; they press its button again."""
+    name = request.query_params.get("again", "")
+    if name not in _DEEDS:
+        return None
+    _, title, wanted = _DEEDS[name]
+    fields = {field: request.query_params.get(field, "") for field in wanted}
+    return {"name": name, "title": title, "fields": fields}
 
 
 async def _done(
@@ -165,14 +184,12 @@ async def _done(
         refused = error
         if not told.get("code") or visitor.caller.stepped_up(people.backend.clock.now()):
             return await _account(people, request, visitor, error)
-    return people.form_page(
+    return people.step_up_page(
         request,
-        "step-up.html",
-        visitor=visitor,
-        status=status_of(refused.kind) if refused else 200,
+        visitor,
         action=f"/account/deeds/{name}",
         fields=fields,
+        after="/account?" + urlencode({"again": name, **fields}),
         what=title,
-        passkey=visitor.account.n_passkeys > 0,
-        error=refused and public(refused),
+        error=refused,
     )

@@ -12,19 +12,28 @@ SESSION = "__Host-falaj-session"
 """Who is signed in. The prefix makes browsers refuse it without Secure, or of another host."""
 FORM = "__Host-falaj-form"
 """A random value for forms of those who are not signed in."""
+PASSING = "__Host-falaj-provider"
+"""What a browser keeps while its person is at an identity provider; it opens nothing."""
 _LONGEST = 200
 _PAGES = frozenset({"/", "/account", "/device", "/step-up"})
 
 
-def cookie(request: Request, name: str) -> str:
+def cookie(request: Request, name: str, *, longest: int = _LONGEST) -> str:
     """What a cookie holds; empty if the browser sent none, or too long a one."""
     value = request.cookies.get(name, "")
-    return value if len(value) <= _LONGEST else ""
+    return value if len(value) <= longest else ""
 
 
 def put_cookie(response: Response, name: str, value: str) -> None:
     """Have the browser keep a cookie until it is closed, for our own pages alone."""
     response.set_cookie(name, value, path="/", secure=True, httponly=True, samesite="strict")
+
+
+def put_passing_cookie(response: Response, name: str, value: str, *, seconds: int) -> None:
+    """Have the browser keep a cookie for a while, and send it also when another site leads here."""
+    response.set_cookie(
+        name, value, path="/", secure=True, httponly=True, samesite="lax", max_age=seconds
+    )
 
 
 def drop_cookie(response: Response, name: str) -> None:

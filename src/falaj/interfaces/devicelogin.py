@@ -37,6 +37,7 @@ def tokens_through_browser(
     *,
     named: str,
     token: str | None = None,
+    provider: str = "",
     sleep: Callable[[float], None] = time.sleep,
     monotonic: Callable[[], float] = time.monotonic,
 ) -> dict[str, Any]:
@@ -47,15 +48,18 @@ def tokens_through_browser(
         show: is given the link once.
         named: what the person is told that this program is.
         token: an access token whose session gets a fresh factor, instead of a new session.
+        provider: the identity provider through which the person signs in; empty: as they like.
         sleep, monotonic: wait, and tell how long.
 
     Raises:
+        NotFound: the server knows no such provider.
         AccessDenied: the person has refused.
         ExpiredCode: nobody has decided in time.
     """
     path = "/auth/device" if token is None else "/auth/device/step-up"
     headers = {} if token is None else {"Authorization": f"Bearer {token}"}
-    request = client.build_request("POST", path, json={"client": named}, headers=headers)
+    through = {"provider": provider} if provider else {}
+    request = client.build_request("POST", path, json={"client": named, **through}, headers=headers)
     offer = sent(client, request).json()
     show(
         DeviceLink(

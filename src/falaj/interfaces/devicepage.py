@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import quote
 
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
@@ -119,6 +120,7 @@ async def _decided(
             visitor.caller,
             user_code,
             approve=approve,
+            session=visitor.session.id,
             address=client_address(request),
         )
         return people.pages.page("decided.html", approved=approve)
@@ -128,14 +130,12 @@ async def _decided(
         refused = error
         if not told.get("code") or visitor.caller.stepped_up(people.backend.clock.now()):
             return people.pages.problem(error)
-    return people.form_page(
+    return people.step_up_page(
         request,
-        "step-up.html",
-        visitor=visitor,
-        status=status_of(refused.kind) if refused else 200,
+        visitor,
         action="/device/decision",
         fields={"user_code": user_code, "decision": told.get("decision", "")},
+        after=f"/device?user_code={quote(user_code)}",
         what="Letting a program in",
-        passkey=visitor.account.n_passkeys > 0,
-        error=refused and public(refused),
+        error=refused,
     )

@@ -7,6 +7,7 @@ import shutil
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from rich.markup import escape
@@ -76,6 +77,10 @@ def examined(settings: Settings) -> Iterator[Finding]:
         "certificate": _certificate,
         "ports": _ports,
         "sign-in": _sign_in,
+        **{
+            f"identity provider {name}": partial(_provider, name=name)
+            for name in settings.identity.providers
+        },
     }
     try:
         for component, check in checks.items():
@@ -300,3 +305,17 @@ def _sign_in(premises: Premises) -> str:
     found = Addresses.of(premises.settings)
     passkeys = f"passkeys belong to {found.rp_id}" if found.rp_id else "no passkeys: no name"
     return f"pages at {', '.join(found.origins)}; {passkeys}"
+
+
+def _provider(made: Premises, *, name: str) -> str:
+    from falaj.wiring.federationparts import party
+
+    found = party(made, name)
+    provider = found.provider
+    if provider.fixed is not None:
+        return f"{provider.issuer}: {provider.label} publishes nothing that could be checked"
+    metadata, keys = found.speaks.metadata(), found.speaks.keys("")
+    told = f"{metadata.issuer} has {len(keys)} keys, signs {', '.join(sorted(metadata.algorithms))}"
+    if not (provider.mfa_amr or provider.mfa_acr or provider.always_two_factors):
+        told += "; nothing it says counts as two factors"
+    return told

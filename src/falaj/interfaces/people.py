@@ -1,4 +1,4 @@
-"""All that people meet at the control plane: pages, passkeys, codes for devices."""
+"""All that people meet at the control plane: pages, passkeys, codes for devices, providers."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from fastapi import FastAPI
 
 from falaj.interfaces.accountpage import add_account_page
 from falaj.interfaces.devicepage import add_device_page, add_device_routes
+from falaj.interfaces.federated import add_federation
 from falaj.interfaces.hosts import Addresses
 from falaj.interfaces.pages import add_pages
 from falaj.interfaces.passkeyroutes import add_passkey_routes
 from falaj.interfaces.signin import add_sign_in
 from falaj.interfaces.visitors import Pages, People
 from falaj.trust.passkeys import RelyingParty
+from falaj.wiring.federationparts import federated_logout, federation
 from falaj.wiring.peopleparts import device_codes, passkey_sign_in, web_sessions
 
 if TYPE_CHECKING:
@@ -31,8 +33,16 @@ def add_people(app: FastAPI, premises: Premises, addresses: Addresses, *, versio
     passkeys = passkey_sign_in(premises, party)
     origin = addresses.origins[0]
     pages = Pages(version=version)
+    through = federation(premises)
     people = People(
-        pages, premises.backend, premises.authentication, passkeys, web_sessions(premises)
+        pages,
+        premises.backend,
+        premises.authentication,
+        passkeys,
+        web_sessions(premises),
+        through,
+        federated_logout(premises, through),
+        addresses.origins,
     )
     devices = device_codes(premises, origin)
     add_pages(app, pages, premises.authentication, address=origin)
@@ -41,3 +51,4 @@ def add_people(app: FastAPI, premises: Premises, addresses: Addresses, *, versio
     add_sign_in(app, people)
     add_account_page(app, people)
     add_device_page(app, devices, people)
+    add_federation(app, people)

@@ -75,7 +75,7 @@ class Session:
         if self.url is None:
             platform.step_up(getpass.getpass("One-time code: "))
             return
-        code = getpass.getpass("One-time code (empty: with a passkey in your browser): ")
+        code = getpass.getpass("One-time code (empty: another factor, in your browser): ")
         if code.strip():
             platform.step_up(code)
         else:
@@ -160,8 +160,11 @@ class Session:
         CredentialFile(default_file()).put(url, answer.json())
         self.console.print(f"Logged in to {url} as {name}.")
 
-    def login_by_device(self, *, bind: bool = False) -> None:
-        """Be let in by a person in a browser, and keep the server's tokens."""
+    def login_by_device(self, provider: str = "", *, bind: bool = False) -> None:
+        """Be let in by a person in a browser, and keep the server's tokens.
+
+        ``provider`` is the identity provider through which they sign in; empty: as they like.
+        """
         import httpx
 
         from falaj.interfaces.credentials import CredentialFile, default_file
@@ -173,7 +176,7 @@ class Session:
         with httpx.Client(base_url=url, verify=trusted(url, self.ca)) as client:
             if bind:
                 client.auth = _new_key(url)
-            tokens = tokens_through_browser(client, self._show_link, named=named)
+            tokens = tokens_through_browser(client, self._show_link, named=named, provider=provider)
         CredentialFile(default_file()).put(url, tokens)
         self.console.print(f"Logged in to {url}.")
 

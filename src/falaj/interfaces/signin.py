@@ -7,6 +7,7 @@ its two steps are asked by ``static/passkey.js``.
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
@@ -44,18 +45,24 @@ def add_sign_in(app: FastAPI, people: People) -> None:
 
 
 def _add_login(app: FastAPI, people: People) -> None:
-    def shown(request: Request, then: str, error: FalajError | None, name: str = "") -> Response:
+    def shown(
+        request: Request, then: str, error: FalajError | None, name: str = "", through: str = ""
+    ) -> Response:
+        offered = people.federation.offered()
         return people.form_page(
             request,
             "login.html",
             status=status_of(error.kind) if error else 200,
             then=then,
             name=name,
+            providers=[one for one in offered if through in ("", one[0])],
+            through=through,
             error=error and public(error),
         )
 
     async def form(request: Request) -> Response:
-        return shown(request, own_page(request.query_params.get("next", "")), None)
+        then = own_page(request.query_params.get("next", ""))
+        return shown(request, then, None, through=_through(people, then))
 
     async def login(request: Request) -> Response:
         told = await form_of(request)
@@ -102,16 +109,8 @@ def _add_step_up(app: FastAPI, people: People) -> None:
     def shown(
         request: Request, visitor: Visitor, then: str, error: FalajError | None = None
     ) -> Response:
-        return people.form_page(
-            request,
-            "step-up.html",
-            visitor=visitor,
-            status=status_of(error.kind) if error else 200,
-            action="/step-up",
-            fields={"next": then},
-            what="",
-            passkey=visitor.account.n_passkeys > 0,
-            error=error and public(error),
+        return people.step_up_page(
+            request, visitor, action="/step-up", fields={"next": then}, after=then, error=error
         )
 
     async def form(request: Request) -> Response:
@@ -176,6 +175,12 @@ def _add_enrolment(app: FastAPI, people: People) -> None:
     pages = people.pages
     add_page_route(app, pages, "POST", "/enrol/passkey/options", options, script=True)
     add_page_route(app, pages, "POST", "/enrol/passkey", passkey, script=True)
+
+
+def _through(people: People, then: str) -> str:
+    """The provider that the page to go on with asks for (a program's code may); or none."""
+    wanted = parse_qs(urlsplit(then).query).get("provider", [""])[0]
+    return wanted if wanted in people.federation.parties else ""
 
 
 async def asked_by_script(request: Request, people: People) -> tuple[dict[str, Any], Visitor]:

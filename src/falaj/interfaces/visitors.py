@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, quote
@@ -16,10 +16,14 @@ from starlette.concurrency import run_in_threadpool
 from falaj.interfaces.auth import MAX_BODY_BYTES, MAX_BODY_SECONDS, client_address
 from falaj.interfaces.cookies import FORM, SESSION, cookie, new_form_value, put_cookie
 from falaj.interfaces.http import json_object, read_body
+from falaj.kernel.call import Caller
 from falaj.kernel.door import Backend, LocalDoor
 from falaj.kernel.errors import FalajError, Forbidden, InvalidInput
 from falaj.kernel.problems import public, status_of
 from falaj.trust.authentication import Authentication
+from falaj.trust.federation import Federation
+from falaj.trust.federation_logout import FederatedLogout
+from falaj.trust.model import Account
 from falaj.trust.passkeysignin import PasskeySignIn
 from falaj.trust.websessions import Visitor, WebSessions, form_token, is_form_token
 
@@ -75,6 +79,8 @@ class People:
         pages: makes them.
         backend: what the door stands on.
         authentication, passkeys, sessions: how people sign in and are known again.
+        federation, logout: the same through identity providers.
+        origins: where browsers reach the pages; the first one is the best to show.
     """
 
     def __init__(
@@ -84,12 +90,18 @@ class People:
         authentication: Authentication,
         passkeys: PasskeySignIn,
         sessions: WebSessions,
+        federation: Federation,
+        logout: FederatedLogout,
+        origins: Sequence[str],
     ) -> None:
         self.pages = pages
         self.backend = backend
         self.authentication = authentication
         self.passkeys = passkeys
         self.sessions = sessions
+        self.federation = federation
+        self.logout = logout
+        self._origins = origins
 
     async def visitor(self, request: Request) -> Visitor | None:
         """Who is signed in with this browser."""
@@ -118,6 +130,56 @@ class People:
         if not kept:
             put_cookie(response, FORM, secret)
         return response
+
+    def step_up_page(
+        self,
+        request: Request,
+        visitor: Visitor,
+        *,
+        action: str,
+        fields: Mapping[str, str],
+        after: str,
+        what: str = "",
+        error: FalajError | None = None,
+    ) -> Response:
+        """A page that asks for a fresh factor, and goes on with a form.
+
+        Args:
+            action, fields: of the form.
+            after: our page to come back to from an identity provider.
+            what: what the form does; empty if it only presents a factor.
+        """
+        return self.form_page(
+            request,
+            "step-up.html",
+            visitor=visitor,
+            status=status_of(error.kind) if error else 200,
+            action=action,
+            fields=fields,
+            after=after,
+            what=what,
+            passkey=visitor.account.n_passkeys > 0,
+            providers=self.linked(visitor.account),
+            error=error and public(error),
+        )
+
+    def linked(self, account: Account) -> list[tuple[str, str]]:
+        """Name and label of the providers through which an account is signed in to."""
+        if not self.federation.parties:
+            return []
+        with self.authentication.exchanges.database.reading() as connection:
+            names = self.federation.links.providers_of(connection, account)
+        return [one for one in self.federation.offered() if one[0] in names]
+
+    def account(self, caller: Caller) -> Account:
+        """The account of a caller."""
+        with self.authentication.exchanges.database.reading() as connection:
+            return self.authentication.accounts.get(connection, caller.principal.name)
+
+    def origin_for(self, request: Request) -> str:
+        """Of our own addresses the one that this browser uses; nothing else it may say."""
+        used = f"https://{request.headers.get('host', '').lower()}"
+        return used if used in self._origins else self._origins[0]
 
     def check_token(self, request: Request, told: str, visitor: Visitor | None) -> None:
         """Raise ForgedForm unless a form was made for this browser."""

@@ -32,6 +32,7 @@ from falaj.kernel import postgres_tls
 from falaj.kernel.errors import Forbidden, InvalidInput
 from falaj.kernel.settings_audit import AuditSettings
 from falaj.kernel.settings_certificates import CertificateSettings
+from falaj.kernel.settings_federation import IdentitySettings, secrets_of_providers
 from falaj.kernel.settings_keys import SECRETS as KEY_SERVICE_SECRETS
 from falaj.kernel.settings_keys import KeyServiceSettings
 from falaj.kernel.settings_people import OutgoingSettings, SignInSettings
@@ -223,6 +224,7 @@ class Settings(BaseSettings):
     inference: InferenceSettings = InferenceSettings()
     streams: StreamSettings = StreamSettings()
     sign_in: SignInSettings = SignInSettings()
+    identity: IdentitySettings = IdentitySettings()
     outgoing: OutgoingSettings = OutgoingSettings()
     certificates: CertificateSettings = CertificateSettings()
     supply_chain: SupplyChainSettings = SupplyChainSettings()
@@ -338,6 +340,7 @@ def _check_file(file: Path) -> None:
     nested = document.get("key_service")
     of_keys = [name for name in KEY_SERVICE_SECRETS if name in nested] if nested else []
     held += [f"key_service__{name}" for name in of_keys]
+    held += secrets_of_providers(document)
     if held:
         secret = _PASSWORD_OF.get(held[0], held[0])
         raise InvalidInput(

@@ -20,6 +20,7 @@ from falaj.kernel.database import Database, metadata
 from falaj.testing.brokers import Broker, KafkaServer, NatsServer, RedisServer
 from falaj.testing.calls import opened_call
 from falaj.testing.guarded import ServerUnavailable
+from falaj.testing.oidcprovider import OidcServer
 from falaj.testing.openbao import Bao, BaoServer
 from falaj.testing.servers import REQUIRE, PostgresServer, S3Bucket, S3Server, services_required
 
@@ -30,6 +31,7 @@ __all__ = [
     "kafka_server",
     "make_call",
     "nats_server",
+    "oidc_server",
     "own_bao_server",
     "postgres_database",
     "postgres_server",
@@ -117,6 +119,14 @@ def own_bao_server(tmp_path: Path) -> Iterator[Bao]:
     """An OpenBao of one test, which it may seal or end."""
     server: BaoServer = _had(lambda: BaoServer(tmp_path))
     yield server.bao
+    server.close()
+
+
+@pytest.fixture(scope="module")
+def oidc_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OidcServer]:
+    """A module's OpenID provider, which its tests may make dishonest."""
+    server: OidcServer = _had(lambda: OidcServer(tmp_path_factory.mktemp("oidc")))
+    yield server
     server.close()
 
 

@@ -8,6 +8,7 @@ brings a fresh factor to a session of the command line whose owner has passkeys 
 from __future__ import annotations
 
 import secrets
+from collections.abc import Collection
 from datetime import datetime, timedelta
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
@@ -27,6 +28,7 @@ from falaj.kernel.ports import Outcome
 from falaj.trust.authentication import Authentication
 from falaj.trust.bindings import NOTHING, Binding, Presented
 from falaj.trust.factors import new_secret, secret_hash
+from falaj.trust.federation_tables import carried
 from falaj.trust.model import AccountState, OneTimeSecret, TokenPair, TooManyAttempts, Verified
 from falaj.trust.passkey_tables import device_codes
 
@@ -45,6 +47,8 @@ class DeviceRequest(BaseModel):
 
     client: str = Field(default="", max_length=100)
     """What it calls itself; the person is shown it."""
+    provider: str = Field(default="", max_length=32)
+    """The identity provider through which the person wants to sign in; empty: as they like."""
 
 
 class DeviceTokenRequest(BaseModel):
@@ -113,13 +117,22 @@ class DeviceCodes:
         authentication: whose accounts and sessions these are.
         page: ``https://…/device``, where people type user codes.
         lasts: how long a code may wait for its approval.
+        providers: the names of identity providers that a program may ask for.
     """
 
-    def __init__(self, authentication: Authentication, *, page: str, lasts: timedelta) -> None:
+    def __init__(
+        self,
+        authentication: Authentication,
+        *,
+        page: str,
+        lasts: timedelta,
+        providers: Collection[str] = (),
+    ) -> None:
         self._authentication = authentication
         self._exchanges = authentication.exchanges
         self._page = page
         self._lasts = lasts
+        self._providers = providers
 
     def begin(
         self,
@@ -131,8 +144,15 @@ class DeviceCodes:
         """A pair of codes; with ``steps_up`` it is for a fresh factor of that session alone.
 
         Raises:
+            NotFound: there is no such identity provider.
             TooManyAttempts: too many codes wait already, from this address or altogether.
         """
+        if request.provider and request.provider not in self._providers:
+            known = ", ".join(sorted(self._providers)) or "none"
+            raise NotFound(
+                f"There is no identity provider {request.provider!r}.",
+                hint=f"Configured are: {known}.",
+            )
         now = self._now()
         device, letters = new_secret("dc"), "".join(secrets.choice(_LETTERS) for _ in range(8))
         self._exchanges.admitted("auth.device", address=address)
@@ -159,11 +179,13 @@ class DeviceCodes:
                 )
             )
         user_code = f"{letters[:4]}-{letters[4:]}"
+        through = f"provider={request.provider}" if request.provider else ""
+        with_code = "&".join(filter(None, (f"user_code={user_code}", through)))
         return DeviceOffer(
             device_code=SecretStr(device),
             user_code=SecretStr(user_code),
-            verification_uri=self._page,
-            verification_uri_complete=SecretStr(f"{self._page}?user_code={user_code}"),
+            verification_uri="?".join(filter(None, (self._page, through))),
+            verification_uri_complete=SecretStr(f"{self._page}?{with_code}"),
             expires_in=int(self._lasts.total_seconds()),
             interval=INTERVAL_SECONDS,
         )
@@ -230,9 +252,18 @@ class DeviceCodes:
         raise _no_such_code()
 
     def decide(
-        self, caller: Caller, user_code: str, *, approve: bool, address: str | None = None
+        self,
+        caller: Caller,
+        user_code: str,
+        *,
+        approve: bool,
+        session: str | None = None,
+        address: str | None = None,
     ) -> None:
         """Let the program in that waits under a user code, or refuse it.
+
+        Args:
+            session: in which the person decides; what ends it elsewhere ends the program's too.
 
         Raises:
             StepUpRequired: the person has to present a factor first.
@@ -256,6 +287,7 @@ class DeviceCodes:
                 .values(
                     state=_APPROVED if approve else _DENIED,
                     account=account.id,
+                    approved_in=session,
                     mfa_at=caller.mfa_at,
                 )
             )
@@ -321,6 +353,7 @@ class DeviceCodes:
                 mfa_at=row["mfa_at"],
                 binding=binding,
             )
+            carried(connection, row["approved_in"], pair.session)
         self._exchanges.record(
             connection,
             "auth.device_login",

@@ -7,6 +7,7 @@ from sqlalchemy.engine import Connection
 
 from falaj.kernel.errors import Conflict, NotFound
 from falaj.trust.exchanges import Exchanges
+from falaj.trust.federation_tables import made_elsewhere
 from falaj.trust.model import Account, FactorList
 from falaj.trust.passkeys import Passkeys
 from falaj.trust.tables import accounts
@@ -39,7 +40,8 @@ class OwnFactors:
         Raises:
             NotFound: the account has no such factor.
             Conflict: nothing would be left to sign in with: a person keeps a second factor
-                beside the password, or without one a passkey that checks its user.
+                beside the password, or without one a passkey that checks its user. An account
+                that an identity provider made needs none: it is opened there.
         """
         held = self.of(connection, account)
         if factor == TOTP and not held.totp:
@@ -48,7 +50,8 @@ class OwnFactors:
         if factor != TOTP and len(left) == len(held.passkeys):
             raise NotFound(f"There is no factor {factor!r}.", hint="List the factors.")
         beside = held.password and (bool(left) or (held.totp and factor != TOTP))
-        if not beside and not any(one.verifies for one in left):
+        elsewhere = made_elsewhere(connection, account.id)
+        if not (beside or elsewhere or any(one.verifies for one in left)):
             raise Conflict(
                 "This is the last factor that the account can sign in with.",
                 hint="Add another one first.",

@@ -64,6 +64,8 @@ device_codes = Table(
     Column("account", String(64), ForeignKey("accounts.id"), nullable=True),
     Column("session", String(64), nullable=True),
     Column("steps_up", Boolean, nullable=False),
+    # The session in whose browser it was let in.
+    Column("approved_in", String(64), nullable=True),
     Column("mfa_at", Instant, nullable=True),
     Column("client", String(100), nullable=False),
     Column("address", String(100), nullable=True, index=True),

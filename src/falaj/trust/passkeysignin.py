@@ -24,6 +24,7 @@ from falaj.trust.challenges import Challenges
 from falaj.trust.enrolment import LINKS, give_recovery_codes
 from falaj.trust.exchanges import name_details
 from falaj.trust.factors import secret_hash
+from falaj.trust.federation_tables import made_elsewhere
 from falaj.trust.model import (
     Account,
     AccountState,
@@ -114,6 +115,9 @@ class PasskeySignIn:
                     raise Unbelieved("wrong-name-or-password")
                 if account.state is not AccountState.ACTIVE:
                     raise Unbelieved("not-active")
+                if not beside and made_elsewhere(connection, account.id):
+                    # Who is shut out at the provider must not come in beside it.
+                    raise Unbelieved("provider-only")
                 pair = self._authentication.begun(
                     connection,
                     account,

@@ -28,4 +28,9 @@ def web_sessions(made: Premises) -> WebSessions:
 def device_codes(made: Premises, origin: str) -> DeviceCodes:
     """Codes for devices, which are typed on a page at ``origin``."""
     lasts = timedelta(minutes=made.settings.sign_in.device_minutes)
-    return DeviceCodes(made.authentication, page=f"{origin}/device", lasts=lasts)
+    return DeviceCodes(
+        made.authentication,
+        page=f"{origin}/device",
+        lasts=lasts,
+        providers=tuple(made.settings.identity.providers),
+    )
