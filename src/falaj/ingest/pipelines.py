@@ -19,9 +19,10 @@ import pyarrow as pa
 
 from falaj.catalog.assets import Catalog
 from falaj.catalog.definitions import Definitions
-from falaj.catalog.model import Classification, Relation
+from falaj.catalog.model import Relation
 from falaj.ingest import history
 from falaj.ingest.contracts import Judgement, Lookup, judge
+from falaj.ingest.declared import record_quarantine
 from falaj.ingest.files import File, Files, Read
 from falaj.ingest.model import (
     CheckResult,
@@ -47,7 +48,6 @@ from falaj.lake.service import TABLE, record_table
 
 KIND = "ingest.load"
 """The kind of the job."""
-_SECRET = frozenset({Classification.PERSONAL, Classification.SENSITIVE})
 _SHOWN_REASONS = 3
 
 
@@ -160,7 +160,7 @@ class Loading:
                 contracts,
                 now=self._clock.now(),
                 lookup=self._lookup(None),
-                show_values=source.classification not in _SECRET,
+                show_values=not source.is_of_people,
             ).results
 
     def contracts_of(self, connection: Any, table: str) -> list[Contract]:
@@ -210,7 +210,7 @@ class Loading:
                 now=now,
                 lookup=self._lookup(before),
                 existing=source.table if source.mode is Mode.APPEND else None,
-                show_values=source.classification not in _SECRET,
+                show_values=not source.is_of_people,
             )
             aside = [
                 *((row, reason, line) for row, reason, line in read.malformed),
@@ -262,7 +262,11 @@ class Loading:
             )
             message = f"The rows of {plan.source.name!r} break their contract: {told}."
         else:
-            reasons = "; ".join(f"row {row}: {why}" for row, why, _ in rows.aside[:_SHOWN_REASONS])
+            secret = plan.source.is_of_people  # a reason quotes the value
+            reasons = "; ".join(
+                f"row {row}" if secret else f"row {row}: {why}"
+                for row, why, _ in rows.aside[:_SHOWN_REASONS]
+            )
             message = f"No row of {plan.source.name!r} is usable: {reasons}."
         raise ContractBroken(
             message,
@@ -288,6 +292,8 @@ class Loading:
             ):
                 return  # a load that ran beside this one has recorded the same write
             history.record(call, report, plan.content)
+            if report.n_quarantined:
+                record_quarantine(call, self._catalog, source)
             for table, n_rows in counts.items():
                 ref = record_table(
                     call,

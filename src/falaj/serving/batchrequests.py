@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from falaj.catalog.model import Classification
+from falaj.catalog.residency import Stays, anywhere
 from falaj.kernel.actions import PLATFORM
 from falaj.kernel.call import AssetRef, Call
 from falaj.kernel.errors import (
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from falaj.ingest.files import Files
     from falaj.kernel.jobs import Jobs
     from falaj.lake.ports import Lake
+    from falaj.lake.reading import GuardedLake
     from falaj.serving.model import Release
     from falaj.serving.releases import Releases
 
@@ -48,6 +50,8 @@ class Scorings:
         catalog: knows whose tables are, and how secret.
         jobs: takes the job.
         may: asks the policy.
+        guarded: knows what callers see of tables.
+        stays: keeps data in its region.
     """
 
     def __init__(
@@ -58,6 +62,8 @@ class Scorings:
         catalog: Catalog,
         jobs: Jobs,
         may: May,
+        guarded: GuardedLake,
+        stays: Stays = anywhere,
     ) -> None:
         self._releases = releases
         self._lake = lake
@@ -65,6 +71,8 @@ class Scorings:
         self._catalog = catalog
         self._jobs = jobs
         self._may = may
+        self._guarded = guarded
+        self._stays = stays
 
     def begin(
         self,
@@ -110,6 +118,13 @@ class Scorings:
             level = classification or Classification.PERSONAL
         told = table or ", ".join(files)
         self._check_columns(release, told, columns, keys, at)
+        named = {*(item.name for item in release.fields), *keys, at}
+        read = tuple(name for name in columns if name in named)
+        if table is not None:
+            self._guarded.check_clear(call, table, read, todo="score")
+        made_of = [AssetRef("endpoint", endpoint), *([AssetRef("table", table)] if table else [])]
+        for place in ("lake", "home") if parquet is not None else ("lake",):
+            self._stays(call.connection, place, made_of)
         of_endpoint = self._catalog.get(call.connection, AssetRef("endpoint", endpoint))
         secret = most_secret(level, classification, of_endpoint.classification)
         self._check_output(call, endpoint, to, [*OWN_COLUMNS, *keys, *release.outputs])
@@ -124,6 +139,7 @@ class Scorings:
             files=tuple(files),
             at=at,
             keys=tuple(keys),
+            read=read,
             on_error=on_error,
             classification=secret,
             parquet=parquet,

@@ -43,6 +43,7 @@ from falaj.serving.errors import (
 )
 from falaj.serving.eventstreams import EVENTS, EventStreams
 from falaj.serving.explain import asked
+from falaj.serving.explaining import Explained, Explaining
 from falaj.serving.exposition import MEDIA
 from falaj.serving.featurebodies import ARROW
 from falaj.serving.front import Request, Response, Told
@@ -152,6 +153,7 @@ class InferenceApp:
         workload: where to tell how much there is to do; None if nobody asks.
         sleeping: wakes the models that sleep.
         turned_away: told of each error that is answered, its client's address and the path.
+        explained: asks whether a caller may be told features.
         planes: answer what stands below their prefixes.
     """
 
@@ -168,6 +170,7 @@ class InferenceApp:
         workload: Workload | None = None,
         sleeping: Sleeping | None = None,
         turned_away: TurnedAway | None = None,
+        explained: Explained = lambda _caller, _release: None,
     ) -> None:
         self._plans = plans
         self._turned_away = turned_away
@@ -183,6 +186,7 @@ class InferenceApp:
         self._patient = ThreadPoolExecutor(_WAITING, thread_name_prefix="falaj-wait")
         self._asking = ThreadPoolExecutor(2, thread_name_prefix="falaj-ask")
         self.admission = Admission(verifier, policy, self._asking)
+        self._explaining = Explaining(self.admission, plans.release, explained)
         self._lanes: dict[str, Lane] = {}
         self.asking = Asking(
             plans=plans,
@@ -346,6 +350,8 @@ class InferenceApp:
             request.trail.endpoint = name
         arrow = request.headers.get(b"content-type", b"").lower().startswith(ARROW)
         events = EVENTS in request.headers.get(b"accept", b"")
+        if self._explaining.wanted(request):
+            return self._predict_explained(name, request, arrow=arrow, events=events)
         if arrow or events:
             return self._predict_otherwise(name, request, arrow=arrow, events=events)
         kept = self.admission.remembered_until(authorization, name, request.started)
@@ -381,6 +387,17 @@ class InferenceApp:
             return self._events.answering(plan, parsed) if events else parsed
 
         return self.asking.ask(Question.of(request, name, parse))
+
+    async def _predict_explained(
+        self, name: str, request: Request, *, arrow: bool, events: bool
+    ) -> Told:
+        """A prediction that tells its features, to those alone who may read them."""
+        authorization = request.headers.get(b"authorization", b"")
+        await self._admitted(name, authorization)
+        await self._explaining.admit(name, request)
+        if arrow or events:
+            return await self._predict_otherwise(name, request, arrow=arrow, events=events)
+        return await self._predict_later(name, request, authorization)
 
     async def _predict_later(self, name: str, request: Request, authorization: bytes) -> Told:
         caller = await self._admitted(name, authorization)

@@ -26,6 +26,7 @@ from falaj.kernel.ids import new_id
 from falaj.kernel.telemetry import logger
 from falaj.serving import tables
 from falaj.serving.errors import ReleaseNotLoaded, ReleaseRefused
+from falaj.serving.logorigins import log_origins
 from falaj.serving.model import (
     Activation,
     Approved,
@@ -424,10 +425,12 @@ class Releases:
         if not self._catalog.exists(call.connection, target):
             self._catalog.record(call, target)
         self._catalog.link(call, ref, target, Relation.SERVES)
-        self._record_log(call, release.endpoint, target)
+        self._record_log(call, release, target)
 
-    def _record_log(self, call: Call, name: str, endpoint: AssetRef) -> None:
-        """The lake table of the predictions, as secret as the endpoint that makes them."""
+    def _record_log(self, call: Call, release: Release, endpoint: AssetRef) -> None:
+        """The lake table of the predictions, as secret as the endpoint that makes them, and
+        its columns as the features in them."""
+        name = release.endpoint
         known = self._catalog.get(call.connection, endpoint)
         log = AssetRef("table", table_of(name))
         self._catalog.record(
@@ -436,6 +439,7 @@ class Releases:
             description=f"What the endpoint {name} predicted.",
             owner=known.owner,
             classification=known.classification,
+            origins=log_origins(release),
         )
         self._catalog.link(call, endpoint, log, Relation.PREDICTED)
 
