@@ -65,7 +65,7 @@ def test_the_log_that_stood_before_tells_no_features(ask: Asking, shipped: Any) 
 
     made = ask.premises
     PredictionDrain(made.spool_folder, made.keys, made.lake).run_once()
-    prediction = shipped.facts["before"].predictions[0].prediction_id
+    prediction = shipped.facts["before"].predictions[0]["id"]
     traced = ask("endpoints.trace", prediction=prediction)
     assert traced.facts["features"] == "(not for you, as you stand)"
     assert traced.facts["fields"] == "(not for you, as you stand)"

@@ -293,8 +293,8 @@ def test_a_view_does_not_hand_out_a_personal_column_as_harmless(service: Any) ->
 def test_labels_that_are_masked_are_compared_with_nothing(clients: Any) -> None:
     with pytest.raises(SeenInPart, match="salary"):
         clients.ask(
-            clients.caller("ml_engineer", name="ida"), "monitors.performance", endpoint="any", label_table="clients",
-            label="salary", key="id",
+            clients.caller("ml_engineer", name="ida"), "monitors.performance", endpoint="any",
+            label_table="clients", label="salary", key="id",
         )  # fmt: skip
 
 

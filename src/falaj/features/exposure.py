@@ -36,7 +36,7 @@ def columns_behind(plan: ServicePlan) -> dict[str, set[tuple[str, str]]]:
     found: dict[str, set[tuple[str, str]]] = {}
     for use in plan.views:
         view = use.plan.view
-        named = {one.name: one.column for one in view.features}
+        named: dict[str, str | None] = {one.name: one.column for one in view.features}
         named |= {one.name: one.column for one in view.aggregates}
         where = {one.column for one in view.where}
         for feature in use.features:
@@ -55,7 +55,8 @@ def columns_behind(plan: ServicePlan) -> dict[str, set[tuple[str, str]]]:
 
 def columns_taken(view: FeatureView) -> list[str]:
     """The columns that values of a view's features come from."""
-    return [one.column for one in (*view.features, *view.aggregates) if one.column]
+    named = [one.column for one in view.features]
+    return [*named, *(one.column for one in view.aggregates if one.column is not None)]
 
 
 def origins_of_service(plan: ServicePlan) -> dict[str, list[str]]:

@@ -118,13 +118,8 @@ class Scorings:
             level = classification or Classification.PERSONAL
         told = table or ", ".join(files)
         self._check_columns(release, told, columns, keys, at)
-        named = {*(item.name for item in release.fields), *keys, at}
-        read = tuple(name for name in columns if name in named)
-        if table is not None:
-            self._guarded.check_clear(call, table, read, todo="score")
-        made_of = [AssetRef("endpoint", endpoint), *([AssetRef("table", table)] if table else [])]
-        for place in ("lake", "home") if parquet is not None else ("lake",):
-            self._stays(call.connection, place, made_of)
+        read = _read(release, columns, keys, at)
+        self._check_kept(call, endpoint, table, read, to_file=parquet is not None)
         of_endpoint = self._catalog.get(call.connection, AssetRef("endpoint", endpoint))
         secret = most_secret(level, classification, of_endpoint.classification)
         self._check_output(call, endpoint, to, [*OWN_COLUMNS, *keys, *release.outputs])
@@ -192,6 +187,17 @@ class Scorings:
             raise InvalidInput("CSV files cannot be scored together with others.")
         return paths, first
 
+    def _check_kept(
+        self, call: Call, endpoint: str, table: str | None, read: Sequence[str], *, to_file: bool
+    ) -> None:
+        """Raise unless the caller sees what is read in clear, and it stays in its region."""
+        made_of = [AssetRef("endpoint", endpoint)]
+        if table is not None:
+            self._guarded.check_clear(call, table, read, todo="score")
+            made_of.append(AssetRef("table", table))
+        for place in ("lake", "home") if to_file else ("lake",):
+            self._stays(call.connection, place, made_of)
+
     def _check_columns(
         self, release: Release, told: str, columns: list[str], keys: Sequence[str], at: str | None
     ) -> None:
@@ -247,3 +253,11 @@ class Scorings:
         if not parquet.endswith(".parquet"):
             raise InvalidInput(f"{parquet!r} does not end in .parquet.", hint="Name it so.")
         self._files().target(parquet, TOLD, unless=lambda _path: False)
+
+
+def _read(
+    release: Release, columns: Sequence[str], keys: Sequence[str], at: str | None
+) -> tuple[str, ...]:
+    """The columns of an input that are read: fields, those that are carried, and the instant."""
+    named = {*(item.name for item in release.fields), *keys, at}
+    return tuple(name for name in columns if name in named)
