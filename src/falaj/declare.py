@@ -37,6 +37,8 @@ from falaj.ingest.model import (
     Source,
     Unique,
 )
+from falaj.lake.masks import How, Mask
+from falaj.lake.readrules import ReadRule, Whom
 from falaj.models.model import (
     ChampionRule,
     LatencyRule,
@@ -71,11 +73,13 @@ __all__ = [
     "ForeignTable",
     "Format",
     "Freshness",
+    "How",
     "InSet",
     "Labels",
     "LatencyRule",
     "LeakageRule",
     "Limits",
+    "Mask",
     "Matches",
     "Member",
     "MetricRule",
@@ -87,6 +91,7 @@ __all__ = [
     "ParentRule",
     "PerformanceLimits",
     "Policy",
+    "ReadRule",
     "RowCount",
     "Severity",
     "SliceRule",
@@ -94,4 +99,5 @@ __all__ = [
     "Stream",
     "SupplyChainRule",
     "Unique",
+    "Whom",
 ]

@@ -58,8 +58,8 @@ def test_the_declarations_of_the_guide_are_applied_and_leave_no_kind_out(
     file.write_text("\n".join(examples), encoding="utf-8")
     found = declared(file)
     assert {one.kind for one in found} == set(definition_kinds())
-    policies = [one.document() for one in found if one.kind == "policy"]
-    others = [one.document() for one in found if one.kind != "policy"]
+    policies = [one.document() for one in found if one.proposed]
+    others = [one.document() for one in found if not one.proposed]
     done = platform.definitions.apply(others)
     assert {item.name for item in done.effective()} == {one["name"] for one in others}
     assert not list(platform.definitions.plan(others).effective())

@@ -9,6 +9,7 @@ from falaj.catalog.definitions import Definitions
 from falaj.catalog.model import Classification
 from falaj.features.adapters.online_lmdb import LmdbOnlineStore
 from falaj.features.appliers import KINDS, appliers
+from falaj.features.exposure import FeatureSight
 from falaj.features.materialization import Materialization
 from falaj.features.model import (
     Aggregate,
@@ -33,6 +34,7 @@ from falaj.lake.adapters.lake_ducklake import DuckLake
 from falaj.testing.calls import make_door
 from falaj.testing.fakes import MemoryAudit
 from falaj.testing.features import FixedSecrets
+from falaj.testing.seeing import whole
 from falaj.testing.streams import TestKeys
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -76,6 +78,7 @@ class Platform:
             ParityChecks(Parity(self.store), None),
             self.jobs,
             lambda _, ref: ref not in self.hidden,
+            FeatureSight(whole()),
         )
         self.door = make_door(database, [service], clock=self.clock, audit=self.audit)
         self._actions = {action.verb: action for action in Features.actions()}

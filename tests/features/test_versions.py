@@ -10,6 +10,7 @@ from falaj.catalog.definitions import Definitions, IncompatibleChange
 from falaj.features.adapters.online_lmdb import LmdbOnlineStore
 from falaj.features.appliers import KINDS, appliers
 from falaj.features.compatibility import Compatibility
+from falaj.features.exposure import FeatureSight
 from falaj.features.model import (
     Aggregate,
     Entity,
@@ -33,6 +34,7 @@ from falaj.kernel.outbox import Outbox
 from falaj.testing.calls import make_door
 from falaj.testing.fakes import MemoryAudit
 from falaj.testing.features import FixedSecrets, MemoryLake
+from falaj.testing.seeing import whole
 from falaj.training.definition_pins import CatalogPins
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -84,8 +86,9 @@ class Platform:
         self.jobs, self.audit = Jobs(database, self.clock), MemoryAudit()
         retirement = Retirement(self.definitions, lambda _c, plan: self.readers)
         service = Features(
-            self.store, Parity(self.store), self.jobs, lambda _c, _r: True, retirement
-        )
+            self.store, Parity(self.store), self.jobs, lambda _c, _r: True, FeatureSight(whole()),
+            retirement,
+        )  # fmt: skip
         self.door = make_door(database, [service], clock=self.clock, audit=self.audit)
         self._actions = {action.verb: action for action in Features.actions()}
 

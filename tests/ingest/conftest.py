@@ -12,10 +12,11 @@ import pytest
 
 from falaj.catalog.assets import Catalog
 from falaj.catalog.definitions import Definitions
+from falaj.ingest.declared import DeclaredSources
 from falaj.ingest.files import Files
 from falaj.ingest.model import Contract, Source
 from falaj.ingest.pipelines import KIND, Loading
-from falaj.ingest.service import DeclaredSources, SourceService
+from falaj.ingest.service import SourceService
 from falaj.kernel.calls import Calls
 from falaj.kernel.clock import SetClock
 from falaj.kernel.jobs import Jobs, JobState, Worker

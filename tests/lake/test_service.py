@@ -13,6 +13,7 @@ from falaj.kernel.errors import InvalidInput, NotFound
 from falaj.kernel.ports import Resource
 from falaj.lake.service import TableService, record_table
 from falaj.testing.calls import make_door, opened_call
+from falaj.testing.seeing import whole
 
 AT = datetime(2026, 5, 1, 8, 0, tzinfo=UTC)
 
@@ -44,7 +45,7 @@ def ask(lake, sqlite_database):
     def visible(call, resource: Resource) -> bool:
         return resource.ref != AssetRef("table", "hidden")
 
-    service = TableService(lake, catalog, visible)
+    service = TableService(lake, whole(lake), catalog, visible, lambda _c, _a, _r: True)
     door = make_door(sqlite_database, [service], resources=catalog)
     actions = {found.verb: found for found in TableService.actions()}
     return lambda verb, **arguments: door.call(actions[verb], arguments)

@@ -53,6 +53,7 @@ from falaj.serving.adapters.runtime_python import PythonRuntime
 from falaj.serving.scorers import RuntimeScorers
 from falaj.testing.calls import make_caller, make_door, opened_call
 from falaj.testing.fakes import MemoryAudit
+from falaj.testing.seeing import whole
 from falaj.training.adapters.trainer_lightgbm import LightGbmTrainer
 from falaj.training.definition_pins import CatalogPins
 from falaj.training.model import (
@@ -198,7 +199,8 @@ class World:
         visible = lambda call, resource: resource.exists  # noqa: E731
         return [
             TrainingService(
-                self.sets, self.jobs, self.catalog, visible, lambda _call, _action, _on: True
+                self.sets, self.jobs, self.catalog, visible, lambda _call, _action, _on: True,
+                whole(self.lake),
             ),
             RunService(self.runs, self.catalog, visible),
             ModelService(

@@ -31,6 +31,7 @@ from falaj.operations.incidents import Incidents
 from falaj.serving.logged import SCHEMA
 from falaj.serving.model import Endpoint
 from falaj.testing.calls import make_door, opened_call
+from falaj.testing.seeing import whole
 from falaj.testing.serving import make_release
 from falaj.training.encoding import EncodedFeature, Encoding
 
@@ -100,6 +101,7 @@ class World:
                 self.alerts,
             ),
             lambda _call, _action, _ref: True,
+            whole(lake),
         )
         self.monitors = face(
             MonitorService, make_door(database, [self.service], clock=SetClock(NOW))

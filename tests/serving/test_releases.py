@@ -49,6 +49,7 @@ from falaj.serving.spools import DirectorySpools, PredictionDrain
 from falaj.serving.tracing import Tracing
 from falaj.testing.calls import make_door, opened_call
 from falaj.testing.fakes import MemoryAudit
+from falaj.testing.seeing import whole
 from falaj.testing.serving import MemoryBundles, servable
 
 FIELDS = tuple(RequestField(name=name, type=FieldType.FLOAT) for name in "abc")
@@ -109,6 +110,8 @@ class World:
             Meters(tmp_path / "meters", "control"),
             lambda _call, action, _ref: action not in self.forbidden,
             None,  # type: ignore[arg-type] - nothing is scored in batches here
+            whole(lake),
+            lambda _caller, _release: None,
         )
         self.forbidden: set[str] = set()
         self.door: LocalDoor = make_door(database, [self.service], audit=self.audit)

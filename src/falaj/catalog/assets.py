@@ -9,6 +9,7 @@ from sqlalchemy import ColumnElement, case, delete, insert, select, tuple_, upda
 from sqlalchemy.engine import Connection, Row
 
 from falaj.catalog import tables
+from falaj.catalog.columns import COLUMNS, ORIGINS, lowered_columns, merged_columns
 from falaj.catalog.model import (
     Asset,
     AssetVersion,
@@ -51,17 +52,22 @@ class Catalog:
         region: str | None = None,
         tags: Sequence[str] = (),
         attributes: Mapping[str, Any] | None = None,
+        columns: Mapping[str, Classification] | None = None,
+        origins: Mapping[str, Sequence[str]] | None = None,
     ) -> Asset:
         """Create the asset, or bring what is given up to date; what is not given stays.
 
         Attributes are merged by name, and a value of None takes the name away. A new
         asset without an owner belongs to the caller. A change makes a new version. A
-        classification is raised by this, never lowered: that is for ``describe``.
+        classification, of the asset or of one of its ``columns``, is raised by this, never
+        lowered: that is for ``describe``. ``origins`` name for a column those
+        (``table/column``) that it was made of; more are added to those that are known.
 
         Raises:
             InvalidInput: a name, tag, owner or region is malformed.
         """
-        given: dict[str, Any] = {"attributes": attributes or {}}
+        given: dict[str, Any] = {"attributes": attributes or {}, COLUMNS: columns or {}}
+        given[ORIGINS] = origins or {}
         if description:
             given["description"] = description
         if tags:
@@ -79,14 +85,16 @@ class Catalog:
         Args:
             call: the call in whose transaction this happens.
             ref: which asset.
-            **given: of description, owner, classification, region, tags, attributes.
+            **given: of description, owner, classification, region, tags, attributes,
+                columns (a classification by column; None takes it away).
 
         Raises:
             NotFound: there is no such asset.
             InvalidInput: a tag, owner or region is malformed.
-            Forbidden: the classification would fall, and the caller is no steward.
+            Forbidden: the classification would fall, of the asset or of a column, and the
+                caller is no steward.
         """
-        unknown = set(given) - set(_VERSIONED)
+        unknown = set(given) - {*_VERSIONED, COLUMNS}
         if unknown:
             raise InvalidInput(f"An asset has no {', '.join(sorted(unknown))}.")
         return self._change(call, ref, given)
@@ -313,12 +321,21 @@ class Catalog:
             return self.get(call.connection, ref)  # raises NotFound
         before = {name: getattr(row, name) for name in _VERSIONED}
         before["tags"] = tuple(before["tags"])
-        after = _merged(before, given)
+        after = _merged(before, given, raising_only=raising_only)
         if lowers(before["classification"], after["classification"]):
             if raising_only:
                 after["classification"] = before["classification"]
             else:
                 check_may_lower(call, ref)
+        if before["region"] is not None and after["region"] != before["region"]:
+            if raising_only:
+                after["region"] = before["region"]
+            else:
+                check_may_move(call, ref)
+        for column in lowered_columns(
+            before["attributes"].get(COLUMNS) or {}, after["attributes"].get(COLUMNS) or {}
+        ):
+            check_may_lower(call, ref, column)
         if after == before:
             return _asset(row)
         version = row.version + 1
@@ -348,17 +365,29 @@ class Catalog:
         )
 
 
-def check_may_lower(call: Call, ref: AssetRef) -> None:
-    """Raise Forbidden unless the caller may lower the classification of an asset.
+def check_may_lower(call: Call, ref: AssetRef, column: str | None = None) -> None:
+    """Raise Forbidden unless the caller may lower the classification of an asset, or of a
+    column of it.
 
     Who builds on data must not be who decides that it is harmless.
     """
     if call.principal.kind is PrincipalKind.SYSTEM or STEWARD in call.principal.roles:
         return
+    what = f"{ref}" if column is None else f"the column {column!r} of {ref}"
     raise Forbidden(
-        f"You may not lower the classification of {ref}.",
+        f"You may not lower the classification of {what}.",
         hint="Ask a steward; anybody who may describe it may raise it.",
     )
+
+
+def check_may_move(call: Call, ref: AssetRef) -> None:
+    """Raise Forbidden unless the caller may say that an asset belongs to another region."""
+    if call.principal.kind is PrincipalKind.SYSTEM or STEWARD in call.principal.roles:
+        return
+    raise Forbidden(
+        f"You may not change the region of {ref}.", hint="Ask a steward; where none is set,"
+        " anybody who may describe it may set one.",
+    )  # fmt: skip
 
 
 def as_resource(asset: Asset) -> Resource:
@@ -374,13 +403,25 @@ def as_resource(asset: Asset) -> Resource:
     )
 
 
-def _merged(before: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+def _merged(
+    before: Mapping[str, Any], given: Mapping[str, Any], *, raising_only: bool = True
+) -> dict[str, Any]:
     after = {**before, **given}
+    columns, origins = after.pop(COLUMNS, None) or {}, after.pop(ORIGINS, None) or {}
     after["attributes"] = {
         name: value
         for name, value in {**before["attributes"], **given.get("attributes", {})}.items()
         if value is not None
     }
+    if columns:
+        known = after["attributes"].get(COLUMNS) or {}
+        after["attributes"][COLUMNS] = merged_columns(known, columns, raising_only=raising_only)
+    if origins:
+        known = after["attributes"].get(ORIGINS) or {}
+        after["attributes"][ORIGINS] = {
+            name: sorted({*known.get(name, ()), *origins.get(name, ())})
+            for name in sorted({*known, *origins})
+        }
     after["tags"] = checked_tags(after["tags"] or ())
     after["description"] = (after["description"] or "").strip()
     after["owner"] = checked_owner(after["owner"])

@@ -25,7 +25,7 @@ from sqlalchemy import Row, and_, func, insert, select, update
 from sqlalchemy.engine import Connection
 
 from falaj.catalog import tables
-from falaj.catalog.assets import Catalog, check_may_lower
+from falaj.catalog.assets import Catalog, check_may_lower, check_may_move
 from falaj.catalog.model import Classification, Relation, checked_owner, checked_region, lowers
 from falaj.catalog.planning import (
     FieldChange,
@@ -52,6 +52,9 @@ class Definition(BaseModel):
 
     kind: ClassVar[str]
     relation: ClassVar[Relation] = Relation.FEEDS
+    proposed: ClassVar[bool] = False
+    """True if it is not applied by whoever may declare things, but proposed by an administrator
+    and approved by another person."""
 
     name: str = Field(pattern=NAME)
     description: str = ""
@@ -220,6 +223,10 @@ class Definitions:
         """A definition as it stands now, or an earlier version of it, as an object of its
         class; raises NotFound."""
         return self._parsed(self.version(connection, kind, name, version).document)
+
+    def is_proposed(self, kind: str) -> bool:
+        """True if definitions of a kind come into force only when another person approves."""
+        return self._kinds[kind].proposed
 
     def parsed(self, kept: VersionedDefinition) -> Definition:
         """What was kept as an object of its class; raises InvalidInput if it no longer fits."""
@@ -426,6 +433,8 @@ class Definitions:
             before = self._references_of(stands)
             if lowers(stands.get("classification"), definition.classification):
                 check_may_lower(call, definition.ref)
+            if stands.get("region") not in (None, definition.region):
+                check_may_move(call, definition.ref)
         self._store(call, definition, item)
         self._record(call, definition, item)
         after = definition.references()

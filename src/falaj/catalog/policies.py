@@ -21,6 +21,7 @@ class Policy(Definition):
     """
 
     kind: ClassVar[str] = KIND
+    proposed: ClassVar[bool] = True
 
     text: str = Field(min_length=1, max_length=LONGEST)
     """Cedar, validated against the platform's schema when it is planned."""

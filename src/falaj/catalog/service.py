@@ -18,7 +18,6 @@ from falaj.catalog.model import (
     Lineage,
 )
 from falaj.catalog.planning import Plan, Step, VersionedDefinition
-from falaj.catalog.policies import KIND as POLICY
 from falaj.kernel.actions import Service, action
 from falaj.kernel.call import AssetRef, Call
 from falaj.kernel.errors import Forbidden, InvalidInput
@@ -195,12 +194,13 @@ class DefinitionService(Service):
         return self._visible(self.call, resource)
 
     def _allow(self, plan: Plan) -> None:
-        """As ``_permit``; and policies are not applied by whoever may declare things."""
+        """As ``_permit``; and policies and read rules are not applied by whoever may declare
+        things."""
         self._permit(plan)
         for item in plan.effective():
-            if item.kind == POLICY:
+            if self._definitions.is_proposed(item.kind):
                 raise Forbidden(
-                    f"The policy {item.name!r} is not applied but proposed.",
+                    f"The {item.kind.replace('_', ' ')} {item.name!r} is not applied but proposed.",
                     hint="An administrator proposes it (`falaj apply`, `falaj policy propose`), "
                     "and another person approves.",
                 )

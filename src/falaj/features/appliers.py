@@ -13,9 +13,11 @@ from typing import Any
 from sqlalchemy.engine import Connection
 
 from falaj.catalog.assets import Catalog
+from falaj.catalog.columns import ColumnLineage, origin
 from falaj.catalog.definitions import Definition
 from falaj.catalog.model import Classification, Relation
 from falaj.features import lineage, ondemand
+from falaj.features.exposure import refuse_as_harmless
 from falaj.features.model import Entity, FeatureService, FeatureView, OnDemandFeatures
 from falaj.features.plan import ServicePlan
 from falaj.features.purposes import purposes_of
@@ -126,8 +128,17 @@ def _recorded(call: Call, catalog: Catalog, source: Stream | ForeignTable) -> No
             owner=source.owner if new else None,
             classification=source.classification,
             region=source.region,
+            origins=_set_aside(source) if name != source.name else None,
         )
         catalog.link(call, source.ref, table, Relation.FEEDS)
+
+
+def _set_aside(source: Stream | ForeignTable) -> dict[str, list[str]]:
+    """Of dead letters: what they tell of an event may be the value of any column."""
+    if not isinstance(source, Stream):
+        return {}
+    columns = [origin(source.table, name) for name in source.columns]
+    return dict.fromkeys(("payload", "reason"), columns)
 
 
 def _as_secret_as_its_views(plan: ServicePlan) -> None:
@@ -148,6 +159,7 @@ def _as_secret_as_its_table(call: Call, catalog: Catalog, view: FeatureView) -> 
     table = AssetRef("table", view.source)
     if not catalog.exists(call.connection, table):
         return
+    refuse_as_harmless(view, ColumnLineage(catalog, call.connection).classes(view.source))
     needed = catalog.get(call.connection, table).classification
     if needed in (Classification.PERSONAL, Classification.SENSITIVE) and (
         _level(view.classification) < needed.level

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from falaj.catalog.model import LONGEST_KEY, Relation
+from falaj.features.exposure import origins_of_service
 from falaj.features.model import FeatureView, OnDemandFeatures, split_reference, split_version
 from falaj.kernel.call import AssetRef
 
@@ -99,6 +100,7 @@ def record_service(call: Call, catalog: Catalog, plan: ServicePlan) -> None:
         and catalog.exists(call.connection, feature_ref(owner, name))
     ]
     _linked(call, catalog, plan.service.ref, taken)
+    catalog.record(call, plan.service.ref, origins=origins_of_service(plan))
 
 
 def _linked_columns(

@@ -20,6 +20,7 @@ from falaj.features.answers import (
     Pushed,
     StreamStatus,
 )
+from falaj.features.exposure import columns_taken
 from falaj.features.model import FeatureService, FeatureView, OnDemandFeatures
 from falaj.features.purposes import permitted
 from falaj.kernel.actions import Service, action
@@ -27,8 +28,10 @@ from falaj.kernel.call import AssetRef, Call
 from falaj.kernel.clock import from_microseconds
 from falaj.kernel.errors import InvalidInput, LimitExceeded, Unavailable
 from falaj.kernel.jobs import Job, Jobs
+from falaj.lake.sight import SeenInPart
 
 if TYPE_CHECKING:
+    from falaj.features.exposure import FeatureSight
     from falaj.features.parity_checks import ParityChecks
     from falaj.features.store import FeatureStore
     from falaj.features.versions import Retirement
@@ -59,9 +62,11 @@ class Features(Service):
         parity: ParityChecks,
         jobs: Jobs,
         visible: Visible,
+        sight: FeatureSight,
         retirement: Retirement | None = None,
     ) -> None:
         self._store = store
+        self._sight = sight
         self._parity = parity
         self._jobs = jobs
         self._visible = visible
@@ -94,6 +99,7 @@ class Features(Service):
             raise InvalidInput("`at` has no time zone.", hint="Write it as 2026-01-31T12:00:00Z.")
         plan = self._store.plan(name)
         permitted(plan, self.call.caller.purpose)
+        self._sight.check(self.call, plan, "read features made of")
         found = self._store.read_online(plan, rows, when)
         self.call.note(n_rows=len(rows))
         return OnlineRows(
@@ -165,7 +171,10 @@ class Features(Service):
         """
         from falaj.features.statistics import listed
 
-        self._store.view_plan(name)
+        plan = self._store.view_plan(name)
+        if not plan.sealed:
+            taken = {plan.view.source: columns_taken(plan.view)}
+            self._sight.check_columns(self.call, taken, "read statistics of")
         return listed(self._store.lake, name, feature=feature, limit=limit)
 
     @action(post="/feature-views/{name}/retirements", on="feature_view")
@@ -190,13 +199,25 @@ class Features(Service):
         """
         if not 1 <= sample <= MOST_SAMPLED:
             raise InvalidInput(f"sample is {sample}; it is between 1 and {MOST_SAMPLED}.")
-        return self._parity.checked(self.call, name, sample, at=at, seed=seed)
+        report = self._parity.checked(self.call, name, sample, at=at, seed=seed)
+        return report if self._sees(name) else report.without_values()
 
     @action(get="/feature-services/{name}/parity-checks", on="feature_service")
     def parity_history(self, name: str, *, limit: Limit = 50) -> ParityHistory:
         """The parity checks of a service that were made, the newest first: the trend."""
         self._store.plan(name)
-        return parity_records.history(self.call.connection, name, limit=limit)
+        kept = parity_records.history(self.call.connection, name, limit=limit)
+        if self._sees(name):
+            return kept
+        return [one.model_copy(update={"report": one.report.without_values()}) for one in kept]
+
+    def _sees(self, service: str) -> bool:
+        """True if the caller sees all that the features of a service are made of."""
+        try:
+            self._sight.check(self.call, self._store.plan(service), "read features made of")
+        except SeenInPart:
+            return False
+        return True
 
 
 def _limited(n_rows: int) -> None:

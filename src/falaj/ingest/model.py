@@ -9,9 +9,11 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from falaj.catalog.columns import OF_PEOPLE
 from falaj.catalog.definitions import Definition
 from falaj.catalog.model import Classification, Relation
 from falaj.kernel.errors import Conflict, InvalidInput
+from falaj.lake.queries import through_expressions
 
 TABLE = r"^[a-z][a-z0-9_]{0,62}$"
 COLUMN = r"^[A-Za-z_][A-Za-z0-9_]{0,127}$"
@@ -118,6 +120,18 @@ class Source(Definition):
         if self.recorded_at is not None and self.recorded_at not in names:
             names.append(self.recorded_at)
         return names
+
+    @property
+    def column_classes(self) -> dict[str, Classification]:
+        """How secret the stored columns are: as declared, and derived ones as their sources."""
+        known = [*self.columns, *self.derived]
+        found = through_expressions(self.classifications, self.derived, known)
+        return {name: found[name] for name in self.stored if name in found}
+
+    @property
+    def is_of_people(self) -> bool:
+        """True if the table or one of its columns is personal or sensitive."""
+        return bool({self.classification, *self.column_classes.values()} & OF_PEOPLE)
 
     @property
     def quarantine(self) -> str:

@@ -18,7 +18,7 @@ _SECRET = frozenset({Classification.PERSONAL, Classification.SENSITIVE})
 
 def is_secret(source: Source) -> bool:
     """True if no value of a source's rows may stand in a message or a result."""
-    return source.subject is not None or source.classification in _SECRET
+    return source.subject is not None or source.is_of_people
 
 
 def personal_columns(source: Source) -> tuple[str, ...]:

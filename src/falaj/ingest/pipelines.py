@@ -22,6 +22,7 @@ from falaj.catalog.definitions import Definitions
 from falaj.catalog.model import Relation
 from falaj.ingest import history
 from falaj.ingest.contracts import Judgement, Lookup, judge
+from falaj.ingest.declared import record_quarantine
 from falaj.ingest.files import File, Files, Read
 from falaj.ingest.model import (
     CheckResult,
@@ -305,6 +306,8 @@ class Loading:
             ):
                 return  # a load that ran beside this one has recorded the same write
             history.record(call, report, plan.content)
+            if report.n_quarantined:
+                record_quarantine(call, self._catalog, source)
             for table, n_rows in counts.items():
                 ref = record_table(
                     call,

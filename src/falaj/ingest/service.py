@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from falaj.catalog.assets import Catalog
-from falaj.catalog.model import Relation
+from falaj.catalog.residency import Stays, anywhere
 from falaj.ingest import history
-from falaj.ingest.model import CheckResult, LoadReport, Source
+from falaj.ingest.model import CheckResult, Example, LoadReport
 from falaj.kernel.actions import Service, action
-from falaj.kernel.call import Call
+from falaj.kernel.call import AssetRef
 from falaj.kernel.errors import InvalidInput
 from falaj.kernel.ids import new_id
 from falaj.kernel.jobs import Job, Jobs
-from falaj.lake.service import record_table
+from falaj.lake.service import TABLE
 
 if TYPE_CHECKING:
     from falaj.ingest.pipelines import Loading
@@ -30,8 +29,9 @@ class SourceService(Service):
 
     name = "sources"
 
-    def __init__(self, jobs: Jobs, loading: Loading) -> None:
+    def __init__(self, jobs: Jobs, loading: Loading, stays: Stays = anywhere) -> None:
         self._jobs = jobs
+        self._stays = stays
         self._loading = loading
 
     @action(post="/sources/{source}/loads", on="source")
@@ -41,6 +41,8 @@ class SourceService(Service):
         ``again`` appends files that were loaded under an earlier definition.
         """
         found = self._loading.source(self.call.connection, source)
+        refs = [found.ref, AssetRef(TABLE, found.table)]
+        self._stays(self.call.connection, "lake", refs)
         return self._jobs.submit(self.call, LOAD, {"source": found.name, "again": again})
 
     @action(get="/sources/{source}/loads", on="source")
@@ -64,25 +66,15 @@ class SourceService(Service):
     def results(self, source: str, *, limit: int = 100) -> Results:
         """The newest results of the source's contracts, with examples of violating rows."""
         found = self._loading.source(self.call.connection, source)
-        return history.results(self.call.connection, found.table, _limited(limit))
+        kept = history.results(self.call.connection, found.table, _limited(limit))
+        if not found.is_of_people:
+            return kept
+        return [one.model_copy(update={"examples": _without_values(one)}) for one in kept]
 
 
-class DeclaredSources:
-    """The applier of the kind ``source``: its table is an asset that it feeds."""
-
-    def __init__(self, catalog: Catalog) -> None:
-        self._catalog = catalog
-
-    def __call__(self, call: Call, source: Source) -> None:
-        """Record the table and the edge from the source to it."""
-        table = record_table(
-            call,
-            self._catalog,
-            source.table,
-            owner=source.owner,
-            classification=source.classification,
-        )
-        self._catalog.link(call, source.ref, table, Relation.FEEDS)
+def _without_values(result: CheckResult) -> list[Example]:
+    """The examples without values: they were kept before a column became personal."""
+    return [one.model_copy(update={"values": None}) for one in result.examples]
 
 
 def _limited(limit: int) -> int:

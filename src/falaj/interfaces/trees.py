@@ -37,7 +37,7 @@ def plan_lines(plan: Plan) -> Iterator[str]:
 
 def _judged(change: FieldChange) -> str:
     if change.compatible is None:
-        return ""
+        return f"  {escape(change.why)}" if change.why else ""
     word = "[green]compatible[/]" if change.compatible else "[red]incompatible[/]"
     return f"  {word}: {escape(change.why)}"
 

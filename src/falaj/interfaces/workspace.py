@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from falaj.kernel.settings import Settings
 
 ROLES = ("control", "inference", "worker")
-POLICY = "policy"
-"""``catalog.policies.KIND``, without what that room imports: the supervisor is to stay small."""
+PROPOSED = ("policy", "read_rule")
+"""``wiring.kinds.proposed_kinds``, without what they import: the supervisor is to stay small."""
 
 EXAMPLE = '''"""What this platform is to know: sources, features, models, endpoints.
 
@@ -79,10 +79,10 @@ def apply_definitions(
     reason: str | None = None,
     secrets_allowed: str | None = None,
 ) -> None:
-    """``falaj apply``: policies that differ are proposed, everything else is applied."""
+    """``falaj apply``: policies and read rules that differ are proposed, the rest is applied."""
     documents = _documents(session, path)
     plan = _planned(session, documents)
-    changed = {item.name for item in plan.effective() if item.kind == POLICY}
+    changed = {(item.kind, item.name) for item in plan.effective() if item.kind in PROPOSED}
     if not changed:
         if _only_policies(documents):
             _show_plan(session, plan, done=True)
@@ -94,16 +94,16 @@ def apply_definitions(
         return
     if reason is None:
         raise InvalidInput(
-            f"These policies would change: {', '.join(sorted(changed))}.",
+            f"These policies would change: {', '.join(sorted(name for _, name in changed))}.",
             hint="Say why with --reason: whoever approves them reads it.",
         )
-    rest = [one for one in documents if one["kind"] != POLICY]
+    rest = [one for one in documents if one["kind"] not in PROPOSED]
     if rest:
         definitions = session.platform.definitions
         digest = definitions.plan(rest).digest
         done = definitions.apply(rest, planned=digest, secrets_allowed=secrets_allowed)
         _show_plan(session, done, done=True)
-    proposed = [one for one in documents if one["kind"] == POLICY and one["name"] in changed]
+    proposed = [one for one in documents if (one["kind"], one["name"]) in changed]
     action = _named("policy", "propose")
     change = session.call(action, {"documents": proposed, "reason": reason})
     if session.as_json:
@@ -124,7 +124,7 @@ def _planned(session: Session, documents: list[dict[str, Any]]) -> Plan:
 
 
 def _only_policies(documents: list[dict[str, Any]]) -> bool:
-    return bool(documents) and all(one["kind"] == POLICY for one in documents)
+    return bool(documents) and all(one["kind"] in PROPOSED for one in documents)
 
 
 def _named(service: str, verb: str) -> Action:

@@ -7,6 +7,7 @@ from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict
 
+from falaj.catalog.model import Classification
 from falaj.kernel.errors import FalajError, InvalidInput
 
 TABLE_NAME = re.compile(r"^[a-z][a-z0-9_]{0,62}$")
@@ -54,6 +55,8 @@ class Column(BaseModel):
 
     name: str
     type: str
+    classification: Classification | None = None
+    """How secret the column is, where that is known of the column itself."""
 
 
 class TableInfo(BaseModel):

@@ -28,6 +28,7 @@ from falaj.serving.model import EndpointName
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from falaj.lake.reading import GuardedLake
     from falaj.monitoring.monitors import Monitors
 
 _DEFAULT_WINDOW = timedelta(days=7)
@@ -42,9 +43,10 @@ class MonitorService(Service):
 
     name: ClassVar[str] = "monitors"
 
-    def __init__(self, monitors: Monitors, may: May) -> None:
+    def __init__(self, monitors: Monitors, may: May, guarded: GuardedLake) -> None:
         self._monitors = monitors
         self._may = may
+        self._guarded = guarded
 
     @action(get="/monitors")
     def list(self) -> Sequence[Monitor]:
@@ -99,15 +101,10 @@ class MonitorService(Service):
             since, until: the window; the last seven days if they are left out.
             by: day, week or month.
         """
-        if not self._may(self.call, "tables.read", AssetRef("table", label_table)):
-            # Figures over a window of one row would tell that row's label.
-            raise Forbidden(
-                f"You may not read the labels in table:{label_table} as you stand.",
-                hint="Personal data needs a purpose and a fresh second factor.",
-            )
         labels = Labels.model_validate(
             {"table": label_table, "label": label, "on": on, "key": key, "recorded_at": recorded_at}
         )
+        self._check_labels(labels)
         window = self._window(since, until)
         _, report = self._monitors.performance(self.call, endpoint, labels, *window, by=by)
         return report
@@ -115,6 +112,9 @@ class MonitorService(Service):
     @action(post="/monitors/{name}/checks", on="monitor")
     def check(self, name: str, *, until: Instant | None = None) -> CheckResult:
         """Run a monitor over its window; what crosses a limit raises an alert."""
+        monitor = self._monitors.monitor(self.call.connection, name)
+        if monitor.labels is not None and monitor.performance is not None:
+            self._check_labels(monitor.labels)
         return self._monitors.check(self.call, name, until or self.call.now)
 
     @action(get="/endpoints/{endpoint}/reports", on="endpoint")
@@ -129,6 +129,17 @@ class MonitorService(Service):
         if not self._may_see(found.endpoint):
             raise NotFound(f"There is no report {report!r}.", hint="`falaj monitors reports`.")
         return found
+
+    def _check_labels(self, labels: Labels) -> None:
+        """Return if the caller may read the labels, all of them and in clear."""
+        if not self._may(self.call, "tables.read", AssetRef("table", labels.table)):
+            # Figures over a window of one row would tell that row's label.
+            raise Forbidden(
+                f"You may not read the labels in table:{labels.table} as you stand.",
+                hint="Personal data needs a purpose and a fresh second factor.",
+            )
+        columns = filter(None, (labels.label, labels.key or labels.on, labels.recorded_at))
+        self._guarded.check_clear(self.call, labels.table, columns, todo="compare predictions with")
 
     def _may_see(self, endpoint: str) -> bool:
         return self._may(self.call, "assets.get", AssetRef("endpoint", endpoint))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy.engine import Connection
@@ -87,6 +87,8 @@ class PolicyProposals:
         changes: where a proposal waits for another person.
         catalog: knows the set of policies as an asset.
         policy: knows the schema and the built-in policies.
+        kinds: of definition, which are proposed so: policies and, of other rooms, what is
+            guarded as they are.
     """
 
     def __init__(
@@ -95,8 +97,10 @@ class PolicyProposals:
         changes: Changes,
         catalog: Catalog,
         policy: Callable[[], CedarPolicy],
+        kinds: Collection[str] = (KIND,),
     ) -> None:
         self._policy = policy
+        self._kinds = frozenset(kinds)
         self._definitions = definitions
         self._changes = changes
         self._catalog = catalog
@@ -109,12 +113,13 @@ class PolicyProposals:
         """
         for document in documents:
             kind = document.get("kind") if isinstance(document, Mapping) else document.kind
-            if kind != KIND:
+            if kind not in self._kinds:
                 raise InvalidInput(
-                    f"A {kind} is no policy.", hint="Plan it with `falaj definitions plan`."
+                    f"A {kind} is no policy and no read rule.",
+                    hint="Plan it with `falaj definitions plan`.",
                 )
         plan = self._definitions.plan(connection, documents)
-        items = [item for item in plan.items if item.kind == KIND]
+        items = [item for item in plan.items if item.kind in self._kinds]
         return plan.model_copy(update={"items": items})
 
     def propose(self, call: Call, documents: Sequence[Document], *, reason: str) -> Change:
@@ -155,6 +160,8 @@ class PolicyProposals:
         before = self._policy().with_added(texts)
         for document in documents:
             plain = document if isinstance(document, Mapping) else document.document()
+            if plain["kind"] != KIND:
+                continue  # what a read rule masks, no decision tells
             if plain.get("enabled", True):
                 texts[plain["name"]] = plain["text"]
             else:
@@ -189,7 +196,7 @@ class PolicyProposals:
 
 def _steps(plan: Plan) -> list[list[Any]]:
     return [
-        [item.name, str(item.step), item.version, item.fingerprint]
+        [item.kind, item.name, str(item.step), item.version, item.fingerprint]
         for item in plan.items
         if item.step is not Step.KEPT
     ]

@@ -8,6 +8,7 @@ import numpy as np
 
 from falaj.serving.arrowbodies import table_of_stream
 from falaj.serving.errors import BadRequest
+from falaj.serving.explain import Explain, asked
 from falaj.serving.featurebodies import ARROW
 from falaj.serving.front import Response
 from falaj.serving.inferencebodies import instant_of
@@ -37,7 +38,7 @@ def request_of(plan: RequestPlan, request: Request, caller: str) -> Parsed:
             type that its field does not take, or nested.
         BodyTooLarge: more rows than the endpoint takes.
     """
-    explain = b"explain=features" in request.query
+    explain = bool(asked(request.query) & Explain.FEATURES)
     as_json = b"application/json" in request.headers.get(b"accept", b"")
     if explain and not as_json:
         raise BadRequest(

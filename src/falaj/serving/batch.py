@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from falaj.catalog.columns import origin
 from falaj.catalog.model import Classification, Relation
 from falaj.kernel.call import AssetRef, Call
 from falaj.kernel.errors import NotFound
@@ -253,6 +254,7 @@ def recorded(
         snapshot=snapshot,
         description=f"What {request.endpoint} predicted for batches of rows.",
         classification=request.classification,
+        origins=_origins(request),
     )
     catalog.record(call, output, attributes={SCORED_BY: request.endpoint})
     if request.table is not None:
@@ -260,6 +262,14 @@ def recorded(
     release = release_ref(request.endpoint, request.release)
     catalog.link(call, release, ref, Relation.PREDICTED)
     catalog.link(call, ref, output, Relation.FEEDS)
+
+
+def _origins(request: ScoreRequest) -> dict[str, list[str]]:
+    """What the columns of the output come from; the text of an error may hold any value."""
+    if request.table is None:
+        return {}
+    carried = {key: [origin(request.table, key)] for key in request.keys}
+    return {**carried, "error": [origin(request.table, name) for name in request.read]}
 
 
 def most_secret(*given: str | Classification | None) -> Classification | None:

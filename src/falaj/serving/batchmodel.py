@@ -91,6 +91,8 @@ class ScoreRequest(BaseModel):
     at: str | None = None
     """A column of instants, or an instant; None: features as they stand online now."""
     keys: tuple[str, ...] = ()
+    read: tuple[str, ...] = ()
+    """The columns of the input table that are read, those carried among them."""
     on_error: OnError = OnError.FAIL
     classification: Classification | None = None
     """Of the output table, at least."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from falaj.catalog.model import Classification
+from falaj.catalog.residency import Stays, anywhere
 from falaj.kernel.actions import PLATFORM
 from falaj.kernel.call import AssetRef, Call
 from falaj.kernel.errors import (
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from falaj.ingest.files import Files
     from falaj.kernel.jobs import Jobs
     from falaj.lake.ports import Lake
+    from falaj.lake.reading import GuardedLake
     from falaj.serving.model import Release
     from falaj.serving.releases import Releases
 
@@ -48,6 +50,8 @@ class Scorings:
         catalog: knows whose tables are, and how secret.
         jobs: takes the job.
         may: asks the policy.
+        guarded: knows what callers see of tables.
+        stays: keeps data in its region.
     """
 
     def __init__(
@@ -58,6 +62,8 @@ class Scorings:
         catalog: Catalog,
         jobs: Jobs,
         may: May,
+        guarded: GuardedLake,
+        stays: Stays = anywhere,
     ) -> None:
         self._releases = releases
         self._lake = lake
@@ -65,6 +71,8 @@ class Scorings:
         self._catalog = catalog
         self._jobs = jobs
         self._may = may
+        self._guarded = guarded
+        self._stays = stays
 
     def begin(
         self,
@@ -110,6 +118,8 @@ class Scorings:
             level = classification or Classification.PERSONAL
         told = table or ", ".join(files)
         self._check_columns(release, told, columns, keys, at)
+        read = _read(release, columns, keys, at)
+        self._check_kept(call, endpoint, table, read, to_file=parquet is not None)
         of_endpoint = self._catalog.get(call.connection, AssetRef("endpoint", endpoint))
         secret = most_secret(level, classification, of_endpoint.classification)
         self._check_output(call, endpoint, to, [*OWN_COLUMNS, *keys, *release.outputs])
@@ -124,6 +134,7 @@ class Scorings:
             files=tuple(files),
             at=at,
             keys=tuple(keys),
+            read=read,
             on_error=on_error,
             classification=secret,
             parquet=parquet,
@@ -175,6 +186,17 @@ class Scorings:
         if len(suffixes) > 1:
             raise InvalidInput("CSV files cannot be scored together with others.")
         return paths, first
+
+    def _check_kept(
+        self, call: Call, endpoint: str, table: str | None, read: Sequence[str], *, to_file: bool
+    ) -> None:
+        """Raise unless the caller sees what is read in clear, and it stays in its region."""
+        made_of = [AssetRef("endpoint", endpoint)]
+        if table is not None:
+            self._guarded.check_clear(call, table, read, todo="score")
+            made_of.append(AssetRef("table", table))
+        for place in ("lake", "home") if to_file else ("lake",):
+            self._stays(call.connection, place, made_of)
 
     def _check_columns(
         self, release: Release, told: str, columns: list[str], keys: Sequence[str], at: str | None
@@ -231,3 +253,11 @@ class Scorings:
         if not parquet.endswith(".parquet"):
             raise InvalidInput(f"{parquet!r} does not end in .parquet.", hint="Name it so.")
         self._files().target(parquet, TOLD, unless=lambda _path: False)
+
+
+def _read(
+    release: Release, columns: Sequence[str], keys: Sequence[str], at: str | None
+) -> tuple[str, ...]:
+    """The columns of an input that are read: fields, those that are carried, and the instant."""
+    named = {*(item.name for item in release.fields), *keys, at}
+    return tuple(name for name in columns if name in named)

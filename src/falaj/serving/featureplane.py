@@ -25,6 +25,7 @@ from falaj.kernel.errors import Forbidden, NotFound, StepUpRequired
 from falaj.kernel.ports import Policy, Resource
 from falaj.serving.arrowbodies import table_of_stream
 from falaj.serving.errors import BadRequest, BodyTooLarge, MethodNotAllowed, UnsupportedMedia
+from falaj.serving.explaining import purpose_of
 from falaj.serving.featurebodies import (
     ARROW,
     JSON,
@@ -41,12 +42,15 @@ from falaj.serving.readlog import SAMPLED, Read, ReadLog
 
 if TYPE_CHECKING:
     from falaj.features.answers import Pushed
+    from falaj.features.plan import ServicePlan
     from falaj.features.store import FeatureStore
     from falaj.serving.admission import Admission
     from falaj.serving.featureservices import Compiled, FeatureServices
 
+Seen = Callable[[Caller, "ServicePlan"], None]
+"""Returns if a caller sees all that the features of a service are made of; raises Forbidden."""
 READ, PUSH = "features.read", "features.push"
-_READS, _READ_SUFFIX = b"/v1/features/", b"/read"
+READS, _READ_SUFFIX = b"/v1/features/", b"/read"
 _STREAMS, _EVENTS_SUFFIX = b"/v1/streams/", b"/events"
 FEAST_PATH = b"/get-online-features"
 _READ_BYTES, _READ_SECONDS = 8 << 20, 10.0
@@ -114,6 +118,7 @@ class FeatureReads:
         prefix: of its paths: ``/v1/features/``, or Feast's own path.
         local: False if the online store is behind a network: then every read waits for it
             on a thread, and not the event loop with all other requests.
+        seen: asks whether a caller sees all that a service's features are made of.
     """
 
     def __init__(
@@ -124,10 +129,12 @@ class FeatureReads:
         log: ReadLog,
         aside: ThreadPoolExecutor,
         *,
-        prefix: bytes = _READS,
+        prefix: bytes = READS,
         local: bool = True,
+        seen: Seen = lambda _caller, _plan: None,
     ) -> None:
         self.prefix = prefix
+        self._seen = seen
         self._local = local
         self._services = services
         self._admission = admission
@@ -152,7 +159,7 @@ class FeatureReads:
         found = self._services.ready(name, request.started)
         if found is None or asked.n_rows > _INLINE_ROWS:
             return self._later(request, name, asked)
-        purpose = _purpose(request)
+        purpose = purpose_of(request)
         credentials = request.credentials
         # A service that has changed is another object: whoever reads it is asked anew.
         caller = self._admission.remembered(credentials, (found, purpose), request.started)
@@ -170,7 +177,7 @@ class FeatureReads:
     def _named(self, request: Request) -> str:
         if not request.path.endswith(_READ_SUFFIX):
             raise NotFound("There is nothing to call here.", hint="POST /v1/features/SERVICE/read.")
-        return unquote(request.path[len(_READS) : -len(_READ_SUFFIX)].decode("latin-1"))
+        return unquote(request.path[len(READS) : -len(_READ_SUFFIX)].decode("latin-1"))
 
     async def _large(self, request: Request) -> Told:
         """A large body: nobody has it decoded who holds no token, and the loop goes on."""
@@ -184,7 +191,7 @@ class FeatureReads:
     async def _later(
         self, request: Request, name: str, asked: Question, *, aside: bool = False
     ) -> Told:
-        purpose = _purpose(request)
+        purpose = purpose_of(request)
         compiled: Compiled | None = None
         missing: NotFound | None = None
         try:
@@ -201,6 +208,7 @@ class FeatureReads:
             caller = replace(caller, purpose=purpose or caller.purpose, via="http")
             self._judge.permit(caller, READ, Resource(ref, compiled.attributes))
             permitted(compiled.reader.plan, caller.purpose)
+            self._seen(caller, compiled.reader.plan)
 
         credentials = request.credentials
         about = (READ, name) if compiled is None else (compiled, purpose)
@@ -246,12 +254,12 @@ class FeatureReads:
 
     async def start(self) -> None:
         """Begin to record."""
-        if self.prefix == _READS:
+        if self.prefix == READS:
             self._log.start()
 
     async def stop(self) -> None:
         """Write the last records."""
-        if self.prefix == _READS:
+        if self.prefix == READS:
             self._services.stop()
             await asyncio.get_running_loop().run_in_executor(None, self._log.stop)
 
@@ -388,11 +396,6 @@ def _few_enough(n: int) -> None:
             f"{n} events in one push; at most {MOST_EVENTS} are taken.",
             hint="Send them in several requests; nothing was taken.",
         )
-
-
-def _purpose(request: Request) -> str | None:
-    given = request.headers.get(b"falaj-purpose")
-    return unquote(given.decode("latin-1"))[:64] if given else None
 
 
 def _parameter(query: bytes, name: str, allowed: set[str]) -> str | None:

@@ -44,6 +44,7 @@ from falaj.serving.errors import (
 )
 from falaj.serving.eventstreams import EVENTS, EventStreams
 from falaj.serving.explain import asked
+from falaj.serving.explaining import Explained, Explaining
 from falaj.serving.exposition import MEDIA
 from falaj.serving.featurebodies import ARROW
 from falaj.serving.front import Request, Response, Told
@@ -165,6 +166,7 @@ class InferenceApp:
         sleeping: wakes the models that sleep.
         turned_away: told of each error that is answered, its client's address and the path.
         metrics_guard: is given the certificate that a reader of metrics has shown; may refuse.
+        explained: asks whether a caller may be told features.
         planes: answer what stands below their prefixes.
     """
 
@@ -182,6 +184,7 @@ class InferenceApp:
         sleeping: Sleeping | None = None,
         turned_away: TurnedAway | None = None,
         metrics_guard: Callable[[bytes | None], None] | None = None,
+        explained: Explained = lambda _caller, _release: None,
     ) -> None:
         self._plans = plans
         self._metrics_guard = metrics_guard
@@ -198,6 +201,7 @@ class InferenceApp:
         self._patient = ThreadPoolExecutor(_WAITING, thread_name_prefix="falaj-wait")
         self._asking = ThreadPoolExecutor(2, thread_name_prefix="falaj-ask")
         self.admission = Admission(verifier, policy, self._asking)
+        self._explaining = Explaining(self.admission, plans.release, explained)
         self._lanes: dict[str, Lane] = {}
         self.asking = Asking(
             plans=plans,
@@ -367,6 +371,8 @@ class InferenceApp:
             request.trail.endpoint = name
         arrow = request.headers.get(b"content-type", b"").lower().startswith(ARROW)
         events = EVENTS in request.headers.get(b"accept", b"")
+        if self._explaining.wanted(request):
+            return self._predict_explained(name, request, arrow=arrow, events=events)
         if arrow or events:
             return self._predict_otherwise(name, request, arrow=arrow, events=events)
         kept = self.admission.remembered_until(credentials, name, request.started)
@@ -404,6 +410,17 @@ class InferenceApp:
             return self._events.answering(plan, parsed) if events else parsed
 
         return self.asking.ask(Question.of(request, name, parse))
+
+    async def _predict_explained(
+        self, name: str, request: Request, *, arrow: bool, events: bool
+    ) -> Told:
+        """A prediction that tells its features, to those alone who may read them."""
+        credentials = request.credentials
+        await self._admitted(name, credentials)
+        await self._explaining.admit(name, request)
+        if arrow or events:
+            return await self._predict_otherwise(name, request, arrow=arrow, events=events)
+        return await self._predict_later(name, request, credentials)
 
     async def _predict_later(self, name: str, request: Request, credentials: Credentials) -> Told:
         caller = await self._admitted(name, credentials)

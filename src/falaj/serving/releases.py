@@ -26,6 +26,7 @@ from falaj.kernel.ids import new_id
 from falaj.kernel.telemetry import logger
 from falaj.serving import tables
 from falaj.serving.errors import ReleaseNotLoaded, ReleaseRefused
+from falaj.serving.logorigins import log_origins
 from falaj.serving.model import (
     Activation,
     Approved,
@@ -431,8 +432,8 @@ class Releases:
         self._record_log(call, release, target)
 
     def _record_log(self, call: Call, release: Release, endpoint: AssetRef) -> None:
-        """The lake table of the predictions, as secret as the endpoint that makes them, and at
-        least personal if they are about persons."""
+        """The lake table of the predictions, as secret as the endpoint that makes them (and at
+        least personal if they are about persons), and its columns as the features in them."""
         name, known = release.endpoint, self._catalog.get(call.connection, endpoint)
         secret = known.classification
         if release.subject is not None and secret is not Classification.SENSITIVE:
@@ -444,6 +445,7 @@ class Releases:
             description=f"What the endpoint {name} predicted.",
             owner=known.owner,
             classification=secret,
+            origins=log_origins(release),
         )
         self._catalog.link(call, endpoint, log, Relation.PREDICTED)
 

@@ -32,7 +32,9 @@ from falaj.serving.names import table_of
 from falaj.serving.scalingrecords import ScalingRecord
 
 if TYPE_CHECKING:
+    from falaj.lake.reading import GuardedLake
     from falaj.serving.batchrequests import Scorings
+    from falaj.serving.explaining import Explained
     from falaj.serving.meters import Meters
     from falaj.serving.predictor import Predictor
     from falaj.serving.releases import Releases
@@ -62,6 +64,8 @@ class EndpointService(Service):
         meters: Meters,
         may: May,
         scorings: Scorings,
+        guarded: GuardedLake,
+        explained: Explained,
     ) -> None:
         self._releases = releases
         self._table = table
@@ -70,6 +74,8 @@ class EndpointService(Service):
         self._meters = meters
         self._may = may
         self._scorings = scorings
+        self._guarded = guarded
+        self._explained = explained
 
     @action(get="/endpoints")
     def list(self) -> Sequence[EndpointSummary]:
@@ -183,6 +189,10 @@ class EndpointService(Service):
             explain: tell the features that each prediction was made of.
             contributions: tell how much each input moved the raw score (tree models).
         """
+        if explain:
+            release = self._releases.active(self.call.connection, name)
+            if release is not None:
+                self._explained(self.call.caller, release)
         return self._predictor.predict(
             name,
             inputs,
@@ -250,11 +260,13 @@ class EndpointService(Service):
         if not self._may_see(endpoint):
             raise self._tracing.missing(prediction)
         log = AssetRef("table", table_of(endpoint))
+        hidden = self._guarded.hidden(self.call, log.key, _VALUES)
         if self._tracing.is_secret(self.call.connection, log) and not self._may(
             self.call, "tables.read", log
         ):
-            for name in _VALUES:
-                traced.facts[name] = "(not for you, as you stand)"
+            hidden |= set(_VALUES)
+        for name in hidden:
+            traced.facts[name] = "(not for you, as you stand)"
         return traced
 
     def _may_see(self, endpoint: str) -> bool:

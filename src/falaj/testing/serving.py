@@ -19,7 +19,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from falaj.kernel.call import Caller
-from falaj.kernel.errors import NotFound, Unauthenticated, Unavailable
+from falaj.kernel.errors import Forbidden, NotFound, Unauthenticated, Unavailable
 from falaj.serving.front import Application
 from falaj.serving.inference import Companion, InferenceApp
 from falaj.serving.meters import Meters
@@ -291,6 +291,11 @@ def worker(
         lost=lambda endpoint, n: meters.of(endpoint).unlogged(n),
     )
     plans = Plans(table, compiler)
+
+    def explained(caller: Caller, _release: Release) -> None:
+        if f"{caller.principal.id} explain for {caller.purpose}" in refused:
+            raise Forbidden("These features are not for you.", hint="State a purpose.")
+
     app = InferenceApp(
         plans=plans,
         keeper=Keeper(plans, table, worker="w0"),
@@ -303,6 +308,7 @@ def worker(
         log=log,
         meters=meters,
         trails=trails(meters),
+        explained=explained,
     )
     app.accompany(beside(app))
     with (

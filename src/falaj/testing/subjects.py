@@ -228,6 +228,15 @@ SUBJECTS: Mapping[str, Subject] = {
     "tables.read": Subject(
         _always(table="flights", limit=3, columns=["flight", "at"], order_by=["flight"])
     ),
+    "tables.query": Subject(
+        _always(sql="SELECT carrier, count(*) AS n FROM flights WHERE flight < 'f0003'"
+                " GROUP BY carrier ORDER BY carrier"),
+        frozenset({"snapshot"}),
+    ),
+    "tables.classify": Subject(
+        _always(table="flights", columns={"flight": "internal"}),
+        frozenset({"snapshot", "n_rows", "n_files", "n_bytes"}),
+    ),
     "tables.upload": Subject(
         _upload, frozenset({"snapshot", "repeated"}),
         outside="rows are in the lake, in a table named by their content"

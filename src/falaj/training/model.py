@@ -130,6 +130,8 @@ class TrainingSet(BaseModel):
     """What its features may be used for; None means anything."""
     foreign: dict[str, str] = {}
     """The version of each foreign table that was read."""
+    origins: dict[str, tuple[str, ...]] = {}
+    """The columns of lake tables (``table/column``) that each column comes from."""
     n_rows: dict[str, int]
     """Rows by part, and ``without_label`` and ``outside`` for rows left out; ``all`` of a
     set that is not split."""

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
+from falaj.catalog.residency import Stays, anywhere
+from falaj.features.exposure import FeatureSight
 from falaj.features.purposes import refuse_unless
 from falaj.kernel.actions import Service, action
 from falaj.kernel.binary import ArrowStream
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 
     from falaj.catalog.assets import Catalog
     from falaj.kernel.jobs import Jobs
+    from falaj.lake.reading import GuardedLake
     from falaj.training.runs import Runs
     from falaj.training.training_sets import TrainingSets
 
@@ -64,12 +67,17 @@ class TrainingService(Service):
         catalog: Catalog,
         visible: Visible,
         may: May,
+        guarded: GuardedLake,
+        stays: Stays = anywhere,
     ) -> None:
         self._sets = training_sets
         self._jobs = jobs
         self._catalog = catalog
         self._visible = visible
         self._may = may
+        self._guarded = guarded
+        self._stays = stays
+        self._features = FeatureSight(guarded)
 
     @action(post="/training/sets")
     def prepare(self, spec: TrainingSetSpec) -> Job:
@@ -93,6 +101,7 @@ class TrainingService(Service):
         """Rows of a training set as an Arrow stream, in order, from number ``first`` on."""
         made = self._sets.get(self.call.connection, training_set)
         self._check_purpose(made)
+        self._check_whole(made.table, todo="read the training set in")
         found = self._sets.rows(made, first, limit)
         self.call.note(n_rows=found.num_rows)
         return stream_of(found)
@@ -103,6 +112,7 @@ class TrainingService(Service):
         made = self._sets.get(self.call.connection, training_set)
         self._check_purpose(made)
         self._check_readable(*self._sets.read_by(made.spec))
+        self._check_whole(made.table, todo="recreate the training set in")
         return self._jobs.submit(self.call, RECREATE_JOB, {"training_set": training_set})
 
     @action(post="/training/jobs")
@@ -112,10 +122,13 @@ class TrainingService(Service):
             made = self._sets.get(self.call.connection, request.training_set)
             self._check_readable(AssetRef("training_set", request.training_set))
             self._check_purpose(made)
+            self._check_whole(made.table, todo="train on")
             made.trainable()
+            self._stays(self.call.connection, "blobs", self._sets.read_by(made.spec))
         elif request.spec is not None:
             request.spec.trainable()
             self._check_usable(request.spec)
+            self._stays(self.call.connection, "blobs", self._sets.read_by(request.spec))
         return self._jobs.submit(self.call, TRAIN_JOB, self._stated(request))
 
     def _stated(self, asked: TrainingSetSpec | TrainingRequest) -> dict[str, Any]:
@@ -127,6 +140,17 @@ class TrainingService(Service):
         self._check_readable(*self._sets.read_by(spec))
         pinned = self._sets.pinned(self.call.connection, spec)
         refuse_unless(pinned.purposes, self.call.caller.purpose, spec.feature_service)
+        self._stays(self.call.connection, "lake", self._sets.read_by(spec))
+        query = spec.spine_query
+        tables = spec.tables if query is None else sorted(self._guarded.tables_of(query))
+        for table in tables:
+            self._check_whole(table, todo="train on")
+        if not isinstance(pinned.service, str):
+            self._features.check(self.call, pinned.service, "train on features made of")
+
+    def _check_whole(self, table: str, *, todo: str) -> None:
+        """Nobody learns from masked values, or from some of the rows, unawares: refuse."""
+        self._guarded.check_clear(self.call, table, None, todo=todo)
 
     def _check_purpose(self, made: TrainingSet) -> None:
         refuse_unless(made.permitted_purposes, self.call.caller.purpose, made.spec.feature_service)

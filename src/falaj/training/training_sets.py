@@ -24,6 +24,7 @@ from falaj.training.encoding import as_labels
 from falaj.training.model import Recreation, TrainingSet, TrainingSetSpec
 from falaj.training.personal import rule_of_set
 from falaj.training.ports import Pinned, Report, untold
+from falaj.training.setorigins import set_origins, spine_origins
 from falaj.training.spines import (
     OWN_COLUMNS,
     PARTS,
@@ -137,6 +138,7 @@ class TrainingSets:
         n_erased = n_erasures(self._lake)
         snapshot = self._lake.latest()
         spine = Spine(tuple((table, snapshot) for table in spec.tables), spec.spine_query, snapshot)
+        origins = spine_origins(self._lake, spec, snapshot)
         spine = written_query(self._lake, spec, spine)
         rows, left_out = self._split(spec, spine)
         joining = _Joining(spec, pinned, snapshot, self._foreign_pins(pinned.service))
@@ -169,6 +171,7 @@ class TrainingSets:
             purpose=purpose,
             permitted_purposes=pinned.purposes,
             foreign=dict(joining.foreign),
+            origins=set_origins(learned[0].columns, origins, pinned),
             n_rows=_n_rows(rows, learned[0].frame.n_rows) | left_out,
             positive_rate=_positive_rate(spec, rows),
             created_at=written.at,
@@ -199,6 +202,7 @@ class TrainingSets:
             description=f"The rows of the training set {made.id}.",
             owner=made.created_by,
             classification=classification,
+            origins=made.origins,
         )
         self._catalog.record(
             call,
@@ -216,7 +220,13 @@ class TrainingSets:
         service, *tables = self.read_by(made.spec)
         own = [AssetRef("table", table) for table in made.spine_tables if table.startswith("rows_")]
         for table in own:  # rows that were handed over, or that a query gave: as secret as the set
-            self._catalog.record(call, table, owner=made.created_by, classification=classification)
+            self._catalog.record(
+                call,
+                table,
+                owner=made.created_by,
+                classification=classification,
+                origins=made.origins if made.spec.spine_query is not None else None,
+            )
         for table in dict.fromkeys([*tables, *own]):
             self._link(call, table, ref, Relation.FEEDS)
         self._link(call, service, ref, Relation.DEFINES)

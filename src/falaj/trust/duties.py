@@ -70,6 +70,7 @@ DUTIES: Mapping[str, tuple[str, ...]] = {
         "assets.*",
         "tags.*",
         "classifications.*",
+        "tables.classify",
         "contracts.*",
         "definitions.*",
         "purposes.*",

@@ -26,6 +26,8 @@ from falaj.trust.service import AccountsService
 from falaj.wiring.facts import facts
 from falaj.wiring.policyparts import policy_service
 from falaj.wiring.privacyparts import privacy_service
+from falaj.wiring.readingparts import DataPlaneSight, feature_sight, guarded_lake
+from falaj.wiring.residencyparts import residency
 from falaj.wiring.watching import parity_checks
 
 if TYPE_CHECKING:
@@ -40,17 +42,25 @@ def makers(made: Premises) -> dict[type[Service], Callable[[], Service]]:
     """
     visible = made.visible
     return {
-        SourceService: lambda: SourceService(made.jobs, made.loading),
-        TableService: lambda: TableService(made.lake, made.catalog, visible),
+        SourceService: lambda: SourceService(made.jobs, made.loading, residency(made).check),
+        TableService: lambda: TableService(
+            made.lake, guarded_lake(made), made.catalog, visible, made.may
+        ),
         DefinitionService: lambda: DefinitionService(made.definitions, made.catalog, visible),
         Features: lambda: _features(made),
         TrainingService: lambda: TrainingService(
-            made.training_sets, made.jobs, made.catalog, visible, made.may
+            made.training_sets,
+            made.jobs,
+            made.catalog,
+            visible,
+            made.may,
+            guarded_lake(made),
+            residency(made).check,
         ),
         RunService: lambda: RunService(made.runs, made.catalog, visible),
         ModelService: lambda: _models(made),
         EndpointService: lambda: _endpoints(made),
-        MonitorService: lambda: MonitorService(made.monitors, made.may_on),
+        MonitorService: lambda: MonitorService(made.monitors, made.may_on, guarded_lake(made)),
         ChangeService: lambda: ChangeService(made.changes, made.catalog, visible),
         AlertService: lambda: AlertService(made.alerts, made.catalog, visible),
         IncidentService: lambda: IncidentService(made.incidents, made.catalog, visible),
@@ -74,6 +84,7 @@ def _features(made: Premises) -> Features:
         parity_checks(made),
         made.jobs,
         made.visible_ref,
+        feature_sight(made),
         Retirement(made.definitions, ReadViews(made.serving.releases)),
     )
 
@@ -123,7 +134,11 @@ def _endpoints(made: Premises) -> EndpointService:
             made.catalog,
             made.jobs,
             made.may_on,
+            guarded_lake(made),
+            residency(made).check,
         ),
+        guarded_lake(made),
+        DataPlaneSight(made).explained,
     )
 
 

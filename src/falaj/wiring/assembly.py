@@ -212,10 +212,11 @@ class Premises:
     def definitions(self) -> Definitions:
         """What is declared."""
         from falaj.features.appliers import appliers as feature_appliers
-        from falaj.ingest.service import DeclaredSources
         from falaj.operations.policies import policy_applied
         from falaj.wiring.kinds import definition_kinds, definition_reviews
         from falaj.wiring.policyparts import review
+        from falaj.wiring.readingparts import declared_sources
+        from falaj.wiring.residencyparts import residency
 
         def found(connection: Any, kind: str, name: str, version: int | None = None) -> Definition:
             return self.definitions.definition(connection, kind, name, version)
@@ -228,11 +229,17 @@ class Premises:
             definition_kinds(),
             {
                 **feature_appliers(found, self.catalog),
-                "source": DeclaredSources(self.catalog),
+                "source": declared_sources(self),
                 "endpoint": endpoint_applied,
                 "policy": policy_applied,
             },
-            definition_reviews(found, lambda: self.foreign_tables, lambda: self.lake, review(self)),
+            definition_reviews(
+                found,
+                lambda: self.foreign_tables,
+                lambda: self.lake,
+                review(self),
+                residency(self),
+            ),
         )
 
     @part

@@ -44,6 +44,7 @@ from falaj.wiring.backupreading import (
     wants_secret,
 )
 from falaj.wiring.keyservices import keyring_file
+from falaj.wiring.residencyparts import residency
 
 if TYPE_CHECKING:
     from falaj.trust.ports import KeyService
@@ -148,6 +149,7 @@ def restore(settings: Settings, file: Path, *, secret: Path | None = None) -> Ba
     Raises:
         AlreadyExists: there is a platform. Corrupt: a byte is not what was written, or
             the audit log in it is not whole; nothing is left of the attempt.
+        OutOfRegion: something in it belongs to another region than this installation's.
         WrongSeal: as for ``verify``.
     """
     _own_stores(settings)
@@ -349,10 +351,19 @@ def _proven(there: Settings) -> int:
                 f"The audit log in the backup is not whole: {found.findings[0].message}.",
                 hint="Use an older backup, and find out who changed this one.",
             )
+        _of_this_region(premises)
         _sessions_ended(premises)
     finally:
         premises.close()
     return found.n_records
+
+
+def _of_this_region(premises: Premises) -> None:
+    """Raise OutOfRegion if something in the backup belongs to another region than this one."""
+    found = residency(premises)
+    with premises.database.reading() as connection:
+        for asset in premises.catalog.search(connection):
+            found.places.check("home", asset.region, asset.ref)
 
 
 def _sessions_ended(premises: Premises) -> None:

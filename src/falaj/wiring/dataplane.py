@@ -22,11 +22,12 @@ _REMOTE_THREADS = 16
 
 def feature_planes(made: Premises, admission: Admission) -> list[Plane]:
     """What answers online reads and takes pushed events; its stores open at first use."""
-    from falaj.serving.featureplane import FEAST_PATH, FeatureReads, Judge, StreamEvents
+    from falaj.serving.featureplane import FEAST_PATH, READS, FeatureReads, Judge, StreamEvents
     from falaj.serving.featureservices import FeatureServices
     from falaj.serving.pushlog import PushLog
     from falaj.serving.readlog import ReadLog
     from falaj.serving.spools import DirectorySpools
+    from falaj.wiring.readingparts import DataPlaneSight
 
     aside = ThreadPoolExecutor(_THREADS, thread_name_prefix="falaj-features")
     local = made.settings.online.startswith("lmdb:")
@@ -43,12 +44,17 @@ def feature_planes(made: Premises, admission: Admission) -> list[Plane]:
             return made.resources.load(connection, ref)
 
     services = FeatureServices(store, made.database, made.resources, made.definitions.stamp, aside)
+    seen = DataPlaneSight(made).features
     spools = DirectorySpools(made.spool_folder, made.keys)
     seconds = made.settings.inference.flush_seconds
     log = ReadLog(spools, flush_seconds=seconds)
     pushes = PushLog(spools, flush_seconds=seconds)
     return [
-        FeatureReads(services, admission, judge, log, reading, local=local),
-        FeatureReads(services, admission, judge, log, reading, prefix=FEAST_PATH, local=local),
+        *(
+            FeatureReads(
+                services, admission, judge, log, reading, prefix=prefix, local=local, seen=seen
+            )
+            for prefix in (READS, FEAST_PATH)
+        ),
         StreamEvents(store, resource, admission, judge, pushes, aside),
     ]

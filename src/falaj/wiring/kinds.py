@@ -17,12 +17,20 @@ def definition_kinds() -> dict[str, type[Definition]]:
     from falaj.catalog.policies import Policy
     from falaj.features.appliers import KINDS
     from falaj.ingest.model import Contract, Source
+    from falaj.lake.readrules import ReadRule
     from falaj.models.model import ModelPolicy
     from falaj.monitoring.model import Monitor
     from falaj.serving.model import Endpoint
 
-    own: list[type[Definition]] = [Source, Contract, ModelPolicy, Endpoint, Monitor, Policy]
+    own: list[type[Definition]] = [
+        Source, Contract, ModelPolicy, Endpoint, Monitor, Policy, ReadRule,
+    ]  # fmt: skip
     return {**{kind.kind: kind for kind in own}, **KINDS}
+
+
+def proposed_kinds() -> list[str]:
+    """The kinds of definition that another person approves."""
+    return [kind for kind, definition in definition_kinds().items() if definition.proposed]
 
 
 def definition_reviews(
@@ -30,6 +38,7 @@ def definition_reviews(
     foreign: Callable[[], ForeignTables],
     lake: Callable[[], Lake],
     policies: Review,
+    residency: Review,
 ) -> list[Review]:
     """What judges a plan: whether changes are compatible, and views fit their sources.
 
@@ -37,14 +46,23 @@ def definition_reviews(
         find: one version of a definition, as ``Definitions.definition`` gives it.
         foreign, lake: made when they are first needed.
         policies: judges the operator's own policies.
+        residency: keeps what belongs to a region in it.
     """
     from falaj.features.compatibility import Compatibility
+    from falaj.features.exposure import ClassifiedColumns
     from falaj.features.fitting import Fitting
     from falaj.features.subjectviews import SubjectsNamed
+    from falaj.ingest.declared import ColumnsOfPlans
+    from falaj.lake.readrules import ReadRuleReview
+    from falaj.wiring.readingparts import schema_of
 
     return [
         Compatibility(find),
         Fitting(lambda table: foreign().schema(table), lake),
         SubjectsNamed(),
+        ColumnsOfPlans(),
+        ClassifiedColumns(),
+        ReadRuleReview(lambda table, resulting: schema_of(lake(), table, resulting)),
         policies,
+        residency,
     ]

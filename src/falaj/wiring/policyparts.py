@@ -17,6 +17,7 @@ from falaj.trust.model import AccountState
 from falaj.trust.policy_questions import Questions
 from falaj.trust.policy_store import LivePolicy
 from falaj.trust.tables import accounts
+from falaj.wiring.kinds import proposed_kinds
 from falaj.wiring.services import service_classes
 
 if TYPE_CHECKING:
@@ -46,7 +47,9 @@ def review(made: Premises) -> PolicyReview:
 
 def proposals(made: Premises) -> PolicyProposals:
     """Proposes policies and carries approved ones out."""
-    return PolicyProposals(made.definitions, made.changes, made.catalog, lambda: made.policy)
+    return PolicyProposals(
+        made.definitions, made.changes, made.catalog, lambda: made.policy, proposed_kinds()
+    )
 
 
 def policy_service(made: Premises) -> PolicyService:

@@ -212,6 +212,7 @@ class ServingParts:
         from falaj.wiring.auditparts import refusals
         from falaj.wiring.dataplane import feature_planes
         from falaj.wiring.policyparts import questions_kept
+        from falaj.wiring.readingparts import DataPlaneSight
 
         questions_kept(self._made)
         turned_away = refusals(self._made, via="inference").told
@@ -240,6 +241,7 @@ class ServingParts:
             workload=Workload(private_folder(self._made.settings.home / "workload") / worker),
             turned_away=turned_away,
             metrics_guard=self._made.certificates.metrics_guard(),
+            explained=DataPlaneSight(self._made).explained,
         )
         app.add(feature_planes(self._made, app.admission))
         settings = self._made.settings.inference
