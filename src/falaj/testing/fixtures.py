@@ -20,6 +20,7 @@ from falaj.kernel.database import Database, metadata
 from falaj.testing.brokers import Broker, KafkaServer, NatsServer, RedisServer
 from falaj.testing.calls import opened_call
 from falaj.testing.guarded import ServerUnavailable
+from falaj.testing.lentdatabases import LentDatabases
 from falaj.testing.openbao import Bao, BaoServer
 from falaj.testing.servers import REQUIRE, PostgresServer, S3Bucket, S3Server, services_required
 
@@ -28,6 +29,7 @@ __all__ = [
     "database",
     "hsm_token",
     "kafka_server",
+    "lent_databases",
     "make_call",
     "nats_server",
     "own_bao_server",
@@ -176,9 +178,16 @@ def sqlite_database(
     database.close()
 
 
+@pytest.fixture(scope="session")
+def lent_databases(postgres_server: PostgresServer) -> LentDatabases:
+    """PostgreSQL databases with all tables, which tests use in turn."""
+    return LentDatabases(postgres_server)
+
+
 @pytest.fixture
 def postgres_database(
     postgres_server: PostgresServer,
+    lent_databases: LentDatabases,
     table_templates: dict[tuple[str, frozenset[str]], str],
 ) -> Iterator[Database]:
     """A PostgreSQL database of this test, with all tables."""
@@ -189,11 +198,11 @@ def postgres_database(
         metadata.create_all(made.engine)
         made.close()
         table_templates[which] = template
-    name = postgres_server.create_database(template=table_templates[which])
+    name = lent_databases.take(table_templates[which])
     database = Database(postgres_server.url(name))
     yield database
     database.close()
-    postgres_server.drop_database(name)
+    lent_databases.give_back(name)
 
 
 @pytest.fixture(
