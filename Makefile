@@ -9,6 +9,10 @@ SERVERS := $(foreach name,mlserver triton litserve bentoml kserve,.venv-peers/$(
 WORKERS ?= 2
 SIZE ?= small
 
+# Whatever the shell says, compiled modules are kept: without them each process of Falaj would
+# compile some thousand modules before it does anything.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help install demo test coverage test-nightly check format docs peers model-signing sbom wrk \
 	softhsm oidc-provider bench lock clean
 .DEFAULT_GOAL := help

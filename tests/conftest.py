@@ -1,10 +1,24 @@
 """Fixtures for all tests; they ship with the package, for adapters made elsewhere."""
 
 import os
+import shutil
+import sys
+from pathlib import Path
 
 import pytest
 
-from falaj.testing.fixtures import *  # noqa: F403
+# Where the shell forbids Python to keep compiled modules, each of the hundreds of processes that
+# tests start would compile all of its modules again, which takes longer than most of the tests.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
+# Platforms sync each commit to disk, some ten thousand times in a run. No test takes the power
+# away, so their folders lie in memory where there is room (a run leaves about a gigabyte).
+_IN_MEMORY, _ROOM = Path("/dev/shm"), 6 * 2**30
+if _IN_MEMORY.is_dir() and shutil.disk_usage(_IN_MEMORY).free > _ROOM:
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(_IN_MEMORY))
+
+from falaj.testing.fixtures import *  # noqa: E402, F403
 
 # Read when Ray is first imported, by whichever test: a Ray of a test listens on loopback alone.
 os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")

@@ -42,30 +42,36 @@ def test_costs_are_never_negative_and_a_run_of_one_row_is_always_allowed(
 
 
 def rows_a_second(
-    *, fixed: float, per_row: float, clients: int, think: float, linger: Linger | None
+    *,
+    fixed: float,
+    per_row: float,
+    clients: int,
+    think: float,
+    linger: Linger | None,
+    seconds: float = 40.0,
 ) -> float:
-    """Closed-loop clients against one server that batches what waits; the last 20 s of 40."""
+    """Closed-loop clients against one server that batches what waits; the last half of a while."""
     costs = Costs()
     arrivals = [(number * 1e-5, number) for number in range(clients)]
     heapq.heapify(arrivals)
     now, answered = 0.0, 0
-    while now < 40:
+    while now < seconds:
         begin = max(now, arrivals[0][0])
         if linger is not None:
             begin += linger.seconds(costs)
         batch = []
         while arrivals and arrivals[0][0] <= begin:
             batch.append(heapq.heappop(arrivals)[1])
-        seconds = fixed + per_row * len(batch)
-        now = begin + seconds
-        costs.saw(len(batch), seconds)
+        took = fixed + per_row * len(batch)
+        now = begin + took
+        costs.saw(len(batch), took)
         if linger is not None:
             linger.saw(len(batch), costs, now)
         for number in batch:
             heapq.heappush(arrivals, (now + think * (1 + number % 3), number))
-        if now > 20:
+        if now > seconds / 2:
             answered += len(batch)
-    return answered / 20
+    return answered / (seconds / 2)
 
 
 def test_waiting_pays_where_a_run_costs_much_beside_its_rows() -> None:
@@ -76,7 +82,8 @@ def test_waiting_pays_where_a_run_costs_much_beside_its_rows() -> None:
 
 def test_waiting_is_never_tried_where_a_run_costs_little() -> None:
     world = {"fixed": 0.00005, "per_row": 0.00002, "clients": 16, "think": 0.0001}
-    linger = Linger()
+    world["seconds"] = 4.0  # of many small runs
+    linger = Linger(rest=0.5)
     assert rows_a_second(**world, linger=linger) == rows_a_second(**world, linger=None)  # type: ignore[arg-type]
     assert not linger.on
 

@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import psycopg
 import pytest
 from sqlalchemy import create_engine, text
 from sqlalchemy.exc import OperationalError
@@ -17,6 +18,7 @@ from sqlalchemy.exc import OperationalError
 from falaj.kernel.database import Database
 from falaj.testing import servers
 from falaj.testing.guarded import GuardedServer, ServerUnavailable, Started, free_ports
+from falaj.testing.lentdatabases import LentDatabases
 from falaj.testing.servers import PostgresServer, S3Bucket, signed_request
 
 pytest_plugins = ["pytester"]
@@ -46,6 +48,56 @@ def test_each_test_has_a_postgres_database_of_its_own(postgres_server: PostgresS
     assert one != other
     for name in (one, other):
         postgres_server.drop_database(name)
+
+
+@pytest.mark.services
+def test_a_postgres_database_that_was_given_back_is_lent_again_empty(
+    postgres_server: PostgresServer,
+) -> None:
+    lent, template = LentDatabases(postgres_server), postgres_server.create_database()
+    with postgres_server.connected(template) as connection:
+        connection.execute("CREATE TABLE parent (id serial PRIMARY KEY)")
+        connection.execute("CREATE TABLE child (id int REFERENCES parent)")
+    name = lent.take(template)
+    left_open = postgres_server.connected(name)
+    left_open.execute("INSERT INTO parent DEFAULT VALUES")
+    left_open.execute("INSERT INTO child VALUES (1)")
+    lent.give_back(name)
+    with pytest.raises(psycopg.OperationalError):
+        left_open.execute("SELECT 1")
+    assert lent.take(template) == name
+    with postgres_server.connected(name) as connection:
+        assert connection.execute("SELECT count(*) FROM child").fetchone() == (0,)
+        made = connection.execute("INSERT INTO parent DEFAULT VALUES RETURNING id")
+        assert made.fetchall() == [(1,)]
+    lent.give_back(name)
+
+
+@pytest.mark.services
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "ALTER TABLE t DISABLE TRIGGER ALL",
+        "ALTER TABLE t ADD COLUMN more int",
+        "ALTER TABLE t ALTER COLUMN id SET DEFAULT 7",
+        "CREATE VIEW seen AS SELECT * FROM t",
+        "CREATE SCHEMA another",
+        "DROP TABLE t",
+    ],
+)
+def test_a_postgres_database_whose_tables_were_changed_is_lent_to_nobody(
+    postgres_server: PostgresServer, statement: str
+) -> None:
+    lent, template = LentDatabases(postgres_server), postgres_server.create_database()
+    with postgres_server.connected(template) as connection:
+        connection.execute("CREATE TABLE t (id int PRIMARY KEY, parent int REFERENCES t)")
+    name = lent.take(template)
+    with postgres_server.connected(name) as connection:
+        connection.execute(statement)
+    lent.give_back(name)
+    assert lent.take(template) != name
+    with pytest.raises(psycopg.OperationalError, match="does not exist"):
+        postgres_server.connected(name)
 
 
 @pytest.mark.services

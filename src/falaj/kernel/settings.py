@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -40,6 +41,7 @@ from falaj.kernel.settings_privacy import PrivacySettings
 from falaj.kernel.settings_supply import SupplyChainSettings
 
 SETTINGS_FILE = "falaj.toml"
+_READ_FROM: ContextVar[Path | None] = ContextVar("settings_read_from", default=None)
 _MOST_WORKERS = 256
 _SECRET_NAMES = ("passphrase", "password", "secret_key", "traces_headers", "witness_token")
 _PASSWORD_OF = {
@@ -251,7 +253,8 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Arguments, then the environment, then falaj.toml."""
-        return (init_settings, env_settings, TomlConfigSettingsSource(settings_cls))
+        toml = TomlConfigSettingsSource(settings_cls, toml_file=_READ_FROM.get())
+        return (init_settings, env_settings, toml)
 
     @classmethod
     def read(cls, folder: Path | str = ".", **given: Any) -> Self:
@@ -265,11 +268,10 @@ class Settings(BaseSettings):
         file = folder / SETTINGS_FILE
         if file.exists():
             _check_file(file)
-        bound: type[Self] = type(
-            cls.__name__, (cls,), {"model_config": {**cls.model_config, "toml_file": file}}
-        )
+        # A class whose configuration names the file would have to be made for each reading.
+        reset = _READ_FROM.set(file)
         try:
-            settings: Self = bound(**given)
+            settings = cls(**given)
         except ValidationError as error:
             told = "; ".join(
                 f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}"
@@ -279,6 +281,8 @@ class Settings(BaseSettings):
                 f"The settings are wrong: {told}.",
                 hint=f"They were read from arguments, FALAJ_* variables and {file}.",
             ) from None
+        finally:
+            _READ_FROM.reset(reset)
         base = folder.resolve()
         return settings.model_copy(
             update={

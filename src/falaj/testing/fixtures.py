@@ -21,6 +21,7 @@ from falaj.testing.brokers import Broker, KafkaServer, NatsServer, RedisServer
 from falaj.testing.calls import opened_call
 from falaj.testing.guarded import ServerUnavailable
 from falaj.testing.oidcprovider import OidcServer
+from falaj.testing.lentdatabases import LentDatabases
 from falaj.testing.openbao import Bao, BaoServer
 from falaj.testing.servers import REQUIRE, PostgresServer, S3Bucket, S3Server, services_required
 
@@ -29,6 +30,7 @@ __all__ = [
     "database",
     "hsm_token",
     "kafka_server",
+    "lent_databases",
     "make_call",
     "nats_server",
     "oidc_server",
@@ -186,9 +188,16 @@ def sqlite_database(
     database.close()
 
 
+@pytest.fixture(scope="session")
+def lent_databases(postgres_server: PostgresServer) -> LentDatabases:
+    """PostgreSQL databases with all tables, which tests use in turn."""
+    return LentDatabases(postgres_server)
+
+
 @pytest.fixture
 def postgres_database(
     postgres_server: PostgresServer,
+    lent_databases: LentDatabases,
     table_templates: dict[tuple[str, frozenset[str]], str],
 ) -> Iterator[Database]:
     """A PostgreSQL database of this test, with all tables."""
@@ -199,11 +208,11 @@ def postgres_database(
         metadata.create_all(made.engine)
         made.close()
         table_templates[which] = template
-    name = postgres_server.create_database(template=table_templates[which])
+    name = lent_databases.take(table_templates[which])
     database = Database(postgres_server.url(name))
     yield database
     database.close()
-    postgres_server.drop_database(name)
+    lent_databases.give_back(name)
 
 
 @pytest.fixture(

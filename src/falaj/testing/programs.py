@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 from pathlib import Path
 
 import falaj
@@ -16,15 +15,13 @@ def program_environment(folder: Path) -> dict[str, str]:
     Args:
         folder: where credentials are kept, so that no test sees the user's own.
 
-    Compiled modules are kept in one place for all processes, whatever the caller's
-    ``PYTHONDONTWRITEBYTECODE`` says: a command starts in half the time.
+    Compiled modules are kept, whatever the caller's ``PYTHONDONTWRITEBYTECODE`` says: a
+    command starts in half the time.
     """
-    compiled = Path(tempfile.gettempdir()) / f"falaj-compiled-{os.getuid()}"
     environment = {
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "PYTHONPATH": str(Path(falaj.__file__).parents[1]),
-        "PYTHONPYCACHEPREFIX": str(compiled),
         "FALAJ_CREDENTIALS": str(folder / "credentials.json"),
     }
     environment.pop("PYTHONDONTWRITEBYTECODE", None)

@@ -69,12 +69,16 @@ class PostgresServer:
         """Drop a database, ending the sessions that still use it."""
         self._administer(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
 
+    def connected(self, database: str = "postgres") -> Any:
+        """A connection of psycopg to one of its databases, which commits each statement."""
+        return _connected(self._facts, database)
+
     def close(self) -> None:
         """Let go of the server; it ends with its last user."""
         self._guarded.release()
 
     def _administer(self, statement: str) -> None:
-        with _connected(self._facts) as connection:
+        with self.connected() as connection:
             connection.execute(statement)
 
 
@@ -249,13 +253,13 @@ def _runs(binaries: Path, account: Account) -> bool:
     return True
 
 
-def _connected(facts: Mapping[str, Any]) -> Any:
+def _connected(facts: Mapping[str, Any], database: str = "postgres") -> Any:
     return _psycopg().connect(
         host="127.0.0.1",
         port=facts["port"],
         user="falaj",
         password=facts["password"],
-        dbname="postgres",
+        dbname=database,
         autocommit=True,
         connect_timeout=10,
     )

@@ -8,7 +8,7 @@ from alembic import op
 from falaj.kernel.database import Instant, Json
 
 revision = "0013"
-down_revision = "0008"
+down_revision = "0011"
 branch_labels = None
 depends_on = None
 
