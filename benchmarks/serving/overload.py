@@ -6,10 +6,10 @@ capacity. Requests have 50 rows, so that the model is most of the work and the c
 its own core, is not the bottleneck: what it sent late, or could not send, is a row of the
 table. The endpoint lets requests wait for 20 ms (``queue_seconds``; 200 is the default). What
 is refused must be refused with 429 or 503 and Retry-After; a client that was refused often
-is read later (``serving.backpressure``), and what it could not send for that is told. Then fairness: a
-second endpoint of the same worker gets a tenth of the capacity, alone, and while the first
-one is overloaded. Last, requests of a single row from a crowd of 2,048 clients of ``wrk``
-that pause for a random while: there a refusal is not much cheaper than an answer.
+is read later (``serving.backpressure``), and what it could not send for that is told. Then
+fairness: a second endpoint of the same worker gets a tenth of the capacity, alone, and while
+the first one is overloaded. Last, requests of a single row from a crowd of 2,048 clients of
+``wrk`` that pause for a random while: there a refusal is not much cheaper than an answer.
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
 """Asks at a steady pace and finds stale answers; a process of its own beside the load.
 
 It shares two counters with whoever switches releases: how many switches have begun, and
-how many have returned. Switch ``k`` made the release active that stands at ``k`` modulo its length in
-the order that it is given.
-An answer is stale if its release was replaced, and the switch had returned, before the
-request was sent.
+how many have returned. Switch ``k`` made the release active that stands at ``k`` modulo its
+length in the order that it is given. An answer is stale if its release was replaced, and the
+switch had returned, before the request was sent.
 """
 
 from __future__ import annotations

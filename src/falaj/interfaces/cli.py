@@ -314,17 +314,13 @@ def login(
         bool,
         typer.Option("--bind", help="Sign each request by a key that is kept here (DPoP)."),
     ] = False,
-) -> None:
-    """Log in to a server (--url): with password and one-time code, or through a browser."""
-    if device:
-        context.obj.login_by_device(bind=bind)
     provider: Annotated[
         str | None, typer.Option(help="Be let in by a browser, through this identity provider.")
     ] = None,
 ) -> None:
     """Log in to a server (--url): with password and one-time code, or through a browser."""
     if device or provider:
-        context.obj.login_by_device(provider or "")
+        context.obj.login_by_device(provider or "", bind=bind)
     else:
         context.obj.login(name or typer.prompt("Name"), bind=bind)
 

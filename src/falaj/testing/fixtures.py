@@ -20,8 +20,8 @@ from falaj.kernel.database import Database, metadata
 from falaj.testing.brokers import Broker, KafkaServer, NatsServer, RedisServer
 from falaj.testing.calls import opened_call
 from falaj.testing.guarded import ServerUnavailable
-from falaj.testing.oidcprovider import OidcServer
 from falaj.testing.lentdatabases import LentDatabases
+from falaj.testing.oidcprovider import OidcServer
 from falaj.testing.openbao import Bao, BaoServer
 from falaj.testing.servers import REQUIRE, PostgresServer, S3Bucket, S3Server, services_required
 
