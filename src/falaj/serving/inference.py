@@ -15,7 +15,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from random import random
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     from falaj.kernel.ports import Policy
     from falaj.serving.meters import Meters
     from falaj.serving.plan import RequestPlan
+    from falaj.serving.planes import Companion, Plane
     from falaj.serving.ports import Verifier
     from falaj.serving.predictionlog import PredictionLog
     from falaj.serving.predictions import Parsed
@@ -115,40 +116,6 @@ class _Admitted:
         self.certificate = certificate
         """Of the connection that was admitted; another one may send the very same head."""
         self.asking = False
-
-
-class Plane(Protocol):
-    """A part of the data plane, with paths of its own below one prefix."""
-
-    prefix: bytes
-
-    def __call__(self, request: Request) -> Told | Awaitable[Told]:
-        """Answer a request whose path begins with the prefix; raises FalajError."""
-        ...
-
-    def reception(self, path: bytes) -> tuple[int, float]:
-        """The longest body that a path takes, and the seconds in which it must arrive."""
-        ...
-
-    async def start(self) -> None:
-        """Called before the first request."""
-        ...
-
-    async def stop(self) -> None:
-        """Called behind the last answer."""
-        ...
-
-
-class Companion(Protocol):
-    """What a worker also serves, on the same event loop: it begins and ends with the worker."""
-
-    async def start(self) -> None:
-        """Called when the worker can answer."""
-        ...
-
-    async def stop(self) -> None:
-        """Called before the worker lets go of what it answers with."""
-        ...
 
 
 class InferenceApp:

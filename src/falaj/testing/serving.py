@@ -21,9 +21,10 @@ from numpy.typing import NDArray
 from falaj.kernel.call import Caller
 from falaj.kernel.errors import Forbidden, NotFound, Unauthenticated, Unavailable
 from falaj.serving.front import Application
-from falaj.serving.inference import Companion, InferenceApp
+from falaj.serving.inference import InferenceApp
 from falaj.serving.meters import Meters
 from falaj.serving.model import FieldType, Release, RequestField, ServableModel, Variant
+from falaj.serving.planes import Companion
 from falaj.serving.plans import Keeper, Plans
 from falaj.serving.predictionlog import PredictionLog
 from falaj.serving.routing import RoutingTable

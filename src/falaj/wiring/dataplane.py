@@ -11,7 +11,7 @@ from falaj.kernel.ports import Resource
 if TYPE_CHECKING:
     from falaj.features.store import FeatureStore
     from falaj.serving.admission import Admission
-    from falaj.serving.inference import Plane
+    from falaj.serving.planes import Plane
     from falaj.wiring.assembly import Premises
 
 _THREADS = 2
