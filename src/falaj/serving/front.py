@@ -247,7 +247,7 @@ class _Connection(asyncio.Protocol):
             return
         self.until = now + seconds
         if raw is not None:
-            self._front.known.keep(raw, head, now)
+            self._front.known.keep(raw, head, now, self._limit)
         if b"expect" in headers and not self._waiting and self._stream is None:
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
