@@ -17,6 +17,7 @@ import pyarrow as pa
 import pytest
 
 from falaj import declare as of
+from falaj.catalog.definitions import Definition
 from falaj.kernel.settings import Settings
 from falaj.testing.installations import Installation, Person, eventually
 from falaj.testing.scanning import readable_copies
@@ -30,7 +31,7 @@ NEEDLES = (str(WHO), NAME)
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def declared() -> list[object]:
+def declared() -> list[Definition]:
     return [
         of.Source(
             name="bookings", table="bookings", path="bookings.csv", event_time="at",
@@ -85,7 +86,7 @@ class Story:
                 at = BEGIN + timedelta(hours=place)
                 writer.writerow([who, name, "AUH", price, at.isoformat()])
         with self.up.near(stepped_up=True) as owner:
-            owner.definitions.apply(declared())
+            owner.definitions.apply([one.document() for one in declared()])
             job = owner.sources.load("bookings")
         self.done(self.engineer, job.id)
         handed = pa.table({"passenger": [WHO], "mail": [f"{NAME}@example.org"]})

@@ -14,7 +14,7 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 from sqlalchemy import insert, select
@@ -228,7 +228,7 @@ class Erasures:
         looked: Sequence[LookedThrough],
     ) -> Certificate:
         made = Certificate(
-            id=new_id("cert"),
+            id=new_id("erasure"),
             sequence=done.sequence,
             pseudonym=f"{done.pseudonym:016x}",
             erased_at=done.destroyed_at,
@@ -250,11 +250,11 @@ class Erasures:
         )
         return made.model_copy(update={"key_id": signature.key_id, "signed": True})
 
-    def _read(self, row: Mapping[str, object]) -> Certificate:
+    def _read(self, row: Mapping[Any, Any]) -> Certificate:
         facts = dict(row)
         value, algorithm = facts.pop("signature"), facts.pop("algorithm")
         found = Certificate.model_validate(facts)
-        signature = Signature(found.key_id, str(algorithm), bytes(value))  # type: ignore[call-overload]
+        signature = Signature(found.key_id, algorithm, bytes(value))
         return found.model_copy(update={"signed": self._is_signed(found, signature)})
 
     def _is_signed(self, found: Certificate, signature: Signature) -> bool:

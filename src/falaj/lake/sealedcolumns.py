@@ -443,7 +443,7 @@ class SubjectLake:
         if not personal:
             return 0
         said = " OR ".join(f'"{name}" IS NOT NULL' for name in personal)
-        return self._inner.scan(table, columns=personal[:1], where=said).num_rows
+        return int(self._inner.scan(table, columns=personal[:1], where=said).num_rows)
 
     # -- the machinery -------------------------------------------------------------------
 

@@ -163,7 +163,7 @@ def _person(world: World, **more: Any) -> dict[str, Any]:
     return {"subject": name, **more}
 
 
-def _proof(world: World) -> Arguments:
+def _erasure_proof(world: World) -> Arguments:
     from falaj.lake.erasure_service import PrivacyService
 
     erase = next(one for one in PrivacyService.actions() if one.verb == "erase")
@@ -373,7 +373,7 @@ SUBJECTS: Mapping[str, Subject] = {
         outside="a key that was destroyed cannot come back",
     ),
     "privacy.prove": Subject(
-        _proof, frozenset({"pseudonym", "sequence", "subject_hash", "certificate"})
+        _erasure_proof, frozenset({"pseudonym", "sequence", "subject_hash", "certificate"})
     ),
     "privacy.seal": Subject(
         _people, frozenset({"table", "snapshot"}), outside="the rows are in the lake"

@@ -89,8 +89,10 @@ class SubjectCopies(Protocol):
     pseudonym: destroying the key is the erasure, and ``forget`` frees the place.
     """
 
-    name: str
-    """As an officer reads it: ``online store``."""
+    @property
+    def name(self) -> str:
+        """As an officer reads it: ``online store``."""
+        ...
 
     def count(self, key: SubjectKey) -> dict[str, int]:
         """How many rows there are about the subject, by table or view, without zeros."""

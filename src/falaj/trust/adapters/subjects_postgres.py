@@ -232,7 +232,7 @@ class PostgresKeyTable:
     def _connected(self) -> psycopg.Connection[Any]:
         import psycopg
 
-        more = {"password": self._password} if self._password else {}
+        more: dict[str, Any] = {"password": self._password} if self._password else {}
         connection = psycopg.connect(
             self._url, autocommit=True, connect_timeout=int(self._wait_seconds), **more
         )

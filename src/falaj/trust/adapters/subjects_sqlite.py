@@ -183,7 +183,8 @@ class SqliteKeyTable:
             if data_keys is not None:
                 connection.execute("DELETE FROM data_keys")
                 connection.executemany("INSERT INTO data_keys VALUES (?, ?)", data_keys.items())
-            gone = [_bytes(one.pseudonym) for one in [*destroyed, *rows]]
+            gone = [_bytes(d.pseudonym) for d in destroyed]
+            gone += [_bytes(row.pseudonym) for row in rows]
             taken = {row.handle for row in rows}
             for place, row in self._named(_Buckets(connection, "pseudonyms"), gone):
                 self._erased(connection, place, row)
