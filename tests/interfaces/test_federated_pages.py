@@ -21,6 +21,7 @@ from falaj.testing.federated import ORIGIN, FederatedSite, actions_of, signed_in
 from falaj.testing.oidcprovider import led_to
 from falaj.trust.adapters import oidc_http
 from falaj.trust.model import Role
+from falaj.trust.oidc_model import ProviderUnavailable
 from falaj.trust.tables import attempts, sessions
 
 PASSWORD = "seven camels cross the wadi"
@@ -401,6 +402,23 @@ def test_an_unknown_key_is_asked_for_once_a_minute(
     clock.move(timedelta(minutes=11))
     speaks.keys(new["kid"])
     assert len(asked) == 3
+
+
+def test_a_provider_that_does_not_answer_is_left_alone_for_some_seconds(
+    site: FederatedSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from falaj.kernel.clock import SetClock
+    from falaj.wiring.federationparts import party
+
+    monkeypatch.setattr(site.premises, "clock", SetClock(datetime(2026, 11, 1, tzinfo=UTC)))
+    speaks = party(site.premises, "corp").speaks
+    site.server.control(world={"discovery_leads_to": "https://localhost:1/"})
+    for _ in range(2):
+        with pytest.raises(ProviderUnavailable, match="answers 302"):
+            speaks.metadata()
+        site.server.control(honest=True)
+    site.premises.clock.move(timedelta(seconds=6))
+    assert speaks.metadata().issuer == site.server.issuer
 
 
 def test_the_doctor_asks_each_provider(site: FederatedSite) -> None:

@@ -24,6 +24,7 @@ KEYS_FOR = timedelta(minutes=10)
 """So long may a key be trusted that the provider has taken back meanwhile."""
 ASKED_AGAIN_AFTER = timedelta(minutes=1)
 """Tokens with made-up key ids must not make us ask the provider each time."""
+LEFT_ALONE = timedelta(seconds=5)
 _FORM = {"Content-Type": "application/x-www-form-urlencoded", "Accept": "application/json"}
 
 
@@ -59,29 +60,34 @@ class HttpProvider:
         self._inside = Outgoing(named, verify=verify)
         self._outside = Outgoing(outgoing, verify=verify)
         self._lock = threading.Lock()
+        self._asking = threading.Lock()
         self._metadata: tuple[Metadata, datetime] | None = None
+        self._failure: tuple[ProviderUnavailable, datetime] | None = None
         self._keys: list[dict[str, Any]] = []
         self._keys_at: datetime | None = None
 
     def metadata(self) -> Metadata:
-        """What the provider says of itself; asked for anew after ten minutes."""
+        """What the provider says of itself; asked for anew after ten minutes.
+
+        When it does not answer it is left alone for some seconds: anybody may begin a sign-in,
+        and each of them would wait for it.
+        """
         if self._provider.fixed is not None:
             return self._provider.fixed
-        now = self._clock.now()
-        kept = self._metadata
-        if kept is not None and timedelta(0) <= now - kept[1] < METADATA_FOR:
-            return kept[0]
-        issuer = self._provider.issuer
-        document = self._json("GET", f"{issuer.rstrip('/')}/.well-known/openid-configuration")
-        try:
-            found = metadata_of(document, issuer)
-        except Untrusted as refused:
-            raise ProviderUnavailable(
-                f"The discovery document of {issuer} is not used: {refused.reason}.",
-                hint="The setting `issuer` must be what the document says, to the letter.",
-            ) from None
-        self._metadata = (found, now)
-        return found
+        with self._asking:
+            now = self._clock.now()
+            if self._failure is not None and timedelta(0) <= now - self._failure[1] < LEFT_ALONE:
+                raise ProviderUnavailable(*self._failure[0].args, hint=self._failure[0].hint)
+            kept = self._metadata
+            if kept is not None and timedelta(0) <= now - kept[1] < METADATA_FOR:
+                return kept[0]
+            try:
+                found = self._discovered()
+            except ProviderUnavailable as error:
+                self._failure = (error, self._clock.now())
+                raise
+            self._metadata, self._failure = (found, now), None
+            return found
 
     def keys(self, key_id: str) -> list[dict[str, Any]]:
         """The public keys; an unknown id has them asked for anew, at most once a minute."""
@@ -135,6 +141,17 @@ class HttpProvider:
             raise Untrusted("no-userinfo")
         headers = {"Authorization": f"Bearer {access_token}", "Accept": "application/json"}
         return self._json("GET", address, headers=headers, refused="userinfo-refused")
+
+    def _discovered(self) -> Metadata:
+        issuer = self._provider.issuer
+        document = self._json("GET", f"{issuer.rstrip('/')}/.well-known/openid-configuration")
+        try:
+            return metadata_of(document, issuer)
+        except Untrusted as refused:
+            raise ProviderUnavailable(
+                f"The discovery document of {issuer} is not used: {refused.reason}.",
+                hint="The setting `issuer` must be what the document says, to the letter.",
+            ) from None
 
     def _fetched_keys(self) -> list[dict[str, Any]]:
         found = self._json("GET", self.metadata().jwks_uri).get("keys")
