@@ -34,7 +34,10 @@ OTHER_ROUTES = {
     "/enrol/passkey/options", "/step-up", "/step-up/passkey", "/step-up/passkey/options",
     "/account", "/account/sign-out", "/account/deeds/{deed}", "/account/passkey",
     "/account/authenticator", "/account/recovery-codes",
-    "/account/passkey/options", "/device", "/device/decision",
+    "/account/passkey/options", "/device", "/device/decision", "/auth/exchange",
+    "/scim/v2/Users", "/scim/v2/Users/{id}", "/scim/v2/Groups", "/scim/v2/Groups/{id}",
+    "/scim/v2/ServiceProviderConfig", "/scim/v2/ResourceTypes", "/scim/v2/ResourceTypes/{id}",
+    "/scim/v2/Schemas", "/scim/v2/Schemas/{id}", "/scim/v2/Bulk", "/scim/v2/Me",
 }  # fmt: skip
 
 FOR_STRANGERS = {

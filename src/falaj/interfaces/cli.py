@@ -34,6 +34,7 @@ SERVICES: dict[str, str] = {
     "incidents": "Incidents: disturbances, their priority, and what was done about them.",
     "assets": "Assets and their lineage: what there is, whose it is, and what flows into what.",
     "accounts": "People and programs that may act on this platform, their roles and sessions.",
+    "provisioning": "Accounts and groups that identity providers keep, by SCIM.",
     "policy": "Policies: the operator's own, and which policy decides what.",
     "keys": "The keys that seal and sign: which there are, and their rotation.",
     "audit": "What was done by whom, and proof that the record of it is whole.",
@@ -308,8 +309,18 @@ def login(
     device: Annotated[
         bool, typer.Option("--device", help="Be let in by a browser; passkeys work there.")
     ] = False,
+    ci: Annotated[
+        bool, typer.Option("--ci", help="Be let in by this CI job's token, for one COMMAND.")
+    ] = False,
+    command: Annotated[
+        list[str] | None, typer.Argument(help="With --ci, behind `--`: what to run.")
+    ] = None,
 ) -> None:
-    """Log in to a server (--url): with password and one-time code, or through a browser."""
+    """Log in to a server (--url): with password and code, through a browser, or as a CI job."""
+    if ci:
+        raise typer.Exit(context.obj.login_by_job(name, command or []))
+    if command:
+        raise typer.BadParameter("a command is run with --ci only")
     if device:
         context.obj.login_by_device()
     else:

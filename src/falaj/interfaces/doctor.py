@@ -57,6 +57,7 @@ def examine(session: Session) -> int:
 
 def examined(settings: Settings) -> Iterator[Finding]:
     """The findings, one for each component, in the order in which they depend on each other."""
+    from falaj.interfaces import doctor_programs
     from falaj.wiring.assembly import Premises
 
     premises = Premises(settings, process="doctor")
@@ -75,6 +76,8 @@ def examined(settings: Settings) -> Iterator[Finding]:
         "certificate": _certificate,
         "ports": _ports,
         "sign-in": _sign_in,
+        "provisioning": doctor_programs.provisioning,
+        "ci": doctor_programs.ci,
     }
     try:
         for component, check in checks.items():

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from falaj.training.service import RunService, TrainingService
     from falaj.trust.audit_service import Audit
     from falaj.trust.keys_service import Keys
+    from falaj.trust.provisioning_service import ProvisioningService
     from falaj.trust.service import AccountsService
     from falaj.wiring.assembly import Premises
 
@@ -88,6 +89,7 @@ class Platform:
     incidents: IncidentService
     assets: AssetService
     accounts: AccountsService
+    provisioning: ProvisioningService
     policy: PolicyService
     keys: Keys
     audit: Audit

@@ -31,9 +31,11 @@ from pydantic_settings import (
 from falaj.kernel import postgres_tls
 from falaj.kernel.errors import Forbidden, InvalidInput
 from falaj.kernel.settings_audit import AuditSettings
+from falaj.kernel.settings_ci import CiSettings
 from falaj.kernel.settings_keys import SECRETS as KEY_SERVICE_SECRETS
 from falaj.kernel.settings_keys import KeyServiceSettings
 from falaj.kernel.settings_people import OutgoingSettings, SignInSettings
+from falaj.kernel.settings_provisioning import ProvisioningSettings
 from falaj.kernel.settings_supply import SupplyChainSettings
 
 SETTINGS_FILE = "falaj.toml"
@@ -220,6 +222,8 @@ class Settings(BaseSettings):
     outgoing: OutgoingSettings = OutgoingSettings()
     supply_chain: SupplyChainSettings = SupplyChainSettings()
     audit: AuditSettings = AuditSettings()
+    provisioning: ProvisioningSettings = ProvisioningSettings()
+    ci: CiSettings = CiSettings()
     traces: str = ""
     """Where traces go, by OTLP over HTTP: ``https://collector:4318``; nowhere if it is empty."""
     traces_ratio: float = Field(0.01, ge=0, le=1)

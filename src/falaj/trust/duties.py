@@ -100,8 +100,24 @@ DUTIES: Mapping[str, tuple[str, ...]] = {
     ),
     "keys": ("keys.*", "certificates.*"),
     "audit": ("audit.*",),
-    "administer": ("accounts.*", "policy.*"),
-    "grant": ("accounts.set_roles", "accounts.invite", "accounts.grant*"),
+    "administer": (
+        "accounts.*",
+        "policy.*",
+        "provisioning.hand_over",
+        "provisioning.settle",
+    ),
+    "provision": (
+        "provisioning.create_*",
+        "provisioning.put_*",
+        "provisioning.patch_*",
+        "provisioning.remove_*",
+    ),
+    "grant": (
+        "accounts.set_roles",
+        "accounts.invite",
+        "accounts.grant*",
+        "provisioning.hand_over",
+    ),
     "serve": (
         "endpoints.predict*",
         "predictions.predict*",
@@ -121,6 +137,7 @@ RESTRICTED = {
     "audit": "audit",
     "keys": "read_keys",
     "policy": "read_accounts",
+    "provisioning": "read_provisioned",
 }
 """Services whose reading is not for everyone, and the group that their reading stands in."""
 

@@ -23,6 +23,8 @@ from falaj.trust.model import InvalidToken, Verified
 from falaj.trust.ports import Signature
 
 LIFETIME = timedelta(minutes=5)
+LONGEST = timedelta(minutes=15)
+"""No token is good for longer, whoever it is for."""
 LEEWAY = timedelta(seconds=30)
 """How far the clocks of two machines may disagree."""
 ALGORITHM = "Ed25519"
@@ -94,9 +96,16 @@ class Tokens:
         account_epoch: int,
         mfa_at: datetime | None,
         now: datetime,
+        lasts: timedelta | None = None,
+        purpose: str = "",
     ) -> tuple[str, datetime]:
-        """A signed token for a principal's session, and when it ends."""
-        expires_at = now + self.lifetime
+        """A signed token for a principal's session, and when it ends.
+
+        Args:
+            lasts: how long it is good, instead of ``lifetime``; at most ``LONGEST``.
+            purpose: why its holder reads data, whatever they say with a request.
+        """
+        expires_at = now + min(lasts or self.lifetime, LONGEST)
         claims: dict[str, Any] = {
             "iss": self._issuer,
             "aud": self._audience,
@@ -110,6 +119,8 @@ class Tokens:
         }
         if mfa_at is not None:
             claims["mfa_at"] = microseconds(mfa_at)
+        if purpose:
+            claims["purpose"] = purpose
         payload = _part(claims)
         signature: Signature | None = None
         # The key id stands in the signed header, and only a signature tells which key is the
@@ -194,16 +205,19 @@ class Tokens:
             expires_at = _instant(claims["exp"])
             epoch = int(claims["epoch"])
             mfa_at = from_microseconds(int(claims["mfa_at"])) if "mfa_at" in claims else None
+            purpose = str(claims["purpose"]) if "purpose" in claims else None
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise _refused("its claims are not those of this platform") from error
         if not isinstance(session, str) or kind is PrincipalKind.SYSTEM:
             raise _refused("its claims are not those of this platform")
         if max(not_before, issued_at) > now + self._leeway:
             raise _refused("it is not valid yet; check the clocks")
-        if now > expires_at + self._leeway or expires_at - issued_at > self.lifetime * 2:
+        if now > expires_at + self._leeway or expires_at - issued_at > LONGEST:
             raise _refused("it has expired")
         return Verified(
-            caller=Caller(Principal(subject, kind, roles), mfa_at=mfa_at, via="http"),
+            caller=Caller(
+                Principal(subject, kind, roles), mfa_at=mfa_at, purpose=purpose, via="http"
+            ),
             session=session,
             account_epoch=epoch,
             expires_at=expires_at,

@@ -20,9 +20,11 @@ from falaj.training.service import RunService, TrainingService
 from falaj.trust.audit_service import Audit
 from falaj.trust.keys_service import Keys
 from falaj.trust.ownfactors import OwnFactors
+from falaj.trust.provisioning_service import ProvisioningService
 from falaj.trust.service import AccountsService
 from falaj.wiring.facts import facts
 from falaj.wiring.policyparts import policy_service
+from falaj.wiring.provisioningparts import provisioning_service
 from falaj.wiring.watching import parity_checks
 
 if TYPE_CHECKING:
@@ -53,6 +55,7 @@ def makers(made: Premises) -> dict[type[Service], Callable[[], Service]]:
         IncidentService: lambda: IncidentService(made.incidents, made.catalog, visible),
         AssetService: lambda: AssetService(made.catalog, visible),
         AccountsService: lambda: _accounts(made),
+        ProvisioningService: lambda: provisioning_service(made),
         PolicyService: lambda: policy_service(made),
         Keys: lambda: Keys(made.keys, made.jobs, made.audit, made.key_uses),
         Audit: lambda: Audit(made.audit, made.checkpoints, made.audit_verifier),

@@ -20,6 +20,7 @@ def service_classes() -> dict[str, type[Service]]:
     from falaj.training.service import RunService, TrainingService
     from falaj.trust.audit_service import Audit
     from falaj.trust.keys_service import Keys
+    from falaj.trust.provisioning_service import ProvisioningService
     from falaj.trust.service import AccountsService
 
     listed: list[type[Service]] = [
@@ -37,6 +38,7 @@ def service_classes() -> dict[str, type[Service]]:
         IncidentService,
         AssetService,
         AccountsService,
+        ProvisioningService,
         PolicyService,
         Keys,
         Audit,
