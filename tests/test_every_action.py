@@ -38,6 +38,10 @@ OTHER_ROUTES = {
     *(f"/login/with/{{provider}}{more}"
       for more in ("", "/callback", "/factor", "/passkey", "/passkey/options", "/logout")),
     "/step-up/with/{provider}", "/account/with/{provider}",
+    "/account/passkey/options", "/device", "/device/decision", "/auth/exchange",
+    "/scim/v2/Users", "/scim/v2/Users/{id}", "/scim/v2/Groups", "/scim/v2/Groups/{id}",
+    "/scim/v2/ServiceProviderConfig", "/scim/v2/ResourceTypes", "/scim/v2/ResourceTypes/{id}",
+    "/scim/v2/Schemas", "/scim/v2/Schemas/{id}", "/scim/v2/Bulk", "/scim/v2/Me",
 }  # fmt: skip
 
 FOR_STRANGERS = {

@@ -184,6 +184,7 @@ def test_a_name_that_changes_its_address_gains_nothing(
 
 SPEAKS_HTTP = {"httpx", "requests", "aiohttp", "urllib3", "urllib.request", "http.client"}
 ASKED_BY_PEOPLE = {
+    "interfaces/cilogin.py",
     "interfaces/client.py", "interfaces/credentials.py", "interfaces/devicelogin.py",
     "interfaces/featuresclient.py", "interfaces/platform.py", "interfaces/session.py",
 }  # fmt: skip

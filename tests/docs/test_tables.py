@@ -33,7 +33,9 @@ SHOWN = {
     Role.AUDITOR: "auditor",
     Role.ADMINISTRATOR: "admin",
     Role.SERVICE: "service",
+    Role.PROVISIONER: "provisioner",
 }
+PROGRAMS = {Role.SERVICE, Role.PROVISIONER}
 
 
 def all_actions() -> list[Action]:
@@ -52,7 +54,7 @@ def permissions() -> list[str]:
         resource = Resource(AssetRef(kind, "x"), {})
         marks = []
         for role in SHOWN:
-            who = PrincipalKind.SERVICE if role is Role.SERVICE else PrincipalKind.USER
+            who = PrincipalKind.SERVICE if role in PROGRAMS else PrincipalKind.USER
             caller = Caller(Principal(f"{who.value}:somebody", who, (role.value,)), via="test")
             allowed = policy.decide(caller, action.name, resource, stepped_up=True).allowed
             marks.append("●" if allowed else "")

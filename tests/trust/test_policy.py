@@ -61,6 +61,9 @@ ACTIONS = [
     act("jobs.list", "GET", "platform"),
     act("keys.list", "GET", "platform"),
     act("keys.rotate", on="platform", step_up=True),
+    act("provisioning.list_users", "GET", "platform"),
+    act("provisioning.put_user", on="provisioned_user"),
+    act("provisioning.hand_over", on="account", step_up=True),
     act("audit.search", "GET", "platform"),
     act("audit.verify", "POST", "platform"),
     act("oddities.frob", on="platform"),
@@ -168,13 +171,22 @@ EXPERIMENTS = {"definitions.plan", "training.train", "runs.log", "models.registe
                 "accounts.get",
                 "accounts.sessions",
                 "accounts.factors",
+                "provisioning.list_users",
             },
         ),
         (
             "administrator",
-            {*READS, "keys.list", *(a.name for a in AccountsService.actions())},
+            {
+                *READS,
+                "keys.list",
+                *(a.name for a in AccountsService.actions()),
+                "provisioning.list_users",
+                "provisioning.put_user",
+                "provisioning.hand_over",
+            },
         ),
         ("service", SERVES),
+        ("provisioner", {"provisioning.list_users", "provisioning.put_user"}),
         ("nonsense", set()),
     ],
 )
@@ -292,7 +304,19 @@ def test_the_worker_does_jobs_but_neither_accounts_keys_approvals_nor_audit(poli
         "keys.rotate",
         "audit.search",
         "audit.verify",
+        "provisioning.list_users",
+        "provisioning.put_user",
+        "provisioning.hand_over",
     }
+
+
+def test_people_provision_with_a_fresh_factor_and_programs_without(policy):
+    administrator = caller("administrator")
+    assert may(policy, administrator, "provisioning.put_user")
+    assert not may(policy, administrator, "provisioning.put_user", stepped_up=False)
+    program = caller("provisioner", principal="service:entra")
+    assert may(policy, program, "provisioning.put_user", stepped_up=False)
+    assert not may(policy, program, "provisioning.hand_over", asset("account", "amina"))
 
 
 def test_why_names_the_policy_and_what_would_help(policy):

@@ -36,6 +36,7 @@ SERVICES: dict[str, str] = {
     "privacy": "Personal data: where a person's rows stand, and their erasure.",
     "accounts": "People and programs that may act on this platform, their roles and sessions.",
     "certificates": "Certificates with which programs prove who they are.",
+    "provisioning": "Accounts and groups that identity providers keep, by SCIM.",
     "policy": "Policies: the operator's own, and which policy decides what.",
     "keys": "The keys that seal and sign: which there are, and their rotation.",
     "audit": "What was done by whom, and proof that the record of it is whole.",
@@ -321,6 +322,20 @@ def login(
     """Log in to a server (--url): with password and one-time code, or through a browser."""
     if device or provider:
         context.obj.login_by_device(provider or "", bind=bind)
+    ci: Annotated[
+        bool, typer.Option("--ci", help="Be let in by this CI job's token, for one COMMAND.")
+    ] = False,
+    command: Annotated[
+        list[str] | None, typer.Argument(help="With --ci, behind `--`: what to run.")
+    ] = None,
+) -> None:
+    """Log in to a server (--url): with password and code, through a browser, or as a CI job."""
+    if ci:
+        raise typer.Exit(context.obj.login_by_job(name, command or []))
+    if command:
+        raise typer.BadParameter("a command is run with --ci only")
+    if device:
+        context.obj.login_by_device()
     else:
         context.obj.login(name or typer.prompt("Name"), bind=bind)
 

@@ -58,6 +58,7 @@ def examine(session: Session) -> int:
 
 def examined(settings: Settings) -> Iterator[Finding]:
     """The findings, one for each component, in the order in which they depend on each other."""
+    from falaj.interfaces import doctor_programs
     from falaj.wiring.assembly import Premises
 
     premises = Premises(settings, process="doctor")
@@ -81,6 +82,8 @@ def examined(settings: Settings) -> Iterator[Finding]:
             f"identity provider {name}": partial(_provider, name=name)
             for name in settings.identity.providers
         },
+        "provisioning": doctor_programs.provisioning,
+        "ci": doctor_programs.ci,
     }
     try:
         for component, check in checks.items():

@@ -162,7 +162,8 @@ def authenticated(request: Request, verifier: Verifier) -> Caller:
     return Caller(
         principal=caller.principal,
         mfa_at=caller.mfa_at,
-        purpose=short_header(request, "falaj-purpose", quoted=True) or caller.purpose,
+        # A token that was given for one purpose is good for no other.
+        purpose=caller.purpose or short_header(request, "falaj-purpose", quoted=True),
         via="http",
         address=address,
     )

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from falaj.trust.audit_service import Audit
     from falaj.trust.certificates_service import CertificateService
     from falaj.trust.keys_service import Keys
+    from falaj.trust.provisioning_service import ProvisioningService
     from falaj.trust.service import AccountsService
     from falaj.wiring.assembly import Premises
 
@@ -94,6 +95,7 @@ class Platform:
     assets: AssetService
     accounts: AccountsService
     certificates: CertificateService
+    provisioning: ProvisioningService
     policy: PolicyService
     keys: Keys
     audit: Audit

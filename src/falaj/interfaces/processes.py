@@ -91,6 +91,7 @@ def control_app(premises: Premises, *, port: int | None = None) -> Any:
     from falaj.interfaces.hosts import Addresses, HostCheck
     from falaj.interfaces.http import create_app
     from falaj.interfaces.people import add_people
+    from falaj.interfaces.programs import add_programs
     from falaj.wiring.auditparts import refusals
     from falaj.wiring.certificateparts import nonces
     from falaj.wiring.policyparts import questions_kept
@@ -109,6 +110,7 @@ def control_app(premises: Premises, *, port: int | None = None) -> Any:
     add_auth_routes(app, premises.authentication)
     add_certificate_routes(app, premises.certificates.login)
     add_people(app, premises, addresses, version=version("falaj"))
+    add_programs(app, premises, addresses)
     app.add_middleware(HostCheck, addresses=addresses)
     return app
 

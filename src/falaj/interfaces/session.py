@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import os
 import sys
 from functools import cached_property
 from pathlib import Path
@@ -51,7 +52,13 @@ class Session:
         from falaj.interfaces.platform import connect, open_platform
 
         if self.url is not None:
-            opened = connect(self.url, ca=self.ca, purpose=self.purpose, on_step_up=self._step_up)
+            opened = connect(
+                self.url,
+                token=os.environ.get("FALAJ_TOKEN"),
+                ca=self.ca,
+                purpose=self.purpose,
+                on_step_up=self._step_up,
+            )
         else:
             opened = open_platform(self.folder, purpose=self.purpose, on_step_up=self._step_up)
         if self.code is not None:
@@ -179,6 +186,26 @@ class Session:
             tokens = tokens_through_browser(client, self._show_link, named=named, provider=provider)
         CredentialFile(default_file()).put(url, tokens)
         self.console.print(f"Logged in to {url}.")
+
+    def login_by_job(self, name: str | None, command: list[str]) -> int:
+        """Be let in by this CI job's own token, and run a command with it; its exit code."""
+        import httpx
+
+        from falaj.interfaces.cilogin import exchanged, job_token, run_with
+        from falaj.interfaces.platform import trusted
+
+        url = self._server()
+        with httpx.Client(timeout=30, follow_redirects=False) as outside:
+            token = job_token(url, os.environ, outside)
+        with httpx.Client(base_url=url, verify=trusted(url, self.ca), timeout=60) as client:
+            answer = exchanged(client, token, account=name)
+        told = Console(stderr=True)
+        until = f"{answer['account']} until {answer['expires_at']}"
+        told.print(f"This job is service:{until}.", highlight=False)
+        if not command:
+            return 0
+        ca = str(self.ca.resolve()) if self.ca else None
+        return run_with(answer["access_token"], url, ca, command)
 
     def logout(self) -> None:
         """End the session on the server and forget its tokens."""

@@ -26,6 +26,7 @@ PREFIXES = {
     "release": "a release of an endpoint",
     "load": "one load of a source",
     "user": "a person's account",
+    "group": "a group of people that an identity provider keeps",
     "session": "a login session",
     "passkey": "a passkey of a person",
     "problem": "an error whose text is in the log",

@@ -38,6 +38,11 @@ from falaj.kernel.settings_keys import SECRETS as KEY_SERVICE_SECRETS
 from falaj.kernel.settings_keys import KeyServiceSettings
 from falaj.kernel.settings_people import OutgoingSettings, SignInSettings
 from falaj.kernel.settings_privacy import PrivacySettings
+from falaj.kernel.settings_ci import CiSettings
+from falaj.kernel.settings_keys import SECRETS as KEY_SERVICE_SECRETS
+from falaj.kernel.settings_keys import KeyServiceSettings
+from falaj.kernel.settings_people import OutgoingSettings, SignInSettings
+from falaj.kernel.settings_provisioning import ProvisioningSettings
 from falaj.kernel.settings_supply import SupplyChainSettings
 
 SETTINGS_FILE = "falaj.toml"
@@ -232,6 +237,8 @@ class Settings(BaseSettings):
     supply_chain: SupplyChainSettings = SupplyChainSettings()
     audit: AuditSettings = AuditSettings()
     privacy: PrivacySettings = PrivacySettings()
+    provisioning: ProvisioningSettings = ProvisioningSettings()
+    ci: CiSettings = CiSettings()
     traces: str = ""
     """Where traces go, by OTLP over HTTP: ``https://collector:4318``; nowhere if it is empty."""
     traces_ratio: float = Field(0.01, ge=0, le=1)

@@ -23,7 +23,7 @@ Arguments = Mapping[str, Any]
 _ID = re.compile(r"\b[a-z]{2,12}_[0-9a-f]{32}\b")
 _INSTANT = re.compile(r"\b\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00)")
 _SECRET = re.compile(r"^falaj_(link|sk)_[A-Za-z0-9_-]{20,}$")
-_NEW = re.compile(r"\b(person|program|model|alert|entity|by-hand)[-_][0-9a-f]+\b")
+_NEW = re.compile(r"\b(person|program|group|model|alert|entity|by-hand)[-_][0-9a-f]+\b")
 
 
 @dataclass(frozen=True)
@@ -114,6 +114,19 @@ def _revocation(world: World) -> Arguments:
     name = world.person()
     world.session_of(name)
     return {"name": name}
+
+
+def _found(what: str, attribute: str) -> Callable[[World], Arguments]:
+    return lambda world: {"filter": f'{attribute} eq "{world.provisioned(what)[1]}"'}
+
+
+def _provisioned(what: str, **more: Any) -> Callable[[World], Arguments]:
+    return lambda world: {what: world.provisioned(what)[0], **more}
+
+
+def _handed_over(world: World) -> Arguments:
+    name = world.person()
+    return {"name": name, "provisioner": world.provisioner(), "user_name": name}
 
 
 def _removal(world: World) -> Arguments:
@@ -381,6 +394,35 @@ SUBJECTS: Mapping[str, Subject] = {
     "certificates.issue": Subject(_request, _CERTIFICATE),
     "certificates.list": Subject(_new("account", lambda world: world.service_account())),
     "certificates.revoke": Subject(_new("account", lambda world: world.service_account())),
+    "provisioning.list_users": Subject(_found("user", "userName")),
+    "provisioning.get_user": Subject(_provisioned("user")),
+    "provisioning.create_user": Subject(
+        lambda world: {"user_name": world.new("person"), "personal": [{"displayName": "Omar"}]}
+    ),
+    "provisioning.put_user": Subject(
+        lambda world: {"user": world.provisioned("user")[0], "user_name": world.new("person"),
+                       "active": False}
+    ),
+    "provisioning.patch_user": Subject(
+        _provisioned("user", operations=[{"op": "Replace", "path": "active", "value": "False"}])
+    ),
+    "provisioning.remove_user": Subject(_provisioned("user")),
+    "provisioning.list_groups": Subject(_found("group", "displayName")),
+    "provisioning.get_group": Subject(_provisioned("group")),
+    "provisioning.create_group": Subject(
+        lambda world: {"display_name": world.new("group"),
+                       "members": [world.provisioned("user")[0]]}
+    ),
+    "provisioning.put_group": Subject(
+        lambda world: {"group": world.provisioned("group")[0], "display_name": world.new("group"),
+                       "members": [world.provisioned("user")[0]]}
+    ),
+    "provisioning.patch_group": Subject(
+        _provisioned("group", operations=[{"op": "replace", "value": {"externalId": "g1"}}])
+    ),
+    "provisioning.remove_group": Subject(_provisioned("group")),
+    "provisioning.hand_over": Subject(_handed_over),
+    "provisioning.settle": Subject(passing=frozenset({"n_accounts"})),
     "keys.list": Subject(_keys_of_tokens),
     "keys.rotate": Subject(
         _always(purpose="audit"), frozenset({"id", "version"}),

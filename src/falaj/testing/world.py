@@ -317,6 +317,25 @@ class World:
             )  # fmt: skip
         return name
 
+    def provisioner(self) -> str:
+        """The name of a new service account that may provision."""
+        from falaj.trust.model import Role
+
+        name = self.new("program")
+        with self.call() as call:
+            self.premises.authentication.accounts.create_service(
+                call.connection, name=name, roles=(Role.PROVISIONER,), created_by="user:amina",
+                now=call.now,
+            )  # fmt: skip
+        return name
+
+    def provisioned(self, what: str) -> tuple[str, str]:
+        """The id and the name of a new person (``user``) or ``group`` that the owner keeps."""
+        name = self.new("person" if what == "user" else "group")
+        given = {"user_name" if what == "user" else "display_name": name}
+        action = self.premises.backend.services.actions[f"provisioning.create_{what}"]
+        return door_of(self, self.caller()).call(action, given).id, name
+
     def session_of(self, name: str) -> str:
         """The id of a new session of an account."""
         authentication = self.premises.authentication

@@ -73,18 +73,20 @@ class Accounts:
         now: datetime,
         state: AccountState = AccountState.INVITED,
         one_person: bool = False,
+        provisioned: bool = False,
         **credentials: Any,
     ) -> Account:
         """A new account.
 
-        ``one_person`` lifts the rule of incompatible roles, for a platform with one user.
+        ``one_person`` lifts the rule of incompatible roles, for a platform with one user;
+        ``provisioned`` lets it begin without any role, until groups give some.
 
         Raises:
             AlreadyExists: the name is taken.
             InvalidInput: the name is reserved, or the roles do not fit each other or the kind.
         """
         roles = tuple(roles)
-        if not one_person:
+        if not one_person and (roles or not provisioned):
             check_roles(roles, kind)
         if name in RESERVED:
             raise InvalidInput(f"The name {name!r} is reserved.", hint="Choose another name.")
@@ -165,7 +167,7 @@ class Accounts:
         if account.state is AccountState.DEACTIVATED:
             raise Conflict(f"The account {name!r} is deactivated.", hint="Create another account.")
         if Role.ADMINISTRATOR not in roles:
-            self._keep_an_administrator(connection, account)
+            self.keep_an_administrator(connection, account)
         return self.change(connection, account, now=now, roles=jsonable_roles(tuple(roles)))
 
     def deactivate(self, connection: Connection, name: str, *, now: datetime) -> Account:
@@ -178,7 +180,7 @@ class Accounts:
         account = self.get(connection, name)
         if account.state is AccountState.DEACTIVATED:
             return account
-        self._keep_an_administrator(connection, account)
+        self.keep_an_administrator(connection, account)
         connection.execute(delete(passkeys).where(passkeys.c.account == account.id))
         return self.change(
             connection,
@@ -192,6 +194,37 @@ class Accounts:
             secret_hash=None,
             public_key=None,
         )
+
+    def suspend(self, connection: Connection, name: str, *, now: datetime) -> Account:
+        """Put an account out, with its credentials kept; its tokens end within a second.
+
+        Raises:
+            NotFound: no such account.
+            Conflict: it is shut for good, or the platform would lose its last administrator.
+        """
+        account = self.get(connection, name)
+        if account.state is AccountState.SUSPENDED:
+            return account
+        if account.state is AccountState.DEACTIVATED:
+            raise Conflict(f"The account {name!r} is shut for good.", hint="Make another one.")
+        self.keep_an_administrator(connection, account)
+        return self.change(connection, account, now=now, state=AccountState.SUSPENDED.value)
+
+    def resume(
+        self, connection: Connection, name: str, *, state: AccountState, now: datetime
+    ) -> Account:
+        """Bring a suspended account back, into the state that it was in.
+
+        Raises:
+            NotFound: no such account.
+            Conflict: it is shut for good.
+        """
+        account = self.get(connection, name)
+        if account.state is AccountState.DEACTIVATED:
+            raise Conflict(f"The account {name!r} is shut for good.", hint="Make another one.")
+        if account.state is not AccountState.SUSPENDED:
+            return account
+        return self.change(connection, account, now=now, state=state.value)
 
     def change(
         self, connection: Connection, account: Account, *, now: datetime, **values: Any
@@ -214,7 +247,8 @@ class Accounts:
             and Role.ADMINISTRATOR in account.roles
         ]
 
-    def _keep_an_administrator(self, connection: Connection, leaving: Account) -> None:
+    def keep_an_administrator(self, connection: Connection, leaving: Account) -> None:
+        """Raise Conflict if nobody but this account is an active administrator."""
         # Two administrators who remove each other at the same moment must wait for one another.
         connection.execute(select(accounts.c.id).order_by(accounts.c.id).with_for_update())
         left = [account.id for account in self.administrators(connection)]
@@ -245,6 +279,11 @@ def check_roles(roles: Sequence[Role], kind: PrincipalKind) -> None:
         raise InvalidInput(
             "A service account neither administers nor approves.",
             hint="Give it `service`, `ml_engineer` or another working role.",
+        )
+    if Role.PROVISIONER in roles and (kind is not PrincipalKind.SERVICE or len(set(roles)) > 1):
+        raise InvalidInput(
+            "The role provisioner is for a service account that has no other role.",
+            hint="Make one with `falaj accounts create-service`.",
         )
 
 

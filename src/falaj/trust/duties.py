@@ -102,8 +102,24 @@ DUTIES: Mapping[str, tuple[str, ...]] = {
     "keys": ("keys.*", "certificates.revoke*"),
     "certify": ("certificates.issue",),
     "audit": ("audit.*",),
-    "administer": ("accounts.*", "policy.*"),
-    "grant": ("accounts.set_roles", "accounts.invite", "accounts.grant*"),
+    "administer": (
+        "accounts.*",
+        "policy.*",
+        "provisioning.hand_over",
+        "provisioning.settle",
+    ),
+    "provision": (
+        "provisioning.create_*",
+        "provisioning.put_*",
+        "provisioning.patch_*",
+        "provisioning.remove_*",
+    ),
+    "grant": (
+        "accounts.set_roles",
+        "accounts.invite",
+        "accounts.grant*",
+        "provisioning.hand_over",
+    ),
     "serve": (
         "endpoints.predict*",
         "predictions.predict*",
@@ -125,6 +141,7 @@ RESTRICTED = {
     "keys": "read_keys",
     "policy": "read_accounts",
     "privacy": "read_privacy",
+    "provisioning": "read_provisioned",
 }
 """Services whose reading is not for everyone, and the group that their reading stands in."""
 

@@ -38,6 +38,7 @@ _FIRST, _INVITE, _TICKET = "first", "invite", "ticket"
 LINKS = (_FIRST, _INVITE)
 """Purposes of the links that make somebody enrol."""
 _BY_ENROLMENT = "system:enrolment"
+_MAY_CONFIRM = (AccountState.INVITED.value, AccountState.ACTIVE.value)
 
 
 class Enrolment:
@@ -246,7 +247,7 @@ class Enrolment:
         with exchanges.database.transaction() as connection:
             ticket = self.link_row(connection, hashed, (_TICKET,), now)
             row = ticket and self._accounts.by_id(connection, ticket["account"])
-            if row and row["totp_pending_sealed"] and row["state"] != AccountState.DEACTIVATED:
+            if row and row["totp_pending_sealed"] and row["state"] in _MAY_CONFIRM:
                 secret = exchanges.factors.open(row["totp_pending_sealed"], row["id"])
                 step = exchanges.factors.step_of(
                     secret, request.code.get_secret_value(), now=now, last_step=0

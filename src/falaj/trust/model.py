@@ -49,6 +49,7 @@ class Role(StrEnum):
     AUDITOR = "auditor"
     ADMINISTRATOR = "administrator"
     SERVICE = "service"
+    PROVISIONER = "provisioner"
 
 
 class AccountState(StrEnum):
@@ -56,6 +57,8 @@ class AccountState(StrEnum):
 
     INVITED = "invited"
     ACTIVE = "active"
+    SUSPENDED = "suspended"
+    """Out, with all credentials kept: provisioning can bring it back."""
     DEACTIVATED = "deactivated"
 
 

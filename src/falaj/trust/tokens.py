@@ -26,6 +26,8 @@ from falaj.trust.ports import Signature
 from falaj.trust.proofs import Proofs, UnprovenKey
 
 LIFETIME = timedelta(minutes=5)
+LONGEST = timedelta(minutes=15)
+"""No token is good for longer, whoever it is for."""
 LEEWAY = timedelta(seconds=30)
 """How far the clocks of two machines may disagree."""
 ALGORITHM = "Ed25519"
@@ -101,12 +103,17 @@ class Tokens:
         mfa_at: datetime | None,
         now: datetime,
         binding: Binding | None = None,
+        lasts: timedelta | None = None,
+        purpose: str = "",
     ) -> tuple[str, datetime]:
         """A signed token for a principal's session, and when it ends.
 
-        ``binding`` is the key that must be proven with it (the claim ``cnf``).
+        Args:
+            binding: the key that must be proven with it (the claim ``cnf``).
+            lasts: how long it is good, instead of ``lifetime``; at most ``LONGEST``.
+            purpose: why its holder reads data, whatever they say with a request.
         """
-        expires_at = now + self.lifetime
+        expires_at = now + min(lasts or self.lifetime, LONGEST)
         claims: dict[str, Any] = {
             "iss": self._issuer,
             "aud": self._audience,
@@ -122,6 +129,8 @@ class Tokens:
             claims["mfa_at"] = microseconds(mfa_at)
         if binding is not None:
             claims["cnf"] = {binding.kind.value: binding.value}
+        if purpose:
+            claims["purpose"] = purpose
         payload = _part(claims)
         signature: Signature | None = None
         # The key id stands in the signed header, and only a signature tells which key is the
@@ -265,16 +274,19 @@ class Tokens:
             epoch = int(claims["epoch"])
             mfa_at = from_microseconds(int(claims["mfa_at"])) if "mfa_at" in claims else None
             binding = Binding.of_claim(claims.get("cnf"))
+            purpose = str(claims["purpose"]) if "purpose" in claims else None
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise _refused("its claims are not those of this platform") from error
         if not isinstance(session, str) or kind is PrincipalKind.SYSTEM:
             raise _refused("its claims are not those of this platform")
         if max(not_before, issued_at) > now + self._leeway:
             raise _refused("it is not valid yet; check the clocks")
-        if now > expires_at + self._leeway or expires_at - issued_at > self.lifetime * 2:
+        if now > expires_at + self._leeway or expires_at - issued_at > LONGEST:
             raise _refused("it has expired")
         return Verified(
-            caller=Caller(Principal(subject, kind, roles), mfa_at=mfa_at, via="http"),
+            caller=Caller(
+                Principal(subject, kind, roles), mfa_at=mfa_at, purpose=purpose, via="http"
+            ),
             session=session,
             account_epoch=epoch,
             expires_at=expires_at,

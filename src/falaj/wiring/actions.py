@@ -22,12 +22,14 @@ from falaj.trust.audit_service import Audit
 from falaj.trust.certificates_service import CertificateService
 from falaj.trust.keys_service import Keys
 from falaj.trust.ownfactors import OwnFactors
+from falaj.trust.provisioning_service import ProvisioningService
 from falaj.trust.service import AccountsService
 from falaj.wiring.facts import facts
 from falaj.wiring.policyparts import policy_service
 from falaj.wiring.privacyparts import privacy_service
 from falaj.wiring.readingparts import DataPlaneSight, feature_sight, guarded_lake
 from falaj.wiring.residencyparts import residency
+from falaj.wiring.provisioningparts import provisioning_service
 from falaj.wiring.watching import parity_checks
 
 if TYPE_CHECKING:
@@ -68,6 +70,7 @@ def makers(made: Premises) -> dict[type[Service], Callable[[], Service]]:
         PrivacyService: lambda: privacy_service(made),
         AccountsService: lambda: _accounts(made),
         CertificateService: lambda: CertificateService(made.certificates.of_programs),
+        ProvisioningService: lambda: provisioning_service(made),
         PolicyService: lambda: policy_service(made),
         Keys: lambda: Keys(made.keys, made.jobs, made.audit, made.key_uses),
         Audit: lambda: Audit(made.audit, made.checkpoints, made.audit_verifier),

@@ -22,6 +22,7 @@ def service_classes() -> dict[str, type[Service]]:
     from falaj.trust.audit_service import Audit
     from falaj.trust.certificates_service import CertificateService
     from falaj.trust.keys_service import Keys
+    from falaj.trust.provisioning_service import ProvisioningService
     from falaj.trust.service import AccountsService
 
     listed: list[type[Service]] = [
@@ -41,6 +42,7 @@ def service_classes() -> dict[str, type[Service]]:
         PrivacyService,
         AccountsService,
         CertificateService,
+        ProvisioningService,
         PolicyService,
         Keys,
         Audit,

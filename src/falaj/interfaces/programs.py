@@ -1,0 +1,33 @@
+"""All that programs of others meet at the control plane: SCIM, and the exchange of CI tokens."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fastapi import FastAPI
+
+from falaj.interfaces.exchange import add_exchange
+from falaj.interfaces.hiding import Hiding
+from falaj.interfaces.hosts import Addresses
+from falaj.interfaces.scim import Scim
+from falaj.trust.provisioners import Provisioners
+from falaj.wiring.provisioningparts import ci_exchange
+
+if TYPE_CHECKING:
+    from falaj.wiring.assembly import Premises
+
+
+def add_programs(app: FastAPI, premises: Premises, addresses: Addresses) -> None:
+    """Add the routes of identity providers and of CI jobs to the control plane.
+
+    Args:
+        addresses: where it is reached, for the addresses in answers.
+    """
+    Scim(
+        premises.backend,
+        premises.verifier,
+        Provisioners(premises.authentication),
+        origin=addresses.origins[0],
+        hiding=Hiding.of(premises.settings),
+    ).add_to(app)
+    add_exchange(app, ci_exchange(premises))
