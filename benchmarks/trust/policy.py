@@ -43,8 +43,9 @@ def main() -> None:
     own = CedarsOwn(policy, clock, environment=ENVIRONMENT)
     dice = Dice(7, [one.name for one in actions], clock)
     questions = [dice.question() for _ in range(QUESTIONS[given.size])]
-    for name in {action for _, action, _, _ in questions}:
-        policy._prepared.policies_for(policy._actions[name])  # once in a process's life
+    for item in policy._actions.values():
+        for principal_type in ("User", "Service", "System"):
+            policy._prepared.slice_for(item, principal_type)  # once in a process's life
     stands = f"{POLICIES} policies, 1,000 entities, {len(questions):,} questions"
     cold = timed(policy, questions)
     floor, differing = differences(policy, own, questions)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+import socket
+import ssl
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -17,7 +22,7 @@ from falaj.kernel.call import Caller, Principal, PrincipalKind
 from falaj.kernel.database import Database
 from falaj.kernel.door import LocalDoor
 from falaj.kernel.settings import Settings
-from falaj.testing.installations import Installation, Person, client
+from falaj.testing.installations import Installation, Person, client, eventually
 from falaj.testing.world import World, door_of
 from falaj.trust.audit_tables import audit_records
 from falaj.trust.tables import attempts
@@ -62,16 +67,88 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     made.premises.close()
 
 
+PEOPLE = {
+    "idris": ["ml_engineer"],
+    "noor": ["auditor"],
+    "adam": ["administrator"],
+    "sara": ["data_scientist"],
+    "sami": ["steward"],
+}
+"""Who is invited to the running platform beside salma, a viewer; each enrols when first asked."""
+_FRESH_SECONDS = 200.0
+
+
 @dataclass
 class Running:
-    """A platform behind TLS in processes of its own, with one person on it."""
+    """A platform behind TLS in processes of its own, with people on it."""
 
     installation: Installation
     person: Person
+    links: dict[str, str] = field(default_factory=dict)
+    people: dict[str, tuple[Person, float]] = field(default_factory=dict)
 
     def web(self, token: str | None = None) -> httpx.Client:
         """A client of the control plane."""
         return client(self.installation.control, self.installation.ca, token)
+
+    def data_plane(self, token: str | None = None) -> httpx.Client:
+        """A client of the inference worker."""
+        return client(self.installation.inference, self.installation.ca, token)
+
+    def somebody(self, name: str) -> Person:
+        """A person with a fresh session and factor; enrols at first, signs in again in time."""
+        self.forgiven()
+        if name not in self.people:
+            enrolled = (
+                self.person
+                if name == self.person.name
+                else self.installation.enrolled(name, self.links[name])
+            )
+            self.people[name] = (enrolled, time.monotonic())
+        person, since = self.people[name]
+        if time.monotonic() - since > _FRESH_SECONDS:
+            person.login()
+            self.people[name] = (person, time.monotonic())
+        return person
+
+    def as_(self, name: str) -> httpx.Client:
+        """A client of the control plane with that person's token."""
+        return self.web(self.somebody(name).token)
+
+    def found(self, action: str, **filters: Any) -> list[dict[str, Any]]:
+        """What `falaj audit search` shows an auditor, newest first."""
+        with self.as_("noor") as web:
+            asked = {"action": action, "limit": 1000, **filters}
+            answer = web.get("/api/audit/records", params=asked)
+        assert answer.status_code == 200, answer.text
+        records: list[dict[str, Any]] = answer.json()["records"]
+        return records
+
+    def on_record(self, action: str, fits: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        """The newest refusal of an action that fits, waited for a little."""
+        outcomes = ("refused", "failed")
+
+        def look() -> list[dict[str, Any]]:
+            return [r for r in self.found(action) if r["outcome"] in outcomes and fits(r)]
+
+        found: list[dict[str, Any]] = eventually(look, seconds=20, what=f"a record of {action}")
+        return found[0]
+
+    def raw(self, sent: bytes, *, at: str = "control", seconds: float = 10.0) -> bytes:
+        """What a server answers to bytes that no HTTP client would send."""
+        address = urlsplit(getattr(self.installation, at))
+        context = ssl.create_default_context(cafile=str(self.installation.ca))
+        with (
+            socket.create_connection((address.hostname, address.port), seconds) as plain,
+            context.wrap_socket(plain, server_hostname=address.hostname) as connection,
+        ):
+            connection.settimeout(seconds)
+            told = b""
+            with contextlib.suppress(OSError):
+                connection.sendall(sent)
+                while part := connection.recv(65_536):
+                    told += part
+        return told
 
     def records(self, action: str) -> list[tuple[str, str]]:
         """Outcome and first reason of each audit record of an action, oldest first."""
@@ -115,9 +192,11 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     installation.up()
     try:
         with installation.near(stepped_up=True) as platform:
-            link = platform.accounts.invite("salma", roles=("viewer",))
-        person = installation.enrolled("salma", link.secret.get_secret_value())
-        yield Running(installation, person)
+            links = {
+                name: platform.accounts.invite(name, roles=roles).secret.get_secret_value()
+                for name, roles in {"salma": ["viewer"], **PEOPLE}.items()
+            }
+        yield Running(installation, installation.enrolled("salma", links["salma"]), links)
     finally:
         installation.stop()
 

@@ -19,7 +19,7 @@ from falaj.kernel.door import LocalDoor
 from falaj.kernel.errors import FalajError, LimitExceeded, Unavailable
 from falaj.serving.adapters.grpc_messages import SERVICE
 from falaj.testing.guarded import free_ports
-from falaj.testing.installations import Installation, client, eventually
+from falaj.testing.installations import ControlPlane, Installation, client, eventually
 from falaj.wiring.assembly import assemble
 
 
@@ -165,6 +165,47 @@ def test_a_full_audit_disk_stops_actions_and_loses_no_record(tmp_path: Path) -> 
                 assert premises.audit_verifier.verify(connection).sound
         finally:
             premises.close()
+
+
+def test_a_full_disk_stops_actions_with_a_clear_error_over_https(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", 32) as disk:
+        installation = ControlPlane(disk / "project")
+        installation.init()
+        installation.up()
+        ballast = disk / "ballast"
+        try:
+            with installation.near(stepped_up=True) as owner:
+                link = owner.accounts.invite("sara", ["data_scientist", "auditor"])
+            person = installation.enrolled("sara", link.secret.get_secret_value())
+            with person.client() as web:
+
+                def start(experiment: str) -> httpx.Response:
+                    return web.post("/api/runs", json={"experiment": experiment})
+
+                assert start("before").status_code == 200
+                with (
+                    ballast.open("wb", buffering=0) as file,
+                    pytest.raises(OSError, match="No spa"),
+                ):
+                    while True:
+                        file.write(bytes(4096))
+                with ballast.open("rb+") as file:
+                    file.truncate(ballast.stat().st_size - 2 * 2**20)
+                refused = eventually(
+                    lambda: (answer := start("full")).status_code != 200 and answer, seconds=10
+                )
+                assert (refused.status_code, refused.json()["code"]) == (429, "limit-exceeded")
+                assert "nearly full" in refused.json()["detail"]
+                assert str(tmp_path) not in refused.text
+                asked = {"action": "runs.start", "outcome": "failed"}
+                shown = web.get("/api/audit/records", params=asked).json()["records"]
+                assert shown[0]["details"]["error"] == "limit-exceeded"
+                ballast.unlink()
+                eventually(lambda: start("after").status_code == 200, seconds=10)
+                assert web.post("/api/audit/verifications", json={}).json()["sound"]
+        finally:
+            ballast.unlink(missing_ok=True)
+            installation.stop()
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import subprocess
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,33 +10,10 @@ from sqlalchemy import Table, delete, insert, select
 
 from falaj.kernel.database import Database
 from falaj.testing.audit import Tamperer
-from falaj.testing.installations import Installation, Person, eventually, falaj_command
+from falaj.testing.installations import ControlPlane, Installation, Person
 from falaj.trust.audit_checkpoints import Checkpointer
 from falaj.trust.audit_tables import audit_checkpoints, audit_records
 from falaj.wiring.assembly import assemble
-
-
-class ControlPlane(Installation):
-    """Runs the control plane alone: nobody signs what was edited meanwhile."""
-
-    def begin(self) -> None:
-        self.log.write_bytes(b"")
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                falaj_command(self.folder, "up", "control"),
-                stdout=log,
-                stderr=log,
-                stdin=subprocess.DEVNULL,
-                env=self._environment(),
-                start_new_session=True,
-            )
-
-    def _announced(self) -> bool:
-        found = re.findall(r"https://[\w.:\[\]]+", self.told())
-        if not found:
-            return False
-        self.control = found[0]
-        return True
 
 
 class Edited:
@@ -97,8 +72,7 @@ class Edited:
 def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Edited]:
     installation = ControlPlane(tmp_path_factory.mktemp("edits") / "project")
     installation.init()
-    installation.begin()
-    eventually(installation._announced, seconds=60, what=installation.told())
+    installation.up()
     edited = Edited(installation)
     yield edited
     edited.database.close()

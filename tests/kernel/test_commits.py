@@ -20,6 +20,7 @@ from falaj.kernel.errors import Conflict, Unavailable
 from falaj.kernel.ports import AuditEntry
 from falaj.testing.audit import make_entry
 from falaj.testing.fakes import MemoryAudit
+from falaj.testing.installations import eventually
 
 things = Table(
     "test_commit_things",
@@ -307,3 +308,39 @@ def test_an_interrupted_waiter_leaves_nobody_behind_it_asleep(embedded: World) -
     commits._pass_on()
     commits.record([make_entry(3)])
     assert embedded.recorded() == {3}
+
+
+def test_who_leads_waits_for_those_who_are_being_woken(
+    embedded: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("falaj.kernel.commits.LONGEST_SECONDS", 20.0)
+    commits = embedded.commits
+    woken = _Ask(None, [])
+    woken.last, commits._chains = True, 1
+    before = embedded.n_commits
+    threads = [
+        threading.Thread(target=commits.record, args=([make_entry(number)],)) for number in (1, 2)
+    ]
+    for number, thread in enumerate(threads):
+        thread.start()
+        eventually(lambda number=number: len(commits._queue) == number + 1, seconds=10)
+    commits._awake(woken)
+    for thread in threads:
+        thread.join(20)
+    assert embedded.recorded() == {1, 2}
+    assert embedded.n_commits == before + 1
+
+
+def test_an_interrupted_last_one_holds_no_leader_up(embedded: World) -> None:
+    class Interrupted:
+        def acquire(self) -> None:
+            raise KeyboardInterrupt
+
+    commits = embedded.commits
+    ask = _Ask(None, [])
+    ask.done = ask.last = True
+    commits._chains, ask.woken = 1, Interrupted()  # type: ignore[assignment]
+    with pytest.raises(KeyboardInterrupt):
+        commits._wait(ask)
+    assert commits._chains == 0
+    assert commits._all_awake.is_set()

@@ -64,7 +64,7 @@ class Telling:
     def reception(self, path: bytes) -> tuple[int, float]:
         return 2_000, 0.3
 
-    def refusal(self, path: bytes, status: int, message: str) -> Response:
+    def refusal(self, path: bytes, status: int, message: str, client: str) -> Response:
         return Response(message.encode(), status)
 
     def failure(self, path: bytes, error: BaseException, client: str) -> Response:

@@ -8,14 +8,15 @@ from sqlalchemy import func, select, text
 
 from falaj.kernel.clock import SetClock, SystemClock
 from falaj.kernel.errors import Conflict, Corrupt, NotFound, Unavailable
-from falaj.testing.audit import START, Tamperer, fill
+from falaj.testing.audit import START, Tamperer, fill, make_entry
 from falaj.trust import audit_verification
 from falaj.trust.adapters.keys_file import FileKeyring, MachineSeal
 from falaj.trust.adapters.witness_file import FileWitness
 from falaj.trust.audit import SqlAuditLog
 from falaj.trust.audit_checkpoints import Checkpointer, Checkpoints
 from falaj.trust.audit_model import FindingKind
-from falaj.trust.audit_proofs import verify_consistency_proof, verify_record_proof
+from falaj.trust.audit_pages import PagesAhead
+from falaj.trust.audit_proofs import record_bytes, verify_consistency_proof, verify_record_proof
 from falaj.trust.audit_tables import audit_checkpoints, audit_records
 from falaj.trust.audit_verification import Verifier
 from falaj.trust.ports import Sighting, Signature
@@ -563,3 +564,54 @@ def test_the_log_knows_its_size(database):
     fill(database, 4)
     with database.reading() as connection:
         assert SqlAuditLog().size(connection) == 4
+
+
+def test_text_that_sqlite_writes_in_another_way_is_no_finding(sqlite_database, keys, checkpoints):
+    odd = [
+        "\x7f",
+        "\u2028\u2029",
+        "/<>&'",
+        '"\\',
+        "\b\f\n\r\t\x01\x1f",
+        "😀ف",
+        "",
+        "a\0b",
+        "\\u0041",
+    ]
+    with sqlite_database.transaction() as connection:
+        entries = [make_entry(n, principal=text, resource=text, details={text: text, "n": 1.5})
+                   for n, text in enumerate(odd * 3)]  # fmt: skip
+        SqlAuditLog().append_many(connection, entries)
+    with sqlite_database.reading() as connection:
+        found = Verifier(checkpoints).verify(connection)
+    assert (found.sound, found.n_records) == (True, len(odd) * 3)
+
+
+def test_what_is_read_ahead_is_what_is_there(sqlite_database, monkeypatch):
+    fill(sqlite_database, 50)
+    with sqlite_database.reading() as connection:
+        ahead = PagesAhead(connection.connection.driver_connection, 50, page=8)
+        at, records = 0, []
+        while at < 50:
+            page = ahead.part(at, at + 5)
+            assert page.low == at
+            records += page.records
+            at = page.high
+        rows = connection.execute(select(audit_records).order_by(audit_records.c.seq)).all()
+        assert records == [record_bytes(row) for row in rows]
+        assert ahead.part(3, 4).records == records[3:4]  # and back again
+        ahead.close()
+    assert not [one for one in threading.enumerate() if one.name.startswith("falaj-audit")]
+
+
+def test_a_page_that_is_not_whole_is_looked_at_closely(sqlite_database):
+    fill(sqlite_database, 40)
+    log = Tamperer(sqlite_database)
+    log.run("DELETE FROM audit_records WHERE seq = 12")
+    log.run("UPDATE audit_records SET hash = hex(hash) WHERE seq = 30")
+    with sqlite_database.reading() as connection:
+        ahead = PagesAhead(connection.connection.driver_connection, 40, page=10)
+        assert [ahead.part(low, low + 10) is None for low in (0, 10, 20, 30)] == [
+            False, True, True, False
+        ]  # fmt: skip
+        ahead.close()

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 from falaj.kernel.clock import SetClock
-from falaj.kernel.errors import Forbidden, Unauthenticated, Unavailable
+from falaj.kernel.errors import Forbidden, InvalidInput, Unauthenticated, Unavailable
 from falaj.kernel.ports import AuditEntry, Outcome
+from falaj.testing.installations import eventually
 from falaj.trust.model import InvalidToken
-from falaj.trust.refusals import OTHERS, Refusals
+from falaj.trust.refusals import FRONT, OTHERS, Refusals
 
 NOW = datetime(2026, 11, 30, 12, tzinfo=UTC)
 
@@ -129,3 +130,67 @@ def test_other_errors_are_not_counted() -> None:
     refusals.told(Forbidden("No."), "10.0.0.9", "GET /")
     refusals.flush(sums=True)
     assert kept.entries == []
+
+
+def test_what_the_front_turned_away_is_recorded_with_who_asked() -> None:
+    kept = Kept()
+    refusals, _ = made(kept)
+    deep = InvalidInput("Too deep.", refused="body-too-deep")
+    refusals.turned_away(deep, "10.0.0.9", "POST /auth/login")
+    refusals.turned_away(deep, "10.0.0.9", "POST /api/jobs", principal="user:eve")
+    refusals.turned_away(Forbidden("No."), "10.0.0.9", "POST /login")
+    refusals.flush(sums=False)
+    told = [(one.action, one.principal, one.reasons) for one in kept.entries]
+    assert told == [
+        (FRONT, "unknown", ("body-too-deep",)),
+        (FRONT, "user:eve", ("body-too-deep",)),
+        (FRONT, "unknown", ("forbidden",)),
+    ]
+    assert kept.entries[1].details["asked"] == "POST /api/jobs"
+
+
+def test_texts_that_a_stranger_makes_differ_are_one_kind() -> None:
+    kept = Kept()
+    refusals, _ = made(kept)
+    for number in range(50):
+        error = InvalidInput(f"Not JSON at {number}.", refused="body-unreadable")
+        refusals.told(error, "10.0.0.9", f"POST /{number}")
+    refusals.flush(sums=True)
+    (entry,) = kept.entries
+    assert (entry.details["n"], entry.details["message"]) == (50, "Not JSON at 0.")
+
+
+def test_sums_come_although_new_ones_keep_coming() -> None:
+    """A stranger with many addresses does not put the sums off for ever."""
+    kept = Kept()
+    refusals = Refusals(kept, clock=SetClock(NOW), via="http", sum_seconds=0.05)
+    number = 0
+
+    def summed() -> bool:
+        nonlocal number
+        number += 1
+        for address in ("10.0.0.9", f"10.1.{number // 250}.{number % 250}"):
+            refusals.told(Unauthenticated("No token."), address, "GET /")
+        return any("since" in one.details for one in kept.entries)
+
+    eventually(summed, seconds=10, every=0.005)
+    refusals.close()
+
+
+def test_sums_come_later_while_a_crowd_asks() -> None:
+    kept = Kept()
+    refusals, _ = made(kept, most=3, sum_seconds=60)
+    pauses = []
+    for number in range(20):
+        refusals.told(Unauthenticated("No token."), f"10.0.0.{number}", "GET /")
+    for _ in range(8):
+        pauses.append(refusals.pause)
+        refusals.flush(sums=True)
+        refusals.told(Unauthenticated("No token."), "10.0.0.1", "GET /")
+        for number in range(20):
+            refusals.told(Unauthenticated("No token."), f"10.0.0.{number}", "GET /")
+    assert pauses == [60, 120, 240, 480, 960, 1920, 3600, 3600]
+    refusals.flush(sums=True)
+    refusals.flush(sums=True)
+    refusals.flush(sums=True)
+    assert refusals.pause == 60

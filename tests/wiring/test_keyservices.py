@@ -5,6 +5,7 @@ import secrets
 import pytest
 
 from falaj.interfaces.doctor import examined
+from falaj.kernel.clock import SystemClock
 from falaj.kernel.errors import FalajError, InvalidInput, Unavailable
 from falaj.kernel.jobs import Worker
 from falaj.kernel.settings import Settings
@@ -13,6 +14,7 @@ from falaj.testing.kms import KmsStandIn
 from falaj.trust.rotation import standing
 from falaj.wiring.assembly import assemble
 from falaj.wiring.keyparts import rewrappables
+from falaj.wiring.keyservices import key_service
 from falaj.wiring.scoring import plain_settings
 from falaj.wiring.setup import initialise
 from falaj.wiring.stores import checked
@@ -147,3 +149,40 @@ def test_tasks_elsewhere_are_sent_no_secret_of_the_key_service(tmp_path):
     assert "s3cr3t" not in str(plain)
     assert Settings(**plain).key_service.token is None
     assert str(Settings(**plain).key_service.ca_file) == "/ca.pem"
+
+
+@pytest.mark.services
+def test_a_platform_moves_from_its_keyring_to_openbao_while_it_is_used(project, monkeypatch):
+    monkeypatch.setenv("FALAJ_KEYS", "keyring:")
+    initialise(Settings.read(project), owner="owner")
+    premises = assemble(Settings.read(project))
+    try:
+        digest = premises.blobs.keep(b"a model")
+        signature = premises.keys.sign("audit", b"head")
+        (before,) = standing(rewrappables(premises))
+    finally:
+        premises.close()
+    monkeypatch.delenv("FALAJ_KEYS")
+    with pytest.raises(InvalidInput, match="moved from the keyring to the keyring"):
+        key_service(
+            Settings.read(project, keys="keyring:", key_service={"moved_from": "keyring:"}),
+            SystemClock(),
+        )
+    monkeypatch.setenv("FALAJ_KEY_SERVICE__MOVED_FROM", "keyring:")
+    premises = assemble(Settings.read(project))
+    try:
+        assert premises.blobs.fetch(digest) == b"a model"
+        other = premises.blobs.keep(b"another model")
+        assert len(standing(rewrappables(premises))) == 2
+        with premises.calls.opened("test", "system:test") as call:
+            premises.jobs.submit(call, "keys.rewrap", {})
+        assert Worker(premises.jobs, premises.handlers, name="test").run_one()
+        found = standing(rewrappables(premises))
+        assert before not in found and len(found) == 1
+        assert premises.blobs.fetch(digest) == b"a model"
+        assert premises.blobs.fetch(other) == b"another model"
+        premises.keys.verify("audit", b"head", signature)
+        premises.keys.discard(before)
+        assert premises.blobs.fetch(digest) == b"a model"
+    finally:
+        premises.close()

@@ -9,11 +9,13 @@ comes before anybody is asked who he is.
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, ClassVar, Self
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from falaj.interfaces.http import CERTIFICATE
+from falaj.interfaces.turnedaway import Recorder
+from falaj.kernel.errors import LimitExceeded
 from falaj.serving.requests import shown_certificate
 
 LONGEST_HEAD = 64 * 1024
@@ -25,10 +27,17 @@ HEAD_SECONDS = 10.0
 class BoundedHttp(HttpToolsProtocol):
     """uvicorn's protocol, which closes a connection whose head is too long or too slow."""
 
+    recorder: ClassVar[Recorder | None] = None
+    """Told of heads that are too long, if anything is."""
     _in_head = True
     _head_bytes = 0
     _waiting: asyncio.TimerHandle | None = None
     _certificate: bytes | None = None
+
+    @classmethod
+    def telling(cls, recorder: Recorder) -> type[Self]:
+        """This protocol, which has heads that are too long recorded."""
+        return type(cls.__name__, (cls,), {"recorder": recorder})
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for the first head."""
@@ -49,7 +58,7 @@ class BoundedHttp(HttpToolsProtocol):
                 self._wait()
         super().data_received(data)
         if self._in_head and self._head_bytes > LONGEST_HEAD:
-            self.send_400_response("The head of the request is too long.")
+            self._too_long()
 
     def on_message_begin(self) -> None:
         """A request begins: it came by this connection."""
@@ -78,6 +87,14 @@ class BoundedHttp(HttpToolsProtocol):
         if self._waiting is not None:
             self._waiting.cancel()
             self._waiting = None
+
+    def _too_long(self) -> None:
+        told = "The head of the request is too long."
+        if self.recorder is not None:
+            error = LimitExceeded(told, refused="head-too-long")
+            address = self.client[0] if self.client else None
+            self.recorder.turned_away(error, address, "a head that did not end")
+        self.send_400_response(told)
 
     def _too_slow(self) -> None:
         self._waiting = None

@@ -318,10 +318,6 @@ def login(
     provider: Annotated[
         str | None, typer.Option(help="Be let in by a browser, through this identity provider.")
     ] = None,
-) -> None:
-    """Log in to a server (--url): with password and one-time code, or through a browser."""
-    if device or provider:
-        context.obj.login_by_device(provider or "", bind=bind)
     ci: Annotated[
         bool, typer.Option("--ci", help="Be let in by this CI job's token, for one COMMAND.")
     ] = False,
@@ -334,8 +330,8 @@ def login(
         raise typer.Exit(context.obj.login_by_job(name, command or []))
     if command:
         raise typer.BadParameter("a command is run with --ci only")
-    if device:
-        context.obj.login_by_device()
+    if device or provider:
+        context.obj.login_by_device(provider or "", bind=bind)
     else:
         context.obj.login(name or typer.prompt("Name"), bind=bind)
 

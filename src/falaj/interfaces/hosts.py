@@ -13,8 +13,10 @@ from typing import Any, Self
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
+from starlette.requests import Request
 from starlette.responses import JSONResponse
 
+from falaj.interfaces.turnedaway import tell
 from falaj.kernel.errors import FalajError, Forbidden, InvalidInput
 from falaj.kernel.problems import MEDIA_TYPE, problem, status_of
 from falaj.kernel.settings import Settings
@@ -85,6 +87,7 @@ class HostCheck:
                 _log.warning(
                     "request refused", reason=refusal.code, client=(scope.get("client") or [""])[0]
                 )
+                tell(Request(scope), refusal)
                 await _answer(refusal)(scope, receive, send)
                 return
         await self._app(scope, receive, send)

@@ -22,11 +22,11 @@ from starlette.exceptions import HTTPException
 from falaj.interfaces.hiding import Hiding
 from falaj.interfaces.openapi import document
 from falaj.interfaces.texts import from_text
+from falaj.interfaces.turnedaway import Recorder, known, tell
 from falaj.kernel.actions import Action, is_writable
 from falaj.kernel.call import Caller
 from falaj.kernel.door import Backend, LocalDoor
 from falaj.kernel.errors import FalajError, InvalidInput, LimitExceeded, NotFound, Unauthenticated
-from falaj.kernel.ports import TurnedAway
 from falaj.kernel.problems import INTERNAL, MEDIA_TYPE, problem, public, status_of
 from falaj.kernel.telemetry import logger
 from falaj.trust.bindings import NOTHING, Presented, thumbprint
@@ -42,8 +42,6 @@ DEEPEST = 64
 CERTIFICATE = "falaj.certificate"
 """In a request's scope: the client certificate (DER) that the connection has shown."""
 _SCHEMES = ("bearer", "dpop")
-_UNRECORDED = ("unauthenticated", "invalid-token", UnprovenKey.code)
-"""Refusals that no exchange has recorded yet."""
 _LONGEST_HEADER = 200
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 _NO_BRACKET = bytes(code for code in range(256) if code not in b"[]{}")
@@ -64,7 +62,7 @@ def create_app(
     version: str,
     max_body_bytes: int,
     hiding: Hiding | None = None,
-    turned_away: TurnedAway | None = None,
+    recorder: Recorder | None = None,
     nonce: Callable[[], str] | None = None,
 ) -> FastAPI:
     """The control plane's ASGI application.
@@ -75,7 +73,7 @@ def create_app(
         version: Falaj's version, for the OpenAPI document.
         max_body_bytes: a larger request body is refused with 413.
         hiding: takes words of the inside out of errors; none are known without it.
-        turned_away: told of requests without a good token, which never reach the door.
+        recorder: told of requests that are refused before they reach the door.
         nonce: gives the nonce for the next signed request (DPoP); None: they are not taken.
     """
     app = FastAPI(
@@ -100,14 +98,15 @@ def create_app(
     def described() -> bytes:
         return json.dumps(document(actions, title="Falaj", version=version)).encode()
 
-    def openapi(_request: Request) -> Response:
-        return Response(described(), media_type="application/json")
+    async def openapi(request: Request) -> Response:
+        await run_in_threadpool(authenticated, request, verifier)
+        return Response(await run_in_threadpool(described), media_type="application/json")
 
     async def healthy(_request: Request) -> Response:
-        return JSONResponse({"status": "ok", "version": version})
+        return JSONResponse({"status": "ok"})  # the version is told to those with a token
 
     async def metrics(request: Request) -> Response:
-        authenticated(request, verifier)
+        await run_in_threadpool(authenticated, request, verifier)
         return Response(backend.telemetry.exposition(), media_type="text/plain; version=0.0.4")
 
     app.add_api_route(API + "/openapi.json", openapi, methods=["GET"])
@@ -117,7 +116,7 @@ def create_app(
     for kind in (FalajError, HTTPException, Exception):
         app.add_exception_handler(kind, told)
     app.middleware("http")(_headers)
-    app.state.turned_away = turned_away
+    app.state.recorder = recorder
     app.state.nonce = nonce
     return app
 
@@ -158,6 +157,7 @@ def authenticated(request: Request, verifier: Verifier) -> Caller:
         Unauthenticated: no bearer token, or one that does not verify.
     """
     caller = verifier.verify(bearer(request), presented(request))
+    known(request, caller.principal.id)
     address = request.client.host if request.client else None
     return Caller(
         principal=caller.principal,
@@ -182,7 +182,8 @@ def short_header(request: Request, name: str, *, quoted: bool = False) -> str | 
     text = (unquote(written) if quoted else written).strip()
     if len(text) > _LONGEST_HEADER or not text.isprintable():
         raise InvalidInput(
-            f"The header {name} is not a text of at most {_LONGEST_HEADER} characters."
+            f"The header {name} is not a text of at most {_LONGEST_HEADER} characters.",
+            refused="header-unreadable",
         )
     return text or None
 
@@ -264,12 +265,14 @@ async def read_body(
                     raise LimitExceeded(
                         f"The request body is larger than {max_bytes} bytes.",
                         hint="Send it in parts, or raise the setting http.max_body_bytes.",
+                        refused="body-too-large",
                     )
                 parts.append(part)
     except TimeoutError:
         raise LimitExceeded(
             f"The request body did not arrive within {max_seconds:g} seconds.",
             hint="Send it faster, or in parts.",
+            refused="body-too-slow",
         ) from None
     return b"".join(parts)
 
@@ -280,6 +283,7 @@ def json_object(body: bytes) -> dict[str, Any]:
         raise InvalidInput(
             f"The request body is nested deeper than {DEEPEST} levels, or not closed.",
             hint="Send flatter JSON.",
+            refused="body-too-deep",
         )
 
     def refuse(constant: str) -> Any:
@@ -289,15 +293,20 @@ def json_object(body: bytes) -> dict[str, Any]:
         parsed = json.loads(body, parse_constant=refuse)
     except (ValueError, RecursionError) as error:
         raise InvalidInput(
-            f"The request body is not valid JSON: {error}.", hint="Send a JSON object."
+            f"The request body is not valid JSON: {error}.",
+            hint="Send a JSON object.",
+            refused="body-unreadable",
         ) from None
     if not isinstance(parsed, dict):
-        raise InvalidInput("The request body is not a JSON object.", hint="Send {…}.")
+        raise InvalidInput(
+            "The request body is not a JSON object.", hint="Send {…}.", refused="body-unreadable"
+        )
     # Both can only be written with an escape, so most bodies need not be looked through.
     if b"\\u" in body and not _all_writable(parsed):
         raise InvalidInput(
             "The request body holds a text with a NUL or half a surrogate pair.",
             hint="Send text that is valid Unicode.",
+            refused="body-unreadable",
         )
     return parsed
 
@@ -354,7 +363,7 @@ def _told(request: Request, error: Exception, hiding: Hiding) -> Response:
     headers = {}
     if status_of(error.kind) == 401:
         headers["WWW-Authenticate"] = _challenge(error)
-        _tell_of(request, error)
+    tell(request, error)
     if error.retryable:
         headers["Retry-After"] = "1"
     return JSONResponse(
@@ -363,14 +372,6 @@ def _told(request: Request, error: Exception, hiding: Hiding) -> Response:
         media_type=MEDIA_TYPE,
         headers=headers,
     )
-
-
-def _tell_of(request: Request, error: FalajError) -> None:
-    """Have a request without a good token recorded; a wrong password was recorded already."""
-    turned_away: TurnedAway | None = getattr(request.app.state, "turned_away", None)
-    if turned_away is not None and error.code in _UNRECORDED:
-        address = request.client.host if request.client else None
-        turned_away(error, address, f"{request.method} {request.url.path}")
 
 
 def _challenge(error: FalajError) -> str:

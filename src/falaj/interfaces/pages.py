@@ -65,6 +65,8 @@ def add_pages(app: FastAPI, pages: Pages, authentication: Authentication, *, add
             )
         except FalajError as error:
             shown = {name: form.get(name, "") for name in ("ticket", "totp_secret", "uri")}
+            if not shown["uri"].startswith("otpauth://"):
+                shown["uri"] = ""  # the page makes a link of it
             status = status_of(error.kind)
             return pages.page("factor.html", error=public(error), status=status, offer=shown)
         codes = [code.get_secret_value() for code in confirmed.recovery.codes]

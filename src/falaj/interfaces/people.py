@@ -27,7 +27,7 @@ def add_people(app: FastAPI, premises: Premises, addresses: Addresses, *, versio
 
     Args:
         addresses: where browsers reach it, which decides whom passkeys are for.
-        version: Falaj's, shown on pages.
+        version: Falaj's, shown to those who are signed in.
     """
     party = RelyingParty(addresses.rp_id, addresses.origins)
     passkeys = passkey_sign_in(premises, party)

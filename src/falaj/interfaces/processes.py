@@ -104,7 +104,7 @@ def control_app(premises: Premises, *, port: int | None = None) -> Any:
         version=version("falaj"),
         max_body_bytes=premises.settings.http.max_body_bytes,
         hiding=Hiding.of(premises.settings),
-        turned_away=refusals(premises, via="http").told,
+        recorder=refusals(premises, via="http"),
         nonce=nonces(premises),
     )
     add_auth_routes(app, premises.authentication)
@@ -135,7 +135,7 @@ def _serve(
     config = uvicorn.Config(
         app,
         loop="uvloop",
-        http=BoundedHttp,
+        http=BoundedHttp.telling(app.state.recorder),
         ws="none",
         access_log=False,
         log_config=None,

@@ -26,10 +26,10 @@ from falaj.interfaces.scim_documents import (
     schemas,
     service_provider,
 )
+from falaj.interfaces.turnedaway import tell
 from falaj.kernel.call import Caller
 from falaj.kernel.door import Backend, LocalDoor
 from falaj.kernel.errors import AlreadyExists, ErrorKind, FalajError, InvalidInput, NotFound
-from falaj.kernel.ports import TurnedAway
 from falaj.kernel.problems import public, status_of
 from falaj.trust.provisioners import SECRET_BEGINS, Provisioners
 from falaj.trust.provisioning import checked_group, checked_user, invalid, personal
@@ -354,9 +354,7 @@ def _refused(request: Request, error: FalajError, hiding: Hiding) -> Response:
     answer = _answer(hiding.document(document), status=status)
     if status == 401:
         answer.headers["WWW-Authenticate"] = "Bearer"
-        turned_away: TurnedAway | None = getattr(request.app.state, "turned_away", None)
-        if turned_away is not None and error.code in ("unauthenticated", "invalid-token"):
-            turned_away(error, client_address(request), f"{request.method} {request.url.path}")
+    tell(request, error)
     if error.retryable:
         answer.headers["Retry-After"] = "1"
     return answer

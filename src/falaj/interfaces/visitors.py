@@ -16,6 +16,7 @@ from starlette.concurrency import run_in_threadpool
 from falaj.interfaces.auth import MAX_BODY_BYTES, MAX_BODY_SECONDS, client_address
 from falaj.interfaces.cookies import FORM, SESSION, cookie, new_form_value, put_cookie
 from falaj.interfaces.http import json_object, read_body
+from falaj.interfaces.turnedaway import known, tell
 from falaj.kernel.call import Caller
 from falaj.kernel.door import Backend, LocalDoor
 from falaj.kernel.errors import FalajError, Forbidden, InvalidInput
@@ -46,7 +47,7 @@ class Pages:
     """Makes pages of templates; they hold no script and no style of their own.
 
     Args:
-        version: Falaj's, shown on each page.
+        version: Falaj's, shown to those who are signed in.
     """
 
     def __init__(self, *, version: str) -> None:
@@ -56,11 +57,17 @@ class Pages:
         )
 
     def page(
-        self, template: str, *, status: int = 200, script: bool = False, **values: Any
+        self,
+        template: str,
+        *,
+        status: int = 200,
+        script: bool = False,
+        signed_in: bool = False,
+        **values: Any,
     ) -> Response:
         """A page; ``script`` lets it load our own script, which passkeys need."""
         text = self._environment.get_template(template).render(
-            version=self._version, script=script, **values
+            version=self._version if signed_in else "", script=script, **values
         )
         policy = _WITH_SCRIPT if script else _POLICY
         # Under "no-referrer" browsers send our own forms with `Origin: null`, which is refused.
@@ -108,9 +115,12 @@ class People:
         secret = cookie(request, SESSION)
         if not secret:
             return None
-        return await run_in_threadpool(
+        visitor = await run_in_threadpool(
             self.sessions.visitor, secret, address=client_address(request)
         )
+        if visitor is not None:
+            known(request, visitor.caller.principal.id)
+        return visitor
 
     def form_page(
         self,
@@ -125,7 +135,12 @@ class People:
         kept = visitor.secret if visitor else cookie(request, FORM)
         secret = kept or new_form_value()
         response = self.pages.page(
-            template, status=status, script=True, token=form_token(secret), **values
+            template,
+            status=status,
+            script=True,
+            signed_in=visitor is not None,
+            token=form_token(secret),
+            **values,
         )
         if not kept:
             put_cookie(response, FORM, secret)
@@ -211,18 +226,24 @@ class People:
 async def form_of(request: Request) -> dict[str, str]:
     """The fields of a form; raises InvalidInput, LimitExceeded."""
     if not request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
-        raise InvalidInput("This is no form.", hint="Send it from the page.")
+        raise InvalidInput(
+            "This is no form.", hint="Send it from the page.", refused="body-unreadable"
+        )
     body = await read_body(request, MAX_BODY_BYTES, max_seconds=MAX_BODY_SECONDS)
     try:
         return dict(parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=20))
     except ValueError:
-        raise InvalidInput("The form cannot be read.", hint="Send it again.") from None
+        raise InvalidInput(
+            "The form cannot be read.", hint="Send it again.", refused="body-unreadable"
+        ) from None
 
 
 async def json_of(request: Request) -> dict[str, Any]:
     """What our own script has sent; raises InvalidInput, LimitExceeded."""
     if not request.headers.get("content-type", "").startswith("application/json"):
-        raise InvalidInput("This is no JSON.", hint="Send it from the page.")
+        raise InvalidInput(
+            "This is no JSON.", hint="Send it from the page.", refused="body-unreadable"
+        )
     body = await read_body(request, MAX_BODY_BYTES, max_seconds=MAX_BODY_SECONDS)
     return json_object(body)
 
@@ -253,6 +274,7 @@ def add_page_route(
         try:
             return await handler(request)
         except FalajError as error:
+            tell(request, error)
             if not script:
                 return pages.problem(error)
             shown = public(error)

@@ -58,6 +58,7 @@ class _Ask:
         "entries",
         "error",
         "gone",
+        "last",
         "result",
         "waiting",
         "woken",
@@ -77,6 +78,8 @@ class _Ask:
         self.woken = threading.Lock()
         self.after: _Ask | None = None
         """Whom to wake next."""
+        self.last = False
+        """Whether it is the last of those who wake each other, and nobody is told so yet."""
 
     def wake(self) -> None:
         """Let whoever waits for this call go on."""
@@ -102,6 +105,9 @@ class Commits:
         self._lock = threading.Lock()
         self._queue: deque[_Ask] = deque()
         self._led = False
+        self._chains = 0
+        """How many chains of calls are being woken, each by the one before it."""
+        self._all_awake = threading.Event()
         self._leader = 0
         """The thread that leads, by its identity; 0 if none does."""
 
@@ -161,6 +167,8 @@ class Commits:
             if ask.after is not None:
                 ask.after.wake()
                 ask.after = None
+            elif ask.last:
+                self._awake(ask)
         except BaseException:  # interrupted: nobody may wait for a thread that went away
             with self._lock:
                 ask.gone = True
@@ -170,6 +178,8 @@ class Commits:
                 after, ask.after = ask.after, None
             if after is not None:
                 after.wake()
+            elif ask.last:
+                self._awake(ask)
             if chosen:
                 self._pass_on()
             raise
@@ -178,6 +188,8 @@ class Commits:
         """Commit what waits, this thread's own call first, then let another one lead."""
         taken: list[_Ask] = []
         try:
+            if self._chains:  # they come back with their next calls: one commit, not two
+                self._all_awake.wait(LONGEST_SECONDS)
             self._leader = threading.get_ident()
             self._commit(taken)
         except BaseException as error:
@@ -205,9 +217,22 @@ class Commits:
             for ask in reversed(taken):
                 ask.done = True
                 if ask.waiting and not ask.gone:
+                    if last is None:
+                        ask.last = True
+                        self._chains += 1
+                        self._all_awake.clear()
                     ask.after, last = last, ask
         if last is not None:
             last.wake()
+
+    def _awake(self, ask: _Ask) -> None:
+        """The last of those who are woken one by one is awake."""
+        with self._lock:
+            if ask.last:
+                ask.last = False
+                self._chains -= 1
+                if not self._chains:
+                    self._all_awake.set()
 
     def _pass_on(self) -> None:
         with self._lock:

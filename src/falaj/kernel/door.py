@@ -275,8 +275,7 @@ class LocalDoor:
             records=records,
         )
         service = backend.services.named(action.service).bound(call)
-        with acting(self.caller.principal.id):
-            result = action.function(service, **checked)
+        result = self._function(action, service, checked, resource, now)
         if idempotency_key and action.mutates:
             backend.answers.keep(
                 connection,
@@ -315,6 +314,33 @@ class LocalDoor:
         if action.step_up and not stepped_up:
             raise _Refusal(_step_up_needed(action), decision)
         return decision
+
+    def _function(
+        self,
+        action: Action,
+        service: Service,
+        checked: Mapping[str, Any],
+        resource: Resource,
+        now: Any,
+    ) -> Any:
+        """Do the action itself; what is missing is told in the words of what is hidden.
+
+        Only to a caller from whom a thing of that kind could be hidden: to others the action's
+        own words say more.
+        """
+        try:
+            with acting(self.caller.principal.id):
+                return action.function(service, **checked)
+        except NotFound as error:
+            if type(error) is not NotFound or resource.exists or resource.ref.kind == PLATFORM:
+                raise
+            hidden = Resource(resource.ref, {"classification": "sensitive"})
+            decide, fresh = self._backend.policy.decide, self.caller.stepped_up(now)
+            if decide(self.caller, action.name, hidden, stepped_up=fresh).allowed:
+                raise
+            if self._may_see(hidden):
+                raise
+            raise _unseen(resource) from error
 
     def _may_see(self, resource: Resource) -> bool:
         if resource.ref.kind == PLATFORM:
@@ -407,15 +433,19 @@ def _step_up_needed(action: Action) -> StepUpRequired:
 
 def _forbidden(action: Action, resource: Resource, may_see: bool) -> FalajError:
     if not may_see:
-        # Missing and forbidden look the same to those who may not know.
-        return NotFound(
-            f"There is no {resource.ref.kind} {resource.ref.key!r} that you may see.",
-            hint="Check the name, or ask its owner for access.",
-        )
+        return _unseen(resource)
     return Forbidden(
         f"You may not {action.name} on {resource.ref}.",
         hint="Ask an administrator for a role that permits it; `falaj whoami` shows yours.",
         permission=action.name,
+    )
+
+
+def _unseen(resource: Resource) -> NotFound:
+    """Missing and forbidden look the same to those who may not know."""
+    return NotFound(
+        f"There is no {resource.ref.kind} {resource.ref.key!r} that you may see.",
+        hint="Check the name, or ask its owner for access.",
     )
 
 

@@ -33,15 +33,12 @@ from falaj.kernel import postgres_tls
 from falaj.kernel.errors import Forbidden, InvalidInput
 from falaj.kernel.settings_audit import AuditSettings
 from falaj.kernel.settings_certificates import CertificateSettings
+from falaj.kernel.settings_ci import CiSettings
 from falaj.kernel.settings_federation import IdentitySettings, secrets_of_providers
 from falaj.kernel.settings_keys import SECRETS as KEY_SERVICE_SECRETS
 from falaj.kernel.settings_keys import KeyServiceSettings
 from falaj.kernel.settings_people import OutgoingSettings, SignInSettings
 from falaj.kernel.settings_privacy import PrivacySettings
-from falaj.kernel.settings_ci import CiSettings
-from falaj.kernel.settings_keys import SECRETS as KEY_SERVICE_SECRETS
-from falaj.kernel.settings_keys import KeyServiceSettings
-from falaj.kernel.settings_people import OutgoingSettings, SignInSettings
 from falaj.kernel.settings_provisioning import ProvisioningSettings
 from falaj.kernel.settings_supply import SupplyChainSettings
 

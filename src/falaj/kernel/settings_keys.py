@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
@@ -15,6 +16,9 @@ class KeyServiceSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
+    moved_from: Literal["", "keyring:"] = ""
+    """Where the keys were before ``keys`` was set to another key service: what was wrapped there
+    is still unwrapped there, and it goes on signing and deriving."""
     token: SecretStr | None = None
     """OpenBao, Vault: a token of the platform's own."""
     token_file: Path | None = None

@@ -414,7 +414,7 @@ class _Connection(asyncio.Protocol):
         head = Head(_UNKNOWN_METHOD, path, query) if self._in_head else self._head
         request = Request(head, b"", self._started or time.perf_counter(), self)
         self._application.begin(request)
-        answer = self._application.refusal(path, status, message)
+        answer = self._application.refusal(path, status, message, self._client())
         answer.close = True
         request.told = answer
         self._waiting.append(request)  # those before it are answered first

@@ -80,6 +80,8 @@ _STATUS = {
     ModelFailed.code: 500,
 }
 _EARLY = {408: SlowClient, 413: BodyTooLarge}
+_TOO_MUCH = {413: "body-too-large", 431: "head-too-long"}
+"""What such a refusal is called in the audit log."""
 _GENERATING = 16
 """Parts of generated answers that are made at once in a worker; others wait for their turn."""
 _WAITING = 16
@@ -275,11 +277,12 @@ class InferenceApp:
                 return plane.reception(path)
         return _MOST_BYTES, _SECONDS
 
-    def refusal(self, path: bytes, status: int, message: str) -> Response:
+    def refusal(self, path: bytes, status: int, message: str, client: str = "") -> Response:
         """The answer to a request that never became whole."""
         kind = _EARLY.get(status, BadRequest)
-        refused = kind(message, hint="Send it faster, smaller, or as HTTP/1.1 says.")
-        answer = self.failure(path, refused)
+        on_record = {"refused": _TOO_MUCH[status]} if status in _TOO_MUCH else {}
+        refused = kind(message, hint="Send it faster, smaller, or as HTTP/1.1 says.", **on_record)
+        answer = self.failure(path, refused, client)
         answer.status = status
         return answer
 

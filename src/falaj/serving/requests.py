@@ -132,8 +132,8 @@ class Application(Protocol):
         """The longest body that a path takes, and the seconds in which it must arrive."""
         ...
 
-    def refusal(self, path: bytes, status: int, message: str) -> Response:
-        """The answer to a request that is refused before it is whole."""
+    def refusal(self, path: bytes, status: int, message: str, client: str) -> Response:
+        """The answer to a request from there that is refused before it is whole."""
         ...
 
     def failure(self, path: bytes, error: BaseException, client: str) -> Response:

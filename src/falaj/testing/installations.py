@@ -153,10 +153,13 @@ class Installation:
 
     def begin(self) -> None:
         """Start ``falaj up``; does not wait until it is up."""
+        self._begin("up")
+
+    def _begin(self, *command: str) -> None:
         self.log.write_bytes(b"")
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                falaj_command(self.folder, "up"),
+                falaj_command(self.folder, *command),
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,
@@ -279,6 +282,23 @@ class Installation:
     def _environment(self) -> dict[str, str]:
         kept = {k: v for k, v in os.environ.items() if not k.startswith("FALAJ_")}
         return {**kept, **SURROUNDINGS, **self.variables}
+
+
+class ControlPlane(Installation):
+    """An installation that runs its control plane alone (``falaj up control``)."""
+
+    def begin(self) -> None:
+        """Start it; does not wait until it is up."""
+        self._begin("up", "control")
+
+    def _announced(self) -> bool:
+        if self.process is not None and self.process.poll() is not None:
+            raise RuntimeError(f"`falaj up control` has ended: {self.told()}")
+        found = re.search(r"https://[\w.:\[\]]+", self.told())
+        if found is None:
+            return False
+        self.control = found[0]
+        return True
 
 
 def alive(pid: int) -> bool:

@@ -19,7 +19,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from hashlib import sha256
-from typing import Any
+from typing import Any, cast
 
 from sqlalchemy import Row, func, select
 from sqlalchemy.engine import Connection
@@ -30,12 +30,13 @@ from falaj.trust.audit import COLUMNS, GENESIS, canonical
 from falaj.trust.audit_checkpoints import Checkpoints
 from falaj.trust.audit_horizons import Horizon, latest_horizon
 from falaj.trust.audit_model import Checkpoint, Finding, FindingKind, Verification
+from falaj.trust.audit_pages import PAGE as _PAGE
+from falaj.trust.audit_pages import PagesAhead
 from falaj.trust.audit_proofs import damaged, fingerprint, proven_frontier
 from falaj.trust.audit_tables import audit_checkpoints, audit_records
 from falaj.trust.merkle import Frontier
 from falaj.trust.ports import Sighting, Witness
 
-_PAGE = 5_000
 _MOST_FINDINGS = 20
 Progress = Callable[[int, int], None]
 """Told how many records of how many are checked."""
@@ -68,6 +69,20 @@ class Verifier:
         sighting = self._witness.latest() if self._witness else None
         newest = connection.execute(select(func.max(audit_checkpoints.c.size))).scalar() or 0
         walk = _Walk(connection, progress)
+        try:
+            return self._walked(connection, walk, sighting, newest, started)
+        finally:
+            walk.close()
+
+    def _walked(
+        self,
+        connection: Connection,
+        walk: _Walk,
+        sighting: Sighting | None,
+        newest: int,
+        started: float,
+    ) -> Verification:
+        """Walk over all records, and hold them to each checkpoint up to the newest."""
         horizon = self._horizon(connection, walk)
         n_checkpoints, signed, last = 0, 0, None
         witnessed = self._witnessed(walk, sighting)
@@ -223,9 +238,12 @@ class _Walk:
         self._connection = connection
         self._progress = progress
         self._sql = _statement(connection.dialect.name)
-        self._whole_sql = _whole_statement() if connection.dialect.name == "sqlite" else None
         self._previous = GENESIS
         self._end = connection.execute(select(func.max(audit_records.c.seq))).scalar() or 0
+        self._ahead: PagesAhead | None = None
+        if connection.dialect.name == "sqlite":
+            driver = cast("sqlite3.Connection", connection.connection.driver_connection)
+            self._ahead = PagesAhead(driver, self._end, page=_PAGE)
         self.begun: str | None = None
         """The Merkle root at the horizon, in hex, if some records lie in archives."""
         self.at = 0
@@ -261,38 +279,33 @@ class _Walk:
                 self._progress(self.at, self._end)
         return self.n_findings > before
 
-    def _as_written(self, high: int) -> bool:
-        """Take a page in if it is whole and right, the usual case, on SQLite.
+    def close(self) -> None:
+        """Read nothing any more."""
+        if self._ahead is not None:
+            self._ahead.close()
 
-        SQLite writes the canonical form itself, in half the time that its columns take to
-        fetch and encode. Where it says anything else than what was hashed (it escapes some
-        text in another way, a column holds bytes), the page is looked at closely.
-        """
-        if self._whole_sql is None or not self._previous:
+    def _as_written(self, high: int) -> bool:
+        """Take records in that are whole and right, the usual case, on SQLite; up to ``high``."""
+        if self._ahead is None or not self._previous:
             return False
-        try:
-            rows = (
-                self._connection.connection.cursor()
-                .execute(self._whole_sql.format(low=self.at, high=high))
-                .fetchall()
-            )
-        except sqlite3.OperationalError:
+        page = self._ahead.part(self.at, high)
+        if page is None:
             return False
-        # Numbers are keys: so many of them between two are all that there are.
-        kept = [row[1] for row in rows]
-        if len(rows) != high - self.at or any(type(one) is not bytes for one in kept):
-            return False
-        digest = sha256
+        digest, kept = sha256, page.hashes
         before = [self._previous, *kept[:-1]]
-        if kept != [digest(one + row[0]).digest() for one, row in zip(before, rows, strict=True)]:
+        if kept != [
+            digest(one + record).digest() for one, record in zip(before, page.records, strict=True)
+        ]:
             return False
         if self.frontier is not None:
             self.frontier.extend([digest(b"\0" + one).digest() for one in kept])
-        self.n_records += len(rows)
-        self._previous, self.at = kept[-1], high
+        self.n_records += len(kept)
+        self._previous, self.at = kept[-1], page.high
         return True
 
     def _page(self, low: int, high: int) -> Sequence[Any]:
+        if self._ahead is not None:
+            self._ahead.settle()
         # Numbers of our own, no input: plain text works in both drivers.
         sql = self._sql.format(low=low, high=high)
         raw = self._connection.connection
@@ -360,15 +373,6 @@ def _statement(dialect: str) -> str:
     )
     return (
         f"SELECT seq, at, {', '.join(listed)}, hash FROM audit_records "
-        "WHERE seq > {low} AND seq <= {high} ORDER BY seq"
-    )
-
-
-def _whole_statement() -> str:
-    """Selects the canonical form of a record and its hash, as ``_statement`` does."""
-    values = ", ".join(["seq", "at", *(f"CAST({name} AS TEXT)" for name in COLUMNS[2:])])
-    return (
-        f"SELECT CAST(json_array({values}) AS BLOB), hash FROM audit_records "
         "WHERE seq > {low} AND seq <= {high} ORDER BY seq"
     )
 

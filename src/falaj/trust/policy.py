@@ -13,6 +13,7 @@ from importlib.resources import files
 from typing import Any, TypeAlias
 
 import cedarpy
+import msgspec
 
 from falaj.kernel.actions import Action
 from falaj.kernel.call import STEP_UP_WINDOW, Caller
@@ -21,11 +22,13 @@ from falaj.kernel.errors import InvalidInput
 from falaj.kernel.ports import Decision, Resource
 from falaj.trust.duties import GROUPS, Grouped, grouped
 from falaj.trust.policy_model import Why
+from falaj.trust.policy_slices import Slice, Written, sliced
 
 _TYPES = {"user": "User", "service": "Service", "system": "System"}
 _ATTRIBUTES = ("owner", "requested_by", "classification", "region", "stage", "environment")
 """The attributes of a resource that policies may speak of; others are not shown to them."""
 _MOST_KEPT = 100_000
+_json = msgspec.json.Encoder().encode
 UNKNOWN_ACTION = Decision(False, ("unknown-action",))
 UNKNOWN_PRINCIPAL = Decision(False, ("unknown-principal",))
 BROKEN_POLICY = "policy-error"
@@ -42,26 +45,16 @@ Question: TypeAlias = tuple[
 whether a second factor is fresh, the purpose, the factor's age and the interface (where asked)."""
 
 
-@dataclass(frozen=True)
-class _Written:
-    """One policy: its text, and the actions and groups of its scope (None: any action)."""
-
-    text: str
-    actions: frozenset[str] | None
-    asks: frozenset[str]
-    """Of the context's attributes that are left out of most questions: those it speaks of."""
-
-
 @dataclass
 class _Prepared:
     """One set of policies, parsed, with the answers that it has given."""
 
-    by_id: Mapping[str, _Written]
+    by_id: Mapping[str, Written]
     asks_age: bool
     """Whether a policy speaks of the age of the second factor, so that it changes answers."""
     asks_via: bool
     kept: dict[Question, Decision] = field(default_factory=dict)
-    slices: dict[str, cedarpy.PolicySet] = field(default_factory=dict)
+    slices: dict[tuple[str, str], Slice] = field(default_factory=dict)
     told: int = 0
     """How many of the kept questions ``new_questions`` has given; dicts keep their order."""
 
@@ -70,19 +63,12 @@ class _Prepared:
         """All policies as one text."""
         return "\n".join(policy.text for policy in self.by_id.values())
 
-    def policies_for(self, item: Grouped) -> cedarpy.PolicySet:
-        """The policies whose scope an action can match; the others would say nothing to it."""
-        found = self.slices.get(item.name)
+    def slice_for(self, item: Grouped, principal_type: str) -> Slice:
+        """What of the policies can say something to an action and a type of principal."""
+        found = self.slices.get((item.name, principal_type))
         if found is None:
-            names = {item.name, *item.groups}
-            found = cedarpy.PolicySet.from_str(
-                "\n".join(
-                    policy.text
-                    for policy in self.by_id.values()
-                    if policy.actions is None or policy.actions & names
-                )
-            )
-            self.slices[item.name] = found
+            found = sliced(self.by_id.values(), item, principal_type)
+            self.slices[item.name, principal_type] = found
         return found
 
 
@@ -115,7 +101,6 @@ class CedarPolicy:
         self._actions = grouped(actions)
         self.schema = _schema(self._actions.values())
         self._schema = cedarpy.Schema.from_str(self.schema)
-        self._entities = {name: _action_entities(item) for name, item in self._actions.items()}
         self._prepared = self._parsed(added or {})
 
     @property
@@ -140,7 +125,6 @@ class CedarPolicy:
         other = CedarPolicy.__new__(CedarPolicy)
         other._environment, other._clock = self._environment, self._clock
         other._actions, other.schema, other._schema = self._actions, self.schema, self._schema
-        other._entities = self._entities
         other._prepared = other._parsed(added)
         return other
 
@@ -232,13 +216,13 @@ class CedarPolicy:
     def _asked(self, prepared: _Prepared, key: Question) -> Decision:
         """Cedar's answer to the question that a key states."""
         principal_id, roles, action, kind, asset, attributes, stepped_up, purpose, age, via = key
-        entities = self._entities.get(action)
-        if entities is None:
+        if action not in self._actions:
             return UNKNOWN_ACTION
         prefix, _, name = principal_id.partition(":")
         principal_type = _TYPES.get(prefix)
         if principal_type is None or not name:
             return UNKNOWN_PRINCIPAL
+        part = prepared.slice_for(self._actions[action], principal_type)
         context: dict[str, Any] = {
             "stepped_up": stepped_up,
             "via": via,
@@ -264,10 +248,10 @@ class CedarPolicy:
                 "principal": principal,
                 "action": {"type": "Action", "id": action},
                 "resource": resource,
-                "context": context,
+                "context": _json(context).decode(),
             },
-            prepared.policies_for(self._actions[action]),
-            entities.with_added_json_str(json.dumps(about)),
+            part.policies,
+            part.entities.with_added_json_str(_json(about).decode()),
         )
         if answer.diagnostics.errors:
             # Cedar leaves out a policy that fails; a guard that fails must not open a door.
@@ -280,7 +264,7 @@ class CedarPolicy:
         texts = {name: _built_in(name) for name in ("roles.cedar", "guards.cedar")}
         for name, text in added.items():
             texts[f"the added policy {name!r}"] = text
-        by_id: dict[str, _Written] = {}
+        by_id: dict[str, Written] = {}
         for name, text in texts.items():
             for policy_id, written in self._checked(name, text).items():
                 if policy_id in by_id:
@@ -292,7 +276,7 @@ class CedarPolicy:
         asked = frozenset[str]().union(*(policy.asks for policy in by_id.values()))
         return _Prepared(by_id, asks_age="mfa_seconds" in asked, asks_via="via" in asked)
 
-    def _checked(self, name: str, text: str) -> dict[str, _Written]:
+    def _checked(self, name: str, text: str) -> dict[str, Written]:
         """The policies of one text by their ``@id``; raises InvalidInput."""
         try:
             parsed = json.loads(cedarpy.policies_to_json_str(text))
@@ -311,7 +295,7 @@ class CedarPolicy:
             raise InvalidInput(
                 f"The policies of {name} hold a template.", hint="Write out its policies."
             )
-        by_id: dict[str, _Written] = {}
+        by_id: dict[str, Written] = {}
         for policy in parsed["staticPolicies"].values():
             policy_id = policy.get("annotations", {}).get("id")
             if not policy_id or policy_id in by_id:
@@ -319,28 +303,13 @@ class CedarPolicy:
                     f"A policy of {name} has no `@id` of its own.",
                     hint="Name each policy: decisions and audit records quote the name.",
                 )
-            alone = {"staticPolicies": {policy_id: policy}, "templates": {}, "templateLinks": []}
-            # In Cedar's own JSON form, where no escape hides a name.
-            written = json.dumps(alone)
-            by_id[policy_id] = _Written(
-                cedarpy.policies_from_json_str(written),
-                _scope(policy["action"]),
-                frozenset(name for name in ("mfa_seconds", "via") if f'"{name}"' in written),
-            )
+            by_id[policy_id] = Written.of(policy_id, policy)
         return by_id
 
 
 def _typed(principal: str) -> bool:
     prefix, _, name = principal.partition(":")
     return prefix in _TYPES and bool(name)
-
-
-def _scope(action: Mapping[str, Any]) -> frozenset[str] | None:
-    """The ids of the actions and groups in a policy's scope, from Cedar's JSON form."""
-    if action["op"] == "All":
-        return None
-    entities = action.get("entities") or [action["entity"]]
-    return frozenset(entity["id"] for entity in entities)
 
 
 def _built_in(name: str) -> str:
@@ -358,19 +327,3 @@ def _schema(actions: Iterable[Grouped]) -> str:
         within = ", ".join(json.dumps(group) for group in item.groups)
         lines.append(f"action {json.dumps(item.name)} in [{within}] {applies}")
     return "\n".join(lines)
-
-
-def _action_entities(item: Grouped) -> cedarpy.Entities:
-    """One action with the groups above it: all of the hierarchy that its decisions need."""
-    entities: list[dict[str, object]] = [
-        {"uid": {"type": "Action", "id": group}, "attrs": {}, "parents": []}
-        for group in item.groups
-    ]
-    entities.append(
-        {
-            "uid": {"type": "Action", "id": item.name},
-            "attrs": {},
-            "parents": [{"type": "Action", "id": group} for group in item.groups],
-        }
-    )
-    return cedarpy.Entities.from_json_str(json.dumps(entities))

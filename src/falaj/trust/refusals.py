@@ -1,9 +1,12 @@
-"""Requests that nobody vouches for leave a record: without a token, or with a bad one.
+"""Requests that are refused before the door leave a record.
 
+Two kinds: nobody vouches for them (no token, or a bad one), or the front turned them away (for
+another host, from another site's page, a forged form, a body too large or too deep to read).
 They never reach the door, which records who asked for what. The first of each (address, kind
 of refusal) is recorded at once; those that follow are counted and recorded as a sum once a
-minute. Memory is bounded whatever a stranger sends: addresses are kept up to a number (IPv6 by
-its /64, which one customer has), later ones are counted together.
+minute. Memory and disk are bounded whatever a stranger sends: addresses are kept up to a number
+(IPv6 by its /64, which one customer has), later ones are counted together, and while so many
+addresses ask, sums come twice as late each time, up to an hour.
 """
 
 from __future__ import annotations
@@ -13,9 +16,9 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Any, Final, NamedTuple
 
-from falaj.kernel.clock import Clock
+from falaj.kernel.clock import Clock, monotonic
 from falaj.kernel.errors import FalajError, Unauthenticated
 from falaj.kernel.ids import new_id
 from falaj.kernel.ports import AuditEntry, Outcome
@@ -23,12 +26,29 @@ from falaj.kernel.telemetry import logger
 
 ACTION: Final = "auth.token"
 """What the records name as the action: proving who asks, by a token."""
+FRONT: Final = "front.request"
+"""What they name as the action where the front turned a request away, whoever asked."""
+UNKNOWN: Final = "unknown"
+"""The principal of a request that nobody vouches for."""
 OTHERS = "others"
 """Stands in the place of the address once too many are known."""
 MOST = 1_000
 SUM_SECONDS = 60.0
+_LONGEST_ROUND = 3600.0
+"""Seconds between sums while more addresses ask than are told apart."""
 _LONGEST = 200
 _log = logger(__name__)
+
+
+class _Kind(NamedTuple):
+    """What is counted together."""
+
+    address: str
+    principal: str
+    action: str
+    reason: str
+    message: str
+    """Of a bad token: why. Elsewhere a stranger could make it differ each time; empty."""
 
 
 @dataclass(slots=True)
@@ -38,6 +58,7 @@ class _Count:
     n: int
     since: datetime
     until: datetime
+    message: str
     asked: str
     first: bool
 
@@ -70,31 +91,51 @@ class Refusals:
         self._via = via
         self._most = most
         self._sum_seconds = sum_seconds
+        self.pause = sum_seconds
+        """Seconds until the next sums."""
         self._lock = threading.Lock()
-        self._counts: dict[tuple[str, str, str], _Count] = {}
+        self._counts: dict[_Kind, _Count] = {}
         self._wanted = threading.Event()
         self._ended = False
         self._thread: threading.Thread | None = None
 
     def told(self, error: BaseException, address: str | None, asked: str) -> None:
-        """Take in that a request was refused; anything but ``Unauthenticated`` is not counted.
+        """Take in that a request was refused, if that is one of those that are counted here.
 
         Args:
-            error: why.
+            error: why: ``Unauthenticated``, or an error whose details say what was ``refused``.
             address: of who asked.
             asked: the method and path, or the like.
         """
-        if not isinstance(error, Unauthenticated):
-            return
-        now = self._clock.now()
-        key = (_network(address), error.code, error.message[:_LONGEST])
+        if isinstance(error, Unauthenticated):
+            self._count(_Kind(_network(address), UNKNOWN, ACTION, error.code, ""), error, asked)
+        elif isinstance(error, FalajError) and error.details.get("refused"):
+            self.turned_away(error, address, asked)
+
+    def turned_away(
+        self, error: FalajError, address: str | None, asked: str, *, principal: str = UNKNOWN
+    ) -> None:
+        """Take in that the front turned a request away.
+
+        Args:
+            error: why; its details may give the reason as ``refused``, else its code is one.
+            address, asked: as for ``told``.
+            principal: who asked, if that was known already.
+        """
+        reason = str(error.details.get("refused") or error.code)
+        self._count(_Kind(_network(address), principal, FRONT, reason, ""), error, asked)
+
+    def _count(self, kind: _Kind, error: FalajError, asked: str) -> None:
+        now, message = self._clock.now(), error.message[:_LONGEST]
+        if kind.action == ACTION:
+            kind = kind._replace(message=message)
         with self._lock:
-            count = self._counts.get(key)
+            count = self._counts.get(kind)
             if count is None and len(self._counts) >= self._most:
-                key = (OTHERS, error.code, "")
-                count = self._counts.get(key)
+                kind = _Kind(OTHERS, UNKNOWN, kind.action, kind.reason, "")
+                count = self._counts.get(kind)
             if count is None:
-                self._counts[key] = _Count(1, now, now, asked[:_LONGEST], first=True)
+                self._counts[kind] = _Count(1, now, now, message, asked[:_LONGEST], first=True)
                 self._begin()
                 self._wanted.set()
             else:
@@ -116,16 +157,23 @@ class Refusals:
             self._thread.start()
 
     def _run(self) -> None:
+        due = monotonic() + self.pause
         while True:
-            due = not self._wanted.wait(self._sum_seconds)
+            self._wanted.wait(max(0.0, due - monotonic()))
             self._wanted.clear()
-            self.flush(sums=due or self._ended)
+            sums = self._ended or monotonic() >= due
+            self.flush(sums=sums)
             if self._ended:
                 return
+            if sums:
+                due = monotonic() + self.pause
 
     def flush(self, *, sums: bool) -> None:
         """Record the first ones, and with ``sums`` all that is counted."""
         with self._lock:
+            if sums:
+                crowded = len(self._counts) >= self._most
+                self.pause = min(2 * self.pause, _LONGEST_ROUND) if crowded else self._sum_seconds
             taken = {
                 key: (count.n, count.first)
                 for key, count in self._counts.items()
@@ -150,9 +198,8 @@ class Refusals:
                 count.first = False
                 count.since = count.until
 
-    def _entry(self, key: tuple[str, str, str], count: _Count) -> AuditEntry:
-        address, code, message = key
-        details = {"message": message, "n": count.n}
+    def _entry(self, kind: _Kind, count: _Count) -> AuditEntry:
+        details: dict[str, Any] = {"message": count.message, "n": count.n}
         if count.first:
             details["asked"] = count.asked
         if count.n > 1:
@@ -161,13 +208,13 @@ class Refusals:
             call_id=new_id("call"),
             parent=None,
             at=count.until,
-            principal="unknown",
+            principal=kind.principal,
             via=self._via,
-            address=address,
-            action=ACTION,
+            address=kind.address,
+            action=kind.action,
             resource="platform:*",
             outcome=Outcome.REFUSED,
-            reasons=(code,),
+            reasons=(kind.reason,),
             arguments={},
             details=details,
         )

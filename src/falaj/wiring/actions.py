@@ -27,9 +27,9 @@ from falaj.trust.service import AccountsService
 from falaj.wiring.facts import facts
 from falaj.wiring.policyparts import policy_service
 from falaj.wiring.privacyparts import privacy_service
+from falaj.wiring.provisioningparts import provisioning_service
 from falaj.wiring.readingparts import DataPlaneSight, feature_sight, guarded_lake
 from falaj.wiring.residencyparts import residency
-from falaj.wiring.provisioningparts import provisioning_service
 from falaj.wiring.watching import parity_checks
 
 if TYPE_CHECKING:

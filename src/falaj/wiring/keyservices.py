@@ -59,10 +59,12 @@ def key_service(settings: Settings, clock: Clock) -> KeyService:
         InvalidInput: the setting names none.
     """
     kind = kind_of(settings)
-    if kind == BAO:
-        from falaj.trust.adapters.keys_openbao import BaoKeys
+    if moved(settings):
+        from falaj.trust.keys_moved import MovedKeys
 
-        return _cached(settings, BaoKeys(bao_place(settings)))
+        return _cached(settings, MovedKeys(_wraps_now(settings, clock), _keyring(settings, clock)))
+    if kind == BAO:
+        return _cached(settings, _bao(settings))
     keyring = _keyring(settings, clock)
     if kind == KEYRING:
         return keyring
@@ -73,6 +75,11 @@ def key_service(settings: Settings, clock: Clock) -> KeyService:
 
 def make_keys(settings: Settings, clock: Clock) -> None:
     """Make the keys of a new platform, unless an attempt that did not finish has made them."""
+    if moved(settings):
+        raise InvalidInput(
+            "A new platform has no keys that could have moved.",
+            hint="Leave the setting key_service.moved_from empty.",
+        )
     if kind_of(settings) == BAO:
         keys = key_service(settings, clock)
         if not any(version.purpose == WRAPPING for version in keys.versions()):
@@ -88,11 +95,23 @@ def make_keys(settings: Settings, clock: Clock) -> None:
 
 def sealed_keyring(settings: Settings, clock: Clock) -> Rewrappable | None:
     """The seal of the keyring, if it stands on the wrapping key itself."""
-    if kind_of(settings) in (BAO, KEYRING):
+    if kind_of(settings) in (BAO, KEYRING) or moved(settings):
         return None
     from falaj.trust.adapters.seals_remote import SealedKeyring
 
     return SealedKeyring(_keyring(settings, clock), _remote_seal(settings, clock))
+
+
+def moved(settings: Settings) -> bool:
+    """Whether the keys were in a keyring before; raises InvalidInput if they still are."""
+    if not settings.key_service.moved_from:
+        return False
+    if kind_of(settings) == KEYRING:
+        raise InvalidInput(
+            "The keys have moved from the keyring to the keyring.",
+            hint="Set `keys` to the key service that wraps now, or empty key_service.moved_from.",
+        )
+    return True
 
 
 def kind_of(settings: Settings) -> str:
@@ -161,6 +180,8 @@ def kms_place(settings: Settings) -> KmsPlace:
 def sealed_by(settings: Settings) -> str:
     """What keeps the keys, in words."""
     kind = kind_of(settings)
+    if moved(settings):
+        return "wrapping in the key service, signing by the keyring that wrapped before"
     if kind == BAO:
         return "in the key service"
     if kind == HSM:
@@ -184,7 +205,7 @@ def _keyring(settings: Settings, clock: Clock) -> FileKeyring:
 
 
 def _seal(settings: Settings, clock: Clock, *, create: bool = False) -> Seal:
-    if kind_of(settings) == KEYRING:
+    if kind_of(settings) == KEYRING or moved(settings):
         new = create and not machine_secret_file(settings).exists()
         return seal_of(settings, create=new)
     return _remote_seal(settings, clock)
@@ -194,6 +215,21 @@ def _remote_seal(settings: Settings, clock: Clock) -> RemoteSeal:
     from falaj.trust.adapters.seals_remote import RemoteSeal
 
     return RemoteSeal(kind_of(settings), _wrapping(settings, clock))
+
+
+def _bao(settings: Settings) -> KeyService:
+    from falaj.trust.adapters.keys_openbao import BaoKeys
+
+    return BaoKeys(bao_place(settings))
+
+
+def _wraps_now(settings: Settings, clock: Clock) -> WrappingKeys:
+    """What wraps on a platform whose keys have moved."""
+    if kind_of(settings) == BAO:
+        from falaj.trust.keys_moved import WrapsFor
+
+        return WrapsFor(_bao(settings))
+    return _wrapping(settings, clock)
 
 
 def _wrapping(settings: Settings, clock: Clock) -> WrappingKeys:
