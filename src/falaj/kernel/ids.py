@@ -37,6 +37,7 @@ PREFIXES = {
     "read": "an online read of features",
     "report": "a report of a monitor",
     "parity": "a check of parity",
+    "erasure": "a certificate that a data subject was erased",
     "scaling": "a decision on the number of inference workers",
 }
 

@@ -34,6 +34,7 @@ from falaj.kernel.settings_audit import AuditSettings
 from falaj.kernel.settings_keys import SECRETS as KEY_SERVICE_SECRETS
 from falaj.kernel.settings_keys import KeyServiceSettings
 from falaj.kernel.settings_people import OutgoingSettings, SignInSettings
+from falaj.kernel.settings_privacy import PrivacySettings
 from falaj.kernel.settings_supply import SupplyChainSettings
 
 SETTINGS_FILE = "falaj.toml"
@@ -44,6 +45,8 @@ _PASSWORD_OF = {
     "lake": "lake_password",
     "online": "online_password",
     "event_log": "event_log_password",
+    "privacy__subject_keys": "privacy__subject_keys_password",
+    "privacy__replica": "privacy__replica_password",
 }
 _URL_PASSWORD = re.compile(r"^[a-z0-9+.:-]+://[^/@]*:[^/@]+@")
 
@@ -220,6 +223,7 @@ class Settings(BaseSettings):
     outgoing: OutgoingSettings = OutgoingSettings()
     supply_chain: SupplyChainSettings = SupplyChainSettings()
     audit: AuditSettings = AuditSettings()
+    privacy: PrivacySettings = PrivacySettings()
     traces: str = ""
     """Where traces go, by OTLP over HTTP: ``https://collector:4318``; nowhere if it is empty."""
     traces_ratio: float = Field(0.01, ge=0, le=1)
@@ -319,6 +323,12 @@ def _check_file(file: Path) -> None:
     held = [
         name
         for name, value in document.items()
+        if any(secret in name for secret in _SECRET_NAMES) or _holds_password(value)
+    ]
+    privacy = document.get("privacy", {})
+    held += [
+        f"privacy__{name}"
+        for name, value in (privacy if isinstance(privacy, dict) else {}).items()
         if any(secret in name for secret in _SECRET_NAMES) or _holds_password(value)
     ]
     nested = document.get("key_service")

@@ -121,6 +121,7 @@ RESTRICTED = {
     "audit": "audit",
     "keys": "read_keys",
     "policy": "read_accounts",
+    "privacy": "read_privacy",
 }
 """Services whose reading is not for everyone, and the group that their reading stands in."""
 

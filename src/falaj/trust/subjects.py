@@ -89,8 +89,10 @@ class SubjectCopies(Protocol):
     pseudonym: destroying the key is the erasure, and ``forget`` frees the place.
     """
 
-    name: str
-    """As an officer reads it: ``online store``."""
+    @property
+    def name(self) -> str:
+        """As an officer reads it: ``online store``."""
+        ...
 
     def count(self, key: SubjectKey) -> dict[str, int]:
         """How many rows there are about the subject, by table or view, without zeros."""
@@ -98,7 +100,7 @@ class SubjectCopies(Protocol):
 
     def forget(self, key: SubjectKey) -> int:
         """Remove all of them; returns how many. Called after the key was destroyed, with
-        the key that is kept in memory for this call; a repeat removes what is left.
+        its pseudonym and the subject, and an empty secret; a repeat removes what is left.
         """
         ...
 
