@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from falaj.catalog.assets import Catalog
 from falaj.catalog.definitions import Definitions
-from falaj.catalog.model import Classification, Relation
+from falaj.catalog.model import Relation
 from falaj.ingest import history
 from falaj.ingest.contracts import Judgement, Lookup, judge
 from falaj.ingest.files import File, Files, Read
@@ -34,6 +34,13 @@ from falaj.ingest.model import (
     Severity,
     Source,
 )
+from falaj.ingest.personal import (
+    SUBJECT,
+    is_secret,
+    rule_of_quarantine,
+    rule_of_source,
+    subjects_of,
+)
 from falaj.ingest.typing import RAW, ROWS, TYPED, Bench, bench, lay_out, name
 from falaj.kernel.call import AssetRef
 from falaj.kernel.calls import Calls
@@ -42,12 +49,12 @@ from falaj.kernel.errors import Conflict, NotFound
 from falaj.kernel.ids import new_id
 from falaj.kernel.jobs import JobRun
 from falaj.lake.model import Snapshot
+from falaj.lake.personal import record_rule, rule_of
 from falaj.lake.ports import Lake
 from falaj.lake.service import TABLE, record_table
 
 KIND = "ingest.load"
 """The kind of the job."""
-_SECRET = frozenset({Classification.PERSONAL, Classification.SENSITIVE})
 _SHOWN_REASONS = 3
 
 
@@ -160,7 +167,7 @@ class Loading:
                 contracts,
                 now=self._clock.now(),
                 lookup=self._lookup(None),
-                show_values=source.classification not in _SECRET,
+                show_values=not is_secret(source),
             ).results
 
     def contracts_of(self, connection: Any, table: str) -> list[Contract]:
@@ -210,7 +217,7 @@ class Loading:
                 now=now,
                 lookup=self._lookup(before),
                 existing=source.table if source.mode is Mode.APPEND else None,
-                show_values=source.classification not in _SECRET,
+                show_values=not is_secret(source),
             )
             aside = [
                 *((row, reason, line) for row, reason, line in read.malformed),
@@ -261,6 +268,8 @@ class Loading:
                 for result in broken[:_SHOWN_REASONS]
             )
             message = f"The rows of {plan.source.name!r} break their contract: {told}."
+        elif is_secret(plan.source):  # reasons quote values
+            message = f"No row of {plan.source.name!r} is usable: {len(rows.aside)} were set aside."
         else:
             reasons = "; ".join(f"row {row}: {why}" for row, why, _ in rows.aside[:_SHOWN_REASONS])
             message = f"No row of {plan.source.name!r} is usable: {reasons}."
@@ -273,8 +282,16 @@ class Loading:
     def _write(self, plan: Plan, rows: _Sorted, report: LoadReport, now: datetime) -> Snapshot:
         source = plan.source
         tables = {source.table: rows.good}
+        if (rule := rule_of_source(source)) is not None:
+            record_rule(self._lake, rule)
         if rows.aside:
-            tables[source.quarantine] = _quarantined(source, rows.aside, report.id, now)
+            if (rule := rule_of_quarantine(source)) is not None:
+                record_rule(self._lake, rule)
+            aside = _quarantined(source, rows.aside, report.id, now)
+            if rule_of(self._lake, source.quarantine) is not None:  # another source's, maybe
+                named = subjects_of(source, [line for _, _, line in rows.aside])
+                aside = aside.append_column(SUBJECT, named)
+            tables[source.quarantine] = aside
         replace = [source.table] if source.mode is Mode.REPLACE else []
         return self._lake.append_many(tables, key=plan.key, replace=replace, add_columns=True)
 

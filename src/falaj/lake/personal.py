@@ -6,16 +6,35 @@ The lake keeps rules beside the tables, and seals every row that is written from
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Annotated, Protocol, Self, runtime_checkable
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from falaj.kernel.errors import InvalidInput
+from falaj.kernel.errors import Conflict, InvalidInput
 from falaj.lake.model import COLUMN_NAME, TABLE_NAME
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from falaj.lake.ports import Lake
+
+
+class SubjectsErased(Conflict):
+    """Something that was pinned by its content has lost the rows of an erased subject."""
+
+    code = "subjects-erased"
+
+
+class ErasedWhileCopied(Conflict):
+    """Somebody was erased between the reading of rows and their writing; read them again.
+
+    Without this the copy would be sealed under a new key of somebody who was just erased.
+    """
+
+    code = "erased-while-copied"
+    retryable = True
+
 
 PersonalColumn = Annotated[str, Field(pattern=COLUMN_NAME.pattern)]
 
@@ -85,6 +104,24 @@ class PersonalRules(Protocol):
         """The rule of a table as it stands; None if it has none."""
         ...
 
+    def rule_of_query(self, sql: str, table: str, columns: Sequence[str]) -> PersonalRule | None:
+        """The rule of a table that holds the answer of a query, by the names of its columns.
+
+        Each column that is not known to be clear is taken to be personal.
+
+        Raises:
+            InvalidInput: the query uses personal columns and leaves out whom they are about.
+        """
+        ...
+
+    def n_erasures(self) -> int:
+        """How many subjects have been erased so far, in all."""
+        ...
+
+    def n_erased(self, table: str, snapshot: int | None = None) -> int:
+        """How many subjects of a table's rows have been erased since."""
+        ...
+
 
 def record_rule(lake: Lake, rule: PersonalRule) -> None:
     """Let a lake seal a table's rows; call it before the first write, as often as you like.
@@ -100,9 +137,96 @@ def record_rule(lake: Lake, rule: PersonalRule) -> None:
     lake.record_rule(rule)
 
 
+def refuse_erased(lake: Lake, what: str, tables: Iterable[tuple[str, int | None]]) -> None:
+    """Raise unless every subject of these tables (at snapshots) can still be read.
+
+    Args:
+        what: whose rows they are, for the error: ``training set ts_…``.
+
+    Raises:
+        SubjectsErased: somebody was erased, so the rows are not what they were.
+    """
+    if not isinstance(lake, PersonalRules):
+        return
+    n = sum(lake.n_erased(table, snapshot) for table, snapshot in tables)
+    if n:
+        raise SubjectsErased(
+            f"The {what} holds rows about {n} subject{'s' if n > 1 else ''} who were erased:"
+            " they cannot be the same again.",
+            hint="Make a new one of the rows that there are; the hash of the old one stays.",
+            n_erased=n,
+        )
+
+
+def n_erasures(lake: Lake) -> int:
+    """How many subjects have been erased so far; to be asked before rows are read for a copy."""
+    return lake.n_erasures() if isinstance(lake, PersonalRules) else 0
+
+
+def refuse_erased_since(lake: Lake, before: int) -> None:
+    """Raise if somebody was erased since; to be asked when all rows of a copy are sealed.
+
+    Raises:
+        ErasedWhileCopied: the copy may hold somebody who is erased: undo it.
+    """
+    if n_erasures(lake) != before:
+        raise ErasedWhileCopied(
+            "Somebody was erased while rows were copied.", hint="Repeat it; nothing was written."
+        )
+
+
+def rule_of_query(lake: Lake, sql: str, table: str, columns: Sequence[str]) -> PersonalRule | None:
+    """See ``PersonalRules.rule_of_query``; None if the lake keeps no rules."""
+    return lake.rule_of_query(sql, table, columns) if isinstance(lake, PersonalRules) else None
+
+
+def rule_of_upload(
+    table: str, rows: pa.Table, subject: str | None, kind: str, personal: Sequence[str] | None
+) -> PersonalRule | None:
+    """The rule of rows that are handed over; None if they are about nobody.
+
+    Raises:
+        InvalidInput: a column is not there, or ``personal`` is given without ``subject``.
+    """
+    if subject is None:
+        if personal:
+            raise InvalidInput(
+                "Personal columns are sealed under the key of whom they are about.",
+                hint="Name the column that says whom: subject.",
+            )
+        return None
+    for name in (subject, *(personal or ())):
+        if name not in rows.column_names:
+            raise InvalidInput(
+                f"The rows have no column {name!r}.",
+                hint=f"They have {', '.join(rows.column_names)}.",
+            )
+    columns = tuple(name for name in dict.fromkeys(personal or ()) if name != subject)
+    try:
+        group = PersonalGroup(subject=subject, kind=kind, columns=columns)
+    except ValidationError as error:
+        raise InvalidInput(
+            f"{kind!r} cannot be a kind of subject.", hint="Use a lower snake case word."
+        ) from error
+    return PersonalRule(table=table, groups=(group,))
+
+
 def rule_of(lake: Lake, table: str) -> PersonalRule | None:
     """The rule of a table; None if it has none, or the lake keeps none."""
     return lake.rule(table) if isinstance(lake, PersonalRules) else None
 
 
-__all__ = ["PersonalGroup", "PersonalRule", "PersonalRules", "record_rule", "rule_of"]
+__all__ = [
+    "ErasedWhileCopied",
+    "PersonalGroup",
+    "PersonalRule",
+    "PersonalRules",
+    "SubjectsErased",
+    "n_erasures",
+    "record_rule",
+    "refuse_erased",
+    "refuse_erased_since",
+    "rule_of",
+    "rule_of_query",
+    "rule_of_upload",
+]

@@ -217,6 +217,34 @@ class Lake(Protocol):
         ...
 
 
+class StandInLake(Lake, Protocol):
+    """A lake whose queries may read other rows in the place of a table's own."""
+
+    def reads(self, sql: str, *, inputs: Collection[str] = ()) -> set[str]:
+        """The tables of the lake that a query reads; raises as ``query`` does.
+
+        Args:
+            inputs: names that it may read besides.
+        """
+        ...
+
+    def query(
+        self,
+        sql: str,
+        *,
+        inputs: Mapping[str, pa.Table] | None = None,
+        snapshot: int | None = None,
+        parameters: Mapping[str, Any] | None = None,
+        stand_ins: Mapping[str, pa.Table] | None = None,
+    ) -> pa.Table:
+        """See ``Lake.query``.
+
+        Args:
+            stand_ins: rows that are read where the query names these tables.
+        """
+        ...
+
+
 class BlobStore(Protocol):
     """Bytes by key.
 

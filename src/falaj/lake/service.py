@@ -16,6 +16,7 @@ from falaj.kernel.binary import ArrowStream
 from falaj.kernel.call import AssetRef, Call
 from falaj.kernel.errors import InvalidInput, NotFound
 from falaj.lake.model import Snapshot, TableInfo
+from falaj.lake.personal import record_rule, rule_of_upload
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -138,15 +139,21 @@ class TableService(Service):
         *,
         description: str = "",
         classification: Classification | None = None,
+        subject: str | None = None,
+        subject_kind: str = "person",
+        personal: Names | None = None,
     ) -> Uploaded:
         """Keep rows (an Arrow stream) in a table named by their content, in their order.
 
         The same rows have the same name, so a repeat changes nothing. The table belongs to
-        the caller.
+        the caller. Where ``subject`` names the column of whom the rows are about, it and
+        the ``personal`` columns are sealed under that person's key.
         """
         given, digest = _from_stream(rows)
         table = f"rows_{digest.removeprefix('sha256:')[:48]}"
         repeated = self._lake.exists(table)
+        if (rule := rule_of_upload(table, given, subject, subject_kind, personal)) is not None:
+            record_rule(self._lake, rule)
         if repeated:
             snapshot = self._lake.latest()
         else:

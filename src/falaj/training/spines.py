@@ -17,6 +17,7 @@ import pyarrow as pa
 from falaj.kernel.clock import microseconds
 from falaj.kernel.errors import InvalidInput
 from falaj.lake.content import canonical, content_hash
+from falaj.lake.personal import record_rule, rule_of_query
 from falaj.training.encoding import as_labels, instants
 from falaj.training.model import TEST, TRAIN, VALIDATION, TimeSplit, TrainingSetSpec
 
@@ -55,6 +56,8 @@ def written_query(lake: Lake, spec: TrainingSetSpec, spine: Spine) -> Spine:
     if rows.num_rows == 0:
         raise _empty()
     table = f"rows_{content_hash(rows).removeprefix('sha256:')[:48]}"
+    if (rule := rule_of_query(lake, spine.query, table, rows.column_names)) is not None:
+        record_rule(lake, rule)
     written = lake.append(table, rows, key=f"upload/{table}")
     return Spine(((table, written.id),), None, spine.snapshot)
 

@@ -19,8 +19,10 @@ from falaj.catalog.model import Classification, Relation
 from falaj.kernel.call import AssetRef
 from falaj.kernel.errors import Corrupt, InvalidInput, NotFound
 from falaj.lake.content import ContentHash, canonical, content_hash
+from falaj.lake.personal import n_erasures, record_rule, refuse_erased, refuse_erased_since
 from falaj.training.encoding import as_labels
 from falaj.training.model import Recreation, TrainingSet, TrainingSetSpec
+from falaj.training.personal import rule_of_set
 from falaj.training.ports import Pinned, Report, untold
 from falaj.training.spines import (
     OWN_COLUMNS,
@@ -129,21 +131,27 @@ class TrainingSets:
         Raises:
             InvalidInput: a column is missing or has the wrong type, or a part has no rows.
             NotFound: there is no such table or feature service.
+            ErasedWhileCopied: somebody was erased meanwhile; nothing was written.
         """
         self._settle(spec.feature_service)
+        n_erased = n_erasures(self._lake)
         snapshot = self._lake.latest()
         spine = Spine(tuple((table, snapshot) for table in spec.tables), spec.spine_query, snapshot)
         spine = written_query(self._lake, spec, spine)
         rows, left_out = self._split(spec, spine)
         joining = _Joining(spec, pinned, snapshot, self._foreign_pins(pinned.service))
         learned = [_Made()]
-        self._warm(joining, spine, rows)
+        columns = self._warm(joining, spine, rows)
+        table = f"training_set_{set_id.removeprefix('ts_')}"
+        rule = rule_of_set(self._lake, table, spine, pinned.service, columns)
+        if rule is not None:
+            record_rule(self._lake, rule)
 
         def flow() -> Iterator[pa.Table]:
             learned[0] = _Made()  # the engine may ask for the rows a second time
-            return self._flow(joining, spine, rows, learned[0], report)
+            yield from self._flow(joining, spine, rows, learned[0], report)
+            refuse_erased_since(self._lake, n_erased)
 
-        table = f"training_set_{set_id.removeprefix('ts_')}"
         written = self._lake.replace_in_batches(table, flow)
         return TrainingSet(
             id=set_id,
@@ -240,6 +248,7 @@ class TrainingSets:
 
         Raises:
             Corrupt: they are not the rows that were pinned.
+            SubjectsErased: somebody in it was erased.
         """
         columns = list(self._lake.schema(made.table, made.snapshot).names)
         rows = self._lake.scan(
@@ -247,6 +256,7 @@ class TrainingSets:
         )
         found = content_hash(rows)
         if found != made.content_hash:
+            refuse_erased(self._lake, f"training set {made.id}", [(made.table, made.snapshot)])
             raise Corrupt(
                 f"The rows of the training set {made.id} are not those that were pinned.",
                 hint="Make a new training set, and find out who changed its table.",
@@ -277,9 +287,13 @@ class TrainingSets:
 
         Raises:
             NotFound: the pinned snapshot has been expired.
+            SubjectsErased: somebody in it was erased: it cannot be the same again.
         """
         spec, learned = made.spec, _Made()
         spine = self._spine_of(made)
+        refuse_erased(
+            self._lake, f"training set {made.id}", [(made.table, made.snapshot), *spine.tables]
+        )
         rows, left_out = self._split(spec, spine)
         joining = _Joining(spec, then, made.spine_snapshot, made.foreign)
         for _ in self._flow(joining, spine, rows, learned, report):
@@ -318,10 +332,13 @@ class TrainingSets:
         for start in range(0, len(rows), self._rows_per_batch):
             yield rows.slice(start, self._rows_per_batch)
 
-    def _warm(self, joining: _Joining, spine: Spine, rows: pa.Table | None) -> None:
-        """Join one row, so that indexes are made before other writers of the lake wait."""
+    def _warm(self, joining: _Joining, spine: Spine, rows: pa.Table | None) -> list[str]:
+        """Join one row, so that indexes are made before other writers of the lake wait.
+
+        Returns the columns that the set is going to have.
+        """
         first = next(self._spine_batches(joining.spec, spine, rows)).slice(0, 1)
-        self._joined(joining, first, 0)
+        return list(self._joined(joining, first, 0)[0].column_names)
 
     def _flow(
         self,

@@ -53,13 +53,14 @@ if TYPE_CHECKING:
     from falaj.ingest.pipelines import Loading
     from falaj.ingest.ports import EventLog
     from falaj.lake.blobs import SealedBlobs
-    from falaj.lake.ports import Lake
+    from falaj.lake.sealedcolumns import SubjectLake
     from falaj.models.bundles import Bundles
     from falaj.models.registry import Registry
     from falaj.monitoring.monitors import Monitors
     from falaj.training.runs import Runs
     from falaj.training.training_sets import TrainingSets
     from falaj.trust.ports import KeyService, Witness
+    from falaj.trust.subjectkeys import StoredKeys
     from falaj.wiring.servingparts import ServingParts
 
 
@@ -250,9 +251,20 @@ class Premises:
     # ---- lake and features
 
     @part
-    def lake(self) -> Lake:
-        """The offline tables."""
-        opened = stores.lake(self.settings)
+    def subject_keys(self) -> StoredKeys:
+        """The keys of data subjects."""
+        from falaj.wiring.privacyparts import subject_keys
+
+        opened = subject_keys(self)
+        self.closing.append(opened.close)
+        return opened
+
+    @part
+    def lake(self) -> SubjectLake:
+        """The offline tables, which seal what is personal."""
+        from falaj.lake.sealedcolumns import SubjectLake
+
+        opened = SubjectLake(stores.lake(self.settings), self.subject_keys)
         self.closing.append(opened.close)
         return opened
 

@@ -32,6 +32,7 @@ def rewrappables(made: Premises) -> Sequence[Rewrappable]:
         SealedColumns(made.database, made.keys, secrets),
         sealed_segments(made.spool_folder, made.keys),
         made.blobs,
+        made.subject_keys,
     ]
     if isinstance(made.event_log, SegmentLog):
         found.append(made.event_log)

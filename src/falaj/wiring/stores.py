@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from falaj.ingest.adapters.kafka_clients import KafkaPlace
     from falaj.ingest.ports import EventLog
     from falaj.kernel.compute import Compute
-    from falaj.lake.ports import BlobStore, Lake
+    from falaj.lake.ports import BlobStore, StandInLake
     from falaj.trust.ports import KeyService
 
 
@@ -123,7 +123,7 @@ class Bucket:
         }
 
 
-def lake(settings: Settings) -> Lake:
+def lake(settings: Settings) -> StandInLake:
     """The lake that ``lake`` and ``lake_data`` name; its files are opened at first use.
 
     Raises:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,6 +14,7 @@ import pyarrow as pa
 from falaj.kernel.errors import Conflict, InvalidInput, NotFound
 from falaj.lake.adapters.ducklake_engine import name, text
 from falaj.lake.model import Extent, Snapshot
+from falaj.lake.readonly import tables_of
 from falaj.lake.rows import creatable, fitted, sql_type
 
 Cursor = duckdb.DuckDBPyConnection
@@ -91,6 +93,16 @@ def tables(cursor: Cursor) -> set[str]:
         "SELECT table_name FROM duckdb_tables() WHERE database_name = 'lake'"
     ).fetchall()
     return {row[0] for row in rows} - {WRITES}
+
+
+def used(cursor: Cursor, sql: str, known: Collection[str]) -> set[str]:
+    """The known tables that a query reads; raises QueryRefused if it is not to be run."""
+    parsed = cursor.execute(
+        "SELECT json_serialize_sql(?::VARCHAR, skip_default := true,"
+        " skip_empty := true, skip_null := true)",
+        [sql],
+    ).fetchone()
+    return tables_of(json.loads(parsed[0] if parsed else "{}"), known)
 
 
 def latest(cursor: Cursor) -> int:

@@ -8,7 +8,6 @@ folder of mode 0700 and needs the care of a key: keep it on an encrypted volume.
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import threading
@@ -17,6 +16,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import duckdb
@@ -29,7 +29,6 @@ from falaj.lake.adapters.ducklake_engine import Place, name, text
 from falaj.lake.adapters.writer_lock import FileLock, PostgresLock
 from falaj.lake.disk import disk_error, sync_file
 from falaj.lake.model import Column, Compaction, Extent, Snapshot, TableInfo, table_name
-from falaj.lake.readonly import tables_of
 from falaj.lake.rows import creatable, prepared
 
 T = TypeVar("T")
@@ -241,10 +240,19 @@ class DuckLake:
         inputs: Mapping[str, pa.Table] | None = None,
         snapshot: int | None = None,
         parameters: Mapping[str, Any] | None = None,
+        stand_ins: Mapping[str, pa.Table] | None = None,
     ) -> pa.Table:
-        """See ``Lake.query``."""
+        """See ``Lake.query`` and ``StandInLake.query``."""
         with self._reading() as cursor:
-            return self._answered(cursor, sql, inputs or {}, snapshot, parameters).to_arrow_table()
+            return self._answered(
+                cursor, sql, inputs or {}, snapshot, parameters, stand_ins or {}
+            ).to_arrow_table()
+
+    def reads(self, sql: str, *, inputs: Collection[str] = ()) -> set[str]:
+        """See ``StandInLake.reads``."""
+        with self._reading() as cursor:
+            tables = statements.tables(cursor)
+            return statements.used(cursor, sql, {*tables, *inputs}) & tables
 
     def schema(self, table: str, snapshot: int | None = None) -> pa.Schema:
         """See ``Lake.schema``."""
@@ -500,6 +508,7 @@ class DuckLake:
         inputs: Mapping[str, pa.Table],
         snapshot: int | None,
         parameters: Mapping[str, Any] | None,
+        stand_ins: Mapping[str, pa.Table] = MappingProxyType({}),
     ) -> Cursor:
         tables = statements.tables(cursor)
         for given, rows in inputs.items():
@@ -508,14 +517,11 @@ class DuckLake:
                     f"The input {given!r} has the name of a lake table.", hint="Give it another."
                 )
             cursor.register(given, prepared(given, rows))
-        parsed = cursor.execute(
-            "SELECT json_serialize_sql(?::VARCHAR, skip_default := true,"
-            " skip_empty := true, skip_null := true)",
-            [sql],
-        ).fetchone()
-        used = tables_of(json.loads(parsed[0] if parsed else "{}"), {*tables, *inputs})
+        for table, rows in stand_ins.items():
+            cursor.register(table, rows)
+        used = statements.used(cursor, sql, {*tables, *inputs})
         if snapshot is not None:
-            for table in sorted(used & tables):
+            for table in sorted((used & tables) - stand_ins.keys()):
                 self._found(cursor, table, snapshot)
                 cursor.execute(
                     f"CREATE TEMP VIEW {name(table)} AS"
