@@ -33,6 +33,7 @@ SERVICES: dict[str, str] = {
     "alerts": "Alerts: what is not as it should be, and who looks after it.",
     "incidents": "Incidents: disturbances, their priority, and what was done about them.",
     "assets": "Assets and their lineage: what there is, whose it is, and what flows into what.",
+    "privacy": "Personal data: where a person's rows stand, and their erasure.",
     "accounts": "People and programs that may act on this platform, their roles and sessions.",
     "policy": "Policies: the operator's own, and which policy decides what.",
     "keys": "The keys that seal and sign: which there are, and their rotation.",

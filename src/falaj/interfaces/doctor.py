@@ -66,6 +66,7 @@ def examined(settings: Settings) -> Iterator[Finding]:
         "database": _database,
         "audit": _audit,
         "lake": _lake,
+        "subject keys": _subject_keys,
         "blobs": _blobs,
         "feature index": _index,
         "online store": _online,
@@ -156,6 +157,18 @@ def _lake(made: Premises) -> str:
     data = made.settings.lake_data.split("?")[0]
     tables, snapshot = len(made.lake.tables()), made.lake.latest()
     return f"{kind} with data in {data} {tables} tables, snapshot {snapshot}"
+
+
+def _subject_keys(made: Premises) -> str:
+    from falaj.wiring.privacyparts import weaknesses
+
+    found = weaknesses(made)
+    if found:
+        raise Unwell(" ".join(what for what, _ in found), hint=" ".join(do for _, do in found))
+    place = made.settings.privacy.subject_keys.split("?")[0]
+    table = made.subject_keys.table
+    replica = "replicated" if made.settings.privacy.replica else "WITHOUT a replica"
+    return f"{place} {table.count()} keys, {table.sequence()} destroyed, {replica}"
 
 
 def _blobs(made: Premises) -> str:

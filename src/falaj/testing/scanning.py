@@ -1,12 +1,18 @@
-"""Looking for bytes that must not be there: through every file below a folder."""
+"""Looking for what must not be there: through every file below a folder, and every store."""
 
 from __future__ import annotations
 
 import base64
 import binascii
 import mmap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from falaj.kernel.database import Database
+    from falaj.lake.ports import Lake
+    from falaj.wiring.assembly import Premises
 
 
 def files_with(folder: Path, needle: bytes) -> list[Path]:
@@ -45,3 +51,81 @@ def _forms(needle: bytes) -> Iterator[bytes]:
         yield needle.decode("utf-8").encode("utf-16-le")
     except UnicodeDecodeError:
         return
+
+
+def readable_copies(made: Premises, needles: Sequence[str]) -> dict[str, list[str]]:
+    """Where texts can be read in the stores of a platform, with all the keys that it has left.
+
+    Args:
+        made: the platform; every table of its lake is read at every kept snapshot, as whoever
+            has the keys sees it and as it is stored.
+        needles: texts that stand nowhere by chance.
+
+    Returns:
+        The places by store; a store that was looked through and holds none has none.
+    """
+    searches: dict[str, Callable[[], Iterator[tuple[str, object]]]] = {
+        "lake": lambda: _of_lake(made.lake),
+        "lake as it is stored": lambda: _of_lake(made.lake._inner),
+        "database": lambda: _of_database(made.database),
+        "blobs": lambda: _of_blobs(made),
+        "event log": lambda: _of_log(made),
+        "subject keys": lambda: _of_keys(made),
+    }
+    found = {
+        store: sorted({place for place, value in search() if _holds(value, needles)})
+        for store, search in searches.items()
+    }
+    in_clear = [path for needle in needles for path in files_with(_home(made), needle.encode())]
+    return {"files as they lie on disk": sorted(map(str, set(in_clear))), **found}
+
+
+def _home(made: Premises) -> Path:
+    return made.settings.home
+
+
+def _holds(value: object, needles: Sequence[str]) -> bool:
+    said = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+    return any(needle in said for needle in needles)
+
+
+def _of_lake(lake: Lake) -> Iterator[tuple[str, object]]:
+    for snapshot in lake.snapshots():
+        for table in lake.tables(snapshot.id):
+            place = f"{table} at snapshot {snapshot.id}"
+            for batch in lake.batches(table, snapshot=snapshot.id):
+                yield place, batch.to_pylist()
+
+
+def _of_database(database: Database) -> Iterator[tuple[str, object]]:
+    from sqlalchemy import MetaData, select
+
+    with database.reading() as connection:
+        there = MetaData()
+        there.reflect(connection)
+        for table in there.sorted_tables:
+            for row in connection.execute(select(table)):
+                yield table.name, tuple(row)
+
+
+def _of_blobs(made: Premises) -> Iterator[tuple[str, object]]:
+    for digest in made.blobs.digests():
+        yield digest, made.blobs.fetch(digest)
+
+
+def _of_log(made: Premises) -> Iterator[tuple[str, object]]:
+    folder = _home(made) / "log"
+    for topic in sorted(path.name for path in folder.glob("[a-z]*") if path.is_dir()):
+        for partition in range(made.event_log.partitions(topic)):
+            place = made.event_log.begin(topic, partition)
+            while records := made.event_log.read(topic, partition, place):
+                for record in records:
+                    place = record.offset + 1
+                    yield topic, record.payload
+
+
+def _of_keys(made: Premises) -> Iterator[tuple[str, object]]:
+    for rows in made.subject_keys.table.pages():
+        for key in made.subject_keys.by_pseudonym([row.pseudonym for row in rows]):
+            if key is not None:
+                yield key.text, key.subject.name

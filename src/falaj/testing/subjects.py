@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from falaj.testing.world import BEGIN, OWNER, definitions, training_spec
+from falaj.testing.world import BEGIN, OWNER, definitions, door_of, training_spec
 
 if TYPE_CHECKING:
     from falaj.testing.world import World
@@ -150,6 +150,44 @@ def _upload(_world: World) -> Arguments:
     with pa.ipc.new_stream(sink, rows.schema) as writer:
         writer.write_table(rows)
     return {"rows": sink.getvalue().to_pybytes()}
+
+
+def _person(world: World, **more: Any) -> dict[str, Any]:
+    """Somebody with a key."""
+    import secrets
+
+    from falaj.trust.subjects import Subject as Person
+
+    name = f"person-{secrets.token_hex(4)}"
+    world.premises.subject_keys.of([Person("person", name)], make=True)
+    return {"subject": name, **more}
+
+
+def _erasure_proof(world: World) -> Arguments:
+    from falaj.lake.erasure_service import PrivacyService
+
+    erase = next(one for one in PrivacyService.actions() if one.verb == "erase")
+    erased = door_of(world, world.caller()).call(erase, _person(world, reason="request 2"))
+    receipt = erased.receipt
+    return {"certificate": erased.certificate.id, "receipt": receipt, "subject": "somebody"}
+
+
+def _people(world: World) -> Arguments:
+    """A table with a personal rule."""
+    import secrets
+
+    import pyarrow as pa
+
+    from falaj.lake.personal import PersonalGroup, PersonalRule, record_rule
+    from falaj.lake.service import record_table
+
+    table = f"people_{secrets.token_hex(4)}"
+    group = PersonalGroup(subject="who")
+    record_rule(world.premises.lake, PersonalRule(table=table, groups=(group,)))
+    world.premises.lake.append(table, pa.table({"who": ["a", "b"]}))
+    with world.premises.calls.opened("test.table", f"user:{OWNER}") as call:
+        record_table(call, world.premises.catalog, table)
+    return {"table": table}
 
 
 def _retirement(world: World) -> Arguments:
@@ -311,6 +349,18 @@ SUBJECTS: Mapping[str, Subject] = {
     "accounts.remove_factor": Subject(_removal),
     "accounts.sessions": Subject(_fact("name", "person")),
     "accounts.revoke_sessions": Subject(_revocation),
+    "privacy.find": Subject(_person),
+    "privacy.erase": Subject(
+        lambda world: _person(world, reason="request 1"),
+        frozenset({"pseudonym", "sequence", "subject_hash", "receipt"}),
+        outside="a key that was destroyed cannot come back",
+    ),
+    "privacy.prove": Subject(
+        _erasure_proof, frozenset({"pseudonym", "sequence", "subject_hash", "certificate"})
+    ),
+    "privacy.seal": Subject(
+        _people, frozenset({"table", "snapshot"}), outside="the rows are in the lake"
+    ),
     "keys.list": Subject(_keys_of_tokens),
     "keys.rotate": Subject(
         _always(purpose="audit"), frozenset({"id", "version"}),

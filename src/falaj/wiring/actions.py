@@ -10,6 +10,7 @@ from falaj.features.service import Features
 from falaj.ingest.service import SourceService
 from falaj.kernel.actions import Service
 from falaj.kernel.jobs_service import JobsService
+from falaj.lake.erasure_service import PrivacyService
 from falaj.lake.service import TableService
 from falaj.models.service import ModelService
 from falaj.monitoring.service import MonitorService
@@ -23,6 +24,7 @@ from falaj.trust.ownfactors import OwnFactors
 from falaj.trust.service import AccountsService
 from falaj.wiring.facts import facts
 from falaj.wiring.policyparts import policy_service
+from falaj.wiring.privacyparts import privacy_service
 from falaj.wiring.watching import parity_checks
 
 if TYPE_CHECKING:
@@ -52,6 +54,7 @@ def makers(made: Premises) -> dict[type[Service], Callable[[], Service]]:
         AlertService: lambda: AlertService(made.alerts, made.catalog, visible),
         IncidentService: lambda: IncidentService(made.incidents, made.catalog, visible),
         AssetService: lambda: AssetService(made.catalog, visible),
+        PrivacyService: lambda: privacy_service(made),
         AccountsService: lambda: _accounts(made),
         PolicyService: lambda: policy_service(made),
         Keys: lambda: Keys(made.keys, made.jobs, made.audit, made.key_uses),

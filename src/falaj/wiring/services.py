@@ -11,6 +11,7 @@ def service_classes() -> dict[str, type[Service]]:
     from falaj.features.service import Features
     from falaj.ingest.service import SourceService
     from falaj.kernel.jobs_service import JobsService
+    from falaj.lake.erasure_service import PrivacyService
     from falaj.lake.service import TableService
     from falaj.models.service import ModelService
     from falaj.monitoring.service import MonitorService
@@ -36,6 +37,7 @@ def service_classes() -> dict[str, type[Service]]:
         AlertService,
         IncidentService,
         AssetService,
+        PrivacyService,
         AccountsService,
         PolicyService,
         Keys,
