@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from falaj.interfaces.credentials import RenewedTokens
     from falaj.interfaces.devicelogin import Show
     from falaj.kernel.jobs_service import JobsService
+    from falaj.lake.erasure_service import PrivacyService
     from falaj.lake.service import TableService
     from falaj.models.service import ModelService
     from falaj.monitoring.service import MonitorService
@@ -93,6 +94,7 @@ class Platform:
     alerts: AlertService
     incidents: IncidentService
     assets: AssetService
+    privacy: PrivacyService
     accounts: AccountsService
     certificates: CertificateService
     provisioning: ProvisioningService

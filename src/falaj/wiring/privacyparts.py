@@ -81,6 +81,8 @@ def copies(made: Premises) -> Sequence[SubjectCopies]:
 
     return [LakeCopies(made.lake), *live_copies(made)]
 
+    return [LakeCopies(made.lake)]
+
 
 def subject_keys(made: Premises) -> StoredKeys:
     """The keys of data subjects; the store is opened when it is first used."""
