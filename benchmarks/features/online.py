@@ -37,9 +37,12 @@ from falaj.features.offline import Offline
 from falaj.features.ports import Write
 from falaj.features.sources import ForeignTable, Format
 from falaj.features.store import FeatureStore
+from falaj.features.subjectsealing import PURPOSE
 from falaj.ingest.files import Files
 from falaj.kernel.clock import SetClock, microseconds
 from falaj.testing.features import FixedSecrets, GivenDefinitions, MemoryLake
+from falaj.testing.subjectkeys import MemorySubjectKeys
+from falaj.trust.subjectciphers import SubjectCiphers
 
 NOW = datetime(2026, 1, 31, tzinfo=UTC)
 NOW_US = microseconds(NOW)
@@ -48,6 +51,8 @@ VERSIONS = {name: version(name) for name in ("lmdb", "numpy", "numba", "pyarrow"
 SIZES = {"small": (10_000, 30_000, 100_000), "full": (100_000, 300_000, 1_000_000)}
 GOALS = {("numpy", 1): 8, ("dict", 1): 20, ("numpy", 100): 120, ("dict", 100): 400}
 STREAM_KEYS = 10_000
+SUBJECTS = 10_000
+"""Persons who are asked for; a process keeps the keys of more."""
 
 
 def main() -> None:
@@ -57,12 +62,14 @@ def main() -> None:
     for n in SIZES[given.size]:
         rows += written(n)
     rows += read(SIZES[given.size][-1], calls=300 if given.size == "small" else 3_000)
+    rows += sealed(SIZES[given.size][0], calls=300 if given.size == "small" else 3_000)
     rows += streamed(batches=4 if given.size == "small" else 20)
     report("features", "Features: the online store on LMDB", rows, given)
 
 
 def definitions() -> GivenDefinitions:
-    """One view of 30 features, three of 10, and window aggregates."""
+    """One view of 30 features, three of 10, window aggregates, and the 30 features of a view
+    that is sealed under a key of its own, and of one whose persons have keys."""
     card = Entity(name="card", keys={"card": "int64"})
     common: dict[str, Any] = {"entity": card, "source": "states", "event_time": "at"}
     parts = {"whole": VALUES} | {f"part{i}": VALUES[10 * i : 10 * i + 10] for i in range(3)}
@@ -84,11 +91,23 @@ def definitions() -> GivenDefinitions:
         ],
         **common,
     )
+    secret = [
+        FeatureView(
+            name=name,
+            classification="personal",
+            subject=subject,
+            features=[Feature(value, "float64") for value in VALUES],
+            **common,
+        )
+        for name, subject in (("personal", None), ("persons", "card"))
+    ]
     return GivenDefinitions(
         card,
         *views,
         windows,
+        *secret,
         FeatureService(name="one", features=["whole"]),
+        *(FeatureService(name=one.name, features=[one]) for one in secret),
         FeatureService(name="three", features=["part0", "part1", "part2"]),
         FeatureService(name="windowed", features=["windows"]),
     )
@@ -112,7 +131,10 @@ def store_of(folder: Path, lake: MemoryLake, file: Path | None = None) -> Featur
         given = GivenDefinitions(*given.found.values(), source)
         readers = {Format.PARQUET: ParquetReader(Files([file.parent]))}
         offline = Offline(Indexes(lake), Foreign(given, ForeignTables(readers)))
-    return FeatureStore(given, lake, online, FixedSecrets(), SetClock(NOW), offline=offline)
+    persons = SubjectCiphers(MemorySubjectKeys(), PURPOSE)
+    return FeatureStore(
+        given, lake, online, FixedSecrets(), SetClock(NOW), offline=offline, subjects=persons
+    )
 
 
 # -- writing ---------------------------------------------------------------------------
@@ -256,6 +278,33 @@ def measured(
             floor=median(taken["floor"]) * 1e6, goal=f"≤ {goal}" if goal else "",
             met=None if goal is None else ours <= goal, versions=VERSIONS,
         )  # fmt: skip
+
+
+def sealed(n: int, *, calls: int) -> list[Row]:
+    """The same 30 features in clear, sealed under their view's key, and under each person's,
+    whose keys are in use, read in turn."""
+    rows: list[Row] = []
+    told = {"one": "in clear", "personal": "sealed", "persons": "about persons"}
+    with tempfile.TemporaryDirectory() as name:
+        store = store_of(Path(name), MemoryLake(states=table(n, 1)))
+        for view in ("whole", "personal", "persons"):
+            store.materialize(view)
+        readers = {service: store.reader(store.plan(service)) for service in told}
+        random = np.random.default_rng(11)
+        for m in (1, 100):
+            taken: dict[str, list[float]] = {service: [] for service in told}
+            for _ in range(max(20, calls // (1 + m // 20))):
+                asked = {"card": random.integers(0, min(n, SUBJECTS), m).tolist()}
+                for service, reader in readers.items():
+                    taken[service].append(seconds(lambda r=reader, a=asked: r.columns(a, NOW_US)))
+            for service, words in told.items():
+                size = f"{m} of {min(n, SUBJECTS):,} entities"
+                value = median(taken[service]) * 1e6
+                row = Row(f"read 30 features to numpy, a view {words}, p50", size, "µs", value)
+                row.versions = VERSIONS
+                rows.append(row)
+        store.online.close()
+    return rows
 
 
 # -- window tiles ----------------------------------------------------------------------

@@ -162,6 +162,7 @@ def platform(sqlite_database, tmp_path, make_call):
         (changed(BALANCE, recorded_at="seen_at"), False, "known at other times"),
         (changed(BALANCE, where=[Filter("amount", ">", 0)]), False, "other rows"),
         (changed(BALANCE, entity_columns={"card": "pan"}), False, "other columns"),
+        (changed(BALANCE, subject="card"), False, "keys of other persons"),
     ],
 )  # fmt: skip
 def test_each_changed_field_is_judged_with_its_reason(platform, after, compatible, why):

@@ -60,6 +60,8 @@ class StreamStatus(Answer):
     """Records that were applied and wait for the lake."""
     partial_views: tuple[str, ...]
     """Views that lack events from before they were made, until they are materialised."""
+    n_erased: int = 0
+    """Rows that were left out because the key of the person whom they are about is gone."""
 
 
 class Materialized(Answer):

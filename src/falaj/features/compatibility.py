@@ -3,8 +3,8 @@
 A change is compatible if every feature that was there before is still computed the same
 way from the same rows. Adding features is compatible; removing or renaming one, or
 changing what it is made of (type, column, window, function, filter, source, entity, times,
-time to live, lateness), is not. An incompatible change waits until every applied service that
-takes an affected feature names the version that it means.
+time to live, lateness, subject), is not. An incompatible change waits until every applied
+service that takes an affected feature names the version that it means.
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ _ALL_FEATURES = {
     "recorded_at": "the rows would be known at other times",
     "ttl": "values would expire at another age",
     "allowed_lateness": "other late events would count",
+    "subject": "rows would stand under the keys of other persons",
+    "subject_kind": "rows would stand under the keys of other persons",
 }
 _PARTS = ("features", "aggregates")
 Find = Callable[..., Definition]

@@ -115,8 +115,11 @@ class KeyCodec:
                     pass
         return [self.encoded(values) for values in zip(*given, strict=True)]
 
-    def column(self, keys: Sequence[pa.Array]) -> list[bytes]:
-        """The keys of many entities, given as typed Arrow columns without nulls."""
+    def column(self, keys: Sequence[pa.Array], since: int | None = None) -> list[bytes]:
+        """The keys of many entities, given as typed Arrow columns without nulls.
+
+        ``since`` means nothing here (see ``SubjectKeyCodec``): these are nobody's.
+        """
         if len(keys) == 1:
             if self._dtypes[0] is DType.INT64:
                 return self._numbers(keys[0].to_numpy(zero_copy_only=False))

@@ -84,10 +84,10 @@ class LatestReading:
         self, vector: list[Any], codes: bytearray, key: bytes | None, row: bytes | None, at_us: int
     ) -> int:
         """Put the view's features into one vector; returns the event time."""
+        if self._sealed and row is not None:
+            (row,) = self._storage.opened([key], [row])
         if key is None or row is None:
             return self._absent(codes, MISSING, NO_TIME)
-        if self._sealed:
-            row = self._storage.opened(key, row)
         if len(row) < ORDER_BYTES:
             raise _cut_short()
         event_time, recorded_at = times_of(row)
@@ -140,14 +140,11 @@ class LatestReading:
         at_us: int | Ints,
     ) -> None:
         """Put the view's features of m entities into columns."""
+        if self._sealed:
+            rows = self._storage.opened(keys, rows)
         m, every = len(keys), None not in rows
         there = range(m) if every else [i for i, row in enumerate(rows) if row is not None]
         found: Sequence[bytes] = rows if every else [row for row in rows if row is not None]  # type: ignore[assignment]
-        if self._sealed:
-            found = [
-                self._storage.opened(keys[i] or b"", row)
-                for i, row in zip(there, found, strict=True)
-            ]
         matrix = self._codec.matrix(found)
         times = instants_of(matrix[:, :2])
         event_time = times[:, 0]

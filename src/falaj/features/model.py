@@ -264,6 +264,10 @@ class FeatureView(Definition):
     ``ForeignTable``. ``purposes`` are those for which its features may be read; none named
     means any. An event that reaches a stream more than ``allowed_lateness`` behind the
     stream's newest event time is set aside as a dead letter; None takes every event.
+
+    ``subject`` is the key of the entity that names the person whom the features are about,
+    and ``subject_kind`` what it names; tables and views that name the same kind share keys.
+    The online rows of such a view stand under that person's key, and are gone with it.
     """
 
     kind: ClassVar[str] = "feature_view"

@@ -32,6 +32,7 @@ from falaj.features.vectors import (
 from falaj.features.viewstorage import ViewStorage
 from falaj.features.windowreading import WindowReading
 from falaj.kernel.errors import FalajError, InvalidInput
+from falaj.trust.subjectciphers import SubjectCiphers
 
 _FEW = 6
 """So many rows are read faster one by one than as columns."""
@@ -45,13 +46,21 @@ class OnlineReader:
         plan: the compiled service (``ServicePlan.from_documents`` in a worker).
         store: where rows are.
         secrets: opens the rows of personal and sensitive views.
+        subjects: opens the rows of views with a subject; a person without a key is one of
+            whom nothing is known.
 
     Safe from many threads. Nothing but the online store is asked; one call reads one state
     of it. Of each call: ``at_us`` is the instant that it is answered for (UTC microseconds),
     one for all rows or one for each.
     """
 
-    def __init__(self, plan: ServicePlan, store: OnlineStore, secrets: Secrets) -> None:
+    def __init__(
+        self,
+        plan: ServicePlan,
+        store: OnlineStore,
+        secrets: Secrets,
+        subjects: SubjectCiphers | None = None,
+    ) -> None:
         self.plan = plan
         self.names = tuple(plan.outputs)
         self.views = tuple(use.plan.name for use in plan.views)
@@ -64,7 +73,7 @@ class OnlineReader:
         self._latest: list[LatestReading] = []
         self._windows: list[WindowReading] = []
         for number, use in enumerate(plan.views):
-            storage = ViewStorage(use.plan, secrets)
+            storage = ViewStorage(use.plan, secrets, subjects)
             if storage.rows is not None:
                 self._latest.append(LatestReading(use, storage, storage.rows, places, number))
             if storage.window is not None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from typing import Protocol
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -11,6 +13,25 @@ from falaj.features.order import ORDER_BYTES
 from falaj.kernel.errors import Corrupt
 
 _NONCE_BYTES = 12
+
+
+class Sealing(Protocol):
+    """How the rows of a view stand encrypted.
+
+    The first ``clear`` bytes of each row stand in clear, by default the order.
+    """
+
+    def seal_all(
+        self, keys: Sequence[bytes], rows: Sequence[bytes], clear: int = ORDER_BYTES
+    ) -> list[bytes | None]:
+        """Rows as they are stored; None for one that must not be."""
+        ...
+
+    def open_all(
+        self, keys: Sequence[bytes], rows: Sequence[bytes | None], clear: int = ORDER_BYTES
+    ) -> list[bytes | None]:
+        """Rows as they were; None for one that nobody can read any more. Raises Corrupt."""
+        ...
 
 
 class Sealer:
@@ -40,3 +61,18 @@ class Sealer:
                 "A sealed row of the online store is not what was written.",
                 hint="Materialise the view again, and look for who changed the store.",
             ) from None
+
+    def seal_all(
+        self, keys: Sequence[bytes], rows: Sequence[bytes], clear: int = ORDER_BYTES
+    ) -> list[bytes | None]:
+        """Every row with its body encrypted."""
+        return [self.seal(key, row, clear) for key, row in zip(keys, rows, strict=True)]
+
+    def open_all(
+        self, keys: Sequence[bytes], rows: Sequence[bytes | None], clear: int = ORDER_BYTES
+    ) -> list[bytes | None]:
+        """Every row as it was, None where there is none; raises Corrupt."""
+        return [
+            None if row is None else self.open(key, row, clear)
+            for key, row in zip(keys, rows, strict=True)
+        ]

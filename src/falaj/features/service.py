@@ -82,7 +82,7 @@ class Features(Service):
             if self._visible(self.call, AssetRef(wanted, item.name))
         ]
 
-    @action(post="/feature-services/{name}/vectors", on="feature_service")
+    @action(post="/feature-services/{name}/vectors", on="feature_service", reads=True)
     def read(self, name: str, *, rows: Rows, at: datetime | None = None) -> OnlineRows:
         """The vectors of a feature service for some requests, from the online store.
 

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Self
 from pydantic import Field, model_validator
 
 from falaj.catalog.definitions import Definition
-from falaj.catalog.model import Relation
+from falaj.catalog.model import Classification, Relation
 from falaj.features.model import Column, Name
 from falaj.features.types import DType, FeatureType
 from falaj.kernel.call import AssetRef
@@ -25,6 +25,10 @@ class Stream(Definition):
     ``key`` are the columns by which events are spread over partitions: events with equal
     keys stay in order. ``topic`` is the topic of the event log that is consumed; by
     default the stream's name. ``partitions`` counts for a log that the platform makes.
+
+    ``subject`` is the column (text or integer) that names the person whom an event is about,
+    and ``subject_kind`` what it names. Events stand in the log under that person's key; in the
+    lake the subject and the columns that ``classifications`` calls personal or sensitive do.
     """
 
     kind: ClassVar[str] = "stream"
@@ -37,12 +41,18 @@ class Stream(Definition):
     key: tuple[Column, ...] = ()
     topic: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,200}$")] | None = None
     partitions: int = Field(1, ge=1, le=256)
+    classifications: dict[Column, Classification] = Field(default_factory=dict)
+    subject: Column | None = None
+    subject_kind: Name = "person"
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        for name in (self.event_time, *self.key):
+        subject = () if self.subject is None else (self.subject,)
+        for name in (self.event_time, *self.key, *subject, *self.classifications):
             if name not in self.columns:
                 raise ValueError(f"{name!r} is not one of the stream's columns")
+        if self.subject and self.columns[self.subject] not in (DType.STRING, DType.INT64):
+            raise ValueError(f"{self.subject!r} names a person: its type is string or int64")
         for name in filter(None, (self.event_time, self.recorded_at)):
             if self.columns.get(name, DType.TIMESTAMP) is not DType.TIMESTAMP:
                 raise ValueError(f"{name!r} says when an event was: its type is timestamp")

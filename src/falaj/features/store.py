@@ -6,6 +6,7 @@ by ``push`` and ``materialize``. Nothing here asks who may do it: the service do
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -44,6 +45,7 @@ from falaj.ingest.ports import EventLog
 from falaj.kernel.clock import Clock, microseconds
 from falaj.kernel.errors import InvalidInput
 from falaj.lake.ports import Lake
+from falaj.trust.subjectciphers import SubjectCiphers
 
 Report = Callable[[float, str], None]
 """Is told how far a piece of work is (0 to 1) and what it does; may raise to stop it."""
@@ -91,6 +93,7 @@ class FeatureStore:
             before it is acknowledged.
         locks: a folder for lock files that all processes of the machine share.
         offline: reads the lake for training; by default with indexes held in memory.
+        subjects: keys of persons for views that have a subject.
     """
 
     def __init__(
@@ -104,12 +107,14 @@ class FeatureStore:
         log: EventLog | None = None,
         locks: Path | None = None,
         offline: Offline | None = None,
+        subjects: SubjectCiphers | None = None,
     ) -> None:
         self.definitions = definitions
         self.lake = lake
         self.online = online
         self.offline = offline or Offline(Indexes(lake), Foreign(definitions, None))
         self._keys = keys
+        self._subjects = subjects
         self._clock = clock
         self.streams = Streams(
             definitions,
@@ -120,6 +125,7 @@ class FeatureStore:
             log=log,
             locks=locks,
             version=definitions.stamp if isinstance(definitions, AppliedDefinitions) else None,
+            subjects=subjects,
         )
         self._readers: dict[tuple[str, ...], OnlineReader] = {}
         self._storages: dict[bytes, ViewStorage] = {}
@@ -147,7 +153,7 @@ class FeatureStore:
         """The view's place in the online store."""
         found = self._storages.get(plan.storage_id)
         if found is None:
-            found = self._storages[plan.storage_id] = ViewStorage(plan, self._keys)
+            found = self._storages[plan.storage_id] = ViewStorage(plan, self._keys, self._subjects)
         return found
 
     def reader(self, plan: ServicePlan) -> OnlineReader:
@@ -156,7 +162,7 @@ class FeatureStore:
                  *(use.definition for use in plan.on_demand), *plan.entities)  # fmt: skip
         key = tuple(part.fingerprint for part in parts)
         if key not in self._readers:
-            self._readers[key] = OnlineReader(plan, self.online, self._keys)
+            self._readers[key] = OnlineReader(plan, self.online, self._keys, self._subjects)
         return self._readers[key]
 
     # ── offline ──────────────────────────────────────────────────────────────────────
@@ -272,6 +278,7 @@ class FeatureStore:
         """
         ack = _ack(ack)
         _check_key(key)
+        key = self.recognised(table, key)
         if not stored:
             return self.streams.push(table, rows, key=key, ack=ack)
         plans = self.views_of(table)
@@ -296,6 +303,14 @@ class FeatureStore:
             n_events=rows.num_rows,
             repeated=not done.applied,
         )
+
+    def recognised(self, table: str, key: str | None) -> str | None:
+        """What a push is recognised and recorded by: its key, or, of a table about persons, a
+        keyed hash of it, since a key may name one. Raises InvalidInput: no such stream."""
+        if key is None or self.streams.plans.of(table).subject is None:
+            return key
+        secret = self._keys.derive("push-keys", 32)
+        return hashlib.blake2b(key.encode(), key=secret, digest_size=20).hexdigest()
 
     def push_records(
         self,
@@ -385,6 +400,7 @@ class FeatureStore:
 
         Raises:
             NotFound: no such view. InvalidInput: its source does not fit it.
+            ErasedMeanwhile: a person was erased meanwhile; it is to be done again.
         """
         self.view_plan(view)  # says NotFound
         plans = list(live_plans(self.definitions, name=view))
@@ -406,6 +422,7 @@ class FeatureStore:
             self.streams.settle(plan.view.source)
         storage, snapshot = self.storage(plan), self.lake.latest()
         standing = rebuilder.standing(plan.view.source, snapshot) if streamed else []
+        since = self._erasures(plan)
         events = self.events(plan, snapshot)
         now = microseconds(self._clock.now())
         limit = None if upto is None else microseconds(upto)
@@ -414,12 +431,12 @@ class FeatureStore:
             now = min(now, limit)
         n_entities = 0
         report(0.4, f"read {len(events):,} events of {plan.name}")
-        for rows in storage.latest_batches(events, _ROWS_PER_WRITE):
+        for rows in storage.latest_batches(events, _ROWS_PER_WRITE, since):
             self.online.write(Write(newer=rows))
             n_entities += len(rows)
             share = 0.4 + 0.6 * min(n_entities / max(len(events), 1), 1.0)
             report(share, f"put {n_entities:,} entities of {plan.name} online")
-        rebuilt = storage.rebuilt(self.online, events, now, snapshot)
+        rebuilt = storage.rebuilt(self.online, events, now, snapshot, since)
         if rebuilt is not None:
             report(0.8, f"putting the windows of {rebuilt.n_entities:,} entities online")
             if streamed:
@@ -431,6 +448,12 @@ class FeatureStore:
         return Materialized(
             view=plan.name, snapshot=snapshot, n_events=len(events), n_entities=n_entities
         )
+
+    def _erasures(self, plan: ViewPlan) -> int | None:
+        """How many persons have been erased, if a view is about persons."""
+        if plan.view.subject is None or self._subjects is None:
+            return None
+        return self._subjects.erasures()
 
 
 def spine_of(

@@ -33,7 +33,7 @@ from falaj.features.heads import HeadCodec
 from falaj.features.hops import Hop
 from falaj.features.model import Aggregate, microseconds
 from falaj.features.order import ORDER_BYTES
-from falaj.features.sealing import Sealer
+from falaj.features.sealing import Sealing
 from falaj.features.views import ViewPlan
 
 _SHIFT = 1 << 63
@@ -76,7 +76,7 @@ class TileLayout:
         sealer: encrypts what rows hold, if that must not stand in clear.
     """
 
-    def __init__(self, plan: ViewPlan, prefix: bytes, sealer: Sealer | None) -> None:
+    def __init__(self, plan: ViewPlan, prefix: bytes, sealer: Sealing | None) -> None:
         self.name = plan.name
         self.columns = list(plan.columns)
         groups: dict[int, list[Aggregate]] = {}
@@ -115,23 +115,20 @@ class TileLayout:
     def opened(
         self, keys: Sequence[bytes], rows: Sequence[bytes | None], *, heads: bool = False
     ) -> list[bytes | None]:
-        """Rows of chunks, or heads, in clear; raises Corrupt."""
+        """Rows of chunks, or heads, in clear, None for those that nobody can read any more;
+        raises Corrupt."""
         if self._sealer is None:
             return list(rows)
-        clear = ORDER_BYTES if heads else 0
-        return [
-            None if row is None else self._sealer.open(key, row, clear)
-            for key, row in zip(keys, rows, strict=True)
-        ]
+        return self._sealer.open_all(keys, rows, ORDER_BYTES if heads else 0)
 
     def closed(
         self, keys: Sequence[bytes], rows: Sequence[bytes], *, heads: bool = False
-    ) -> list[bytes]:
-        """Rows of chunks, or heads, as they are stored; only the order of a head is in clear."""
+    ) -> list[bytes | None]:
+        """Rows of chunks, or heads, as they are stored, None for those that must not be; only
+        the order of a head is in clear."""
         if self._sealer is None:
             return list(rows)
-        clear = ORDER_BYTES if heads else 0
-        return [self._sealer.seal(key, row, clear) for key, row in zip(keys, rows, strict=True)]
+        return self._sealer.seal_all(keys, rows, ORDER_BYTES if heads else 0)
 
 
 def chunk_prefix(prefix: bytes, number: int) -> bytes:

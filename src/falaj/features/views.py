@@ -128,7 +128,7 @@ class ViewPlan:
     """A feature view with the types of its entity's keys.
 
     Raises (from ``of``):
-        InvalidInput: the view names a key that the entity does not have.
+        InvalidInput: the view names a key, or a subject, that the entity does not have.
     """
 
     view: FeatureView
@@ -143,6 +143,12 @@ class ViewPlan:
                 f"The view {view.name!r} maps {', '.join(sorted(unknown)) or view.entity}, which "
                 f"the entity {entity.name!r} does not have as a key.",
                 hint=f"Its keys are {', '.join(entity.keys)}.",
+            )
+        if view.subject is not None and view.subject not in entity.keys:
+            raise InvalidInput(
+                f"The subject {view.subject!r} of the view {view.name!r} is no key of the entity "
+                f"{entity.name!r}.",
+                hint=f"Name the key that tells the person: {', '.join(entity.keys)}.",
             )
         return cls(view, dict(entity.keys))
 
@@ -159,7 +165,8 @@ class ViewPlan:
     @cached_property
     def sealed(self) -> bool:
         """True if its values must not stand in clear."""
-        return self.view.classification in (Classification.PERSONAL, Classification.SENSITIVE)
+        secret = (Classification.PERSONAL, Classification.SENSITIVE)
+        return self.view.subject is not None or self.view.classification in secret
 
     @cached_property
     def outputs(self) -> dict[str, Type]:
@@ -213,10 +220,18 @@ class ViewPlan:
         """
         left_out = {"description", "owner", "tags", "ttl", "purposes"}
         meaning = self.view.model_dump(mode="json", exclude=left_out)
+        if self.view.subject is None:  # rows that are nobody's stand where they always stood
+            del meaning["subject"], meaning["subject_kind"]
         meaning["keys"] = {name: dtype.value for name, dtype in self.keys.items()}
         meaning["layout"] = _LAYOUT
         text = json.dumps(meaning, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).digest()[:8]
+
+    @property
+    def subject_column(self) -> str | None:
+        """The source column that names the person whom a row is about, if the view says so."""
+        subject = self.view.subject
+        return None if subject is None else self.view.entity_columns.get(subject, subject)
 
     @cached_property
     def ttl_us(self) -> int | None:

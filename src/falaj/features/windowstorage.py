@@ -14,7 +14,8 @@ from falaj.features.entitykeys import KeyCodec
 from falaj.features.grouping import numbered
 from falaj.features.hops import Kept
 from falaj.features.ports import Merge, OnlineStore, Write
-from falaj.features.sealing import Sealer
+from falaj.features.sealing import Sealing
+from falaj.features.subjectsealing import SubjectKeyCodec
 from falaj.features.tiles import N_GENERATIONS, Mark, TileLayout, chunk_of, chunk_prefix, first_tile
 from falaj.features.tilewriting import Batch, Rows, TileMerge, applied
 from falaj.features.views import Events, ViewPlan
@@ -22,6 +23,8 @@ from falaj.kernel.errors import FalajError
 
 _EVENTS_PER_WRITE = 200_000
 _ROWS_PER_REMOVAL = 50_000
+Keys = KeyCodec | SubjectKeyCodec
+"""What encodes the keys of entities."""
 
 
 class Superseded(FalajError):
@@ -51,20 +54,20 @@ class WindowStorage:
     Args:
         plan: the compiled view.
         prefix: what its keys begin with.
-        hash_key: hides the keys of entities. sealer: encrypts what rows hold.
+        keys: encodes the keys of entities. sealer: encrypts what rows hold.
     """
 
-    def __init__(
-        self, plan: ViewPlan, prefix: bytes, hash_key: bytes | None, sealer: Sealer | None
-    ) -> None:
+    def __init__(self, plan: ViewPlan, prefix: bytes, keys: Keys, sealer: Sealing | None) -> None:
         self.plan = plan
-        self.keys = KeyCodec(b"", plan.keys, secret=hash_key)
+        self.keys = keys
         self.layout = TileLayout(plan, prefix, sealer)
         self._generation = 0  # the last that was seen; a wrong guess costs one more reading
 
-    def applier(self, events: Events, now_us: int) -> Callable[[int], Merge]:
+    def applier(
+        self, events: Events, now_us: int, since: int | None = None
+    ) -> Callable[[int], Merge]:
         """Prepares the merge of new events; see ``ViewStorage.applier``."""
-        batch = self._batch(events, now_us)
+        batch = self._batch(events, now_us, since)
 
         def merge(position: int) -> Merge:
             marked = applied(position)
@@ -77,10 +80,10 @@ class WindowStorage:
 
         return merge
 
-    def _batch(self, events: Events, now_us: int) -> Batch:
+    def _batch(self, events: Events, now_us: int, since: int | None) -> Batch:
         """Events with their entities numbered in the order of the keys."""
         owner, first = numbered(events.keys)
-        keys = self.keys.column([key.take(pa.array(first)) for key in events.keys])
+        keys = self.keys.column([key.take(pa.array(first)) for key in events.keys], since)
         order = pc.sort_indices(pa.array(keys, pa.binary())).to_numpy()
         rank = np.empty(len(order), np.int64)
         rank[order] = np.arange(len(order))
@@ -89,16 +92,24 @@ class WindowStorage:
 
     # ── rebuilding ───────────────────────────────────────────────────────────────────
 
-    def rebuilt(self, store: OnlineStore, events: Events, now_us: int, snapshot: int) -> Rebuilt:
+    def rebuilt(
+        self,
+        store: OnlineStore,
+        events: Events,
+        now_us: int,
+        snapshot: int,
+        since: int | None = None,
+    ) -> Rebuilt:
         """Make the view anew of these events, beside what is read, in as many writes as needed.
 
         Raises:
             Superseded: someone else has begun to rebuild it.
+            ErasedMeanwhile: another person was erased since the events were read.
         """
         building, before = self._begun(store)
         for old in {building, before} - {self._generation}:
             self._removed(store, old)
-        whole = self._batch(events, now_us)
+        whole = self._batch(events, now_us, since)
         for batch in _batches(whole):
             merge = TileMerge(self.layout, batch, self._only(building), building).merge()
             store.write(Write(merges=[merge]))

@@ -52,6 +52,7 @@ def action(
     delete: str = "",
     on: str = PLATFORM,
     step_up: bool = False,
+    reads: bool = False,
 ) -> Callable[[F], F]:
     """Declare a service method as an action.
 
@@ -61,6 +62,8 @@ def action(
         on: the kind of asset that the action is about. Its key is made of the path's
             arguments, joined by ``/``.
         step_up: True if it needs a second factor from the last five minutes.
+        reads: True if a POST changes nothing. A repeat of it is answered anew, so that no
+            answer has to be kept, which may be about persons.
     """
     given = [
         (method, path)
@@ -72,7 +75,7 @@ def action(
     ((method, path),) = given
 
     def mark(function: F) -> F:
-        setattr(function, _MARK, _Mark(method, path, on, step_up, method != "GET"))
+        setattr(function, _MARK, _Mark(method, path, on, step_up, method != "GET" and not reads))
         return function
 
     return mark

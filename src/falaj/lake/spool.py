@@ -15,7 +15,8 @@ from __future__ import annotations
 import io
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pyarrow as pa
@@ -192,6 +193,7 @@ class Drain:
         lake: where the rows go.
         table: the lake table; also the stream's name unless ``stream`` says otherwise.
         read: makes rows of a segment's bytes; raises Corrupt if it cannot.
+        add_columns: let the table get columns that the rows have and it lacks.
 
     Many drains may run at once; each segment still arrives once.
     """
@@ -205,8 +207,10 @@ class Drain:
         *,
         stream: str | None = None,
         read: Callable[[bytes], pa.Table] | None = None,
+        add_columns: bool = False,
     ) -> None:
         self._read = read or rows_of
+        self._add_columns = add_columns
         self._stream = table_name(stream or table)
         self._folder = directory / self._stream
         self._keys = keys
@@ -233,18 +237,33 @@ class Drain:
                 drained.n_rows += n_rows
         return drained
 
-    def _moved(self, path: Path) -> int | None:
+    def waiting(self) -> Iterator[pa.Table]:
+        """The rows of the segments that wait, without moving them; not of unreadable ones."""
+        for path in _segments(self._folder):
+            with suppress(Corrupt):
+                rows = self._opened(path)
+                if rows is not None:
+                    yield rows
+
+    def _opened(self, path: Path) -> pa.Table | None:
+        """The rows of a segment; None if another drain was faster."""
         name = path.name.removesuffix(SEGMENT)
         try:
             sealed = path.read_bytes()
         except FileNotFoundError:
-            return 0  # another drain was faster
+            return None
         except OSError as error:
             raise disk_error(error, f"the segment {name}") from error
+        return self._read(open_bytes(sealed, self._keys, context=_context(self._stream, name)))
+
+    def _moved(self, path: Path) -> int | None:
+        name = path.name.removesuffix(SEGMENT)
         try:
-            data = open_bytes(sealed, self._keys, context=_context(self._stream, name))
-            rows = self._read(data)
-            self._lake.append(self._table, rows, key=f"spool/{self._stream}/{name}")
+            rows = self._opened(path)
+            if rows is None:
+                return 0
+            key = f"spool/{self._stream}/{name}"
+            self._lake.append(self._table, rows, key=key, add_columns=self._add_columns)
         except (Corrupt, SchemaMismatch) as error:
             self._log.error("segment refused", segment=path.name, reason=str(error))
             path.rename(path.with_suffix(_REFUSED))

@@ -85,6 +85,8 @@ class Drift:
                     "until": until,
                 },
             )
+            # What is known no more, because the person was erased, counts no more.
+            rows = rows.filter(rows.column("features").is_valid())
             for batch in rows.to_batches(max_chunksize=65_536):
                 counter.add(_matrix(batch.column(0), n_inputs), _column(batch.column(1)))
         if not counter.n:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from statistics import NormalDist
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from falaj.kernel.errors import InvalidInput, NotFound
+from falaj.lake.personal import rule_of
 from falaj.lake.ports import Lake
 from falaj.models.intervals import auc_interval
 from falaj.monitoring.model import Band, Labels, PerformanceReport, Period, PeriodPerformance
 from falaj.serving.names import table_of
 from falaj.training.metrics import SingleClass
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _LEAST_PROBABILITY = 1e-15
 
@@ -91,25 +97,50 @@ class Performance:
                     hint=f"It has: {', '.join(sorted(columns))}.",
                 )
         latest = f'"{labels.recorded_at}" DESC, ' if labels.recorded_at else ""
+        opened: dict[str, pa.Table] = {}
+        when = {"since": since, "until": until}
+        logged = self._named(
+            opened, "logged", table, ("prediction_id", "predicted_for", "score", labels.on),
+            "predicted_for >= $since AND predicted_for < $until", when,
+        )  # fmt: skip
+        known = (key, labels.label, labels.recorded_at)
+        labelled = self._named(opened, "labelled", labels.table, known)
         found = self._lake.query(
             f"""
             WITH truths AS (
                 SELECT CAST("{key}" AS VARCHAR) AS key, CAST("{labels.label}" AS DOUBLE) AS label
-                FROM {labels.table} WHERE "{labels.label}" IS NOT NULL
+                FROM {labelled} WHERE "{labels.label}" IS NOT NULL
                 QUALIFY row_number() OVER (PARTITION BY "{key}" ORDER BY {latest}label DESC) = 1
             )
             SELECT epoch_us(date_trunc('{by}', p.predicted_for AT TIME ZONE 'UTC')) AS period,
                    p.score, t.label
-            FROM {table} p LEFT JOIN truths t ON p.{labels.on} = t.key
+            FROM {logged} p LEFT JOIN truths t ON p.{labels.on} = t.key
             WHERE p.predicted_for >= $since AND p.predicted_for < $until
             ORDER BY p.prediction_id
             """,
-            parameters={"since": since, "until": until},
+            parameters=when,
+            inputs=opened,
         )
         return {
             name: np.asarray(found.column(name).to_numpy(), dtype=np.float64)
             for name in ("period", "score", "label")
         }
+
+    def _named(
+        self,
+        opened: dict[str, pa.Table],
+        name: str,
+        table: str,
+        columns: Sequence[str | None],
+        where: str | None = None,
+        parameters: Mapping[str, datetime] | None = None,
+    ) -> str:
+        """What a query calls a table: SQL sees nothing of sealed columns, so those are opened."""
+        if rule_of(self._lake, table) is None:
+            return table
+        wanted = list(dict.fromkeys(column for column in columns if column is not None))
+        opened[name] = self._lake.scan(table, columns=wanted, where=where, parameters=parameters)
+        return name
 
 
 def _period(

@@ -17,6 +17,7 @@ import pyarrow as pa
 from falaj.catalog.model import Classification, Relation
 from falaj.kernel.call import AssetRef, Call
 from falaj.kernel.errors import NotFound
+from falaj.lake.personal import record_rule
 from falaj.lake.service import record_table
 from falaj.serving import tables
 from falaj.serving.batchexport import export
@@ -31,6 +32,7 @@ from falaj.serving.batchmodel import (
     Slice,
 )
 from falaj.serving.model import Release
+from falaj.serving.personallog import rule_of_scoring
 from falaj.serving.releases import release_ref
 
 if TYPE_CHECKING:
@@ -154,6 +156,9 @@ class ScoreJob:
         if not left:
             return progress
         items: Iterator[Any] = (self._item(run, request, release, progress, part) for part in left)
+        rule = rule_of_scoring(request.to, request.keys, release)
+        if rule is not None:
+            record_rule(self._lake, rule)
         compute = self._compute()
         try:
             told = f"scored {progress.n_rows:,} of {total:,} rows"

@@ -325,7 +325,7 @@ class StreamEvents:
         if media.startswith(ARROW):
             table = table_of_stream(request.body, MOST_EVENTS)
             pushed = store.push(name, table, key=key, ack=ack)
-            self._record(caller, name, key, ack, pushed)
+            self._record(caller, name, store.recognised(name, key), ack, pushed)
             return pushed
         if media.startswith(_NDJSON):
             rows = _ndjson(request.body)
@@ -338,7 +338,7 @@ class StreamEvents:
             )
         _few_enough(len(rows))
         pushed = store.push_records(name, rows, key=key, ack=ack)
-        self._record(caller, name, key, ack, pushed)
+        self._record(caller, name, store.recognised(name, key), ack, pushed)
         return pushed
 
     def _record(self, caller: str, name: str, key: str | None, ack: str, pushed: Pushed) -> None:

@@ -148,6 +148,10 @@ class Endpoint(Definition):
     limits: Limits = Limits()
     durability: Durability = Durability.BATCH
     missing: MissingPolicy = MissingPolicy.MODEL
+    subject: str | None = None
+    """The request field that names the person whom a prediction is about; None: the one that
+    the views of its features name, if any. The prediction log is kept under that person's key."""
+    subject_kind: str = Field("person", pattern=r"^[a-z][a-z0-9_]{0,62}$")
 
     @model_validator(mode="after")
     def _own_member(self) -> Endpoint:
@@ -158,10 +162,13 @@ class Endpoint(Definition):
         return self
 
     def document(self) -> dict[str, Any]:
-        """As ``Definition.document``; without a composition as it was before there were any."""
+        """As ``Definition.document``; without a composition, or a subject, as it was before
+        there were any."""
         told = super().document()
         if self.composition is None:
             del told["composition"]
+        if self.subject is None:
+            del told["subject"], told["subject_kind"]
         return told
 
     def references(self) -> list[AssetRef]:
@@ -258,6 +265,9 @@ class Release(_Frozen):
     limits: Limits = Limits()
     durability: Durability = Durability.BATCH
     missing: MissingPolicy = MissingPolicy.MODEL
+    subject: str | None = None
+    """The request field that names the person whom a prediction is about."""
+    subject_kind: str = "person"
     attributes: dict[str, str] = {}
     """Of the endpoint, as the policy sees them: owner, classification, region."""
     change: str | None = None

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import insert, select, update
 
-from falaj.catalog.model import Relation
+from falaj.catalog.model import Classification, Relation
 from falaj.kernel.call import AssetRef, Call
 from falaj.kernel.errors import (
     AlreadyExists,
@@ -39,6 +39,7 @@ from falaj.serving.model import (
     Variant,
 )
 from falaj.serving.names import table_of
+from falaj.serving.subjects import subject_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -358,6 +359,7 @@ class Releases:
             document, fields = self._features.describe(call.connection, service)
         named = {item.name for item in fields}
         fields += tuple(item for item in endpoint.fields if item.name not in named)
+        subject, subject_kind = subject_of(endpoint, document, fields)
         resource = self._catalog.load(call.connection, endpoint.ref)
         return Release(
             id=new_id("release"),
@@ -370,6 +372,8 @@ class Releases:
             limits=endpoint.limits,
             durability=endpoint.durability,
             missing=endpoint.missing,
+            subject=subject,
+            subject_kind=subject_kind,
             attributes=dict(resource.attributes),
             change=approved.change,
             created_at=call.now,
@@ -424,18 +428,22 @@ class Releases:
         if not self._catalog.exists(call.connection, target):
             self._catalog.record(call, target)
         self._catalog.link(call, ref, target, Relation.SERVES)
-        self._record_log(call, release.endpoint, target)
+        self._record_log(call, release, target)
 
-    def _record_log(self, call: Call, name: str, endpoint: AssetRef) -> None:
-        """The lake table of the predictions, as secret as the endpoint that makes them."""
-        known = self._catalog.get(call.connection, endpoint)
+    def _record_log(self, call: Call, release: Release, endpoint: AssetRef) -> None:
+        """The lake table of the predictions, as secret as the endpoint that makes them, and at
+        least personal if they are about persons."""
+        name, known = release.endpoint, self._catalog.get(call.connection, endpoint)
+        secret = known.classification
+        if release.subject is not None and secret is not Classification.SENSITIVE:
+            secret = Classification.PERSONAL
         log = AssetRef("table", table_of(name))
         self._catalog.record(
             call,
             log,
             description=f"What the endpoint {name} predicted.",
             owner=known.owner,
-            classification=known.classification,
+            classification=secret,
         )
         self._catalog.link(call, endpoint, log, Relation.PREDICTED)
 

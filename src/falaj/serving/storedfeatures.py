@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from falaj.catalog.definitions import Definitions
     from falaj.features.ports import OnlineStore, Secrets
+    from falaj.trust.subjectciphers import SubjectCiphers
 
 _FIELD = {
     DType.BOOL: FieldType.BOOLEAN,
@@ -117,21 +118,29 @@ class StoredFeatures:
         store: the online store.
         secrets: opens the rows of personal and sensitive views.
         definitions: describe services when a release is made; a worker needs none.
+        subjects: opens the rows of views with a subject.
     """
 
     def __init__(
-        self, store: OnlineStore, secrets: Secrets, definitions: Definitions | None
+        self,
+        store: OnlineStore,
+        secrets: Secrets,
+        definitions: Definitions | None,
+        subjects: SubjectCiphers | None = None,
     ) -> None:
         self._store = store
         self._secrets = secrets
         self._definitions = definitions
+        self._subjects = subjects
 
     def compile(
         self, document: Mapping[str, Any], categories: Mapping[str, Sequence[str]]
     ) -> EncodedReader:
         """A reader; see ``ports.FeatureReaders.compile``."""
         plan = ServicePlan.from_documents(document["definitions"])
-        return EncodedReader(OnlineReader(plan, self._store, self._secrets), categories)
+        return EncodedReader(
+            OnlineReader(plan, self._store, self._secrets, self._subjects), categories
+        )
 
     def describe(
         self, connection: Connection, service: str

@@ -121,6 +121,8 @@ class Tracing:
 
     def _facts_of_row(self, row: Mapping[str, Any], release: Release) -> dict[str, Any]:
         variant = next(item for item in release.variants if item.name == row["variant"])
+        if row["features"] is None:  # the person was erased
+            return self._facts_of_erased(row)
         names = opened(self._bundles, variant).inputs
         statuses = row["statuses"] or [int(FeatureStatus.PRESENT)] * len(names)
         features = {
@@ -133,6 +135,13 @@ class Tracing:
         facts |= {name: row[name].isoformat() if row[name] else None for name in instants}
         facts |= {"table": table_of(row["endpoint"]), "features": features}
         return facts
+
+    @staticmethod
+    def _facts_of_erased(row: Mapping[str, Any]) -> dict[str, Any]:
+        kept = ("request_id", "endpoint", "variant", "latency_us", "caller")
+        at = {name: row[name].isoformat() for name in ("requested_at", "predicted_for")}
+        table = table_of(row["endpoint"])
+        return {**{name: row[name] for name in kept}, **at, "table": table, "erased": True}
 
     def _told(self, connection: Connection, node: LineageNode) -> TraceNode:
         facts: dict[str, Any] = {}

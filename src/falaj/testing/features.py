@@ -16,6 +16,7 @@ from falaj.features.model import FeatureView
 from falaj.features.versions import State, ViewVersion
 from falaj.kernel.errors import NotFound
 from falaj.lake.model import Extent, Snapshot
+from falaj.lake.personal import PersonalRule
 from falaj.trust.keys import checked_purpose
 
 
@@ -66,9 +67,13 @@ class FixedSecrets:
 
 
 class MemoryLake:
-    """What features use of a lake, in memory: append, replace, scan, log, snapshots."""
+    """What features use of a lake, in memory: append, replace, scan, log, snapshots.
+
+    It keeps personal rules, and seals nothing: what it holds is in nobody's files.
+    """
 
     def __init__(self, **tables: pa.Table) -> None:
+        self._rules: dict[str, PersonalRule] = {}
         self._states: list[dict[str, _Log]] = [
             {
                 name: _Log(0, np.arange(rows.num_rows), rows.num_rows, rows)
@@ -76,6 +81,14 @@ class MemoryLake:
             }
         ]
         self._keys: dict[str, Snapshot] = {}
+
+    def record_rule(self, rule: PersonalRule) -> None:
+        """Keep a rule."""
+        self._rules[rule.table] = rule
+
+    def rule(self, table: str) -> PersonalRule | None:
+        """The rule of a table."""
+        return self._rules.get(table)
 
     def append(self, table: str, rows: pa.Table, *, key: str | None = None, **_: Any) -> Snapshot:
         """Add rows once per key."""

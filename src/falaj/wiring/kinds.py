@@ -40,9 +40,11 @@ def definition_reviews(
     """
     from falaj.features.compatibility import Compatibility
     from falaj.features.fitting import Fitting
+    from falaj.features.subjectviews import SubjectsNamed
 
     return [
         Compatibility(find),
         Fitting(lambda table: foreign().schema(table), lake),
+        SubjectsNamed(),
         policies,
     ]

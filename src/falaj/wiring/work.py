@@ -16,6 +16,7 @@ from falaj.kernel.telemetry import logger
 from falaj.trust.audit_checkpoints import Checkpointer
 from falaj.wiring.auditparts import retention
 from falaj.wiring.keyparts import EVERY_USES, key_jobs, uses_told
+from falaj.wiring.liveparts import prediction_drain
 from falaj.wiring.seldom import Seldom
 from falaj.wiring.watching import parity_checks, statistics
 
@@ -223,7 +224,6 @@ class Chores:
         from falaj.serving.logalarm import UnloggedAlarm
         from falaj.serving.scalingrecords import ScalingRecords
         from falaj.serving.scalingtable import bring_in
-        from falaj.serving.spools import PredictionDrain
 
         self._log = logger(__name__)
         checkpointer = Checkpointer(
@@ -258,7 +258,7 @@ class Chores:
             "audit checkpoint": checkpointer.run_once,
             "notifications": news.deliver,
             "uses of keys": Seldom(lambda: uses_told(made), every_seconds=EVERY_USES),
-            "prediction log": PredictionDrain(made.spool_folder, made.keys, made.lake).run_once,
+            "prediction log": prediction_drain(made).run_once,
             "unlogged predictions": Seldom(alarm.run_once, every_seconds=10.0),
             "scaling decisions": lambda: bring_in(scalings, made.calls),
             "feature statistics": Seldom(lambda: statistics(made).update_all(), every_seconds=60.0),

@@ -14,7 +14,7 @@ import json
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -85,6 +85,8 @@ class Indexes:
         budget: bytes of runs held in memory; beyond it the least recently used are let go.
         recheck_seconds: for so long it is taken for granted that a snapshot of the lake
             which was there has not expired.
+        erasures: how many persons have been erased; views about persons are indexed anew
+            when another one was, so that no erased row is answered from memory.
     """
 
     def __init__(
@@ -94,11 +96,13 @@ class Indexes:
         *,
         budget: int = BUDGET,
         recheck_seconds: float = 60.0,
+        erasures: Callable[[], int] | None = None,
     ) -> None:
         self.lake = lake
         self._files = files
         self._budget = budget
         self._recheck_seconds = recheck_seconds
+        self._erasures = erasures
         self._lock = threading.Lock()
         self._building: dict[str, threading.Lock] = {}
         self._held: OrderedDict[tuple[str, str], tuple[Chain, ...]] = OrderedDict()
@@ -113,7 +117,7 @@ class Indexes:
             NotFound: no such snapshot. InvalidInput: the table lacks a column or has it of
                 another type.
         """
-        key = meaning(plan)
+        key = self._key(plan)
         extent = self._extent(plan.view.source, snapshot)
         if extent is None:
             return (self._nothing(plan, snapshot),), 0
@@ -170,11 +174,23 @@ class Indexes:
                 self._extents.popitem(last=False)
         return found
 
+    def _key(self, plan: ViewPlan) -> str:
+        """What the view's index is held under; what was held before an erasure is let go."""
+        key = meaning(plan)
+        if self._erasures is None or plan.view.subject is None:
+            return key
+        now = f"{key}-{self._erasures()}"
+        with self._lock:
+            for held in [held for held in self._held if held[0].startswith(key)]:
+                if held[0] != now:
+                    del self._held[held]
+        return now
+
     def forget(self, plan: ViewPlan) -> None:
         """Drop a view's index from memory and from disk, as when rows have been erased."""
         key = meaning(plan)
         with self._lock:
-            for held in [held for held in self._held if held[0] == key]:
+            for held in [held for held in self._held if held[0].startswith(key)]:
                 del self._held[held]
         if self._files is not None:
             self._files.forget(key)
@@ -243,6 +259,7 @@ def meaning(plan: ViewPlan) -> str:
         "columns": [[name, dtype.value if dtype else None] for name, dtype in plan.columns],
         "where": [item.model_dump(mode="json") for item in view.where],
         "sealed": plan.sealed,
+        **({} if view.subject is None else {"subject": [view.subject, view.subject_kind]}),
         "late": plan.lateness_us,
     }
     text = json.dumps(said, sort_keys=True, separators=(",", ":"))

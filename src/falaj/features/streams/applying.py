@@ -33,6 +33,8 @@ from falaj.features.viewstorage import ViewStorage
 from falaj.ingest.ports import EventLog, Record
 from falaj.kernel.clock import Clock, microseconds
 from falaj.kernel.errors import Corrupt
+from falaj.kernel.telemetry import logger
+from falaj.trust.subjectciphers import ErasedMeanwhile
 
 Begin = Callable[[str, int], Progress]
 """Where a partition begins that has no progress online: behind what the lake holds."""
@@ -60,6 +62,7 @@ class Applier:
         locks: keep appliers of one machine out of each other's way.
         begin: where to begin without progress.
         clock: tells the time of a write.
+        erased: how many persons have been erased, if a stream is about persons.
     """
 
     def __init__(
@@ -71,6 +74,8 @@ class Applier:
         locks: PartitionLocks,
         begin: Begin,
         clock: Clock,
+        *,
+        erased: Callable[[StreamPlan], int | None],
     ) -> None:
         self._log = log
         self._online = online
@@ -80,6 +85,7 @@ class Applier:
         self._begin = begin
         self._unbegun: dict[tuple[str, int], Progress] = {}
         self._clock = clock
+        self._erased = erased
 
     def progress(self, table: str, partition: int) -> Progress:
         """How far a partition is applied."""
@@ -93,6 +99,7 @@ class Applier:
         *,
         upto: int | None = None,
         held: Mapping[int, pa.Table] | None = None,
+        since: int | None = None,
         max_bytes: int = 8 << 20,
     ) -> Applied:
         """Apply what waits: one batch of it, or everything before ``upto``.
@@ -100,6 +107,7 @@ class Applier:
         Args:
             upto: the offset to reach.
             held: fitted rows of some of the records, by offset.
+            since: ``Lander.erased`` before those were appended.
             max_bytes: how much to read for one write.
 
         Raises:
@@ -110,7 +118,7 @@ class Applier:
         n_records = n_rows = 0
         while True:
             with self._locks.held(name):
-                done = self._round(table, partition, upto, held or {}, max_bytes)
+                done = self._round(table, partition, upto, held or {}, since, max_bytes)
             n_records, n_rows = n_records + done.n_records, n_rows + done.n_rows
             reached = upto is None or done.progress.position >= upto or not done.n_records
             if reached:
@@ -122,6 +130,7 @@ class Applier:
         partition: int,
         upto: int | None,
         held: Mapping[int, pa.Table],
+        since: int | None,
         max_bytes: int,
     ) -> Applied:
         key = progress_key(table, partition)
@@ -134,6 +143,7 @@ class Applier:
                 before = self._still_unbegun(plan, table, partition)
             if upto is not None and before.position >= upto:
                 return Applied(before)
+            since = self._erased(plan) if since is None else since
             records = self._log.read(plan.topic, partition, before.position, max_bytes=max_bytes)
             if not records:
                 self._check(plan, partition, before)
@@ -141,9 +151,11 @@ class Applier:
                     self._unbegun[table, partition] = before
                 return Applied(before)
             try:
-                return self._written(plan, key, row, before, records, held)
+                return self._written(plan, key, row, before, records, held, since)
             except Overtaken:
                 continue
+            except ErasedMeanwhile:
+                held, since = {}, None  # from the log, which gives no erased person's rows
         raise Overtaken(
             f"Other processes apply the events of {table!r} faster than this one.",
             hint="Try again.",
@@ -176,25 +188,28 @@ class Applier:
         before: Progress,
         records: Sequence[Record],
         held: Mapping[int, pa.Table],
+        since: int | None,
     ) -> Applied:
         marks, skipped = self._marks(plan.table, records)
         batch = taken(
             plan, records, before.watermark_us, held=held, skipped=skipped, now=self._clock.now()
         )
+        told_of_erased(plan.table, batch)
         after = progressed(plan, before, records, batch)
         merges = [advance(key, row, after)]
         if marks:
             rows = list(marks.values())
             merges.append(Merge(list(marks), lambda _: rows))
-        newer, effects = self.effects(plan.views, batch)
+        newer, effects = self.effects(plan.views, batch, since)
         # The log holds all of it until a later, durable write has told that the lake does.
         self._online.write(Write(newer=newer, merges=[*merges, *effects], durable=False))
         return Applied(after, len(records), batch.n_rows)
 
     def effects(
-        self, views: Sequence[ViewPlan], batch: Taken
+        self, views: Sequence[ViewPlan], batch: Taken, since: int | None = None
     ) -> tuple[list[tuple[bytes, bytes]], list[Merge]]:
-        """What a batch writes into the rows of views."""
+        """What a batch writes into the rows of views; ``since`` and what is raised: see
+        ``ViewStorage.latest_rows``."""
         newer: list[tuple[bytes, bytes]] = []
         merges: list[Merge] = []
         if batch.rows is None or not batch.rows.num_rows:
@@ -204,8 +219,8 @@ class Applier:
             storage, events = self._storage(view), view.events(batch.rows)
             if not len(events):
                 continue
-            newer += storage.latest_rows(events)
-            applier = storage.applier(events, now)
+            newer += storage.latest_rows(events, since)
+            applier = storage.applier(events, now, since)
             if applier is not None:
                 merges.append(applier(0))
         return newer, merges
@@ -250,4 +265,13 @@ def progressed(
         n_dead=before.n_dead + len(batch.dead) - batch.n_late,
         appended_at=records[-1].appended_at,
         fed=tuple(Fed(storage, since.get(storage, first)) for storage in plan.storages),
+        n_erased=before.n_erased + batch.n_erased,
     )
+
+
+def told_of_erased(table: str, batch: Taken) -> None:
+    """Say in the log that rows were left out, because the persons were erased."""
+    if batch.n_erased:
+        logger(__name__).info(
+            "events of erased persons left out", stream=table, rows=batch.n_erased
+        )

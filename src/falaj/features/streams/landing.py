@@ -7,7 +7,7 @@ late, writes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -28,6 +28,7 @@ from falaj.ingest.ports import EventLog, Record
 from falaj.kernel.clock import Clock
 from falaj.kernel.errors import Conflict, NotFound
 from falaj.lake.model import SchemaMismatch
+from falaj.lake.personal import record_rule, rule_of
 from falaj.lake.ports import Lake
 
 POSITIONS = "falaj_stream_positions"
@@ -55,6 +56,7 @@ class Lander:
         plans: the streams.
         locks: keep landers of one machine out of each other's way.
         clock: for contracts.
+        erasures: a number that grows whenever a person is erased.
     """
 
     def __init__(
@@ -65,6 +67,8 @@ class Lander:
         plans: StreamPlans,
         locks: PartitionLocks,
         clock: Clock,
+        *,
+        erasures: Callable[[], int] | None = None,
     ) -> None:
         self._log = log
         self._lake = lake
@@ -72,6 +76,7 @@ class Lander:
         self._plans = plans
         self._locks = locks
         self._clock = clock
+        self._erasures = erasures
         self._known: dict[tuple[str, int], tuple[int, int]] = {}
 
     def begin(self, table: str, partition: int) -> Progress:
@@ -118,25 +123,37 @@ class Lander:
                 self._told(table, partition, position)
                 return Landing(position)
             plan = self._plans.of(table)
-            records = [
-                record
-                for record in self._log.read(plan.topic, partition, position, max_bytes=MOST_BYTES)
-                if record.offset < upto
-            ]
-            if not records:
-                return Landing(position)
-            return self._write(plan, partition, position, watermark, records)
+            while True:
+                since = self.erased(plan)
+                records = [
+                    record
+                    for record in self._log.read(
+                        plan.topic, partition, position, max_bytes=MOST_BYTES
+                    )
+                    if record.offset < upto
+                ]
+                if not records:
+                    return Landing(position)
+                skipped = self.repeated(table, records)
+                now = self._clock.now()
+                batch = taken(plan, records, watermark, skipped=skipped, now=now)
+                # Rows that were opened before an erasure must not be sealed anew behind it.
+                if self.erased(plan) == since:
+                    return self._write(plan, partition, position, records, batch)
+
+    def erased(self, plan: StreamPlan) -> int | None:
+        """How many persons have been erased, if a stream is about persons."""
+        return None if self._erasures is None or plan.subject is None else self._erasures()
 
     def _write(
         self,
         plan: StreamPlan,
         partition: int,
         position: int,
-        watermark: int,
         records: Sequence[Record],
+        batch: Taken,
     ) -> Landing:
-        table, skipped = plan.table, self.repeated(plan.table, records)
-        batch = taken(plan, records, watermark, skipped=skipped, now=self._clock.now())
+        table = plan.table
         end = records[-1].offset + 1
         where = _position(table, partition, end, batch.watermark_us)
         key = f"stream/{table}/{partition}/{position}"
@@ -153,6 +170,9 @@ class Lander:
         self, plan: StreamPlan, partition: int, batch: Taken, where: pa.Table, key: str
     ) -> int:
         """Write one batch; returns the snapshot."""
+        for rule in plan.rules:
+            if rule.table == plan.dead_letters or self._tells_the_rule(plan):
+                record_rule(self._lake, rule)
         for attempt in range(2):
             tables, dead = {POSITIONS: where}, batch.dead
             if batch.rows is not None and batch.rows.num_rows:
@@ -165,13 +185,19 @@ class Lander:
                 self._plans.forget(plan.table)
                 plan = self._plans.of(plan.table)
                 if attempt:
-                    batch = refused(batch, error)
+                    batch = refused(plan, batch, error)
             else:
                 new = tables.get(plan.table)
                 if new is not None and set(new.column_names) != set(plan.stands):
                     self._plans.forget(plan.table)
                 return snapshot.id
         return self._append(plan, partition, batch, where, key)
+
+    def _tells_the_rule(self, plan: StreamPlan) -> bool:
+        """Whether it is the stream that says what of its table is personal: not if a source of
+        the same table has said it already."""
+        declared = plan.stream is not None and plan.stream.subject is not None
+        return declared or rule_of(self._lake, plan.table) is None
 
     def repeated(self, table: str, records: Sequence[Record]) -> set[int]:
         """The offsets of records that repeat an earlier push, as the way online has found."""
@@ -224,6 +250,7 @@ def _dead(table: str, partition: int, letters: Sequence[DeadLetter]) -> pa.Table
             "code": pa.array([one.code for one in letters], pa.string()),
             "reason": pa.array([one.reason for one in letters], pa.string()),
             "payload": pa.array([one.payload for one in letters], pa.string()),
+            "subject": pa.array([one.subject for one in letters], pa.string()),
             "appended_at": pa.array([one.appended_at for one in letters], pa.int64()).cast(_TIME),
         }
     )

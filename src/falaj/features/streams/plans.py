@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from falaj.catalog.model import Classification
 from falaj.features.columns import arrow_type, typed
 from falaj.features.entitykeys import LONGEST_KEY
 from falaj.features.model import FeatureView
 from falaj.features.sources import ForeignTable, Stream
 from falaj.features.streams.contracts import RowContracts
+from falaj.features.streams.decoding import encoded
+from falaj.features.streams.sealedrows import SealedRows
+from falaj.features.subjectviews import subject_of
 from falaj.features.types import DType, Type
 from falaj.features.versions import AppliedViews, live_plans
 from falaj.features.views import LATE_BY, ViewPlan
 from falaj.ingest.model import Contract
 from falaj.kernel.clock import monotonic
 from falaj.kernel.errors import InvalidInput
+from falaj.lake.personal import PersonalGroup, PersonalRule
 
 Schema = Callable[[str], Mapping[str, pa.DataType] | None]
 """The columns of a lake table; None if there is no such table yet."""
@@ -38,6 +44,9 @@ class StreamPlan:
         views: those that read the table.
         contracts: what the table's contracts ask of each row by itself.
         stands: the columns of the lake table as far as it stands.
+        subject: the column that names the person whom an event is about, and the kind of
+            persons; None if events are about nobody.
+        sealed_rows: seals the events of persons in the log, and opens them.
     """
 
     table: str
@@ -45,6 +54,46 @@ class StreamPlan:
     views: tuple[ViewPlan, ...]
     contracts: RowContracts | None
     stands: Mapping[str, pa.DataType]
+    subject: tuple[str, str] | None = None
+    sealed_rows: SealedRows = field(default_factory=lambda: SealedRows(None))
+
+    def payload(self, rows: pa.RecordBatch) -> bytes:
+        """Rows as a payload of the log; raises Unavailable if keys cannot be made."""
+        if self.subject is None:
+            return encoded(rows)
+        return self.sealed_rows.sealed(self.topic, rows, self.subject, self.event_time)
+
+    def named(self, row: Mapping[str, Any]) -> str | None:
+        """The name of the person whom a row is about, if it tells it."""
+        value = None if self.subject is None else row.get(self.subject[0])
+        return None if value is None else str(value)
+
+    @cached_property
+    def rules(self) -> tuple[PersonalRule, ...]:
+        """What the lake seals of the events and of their dead letters, under whose keys.
+
+        A stream says which columns are personal; of a table that no stream describes, all are
+        but its times.
+        """
+        if self.subject is None:
+            return ()
+        column, kind = self.subject
+        if self.stream is not None:
+            of_persons = (Classification.PERSONAL, Classification.SENSITIVE)
+            named = [
+                name for name, secret in self.stream.classifications.items() if secret in of_persons
+            ]
+        else:
+            times = {view.view.event_time for view in self.views}
+            times |= {view.view.recorded_at for view in self.views} - {None}
+            named = [name for name in self.types if name not in times]
+        personal = tuple(name for name in named if name != column)
+        group = PersonalGroup(subject=column, kind=kind, columns=personal)
+        letters = PersonalGroup(subject="subject", kind=kind, columns=("reason", "payload"))
+        return (
+            PersonalRule(table=self.table, groups=(group,)),
+            PersonalRule(table=self.dead_letters, groups=(letters,)),
+        )
 
     @cached_property
     def topic(self) -> str:
@@ -252,6 +301,7 @@ class StreamPlans:
         version: something that differs once definitions have changed; without it every
             plan is made anew at each use.
         checker: makes the row checks of a table's contracts.
+        sealed_rows: seals the events of persons in the log, and opens them.
     """
 
     def __init__(
@@ -261,11 +311,13 @@ class StreamPlans:
         *,
         version: Callable[[], object] | None = None,
         checker: Callable[[Sequence[Contract]], RowContracts | None],
+        sealed_rows: SealedRows | None = None,
     ) -> None:
         self._definitions = definitions
         self._schema = schema
         self._version = version
         self._checker = checker
+        self._sealed_rows = sealed_rows or SealedRows(None)
         self._seen: object = None
         self._kept: dict[str, tuple[StreamPlan, float]] = {}
 
@@ -327,6 +379,8 @@ class StreamPlans:
             tuple(views),
             self._checker(contracts) if contracts else None,
             dict(self._schema(table) or {}),
+            subject_of(self._definitions, table),
+            self._sealed_rows,
         )
 
 

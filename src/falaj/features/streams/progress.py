@@ -42,7 +42,8 @@ class Progress(msgspec.Struct, array_like=True, frozen=True):
     ``position`` is the offset of the next record; ``watermark_us`` the newest event time
     seen before it (UTC microseconds, ``NEVER`` at first). The counts are of rows since the
     online store was made; ``n_late`` counts an event once for each view that it was late
-    for. ``appended_at`` is of the last record.
+    for; ``n_erased`` are rows that nobody can open any more. ``appended_at`` is of the last
+    record.
     """
 
     position: int = 0
@@ -53,6 +54,7 @@ class Progress(msgspec.Struct, array_like=True, frozen=True):
     n_dead: int = 0
     appended_at: int = 0
     fed: tuple[Fed, ...] = ()
+    n_erased: int = 0
 
 
 _decode = msgspec.msgpack.Decoder(Progress).decode

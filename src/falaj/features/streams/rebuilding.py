@@ -122,6 +122,7 @@ class Rebuilder:
                 hint="Materialise it again.",
             )
         while position < progress.position:
+            since = streams.lander.erased(stream)
             records: list[Record] = [
                 record
                 for record in streams.log.read(stream.topic, number, position)
@@ -138,7 +139,7 @@ class Rebuilder:
             events = plan.events(batch.rows)
             if limit_us is not None:
                 events = events.known_by(limit_us)
-            applier = storage.applier(events, microseconds(now))
+            applier = storage.applier(events, microseconds(now), since)
             if applier is not None:
                 merges.append(applier(0))
         return merges

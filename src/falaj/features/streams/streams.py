@@ -14,7 +14,6 @@ from falaj.features.columns import Ints
 from falaj.features.ports import OnlineStore
 from falaj.features.streams.applying import Applier, Storage
 from falaj.features.streams.contracts import RowContracts
-from falaj.features.streams.decoding import encoded
 from falaj.features.streams.landing import Lander
 from falaj.features.streams.locks import PartitionLocks
 from falaj.features.streams.memory import MemoryLog
@@ -24,6 +23,7 @@ from falaj.features.streams.progress import (
     marked,
     marks_prefix,
 )
+from falaj.features.streams.sealedrows import SEALED, SealedRows
 from falaj.features.versions import AppliedViews
 from falaj.ingest.contracts import Lookup
 from falaj.ingest.model import Contract, ContractBroken
@@ -31,6 +31,7 @@ from falaj.ingest.ports import ARROW, EventLog
 from falaj.kernel.clock import Clock, from_microseconds, microseconds
 from falaj.kernel.errors import NotFound
 from falaj.lake.ports import Lake
+from falaj.trust.subjectciphers import SubjectCiphers
 
 _ROWS_PER_RECORD = 20_000
 _SHOWN = 3
@@ -49,6 +50,7 @@ class Streams:
             it is acknowledged.
         locks: a folder for lock files that all processes of the machine share.
         version: see ``StreamPlans``.
+        subjects: keys of persons, for streams about them.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class Streams:
         log: EventLog | None = None,
         locks: Path | None = None,
         version: Callable[[], object] | None = None,
+        subjects: SubjectCiphers | None = None,
     ) -> None:
         self.log: EventLog = log or MemoryLog(lambda: microseconds(clock.now()))
         self.online = online
@@ -70,10 +73,26 @@ class Streams:
         self._lake = lake
         self._unlogged = log is None
         self._ensured: set[str] = set()
-        self.plans = StreamPlans(definitions, self._schema, version=version, checker=self._checked)
-        self.lander = Lander(self.log, lake, online, self.plans, self.locks, clock)
+        self.plans = StreamPlans(
+            definitions,
+            self._schema,
+            version=version,
+            checker=self._checked,
+            sealed_rows=SealedRows(subjects),
+        )
+        erasures = None if subjects is None else subjects.erasures
+        self.lander = Lander(
+            self.log, lake, online, self.plans, self.locks, clock, erasures=erasures
+        )
         self.applier = Applier(
-            self.log, online, self.plans, storage, self.locks, self.lander.begin, clock
+            self.log,
+            online,
+            self.plans,
+            storage,
+            self.locks,
+            self.lander.begin,
+            clock,
+            erased=self.lander.erased,
         )
 
     # ── pushing ──────────────────────────────────────────────────────────────────────
@@ -100,10 +119,11 @@ class Streams:
             if key is not None and self.applier.first_of(table, partition, key) is not None:
                 repeated = True
                 continue
+            since = self.lander.erased(plan)
             held = self._append(plan, partition, part, key)
             last = max(held)
             if ack is Ack.ONLINE:
-                self.applier.apply(table, partition, upto=last + 1, held=held)
+                self.applier.apply(table, partition, upto=last + 1, held=held, since=since)
                 if key is not None:
                     first = self.applier.first_of(table, partition, key)
                     repeated |= first != min(held)
@@ -120,14 +140,15 @@ class Streams:
         held: dict[int, pa.Table] = {}
         starts = range(0, max(rows.num_rows, 1), _ROWS_PER_RECORD)
         parts = [rows.slice(start, _ROWS_PER_RECORD) for start in starts]
-        payloads = [encoded(_batch(part)) for part in parts]
+        media = ARROW if plan.subject is None else SEALED
+        payloads = [plan.payload(_batch(part)) for part in parts]
         if key is None:
-            last = self.log.append(plan.topic, payloads, media=ARROW, partition=partition)
+            last = self.log.append(plan.topic, payloads, media=media, partition=partition)
             return {last: parts[-1]}
         for number, payload in enumerate(payloads):
             mark = key if number == 0 else f"{key}\0{number}"
             offset = self.log.append(
-                plan.topic, [payload], media=ARROW, partition=partition, mark=mark
+                plan.topic, [payload], media=media, partition=partition, mark=mark
             )
             held[offset] = parts[number]
         return held
@@ -217,6 +238,7 @@ class Streams:
                     partial_views=tuple(
                         view.name for view in plan.views if begun.get(view.storage_id, 0) > 0
                     ),
+                    n_erased=progress.n_erased,
                 )
             )
         return found

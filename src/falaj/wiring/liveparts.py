@@ -1,0 +1,34 @@
+"""What is kept of persons on the way: online rows, events, predictions that wait for the lake."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from falaj.serving.personallog import SubjectOf
+    from falaj.serving.spools import PredictionDrain
+    from falaj.wiring.assembly import Premises
+
+_RELEASES = 10_000
+
+
+def subject_of_releases(made: Premises) -> SubjectOf:
+    """Tells of a release whom its predictions are about; a release never changes."""
+    from falaj.serving.tables import release_row
+
+    @lru_cache(_RELEASES)
+    def subject_of(release: str) -> tuple[str, str] | None:
+        with made.database.reading() as connection:
+            row = release_row(connection, release)
+        field = None if row is None else row.document.get("subject")
+        return None if row is None or field is None else (field, row.document["subject_kind"])
+
+    return subject_of
+
+
+def prediction_drain(made: Premises) -> PredictionDrain:
+    """Moves the prediction log of this machine into the lake."""
+    from falaj.serving.spools import PredictionDrain
+
+    return PredictionDrain(made.spool_folder, made.keys, made.lake, subject_of_releases(made))
