@@ -85,7 +85,7 @@ class StreamPlan:
             ]
         else:
             times = {view.view.event_time for view in self.views}
-            times |= {view.view.recorded_at for view in self.views} - {None}
+            times |= {view.view.recorded_at or "" for view in self.views}
             named = [name for name in self.types if name not in times]
         personal = tuple(name for name in named if name != column)
         group = PersonalGroup(subject=column, kind=kind, columns=personal)
