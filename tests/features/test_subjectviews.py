@@ -5,8 +5,9 @@ from pydantic import ValidationError
 
 from falaj.catalog.assets import Catalog
 from falaj.catalog.definitions import Definitions
+from falaj.catalog.model import Classification
 from falaj.features.appliers import KINDS, appliers
-from falaj.features.model import Entity, Feature, FeatureView
+from falaj.features.model import Aggregate, Entity, Feature, FeatureView
 from falaj.features.sources import Stream
 from falaj.features.subjectviews import SubjectsNamed, subject_of
 from falaj.ingest.model import Source
@@ -63,6 +64,23 @@ def test_a_view_over_a_table_of_persons_names_the_same_person_or_is_refused(appl
     for wrong in ({"subject": "shop", "subject_kind": "holder"}, {"subject": "card"}):
         with pytest.raises(InvalidInput, match=r"but .* about the holder in 'pan'"):
             apply(view(name="other", **wrong))
+
+
+@pytest.mark.parametrize("declared", [STREAM, SOURCE])
+def test_a_view_of_something_else_may_count_and_add_up_but_keeps_no_persons_values(apply, declared):
+    declared = declared.model_copy(update={"classifications": {"amount": Classification.PERSONAL}})
+    shop = Entity(name="shop", keys={"shop": "string"})
+    common = {"entity": shop, "entity_columns": {}}
+    sums = [Aggregate(name, name, "amount", window="PT1H") for name in ("sum", "mean", "count")]
+    apply(CARD, shop, declared, view(name="sums", features=[], aggregates=sums, **common))
+    for values in (
+        {},
+        {"features": [], "aggregates": [Aggregate("m", "max", "amount", window="PT1H")]},
+        {"features": [Feature("pan", "string")]},
+    ):
+        with pytest.raises(InvalidInput, match="values of single persons"):
+            apply(view(name="other", **common, **values))
+    apply(view(name="times", features=[Feature("at", "timestamp")], **common))
 
 
 def test_a_table_does_not_become_one_of_persons_under_a_view_that_names_none(apply):

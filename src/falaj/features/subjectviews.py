@@ -12,12 +12,17 @@ from typing import Protocol
 from sqlalchemy.engine import Connection
 
 from falaj.catalog.definitions import Definition, Resulting
+from falaj.catalog.model import Classification
 from falaj.catalog.planning import PlannedDefinition, Step
-from falaj.features.model import Entity, FeatureView
+from falaj.features.model import Entity, FeatureView, Function
 from falaj.features.sources import Stream
 from falaj.features.views import ViewPlan
 from falaj.ingest.model import Source
 from falaj.kernel.errors import InvalidInput
+
+_OF_PERSONS = (Classification.PERSONAL, Classification.SENSITIVE)
+_ADDED_UP = (Function.COUNT, Function.SUM, Function.MEAN, Function.STD)
+"""Aggregates that keep no value of a single row."""
 
 
 class Declared(Protocol):
@@ -31,24 +36,28 @@ class Declared(Protocol):
 def subject_of(definitions: Declared, table: str) -> tuple[str, str] | None:
     """The column of a table that names the person whom a row is about, and the kind of
     persons, as the stream, a source or a view of it says; None if none does."""
-    for _, column, kind in _said(definitions, table):
-        return column, kind
+    for one in _about_persons(definitions, table):
+        return str(one.subject), one.subject_kind
     for view in definitions.all(FeatureView.kind):
         if isinstance(view, FeatureView) and view.source == table and view.subject is not None:
             return view.entity_columns.get(view.subject, view.subject), view.subject_kind
     return None
 
 
-def _said(definitions: Declared, table: str) -> Iterator[tuple[str, str, str]]:
-    """(definition, column, kind) of each stream and source of a table that names a subject."""
+def _about_persons(definitions: Declared, table: str) -> Iterator[Stream | Source]:
+    """Each stream and source of a table that names a subject."""
     for kind in (Stream.kind, Source.kind):
         for one in definitions.all(kind):
             if isinstance(one, Stream | Source) and one.table == table and one.subject is not None:
-                yield str(one.ref), one.subject, one.subject_kind
+                yield one
 
 
 class SubjectsNamed:
-    """Refuses views that do not say whom they are about, where their table does; a ``Review``."""
+    """Refuses views that do not say whom they are about, where their table does; a ``Review``.
+
+    A view of something else (a city) over a table of persons is none about persons, and may
+    count and add up; it may not keep the values of single persons under its own key.
+    """
 
     def __call__(
         self, connection: Connection, items: Sequence[PlannedDefinition], after: Resulting
@@ -62,7 +71,7 @@ class SubjectsNamed:
             if isinstance(one, Stream | Source) and (kind, one.name) in changed
         }
         for table in sorted(tables):
-            _refuse_two_subjects(table, list(_said(after, table)))
+            _refuse_two_subjects(table, list(_about_persons(after, table)))
         for view in after.all(FeatureView.kind):
             if isinstance(view, FeatureView) and (
                 (view.kind, view.name) in changed or view.source in tables
@@ -71,11 +80,11 @@ class SubjectsNamed:
         return list(items)
 
 
-def _refuse_two_subjects(table: str, said: Sequence[tuple[str, str, str]]) -> None:
-    for name, column, kind in said[1:]:
-        if (column, kind) != said[0][1:]:
+def _refuse_two_subjects(table: str, said: Sequence[Stream | Source]) -> None:
+    for one in said[1:]:
+        if (one.subject, one.subject_kind) != (said[0].subject, said[0].subject_kind):
             raise InvalidInput(
-                f"{said[0][0]} and {name} name different subjects of the table {table!r}.",
+                f"{said[0].ref} and {one.ref} name different subjects of the table {table!r}.",
                 hint="Name the same column and kind in both.",
             )
 
@@ -84,18 +93,45 @@ def _refuse_other_subject(view: FeatureView, after: Resulting) -> None:
     entity = after.get(Entity.kind, view.entity)
     if not isinstance(entity, Entity):
         return  # refused elsewhere
-    own = ViewPlan.of(view, entity).subject_column
-    for name, column, kind in _said(after, view.source):
-        if own is None:
+    plan = ViewPlan.of(view, entity)
+    keys = {view.entity_columns.get(key, key): key for key in plan.keys}
+    for one in _about_persons(after, view.source):
+        own = plan.subject_column
+        if own is None and one.subject in keys:
             raise InvalidInput(
-                f"The view {view.name!r} does not say whom it is about, but its table "
-                f"{view.source!r} is about persons: {name} names them by {column!r}.",
-                hint=f"Set subject to the key of {view.entity!r} that stands in {column!r}, and "
-                f'subject_kind="{kind}".',
+                f"The view {view.name!r} does not say whom it is about, but {one.ref} does: its "
+                f"rows are about the {one.subject_kind} in {one.subject!r}.",
+                hint=f'Set subject="{keys[one.subject]}", subject_kind="{one.subject_kind}".',
             )
-        if (own, view.subject_kind) != (column, kind):
+        if own is not None and (own, view.subject_kind) != (one.subject, one.subject_kind):
             raise InvalidInput(
-                f"The view {view.name!r} is about the {view.subject_kind} in {own!r}, but {name} "
-                f"about the {kind} in {column!r}.",
+                f"The view {view.name!r} is about the {view.subject_kind} in {own!r}, but "
+                f"{one.ref} about the {one.subject_kind} in {one.subject!r}.",
                 hint="Name the same person in both.",
             )
+        if own is None and (kept := _kept_values(view) & _personal(one)):
+            raise InvalidInput(
+                f"The view {view.name!r} would keep values of single persons ({min(kept)!r}) under "
+                f"the key of {view.entity!r}, though {one.ref} says that they are personal.",
+                hint="Count or add them up, or let the view be about the person.",
+            )
+
+
+def _kept_values(view: FeatureView) -> set[str]:
+    """The source columns of which a view keeps values as they are."""
+    found = {feature.column for feature in view.features}
+    return found | {
+        one.column for one in view.aggregates if one.column and one.function not in _ADDED_UP
+    }
+
+
+def _personal(one: Stream | Source) -> set[str]:
+    """The columns that a stream or source says are personal, the subject's among them."""
+    columns = one.columns if isinstance(one, Stream) else one.stored
+    instants = {one.event_time, one.recorded_at}
+    return {str(one.subject)} | {
+        name
+        for name in columns
+        if one.classifications.get(name, None if name in instants else one.classification)
+        in _OF_PERSONS
+    }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -79,16 +79,21 @@ class PredictionDrain:
                     break
         return moved
 
+    def waiting(self) -> Iterator[tuple[str, pa.Table]]:
+        """The rows that wait for the lake on this machine, with the table that they go to."""
+        for table in self._tables():
+            for rows in self._drain(table, _read).waiting():
+                yield table, rows
+
     def count(self, key: SubjectKey) -> dict[str, int]:
         """How many rows about a person wait for the lake on this machine, by table."""
         found: dict[str, int] = {}
-        for table in filter(is_log, self._tables()):
-            n_rows = sum(
-                people_of(rows, self._subject_of).count(key.subject)
-                for rows in self._drain(table, _read).waiting()
-            )
+        for table, rows in self.waiting():
+            n_rows = 0
+            if is_log(table):
+                n_rows = people_of(rows, self._subject_of).count(key.subject)
             if n_rows:
-                found[table] = n_rows
+                found[table] = found.get(table, 0) + n_rows
         return found
 
     def forget(self, key: SubjectKey) -> int:

@@ -90,6 +90,18 @@ class MemoryLake:
         """The rule of a table."""
         return self._rules.get(table)
 
+    def rule_of_query(self, sql: str, table: str, columns: Sequence[str]) -> PersonalRule | None:
+        """None: nothing is sealed here."""
+        return None
+
+    def n_erasures(self) -> int:
+        """0: nothing is sealed here."""
+        return 0
+
+    def n_erased(self, table: str, snapshot: int | None = None) -> int:
+        """0: nothing is sealed here."""
+        return 0
+
     def append(self, table: str, rows: pa.Table, *, key: str | None = None, **_: Any) -> Snapshot:
         """Add rows once per key."""
         return self.append_many({table: rows}, key=key)

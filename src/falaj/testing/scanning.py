@@ -70,6 +70,9 @@ def readable_copies(made: Premises, needles: Sequence[str]) -> dict[str, list[st
         "database": lambda: _of_database(made.database),
         "blobs": lambda: _of_blobs(made),
         "event log": lambda: _of_log(made),
+        "event log, opened": lambda: _of_events(made),
+        "online store": lambda: _of_online(made),
+        "predictions on their way": lambda: _of_spool(made),
         "subject keys": lambda: _of_keys(made),
     }
     found = {
@@ -122,6 +125,46 @@ def _of_log(made: Premises) -> Iterator[tuple[str, object]]:
                 for record in records:
                     place = record.offset + 1
                     yield topic, record.payload
+
+
+def _of_events(made: Premises) -> Iterator[tuple[str, object]]:
+    """What a stream's worker can read, with all keys of persons."""
+    from falaj.features.streams.sealedrows import SEALED, SealedRows
+
+    opening = SealedRows(made.subject_ciphers)
+    for table in made.features.streams.tables():
+        topic = made.features.streams.topic(table)
+        for partition in range(made.event_log.partitions(topic)):
+            place = made.event_log.begin(topic, partition)
+            while records := made.event_log.read(topic, partition, place):
+                for record in records:
+                    place = record.offset + 1
+                    if record.media == SEALED:
+                        opened = opening.opened(topic, record.payload)
+                        yield topic, opened.rows.to_pylist()
+
+
+def _of_online(made: Premises) -> Iterator[tuple[str, object]]:
+    """Keys and rows as they stand, and what a reader can open of them."""
+    from falaj.features.versions import live_plans
+
+    for key in made.online.keys(b""):
+        yield "as it stands", key
+        yield "as it stands", made.online.read([key])[0]
+    for plan in live_plans(made.features.definitions):
+        keys = list(made.online.keys(plan.storage_id))
+        if plan.view.aggregates or not plan.sealed:
+            continue  # tiles hold partial sums; what stands in clear was looked through above
+        rows = made.online.read(keys)
+        for row in made.features.storage(plan).opened(keys, rows):
+            yield plan.name, row
+
+
+def _of_spool(made: Premises) -> Iterator[tuple[str, object]]:
+    from falaj.wiring.liveparts import prediction_drain
+
+    for table, rows in prediction_drain(made).waiting():
+        yield table, rows.to_pylist()
 
 
 def _of_keys(made: Premises) -> Iterator[tuple[str, object]]:

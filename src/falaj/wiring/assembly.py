@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from falaj.training.runs import Runs
     from falaj.training.training_sets import TrainingSets
     from falaj.trust.ports import KeyService, Witness
+    from falaj.trust.subjectciphers import SubjectCiphers
     from falaj.trust.subjectkeys import StoredKeys
     from falaj.wiring.servingparts import ServingParts
 
@@ -343,7 +344,16 @@ class Premises:
             offline=self.offline,
             log=self.event_log,
             locks=private_folder(self.settings.home / "locks"),
+            subjects=self.subject_ciphers,
         )
+
+    @part
+    def subject_ciphers(self) -> SubjectCiphers:
+        """The keys of data subjects that are in use for online rows and events."""
+        from falaj.features.subjectsealing import PURPOSE
+        from falaj.trust.subjectciphers import SubjectCiphers
+
+        return SubjectCiphers(self.subject_keys, PURPOSE)
 
     @part
     def run_files(self) -> RunFiles:
@@ -362,7 +372,8 @@ class Premises:
         from falaj.features.store import AppliedDefinitions
 
         budget = self.settings.feature_index_bytes
-        indexes = Indexes(self.lake, self.run_files, budget=budget)
+        erasures = self.subject_ciphers.erasures
+        indexes = Indexes(self.lake, self.run_files, budget=budget, erasures=erasures)
         applied = AppliedDefinitions(self.database, self.definitions)
         return Offline(indexes, Foreign(applied, self.foreign_tables))
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from falaj.serving.personallog import SubjectOf
     from falaj.serving.spools import PredictionDrain
+    from falaj.trust.subjects import SubjectCopies
     from falaj.wiring.assembly import Premises
 
 _RELEASES = 10_000
@@ -31,4 +33,19 @@ def prediction_drain(made: Premises) -> PredictionDrain:
     """Moves the prediction log of this machine into the lake."""
     from falaj.serving.spools import PredictionDrain
 
-    return PredictionDrain(made.spool_folder, made.keys, made.lake, subject_of_releases(made))
+    return PredictionDrain(
+        made.spool_folder,
+        made.keys,
+        made.lake,
+        subject_of_releases(made),
+        subjects=made.subject_keys,
+    )
+
+
+def live_copies(made: Premises) -> Sequence[SubjectCopies]:
+    """What is on its way, as the stores that an erasure looks through."""
+    from falaj.features.streams.copies import LoggedEvents
+    from falaj.features.subjectrows import OnlineRows
+
+    rows = OnlineRows(made.features.definitions, made.online)
+    return [rows, LoggedEvents(made.features.streams), prediction_drain(made)]

@@ -77,8 +77,9 @@ def weaknesses(made: Premises) -> list[tuple[str, str]]:
 def copies(made: Premises) -> Sequence[SubjectCopies]:
     """The stores with rows about subjects."""
     from falaj.lake.erasure import LakeCopies
+    from falaj.wiring.liveparts import live_copies
 
-    return [LakeCopies(made.lake)]
+    return [LakeCopies(made.lake), *live_copies(made)]
 
 
 def subject_keys(made: Premises) -> StoredKeys:

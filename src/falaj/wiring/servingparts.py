@@ -74,7 +74,8 @@ class ServingParts:
         """Compiles readers of feature services."""
         from falaj.serving.storedfeatures import StoredFeatures
 
-        return StoredFeatures(self._made.online, self._made.keys, self._made.definitions)
+        made = self._made
+        return StoredFeatures(made.online, made.keys, made.definitions, made.subject_ciphers)
 
     @part
     def plan_compiler(self) -> PlanCompiler:

@@ -72,22 +72,26 @@ class StreamPlan:
     def rules(self) -> tuple[PersonalRule, ...]:
         """What the lake seals of the events and of their dead letters, under whose keys.
 
-        A stream says which columns are personal; of a table that no stream describes, all are
-        but its times.
+        Of a stream those columns are personal that are classified so, or are not classified in
+        a stream that is, but its times; of a table that no stream describes, all but its times.
         """
         if self.subject is None:
             return ()
         column, kind = self.subject
+        of_persons = (Classification.PERSONAL, Classification.SENSITIVE)
+        times: set[str | None] = {view.view.event_time for view in self.views}
+        times |= {view.view.recorded_at for view in self.views}
+        said: Mapping[str, Classification] = {}
+        rest = True
         if self.stream is not None:
-            of_persons = (Classification.PERSONAL, Classification.SENSITIVE)
-            named = [
-                name for name, secret in self.stream.classifications.items() if secret in of_persons
-            ]
-        else:
-            times = {view.view.event_time for view in self.views}
-            times |= {view.view.recorded_at or "" for view in self.views}
-            named = [name for name in self.types if name not in times]
-        personal = tuple(name for name in named if name != column)
+            times |= {self.stream.event_time, self.stream.recorded_at}
+            said, rest = self.stream.classifications, self.stream.classification in of_persons
+        personal = tuple(
+            name
+            for name in self.types
+            if name != column
+            and (said[name] in of_persons if name in said else rest and name not in times)
+        )
         group = PersonalGroup(subject=column, kind=kind, columns=personal)
         letters = PersonalGroup(subject="subject", kind=kind, columns=("reason", "payload"))
         return (
