@@ -6,6 +6,8 @@ import pyarrow as pa
 import pytest
 
 from falaj.features.adapters.online_lmdb import LmdbOnlineStore
+from falaj.features.adapters.online_redis import RedisOnlineStore
+from falaj.features.adapters.redis_connection import RedisPlace
 from falaj.features.model import Aggregate, Entity, Feature, FeatureService, FeatureView, Status
 from falaj.features.store import FeatureStore
 from falaj.features.subjectrows import OnlineRows
@@ -14,6 +16,10 @@ from falaj.features.views import ViewPlan
 from falaj.kernel.clock import SetClock
 from falaj.kernel.errors import Corrupt, InvalidInput, Unavailable
 from falaj.testing.features import FixedSecrets, GivenDefinitions, MemoryLake
+from falaj.testing.guarded import ServerUnavailable
+from falaj.testing.killable import own_redis
+from falaj.testing.scanning import files_with
+from falaj.testing.servers import services_required
 from falaj.testing.subjectkeys import MemorySubjectKeys
 from falaj.trust.subjectciphers import SubjectCiphers
 from falaj.trust.subjects import Subject
@@ -220,3 +226,34 @@ def test_a_view_without_a_subject_keeps_its_place_in_the_store():
     other_kind = plain.model_copy(update={"subject_kind": "patient"})
     assert kept == ViewPlan.of(other_kind, CARD).storage_id == bytes.fromhex("9d14d848d350f577")
     assert of_subject != kept
+
+
+@pytest.mark.services
+def test_on_redis_too_nothing_of_a_person_stands_in_clear_and_all_of_it_is_removed(
+    tmp_path, keys, now
+):
+    try:
+        server, broker = own_redis(tmp_path / "redis", "appendonly yes", "appendfsync always")
+    except ServerUnavailable as error:
+        if services_required():
+            raise
+        pytest.skip(str(error))
+    server.start()
+    try:
+        place = RedisPlace("127.0.0.1", broker.port, tls=False, password=broker.password)
+        online = RedisOnlineStore(place)
+        store = FeatureStore(
+            GIVEN, MemoryLake(), online, FixedSecrets(), SetClock(now),
+            subjects=SubjectCiphers(keys, PURPOSE, fresh_seconds=0.0),
+        )  # fmt: skip
+        store.push("payments", payments(now, (1, "a", 10.0), (2, "a", 20.0)))
+        assert read(store, 1)["balance__holder"] == "holder of 1"
+        assert files_with(tmp_path / "redis", b"holder of 1") == []
+        (key,) = keys.of([Subject("person", "1")], make=False)
+        keys.destroy(key.subject)
+        assert OnlineRows(GIVEN, online).forget(key) == 4
+        assert read(store, 1) == NOTHING
+        assert read(store, 2)["balance__holder"] == "holder of 2"
+        online.close()
+    finally:
+        server.close()

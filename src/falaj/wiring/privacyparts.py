@@ -81,7 +81,7 @@ def copies(made: Premises) -> Sequence[SubjectCopies]:
 
     return [LakeCopies(made.lake), *live_copies(made)]
 
-    return [LakeCopies(made.lake)]
+    return [LakeCopies(made.lake), *live_copies(made)]
 
 
 def subject_keys(made: Premises) -> StoredKeys:
