@@ -40,7 +40,7 @@ coverage: $(READY) softhsm oidc-provider ## the ordinary tests, counting the lin
 	$(BIN)/coverage erase
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not nightly" --cov --cov-report=term
 
-test-nightly: $(READY) ## the slow profile: many kills, long simulations
+test-nightly: $(READY) oidc-provider ## the slow profile: many kills, long simulations
 	$(BIN)/python -m pytest -n $(WORKERS) -m nightly
 
 check: $(READY) ## format, lint, types, layers, documentation

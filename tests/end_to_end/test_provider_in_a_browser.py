@@ -20,6 +20,8 @@ from falaj.testing.federated import FederatedSite
 from falaj.testing.guarded import ServerUnavailable
 from falaj.testing.installations import eventually
 
+pytestmark = pytest.mark.nightly
+
 
 @pytest.fixture
 def site(tmp_path: Any, oidc_server: Any) -> Iterator[FederatedSite]:

@@ -149,7 +149,7 @@ async def _account(
         factors=factors,
         fresh=fresh,
         again=_again(request) if fresh else None,
-        linked=[label for _, label in linked],
+        linked=linked,
         linkable=[one for one in people.federation.offered() if one not in linked],
         error=error and public(error),
     )

@@ -24,6 +24,7 @@ from falaj.kernel.problems import public, status_of
 from falaj.trust.authentication import Authentication
 from falaj.trust.federation import Federation
 from falaj.trust.federation_logout import FederatedLogout
+from falaj.trust.federation_tables import providers_of
 from falaj.trust.model import Account
 from falaj.trust.passkeysignin import PasskeySignIn
 from falaj.trust.websessions import Visitor, WebSessions, form_token, is_form_token
@@ -183,7 +184,7 @@ class People:
         if not self.federation.parties:
             return []
         with self.authentication.exchanges.database.reading() as connection:
-            names = self.federation.links.providers_of(connection, account)
+            names = providers_of(connection, account.id)
         return [one for one in self.federation.offered() if one[0] in names]
 
     def account(self, caller: Caller) -> Account:

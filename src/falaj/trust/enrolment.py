@@ -15,6 +15,7 @@ from falaj.kernel.ports import Outcome
 from falaj.trust.accounts import Accounts, check_roles
 from falaj.trust.exchanges import Exchanges
 from falaj.trust.factors import new_recovery_codes, new_secret, recovery_hash, secret_hash
+from falaj.trust.federation_tables import unlinked
 from falaj.trust.model import (
     Account,
     AccountState,
@@ -123,6 +124,7 @@ class Enrolment:
         self._sessions.end_all(connection, account, now=now, because="credentials reset")
         connection.execute(delete(recovery_codes).where(recovery_codes.c.account == account.id))
         connection.execute(delete(passkeys).where(passkeys.c.account == account.id))
+        unlinked(connection, account.id)
         changed = self._accounts.change(
             connection,
             account,

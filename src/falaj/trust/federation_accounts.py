@@ -6,7 +6,6 @@ links it to an account, since whoever runs a provider can give those to anybody.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import datetime
 
 from sqlalchemy import insert, select, update
@@ -121,13 +120,6 @@ class LinkedAccounts:
                 sid=identity.sid,
             )
         )
-
-    def providers_of(self, connection: Connection, account: Account) -> Sequence[str]:
-        """The names of the providers through which an account is signed in to."""
-        query = select(external_identities.c.provider).where(
-            external_identities.c.account == account.id
-        )
-        return sorted({row.provider for row in connection.execute(query)})
 
     def _made(
         self, connection: Connection, provider: Provider, identity: Identity, *, now: datetime

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
-from sqlalchemy import Boolean, Column, ForeignKey, String, Table, insert, select
+from sqlalchemy import Boolean, Column, ForeignKey, String, Table, delete, insert, select
 from sqlalchemy.engine import Connection
 
 from falaj.kernel.database import Instant, metadata
@@ -45,6 +45,28 @@ def made_elsewhere(connection: Connection, account_id: str) -> bool:
         external_identities.c.account == account_id, external_identities.c.made_account
     )
     return connection.execute(query).first() is not None
+
+
+def unlinked(connection: Connection, account_id: str, provider: str | None = None) -> int:
+    """Take away what a person has linked (of one provider, or all); how many identities.
+
+    The identity that an account was made for stays: without it that person would be a stranger,
+    and be given another account.
+    """
+    gone = delete(external_identities).where(
+        external_identities.c.account == account_id, external_identities.c.made_account.is_(False)
+    )
+    if provider is not None:
+        gone = gone.where(external_identities.c.provider == provider)
+    return connection.execute(gone).rowcount
+
+
+def providers_of(connection: Connection, account_id: str) -> list[str]:
+    """The names of the providers through which an account is signed in to."""
+    query = select(external_identities.c.provider).where(
+        external_identities.c.account == account_id
+    )
+    return sorted({row.provider for row in connection.execute(query)})
 
 
 def carried(connection: Connection, old: str | None, new: str) -> None:

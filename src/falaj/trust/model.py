@@ -118,6 +118,8 @@ class FactorList(BaseModel):
     passkeys: tuple[Passkey, ...]
     recovery_codes: int
     """How many are left; each is good once, beside a password."""
+    providers: tuple[str, ...] = ()
+    """The identity providers through which they sign in."""
 
 
 class Session(BaseModel):

@@ -7,13 +7,15 @@ from sqlalchemy.engine import Connection
 
 from falaj.kernel.errors import Conflict, NotFound
 from falaj.trust.exchanges import Exchanges
-from falaj.trust.federation_tables import made_elsewhere
+from falaj.trust.federation_tables import made_elsewhere, providers_of, unlinked
 from falaj.trust.model import Account, FactorList
 from falaj.trust.passkeys import Passkeys
 from falaj.trust.tables import accounts
 
 TOTP = "totp"
 """The name of the time-based authenticator, of which an account has one at most."""
+PROVIDER = "provider:"
+"""Before the name of an identity provider that a person has linked."""
 
 
 class OwnFactors:
@@ -32,6 +34,7 @@ class OwnFactors:
             totp=account.has_factor and self._has_totp(connection, account),
             passkeys=passkeys,
             recovery_codes=self._exchanges.n_recovery_codes(connection, account.id),
+            providers=tuple(providers_of(connection, account.id)),
         )
 
     def remove(self, connection: Connection, account: Account, factor: str) -> FactorList:
@@ -44,6 +47,8 @@ class OwnFactors:
                 that an identity provider made needs none: it is opened there.
         """
         held = self.of(connection, account)
+        if factor.startswith(PROVIDER):
+            return self._unlinked(connection, account, factor.removeprefix(PROVIDER))
         if factor == TOTP and not held.totp:
             raise NotFound("There is no authenticator.", hint="List the factors.")
         left = [one for one in held.passkeys if one.id != factor]
@@ -64,6 +69,14 @@ class OwnFactors:
             )
         else:
             self._passkeys.remove(connection, account.id, factor)
+        return self.of(connection, account)
+
+    def _unlinked(self, connection: Connection, account: Account, provider: str) -> FactorList:
+        if not unlinked(connection, account.id, provider):
+            raise NotFound(
+                f"The account has not linked the provider {provider!r}.",
+                hint="List the factors; the provider that made an account stays.",
+            )
         return self.of(connection, account)
 
     def _has_totp(self, connection: Connection, account: Account) -> bool:
