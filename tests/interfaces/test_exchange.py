@@ -16,6 +16,7 @@ from falaj.interfaces.cilogin import exchanged, job_token, run_with
 from falaj.interfaces.client import RemoteDoor
 from falaj.interfaces.doctor_programs import OutOfStep, ci, provisioning
 from falaj.kernel.errors import InvalidInput, StepUpRequired, Unauthenticated, Unavailable
+from falaj.kernel.settings_ci import CiRule, CiSettings
 from falaj.testing.ciissuers import AUDIENCE, Issuer, issuing
 from falaj.testing.provisioners import ProvisionedSite
 from falaj.trust.ci_exchange import GRANT, TOKEN_TYPES
@@ -194,19 +195,17 @@ def test_a_command_is_run_with_the_token_and_without_those_of_the_job(
 
 
 def test_the_doctor_asks_every_issuer_and_looks_at_every_account(
-    site: ProvisionedSite, issuer: Issuer, tmp_path_factory: pytest.TempPathFactory
+    site: ProvisionedSite, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert ci(site.premises).startswith("2 rules; 1 keys of https://localhost")
-    assert "give roles" in provisioning(site.premises) or "nobody" in provisioning(site.premises)
-    strange = ProvisionedSite(
-        tmp_path_factory.mktemp("strange"),
-        ci={"rules": [issuer.rule(account="nobody-there")], "ca_file": issuer.ca},
-    )
-    try:
-        with pytest.raises(OutOfStep, match="nobody-there"):
-            ci(strange.premises)
-        strange.ask("accounts.create_service", name="nobody-there", roles=("viewer",))
-        with pytest.raises(OutOfStep, match="none of the roles"):
-            ci(strange.premises)
-    finally:
-        strange.premises.close()
+    made = site.premises
+    assert ci(made).startswith("2 rules; 1 keys of https://localhost")
+    assert provisioning(made) == "nobody provisions"
+    site.provider("keeper")
+    assert provisioning(made) == "keeper keeps 0 people; 5 groups give roles"
+    for account, roles, told in (("not-there", ["viewer"], "not-there"),
+                                 ("planner", ["steward"], "none of the roles")):  # fmt: skip
+        rules = CiSettings(rules=(CiRule(**issuer.rule(account=account, roles=roles)),))
+        changed = made.settings.model_copy(update={"ci": rules})
+        with monkeypatch.context() as patched, pytest.raises(OutOfStep, match=told):
+            patched.setattr(made, "settings", changed)
+            ci(made)

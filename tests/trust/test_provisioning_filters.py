@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from falaj.trust.provisioning_filters import (
@@ -202,6 +202,7 @@ def depth(wanted: Filter) -> int:
     return 1 + depth(wanted.fits) if isinstance(wanted, Having) else 0
 
 
+@settings(max_examples=60)
 @given(FILTERS)
 def test_a_filter_that_is_written_down_is_read_back_as_it_was(wanted: Filter) -> None:
     text = written(wanted)
@@ -209,6 +210,7 @@ def test_a_filter_that_is_written_down_is_read_back_as_it_was(wanted: Filter) ->
         assert parsed_filter(text) == wanted
 
 
+@settings(max_examples=60)
 @given(st.text(max_size=60) | st.text('()[]" \\eqandorpt.userName:1', max_size=60))
 def test_any_text_is_a_filter_or_is_refused_and_nothing_else_happens(text: str) -> None:
     try:
@@ -217,6 +219,7 @@ def test_any_text_is_a_filter_or_is_refused_and_nothing_else_happens(text: str) 
         assert error.scim_type == "invalidFilter"
 
 
+@settings(max_examples=60)
 @given(FILTERS)
 def test_a_filter_and_its_opposite_never_agree(wanted: Filter) -> None:
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from falaj.trust.provisioning import account_name, checked_group, checked_user
@@ -170,6 +170,7 @@ def test_a_member_is_a_person_named_by_id(members: Any) -> None:
 PEOPLE = st.sampled_from([f"u{n}" for n in range(6)])
 
 
+@settings(max_examples=60)
 @given(
     st.lists(PEOPLE, unique=True),
     st.lists(st.tuples(st.booleans(), PEOPLE, st.booleans()), min_size=1, max_size=8),
@@ -203,6 +204,7 @@ def test_members_come_and_go_as_in_a_set(
 WRITTEN = st.text(st.characters(categories=("L", "Nd")), min_size=1, max_size=10)
 
 
+@settings(max_examples=60)
 @given(st.sampled_from(["displayName", "title", "locale", "name.givenName", "externalId"]), WRITTEN)
 def test_adding_and_removing_again_leaves_all_else_as_it_was(path: str, value: str) -> None:
     added = user({"op": "add", "path": path, "value": value})
@@ -213,6 +215,7 @@ def test_adding_and_removing_again_leaves_all_else_as_it_was(path: str, value: s
     assert {name: one for name, one in removed.items() if name != attribute} == others
 
 
+@settings(max_examples=60)
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.text(max_size=8),
