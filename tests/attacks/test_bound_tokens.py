@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import ssl
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +17,7 @@ import pytest
 import falaj
 from falaj.interfaces.certificatesource import CertificateSource, Held
 from falaj.interfaces.platform import trusted
+from falaj.interfaces.session import Session
 from falaj.interfaces.signedrequests import SignedRequests, SigningKey
 from falaj.kernel.clock import SystemClock
 from falaj.kernel.errors import FalajError, Forbidden, Unauthenticated
@@ -316,3 +319,28 @@ def test_an_unbound_token_of_a_program_goes_on_as_before(program: Program) -> No
         assert platform.accounts.me().principal == "service:robot"
         with pytest.raises((Forbidden, FalajError)):
             platform.certificates.revoke(program.name)
+
+
+def test_a_session_of_the_command_line_may_be_bound_to_a_key_that_stays_in_its_folder(
+    running: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installation, person = running.installation, running.person
+    running.forgiven()
+    kept = tmp_path / "falaj" / "credentials.json"
+    monkeypatch.setenv("FALAJ_CREDENTIALS", str(kept))
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{PASSWORD}\n"))
+    session = Session(
+        folder=tmp_path, url=installation.control, ca=installation.ca, as_json=True,
+        code=person.code(), purpose=None,
+    )  # fmt: skip
+    session.login(person.name, bind=True)
+    (key,) = kept.parent.glob("*.key")
+    assert key.stat().st_mode & 0o777 == 0o600
+    with falaj.connect(installation.control, ca=installation.ca) as platform:
+        assert platform.accounts.me().principal == f"user:{person.name}"
+        assert platform.accounts.me().stepped_up  # as after any login
+    stolen = json.loads(kept.read_text())[installation.control]["access_token"]
+    with running.web(stolen) as thief:
+        assert thief.get("/api/me").status_code == 401
+    session.logout()
+    assert not key.exists()

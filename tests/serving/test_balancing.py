@@ -16,6 +16,13 @@ def test_the_balancer_passes_tcp_to_every_worker_that_is_ready() -> None:
     assert all("verify required ca-file /ca.pem" in " ".join(line) for line in servers)
 
 
+def test_the_probes_show_a_certificate_where_there_is_one() -> None:
+    told = haproxy(["10.0.0.1:4001"], port=8444, ca_file="/ca.pem", certificate="/probe.pem")
+    (server,) = [line for line in told.splitlines() if line.strip().startswith("server")]
+    assert " crt /probe.pem verifyhost " in server
+    assert " crt " not in haproxy(["10.0.0.1:4001"], port=8444, ca_file="/ca.pem")
+
+
 def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
     path = tmp_path / "inference.addresses"
     written(path, "one\n")

@@ -42,24 +42,6 @@ METADATA = tuple(TOKEN.items())
 MOST_BYTES = 3 << 20
 
 
-@dataclass
-class Worker:
-    """A worker that listens for gRPC."""
-
-    running: Running
-    port: int
-    stub: Any
-    ca: Path | None = None
-
-    def infer(self, request: Any, metadata: Any = METADATA, timeout: float = 5) -> Any:
-        return self.stub.ModelInfer(request, metadata=metadata, timeout=timeout)
-
-    def refused(self, request: Any, **options: Any) -> tuple[str, str]:
-        with pytest.raises(grpc.RpcError) as error:
-            self.infer(request, **options)
-        return error.value.code().name, error.value.details()
-
-
 class Pair:
     """A certificate that stays as it is."""
 
@@ -70,6 +52,25 @@ class Pair:
 
     def pair(self) -> tuple[bytes, bytes]:
         return self.path.read_bytes(), self.path.read_bytes()
+
+
+@dataclass
+class Worker:
+    """A worker that listens for gRPC."""
+
+    running: Running
+    port: int
+    stub: Any
+    ca: Path | None = None
+    certificate: Pair | None = None
+
+    def infer(self, request: Any, metadata: Any = METADATA, timeout: float = 5) -> Any:
+        return self.stub.ModelInfer(request, metadata=metadata, timeout=timeout)
+
+    def refused(self, request: Any, **options: Any) -> tuple[str, str]:
+        with pytest.raises(grpc.RpcError) as error:
+            self.infer(request, **options)
+        return error.value.code().name, error.value.details()
 
 
 @contextmanager
@@ -94,7 +95,7 @@ def listening(folder: Path, *, secure: bool = False) -> Iterator[Worker]:
         running.activate(make_release())
         with grpc.insecure_channel(f"127.0.0.1:{made[0].port}") as channel:
             stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
-            yield Worker(running, made[0].port, stub, ca)
+            yield Worker(running, made[0].port, stub, ca, certificate)
     table.close()
 
 
@@ -226,6 +227,26 @@ def test_the_contents_of_a_message_are_answered_by_contents(shared: Worker) -> N
         list(expected([[1, 2, 3]])), abs=1e-6
     )
     assert not answer.raw_output_contents
+
+
+def test_a_renewed_certificate_is_seen_by_new_connections_and_open_ones_go_on(
+    tmp_path: Path,
+) -> None:
+    with listening(tmp_path, secure=True) as found:
+        assert found.ca is not None and found.certificate is not None
+        credentials = grpc.ssl_channel_credentials(found.ca.read_bytes())
+        with grpc.secure_channel(f"localhost:{found.port}", credentials) as channel:
+            stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+            stub.ModelInfer(one_row(), metadata=METADATA, timeout=5)
+            before = ssl.get_server_certificate(("127.0.0.1", found.port))
+            authority = CertificateAuthority(tmp_path / "tls", clock=SystemClock())
+            found.certificate.path = authority.server_certificate(["localhost"], file="new").path
+            assert ssl.get_server_certificate(("127.0.0.1", found.port)) == before
+            found.certificate.generation = 1
+            after = ssl.get_server_certificate(("127.0.0.1", found.port))
+            assert after != before
+            assert after.strip() in found.certificate.path.read_text()
+            stub.ModelInfer(one_row(), metadata=METADATA, timeout=5)
 
 
 def test_clients_that_trust_our_authority_speak_over_tls(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from falaj.serving.routing import RoutingTable
 from falaj.testing.serving import MemoryBundles, Running, make_release, worker
 from falaj.trust.bindings import thumbprint
 from falaj.trust.certificates import CertificateAuthority, client_context, server_context
+from falaj.trust.workload import checked_shown
 
 ASKED = {"inputs": [{"a": 0.5, "b": -1.25, "c": 2.0}]}
 
@@ -180,3 +181,33 @@ def test_the_same_head_on_a_connection_without_the_tokens_certificate_opens_noth
         assert predicted(stranger) == 401
     for connection in (holder, thief, stranger):
         connection.close()
+
+
+def test_metrics_may_be_closed_to_who_shows_no_certificate_of_the_platform(
+    table: RoutingTable, bundles: MemoryBundles, compiler: PlanCompiler, tmp_path: Path
+) -> None:
+    authority = CertificateAuthority(tmp_path / "tls", clock=SystemClock())
+    own = authority.server_certificate(["localhost", "127.0.0.1"])
+    named = issued(tmp_path, "named")  # the operator's authority, which is trusted too
+    context = server_context(own.path, own.path, authorities=[authority.ca_path, named])
+    ca = authority.checked()
+
+    def guard(shown: bytes | None) -> None:
+        checked_shown(shown, ca, datetime.now(UTC))
+
+    with worker(
+        table, bundles, compiler, tmp_path, context=context, metrics_guard=guard
+    ) as running:
+        for certificate, status in (
+            (authority.process_certificate("spiffe://falaj/worker/prom", file="prom"), 200),
+            (issued(tmp_path, "desk", named), 403),
+            (None, 403),
+        ):
+            connection = kept(running, tmp_path, certificate)
+            connection.request("GET", "/metrics", headers={"authorization": "Bearer user:amina"})
+            answer = connection.getresponse()
+            answer.read()
+            assert answer.status == status
+            connection.request("GET", "/readyz")
+            assert connection.getresponse().status == 200
+            connection.close()

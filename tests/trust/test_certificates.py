@@ -13,6 +13,7 @@ from cryptography import x509
 from falaj.kernel.clock import SetClock
 from falaj.kernel.errors import Corrupt, InvalidInput, LimitExceeded, Unavailable
 from falaj.trust.certificates import CertificateAuthority, client_context
+from falaj.trust.identities import Identity
 
 
 @pytest.fixture
@@ -190,6 +191,28 @@ def test_a_lost_ca_certificate_is_made_again_and_clients_of_the_old_one_go_on(au
     again = authority.server_certificate(["localhost", "127.0.0.1"])
     with serving(again) as port:
         assert greeted(port, "localhost", client_context(old_ca))[1] == b"hello"
+
+
+def test_a_process_gets_a_certificate_that_names_it_and_is_renewed_as_those_of_servers(
+    authority, clock
+):
+    named = "spiffe://falaj/balancer/ray"
+    path = authority.process_certificate(named, file="balancer-ray")
+    held = x509.load_pem_x509_certificate(path.read_bytes())
+    assert str(Identity.of(held)) == named
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert authority.process_certificate(named, file="balancer-ray").read_bytes() == (
+        path.read_bytes()
+    )
+    clock.move(timedelta(days=61))
+    authority.process_certificate(named, file="balancer-ray")
+    assert x509.load_pem_x509_certificate(path.read_bytes()) != held
+    with pytest.raises(InvalidInput):
+        Identity.of(
+            x509.load_pem_x509_certificate(
+                authority.server_certificate(["localhost"]).path.read_bytes()
+            )
+        )
 
 
 def test_an_authority_about_to_end_says_so(authority, clock):

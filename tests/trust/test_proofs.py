@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from falaj.kernel.errors import LimitExceeded
 from falaj.trust.bindings import Presented, digest_text
 from falaj.trust.proofs import Proofs, StaleNonce, UnprovenKey, jwk_thumbprint
 
@@ -162,3 +163,17 @@ def test_the_default_port_a_query_and_capitals_of_the_host_make_no_difference(pr
     for htu in ("https://falaj.test/x", "https://FALAJ.test:443/x?a=1", "HTTPS://falaj.test/x#f"):
         at = presented(client.proof(htu=htu), url="https://falaj.test/x")
         proofs.key_of(at, NOW, token=TOKEN)
+
+
+def test_what_strangers_send_fills_no_memory_of_requests_with_tokens(proofs, client, monkeypatch):
+    monkeypatch.setattr("falaj.trust.proofs._MOST_REMEMBERED", 3)
+    for _ in range(8):
+        login = client.proof(ath=None)
+        proofs.key_of(presented(login), NOW)
+        with pytest.raises(UnprovenKey, match="before"):
+            proofs.key_of(presented(login), NOW)
+    for _ in range(3):
+        proofs.key_of(presented(client.proof()), NOW, token=TOKEN)
+    with pytest.raises(LimitExceeded):
+        proofs.key_of(presented(client.proof()), NOW, token=TOKEN)
+    proofs.key_of(presented(client.proof(ath=None)), NOW)

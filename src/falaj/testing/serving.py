@@ -278,10 +278,11 @@ def worker(
     beside: Callable[[InferenceApp], Sequence[Companion]] = lambda _app: (),
     trails: Callable[[Meters], Trails | None] = lambda _meters: None,
     context: ssl.SSLContext | None = None,
+    metrics_guard: Callable[[bytes | None], None] | None = None,
 ) -> Iterator[Running]:
     """A listening worker, with the companions that ``beside`` gives it.
 
-    ``trails`` is called with its meters.
+    ``trails`` is called with its meters, ``metrics_guard`` with what a reader of metrics shows.
     """
     spools, tokens, refused = MemorySpools(), NamedTokens(), set[str]()
     meters = Meters(folder / "meters", "w0")
@@ -310,6 +311,7 @@ def worker(
         meters=meters,
         trails=trails(meters),
         explained=explained,
+        metrics_guard=metrics_guard,
     )
     app.accompany(beside(app))
     with (

@@ -59,13 +59,15 @@ class Proofs:
         secret: gives what makes nonces, the same in all processes; asked once, at first use.
 
     Safe from many threads. What is remembered is bounded: ids of proofs whose signature was
-    good, for two minutes.
+    good, for two minutes. Those that come without a token (anybody can make them) stand
+    apart, so that a stranger cannot fill the memory of those that come with one.
     """
 
     def __init__(self, secret: Callable[[], bytes]) -> None:
         self._secret = cache(secret)
         self._lock = threading.Lock()
         self._seen: dict[bytes, int] = {}
+        self._seen_at_login: dict[bytes, int] = {}
         self._swept = 0
         self._keys: dict[str, tuple[str, _Verify]] = {}
 
@@ -102,7 +104,8 @@ class Proofs:
         if token is not None and claims.get("ath") != digest_text(token.encode()):
             raise _refused("it was made for another token")
         minute = self._aged(claims, now)
-        self._once(jkt, claims.get("jti"), minute, int(now.timestamp()) // NONCE_SECONDS)
+        present = int(now.timestamp()) // NONCE_SECONDS
+        self._once(jkt, claims.get("jti"), minute, present, with_token=token is not None)
         return jkt
 
     def _key(self, header_text: str) -> tuple[str, _Verify]:
@@ -139,7 +142,7 @@ class Proofs:
             hint="Make it again with the nonce in the header DPoP-Nonce of this answer.",
         )
 
-    def _once(self, jkt: str, given: Any, minute: int, present: int) -> None:
+    def _once(self, jkt: str, given: Any, minute: int, present: int, *, with_token: bool) -> None:
         if not isinstance(given, str) or not 8 <= len(given) <= 128:
             raise _refused("it has no id of its own")
         name = hashlib.sha256(f"{jkt} {given}".encode()).digest()
@@ -147,8 +150,16 @@ class Proofs:
             if self._swept != present:
                 self._swept = present
                 self._seen = {one: at for one, at in self._seen.items() if at >= present - 1}
-            if name in self._seen:
+                logins = self._seen_at_login.items()
+                self._seen_at_login = {one: at for one, at in logins if at >= present - 1}
+            if name in self._seen or name in self._seen_at_login:
                 raise _refused("it was presented before")
+            if not with_token:
+                # A login is proven by more than this: here, forgetting does less harm.
+                if len(self._seen_at_login) >= _MOST_REMEMBERED:
+                    self._seen_at_login = {}
+                self._seen_at_login[name] = minute
+                return
             if len(self._seen) >= _MOST_REMEMBERED:
                 raise LimitExceeded(
                     "More signed requests came within two minutes than can be told apart.",

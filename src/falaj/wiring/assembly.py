@@ -65,7 +65,6 @@ if TYPE_CHECKING:
     from falaj.trust.subjectciphers import SubjectCiphers
     from falaj.trust.subjectkeys import StoredKeys
     from falaj.wiring.certificateparts import CertificateParts
-    from falaj.trust.subjectkeys import StoredKeys
     from falaj.wiring.servingparts import ServingParts
 
 
