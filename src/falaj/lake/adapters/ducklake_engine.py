@@ -1,8 +1,9 @@
 """A DuckDB instance with a DuckLake attached, closed to everything but the lake's files.
 
 Extensions come from the installed ``duckdb-extension-*`` wheels, by path, and DuckDB checks
-their signatures, once in a process for each file; nothing is ever downloaded. After the lake is attached, files outside
-its data folder and the network are switched off and the configuration is locked.
+their signatures, once in a process for each file; nothing is ever downloaded. After the lake
+is attached, files outside its data folder and the network are switched off and the
+configuration is locked.
 
 Httpfs is loaded only because its OpenSSL is what DuckDB encrypts with; when the data
 lies in S3 it also carries the bytes.
