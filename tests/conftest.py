@@ -2,9 +2,12 @@
 
 import os
 import shutil
+import ssl
 import sys
 from pathlib import Path
 
+import httpx
+import httpx._transports.default as transports
 import pytest
 
 # Where the shell forbids Python to keep compiled modules, each of the hundreds of processes that
@@ -17,6 +20,24 @@ sys.dont_write_bytecode = False
 _IN_MEMORY, _ROOM = Path("/dev/shm"), 6 * 2**30
 if _IN_MEMORY.is_dir() and shutil.disk_usage(_IN_MEMORY).free > _ROOM:
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(_IN_MEMORY))
+
+# httpx reads all authorities of the world for each client that it makes, though no test asks the
+# world, and that takes longer than many a test. Who names authorities gets a context of their own.
+_KNOWN: dict[tuple[str | None, str | None], ssl.SSLContext] = {}
+
+
+def _context(
+    verify: ssl.SSLContext | str | bool = True, cert: object = None, trust_env: bool = True
+) -> ssl.SSLContext:
+    if verify is not True or cert is not None or not trust_env:
+        return httpx.create_ssl_context(verify=verify, cert=cert, trust_env=trust_env)
+    named = os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
+    if named not in _KNOWN:
+        _KNOWN[named] = httpx.create_ssl_context()
+    return _KNOWN[named]
+
+
+transports.create_ssl_context = _context
 
 from falaj.testing.fixtures import *  # noqa: E402, F403
 

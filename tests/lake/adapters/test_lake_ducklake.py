@@ -3,17 +3,19 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
 import signal
 import stat
 import subprocess
 import sys
 import textwrap
 import time
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
-from falaj.kernel.errors import Corrupt, InvalidInput, LimitExceeded, Unavailable
+from falaj.kernel.errors import Corrupt, FalajError, InvalidInput, LimitExceeded, Unavailable
 from falaj.lake.adapters import ducklake_engine as engine
 from falaj.lake.adapters.lake_ducklake import DuckLake, Place
 from falaj.lake.adapters.writer_lock import FileLock
@@ -334,6 +336,31 @@ def test_settings_name_places(tmp_path):
     assert place.dsn == r"host='h' port='5' dbname='db' user='u' password='p\'w' sslmode='require'"
     assert "p'w" not in repr(engine.told(engine.duckdb.IOException(f"cannot reach {place.dsn}")))
     assert Place("ducklake:postgres:dbname=x", "d").target == "ducklake:postgres:dbname=x"
+
+
+def test_the_signature_of_an_extension_is_checked_again_once_its_file_is_another(
+    tmp_path, monkeypatch
+):
+    copied = tmp_path / "copied" / Path(engine.extension("httpfs")).name
+    copied.parent.mkdir()
+    shutil.copyfile(engine.extension("httpfs"), copied)
+    real = engine.extension
+    monkeypatch.setattr(
+        engine, "extension", lambda name: str(copied) if name == "httpfs" else real(name)
+    )
+    for number in range(2):  # checked, then known
+        lake = DuckLake.in_folder(tmp_path / f"lake {number}", threads=1)
+        asked = lake._cursor().execute("SELECT current_setting('allow_unsigned_extensions')")
+        assert asked.fetchone() == (False,)
+        lake.close()
+    changed = bytearray(copied.read_bytes())
+    changed[len(changed) // 2] ^= 1
+    other = copied.with_suffix(".new")
+    other.write_bytes(changed)
+    os.utime(other, ns=(copied.stat().st_atime_ns, copied.stat().st_mtime_ns))
+    other.replace(copied)
+    with pytest.raises(FalajError, match="signature"):
+        DuckLake.in_folder(tmp_path / "another", threads=1).latest()
 
 
 def test_a_missing_extension_is_named_with_its_remedy():

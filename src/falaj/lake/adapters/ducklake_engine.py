@@ -1,8 +1,9 @@
 """A DuckDB instance with a DuckLake attached, closed to everything but the lake's files.
 
-Extensions come from the installed ``duckdb-extension-*`` wheels, by path, with DuckDB's
-signature check on; nothing is ever downloaded. After the lake is attached, files outside
-its data folder and the network are switched off and the configuration is locked.
+Extensions come from the installed ``duckdb-extension-*`` wheels, by path, and DuckDB checks
+their signatures, once in a process for each file; nothing is ever downloaded. After the lake
+is attached, files outside its data folder and the network are switched off and the
+configuration is locked.
 
 Httpfs is loaded only because its OpenSSL is what DuckDB encrypts with; when the data
 lies in S3 it also carries the bytes.
@@ -26,6 +27,8 @@ from falaj.lake.disk import disk_error
 from falaj.lake.model import LakeBroken
 
 _PREFIX = "ducklake:"
+_CHECKED: set[tuple[int, ...]] = set()
+"""Files of extensions whose signatures this process has seen DuckDB check; see ``_stamp``."""
 
 
 @dataclass(frozen=True)
@@ -117,11 +120,15 @@ def opened(
     """
     folder = place.folder
     spill = folder / ".spill" if folder is not None else None
+    scanner = "sqlite-scanner" if place.sqlite is not None else "postgres-scanner"
+    files = [extension(name) for name in ("httpfs", scanner, "ducklake")]
+    stamps = {_stamp(file) for file in files}
+    checked = stamps <= _CHECKED  # and loaded; to hash 80 MB again would take 0.3 s
     instance = duckdb.connect(
         config={
             "autoinstall_known_extensions": "false",
             "autoload_known_extensions": "false",
-            "allow_unsigned_extensions": "false",
+            "allow_unsigned_extensions": str(checked).lower(),
             "allow_community_extensions": "false",
             "secret_directory": str(Path(place.data_path.replace("://", "/")) / ".no-secrets"),
             "python_enable_replacements": "false",
@@ -131,9 +138,10 @@ def opened(
         }
     )
     try:
-        scanner = "sqlite-scanner" if place.sqlite is not None else "postgres-scanner"
-        for name in ("httpfs", scanner, "ducklake"):
-            instance.execute(f"LOAD {text(extension(name))}")
+        for file in files:
+            instance.execute(f"LOAD {text(file)}")
+        _CHECKED.update(stamps)
+        instance.execute("SET allow_unsigned_extensions = false")  # it cannot be set to true
         instance.execute("SET GLOBAL TimeZone = 'UTC'")
         instance.execute(f"SET temp_directory = {text(str(spill) if spill else '')}")
         if place.s3:
@@ -206,6 +214,12 @@ def extension(name: str) -> str:
         f"The DuckDB extension {name} for DuckDB {duckdb.__version__} is not installed.",
         hint=f"Install it with `pip install {distribution}=={duckdb.__version__}`.",
     )
+
+
+def _stamp(file: str) -> tuple[int, ...]:
+    """Which file this is and when it was last touched: another one has another stamp."""
+    found = Path(file).stat()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def text(value: str) -> str:
