@@ -81,8 +81,6 @@ def copies(made: Premises) -> Sequence[SubjectCopies]:
 
     return [LakeCopies(made.lake), *live_copies(made)]
 
-    return [LakeCopies(made.lake), *live_copies(made)]
-
 
 def subject_keys(made: Premises) -> StoredKeys:
     """The keys of data subjects; the store is opened when it is first used."""
