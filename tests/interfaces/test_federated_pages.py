@@ -11,14 +11,18 @@ from urllib.parse import parse_qs, urlsplit
 import httpx
 import pyotp
 import pytest
+from fastapi.testclient import TestClient
 from sqlalchemy import delete, update
 
 from falaj.interfaces.devicelogin import tokens_through_browser
 from falaj.interfaces.doctor import examined
+from falaj.kernel.call import Caller, Principal, PrincipalKind
+from falaj.kernel.door import LocalDoor
 from falaj.testing.authenticators import Authenticator
 from falaj.testing.browsers import Browser, forms
 from falaj.testing.federated import ORIGIN, FederatedSite, actions_of, signed_in
 from falaj.testing.oidcprovider import led_to
+from falaj.testing.provisioners import Provider
 from falaj.trust.adapters import oidc_http
 from falaj.trust.model import Role
 from falaj.trust.oidc_model import ProviderUnavailable
@@ -29,7 +33,9 @@ PASSWORD = "seven camels cross the wadi"
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory, oidc_server: Any) -> Iterator[FederatedSite]:
-    made = FederatedSite(tmp_path_factory.mktemp("federated"), oidc_server)
+    groups = [{"group": "Engineers", "roles": ["ml_engineer"]}]
+    folder = tmp_path_factory.mktemp("federated")
+    made = FederatedSite(folder, oidc_server, provisioning={"groups": groups})
     yield made
     made.close()
 
@@ -154,6 +160,55 @@ def test_a_stranger_is_not_let_in_where_no_accounts_are_made(site: FederatedSite
     assert answer.status_code == 401
     assert "No account here belongs to this identity" in answer.text
     assert site.records()[-1]["reasons"] == ["unknown-person"]
+
+
+@pytest.fixture(scope="module")
+def directory(site: FederatedSite) -> Provider:
+    """The directory behind ``strict``, which keeps its people by SCIM."""
+    return provisioner(site, "directory")
+
+
+def provisioner(site: FederatedSite, name: str) -> Provider:
+    backend = site.premises.backend
+    root = Principal("user:root", PrincipalKind.USER, ("administrator",))
+    door = LocalDoor(backend, Caller(root, mfa_at=site.premises.clock.now(), via="http"))
+    create = backend.services.actions["accounts.create_service"]
+    made = door.call(create, {"name": name, "roles": ["provisioner"]})
+    web = TestClient(site.app, base_url=ORIGIN)
+    return Provider(web, made.secret.get_secret_value())
+
+
+def test_who_is_kept_by_scim_signs_in_to_that_account_with_the_roles_of_its_groups(
+    site: FederatedSite, directory: Provider
+) -> None:
+    user = directory.user("hessa", externalId="s-hessa")
+    assert directory.group("Engineers", user["id"]).status_code == 201
+    browser = site.browser()
+    site.signs_in(browser, site.person(user="s-hessa", groups=["watchers"], amr=["mfa"]), "strict")
+    assert signed_in(browser)
+    assert site.account("hessa").roles == (Role.ML_ENGINEER,)
+
+
+def test_who_is_suspended_by_scim_is_not_let_in(site: FederatedSite, directory: Provider) -> None:
+    user = directory.user("rashid", externalId="s-rashid")
+    gone = {"op": "replace", "path": "active", "value": False}
+    assert directory.patch(f"/Users/{user['id']}", gone).status_code == 200
+    answer = site.signs_in(site.browser(), site.person(user="s-rashid", amr=["mfa"]), "strict")
+    assert answer.status_code == 401
+    assert site.records()[-1]["reasons"] == ["not-active"]
+
+
+def test_an_id_that_another_directory_gave_opens_nothing(site: FederatedSite) -> None:
+    provisioner(site, "elsewhere").user("noura", externalId="s-noura")
+    answer = site.signs_in(site.browser(), site.person(user="s-noura", amr=["mfa"]), "strict")
+    assert answer.status_code == 401
+    assert site.records()[-1]["reasons"] == ["unknown-person"]
+
+
+def test_a_user_name_of_scim_opens_nothing(site: FederatedSite, directory: Provider) -> None:
+    directory.user("s-obaid", externalId="another")
+    answer = site.signs_in(site.browser(), site.person(user="s-obaid", amr=["mfa"]), "strict")
+    assert answer.status_code == 401
 
 
 def test_a_person_links_the_own_account_and_signs_in_either_way(

@@ -59,6 +59,10 @@ class ProviderSettings(BaseModel):
     """When it proves one factor only: ask for one of this platform's, or refuse."""
     provision: bool = False
     """Make accounts for people who are not known here."""
+    provisioned_by: str = Field("", pattern=r"^([a-z][a-z0-9._-]{1,62})?$")
+    """The service account through which this provider keeps its people by SCIM: who signs in
+    opens the account whose ``externalId`` is this provider's subject (Entra ID: ``oid``), with
+    the roles that SCIM's groups give."""
     userinfo: bool = False
     """Ask its userinfo endpoint for what the ID token does not say, such as groups."""
     sign_out_there: bool = False

@@ -34,8 +34,8 @@ class FederatedSite:
     """A platform with the providers ``corp``, ``strict`` and ``uae``, all of them one server.
 
     ``corp`` takes a factor of the platform's own in place of a proof of two, ``strict`` does
-    not, makes no accounts, and is told when somebody signs out here; ``uae`` is spoken to as to
-    UAE PASS.
+    not, makes no accounts (the service account ``directory`` may keep some by SCIM), and is
+    told when somebody signs out here; ``uae`` is spoken to as to UAE PASS.
 
     Args:
         folder: an empty one.
@@ -125,7 +125,12 @@ def identity(server: OidcServer) -> dict[str, Any]:
         "ca_file": server.ca_file,
     }
     corp = {**party, "label": "Corp", "provision": True, "groups": GROUPS, "mfa_acr": ()}
-    strict = {**party, "without_proof": "refuse", "sign_out_there": True}
+    strict = {
+        **party,
+        "without_proof": "refuse",
+        "sign_out_there": True,
+        "provisioned_by": "directory",
+    }
     uae = {
         **party,
         "preset": "uaepass",

@@ -18,6 +18,7 @@ from falaj.trust.federation_tables import external_identities, external_sessions
 from falaj.trust.model import Account, AccountState, Role
 from falaj.trust.oidc_claims import account_name
 from falaj.trust.oidc_model import Identity, Provider, Untrusted
+from falaj.trust.provisioned import account_of_external, provisioner_of
 
 
 class LinkedAccounts:
@@ -48,6 +49,8 @@ class LinkedAccounts:
         account = self.found(connection, identity)
         changed: dict[str, object] = {}
         if account is None:
+            account = self._provisioned(connection, provider, identity, now=now)
+        if account is None:
             account = self._made(connection, provider, identity, now=now)
             changed = {"made": account.name, "roles": [role.value for role in account.roles]}
         if account.state is not AccountState.ACTIVE or account.kind is not PrincipalKind.USER:
@@ -58,7 +61,10 @@ class LinkedAccounts:
                 ),
             )
         try:
-            wanted, kept = self._with_roles(connection, provider, identity, account, now=now)
+            if provisioner_of(connection, account.id) == provider.provisioned_by:
+                wanted, kept = account, False  # SCIM's groups give its roles
+            else:
+                wanted, kept = self._with_roles(connection, provider, identity, account, now=now)
         except Untrusted as refused:
             raise _of(account, refused) from None
         if set(wanted.roles) != set(account.roles):
@@ -120,6 +126,19 @@ class LinkedAccounts:
                 sid=identity.sid,
             )
         )
+
+    def _provisioned(
+        self, connection: Connection, provider: Provider, identity: Identity, *, now: datetime
+    ) -> Account | None:
+        """The account that the provider keeps by SCIM for this identity, linked from now on."""
+        if not provider.provisioned_by or not identity.external:
+            return None
+        name = account_of_external(connection, provider.provisioned_by, identity.external)
+        if name is None:
+            return None
+        account = self._accounts.get(connection, name)
+        self.link(connection, provider, identity, account, now=now)
+        return account
 
     def _made(
         self, connection: Connection, provider: Provider, identity: Identity, *, now: datetime

@@ -33,6 +33,7 @@ def identity_of(claims: Mapping[str, Any], provider: Provider, *, now: datetime)
     proven = provider.always_two_factors or proves_two_factors(claims, provider)
     at = _authenticated_at(claims, now) if proven else None
     name, sid = claims.get(provider.name_claim), claims.get("sid")
+    external = claims.get(provider.external_claim)
     return Identity(
         issuer=provider.issuer,
         subject=subject,
@@ -41,6 +42,7 @@ def identity_of(claims: Mapping[str, Any], provider: Provider, *, now: datetime)
         two_factors=proven,
         mfa_at=at,
         sid=sid if isinstance(sid, str) and len(sid) <= 255 else "",
+        external=external if isinstance(external, str) else "",
     )
 
 

@@ -84,6 +84,10 @@ class Provider:
     own_factor: bool
     """True if a factor of this platform stands in for a proof of two."""
     provision: bool
+    provisioned_by: str
+    """Name of the service account that keeps its people by SCIM; empty: none does."""
+    external_claim: str
+    """Which claim is the ``externalId`` of SCIM."""
     userinfo: bool
     sign_out_there: bool
     logout_parameter: str
@@ -122,6 +126,8 @@ class Identity:
     """When two factors were presented there, or None: that is not proven."""
     sid: str = ""
     """The provider's session, for its logout."""
+    external: str = ""
+    """What SCIM calls ``externalId``, if the provider says it."""
 
 
 class Errand(StrEnum):

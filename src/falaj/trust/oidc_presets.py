@@ -85,6 +85,8 @@ def provider_of(name: str, given: ProviderSettings) -> Provider:
         always_two_factors=made.always_two_factors,
         own_factor=made.without_proof == "own_factor",
         provision=made.provision,
+        provisioned_by=made.provisioned_by,
+        external_claim="oid" if entra else "uuid" if uae_pass else "sub",
         userinfo=made.userinfo,
         sign_out_there=made.sign_out_there,
         logout_parameter="redirect_uri" if uae_pass else "post_logout_redirect_uri",

@@ -410,6 +410,14 @@ def account_of_external(connection: Connection, provisioner: str, external_id: s
     return None if found is None else str(found)
 
 
+def provisioner_of(connection: Connection, account: str) -> str | None:
+    """The name of the service account that keeps an account, by its id; None if none does."""
+    found = connection.execute(
+        select(provisioned_users.c.provisioner).where(provisioned_users.c.account == account)
+    ).scalar()
+    return None if found is None else str(found).removeprefix("service:")
+
+
 def name_key(name: str) -> str:
     """What two names have in common that differ in their case alone."""
     folded = unicodedata.normalize("NFKC", name).casefold()
