@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from falaj.ingest.service import SourceService
     from falaj.interfaces.devicelogin import Show
     from falaj.kernel.jobs_service import JobsService
+    from falaj.lake.erasure_service import PrivacyService
     from falaj.lake.service import TableService
     from falaj.models.service import ModelService
     from falaj.monitoring.service import MonitorService
@@ -87,6 +88,7 @@ class Platform:
     alerts: AlertService
     incidents: IncidentService
     assets: AssetService
+    privacy: PrivacyService
     accounts: AccountsService
     policy: PolicyService
     keys: Keys
