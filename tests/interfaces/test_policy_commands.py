@@ -112,8 +112,8 @@ def test_apply_proposes_a_policy_and_says_who_is_to_approve(folder: Path) -> Non
         assert owner.definitions.list(kind="policy") == []
 
 
-def test_the_commands_know_policies_by_their_kind() -> None:
-    from falaj.catalog.policies import KIND
-    from falaj.interfaces.workspace import POLICY
+def test_the_commands_know_what_is_proposed_by_its_kind() -> None:
+    from falaj.interfaces.workspace import PROPOSED
+    from falaj.wiring.kinds import proposed_kinds
 
-    assert POLICY == KIND
+    assert set(PROPOSED) == set(proposed_kinds())
