@@ -197,9 +197,11 @@ def test_a_header_that_names_somebody_is_nobodys_proof(running: Any, name: str) 
 
 def test_a_forwarded_address_is_not_believed(running: Any) -> None:
     with running.web() as web:
-        for n in range(6):
+        for n in range(30):  # where the machine is slow, waits end between two of them
             body = {"name": "forwarded", "password": "x", "code": "1"}
             answer = web.post("/auth/login", json=body, headers={"x-forwarded-for": f"10.0.0.{n}"})
+            if answer.status_code == 429:
+                break
     assert answer.status_code == 429
     running.forgiven()
 

@@ -541,5 +541,6 @@ def test_decisions_with_an_operators_policies_are_cedars_own():
 
 
 @pytest.mark.nightly
+@pytest.mark.timeout(1800)  # a minute of one core
 def test_none_of_a_hundred_thousand_decisions_differs_from_cedars_own():
     assert differing(100_000, seed=13) == 0
