@@ -90,7 +90,7 @@ class Story:
             job = owner.sources.load("bookings")
         self.done(self.engineer, job.id)
         handed = pa.table({"passenger": [WHO], "mail": [f"{NAME}@example.org"]})
-        with self.engineer.platform() as platform:
+        with self.engineer.platform(purpose="fares") as platform:
             platform.tables.upload(
                 _stream(handed), subject="passenger", personal=["mail"], description="letters"
             )
@@ -228,7 +228,7 @@ def test_only_a_steward_with_a_fresh_factor_erases(story: Story) -> None:
 
 
 def test_a_training_set_with_an_erased_person_is_not_made_again(story: Story) -> None:
-    with story.engineer.platform() as platform:
+    with story.engineer.platform(purpose="fares") as platform:
         job = platform.training.recreate(story.facts["set"])
     with story.engineer.client() as web:
         ended = eventually(

@@ -178,6 +178,7 @@ def test_the_command_line_finds_the_token_that_gitlab_gives(
 def test_a_command_is_run_with_the_token_and_without_those_of_the_job(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delenv("FALAJ_REQUIRE_SERVICES", raising=False)
     monkeypatch.setenv("FALAJ_ID_TOKEN", "of-the-job")
     told = tmp_path / "told.json"
     program = (

@@ -190,10 +190,10 @@ def test_who_is_kept_by_scim_signs_in_to_that_account_with_the_roles_of_its_grou
 
 
 def test_who_is_suspended_by_scim_is_not_let_in(site: FederatedSite, directory: Provider) -> None:
-    user = directory.user("rashid", externalId="s-rashid")
+    user = directory.user("dalal", externalId="s-dalal")
     gone = {"op": "replace", "path": "active", "value": False}
     assert directory.patch(f"/Users/{user['id']}", gone).status_code == 200
-    answer = site.signs_in(site.browser(), site.person(user="s-rashid", amr=["mfa"]), "strict")
+    answer = site.signs_in(site.browser(), site.person(user="s-dalal", amr=["mfa"]), "strict")
     assert answer.status_code == 401
     assert site.records()[-1]["reasons"] == ["not-active"]
 

@@ -43,7 +43,7 @@ class MemoryLake:
     def __init__(self):
         self.rows = {}
 
-    def append(self, table, rows, *, key):
+    def append(self, table, rows, *, key, add_columns=False):
         self.rows.setdefault(key, rows.to_pylist())
 
 

@@ -76,11 +76,11 @@ class Person:
         """An HTTP client of the control plane (or of another address) with this token."""
         return client(base or self.control, self.ca, self.token)
 
-    def platform(self) -> Platform:
+    def platform(self, *, purpose: str | None = None) -> Platform:
         """The platform as this person reaches it: through HTTPS."""
         from falaj.interfaces.platform import connect
 
-        return connect(self.control, token=self.token, ca=self.ca)
+        return connect(self.control, token=self.token, ca=self.ca, purpose=purpose)
 
     def code(self) -> str:
         """A code that is good once: the next of the recovery codes."""
