@@ -13,6 +13,7 @@ import pytest
 from joserfc import jwt
 from joserfc.jwk import RSAKey
 
+from falaj.interfaces.certificatesource import new_request
 from falaj.kernel.clock import SystemClock
 from falaj.kernel.errors import Unavailable
 from falaj.kernel.outgoing import OutgoingRefused
@@ -258,6 +259,17 @@ def test_a_rule_gives_no_more_than_its_account_has(jobs: ProvisionedSite, issuer
     refused(jobs, issuer.token(repository="corp/lost"), "no-role")
     jobs.ask("accounts.deactivate", name="lost")
     refused(jobs, issuer.token(repository="corp/lost"), "no-account")
+
+
+def test_a_job_gets_no_certificate_that_would_outlive_its_token(
+    jobs: ProvisionedSite, issuer: Issuer
+) -> None:
+    token = exchange(jobs, issuer.token()).json()["access_token"]
+    headers = {"Authorization": f"Bearer {token}"}
+    request = {"request": new_request("deployer")[1]}
+    answer = jobs.web.post("/api/certificates/deployer", json=request, headers=headers)
+    assert answer.status_code == 403, answer.text
+    assert jobs.records("certificates.issue")[-1]["outcome"] in ("refused", "failed")
 
 
 def test_guesses_make_an_address_wait(jobs: ProvisionedSite, issuer: Issuer) -> None:

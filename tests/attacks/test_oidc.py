@@ -162,6 +162,15 @@ def test_nobody_is_signed_in_as_the_attacker(front: FederatedSite) -> None:
     refused(front, front.back(victim, address), "wrong-state", victim)
 
 
+def test_pages_of_strangers_cannot_shut_out_who_shares_an_address(front: FederatedSite) -> None:
+    """An image of a page makes a browser send an answer that nobody has asked for."""
+    for number in range(40):
+        front.back(front.browser(), f"/login/with/corp/callback?code=x&state=s{number}")
+    browser = front.browser()
+    front.signs_in(browser, front.person(user="s-shared", groups=["watchers"], amr=["mfa"]))
+    assert signed_in(browser)
+
+
 def test_no_other_page_sends_a_browser_on_its_way(front: FederatedSite) -> None:
     browser = front.browser()
     browser.open("/login")

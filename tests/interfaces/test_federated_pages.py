@@ -198,6 +198,21 @@ def test_who_is_suspended_by_scim_is_not_let_in(site: FederatedSite, directory: 
     assert site.records()[-1]["reasons"] == ["not-active"]
 
 
+def test_who_has_lost_an_account_to_another_identity_is_not_let_in(
+    site: FederatedSite, directory: Provider
+) -> None:
+    user = directory.user("moza", externalId="s-moza")
+    assert directory.group("Engineers", user["id"]).status_code in (201, 409)
+    before = site.browser()
+    site.signs_in(before, site.person(user="s-moza", amr=["mfa"]), "strict")
+    assert signed_in(before)
+    moved = {"op": "replace", "path": "externalId", "value": "s-another"}
+    assert directory.patch(f"/Users/{user['id']}", moved).status_code == 200
+    answer = site.signs_in(site.browser(), site.person(user="s-moza", amr=["mfa"]), "strict")
+    assert answer.status_code == 401
+    assert site.records()[-1]["reasons"] == ["no-longer-provisioned"]
+
+
 def test_an_id_that_another_directory_gave_opens_nothing(site: FederatedSite) -> None:
     provisioner(site, "elsewhere").user("noura", externalId="s-noura")
     answer = site.signs_in(site.browser(), site.person(user="s-noura", amr=["mfa"]), "strict")

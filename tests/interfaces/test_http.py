@@ -84,6 +84,12 @@ class World:
         self.door = RemoteDoor(self.client, lambda: "good", purpose="research")
         self.post = face(Post, self.door)
 
+    revoked = False
+
+    def still_good(self, token: str) -> None:
+        if self.revoked:
+            raise Unauthenticated("The session was revoked.", hint="Log in.")
+
     def verify(self, token: str, _presented: Presented = NOTHING) -> Caller:
         if token != "good":
             raise Unauthenticated("The token is wrong.", hint="Log in.")
@@ -249,3 +255,16 @@ def test_text_and_values_are_each_others_inverse() -> None:
     ]:
         assert from_text(act, name, to_text(act, name, value)) == value
     assert from_text(find, "most", "many") == "many", "the door will say what is wrong with it"
+
+
+def test_who_was_put_out_while_the_body_was_on_its_way_is_not_let_through(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parcel = {"parcel": {"weight": 1}}
+    headers = {"Authorization": "Bearer good"}
+    world.revoked = True
+    assert world.client.post("/api/parcels/Dubai", json=parcel, headers=headers).is_success
+    monkeypatch.setattr("falaj.interfaces.http.SOON_SECONDS", -1.0)  # any body is a slow one
+    answer = world.client.post("/api/parcels/Dubai", json=parcel, headers=headers)
+    assert answer.status_code == 401
+    assert len(world.audit.entries) == 1

@@ -118,6 +118,11 @@ def test_a_setting_is_stronger_than_a_preset() -> None:
         provider(scopes=("profile",))
 
 
+def test_who_was_put_out_by_scim_gets_no_account_beside_it() -> None:
+    with pytest.raises(InvalidInput, match="provisioned_by"):
+        provider(provision=True, provisioned_by="entra")
+
+
 @pytest.mark.parametrize("role", ["service", "root", "Administrator"])
 def test_a_group_gives_no_role_that_people_cannot_have(role: str) -> None:
     with pytest.raises(InvalidInput, match=role):

@@ -1,5 +1,6 @@
 """Certificates of programs: issued for a key, recognised, renewed, revoked."""
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -47,6 +48,16 @@ class Desk:
         request = new_request(name)[1] if request is None else request
         with self.trust.database.transaction() as connection:
             return self.certificates.issue(connection, name, request, now=self.trust.now)
+
+    def caller(self, issued):
+        """Who logs in with a certificate, as its token tells."""
+        token = self.login(issued).access_token.get_secret_value()
+        shown = Presented(certificate=issued.thumbprint)
+        return self.trust.tokens.read(token, self.trust.now, shown).caller
+
+    def stands(self, caller, name="ci"):
+        with self.trust.database.transaction() as connection:
+            self.certificates.must_stand(connection, name, caller, now=self.trust.now)
 
     def revoke(self, name, serial=None):
         with self.trust.database.transaction() as connection:
@@ -279,3 +290,28 @@ def test_an_identity_is_read_back_as_it_was_written():
     text = "spiffe://falaj.example/worker/inference-1"
     assert str(Identity.parse(text)) == text
     assert Identity.parse(text).path == ("worker", "inference-1")
+
+
+def test_a_program_that_logged_in_gets_the_next_certificate_and_no_other_caller(desk):
+    caller = desk.caller(desk.issue())
+    desk.stands(caller)
+    with pytest.raises(Forbidden):
+        desk.stands(caller, "scorer")
+    with pytest.raises(Forbidden):
+        desk.stands(replace(caller, session=None))
+
+
+def test_a_token_from_before_a_new_secret_gets_no_certificate(desk):
+    caller = desk.caller(desk.issue())
+    with desk.trust.database.transaction() as connection:
+        desk.trust.accounts.replace_secret(connection, "ci", now=desk.trust.now)
+    with pytest.raises(Forbidden, match="still good"):
+        desk.stands(caller)
+
+
+def test_a_token_of_a_revoked_certificate_gets_no_other_one(desk):
+    issued = desk.issue()
+    caller = desk.caller(issued)
+    desk.revoke("ci", issued.serial)
+    with pytest.raises(Forbidden, match="still good"):
+        desk.stands(caller)

@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from functools import cache
 from typing import Any, Protocol
 from urllib.parse import unquote
@@ -43,6 +45,8 @@ CERTIFICATE = "falaj.certificate"
 """In a request's scope: the client certificate (DER) that the connection has shown."""
 _SCHEMES = ("bearer", "dpop")
 _LONGEST_HEADER = 200
+SOON_SECONDS = 0.2
+"""A token is looked at again behind a body that took longer."""
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 _NO_BRACKET = bytes(code for code in range(256) if code not in b"[]{}")
 _ONE_KIND = bytes.maketrans(b"{}", b"[]")
@@ -53,6 +57,10 @@ class Verifier(Protocol):
     """Turns an access token into a caller; raises Unauthenticated."""
 
     def verify(self, token: str, presented: Presented = NOTHING) -> Caller: ...
+
+    def still_good(self, token: str) -> None:
+        """Return unless a token that was verified is over or revoked by now."""
+        ...
 
 
 def create_app(
@@ -159,9 +167,8 @@ def authenticated(request: Request, verifier: Verifier) -> Caller:
     caller = verifier.verify(bearer(request), presented(request))
     known(request, caller.principal.id)
     address = request.client.host if request.client else None
-    return Caller(
-        principal=caller.principal,
-        mfa_at=caller.mfa_at,
+    return replace(
+        caller,
         # A token that was given for one purpose is good for no other.
         purpose=caller.purpose or short_header(request, "falaj-purpose", quoted=True),
         via="http",
@@ -192,8 +199,12 @@ def _endpoint(
     action: Action, backend: Backend, verifier: Verifier, max_body_bytes: int
 ) -> Callable[[Request], Awaitable[Response]]:
     async def endpoint(request: Request) -> Response:
+        begun = time.monotonic()
         caller = await run_in_threadpool(authenticated, request, verifier)
         arguments = await _arguments(action, request, max_body_bytes)
+        if time.monotonic() - begun > SOON_SECONDS:
+            # Who was put out while the body was on its way must not be let through by it.
+            await run_in_threadpool(verifier.still_good, bearer(request))
         key = short_header(request, "idempotency-key")
 
         def served() -> bytes:

@@ -7,6 +7,7 @@ door, and writes the answer or the error in the words of the standard.
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,14 @@ from starlette.concurrency import run_in_threadpool
 
 from falaj.interfaces.auth import client_address
 from falaj.interfaces.hiding import Hiding
-from falaj.interfaces.http import Verifier, authenticated, bearer, json_object, read_body
+from falaj.interfaces.http import (
+    SOON_SECONDS,
+    Verifier,
+    authenticated,
+    bearer,
+    json_object,
+    read_body,
+)
 from falaj.interfaces.scim_documents import (
     Shape,
     error_document,
@@ -135,14 +143,25 @@ class Scim:
     def _add(self, app: FastAPI, method: str, path: str, serve: _Serve) -> None:
         async def route(request: Request) -> Response:
             try:
+                begun = time.monotonic()
                 caller = await run_in_threadpool(self._caller, request)
                 body = await _body(request) if method in ("POST", "PUT", "PATCH") else {}
+                if time.monotonic() - begun > SOON_SECONDS:
+                    await run_in_threadpool(self._still, request)
                 asked = _Asked(self._backend, caller, request, body)
                 return await run_in_threadpool(serve, asked)
             except FalajError as error:
                 return _refused(request, error, self._hiding)
 
         app.add_api_route(path, route, methods=[method], include_in_schema=False)
+
+    def _still(self, request: Request) -> None:
+        """Return unless who sends a slow body was put out meanwhile."""
+        token = bearer(request)
+        if token.startswith(SECRET_BEGINS):
+            self._provisioners.caller(token, address=client_address(request))
+        else:
+            self._verifier.still_good(token)
 
     def _caller(self, request: Request) -> Caller:
         token = bearer(request)

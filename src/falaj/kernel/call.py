@@ -61,6 +61,10 @@ class Caller:
     via: str = "local"
     """The interface: local, http, cli, job."""
     address: str | None = None
+    session: str | None = None
+    """The session whose token it holds; None for a caller without a token."""
+    epoch: int | None = None
+    """The account's epoch when that token was issued."""
 
     def stepped_up(self, now: datetime) -> bool:
         """True if a second factor was presented within the step-up window."""

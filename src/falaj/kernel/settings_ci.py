@@ -19,6 +19,18 @@ WHOSE = frozenset(
 _CLAIM = re.compile(r"^[A-Za-z][A-Za-z0-9_.:/-]{0,99}$")
 
 
+def _names_an_owner(claim: str, value: str) -> bool:
+    """True if a claim says whose job it is, with the owner's name in full before any ``*``."""
+    if claim not in WHOSE or not value:
+        return False
+    if "*" not in value:
+        return True
+    certain = value.partition("*")[0]
+    if claim == "sub":
+        certain = certain.partition(":")[2]
+    return claim in ("sub", "repository", "project_path", "namespace_path") and "/" in certain
+
+
 def _issuer(text: str) -> str:
     parts = urlsplit(text)
     if parts.scheme != "https" or not parts.hostname or parts.query or parts.fragment:
@@ -59,11 +71,10 @@ class CiRule(BaseModel):
         own = {"iss", "aud", "exp", "nbf", "iat", "jti"} & set(self.claims)
         if own:
             raise ValueError(f"the claim {sorted(own)[0]} is checked by itself")
-        whose = [value for name, value in self.claims.items() if name in WHOSE]
-        if not any(value and not value.startswith("*") for value in whose):
+        if not any(_names_an_owner(name, value) for name, value in self.claims.items()):
             raise ValueError(
-                "say whose jobs: a claim such as repository, project_path or sub that does not "
-                "begin with *"
+                "say whose jobs: a claim such as repository, project_path or sub that names the "
+                "owner in full before any *"
             )
         return self
 

@@ -1,7 +1,8 @@
 """Who may do what in a worker: tokens and decisions, kept for half a second.
 
 Within a second of a revoked token, a changed policy or a withdrawn grant, every worker
-asks again.
+asks again. Requests that ask the same while it is being decided wait for that one decision:
+else a worker that is busy would have all of them decided, and each of them late.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from falaj.kernel.actions import PLATFORM
 from falaj.kernel.call import AssetRef, Caller
 from falaj.kernel.errors import FalajError, Forbidden, NotFound, Unauthenticated
 from falaj.kernel.ports import Policy, Resource
+from falaj.serving.yielding import yielding
 from falaj.trust.bindings import Presented
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ KEPT_SECONDS = 0.5
 _MOST_KEPT = 20_000
 _LONGEST_TOKEN = 8_192
 PREDICT = "endpoints.predict"
+_Key = tuple["Credentials", Hashable]
 
 
 class Admission:
@@ -43,7 +46,9 @@ class Admission:
         self._verifier = verifier
         self._policy = policy
         self._aside = aside
-        self._kept: dict[tuple[Credentials, Hashable], tuple[float, str | FalajError]] = {}
+        self._kept: dict[_Key, tuple[float, str | FalajError]] = {}
+        self._deciding: dict[_Key, tuple[float, asyncio.Task[str | FalajError]]] = {}
+        """What is being decided now, and since when."""
 
     def remembered(self, credentials: Credentials, about: Hashable, now: float) -> str | None:
         """The caller's id, if it was admitted a moment ago.
@@ -117,28 +122,55 @@ class Admission:
 
         # Not remembered if it is none: that costs nothing, and may be long.
         token = token_of(credentials.authorization)
-        presented = Presented(certificate=credentials.certificate)
+        key = credentials, about
+        now = time.perf_counter()
+        running = self._deciding.get(key) if keep else None
+        # What was begun so long ago may be older than anything that is remembered.
+        if running is None or now - running[0] >= KEPT_SECONDS:
+            presented = Presented(certificate=credentials.certificate)
+            task = asyncio.ensure_future(
+                self._decided(key, token, presented, ask, begun=now, keep=keep)
+            )
+            running = now, task
+            if keep:
+                self._deciding[key] = running
+        answer = await asyncio.shield(running[1])  # who goes away takes nobody's answer along
+        if isinstance(answer, FalajError):
+            raise copy(answer)
+        return answer
 
-        def decided() -> str:
-            caller = self._verifier.verify(token, presented)
-            ask(caller)
-            return caller.principal.id
+    async def _decided(
+        self,
+        key: _Key,
+        token: str,
+        presented: Presented,
+        ask: Callable[[Caller], None],
+        *,
+        begun: float,
+        keep: bool,
+    ) -> str | FalajError:
+        """The caller's id, or why it may not, remembered from when it was begun."""
 
-        loop = asyncio.get_running_loop()
-        begun = time.perf_counter()
+        def decide() -> str:
+            with yielding():
+                caller = self._verifier.verify(token, presented)
+                ask(caller)
+                return caller.principal.id
+
         answer: str | FalajError
         try:
-            answer = await loop.run_in_executor(self._aside, decided)
+            answer = await asyncio.get_running_loop().run_in_executor(self._aside, decide)
         except (Unauthenticated, Forbidden, NotFound) as error:
             answer = error
+        finally:
+            known = self._deciding.get(key)
+            if known is not None and known[0] == begun:
+                del self._deciding[key]
         if keep or isinstance(answer, (str, Unauthenticated)):
             if len(self._kept) >= _MOST_KEPT:
                 self._kept.clear()
             # A copy: what is raised holds the frames that it went through, and so the request.
-            kept = copy(answer)
-            self._kept[credentials, about] = (begun + KEPT_SECONDS, kept)
-        if isinstance(answer, FalajError):
-            raise answer
+            self._kept[key] = begun + KEPT_SECONDS, copy(answer)
         return answer
 
     def _may_predict(

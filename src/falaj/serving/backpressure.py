@@ -2,7 +2,7 @@
 
 A refusal costs a worker less than an answer, but not nothing: who is refused and asks again
 at once, many times over, would leave no time for those who can be answered. So all refusals
-together may take a tenth of a worker's time. Where they would take more, the connection that
+together may take a twentieth of a worker's time. Where they would take more, the connection that
 was refused rests: what it sends waits in the kernel until its turn, a second at the longest,
 which is what ``Retry-After`` says.
 """
@@ -13,7 +13,7 @@ import asyncio
 from collections import deque
 from typing import Protocol
 
-_SHARE = 0.1
+_SHARE = 0.05
 _SECONDS, _SECONDS_PER_BYTE = 25e-6, 0.5e-9
 """What a refusal takes, and the reading of what is refused; within a factor of two."""
 _BURST_SECONDS = 0.02

@@ -59,7 +59,7 @@ class Explaining:
         purpose = purpose_of(request)
 
         def ask(caller: Caller) -> None:
-            known = replace(caller, purpose=purpose or caller.purpose, via="http")
+            known = replace(caller, purpose=caller.purpose or purpose, via="http")
             self._explained(known, release)
 
         credentials = request.credentials

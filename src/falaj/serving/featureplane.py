@@ -205,7 +205,7 @@ class FeatureReads:
             if compiled is None:
                 self._judge.permit(caller, READ, Resource(ref, exists=False))
                 raise missing or NotFound(f"There is no feature service {name!r}.")
-            caller = replace(caller, purpose=purpose or caller.purpose, via="http")
+            caller = replace(caller, purpose=caller.purpose or purpose, via="http")
             self._judge.permit(caller, READ, Resource(ref, compiled.attributes))
             permitted(compiled.reader.plan, caller.purpose)
             self._seen(caller, compiled.reader.plan)

@@ -49,6 +49,11 @@ class Accounts:
         """The whole row, credentials' hashes included, for authentication only."""
         return connection.execute(_counted().where(accounts.c.name == name)).mappings().first()
 
+    def locked(self, connection: Connection, name: str) -> Account:
+        """The account, which nobody else changes before this transaction ends; raises NotFound."""
+        connection.execute(select(accounts.c.id).where(accounts.c.name == name).with_for_update())
+        return self.get(connection, name)
+
     def by_id(self, connection: Connection, account_id: str) -> RowMapping | None:
         """The whole row of an account's id, for authentication only."""
         return connection.execute(_counted().where(accounts.c.id == account_id)).mappings().first()
@@ -138,7 +143,7 @@ class Accounts:
         Raises:
             Conflict: the account is a person's, or is not active.
         """
-        account = self.get(connection, name)
+        account = self.locked(connection, name)
         if account.kind is not PrincipalKind.SERVICE or account.state is not AccountState.ACTIVE:
             raise Conflict(
                 f"{name!r} is not an active service account.",

@@ -43,7 +43,7 @@ from falaj.trust.model import (
 )
 from falaj.trust.ownerkey import proves
 from falaj.trust.passwords import Passwords
-from falaj.trust.sessions import Reused, Sessions
+from falaj.trust.sessions import PROGRAM, Reused, Sessions
 from falaj.trust.tables import accounts as accounts_table
 from falaj.trust.throttle import Throttle
 from falaj.trust.tokens import LEEWAY, Tokens
@@ -266,7 +266,7 @@ class Authentication:
             connection,
             account,
             now=now,
-            client="service",
+            client=PROGRAM,
             address=address,
             mfa_at=None,
             lasts=self.tokens.lifetime + LEEWAY,

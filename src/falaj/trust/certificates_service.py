@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from falaj.kernel.actions import Service, action
+from falaj.kernel.call import PrincipalKind
 from falaj.trust.model import AccountName
 from falaj.trust.workload import IssuedCertificate, ProgramCertificate, ProgramCertificates
 
@@ -27,6 +28,8 @@ class CertificateService(Service):
             request: a CSR (PEM); its key stays with the program. Names in it are not read.
         """
         call = self.call
+        if call.principal.kind is PrincipalKind.SERVICE:
+            self._certificates.must_stand(call.connection, account, call.caller, now=call.now)
         issued = self._certificates.issue(call.connection, account, request, now=call.now)
         call.note(serial=issued.serial, expires_at=issued.expires_at.isoformat())
         call.emit("certificate.issued", account=issued.account, serial=issued.serial)

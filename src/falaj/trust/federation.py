@@ -51,6 +51,9 @@ _ACTIONS = {
     Errand.STEP_UP: "auth.provider_step_up",
     Errand.LINK: "auth.provider_link",
 }
+_NOTHING_TO_GUESS = frozenset({"no-journey", "no-ticket", "wrong-state"})
+"""Not counted as attempts: any page can make a browser send such a request, and a count would
+shut out everybody behind its address."""
 _VIA = "web"
 
 
@@ -422,7 +425,7 @@ class Federation:
             principal = error.principal if isinstance(error, Untrusted) else None
             told = {} if isinstance(error, Untrusted) else {"error": error.message[:300]}
             with self._exchanges.database.transaction() as connection:
-                if isinstance(error, Untrusted):
+                if isinstance(error, Untrusted) and error.reason not in _NOTHING_TO_GUESS:
                     self._exchanges.throttle.count(
                         connection, name=None, address=address, now=self._now()
                     )

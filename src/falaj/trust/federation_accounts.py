@@ -18,7 +18,7 @@ from falaj.trust.federation_tables import external_identities, external_sessions
 from falaj.trust.model import Account, AccountState, Role
 from falaj.trust.oidc_claims import account_name
 from falaj.trust.oidc_model import Identity, Provider, Untrusted
-from falaj.trust.provisioned import account_of_external, provisioner_of
+from falaj.trust.provisioned import account_of_external, external_id_of, provisioner_of
 
 
 class LinkedAccounts:
@@ -61,7 +61,15 @@ class LinkedAccounts:
                 ),
             )
         try:
-            if provisioner_of(connection, account.id) == provider.provisioned_by:
+            keeper = provisioner_of(connection, account.id)
+            known = external_id_of(connection, account.id)
+            if keeper and keeper == provider.provisioned_by and known != identity.external:
+                raise Untrusted(
+                    "no-longer-provisioned",
+                    f"{provider.label} keeps this account for another identity now.",
+                    "Ask an administrator.",
+                )
+            if keeper is not None:
                 wanted, kept = account, False  # SCIM's groups give its roles
             else:
                 wanted, kept = self._with_roles(connection, provider, identity, account, now=now)

@@ -65,6 +65,12 @@ def provider_of(name: str, given: ProviderSettings) -> Provider:
             f"identity.providers.{name}.scopes lacks `openid`: without it there is no ID token.",
             hint="Add it.",
         )
+    if made.provision and made.provisioned_by:
+        raise InvalidInput(
+            f"identity.providers.{name} has both `provision` and `provisioned_by`: whom SCIM has "
+            "put out would get another account.",
+            hint="Leave one of them out.",
+        )
     return Provider(
         name=name,
         label=made.label or name,

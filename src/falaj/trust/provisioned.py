@@ -418,6 +418,14 @@ def provisioner_of(connection: Connection, account: str) -> str | None:
     return None if found is None else str(found).removeprefix("service:")
 
 
+def external_id_of(connection: Connection, account: str) -> str | None:
+    """The id that a provisioner's directory has for an account; None if there is none."""
+    found = connection.execute(
+        select(provisioned_users.c.external_id).where(provisioned_users.c.account == account)
+    ).scalar()
+    return None if found is None else str(found)
+
+
 def name_key(name: str) -> str:
     """What two names have in common that differ in their case alone."""
     folded = unicodedata.normalize("NFKC", name).casefold()

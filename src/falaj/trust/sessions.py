@@ -24,6 +24,8 @@ IDLE = timedelta(hours=12)
 """A session whose refresh token is not used for this long ends."""
 LONGEST = timedelta(days=7)
 """A session ends this long after its login, however busy it is."""
+PROGRAM = "service"
+"""What a session of a program is called that proved itself by its secret or a certificate."""
 REMEMBERED = timedelta(days=30)
 
 

@@ -163,6 +163,14 @@ class Tokens:
         """
         return self.read(token, now, presented).caller
 
+    def still_good(self, token: str, now: datetime) -> None:
+        """Return unless a token that was verified before is over or revoked by now.
+
+        Raises:
+            InvalidToken: it is.
+        """
+        self._unbound(token, now)
+
     def read(self, token: str, now: datetime, presented: Presented = NOTHING) -> Verified:
         """All that a token says, verified; raises as ``verify`` does."""
         verified = self._unbound(token, now)
@@ -285,7 +293,12 @@ class Tokens:
             raise _refused("it has expired")
         return Verified(
             caller=Caller(
-                Principal(subject, kind, roles), mfa_at=mfa_at, purpose=purpose, via="http"
+                Principal(subject, kind, roles),
+                mfa_at=mfa_at,
+                purpose=purpose,
+                via="http",
+                session=session,
+                epoch=epoch,
             ),
             session=session,
             account_epoch=epoch,

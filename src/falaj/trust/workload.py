@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict
 from sqlalchemy import Select, delete, func, insert, select, update
 from sqlalchemy.engine import Connection, RowMapping
 
-from falaj.kernel.call import PrincipalKind
+from falaj.kernel.call import Caller, PrincipalKind
 from falaj.kernel.errors import Forbidden, InvalidInput, LimitExceeded, NotFound
 from falaj.trust.accounts import Accounts
 from falaj.trust.bindings import Binding, BindingKind, thumbprint
@@ -32,8 +32,9 @@ from falaj.trust.certificates import CertificateAuthority
 from falaj.trust.identities import SERVICE, Identity, service_identity
 from falaj.trust.model import Account, AccountState, WrongCredentials
 from falaj.trust.pemfiles import pem
-from falaj.trust.sessions import Sessions
+from falaj.trust.sessions import PROGRAM, Sessions
 from falaj.trust.tables import accounts as accounts_table
+from falaj.trust.tables import sessions
 
 VALID = timedelta(hours=1)
 REMEMBERED = timedelta(days=30)
@@ -141,6 +142,32 @@ class ProgramCertificates:
             **kept,
         )
 
+    def must_stand(
+        self, connection: Connection, name: str, caller: Caller, *, now: datetime
+    ) -> None:
+        """Return if a program logged in by its secret or a certificate, and that still holds.
+
+        A token of a CI job, of fewer roles and for some minutes, must not become a certificate
+        that renews itself. The account is locked: a revocation is before this or behind it.
+
+        Raises:
+            Forbidden: it did not, or was put out meanwhile.
+        """
+        account = self._accounts.locked(connection, name)
+        query = select(sessions.c.client).where(
+            sessions.c.id == caller.session,
+            sessions.c.account == account.id,
+            sessions.c.revoked_at.is_(None),
+            sessions.c.expires_at > now,
+        )
+        client = connection.execute(query).scalar()
+        if client != PROGRAM or caller.epoch != account.epoch:
+            raise Forbidden(
+                f"A certificate of {name!r} is given to who logged in with its secret, or with a "
+                "certificate that is still good.",
+                hint="Log in with the secret; a CI job's token is for that job alone.",
+            )
+
     def of(
         self, connection: Connection, account: str | None, *, now: datetime
     ) -> list[ProgramCertificate]:
@@ -167,7 +194,7 @@ class ProgramCertificates:
         Raises:
             NotFound: no such account, or it has no certificate of that serial number.
         """
-        account = self._accounts.get(connection, name)
+        account = self._accounts.locked(connection, name)
         query = select(table.c.serial, table.c.thumbprint, table.c.expires_at).where(
             table.c.account == account.id, table.c.revoked_at.is_(None)
         )
