@@ -24,6 +24,7 @@ from falaj.testing.federated import ORIGIN, FederatedSite, actions_of, signed_in
 from falaj.testing.oidcprovider import led_to
 from falaj.testing.provisioners import Provider
 from falaj.trust.adapters import oidc_http
+from falaj.trust.federation_tables import made_elsewhere
 from falaj.trust.model import Role
 from falaj.trust.oidc_model import ProviderUnavailable
 from falaj.trust.tables import attempts, sessions
@@ -186,7 +187,10 @@ def test_who_is_kept_by_scim_signs_in_to_that_account_with_the_roles_of_its_grou
     browser = site.browser()
     site.signs_in(browser, site.person(user="s-hessa", groups=["watchers"], amr=["mfa"]), "strict")
     assert signed_in(browser)
-    assert site.account("hessa").roles == (Role.ML_ENGINEER,)
+    account = site.account("hessa")
+    assert account.roles == (Role.ML_ENGINEER,)
+    with site.premises.database.reading() as connection:
+        assert made_elsewhere(connection, account.id), "a passkey alone would let them in"
 
 
 def test_who_is_suspended_by_scim_is_not_let_in(site: FederatedSite, directory: Provider) -> None:

@@ -185,6 +185,16 @@ def test_one_address_that_guesses_at_many_accounts_has_to_wait(trust):
         trust.login("another", "000000", address="203.0.113.10")
 
 
+def test_all_addresses_of_one_ipv6_network_are_one_source(trust):
+    for number in range(20):
+        with pytest.raises(WrongCredentials):
+            trust.login(f"person{number}", "000000", address=f"2001:db8:1:2::{number + 1:x}")
+    with pytest.raises(TooManyAttempts):
+        trust.login("another", "000000", address="2001:db8:1:2:ffff::1")
+    with pytest.raises(WrongCredentials):
+        trust.login("another", "000000", address="2001:db8:1:3::1")
+
+
 def test_a_good_account_does_not_reset_the_count_of_its_address(trust):
     amina = trust.person("amina")
     for number in range(19):

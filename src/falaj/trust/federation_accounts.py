@@ -145,7 +145,11 @@ class LinkedAccounts:
         if name is None:
             return None
         account = self._accounts.get(connection, name)
-        self.link(connection, provider, identity, account, now=now)
+        row = self._accounts.row(connection, name)
+        # Without a password it opens through its provider alone, as one that was made for it:
+        # who is shut out there must not come in beside it.
+        made = row is not None and row["password_hash"] is None
+        self.link(connection, provider, identity, account, now=now, made=made)
         return account
 
     def _made(

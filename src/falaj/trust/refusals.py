@@ -11,7 +11,6 @@ addresses ask, sums come twice as late each time, up to an hour.
 
 from __future__ import annotations
 
-import ipaddress
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from falaj.kernel.errors import FalajError, Unauthenticated
 from falaj.kernel.ids import new_id
 from falaj.kernel.ports import AuditEntry, Outcome
 from falaj.kernel.telemetry import logger
+from falaj.trust.networks import network_of
 
 ACTION: Final = "auth.token"
 """What the records name as the action: proving who asks, by a token."""
@@ -108,7 +108,7 @@ class Refusals:
             asked: the method and path, or the like.
         """
         if isinstance(error, Unauthenticated):
-            self._count(_Kind(_network(address), UNKNOWN, ACTION, error.code, ""), error, asked)
+            self._count(_Kind(network_of(address), UNKNOWN, ACTION, error.code, ""), error, asked)
         elif isinstance(error, FalajError) and error.details.get("refused"):
             self.turned_away(error, address, asked)
 
@@ -123,7 +123,7 @@ class Refusals:
             principal: who asked, if that was known already.
         """
         reason = str(error.details.get("refused") or error.code)
-        self._count(_Kind(_network(address), principal, FRONT, reason, ""), error, asked)
+        self._count(_Kind(network_of(address), principal, FRONT, reason, ""), error, asked)
 
     def _count(self, kind: _Kind, error: FalajError, asked: str) -> None:
         now, message = self._clock.now(), error.message[:_LONGEST]
@@ -218,14 +218,3 @@ class Refusals:
             arguments={},
             details=details,
         )
-
-
-def _network(address: str | None) -> str:
-    """The address, or the /64 of an IPv6 address."""
-    try:
-        parsed = ipaddress.ip_address(address or "")
-    except ValueError:
-        return "unknown"
-    if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped is None:
-        return str(ipaddress.ip_network((parsed, 64), strict=False))
-    return str(parsed)

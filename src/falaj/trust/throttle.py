@@ -16,6 +16,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
 
 from falaj.trust.model import TooManyAttempts
+from falaj.trust.networks import UNKNOWN, network_of
 from falaj.trust.tables import attempts
 
 
@@ -176,7 +177,8 @@ def _subjects(name: str | None, address: str | None) -> list[tuple[str, str]]:
     if name is not None:
         found.append(("account", _digest(f"account\n{name.strip().lower()}")))
     if address:
-        found.append(("address", _digest(f"address\n{address}")))
+        known = network_of(address)
+        found.append(("address", _digest(f"address\n{address if known == UNKNOWN else known}")))
     return found
 
 

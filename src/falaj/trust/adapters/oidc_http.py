@@ -65,6 +65,7 @@ class HttpProvider:
         self._failure: tuple[ProviderUnavailable, datetime] | None = None
         self._keys: list[dict[str, Any]] = []
         self._keys_at: datetime | None = None
+        self._keys_failure: tuple[ProviderUnavailable, datetime] | None = None
 
     def metadata(self) -> Metadata:
         """What the provider says of itself; asked for anew after ten minutes.
@@ -90,14 +91,25 @@ class HttpProvider:
             return found
 
     def keys(self, key_id: str) -> list[dict[str, Any]]:
-        """The public keys; an unknown id has them asked for anew, at most once a minute."""
+        """The public keys; an unknown id has them asked for anew, at most once a minute.
+
+        When they cannot be had the provider is left alone for some seconds: anybody may send a
+        token that names a key, and each of them would wait for it.
+        """
         with self._lock:
             now = self._clock.now()
             age = None if self._keys_at is None else now - self._keys_at
             stale = age is None or not timedelta(0) <= age < KEYS_FOR
             unknown = bool(key_id) and all(key.get("kid") != key_id for key in self._keys)
             if stale or (unknown and age is not None and age >= ASKED_AGAIN_AFTER):
-                self._keys = self._fetched_keys()
+                failure = self._keys_failure
+                if failure is not None and timedelta(0) <= now - failure[1] < LEFT_ALONE:
+                    raise ProviderUnavailable(*failure[0].args, hint=failure[0].hint)
+                try:
+                    self._keys, self._keys_failure = self._fetched_keys(), None
+                except ProviderUnavailable as error:
+                    self._keys_failure = (error, self._clock.now())
+                    raise
                 self._keys_at = now
             return list(self._keys)
 
