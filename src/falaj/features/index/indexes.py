@@ -177,8 +177,8 @@ class Indexes:
     def _key(self, plan: ViewPlan) -> str:
         """What the view's index is held under; what was held before an erasure is let go."""
         key = meaning(plan)
-        if self._erasures is None or plan.view.subject is None:
-            return key
+        if self._erasures is None or not plan.sealed:
+            return key  # it holds nothing of persons
         now = f"{key}-{self._erasures()}"
         with self._lock:
             for held in [held for held in self._held if held[0].startswith(key)]:
