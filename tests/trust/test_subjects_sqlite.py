@@ -14,6 +14,7 @@ from falaj.kernel.clock import SetClock, SystemClock
 from falaj.kernel.errors import Corrupt
 from falaj.testing.scanning import files_with
 from falaj.testing.subjects_suite import SubjectKeysSuite, made, persons
+from falaj.trust.adapters import subjects_sqlite
 from falaj.trust.adapters.keys_file import FileKeyring, MachineSeal
 from falaj.trust.adapters.subjects_sqlite import SqliteKeyTable
 from falaj.trust.ports import WRAPPING
@@ -230,3 +231,30 @@ def test_a_store_in_another_place_forgets_what_the_first_one_said(tmp_path, ring
     made(keys, "z")
     keys.table = SqliteKeyTable(tmp_path / "empty")
     assert keys.by_pseudonym([key.pseudonym]) == [None]
+
+
+@pytest.mark.parametrize("at_once", [400, 7])
+def test_every_key_is_found_when_buckets_overflow(keys, ring, tmp_path, monkeypatch, at_once):
+    monkeypatch.setattr(subjects_sqlite, "_ENTRIES", 4)
+    names = list(range(400))
+    found = []
+    for start in range(0, 400, at_once):
+        found += made(keys, *names[start : start + at_once])
+    opened = store(tmp_path / "subjects", ring)
+    assert opened.of(persons(*names), make=False) == found
+    assert opened.by_pseudonym([key.pseudonym for key in found]) == found
+    for key in found[::2]:
+        assert opened.destroy(key.subject) is not None
+    table = SqliteKeyTable(tmp_path / "subjects")
+    rows = table.by_pseudonym([key.pseudonym for key in found])
+    assert {row.pseudonym for row in rows} == {key.pseudonym for key in found[1::2]}
+    assert len(table.by_handle([row.handle for row in rows])) == table.count() == 200
+
+
+def test_a_reseal_leaves_the_key_of_a_subject_who_was_erased_and_named_again(keys, ring, tmp_path):
+    (old,) = made(keys, "back")
+    (row,) = keys.table.by_pseudonym([old.pseudonym])
+    keys.destroy(old.subject)
+    (new,) = made(keys, "back")
+    keys.table.rewrapped([row])
+    assert store(tmp_path / "subjects", ring).of(persons("back"), make=False) == [new]

@@ -167,7 +167,9 @@ class SqliteKeyTable:
         with self._writing() as connection:
             new = {row.handle: row for row in rows}
             for place, row in self._named(_Buckets(connection, "handles"), list(new)):
-                if (change := new.get(row.handle)) is not None:
+                change = new.get(row.handle)
+                # A subject who was erased and named again since has the same handle.
+                if change is not None and change.pseudonym == row.pseudonym:
                     body = _body(replace(row, data_key=change.data_key, wrapped=change.wrapped))
                     connection.execute("UPDATE records SET body = ? WHERE id = ?", [body, place])
 
@@ -384,17 +386,16 @@ class _Buckets:
             self._store([(1, bytes(_ENTRIES * _ENTRY.size))])
         while n_after > self._n * _ENTRIES // 2:
             self._double()
-        wanted: dict[int, list[bytes]] = {}
-        for name, place in entries:
-            wanted.setdefault(self._bucket(name), []).append(_ENTRY.pack(name[:8], place))
-        for bucket, body in self._bodies(list(wanted)):
-            kept = [*_filled(body), *wanted[bucket]]
-            if len(kept) > _ENTRIES:  # beyond all likelihood; those that were stored stay
-                self._double()
-                rest = [one for one in entries if self._bucket_before(one[0]) == bucket]
-                self.add(rest, n_after)
-                continue
-            self._store([(bucket, _bucket(kept))])
+        while True:
+            wanted: dict[int, list[bytes]] = {}
+            for name, place in entries:
+                wanted.setdefault(self._bucket(name), []).append(_ENTRY.pack(name[:8], place))
+            bodies = self._bodies(list(wanted))
+            kept = [(bucket, [*_filled(body), *wanted[bucket]]) for bucket, body in bodies]
+            if all(len(of_one) <= _ENTRIES for _, of_one in kept):
+                break
+            self._double()  # rare; then each entry's bucket, and what is in it, is another
+        self._store([(bucket, _bucket(of_one)) for bucket, of_one in kept])
 
     def remove(self, name: bytes, place: int) -> None:
         """Overwrite an entry by zeros, where it is."""
@@ -435,9 +436,6 @@ class _Buckets:
 
     def _bucket(self, name: bytes) -> int:
         return 1 + int.from_bytes(name[:8], "big") % self._n
-
-    def _bucket_before(self, name: bytes) -> int:
-        return 1 + int.from_bytes(name[:8], "big") % (self._n // 2)
 
     @staticmethod
     def _upper(entry: bytes, before: int) -> bool:
