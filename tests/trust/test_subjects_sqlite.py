@@ -249,6 +249,25 @@ def test_every_key_is_found_when_buckets_overflow(keys, ring, tmp_path, monkeypa
     rows = table.by_pseudonym([key.pseudonym for key in found])
     assert {row.pseudonym for row in rows} == {key.pseudonym for key in found[1::2]}
     assert len(table.by_handle([row.handle for row in rows])) == table.count() == 200
+    assert table.flaw() == ""
+
+
+def test_a_record_that_is_not_found_through_both_tables_is_told(keys):
+    made(keys, *range(100))
+    assert keys.table.flaw() == ""
+    connection, _ = keys.table._connection()
+    ((body, other),) = connection.execute(
+        "SELECT one.body, two.body FROM handles one, handles two WHERE one.id = 1 AND two.id = 2"
+    )
+    connection.execute("UPDATE handles SET body = ? WHERE id = 2", [body])
+    connection.execute("UPDATE handles SET body = ? WHERE id = 1", [other])
+    told = keys.table.flaw()
+    assert told.startswith("of 100 keys 100 are counted, ")
+    assert told.endswith(" are found by name and 100 by pseudonym")
+    connection.execute("UPDATE handles SET body = ? WHERE id = 1", [body])
+    connection.execute("UPDATE handles SET body = ? WHERE id = 2", [other])
+    connection.execute("DELETE FROM data_keys")
+    assert keys.table.flaw() == "100 keys are under a data key that is gone"
 
 
 def test_a_reseal_leaves_the_key_of_a_subject_who_was_erased_and_named_again(keys, ring, tmp_path):

@@ -1,5 +1,7 @@
 """Where subject keys are kept by the settings, and what doctor says of them."""
 
+import sqlite3
+
 import pyarrow as pa
 import pytest
 
@@ -75,3 +77,26 @@ def test_doctor_says_where_keys_are(platform):
     found = {one.component: one for one in examined(platform.settings)}["subject keys"]
     assert found.well, found
     assert "replicated" in found.told
+
+
+def test_doctor_tells_of_a_replica_that_is_ahead_and_of_a_damaged_store(tmp_path):
+    privacy = {"replica": f"sqlite:{tmp_path / 'elsewhere'}"}
+    home = tmp_path / "home"
+    initialise(Settings.read(home, privacy=privacy), owner="owner")
+    premises = assemble(Settings.read(home, privacy=privacy))
+    made(premises.subject_keys, "1", "2")
+    premises.close()
+    lost = {**privacy, "subject_keys": f"sqlite:{tmp_path / 'lost'}"}
+    premises = assemble(Settings.read(home, privacy=lost))
+    ((what, do),) = weaknesses(premises)
+    assert "2 keys, and the first place is empty" in what
+    assert "privacy.subject_keys name the place of the replica" in do
+    premises.close()
+    file = sqlite3.connect(tmp_path / "elsewhere" / "keys.sqlite")
+    file.execute("UPDATE pseudonyms SET body = zeroblob(length(body))")
+    file.commit()
+    file.close()
+    premises = assemble(Settings.read(home, privacy=privacy))
+    ((what, _),) = weaknesses(premises)
+    assert "in the replica, of 2 keys 2 are counted, 2 are found by name and 0 by" in what
+    premises.close()

@@ -127,6 +127,10 @@ class KeyTable(Protocol):
         """How many rows there are."""
         ...
 
+    def flaw(self) -> str:
+        """What in the table does not fit together, in words; empty if all does. Reads all."""
+        ...
+
     def close(self) -> None:
         """Give files or connections back."""
         ...

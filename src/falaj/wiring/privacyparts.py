@@ -41,8 +41,8 @@ def weaknesses(made: Premises) -> list[tuple[str, str]]:
     """What is not as it should be with the keys of data subjects, and what to do about it."""
     from falaj.lake.tables import newest_sequence
 
-    found = []
     table = made.subject_keys.table
+    found = _unsound(table)
     sealed = made.lake.sealed_tables()
     with made.database.reading() as connection:
         certified = newest_sequence(connection)
@@ -69,6 +69,23 @@ def weaknesses(made: Premises) -> list[tuple[str, str]]:
             (
                 f"{n} rows of the table {name!r} stand in clear, from before its personal rule.",
                 f"`falaj privacy seal {name}` writes them anew.",
+            )
+        )
+    return found
+
+
+def _unsound(table: KeyTable) -> list[tuple[str, str]]:
+    """A replica that has what the store does not know, and a store that is not whole."""
+    from falaj.trust.subjectreplica import MEND, ReplicatedTable
+
+    found = []
+    if isinstance(table, ReplicatedTable) and table.behind() and (more := table.ahead()):
+        found.append((f"The replica of the subject keys has {more}; nothing is written.", MEND))
+    if flaw := table.flaw():
+        found.append(
+            (
+                f"The store of subject keys is damaged: {flaw}.",
+                "Bring the store's own replica back (privacy.replica), or make the replica anew.",
             )
         )
     return found

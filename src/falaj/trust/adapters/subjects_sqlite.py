@@ -118,6 +118,26 @@ class SqliteKeyTable:
         """See ``KeyTable.count``."""
         return int(self._asked("SELECT n_keys FROM counts")[0][0])
 
+    def flaw(self) -> str:
+        """See ``KeyTable.flaw``: each record is counted and found through both hash tables."""
+        with self._guard, _told():
+            connection = self._connection()[0]
+            connection.execute("BEGIN")  # all that is compared is of one instant
+            try:
+                rows = [row.data_key for page in self.pages() for row in page]
+                tables = [_Buckets(connection, name) for name in ("handles", "pseudonyms")]
+                found = [len(rows), self.count(), *(table.n_reached() for table in tables)]
+                data_keys = self.data_keys()
+                orphans = sum(number not in data_keys for number in rows)
+            finally:
+                connection.execute("ROLLBACK")
+        if len(set(found)) > 1:
+            return (
+                f"of {found[0]} keys {found[1]} are counted, {found[2]} are found by name and"
+                f" {found[3]} by pseudonym"
+            )
+        return f"{orphans} keys are under a data key that is gone" if orphans else ""
+
     # -- writing ------------------------------------------------------------------------
 
     def add(self, rows: Sequence[KeyRow]) -> None:
@@ -376,6 +396,14 @@ class _Buckets:
             heads = wanted[bucket]
             found += [place for head, place in _ENTRY.iter_unpack(body) if place and head in heads]
         return found
+
+    def n_reached(self) -> int:
+        """How many entries stand in the bucket where they are looked for."""
+        n = 0
+        for start in range(1, self._n + 1, PAGE):
+            for bucket, body in self._bodies(range(start, min(start + PAGE, self._n + 1))):
+                n += sum(self._bucket(entry) == bucket for entry in _filled(body))
+        return n
 
     def add(self, entries: Sequence[tuple[bytes, int]], n_after: int) -> None:
         """Put entries in; the buckets are doubled before half of the places are taken."""
