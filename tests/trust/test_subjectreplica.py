@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from datetime import UTC, datetime
+from functools import partial
 
 import pytest
 
@@ -13,7 +14,8 @@ from falaj.testing.scanning import files_with
 from falaj.testing.subjects_suite import made, persons
 from falaj.trust.adapters.keys_file import FileKeyring, MachineSeal
 from falaj.trust.adapters.subjects_sqlite import SqliteKeyTable
-from falaj.trust.subjectkeys import StoredKeys
+from falaj.trust.ports import WRAPPING
+from falaj.trust.subjectkeys import StoredKeys, data_key_opens
 from falaj.trust.subjectreplica import ReplicatedTable
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
@@ -38,7 +40,9 @@ def both(tmp_path, ring):
 
     def opened(name):
         tables = SqliteKeyTable(tmp_path / name), SqliteKeyTable(tmp_path / "b")
-        return StoredKeys(ReplicatedTable(*tables), ring, SetClock(AT))
+        return StoredKeys(
+            ReplicatedTable(*tables, partial(data_key_opens, ring)), ring, SetClock(AT)
+        )
 
     return opened
 
@@ -130,6 +134,23 @@ def test_a_copy_from_before_a_reseal_is_refused(both, alone, tmp_path):
     refused(both("old"), alone, "no data key 1 any more")
 
 
+def test_an_older_copy_whose_data_key_opens_no_more_does_not_spoil_the_replica(
+    both, alone, ring, tmp_path
+):
+    keys = both("a")
+    found = made(keys, "early")
+    copied(tmp_path)
+    ((item, key_id),) = keys.items()
+    ring.rotate(WRAPPING)
+    assert keys.rewrap(item)
+    made(alone("old"), "x")  # the key service still opens it
+    ring.discard(key_id)
+    refused(
+        both("old"), alone, "another wrapping of the data key 1, and the first one is of no use"
+    )
+    assert alone("b").of(persons("early"), make=False) == found
+
+
 def test_a_replica_that_was_away_is_levelled_by_every_write(both, alone):
     for place, write in enumerate(
         (
@@ -169,7 +190,9 @@ def test_a_key_that_is_destroyed_while_it_is_copied_does_not_stay_in_the_replica
             return rows
 
     done = []
-    table = ReplicatedTable(Slow(tmp_path / "a"), SqliteKeyTable(tmp_path / "b"))
+    table = ReplicatedTable(
+        Slow(tmp_path / "a"), SqliteKeyTable(tmp_path / "b"), partial(data_key_opens, ring)
+    )
     keys = StoredKeys(table, ring, SetClock(AT))
     keys.table.add(keys._rows({keys._handle(subject): subject for subject in persons("gone")}))
     assert done[0].sequence == 1
@@ -187,7 +210,9 @@ def test_a_write_that_failed_in_one_thread_is_levelled_after_that_of_another(tmp
             super().copy(**given)
 
     away = []
-    table = ReplicatedTable(SqliteKeyTable(tmp_path / "a"), Away(tmp_path / "b"))
+    table = ReplicatedTable(
+        SqliteKeyTable(tmp_path / "a"), Away(tmp_path / "b"), partial(data_key_opens, ring)
+    )
     keys = StoredKeys(table, ring, SetClock(AT))
     made(keys, "early")
     away.append(True)

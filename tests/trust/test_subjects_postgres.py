@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 
 from falaj.kernel.clock import SystemClock
@@ -10,7 +12,7 @@ from falaj.testing.subjects_suite import SubjectKeysSuite, made
 from falaj.trust.adapters.keys_file import FileKeyring, MachineSeal
 from falaj.trust.adapters.subjects_postgres import PostgresKeyTable
 from falaj.trust.adapters.subjects_sqlite import SqliteKeyTable
-from falaj.trust.subjectkeys import StoredKeys
+from falaj.trust.subjectkeys import StoredKeys, data_key_opens
 from falaj.trust.subjectreplica import ReplicatedTable
 
 pytestmark = pytest.mark.services
@@ -54,7 +56,11 @@ class TestPostgresSubjectKeys(SubjectKeysSuite):
 
 def test_a_file_may_be_the_replica_of_a_database(url, ring, tmp_path):
     replica = SqliteKeyTable(tmp_path / "replica")
-    both = StoredKeys(ReplicatedTable(PostgresKeyTable(url), replica), ring, SystemClock())
+    both = StoredKeys(
+        ReplicatedTable(PostgresKeyTable(url), replica, partial(data_key_opens, ring)),
+        ring,
+        SystemClock(),
+    )
     kept, gone = made(both, "kept", "gone")
     both.destroy(gone.subject)
     ((item, _),) = both.items()
@@ -67,13 +73,19 @@ def test_a_file_may_be_the_replica_of_a_database(url, ring, tmp_path):
 
 def test_a_database_that_was_lost_does_not_empty_its_replica(url, ring, tmp_path):
     replica = SqliteKeyTable(tmp_path / "replica")
-    both = StoredKeys(ReplicatedTable(PostgresKeyTable(url), replica), ring, SystemClock())
+    both = StoredKeys(
+        ReplicatedTable(PostgresKeyTable(url), replica, partial(data_key_opens, ring)),
+        ring,
+        SystemClock(),
+    )
     found = made(both, "kept", "other")
     assert both.table.flaw() == ""
     both.close()
     with both.table._first._writing() as cursor:
         cursor.execute("TRUNCATE subject_keys, destructions, data_keys")
-    again = ReplicatedTable(PostgresKeyTable(url), SqliteKeyTable(tmp_path / "replica"))
+    again = ReplicatedTable(
+        PostgresKeyTable(url), SqliteKeyTable(tmp_path / "replica"), partial(data_key_opens, ring)
+    )
     with pytest.raises(Corrupt, match="2 keys, and the first place is empty"):
         made(StoredKeys(again, ring, SystemClock()), "new")
     assert made(StoredKeys(replica, ring, SystemClock()), "kept", "other") == found

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 from datetime import UTC, datetime
+from functools import partial
 
 import pytest
 
@@ -18,7 +19,7 @@ from falaj.trust.adapters import subjects_sqlite
 from falaj.trust.adapters.keys_file import FileKeyring, MachineSeal
 from falaj.trust.adapters.subjects_sqlite import SqliteKeyTable
 from falaj.trust.ports import WRAPPING
-from falaj.trust.subjectkeys import StoredKeys
+from falaj.trust.subjectkeys import StoredKeys, data_key_opens
 from falaj.trust.subjectreplica import ReplicatedTable
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
@@ -66,7 +67,9 @@ class TestReplicatedSubjectKeys(SubjectKeysSuite):
 
     def opened(self, folder, ring):
         both = SqliteKeyTable(folder / "subjects"), SqliteKeyTable(folder / "replica")
-        return StoredKeys(ReplicatedTable(*both), ring, SystemClock())
+        return StoredKeys(
+            ReplicatedTable(*both, partial(data_key_opens, ring)), ring, SystemClock()
+        )
 
 
 def left(folder, row):
@@ -209,7 +212,9 @@ def test_a_replica_has_what_was_made_and_not_what_was_destroyed(tmp_path, ring):
     before = StoredKeys(first, ring, SetClock(AT))
     early = made(before, "early", "gone")
     before.destroy(early[1].subject)
-    both = StoredKeys(ReplicatedTable(first, replica), ring, SetClock(AT))
+    both = StoredKeys(
+        ReplicatedTable(first, replica, partial(data_key_opens, ring)), ring, SetClock(AT)
+    )
     later, lost = made(both, "later", "lost")
     both.destroy(lost.subject)
     (row,) = first.by_pseudonym([later.pseudonym])
@@ -218,7 +223,7 @@ def test_a_replica_has_what_was_made_and_not_what_was_destroyed(tmp_path, ring):
     assert alone.of(persons("early", "gone", "later", "lost"), make=False) == wanted
     assert [one.sequence for one in alone.destroyed()] == [1, 2]
     assert left(tmp_path / "b", row)
-    assert not ReplicatedTable(first, replica).behind()
+    assert not ReplicatedTable(first, replica, partial(data_key_opens, ring)).behind()
 
 
 def test_a_store_in_another_place_forgets_what_the_first_one_said(tmp_path, ring):

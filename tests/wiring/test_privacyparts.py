@@ -36,7 +36,7 @@ def test_keys_are_in_the_home_and_in_the_replica_that_the_settings_name(platform
             )
         }
     )
-    assert key_table(replica).count() == platform.subject_keys.table.count()
+    assert key_table(replica, platform.keys).count() == platform.subject_keys.table.count()
     assert platform.subject_keys in rewrappables(platform)
 
 
@@ -54,14 +54,14 @@ def test_what_is_not_well_with_subject_keys_is_told(platform, monkeypatch):
     assert "older copy" in told
 
 
-def test_a_setting_that_names_no_place_for_keys_is_refused(tmp_path):
+def test_a_setting_that_names_no_place_for_keys_is_refused(platform, tmp_path):
     for privacy in (
         {"subject_keys": "mysql://x"},
         {"replica": "sqlite:"},
         {"subject_keys": "sqlite:/a/b", "replica": "sqlite:/a/c/../b"},
     ):
         with pytest.raises(InvalidInput, match="privacy"):
-            key_table(Settings.read(tmp_path, privacy=privacy))
+            key_table(Settings.read(tmp_path, privacy=privacy), platform.keys)
 
 
 def test_a_password_in_the_settings_file_is_refused(tmp_path):

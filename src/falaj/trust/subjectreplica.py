@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 
 from falaj.kernel.errors import Corrupt
@@ -24,13 +24,21 @@ class ReplicatedTable:
     is brought up to date at the first use, and before the next write after a failure. One
     that is ahead is never touched: then the first table was lost, or is an older copy.
 
+    Args:
+        first: read and written.
+        replica: written.
+        opens: tells if the key service can unwrap a data key, by its number and text.
+
     Raises:
         Corrupt: the replica has keys or destructions that the first table does not know.
     """
 
-    def __init__(self, first: KeyTable, replica: KeyTable) -> None:
+    def __init__(
+        self, first: KeyTable, replica: KeyTable, opens: Callable[[int, str], bool]
+    ) -> None:
         self._first = first
         self._replica = replica
+        self._opens = opens
         self._guard = threading.RLock()
         self._level = False
 
@@ -135,8 +143,11 @@ class ReplicatedTable:
         """What the replica has that the first table does not know, in words; empty if there
         is nothing, which is how it must be: each write is made in the first table first.
         """
-        first, replica = self._first, self._replica
         # The replica is always read before the first table: another process may be writing.
+        return self._ahead_in_data_keys() or self._ahead_in_rows()
+
+    def _ahead_in_data_keys(self) -> str:
+        first, replica = self._first, self._replica
         kept, n_kept = replica.data_keys(), replica.count()
         held = first.data_keys()
         if not held and (kept or n_kept):
@@ -145,6 +156,14 @@ class ReplicatedTable:
             return f"the data key {newest}, which the first place never had"
         if dropped := [number for number in held if number < newest and number not in kept]:
             return f"no data key {dropped[0]} any more, which the first place still has"
+        for number, wrapped in held.items():
+            # Which wrapping is the newer one does not show; one that opens loses nothing.
+            if kept.get(number, wrapped) != wrapped and not self._opens(number, wrapped):
+                return f"another wrapping of the data key {number}, and the first one is of no use"
+        return ""
+
+    def _ahead_in_rows(self) -> str:
+        first, replica = self._first, self._replica
         destroyed = {(one.sequence, one.pseudonym) for one in replica.removed()}
         if unknown := destroyed - {(one.sequence, one.pseudonym) for one in first.removed()}:
             return f"{len(unknown)} destructions that the first place does not know"

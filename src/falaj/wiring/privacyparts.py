@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from falaj.kernel.errors import InvalidInput
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
     from falaj.lake.erasure import Erasures
     from falaj.lake.erasure_service import PrivacyService
+    from falaj.trust.ports import KeyService
     from falaj.trust.subjectkeys import KeyTable, StoredKeys
     from falaj.trust.subjects import SubjectCopies
     from falaj.wiring.assembly import Premises
@@ -103,10 +105,10 @@ def subject_keys(made: Premises) -> StoredKeys:
     """The keys of data subjects; the store is opened when it is first used."""
     from falaj.trust.subjectkeys import StoredKeys
 
-    return StoredKeys(key_table(made.settings), made.keys, made.clock)
+    return StoredKeys(key_table(made.settings, made.keys), made.keys, made.clock)
 
 
-def key_table(settings: Settings) -> KeyTable:
+def key_table(settings: Settings, keys: KeyService) -> KeyTable:
     """The table that ``privacy.subject_keys`` names, with its replica.
 
     Raises:
@@ -122,10 +124,11 @@ def key_table(settings: Settings) -> KeyTable:
             "privacy.replica names the place of privacy.subject_keys.",
             hint="Name another disk or another database.",
         )
+    from falaj.trust.subjectkeys import data_key_opens
     from falaj.trust.subjectreplica import ReplicatedTable
 
     second = _table(settings, "privacy.replica", privacy.replica, privacy.replica_password)
-    return ReplicatedTable(first, second)
+    return ReplicatedTable(first, second, partial(data_key_opens, keys))
 
 
 def sqlite_folder(settings: Settings, place: str) -> Path | None:
