@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 from datetime import UTC, datetime
+from functools import partial
 
 import pytest
 
@@ -14,10 +15,11 @@ from falaj.kernel.clock import SetClock, SystemClock
 from falaj.kernel.errors import Corrupt
 from falaj.testing.scanning import files_with
 from falaj.testing.subjects_suite import SubjectKeysSuite, made, persons
+from falaj.trust.adapters import subjects_sqlite
 from falaj.trust.adapters.keys_file import FileKeyring, MachineSeal
 from falaj.trust.adapters.subjects_sqlite import SqliteKeyTable
 from falaj.trust.ports import WRAPPING
-from falaj.trust.subjectkeys import StoredKeys
+from falaj.trust.subjectkeys import StoredKeys, data_key_opens
 from falaj.trust.subjectreplica import ReplicatedTable
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
@@ -65,7 +67,9 @@ class TestReplicatedSubjectKeys(SubjectKeysSuite):
 
     def opened(self, folder, ring):
         both = SqliteKeyTable(folder / "subjects"), SqliteKeyTable(folder / "replica")
-        return StoredKeys(ReplicatedTable(*both), ring, SystemClock())
+        return StoredKeys(
+            ReplicatedTable(*both, partial(data_key_opens, ring)), ring, SystemClock()
+        )
 
 
 def left(folder, row):
@@ -208,7 +212,9 @@ def test_a_replica_has_what_was_made_and_not_what_was_destroyed(tmp_path, ring):
     before = StoredKeys(first, ring, SetClock(AT))
     early = made(before, "early", "gone")
     before.destroy(early[1].subject)
-    both = StoredKeys(ReplicatedTable(first, replica), ring, SetClock(AT))
+    both = StoredKeys(
+        ReplicatedTable(first, replica, partial(data_key_opens, ring)), ring, SetClock(AT)
+    )
     later, lost = made(both, "later", "lost")
     both.destroy(lost.subject)
     (row,) = first.by_pseudonym([later.pseudonym])
@@ -217,7 +223,7 @@ def test_a_replica_has_what_was_made_and_not_what_was_destroyed(tmp_path, ring):
     assert alone.of(persons("early", "gone", "later", "lost"), make=False) == wanted
     assert [one.sequence for one in alone.destroyed()] == [1, 2]
     assert left(tmp_path / "b", row)
-    assert not ReplicatedTable(first, replica).behind()
+    assert not ReplicatedTable(first, replica, partial(data_key_opens, ring)).behind()
 
 
 def test_a_store_in_another_place_forgets_what_the_first_one_said(tmp_path, ring):
@@ -230,3 +236,49 @@ def test_a_store_in_another_place_forgets_what_the_first_one_said(tmp_path, ring
     made(keys, "z")
     keys.table = SqliteKeyTable(tmp_path / "empty")
     assert keys.by_pseudonym([key.pseudonym]) == [None]
+
+
+@pytest.mark.parametrize("at_once", [400, 7])
+def test_every_key_is_found_when_buckets_overflow(keys, ring, tmp_path, monkeypatch, at_once):
+    monkeypatch.setattr(subjects_sqlite, "_ENTRIES", 4)
+    names = list(range(400))
+    found = []
+    for start in range(0, 400, at_once):
+        found += made(keys, *names[start : start + at_once])
+    opened = store(tmp_path / "subjects", ring)
+    assert opened.of(persons(*names), make=False) == found
+    assert opened.by_pseudonym([key.pseudonym for key in found]) == found
+    for key in found[::2]:
+        assert opened.destroy(key.subject) is not None
+    table = SqliteKeyTable(tmp_path / "subjects")
+    rows = table.by_pseudonym([key.pseudonym for key in found])
+    assert {row.pseudonym for row in rows} == {key.pseudonym for key in found[1::2]}
+    assert len(table.by_handle([row.handle for row in rows])) == table.count() == 200
+    assert table.flaw() == ""
+
+
+def test_a_record_that_is_not_found_through_both_tables_is_told(keys):
+    made(keys, *range(100))
+    assert keys.table.flaw() == ""
+    connection, _ = keys.table._connection()
+    ((body, other),) = connection.execute(
+        "SELECT one.body, two.body FROM handles one, handles two WHERE one.id = 1 AND two.id = 2"
+    )
+    connection.execute("UPDATE handles SET body = ? WHERE id = 2", [body])
+    connection.execute("UPDATE handles SET body = ? WHERE id = 1", [other])
+    told = keys.table.flaw()
+    assert told.startswith("of 100 keys 100 are counted, ")
+    assert told.endswith(" are found by name and 100 by pseudonym")
+    connection.execute("UPDATE handles SET body = ? WHERE id = 1", [body])
+    connection.execute("UPDATE handles SET body = ? WHERE id = 2", [other])
+    connection.execute("DELETE FROM data_keys")
+    assert keys.table.flaw() == "100 keys are under a data key that is gone"
+
+
+def test_a_reseal_leaves_the_key_of_a_subject_who_was_erased_and_named_again(keys, ring, tmp_path):
+    (old,) = made(keys, "back")
+    (row,) = keys.table.by_pseudonym([old.pseudonym])
+    keys.destroy(old.subject)
+    (new,) = made(keys, "back")
+    keys.table.rewrapped([row])
+    assert store(tmp_path / "subjects", ring).of(persons("back"), make=False) == [new]

@@ -1,5 +1,7 @@
 """Where subject keys are kept by the settings, and what doctor says of them."""
 
+import sqlite3
+
 import pyarrow as pa
 import pytest
 
@@ -34,7 +36,7 @@ def test_keys_are_in_the_home_and_in_the_replica_that_the_settings_name(platform
             )
         }
     )
-    assert key_table(replica).count() == platform.subject_keys.table.count()
+    assert key_table(replica, platform.keys).count() == platform.subject_keys.table.count()
     assert platform.subject_keys in rewrappables(platform)
 
 
@@ -52,14 +54,14 @@ def test_what_is_not_well_with_subject_keys_is_told(platform, monkeypatch):
     assert "older copy" in told
 
 
-def test_a_setting_that_names_no_place_for_keys_is_refused(tmp_path):
+def test_a_setting_that_names_no_place_for_keys_is_refused(platform, tmp_path):
     for privacy in (
         {"subject_keys": "mysql://x"},
         {"replica": "sqlite:"},
         {"subject_keys": "sqlite:/a/b", "replica": "sqlite:/a/c/../b"},
     ):
         with pytest.raises(InvalidInput, match="privacy"):
-            key_table(Settings.read(tmp_path, privacy=privacy))
+            key_table(Settings.read(tmp_path, privacy=privacy), platform.keys)
 
 
 def test_a_password_in_the_settings_file_is_refused(tmp_path):
@@ -75,3 +77,26 @@ def test_doctor_says_where_keys_are(platform):
     found = {one.component: one for one in examined(platform.settings)}["subject keys"]
     assert found.well, found
     assert "replicated" in found.told
+
+
+def test_doctor_tells_of_a_replica_that_is_ahead_and_of_a_damaged_store(tmp_path):
+    privacy = {"replica": f"sqlite:{tmp_path / 'elsewhere'}"}
+    home = tmp_path / "home"
+    initialise(Settings.read(home, privacy=privacy), owner="owner")
+    premises = assemble(Settings.read(home, privacy=privacy))
+    made(premises.subject_keys, "1", "2")
+    premises.close()
+    lost = {**privacy, "subject_keys": f"sqlite:{tmp_path / 'lost'}"}
+    premises = assemble(Settings.read(home, privacy=lost))
+    ((what, do),) = weaknesses(premises)
+    assert "2 keys, and the first place is empty" in what
+    assert "privacy.subject_keys name the place of the replica" in do
+    premises.close()
+    file = sqlite3.connect(tmp_path / "elsewhere" / "keys.sqlite")
+    file.execute("UPDATE pseudonyms SET body = zeroblob(length(body))")
+    file.commit()
+    file.close()
+    premises = assemble(Settings.read(home, privacy=privacy))
+    ((what, _),) = weaknesses(premises)
+    assert "in the replica, of 2 keys 2 are counted, 2 are found by name and 0 by" in what
+    premises.close()

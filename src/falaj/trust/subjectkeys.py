@@ -127,6 +127,10 @@ class KeyTable(Protocol):
         """How many rows there are."""
         ...
 
+    def flaw(self) -> str:
+        """What in the table does not fit together, in words; empty if all does. Reads all."""
+        ...
+
     def close(self) -> None:
         """Give files or connections back."""
         ...
@@ -365,6 +369,15 @@ class StoredKeys:
         return KeyRow(row.handle, row.pseudonym, number, wrapped, row.name)
 
 
+def data_key_opens(keys: KeyService, number: int, wrapped: str) -> bool:
+    """True if the key service can unwrap a data key of a ``KeyTable``."""
+    try:
+        keys.unwrap(WrappedKey.parse(wrapped), context=_context(number))
+    except Corrupt:
+        return False
+    return True
+
+
 def _bound(pseudonym: int) -> bytes:
     return pseudonym.to_bytes(8, "big")
 
@@ -389,4 +402,4 @@ def _damaged(what: str) -> Corrupt:
     )
 
 
-__all__ = ["KeyRow", "KeyTable", "StoredKeys"]
+__all__ = ["KeyRow", "KeyTable", "StoredKeys", "data_key_opens"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from falaj.kernel.errors import InvalidInput
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
     from falaj.lake.erasure import Erasures
     from falaj.lake.erasure_service import PrivacyService
+    from falaj.trust.ports import KeyService
     from falaj.trust.subjectkeys import KeyTable, StoredKeys
     from falaj.trust.subjects import SubjectCopies
     from falaj.wiring.assembly import Premises
@@ -41,8 +43,8 @@ def weaknesses(made: Premises) -> list[tuple[str, str]]:
     """What is not as it should be with the keys of data subjects, and what to do about it."""
     from falaj.lake.tables import newest_sequence
 
-    found = []
     table = made.subject_keys.table
+    found = _unsound(table)
     sealed = made.lake.sealed_tables()
     with made.database.reading() as connection:
         certified = newest_sequence(connection)
@@ -74,6 +76,23 @@ def weaknesses(made: Premises) -> list[tuple[str, str]]:
     return found
 
 
+def _unsound(table: KeyTable) -> list[tuple[str, str]]:
+    """A replica that has what the store does not know, and a store that is not whole."""
+    from falaj.trust.subjectreplica import MEND, ReplicatedTable
+
+    found = []
+    if isinstance(table, ReplicatedTable) and table.behind() and (more := table.ahead()):
+        found.append((f"The replica of the subject keys has {more}; nothing is written.", MEND))
+    if flaw := table.flaw():
+        found.append(
+            (
+                f"The store of subject keys is damaged: {flaw}.",
+                "Bring the store's own replica back (privacy.replica), or make the replica anew.",
+            )
+        )
+    return found
+
+
 def copies(made: Premises) -> Sequence[SubjectCopies]:
     """The stores with rows about subjects."""
     from falaj.lake.erasure import LakeCopies
@@ -86,10 +105,10 @@ def subject_keys(made: Premises) -> StoredKeys:
     """The keys of data subjects; the store is opened when it is first used."""
     from falaj.trust.subjectkeys import StoredKeys
 
-    return StoredKeys(key_table(made.settings), made.keys, made.clock)
+    return StoredKeys(key_table(made.settings, made.keys), made.keys, made.clock)
 
 
-def key_table(settings: Settings) -> KeyTable:
+def key_table(settings: Settings, keys: KeyService) -> KeyTable:
     """The table that ``privacy.subject_keys`` names, with its replica.
 
     Raises:
@@ -105,10 +124,11 @@ def key_table(settings: Settings) -> KeyTable:
             "privacy.replica names the place of privacy.subject_keys.",
             hint="Name another disk or another database.",
         )
+    from falaj.trust.subjectkeys import data_key_opens
     from falaj.trust.subjectreplica import ReplicatedTable
 
     second = _table(settings, "privacy.replica", privacy.replica, privacy.replica_password)
-    return ReplicatedTable(first, second)
+    return ReplicatedTable(first, second, partial(data_key_opens, keys))
 
 
 def sqlite_folder(settings: Settings, place: str) -> Path | None:

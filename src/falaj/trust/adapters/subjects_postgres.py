@@ -96,6 +96,14 @@ class PostgresKeyTable:
         """See ``KeyTable.count``."""
         return int(self._asked("SELECT count(*) FROM subject_keys")[0][0])
 
+    def flaw(self) -> str:
+        """See ``KeyTable.flaw``: a row whose data key is gone; the rest the database sees to."""
+        sql = (
+            "SELECT count(*) FROM subject_keys WHERE data_key NOT IN (SELECT number FROM data_keys)"
+        )
+        n = self._asked(sql)[0][0]
+        return f"{n} keys are under a data key that is gone" if n else ""
+
     def add(self, rows: Sequence[KeyRow]) -> None:
         """See ``KeyTable.add``."""
         with self._writing() as cursor:

@@ -118,6 +118,26 @@ class SqliteKeyTable:
         """See ``KeyTable.count``."""
         return int(self._asked("SELECT n_keys FROM counts")[0][0])
 
+    def flaw(self) -> str:
+        """See ``KeyTable.flaw``: each record is counted and found through both hash tables."""
+        with self._guard, _told():
+            connection = self._connection()[0]
+            connection.execute("BEGIN")  # all that is compared is of one instant
+            try:
+                rows = [row.data_key for page in self.pages() for row in page]
+                tables = [_Buckets(connection, name) for name in ("handles", "pseudonyms")]
+                found = [len(rows), self.count(), *(table.n_reached() for table in tables)]
+                data_keys = self.data_keys()
+                orphans = sum(number not in data_keys for number in rows)
+            finally:
+                connection.execute("ROLLBACK")
+        if len(set(found)) > 1:
+            return (
+                f"of {found[0]} keys {found[1]} are counted, {found[2]} are found by name and"
+                f" {found[3]} by pseudonym"
+            )
+        return f"{orphans} keys are under a data key that is gone" if orphans else ""
+
     # -- writing ------------------------------------------------------------------------
 
     def add(self, rows: Sequence[KeyRow]) -> None:
@@ -167,7 +187,9 @@ class SqliteKeyTable:
         with self._writing() as connection:
             new = {row.handle: row for row in rows}
             for place, row in self._named(_Buckets(connection, "handles"), list(new)):
-                if (change := new.get(row.handle)) is not None:
+                change = new.get(row.handle)
+                # A subject who was erased and named again since has the same handle.
+                if change is not None and change.pseudonym == row.pseudonym:
                     body = _body(replace(row, data_key=change.data_key, wrapped=change.wrapped))
                     connection.execute("UPDATE records SET body = ? WHERE id = ?", [body, place])
 
@@ -375,6 +397,14 @@ class _Buckets:
             found += [place for head, place in _ENTRY.iter_unpack(body) if place and head in heads]
         return found
 
+    def n_reached(self) -> int:
+        """How many entries stand in the bucket where they are looked for."""
+        n = 0
+        for start in range(1, self._n + 1, PAGE):
+            for bucket, body in self._bodies(range(start, min(start + PAGE, self._n + 1))):
+                n += sum(self._bucket(entry) == bucket for entry in _filled(body))
+        return n
+
     def add(self, entries: Sequence[tuple[bytes, int]], n_after: int) -> None:
         """Put entries in; the buckets are doubled before half of the places are taken."""
         if not entries:
@@ -384,17 +414,16 @@ class _Buckets:
             self._store([(1, bytes(_ENTRIES * _ENTRY.size))])
         while n_after > self._n * _ENTRIES // 2:
             self._double()
-        wanted: dict[int, list[bytes]] = {}
-        for name, place in entries:
-            wanted.setdefault(self._bucket(name), []).append(_ENTRY.pack(name[:8], place))
-        for bucket, body in self._bodies(list(wanted)):
-            kept = [*_filled(body), *wanted[bucket]]
-            if len(kept) > _ENTRIES:  # beyond all likelihood; those that were stored stay
-                self._double()
-                rest = [one for one in entries if self._bucket_before(one[0]) == bucket]
-                self.add(rest, n_after)
-                continue
-            self._store([(bucket, _bucket(kept))])
+        while True:
+            wanted: dict[int, list[bytes]] = {}
+            for name, place in entries:
+                wanted.setdefault(self._bucket(name), []).append(_ENTRY.pack(name[:8], place))
+            bodies = self._bodies(list(wanted))
+            kept = [(bucket, [*_filled(body), *wanted[bucket]]) for bucket, body in bodies]
+            if all(len(of_one) <= _ENTRIES for _, of_one in kept):
+                break
+            self._double()  # rare; then each entry's bucket, and what is in it, is another
+        self._store([(bucket, _bucket(of_one)) for bucket, of_one in kept])
 
     def remove(self, name: bytes, place: int) -> None:
         """Overwrite an entry by zeros, where it is."""
@@ -435,9 +464,6 @@ class _Buckets:
 
     def _bucket(self, name: bytes) -> int:
         return 1 + int.from_bytes(name[:8], "big") % self._n
-
-    def _bucket_before(self, name: bytes) -> int:
-        return 1 + int.from_bytes(name[:8], "big") % (self._n // 2)
 
     @staticmethod
     def _upper(entry: bytes, before: int) -> bool:
