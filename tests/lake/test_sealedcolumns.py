@@ -430,6 +430,60 @@ def test_the_answer_of_a_query_inherits_the_rules_of_what_it_reads(lake, filled)
         rule_of_query(lake, f"SELECT name AS x FROM {filled}", "answer", ["x"])
 
 
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT city, to_json(p) AS x FROM {} p",
+        "SELECT a AS x, d AS city FROM {} AS p(a, b, c, d)",
+        "SELECT #2 AS x, city FROM {}",
+        "SELECT unnest(p) FROM {} p",
+        "SELECT name AS who, city FROM {}",
+        "SELECT who + 1 AS who, name AS x FROM {}",
+        "SELECT who, x FROM (SELECT city AS who, name AS x FROM {})",
+        "SELECT p.who, q.name AS x FROM {} p, {} q",
+    ],
+)
+def test_no_way_of_saying_it_leaves_a_personal_column_of_an_answer_in_clear(lake, filled, sql):
+    sql = sql.replace("{}", filled)
+    names = lake.query(sql).column_names
+    with pytest.raises(InvalidInput, match="leaves out whom"):
+        rule_of_query(lake, sql, "answer", names)
+
+
+def test_a_subject_that_stands_in_the_answer_as_it_is_seals_what_may_be_personal(
+    lake, filled, table
+):
+    lake.append(f"{table}_b", pa.table({"who": pa.array([1], pa.int64()), "spent": [2.5]}))
+    for sql, sealed in {
+        f"SELECT who, to_json(p) AS x, city FROM {filled} p": ("x",),
+        f"SELECT p.* FROM {filled} p": ("name", "age"),
+        f"SELECT who, name, spent FROM {filled} JOIN {table}_b USING (who)": ("name",),
+        f"SELECT p.who, name, b.spent FROM {filled} p JOIN {table}_b b ON p.who = b.who": ("name",),
+        f"SELECT who, #1 AS again, city FROM {filled}": ("again",),
+    }.items():
+        found = rule_of_query(lake, sql, "answer", lake.query(sql).column_names)
+        assert found.groups == (PersonalGroup(subject="who", columns=sealed),), sql
+    sql = f"SELECT b.who, p.name FROM {filled} p, {table}_b b"
+    with pytest.raises(InvalidInput, match="leaves out whom"):
+        rule_of_query(lake, sql, "answer", ["who", "name"])
+
+
+def test_a_looser_rule_of_another_worker_takes_no_column_out_of_the_cells(plain, keys, table):
+    one, other = SubjectLake(plain, keys), SubjectLake(plain, keys)
+    record_rule(one, rule(table))
+    record_rule(other, rule(table, columns=("name",)))
+    record_rule(one, rule(table, columns=("name",)))
+    assert rule_of(one, table) == rule(table)
+    one.append(table, people(ADA))
+    assert plain.scan(table)["age"].to_pylist() == [None]
+    record_rule(other, rule(table, columns=("city", "name")))
+    assert rule_of(one, table) == rule(table, columns=("name", "age", "city"))
+    record_rule(one, rule(table, columns=("name",), kind="guest"))
+    assert rule_of(other, table) == rule(table, columns=("name",), kind="guest")
+    record_rule(other, rule(table))  # what another worker says once more is heard again
+    assert rule_of(one, table) == rule(table)
+
+
 def test_a_plain_lake_refuses_to_take_personal_rows(plain):
     with pytest.raises(InvalidInput, match="does not seal"):
         record_rule(plain, rule("t"))

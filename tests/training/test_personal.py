@@ -123,6 +123,24 @@ def test_the_rows_of_a_query_are_sealed_too(sets, lake):
         built(sets, spine_query="SELECT name, timestamp FROM people")
 
 
+def test_a_split_set_of_a_query_seals_a_column_whatever_it_is_called(sets, lake):
+    query = "SELECT who, name AS x__y, town, timestamp FROM people"
+    split = {
+        "train_until": BEGIN + timedelta(days=2),
+        "validation_until": BEGIN + timedelta(days=4),
+    }
+    made = built(sets, spine_query=query, split=split)
+    stored = lake._inner.scan(made.table)
+    assert stored["x__y"].null_count == stored["who"].null_count == 6
+    assert stored["split"].null_count == stored["town"].null_count == 0
+    with pytest.raises(InvalidInput, match="leaves out whom"):
+        built(
+            sets,
+            spine_query="SELECT town, to_json(p) AS all_of_it, timestamp FROM people p",
+            split=split,
+        )
+
+
 def test_a_set_during_whose_making_somebody_is_erased_is_not_written(sets, lake, keys):
     keys.of([Subject("person", "99")], make=True)
 

@@ -58,20 +58,17 @@ class SubjectLake:
     def __init__(self, inner: StandInLake, keys: SubjectKeys) -> None:
         self._inner = inner
         self._keys = keys
-        self._recorded: dict[str, PersonalRule] = {}
         self._counted = 0
 
     # -- rules ---------------------------------------------------------------------------
 
     def record_rule(self, rule: PersonalRule) -> None:
         """See ``PersonalRules.record_rule``."""
-        if self._recorded.get(rule.table) == rule:
-            return
-        if self.rule(rule.table) != rule:
+        stands = self.rule(rule.table)
+        if stands is None or rule.following(stands) != stands:
             now = pa.array([datetime.now(UTC)], pa.timestamp("us", tz="UTC"))
             row = {"name": [rule.table], "document": [rule.model_dump_json()], "recorded_at": now}
             self._inner.append(RULES, pa.table(row))
-        self._recorded[rule.table] = rule
 
     def rule(self, table: str) -> PersonalRule | None:
         """See ``PersonalRules.rule``."""
@@ -81,10 +78,14 @@ class SubjectLake:
         """See ``PersonalRules.rule_of_query``."""
         read = sorted(self._inner.reads(sql))
         rules = self._rules(read)
+        for one in read:  # rules that were lost let nothing through in clear here either
+            layouts = layouts_of(self._inner.schema(one)) if one not in rules else []
+            if layouts:
+                rules[one] = PersonalRule(table=one, groups=_latest(layouts))
         if not rules:
             return None
-        clear = {name.lower() for one in read for name in self.schema(one).names}
-        return derived_rule(sql, table, columns, list(rules.values()), clear)
+        known = {one: self.schema(one).names for one in read}
+        return derived_rule(sql, table, columns, list(rules.values()), known)
 
     def _rules(self, tables: Iterable[str]) -> dict[str, PersonalRule]:
         named = {f"t{number}": table for number, table in enumerate(tables)}
@@ -99,8 +100,12 @@ class SubjectLake:
             )
         except NotFound:
             return {}
-        said = zip(rows["name"].to_pylist(), rows["document"].to_pylist(), strict=True)
-        return {table: PersonalRule.model_validate_json(text) for table, text in said}
+        found: dict[str, PersonalRule] = {}
+        for table, text in zip(rows["name"].to_pylist(), rows["document"].to_pylist(), strict=True):
+            rule = PersonalRule.model_validate_json(text)
+            before = found.get(table)
+            found[table] = rule if before is None else rule.following(before)
+        return found
 
     # -- writing -------------------------------------------------------------------------
 
