@@ -16,9 +16,11 @@ from falaj.kernel.errors import Conflict, Corrupt, InvalidInput, NotFound
 from falaj.lake.adapters.lake_ducklake import DuckLake
 from falaj.lake.model import QueryRefused, SchemaMismatch
 from falaj.lake.personal import (
+    ErasedWhileCopied,
     PersonalGroup,
     PersonalRule,
     SubjectsErased,
+    n_erasures,
     record_rule,
     refuse_erased,
     rule_of,
@@ -326,6 +328,42 @@ def test_a_write_that_was_done_before_makes_no_keys(lake, keys, table):
     assert lake.append(table, people((77, "Once", 1, "AUH")), key=f"{table}/1").id == first.id
     assert keys.of([Subject("person", "77")], make=False) == [None]
     assert lake.count(table) == 1
+
+
+def test_rows_that_were_read_before_an_erasure_make_nobody_a_new_key(lake, plain, keys, table):
+    record_rule(lake, rule(table, kind=f"kind_{table}"))
+    subjects = [Subject(f"kind_{table}", str(n)) for n in (1, 2)]
+    lake.append(table, people(ADA, BO))
+    since = n_erasures(lake)
+    rows = lake.scan(table)
+    keys.destroy(subjects[0])
+    with pytest.raises(ErasedWhileCopied):
+        lake.append(table, rows, since=since)
+    with pytest.raises(ErasedWhileCopied):
+        lake.append_many({table: rows}, since=since)
+    assert lake.count(table) == 2
+    assert keys.of(subjects, make=False)[0] is None
+    lake.append(table, rows.slice(1), since=since)  # whoever has a key was not erased
+    lake.append(table, lake.scan(table), since=n_erasures(lake))
+    assert keys.of(subjects, make=False)[0] is None
+    lake.append(table, rows.slice(0, 1))  # from outside: the person came back
+    assert keys.of(subjects, make=False)[0] is not None
+
+
+def test_once_erasures_are_counted_no_key_that_is_gone_is_remembered(place, table):
+    seal, clock = MachineSeal.create(place / f"s_{table}"), SetClock(AT)
+    ring = FileKeyring.create(place / f"ring_{table}", seal, clock=clock)
+    here, there = (
+        StoredKeys(SqliteKeyTable(place / f"keys_{table}"), ring, clock, ticks=lambda: 0.0)
+        for _ in range(2)
+    )
+    (key,) = there.of([Subject("person", "1")], make=True)
+    assert here.by_pseudonym([key.pseudonym]) == [key]
+    there.destroy(key.subject)
+    assert [one.pseudonym for one in here.destroyed()] == [key.pseudonym]
+    assert here.by_pseudonym([key.pseudonym]) == [None]
+    here.close()
+    there.close()
 
 
 def test_columns_come_and_types_widen_as_in_a_plain_lake(lake, table):
