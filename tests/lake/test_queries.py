@@ -40,12 +40,26 @@ def test_a_column_that_two_tables_have_may_come_from_both():
         "SELECT * EXCLUDE (pay) FROM people",
         "SELECT COLUMNS('pa.*') FROM people",
         "SELECT city FROM people UNPIVOT (city FOR what IN (name))",
+        "SELECT unnest(people) FROM people",
+        "SELECT city, unnest(p) AS city FROM people p",
     ],
 )
 def test_where_names_may_mean_something_else_a_column_may_come_from_anything(sql):
     everything = {("people", name) for name in COLUMNS["people"]}
     found = origins_of_query(sql, {"people": COLUMNS["people"]})
     assert found == {"*": everything}
+
+
+def test_a_column_of_a_named_table_comes_from_that_table_alone():
+    sql = "SELECT p.city, c.*, main.c.land AS l FROM people p JOIN cities c ON p.city = c.city"
+    assert origins_of_query(sql.replace("c.*, ", ""), COLUMNS) == {
+        "city": {("people", "city")},
+        "l": {("cities", "land")},
+    }
+    assert origins_of_query("SELECT c.* FROM people, cities c", COLUMNS) == {
+        "city": {("cities", "city")},
+        "land": {("cities", "land")},
+    }
 
 
 @pytest.mark.parametrize("item", ["people", "#2", "p.pay.x", "pay.city", "struct_pack(people)"])

@@ -16,9 +16,11 @@ from falaj.kernel.errors import Conflict, Corrupt, InvalidInput, NotFound
 from falaj.lake.adapters.lake_ducklake import DuckLake
 from falaj.lake.model import QueryRefused, SchemaMismatch
 from falaj.lake.personal import (
+    ErasedWhileCopied,
     PersonalGroup,
     PersonalRule,
     SubjectsErased,
+    n_erasures,
     record_rule,
     refuse_erased,
     rule_of,
@@ -328,6 +330,42 @@ def test_a_write_that_was_done_before_makes_no_keys(lake, keys, table):
     assert lake.count(table) == 1
 
 
+def test_rows_that_were_read_before_an_erasure_make_nobody_a_new_key(lake, plain, keys, table):
+    record_rule(lake, rule(table, kind=f"kind_{table}"))
+    subjects = [Subject(f"kind_{table}", str(n)) for n in (1, 2)]
+    lake.append(table, people(ADA, BO))
+    since = n_erasures(lake)
+    rows = lake.scan(table)
+    keys.destroy(subjects[0])
+    with pytest.raises(ErasedWhileCopied):
+        lake.append(table, rows, since=since)
+    with pytest.raises(ErasedWhileCopied):
+        lake.append_many({table: rows}, since=since)
+    assert lake.count(table) == 2
+    assert keys.of(subjects, make=False)[0] is None
+    lake.append(table, rows.slice(1), since=since)  # whoever has a key was not erased
+    lake.append(table, lake.scan(table), since=n_erasures(lake))
+    assert keys.of(subjects, make=False)[0] is None
+    lake.append(table, rows.slice(0, 1))  # from outside: the person came back
+    assert keys.of(subjects, make=False)[0] is not None
+
+
+def test_once_erasures_are_counted_no_key_that_is_gone_is_remembered(place, table):
+    seal, clock = MachineSeal.create(place / f"s_{table}"), SetClock(AT)
+    ring = FileKeyring.create(place / f"ring_{table}", seal, clock=clock)
+    here, there = (
+        StoredKeys(SqliteKeyTable(place / f"keys_{table}"), ring, clock, ticks=lambda: 0.0)
+        for _ in range(2)
+    )
+    (key,) = there.of([Subject("person", "1")], make=True)
+    assert here.by_pseudonym([key.pseudonym]) == [key]
+    there.destroy(key.subject)
+    assert [one.pseudonym for one in here.destroyed()] == [key.pseudonym]
+    assert here.by_pseudonym([key.pseudonym]) == [None]
+    here.close()
+    there.close()
+
+
 def test_columns_come_and_types_widen_as_in_a_plain_lake(lake, table):
     record_rule(lake, rule(table, columns=("name", "age", "mail")))
     lake.append(table, people(BO))
@@ -428,6 +466,60 @@ def test_the_answer_of_a_query_inherits_the_rules_of_what_it_reads(lake, filled)
     assert rule_of_query(lake, f"SELECT city FROM {filled}", "answer", ["city"]) is None
     with pytest.raises(InvalidInput, match="leaves out whom"):
         rule_of_query(lake, f"SELECT name AS x FROM {filled}", "answer", ["x"])
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT city, to_json(p) AS x FROM {} p",
+        "SELECT a AS x, d AS city FROM {} AS p(a, b, c, d)",
+        "SELECT #2 AS x, city FROM {}",
+        "SELECT unnest(p) FROM {} p",
+        "SELECT name AS who, city FROM {}",
+        "SELECT who + 1 AS who, name AS x FROM {}",
+        "SELECT who, x FROM (SELECT city AS who, name AS x FROM {})",
+        "SELECT p.who, q.name AS x FROM {} p, {} q",
+    ],
+)
+def test_no_way_of_saying_it_leaves_a_personal_column_of_an_answer_in_clear(lake, filled, sql):
+    sql = sql.replace("{}", filled)
+    names = lake.query(sql).column_names
+    with pytest.raises(InvalidInput, match="leaves out whom"):
+        rule_of_query(lake, sql, "answer", names)
+
+
+def test_a_subject_that_stands_in_the_answer_as_it_is_seals_what_may_be_personal(
+    lake, filled, table
+):
+    lake.append(f"{table}_b", pa.table({"who": pa.array([1], pa.int64()), "spent": [2.5]}))
+    for sql, sealed in {
+        f"SELECT who, to_json(p) AS x, city FROM {filled} p": ("x",),
+        f"SELECT p.* FROM {filled} p": ("name", "age"),
+        f"SELECT who, name, spent FROM {filled} JOIN {table}_b USING (who)": ("name",),
+        f"SELECT p.who, name, b.spent FROM {filled} p JOIN {table}_b b ON p.who = b.who": ("name",),
+        f"SELECT who, #1 AS again, city FROM {filled}": ("again",),
+    }.items():
+        found = rule_of_query(lake, sql, "answer", lake.query(sql).column_names)
+        assert found.groups == (PersonalGroup(subject="who", columns=sealed),), sql
+    sql = f"SELECT b.who, p.name FROM {filled} p, {table}_b b"
+    with pytest.raises(InvalidInput, match="leaves out whom"):
+        rule_of_query(lake, sql, "answer", ["who", "name"])
+
+
+def test_a_looser_rule_of_another_worker_takes_no_column_out_of_the_cells(plain, keys, table):
+    one, other = SubjectLake(plain, keys), SubjectLake(plain, keys)
+    record_rule(one, rule(table))
+    record_rule(other, rule(table, columns=("name",)))
+    record_rule(one, rule(table, columns=("name",)))
+    assert rule_of(one, table) == rule(table)
+    one.append(table, people(ADA))
+    assert plain.scan(table)["age"].to_pylist() == [None]
+    record_rule(other, rule(table, columns=("city", "name")))
+    assert rule_of(one, table) == rule(table, columns=("name", "age", "city"))
+    record_rule(one, rule(table, columns=("name",), kind="guest"))
+    assert rule_of(other, table) == rule(table, columns=("name",), kind="guest")
+    record_rule(other, rule(table))  # what another worker says once more is heard again
+    assert rule_of(one, table) == rule(table)
 
 
 def test_a_plain_lake_refuses_to_take_personal_rows(plain):

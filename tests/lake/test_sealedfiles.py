@@ -43,7 +43,7 @@ class MemoryLake:
     def __init__(self):
         self.rows = {}
 
-    def append(self, table, rows, *, key, add_columns=False):
+    def append(self, table, rows, *, key, add_columns=False, since=None):
         self.rows.setdefault(key, rows.to_pylist())
 
 

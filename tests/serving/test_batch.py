@@ -29,10 +29,12 @@ from falaj.kernel.errors import (
 )
 from falaj.kernel.jobs import JobRun, Worker, job_rows
 from falaj.lake.model import SchemaMismatch
+from falaj.lake.personal import PersonalGroup, PersonalRule, record_rule
 from falaj.models.adapters.scoring_onnxruntime import OnnxScorers
 from falaj.testing.compute import HereCompute
 from falaj.testing.installations import eventually
 from falaj.testing.world import World
+from falaj.trust.subjects import Subject
 from falaj.wiring.scoring import scoring
 
 PART = 250
@@ -285,6 +287,33 @@ def test_a_table_that_the_caller_may_not_read_is_not_scored(world, platform):
                             classification=Classification.PERSONAL)  # fmt: skip
     with pytest.raises(Forbidden, match="may not read it"):
         platform.endpoints.score("late", "x", table="patients")
+
+
+def test_a_part_that_was_read_before_an_erasure_is_read_again(world, platform, monkeypatch):
+    made, person = world.premises, Subject("person", "f0300")
+    group = PersonalGroup(subject="flight")
+    record_rule(made.lake, PersonalRule(table="flights_of", groups=(group,)))
+    made.lake.append("flights_of", made.lake.scan("flights", order_by=["flight"]))
+    with world.call() as call:
+        made.catalog.record(call, AssetRef("table", "flights_of"))
+    rule = PersonalRule(table="erased_meanwhile", groups=(group,))
+    monkeypatch.setattr("falaj.serving.batch.rule_of_scoring", lambda *_: rule)
+
+    class Erasing(HereCompute):
+        def ordered(self, task, items):
+            for found in super().ordered(task, items):
+                if self.n_tasks == 2:  # the second part holds the person
+                    made.subject_keys.destroy(person)
+                yield found
+
+    monkeypatch.setattr(world, "compute", Erasing())
+    result = scored(
+        world, platform, "erased_meanwhile", table="flights_of", at="at", keys=["flight"]
+    )
+    assert (result["n_rows"], world.compute.n_tasks) == (900, 5)
+    flights = output(world, "erased_meanwhile").column("flight").to_pylist()
+    assert flights == [None if n == 300 else f"f{n:04}" for n in range(900)]
+    assert made.subject_keys.of([person], make=False) == [None]
 
 
 def test_the_command_says_what_the_action_says(world, platform):

@@ -10,6 +10,8 @@ from falaj.features.model import Entity, Feature, FeatureService, FeatureView
 from falaj.features.plan import ServicePlan
 from falaj.kernel.clock import microseconds
 from falaj.kernel.errors import InvalidInput
+from falaj.lake.adapters.lake_ducklake import DuckLake
+from falaj.lake.sealedcolumns import SubjectLake
 from falaj.serving.logged import LoggedRun, PackedRecords, columnar, encoded
 from falaj.serving.model import Endpoint, FieldType, Release, RequestField, Variant
 from falaj.serving.personallog import PERSONAL, rule_for, rule_of_scoring
@@ -136,6 +138,31 @@ def features_of(*parts):
 
 def fields(**types):
     return [RequestField(name=name, type=FieldType(kind)) for name, kind in types.items()]
+
+
+class ErasingLake(SubjectLake):
+    """Somebody is erased just before the first rows are written."""
+
+    def __init__(self, inner, keys, erased):
+        super().__init__(inner, keys)
+        self.keys, self.waiting = keys, [erased]
+
+    def append_many(self, rows, **how):
+        if self.waiting:
+            self.keys.destroy(self.waiting.pop())
+        return super().append_many(rows, **how)
+
+
+def test_a_prediction_that_was_read_before_an_erasure_makes_nobody_a_new_key(log, tmp_path):
+    people = [Subject("holder", "4711"), Subject("holder", "4712")]
+    log.keys.of(people, make=True)
+    lake = ErasingLake(DuckLake.in_folder(tmp_path / "lake", threads=1), log.keys, people[0])
+    log.drain = PredictionDrain(tmp_path / "spool", TestKeys(), lake, FIELDS.get, subjects=log.keys)
+    log.keep(run("4711", "4712"))
+    assert log.drain.run_once() == 2
+    assert log.keys.of(people, make=False)[0] is None
+    assert sorted(lake.scan(TABLE)["unit"].to_pylist(), key=str) == ["4712", None]
+    lake.close()
 
 
 def test_an_endpoint_is_about_whom_its_views_are_about_or_it_says_so_itself():

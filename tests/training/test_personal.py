@@ -25,7 +25,7 @@ from falaj.lake.sealedcolumns import SubjectLake
 from falaj.training.model import TrainingSetSpec
 from falaj.training.personal import rule_of_set
 from falaj.training.ports import Pinned
-from falaj.training.spines import Spine
+from falaj.training.spines import Spine, written_query
 from falaj.training.training_sets import TrainingSets
 from falaj.trust.adapters.keys_file import FileKeyring, MachineSeal
 from falaj.trust.adapters.subjects_sqlite import SqliteKeyTable
@@ -121,6 +121,42 @@ def test_the_rows_of_a_query_are_sealed_too(sets, lake):
         assert lake._inner.scan(one)["small"].to_pylist() == [None] * 6
     with pytest.raises(InvalidInput, match="leaves out whom"):
         built(sets, spine_query="SELECT name, timestamp FROM people")
+
+
+def test_a_split_set_of_a_query_seals_a_column_whatever_it_is_called(sets, lake):
+    query = "SELECT who, name AS x__y, town, timestamp FROM people"
+    split = {
+        "train_until": BEGIN + timedelta(days=2),
+        "validation_until": BEGIN + timedelta(days=4),
+    }
+    made = built(sets, spine_query=query, split=split)
+    stored = lake._inner.scan(made.table)
+    assert stored["x__y"].null_count == stored["who"].null_count == 6
+    assert stored["split"].null_count == stored["town"].null_count == 0
+    with pytest.raises(InvalidInput, match="leaves out whom"):
+        built(
+            sets,
+            spine_query="SELECT town, to_json(p) AS all_of_it, timestamp FROM people p",
+            split=split,
+        )
+
+
+def test_the_rows_of_a_query_that_were_read_before_an_erasure_are_not_kept(lake, keys, monkeypatch):
+    person = Subject("person", "3")
+    asked = lake.query
+
+    def query(*args, **how):
+        rows = asked(*args, **how)
+        keys.destroy(person)
+        return rows
+
+    monkeypatch.setattr(lake, "query", query)
+    before = lake.tables()
+    spec = TrainingSetSpec(feature_service="s", spine_query="SELECT who, timestamp FROM people")
+    with pytest.raises(ErasedWhileCopied):
+        written_query(lake, spec, Spine((), spec.spine_query, lake.latest()))
+    assert lake.tables() == before
+    assert keys.of([person], make=False) == [None]
 
 
 def test_a_set_during_whose_making_somebody_is_erased_is_not_written(sets, lake, keys):

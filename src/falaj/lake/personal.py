@@ -74,6 +74,26 @@ class PersonalRule(BaseModel):
             raise ValueError(f"the column {twice[0]!r} is sealed for two subjects, or twice")
         return self
 
+    def following(self, before: PersonalRule) -> PersonalRule:
+        """What holds once this rule is recorded after another one of its table.
+
+        What was personal of a subject stays so: whoever has an older or a looser rule (a
+        worker that has not seen the newer one) takes nothing away. A column that is now
+        another subject's is sealed for that one.
+        """
+        taken = {name.lower() for group in self.groups for name in group.sealed}
+        older = {(group.subject, group.kind): group.columns for group in before.groups}
+        groups = []
+        for group in self.groups:
+            own = {name.lower(): name for name in group.columns}
+            stood = older.get((group.subject, group.kind), ())
+            kept = [n for n in stood if n.lower() in own or n.lower() not in taken]
+            known = {name.lower() for name in kept}
+            new = [name for name in group.columns if name.lower() not in known]
+            columns = (*(own.get(name.lower(), name) for name in kept), *new)
+            groups.append(group.model_copy(update={"columns": columns}))
+        return PersonalRule(table=self.table, groups=tuple(groups))
+
     def of_columns(self, names: Iterable[str]) -> PersonalRule | None:
         """The rule of a table that has only these columns; None if it has no subject's.
 
@@ -96,7 +116,8 @@ class PersonalRules(Protocol):
         """Keep a rule for its table; each row that is written from then on is sealed.
 
         Rows that are there stay as they are until the table is written anew. The same rule
-        once more changes nothing and costs nothing; another one takes its place.
+        once more changes nothing. Another one takes its place, but what was personal of the
+        same subject stays personal.
         """
         ...
 
@@ -107,10 +128,12 @@ class PersonalRules(Protocol):
     def rule_of_query(self, sql: str, table: str, columns: Sequence[str]) -> PersonalRule | None:
         """The rule of a table that holds the answer of a query, by the names of its columns.
 
-        Each column that is not known to be clear is taken to be personal.
+        What stands behind each column is read from the query's syntax tree. Each column that
+        is not known to be clear is taken to be personal.
 
         Raises:
-            InvalidInput: the query uses personal columns and leaves out whom they are about.
+            InvalidInput: a column may be personal, and that which names whom it is about is
+                not among the columns just as it is.
         """
         ...
 

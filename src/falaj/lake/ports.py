@@ -31,7 +31,13 @@ class Lake(Protocol):
     """
 
     def append(
-        self, table: str, rows: pa.Table, *, key: str | None = None, add_columns: bool = False
+        self,
+        table: str,
+        rows: pa.Table,
+        *,
+        key: str | None = None,
+        add_columns: bool = False,
+        since: int | None = None,
     ) -> Snapshot:
         """Add rows, creating the table at the first write.
 
@@ -40,8 +46,12 @@ class Lake(Protocol):
             rows: shape (n, columns); n may be 0.
             key: idempotency key; any text.
             add_columns: let columns that the table lacks be added (null in older rows).
+            since: for a lake that seals: ``n_erasures`` before these rows were read, if they
+                were kept by the platform before; None if they come from outside. Nobody who
+                was erased since is sealed anew.
 
         Raises:
+            ErasedWhileCopied: somebody may have been erased since; read the rows again.
             SchemaMismatch: names the wrong column. LimitExceeded: the disk is full.
             Conflict: the key was used for other tables. Unavailable: writers queue too long.
         """
@@ -54,12 +64,13 @@ class Lake(Protocol):
         key: str | None = None,
         add_columns: bool = False,
         replace: Collection[str] = (),
+        since: int | None = None,
     ) -> Snapshot:
         """Append to several tables in one lake transaction: all or none.
 
         Args:
             rows: by table.
-            key, add_columns: as for ``append``.
+            key, add_columns, since: as for ``append``.
             replace: those of the tables whose rows are replaced instead.
         """
         ...

@@ -6,7 +6,7 @@ All of it is read from the syntax tree that DuckDB's parser makes.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -64,8 +64,8 @@ def origins_of_query(sql: str, columns: Mapping[str, Collection[str]]) -> dict[s
     """By output column, in lower case, the columns of tables that it may come from.
 
     Exact for a plain SELECT of columns, ``*`` and expressions over tables; for everything
-    else (parts, subqueries, unions, renamed columns) an output may come from any column of
-    all tables that are read, and stands under ``"*"``.
+    else (parts, subqueries, unions, renamed columns, ``unnest``) an output may come from any
+    column of all tables that are read, and stands under ``"*"``.
 
     Args:
         sql: one SELECT.
@@ -76,29 +76,71 @@ def origins_of_query(sql: str, columns: Mapping[str, Collection[str]]) -> dict[s
     node = tree.get("statements", [{}])[0].get("node", {})
     if not _is_plain(node):
         return {"*": everything}
+    aliases = _aliases(node)
     found: dict[str, set[Column]] = {}
     for item in node.get("select_list", []):
         if item.get("class") == "STAR":
-            if set(item) - {"class", "type", "query_location"}:
+            starred = _starred(item, aliases, everything)
+            if starred is None:
                 return {"*": everything}
-            for table, name in everything:
-                found.setdefault(name, set()).add((table, name))
+            for one in starred:
+                found.setdefault(one[1], set()).add(one)
             continue
         refs = [ref for ref in nodes(item) if ref.get("class") == "COLUMN_REF"]
         name = item.get("alias") or (refs[0]["column_names"][-1] if _is_ref(item) else "")
         read: set[Column] = set()
         for ref in refs:
-            path = {str(part).lower() for part in ref["column_names"]}
-            fitting = {one for one in everything if one[1] in path}
-            read |= fitting or everything  # a whole row
+            read |= _behind(ref["column_names"], aliases, everything)
         if any(one.get("class") in ("STAR", "POSITIONAL_REFERENCE") for one in nodes(item)):
-            read = everything
+            read = set(everything)
         if not name:
             return {"*": everything}
         if not _is_ref(item):
             read |= {(table, COMPUTED) for table, _ in read}
         found.setdefault(str(name).lower(), set()).update(read)
     return found
+
+
+def tells_rows_apart(sql: str) -> bool:
+    """True if a column of the answer holds one row's value for each table that is read: no
+    table stands there twice, and rows are joined on nothing but equal values (``USING``)."""
+    found = list(nodes(parsed(sql)))
+    tables = [str(one["table_name"]).lower() for one in found if one.get("type") == "BASE_TABLE"]
+    return len(set(tables)) == len(tables) and all(one.get("ref_type") != "ASOF" for one in found)
+
+
+def _aliases(node: Mapping[str, Any]) -> dict[str, str]:
+    """By the name that it has in a plain SELECT, each table; all in lower case."""
+    return {
+        str(one.get("alias") or one["table_name"]).lower(): str(one["table_name"]).lower()
+        for one in nodes(node)
+        if one.get("type") == "BASE_TABLE"
+    }
+
+
+def _starred(
+    item: Mapping[str, Any], aliases: Mapping[str, str], everything: set[Column]
+) -> set[Column] | None:
+    """The columns that ``*`` or ``table.*`` stands for; None if that cannot be told."""
+    said = set(item) - {"class", "type", "query_location"}
+    if not said:
+        return everything
+    table = aliases.get(str(item.get("relation_name")).lower())
+    if said != {"relation_name"} or table is None:
+        return None
+    return {one for one in everything if one[0] == table}
+
+
+def _behind(
+    path: Sequence[str], aliases: Mapping[str, str], everything: set[Column]
+) -> set[Column]:
+    """The columns that a reference may mean; a whole row is all of them."""
+    said = [str(part).lower() for part in path]
+    if len(said) > 1 and not {name for _, name in everything} & set(said[:-1]):
+        one = (aliases.get(said[-2], ""), said[-1])
+        if one in everything:
+            return {one}
+    return {one for one in everything if one[1] in said} or everything
 
 
 @lru_cache(maxsize=4096)
@@ -167,13 +209,17 @@ def _is_plain(node: Mapping[str, Any]) -> bool:
     for one in nodes(node):
         if one.get("class") == "SUBQUERY" or str(one.get("type")) in _OPAQUE or _ctes(one):
             return False
+        if str(one.get("function_name", "")).lower() in _SPREADING:
+            return False
         if one.get("type") == "BASE_TABLE" and one.get("column_name_alias"):
             return False
     return True
 
 
 _OPAQUE = {"SUBQUERY", "TABLE_FUNCTION", "EXPRESSION_LIST", "PIVOT", "SET_OPERATION_NODE",
-           "RECURSIVE_CTE_NODE", "CTE_NODE", "COLUMN_DATA", "DELIM_GET"}  # fmt: skip
+           "RECURSIVE_CTE_NODE", "CTE_NODE", "COLUMN_DATA", "DELIM_GET", "SHOW_REF"}  # fmt: skip
+_SPREADING = {"unnest", "unlist"}
+"""Functions whose one item may become several columns, with names of their own."""
 
 
 def _ctes(node: Mapping[str, Any]) -> list[str]:
@@ -190,6 +236,7 @@ __all__ = [
     "nodes",
     "origins_of_query",
     "table_names",
+    "tells_rows_apart",
     "through_expressions",
     "with_inputs",
 ]

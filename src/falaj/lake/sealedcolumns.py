@@ -25,12 +25,13 @@ from falaj.lake.model import (
     TableInfo,
     table_name,
 )
-from falaj.lake.personal import PersonalRule
+from falaj.lake.personal import PersonalRule, refuse_erased_since
 from falaj.lake.ports import StandInLake
 from falaj.lake.rows import fitted, prepared
 from falaj.lake.sealedreading import Stored, derived_rule
 from falaj.lake.sealedrows import (
     HIDDEN,
+    KeysFor,
     Layout,
     clear_schema,
     layouts_of,
@@ -39,7 +40,7 @@ from falaj.lake.sealedrows import (
     sealed_rows,
     without_hidden,
 )
-from falaj.trust.subjects import SubjectKey, SubjectKeys
+from falaj.trust.subjects import Subject, SubjectKey, SubjectKeys
 
 RULES = "falaj_personal_rules"
 """The table of rules, which nobody else reads or writes."""
@@ -58,20 +59,17 @@ class SubjectLake:
     def __init__(self, inner: StandInLake, keys: SubjectKeys) -> None:
         self._inner = inner
         self._keys = keys
-        self._recorded: dict[str, PersonalRule] = {}
         self._counted = 0
 
     # -- rules ---------------------------------------------------------------------------
 
     def record_rule(self, rule: PersonalRule) -> None:
         """See ``PersonalRules.record_rule``."""
-        if self._recorded.get(rule.table) == rule:
-            return
-        if self.rule(rule.table) != rule:
+        stands = self.rule(rule.table)
+        if stands is None or rule.following(stands) != stands:
             now = pa.array([datetime.now(UTC)], pa.timestamp("us", tz="UTC"))
             row = {"name": [rule.table], "document": [rule.model_dump_json()], "recorded_at": now}
             self._inner.append(RULES, pa.table(row))
-        self._recorded[rule.table] = rule
 
     def rule(self, table: str) -> PersonalRule | None:
         """See ``PersonalRules.rule``."""
@@ -81,10 +79,14 @@ class SubjectLake:
         """See ``PersonalRules.rule_of_query``."""
         read = sorted(self._inner.reads(sql))
         rules = self._rules(read)
+        for one in read:  # rules that were lost let nothing through in clear here either
+            layouts = layouts_of(self._inner.schema(one)) if one not in rules else []
+            if layouts:
+                rules[one] = PersonalRule(table=one, groups=_latest(layouts))
         if not rules:
             return None
-        clear = {name.lower() for one in read for name in self.schema(one).names}
-        return derived_rule(sql, table, columns, list(rules.values()), clear)
+        known = {one: self.schema(one).names for one in read}
+        return derived_rule(sql, table, columns, list(rules.values()), known)
 
     def _rules(self, tables: Iterable[str]) -> dict[str, PersonalRule]:
         named = {f"t{number}": table for number, table in enumerate(tables)}
@@ -99,16 +101,26 @@ class SubjectLake:
             )
         except NotFound:
             return {}
-        said = zip(rows["name"].to_pylist(), rows["document"].to_pylist(), strict=True)
-        return {table: PersonalRule.model_validate_json(text) for table, text in said}
+        found: dict[str, PersonalRule] = {}
+        for table, text in zip(rows["name"].to_pylist(), rows["document"].to_pylist(), strict=True):
+            rule = PersonalRule.model_validate_json(text)
+            before = found.get(table)
+            found[table] = rule if before is None else rule.following(before)
+        return found
 
     # -- writing -------------------------------------------------------------------------
 
     def append(
-        self, table: str, rows: pa.Table, *, key: str | None = None, add_columns: bool = False
+        self,
+        table: str,
+        rows: pa.Table,
+        *,
+        key: str | None = None,
+        add_columns: bool = False,
+        since: int | None = None,
     ) -> Snapshot:
         """See ``Lake.append``."""
-        return self.append_many({table: rows}, key=key, add_columns=add_columns)
+        return self.append_many({table: rows}, key=key, add_columns=add_columns, since=since)
 
     def append_many(
         self,
@@ -117,6 +129,7 @@ class SubjectLake:
         key: str | None = None,
         add_columns: bool = False,
         replace: Collection[str] = (),
+        since: int | None = None,
     ) -> Snapshot:
         """See ``Lake.append_many``."""
         ready = {self._open_to_all(table): prepared(table, given) for table, given in rows.items()}
@@ -135,7 +148,9 @@ class SubjectLake:
             there = stands[table]
             layouts = [] if there is None else layouts_of(there)
             fit = _fitting(rule, ready[table])
-            ready[table] = sealed_rows(ready[table], fit, self._keys, existing=layouts)
+            ready[table] = sealed_rows(
+                ready[table], fit, self._keys_for_rows(since), existing=layouts
+            )
         return self._inner.append_many(ready, key=key, add_columns=True, replace=replace)
 
     def replace(self, table: str, rows: pa.Table, *, key: str | None = None) -> Snapshot:
@@ -153,7 +168,8 @@ class SubjectLake:
                 if place == 0:
                     rule = self._applying({table: ready}, {table: None}).get(table)
                 fit = None if rule is None else _fitting(rule, ready)
-                yield ready if fit is None else sealed_rows(ready, fit, self._keys)
+                keys = self._keys_for_rows(None)
+                yield ready if fit is None else sealed_rows(ready, fit, keys)
 
         return self._inner.replace_in_batches(table, sealed)
 
@@ -446,6 +462,20 @@ class SubjectLake:
         return int(self._inner.scan(table, columns=personal[:1], where=said).num_rows)
 
     # -- the machinery -------------------------------------------------------------------
+
+    def _keys_for_rows(self, since: int | None) -> KeysFor:
+        """Gives the keys of subjects whom rows name that are to be written: made where there
+        are none, but not behind an erasure that came while the rows were in memory."""
+
+        def of(subjects: Sequence[Subject]) -> list[SubjectKey | None]:
+            found = self._keys.of(subjects, make=False)
+            if None not in found:
+                return found
+            if since is not None:
+                refuse_erased_since(self, since)
+            return self._keys.of(subjects, make=True)
+
+        return of
 
     def _open_to_all(self, table: str) -> str:
         if table == RULES:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import pyarrow as pa
 
 from falaj.kernel.errors import InvalidInput
 from falaj.lake.personal import PersonalGroup, PersonalRule
+from falaj.lake.queries import Column, origins_of_query, tells_rows_apart
 from falaj.lake.sealedrows import HIDDEN, Layout, clear_schema, layouts_of
 
 _REACHING = re.compile(r'\bselect\b|\bcolumns\b|u&"|\*|' + HIDDEN)
@@ -66,46 +67,69 @@ def derived_rule(
     table: str,
     columns: Sequence[str],
     rules: Sequence[PersonalRule],
-    known: set[str],
+    known: Mapping[str, Collection[str]],
 ) -> PersonalRule | None:
     """The rule of a query's answer; see ``PersonalRules.rule_of_query``.
 
     Args:
         rules: of the tables that it reads.
-        known: the columns of these tables, in lower case.
+        known: the columns of each table that it reads.
     """
-    personal = {name.lower() for rule in rules for group in rule.groups for name in group.sealed}
-    used = {*_WORD.findall(sql.lower()), *(name.lower() for name in columns)}
-    left = [name for name in columns if name.lower() in personal or name.lower() not in known]
-    groups: list[PersonalGroup] = []
+    origins = origins_of_query(sql, known)
+    everything = {(one, name.lower()) for one, names in known.items() for name in names}
+    behind = {name: origins.get(name.lower(), everything) for name in columns}
+    owners = {
+        (rule.table, name.lower()): group
+        for rule in rules
+        for group in rule.groups
+        for name in group.sealed
+    }
+    personal = {
+        name: [owners[one] for one in sorted(made_of) if one in owners]
+        for name, made_of in behind.items()
+    }
+    personal = {name: groups for name, groups in personal.items() if groups}
+    if not personal:
+        return None
+    apart = tells_rows_apart(sql)
+    subjects: dict[str, PersonalGroup] = {}
     for rule in rules:
-        if not used & {name.lower() for group in rule.groups for name in group.sealed}:
-            continue
-        named = [group for group in rule.groups if group.subject in columns]
-        if not named:
-            raise InvalidInput(
-                f"The query uses personal columns of {rule.table!r} and leaves out whom they are"
-                f" about: {', '.join(group.subject for group in rule.groups)}.",
-                hint="Select that column too, under its own name, so that the rows can be erased.",
-            )
-        for group in named:
-            if all(group.subject != one.subject for one in groups):
-                groups.append(group.model_copy(update={"columns": ()}))
-    subjects = {group.subject for group in groups}
-    owned = {name: rule_group.subject for name, rule_group in _owners(rules).items()}
+        for group in rule.groups:
+            if apart and _is_exactly(behind.get(group.subject), rule.table, group.subject):
+                subjects.setdefault(group.subject, group)
     shares: dict[str, list[str]] = {subject: [] for subject in subjects}
-    for name in left:
-        if name not in subjects and groups:
-            owner = owned.get(name, groups[0].subject)
-            shares[owner if owner in shares else groups[0].subject].append(name)
-    sealed = tuple(
-        group.model_copy(update={"columns": tuple(shares[group.subject])}) for group in groups
+    for name, groups in personal.items():
+        if name in subjects:
+            continue
+        owner = next((one.subject for one in groups if one.subject in subjects), None)
+        if owner is None:
+            raise _without_subject(name, groups)
+        shares[owner].append(name)
+    return PersonalRule(
+        table=table,
+        groups=tuple(
+            group.model_copy(update={"columns": tuple(shares[subject])})
+            for subject, group in subjects.items()
+        ),
     )
-    return PersonalRule(table=table, groups=sealed) if sealed else None
 
 
-def _owners(rules: Sequence[PersonalRule]) -> dict[str, PersonalGroup]:
-    return {name: group for rule in rules for group in rule.groups for name in group.columns}
+def _is_exactly(made_of: set[Column] | None, table: str, column: str) -> bool:
+    """True if an output is a column of a table as it is, or joined with it ``USING`` it."""
+    wanted = column.lower()
+    return (
+        made_of is not None and (table, wanted) in made_of and {n for _, n in made_of} == {wanted}
+    )
+
+
+def _without_subject(name: str, groups: Sequence[PersonalGroup]) -> InvalidInput:
+    subjects = ", ".join(dict.fromkeys(group.subject for group in groups))
+    return InvalidInput(
+        f"The query's column {name!r} may hold personal columns, and the query leaves out whom"
+        f" they are about: {subjects}.",
+        hint="Select that column too, as it is and under its own name, in one plain SELECT that"
+        " reads no table twice, so that the rows can be erased; or leave personal columns out.",
+    )
 
 
 __all__ = ["Stored", "derived_rule"]

@@ -18,7 +18,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -30,11 +30,13 @@ from falaj.kernel.errors import Corrupt, InvalidInput
 from falaj.lake.cells import packed, restored, unpacked
 from falaj.lake.model import SchemaMismatch
 from falaj.lake.personal import PersonalGroup, PersonalRule
-from falaj.trust.subjects import Subject, SubjectKeys
+from falaj.trust.subjects import Subject, SubjectKey, SubjectKeys
 
 HIDDEN = "_sealed_"
 NOBODY = "nobody"
 """The kind of whom rows without a subject belong to; the name is the table's."""
+KeysFor = Callable[[Sequence[Subject]], Sequence[SubjectKey | None]]
+"""Gives the keys under which rows about subjects are sealed, in order."""
 _NONCE = 12
 
 
@@ -105,12 +107,13 @@ def without_hidden(table: str, rows: pa.Table) -> pa.Table:
 
 
 def sealed_rows(
-    rows: pa.Table, rule: PersonalRule, keys: SubjectKeys, *, existing: Iterable[Layout] = ()
+    rows: pa.Table, rule: PersonalRule, keys: KeysFor, *, existing: Iterable[Layout] = ()
 ) -> pa.Table:
-    """Rows as they are stored, under keys that are made where there are none.
+    """Rows as they are stored, each under its subject's key.
 
     Args:
         rows: with all columns of the rule, in types that a table can hold.
+        keys: makes keys where there are none, or raises.
         existing: layouts that the table has besides; their hidden columns are null here.
     """
     groups = [Layout.of(group) for group in rule.groups]
@@ -166,7 +169,7 @@ def pseudonyms_of(rows: pa.Table) -> set[int]:
     return found
 
 
-def _sealed(table: str, rows: pa.Table, layout: Layout, keys: SubjectKeys) -> pa.Array:
+def _sealed(table: str, rows: pa.Table, layout: Layout, keys: KeysFor) -> pa.Array:
     """The hidden column of rows: keys are looked up once for each subject."""
     columns = [rows.column(name) for name in layout.columns]
     names = _names(table, layout, columns[0])
@@ -182,7 +185,7 @@ def _sealed(table: str, rows: pa.Table, layout: Layout, keys: SubjectKeys) -> pa
     if not kept:
         return pa.nulls(rows.num_rows, layout.type)
     needed = sorted({indices[place] for place in kept})
-    found = keys.of([subjects[index] for index in needed], make=True)
+    found = keys([subjects[index] for index in needed])
     made = {i: key for i, key in zip(needed, found, strict=True) if key is not None}
     under = {i: (AESGCM(k.secret), layout.bound(table, k.pseudonym)) for i, k in made.items()}
     nonces = os.urandom(_NONCE * len(kept))
@@ -252,6 +255,7 @@ def _opened(
 __all__ = [
     "HIDDEN",
     "NOBODY",
+    "KeysFor",
     "Layout",
     "clear_schema",
     "layouts_of",

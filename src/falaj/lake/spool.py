@@ -27,6 +27,7 @@ from falaj.kernel.ids import new_id
 from falaj.kernel.telemetry import logger
 from falaj.lake.disk import disk_error, sync_folder
 from falaj.lake.model import SchemaMismatch, table_name
+from falaj.lake.personal import ErasedWhileCopied, n_erasures
 from falaj.lake.ports import Lake
 from falaj.lake.sealedfiles import SealedFiles
 from falaj.trust.ports import KeyService
@@ -257,19 +258,25 @@ class Drain:
         return self._read(open_bytes(sealed, self._keys, context=_context(self._stream, name)))
 
     def _moved(self, path: Path) -> int | None:
-        name = path.name.removesuffix(SEGMENT)
-        try:
-            rows = self._opened(path)
-            if rows is None:
-                return 0
-            key = f"spool/{self._stream}/{name}"
-            self._lake.append(self._table, rows, key=key, add_columns=self._add_columns)
-        except (Corrupt, SchemaMismatch) as error:
-            self._log.error("segment refused", segment=path.name, reason=str(error))
-            path.rename(path.with_suffix(_REFUSED))
-            return None
-        path.unlink(missing_ok=True)
-        return int(rows.num_rows)
+        key = f"spool/{self._stream}/{path.name.removesuffix(SEGMENT)}"
+        while True:
+            # Rows that were opened before an erasure must not be sealed anew behind it.
+            since = n_erasures(self._lake)
+            try:
+                rows = self._opened(path)
+                if rows is None:
+                    return 0
+                self._lake.append(
+                    self._table, rows, key=key, add_columns=self._add_columns, since=since
+                )
+            except ErasedWhileCopied:
+                continue
+            except (Corrupt, SchemaMismatch) as error:
+                self._log.error("segment refused", segment=path.name, reason=str(error))
+                path.rename(path.with_suffix(_REFUSED))
+                return None
+            path.unlink(missing_ok=True)
+            return int(rows.num_rows)
 
 
 def sealed_segments(directory: Path, keys: KeyService) -> SealedFiles:

@@ -18,7 +18,7 @@ from falaj.catalog.columns import origin
 from falaj.catalog.model import Classification, Relation
 from falaj.kernel.call import AssetRef, Call
 from falaj.kernel.errors import NotFound
-from falaj.lake.personal import record_rule
+from falaj.lake.personal import ErasedWhileCopied, n_erasures, record_rule
 from falaj.lake.service import record_table
 from falaj.serving import tables
 from falaj.serving.batchexport import export
@@ -100,7 +100,8 @@ class ScoreJob:
         parts = self._parts(request, progress)
         total = sum(part.n_rows for part in parts)
         self._record(run, request, n_rows=None)
-        progress = self._scored(run, request, release, parts, progress, total)
+        while progress.n_parts < len(parts):
+            progress = self._scored(run, request, release, parts, progress, total)
         if request.parquet is not None:
             run.report(0.99, f"writing {request.parquet}")
             export(self._lake, self._files, request, run.id)
@@ -153,10 +154,16 @@ class ScoreJob:
         progress: ScoringProgress,
         total: int,
     ) -> ScoringProgress:
+        """Score parts and write them, until all are written or somebody is erased while one
+        is under way: then it and what follows are to be scored again."""
         left = parts[progress.n_parts :]
-        if not left:
-            return progress
-        items: Iterator[Any] = (self._item(run, request, release, progress, part) for part in left)
+        since: dict[int, int] = {}
+
+        def items() -> Iterator[Any]:
+            for part in left:
+                since[part.number] = n_erasures(self._lake)  # before any of its rows is read
+                yield self._item(run, request, release, progress, part)
+
         rule = rule_of_scoring(request.to, request.keys, release)
         if rule is not None:
             record_rule(self._lake, rule)
@@ -164,8 +171,12 @@ class ScoreJob:
         try:
             told = f"scored {progress.n_rows:,} of {total:,} rows"
             run.report(progress.n_rows / total, told)
-            for part, found in zip(left, compute.ordered(self._score_part, items), strict=True):
-                self._lake.append(request.to, _rows(found), key=_key(run, part.number))
+            for part, found in zip(left, compute.ordered(self._score_part, items()), strict=True):
+                key, then = _key(run, part.number), since.pop(part.number)
+                try:
+                    self._lake.append(request.to, _rows(found), key=key, since=then)
+                except ErasedWhileCopied:
+                    return progress
                 progress = progress.model_copy(
                     update={
                         "n_parts": part.number + 1,

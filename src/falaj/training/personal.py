@@ -15,7 +15,13 @@ if TYPE_CHECKING:
 
 
 def rule_of_set(
-    lake: Lake, table: str, spine: Spine, service: str | ServicePlan, columns: Sequence[str]
+    lake: Lake,
+    table: str,
+    spine: Spine,
+    service: str | ServicePlan,
+    columns: Sequence[str],
+    *,
+    answered: Sequence[str] = (),
 ) -> PersonalRule | None:
     """The rule of a set's table; None if it holds nothing about data subjects.
 
@@ -25,13 +31,13 @@ def rule_of_set(
 
     Args:
         columns: of the set, in order.
+        answered: those that the spine's query gives, if it is asked as it stands.
     """
     found = _Groups(columns)
     for name in dict.fromkeys(name for name, _ in spine.tables):
         found.take(rule_of(lake, name))
     if not spine.tables and spine.query is not None:
-        inputs = [name for name in columns if "__" not in name]
-        found.take(rule_of_query(lake, spine.query, table, inputs))
+        found.take(rule_of_query(lake, spine.query, table, answered))
     if isinstance(service, ServicePlan):
         for use in service.views:
             found.take_view(use)

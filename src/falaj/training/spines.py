@@ -17,7 +17,7 @@ import pyarrow as pa
 from falaj.kernel.clock import microseconds
 from falaj.kernel.errors import InvalidInput
 from falaj.lake.content import canonical, content_hash
-from falaj.lake.personal import record_rule, rule_of_query
+from falaj.lake.personal import n_erasures, record_rule, rule_of_query
 from falaj.training.encoding import as_labels, instants
 from falaj.training.model import TEST, TRAIN, VALIDATION, TimeSplit, TrainingSetSpec
 
@@ -48,9 +48,13 @@ def written_query(lake: Lake, spec: TrainingSetSpec, spine: Spine) -> Spine:
 
     The order of a query's rows is the engine's affair: what it was is kept, so that it can
     be read again.
+
+    Raises:
+        ErasedWhileCopied: somebody was erased meanwhile; nothing was written.
     """
     if spine.query is None or spec.split is not None:
         return spine
+    since = n_erasures(lake)
     rows = canonical(lake.query(spine.query, snapshot=spine.snapshot))
     checked(rows.schema.names, spec)
     if rows.num_rows == 0:
@@ -58,7 +62,7 @@ def written_query(lake: Lake, spec: TrainingSetSpec, spine: Spine) -> Spine:
     table = f"rows_{content_hash(rows).removeprefix('sha256:')[:48]}"
     if (rule := rule_of_query(lake, spine.query, table, rows.column_names)) is not None:
         record_rule(lake, rule)
-    written = lake.append(table, rows, key=f"upload/{table}")
+    written = lake.append(table, rows, key=f"upload/{table}", since=since)
     return Spine(((table, written.id),), None, spine.snapshot)
 
 

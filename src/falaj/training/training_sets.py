@@ -145,7 +145,8 @@ class TrainingSets:
         learned = [_Made()]
         columns = self._warm(joining, spine, rows)
         table = f"training_set_{set_id.removeprefix('ts_')}"
-        rule = rule_of_set(self._lake, table, spine, pinned.service, columns)
+        answered = [] if rows is None else [name for name in rows.column_names if name != SPLIT]
+        rule = rule_of_set(self._lake, table, spine, pinned.service, columns, answered=answered)
         if rule is not None:
             record_rule(self._lake, rule)
 

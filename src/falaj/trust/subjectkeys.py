@@ -208,8 +208,14 @@ class StoredKeys:
         return done
 
     def destroyed(self, *, after: int = 0) -> list[Destroyed]:
-        """See ``SubjectKeys.destroyed``."""
-        return self.table.removed(after=after)
+        """See ``SubjectKeys.destroyed``; none of those is remembered here any more.
+
+        So rows that are read after it are not opened with keys that it tells are gone.
+        """
+        found = self.table.removed(after=after)
+        if found:
+            self._forget([one.pseudonym for one in found])
+        return found
 
     def close(self) -> None:
         """Forget all keys and close the table."""

@@ -78,7 +78,8 @@ class SubjectKeys(Protocol):
         ...
 
     def destroyed(self, *, after: int = 0) -> list[Destroyed]:
-        """The destructions with a sequence above ``after``, in order."""
+        """The destructions with a sequence above ``after``, in order; from then on this
+        process opens nothing with the keys of these."""
         ...
 
 

@@ -107,6 +107,7 @@ def part_scorer(
     progress: ScoringProgress,
 ) -> PartScorer:
     """What scores the parts of a request in this process."""
+    from falaj.lake.personal import n_erasures
     from falaj.serving.batchinputs import CSV, columns_of, file_batches, format_of, table_batches
     from falaj.serving.batchpart import PartScorer
     from falaj.serving.batchscoring import BatchPlan
@@ -123,6 +124,7 @@ def part_scorer(
     as_text = bool(request.files) and format_of(request.files[0]) == CSV
 
     def opened(part: Slice, columns: list[str]) -> Iterator[Batch]:
+        n_erasures(made.lake)  # no key that is gone by now is remembered in this process
         if request.table is not None:
             return table_batches(made.lake, part, snapshot, columns)
         return file_batches(part, stamps[part.source], columns)

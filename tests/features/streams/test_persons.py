@@ -18,7 +18,9 @@ from falaj.features.streams.worker import StreamWorker
 from falaj.features.subjectsealing import PURPOSE
 from falaj.ingest.ports import JSON
 from falaj.kernel.errors import Unavailable
+from falaj.lake.adapters.lake_ducklake import DuckLake
 from falaj.lake.personal import PersonalGroup, PersonalRule
+from falaj.lake.sealedcolumns import SubjectLake
 from falaj.testing.features import FixedSecrets, GivenDefinitions
 from falaj.testing.scanning import files_with
 from falaj.testing.subjectkeys import MemorySubjectKeys
@@ -56,8 +58,8 @@ def keys():
 
 @pytest.fixture
 def open_world(make, keys):
-    def opened(**lateness):
-        world = make(declared(**lateness))
+    def opened(lake=None, **lateness):
+        world = make(declared(**lateness), lake=lake)
         world.store = FeatureStore(
             declared(**lateness), world.lake, world.online, FixedSecrets(), world.clock,
             log=world.log, subjects=SubjectCiphers(keys, PURPOSE, fresh_seconds=0.0),
@@ -123,6 +125,29 @@ def test_a_replay_after_an_erasure_leaves_the_persons_events_out_and_tells_how_m
     world.store.push("payments", rows_of(("b", 0, 16.0)))
     assert world.online_now("b")["spent__sum_1h"] == 18.0
     assert world.store.push("payments", rows_of(("b", 0, 2.0)), key="one").repeated
+
+
+def test_an_event_that_was_opened_before_an_erasure_makes_nobody_a_new_key(
+    open_world, keys, tmp_path
+):
+    waiting = [Subject("person", "a")]
+
+    class Erasing(SubjectLake):
+        """Somebody is erased just before the first events are written."""
+
+        def append_many(self, rows, **how):
+            if "payments" in rows and waiting:
+                keys.destroy(waiting.pop())
+            return super().append_many(rows, **how)
+
+    lake = Erasing(DuckLake.in_folder(tmp_path / "lake", threads=1), keys)
+    world = open_world(lake)
+    world.store.push("payments", rows_of(("a", -2, 1.0), ("b", -1, 2.0)))
+    worked(world)
+    assert not waiting
+    assert keys.of([Subject("person", "a")], make=False) == [None]
+    assert amounts(world) == [("b", 2.0)]
+    lake.close()
 
 
 def test_an_erased_event_still_moves_the_watermark_so_online_and_lake_agree(open_world, keys):

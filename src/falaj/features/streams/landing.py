@@ -28,7 +28,7 @@ from falaj.ingest.ports import EventLog, Record
 from falaj.kernel.clock import Clock
 from falaj.kernel.errors import Conflict, NotFound
 from falaj.lake.model import SchemaMismatch
-from falaj.lake.personal import record_rule, rule_of
+from falaj.lake.personal import ErasedWhileCopied, n_erasures, record_rule, rule_of
 from falaj.lake.ports import Lake
 
 POSITIONS = "falaj_stream_positions"
@@ -124,7 +124,7 @@ class Lander:
                 return Landing(position)
             plan = self._plans.of(table)
             while True:
-                since = self.erased(plan)
+                since, sealed_since = self.erased(plan), n_erasures(self._lake)
                 records = [
                     record
                     for record in self._log.read(
@@ -138,8 +138,12 @@ class Lander:
                 now = self._clock.now()
                 batch = taken(plan, records, watermark, skipped=skipped, now=now)
                 # Rows that were opened before an erasure must not be sealed anew behind it.
-                if self.erased(plan) == since:
-                    return self._write(plan, partition, position, records, batch)
+                if self.erased(plan) != since:
+                    continue
+                with suppress(ErasedWhileCopied):
+                    return self._write(
+                        plan, partition, position, records, batch, since=sealed_since
+                    )
 
     def erased(self, plan: StreamPlan) -> int | None:
         """How many persons have been erased, if a stream is about persons."""
@@ -152,14 +156,19 @@ class Lander:
         position: int,
         records: Sequence[Record],
         batch: Taken,
+        *,
+        since: int,
     ) -> Landing:
         table = plan.table
         end = records[-1].offset + 1
         where = _position(table, partition, end, batch.watermark_us)
         key = f"stream/{table}/{partition}/{position}"
-        snapshot = None
-        with suppress(Conflict):  # another lander has written this range, up to another end
-            snapshot = self._append(plan, partition, batch, where, key)
+        try:
+            snapshot = self._append(plan, partition, batch, where, key, since=since)
+        except ErasedWhileCopied:
+            raise
+        except Conflict:  # another lander has written this range, up to another end
+            snapshot = None
         position, watermark = self.position(table, partition)
         self._known[table, partition] = (position, watermark)
         self._told(table, partition, position)
@@ -167,7 +176,14 @@ class Lander:
         return Landing(position, snapshot, len(records))
 
     def _append(
-        self, plan: StreamPlan, partition: int, batch: Taken, where: pa.Table, key: str
+        self,
+        plan: StreamPlan,
+        partition: int,
+        batch: Taken,
+        where: pa.Table,
+        key: str,
+        *,
+        since: int,
     ) -> int:
         """Write one batch; returns the snapshot."""
         for rule in plan.rules:
@@ -180,7 +196,7 @@ class Lander:
             if dead:
                 tables[plan.dead_letters] = _dead(plan.table, partition, dead)
             try:
-                snapshot = self._lake.append_many(tables, key=key, add_columns=True)
+                snapshot = self._lake.append_many(tables, key=key, add_columns=True, since=since)
             except SchemaMismatch as error:
                 self._plans.forget(plan.table)
                 plan = self._plans.of(plan.table)
@@ -191,7 +207,7 @@ class Lander:
                 if new is not None and set(new.column_names) != set(plan.stands):
                     self._plans.forget(plan.table)
                 return snapshot.id
-        return self._append(plan, partition, batch, where, key)
+        return self._append(plan, partition, batch, where, key, since=since)
 
     def _tells_the_rule(self, plan: StreamPlan) -> bool:
         """Whether it is the stream that says what of its table is personal: not if a source of

@@ -80,7 +80,13 @@ class DuckLake:
     # -- writing ---------------------------------------------------------------------
 
     def append(
-        self, table: str, rows: pa.Table, *, key: str | None = None, add_columns: bool = False
+        self,
+        table: str,
+        rows: pa.Table,
+        *,
+        key: str | None = None,
+        add_columns: bool = False,
+        since: int | None = None,
     ) -> Snapshot:
         """See ``Lake.append``."""
         return self.append_many({table: rows}, key=key, add_columns=add_columns)
@@ -92,8 +98,9 @@ class DuckLake:
         key: str | None = None,
         add_columns: bool = False,
         replace: Collection[str] = (),
+        since: int | None = None,
     ) -> Snapshot:
-        """See ``Lake.append_many``."""
+        """See ``Lake.append_many``; nothing is sealed here, so ``since`` says nothing."""
         ready = {table_name(table): prepared(table, given) for table, given in rows.items()}
 
         def work(cursor: Cursor) -> None:
