@@ -438,6 +438,21 @@ def test_a_filter_shows_only_the_callers_rows_by_whatever_way(clients: Any, rule
     assert clients.ask(clients.caller("viewer"), "tables.read", table="clients").n_total == 3
 
 
+def test_how_many_rows_a_filter_hides_is_not_told(clients: Any, ruled: Any) -> None:
+    ruled(rule("own-branch", rows="branch = $principal_name",
+               applies_to={"roles": ["data_scientist"]}))  # fmt: skip
+    deira, viewer = clients.caller("data_scientist", name="deira"), clients.caller("viewer")
+
+    def told(caller: Any, table: str) -> Any:
+        listed = {one.name: one.n_rows for one in clients.ask(caller, "tables.list")}
+        found = clients.ask(caller, "tables.get", table=table)
+        return listed[table], found.n_rows, found.n_files is None, found.n_bytes is None
+
+    assert told(deira, "clients") == (None, 1, True, True)
+    assert told(deira, "clients_quarantine") == (None, None, True, True)
+    assert told(viewer, "clients") == (3, 3, False, False)
+
+
 @pytest.mark.parametrize("name", ["' OR true --", "x' UNION SELECT 1 --", "$purpose"])
 def test_a_callers_own_name_is_no_part_of_the_condition(
     clients: Any, ruled: Any, name: str

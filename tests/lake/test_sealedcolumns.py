@@ -5,15 +5,18 @@ from __future__ import annotations
 import itertools
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from falaj.kernel.call import Caller, Principal, PrincipalKind
 from falaj.kernel.clock import SetClock, SystemClock
 from falaj.kernel.errors import Conflict, Corrupt, InvalidInput, NotFound
 from falaj.lake.adapters.lake_ducklake import DuckLake
+from falaj.lake.filters import condition
 from falaj.lake.model import QueryRefused, SchemaMismatch
 from falaj.lake.personal import (
     ErasedWhileCopied,
@@ -26,11 +29,14 @@ from falaj.lake.personal import (
     rule_of,
     rule_of_query,
 )
+from falaj.lake.reading import GuardedLake
 from falaj.lake.sealedcolumns import RULES, SubjectLake
-from falaj.lake.sealedrows import HIDDEN, NOBODY
+from falaj.lake.sealedrows import HIDDEN, NOBODY, Layout, opened_rows, pseudonyms_of
 from falaj.lake.sealing import Sealing
+from falaj.lake.sight import Filtered, Sight
 from falaj.testing.lake import LakeSuite
 from falaj.testing.scanning import files_with
+from falaj.testing.subjectkeys import MemorySubjectKeys
 from falaj.trust.adapters.keys_file import FileKeyring, MachineSeal
 from falaj.trust.adapters.subjects_sqlite import SqliteKeyTable
 from falaj.trust.subjectkeys import StoredKeys
@@ -364,6 +370,52 @@ def test_once_erasures_are_counted_no_key_that_is_gone_is_remembered(place, tabl
     assert here.by_pseudonym([key.pseudonym]) == [None]
     here.close()
     there.close()
+
+
+def test_cells_of_more_than_two_gibibytes_are_looked_through_in_pieces(table):
+    layout = Layout("person", ("who", "name"))
+    cells = pa.array([b"x" * (1 << 26)], pa.binary())
+    inner = pa.nulls(1, layout.type.field("layout").type)
+    piece = pa.StructArray.from_arrays(
+        [pa.array([7], pa.int64()), cells, inner], fields=list(layout.type)
+    )
+    n = 33  # times 64 MiB; all of them are the same memory
+    stored = pa.table(
+        {
+            "name": pa.nulls(n, pa.string()),
+            layout.name: pa.chunked_array([piece] * n),
+        }
+    )
+    assert pseudonyms_of(stored) == {7}
+    opened = opened_rows(table, stored, ["name"], MemorySubjectKeys())  # who was erased
+    assert opened["name"].to_pylist() == [None] * n
+
+
+def test_rows_are_opened_in_pieces_in_their_order(lake, plain, table, monkeypatch):
+    monkeypatch.setattr("falaj.lake.sealedrows._AT_ONCE", 2)
+    plain.append(table, people((0, "Old", 1, "AUH")))
+    record_rule(lake, rule(table))
+    lake.append(table, people(*[(n, f"name {n}", n, "AUH") for n in range(1, 6)]))
+    assert lake.scan(table, order_by=["age"])["name"].to_pylist() == [
+        "Old",
+        *(f"name {n}" for n in range(1, 6)),
+    ]
+    assert lake.scan(table, where="false").schema.names == ["who", "name", "age", "city"]
+
+
+def test_the_rows_that_a_caller_sees_are_counted_without_opening_a_cell(
+    lake, keys, filled, monkeypatch
+):
+    class Sights:
+        def of(self, call, table, action="tables.read"):
+            return Sight(table, {}, (Filtered("own", condition("city = 'AUH'")),), bytes)
+
+    def refuse(*_):
+        raise AssertionError("a cell was opened")
+
+    monkeypatch.setattr(keys, "by_pseudonym", refuse)
+    call = SimpleNamespace(caller=Caller(Principal("user:amina", PrincipalKind.USER)))
+    assert GuardedLake(lake, Sights()).count(call, filled) == 2
 
 
 def test_columns_come_and_types_widen_as_in_a_plain_lake(lake, table):

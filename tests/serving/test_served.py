@@ -147,7 +147,9 @@ def test_what_reached_the_lake_after_a_read_is_no_mismatch(premises, checks):
     assert checks.measured("fraud", 100).agrees
 
 
-def test_predictions_are_computed_again_with_the_release_s_own_definitions(premises, checks):
+def test_predictions_are_computed_again_with_the_release_s_own_definitions(
+    premises, checks, monkeypatch
+):
     plan = premises.features.plan("fraud")
     release = Release(
         id="release_1", endpoint="late", variants=({"model": "m", "version": 1, "bundle": "b"},),
@@ -176,6 +178,11 @@ def test_predictions_are_computed_again_with_the_release_s_own_definitions(premi
             }
         ),
     )
+
+    def refuse(*_, **__):
+        raise AssertionError("a query opens the whole table")
+
+    monkeypatch.setattr(premises.lake, "query", refuse)
     report = checks.measured("fraud", 100)
     assert (report.source, report.n_rows, report.n_values) == (ParitySource.SERVED, 2, 6)
     assert report.agrees

@@ -60,15 +60,19 @@ class Column(BaseModel):
 
 
 class TableInfo(BaseModel):
-    """A lake table as it stands at a snapshot."""
+    """A lake table as it stands at a snapshot.
+
+    Of a table of which somebody sees some rows only, actions tell the number of those, and
+    neither files nor bytes.
+    """
 
     model_config = ConfigDict(frozen=True)
 
     name: str
     columns: tuple[Column, ...]
-    n_rows: int
-    n_files: int
-    n_bytes: int
+    n_rows: int | None
+    n_files: int | None
+    n_bytes: int | None
     snapshot: int
 
 

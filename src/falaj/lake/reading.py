@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from falaj.kernel.errors import LimitExceeded
+from falaj.lake.personal import rule_of
 from falaj.lake.queries import table_names, with_inputs
 from falaj.lake.sight import READ, Sight, Sights
 
@@ -79,12 +80,23 @@ class GuardedLake:
         if not sight.filters:
             return self._lake.count(table, snapshot)
         condition, bound = sight.where(call, None, None)
-        found = self._lake.query(
-            f"SELECT count(*) AS n FROM {table} WHERE {condition}",
+        rule = rule_of(self._lake, table)
+        sealed = {name for group in rule.groups for name in group.sealed} if rule else set()
+        names = list(self._lake.schema(table, snapshot).names)
+        clear = [name for name in names if name not in sealed]
+        rows = self._lake.scan(
+            table,
+            columns=(clear or names)[:1],  # one column is enough, and one in clear opens nothing
+            where=condition,
             snapshot=snapshot,
             parameters=bound or None,
         )
-        return int(found.column("n")[0].as_py())
+        return int(rows.num_rows)
+
+    def count_of_all(self, call: Call, table: str, snapshot: int | None = None) -> int | None:
+        """The number of rows of a table; None to a caller who sees some of them only."""
+        filtered = self._sights.of(call, table).filters
+        return None if filtered else self._lake.count(table, snapshot)
 
     def tables_of(self, sql: str) -> set[str]:
         """The lake tables that a query reads; raises QueryRefused."""

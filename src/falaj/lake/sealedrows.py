@@ -38,6 +38,8 @@ NOBODY = "nobody"
 KeysFor = Callable[[Sequence[Subject]], Sequence[SubjectKey | None]]
 """Gives the keys under which rows about subjects are sealed, in order."""
 _NONCE = 12
+_AT_ONCE = 65_536
+"""Rows that are opened together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,10 +145,30 @@ def opened_rows(
     """
     clear = clear_schema(rows.schema)
     wanted = clear.names if columns is None else list(columns)
+    schema = pa.schema([clear.field(name) for name in wanted])
+    if not rows.num_rows:
+        return schema.empty_table()
+    # In pieces: the cells of a table of any size do not fit into one array.
+    pieces = (pa.Table.from_batches([one]) for one in rows.to_batches(max_chunksize=_AT_ONCE))
+    return pa.concat_tables([_opened_piece(table, one, schema, keys) for one in pieces])
+
+
+def pseudonyms_of(rows: pa.Table) -> set[int]:
+    """The pseudonyms in the hidden columns of stored rows."""
+    found: set[int] = set()
+    for layout in layouts_of(rows.schema):
+        for hidden in rows.column(layout.name).chunks:
+            found |= set(pc.unique(pc.struct_field(hidden, "subject")).drop_null().to_pylist())
+    return found
+
+
+def _opened_piece(table: str, rows: pa.Table, schema: pa.Schema, keys: SubjectKeys) -> pa.Table:
+    """Some stored rows as they were written: the columns of a schema."""
+    wanted = schema.names
     result = {name: rows.column(name) for name in wanted}
     for layout in layouts_of(rows.schema):
         places = [place for place, name in enumerate(layout.columns) if name in result]
-        if not places or not rows.num_rows:
+        if not places:
             continue
         hidden = rows.column(layout.name).combine_chunks()
         sealed = hidden.is_valid()
@@ -157,16 +179,7 @@ def opened_rows(
             if sealed.true_count < len(sealed):  # rows from before the rule stand as they were
                 opened = pc.if_else(sealed, opened, result[name].combine_chunks())
             result[name] = pa.chunked_array([opened], result[name].type)
-    return pa.table(result, schema=pa.schema([clear.field(name) for name in wanted]))
-
-
-def pseudonyms_of(rows: pa.Table) -> set[int]:
-    """The pseudonyms in the hidden columns of stored rows."""
-    found: set[int] = set()
-    for layout in layouts_of(rows.schema):
-        hidden = rows.column(layout.name).combine_chunks()
-        found |= set(pc.unique(pc.struct_field(hidden, "subject")).drop_null().to_pylist())
-    return found
+    return pa.table(result, schema=schema)
 
 
 def _sealed(table: str, rows: pa.Table, layout: Layout, keys: KeysFor) -> pa.Array:

@@ -19,6 +19,7 @@ from falaj.kernel.call import AssetRef, Call
 from falaj.kernel.errors import Forbidden, InvalidInput, NotFound
 from falaj.lake.model import Snapshot, TableInfo
 from falaj.lake.personal import record_rule, rule_of_upload
+from falaj.lake.sight import SeenInPart
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -36,7 +37,8 @@ class TableSummary(BaseModel):
     """A lake table in a list."""
 
     name: str
-    n_rows: int
+    n_rows: int | None
+    """None if a read rule shows the caller some of its rows only."""
     description: str = ""
     owner: str | None = None
     classification: Classification | None = None
@@ -97,7 +99,7 @@ class TableService(Service):
 
     @action(get="/tables")
     def list(self) -> Tables:
-        """Every table that the caller may know of, with its number of rows."""
+        """Every table that the caller may know of, with its number of rows if all are seen."""
         found = []
         for name in self._lake.tables():
             ref = AssetRef(TABLE, name)
@@ -108,7 +110,7 @@ class TableService(Service):
                 found.append(
                     TableSummary(
                         name=name,
-                        n_rows=self._lake.count(name),
+                        n_rows=self._guarded.count_of_all(self.call, name),
                         description=asset.description,
                         owner=asset.owner,
                         classification=asset.classification,
@@ -118,7 +120,11 @@ class TableService(Service):
 
     @action(get="/tables/{table}", on=TABLE)
     def get(self, table: str, *, snapshot: int | None = None) -> TableInfo:
-        """A table's columns, types and classifications, rows, files and bytes, now or then."""
+        """A table's columns, types and classifications, rows, files and bytes, now or then.
+
+        Where a read rule hides rows, the number of those that the caller sees; how many files
+        and bytes there are is then not told.
+        """
         self._must_be_known(table)
         return self._info(table, snapshot)
 
@@ -242,7 +248,17 @@ class TableService(Service):
             one.model_copy(update={"classification": classes.get(one.name.lower())})
             for one in info.columns
         ]
-        return info.model_copy(update={"columns": tuple(columns)})
+        told: dict[str, Any] = {"columns": tuple(columns)}
+        if self._guarded.count_of_all(self.call, table, info.snapshot) is None:
+            told |= {"n_rows": self._seen(table, info.snapshot), "n_files": None, "n_bytes": None}
+        return info.model_copy(update=told)
+
+    def _seen(self, table: str, snapshot: int) -> int | None:
+        """The number of rows that the caller sees; None if those cannot be told from others."""
+        try:
+            return self._guarded.count(self.call, table, snapshot)
+        except SeenInPart:
+            return None
 
     def _must_be_known(self, table: str) -> None:
         """A table that the catalogue does not know has no classification to decide by."""

@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow.compute as pc
 
 from falaj.features.parity import SINGLE_TOLERANCE, Served
 from falaj.features.plan import ServicePlan
@@ -128,18 +129,19 @@ class LoggedRequests:
             "release = $release AND variant = $variant AND requested_at >= $since"
             " AND abs(epoch_us(requested_at) - epoch_us(predicted_for)) <= $prompt"
         )
-        # First which, then what they say: a query sees nothing of what is sealed.
-        newest = self._lake.query(
-            f"SELECT requested_at FROM {table} WHERE {where} ORDER BY requested_at DESC LIMIT $n",
-            parameters={**parameters, "n": n},
+        # First which, then what they say: only of these is opened what is sealed.
+        asked_at = self._lake.scan(
+            table, columns=["requested_at"], where=where, parameters=parameters
         ).column(0)
-        if not len(newest):
+        if not len(asked_at) or n < 1:
             return Served([], [], [])
+        latest_first = asked_at.take(pc.sort_indices(asked_at, [("", "descending")]))
+        oldest = latest_first[min(n, len(latest_first)) - 1].as_py()
         found = self._lake.scan(
             table,
             columns=["predicted_for", "fields", "features"],
             where=where,
-            parameters={**parameters, "since": newest[len(newest) - 1].as_py()},
+            parameters={**parameters, "since": oldest},
         )
         found = found.filter(found.column("fields").is_valid())  # the others were erased
         inputs = opened(self._bundles, variant).inputs
