@@ -66,6 +66,10 @@ class FixedSecrets:
         return hashlib.shake_256(checked_purpose(purpose).encode()).digest(n_bytes)
 
 
+def _fixed_lists(schema: pa.Schema) -> set[str]:
+    return {one.name for one in schema if pa.types.is_fixed_size_list(one.type)}
+
+
 class MemoryLake:
     """What features use of a lake, in memory: append, replace, scan, log, snapshots.
 
@@ -119,7 +123,10 @@ class MemoryLake:
                 known = _Log(len(self._states), np.arange(0), 0, given.slice(0, 0))
             end = known.end + given.num_rows
             positions = np.concatenate([known.positions, np.arange(known.end, end)])
-            whole = pa.concat_tables([known.rows, given], promote_options="default")
+            # Lists of one length and of any length are one kind of column to a real lake.
+            fixed = [_fixed_lists(one.schema) for one in (known.rows, given)]
+            how = "default" if fixed[0] == fixed[1] else "permissive"
+            whole = pa.concat_tables([known.rows, given], promote_options=how)
             state[table] = _Log(known.identity, positions, end, whole)
         return self._kept(state, key)
 
