@@ -14,7 +14,7 @@ SIZE ?= small
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help install demo test coverage test-nightly check format docs peers model-signing sbom wrk \
-	softhsm oidc-provider bench lock clean
+	softhsm oidc-provider mlflow-client torch bench lock clean
 .DEFAULT_GOAL := help
 
 help: ## list what can be made
@@ -33,14 +33,14 @@ install: $(READY) ## make .venv with everything that the lock names
 demo: $(READY) ## the whole story on real flights, in about a minute
 	@$(BIN)/falaj demo
 
-test: $(READY) softhsm oidc-provider ## the ordinary tests
+test: $(READY) softhsm oidc-provider mlflow-client ## the ordinary tests
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not nightly"
 
-coverage: $(READY) softhsm oidc-provider ## the ordinary tests, counting the lines that they reach; a third slower
+coverage: $(READY) softhsm oidc-provider mlflow-client ## the ordinary tests, counting the lines that they reach; a third slower
 	$(BIN)/coverage erase
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not nightly" --cov --cov-report=term
 
-test-nightly: $(READY) oidc-provider ## the slow profile: many kills, long simulations
+test-nightly: $(READY) oidc-provider mlflow-client ## the slow profile: many kills, long simulations
 	$(BIN)/python -m pytest -n $(WORKERS) -m nightly
 
 check: $(READY) ## format, lint, types, layers, documentation
@@ -83,6 +83,22 @@ peers: $(FEAST) $(SERVERS) ## make .venv-peers with the programs that benchmarks
 	@touch $@
 
 model-signing: .venv-peers/model-signing/.ready ## make the official verifier of signed models, for the tests
+
+# MLflow's client wants some eighty distributions of its own: it stands apart as well.
+.venv-peers/mlflow/.ready: tests/interfaces/mlflow/requirements-client.txt | $(READY)
+	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python .venv-peers/mlflow
+	@$(BIN)/uv pip install --quiet --python .venv-peers/mlflow/bin/python --no-deps "mlflow==3.18.0"
+	@$(BIN)/uv pip install --quiet --python .venv-peers/mlflow/bin/python --requirement $<
+	@touch $@
+
+mlflow-client: .venv-peers/mlflow/.ready ## make the MLflow client that tests and benchmarks use
+
+# PyTorch is large; without an index of PyTorch's own, pip takes a build for GPUs on Linux.
+.venv/.torch: $(READY)
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip >/dev/null
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "torch==2.13.0" "lightning==2.6.6" && touch $@
+
+torch: .venv/.torch ## install PyTorch and Lightning, for the tests that use them
 
 wrk: ## install the load generator of the serving benchmarks (Debian's, needs root)
 	@command -v wrk >/dev/null || { apt-get install --yes --quiet wrk >/dev/null 2>&1 \

@@ -43,6 +43,7 @@ OTHER_ROUTES = {
     "/scim/v2/Users", "/scim/v2/Users/{id}", "/scim/v2/Groups", "/scim/v2/Groups/{id}",
     "/scim/v2/ServiceProviderConfig", "/scim/v2/ResourceTypes", "/scim/v2/ResourceTypes/{id}",
     "/scim/v2/Schemas", "/scim/v2/Schemas/{id}", "/scim/v2/Bulk", "/scim/v2/Me",
+    "/mlflow/{rest:path}", "/t/{workspace}/mlflow/{rest:path}",
 }  # fmt: skip
 
 FOR_STRANGERS = {

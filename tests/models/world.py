@@ -64,8 +64,8 @@ from falaj.training.model import (
     TrainingRequest,
     TrainingSetSpec,
 )
-from falaj.training.runs import Runs
 from falaj.training.service import RunService, TrainingService
+from falaj.training.tracking.runs import Runs
 from falaj.training.train import PrepareJob, RecreateJob, TrainJob
 from falaj.training.training_sets import TrainingSets
 from falaj.trust.adapters.keys_file import FileKeyring, MachineSeal

@@ -10,7 +10,7 @@ from falaj.kernel.errors import NotFound
 from falaj.lake.adapters.lake_ducklake import DuckLake
 from falaj.training.model import TimeSplit, TrainingSetSpec
 from falaj.training.ports import Pinned
-from falaj.training.runs import Runs
+from falaj.training.tracking.runs import Runs
 from falaj.training.training_sets import TrainingSets
 
 BEGIN = datetime(2025, 1, 1, tzinfo=UTC)

@@ -1,4 +1,4 @@
-"""All that programs of others meet at the control plane: SCIM, and the exchange of CI tokens."""
+"""All that programs of others meet at the control plane: SCIM, CI tokens, MLflow's client."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from fastapi import FastAPI
 from falaj.interfaces.exchange import add_exchange
 from falaj.interfaces.hiding import Hiding
 from falaj.interfaces.hosts import Addresses
+from falaj.interfaces.mlflow import server
+from falaj.interfaces.mlflow.routes import Mlflow
 from falaj.interfaces.scim import Scim
 from falaj.trust.provisioners import Provisioners
 from falaj.wiring.provisioningparts import ci_exchange
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def add_programs(app: FastAPI, premises: Premises, addresses: Addresses) -> None:
-    """Add the routes of identity providers and of CI jobs to the control plane.
+    """Add the routes of identity providers, CI jobs and MLflow's client to the control plane.
 
     Args:
         addresses: where it is reached, for the addresses in answers.
@@ -31,3 +33,10 @@ def add_programs(app: FastAPI, premises: Premises, addresses: Addresses) -> None
         hiding=Hiding.of(premises.settings),
     ).add_to(app)
     add_exchange(app, ci_exchange(premises))
+    Mlflow(
+        premises.backend,
+        premises.verifier,
+        hiding=Hiding.of(premises.settings),
+        max_body_bytes=premises.settings.http.max_body_bytes,
+        routes=(*server.ROUTES,),
+    ).add_to(app)

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from falaj.models.registry import Registry
     from falaj.models.revocations import Revocations
     from falaj.models.vulnerabilities import Vulnerabilities
-    from falaj.training.runs import Runs
+    from falaj.training.tracking.runs import Runs
 
 Visible = Callable[[Call, Resource], bool]
 """True if the caller may know of the resource."""

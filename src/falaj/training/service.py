@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from falaj.catalog.assets import Catalog
     from falaj.kernel.jobs import Jobs
     from falaj.lake.reading import GuardedLake
-    from falaj.training.runs import Runs
+    from falaj.training.tracking.runs import Runs
     from falaj.training.training_sets import TrainingSets
 
 Visible = Callable[[Call, Resource], bool]

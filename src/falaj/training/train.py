@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from falaj.kernel.jobs import JobRun
     from falaj.lake.blobs import SealedBlobs
     from falaj.training.ports import Packaging
-    from falaj.training.runs import Runs
+    from falaj.training.tracking.runs import Runs
     from falaj.training.training_sets import TrainingSets
 
 NATIVE_MODEL, ENCODING = "model/native.bin", "model/fitted.json"

@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     from falaj.models.bundles import Bundles
     from falaj.models.registry import Registry
     from falaj.monitoring.monitors import Monitors
-    from falaj.training.runs import Runs
+    from falaj.training.tracking.runs import Runs
     from falaj.training.training_sets import TrainingSets
     from falaj.trust.ports import KeyService, Witness
     from falaj.trust.subjectciphers import SubjectCiphers
@@ -404,7 +404,7 @@ class Premises:
     @part
     def runs(self) -> Runs:
         """Training runs."""
-        from falaj.training.runs import Runs
+        from falaj.training.tracking.runs import Runs
 
         return Runs(self.catalog)
 

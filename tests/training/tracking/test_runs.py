@@ -11,7 +11,7 @@ from falaj.kernel.errors import Conflict, InvalidInput, NotFound
 from falaj.testing.calls import opened_call
 from falaj.training.environment import code_version, environment
 from falaj.training.model import Artifact, MetricPoint, RunState
-from falaj.training.runs import LONGEST_PARAM
+from falaj.training.tracking.runs import LONGEST_PARAM
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
 

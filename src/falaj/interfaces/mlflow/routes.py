@@ -1,0 +1,179 @@
+"""How a request finds its route: ``/mlflow/…`` and ``/t/{workspace}/mlflow/…``.
+
+The web framework knows two patterns; below them a table finds the route by method and path,
+so that no request pays for a hundred patterns that it does not match. The client says
+``/api/2.0`` or ``/api/3.0``, pages of MLflow ``/ajax-api``; all are one here.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.responses import Response
+from starlette.concurrency import run_in_threadpool
+
+from falaj.interfaces.hiding import Hiding
+from falaj.interfaces.http import (
+    SOON_SECONDS,
+    Verifier,
+    authenticated,
+    bearer,
+    json_object,
+    read_body,
+)
+from falaj.interfaces.mlflow.asked import DEFAULT_WORKSPACE, Asked
+from falaj.interfaces.mlflow.errors import told
+from falaj.interfaces.turnedaway import tell
+from falaj.kernel.door import Backend
+from falaj.kernel.errors import FalajError, InvalidInput, NotFound
+
+ROOTS = ("/mlflow", "/t/{workspace}/mlflow")
+_VERSION = re.compile(r"^(?:ajax-)?api/[23]\.0/")
+_PART = re.compile(r"{(\w+)}")
+_WORKSPACE = re.compile(r"^[a-z0-9][a-z0-9-]{0,62}$")
+_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
+
+Serve = Callable[[Asked], Mapping[str, Any]]
+"""Answers a request with a JSON document; runs in a thread."""
+
+
+@dataclass(frozen=True)
+class Route:
+    """One route: ``path`` is what stands behind ``/api/2.0/``; ``{name}`` takes one part of it."""
+
+    method: str
+    path: str
+    serve: Serve
+
+    @cached_property
+    def pattern(self) -> re.Pattern[str]:
+        """What the path must match."""
+        return re.compile(_PART.sub(r"(?P<\1>[^/]+)", self.path))
+
+
+@dataclass(frozen=True)
+class Raw:
+    """A route that reads the body, or writes the answer, piece by piece: files.
+
+    ``path`` as for ``Route``, but for a ``{name}`` at its end, which takes all that is left.
+    ``serve`` is called in the event loop with the request, its caller's verifier and what the
+    path said; it authenticates before it reads the body.
+    """
+
+    method: str
+    path: str
+    serve: Callable[[Request, str, str], Any]
+    """Called with the request, the workspace and the rest of the path; gives a ``Response``."""
+
+
+class Mlflow:
+    """The routes of MLflow's API on the control plane.
+
+    Args:
+        backend: what the door stands on.
+        verifier: checks access tokens.
+        hiding: takes words of the inside out of errors.
+        max_body_bytes: a larger body is refused, but of routes that take files.
+        routes, raw: what is answered.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        verifier: Verifier,
+        *,
+        hiding: Hiding,
+        max_body_bytes: int,
+        routes: Sequence[Route],
+        raw: Sequence[Raw] = (),
+    ) -> None:
+        self._backend = backend
+        self._verifier = verifier
+        self._hiding = hiding
+        self._max_body_bytes = max_body_bytes
+        self._plain = {(one.method, one.path): one for one in routes if "{" not in one.path}
+        self._patterns = [one for one in routes if "{" in one.path]
+        self._raw = list(raw)
+
+    def add_to(self, app: FastAPI) -> None:
+        """Add the two patterns."""
+        for root in ROOTS:
+            app.add_api_route(
+                root + "/{rest:path}",
+                self.answered,
+                methods=list(_METHODS),
+                include_in_schema=False,
+            )
+
+    async def answered(self, request: Request) -> Response:
+        """Answer one request; an error is told in the client's words."""
+        try:
+            workspace = request.path_params.get("workspace", DEFAULT_WORKSPACE)
+            if not _WORKSPACE.fullmatch(workspace):
+                raise InvalidInput(
+                    f"{workspace[:63]!r} cannot be the name of a workspace.",
+                    hint="Use small letters, digits and '-', beginning with a letter or digit.",
+                )
+            rest = _VERSION.sub("", request.path_params["rest"], count=1)
+            for one in self._raw:
+                if request.method == one.method and rest.startswith(one.path):
+                    answer: Response = await one.serve(request, workspace, rest[len(one.path) :])
+                    return answer
+            return await self._served(request, workspace, rest)
+        except FalajError as error:
+            return self._refused(request, error)
+
+    async def _served(self, request: Request, workspace: str, rest: str) -> Response:
+        begun = time.monotonic()
+        caller = await run_in_threadpool(authenticated, request, self._verifier)
+        route, path = self._found(request.method, rest)
+        in_address = request.method == "GET"
+        fields = _queried(request) if in_address else await self._body(request)
+        if time.monotonic() - begun > SOON_SECONDS:
+            # Who was put out while the body was on its way must not be let through by it.
+            await run_in_threadpool(self._verifier.still_good, bearer(request))
+        asked = Asked(self._backend, caller, workspace, fields, path, in_address)
+
+        def served() -> bytes:
+            return json.dumps(route.serve(asked)).encode()
+
+        return Response(await run_in_threadpool(served), media_type="application/json")
+
+    def _found(self, method: str, rest: str) -> tuple[Route, Mapping[str, str]]:
+        plain = self._plain.get((method, rest))
+        if plain is not None:
+            return plain, {}
+        for one in self._patterns:
+            match = one.pattern.fullmatch(rest) if one.method == method else None
+            if match is not None:
+                return one, match.groupdict()
+        raise NotFound(
+            f"MLflow's API has no {method} {rest[:200]!r} here.",
+            hint="The guide lists the routes that Falaj answers.",
+        )
+
+    async def _body(self, request: Request) -> dict[str, Any]:
+        body = await read_body(request, self._max_body_bytes)
+        return json_object(body) if body.strip() else {}
+
+    def _refused(self, request: Request, error: FalajError) -> Response:
+        document, status = told(error)
+        tell(request, error)
+        headers = {}
+        if status == 401:
+            headers["WWW-Authenticate"] = "Bearer"
+        if error.retryable:
+            headers["Retry-After"] = "1"
+        text = json.dumps(self._hiding.document(document))
+        return Response(text, status, headers=headers, media_type="application/json")
+
+
+def _queried(request: Request) -> dict[str, Any]:
+    return {name: request.query_params.getlist(name) for name in request.query_params}

@@ -1,0 +1,1 @@
+"""Tracking: experiments, runs and what runs carry. Look first at ``runs.py``."""
