@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from falaj.training.frames import TrainingFrame
     from falaj.training.model import TimeSplit
     from falaj.training.service import RunService, TrainingService
+    from falaj.training.tracking.service import ExperimentService
     from falaj.trust.audit_service import Audit
     from falaj.trust.certificates_service import CertificateService
     from falaj.trust.keys_service import Keys
@@ -87,6 +88,7 @@ class Platform:
     features: Features
     training: TrainingService
     runs: RunService
+    experiments: ExperimentService
     models: ModelService
     endpoints: EndpointService
     monitors: MonitorService
