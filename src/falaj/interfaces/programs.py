@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from falaj.interfaces.exchange import add_exchange
 from falaj.interfaces.hiding import Hiding
 from falaj.interfaces.hosts import Addresses
-from falaj.interfaces.mlflow import server
+from falaj.interfaces.mlflow import server, tracking
 from falaj.interfaces.mlflow.routes import Mlflow
 from falaj.interfaces.scim import Scim
 from falaj.trust.provisioners import Provisioners
@@ -38,5 +38,5 @@ def add_programs(app: FastAPI, premises: Premises, addresses: Addresses) -> None
         premises.verifier,
         hiding=Hiding.of(premises.settings),
         max_body_bytes=premises.settings.http.max_body_bytes,
-        routes=(*server.ROUTES,),
+        routes=(*server.ROUTES, *tracking.ROUTES),
     ).add_to(app)

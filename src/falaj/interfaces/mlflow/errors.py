@@ -6,6 +6,7 @@ from typing import Any
 
 from falaj.kernel.errors import AlreadyExists, ErrorKind, FalajError
 from falaj.kernel.problems import public
+from falaj.training.tracking.values import ParameterWritten
 
 _CODES = {
     ErrorKind.INVALID: ("INVALID_PARAMETER_VALUE", 400),
@@ -29,6 +30,8 @@ def told(error: FalajError) -> tuple[dict[str, Any], int]:
     code, status = _CODES[error.kind]
     if isinstance(error, AlreadyExists):
         code = "RESOURCE_ALREADY_EXISTS"
+    if isinstance(error, ParameterWritten):
+        code = "INVALID_PARAMETER_VALUE"
     if error.details.get("refused") == "body-too-large":
         status = 413
     return {"error_code": code, "message": str(public(error))}, status
