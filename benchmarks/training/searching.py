@@ -159,7 +159,9 @@ def timed(database: str, n_runs: int, n_points: int, rounds: int) -> list[Row]:
         for tracker in (ours, theirs):
             tracker.anew()
             run = with_history(tracker, homes[tracker.name], n_points)
+            ours.anew()
             works.append(partial(tracker.get, f"metrics/get-history?run_id={run}&metric_key=loss"))
+        theirs.anew()
         found = [json.loads(work())["metrics"] for work in works]
         told = [[(one["step"], one["value"]) for one in one_side] for one_side in found]
         if told[0] != told[1]:
