@@ -50,6 +50,8 @@ class Tracker:
         ca: Path | None = None,
     ) -> None:
         self.name, self.pid, self.database = name, pid, database
+        self.begun, self.parent = 0.0, pid
+        """When its server was started (``time.perf_counter``), and the first of its processes."""
         parts = urlsplit(address)
         self._root = parts.path + "/api/2.0/mlflow/"
         self._headers = {"Content-Type": "application/json"}
@@ -149,6 +151,7 @@ def our_server(folder: Path, url: str) -> Iterator[Tracker]:
     installation.init(more=more)
     with installation.asked_as(Role.ADMINISTRATOR.value) as ask:
         made = ask("accounts.create_service", name="trainer", roles=[Role.ML_ENGINEER.value])
+    begun = time.perf_counter()
     installation.up()
     try:
         account = ForClients(installation, made.secret.get_secret_value())
@@ -161,6 +164,7 @@ def our_server(folder: Path, url: str) -> Iterator[Tracker]:
             token=account.token,
             ca=installation.ca,
         )
+        tracker.begun, tracker.parent = begun, installation.process.pid
         tracker.anew()
         yield tracker
     finally:
@@ -181,6 +185,7 @@ def mlflow_server(folder: Path, url: str) -> Iterator[Tracker]:
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     }
+    begun = time.perf_counter()
     with (folder / "mlflow.log").open("wb") as log:
         process = subprocess.Popen(
             command, stdout=log, stderr=log, env=surroundings, start_new_session=True
@@ -189,7 +194,9 @@ def mlflow_server(folder: Path, url: str) -> Iterator[Tracker]:
         await_healthy(port, folder / "mlflow.log")
         # Read and written here with the driver of this environment.
         own = url.replace("+psycopg2", "+psycopg")
-        yield Tracker("MLflow", f"http://127.0.0.1:{port}", process.pid, own)
+        tracker = Tracker("MLflow", f"http://127.0.0.1:{port}", process.pid, own)
+        tracker.begun = begun
+        yield tracker
     finally:
         process.terminate()
         process.wait(30)

@@ -12,7 +12,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any, ClassVar, Self, TypeVar, get_type_hints
 
 from pydantic import (
@@ -260,10 +260,18 @@ def _recordable(value: Any) -> Any:
     return rendered if len(text) <= 2_000 else f"({len(text)} characters)"
 
 
-@lru_cache(maxsize=1_000)
+_adapters: dict[type, TypeAdapter[Any]] = {}
+_MOST_ADAPTERS = 1_000
+
+
 def _adapter(kind: type) -> TypeAdapter[Any]:
     """What writes values of a type as JSON: making it takes longer than most actions."""
-    return TypeAdapter(kind)
+    found = _adapters.get(kind)
+    if found is None:
+        if len(_adapters) >= _MOST_ADAPTERS:
+            _adapters.clear()
+        found = _adapters[kind] = TypeAdapter(kind)
+    return found
 
 
 _PLAIN = (str, int, float, type(None))

@@ -91,9 +91,7 @@ def test_many_calls_leave_a_short_tail_and_the_end_of_a_run_leaves_none(
 
 
 def test_points_are_the_same_behind_their_bytes_and_their_json():
-    points = Points.of(
-        ["b", "a", "b"], [1, 2, 3], [10, 20, 30], [math.nan, math.inf, -0.0]
-    )
+    points = Points.of(["b", "a", "b"], [1, 2, 3], [10, 20, 30], [math.nan, math.inf, -0.0])
     assert points.keys == {"b": 2, "a": 1}
     again = Points.unpacked(points.keys, points.packed())
     adapter = TypeAdapter(Points)
