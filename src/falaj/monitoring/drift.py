@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from falaj.kernel.errors import InvalidInput, NotFound
 from falaj.lake.ports import Lake
-from falaj.models.bundles import Bundle, Bundles
-from falaj.models.model import FeatureStatistics, Histogram
+from falaj.models.bundles import Bundles
+from falaj.models.model import Statistics
 from falaj.monitoring.counts import (
     Counts,
     benjamini_hochberg,
@@ -30,6 +30,7 @@ from falaj.monitoring.counts import (
     proportions_differ,
 )
 from falaj.monitoring.model import DriftLimits, DriftReport, FeatureDrift
+from falaj.monitoring.sketches import Bins, Sketch
 from falaj.serving.model import Release
 from falaj.serving.names import table_of
 
@@ -69,8 +70,8 @@ class Drift:
                 hint="Watch its members through endpoints of their own.",
             )
         bundle = self._bundles.open_bundle(variant.bundle)
-        n_inputs = len(bundle.statistics.features)
-        counter = _Counter(bundle)
+        bins = Bins.of(bundle.statistics)
+        sketch = Sketch.empty(bins)
         table = table_of(release.endpoint)
         if self._lake.exists(table):
             rows = self._lake.scan(
@@ -88,14 +89,15 @@ class Drift:
             # What is known no more, because the person was erased, counts no more.
             rows = rows.filter(rows.column("features").is_valid())
             for batch in rows.to_batches(max_chunksize=65_536):
-                counter.add(_matrix(batch.column(0), n_inputs), _column(batch.column(1)))
-        if not counter.n:
+                matrix = _matrix(batch.column(0), len(bins.names))
+                sketch += Sketch.of(bins, matrix, _column(batch.column(1)))
+        if not sketch.n:
             raise NotFound(
                 f"{release.endpoint!r} has no logged predictions of {variant.label} between "
                 f"{since:%Y-%m-%d %H:%M} and {until:%Y-%m-%d %H:%M}.",
                 hint="Ask for another window; fresh predictions reach the log within seconds.",
             )
-        features, score = counter.compared(limits)
+        features, score = against(bundle.statistics, sketch, limits)
         return DriftReport(
             endpoint=release.endpoint,
             model=variant.model,
@@ -104,63 +106,38 @@ class Drift:
             since=since,
             until=until,
             n_reference=bundle.statistics.n_rows,
-            n_observed=counter.n,
+            n_observed=sketch.n,
             limits=limits,
             features=features,
             score=score,
         )
 
 
-class _Counter:
-    """Counts live rows on the frozen bins of a bundle."""
+def against(
+    statistics: Statistics, sketch: Sketch, limits: DriftLimits
+) -> tuple[list[FeatureDrift], FeatureDrift]:
+    """What a sketch holds against what was frozen with its model: the inputs, and the score.
 
-    def __init__(self, bundle: Bundle) -> None:
-        self._features = bundle.statistics.features
-        self._scores = bundle.statistics.scores
-        self._counts = [np.zeros(len(feature.counts)) for feature in self._features]
-        self._missing = [0] * len(self._features)
-        self._score_counts = np.zeros(len(self._scores.counts))
-        self.n = 0
+    Its cost does not depend on how many rows were sketched.
 
-    def add(self, matrix: NDArray[np.float32], scores: NDArray[np.float64]) -> None:
-        self.n += len(matrix)
-        for place, feature in enumerate(self._features):
-            values = matrix[:, place].astype(np.float64)
-            known = values[~np.isnan(values)]
-            self._missing[place] += len(values) - len(known)
-            self._counts[place] += counts_of(known, feature)
-        known = scores[np.isfinite(scores)]
-        self._score_counts += counts_of(known, self._scores)
-
-    def compared(self, limits: DriftLimits) -> tuple[list[FeatureDrift], FeatureDrift]:
-        compared = [
-            compare(
-                feature.name,
-                np.array(feature.counts, dtype=np.float64),
-                observed,
-                missing=(feature.n_missing, missing),
-                ordered=not feature.categories,
-            )
-            for feature, observed, missing in zip(
-                self._features, self._counts, self._missing, strict=True
-            )
-        ]
-        reference = np.array(self._scores.counts, dtype=np.float64)
-        compared.append(
-            compare("score", reference, self._score_counts, missing=(0, 0), ordered=True)
+    Args:
+        statistics: of the bundle whose bins the sketch was made on.
+    """
+    bins = Bins.of(statistics)
+    found = [
+        compare(
+            feature.name,
+            np.array(feature.counts, dtype=np.float64),
+            sketch.of_input(bins, place).astype(np.float64),
+            missing=(feature.n_missing, int(sketch.missing[place])),
+            ordered=not feature.categories,
         )
-        judge(compared, limits)
-        return compared[:-1], compared[-1]
-
-
-def counts_of(known: NDArray[np.float64], reference: FeatureStatistics | Histogram) -> Counts:
-    """Counts of values on the reference's bins: bin i holds edges[i-1] < v <= edges[i]."""
-    n = len(reference.counts)
-    if isinstance(reference, FeatureStatistics) and reference.categories:
-        places = np.clip(known, 0, n - 1).astype(np.int64)
-    else:
-        places = np.searchsorted(np.array(reference.edges), known, side="left")
-    return np.bincount(places, minlength=n).astype(np.float64)
+        for place, feature in enumerate(statistics.features)
+    ]
+    reference = np.array(statistics.scores.counts, dtype=np.float64)
+    found.append(compare("score", reference, sketch.scores.astype(np.float64), ordered=True))
+    judge(found, limits)
+    return found[:-1], found[-1]
 
 
 def compare(
