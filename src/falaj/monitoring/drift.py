@@ -10,7 +10,7 @@ the missing share). Missing values are counted apart: they do not blur the dista
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,21 +34,42 @@ from falaj.monitoring.sketches import Bins, Sketch
 from falaj.serving.model import Release
 from falaj.serving.names import table_of
 
+if TYPE_CHECKING:
+    from falaj.kernel.database import Database
+    from falaj.monitoring.keptsketches import KeptSketches
+    from falaj.serving.model import Variant
+
 
 class Drift:
-    """Reports drift from the prediction log.
+    """Reports drift from kept sketches, or from the rows of the prediction log.
 
     Args:
         lake: holds the prediction log.
         bundles: hold the frozen statistics of each model version.
+        kept: the sketches of the prediction log; None to read rows always.
+        database: where the sketches are kept.
     """
 
-    def __init__(self, lake: Lake, bundles: Bundles) -> None:
+    def __init__(
+        self,
+        lake: Lake,
+        bundles: Bundles,
+        kept: KeptSketches | None = None,
+        database: Database | None = None,
+    ) -> None:
         self._lake = lake
         self._bundles = bundles
+        self._kept = kept
+        self._database = database
 
     def report(
-        self, release: Release, since: datetime, until: datetime, limits: DriftLimits
+        self,
+        release: Release,
+        since: datetime,
+        until: datetime,
+        limits: DriftLimits,
+        *,
+        exact: bool = False,
     ) -> DriftReport:
         """Compare the predictions of a release's model version over [since, until).
 
@@ -56,6 +77,8 @@ class Drift:
             release: whose first variant is looked at, in all releases that served it.
             since, until: the instants that the predictions are about.
             limits: when a difference is a drift.
+            exact: read every row, in the place of the sketches of minutes that begin in the
+                window. Rows are read as well where there is no sketch.
 
         Raises:
             NotFound: there are no such predictions.
@@ -69,35 +92,19 @@ class Drift:
                 "it was trained on.",
                 hint="Watch its members through endpoints of their own.",
             )
-        bundle = self._bundles.open_bundle(variant.bundle)
-        bins = Bins.of(bundle.statistics)
-        sketch = Sketch.empty(bins)
-        table = table_of(release.endpoint)
-        if self._lake.exists(table):
-            rows = self._lake.scan(
-                table,
-                columns=["features", "score"],
-                where="model = $model AND version = $version "
-                "AND predicted_for >= $since AND predicted_for < $until",
-                parameters={
-                    "model": variant.model,
-                    "version": variant.version,
-                    "since": since,
-                    "until": until,
-                },
-            )
-            # What is known no more, because the person was erased, counts no more.
-            rows = rows.filter(rows.column("features").is_valid())
-            for batch in rows.to_batches(max_chunksize=65_536):
-                matrix = _matrix(batch.column(0), len(bins.names))
-                sketch += Sketch.of(bins, matrix, _column(batch.column(1)))
+        statistics = self._bundles.open_bundle(variant.bundle).statistics
+        sketch = None if exact else self._remembered(release.endpoint, variant, since, until)
+        source: Literal["sketches", "rows"] = "sketches"
+        if sketch is None:
+            source = "rows"
+            sketch = self._counted(release.endpoint, variant, statistics, since, until)
         if not sketch.n:
             raise NotFound(
                 f"{release.endpoint!r} has no logged predictions of {variant.label} between "
                 f"{since:%Y-%m-%d %H:%M} and {until:%Y-%m-%d %H:%M}.",
                 hint="Ask for another window; fresh predictions reach the log within seconds.",
             )
-        features, score = against(bundle.statistics, sketch, limits)
+        features, score = against(statistics, sketch, limits)
         return DriftReport(
             endpoint=release.endpoint,
             model=variant.model,
@@ -105,12 +112,58 @@ class Drift:
             bundle=variant.bundle,
             since=since,
             until=until,
-            n_reference=bundle.statistics.n_rows,
+            n_reference=statistics.n_rows,
             n_observed=sketch.n,
+            source=source,
             limits=limits,
             features=features,
             score=score,
         )
+
+    def _remembered(
+        self, endpoint: str, variant: Variant, since: datetime, until: datetime
+    ) -> Sketch | None:
+        """From what was kept; None if nothing was."""
+        if self._kept is None or self._database is None:
+            return None
+        with self._database.reading() as connection:
+            found = self._kept.window(
+                connection, endpoint, variant.model, variant.version, since, until
+            )
+        return found if found.n else None
+
+    def _counted(
+        self,
+        endpoint: str,
+        variant: Variant,
+        statistics: Statistics,
+        since: datetime,
+        until: datetime,
+    ) -> Sketch:
+        """From the rows themselves."""
+        bins = Bins.of(statistics)
+        sketch = Sketch.empty(bins)
+        table = table_of(endpoint)
+        if not self._lake.exists(table):
+            return sketch
+        rows = self._lake.scan(
+            table,
+            columns=["features", "score"],
+            where="model = $model AND version = $version "
+            "AND predicted_for >= $since AND predicted_for < $until",
+            parameters={
+                "model": variant.model,
+                "version": variant.version,
+                "since": since,
+                "until": until,
+            },
+        )
+        # What is known no more, because the person was erased, counts no more.
+        rows = rows.filter(rows.column("features").is_valid())
+        for batch in rows.to_batches(max_chunksize=65_536):
+            matrix = _matrix(batch.column(0), len(bins.names))
+            sketch += Sketch.of(bins, matrix, _column(batch.column(1)))
+        return sketch
 
 
 def against(

@@ -459,9 +459,10 @@ class Premises:
         from falaj.monitoring.drift import Drift
         from falaj.monitoring.monitors import Monitors
         from falaj.monitoring.performance import Performance
+        from falaj.wiring.liveparts import kept_sketches
 
         return Monitors(
-            Drift(self.lake, self.bundles),
+            Drift(self.lake, self.bundles, kept_sketches(self), self.database),
             Performance(self.lake),
             self.serving.releases,
             self.definitions,

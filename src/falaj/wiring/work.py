@@ -16,7 +16,7 @@ from falaj.kernel.telemetry import logger
 from falaj.trust.audit_checkpoints import Checkpointer
 from falaj.wiring.auditparts import retention
 from falaj.wiring.keyparts import EVERY_USES, key_jobs, uses_told
-from falaj.wiring.liveparts import prediction_drain
+from falaj.wiring.liveparts import kept_sketches, prediction_drain
 from falaj.wiring.seldom import Seldom
 from falaj.wiring.watching import parity_checks, statistics
 
@@ -263,6 +263,7 @@ class Chores:
             "scaling decisions": lambda: bring_in(scalings, made.calls),
             "feature statistics": Seldom(lambda: statistics(made).update_all(), every_seconds=60.0),
             "expired tiles": Seldom(tiles_let_go, every_seconds=3600.0),
+            "old sketches": Seldom(kept_sketches(made).roll_up, every_seconds=600.0),
             "lake compaction": Seldom(made.lake.compact, every_seconds=3600.0),
         }
         self._chores |= _as_settings_say(made)
