@@ -149,7 +149,7 @@ os.kill(os.getpid(), 9)
 
 
 def test_what_a_killed_writer_left_is_never_seen_and_is_swept(streams, folder):
-    done = subprocess.run([sys.executable, "-c", KILLED, str(folder)], check=False)  # noqa: S603
+    done = subprocess.run([sys.executable, "-c", KILLED, str(folder)], check=False)
     assert done.returncode == -9
     assert len(files(folder)) == 1
     assert list(streams.streams()) == []

@@ -296,6 +296,13 @@ SUBJECTS: Mapping[str, Subject] = {
     ),
     "runs.finish": Subject(_new("run", lambda world: world.started_run())),
     "runs.get": Subject(_fact("run")),
+    "runs.artifacts": Subject(_fact("run")),
+    "runs.fetch_artifact": Subject(_new("run", lambda world: world.run_with_file(), path="a/b")),
+    "runs.keep_artifact": Subject(
+        _new("run", lambda world: world.started_run(), path="a/b", content=b"words"),
+        outside="the bytes arrive before they are named; what nobody names is swept",
+    ),
+    "runs.remove_artifact": Subject(_new("run", lambda world: world.run_with_file(), path="a")),
     "runs.history": Subject(_fact("run", key="test_auc")),
     "runs.compare": Subject(_comparison),
     "models.register": Subject(_registration),

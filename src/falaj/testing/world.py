@@ -379,6 +379,19 @@ class World:
         with self.call() as call:
             return self.premises.runs.start(call, experiment="by-hand", params={}, tags={}).id
 
+    def run_with_file(self) -> str:
+        """The id of a run that goes on, with the artifact ``a/b``."""
+        from falaj.training.artifacts import RUNS
+        from falaj.wiring.artifactparts import artifacts
+
+        run = self.started_run()
+        incoming = self.premises.streams.begin()
+        incoming.write(b"words of " + run.encode()[:3])
+        kept = incoming.finish()
+        with self.call() as call:
+            artifacts(self.premises).keep(call, RUNS, run, "a/b", kept)
+        return run
+
     def waiting_job(self) -> str:
         """The id of a job that waits."""
         with self.call() as call:

@@ -24,6 +24,7 @@ from falaj.trust.keys_service import Keys
 from falaj.trust.ownfactors import OwnFactors
 from falaj.trust.provisioning_service import ProvisioningService
 from falaj.trust.service import AccountsService
+from falaj.wiring.artifactparts import artifacts
 from falaj.wiring.facts import facts
 from falaj.wiring.policyparts import policy_service
 from falaj.wiring.privacyparts import privacy_service
@@ -59,7 +60,7 @@ def makers(made: Premises) -> dict[type[Service], Callable[[], Service]]:
             guarded_lake(made),
             residency(made).check,
         ),
-        RunService: lambda: RunService(made.runs, made.catalog, visible),
+        RunService: lambda: RunService(made.runs, made.catalog, visible, artifacts(made)),
         ModelService: lambda: _models(made),
         EndpointService: lambda: _endpoints(made),
         MonitorService: lambda: MonitorService(made.monitors, made.may_on, guarded_lake(made)),

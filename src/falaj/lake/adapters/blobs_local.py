@@ -130,7 +130,7 @@ class LocalWriter:
         """See ``BlobWriter.write``."""
         rest = memoryview(data)
         try:
-            while len(rest):
+            while rest:
                 rest = rest[self._file.write(rest) :]
         except OSError as error:
             raise disk_error(error, self._what) from error
