@@ -20,10 +20,10 @@ from pathlib import Path
 import httpx
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from measuring import ROOT, Row, arguments, median, report  # noqa: E402
+from measuring import ROOT, Row, arguments, median, report
 
-from falaj.testing.guarded import free_ports  # noqa: E402
-from falaj.testing.mlflowclients import INTERPRETER, MISSING, for_clients, run_script  # noqa: E402
+from falaj.testing.guarded import free_ports
+from falaj.testing.mlflowclients import INTERPRETER, MISSING, for_clients, run_script
 
 CLIENT = Path(__file__).with_name("transfer_client.py")
 MB = 1_000_000

@@ -4,9 +4,9 @@ Run by the client's own interpreter: ``transfer_client.py <artifact uri> <file> 
 """
 
 import json
-import os
 import sys
 import time
+from pathlib import Path
 
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
@@ -17,6 +17,6 @@ begun = time.perf_counter()
 repository.log_artifact(file, "data")
 uploaded = time.perf_counter() - begun
 begun = time.perf_counter()
-repository.download_artifacts("data/" + os.path.basename(file), folder)
+repository.download_artifacts("data/" + Path(file).name, folder)
 downloaded = time.perf_counter() - begun
 print(json.dumps({"up": uploaded, "down": downloaded}))

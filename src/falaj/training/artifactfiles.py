@@ -33,7 +33,6 @@ FileGiven = Annotated[
 
 FileAnswer = Annotated[
     ArtifactContent,
-    PlainValidator(lambda value: value),
     PlainSerializer(whole_of, return_type=str, when_used="json"),
     WithJsonSchema(_SCHEMA),
     Binary(OCTETS),

@@ -12,8 +12,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pydantic_core.core_schema import (
+    CoreSchema,
+    any_schema,
+    plain_serializer_function_ser_schema,
+)
 from sqlalchemy import delete, func, insert, or_, select, update
 
+from falaj.kernel.binary import whole_of
 from falaj.kernel.errors import Conflict, Corrupt, InvalidInput, LimitExceeded, NotFound
 from falaj.kernel.insertion import insert_if_absent
 from falaj.lake.streams import Kept
@@ -64,6 +70,13 @@ class ArtifactContent:
     ) -> None:
         self.artifact = artifact
         self._read = read
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, _source: object, _handler: object) -> CoreSchema:
+        """An answer of an action as it is; in JSON its bytes in base64."""
+        return any_schema(
+            serialization=plain_serializer_function_ser_schema(whole_of, when_used="json")
+        )
 
     def __len__(self) -> int:
         return self.artifact.size

@@ -10,6 +10,7 @@ from falaj.wiring.seldom import Seldom
 
 if TYPE_CHECKING:
     from falaj.training.artifacts import Artifacts
+    from falaj.training.loggedmodel_service import LoggedModelService
     from falaj.wiring.assembly import Premises
 
 _LEFT_OVER_AFTER = timedelta(hours=24)
@@ -21,8 +22,17 @@ _CLEAR_SECONDS = 2.0
 def artifacts(made: Premises) -> Artifacts:
     """The artifacts of every kind of owner."""
     from falaj.training.artifacts import RUNS, Artifacts
+    from falaj.training.loggedmodels import LOGGED_MODELS
 
-    return Artifacts(made.streams, made.blobs, (RUNS,))
+    return Artifacts(made.streams, made.blobs, (RUNS, LOGGED_MODELS))
+
+
+def logged_models(made: Premises) -> LoggedModelService:
+    """The actions of logged models."""
+    from falaj.training.loggedmodel_service import LoggedModelService
+    from falaj.training.loggedmodels import LoggedModels
+
+    return LoggedModelService(LoggedModels(made.catalog), artifacts(made), made.catalog, made.may)
 
 
 def artifact_chores(made: Premises) -> dict[str, Callable[[], object]]:

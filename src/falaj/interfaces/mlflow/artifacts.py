@@ -17,6 +17,7 @@ from starlette.concurrency import run_in_threadpool
 
 from falaj.interfaces.http import SOON_SECONDS, Verifier, authenticated, bearer
 from falaj.interfaces.mlflow.asked import Asked
+from falaj.interfaces.mlflow.errors import NotOffered
 from falaj.interfaces.mlflow.routes import Raw, Route
 from falaj.interfaces.transfers import Transfers, sent
 from falaj.kernel.door import Backend, LocalDoor
@@ -155,17 +156,18 @@ def _listed(asked: Asked) -> Mapping[str, Any]:
     place = place_of(asked.text("path", ""), folder=True)
     entries = asked.call(f"{place.service}.artifacts", **place.arguments())
     skipped = len(place.path) + 1 if place.path else 0
-    return {"files": [_file(entry, entry.path[skipped:]) for entry in entries]}
+    return {"files": [file_document(entry, entry.path[skipped:]) for entry in entries]}
 
 
 def _listed_of_run(asked: Asked) -> Mapping[str, Any]:
     run = asked.text("run_id", "") or asked.text("run_uuid")
     path = artifact_path(asked.text("path", "").rstrip("/"), empty=True)
     entries = asked.call("runs.artifacts", run=run, path=path)
-    return {"files": [_file(entry, entry.path) for entry in entries]}
+    return {"files": [file_document(entry, entry.path) for entry in entries]}
 
 
-def _file(entry: ArtifactEntry, path: str) -> dict[str, Any]:
+def file_document(entry: ArtifactEntry, path: str) -> dict[str, Any]:
+    """A file or folder as MLflow's client reads it, under a path."""
     if entry.is_folder:
         return {"path": path, "is_dir": True}
     return {"path": path, "is_dir": False, "file_size": entry.size}
@@ -177,7 +179,18 @@ def _removed(asked: Asked) -> Mapping[str, Any]:
     return {}
 
 
+def _not_presigned(_asked: Asked) -> Mapping[str, Any]:
+    raise NotOffered(
+        "Presigned addresses are not offered: the store holds encrypted bytes only.",
+        hint="Upload and download through the routes of mlflow-artifacts/artifacts.",
+    )
+
+
 ROUTES = (
+    Route("GET", "mlflow-artifacts/presigned/{path:path}", _not_presigned),
+    Route("POST", "mlflow/artifacts/presigned-upload-url", _not_presigned),
+    Route("POST", "mlflow/artifacts/presigned-download-url", _not_presigned),
+    Route("POST", "mlflow-artifacts/mpu/create/{path:path}", _not_presigned),
     Route("GET", _FILES, _listed),
     Route("DELETE", _FILES + "/{path:path}", _removed),
     Route("GET", "mlflow/artifacts/list", _listed_of_run),
