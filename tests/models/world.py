@@ -23,6 +23,7 @@ from falaj.kernel.outbox import Outbox
 from falaj.lake.adapters.blobs_local import LocalBlobs
 from falaj.lake.adapters.lake_ducklake import DuckLake
 from falaj.lake.blobs import SealedBlobs
+from falaj.lake.streams import SealedStreams
 from falaj.models.adapters.int8_onnxruntime import Int8Quantizer
 from falaj.models.adapters.onnx_lightgbm import LightGbmToOnnx
 from falaj.models.adapters.scoring_onnxruntime import OnnxScorers
@@ -55,6 +56,7 @@ from falaj.testing.calls import make_caller, make_door, opened_call
 from falaj.testing.fakes import MemoryAudit
 from falaj.testing.seeing import whole
 from falaj.training.adapters.trainer_lightgbm import LightGbmTrainer
+from falaj.training.artifacts import Artifacts
 from falaj.training.definition_pins import CatalogPins
 from falaj.training.model import (
     PREPARE_JOB,
@@ -66,6 +68,7 @@ from falaj.training.model import (
 )
 from falaj.training.service import RunService, TrainingService
 from falaj.training.tracking.runs import Runs
+from falaj.training.tracking.searching import RunSearch
 from falaj.training.train import PrepareJob, RecreateJob, TrainJob
 from falaj.training.training_sets import TrainingSets
 from falaj.trust.adapters.keys_file import FileKeyring, MachineSeal
@@ -202,7 +205,11 @@ class World:
                 self.sets, self.jobs, self.catalog, visible, lambda _call, _action, _on: True,
                 whole(self.lake),
             ),
-            RunService(self.runs, self.catalog, visible),
+            RunService(
+                self.runs, RunSearch(visible, lambda _call: False), self.catalog, visible,
+                lambda _call, _action, _on: True,
+                Artifacts(SealedStreams(self.store, self.keys), self.blobs),
+            ),
             ModelService(
                 registry=self.registry, promotions=self.promotions, bundles=self.bundles,
                 runs=self.runs, jobs=self.jobs, catalog=self.catalog, visible=visible,

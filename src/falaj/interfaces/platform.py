@@ -39,8 +39,10 @@ if TYPE_CHECKING:
     from falaj.operations.service import AlertService, ChangeService, IncidentService
     from falaj.serving.service import EndpointService
     from falaj.training.frames import TrainingFrame
+    from falaj.training.loggedmodel_service import LoggedModelService
     from falaj.training.model import TimeSplit
     from falaj.training.service import RunService, TrainingService
+    from falaj.training.tracking.service import ExperimentService
     from falaj.trust.audit_service import Audit
     from falaj.trust.certificates_service import CertificateService
     from falaj.trust.keys_service import Keys
@@ -87,6 +89,8 @@ class Platform:
     features: Features
     training: TrainingService
     runs: RunService
+    loggedmodels: LoggedModelService
+    experiments: ExperimentService
     models: ModelService
     endpoints: EndpointService
     monitors: MonitorService

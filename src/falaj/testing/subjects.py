@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from falaj.testing.artifactsubjects import of_artifacts
+from falaj.testing.trackingsubjects import of_tracking
 from falaj.testing.world import BEGIN, OWNER, definitions, door_of, training_spec
 
 if TYPE_CHECKING:
@@ -142,10 +144,6 @@ def _keys_of_tokens(world: World) -> Arguments:
 
 def _proof(world: World) -> Arguments:
     return {"old": int(world.facts["older"]), "new": int(world.facts["newer"])}
-
-
-def _comparison(world: World) -> Arguments:
-    return {"runs": [world.facts["run"], world.started_run()]}
 
 
 def _push(world: World) -> Arguments:
@@ -289,15 +287,8 @@ SUBJECTS: Mapping[str, Subject] = {
     "training.train": Subject(
         lambda _world: {"request": {"model": "late", "spec": training_spec()}}
     ),
-    "runs.start": Subject(_always(experiment="by-hand", params={"rate": 0.1})),
-    "runs.log": Subject(
-        _new("run", lambda world: world.started_run(),
-             metrics=[{"key": "auc", "value": 0.75, "step": 1}])
-    ),
-    "runs.finish": Subject(_new("run", lambda world: world.started_run())),
-    "runs.get": Subject(_fact("run")),
-    "runs.history": Subject(_fact("run", key="test_auc")),
-    "runs.compare": Subject(_comparison),
+    **{name: Subject(asked) for name, asked in of_tracking().items()},
+    **{name: Subject(*asked) for name, asked in of_artifacts().items()},
     "models.register": Subject(_registration),
     "models.bring": Subject(_bringing),
     "models.quantize": Subject(_always(**VERSION)),
