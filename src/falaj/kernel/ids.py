@@ -21,6 +21,7 @@ PREFIXES = {
     "exp": "an experiment",
     "run": "a training run",
     "gates": "a report of a version's gates",
+    "aliasmove": "a move of an alias of a model",
     "ts": "a pinned training set",
     "pred": "a prediction",
     "release": "a release of an endpoint",
