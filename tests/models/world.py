@@ -23,6 +23,7 @@ from falaj.kernel.outbox import Outbox
 from falaj.lake.adapters.blobs_local import LocalBlobs
 from falaj.lake.adapters.lake_ducklake import DuckLake
 from falaj.lake.blobs import SealedBlobs
+from falaj.lake.streams import SealedStreams
 from falaj.models.adapters.int8_onnxruntime import Int8Quantizer
 from falaj.models.adapters.onnx_lightgbm import LightGbmToOnnx
 from falaj.models.adapters.scoring_onnxruntime import OnnxScorers
@@ -58,6 +59,7 @@ from falaj.testing.calls import make_caller, make_door, opened_call
 from falaj.testing.fakes import MemoryAudit
 from falaj.testing.seeing import whole
 from falaj.training.adapters.trainer_lightgbm import LightGbmTrainer
+from falaj.training.artifacts import Artifacts
 from falaj.training.definition_pins import CatalogPins
 from falaj.training.model import (
     PREPARE_JOB,
@@ -210,7 +212,10 @@ class World:
                 self.sets, self.jobs, self.catalog, visible, lambda _call, _action, _on: True,
                 whole(self.lake),
             ),
-            RunService(self.runs, self.catalog, visible),
+            RunService(
+                self.runs, self.catalog, visible,
+                Artifacts(SealedStreams(self.store, self.keys), self.blobs),
+            ),
             ModelService(
                 parts=self.parts, promotions=self.promotions, bundles=self.bundles,
                 runs=self.runs, jobs=self.jobs, catalog=self.catalog, visible=visible,

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from falaj.operations.service import AlertService, ChangeService, IncidentService
     from falaj.serving.service import EndpointService
     from falaj.training.frames import TrainingFrame
+    from falaj.training.loggedmodel_service import LoggedModelService
     from falaj.training.model import TimeSplit
     from falaj.training.service import RunService, TrainingService
     from falaj.trust.audit_service import Audit
@@ -87,6 +88,7 @@ class Platform:
     features: Features
     training: TrainingService
     runs: RunService
+    loggedmodels: LoggedModelService
     models: ModelService
     endpoints: EndpointService
     monitors: MonitorService

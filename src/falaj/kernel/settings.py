@@ -31,6 +31,7 @@ from pydantic_settings import (
 
 from falaj.kernel import postgres_tls
 from falaj.kernel.errors import Forbidden, InvalidInput
+from falaj.kernel.settings_artifacts import ArtifactSettings
 from falaj.kernel.settings_audit import AuditSettings
 from falaj.kernel.settings_certificates import CertificateSettings
 from falaj.kernel.settings_ci import CiSettings
@@ -236,6 +237,7 @@ class Settings(BaseSettings):
     privacy: PrivacySettings = PrivacySettings()
     provisioning: ProvisioningSettings = ProvisioningSettings()
     ci: CiSettings = CiSettings()
+    artifacts: ArtifactSettings = ArtifactSettings()
     traces: str = ""
     """Where traces go, by OTLP over HTTP: ``https://collector:4318``; nowhere if it is empty."""
     traces_ratio: float = Field(0.01, ge=0, le=1)

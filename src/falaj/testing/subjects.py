@@ -77,6 +77,14 @@ def _new(argument: str, make: Callable[[World], str], **more: Any) -> Callable[[
     return lambda world: {argument: make(world), **more}
 
 
+_LOGGED = frozenset({"id"})
+
+
+def _logged(world: World) -> str:
+    """The id of a logged model that is pending, with a file and a tag."""
+    return world.logged_model()
+
+
 def _policy(world: World) -> dict[str, Any]:
     name = world.new("model").replace("_", "-")
     forbid = f'@id("{name}") forbid (principal == User::"user:x", action, resource);'
@@ -296,6 +304,30 @@ SUBJECTS: Mapping[str, Subject] = {
     ),
     "runs.finish": Subject(_new("run", lambda world: world.started_run())),
     "runs.get": Subject(_fact("run")),
+    "runs.artifacts": Subject(_fact("run")),
+    "runs.fetch_artifact": Subject(_new("run", lambda world: world.run_with_file(), path="a/b")),
+    "runs.keep_artifact": Subject(
+        _new("run", lambda world: world.started_run(), path="a/b", content=b"words"),
+        outside="the bytes arrive before they are named; what nobody names is swept",
+    ),
+    "runs.remove_artifact": Subject(_new("run", lambda world: world.run_with_file(), path="a")),
+    "loggedmodels.create": Subject(
+        _always(experiment="by-hand", name="tree", params={"depth": "3"}, tags={"a": "b"}),
+        passing=frozenset({"id"}),
+    ),
+    "loggedmodels.get": Subject(_new("model", _logged), passing=_LOGGED),
+    "loggedmodels.finish": Subject(_new("model", _logged), passing=_LOGGED),
+    "loggedmodels.add_params": Subject(_new("model", _logged, params={"depth": "3"})),
+    "loggedmodels.tag": Subject(_new("model", _logged, tags={"a": "b"})),
+    "loggedmodels.untag": Subject(_new("model", _logged, key="kept")),
+    "loggedmodels.delete": Subject(_new("model", _logged)),
+    "loggedmodels.artifacts": Subject(_new("model", _logged)),
+    "loggedmodels.fetch_artifact": Subject(_new("model", _logged, path="a/b")),
+    "loggedmodels.keep_artifact": Subject(
+        _new("model", _logged, path="x", content=b"words"),
+        outside="the bytes arrive before they are named; what nobody names is swept",
+    ),
+    "loggedmodels.remove_artifact": Subject(_new("model", _logged, path="a")),
     "runs.history": Subject(_fact("run", key="test_auc")),
     "runs.compare": Subject(_comparison),
     "models.create": Subject(

@@ -206,6 +206,16 @@ class Artifact(BaseModel):
     size: int
 
 
+class ArtifactEntry(BaseModel):
+    """What lies in a folder of a run or logged model: a file, or another folder."""
+
+    path: str
+    is_folder: bool = False
+    size: int | None = None
+    """In bytes; None for a folder."""
+    digest: str | None = None
+
+
 class Run(BaseModel):
     """One attempt: what went in, what came out."""
 

@@ -16,10 +16,14 @@ from falaj.kernel.call import AssetRef, Call
 from falaj.kernel.errors import Forbidden
 from falaj.kernel.jobs import Job
 from falaj.kernel.ports import Resource
+from falaj.training.artifactfiles import FileAnswer, FileGiven, arrived
+from falaj.training.artifacts import RUNS, Artifacts
 from falaj.training.model import (
     PREPARE_JOB,
     RECREATE_JOB,
     TRAIN_JOB,
+    Artifact,
+    ArtifactEntry,
     Experiment,
     MetricPoint,
     Name,
@@ -50,6 +54,7 @@ RunIds = Annotated[list[str], Field(min_length=1, max_length=20)]
 SetList = list[TrainingSet]
 RunList = list[Run]
 ExperimentList = list[Experiment]
+ArtifactList = list[ArtifactEntry]
 Points = list[MetricPoint]
 Params = dict[str, Any]
 Tags = dict[str, str]
@@ -191,10 +196,13 @@ class RunService(Service):
 
     name = "runs"
 
-    def __init__(self, runs: Runs, catalog: Catalog, visible: Visible) -> None:
+    def __init__(
+        self, runs: Runs, catalog: Catalog, visible: Visible, artifacts: Artifacts
+    ) -> None:
         self._runs = runs
         self._catalog = catalog
         self._visible = visible
+        self._artifacts = artifacts
 
     @action(post="/runs")
     def start(
@@ -267,6 +275,34 @@ class RunService(Service):
             if not self._may_see(run):
                 self._runs.missing(run)
         return self._runs.compare(self.call.connection, runs)
+
+    @action(get="/runs/{run}/artifacts", on="run")
+    def artifacts(self, run: str, path: str = "") -> ArtifactList:
+        """What lies in a folder of a run's artifacts: files, and folders inside it."""
+        self._runs.state(self.call.connection, run)
+        return self._artifacts.listed(self.call.connection, RUNS, run, path)
+
+    @action(get="/runs/{run}/artifact", on="run")
+    def fetch_artifact(self, run: str, path: str) -> FileAnswer:
+        """The bytes of one artifact of a run."""
+        found = self._artifacts.content(self.call.connection, RUNS, run, path)
+        self.call.note(digest=found.artifact.digest, size=found.artifact.size)
+        return found
+
+    @action(post="/runs/{run}/artifacts", on="run")
+    def keep_artifact(self, run: str, path: str, content: FileGiven) -> Artifact:
+        """Keep a file as an artifact of a run; what an ended run has is not replaced."""
+        going_on = self._runs.state(self.call.connection, run) is RunState.RUNNING
+        kept = arrived(self._artifacts.streams, content)
+        made = self._artifacts.keep(self.call, RUNS, run, path, kept, replaces=going_on)
+        self.call.note(digest=made.digest, size=made.size)
+        return made
+
+    @action(delete="/runs/{run}/artifacts", on="run")
+    def remove_artifact(self, run: str, path: str) -> int:
+        """Remove an artifact of a run, or a folder of them; returns how many went."""
+        self._runs.state(self.call.connection, run)
+        return self._artifacts.remove(self.call, RUNS, run, path)
 
     def _may_see(self, run: str) -> bool:
         ref = AssetRef("run", run)

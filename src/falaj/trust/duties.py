@@ -27,6 +27,7 @@ DUTIES: Mapping[str, tuple[str, ...]] = {
         "tables.upload",
         "training_sets.*",
         "runs.*",
+        "loggedmodels.*",
         "experiments.*",
         "tuning.*",
         "models.register*",

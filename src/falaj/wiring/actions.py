@@ -17,6 +17,7 @@ from falaj.monitoring.service import MonitorService
 from falaj.operations.policy_service import PolicyService
 from falaj.operations.service import AlertService, ChangeService, IncidentService
 from falaj.serving.service import EndpointService
+from falaj.training.loggedmodel_service import LoggedModelService
 from falaj.training.service import RunService, TrainingService
 from falaj.trust.audit_service import Audit
 from falaj.trust.certificates_service import CertificateService
@@ -24,6 +25,7 @@ from falaj.trust.keys_service import Keys
 from falaj.trust.ownfactors import OwnFactors
 from falaj.trust.provisioning_service import ProvisioningService
 from falaj.trust.service import AccountsService
+from falaj.wiring.artifactparts import artifacts, logged_models
 from falaj.wiring.facts import facts
 from falaj.wiring.policyparts import policy_service
 from falaj.wiring.privacyparts import privacy_service
@@ -59,7 +61,8 @@ def makers(made: Premises) -> dict[type[Service], Callable[[], Service]]:
             guarded_lake(made),
             residency(made).check,
         ),
-        RunService: lambda: RunService(made.runs, made.catalog, visible),
+        RunService: lambda: RunService(made.runs, made.catalog, visible, artifacts(made)),
+        LoggedModelService: lambda: logged_models(made),
         ModelService: lambda: _models(made),
         EndpointService: lambda: _endpoints(made),
         MonitorService: lambda: MonitorService(made.monitors, made.may_on, guarded_lake(made)),

@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from falaj.ingest.ports import EventLog
     from falaj.lake.blobs import SealedBlobs
     from falaj.lake.sealedcolumns import SubjectLake
+    from falaj.lake.streams import SealedStreams
     from falaj.models.bundles import Bundles
     from falaj.models.registry import Registry
     from falaj.monitoring.monitors import Monitors
@@ -294,6 +295,13 @@ class Premises:
         from falaj.lake.blobs import SealedBlobs
 
         return SealedBlobs(stores.blob_store(self.settings), self.keys)
+
+    @part
+    def streams(self) -> SealedStreams:
+        """Encrypted bytes of any size."""
+        from falaj.lake.streams import SealedStreams
+
+        return SealedStreams(stores.blob_store(self.settings), self.keys)
 
     @part
     def loading(self) -> Loading:

@@ -33,6 +33,7 @@ def rewrappables(made: Premises) -> Sequence[Rewrappable]:
         SealedColumns(made.database, made.keys, secrets),
         sealed_segments(made.spool_folder, made.keys),
         made.blobs,
+        made.streams,
         made.subject_keys,
     ]
     if isinstance(made.event_log, SegmentLog):

@@ -14,6 +14,7 @@ from falaj.kernel.jobs import Handler, JobRun
 from falaj.kernel.outbox import Subscription
 from falaj.kernel.telemetry import logger
 from falaj.trust.audit_checkpoints import Checkpointer
+from falaj.wiring.artifactparts import artifact_chores
 from falaj.wiring.auditparts import retention
 from falaj.wiring.keyparts import EVERY_USES, key_jobs, uses_told
 from falaj.wiring.liveparts import prediction_drain
@@ -265,7 +266,7 @@ class Chores:
             "expired tiles": Seldom(tiles_let_go, every_seconds=3600.0),
             "lake compaction": Seldom(made.lake.compact, every_seconds=3600.0),
         }
-        self._chores |= _as_settings_say(made)
+        self._chores |= _as_settings_say(made) | artifact_chores(made)
 
     def run_once(self) -> None:
         """Each chore once; what fails is logged and tried again next time."""

@@ -165,6 +165,10 @@ class Runs:
         """One run with everything but the history of its metrics; raises NotFound."""
         return self._assembled(connection, [self._row(connection, run_id)])[0]
 
+    def state(self, connection: Connection, run_id: str) -> RunState:
+        """Whether a run goes on, or how it ended; raises NotFound."""
+        return RunState(self._row(connection, run_id).state)
+
     def listed(
         self, connection: Connection, *, experiment: str | None = None, limit: int = 100
     ) -> list[Run]:
