@@ -40,6 +40,12 @@ class AliasGuarded(Conflict):
     code = "alias-guarded"
 
 
+class AliasWaits(Conflict):
+    """The alias was asked for, and moves when another person approves."""
+
+    code = "alias-waits"
+
+
 class Aliases:
     """Sets, moves and removes aliases; each move is one row that is never changed."""
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from falaj.kernel.call import Call
     from falaj.kernel.ports import Resource
 
-MOST_LISTED = 1_000
+MOST_LISTED = 10_000
 PROMPT_TAG = "mlflow.prompt.is_prompt"
 """MLflow's client asks of each search that no prompt be found. There are none here."""
 WORKSPACE_MARK = ".."
