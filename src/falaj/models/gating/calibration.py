@@ -14,6 +14,8 @@ Verified Uncertainty Calibration, NeurIPS 2019).
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 
 from falaj.models.gating.examined import Examined, Gate, result
@@ -35,10 +37,15 @@ def error_interval(
     ones = counts * np.array([one["observed"] for one in bins])
     rates = (ones + 2) / (counts + 4)  # Agresti and Coull 1998: no bin is certain of itself
     noise = counts / counts.sum() * np.sqrt(rates * (1 - rates) / counts)
-    drawn = np.abs(np.random.default_rng(_SEED).normal(size=(_DRAWS, len(bins)))) @ noise
-    half = float(np.quantile(drawn, confidence))
+    half = float(np.quantile(_draws(len(bins)) @ noise, confidence))
     error = calibration_error(labels, scores, n_bins=n_bins)
     return Interval(error, max(0.0, error - half), min(1.0, error + half))
+
+
+@lru_cache(maxsize=8)
+def _draws(n_bins: int) -> Vector:
+    """Distances from 0 of normal noise, one row for each draw."""
+    return np.abs(np.random.default_rng(_SEED).normal(size=(_DRAWS, n_bins)))
 
 
 def spiegelhalter(labels: Vector, scores: Vector) -> float | None:
