@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from xml.etree import ElementTree
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from falaj.interfaces.gateforms import junit, junit_of_error, sarif, sarif_of_error
@@ -219,6 +219,7 @@ def test_hostile_text_is_neither_markup_nor_a_link_nor_a_placeholder():
     assert "\u202e" not in text
 
 
+@settings(max_examples=30, deadline=None)
 @given(st.text(max_size=30), st.text(max_size=30), st.floats())
 def test_any_text_and_any_number_give_whole_documents(gate, message, number):
     bad = report(found(gate, "failed", message or "m", number=number, word=message))
