@@ -39,22 +39,31 @@ from falaj.ingest.model import (
 )
 from falaj.lake.masks import How, Mask
 from falaj.lake.readrules import ReadRule, Whom
-from falaj.models.model import (
+from falaj.models.gating.rules import (
+    CalibrationRule,
+    CardRule,
     ChampionRule,
+    ExplainabilityRule,
+    FairnessRule,
+    InputsRule,
     LatencyRule,
     LeakageRule,
+    MemoryRule,
     MetricRule,
-    ModelPolicy,
     ParentRule,
+    RobustnessRule,
     SliceRule,
     SupplyChainRule,
 )
+from falaj.models.model import ModelPolicy
 from falaj.monitoring.model import DriftLimits, Labels, Monitor, PerformanceLimits
 from falaj.serving.model import Combination, Composition, Endpoint, Limits, Member
 
 __all__ = [
     "Aggregate",
     "Between",
+    "CalibrationRule",
+    "CardRule",
     "ChampionRule",
     "Classification",
     "Combination",
@@ -64,7 +73,9 @@ __all__ = [
     "DriftLimits",
     "Endpoint",
     "Entity",
+    "ExplainabilityRule",
     "Expression",
+    "FairnessRule",
     "Feature",
     "FeatureService",
     "FeatureView",
@@ -75,6 +86,7 @@ __all__ = [
     "Freshness",
     "How",
     "InSet",
+    "InputsRule",
     "Labels",
     "LatencyRule",
     "LeakageRule",
@@ -82,6 +94,7 @@ __all__ = [
     "Mask",
     "Matches",
     "Member",
+    "MemoryRule",
     "MetricRule",
     "Mode",
     "ModelPolicy",
@@ -92,6 +105,7 @@ __all__ = [
     "PerformanceLimits",
     "Policy",
     "ReadRule",
+    "RobustnessRule",
     "RowCount",
     "Severity",
     "SliceRule",

@@ -30,8 +30,10 @@ from falaj.models.adapters.scoring_onnxruntime import OnnxScorers
 from falaj.models.aliases import ALIAS_CHANGE
 from falaj.models.brought import Bringing, BringJob
 from falaj.models.bundles import Bundles
+from falaj.models.cards import Cards
 from falaj.models.gate_job import GateJob
 from falaj.models.gates import Gates
+from falaj.models.gating.asking import GateAsking
 from falaj.models.model import (
     BRING_JOB,
     GATES_JOB,
@@ -191,7 +193,7 @@ class World:
         )
         self.gates = Gates(self.bundles, self.scorers)
         self.trainer = LightGbmTrainer()
-        self.gate_job = GateJob(self.calls, self.registry, self.gates, self.sets)
+        self.gate_job = GateJob(self.calls, self.registry, self.gates, self.sets, self.catalog)
         handlers = {}
         self.changes = Changes(self.catalog, handlers)
         (folder / "data").mkdir(exist_ok=True)
@@ -222,6 +224,10 @@ class World:
                 parts=self.parts, promotions=self.promotions, bundles=self.bundles,
                 runs=self.runs, jobs=self.jobs, catalog=self.catalog, visible=visible,
                 bringing=self.bringing, revocations=Revocations(self.bundles, Nothing()),
+                gates=GateAsking(
+                    self.registry, self.sets, whole(self.lake), self.catalog, self.jobs
+                ),
+                cards=Cards(self.registry, self.bundles, self.sets),
             ),
             ChangeService(self.changes, self.catalog, visible),
         ]  # fmt: skip

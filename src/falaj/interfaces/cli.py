@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from falaj.interfaces.gatecommands import gate_app
 from falaj.interfaces.session import Session
 
 if TYPE_CHECKING:
@@ -66,9 +67,11 @@ class ServiceGroup(TyperGroup):
 
                 add_top(made)
             if self.name == "models":
+                from falaj.interfaces.cardcommand import add_card
                 from falaj.interfaces.exporting import add_export
 
                 add_export(made)
+                add_card(made)
             if self.name == "policy":
                 from falaj.interfaces.policyfiles import add_policy_commands
 
@@ -111,6 +114,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+app.add_typer(gate_app)
 
 
 @app.callback()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -91,5 +92,35 @@ class Quantizer(Protocol):
         """The model with int8 weights; same inputs and outputs.
 
         Raises InvalidInput for a model without dense layers (a tree ensemble).
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What a process of its own took to load a model and score rows with it."""
+
+    peak_bytes: int
+    """The most that was resident at once, with the interpreter and all libraries."""
+    before_bytes: int
+    """What was resident before the model's runtime was loaded."""
+    load_seconds: float
+
+
+class Weighing(Protocol):
+    """Measures memory where it can be measured honestly: in a fresh process."""
+
+    def weighed(
+        self,
+        model_format: str,
+        model: bytes,
+        names: tuple[str, ...],
+        matrix: npt.NDArray[np.float32],
+    ) -> Footprint:
+        """Load a model and score the rows in a new process, and tell what that took.
+
+        Raises:
+            Unavailable: the process could not be started, or did not answer in time.
+            Corrupt, InvalidInput: it could not load the model, as of ``ScorerFactory.of``.
         """
         ...

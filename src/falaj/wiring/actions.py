@@ -100,6 +100,8 @@ def _features(made: Premises) -> Features:
 
 def _models(made: Premises) -> ModelService:
     from falaj.models.brought import Bringing
+    from falaj.models.cards import Cards
+    from falaj.models.gating.asking import GateAsking
     from falaj.models.revocations import Revocations
     from falaj.wiring.registryparts import registry_parts
     from falaj.wiring.supplyparts import Withdrawn, advisories
@@ -120,6 +122,10 @@ def _models(made: Premises) -> ModelService:
             pickles=made.settings.supply_chain.pickles,
         ),
         revocations=Revocations(made.bundles, Withdrawn(made)),
+        gates=GateAsking(
+            made.registry, made.training_sets, guarded_lake(made), made.catalog, made.jobs
+        ),
+        cards=Cards(made.registry, made.bundles, made.training_sets),
         advisories=advisories(made),
     )
 

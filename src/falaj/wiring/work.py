@@ -132,9 +132,15 @@ def _gates(made: Premises) -> Handler:
     from falaj.serving.scorers import RuntimeScorers
     from falaj.wiring.servingparts import runtimes
     from falaj.wiring.supplyparts import advisories
+    from falaj.wiring.weighing import FreshProcess
 
-    gates = Gates(made.bundles, RuntimeScorers(runtimes(made)), advisories(made))
-    return GateJob(made.calls, made.registry, gates, made.training_sets)
+    gates = Gates(
+        made.bundles,
+        RuntimeScorers(runtimes(made)),
+        advisories(made),
+        FreshProcess(pickles=made.settings.supply_chain.pickles),
+    )
+    return GateJob(made.calls, made.registry, gates, made.training_sets, made.catalog)
 
 
 def _bringing(made: Premises) -> Handler:
