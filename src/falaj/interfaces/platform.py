@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from falaj.interfaces.doorway import Doorway
+from falaj.interfaces.sdk import Training
 from falaj.kernel.door import LocalDoor, face
 from falaj.kernel.errors import FalajError, InvalidInput, StepUpRequired, Unauthenticated
 from falaj.kernel.jobs import Job, JobCancelled, JobState
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from falaj.serving.service import EndpointService
     from falaj.training.frames import TrainingFrame
     from falaj.training.model import TimeSplit
-    from falaj.training.service import RunService, TrainingService
+    from falaj.training.service import RunService
     from falaj.trust.audit_service import Audit
     from falaj.trust.certificates_service import CertificateService
     from falaj.trust.keys_service import Keys
@@ -85,7 +86,7 @@ class Platform:
     tables: TableService
     definitions: DefinitionService
     features: Features
-    training: TrainingService
+    training: Training
     runs: RunService
     models: ModelService
     endpoints: EndpointService
@@ -133,6 +134,7 @@ class Platform:
         self._helper: threading.Thread | None = None
         for name, service in service_classes().items():
             setattr(self, name, face(service, self._doorway))
+        self.training = Training(self.training, self.runs)
 
     @property
     def door(self) -> Door:
@@ -276,11 +278,14 @@ class Platform:
             self._helper.start()
 
     def close(self) -> None:
-        """Stop what works here and give files and connections back."""
-        self._stopped.set()
-        if self._helper is not None:
-            self._helper.join()
-        self._close()
+        """End the runs of this process, stop what works here, give files and connections back."""
+        try:
+            self.training.close()
+        finally:
+            self._stopped.set()
+            if self._helper is not None:
+                self._helper.join()
+            self._close()
 
     def __enter__(self) -> Self:
         return self

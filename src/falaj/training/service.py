@@ -20,6 +20,8 @@ from falaj.training.model import (
     PREPARE_JOB,
     RECREATE_JOB,
     TRAIN_JOB,
+    CodeVersion,
+    Environment,
     Experiment,
     MetricPoint,
     Name,
@@ -206,6 +208,8 @@ class RunService(Service):
         params: Params = {},  # noqa: B006 - never changed; the default of a signature
         tags: Tags = {},  # noqa: B006
         training_set: str | None = None,
+        environment: Environment | None = None,
+        code: CodeVersion | None = None,
     ) -> Run:
         """Begin a run of one's own; its experiment is made if it is new."""
         return self._runs.start(
@@ -216,6 +220,8 @@ class RunService(Service):
             params=params,
             tags=tags,
             training_set=training_set,
+            environment=environment,
+            code=code,
         )
 
     @action(post="/runs/{run}/values", on="run")
