@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from falaj.training.frames import TrainingFrame
     from falaj.training.model import TimeSplit
     from falaj.training.service import RunService
+    from falaj.training.tuning.service import StudyService
     from falaj.trust.audit_service import Audit
     from falaj.trust.certificates_service import CertificateService
     from falaj.trust.keys_service import Keys
@@ -88,6 +89,7 @@ class Platform:
     features: Features
     training: Training
     runs: RunService
+    studies: StudyService
     models: ModelService
     endpoints: EndpointService
     monitors: MonitorService
@@ -134,7 +136,7 @@ class Platform:
         self._helper: threading.Thread | None = None
         for name, service in service_classes().items():
             setattr(self, name, face(service, self._doorway))
-        self.training = Training(self.training, self.runs)
+        self.training = Training(self.training, self.runs, self.studies)
 
     @property
     def door(self) -> Door:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import atexit
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from falaj.interfaces.sdkrun import LiveRun
 from falaj.training.model import RunState
 
 if TYPE_CHECKING:
+    from falaj.interfaces.sdktune import Tuned
     from falaj.training.service import RunService
     from falaj.training.service import TrainingService as _Actions
+    from falaj.training.tuning.model import Pruner, TrialRecord
+    from falaj.training.tuning.service import StudyService
+    from falaj.training.tuning.tuner import Objective
 else:
     _Actions = object
 
@@ -20,18 +24,20 @@ else:
 class Training(_Actions):
     """The actions of training, and runs of one's own code.
 
-    Every action of ``TrainingService`` is a method; ``run`` and ``resume`` are more.
+    Every action of ``TrainingService`` is a method; ``run``, ``resume`` and ``tune`` are more.
     """
 
-    def __init__(self, actions: _Actions, runs: RunService) -> None:
+    def __init__(self, actions: _Actions, runs: RunService, studies: StudyService) -> None:
         """Made by a platform.
 
         Args:
             actions: the face of ``TrainingService``.
             runs: the face of ``RunService``.
+            studies: the face of ``StudyService``.
         """
         self._actions = actions
         self._runs = runs
+        self._studies = studies
         self._open: weakref.WeakSet[LiveRun] = weakref.WeakSet()
         self._at_exit = False
         self.__doc__ = actions.__doc__
@@ -42,7 +48,7 @@ class Training(_Actions):
             return getattr(self._actions, verb)
 
     def __dir__(self) -> list[str]:
-        return sorted({*dir(self._actions), "resume", "run"})
+        return sorted({*dir(self._actions), "resume", "run", "tune"})
 
     def __repr__(self) -> str:
         return repr(self._actions)
@@ -112,6 +118,79 @@ class Training(_Actions):
             NotFound: there is no such run.
         """
         return self._held(LiveRun(self._runs.get(run), self._runs, self.run, ends=ends))
+
+    def tune(
+        self,
+        objective: Objective,
+        *,
+        study: str,
+        n_trials: int,
+        metrics: str | Sequence[str] = "value",
+        directions: str | Sequence[str] = "minimize",
+        sampler: str = "tpe",
+        pruner: Pruner | str = "none",
+        seed: int | None = None,
+        workers: int = 1,
+        timeout_seconds: float | None = None,
+        catch: tuple[type[Exception], ...] = (),
+        experiment: str | None = None,
+        parent: LiveRun | str | None = None,
+        tags: Mapping[str, str] | None = None,
+        on_trial: Callable[[TrialRecord], None] | None = None,
+    ) -> Tuned:
+        """Try an objective with Optuna until a study has its number of trials.
+
+        A study is known by its name: one that was interrupted, however hard, goes on where it
+        stopped; a trial that was lost is begun again under its number. Each trial is a run
+        nested in the run of the study.
+
+        Args:
+            objective: takes an ``optuna.Trial``, gives a number for each metric.
+            study: its name.
+            n_trials: how many trials it has in all, also those of earlier processes.
+            metrics: a name for each number that the objective gives.
+            directions: ``minimize`` or ``maximize``, for each metric.
+            sampler: ``tpe``, ``random`` or ``nsga2``.
+            pruner: ``none``, ``median``, ``halving``, ``hyperband``, or one with settings.
+            seed: with one worker the same seed gives the same trials.
+            workers: how many trials run side by side, in threads.
+            timeout_seconds: after so long no trial is begun any more.
+            catch: errors that fail a trial, but not the study.
+            experiment: under which the runs stand; the study's name if it is not given.
+            parent: the run that the study is a part of.
+            tags: of the study's run.
+            on_trial: hears of each trial that has ended; may raise to stop.
+
+        Raises:
+            NoOptuna: Optuna is not installed.
+            StudyTaken: another process works on the study.
+            InvalidInput: an argument does not fit.
+            Whatever the objective raises that is not of ``catch``.
+        """
+        from falaj.interfaces.sdktune import pruner_of, spec_of, tuned
+        from falaj.training.tuning.tuner import unheard
+
+        spec = spec_of(
+            name=study,
+            experiment=experiment,
+            n_trials=n_trials,
+            metrics=metrics,
+            directions=directions,
+            sampler=sampler,
+            pruner=pruner_of(pruner),
+            seed=seed,
+        )
+        return tuned(
+            self._studies,
+            objective,
+            spec,
+            workers=workers,
+            timeout_seconds=timeout_seconds,
+            catch=catch,
+            told_of=on_trial or unheard,
+            parent=parent.id if isinstance(parent, LiveRun) else parent,
+            tags=tags,
+        )
 
     def close(self, reason: str = "The platform was closed before the run was ended.") -> None:
         """End the runs that this process began and did not end, as killed; values are sent."""

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from falaj.testing.studied import studied
 from falaj.testing.world import BEGIN, OWNER, definitions, door_of, training_spec
 
 if TYPE_CHECKING:
@@ -298,6 +299,25 @@ SUBJECTS: Mapping[str, Subject] = {
     "runs.get": Subject(_fact("run")),
     "runs.history": Subject(_fact("run", key="test_auc")),
     "runs.compare": Subject(_comparison),
+    "studies.begin": Subject(
+        lambda world: {"spec": {"name": world.new("entity"), "n_trials": 2, "seed": 1},
+                       "tuner": "a tuner"}
+    ),
+    "studies.take": Subject(
+        _new("run", studied, spec={"name": "any", "n_trials": 3}, tuner="a tuner"),
+        frozenset({"name", "experiment"}),
+    ),
+    "studies.keep": Subject(
+        _new("run", studied, tuner="a tuner",
+             trials=[{"number": 5, "state": "complete", "values": [0.5], "params": {"x": 2}}])
+    ),
+    "studies.leave": Subject(
+        _new("run", studied, tuner="a tuner"), frozenset({"name", "experiment"})
+    ),
+    "studies.list": Subject(_always(name="no-such-study")),
+    "studies.get": Subject(_new("run", studied), frozenset({"name", "experiment"})),
+    "studies.trials": Subject(_new("run", studied)),
+    "studies.insight": Subject(_new("run", studied), frozenset({"name"})),
     "models.register": Subject(_registration),
     "models.bring": Subject(_bringing),
     "models.quantize": Subject(_always(**VERSION)),

@@ -28,7 +28,7 @@ DUTIES: Mapping[str, tuple[str, ...]] = {
         "training_sets.*",
         "runs.*",
         "experiments.*",
-        "tuning.*",
+        "studies.*",
         "models.register*",
         "models.create*",
         "models.import*",

@@ -18,6 +18,7 @@ from falaj.operations.policy_service import PolicyService
 from falaj.operations.service import AlertService, ChangeService, IncidentService
 from falaj.serving.service import EndpointService
 from falaj.training.service import RunService, TrainingService
+from falaj.training.tuning.service import StudyService
 from falaj.trust.audit_service import Audit
 from falaj.trust.certificates_service import CertificateService
 from falaj.trust.keys_service import Keys
@@ -30,6 +31,7 @@ from falaj.wiring.privacyparts import privacy_service
 from falaj.wiring.provisioningparts import provisioning_service
 from falaj.wiring.readingparts import DataPlaneSight, feature_sight, guarded_lake
 from falaj.wiring.residencyparts import residency
+from falaj.wiring.tuningparts import study_service
 from falaj.wiring.watching import parity_checks
 
 if TYPE_CHECKING:
@@ -60,6 +62,7 @@ def makers(made: Premises) -> dict[type[Service], Callable[[], Service]]:
             residency(made).check,
         ),
         RunService: lambda: RunService(made.runs, made.catalog, visible),
+        StudyService: lambda: study_service(made),
         ModelService: lambda: _models(made),
         EndpointService: lambda: _endpoints(made),
         MonitorService: lambda: MonitorService(made.monitors, made.may_on, guarded_lake(made)),

@@ -19,6 +19,7 @@ def service_classes() -> dict[str, type[Service]]:
     from falaj.operations.service import AlertService, ChangeService, IncidentService
     from falaj.serving.service import EndpointService
     from falaj.training.service import RunService, TrainingService
+    from falaj.training.tuning.service import StudyService
     from falaj.trust.audit_service import Audit
     from falaj.trust.certificates_service import CertificateService
     from falaj.trust.keys_service import Keys
@@ -32,6 +33,7 @@ def service_classes() -> dict[str, type[Service]]:
         Features,
         TrainingService,
         RunService,
+        StudyService,
         ModelService,
         EndpointService,
         MonitorService,
