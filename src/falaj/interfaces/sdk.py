@@ -5,16 +5,18 @@ from __future__ import annotations
 import atexit
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from falaj.interfaces.sdkrun import LiveRun
 from falaj.training.model import RunState
 
 if TYPE_CHECKING:
     from falaj.interfaces.sdktune import Tuned
+    from falaj.kernel.jobs import Job
     from falaj.training.service import RunService
     from falaj.training.service import TrainingService as _Actions
     from falaj.training.tuning.model import Pruner, TrialRecord
+    from falaj.training.tuning.request import TuningRequest
     from falaj.training.tuning.service import StudyService
     from falaj.training.tuning.tuner import Objective
 else:
@@ -48,7 +50,7 @@ class Training(_Actions):
             return getattr(self._actions, verb)
 
     def __dir__(self) -> list[str]:
-        return sorted({*dir(self._actions), "resume", "run", "tune"})
+        return sorted({*dir(self._actions), "resume", "run", "tune_here"})
 
     def __repr__(self) -> str:
         return repr(self._actions)
@@ -119,7 +121,39 @@ class Training(_Actions):
         """
         return self._held(LiveRun(self._runs.get(run), self._runs, self.run, ends=ends))
 
+    @overload
+    def tune(self, request: TuningRequest) -> Job: ...
+    @overload
     def tune(
+        self,
+        request: Objective,
+        *,
+        study: str,
+        n_trials: int,
+        metrics: str | Sequence[str] = "value",
+        directions: str | Sequence[str] = "minimize",
+        sampler: str = "tpe",
+        pruner: Pruner | str = "none",
+        seed: int | None = None,
+        workers: int = 1,
+        timeout_seconds: float | None = None,
+        catch: tuple[type[Exception], ...] = (),
+        experiment: str | None = None,
+        parent: LiveRun | str | None = None,
+        tags: Mapping[str, str] | None = None,
+        on_trial: Callable[[TrialRecord], None] | None = None,
+    ) -> Tuned: ...
+    def tune(self, request: Any, **arguments: Any) -> Any:
+        """Tune a trainer of the platform (a job), or an objective of one's own (here and now).
+
+        Given a ``TuningRequest`` (or a dict of one) this is the action ``training.tune``, which
+        gives a job at once. Given a function, the arguments are those of ``tune_here``.
+        """
+        if callable(request):
+            return self.tune_here(request, **arguments)
+        return self._actions.tune(request, **arguments)
+
+    def tune_here(
         self,
         objective: Objective,
         *,

@@ -290,6 +290,13 @@ SUBJECTS: Mapping[str, Subject] = {
     "training.train": Subject(
         lambda _world: {"request": {"model": "late", "spec": training_spec()}}
     ),
+    "training.tune": Subject(
+        lambda world: {"request": {
+            "study": world.new("entity"), "n_trials": 1,
+            "training": {"model": "late", "spec": training_spec()},
+            "space": {"num_leaves": {"kind": "int", "low": 4, "high": 8}},
+        }}
+    ),
     "runs.start": Subject(_always(experiment="by-hand", params={"rate": 0.1})),
     "runs.log": Subject(
         _new("run", lambda world: world.started_run(),

@@ -96,6 +96,11 @@ class StudyStorage(InMemoryStorage):
             waiting = (trial.number for trial in trials if trial.state is State.WAITING)
             return next(waiting, len(trials))
 
+    def n_ended(self) -> int:
+        """How many trials have ended."""
+        trials = self.get_all_trials(self.study_id, deepcopy=False)
+        return sum(trial.state.is_finished() for trial in trials)
+
     def take_changed(self) -> tuple[list[TrialRecord], dict[str, Any]]:
         """The trials and attributes that have changed since the last time; {} if none have."""
         with self._lock:

@@ -34,13 +34,22 @@ class Tuner:
         spec: the study.
         storage: its trials so far.
         recorder: keeps them.
+        open_after: errors that say nothing of a trial, which is left to be begun again.
     """
 
-    def __init__(self, spec: StudySpec, storage: StudyStorage, recorder: Recorder) -> None:
+    def __init__(
+        self,
+        spec: StudySpec,
+        storage: StudyStorage,
+        recorder: Recorder,
+        *,
+        open_after: tuple[type[Exception], ...] = (),
+    ) -> None:
         self._optuna = imported()
         self._spec = spec
         self._storage = storage
         self._recorder = recorder
+        self._open_after = open_after
         self._pruner = pruner_of(spec.pruner)
         self._beginning = threading.Lock()
         self._stopped = threading.Event()
@@ -114,6 +123,8 @@ class Tuner:
         except self._optuna.TrialPruned:
             study.tell(trial, state=self._optuna.trial.TrialState.PRUNED)
         except Exception as error:
+            if isinstance(error, self._open_after):
+                raise
             self._failed(study, trial, f"{type(error).__name__}: {error}")
             if not isinstance(error, catch):
                 raise
