@@ -29,6 +29,7 @@ SERVICES: dict[str, str] = {
     "runs": "Runs: what was tried, with what, and what came of it.",
     "loggedmodels": "Logged models: models as runs wrote them down, before one is registered.",
     "experiments": "Experiments: names under which runs are gathered, in workspaces.",
+    "studies": "Studies: what was tried to make a model better, and which trial was best.",
     "models": "Registered models: what may be served, and why.",
     "endpoints": "Endpoints and their releases: what serves, and since when.",
     "monitors": "Drift and realised performance, from the prediction log.",

@@ -15,6 +15,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from falaj.testing.artifactsubjects import of_artifacts
+from falaj.testing.studied import studied
 from falaj.testing.trackingsubjects import of_tracking
 from falaj.testing.world import BEGIN, OWNER, definitions, door_of, training_spec
 
@@ -289,39 +290,13 @@ SUBJECTS: Mapping[str, Subject] = {
     ),
     **{name: Subject(asked) for name, asked in of_tracking().items()},
     **{name: Subject(*asked) for name, asked in of_artifacts().items()},
-    "runs.start": Subject(_always(experiment="by-hand", params={"rate": 0.1})),
-    "runs.log": Subject(
-        _new("run", lambda world: world.started_run(),
-             metrics=[{"key": "auc", "value": 0.75, "step": 1}])
+    "training.tune": Subject(
+        lambda world: {"request": {
+            "study": world.new("entity"), "n_trials": 1,
+            "training": {"model": "late", "spec": training_spec()},
+            "space": {"num_leaves": {"kind": "int", "low": 4, "high": 8}},
+        }}
     ),
-    "runs.finish": Subject(_new("run", lambda world: world.started_run())),
-    "runs.get": Subject(_fact("run")),
-    "runs.artifacts": Subject(_fact("run")),
-    "runs.fetch_artifact": Subject(_new("run", lambda world: world.run_with_file(), path="a/b")),
-    "runs.keep_artifact": Subject(
-        _new("run", lambda world: world.started_run(), path="a/b", content=b"words"),
-        outside="the bytes arrive before they are named; what nobody names is swept",
-    ),
-    "runs.remove_artifact": Subject(_new("run", lambda world: world.run_with_file(), path="a")),
-    "loggedmodels.create": Subject(
-        _always(experiment="by-hand", name="tree", params={"depth": "3"}, tags={"a": "b"}),
-        passing=frozenset({"id"}),
-    ),
-    "loggedmodels.get": Subject(_new("model", _logged), passing=_LOGGED),
-    "loggedmodels.finish": Subject(_new("model", _logged), passing=_LOGGED),
-    "loggedmodels.add_params": Subject(_new("model", _logged, params={"depth": "3"})),
-    "loggedmodels.tag": Subject(_new("model", _logged, tags={"a": "b"})),
-    "loggedmodels.untag": Subject(_new("model", _logged, key="kept")),
-    "loggedmodels.delete": Subject(_new("model", _logged)),
-    "loggedmodels.artifacts": Subject(_new("model", _logged)),
-    "loggedmodels.fetch_artifact": Subject(_new("model", _logged, path="a/b")),
-    "loggedmodels.keep_artifact": Subject(
-        _new("model", _logged, path="x", content=b"words"),
-        outside="the bytes arrive before they are named; what nobody names is swept",
-    ),
-    "loggedmodels.remove_artifact": Subject(_new("model", _logged, path="a")),
-    "runs.history": Subject(_fact("run", key="test_auc")),
-    "runs.compare": Subject(_comparison),
     "models.create": Subject(
         lambda world: {"name": world.new("model"), "description": "It is new.",
                        "tags": {"team": "risk"}}
@@ -361,6 +336,25 @@ SUBJECTS: Mapping[str, Subject] = {
     "models.delete": Subject(
         _new("name", lambda world: world.copied_model(), reason="It is a copy.")
     ),
+    "studies.begin": Subject(
+        lambda world: {"spec": {"name": world.new("entity"), "n_trials": 2, "seed": 1},
+                       "tuner": "a tuner"}
+    ),
+    "studies.take": Subject(
+        _new("run", studied, spec={"name": "any", "n_trials": 3}, tuner="a tuner"),
+        frozenset({"name", "experiment"}),
+    ),
+    "studies.keep": Subject(
+        _new("run", studied, tuner="a tuner",
+             trials=[{"number": 5, "state": "complete", "values": [0.5], "params": {"x": 2}}])
+    ),
+    "studies.leave": Subject(
+        _new("run", studied, tuner="a tuner"), frozenset({"name", "experiment"})
+    ),
+    "studies.list": Subject(_always(name="no-such-study")),
+    "studies.get": Subject(_new("run", studied), frozenset({"name", "experiment"})),
+    "studies.trials": Subject(_new("run", studied)),
+    "studies.insight": Subject(_new("run", studied), frozenset({"name"})),
     "models.register": Subject(_registration),
     "models.bring": Subject(_bringing),
     "models.quantize": Subject(_always(**VERSION)),

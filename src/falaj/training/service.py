@@ -25,7 +25,9 @@ from falaj.training.model import (
     TRAIN_JOB,
     Artifact,
     ArtifactEntry,
+    CodeVersion,
     DatasetInput,
+    Environment,
     Experiment,
     ExperimentName,
     MetricPoint,
@@ -43,6 +45,8 @@ from falaj.training.model import (
 from falaj.training.tracking.histories import GREATEST_STEP, SMALLEST_STEP, sampled
 from falaj.training.tracking.points import Points as Columns
 from falaj.training.tracking.searching import RunQuestion
+from falaj.training.tuning.model import TUNE_JOB
+from falaj.training.tuning.request import TuningRequest
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -140,6 +144,17 @@ class TrainingService(Service):
     @action(post="/training/jobs")
     def train(self, request: TrainingRequest) -> Job:
         """Train a model: training set, run, bundle, and a new version in the registry."""
+        self._check_trainable(request)
+        return self._jobs.submit(self.call, TRAIN_JOB, self._stated(request))
+
+    @action(post="/training/tunings")
+    def tune(self, request: TuningRequest) -> Job:
+        """Try parameters of a trainer with Optuna, and train a version with the best of them."""
+        self._check_trainable(request.training)
+        return self._jobs.submit(self.call, TUNE_JOB, self._stated(request))
+
+    def _check_trainable(self, request: TrainingRequest) -> None:
+        """Raise unless the caller may train on what a request names."""
         if request.training_set is not None:
             made = self._sets.get(self.call.connection, request.training_set)
             self._check_readable(AssetRef("training_set", request.training_set))
@@ -151,9 +166,8 @@ class TrainingService(Service):
             request.spec.trainable()
             self._check_usable(request.spec)
             self._stays(self.call.connection, "blobs", self._sets.read_by(request.spec))
-        return self._jobs.submit(self.call, TRAIN_JOB, self._stated(request))
 
-    def _stated(self, asked: TrainingSetSpec | TrainingRequest) -> dict[str, Any]:
+    def _stated(self, asked: TrainingSetSpec | TrainingRequest | TuningRequest) -> dict[str, Any]:
         """A job's arguments, with the purpose for which its caller asks."""
         return {**asked.model_dump(mode="json"), "purpose": self.call.caller.purpose}
 
@@ -243,6 +257,8 @@ class RunService(Service):
         started_at: AwareDatetime | None = None,
         open_ended: bool = False,
         said_user: str | None = None,
+        environment: Environment | None = None,
+        code: CodeVersion | None = None,
     ) -> Run:
         """Begin a run of one's own; its experiment is made if it is new.
 
@@ -261,6 +277,8 @@ class RunService(Service):
             started_at=started_at,
             open_ended=open_ended,
             said_user=said_user,
+            environment=environment,
+            code=code,
         )
 
     @action(post="/runs/{run}/values", on="run")

@@ -29,7 +29,7 @@ DUTIES: Mapping[str, tuple[str, ...]] = {
         "runs.*",
         "loggedmodels.*",
         "experiments.*",
-        "tuning.*",
+        "studies.*",
         "models.register*",
         "models.create*",
         "models.import*",

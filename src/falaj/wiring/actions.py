@@ -20,6 +20,7 @@ from falaj.serving.service import EndpointService
 from falaj.training.loggedmodel_service import LoggedModelService
 from falaj.training.service import RunService, TrainingService
 from falaj.training.tracking.service import ExperimentService
+from falaj.training.tuning.service import StudyService
 from falaj.trust.audit_service import Audit
 from falaj.trust.certificates_service import CertificateService
 from falaj.trust.keys_service import Keys
@@ -34,6 +35,7 @@ from falaj.wiring.provisioningparts import provisioning_service
 from falaj.wiring.readingparts import DataPlaneSight, feature_sight, guarded_lake
 from falaj.wiring.residencyparts import residency
 from falaj.wiring.trackingparts import experiment_service, run_service
+from falaj.wiring.tuningparts import study_service
 from falaj.wiring.watching import parity_checks
 
 if TYPE_CHECKING:
@@ -66,6 +68,7 @@ def makers(made: Premises) -> dict[type[Service], Callable[[], Service]]:
         LoggedModelService: lambda: logged_models(made),
         RunService: lambda: run_service(made),
         ExperimentService: lambda: experiment_service(made),
+        StudyService: lambda: study_service(made),
         ModelService: lambda: _models(made),
         EndpointService: lambda: _endpoints(made),
         MonitorService: lambda: MonitorService(made.monitors, made.may_on, guarded_lake(made)),

@@ -21,6 +21,7 @@ def service_classes() -> dict[str, type[Service]]:
     from falaj.training.loggedmodel_service import LoggedModelService
     from falaj.training.service import RunService, TrainingService
     from falaj.training.tracking.service import ExperimentService
+    from falaj.training.tuning.service import StudyService
     from falaj.trust.audit_service import Audit
     from falaj.trust.certificates_service import CertificateService
     from falaj.trust.keys_service import Keys
@@ -36,6 +37,7 @@ def service_classes() -> dict[str, type[Service]]:
         RunService,
         LoggedModelService,
         ExperimentService,
+        StudyService,
         ModelService,
         EndpointService,
         MonitorService,

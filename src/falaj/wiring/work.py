@@ -40,6 +40,7 @@ def handlers(made: Premises) -> Mapping[str, Handler]:
     from falaj.models.model import BRING_JOB, GATES_JOB, QUANTIZE_JOB
     from falaj.serving.batchmodel import SCORE_JOB
     from falaj.training.model import PREPARE_JOB, RECREATE_JOB, TRAIN_JOB
+    from falaj.training.tuning.model import TUNE_JOB
 
     makers: dict[str, Callable[[], Handler]] = {
         LOAD: lambda: _with_statistics(made, made.loading),
@@ -52,6 +53,7 @@ def handlers(made: Premises) -> Mapping[str, Handler]:
         BRING_JOB: lambda: _bringing(made),
         QUANTIZE_JOB: lambda: _quantizing(made),
         SCORE_JOB: lambda: _scoring(made),
+        TUNE_JOB: lambda: _tuning(made),
         **key_jobs(made),
     }
     return {kind: _later(make) for kind, make in makers.items()}
@@ -179,6 +181,12 @@ def _scoring(made: Premises) -> Handler:
     from falaj.wiring.scoring import scoring
 
     return scoring(made)
+
+
+def _tuning(made: Premises) -> Handler:
+    from falaj.wiring.tuningparts import tuning
+
+    return tuning(made)
 
 
 def stream_worker(made: Premises) -> StreamWorker:
