@@ -42,7 +42,7 @@ from falaj.training.metrics import (
 )
 from falaj.training.model import TEST, TrainingSet
 from falaj.training.ports import Report, untold
-from falaj.training.training_sets import part_of
+from falaj.training.training_sets import part_of, unseen
 
 if TYPE_CHECKING:
     from falaj.models.ports import Scorer, ScorerFactory
@@ -530,13 +530,13 @@ def size_gate(limit: float) -> Gate:
 
 
 def _after(examined: Examined) -> Any:
-    """True for test rows that lie after the champion's training and validation rows."""
+    """True for test rows that lie after the champion's training and validation rows, or that
+    were test rows of its own set."""
     spec = examined.training_set.spec
     at = instants(examined.rows.column(spec.timestamp), spec.timestamp)
     after = np.full(at.shape, True)
     if examined.champion_set is not None:
-        _, split = examined.champion_set.trainable()
-        after &= at >= microseconds(split.validation_until)
+        after &= unseen(examined.champion_set, examined.rows, examined.training_set)
     brought = examined.champion.manifest.brought if examined.champion else None
     if brought is not None and brought.trained_until is not None:
         after &= at > microseconds(brought.trained_until)

@@ -295,6 +295,7 @@ SUBJECTS: Mapping[str, Subject] = {
              metrics=[{"key": "auc", "value": 0.75, "step": 1}])
     ),
     "runs.finish": Subject(_new("run", lambda world: world.started_run())),
+    "runs.reproduce": Subject(_fact("run")),
     "runs.get": Subject(_fact("run")),
     "runs.history": Subject(_fact("run", key="test_auc")),
     "runs.compare": Subject(_comparison),

@@ -30,6 +30,7 @@ from falaj.wiring.privacyparts import privacy_service
 from falaj.wiring.provisioningparts import provisioning_service
 from falaj.wiring.readingparts import DataPlaneSight, feature_sight, guarded_lake
 from falaj.wiring.residencyparts import residency
+from falaj.wiring.trainingparts import reproducing
 from falaj.wiring.watching import parity_checks
 
 if TYPE_CHECKING:
@@ -59,7 +60,9 @@ def makers(made: Premises) -> dict[type[Service], Callable[[], Service]]:
             guarded_lake(made),
             residency(made).check,
         ),
-        RunService: lambda: RunService(made.runs, made.catalog, visible),
+        RunService: lambda: RunService(
+            made.runs, made.catalog, visible, reproducing(made, guarded_lake(made))
+        ),
         ModelService: lambda: _models(made),
         EndpointService: lambda: _endpoints(made),
         MonitorService: lambda: MonitorService(made.monitors, made.may_on, guarded_lake(made)),
