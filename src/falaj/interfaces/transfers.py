@@ -84,7 +84,9 @@ class Transfers:
                 if len(waiting) >= _PIECE:
                     if sealing is not None:
                         await sealing
-                    sealing = asyncio.create_task(run_in_threadpool(incoming.write, memoryview(waiting)))
+                    sealing = asyncio.create_task(
+                        run_in_threadpool(incoming.write, memoryview(waiting))
+                    )
                     waiting = bytearray()
             if sealing is not None:
                 await sealing

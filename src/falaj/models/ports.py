@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
 
     from falaj.kernel.call import Call
+    from falaj.training.calibration import Calibration
     from falaj.training.ports import FittedModel
 
 INPUT_NAME, OUTPUT_NAME = "inputs", "probability"
@@ -27,6 +28,17 @@ class OnnxConverter(Protocol):
 
     def convert(self, fitted: FittedModel) -> bytes:
         """The ONNX model's bytes; raises InvalidInput for a format it does not know."""
+        ...
+
+
+class Calibrate(Protocol):
+    """Puts a calibration behind an ONNX model."""
+
+    def __call__(self, onnx_model: bytes, calibration: Calibration, /) -> bytes:
+        """The model with the same inputs and output that answers calibrated probabilities.
+
+        Raises InvalidInput if the model's output is not one of Falaj's own.
+        """
         ...
 
 

@@ -355,6 +355,7 @@ SUBJECTS: Mapping[str, Subject] = {
     "studies.get": Subject(_new("run", studied), frozenset({"name", "experiment"})),
     "studies.trials": Subject(_new("run", studied)),
     "studies.insight": Subject(_new("run", studied), frozenset({"name"})),
+    "runs.reproduce": Subject(_fact("run")),
     "models.register": Subject(_registration),
     "models.bring": Subject(_bringing),
     "models.quantize": Subject(_always(**VERSION)),

@@ -47,6 +47,7 @@ from falaj.training.tracking.points import Points as Columns
 from falaj.training.tracking.searching import RunQuestion
 from falaj.training.tuning.model import TUNE_JOB
 from falaj.training.tuning.request import TuningRequest
+from falaj.training.use import DataUse
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -100,7 +101,7 @@ class TrainingService(Service):
         self._jobs = jobs
         self._catalog = catalog
         self._visible = visible
-        self._may = may
+        self._use = DataUse(catalog, may, guarded)
         self._guarded = guarded
         self._stays = stays
         self._features = FeatureSight(guarded)
@@ -185,27 +186,13 @@ class TrainingService(Service):
             self._features.check(self.call, pinned.service, "train on features made of")
 
     def _check_whole(self, table: str, *, todo: str) -> None:
-        """Nobody learns from masked values, or from some of the rows, unawares: refuse."""
-        self._guarded.check_clear(self.call, table, None, todo=todo)
+        self._use.check_whole(self.call, table, todo=todo)
 
     def _check_purpose(self, made: TrainingSet) -> None:
-        refuse_unless(made.permitted_purposes, self.call.caller.purpose, made.spec.feature_service)
+        self._use.check_purpose(self.call, made)
 
     def _check_readable(self, *read: AssetRef) -> None:
-        """Who trains on data reads it: what holds for its rows holds for its use.
-
-        Raises:
-            Forbidden: names what the caller may not read now.
-        """
-        for ref in read:
-            resource = self._catalog.load(self.call.connection, ref)
-            action = "features.read" if ref.kind == "feature_service" else "tables.read"
-            if not self._may(self.call, action, resource):
-                raise Forbidden(
-                    f"You may not train on {ref} as you stand: you may not read it.",
-                    hint="Personal data needs a purpose and a second factor from the last five"
-                    " minutes; else ask its owner for access.",
-                )
+        self._use.check_readable(self.call, *read)
 
     def _may_see(self, set_id: str) -> bool:
         ref = AssetRef("training_set", set_id)
@@ -235,6 +222,7 @@ class RunService(Service):
         visible: Visible,
         may: May,
         artifacts: Artifacts,
+        reproducing: Callable[[Call, Run], Job],
     ) -> None:
         self._runs = runs
         self._search = search
@@ -242,6 +230,7 @@ class RunService(Service):
         self._visible = visible
         self._artifacts = artifacts
         self._may = may
+        self._reproducing = reproducing
 
     @action(post="/runs")
     def start(
@@ -351,6 +340,11 @@ class RunService(Service):
     def restore(self, run: str, *, workspace: Workspace | None = None) -> None:
         """Restore a run that was deleted."""
         self._runs.restore(self.call, run, workspace=workspace)
+
+    @action(post="/runs/{run}/reproductions", on="run")
+    def reproduce(self, run: str) -> Job:
+        """Make a run's data, environment and model again, and say what is the same."""
+        return self._reproducing(self.call, self._runs.get(self.call.connection, run))
 
     @action(get="/runs/{run}", on="run")
     def get(self, run: str, *, workspace: Workspace | None = None) -> Run:

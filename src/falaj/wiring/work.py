@@ -19,6 +19,7 @@ from falaj.wiring.auditparts import retention
 from falaj.wiring.keyparts import EVERY_USES, key_jobs, uses_told
 from falaj.wiring.liveparts import kept_sketches, prediction_drain
 from falaj.wiring.seldom import Seldom
+from falaj.wiring.trainingparts import reproduce_job, train_job
 from falaj.wiring.watching import parity_checks, statistics
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def handlers(made: Premises) -> Mapping[str, Handler]:
     from falaj.ingest.service import LOAD
     from falaj.models.model import BRING_JOB, GATES_JOB, QUANTIZE_JOB
     from falaj.serving.batchmodel import SCORE_JOB
-    from falaj.training.model import PREPARE_JOB, RECREATE_JOB, TRAIN_JOB
+    from falaj.training.model import PREPARE_JOB, RECREATE_JOB, REPRODUCE_JOB, TRAIN_JOB
     from falaj.training.tuning.model import TUNE_JOB
 
     makers: dict[str, Callable[[], Handler]] = {
@@ -48,7 +49,8 @@ def handlers(made: Premises) -> Mapping[str, Handler]:
         FORGET: lambda: _forgetting(made),
         PREPARE_JOB: lambda: _preparation(made),
         RECREATE_JOB: lambda: _recreation(made),
-        TRAIN_JOB: lambda: _training(made),
+        TRAIN_JOB: lambda: train_job(made),
+        REPRODUCE_JOB: lambda: reproduce_job(made),
         GATES_JOB: lambda: _gates(made),
         BRING_JOB: lambda: _bringing(made),
         QUANTIZE_JOB: lambda: _quantizing(made),
@@ -109,23 +111,6 @@ def _recreation(made: Premises) -> Handler:
     from falaj.training.train import RecreateJob
 
     return RecreateJob(made.calls, made.training_sets)
-
-
-def _training(made: Premises) -> Handler:
-    from falaj.models.adapters.onnx_lightgbm import LightGbmToOnnx
-    from falaj.models.adapters.scoring_onnxruntime import OnnxScorers
-    from falaj.models.packaging import ModelPackaging
-    from falaj.training.adapters.trainer_lightgbm import LightGbmTrainer
-    from falaj.training.train import TrainJob
-
-    return TrainJob(
-        calls=made.calls,
-        training_sets=made.training_sets,
-        runs=made.runs,
-        trainers={"lightgbm": LightGbmTrainer()},
-        packaging=ModelPackaging(LightGbmToOnnx(), OnnxScorers(), made.bundles, made.registry),
-        blobs=made.blobs,
-    )
 
 
 def _gates(made: Premises) -> Handler:
