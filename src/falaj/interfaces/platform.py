@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from falaj.operations.policy_service import PolicyService
     from falaj.operations.service import AlertService, ChangeService, IncidentService
     from falaj.serving.service import EndpointService
+    from falaj.training.costs.service import CostService
     from falaj.training.frames import TrainingFrame
     from falaj.training.model import TimeSplit
     from falaj.training.service import RunService, TrainingService
@@ -87,6 +88,7 @@ class Platform:
     features: Features
     training: TrainingService
     runs: RunService
+    costs: CostService
     models: ModelService
     endpoints: EndpointService
     monitors: MonitorService

@@ -19,6 +19,7 @@ PREFIXES = {
     "alert": "an alert",
     "incident": "an incident",
     "exp": "an experiment",
+    "usage": "what one fit of a run used",
     "run": "a training run",
     "gates": "a report of a version's gates",
     "ts": "a pinned training set",

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
 from falaj.kernel.errors import InvalidInput
+from falaj.training.resources import RunRequest
 
 Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]*$")]
 Column = Annotated[str, Field(min_length=1, max_length=100)]
@@ -252,10 +253,8 @@ class RunDifference(BaseModel):
     environment: dict[str, tuple[str | None, ...]]
 
 
-class TrainingRequest(BaseModel):
+class TrainingRequest(RunRequest, BaseModel):
     """What a training job is asked to do."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: Name
     trainer: str = "lightgbm"

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from falaj.catalog.assets import Catalog
     from falaj.kernel.jobs import Jobs
     from falaj.lake.reading import GuardedLake
+    from falaj.training.costs.queueing import RunQueue
     from falaj.training.tracking.runs import Runs
     from falaj.training.training_sets import TrainingSets
 
@@ -69,7 +70,9 @@ class TrainingService(Service):
         may: May,
         guarded: GuardedLake,
         stays: Stays = anywhere,
+        queue: RunQueue | None = None,
     ) -> None:
+        self._queue = queue
         self._sets = training_sets
         self._jobs = jobs
         self._catalog = catalog
@@ -129,7 +132,8 @@ class TrainingService(Service):
             request.spec.trainable()
             self._check_usable(request.spec)
             self._stays(self.call.connection, "blobs", self._sets.read_by(request.spec))
-        return self._jobs.submit(self.call, TRAIN_JOB, self._stated(request))
+        claim = None if self._queue is None else self._queue.claim(self.call, request)
+        return self._jobs.submit(self.call, TRAIN_JOB, self._stated(request), claim=claim)
 
     def _stated(self, asked: TrainingSetSpec | TrainingRequest) -> dict[str, Any]:
         """A job's arguments, with the purpose for which its caller asks."""

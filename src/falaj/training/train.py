@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from falaj.kernel.calls import Calls
     from falaj.kernel.jobs import JobRun
     from falaj.lake.blobs import SealedBlobs
+    from falaj.training.costs.fits import Fits
     from falaj.training.ports import Packaging
     from falaj.training.tracking.runs import Runs
     from falaj.training.training_sets import TrainingSets
@@ -68,6 +69,7 @@ class TrainJob:
         trainers: by name.
         packaging: turns the fitted model into a version.
         blobs: keeps the fitted model between the steps, encrypted.
+        fits: where fits run, under which limits; None: in this process, without.
     """
 
     def __init__(
@@ -79,7 +81,9 @@ class TrainJob:
         trainers: Mapping[str, Trainer],
         packaging: Packaging,
         blobs: SealedBlobs,
+        fits: Fits | None = None,
     ) -> None:
+        self.fits = fits
         self.calls = calls
         self.training_sets = training_sets
         self.runs = runs
@@ -225,6 +229,8 @@ class _Work:
             with self.on.calls.database.reading() as connection:
                 return self.on.runs.get(connection, self.progress.run).metrics
         trainer = chosen(self.on.trainers, self.request.trainer)
+        if self.on.fits is not None:
+            trainer = self.on.fits.placed(trainer, self.request, self.job, self.progress.run)
         self.job.report(0.4, "reading the training set")
         train_rows = part_of(self._rows, TRAIN)
         label, _ = self._set.trainable()

@@ -17,6 +17,7 @@ from falaj.monitoring.service import MonitorService
 from falaj.operations.policy_service import PolicyService
 from falaj.operations.service import AlertService, ChangeService, IncidentService
 from falaj.serving.service import EndpointService
+from falaj.training.costs.service import CostService
 from falaj.training.service import RunService, TrainingService
 from falaj.trust.audit_service import Audit
 from falaj.trust.certificates_service import CertificateService
@@ -24,6 +25,7 @@ from falaj.trust.keys_service import Keys
 from falaj.trust.ownfactors import OwnFactors
 from falaj.trust.provisioning_service import ProvisioningService
 from falaj.trust.service import AccountsService
+from falaj.wiring.computeparts import cost_service, run_queue
 from falaj.wiring.facts import facts
 from falaj.wiring.policyparts import policy_service
 from falaj.wiring.privacyparts import privacy_service
@@ -58,8 +60,10 @@ def makers(made: Premises) -> dict[type[Service], Callable[[], Service]]:
             made.may,
             guarded_lake(made),
             residency(made).check,
+            run_queue(made),
         ),
         RunService: lambda: RunService(made.runs, made.catalog, visible),
+        CostService: lambda: cost_service(made),
         ModelService: lambda: _models(made),
         EndpointService: lambda: _endpoints(made),
         MonitorService: lambda: MonitorService(made.monitors, made.may_on, guarded_lake(made)),

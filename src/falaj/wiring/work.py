@@ -15,6 +15,7 @@ from falaj.kernel.outbox import Subscription
 from falaj.kernel.telemetry import logger
 from falaj.trust.audit_checkpoints import Checkpointer
 from falaj.wiring.auditparts import retention
+from falaj.wiring.computeparts import queue_chores
 from falaj.wiring.keyparts import EVERY_USES, key_jobs, uses_told
 from falaj.wiring.liveparts import prediction_drain
 from falaj.wiring.seldom import Seldom
@@ -114,6 +115,7 @@ def _training(made: Premises) -> Handler:
     from falaj.models.packaging import ModelPackaging
     from falaj.training.adapters.trainer_lightgbm import LightGbmTrainer
     from falaj.training.train import TrainJob
+    from falaj.wiring.computeparts import fits
 
     return TrainJob(
         calls=made.calls,
@@ -122,6 +124,7 @@ def _training(made: Premises) -> Handler:
         trainers={"lightgbm": LightGbmTrainer()},
         packaging=ModelPackaging(LightGbmToOnnx(), OnnxScorers(), made.bundles, made.registry),
         blobs=made.blobs,
+        fits=fits(made),
     )
 
 
@@ -265,7 +268,7 @@ class Chores:
             "expired tiles": Seldom(tiles_let_go, every_seconds=3600.0),
             "lake compaction": Seldom(made.lake.compact, every_seconds=3600.0),
         }
-        self._chores |= _as_settings_say(made)
+        self._chores |= _as_settings_say(made) | queue_chores(made)
 
     def run_once(self) -> None:
         """Each chore once; what fails is logged and tried again next time."""
