@@ -298,6 +298,14 @@ SUBJECTS: Mapping[str, Subject] = {
     "runs.get": Subject(_fact("run")),
     "runs.history": Subject(_fact("run", key="test_auc")),
     "runs.compare": Subject(_comparison),
+    "costs.report": Subject(_always(by="run")),
+    "costs.usage": Subject(_always(model="late", limit=3)),
+    "costs.model": Subject(_always(model="late")),
+    "costs.advice": Subject(_always(model="late")),
+    "costs.set_prices": Subject(
+        _always(prices={"currency": "AED", "cpu_hour": "0.25"}),
+        frozenset({"version", "valid_from"}),
+    ),
     "models.register": Subject(_registration),
     "models.bring": Subject(_bringing),
     "models.quantize": Subject(_always(**VERSION)),
@@ -452,6 +460,8 @@ SUBJECTS: Mapping[str, Subject] = {
     "audit.checkpoint": Subject(passing=_SIGNED),
     "jobs.list": Subject(_always(limit=3)),
     "jobs.get": Subject(_fact("job_id", "job")),
+    "jobs.queue": Subject(passing=frozenset({"used_core_hours"})),
+    "jobs.reclaim": Subject(_new("job_id", lambda world: world.spot_job())),
     "jobs.cancel": Subject(_new("job_id", lambda world: world.waiting_job())),
 }  # fmt: skip
 """What to ask, by the action's name."""
