@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from falaj.operations.policy_service import PolicyService
     from falaj.operations.service import AlertService, ChangeService, IncidentService
     from falaj.serving.service import EndpointService
+    from falaj.training.costs.service import CostService
     from falaj.training.frames import TrainingFrame
     from falaj.training.loggedmodel_service import LoggedModelService
     from falaj.training.model import TimeSplit
@@ -94,6 +95,7 @@ class Platform:
     loggedmodels: LoggedModelService
     experiments: ExperimentService
     studies: StudyService
+    costs: CostService
     models: ModelService
     endpoints: EndpointService
     monitors: MonitorService

@@ -19,6 +19,7 @@ PREFIXES = {
     "alert": "an alert",
     "incident": "an incident",
     "exp": "an experiment",
+    "usage": "what one fit of a run used",
     "run": "a training run",
     "stream": "sealed bytes of any size",
     "upload": "an upload in parts",

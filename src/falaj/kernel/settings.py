@@ -41,6 +41,7 @@ from falaj.kernel.settings_keys import KeyServiceSettings
 from falaj.kernel.settings_people import OutgoingSettings, SignInSettings
 from falaj.kernel.settings_privacy import PrivacySettings
 from falaj.kernel.settings_provisioning import ProvisioningSettings
+from falaj.kernel.settings_queue import QueueSettings
 from falaj.kernel.settings_supply import SupplyChainSettings
 from falaj.kernel.settings_trainers import TrainerSettings
 
@@ -240,6 +241,7 @@ class Settings(BaseSettings):
     ci: CiSettings = CiSettings()
     artifacts: ArtifactSettings = ArtifactSettings()
     trainers: TrainerSettings = TrainerSettings()
+    queue: QueueSettings = QueueSettings()
     traces: str = ""
     """Where traces go, by OTLP over HTTP: ``https://collector:4318``; nowhere if it is empty."""
     traces_ratio: float = Field(0.01, ge=0, le=1)

@@ -356,6 +356,15 @@ SUBJECTS: Mapping[str, Subject] = {
     "studies.trials": Subject(_new("run", studied)),
     "studies.insight": Subject(_new("run", studied), frozenset({"name"})),
     "runs.reproduce": Subject(_fact("run")),
+    "runs.finish": Subject(_new("run", lambda world: world.started_run())),
+    "costs.report": Subject(_always(by="run")),
+    "costs.usage": Subject(_always(model="late", limit=3)),
+    "costs.model": Subject(_always(model="late")),
+    "costs.advice": Subject(_always(model="late")),
+    "costs.set_prices": Subject(
+        _always(prices={"currency": "AED", "cpu_hour": "0.25"}),
+        frozenset({"version", "valid_from"}),
+    ),
     "models.register": Subject(_registration),
     "models.bring": Subject(_bringing),
     "models.quantize": Subject(_always(**VERSION)),
@@ -510,6 +519,8 @@ SUBJECTS: Mapping[str, Subject] = {
     "audit.checkpoint": Subject(passing=_SIGNED),
     "jobs.list": Subject(_always(limit=3)),
     "jobs.get": Subject(_fact("job_id", "job")),
+    "jobs.queue": Subject(passing=frozenset({"used_core_hours"})),
+    "jobs.reclaim": Subject(_new("job_id", lambda world: world.spot_job())),
     "jobs.cancel": Subject(_new("job_id", lambda world: world.waiting_job())),
 }  # fmt: skip
 """What to ask, by the action's name."""

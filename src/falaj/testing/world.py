@@ -393,6 +393,19 @@ class World:
         with self.call() as call:
             return self.premises.jobs.submit(call, "sources.load", {}).id
 
+    def spot_job(self) -> str:
+        """The id of a job that runs on spot resources."""
+        from falaj.kernel.fairqueue import Claim
+        from falaj.kernel.resources import Resources
+
+        jobs, kind = self.premises.jobs, self.new("test.spot")
+        claim = Claim(team="everyone", resources=Resources(spot=True))
+        with self.call() as call:
+            jobs.submit(call, kind, {}, claim=claim)
+            taken = jobs.take(call.connection, "somebody", [kind])
+        assert taken is not None  # noqa: S101 - it was submitted a line above
+        return taken.id
+
     def old_key(self) -> str:
         """The id of a version of the wrapping key that is no longer the active one."""
         keys = self.premises.keys

@@ -11,6 +11,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validato
 
 from falaj.kernel.errors import InvalidInput
 from falaj.training.options import Calibrating, Checkpointing, ClassWeights, CrossValidation
+from falaj.training.resources import RunRequest
 from falaj.training.splits import GroupSplit, StratifiedSplit
 
 Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]*$")]
@@ -385,10 +386,8 @@ class RunDifference(BaseModel):
     environment: dict[str, tuple[str | None, ...]]
 
 
-class TrainingRequest(BaseModel):
+class TrainingRequest(RunRequest, BaseModel):
     """What a training job is asked to do."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: Name
     trainer: str = "lightgbm"

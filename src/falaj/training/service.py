@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from falaj.catalog.assets import Catalog
     from falaj.kernel.jobs import Jobs
     from falaj.lake.reading import GuardedLake
+    from falaj.training.costs.queueing import RunQueue
     from falaj.training.tracking.runs import Runs
     from falaj.training.tracking.searching import RunSearch
     from falaj.training.training_sets import TrainingSets
@@ -96,7 +97,9 @@ class TrainingService(Service):
         may: May,
         guarded: GuardedLake,
         stays: Stays = anywhere,
+        queue: RunQueue | None = None,
     ) -> None:
+        self._queue = queue
         self._sets = training_sets
         self._jobs = jobs
         self._catalog = catalog
@@ -146,7 +149,8 @@ class TrainingService(Service):
     def train(self, request: TrainingRequest) -> Job:
         """Train a model: training set, run, bundle, and a new version in the registry."""
         self._check_trainable(request)
-        return self._jobs.submit(self.call, TRAIN_JOB, self._stated(request))
+        claim = None if self._queue is None else self._queue.claim(self.call, request)
+        return self._jobs.submit(self.call, TRAIN_JOB, self._stated(request), claim=claim)
 
     @action(post="/training/tunings")
     def tune(self, request: TuningRequest) -> Job:

@@ -103,6 +103,7 @@ DUTIES: Mapping[str, tuple[str, ...]] = {
         "tables.expire*",
         "backups.*",
         "platform.*",
+        "costs.set_prices",
     ),
     "keys": ("keys.*", "certificates.revoke*"),
     "certify": ("certificates.issue",),

@@ -17,6 +17,7 @@ from falaj.monitoring.service import MonitorService
 from falaj.operations.policy_service import PolicyService
 from falaj.operations.service import AlertService, ChangeService, IncidentService
 from falaj.serving.service import EndpointService
+from falaj.training.costs.service import CostService
 from falaj.training.loggedmodel_service import LoggedModelService
 from falaj.training.service import RunService, TrainingService
 from falaj.training.tracking.service import ExperimentService
@@ -28,6 +29,7 @@ from falaj.trust.ownfactors import OwnFactors
 from falaj.trust.provisioning_service import ProvisioningService
 from falaj.trust.service import AccountsService
 from falaj.wiring.artifactparts import logged_models
+from falaj.wiring.computeparts import cost_service, run_queue
 from falaj.wiring.facts import facts
 from falaj.wiring.policyparts import policy_service
 from falaj.wiring.privacyparts import privacy_service
@@ -64,11 +66,13 @@ def makers(made: Premises) -> dict[type[Service], Callable[[], Service]]:
             made.may,
             guarded_lake(made),
             residency(made).check,
+            run_queue(made),
         ),
         LoggedModelService: lambda: logged_models(made),
         RunService: lambda: run_service(made),
         ExperimentService: lambda: experiment_service(made),
         StudyService: lambda: study_service(made),
+        CostService: lambda: cost_service(made),
         ModelService: lambda: _models(made),
         EndpointService: lambda: _endpoints(made),
         MonitorService: lambda: MonitorService(made.monitors, made.may_on, guarded_lake(made)),

@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from falaj.ingest.files import Files
     from falaj.ingest.pipelines import Loading
     from falaj.ingest.ports import EventLog
+    from falaj.kernel.lentcompute import LentCompute
     from falaj.lake.blobs import SealedBlobs
     from falaj.lake.sealedcolumns import SubjectLake
     from falaj.lake.streams import SealedStreams
@@ -193,8 +194,20 @@ class Premises:
     @part
     def jobs(self) -> Jobs:
         """The durable jobs."""
+        from falaj.wiring.computeparts import fair_queue
+
         lease = timedelta(seconds=self.settings.job_lease_seconds)
-        return Jobs(self.database, self.clock, lease=lease)
+        return Jobs(self.database, self.clock, lease=lease, queue=fair_queue(self))
+
+    @part
+    def compute(self) -> LentCompute:
+        """What runs tasks of jobs, lent to one job after the other."""
+        from falaj.kernel.lentcompute import LentCompute
+
+        idle = self.settings.queue.idle_seconds
+        lender = LentCompute(lambda: stores.compute(self.settings), idle)
+        self.closing.append(lender.close)
+        return lender
 
     @part
     def calls(self) -> Calls:

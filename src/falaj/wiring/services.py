@@ -18,6 +18,7 @@ def service_classes() -> dict[str, type[Service]]:
     from falaj.operations.policy_service import PolicyService
     from falaj.operations.service import AlertService, ChangeService, IncidentService
     from falaj.serving.service import EndpointService
+    from falaj.training.costs.service import CostService
     from falaj.training.loggedmodel_service import LoggedModelService
     from falaj.training.service import RunService, TrainingService
     from falaj.training.tracking.service import ExperimentService
@@ -38,6 +39,7 @@ def service_classes() -> dict[str, type[Service]]:
         LoggedModelService,
         ExperimentService,
         StudyService,
+        CostService,
         ModelService,
         EndpointService,
         MonitorService,

@@ -16,6 +16,7 @@ from falaj.kernel.telemetry import logger
 from falaj.trust.audit_checkpoints import Checkpointer
 from falaj.wiring.artifactparts import artifact_chores
 from falaj.wiring.auditparts import retention
+from falaj.wiring.computeparts import queue_chores
 from falaj.wiring.keyparts import EVERY_USES, key_jobs, uses_told
 from falaj.wiring.liveparts import kept_sketches, prediction_drain
 from falaj.wiring.seldom import Seldom
@@ -266,7 +267,7 @@ class Chores:
             "old sketches": Seldom(kept_sketches(made).roll_up, every_seconds=600.0),
             "lake compaction": Seldom(made.lake.compact, every_seconds=3600.0),
         }
-        self._chores |= _as_settings_say(made) | artifact_chores(made)
+        self._chores |= _as_settings_say(made) | artifact_chores(made) | queue_chores(made)
 
     def run_once(self) -> None:
         """Each chore once; what fails is logged and tried again next time."""
