@@ -51,6 +51,17 @@ from falaj.models.model import (
 )
 from falaj.monitoring.model import DriftLimits, Labels, Monitor, PerformanceLimits
 from falaj.serving.model import Combination, Composition, Endpoint, Limits, Member
+from falaj.training.pipelines.model import (
+    Cron,
+    FromParameter,
+    FromStep,
+    FromTable,
+    NewData,
+    OnEvent,
+    Pipeline,
+    ToTable,
+    step,
+)
 
 __all__ = [
     "Aggregate",
@@ -60,6 +71,7 @@ __all__ = [
     "Combination",
     "Composition",
     "Contract",
+    "Cron",
     "DType",
     "DriftLimits",
     "Endpoint",
@@ -73,6 +85,9 @@ __all__ = [
     "ForeignTable",
     "Format",
     "Freshness",
+    "FromParameter",
+    "FromStep",
+    "FromTable",
     "How",
     "InSet",
     "Labels",
@@ -86,10 +101,13 @@ __all__ = [
     "Mode",
     "ModelPolicy",
     "Monitor",
+    "NewData",
     "NotNull",
     "OnDemandFeatures",
+    "OnEvent",
     "ParentRule",
     "PerformanceLimits",
+    "Pipeline",
     "Policy",
     "ReadRule",
     "RowCount",
@@ -98,6 +116,8 @@ __all__ = [
     "Source",
     "Stream",
     "SupplyChainRule",
+    "ToTable",
     "Unique",
     "Whom",
+    "step",
 ]

@@ -26,6 +26,7 @@ SERVICES: dict[str, str] = {
     "features": "Features: computed once from a definition, read for training and for serving.",
     "training": "Training: pinned training sets, and jobs that train models on them.",
     "runs": "Runs: what was tried, with what, and what came of it.",
+    "pipelines": "Pipelines: functions that run durably as one graph, asked for or by themselves.",
     "models": "Registered models: what may be served, and why.",
     "endpoints": "Endpoints and their releases: what serves, and since when.",
     "monitors": "Drift and realised performance, from the prediction log.",

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from falaj.serving.service import EndpointService
     from falaj.training.frames import TrainingFrame
     from falaj.training.model import TimeSplit
+    from falaj.training.pipelines.service import PipelineService
     from falaj.training.service import RunService, TrainingService
     from falaj.trust.audit_service import Audit
     from falaj.trust.certificates_service import CertificateService
@@ -87,6 +88,7 @@ class Platform:
     features: Features
     training: TrainingService
     runs: RunService
+    pipelines: PipelineService
     models: ModelService
     endpoints: EndpointService
     monitors: MonitorService

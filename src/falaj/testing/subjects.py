@@ -212,6 +212,12 @@ def _entity(world: World) -> Arguments:
     return {"documents": [{"kind": "entity", "name": name, "keys": {"code": "string"}}]}
 
 
+def _scheduled(world: World) -> Arguments:
+    """A pipeline is scheduled; it is asked for no argument."""
+    world.scheduled()
+    return {}
+
+
 def _request(world: World) -> Arguments:
     from falaj.interfaces.certificatesource import new_request
 
@@ -298,6 +304,26 @@ SUBJECTS: Mapping[str, Subject] = {
     "runs.get": Subject(_fact("run")),
     "runs.history": Subject(_fact("run", key="test_auc")),
     "runs.compare": Subject(_comparison),
+    "pipelines.run": Subject(_always(name="counting", parameters={"n": 2})),
+    "pipelines.runs": Subject(_always(limit=3), frozenset({"parameters"})),
+    "pipelines.get": Subject(_new("run", lambda world: world.pipeline_run())),
+    "pipelines.read": Subject(_fact("run", "pipeline_run", step="counted")),
+    "pipelines.cancel": Subject(_new("run", lambda world: world.pipeline_run())),
+    "pipelines.retry": Subject(_new("run", lambda world: world.pipeline_run(cancelled=True))),
+    "pipelines.schedule": Subject(_always(name="counting")),
+    "pipelines.pause": Subject(_new("name", lambda world: world.scheduled())),
+    "pipelines.schedules": Subject(_scheduled),
+    "pipelines.backfill": Subject(
+        _always(name="counting", since=BEGIN.isoformat(),
+                until=(BEGIN + timedelta(days=2)).isoformat())
+    ),
+    "pipelines.backfills": Subject(
+        lambda world: {"pipeline": "counting", "limit": 1 if world.backfill() else 2}
+    ),
+    "pipelines.resume_backfill": Subject(
+        _new("backfill", lambda world: world.backfill(cancelled=True))
+    ),
+    "pipelines.cancel_backfill": Subject(_new("backfill", lambda world: world.backfill())),
     "models.register": Subject(_registration),
     "models.bring": Subject(_bringing),
     "models.quantize": Subject(_always(**VERSION)),

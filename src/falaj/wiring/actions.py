@@ -17,6 +17,7 @@ from falaj.monitoring.service import MonitorService
 from falaj.operations.policy_service import PolicyService
 from falaj.operations.service import AlertService, ChangeService, IncidentService
 from falaj.serving.service import EndpointService
+from falaj.training.pipelines.service import PipelineService
 from falaj.training.service import RunService, TrainingService
 from falaj.trust.audit_service import Audit
 from falaj.trust.certificates_service import CertificateService
@@ -60,6 +61,7 @@ def makers(made: Premises) -> dict[type[Service], Callable[[], Service]]:
             residency(made).check,
         ),
         RunService: lambda: RunService(made.runs, made.catalog, visible),
+        PipelineService: made.pipelines.service,
         ModelService: lambda: _models(made),
         EndpointService: lambda: _endpoints(made),
         MonitorService: lambda: MonitorService(made.monitors, made.may_on, guarded_lake(made)),

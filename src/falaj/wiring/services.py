@@ -18,6 +18,7 @@ def service_classes() -> dict[str, type[Service]]:
     from falaj.operations.policy_service import PolicyService
     from falaj.operations.service import AlertService, ChangeService, IncidentService
     from falaj.serving.service import EndpointService
+    from falaj.training.pipelines.service import PipelineService
     from falaj.training.service import RunService, TrainingService
     from falaj.trust.audit_service import Audit
     from falaj.trust.certificates_service import CertificateService
@@ -32,6 +33,7 @@ def service_classes() -> dict[str, type[Service]]:
         Features,
         TrainingService,
         RunService,
+        PipelineService,
         ModelService,
         EndpointService,
         MonitorService,
