@@ -31,6 +31,7 @@ SERVICES: dict[str, str] = {
     "experiments": "Experiments: names under which runs are gathered, in workspaces.",
     "studies": "Studies: what was tried to make a model better, and which trial was best.",
     "costs": "Costs: what runs used and what that cost, by run, model, team and month.",
+    "pipelines": "Pipelines: functions that run durably as one graph, asked for or by themselves.",
     "models": "Registered models: what may be served, and why.",
     "endpoints": "Endpoints and their releases: what serves, and since when.",
     "monitors": "Drift and realised performance, from the prediction log.",

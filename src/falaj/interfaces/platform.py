@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from falaj.training.frames import TrainingFrame
     from falaj.training.loggedmodel_service import LoggedModelService
     from falaj.training.model import TimeSplit
+    from falaj.training.pipelines.service import PipelineService
     from falaj.training.service import RunService
     from falaj.training.tracking.service import ExperimentService
     from falaj.training.tuning.service import StudyService
@@ -96,6 +97,7 @@ class Platform:
     experiments: ExperimentService
     studies: StudyService
     costs: CostService
+    pipelines: PipelineService
     models: ModelService
     endpoints: EndpointService
     monitors: MonitorService

@@ -39,6 +39,7 @@ from falaj.kernel.settings_federation import IdentitySettings, secrets_of_provid
 from falaj.kernel.settings_keys import SECRETS as KEY_SERVICE_SECRETS
 from falaj.kernel.settings_keys import KeyServiceSettings
 from falaj.kernel.settings_people import OutgoingSettings, SignInSettings
+from falaj.kernel.settings_pipelines import PipelineSettings
 from falaj.kernel.settings_privacy import PrivacySettings
 from falaj.kernel.settings_provisioning import ProvisioningSettings
 from falaj.kernel.settings_queue import QueueSettings
@@ -242,6 +243,7 @@ class Settings(BaseSettings):
     artifacts: ArtifactSettings = ArtifactSettings()
     trainers: TrainerSettings = TrainerSettings()
     queue: QueueSettings = QueueSettings()
+    pipelines: PipelineSettings = PipelineSettings()
     traces: str = ""
     """Where traces go, by OTLP over HTTP: ``https://collector:4318``; nowhere if it is empty."""
     traces_ratio: float = Field(0.01, ge=0, le=1)

@@ -211,6 +211,12 @@ def _entity(world: World) -> Arguments:
     return {"documents": [{"kind": "entity", "name": name, "keys": {"code": "string"}}]}
 
 
+def _scheduled(world: World) -> Arguments:
+    """A pipeline is scheduled; it is asked for no argument."""
+    world.scheduled()
+    return {}
+
+
 def _request(world: World) -> Arguments:
     from falaj.interfaces.certificatesource import new_request
 
@@ -356,7 +362,6 @@ SUBJECTS: Mapping[str, Subject] = {
     "studies.trials": Subject(_new("run", studied)),
     "studies.insight": Subject(_new("run", studied), frozenset({"name"})),
     "runs.reproduce": Subject(_fact("run")),
-    "runs.finish": Subject(_new("run", lambda world: world.started_run())),
     "costs.report": Subject(_always(by="run")),
     "costs.usage": Subject(_always(model="late", limit=3)),
     "costs.model": Subject(_always(model="late")),
@@ -365,6 +370,26 @@ SUBJECTS: Mapping[str, Subject] = {
         _always(prices={"currency": "AED", "cpu_hour": "0.25"}),
         frozenset({"version", "valid_from"}),
     ),
+    "pipelines.run": Subject(_always(name="counting", parameters={"n": 2})),
+    "pipelines.runs": Subject(_always(limit=3), frozenset({"parameters"})),
+    "pipelines.get": Subject(_new("run", lambda world: world.pipeline_run())),
+    "pipelines.read": Subject(_fact("run", "pipeline_run", step="counted")),
+    "pipelines.cancel": Subject(_new("run", lambda world: world.pipeline_run())),
+    "pipelines.retry": Subject(_new("run", lambda world: world.pipeline_run(cancelled=True))),
+    "pipelines.schedule": Subject(_always(name="counting")),
+    "pipelines.pause": Subject(_new("name", lambda world: world.scheduled())),
+    "pipelines.schedules": Subject(_scheduled),
+    "pipelines.backfill": Subject(
+        _always(name="counting", since=BEGIN.isoformat(),
+                until=(BEGIN + timedelta(days=2)).isoformat())
+    ),
+    "pipelines.backfills": Subject(
+        lambda world: {"pipeline": "counting", "limit": 1 if world.backfill() else 2}
+    ),
+    "pipelines.resume_backfill": Subject(
+        _new("backfill", lambda world: world.backfill(cancelled=True))
+    ),
+    "pipelines.cancel_backfill": Subject(_new("backfill", lambda world: world.backfill())),
     "models.register": Subject(_registration),
     "models.bring": Subject(_bringing),
     "models.quantize": Subject(_always(**VERSION)),

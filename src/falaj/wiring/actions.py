@@ -19,6 +19,7 @@ from falaj.operations.service import AlertService, ChangeService, IncidentServic
 from falaj.serving.service import EndpointService
 from falaj.training.costs.service import CostService
 from falaj.training.loggedmodel_service import LoggedModelService
+from falaj.training.pipelines.service import PipelineService
 from falaj.training.service import RunService, TrainingService
 from falaj.training.tracking.service import ExperimentService
 from falaj.training.tuning.service import StudyService
@@ -73,6 +74,7 @@ def makers(made: Premises) -> dict[type[Service], Callable[[], Service]]:
         ExperimentService: lambda: experiment_service(made),
         StudyService: lambda: study_service(made),
         CostService: lambda: cost_service(made),
+        PipelineService: made.pipelines.service,
         ModelService: lambda: _models(made),
         EndpointService: lambda: _endpoints(made),
         MonitorService: lambda: MonitorService(made.monitors, made.may_on, guarded_lake(made)),

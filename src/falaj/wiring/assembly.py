@@ -6,7 +6,6 @@ serves models never opens the lake, and a command that lists jobs opens next to 
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Mapping
 from datetime import timedelta
@@ -20,7 +19,7 @@ from falaj.kernel.calls import Calls
 from falaj.kernel.clock import Clock, SystemClock
 from falaj.kernel.database import Database
 from falaj.kernel.door import Backend, Services
-from falaj.kernel.jobs import Handler, Job, Jobs, Worker
+from falaj.kernel.jobs import Handler, Job, Jobs
 from falaj.kernel.outbox import Outbox
 from falaj.kernel.ports import Resource
 from falaj.kernel.settings import Settings, private_folder
@@ -67,6 +66,7 @@ if TYPE_CHECKING:
     from falaj.trust.subjectciphers import SubjectCiphers
     from falaj.trust.subjectkeys import StoredKeys
     from falaj.wiring.certificateparts import CertificateParts
+    from falaj.wiring.pipelineparts import PipelineParts
     from falaj.wiring.servingparts import ServingParts
 
 
@@ -462,6 +462,13 @@ class Premises:
 
         return Promotions(self.registry, self.changes)
 
+    @part
+    def pipelines(self) -> PipelineParts:
+        """Pipelines and what runs them."""
+        from falaj.wiring.pipelineparts import PipelineParts
+
+        return PipelineParts(self)
+
     # ---- serving and monitoring
 
     @part
@@ -542,8 +549,9 @@ class Premises:
 
     def work_on_jobs(self, stopped: threading.Event) -> None:
         """Take and run jobs until ``stopped`` is set."""
-        worker = Worker(self.jobs, self.handlers, name=f"{self.process}-{os.getpid()}")
-        worker.run_until(stopped)
+        from falaj.wiring.work import work_on_jobs
+
+        work_on_jobs(self, stopped)
 
     def work(self, stopped: threading.Event) -> None:
         """Jobs, streams, and the house's chores beside them, until ``stopped`` is set."""

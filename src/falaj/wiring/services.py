@@ -20,6 +20,7 @@ def service_classes() -> dict[str, type[Service]]:
     from falaj.serving.service import EndpointService
     from falaj.training.costs.service import CostService
     from falaj.training.loggedmodel_service import LoggedModelService
+    from falaj.training.pipelines.service import PipelineService
     from falaj.training.service import RunService, TrainingService
     from falaj.training.tracking.service import ExperimentService
     from falaj.training.tuning.service import StudyService
@@ -40,6 +41,7 @@ def service_classes() -> dict[str, type[Service]]:
         ExperimentService,
         StudyService,
         CostService,
+        PipelineService,
         ModelService,
         EndpointService,
         MonitorService,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Mapping
 from datetime import timedelta
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from falaj.kernel.clock import monotonic
 from falaj.kernel.errors import FalajError
-from falaj.kernel.jobs import Handler, JobRun
+from falaj.kernel.jobs import Handler, JobRun, Worker
 from falaj.kernel.outbox import Subscription
 from falaj.kernel.telemetry import logger
 from falaj.trust.audit_checkpoints import Checkpointer
@@ -19,6 +20,7 @@ from falaj.wiring.auditparts import retention
 from falaj.wiring.computeparts import queue_chores
 from falaj.wiring.keyparts import EVERY_USES, key_jobs, uses_told
 from falaj.wiring.liveparts import kept_sketches, prediction_drain
+from falaj.wiring.pipelineparts import chores as pipeline_chores
 from falaj.wiring.seldom import Seldom
 from falaj.wiring.trainingparts import reproduce_job, train_job
 from falaj.wiring.watching import parity_checks, statistics
@@ -42,6 +44,7 @@ def handlers(made: Premises) -> Mapping[str, Handler]:
     from falaj.models.model import BRING_JOB, GATES_JOB, QUANTIZE_JOB
     from falaj.serving.batchmodel import SCORE_JOB
     from falaj.training.model import PREPARE_JOB, RECREATE_JOB, REPRODUCE_JOB, TRAIN_JOB
+    from falaj.training.pipelines.model import RUN_JOB
     from falaj.training.tuning.model import TUNE_JOB
 
     makers: dict[str, Callable[[], Handler]] = {
@@ -57,6 +60,7 @@ def handlers(made: Premises) -> Mapping[str, Handler]:
         QUANTIZE_JOB: lambda: _quantizing(made),
         SCORE_JOB: lambda: _scoring(made),
         TUNE_JOB: lambda: _tuning(made),
+        RUN_JOB: made.pipelines.handler,
         **key_jobs(made),
     }
     return {kind: _later(make) for kind, make in makers.items()}
@@ -187,6 +191,18 @@ def stream_worker(made: Premises) -> StreamWorker:
     )
 
 
+def work_on_jobs(made: Premises, stopped: threading.Event) -> None:
+    """Take and run jobs until ``stopped`` is set; runs of pipelines in threads of their own."""
+    from falaj.training.pipelines.model import RUN_JOB
+    from falaj.wiring.pipelineparts import work_on_pipelines
+
+    others = {kind: handler for kind, handler in made.handlers.items() if kind != RUN_JOB}
+    threads = work_on_pipelines(made, stopped)
+    Worker(made.jobs, others, name=f"{made.process}-{os.getpid()}").run_until(stopped)
+    for thread in threads:
+        thread.join()
+
+
 def work_until(made: Premises, stopped: threading.Event) -> None:
     """Run jobs, streams and chores side by side until ``stopped`` is set."""
     beside = {"chores": Chores(made).run_until, "streams": stream_worker(made).run_until}
@@ -268,6 +284,7 @@ class Chores:
             "lake compaction": Seldom(made.lake.compact, every_seconds=3600.0),
         }
         self._chores |= _as_settings_say(made) | artifact_chores(made) | queue_chores(made)
+        self._chores |= pipeline_chores(made)
 
     def run_once(self) -> None:
         """Each chore once; what fails is logged and tried again next time."""
