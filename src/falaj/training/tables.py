@@ -177,7 +177,7 @@ artifact_rows = Table(
     metadata,
     Column("run_id", ForeignKey("runs.id"), primary_key=True),
     Column("path", String(500), primary_key=True),
-    Column("digest", String(100), nullable=False),
+    Column("digest", String(100), nullable=False, index=True),
     Column("size", BigInteger, nullable=False),
 )
 
