@@ -27,6 +27,7 @@ from falaj.lake.streams import SealedStreams
 from falaj.models.adapters.int8_onnxruntime import Int8Quantizer
 from falaj.models.adapters.onnx_lightgbm import LightGbmToOnnx
 from falaj.models.adapters.scoring_onnxruntime import OnnxScorers
+from falaj.models.aliases import ALIAS_CHANGE
 from falaj.models.brought import Bringing, BringJob
 from falaj.models.bundles import Bundles
 from falaj.models.gate_job import GateJob
@@ -42,6 +43,7 @@ from falaj.models.model import (
 from falaj.models.packaging import ModelPackaging
 from falaj.models.promotion import CHANGE_KIND, Promotions
 from falaj.models.quantized import QuantizeJob
+from falaj.models.registered import RegistryParts
 from falaj.models.registry import Registry
 from falaj.models.revocations import Revocations
 from falaj.models.service import ModelService
@@ -51,6 +53,7 @@ from falaj.serving.adapters.runtime_lightgbm import LightGbmRuntime
 from falaj.serving.adapters.runtime_onnx import OnnxRuntime
 from falaj.serving.adapters.runtime_pickle import PickleRuntime
 from falaj.serving.adapters.runtime_python import PythonRuntime
+from falaj.serving.heldversions import HeldVersions
 from falaj.serving.scorers import RuntimeScorers
 from falaj.testing.calls import make_caller, make_door, opened_call
 from falaj.testing.fakes import MemoryAudit
@@ -195,7 +198,12 @@ class World:
         self.files = Files([folder / "data"])
         self.bringing = Bringing(self.files, self.registry, self.sets, self.jobs, pickles=True)
         self.promotions = Promotions(self.registry, self.changes)
+        self.parts = RegistryParts.of(
+            self.registry, self.promotions, self.changes, self.catalog,
+            lambda call, resource: resource.exists, HeldVersions(),
+        )  # fmt: skip
         self.changes._handlers[CHANGE_KIND] = self.promotions.apply
+        self.changes._handlers[ALIAS_CHANGE] = self.parts.aliases.apply
 
     def services(self):
         """The services of training and models, and changes."""
@@ -211,7 +219,7 @@ class World:
                 Artifacts(SealedStreams(self.store, self.keys), self.blobs),
             ),
             ModelService(
-                registry=self.registry, promotions=self.promotions, bundles=self.bundles,
+                parts=self.parts, promotions=self.promotions, bundles=self.bundles,
                 runs=self.runs, jobs=self.jobs, catalog=self.catalog, visible=visible,
                 bringing=self.bringing, revocations=Revocations(self.bundles, Nothing()),
             ),

@@ -9,7 +9,14 @@ from fastapi import FastAPI
 from falaj.interfaces.exchange import add_exchange
 from falaj.interfaces.hiding import Hiding
 from falaj.interfaces.hosts import Addresses
-from falaj.interfaces.mlflow import artifacts, loggedmodels, server, tracking
+from falaj.interfaces.mlflow import (
+    artifacts,
+    loggedmodels,
+    registry,
+    registryversions,
+    server,
+    tracking,
+)
 from falaj.interfaces.mlflow.artifacts import ArtifactRoutes
 from falaj.interfaces.mlflow.routes import Mlflow
 from falaj.interfaces.scim import Scim
@@ -41,6 +48,13 @@ def add_programs(app: FastAPI, premises: Premises, addresses: Addresses) -> None
         premises.verifier,
         hiding=Hiding.of(premises.settings),
         max_body_bytes=premises.settings.http.max_body_bytes,
-        routes=(*server.ROUTES, *tracking.ROUTES, *artifacts.ROUTES, *loggedmodels.ROUTES),
+        routes=(
+            *server.ROUTES,
+            *tracking.ROUTES,
+            *artifacts.ROUTES,
+            *loggedmodels.ROUTES,
+            *registry.ROUTES,
+            *registryversions.ROUTES,
+        ),
         raw=ArtifactRoutes(premises.backend, premises.verifier, transfers).raw(),
     ).add_to(app)

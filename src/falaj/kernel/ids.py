@@ -24,6 +24,7 @@ PREFIXES = {
     "upload": "an upload in parts",
     "logged": "a logged model (its id for MLflow's client has `m-` for the prefix)",
     "gates": "a report of a version's gates",
+    "aliasmove": "a move of an alias of a model",
     "ts": "a pinned training set",
     "pred": "a prediction",
     "release": "a release of an endpoint",

@@ -60,7 +60,7 @@ def version_card(
     Raises:
         NotFound, Corrupt: there is no such version, or its bundle does not verify.
     """
-    found = registry.version(connection, name, version)
+    found = registry.bundled(connection, name, version)
     try:
         policy = registry.policy(connection, name)
     except NotFound:

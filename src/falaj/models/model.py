@@ -16,9 +16,12 @@ from falaj.training.model import Name
 
 GATES_JOB = "models.gates"
 BRING_JOB = "models.bring"
+ADOPT_JOB = "models.adopt"
 QUANTIZE_JOB = "models.quantize"
 Metric = Literal["auc", "log_loss", "brier", "calibration_error"]
 Share = Annotated[float, Field(ge=0, le=1)]
+AliasName = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[A-Za-z0-9_\-]+$")]
+GUARDED_ALIASES = ("champion", "production", "staging")
 
 
 class ModelFormat(StrEnum):
@@ -51,6 +54,12 @@ class GatesNotPassed(Conflict):
     """A version may not take a stage: a gate failed, or none was run."""
 
     code = "gates-not-passed"
+
+
+class NotAdopted(Conflict):
+    """A version of an MLflow client has no bundle yet, so that nothing here can run it."""
+
+    code = "not-adopted"
 
 
 class Stage(StrEnum):
@@ -154,6 +163,8 @@ class ModelPolicy(Definition):
 
     kind: ClassVar[str] = "model"
 
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,62}$")]
+    """Of the model."""
     feature_service: Name
     label: str
     intended_use: str = ""
@@ -168,6 +179,8 @@ class ModelPolicy(Definition):
     parent: ParentRule = ParentRule()
     supply_chain: SupplyChainRule = SupplyChainRule()
     leakage: LeakageRule | None = LeakageRule()
+    guarded_aliases: tuple[AliasName, ...] = GUARDED_ALIASES
+    """Aliases that move as a stage does: gates first, then another person's approval."""
 
     def document(self) -> dict[str, Any]:
         """As ``Definition.document``; a rule that is as it always was is left out, so that
@@ -177,6 +190,8 @@ class ModelPolicy(Definition):
             del told["parent"]
         if self.supply_chain == SupplyChainRule():
             del told["supply_chain"]
+        if self.guarded_aliases == GUARDED_ALIASES:
+            del told["guarded_aliases"]
         return told
 
     def references(self) -> list[AssetRef]:
@@ -372,8 +387,9 @@ class ModelVersion(BaseModel):
     version: int
     stage: Stage
     run: str
-    """Empty: it was trained elsewhere and brought."""
+    """Empty: no run of this platform trained it; it was brought, or an MLflow client logged it."""
     bundle: str
+    """Empty: an MLflow client registered it, and it was not adopted yet."""
     training_set: str
     """The set that it learned from, or, if it was brought, that judges it (or empty)."""
     feature_service: str
@@ -382,6 +398,15 @@ class ModelVersion(BaseModel):
     created_by: str
     gates_passed: bool | None = None
     """None if no gate has been run."""
+    description: str = ""
+    tags: dict[str, str] = {}
+    aliases: tuple[str, ...] = ()
+    updated_at: datetime | None = None
+    source: str = ""
+    """Where the files of an MLflow model lie; empty for all others."""
+    source_run: str = ""
+    """The run that an MLflow client named when it registered the version."""
+    run_link: str = ""
 
 
 class Model(BaseModel):
@@ -390,8 +415,13 @@ class Model(BaseModel):
     name: str
     created_at: datetime
     latest: int
+    """The greatest number that was given to a version, 0 before the first."""
     production: int | None = None
     staging: int | None = None
+    description: str = ""
+    tags: dict[str, str] = {}
+    aliases: dict[str, int] = {}
+    updated_at: datetime | None = None
 
 
 class Move(BaseModel):
@@ -409,3 +439,43 @@ class Move(BaseModel):
     gate_report: str | None
     replaced: int | None = None
     """The version that left this stage for it."""
+
+
+class AliasMove(BaseModel):
+    """One alias took another version: who asked, who approved (if it is guarded), when and why."""
+
+    model: str
+    alias: str
+    from_version: int | None
+    to_version: int | None
+    """None: the alias was removed."""
+    at: datetime
+    asked_by: str
+    approved_by: str | None = None
+    reason: str
+    change: str | None = None
+    gate_report: str | None = None
+
+
+class Deletion(BaseModel):
+    """One version was deleted: who did it, when and why."""
+
+    model: str
+    version: int
+    at: datetime
+    by: str
+    reason: str
+
+
+class History(BaseModel):
+    """Where the versions of a model stood at an instant, and how it came to that."""
+
+    model: str
+    at: datetime
+    production: int | None
+    staging: tuple[int, ...]
+    aliases: dict[str, int]
+    moves: list[Move]
+    """Of stages until then, the newest first."""
+    alias_moves: list[AliasMove]
+    deletions: list[Deletion]

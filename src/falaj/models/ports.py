@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+    from sqlalchemy.engine import Connection
 
     from falaj.kernel.call import Call
     from falaj.training.ports import FittedModel
@@ -72,6 +73,14 @@ class Withdrawal(Protocol):
         Returns:
             the names of those endpoints.
         """
+        ...
+
+
+class ServedVersions(Protocol):
+    """Tells what serving holds."""
+
+    def holding(self, connection: Connection, model: str, version: int) -> list[str]:
+        """The names of endpoints with a release, not retired, that pins a version."""
         ...
 
 

@@ -275,6 +275,15 @@ class World:
             registry.register(call, name, run=self.facts["run"], bundle=bundle)
         return name
 
+    def aliased_model(self) -> str:
+        """The name of a new model whose only version has the alias ``blue``."""
+        from falaj.wiring.registryparts import registry_parts
+
+        name = self.copied_model()
+        with self.call() as call:
+            registry_parts(self.premises).aliases.set(call, name, "blue", 1)
+        return name
+
     def lone_model(self) -> str:
         """The name of a new model with one version, whose bundle no other version has."""
         from falaj.models.bundles import ADDED

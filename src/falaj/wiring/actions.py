@@ -101,10 +101,11 @@ def _features(made: Premises) -> Features:
 def _models(made: Premises) -> ModelService:
     from falaj.models.brought import Bringing
     from falaj.models.revocations import Revocations
+    from falaj.wiring.registryparts import registry_parts
     from falaj.wiring.supplyparts import Withdrawn, advisories
 
     return ModelService(
-        registry=made.registry,
+        parts=registry_parts(made),
         promotions=made.promotions,
         bundles=made.bundles,
         runs=made.runs,

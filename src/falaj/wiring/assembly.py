@@ -254,17 +254,14 @@ class Premises:
     @part
     def changes(self) -> Changes:
         """Changes, and what approving each kind does."""
-        from falaj.models.promotion import CHANGE_KIND
         from falaj.operations.policies import CHANGE_KIND as POLICY
         from falaj.wiring.policyparts import proposals
-
-        def promoted(call: Call, change: Any) -> None:
-            self.promotions.apply(call, change)
+        from falaj.wiring.registryparts import model_changes
 
         def policies_approved(call: Call, change: Any) -> None:
             proposals(self).carry_out(call, change)
 
-        return Changes(self.catalog, {CHANGE_KIND: promoted, POLICY: policies_approved})
+        return Changes(self.catalog, {**model_changes(self), POLICY: policies_approved})
 
     @part
     def incidents(self) -> Incidents:

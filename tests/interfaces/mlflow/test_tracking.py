@@ -211,7 +211,7 @@ def test_a_long_history_is_the_same_json_as_a_short_one():
 
     values = np.array([0.1, -1e-300, 1e300, 3.0, math.nan, math.inf, -math.inf, 1 / 3] * 1000)
     count = np.arange(len(values))
-    points = Points({"a\"b": len(values)}, count - 5, count * 1000, values)
+    points = Points({'a"b': len(values)}, count - 5, count * 1000, values)
     written = json.loads(b"[" + trackingmetrics.listed('a"b', points, "run_x") + b"]")
     assert len(points) >= trackingmetrics.MANY
     for place in (*range(8), len(values) - 1):

@@ -72,9 +72,7 @@ found["history"] = [
     (one.step, one.value) for one in client.get_metric_history(run.info.run_id, "loss")
 ]
 found["odd"] = [str(one.value) for one in client.get_metric_history(run.info.run_id, "odd")]
-children = client.search_runs(
-    [experiment], f"tags.`mlflow.parentRunId` = '{run.info.run_id}'"
-)
+children = client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{run.info.run_id}'")
 found["children"] = [one.info.run_name for one in children]
 ordered = client.search_runs([experiment], "metrics.loss < 1", order_by=["metrics.loss ASC"])
 found["ordered"] = [one.info.run_name for one in ordered]
@@ -91,7 +89,7 @@ client.log_param(run.info.run_id, "depth", 3)
 client.log_batch(
     inner.info.run_id,
     metrics=[Metric("m", float(place), 1_700_000_000_000 + place, place) for place in range(1000)],
-    params=[Param(f"p{place}", str(place)) for place in range(100)][: 0],
+    params=[Param(f"p{place}", str(place)) for place in range(100)][:0],
     tags=[RunTag("long", "x" * 10_000)],
 )
 found["batch"] = len(client.get_metric_history(inner.info.run_id, "m"))

@@ -1,4 +1,7 @@
-"""A model trained under autolog and loaded again: ``autolog.py sklearn|lightgbm|xgboost``."""
+"""A model trained under autolog, registered, and loaded by every form of address.
+
+``autolog.py sklearn|lightgbm|xgboost``
+"""
 
 import json
 import sys
@@ -37,8 +40,23 @@ found = client.get_run(run.info.run_id)
 (logged,) = mlflow.search_logged_models(
     experiment_ids=[found.info.experiment_id], output_format="list"
 )
-by_run = mlflow.pyfunc.load_model(f"runs:/{run.info.run_id}/model")
-by_id = mlflow.pyfunc.load_model(f"models:/{logged.model_id}")
+name = f"made by {flavour}"
+versions = [
+    mlflow.register_model(source, name).version
+    for source in (logged.model_uri, f"runs:/{run.info.run_id}/model")
+]
+client.set_registered_model_alias(name, "champion", versions[0])
+addresses = {
+    "run": f"runs:/{run.info.run_id}/model",
+    "logged": f"models:/{logged.model_id}",
+    "version": f"models:/{name}/{versions[0]}",
+    "alias": f"models:/{name}@champion",
+    "latest": f"models:/{name}/latest",
+}
+same = {
+    form: bool(np.allclose(mlflow.pyfunc.load_model(address).predict(x), expected))
+    for form, address in addresses.items()
+}
 print(
     json.dumps(
         {
@@ -50,8 +68,8 @@ print(
             "logged_status": str(logged.status),
             "source_run": logged.source_run_id == run.info.run_id,
             "artifacts": sorted(one.path for one in client.list_artifacts(run.info.run_id)),
-            "same_by_run": bool(np.allclose(by_run.predict(x), expected)),
-            "same_by_id": bool(np.allclose(by_id.predict(x), expected)),
+            "same": same,
+            "versions": [int(version) for version in versions],
         }
     )
 )
