@@ -21,7 +21,6 @@ PREFIXES = {
     "exp": "an experiment",
     "run": "a training run",
     "stream": "sealed bytes of any size",
-    "upload": "an upload in parts",
     "logged": "a logged model (its id for MLflow's client has `m-` for the prefix)",
     "gates": "a report of a version's gates",
     "aliasmove": "a move of an alias of a model",

@@ -51,6 +51,20 @@ def test_a_client_that_does_not_know_the_ca_is_refused_by_itself(unmodified, run
         )  # fmt: skip
 
 
+@pytest.mark.nightly
+def test_a_client_that_wants_parts_and_presigned_addresses_falls_back(unmodified, run, tmp_path):
+    wanted = {
+        "MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD": "true",
+        "MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD": "true",
+        "MLFLOW_MULTIPART_UPLOAD_MINIMUM_FILE_SIZE": "1",
+    }
+    uri = f"mlflow-artifacts:/by-hand/{run}/artifacts"
+    told = unmodified.run(
+        SCRIPTS / "transfer.py", uri, str(tmp_path), "0", "3000000", variables=wanted
+    )
+    assert told["same"]
+
+
 @pytest.mark.parametrize(
     "flavour",
     [

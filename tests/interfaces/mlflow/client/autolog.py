@@ -40,7 +40,7 @@ found = client.get_run(run.info.run_id)
 (logged,) = mlflow.search_logged_models(
     experiment_ids=[found.info.experiment_id], output_format="list"
 )
-name = f"made by {flavour}"
+name = f"made-by-{flavour}"
 versions = [
     mlflow.register_model(source, name).version
     for source in (logged.model_uri, f"runs:/{run.info.run_id}/model")
