@@ -222,9 +222,8 @@ class LocalDoor:
             if ref.kind != PLATFORM and not resource.exists:
                 raise _unseen(resource)
         except _Refusal as refusal:
-            error, decision = refusal.error, refusal.decision
-            self._record_alone(call_id, action, ref, checked, error, None, decision)
-            raise error from None
+            self._record_alone(call_id, action, ref, checked, refusal.error, None, refusal.decision)
+            raise refusal.error from None
         except NotFound as error:
             self._record_alone(call_id, action, ref, checked, error, None)
             raise
