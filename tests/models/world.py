@@ -27,6 +27,7 @@ from falaj.lake.streams import SealedStreams
 from falaj.models.adapters.int8_onnxruntime import Int8Quantizer
 from falaj.models.adapters.onnx_lightgbm import LightGbmToOnnx
 from falaj.models.adapters.scoring_onnxruntime import OnnxScorers
+from falaj.models.adoption import Adopting
 from falaj.models.aliases import ALIAS_CHANGE
 from falaj.models.brought import Bringing, BringJob
 from falaj.models.bundles import Bundles
@@ -219,7 +220,8 @@ class World:
             ModelService(
                 parts=self.parts, promotions=self.promotions, bundles=self.bundles,
                 runs=self.runs, jobs=self.jobs, catalog=self.catalog, visible=visible,
-                bringing=self.bringing, revocations=Revocations(self.bundles, Nothing()),
+                bringing=self.bringing, adopting=Adopting(self.registry, self.sets, self.jobs),
+                revocations=Revocations(self.bundles, Nothing()),
             ),
             ChangeService(self.changes, self.catalog, visible),
         ]  # fmt: skip

@@ -33,6 +33,7 @@ from falaj.training.model import BUNDLE_TAG, Name
 if TYPE_CHECKING:
     from falaj.catalog.assets import Catalog
     from falaj.kernel.jobs import Jobs
+    from falaj.models.adoption import Adopting
     from falaj.models.brought import Bringing
     from falaj.models.bundles import Bundles
     from falaj.models.promotion import Promotions
@@ -67,6 +68,7 @@ class ModelService(RegistryActions):
         catalog: Catalog,
         visible: Visible,
         bringing: Bringing,
+        adopting: Adopting,
         revocations: Revocations,
         advisories: Vulnerabilities | None = None,
     ) -> None:
@@ -74,6 +76,7 @@ class ModelService(RegistryActions):
         self._advisories = advisories
         self._revocations = revocations
         self._bringing = bringing
+        self._adopting = adopting
         self._registry = parts.registry
         self._promotions = promotions
         self._bundles = bundles
@@ -134,6 +137,41 @@ class ModelService(RegistryActions):
             "note": note, "secrets_allowed": secrets_allowed,
         }  # fmt: skip
         return self._bringing.ask(self.call, request)
+
+    @action(post="/models/{name}/versions/{version}/adoptions", on="model_version")
+    def adopt(
+        self,
+        name: Name,
+        version: VersionNumber,
+        *,
+        training_set: str | None = None,
+        trained_until: AwareDatetime | None = None,
+        inputs: Inputs | None = None,
+        note: Note = "",
+        secrets_allowed: Reason | None = None,
+    ) -> Job:
+        """Make a bundle of a version that an MLflow client registered.
+
+        A job reads its `MLmodel`, takes a flavour that needs no pickle, tries and packages
+        it; then gates can judge the version, and another person approve it.
+
+        Args:
+            name: the model, which needs a policy.
+            version: without a bundle.
+            training_set: the set of this platform whose test rows judge it; else the tag
+                `falaj.training_set`; without one its gates fail.
+            trained_until: the latest instant that its own training rows knew of; else the
+                tag `falaj.trained_until`; without one its gates fail.
+            inputs: name, type and known words of each input, in the model's order; else the
+                columns of its signature, which must then be numbers.
+            note: where it comes from, for its card.
+            secrets_allowed: why what looks like a secret in the file is none.
+        """
+        given = {
+            "training_set": training_set, "trained_until": trained_until, "inputs": inputs,
+            "note": note, "secrets_allowed": secrets_allowed,
+        }  # fmt: skip
+        return self._adopting.ask(self.call, name, version, **given)
 
     @action(post="/models/{name}/versions/{version}/quantizations", on="model_version")
     def quantize(self, name: Name, version: VersionNumber) -> Job:

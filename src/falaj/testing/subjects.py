@@ -371,6 +371,8 @@ SUBJECTS: Mapping[str, Subject] = {
     ),
     "models.register": Subject(_registration),
     "models.bring": Subject(_bringing),
+    "models.adopt": Subject(lambda world: {"name": "late", "version": world.registered_folder()},
+                            frozenset({"arguments", "resource", "version"})),
     "models.quantize": Subject(_always(**VERSION)),
     "models.versions": Subject(_always(name="late")),
     "models.get": Subject(_always(**VERSION)),

@@ -284,6 +284,16 @@ class World:
             registry_parts(self.premises).aliases.set(call, name, "blue", 1)
         return name
 
+    def registered_folder(self) -> int:
+        """The number of a new version of ``late`` that an MLflow client might have registered."""
+        from falaj.wiring.registryparts import registry_parts
+
+        source = f"mlflow-artifacts:/1/{self.facts['run']}/artifacts/model"
+        with self.call() as call:
+            return (
+                registry_parts(self.premises).mlflow.register(call, "late", source=source).version
+            )
+
     def lone_model(self) -> str:
         """The name of a new model with one version, whose bundle no other version has."""
         from falaj.models.bundles import ADDED
@@ -484,12 +494,13 @@ class World:
         worker = Worker(self.premises.jobs, self.premises.handlers, name="small-world")
         while worker.run_one():
             pass
-        from falaj.models.model import BRING_JOB, QUANTIZE_JOB
+        from falaj.models.model import ADOPT_JOB, BRING_JOB, QUANTIZE_JOB
 
         with self.premises.database.reading() as connection:
             jobs = self.premises.jobs.listed(connection)
         # These are asked about a model and a file with which they cannot succeed.
-        failed = [job for job in jobs if job.error and job.kind not in (BRING_JOB, QUANTIZE_JOB)]
+        asked = (ADOPT_JOB, BRING_JOB, QUANTIZE_JOB)
+        failed = [job for job in jobs if job.error and job.kind not in asked]
         if failed:
             raise RuntimeError(f"the small world is broken: {failed}")
 

@@ -98,7 +98,7 @@ def _features(made: Premises) -> Features:
 def _models(made: Premises) -> ModelService:
     from falaj.models.brought import Bringing
     from falaj.models.revocations import Revocations
-    from falaj.wiring.registryparts import registry_parts
+    from falaj.wiring.registryparts import adopting, registry_parts
     from falaj.wiring.supplyparts import Withdrawn, advisories
 
     return ModelService(
@@ -116,6 +116,7 @@ def _models(made: Premises) -> ModelService:
             made.jobs,
             pickles=made.settings.supply_chain.pickles,
         ),
+        adopting=adopting(made),
         revocations=Revocations(made.bundles, Withdrawn(made)),
         advisories=advisories(made),
     )

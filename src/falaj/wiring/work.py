@@ -18,11 +18,13 @@ from falaj.wiring.artifactparts import artifact_chores
 from falaj.wiring.auditparts import retention
 from falaj.wiring.keyparts import EVERY_USES, key_jobs, uses_told
 from falaj.wiring.liveparts import prediction_drain
+from falaj.wiring.registryparts import adoption
 from falaj.wiring.seldom import Seldom
 from falaj.wiring.watching import parity_checks, statistics
 
 if TYPE_CHECKING:
     from falaj.features.streams.worker import StreamWorker
+    from falaj.models.brought import BringJob
     from falaj.wiring.assembly import Premises
 
 EVERY_SECONDS = 0.5
@@ -37,7 +39,7 @@ def handlers(made: Premises) -> Mapping[str, Handler]:
     """
     from falaj.features.service import FORGET, MATERIALIZE
     from falaj.ingest.service import LOAD
-    from falaj.models.model import BRING_JOB, GATES_JOB, QUANTIZE_JOB
+    from falaj.models.model import ADOPT_JOB, BRING_JOB, GATES_JOB, QUANTIZE_JOB
     from falaj.serving.batchmodel import SCORE_JOB
     from falaj.training.model import PREPARE_JOB, RECREATE_JOB, TRAIN_JOB
 
@@ -50,6 +52,7 @@ def handlers(made: Premises) -> Mapping[str, Handler]:
         TRAIN_JOB: lambda: _training(made),
         GATES_JOB: lambda: _gates(made),
         BRING_JOB: lambda: _bringing(made),
+        ADOPT_JOB: lambda: adoption(made, _bringing(made)),
         QUANTIZE_JOB: lambda: _quantizing(made),
         SCORE_JOB: lambda: _scoring(made),
         **key_jobs(made),
@@ -137,7 +140,7 @@ def _gates(made: Premises) -> Handler:
     return GateJob(made.calls, made.registry, gates, made.training_sets)
 
 
-def _bringing(made: Premises) -> Handler:
+def _bringing(made: Premises) -> BringJob:
     from falaj.models.brought import BringJob
     from falaj.serving.scorers import RuntimeScorers
     from falaj.wiring.servingparts import runtimes
