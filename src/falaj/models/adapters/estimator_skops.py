@@ -1,7 +1,8 @@
 """Estimators of scikit-learn that skops wrote, to ONNX; by an exact list of names alone.
 
 skops constructs only types that it is told to trust. What MLflow's file asks to be trusted is
-not asked here: beside skops' own list stand only the types below, of scikit-learn itself.
+not asked here: beside skops' own list stand only the types below, of scikit-learn
+and numpy.
 """
 
 from __future__ import annotations
@@ -16,12 +17,14 @@ from falaj.models.adapters.onnx_sklearn import SklearnToOnnx
 
 TRUSTED = frozenset(
     {
+        "numpy.dtype",
         "sklearn._loss._loss.CyHalfBinomialLoss",
         "sklearn._loss.link.Interval",
         "sklearn._loss.link.LogitLink",
         "sklearn._loss.loss.HalfBinomialLoss",
         "sklearn.calibration._CalibratedClassifier",
         "sklearn.calibration._SigmoidCalibration",
+        "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
         "sklearn.neural_network._stochastic_optimizers.AdamOptimizer",
         "sklearn.tree._tree.Tree",
     }
