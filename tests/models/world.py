@@ -72,6 +72,7 @@ from falaj.training.model import (
 )
 from falaj.training.service import RunService, TrainingService
 from falaj.training.tracking.runs import Runs
+from falaj.training.tracking.searching import RunSearch
 from falaj.training.train import PrepareJob, RecreateJob, TrainJob
 from falaj.training.training_sets import TrainingSets
 from falaj.trust.adapters.keys_file import FileKeyring, MachineSeal
@@ -214,7 +215,8 @@ class World:
                 whole(self.lake),
             ),
             RunService(
-                self.runs, self.catalog, visible,
+                self.runs, RunSearch(visible, lambda _call: False), self.catalog, visible,
+                lambda _call, _action, _on: True,
                 Artifacts(SealedStreams(self.store, self.keys), self.blobs),
             ),
             ModelService(

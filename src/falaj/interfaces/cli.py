@@ -27,6 +27,7 @@ SERVICES: dict[str, str] = {
     "training": "Training: pinned training sets, and jobs that train models on them.",
     "runs": "Runs: what was tried, with what, and what came of it.",
     "loggedmodels": "Logged models: models as runs wrote them down, before one is registered.",
+    "experiments": "Experiments: names under which runs are gathered, in workspaces.",
     "models": "Registered models: what may be served, and why.",
     "endpoints": "Endpoints and their releases: what serves, and since when.",
     "monitors": "Drift and realised performance, from the prediction log.",

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from falaj.training.loggedmodel_service import LoggedModelService
     from falaj.training.model import TimeSplit
     from falaj.training.service import RunService, TrainingService
+    from falaj.training.tracking.service import ExperimentService
     from falaj.trust.audit_service import Audit
     from falaj.trust.certificates_service import CertificateService
     from falaj.trust.keys_service import Keys
@@ -89,6 +90,7 @@ class Platform:
     training: TrainingService
     runs: RunService
     loggedmodels: LoggedModelService
+    experiments: ExperimentService
     models: ModelService
     endpoints: EndpointService
     monitors: MonitorService

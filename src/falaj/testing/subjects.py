@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from falaj.testing.artifactsubjects import of_artifacts
+from falaj.testing.trackingsubjects import of_tracking
 from falaj.testing.world import BEGIN, OWNER, definitions, door_of, training_spec
 
 if TYPE_CHECKING:
@@ -75,14 +77,6 @@ def _fact(argument: str, fact: str = "", **more: Any) -> Callable[[World], Argum
 def _new(argument: str, make: Callable[[World], str], **more: Any) -> Callable[[World], Arguments]:
     """The argument is a thing that is made for this call."""
     return lambda world: {argument: make(world), **more}
-
-
-_LOGGED = frozenset({"id"})
-
-
-def _logged(world: World) -> str:
-    """The id of a logged model that is pending, with a file and a tag."""
-    return world.logged_model()
 
 
 def _policy(world: World) -> dict[str, Any]:
@@ -150,10 +144,6 @@ def _keys_of_tokens(world: World) -> Arguments:
 
 def _proof(world: World) -> Arguments:
     return {"old": int(world.facts["older"]), "new": int(world.facts["newer"])}
-
-
-def _comparison(world: World) -> Arguments:
-    return {"runs": [world.facts["run"], world.started_run()]}
 
 
 def _push(world: World) -> Arguments:
@@ -297,39 +287,8 @@ SUBJECTS: Mapping[str, Subject] = {
     "training.train": Subject(
         lambda _world: {"request": {"model": "late", "spec": training_spec()}}
     ),
-    "runs.start": Subject(_always(experiment="by-hand", params={"rate": 0.1})),
-    "runs.log": Subject(
-        _new("run", lambda world: world.started_run(),
-             metrics=[{"key": "auc", "value": 0.75, "step": 1}])
-    ),
-    "runs.finish": Subject(_new("run", lambda world: world.started_run())),
-    "runs.get": Subject(_fact("run")),
-    "runs.artifacts": Subject(_fact("run")),
-    "runs.fetch_artifact": Subject(_new("run", lambda world: world.run_with_file(), path="a/b")),
-    "runs.keep_artifact": Subject(
-        _new("run", lambda world: world.started_run(), path="a/b", content=b"words"),
-        outside="the bytes arrive before they are named; what nobody names is swept",
-    ),
-    "runs.remove_artifact": Subject(_new("run", lambda world: world.run_with_file(), path="a")),
-    "loggedmodels.create": Subject(
-        _always(experiment="by-hand", name="tree", params={"depth": "3"}, tags={"a": "b"}),
-        passing=frozenset({"id"}),
-    ),
-    "loggedmodels.get": Subject(_new("model", _logged), passing=_LOGGED),
-    "loggedmodels.finish": Subject(_new("model", _logged), passing=_LOGGED),
-    "loggedmodels.add_params": Subject(_new("model", _logged, params={"depth": "3"})),
-    "loggedmodels.tag": Subject(_new("model", _logged, tags={"a": "b"})),
-    "loggedmodels.untag": Subject(_new("model", _logged, key="kept")),
-    "loggedmodels.delete": Subject(_new("model", _logged)),
-    "loggedmodels.artifacts": Subject(_new("model", _logged)),
-    "loggedmodels.fetch_artifact": Subject(_new("model", _logged, path="a/b")),
-    "loggedmodels.keep_artifact": Subject(
-        _new("model", _logged, path="x", content=b"words"),
-        outside="the bytes arrive before they are named; what nobody names is swept",
-    ),
-    "loggedmodels.remove_artifact": Subject(_new("model", _logged, path="a")),
-    "runs.history": Subject(_fact("run", key="test_auc")),
-    "runs.compare": Subject(_comparison),
+    **{name: Subject(asked) for name, asked in of_tracking().items()},
+    **{name: Subject(*asked) for name, asked in of_artifacts().items()},
     "models.create": Subject(
         lambda world: {"name": world.new("model"), "description": "It is new.",
                        "tags": {"team": "risk"}}

@@ -398,36 +398,6 @@ class World:
         with self.call() as call:
             return self.premises.runs.start(call, experiment="by-hand", params={}, tags={}).id
 
-    def run_with_file(self) -> str:
-        """The id of a run that goes on, with the artifact ``a/b``."""
-        from falaj.training.artifacts import RUNS
-        from falaj.wiring.artifactparts import artifacts
-
-        run = self.started_run()
-        incoming = self.premises.streams.begin()
-        incoming.write(b"words of " + run.encode()[:3])
-        kept = incoming.finish()
-        with self.call() as call:
-            artifacts(self.premises).keep(call, RUNS, run, "a/b", kept)
-        return run
-
-    def logged_model(self) -> str:
-        """The id of a logged model that is pending, with the file ``a/b`` and the tag ``kept``."""
-        from falaj.training.loggedmodels import LOGGED_MODELS, LoggedModels
-        from falaj.wiring.artifactparts import artifacts
-
-        run = self.started_run()
-        incoming = self.premises.streams.begin()
-        incoming.write(b"a model")
-        kept = incoming.finish()
-        with self.call() as call:
-            models = LoggedModels(self.premises.catalog)
-            made = models.create(
-                call, experiment="by-hand", name="tree", source_run=run, tags={"kept": "yes"}
-            )
-            artifacts(self.premises).keep(call, LOGGED_MODELS, made.id, "a/b", kept)
-        return made.id
-
     def waiting_job(self) -> str:
         """The id of a job that waits."""
         with self.call() as call:

@@ -6,13 +6,14 @@ made by its run if it has one; its files are artifacts (``artifacts.py``).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BaseModel, Field
-from sqlalchemy import delete, insert, or_, select, update
+from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy import delete, insert, select, update
 
 from falaj.catalog.model import Relation
 from falaj.kernel.actions import is_writable
@@ -26,7 +27,8 @@ from falaj.training.loggedmodeltables import (
     logged_param_rows,
     logged_tag_rows,
 )
-from falaj.training.tables import experiment_rows
+from falaj.training.model import DEFAULT_WORKSPACE
+from falaj.training.tables import experiment_rows, model_metric_rows
 
 if TYPE_CHECKING:
     from sqlalchemy import Table
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 
     from falaj.catalog.assets import Catalog
     from falaj.kernel.call import Call
+    from falaj.training.tracking.experiments import Experiments
 
 KIND = "logged_model"
 """Of a logged model in the catalogue."""
@@ -56,6 +59,8 @@ class LoggedStatus(StrEnum):
 class LoggedMetric(BaseModel):
     """The last value of a metric of a logged model, and of which data it is."""
 
+    model_config = ConfigDict(ser_json_inf_nan="strings")
+
     key: str
     value: float
     step: int
@@ -67,6 +72,8 @@ class LoggedMetric(BaseModel):
 
 class LoggedModel(BaseModel):
     """A model that was logged."""
+
+    model_config = ConfigDict(ser_json_inf_nan="strings", protected_namespaces=())
 
     id: str
     experiment_id: str
@@ -90,8 +97,9 @@ ModelText = Annotated[str, Field(min_length=1, max_length=500)]
 class LoggedModels:
     """Logged models in the metadata database."""
 
-    def __init__(self, catalog: Catalog) -> None:
+    def __init__(self, catalog: Catalog, experiments: Experiments) -> None:
         self._catalog = catalog
+        self._experiments = experiments
 
     def create(
         self,
@@ -103,6 +111,7 @@ class LoggedModels:
         source_run: str | None = None,
         params: Mapping[str, str] | None = None,
         tags: Mapping[str, str] | None = None,
+        workspace: str = DEFAULT_WORKSPACE,
     ) -> LoggedModel:
         """Begin a logged model, which is pending until it is finished.
 
@@ -112,9 +121,17 @@ class LoggedModels:
             source_run: the run that made it, which exists.
 
         Raises:
-            NotFound: there is no such experiment. InvalidInput: the name, a parameter or tag.
+            NotFound: there is no such experiment. Conflict: it is deleted.
+            InvalidInput: the name, a parameter or a tag.
         """
-        experiment_id = self._experiment(call.connection, experiment)
+        found = self._experiments.found(call.connection, experiment, workspace)
+        if found is None:
+            self._experiments.missing(experiment)
+        if found.deleted_at is not None:
+            raise Conflict(
+                f"The experiment {found.name!r} is deleted.", hint="Restore it, or use another."
+            )
+        experiment_id = found.id
         model_id = "m-" + new_id("logged").partition("_")[2]
         name = _checked_name(name) if name else f"model-{model_id[-8:]}"
         call.connection.execute(
@@ -146,9 +163,17 @@ class LoggedModels:
         call.emit("loggedmodel.created", model=model_id, experiment=experiment_id)
         return self.get(call.connection, model_id)
 
-    def get(self, connection: Connection, model_id: str, *, deleted: bool = False) -> LoggedModel:
+    def get(
+        self,
+        connection: Connection,
+        model_id: str,
+        *,
+        deleted: bool = False,
+        workspace: str | None = None,
+    ) -> LoggedModel:
         """One logged model; raises NotFound, also for a deleted one unless ``deleted``."""
-        return self.assembled(connection, [self.row(connection, model_id, deleted=deleted)])[0]
+        row = self.row(connection, model_id, deleted=deleted, workspace=workspace)
+        return self.assembled(connection, [row])[0]
 
     def finish(
         self, call: Call, model_id: str, status: LoggedStatus, message: str | None = None
@@ -228,9 +253,22 @@ class LoggedModels:
         self._set(call, model_id, deleted_at=call.now)
         call.emit("loggedmodel.deleted", model=model_id)
 
-    def row(self, connection: Connection, model_id: str, *, deleted: bool = False) -> Row[Any]:
-        """The row of a logged model; raises NotFound."""
+    def row(
+        self,
+        connection: Connection,
+        model_id: str,
+        *,
+        deleted: bool = False,
+        workspace: str | None = None,
+    ) -> Row[Any]:
+        """The row of a logged model; raises NotFound, also if it is of another workspace."""
+        if not is_writable(model_id):
+            raise InvalidInput("The id of a logged model is not plain text.")
         query = select(logged_model_rows).where(logged_model_rows.c.id == model_id)
+        if workspace is not None:
+            query = query.join(
+                experiment_rows, experiment_rows.c.id == logged_model_rows.c.experiment_id
+            ).where(experiment_rows.c.workspace == workspace)
         if not deleted:
             query = query.where(logged_model_rows.c.deleted_at.is_(None))
         found = connection.execute(query).first()
@@ -246,8 +284,28 @@ class LoggedModels:
         ids = [row.id for row in rows]
         params = self._texts(connection, logged_param_rows, ids)
         tags = self._texts(connection, logged_tag_rows, ids)
+        metrics: dict[str, list[LoggedMetric]] = {one: [] for one in ids}
+        query = select(model_metric_rows).where(model_metric_rows.c.model_id.in_(ids))
+        for row in connection.execute(query.order_by(model_metric_rows.c.key)):
+            metrics[row.model_id].append(
+                LoggedMetric(
+                    key=row.key,
+                    value=math.nan if row.is_nan else row.value,
+                    step=row.step,
+                    at=row.at,
+                    run=row.run_id,
+                    dataset=row.dataset_name or None,
+                    dataset_digest=row.dataset_digest or None,
+                )
+            )
         return [
-            LoggedModel(**row._mapping, params=params[row.id], tags=tags[row.id]) for row in rows
+            LoggedModel(
+                **row._mapping,
+                params=params[row.id],
+                tags=tags[row.id],
+                metrics=tuple(metrics[row.id]),
+            )
+            for row in rows
         ]
 
     def _set(self, call: Call, model_id: str, **values: Any) -> None:
@@ -256,20 +314,6 @@ class LoggedModels:
             .where(logged_model_rows.c.id == model_id)
             .values(updated_at=call.now, **values)
         )
-
-    @staticmethod
-    def _experiment(connection: Connection, named: str) -> str:
-        found = connection.execute(
-            select(experiment_rows.c.id)
-            .where(or_(experiment_rows.c.id == named, experiment_rows.c.name == named))
-            .order_by(experiment_rows.c.id != named)
-        ).scalar()
-        if found is None:
-            raise NotFound(
-                f"There is no experiment {named[:100]!r}.",
-                hint="`falaj runs experiments` shows all.",
-            )
-        return str(found)
 
     @staticmethod
     def _texts(

@@ -12,13 +12,18 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validato
 from falaj.kernel.errors import InvalidInput
 
 Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]*$")]
+Workspace = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+ExperimentName = Annotated[str, Field(min_length=1, max_length=500)]
 Column = Annotated[str, Field(min_length=1, max_length=100)]
 Table = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
+DEFAULT_WORKSPACE = "default"
 TRAIN_JOB = "training.train"
 PREPARE_JOB = "training.prepare"
 RECREATE_JOB = "training.recreate"
+CONTEXT_TAG = "mlflow.data.context"
+"""The tag of a dataset that says what it was for."""
 BUNDLE_TAG = "falaj.bundle"
 """The tag of a run that names the bundle which it packaged."""
 
@@ -159,10 +164,16 @@ class Recreation(BaseModel):
 class RunState(StrEnum):
     """Where a run stands; the words are MLflow's."""
 
+    SCHEDULED = "scheduled"
     RUNNING = "running"
     FINISHED = "finished"
     FAILED = "failed"
     KILLED = "killed"
+
+    @property
+    def is_end(self) -> bool:
+        """True if a run that stands there has ended."""
+        return self not in (RunState.SCHEDULED, RunState.RUNNING)
 
 
 class MetricPoint(BaseModel):
@@ -216,6 +227,46 @@ class ArtifactEntry(BaseModel):
     digest: str | None = None
 
 
+class DatasetInput(BaseModel):
+    """A dataset that went into a run, as its program describes it."""
+
+    name: Annotated[str, Field(min_length=1, max_length=500)]
+    digest: Annotated[str, Field(min_length=1, max_length=64)]
+    source_type: Annotated[str, Field(max_length=64)] = ""
+    source: Annotated[str, Field(max_length=65_535)] = ""
+    """Where it comes from; JSON in most clients."""
+    columns: Annotated[str, Field(max_length=1_048_575)] | None = None
+    """Its schema; JSON in most clients."""
+    profile: Annotated[str, Field(max_length=16_777_215)] | None = None
+    tags: dict[Annotated[str, Field(max_length=255)], Annotated[str, Field(max_length=500)]] = {}
+
+    @property
+    def context(self) -> str | None:
+        """What it was for, if that is said: ``training``, ``validation`` …"""
+        return self.tags.get(CONTEXT_TAG)
+
+
+class OutputModel(BaseModel):
+    """A logged model that came out of a run, at a step."""
+
+    id: Annotated[str, Field(min_length=1, max_length=64)]
+    step: int = 0
+
+
+class ModelMetric(BaseModel):
+    """One value of a metric that is of a logged model, and perhaps of a dataset."""
+
+    model_config = ConfigDict(ser_json_inf_nan="strings")
+
+    model: Annotated[str, Field(min_length=1, max_length=64)]
+    key: Annotated[str, Field(min_length=1, max_length=250)]
+    value: float
+    step: int = 0
+    at: AwareDatetime
+    dataset_name: Annotated[str, Field(max_length=500)] = ""
+    dataset_digest: Annotated[str, Field(max_length=64)] = ""
+
+
 class Run(BaseModel):
     """One attempt: what went in, what came out."""
 
@@ -223,6 +274,8 @@ class Run(BaseModel):
 
     id: str
     experiment: str
+    experiment_id: str = ""
+    workspace: str = DEFAULT_WORKSPACE
     name: str
     state: RunState
     parent: str | None = None
@@ -237,8 +290,21 @@ class Run(BaseModel):
     params: dict[str, str] = {}
     metrics: dict[str, float] = {}
     """The last value of each metric."""
+    measured: dict[str, tuple[int, datetime]] = {}
+    """Of each metric: the step and the instant of its last value."""
     tags: dict[str, str] = {}
     artifacts: tuple[Artifact, ...] = ()
+    datasets: tuple[DatasetInput, ...] = ()
+    """What data went into it, as far as its program has said."""
+    input_models: tuple[str, ...] = ()
+    """Logged models that went into it."""
+    output_models: tuple[OutputModel, ...] = ()
+    """Logged models that came out of it."""
+    open_ended: bool = False
+    """True if it takes values after its end too."""
+    said_user: str | None = None
+    """Who its program says that it works for; nobody has checked it."""
+    deleted_at: datetime | None = None
 
 
 class Experiment(BaseModel):
@@ -246,8 +312,36 @@ class Experiment(BaseModel):
 
     id: str
     name: str
+    workspace: str = DEFAULT_WORKSPACE
     created_at: datetime
+    created_by: str = ""
+    updated_at: datetime | None = None
+    """When its name, its tags or its end changed last."""
+    deleted_at: datetime | None = None
+    tags: dict[str, str] = {}
     n_runs: int = 0
+
+
+class Stage(StrEnum):
+    """Which of the kept and the deleted are asked for."""
+
+    ACTIVE = "active"
+    DELETED = "deleted"
+    ALL = "all"
+
+
+class RunPage(BaseModel):
+    """Runs that a search has found, and where the next ones are."""
+
+    runs: list[Run]
+    next_page: str | None = None
+
+
+class ExperimentPage(BaseModel):
+    """Experiments that a search has found, and where the next ones are."""
+
+    experiments: list[Experiment]
+    next_page: str | None = None
 
 
 class RunDifference(BaseModel):

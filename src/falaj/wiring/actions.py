@@ -19,19 +19,21 @@ from falaj.operations.service import AlertService, ChangeService, IncidentServic
 from falaj.serving.service import EndpointService
 from falaj.training.loggedmodel_service import LoggedModelService
 from falaj.training.service import RunService, TrainingService
+from falaj.training.tracking.service import ExperimentService
 from falaj.trust.audit_service import Audit
 from falaj.trust.certificates_service import CertificateService
 from falaj.trust.keys_service import Keys
 from falaj.trust.ownfactors import OwnFactors
 from falaj.trust.provisioning_service import ProvisioningService
 from falaj.trust.service import AccountsService
-from falaj.wiring.artifactparts import artifacts, logged_models
+from falaj.wiring.artifactparts import logged_models
 from falaj.wiring.facts import facts
 from falaj.wiring.policyparts import policy_service
 from falaj.wiring.privacyparts import privacy_service
 from falaj.wiring.provisioningparts import provisioning_service
 from falaj.wiring.readingparts import DataPlaneSight, feature_sight, guarded_lake
 from falaj.wiring.residencyparts import residency
+from falaj.wiring.trackingparts import experiment_service, run_service
 from falaj.wiring.watching import parity_checks
 
 if TYPE_CHECKING:
@@ -61,8 +63,9 @@ def makers(made: Premises) -> dict[type[Service], Callable[[], Service]]:
             guarded_lake(made),
             residency(made).check,
         ),
-        RunService: lambda: RunService(made.runs, made.catalog, visible, artifacts(made)),
         LoggedModelService: lambda: logged_models(made),
+        RunService: lambda: run_service(made),
+        ExperimentService: lambda: experiment_service(made),
         ModelService: lambda: _models(made),
         EndpointService: lambda: _endpoints(made),
         MonitorService: lambda: MonitorService(made.monitors, made.may_on, guarded_lake(made)),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from falaj.wiring.seldom import Seldom
 
 if TYPE_CHECKING:
+    from falaj.kernel.call import Call
     from falaj.training.artifacts import Artifacts
     from falaj.training.loggedmodel_service import LoggedModelService
     from falaj.wiring.assembly import Premises
@@ -31,8 +32,14 @@ def logged_models(made: Premises) -> LoggedModelService:
     """The actions of logged models."""
     from falaj.training.loggedmodel_service import LoggedModelService
     from falaj.training.loggedmodels import LoggedModels
+    from falaj.training.loggedmodelsearch import LoggedModelSearch
 
-    return LoggedModelService(LoggedModels(made.catalog), artifacts(made), made.catalog, made.may)
+    def apart(call: Call) -> bool:
+        return made.policy.tells_apart(call.caller, "assets.get")
+
+    models = LoggedModels(made.catalog, made.runs.experiments_kept)
+    search = LoggedModelSearch(models, made.visible, apart)
+    return LoggedModelService(models, search, made.runs, artifacts(made), made.catalog, made.may)
 
 
 def artifact_chores(made: Premises) -> dict[str, Callable[[], object]]:

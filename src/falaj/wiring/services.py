@@ -20,6 +20,7 @@ def service_classes() -> dict[str, type[Service]]:
     from falaj.serving.service import EndpointService
     from falaj.training.loggedmodel_service import LoggedModelService
     from falaj.training.service import RunService, TrainingService
+    from falaj.training.tracking.service import ExperimentService
     from falaj.trust.audit_service import Audit
     from falaj.trust.certificates_service import CertificateService
     from falaj.trust.keys_service import Keys
@@ -34,6 +35,7 @@ def service_classes() -> dict[str, type[Service]]:
         TrainingService,
         RunService,
         LoggedModelService,
+        ExperimentService,
         ModelService,
         EndpointService,
         MonitorService,

@@ -194,14 +194,25 @@ def test_equal_bytes_lie_once_and_go_with_their_last_path(world, client, run):
     assert len(streams(world) - before) == 1
 
 
-def test_what_an_ended_run_has_kept_is_not_replaced(world, client, run):
+def test_a_run_that_has_ended_takes_no_artifact_unless_it_was_begun_open_ended(world, client, run):
     client.put(run, "a", b"1")
     with world.call() as call:
-        world.premises.runs.finish(call, run)
-    assert client.put(run, "a", b"2").json()["error_code"] == "INVALID_STATE"
-    assert client.put(run, "a", b"1").status_code == 200
-    assert client.put(run, "later", b"2").status_code == 200
+        runs = world.premises.runs
+        open_ended = runs.start(call, experiment="by-hand", open_ended=True).id
+        for one in (run, open_ended):
+            runs.finish(call, one)
+    for path in ("a", "later"):
+        assert client.put(run, path, b"2").json()["error_code"] == "INVALID_STATE"
+        assert client.put(open_ended, path, b"2").status_code == 200
     assert client.get(run, "a").content == b"1"
+
+
+def test_a_run_of_another_workspace_is_not_found(world, client, run):
+    client.put(run, "a", b"1")
+    address = f"/t/risk{API}/7/{run}/artifacts/a"
+    for method, content in (("PUT", b"x"), ("GET", None), ("DELETE", None)):
+        answer = world.http.request(method, address, content=content, headers=client.headers)
+        assert answer.json()["error_code"] == "RESOURCE_DOES_NOT_EXIST"
 
 
 def test_who_may_not_is_refused_before_the_body_is_read(world, run):

@@ -110,7 +110,9 @@ class ArtifactRoutes:
         action = f"{place.service}.keep_artifact"
         door = LocalDoor(self._backend, asked.caller)
         await run_in_threadpool(
-            door.ask, self._backend.services.actions[action], place.arguments(content=b"")
+            door.ask,
+            self._backend.services.actions[action],
+            place.arguments(content=b"", workspace=workspace),
         )
 
         def still_good() -> None:
@@ -121,7 +123,7 @@ class ArtifactRoutes:
             # Who was put out while the body was on its way must not be let through by it.
             await self._or_dropped(kept.stream, still_good)
         await self._or_dropped(
-            kept.stream, lambda: asked.call(action, **place.arguments(content=kept))
+            kept.stream, lambda: asked.call_here(action, **place.arguments(content=kept))
         )
         return Response("{}", media_type="application/json")
 
@@ -143,7 +145,7 @@ class ArtifactRoutes:
         place = place_of(rest)
 
         def found() -> Any:
-            return asked.call(f"{place.service}.fetch_artifact", **place.arguments())
+            return asked.call_here(f"{place.service}.fetch_artifact", **place.arguments())
 
         return await sent(await run_in_threadpool(found), request)
 
@@ -154,7 +156,7 @@ class ArtifactRoutes:
 
 def _listed(asked: Asked) -> Mapping[str, Any]:
     place = place_of(asked.text("path", ""), folder=True)
-    entries = asked.call(f"{place.service}.artifacts", **place.arguments())
+    entries = asked.call_here(f"{place.service}.artifacts", **place.arguments())
     skipped = len(place.path) + 1 if place.path else 0
     return {"files": [file_document(entry, entry.path[skipped:]) for entry in entries]}
 
@@ -162,7 +164,7 @@ def _listed(asked: Asked) -> Mapping[str, Any]:
 def _listed_of_run(asked: Asked) -> Mapping[str, Any]:
     run = asked.text("run_id", "") or asked.text("run_uuid")
     path = artifact_path(asked.text("path", "").rstrip("/"), empty=True)
-    entries = asked.call("runs.artifacts", run=run, path=path)
+    entries = asked.call_here("runs.artifacts", run=run, path=path)
     return {"files": [file_document(entry, entry.path) for entry in entries]}
 
 
@@ -175,7 +177,7 @@ def file_document(entry: ArtifactEntry, path: str) -> dict[str, Any]:
 
 def _removed(asked: Asked) -> Mapping[str, Any]:
     place = place_of(asked.path["path"], folder=True)
-    asked.call(f"{place.service}.remove_artifact", **place.arguments())
+    asked.call_here(f"{place.service}.remove_artifact", **place.arguments())
     return {}
 
 

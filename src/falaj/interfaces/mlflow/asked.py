@@ -29,11 +29,17 @@ class Asked:
     path: Mapping[str, str] = field(default_factory=dict)
     in_address: bool = False
     """True if the fields come from the address, where everything is text."""
+    body: bytes = b""
+    """The body as it came, for a route that reads it itself (``Route.reads_body``)."""
 
     def call(self, action: str, /, **arguments: Any) -> Any:
         """Call an action by its name (``runs.start``) through the door, as the caller."""
         found = self.backend.services.actions[action]
         return LocalDoor(self.backend, self.caller).call(found, arguments)
+
+    def call_here(self, action: str, /, **arguments: Any) -> Any:
+        """``call`` with the request's workspace as the argument ``workspace``."""
+        return self.call(action, workspace=self.workspace, **arguments)
 
     def text(self, name: str, otherwise: str | None = None) -> str:
         """A field that is a text.

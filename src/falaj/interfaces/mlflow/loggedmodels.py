@@ -64,7 +64,7 @@ def _metric(model: str, metric: LoggedMetric) -> dict[str, Any]:
 
 
 def _create(asked: Asked) -> Mapping[str, Any]:
-    made = asked.call(
+    made = asked.call_here(
         "loggedmodels.create",
         experiment=asked.text("experiment_id"),
         name=asked.text("name", "") or None,
@@ -78,7 +78,7 @@ def _create(asked: Asked) -> Mapping[str, Any]:
 
 def _get(asked: Asked) -> Mapping[str, Any]:
     deleted = asked.truth("allow_deleted")
-    found = asked.call("loggedmodels.get", model=asked.path["model"], deleted=deleted)
+    found = asked.call_here("loggedmodels.get", model=asked.path["model"], deleted=deleted)
     return {"model": model_document(found)}
 
 
@@ -88,37 +88,39 @@ def _finalize(asked: Asked) -> Mapping[str, Any]:
         raise InvalidInput(
             f"Invalid model status: {named[:50]!r}.", hint="It is one of " + ", ".join(_STATUS_OF)
         )
-    made = asked.call("loggedmodels.finish", model=asked.path["model"], status=_STATUS_OF[named])
+    made = asked.call_here(
+        "loggedmodels.finish", model=asked.path["model"], status=_STATUS_OF[named]
+    )
     return {"model": model_document(made)}
 
 
 def _delete(asked: Asked) -> Mapping[str, Any]:
-    asked.call("loggedmodels.delete", model=asked.path["model"])
+    asked.call_here("loggedmodels.delete", model=asked.path["model"])
     return {}
 
 
 def _set_tags(asked: Asked) -> Mapping[str, Any]:
     model = asked.path["model"]
-    asked.call("loggedmodels.tag", model=model, tags=_texts(asked, "tags"))
-    return {"model": model_document(asked.call("loggedmodels.get", model=model))}
+    asked.call_here("loggedmodels.tag", model=model, tags=_texts(asked, "tags"))
+    return {"model": model_document(asked.call_here("loggedmodels.get", model=model))}
 
 
 def _delete_tag(asked: Asked) -> Mapping[str, Any]:
-    asked.call("loggedmodels.untag", model=asked.path["model"], key=asked.path["key"])
+    asked.call_here("loggedmodels.untag", model=asked.path["model"], key=asked.path["key"])
     return {}
 
 
 def _add_params(asked: Asked) -> Mapping[str, Any]:
     params = _texts(asked, "params")
-    asked.call("loggedmodels.add_params", model=asked.path["model"], params=params)
+    asked.call_here("loggedmodels.add_params", model=asked.path["model"], params=params)
     return {}
 
 
 def _files(asked: Asked) -> Mapping[str, Any]:
     model = asked.path["model"]
     folder = artifact_path(asked.text("artifact_directory_path", "").rstrip("/"), empty=True)
-    entries = asked.call("loggedmodels.artifacts", model=model, path=folder)
-    found = asked.call("loggedmodels.get", model=model)
+    entries = asked.call_here("loggedmodels.artifacts", model=model, path=folder)
+    found = asked.call_here("loggedmodels.get", model=model)
     return {
         "root_uri": model_location(found.experiment_id, model),
         "files": [file_document(entry, entry.path) for entry in entries],
@@ -139,9 +141,44 @@ def _milliseconds(at: Any) -> int:
     return microseconds(at) // 1000
 
 
+def _search(asked: Asked) -> Mapping[str, Any]:
+    experiments = asked.several("experiment_ids")
+    if not experiments:
+        return {"models": []}
+    page = asked.call_here(
+        "loggedmodels.search",
+        filter=asked.text("filter", ""),
+        order_by=[_order(asked.within(one, "order_by")) for one in asked.several("order_by")],
+        experiments=experiments,
+        datasets=[_dataset(asked.within(one, "datasets")) for one in asked.several("datasets")],
+        limit=asked.number("max_results", 0) or _PAGE,
+        page=asked.text("page_token", "") or None,
+    )
+    document: dict[str, Any] = {"models": [model_document(one) for one in page.models]}
+    if page.next_page:
+        document["next_page_token"] = page.next_page
+    return document
+
+
+def _order(asked: Asked) -> dict[str, Any]:
+    document: dict[str, Any] = {
+        "by": asked.text("field_name"),
+        "ascending": asked.truth("ascending", True),
+    }
+    if asked.text("dataset_name", ""):
+        document["dataset"] = _dataset(asked)
+    return document
+
+
+def _dataset(asked: Asked) -> dict[str, Any]:
+    return {"name": asked.text("dataset_name"), "digest": asked.text("dataset_digest", "") or None}
+
+
+_PAGE = 100
 _MODEL = "mlflow/logged-models/{model}"
 ROUTES = (
     Route("POST", "mlflow/logged-models", _create),
+    Route("POST", "mlflow/logged-models/search", _search),
     Route("GET", _MODEL, _get),
     Route("PATCH", _MODEL, _finalize),
     Route("DELETE", _MODEL, _delete),
