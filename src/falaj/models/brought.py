@@ -22,10 +22,10 @@ from falaj.models.attestation import of_bringing
 from falaj.models.bundles import CARD, STATISTICS, Bundles
 from falaj.models.cards import card
 from falaj.models.files import check_bytes, sample_table
-from falaj.models.model import BRING_JOB, Brought, Manifest, ModelFormat, Signature
+from falaj.models.model import BRING_JOB, Brought, Manifest, ModelFormat, ModelName, Signature
 from falaj.models.reference import statistics_of
 from falaj.training.encoding import EncodedFeature, Encoding
-from falaj.training.model import TEST, Name
+from falaj.training.model import TEST
 from falaj.training.training_sets import part_of
 from falaj.trust.secretscan import scan_file
 
@@ -65,7 +65,7 @@ class BringRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    model: Name
+    model: ModelName
     file: str
     """In the data folders."""
     sha256: str

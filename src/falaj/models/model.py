@@ -20,6 +20,15 @@ ADOPT_JOB = "models.adopt"
 QUANTIZE_JOB = "models.quantize"
 Metric = Literal["auc", "log_loss", "brier", "calibration_error"]
 Share = Annotated[float, Field(ge=0, le=1)]
+ModelName = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=200,
+        pattern=r"^[A-Za-z0-9]([A-Za-z0-9_. \-]*[A-Za-z0-9_.\-])?$",
+    ),
+]
+"""Letters, digits, ``_``, ``.``, ``-`` and, between them, spaces."""
 AliasName = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[A-Za-z0-9_\-]+$")]
 GUARDED_ALIASES = ("champion", "production", "staging")
 
@@ -163,7 +172,7 @@ class ModelPolicy(Definition):
 
     kind: ClassVar[str] = "model"
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,62}$")]
+    name: Annotated[ModelName, Field(max_length=63)]
     """Of the model."""
     feature_service: Name
     label: str

@@ -317,8 +317,8 @@ def test_a_wrong_request_gets_the_code_that_the_client_knows(client, method, pat
     assert found[1] == code, found
 
 
-@pytest.mark.parametrize("name", ["a/b", "a:b", "..", ".", "../late", "a b", "ملف", "late\0",
-                                  "a..b", "x" * 201, "%2e%2e", "-a"])  # fmt: skip
+@pytest.mark.parametrize("name", ["a/b", "a:b", "..", ".", "../late", " a", "a ", "a\n",
+                                  "a\tb", "ملف", "late\0", "a..b", "x" * 201, "%2e%2e", "-a"])  # fmt: skip
 def test_a_name_that_no_model_here_has_is_refused_on_every_route(client, name):
     from falaj.interfaces.mlflow import registry, registryversions
 
