@@ -318,7 +318,8 @@ def test_a_wrong_request_gets_the_code_that_the_client_knows(client, method, pat
 
 
 @pytest.mark.parametrize("name", ["a/b", "a:b", "..", ".", "../late", " a", "a ", "a\n",
-                                  "a\tb", "ملف", "late\0", "a..b", "x" * 201, "%2e%2e", "-a"])  # fmt: skip
+                                  "a\tb", "ملف", "late\0", "a..b", "x" * 201, "%2e%2e",
+                                  "-a"])  # fmt: skip
 def test_a_name_that_no_model_here_has_is_refused_on_every_route(client, name):
     from falaj.interfaces.mlflow import registry, registryversions
 
@@ -496,6 +497,28 @@ def test_an_adoption_whose_worker_was_lost_ends_at_the_same_bundle(world, client
 
 def _run(job):
     return SimpleNamespace(submitted_by=job.submitted_by, report=lambda share, told: None)
+
+
+def test_a_logged_model_is_registered_loaded_back_and_adopted(world, client, booster):
+    run = world.started_run()
+    with world.opened() as platform:
+        experiment = platform.runs.get(run).experiment
+    made = client(
+        "POST", "logged-models", experiment_id=experiment, name="m", source_run_id=run
+    )["model"]["info"]  # fmt: skip
+    for name, data in (("MLmodel", mlmodel("lightgbm", data="model.lgb")), ("model.lgb", booster)):
+        path = made["artifact_uri"].removeprefix("mlflow-artifacts:/") + "/" + name
+        world.http.put(
+            f"/mlflow/api/2.0/mlflow-artifacts/artifacts/{path}", content=data,
+            headers={"Authorization": f"Bearer {client.token}"},
+        ).raise_for_status()  # fmt: skip
+    version = registered(client, f"models:/{made['model_id']}")
+    found = client.version("late", version)
+    assert (found["run_id"], found["model_id"]) == (run, made["model_id"])
+    uri = client("GET", "model-versions/get-download-uri", name="late", version=str(version))
+    assert uri["artifact_uri"] == made["artifact_uri"]
+    job = adopted(world, version)
+    assert job.error is None, job.error
 
 
 @pytest.mark.parametrize("flavour", ["xgboost", "onnx"])
