@@ -286,13 +286,10 @@ class World:
 
     def registered_folder(self) -> int:
         """The number of a new version of ``late`` that an MLflow client might have registered."""
-        from falaj.wiring.registryparts import registry_parts
-
         source = f"mlflow-artifacts:/1/{self.facts['run']}/artifacts/model"
-        with self.call() as call:
-            return (
-                registry_parts(self.premises).mlflow.register(call, "late", source=source).version
-            )
+        action = self.premises.backend.services.actions["models.register_mlflow"]
+        given = {"name": "late", "source": source}
+        return int(door_of(self, self.caller()).call(action, given).version)
 
     def lone_model(self) -> str:
         """The name of a new model with one version, whose bundle no other version has."""
