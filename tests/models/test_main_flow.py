@@ -222,7 +222,9 @@ def test_the_run_of_a_training_job_carries_what_it_was_made_with(sqlite_world):
     with world.database.reading() as connection:
         pinned = world.sets.get(connection, run.training_set)
     assert run.snapshot == pinned.spine_snapshot
-    assert {one.path for one in run.artifacts} == {"model/fitted.json", "model/native.bin"}
+    assert {one.path for one in run.artifacts} == {
+        "model/fitted.json", "model/native.bin", "run/environment.txt", "run/request.json",
+    }  # fmt: skip
     native = next(one for one in run.artifacts if one.path == "model/native.bin")
     assert world.blobs.fetch(native.digest).startswith(b"tree")
     opened = world.bundles.open_bundle(made["bundle"])

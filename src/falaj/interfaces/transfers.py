@@ -84,13 +84,15 @@ class Transfers:
                 if len(waiting) >= _PIECE:
                     if sealing is not None:
                         await sealing
-                    sealing = asyncio.create_task(run_in_threadpool(incoming.write, waiting))
+                    sealing = asyncio.create_task(
+                        run_in_threadpool(incoming.write, memoryview(waiting))
+                    )
                     waiting = bytearray()
             if sealing is not None:
                 await sealing
                 sealing = None
             if waiting:
-                await run_in_threadpool(incoming.write, waiting)
+                await run_in_threadpool(incoming.write, memoryview(waiting))
         finally:
             if sealing is not None:  # its thread must be done before what it writes is removed
                 await asyncio.shield(asyncio.gather(sealing, return_exceptions=True))

@@ -222,9 +222,9 @@ class LocalDoor:
             if ref.kind != PLATFORM and not resource.exists:
                 raise _unseen(resource)
         except _Refusal as refusal:
-            error, decision = refusal.error, refusal.decision
-            self._record_alone(call_id, action, ref, checked, error, None, decision)
-            raise error from None
+            why, decision = refusal.error, refusal.decision
+            self._record_alone(call_id, action, ref, checked, why, None, decision)
+            raise why from None
         except NotFound as error:
             self._record_alone(call_id, action, ref, checked, error, None)
             raise

@@ -11,6 +11,24 @@ from pydantic import BaseModel, ConfigDict, Field
 from falaj.catalog.definitions import Definition
 from falaj.kernel.call import AssetRef
 from falaj.kernel.errors import Conflict
+from falaj.models.gating.rules import (
+    CalibrationRule,
+    CardRule,
+    ChampionRule,
+    ExplainabilityRule,
+    FairnessRule,
+    InputsRule,
+    LatencyRule,
+    LeakageRule,
+    MemoryRule,
+    MetricRule,
+    ParentRule,
+    RobustnessRule,
+    Share,
+    SliceRule,
+    SupplyChainRule,
+    document_of,
+)
 from falaj.training.encoding import Encoding
 from falaj.training.model import Name
 
@@ -18,8 +36,6 @@ GATES_JOB = "models.gates"
 BRING_JOB = "models.bring"
 ADOPT_JOB = "models.adopt"
 QUANTIZE_JOB = "models.quantize"
-Metric = Literal["auc", "log_loss", "brier", "calibration_error"]
-Share = Annotated[float, Field(ge=0, le=1)]
 ModelName = Annotated[
     str,
     Field(
@@ -31,6 +47,9 @@ ModelName = Annotated[
 """Letters, digits, ``_``, ``.``, ``-`` and, between them, spaces."""
 AliasName = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[A-Za-z0-9_\-]+$")]
 GUARDED_ALIASES = ("champion", "production", "staging")
+_LATER = ("parent", "supply_chain", "guarded_aliases", "fairness", "robustness", "memory",
+          "explainability", "card", "inputs")  # fmt: skip
+"""Fields of a policy that came later; a document leaves them out as ``gating.rules`` says."""
 
 
 class ModelFormat(StrEnum):
@@ -85,88 +104,6 @@ class Stage(StrEnum):
         return self in (Stage.STAGING, Stage.PRODUCTION)
 
 
-class _Rule(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class MetricRule(_Rule):
-    """A metric on the test rows must reach a floor (or stay under a ceiling for losses)."""
-
-    metric: Metric = "auc"
-    limit: float
-
-
-class ChampionRule(_Rule):
-    """The version must not be worse than the one in production, on the same test rows.
-
-    ``not_worse``: the difference's confidence interval must reach above ``-margin``;
-    ``better``: all of it must lie above 0. The difference counts in the good direction.
-    """
-
-    metric: Metric = "auc"
-    require: Literal["not_worse", "better"] = "not_worse"
-    margin: Annotated[float, Field(ge=0)] = 0.0
-    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
-
-
-class SliceRule(_Rule):
-    """No slice may be surely worse than a limit: its interval must touch the good side."""
-
-    columns: Annotated[tuple[str, ...], Field(min_length=1)]
-    """Each column is sliced by itself: by its words or numbers."""
-    metric: Literal["auc"] = "auc"
-    limit: Share
-    least_rows: Annotated[int, Field(ge=2)] = 200
-    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
-
-
-class LatencyRule(_Rule):
-    """Single rows through the packaged model on one CPU thread, in milliseconds."""
-
-    p50_ms: Annotated[float, Field(gt=0)] = 1.0
-    p99_ms: Annotated[float, Field(gt=0)] = 5.0
-    n_rows: Annotated[int, Field(ge=1000)] = 2000
-    """Distinct rows; fewer than 1,000 make a tree model look faster than it is."""
-
-
-class LeakageRule(_Rule):
-    """A model or a single feature that predicts too well knows the answer already."""
-
-    model_auc: Share = 0.9
-    feature_auc: Share = 0.9
-    first_event_auc: Share = 0.97
-    """Among rows whose count feature is 1: a feature that then gives the label away shows
-    that the window holds the row itself."""
-
-
-class ParentRule(_Rule):
-    """How far a version that was made from another may be from it, on the test rows."""
-
-    worst_difference: Share = 0.05
-    """Of a probability, the greatest absolute difference."""
-    auc_loss: Share = 0.002
-    """The greatest loss of the AUC."""
-
-
-class SupplyChainRule(_Rule):
-    """What a version may be made of: licences and known vulnerabilities of its distributions."""
-
-    attested: bool = True
-    """It must attest how it was made, and bring a bill of materials."""
-    worst_severity: Literal["none", "low", "moderate", "high", "critical"] = "moderate"
-    """The worst known vulnerability that is let pass; one of unknown severity counts as high."""
-    needs_vulnerabilities: bool = False
-    """Fail where the settings name no file of vulnerabilities."""
-    oldest_days: Annotated[int, Field(ge=0)] | None = None
-    """Fail if the newest record of that file is older."""
-    denied_licences: tuple[str, ...] = ()
-    """Licences, or patterns with ``*`` (``AGPL-*``), that no distribution may have."""
-    unknown_licences: bool = True
-    """Whether distributions may be there that tell no licence."""
-    excepted: dict[str, Annotated[str, Field(min_length=1)]] = {}
-    """Vulnerabilities (by any of their ids) or distributions that are let pass, each with why."""
-
-
 class ModelPolicy(Definition):
     """What a model is for, and what each of its versions must keep to be served."""
 
@@ -181,8 +118,8 @@ class ModelPolicy(Definition):
     floors: tuple[MetricRule, ...] = ()
     champion: ChampionRule | None = ChampionRule()
     slices: tuple[SliceRule, ...] = ()
-    calibration: Share | None = 0.05
-    """The greatest expected calibration error."""
+    calibration: Share | CalibrationRule | None = 0.05
+    """The greatest expected calibration error; a number is the limit of a ``CalibrationRule``."""
     latency: LatencyRule | None = LatencyRule()
     largest_megabytes: Annotated[float, Field(gt=0)] | None = 100.0
     parent: ParentRule = ParentRule()
@@ -190,17 +127,26 @@ class ModelPolicy(Definition):
     leakage: LeakageRule | None = LeakageRule()
     guarded_aliases: tuple[AliasName, ...] = GUARDED_ALIASES
     """Aliases that move as a stage does: gates first, then another person's approval."""
+    fairness: tuple[FairnessRule, ...] = ()
+    robustness: RobustnessRule | None = None
+    memory: MemoryRule | None = None
+    explainability: ExplainabilityRule | None = None
+    card: CardRule | None = None
+    inputs: InputsRule | None = None
 
     def document(self) -> dict[str, Any]:
         """As ``Definition.document``; a rule that is as it always was is left out, so that
         a policy keeps its fingerprint over versions of the platform."""
         told = super().document()
-        if self.parent == ParentRule():
-            del told["parent"]
-        if self.supply_chain == SupplyChainRule():
-            del told["supply_chain"]
-        if self.guarded_aliases == GUARDED_ALIASES:
-            del told["guarded_aliases"]
+        fields = type(self).model_fields
+        for name, value in tuple(told.items()):
+            if name not in fields:
+                continue
+            own = getattr(self, name)
+            if name in _LATER and own == fields[name].default:
+                del told[name]
+            else:
+                told[name] = document_of(own, value)
         return told
 
     def references(self) -> list[AssetRef]:

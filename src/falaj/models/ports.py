@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
 
     from falaj.kernel.call import Call
+    from falaj.training.calibration import Calibration
     from falaj.training.ports import FittedModel
 
 INPUT_NAME, OUTPUT_NAME = "inputs", "probability"
@@ -42,6 +44,17 @@ class EstimatorConverter(Protocol):
         Raises:
             InvalidInput: it holds types that are not trusted, or cannot be converted.
             Unavailable: what reads it is not installed.
+        """
+        ...
+
+
+class Calibrate(Protocol):
+    """Puts a calibration behind an ONNX model."""
+
+    def __call__(self, onnx_model: bytes, calibration: Calibration, /) -> bytes:
+        """The model with the same inputs and output that answers calibrated probabilities.
+
+        Raises InvalidInput if the model's output is not one of Falaj's own.
         """
         ...
 
@@ -108,5 +121,35 @@ class Quantizer(Protocol):
         """The model with int8 weights; same inputs and outputs.
 
         Raises InvalidInput for a model without dense layers (a tree ensemble).
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What a process of its own took to load a model and score rows with it."""
+
+    peak_bytes: int
+    """The most that was resident at once, with the interpreter and all libraries."""
+    before_bytes: int
+    """What was resident before the model's runtime was loaded."""
+    load_seconds: float
+
+
+class Weighing(Protocol):
+    """Measures memory where it can be measured honestly: in a fresh process."""
+
+    def weighed(
+        self,
+        model_format: str,
+        model: bytes,
+        names: tuple[str, ...],
+        matrix: npt.NDArray[np.float32],
+    ) -> Footprint:
+        """Load a model and score the rows in a new process, and tell what that took.
+
+        Raises:
+            Unavailable: the process could not be started, or did not answer in time.
+            Corrupt, InvalidInput: it could not load the model, as of ``ScorerFactory.of``.
         """
         ...

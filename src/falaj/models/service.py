@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AwareDatetime, Field
 
@@ -15,7 +15,6 @@ from falaj.kernel.jobs import Job
 from falaj.kernel.ports import Resource
 from falaj.models.attestation import Attestation
 from falaj.models.model import (
-    GATES_JOB,
     GateReport,
     Model,
     ModelFormat,
@@ -37,6 +36,8 @@ if TYPE_CHECKING:
     from falaj.models.adoption import Adopting
     from falaj.models.brought import Bringing
     from falaj.models.bundles import Bundles
+    from falaj.models.cards import Cards
+    from falaj.models.gating.asking import GateAsking
     from falaj.models.promotion import Promotions
     from falaj.models.revocations import Revocations
     from falaj.models.vulnerabilities import Vulnerabilities
@@ -71,9 +72,13 @@ class ModelService(RegistryActions):
         bringing: Bringing,
         adopting: Adopting,
         revocations: Revocations,
+        gates: GateAsking,
+        cards: Cards,
         advisories: Vulnerabilities | None = None,
     ) -> None:
         super().__init__(parts)
+        self._gates = gates
+        self._cards = cards
         self._advisories = advisories
         self._revocations = revocations
         self._bringing = bringing
@@ -212,10 +217,12 @@ class ModelService(RegistryActions):
 
     @action(post="/models/{name}/versions/{version}/gates", on="model_version")
     def gates(self, name: ModelName, version: VersionNumber) -> Job:
-        """Run the gates of a version under the model's policy of today."""
-        self._registry.bundled(self.call.connection, name, version)
-        self._registry.policy(self.call.connection, name)
-        return self._jobs.submit(self.call, GATES_JOB, {"model": name, "version": version})
+        """Run the gates of a version under the model's policy of today.
+
+        Where the policy cuts the rows by a personal column (slices, fairness), it takes what
+        reading that column takes: a purpose and a fresh second factor.
+        """
+        return self._gates.ask(self.call, name, version)
 
     @action(get="/models/{name}/versions/{version}/gates", on="model_version")
     def gate_report(self, name: ModelName, version: VersionNumber) -> GateReport:
@@ -235,11 +242,19 @@ class ModelService(RegistryActions):
         return self._promotions.ask(self.call, name, version, to, reason)
 
     @action(get="/models/{name}/versions/{version}/card", on="model_version")
-    def card(self, name: ModelName, version: VersionNumber) -> str:
-        """The card of a version as Markdown, made from today's evidence."""
-        from falaj.models.cards import version_card
+    def card(
+        self,
+        name: ModelName,
+        version: VersionNumber,
+        *,
+        form: Literal["markdown", "html"] = "markdown",
+    ) -> str:
+        """The card of a version, made from today's evidence: Markdown, or a page of HTML.
 
-        return version_card(self.call.connection, self._registry, self._bundles, name, version)
+        The page is whole in itself: it has no script and loads nothing.
+        """
+        found = self._cards.of(self.call.connection, name, version)
+        return found.page() if form == "html" else found.markdown()
 
     @action(post="/models/{name}/versions/{version}/exports", on="model_version", step_up=True)
     def export(self, name: ModelName, version: VersionNumber) -> Archive:

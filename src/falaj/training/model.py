@@ -10,6 +10,9 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
 from falaj.kernel.errors import InvalidInput
+from falaj.training.options import Calibrating, Checkpointing, ClassWeights, CrossValidation
+from falaj.training.resources import RunRequest
+from falaj.training.splits import GroupSplit, StratifiedSplit
 
 Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]*$")]
 Workspace = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
@@ -24,6 +27,7 @@ PREPARE_JOB = "training.prepare"
 RECREATE_JOB = "training.recreate"
 CONTEXT_TAG = "mlflow.data.context"
 """The tag of a dataset that says what it was for."""
+REPRODUCE_JOB = "runs.reproduce"
 BUNDLE_TAG = "falaj.bundle"
 """The tag of a run that names the bundle which it packaged."""
 
@@ -51,6 +55,10 @@ class TimeSplit(BaseModel):
         return self
 
 
+Split = TimeSplit | GroupSplit | StratifiedSplit
+"""How the rows of a set are cut into parts."""
+
+
 class TrainingSetSpec(BaseModel):
     """What a training set is made of.
 
@@ -74,7 +82,7 @@ class TrainingSetSpec(BaseModel):
     """A SELECT over lake tables, instead of a table."""
     timestamp: Column = "timestamp"
     knowledge: Literal["recorded", "event"] = "recorded"
-    split: TimeSplit | None = None
+    split: Split | None = None
 
     @property
     def tables(self) -> tuple[str, ...]:
@@ -83,7 +91,7 @@ class TrainingSetSpec(BaseModel):
             return ()
         return (self.spine,) if isinstance(self.spine, str) else self.spine
 
-    def trainable(self) -> tuple[str, TimeSplit]:
+    def trainable(self) -> tuple[str, Split]:
         """The label and the split.
 
         Raises:
@@ -141,10 +149,13 @@ class TrainingSet(BaseModel):
     """Rows by part, and ``without_label`` and ``outside`` for rows left out; ``all`` of a
     set that is not split."""
     positive_rate: dict[str, float]
+    known_until: datetime | None = None
+    """The latest timestamp of its train and validation rows; None of a set that is not split,
+    or was made before this was kept."""
     created_at: datetime
     created_by: str
 
-    def trainable(self) -> tuple[str, TimeSplit]:
+    def trainable(self) -> tuple[str, Split]:
         """Its label and split; raises InvalidInput as ``TrainingSetSpec.trainable`` does."""
         return self.spec.trainable()
 
@@ -159,6 +170,39 @@ class Recreation(BaseModel):
     changed_definitions: tuple[str, ...] = ()
     """Definitions that are no longer what they were; the pinned versions were used."""
     n_rows: dict[str, int]
+
+
+class PackageDifference(BaseModel):
+    """A distribution whose version changed; None where it was or is not installed."""
+
+    package: str
+    then: str | None
+    now: str | None
+
+
+class Reproduction(BaseModel):
+    """What came of training a run's model again."""
+
+    model_config = ConfigDict(ser_json_inf_nan="strings")
+
+    run: str
+    model_identical: bool
+    """The native model, its encoding and its calibration are the same to the byte."""
+    promised: bool
+    """Whether the trainer promises that, with the same packages on the same kind of machine."""
+    data: Recreation
+    environment: tuple[PackageDifference, ...]
+    """Each distribution that differs from the lock that was kept with the run."""
+    python: tuple[str, str]
+    """Python's version then and now."""
+    code_identical: bool
+    """The source of the trainer is what it was."""
+    seed: int
+    digest: str
+    """Of the native model."""
+    reproduced_digest: str
+    metrics: dict[str, tuple[float | None, float | None]]
+    """Of the run, and of the model that was made again."""
 
 
 class RunState(StrEnum):
@@ -356,10 +400,8 @@ class RunDifference(BaseModel):
     environment: dict[str, tuple[str | None, ...]]
 
 
-class TrainingRequest(BaseModel):
+class TrainingRequest(RunRequest, BaseModel):
     """What a training job is asked to do."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: Name
     trainer: str = "lightgbm"
@@ -372,6 +414,10 @@ class TrainingRequest(BaseModel):
     spec: TrainingSetSpec | None = None
     features: tuple[Column, ...] | None = None
     """Only these features of the set; all of them if it is not given."""
+    class_weights: ClassWeights | None = None
+    calibration: Calibrating | None = None
+    cross_validation: CrossValidation | None = None
+    checkpoint: Checkpointing = Checkpointing()
 
     @model_validator(mode="after")
     def _one_set(self) -> Self:

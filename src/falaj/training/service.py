@@ -25,7 +25,9 @@ from falaj.training.model import (
     TRAIN_JOB,
     Artifact,
     ArtifactEntry,
+    CodeVersion,
     DatasetInput,
+    Environment,
     Experiment,
     ExperimentName,
     MetricPoint,
@@ -44,6 +46,9 @@ from falaj.training.model import (
 from falaj.training.tracking.histories import GREATEST_STEP, SMALLEST_STEP, sampled
 from falaj.training.tracking.points import Points as Columns
 from falaj.training.tracking.searching import RunQuestion
+from falaj.training.tuning.model import TUNE_JOB
+from falaj.training.tuning.request import TuningRequest
+from falaj.training.use import DataUse
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -51,6 +56,7 @@ if TYPE_CHECKING:
     from falaj.catalog.assets import Catalog
     from falaj.kernel.jobs import Jobs
     from falaj.lake.reading import GuardedLake
+    from falaj.training.costs.queueing import RunQueue
     from falaj.training.tracking.runs import Runs
     from falaj.training.tracking.searching import RunSearch
     from falaj.training.training_sets import TrainingSets
@@ -93,12 +99,14 @@ class TrainingService(Service):
         may: May,
         guarded: GuardedLake,
         stays: Stays = anywhere,
+        queue: RunQueue | None = None,
     ) -> None:
+        self._queue = queue
         self._sets = training_sets
         self._jobs = jobs
         self._catalog = catalog
         self._visible = visible
-        self._may = may
+        self._use = DataUse(catalog, may, guarded)
         self._guarded = guarded
         self._stays = stays
         self._features = FeatureSight(guarded)
@@ -142,6 +150,18 @@ class TrainingService(Service):
     @action(post="/training/jobs")
     def train(self, request: TrainingRequest) -> Job:
         """Train a model: training set, run, bundle, and a new version in the registry."""
+        self._check_trainable(request)
+        claim = None if self._queue is None else self._queue.claim(self.call, request)
+        return self._jobs.submit(self.call, TRAIN_JOB, self._stated(request), claim=claim)
+
+    @action(post="/training/tunings")
+    def tune(self, request: TuningRequest) -> Job:
+        """Try parameters of a trainer with Optuna, and train a version with the best of them."""
+        self._check_trainable(request.training)
+        return self._jobs.submit(self.call, TUNE_JOB, self._stated(request))
+
+    def _check_trainable(self, request: TrainingRequest) -> None:
+        """Raise unless the caller may train on what a request names."""
         if request.training_set is not None:
             made = self._sets.get(self.call.connection, request.training_set)
             self._check_readable(AssetRef("training_set", request.training_set))
@@ -153,9 +173,8 @@ class TrainingService(Service):
             request.spec.trainable()
             self._check_usable(request.spec)
             self._stays(self.call.connection, "blobs", self._sets.read_by(request.spec))
-        return self._jobs.submit(self.call, TRAIN_JOB, self._stated(request))
 
-    def _stated(self, asked: TrainingSetSpec | TrainingRequest) -> dict[str, Any]:
+    def _stated(self, asked: TrainingSetSpec | TrainingRequest | TuningRequest) -> dict[str, Any]:
         """A job's arguments, with the purpose for which its caller asks."""
         return {**asked.model_dump(mode="json"), "purpose": self.call.caller.purpose}
 
@@ -173,27 +192,13 @@ class TrainingService(Service):
             self._features.check(self.call, pinned.service, "train on features made of")
 
     def _check_whole(self, table: str, *, todo: str) -> None:
-        """Nobody learns from masked values, or from some of the rows, unawares: refuse."""
-        self._guarded.check_clear(self.call, table, None, todo=todo)
+        self._use.check_whole(self.call, table, todo=todo)
 
     def _check_purpose(self, made: TrainingSet) -> None:
-        refuse_unless(made.permitted_purposes, self.call.caller.purpose, made.spec.feature_service)
+        self._use.check_purpose(self.call, made)
 
     def _check_readable(self, *read: AssetRef) -> None:
-        """Who trains on data reads it: what holds for its rows holds for its use.
-
-        Raises:
-            Forbidden: names what the caller may not read now.
-        """
-        for ref in read:
-            resource = self._catalog.load(self.call.connection, ref)
-            action = "features.read" if ref.kind == "feature_service" else "tables.read"
-            if not self._may(self.call, action, resource):
-                raise Forbidden(
-                    f"You may not train on {ref} as you stand: you may not read it.",
-                    hint="Personal data needs a purpose and a second factor from the last five"
-                    " minutes; else ask its owner for access.",
-                )
+        self._use.check_readable(self.call, *read)
 
     def _may_see(self, set_id: str) -> bool:
         ref = AssetRef("training_set", set_id)
@@ -223,6 +228,7 @@ class RunService(Service):
         visible: Visible,
         may: May,
         artifacts: Artifacts,
+        reproducing: Callable[[Call, Run], Job],
     ) -> None:
         self._runs = runs
         self._search = search
@@ -230,6 +236,7 @@ class RunService(Service):
         self._visible = visible
         self._artifacts = artifacts
         self._may = may
+        self._reproducing = reproducing
 
     @action(post="/runs")
     def start(
@@ -245,6 +252,8 @@ class RunService(Service):
         started_at: AwareDatetime | None = None,
         open_ended: bool = False,
         said_user: str | None = None,
+        environment: Environment | None = None,
+        code: CodeVersion | None = None,
     ) -> Run:
         """Begin a run of one's own; its experiment is made if it is new.
 
@@ -263,6 +272,8 @@ class RunService(Service):
             started_at=started_at,
             open_ended=open_ended,
             said_user=said_user,
+            environment=environment,
+            code=code,
         )
 
     @action(post="/runs/{run}/values", on="run")
@@ -343,6 +354,11 @@ class RunService(Service):
     def restore(self, run: str, *, workspace: Workspace | None = None) -> None:
         """Restore a run that was deleted."""
         self._runs.restore(self.call, run, workspace=workspace)
+
+    @action(post="/runs/{run}/reproductions", on="run")
+    def reproduce(self, run: str) -> Job:
+        """Make a run's data, environment and model again, and say what is the same."""
+        return self._reproducing(self.call, self._runs.get(self.call.connection, run))
 
     @action(get="/runs/{run}", on="run")
     def get(self, run: str, *, workspace: Workspace | None = None) -> Run:

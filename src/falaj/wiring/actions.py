@@ -17,9 +17,12 @@ from falaj.monitoring.service import MonitorService
 from falaj.operations.policy_service import PolicyService
 from falaj.operations.service import AlertService, ChangeService, IncidentService
 from falaj.serving.service import EndpointService
+from falaj.training.costs.service import CostService
 from falaj.training.loggedmodel_service import LoggedModelService
+from falaj.training.pipelines.service import PipelineService
 from falaj.training.service import RunService, TrainingService
 from falaj.training.tracking.service import ExperimentService
+from falaj.training.tuning.service import StudyService
 from falaj.trust.audit_service import Audit
 from falaj.trust.certificates_service import CertificateService
 from falaj.trust.keys_service import Keys
@@ -27,6 +30,7 @@ from falaj.trust.ownfactors import OwnFactors
 from falaj.trust.provisioning_service import ProvisioningService
 from falaj.trust.service import AccountsService
 from falaj.wiring.artifactparts import logged_models
+from falaj.wiring.computeparts import cost_service, run_queue
 from falaj.wiring.facts import facts
 from falaj.wiring.policyparts import policy_service
 from falaj.wiring.privacyparts import privacy_service
@@ -34,6 +38,7 @@ from falaj.wiring.provisioningparts import provisioning_service
 from falaj.wiring.readingparts import DataPlaneSight, feature_sight, guarded_lake
 from falaj.wiring.residencyparts import residency
 from falaj.wiring.trackingparts import experiment_service, run_service
+from falaj.wiring.tuningparts import study_service
 from falaj.wiring.watching import parity_checks
 
 if TYPE_CHECKING:
@@ -62,10 +67,14 @@ def makers(made: Premises) -> dict[type[Service], Callable[[], Service]]:
             made.may,
             guarded_lake(made),
             residency(made).check,
+            run_queue(made),
         ),
         LoggedModelService: lambda: logged_models(made),
         RunService: lambda: run_service(made),
         ExperimentService: lambda: experiment_service(made),
+        StudyService: lambda: study_service(made),
+        CostService: lambda: cost_service(made),
+        PipelineService: made.pipelines.service,
         ModelService: lambda: _models(made),
         EndpointService: lambda: _endpoints(made),
         MonitorService: lambda: MonitorService(made.monitors, made.may_on, guarded_lake(made)),
@@ -100,6 +109,8 @@ def _features(made: Premises) -> Features:
 
 def _models(made: Premises) -> ModelService:
     from falaj.models.brought import Bringing
+    from falaj.models.cards import Cards
+    from falaj.models.gating.asking import GateAsking
     from falaj.models.revocations import Revocations
     from falaj.wiring.registryparts import adopting, registry_parts
     from falaj.wiring.supplyparts import Withdrawn, advisories
@@ -121,6 +132,10 @@ def _models(made: Premises) -> ModelService:
         ),
         adopting=adopting(made),
         revocations=Revocations(made.bundles, Withdrawn(made)),
+        gates=GateAsking(
+            made.registry, made.training_sets, guarded_lake(made), made.catalog, made.jobs
+        ),
+        cards=Cards(made.registry, made.bundles, made.training_sets),
         advisories=advisories(made),
     )
 

@@ -6,7 +6,6 @@ serves models never opens the lake, and a command that lists jobs opens next to 
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Mapping
 from datetime import timedelta
@@ -20,7 +19,7 @@ from falaj.kernel.calls import Calls
 from falaj.kernel.clock import Clock, SystemClock
 from falaj.kernel.database import Database
 from falaj.kernel.door import Backend, Services
-from falaj.kernel.jobs import Handler, Job, Jobs, Worker
+from falaj.kernel.jobs import Handler, Job, Jobs
 from falaj.kernel.outbox import Outbox
 from falaj.kernel.ports import Resource
 from falaj.kernel.settings import Settings, private_folder
@@ -54,6 +53,7 @@ if TYPE_CHECKING:
     from falaj.ingest.files import Files
     from falaj.ingest.pipelines import Loading
     from falaj.ingest.ports import EventLog
+    from falaj.kernel.lentcompute import LentCompute
     from falaj.lake.blobs import SealedBlobs
     from falaj.lake.sealedcolumns import SubjectLake
     from falaj.lake.streams import SealedStreams
@@ -66,6 +66,7 @@ if TYPE_CHECKING:
     from falaj.trust.subjectciphers import SubjectCiphers
     from falaj.trust.subjectkeys import StoredKeys
     from falaj.wiring.certificateparts import CertificateParts
+    from falaj.wiring.pipelineparts import PipelineParts
     from falaj.wiring.servingparts import ServingParts
 
 
@@ -197,8 +198,20 @@ class Premises:
     @part
     def jobs(self) -> Jobs:
         """The durable jobs."""
+        from falaj.wiring.computeparts import fair_queue
+
         lease = timedelta(seconds=self.settings.job_lease_seconds)
-        return Jobs(self.database, self.clock, lease=lease)
+        return Jobs(self.database, self.clock, lease=lease, queue=fair_queue(self))
+
+    @part
+    def compute(self) -> LentCompute:
+        """What runs tasks of jobs, lent to one job after the other."""
+        from falaj.kernel.lentcompute import LentCompute
+
+        idle = self.settings.queue.idle_seconds
+        lender = LentCompute(lambda: stores.compute(self.settings), idle)
+        self.closing.append(lender.close)
+        return lender
 
     @part
     def calls(self) -> Calls:
@@ -453,6 +466,13 @@ class Premises:
 
         return Promotions(self.registry, self.changes)
 
+    @part
+    def pipelines(self) -> PipelineParts:
+        """Pipelines and what runs them."""
+        from falaj.wiring.pipelineparts import PipelineParts
+
+        return PipelineParts(self)
+
     # ---- serving and monitoring
 
     @part
@@ -468,9 +488,10 @@ class Premises:
         from falaj.monitoring.drift import Drift
         from falaj.monitoring.monitors import Monitors
         from falaj.monitoring.performance import Performance
+        from falaj.wiring.liveparts import kept_sketches
 
         return Monitors(
-            Drift(self.lake, self.bundles),
+            Drift(self.lake, self.bundles, kept_sketches(self), self.database),
             Performance(self.lake),
             self.serving.releases,
             self.definitions,
@@ -532,8 +553,9 @@ class Premises:
 
     def work_on_jobs(self, stopped: threading.Event) -> None:
         """Take and run jobs until ``stopped`` is set."""
-        worker = Worker(self.jobs, self.handlers, name=f"{self.process}-{os.getpid()}")
-        worker.run_until(stopped)
+        from falaj.wiring.work import work_on_jobs
+
+        work_on_jobs(self, stopped)
 
     def work(self, stopped: threading.Event) -> None:
         """Jobs, streams, and the house's chores beside them, until ``stopped`` is set."""

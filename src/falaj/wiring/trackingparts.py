@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from falaj.wiring.artifactparts import artifacts
+from falaj.wiring.readingparts import guarded_lake
+from falaj.wiring.trainingparts import reproducing
 
 if TYPE_CHECKING:
     from falaj.kernel.call import Call
@@ -19,7 +21,15 @@ def run_service(made: Premises) -> RunService:
     from falaj.training.tracking.searching import RunSearch
 
     search = RunSearch(made.visible, lambda call: _tells_apart(made, call))
-    return RunService(made.runs, search, made.catalog, made.visible, made.may, artifacts(made))
+    return RunService(
+        made.runs,
+        search,
+        made.catalog,
+        made.visible,
+        made.may,
+        artifacts(made),
+        reproducing(made, guarded_lake(made)),
+    )
 
 
 def experiment_service(made: Premises) -> ExperimentService:
