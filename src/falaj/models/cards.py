@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 _MOST_INPUTS = 12
 _MOST_PARAMETERS = 30
+_KNOWN = {"recorded": "they had been recorded by", "event": "they had happened by"}
 _CODE = "urn:falaj:code:"
 _NOT_DECLARED: Line = ("Not declared.",)
 
@@ -160,7 +161,11 @@ def _data(facts: CardFacts) -> Section:
     if made is None:
         return Section("Data", (Items(tuple(lines)),))
     lines.append(
-        ("asked at ", Code(made.spec.timestamp), f", features as {made.spec.knowledge} then")
+        (
+            "asked at ",
+            Code(made.spec.timestamp),
+            f", features as {_KNOWN[made.spec.knowledge]} then",
+        )
     )
     if made.purpose or made.permitted_purposes is not None:
         permitted = ", ".join(made.permitted_purposes or ()) or "anything"
