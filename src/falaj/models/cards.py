@@ -15,7 +15,7 @@ from falaj.kernel.errors import NotFound
 from falaj.models.cardforms import Code, Grid, Items, Line, Section, Strong, Written, paragraphs
 from falaj.models.cardquality import fairness_section, quality_section, slices_section
 from falaj.models.model import GateReport, GateResult, Manifest, ModelPolicy, Move
-from falaj.training.model import TrainingSet
+from falaj.training.model import TimeSplit, TrainingSet
 from falaj.training.spines import PARTS
 
 if TYPE_CHECKING:
@@ -184,7 +184,7 @@ def _data(facts: CardFacts) -> Section:
 
 def _spans(made: TrainingSet) -> dict[str, str]:
     split = made.spec.split
-    if split is None:
+    if not isinstance(split, TimeSplit):
         return {}
 
     def told(since: object, until: object) -> str:

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from falaj.kernel.clock import microseconds
 from falaj.training.encoding import instants, numbers
-from falaj.training.model import TEST, TRAIN, VALIDATION
+from falaj.training.model import TEST, TRAIN, VALIDATION, TimeSplit
 from falaj.training.spines import SPLIT
 from falaj.training.training_sets import part_of
 
@@ -75,9 +75,11 @@ def row_hashes(matrix: npt.NDArray[np.float32]) -> npt.NDArray[np.uint64]:
 
 
 def misplaced(examined: Examined) -> int:
-    """How many rows lie in another part than their instant says."""
+    """How many rows lie in another part than their instant says; 0 if time did not part them."""
     spec = examined.training_set.spec
     _, split = examined.training_set.trainable()
+    if not isinstance(split, TimeSplit):
+        return 0
     at = instants(examined.whole.column(spec.timestamp), spec.timestamp)
     train_until, fitted_until = (
         microseconds(one) for one in (split.train_until, split.validation_until)
