@@ -58,6 +58,17 @@ from falaj.models.gating.rules import (
 from falaj.models.model import ModelPolicy
 from falaj.monitoring.model import DriftLimits, Labels, Monitor, PerformanceLimits
 from falaj.serving.model import Combination, Composition, Endpoint, Limits, Member
+from falaj.training.pipelines.model import (
+    Cron,
+    FromParameter,
+    FromStep,
+    FromTable,
+    NewData,
+    OnEvent,
+    Pipeline,
+    ToTable,
+    step,
+)
 
 __all__ = [
     "Aggregate",
@@ -69,6 +80,7 @@ __all__ = [
     "Combination",
     "Composition",
     "Contract",
+    "Cron",
     "DType",
     "DriftLimits",
     "Endpoint",
@@ -84,6 +96,9 @@ __all__ = [
     "ForeignTable",
     "Format",
     "Freshness",
+    "FromParameter",
+    "FromStep",
+    "FromTable",
     "How",
     "InSet",
     "InputsRule",
@@ -99,10 +114,13 @@ __all__ = [
     "Mode",
     "ModelPolicy",
     "Monitor",
+    "NewData",
     "NotNull",
     "OnDemandFeatures",
+    "OnEvent",
     "ParentRule",
     "PerformanceLimits",
+    "Pipeline",
     "Policy",
     "ReadRule",
     "RobustnessRule",
@@ -112,6 +130,8 @@ __all__ = [
     "Source",
     "Stream",
     "SupplyChainRule",
+    "ToTable",
     "Unique",
     "Whom",
+    "step",
 ]

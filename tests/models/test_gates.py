@@ -10,6 +10,7 @@ from falaj.kernel.clock import SystemClock
 from falaj.kernel.errors import InvalidInput
 from falaj.lake.adapters.blobs_local import LocalBlobs
 from falaj.lake.blobs import SealedBlobs
+from falaj.models.adapters.onnx_calibration import calibrated
 from falaj.models.adapters.onnx_lightgbm import LightGbmToOnnx
 from falaj.models.adapters.scoring_onnxruntime import OnnxScorers
 from falaj.models.bundles import Bundles
@@ -149,7 +150,9 @@ class Bench:
             folder / "ring", MachineSeal.create(folder / "seal"), clock=SystemClock()
         )
         self.bundles = Bundles(SealedBlobs(LocalBlobs(folder / "blobs"), keys), keys)
-        self.packaging = ModelPackaging(LightGbmToOnnx(), OnnxScorers(), self.bundles, None)
+        self.packaging = ModelPackaging(
+            {"lightgbm": LightGbmToOnnx()}, OnnxScorers(), self.bundles, None, calibrate=calibrated
+        )
         self.gates = Gates(self.bundles, OnnxScorers())
         self.made = {}
 

@@ -104,7 +104,7 @@ class Cards:
         Raises:
             NotFound, Corrupt: there is no such version, or its bundle does not verify.
         """
-        found = self._registry.version(connection, name, version)
+        found = self._registry.bundled(connection, name, version)
         try:
             policy = self._registry.policy(connection, name)
         except NotFound:

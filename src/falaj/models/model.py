@@ -34,9 +34,12 @@ from falaj.training.model import Name
 
 GATES_JOB = "models.gates"
 BRING_JOB = "models.bring"
+ADOPT_JOB = "models.adopt"
 QUANTIZE_JOB = "models.quantize"
-_LATER = ("parent", "supply_chain", "fairness", "robustness", "memory", "explainability", "card",
-          "inputs")  # fmt: skip
+AliasName = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[A-Za-z0-9_\-]+$")]
+GUARDED_ALIASES = ("champion", "production", "staging")
+_LATER = ("parent", "supply_chain", "guarded_aliases", "fairness", "robustness", "memory",
+          "explainability", "card", "inputs")  # fmt: skip
 """Fields of a policy that came later; a document leaves them out as ``gating.rules`` says."""
 
 
@@ -72,6 +75,12 @@ class GatesNotPassed(Conflict):
     code = "gates-not-passed"
 
 
+class NotAdopted(Conflict):
+    """A version of an MLflow client has no bundle yet, so that nothing here can run it."""
+
+    code = "not-adopted"
+
+
 class Stage(StrEnum):
     """What a version is used for."""
 
@@ -91,6 +100,8 @@ class ModelPolicy(Definition):
 
     kind: ClassVar[str] = "model"
 
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,62}$")]
+    """Of the model."""
     feature_service: Name
     label: str
     intended_use: str = ""
@@ -105,6 +116,8 @@ class ModelPolicy(Definition):
     parent: ParentRule = ParentRule()
     supply_chain: SupplyChainRule = SupplyChainRule()
     leakage: LeakageRule | None = LeakageRule()
+    guarded_aliases: tuple[AliasName, ...] = GUARDED_ALIASES
+    """Aliases that move as a stage does: gates first, then another person's approval."""
     fairness: tuple[FairnessRule, ...] = ()
     robustness: RobustnessRule | None = None
     memory: MemoryRule | None = None
@@ -320,8 +333,9 @@ class ModelVersion(BaseModel):
     version: int
     stage: Stage
     run: str
-    """Empty: it was trained elsewhere and brought."""
+    """Empty: no run of this platform trained it; it was brought, or an MLflow client logged it."""
     bundle: str
+    """Empty: an MLflow client registered it, and it was not adopted yet."""
     training_set: str
     """The set that it learned from, or, if it was brought, that judges it (or empty)."""
     feature_service: str
@@ -330,6 +344,15 @@ class ModelVersion(BaseModel):
     created_by: str
     gates_passed: bool | None = None
     """None if no gate has been run."""
+    description: str = ""
+    tags: dict[str, str] = {}
+    aliases: tuple[str, ...] = ()
+    updated_at: datetime | None = None
+    source: str = ""
+    """Where the files of an MLflow model lie; empty for all others."""
+    source_run: str = ""
+    """The run that an MLflow client named when it registered the version."""
+    run_link: str = ""
 
 
 class Model(BaseModel):
@@ -338,8 +361,13 @@ class Model(BaseModel):
     name: str
     created_at: datetime
     latest: int
+    """The greatest number that was given to a version, 0 before the first."""
     production: int | None = None
     staging: int | None = None
+    description: str = ""
+    tags: dict[str, str] = {}
+    aliases: dict[str, int] = {}
+    updated_at: datetime | None = None
 
 
 class Move(BaseModel):
@@ -357,3 +385,43 @@ class Move(BaseModel):
     gate_report: str | None
     replaced: int | None = None
     """The version that left this stage for it."""
+
+
+class AliasMove(BaseModel):
+    """One alias took another version: who asked, who approved (if it is guarded), when and why."""
+
+    model: str
+    alias: str
+    from_version: int | None
+    to_version: int | None
+    """None: the alias was removed."""
+    at: datetime
+    asked_by: str
+    approved_by: str | None = None
+    reason: str
+    change: str | None = None
+    gate_report: str | None = None
+
+
+class Deletion(BaseModel):
+    """One version was deleted: who did it, when and why."""
+
+    model: str
+    version: int
+    at: datetime
+    by: str
+    reason: str
+
+
+class History(BaseModel):
+    """Where the versions of a model stood at an instant, and how it came to that."""
+
+    model: str
+    at: datetime
+    production: int | None
+    staging: tuple[int, ...]
+    aliases: dict[str, int]
+    moves: list[Move]
+    """Of stages until then, the newest first."""
+    alias_moves: list[AliasMove]
+    deletions: list[Deletion]

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+    from sqlalchemy.engine import Connection
 
     from falaj.kernel.call import Call
+    from falaj.training.calibration import Calibration
     from falaj.training.ports import FittedModel
 
 INPUT_NAME, OUTPUT_NAME = "inputs", "probability"
@@ -26,6 +28,17 @@ class OnnxConverter(Protocol):
 
     def convert(self, fitted: FittedModel) -> bytes:
         """The ONNX model's bytes; raises InvalidInput for a format it does not know."""
+        ...
+
+
+class Calibrate(Protocol):
+    """Puts a calibration behind an ONNX model."""
+
+    def __call__(self, onnx_model: bytes, calibration: Calibration, /) -> bytes:
+        """The model with the same inputs and output that answers calibrated probabilities.
+
+        Raises InvalidInput if the model's output is not one of Falaj's own.
+        """
         ...
 
 
@@ -73,6 +86,14 @@ class Withdrawal(Protocol):
         Returns:
             the names of those endpoints.
         """
+        ...
+
+
+class ServedVersions(Protocol):
+    """Tells what serving holds."""
+
+    def holding(self, connection: Connection, model: str, version: int) -> list[str]:
+        """The names of endpoints with a release, not retired, that pins a version."""
         ...
 
 

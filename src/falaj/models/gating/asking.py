@@ -60,7 +60,7 @@ class GateAsking:
             SeenInPart: rows would be cut by a personal column that the caller sees masked.
             PurposeRefused: they would be, and the training set permits not this purpose.
         """
-        found = self._registry.version(call.connection, model, version)
+        found = self._registry.bundled(call.connection, model, version)
         policy = self._registry.policy(call.connection, model)
         arguments: dict[str, Any] = {"model": model, "version": version}
         grouped = columns_grouped_by(policy)

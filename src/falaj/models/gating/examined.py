@@ -17,6 +17,7 @@ from falaj.models.model import GateResult, Outcome
 from falaj.training.encoding import as_labels, instants
 from falaj.training.metrics import Vector
 from falaj.training.model import TrainingSet
+from falaj.training.training_sets import unseen
 
 if TYPE_CHECKING:
     from falaj.models.model import ModelPolicy
@@ -67,13 +68,13 @@ class Examined:
 
     @cached_property
     def after_champion(self) -> Any:
-        """True for test rows that lie after the champion's training and validation rows."""
+        """True for test rows that lie after the champion's training and validation rows, or
+        that were test rows of its own set."""
         spec = self.training_set.spec
         at = instants(self.rows.column(spec.timestamp), spec.timestamp)
         after = np.full(at.shape, True)
         if self.champion_set is not None:
-            _, split = self.champion_set.trainable()
-            after &= at >= microseconds(split.validation_until)
+            after &= unseen(self.champion_set, self.rows, self.training_set)
         brought = self.champion.manifest.brought if self.champion else None
         if brought is not None and brought.trained_until is not None:
             after &= at > microseconds(brought.trained_until)
