@@ -1,5 +1,6 @@
 """Rows in two parts, and travel in time."""
 
+from dataclasses import replace
 from datetime import timedelta
 
 import numpy as np
@@ -12,6 +13,7 @@ from falaj.models.gating.leakage import leakage_gate
 from falaj.models.gating.rowsigns import row_hashes, twins
 from falaj.models.gating.rules import LeakageRule
 from falaj.models.model import Outcome
+from falaj.training.splits import GroupSplit
 
 VALUES = [0.0, -0.0, 1.5, np.nan, np.inf]
 LOOSE = LeakageRule(model_auc=1.0, feature_auc=1.0)
@@ -94,3 +96,21 @@ def test_the_signs_in_the_rows_may_be_switched_off(made):
     found = leakage_gate(rule)(made.examined(with_copies(made, 0.5)))
     assert found.outcome is Outcome.PASSED
     assert "duplicates" not in found.evidence
+
+
+def test_a_group_on_both_sides_of_the_test_is_counted(made):
+    def cut(rows):
+        version = made.examined(rows)
+        split = GroupSplit(group="w")
+        spec = version.training_set.spec.model_copy(update={"split": split})
+        known = version.training_set.model_copy(update={"spec": spec})
+        return leakage_gate(LOOSE)(replace(version, training_set=known))
+
+    found = cut(made.rows())
+    assert found.outcome is Outcome.FAILED
+    assert "3 groups have rows on both sides of the test" in found.message
+    rows = made.rows()
+    words = np.where(np.array(rows["split"].to_pylist()) == "test", "c", "a").tolist()
+    assert cut(rows.set_column(rows.schema.get_field_index("w"), "w", [words])).outcome is (
+        Outcome.PASSED
+    )

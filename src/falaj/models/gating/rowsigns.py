@@ -13,6 +13,7 @@ from falaj.kernel.clock import microseconds
 from falaj.training.encoding import instants, numbers
 from falaj.training.model import TEST, TRAIN, VALIDATION, TimeSplit
 from falaj.training.spines import SPLIT
+from falaj.training.splits import GroupSplit
 from falaj.training.training_sets import part_of
 
 if TYPE_CHECKING:
@@ -91,6 +92,17 @@ def misplaced(examined: Examined) -> int:
         | ((told == TEST) & (at < fitted_until))
     )
     return int(wrong.sum())
+
+
+def divided_groups(examined: Examined) -> int:
+    """How many groups stand on both sides of the test, in a set that is cut by groups."""
+    _, split = examined.training_set.trainable()
+    if not isinstance(split, GroupSplit):
+        return 0
+    groups = examined.whole.column(split.group).cast(pa.string())
+    tested = np.asarray(examined.whole.column(SPLIT).to_pylist(), dtype=object) == TEST
+    words = np.asarray(groups.to_pylist(), dtype=object)
+    return len(set(words[tested].tolist()) & set(words[~tested].tolist()))
 
 
 def later_instants(examined: Examined) -> dict[str, int]:
