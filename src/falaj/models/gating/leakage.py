@@ -70,13 +70,12 @@ def _of_rows(rule: LeakageRule, examined: Examined, evidence: dict[str, Any]) ->
         if n_divided:
             signs.append(f"{n_divided} groups have rows on both sides of the test")
         found = twins(examined)
-        evidence["duplicates"] = vars(found)
-        if found.natural:
-            evidence["duplicates"]["told"] = "rows repeat by themselves within a part: not judged"
-        elif found.share > rule.duplicates:
+        evidence["duplicates"] = found.evidence()
+        if found.excess.low > rule.duplicates:
             signs.append(
-                f"{found.n_twins} of {found.n_rows} test rows ({found.share:.1%}) have a twin "
-                f"among the fitted rows, asked ≤ {rule.duplicates:.1%}"
+                f"{found.n_twins} of {found.n_rows} test rows have a twin among the fitted rows, "
+                f"{found.excess.estimate:.1%} more than fitted rows have among each other, asked "
+                f"≤ {rule.duplicates:.1%}"
             )
     if rule.time_travel:
         n_misplaced = misplaced(examined)
