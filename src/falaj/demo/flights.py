@@ -83,6 +83,12 @@ def judge(platform: Platform, story: Story, version: ModelVersion) -> GateReport
             ["gate", "outcome", "what was found"],
             [[one.gate, one.outcome.value, one.message] for one in report.results],
         )
+        card = platform.models.card(version.model, version.version)
+        parts = [line.removeprefix("## ") for line in card.splitlines() if line.startswith("## ")]
+        story.text(
+            f"falaj models card {version.model} {version.version} --form html --to card.html"
+        )
+        story.done(f"its card tells: {', '.join(part.lower() for part in parts)}")
     return report
 
 
