@@ -15,15 +15,15 @@ from falaj.models.adapters.onnx_lightgbm import LightGbmToOnnx
 from falaj.models.adapters.scoring_onnxruntime import OnnxScorers
 from falaj.models.bundles import Bundles
 from falaj.models.gates import Gates
-from falaj.models.model import (
+from falaj.models.gating.rules import (
+    CalibrationRule,
     ChampionRule,
     LatencyRule,
     LeakageRule,
     MetricRule,
-    ModelPolicy,
-    Outcome,
     SliceRule,
 )
+from falaj.models.model import ModelPolicy, Outcome
 from falaj.models.packaging import ConversionDiffers, ModelPackaging
 from falaj.training.adapters.trainer_lightgbm import LightGbmTrainer
 from falaj.training.encoding import learned
@@ -254,7 +254,9 @@ def test_calibration_size_and_latency_are_measured(bench):
     assert found["latency"].evidence["n_rows"] == 2000
     assert 0 < found["latency"].evidence["p50_ms"] <= found["latency"].evidence["p99_ms"]
     tight = policy(
-        calibration=0.0, largest_megabytes=0.001, latency=LatencyRule(p50_ms=1e-6, p99_ms=1e-6)
+        calibration=CalibrationRule(limit=0.0, require="surely_within"),
+        largest_megabytes=0.001,
+        latency=LatencyRule(p50_ms=1e-6, p99_ms=1e-6),
     )
     found = bench.results("honest", tight)
     assert {found[name].outcome for name in ("calibration", "size", "latency")} == {Outcome.FAILED}

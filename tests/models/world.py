@@ -24,16 +24,20 @@ from falaj.kernel.outbox import Outbox
 from falaj.lake.adapters.blobs_local import LocalBlobs
 from falaj.lake.adapters.lake_ducklake import DuckLake
 from falaj.lake.blobs import SealedBlobs
+from falaj.lake.streams import SealedStreams
 from falaj.models.adapters.int8_onnxruntime import Int8Quantizer
 from falaj.models.adapters.onnx_calibration import calibrated
 from falaj.models.adapters.onnx_lightgbm import LightGbmToOnnx
 from falaj.models.adapters.onnx_network import NetworkToOnnx
 from falaj.models.adapters.onnx_sklearn import SklearnToOnnx
 from falaj.models.adapters.onnx_xgboost import XgBoostToOnnx
+from falaj.models.aliases import ALIAS_CHANGE
 from falaj.models.brought import Bringing, BringJob, found
 from falaj.models.bundles import Bundles
+from falaj.models.cards import Cards
 from falaj.models.gate_job import GateJob
 from falaj.models.gates import Gates
+from falaj.models.gating.asking import GateAsking
 from falaj.models.model import (
     BRING_JOB,
     GATES_JOB,
@@ -45,6 +49,7 @@ from falaj.models.model import (
 from falaj.models.packaging import ModelPackaging
 from falaj.models.promotion import CHANGE_KIND, Promotions
 from falaj.models.quantized import QuantizeJob
+from falaj.models.registered import RegistryParts
 from falaj.models.registry import Registry
 from falaj.models.revocations import Revocations
 from falaj.models.service import ModelService
@@ -56,6 +61,7 @@ from falaj.serving.adapters.runtime_onnx import OnnxRuntime
 from falaj.serving.adapters.runtime_pickle import PickleRuntime
 from falaj.serving.adapters.runtime_python import PythonRuntime
 from falaj.serving.adapters.runtime_xgboost import XgBoostRuntime
+from falaj.serving.heldversions import HeldVersions
 from falaj.serving.scorers import RuntimeScorers
 from falaj.testing.calls import make_caller, make_door, opened_call
 from falaj.testing.fakes import MemoryAudit
@@ -65,6 +71,7 @@ from falaj.training.adapters.trainer_lightgbm import LightGbmTrainer
 from falaj.training.adapters.trainer_sklearn import SklearnTrainer
 from falaj.training.adapters.trainer_torch import TorchTrainer
 from falaj.training.adapters.trainer_xgboost import XgBoostTrainer
+from falaj.training.artifacts import Artifacts
 from falaj.training.definition_pins import CatalogPins
 from falaj.training.model import (
     PREPARE_JOB,
@@ -78,6 +85,7 @@ from falaj.training.model import (
 from falaj.training.reproduce import ReproduceJob
 from falaj.training.service import RunService, TrainingService
 from falaj.training.tracking.runs import Runs
+from falaj.training.tracking.searching import RunSearch
 from falaj.training.train import PrepareJob, RecreateJob, TrainJob
 from falaj.training.training_sets import TrainingSets
 from falaj.training.use import DataUse, Reproducing
@@ -212,12 +220,17 @@ class World:
         )
         others = [XgBoostTrainer(), SklearnTrainer(SklearnToOnnx().convert), TorchTrainer()]
         self.trainers = {one.name: one for one in (self.trainer, functions, *others)}
-        self.gate_job = GateJob(self.calls, self.registry, self.gates, self.sets)
+        self.gate_job = GateJob(self.calls, self.registry, self.gates, self.sets, self.catalog)
         handlers = {}
         self.changes = Changes(self.catalog, handlers)
         self.bringing = Bringing(self.files, self.registry, self.sets, self.jobs, pickles=True)
         self.promotions = Promotions(self.registry, self.changes)
+        self.parts = RegistryParts.of(
+            self.registry, self.promotions, self.changes, self.catalog,
+            lambda call, resource: resource.exists, HeldVersions(),
+        )  # fmt: skip
         self.changes._handlers[CHANGE_KIND] = self.promotions.apply
+        self.changes._handlers[ALIAS_CHANGE] = self.parts.aliases.apply
 
     def services(self):
         """The services of training and models, and changes."""
@@ -228,16 +241,22 @@ class World:
                 whole(self.lake),
             ),
             RunService(
-                self.runs, self.catalog, visible,
+                self.runs, RunSearch(visible, lambda _call: False), self.catalog, visible,
+                lambda _call, _action, _on: True,
+                Artifacts(SealedStreams(self.store, self.keys), self.blobs),
                 Reproducing(
                     self.sets, self.jobs,
                     DataUse(self.catalog, lambda _call, _action, _on: True, whole(self.lake)),
                 ),
             ),
             ModelService(
-                registry=self.registry, promotions=self.promotions, bundles=self.bundles,
+                parts=self.parts, promotions=self.promotions, bundles=self.bundles,
                 runs=self.runs, jobs=self.jobs, catalog=self.catalog, visible=visible,
                 bringing=self.bringing, revocations=Revocations(self.bundles, Nothing()),
+                gates=GateAsking(
+                    self.registry, self.sets, whole(self.lake), self.catalog, self.jobs
+                ),
+                cards=Cards(self.registry, self.bundles, self.sets),
             ),
             ChangeService(self.changes, self.catalog, visible),
         ]  # fmt: skip

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from falaj.kernel.calls import Calls
     from falaj.kernel.jobs import JobRun
     from falaj.lake.blobs import SealedBlobs
+    from falaj.training.costs.fits import Fits
     from falaj.training.ports import Packaging
     from falaj.training.tracking.runs import Runs
     from falaj.training.training_sets import TrainingSets
@@ -64,6 +65,7 @@ class TrainJob:
         trainers: by name.
         packaging: turns the fitted model into a version.
         blobs: keeps the fitted model between the steps, encrypted.
+        fits: where fits run, under which limits; None: in this process, without.
     """
 
     def __init__(
@@ -75,7 +77,9 @@ class TrainJob:
         trainers: Mapping[str, Trainer],
         packaging: Packaging,
         blobs: SealedBlobs,
+        fits: Fits | None = None,
     ) -> None:
+        self.fits = fits
         self.calls = calls
         self.training_sets = training_sets
         self.runs = runs
@@ -176,6 +180,8 @@ class _Work:
     @cached_property
     def _fitting(self) -> Fitting:
         trainer = chosen(self.on.trainers, self.request.trainer)
+        if self.on.fits is not None:
+            trainer = self.on.fits.placed(trainer, self.request, self.job, self.progress.run)
         return Fitting(trainer, self.request, self._set, self.on.training_sets.load(self._set))
 
     def _start(self) -> None:

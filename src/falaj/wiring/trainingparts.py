@@ -70,6 +70,7 @@ def packaging(made: Premises) -> ModelPackaging:
 def train_job(made: Premises) -> Handler:
     """Handles ``training.train``."""
     from falaj.training.train import TrainJob
+    from falaj.wiring.computeparts import fits
 
     return TrainJob(
         calls=made.calls,
@@ -78,6 +79,7 @@ def train_job(made: Premises) -> Handler:
         trainers=trainers(made),
         packaging=packaging(made),
         blobs=made.blobs,
+        fits=fits(made),
     )
 
 
