@@ -117,7 +117,7 @@ class ReproduceJob:
     def _checkpoints(self, job: JobRun, seconds: float) -> SealedCheckpoints:
         digest = job.checkpoint["fit"] if job.checkpoint else None
         return SealedCheckpoints(
-            self._blobs, digest, lambda new: job.save({"fit": new}), every_seconds=seconds
+            self._blobs, job.id, digest, lambda new: job.save({"fit": new}), every_seconds=seconds
         )
 
 
