@@ -33,7 +33,7 @@ from falaj.kernel.compute import (
     unpacked_result,
 )
 from falaj.kernel.errors import Unavailable
-from falaj.kernel.limits import Check, FarRun, Heard
+from falaj.kernel.limits import Asked, Check, FarRun, Heard, no_answers
 from falaj.kernel.resources import HardwareMissing, Resources, Used
 
 AHEAD = 1
@@ -104,6 +104,7 @@ class RayCompute:
         heard: Heard,
         check: Check,
         measured: Callable[[Used], None],
+        asked: Asked = no_answers,
     ) -> Plain:
         """See ``LimitedCompute.limited``.
 
@@ -119,6 +120,8 @@ class RayCompute:
             for kind, told in self._heard(name, actor, check):
                 if kind == "told":
                     heard(told)
+                elif kind == "asked":
+                    actor.reply.remote(packed(asked(told)))
                 elif kind == "used":
                     used = Used.model_validate_json(told)
                 else:
@@ -241,6 +244,7 @@ def _asked_of_ray(resources: Resources) -> dict[str, Any]:
         "num_gpus": resources.gpus,
         "memory": resources.memory_bytes,
         "max_restarts": 0,
+        "max_concurrency": 4,
     }
 
 
