@@ -145,15 +145,24 @@ class JobRun:
         self.checkpoint = checkpoint
         """What the handler saved last, or None on a first attempt."""
 
-    def report(self, progress: float, message: str = "") -> None:
+    def report(
+        self, progress: float, message: str = "", *, connection: Connection | None = None
+    ) -> None:
         """Say how far the work is (0 to 1), and renew the lease.
+
+        Given a connection, this is part of that transaction, which a worker that has lost the
+        lease cannot commit.
 
         Raises:
             JobCancelled: somebody asked to stop.
             LeaseLost: another worker has the job now.
         """
-        with self._jobs.database.transaction() as connection:
-            self._jobs.renew(connection, self.id, self._worker, progress=progress, message=message)
+        told = {"progress": progress, "message": message}
+        if connection is not None:
+            self._jobs.renew(connection, self.id, self._worker, **told)
+            return
+        with self._jobs.database.transaction() as own:
+            self._jobs.renew(own, self.id, self._worker, **told)
 
     def check(self) -> None:
         """Raise as ``report`` does, without writing anything."""
