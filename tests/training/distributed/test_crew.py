@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from falaj.kernel.adapters.compute_local import LocalCompute
+from falaj.kernel.adapters.compute_ray import RayCompute
 from falaj.kernel.compute import TaskLost, task
 from falaj.kernel.errors import Conflict
 from falaj.kernel.resources import MIB, Resources
@@ -18,6 +19,8 @@ from falaj.testing.crews import kill_a_worker_after
 from falaj.training.adapters.distributed_lightgbm import lightgbm_member
 from falaj.training.distributed.crew import CrewWork, TooFewWorkers, fitted_by_crew
 from falaj.training.distributed.members import Keeping, gather, join, report
+from falaj.training.distributed.rows import crew_work
+from falaj.training.ports import untold
 
 TWO = Resources(cpus=1, memory_bytes=512 * MIB, workers=2, least_workers=1)
 
@@ -132,54 +135,107 @@ def test_what_a_worker_raises_ends_all(compute):
         fit(compute, work)
 
 
-def rows_of(n=4000):
-    chance = np.random.default_rng(5)
-    matrix = chance.normal(size=(n, 4)).astype(np.float32)
-    labels = (matrix[:, 0] + 0.5 * matrix[:, 1] + chance.normal(size=n) > 0).astype(np.float64)
-    return matrix, labels
+def trees_of(name):
+    from falaj.training.adapters.distributed_xgboost import xgboost_member
+    from falaj.training.adapters.trainer_lightgbm import LightGbmTrainer
+    from falaj.training.adapters.trainer_xgboost import XgBoostTrainer
+
+    few = {"n_trees": 60, "early_stopping_rounds": 60}
+    return {
+        "lightgbm": (LightGbmTrainer(), lightgbm_member, {**few, "min_data_in_leaf": 20}),
+        "xgboost": (XgBoostTrainer(), xgboost_member, {**few, "num_threads": 1}),
+    }[name]
 
 
-def lightgbm_work(n_trees=60, *, every_seconds=0.0, **more):
+def example():
     import pyarrow as pa
 
-    from falaj.training.adapters.trainer_lightgbm import LightGbmTrainer
     from falaj.training.encoding import learned
     from falaj.training.ports import Rows
 
-    matrix, labels = rows_of()
+    chance = np.random.default_rng(5)
+    matrix = chance.normal(size=(4000, 4)).astype(np.float32)
+    labels = (matrix[:, 0] + 0.5 * matrix[:, 1] + chance.normal(size=4000) > 0).astype(float)
     names = ("a", "b", "c", "d")
     table = pa.table({name: matrix[:, place].astype(float) for place, name in enumerate(names)})
-    encoding = learned(table, names, labels)
-    train, validation = Rows(matrix[:3000], labels[:3000]), Rows(matrix[3000:], labels[3000:])
-    params = {"n_trees": n_trees, "min_data_in_leaf": 20, "early_stopping_rounds": n_trees}
-    work = CrewWork(
-        lightgbm_member,
-        {"every_seconds": every_seconds, "host": "127.0.0.1"},
-        lambda rank, n: Rows(train.matrix[rank::n], train.labels[rank::n]),
-        {"params": params, "seed": 3, "validation": validation, "encoding": encoding},
-        **more,
-    )
-    alone = LightGbmTrainer().fit(
-        train, validation, encoding, params=params, seed=3, report=lambda *_one: None
-    )
-    return work, validation, alone
+    rows = Rows(matrix[:3000], labels[:3000]), Rows(matrix[3000:], labels[3000:])
+    return *rows, learned(table, names, labels)
 
 
-def test_lightgbm_on_two_workers_learns_what_one_learns_though_one_is_killed(compute):
-    from falaj.training.adapters.trainer_lightgbm import LightGbmTrainer
+def killed_and_alone(compute, name, resources):
+    """The AUC of a crew that lost a worker, and of the trainer alone."""
     from falaj.training.metrics import binary_metrics
 
-    work, validation, alone = lightgbm_work()
-    killer = kill_a_worker_after(20)
-    work.keep = killer
-    fitted, _ = fit(compute, work, TWO.model_copy(update={"memory_bytes": 1024 * MIB}))
+    trainer, member, params = trees_of(name)
+    train, validation, encoding = example()
+    given = {"params": params, "seed": 3}
+    here = isinstance(compute, LocalCompute)
+    work = crew_work(member, train, validation, encoding, **given, here=here, every_seconds=0.0)
+    work.keep = killer = kill_a_worker_after(20)
+    fitted, _ = fit(compute, work, resources)
     assert killer.killed is not None
     assert work.sizes == [2, 2]
     assert fitted.facts["n_workers"] == 2
-    trainer = LightGbmTrainer()
-    of_crew, of_one = (
+    assert fitted.facts["n_trees_tried"] == 60
+    assert killer.states.count(20) == 1, "no tree before the last state is grown again"
+    alone = trainer.fit(train, validation, encoding, **given, report=untold)
+    return [
         binary_metrics(validation.labels, trainer.scores(one, validation.matrix))["auc"]
         for one in (fitted, alone)
-    )
+    ]
+
+
+LARGER = TWO.model_copy(update={"memory_bytes": 1024 * MIB})
+
+
+@pytest.mark.parametrize("name", ["lightgbm", pytest.param("xgboost", marks=pytest.mark.nightly)])
+def test_trees_on_two_workers_are_as_good_as_on_one_though_one_is_killed(compute, name):
+    of_crew, of_one = killed_and_alone(compute, name, LARGER)
     assert of_crew == pytest.approx(of_one, abs=0.02)
     assert of_one > 0.75
+
+
+@pytest.fixture(scope="module")
+def ray():
+    made = RayCompute(slots=2, memory_bytes=2**30)
+    yield made
+    made.close()
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("name", ["lightgbm", "xgboost"])
+def test_trees_on_a_ray_of_two_workers_are_as_good_though_one_is_killed(ray, name):
+    of_crew, of_one = killed_and_alone(ray, name, LARGER)
+    assert of_crew == pytest.approx(of_one, abs=0.02)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("name", ["lightgbm", "xgboost"])
+def test_one_worker_goes_on_where_two_were(compute, name):
+    trainer, member, params = trees_of(name)
+    train, validation, encoding = example()
+    given = {"params": params, "seed": 3}
+    states = []
+
+    class Enough(Conflict):
+        code = "test-enough"
+
+    def keep(n_done, state):
+        states.append(state)
+        if n_done >= 20:
+            raise Enough("Enough.")
+
+    work = crew_work(member, train, validation, encoding, **given, here=True, every_seconds=0.0)
+    work.keep = keep
+    with pytest.raises(Enough):
+        fit(compute, work, LARGER)
+
+    class Kept:
+        def last(self):
+            return states[-1]
+
+        def keep(self, _n_done, _state):
+            pass
+
+    fitted = trainer.fit(train, validation, encoding, **given, report=untold, checkpoints=Kept())
+    assert fitted.facts["n_trees_tried"] == 60

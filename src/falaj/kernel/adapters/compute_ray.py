@@ -251,6 +251,8 @@ def _asked_of_ray(resources: Resources) -> dict[str, Any]:
 def _imported(*, here: bool) -> Any:
     """Ray, told before it is imported what it reads then: to use tokens, to report nothing."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    # By default it gives its own parts 30 s to start, which a busy machine does not always do.
+    os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")
     if "ray" not in sys.modules:  # else it has read this already, and is asked below
         os.environ["RAY_AUTH_MODE"] = "token"
     if here:

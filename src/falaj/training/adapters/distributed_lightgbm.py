@@ -2,58 +2,33 @@
 
 Workers exchange histograms over sockets of LightGBM's own, in clear and open to the network.
 All grow the same trees; that of rank 0 is the result. All watch the same validation rows, so
-that they stop early at the same tree.
+that they stop early at the same tree. States are those of ``trainer_lightgbm``, so that one
+worker can go on where several were.
 """
 
 from __future__ import annotations
 
-import math
 import re
+from dataclasses import replace
 from typing import Any
 
 from falaj.kernel.compute import Plain, task
 from falaj.kernel.errors import InvalidInput
-from falaj.training.adapters.trainer_lightgbm import _FIXED, LightGbmTrainer, _lightgbm
+from falaj.training.adapters.trainer_lightgbm import (
+    _FIXED,
+    LightGbmTrainer,
+    _Begun,
+    _finished,
+    _lightgbm,
+)
 from falaj.training.distributed.crew import CrewBroken
-from falaj.training.distributed.members import Keeping, address, gather, join, report
+from falaj.training.distributed.members import Joined, Keeping, address, gather, join, report
 from falaj.training.plainly import plainly
-from falaj.training.ports import FittedModel
+from falaj.training.stopping import Patience
 
 _TIME_OUT_MINUTES = 2
 _REPORT_EVERY = 10
 _OF_THE_NETWORK = re.compile("socket|connect|network|linker", re.IGNORECASE)
-
-
-class _Watch:
-    """Stops early, tells and keeps: a callback of LightGBM whose state outlives a worker."""
-
-    order = 30
-    before_iteration = False
-
-    def __init__(self, rank: int, n_trees: int, rounds: int, every: float, last: Any) -> None:
-        self._first = rank == 0
-        self._n_trees = n_trees
-        self._rounds = rounds
-        self._keeping = Keeping(every)
-        self.best = (last["best_loss"], last["best"]) if last else (math.inf, 0)
-
-    def __call__(self, now: Any) -> None:
-        """Called by LightGBM after each tree."""
-        import lightgbm
-
-        n_done = now.iteration + 1
-        loss = now.evaluation_result_list[0][2]
-        if loss < self.best[0]:
-            self.best = (loss, n_done)
-        if self._first and n_done % _REPORT_EVERY == 0:
-            report(n_done / self._n_trees, f"tree {n_done}, loss {loss:.5f}")
-        if self._first and self._keeping.due:
-            model = now.model.model_to_string(num_iteration=-1)
-            best_loss, best = self.best
-            state = {"n_done": n_done, "model": model, "best_loss": best_loss, "best": best}
-            self._keeping.keep(n_done, state)
-        if n_done - self.best[1] >= self._rounds:
-            raise lightgbm.callback.EarlyStopException(self.best[1] - 1, [])
 
 
 @task
@@ -65,14 +40,14 @@ def lightgbm_member(item: Plain) -> Plain:
             others reach it, if that is not for it to find out.
     """
     joined = join()
-    lightgbm, shared = _lightgbm(), joined.shared
     host, port = address(item.get("host"))
     machines = gather(f"{host}:{port}")
-    full = LightGbmTrainer().parameters(shared["params"])
+    full = LightGbmTrainer().parameters(joined.shared["params"])
     n_trees, rounds = full.pop("n_trees"), full.pop("early_stopping_rounds")
-    last = joined.last
-    n_done = last["n_done"] if last else 0
-    settings: dict[str, Any] = {**full, **_FIXED, "seed": shared["seed"]}
+    full.pop("checkpoint_rounds")
+    settings: dict[str, Any] = {
+        **full, **_FIXED, "seed": joined.shared["seed"], "data_random_seed": joined.shared["seed"]
+    }  # fmt: skip
     if joined.n_workers > 1:
         settings |= {
             "tree_learner": "data",
@@ -82,43 +57,54 @@ def lightgbm_member(item: Plain) -> Plain:
             "pre_partition": True,
             "time_out": _TIME_OUT_MINUTES,
         }
-    encoding, watched = shared["encoding"], shared["validation"]
-    names = [f"f{place}" for place in range(len(encoding.features))]
-    rows = joined.part
-    data = lightgbm.Dataset(rows.matrix, rows.labels, feature_name=names, params=settings)
-    watch = _Watch(joined.rank, n_trees, rounds, item["every_seconds"], last)
-    try:
-        booster = lightgbm.train(
-            settings,
-            data,
-            num_boost_round=max(0, n_trees - n_done),
-            valid_sets=[lightgbm.Dataset(watched.matrix, watched.labels, reference=data)],
-            init_model=lightgbm.Booster(model_str=last["model"]) if last else None,
-            callbacks=[watch],
-        )
-    except lightgbm.basic.LightGBMError as error:
-        if joined.n_workers > 1 and _OF_THE_NETWORK.search(str(error)):
-            raise CrewBroken(f"LightGBM lost another worker: {error}.") from None
-        raise InvalidInput(
-            f"LightGBM refused the rows or parameters: {error}.",
-            hint="Check the parameters and the number of rows of each worker.",
-        ) from None
+    state = _Begun(patience=Patience(rounds=rounds))
+    if joined.last is not None:
+        state = _Begun.model_validate_json(joined.last)
+    if state.patience.n_done < n_trees and not state.patience.over:
+        try:
+            _grow(joined, state, settings, n_trees, Keeping(item["every_seconds"]))
+        except _lightgbm().basic.LightGBMError as error:
+            if joined.n_workers > 1 and _OF_THE_NETWORK.search(str(error)):
+                raise CrewBroken(f"LightGBM lost another worker: {error}.") from None
+            raise InvalidInput(
+                f"LightGBM refused the rows or parameters: {error}.",
+                hint="Check the parameters and the number of rows of each worker.",
+            ) from None
     if joined.rank:
         return None
-    best = watch.best[1] or booster.current_iteration()
-    gain = booster.feature_importance("gain", iteration=best)
-    total = float(gain.sum()) or 1.0
-    fitted = FittedModel(
-        format=LightGbmTrainer.name,
-        data=booster.model_to_string(num_iteration=best).encode(),
-        encoding=encoding,
-        facts={
-            "best_iteration": float(best),
-            "n_trees_tried": float(booster.num_trees()),
-            "n_workers": float(joined.n_workers),
-        },
-        importance={
-            name: float(share) / total for name, share in zip(encoding.names, gain, strict=True)
-        },
+    fitted = _finished(state, joined.shared["encoding"])
+    return plainly(replace(fitted, facts={**fitted.facts, "n_workers": float(joined.n_workers)}))
+
+
+def _grow(
+    joined: Joined, state: _Begun, settings: dict[str, Any], n_trees: int, keeping: Keeping
+) -> None:
+    """Grow the trees that are left; ``state`` holds them all afterwards."""
+    lightgbm = _lightgbm()
+    rows, watched = joined.part, joined.shared["validation"]
+    names = [f"f{place}" for place in range(len(joined.shared["encoding"].features))]
+    data = lightgbm.Dataset(
+        rows.matrix, rows.labels, weight=rows.weights, feature_name=names, params=settings
     )
-    return plainly(fitted)
+
+    def watch(now: Any) -> None:
+        loss, patience = now.evaluation_result_list[0][2], state.patience
+        patience.saw(loss)
+        if joined.rank == 0 and patience.n_done % _REPORT_EVERY == 0:
+            report(patience.n_done / n_trees, f"tree {patience.n_done}, loss {loss:.5f}")
+        if joined.rank == 0 and keeping.due:
+            text = now.model.model_to_string(num_iteration=-1)
+            kept = state.model_copy(update={"text": text})
+            keeping.keep(patience.n_done, kept.model_dump_json().encode())
+        if patience.over:
+            raise lightgbm.callback.EarlyStopException(now.iteration, now.evaluation_result_list)
+
+    booster = lightgbm.train(
+        settings,
+        data,
+        num_boost_round=n_trees - state.patience.n_done,
+        valid_sets=[lightgbm.Dataset(watched.matrix, watched.labels, reference=data)],
+        init_model=lightgbm.Booster(model_str=state.text) if state.text else None,
+        callbacks=[watch],
+    )
+    state.text = str(booster.model_to_string(num_iteration=-1))
