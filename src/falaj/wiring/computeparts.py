@@ -95,9 +95,10 @@ def placed_trainers() -> dict[str, Trainer]:
 def crew_members() -> dict[str, Task]:
     """What a worker runs for each trainer that can fit on several of them."""
     from falaj.training.adapters.distributed_lightgbm import lightgbm_member
+    from falaj.training.adapters.distributed_torch import torch_member
     from falaj.training.adapters.distributed_xgboost import xgboost_member
 
-    return {"lightgbm": lightgbm_member, "xgboost": xgboost_member}
+    return {"lightgbm": lightgbm_member, "xgboost": xgboost_member, "torch": torch_member}
 
 
 @task

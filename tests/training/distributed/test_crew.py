@@ -195,6 +195,34 @@ def test_trees_on_two_workers_are_as_good_as_on_one_though_one_is_killed(compute
     assert of_one > 0.75
 
 
+@pytest.mark.nightly
+def test_a_network_on_two_workers_is_as_good_as_on_one_though_one_is_killed(compute):
+    pytest.importorskip("torch", reason="PyTorch is not installed: make torch")
+    from falaj.training.adapters.distributed_torch import torch_member
+    from falaj.training.adapters.trainer_torch import TorchTrainer
+    from falaj.training.metrics import binary_metrics
+
+    train, validation, encoding = example()
+    given = {"params": {"epochs": 12, "batch_rows": 256, "hidden": [16],
+                        "early_stopping_rounds": 12, "learning_rate": 0.01}, "seed": 3}  # fmt: skip
+    work = crew_work(torch_member, train, validation, encoding, **given, here=True,
+                     every_seconds=0.0)  # fmt: skip
+    work.keep = killer = kill_a_worker_after(4)
+    fitted, _ = fit(compute, work, TWO.model_copy(update={"memory_bytes": 2048 * MIB}))
+    assert killer.killed is not None
+    assert work.sizes == [2, 2]
+    assert killer.states.count(4) == 1
+    assert fitted.facts["n_epochs_tried"] == 12
+    trainer = TorchTrainer()
+    alone = trainer.fit(train, validation, encoding, **given, report=untold)
+    of_crew, of_one = (
+        binary_metrics(validation.labels, trainer.scores(one, validation.matrix))["auc"]
+        for one in (fitted, alone)
+    )
+    assert of_crew == pytest.approx(of_one, abs=0.02)
+    assert of_one > 0.75
+
+
 @pytest.fixture(scope="module")
 def ray():
     made = RayCompute(slots=2, memory_bytes=2**30)

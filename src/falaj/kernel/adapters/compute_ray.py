@@ -39,6 +39,7 @@ from falaj.kernel.resources import HardwareMissing, Resources, Used
 AHEAD = 1
 _CHECK_SECONDS = 0.25
 _STOP_SECONDS = 2.0
+_STARTS = 3
 HOST = "127.0.0.1"
 _LOOPBACK = ("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 """Read when Ray is imported: a single machine, so that it listens on loopback alone."""
@@ -191,7 +192,7 @@ class RayCompute:
         else:
             quiet["address"] = address
         try:
-            self._ray.init(**quiet)
+            self._init(quiet)
             self._must_be_closed(here=address is None)
         except Unavailable:
             self._ray.shutdown()
@@ -202,6 +203,17 @@ class RayCompute:
                 f"No Ray answers on {where}: {str(error).strip()[:300]}.",
                 hint="Check its address, its version and its token (RAY_AUTH_TOKEN_PATH).",
             ) from error
+
+    def _init(self, given: dict[str, Any]) -> None:
+        """Start or join Ray. It gives its own parts 30 s, which a busy machine may exceed."""
+        for attempt in range(_STARTS):
+            try:
+                self._ray.init(**given)
+                return
+            except Exception as error:
+                self._ray.shutdown()
+                if attempt == _STARTS - 1 or "timed out during startup" not in str(error):
+                    raise
 
     def _must_be_closed(self, *, here: bool) -> None:
         """Raise Unavailable if this Ray would take tasks from anybody."""
@@ -251,8 +263,6 @@ def _asked_of_ray(resources: Resources) -> dict[str, Any]:
 def _imported(*, here: bool) -> Any:
     """Ray, told before it is imported what it reads then: to use tokens, to report nothing."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    # By default it gives its own parts 30 s to start, which a busy machine does not always do.
-    os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")
     if "ray" not in sys.modules:  # else it has read this already, and is asked below
         os.environ["RAY_AUTH_MODE"] = "token"
     if here:
