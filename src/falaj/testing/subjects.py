@@ -499,7 +499,13 @@ SUBJECTS: Mapping[str, Subject] = {
     "jobs.list": Subject(_always(limit=3)),
     "jobs.get": Subject(_fact("job_id", "job")),
     "jobs.queue": Subject(passing=frozenset({"used_core_hours"})),
-    "jobs.reclaim": Subject(_new("job_id", lambda world: world.spot_job())),
+    "jobs.reclaim": Subject(
+        _new("job_id", lambda world: world.spot_job()), frozenset({"kind"}) | _JOB
+    ),
+    "jobs.manifest": Subject(
+        _new("job_id", lambda world: world.sized_job(), image="r.example/f@sha256:" + "0" * 64),
+        frozenset({"job", "manifest"}),
+    ),
     "jobs.cancel": Subject(_new("job_id", lambda world: world.waiting_job())),
 }  # fmt: skip
 """What to ask, by the action's name."""

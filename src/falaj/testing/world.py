@@ -408,6 +408,12 @@ class World:
         with self.call() as call:
             return self.premises.jobs.submit(call, "sources.load", {}).id
 
+    def sized_job(self) -> str:
+        """The id of a job that waits and says what it needs."""
+        with self.call() as call:
+            needs = {"resources": {"cpus": 2}}
+            return self.premises.jobs.submit(call, "test.sized", needs).id
+
     def spot_job(self) -> str:
         """The id of a job that runs on spot resources."""
         from falaj.kernel.fairqueue import Claim
