@@ -42,6 +42,7 @@ from falaj.kernel.settings_pipelines import PipelineSettings
 from falaj.kernel.settings_privacy import PrivacySettings
 from falaj.kernel.settings_provisioning import ProvisioningSettings
 from falaj.kernel.settings_supply import SupplyChainSettings
+from falaj.kernel.settings_webhooks import WebhookSettings
 
 SETTINGS_FILE = "falaj.toml"
 _READ_FROM: ContextVar[Path | None] = ContextVar("settings_read_from", default=None)
@@ -238,6 +239,7 @@ class Settings(BaseSettings):
     provisioning: ProvisioningSettings = ProvisioningSettings()
     ci: CiSettings = CiSettings()
     pipelines: PipelineSettings = PipelineSettings()
+    webhooks: WebhookSettings = WebhookSettings()
     traces: str = ""
     """Where traces go, by OTLP over HTTP: ``https://collector:4318``; nowhere if it is empty."""
     traces_ratio: float = Field(0.01, ge=0, le=1)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Arguments = Mapping[str, Any]
 _ID = re.compile(r"\b[a-z]{2,12}_[0-9a-f]{32}\b")
 _INSTANT = re.compile(r"\b\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00)")
-_SECRET = re.compile(r"^falaj_(link|sk)_[A-Za-z0-9_-]{20,}$")
+_SECRET = re.compile(r"^(falaj_(link|sk)_|whsec_)[A-Za-z0-9_+/=-]{20,}$")
 _NEW = re.compile(r"\b(person|program|group|model|alert|entity|by-hand)[-_][0-9a-f]+\b")
 
 
@@ -383,6 +383,15 @@ SUBJECTS: Mapping[str, Subject] = {
     "incidents.get": Subject(_fact("id", "incident")),
     "incidents.note": Subject(_new("id", lambda world: world.incident(), text="Looking at it.")),
     "incidents.resolve": Subject(_new("id", lambda world: world.incident(), resolution="Mended.")),
+    "webhooks.add": Subject(
+        lambda world: {"name": world.new("program"), "url": world.receiver(),
+                       "topics": ["gates.failed"]}
+    ),
+    "webhooks.replace_secret": Subject(_new("name", lambda world: world.webhook())),
+    "webhooks.remove": Subject(_new("name", lambda world: world.webhook())),
+    "webhooks.test": Subject(_new("name", lambda world: world.webhook())),
+    "webhooks.deliveries": Subject(_always(limit=3)),
+    "webhooks.resend": Subject(_new("delivery", lambda world: world.delivery())),
     "assets.search": Subject(_always(text="late", kind="endpoint")),
     "assets.get": Subject(_always(kind="endpoint", key="late")),
     "assets.history": Subject(_always(kind="model_version", key="late/1")),
@@ -459,6 +468,12 @@ SUBJECTS: Mapping[str, Subject] = {
     ),
     "keys.discard": Subject(
         _new("key_id", lambda world: world.old_key()), frozenset({"arguments"})
+    ),
+    "ci.deploy_key": Subject(
+        lambda world: {"name": world.new("program"), "steps": ["plan", "gate"]}
+    ),
+    "ci.propose": Subject(
+        lambda world: {"name": world.judged_model(), "reason": "Its gates passed."}
     ),
     "policy.plan": Subject(lambda world: {"documents": [_policy(world)]}, frozenset({"fingerprint",
         "digest", "name"})),

@@ -285,6 +285,20 @@ class World:
             registry.register(call, name, run=self.facts["run"], bundle=bundle)
         return name
 
+    def judged_model(self) -> str:
+        """The name of a new model with one version, whose gates have passed."""
+        registry, name = self.premises.registry, self.copied_model()
+        (late,) = [one for one in definitions() if (one.kind, one.name) == ("model", "late")]
+        with self.call() as call:
+            self.premises.definitions.apply(call, [{**late.document(), "name": name}])
+            report = registry.report(call.connection, "late", 1)
+            policy = registry.policy(call.connection, name)
+            registry.keep_report(
+                call, registry.version(call.connection, name, 1), champion=None,
+                policy_fingerprint=policy.fingerprint, results=report.results if report else [],
+            )  # fmt: skip
+        return name
+
     def lone_model(self) -> str:
         """The name of a new model with one version, whose bundle no other version has."""
         from falaj.models.bundles import ADDED
@@ -418,6 +432,29 @@ class World:
             pipeline = self.premises.pipelines.runs.pipeline(call.connection, "counting")
             self.premises.pipelines.schedules.begin(call, pipeline)
         return pipeline.name
+
+    @staticmethod
+    def receiver() -> str:
+        """An address to which webhooks may lead; nothing is ever sent there."""
+        return "https://192.0.0.9/falaj"  # of the few public ones that belong to nobody
+
+    def webhook(self) -> str:
+        """The name of a new webhook."""
+        from falaj.operations.webhooks_model import Topic
+        from falaj.wiring.webhookparts import webhooks
+
+        name = self.new("program")
+        with self.call() as call:
+            webhooks(self.premises).add(call, name, self.receiver(), [Topic.GATES_FAILED])
+        return name
+
+    def delivery(self) -> str:
+        """The id of a new delivery that waits."""
+        from falaj.wiring.webhookparts import webhooks
+
+        name = self.webhook()
+        with self.call() as call:
+            return webhooks(self.premises).test(call, name).id
 
     def waiting_job(self) -> str:
         """The id of a job that waits."""

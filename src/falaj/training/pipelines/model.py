@@ -472,6 +472,8 @@ class Schedule(BaseModel):
     since: datetime
     next_at: datetime | None = None
     """The next time of its cron expressions."""
+    waits: str = ""
+    """Why it starts nothing, though it is active."""
 
 
 class Backfill(BaseModel):

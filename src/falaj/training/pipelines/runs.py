@@ -65,6 +65,10 @@ class PipelineRuns:
         """The version of a pipeline as it stands; raises NotFound."""
         return self._definitions.version(connection, Pipeline.kind, name).version
 
+    def applied_by(self, connection: Connection, name: str) -> str:
+        """Who applied a pipeline as it stands; raises NotFound."""
+        return self._definitions.version(connection, Pipeline.kind, name).by
+
     def begin(
         self,
         call: Call,
