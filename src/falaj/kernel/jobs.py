@@ -260,20 +260,24 @@ class Jobs:
 
     def renew(self, connection: Connection, job_id: str, worker: str, **values: Any) -> None:
         """Renew a lease; raises JobCancelled or LeaseLost."""
-        row = connection.execute(
-            select(job_rows.c.leased_by, job_rows.c.state, job_rows.c.cancel_asked).where(
-                job_rows.c.id == job_id
+        done = connection.execute(
+            update(job_rows)
+            .where(
+                job_rows.c.id == job_id,
+                job_rows.c.leased_by == worker,
+                job_rows.c.state == JobState.RUNNING,
+                job_rows.c.cancel_asked == 0,
             )
+            .values(leased_until=self.clock.now() + self.lease, **values)
+        )
+        if done.rowcount:
+            return
+        row = connection.execute(
+            select(job_rows.c.leased_by, job_rows.c.state).where(job_rows.c.id == job_id)
         ).first()
         if row is None or row.leased_by != worker or row.state != JobState.RUNNING:
             raise LeaseLost(f"The job {job_id} is no longer leased by {worker}.")
-        if row.cancel_asked:
-            raise JobCancelled(f"Somebody asked to stop the job {job_id}.")
-        connection.execute(
-            update(job_rows)
-            .where(job_rows.c.id == job_id)
-            .values(leased_until=self.clock.now() + self.lease, **values)
-        )
+        raise JobCancelled(f"Somebody asked to stop the job {job_id}.")
 
     def save(self, connection: Connection, job_id: str, worker: str, checkpoint: Any) -> None:
         """Keep a checkpoint; raises as ``renew`` does."""

@@ -15,6 +15,15 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from falaj.testing.world import BEGIN, OWNER, definitions, door_of, training_spec
+from falaj.testing.worldparts import (
+    backfill,
+    delivery,
+    judged_model,
+    pipeline_run,
+    receiver,
+    scheduled,
+    webhook,
+)
 
 if TYPE_CHECKING:
     from falaj.testing.world import World
@@ -214,7 +223,7 @@ def _entity(world: World) -> Arguments:
 
 def _scheduled(world: World) -> Arguments:
     """A pipeline is scheduled; it is asked for no argument."""
-    world.scheduled()
+    scheduled(world)
     return {}
 
 
@@ -306,24 +315,24 @@ SUBJECTS: Mapping[str, Subject] = {
     "runs.compare": Subject(_comparison),
     "pipelines.run": Subject(_always(name="counting", parameters={"n": 2})),
     "pipelines.runs": Subject(_always(limit=3), frozenset({"parameters"})),
-    "pipelines.get": Subject(_new("run", lambda world: world.pipeline_run())),
+    "pipelines.get": Subject(_new("run", pipeline_run)),
     "pipelines.read": Subject(_fact("run", "pipeline_run", step="counted")),
-    "pipelines.cancel": Subject(_new("run", lambda world: world.pipeline_run())),
-    "pipelines.retry": Subject(_new("run", lambda world: world.pipeline_run(cancelled=True))),
+    "pipelines.cancel": Subject(_new("run", pipeline_run)),
+    "pipelines.retry": Subject(_new("run", lambda world: pipeline_run(world, cancelled=True))),
     "pipelines.schedule": Subject(_always(name="counting")),
-    "pipelines.pause": Subject(_new("name", lambda world: world.scheduled())),
+    "pipelines.pause": Subject(_new("name", scheduled)),
     "pipelines.schedules": Subject(_scheduled),
     "pipelines.backfill": Subject(
         _always(name="counting", since=BEGIN.isoformat(),
                 until=(BEGIN + timedelta(days=2)).isoformat())
     ),
     "pipelines.backfills": Subject(
-        lambda world: {"pipeline": "counting", "limit": 1 if world.backfill() else 2}
+        lambda world: {"pipeline": "counting", "limit": 1 if backfill(world) else 2}
     ),
     "pipelines.resume_backfill": Subject(
-        _new("backfill", lambda world: world.backfill(cancelled=True))
+        _new("backfill", lambda world: backfill(world, cancelled=True))
     ),
-    "pipelines.cancel_backfill": Subject(_new("backfill", lambda world: world.backfill())),
+    "pipelines.cancel_backfill": Subject(_new("backfill", backfill)),
     "models.register": Subject(_registration),
     "models.bring": Subject(_bringing),
     "models.quantize": Subject(_always(**VERSION)),
@@ -384,14 +393,14 @@ SUBJECTS: Mapping[str, Subject] = {
     "incidents.note": Subject(_new("id", lambda world: world.incident(), text="Looking at it.")),
     "incidents.resolve": Subject(_new("id", lambda world: world.incident(), resolution="Mended.")),
     "webhooks.add": Subject(
-        lambda world: {"name": world.new("program"), "url": world.receiver(),
+        lambda world: {"name": world.new("program"), "url": receiver(),
                        "topics": ["gates.failed"]}
     ),
-    "webhooks.replace_secret": Subject(_new("name", lambda world: world.webhook())),
-    "webhooks.remove": Subject(_new("name", lambda world: world.webhook())),
-    "webhooks.test": Subject(_new("name", lambda world: world.webhook())),
+    "webhooks.replace_secret": Subject(_new("name", webhook)),
+    "webhooks.remove": Subject(_new("name", webhook)),
+    "webhooks.test": Subject(_new("name", webhook)),
     "webhooks.deliveries": Subject(_always(limit=3)),
-    "webhooks.resend": Subject(_new("delivery", lambda world: world.delivery())),
+    "webhooks.resend": Subject(_new("delivery", delivery)),
     "assets.search": Subject(_always(text="late", kind="endpoint")),
     "assets.get": Subject(_always(kind="endpoint", key="late")),
     "assets.history": Subject(_always(kind="model_version", key="late/1")),
@@ -473,7 +482,7 @@ SUBJECTS: Mapping[str, Subject] = {
         lambda world: {"name": world.new("program"), "steps": ["plan", "gate"]}
     ),
     "ci.propose": Subject(
-        lambda world: {"name": world.judged_model(), "reason": "Its gates passed."}
+        lambda world: {"name": judged_model(world), "reason": "Its gates passed."}
     ),
     "policy.plan": Subject(lambda world: {"documents": [_policy(world)]}, frozenset({"fingerprint",
         "digest", "name"})),

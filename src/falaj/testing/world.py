@@ -25,7 +25,6 @@ from falaj.kernel.door import LocalDoor, face
 from falaj.kernel.jobs import Worker
 from falaj.kernel.settings import Settings
 from falaj.operations.model import Severity
-from falaj.training.pipelines.graph import record_run
 
 if TYPE_CHECKING:
     from starlette.testclient import TestClient
@@ -285,20 +284,6 @@ class World:
             registry.register(call, name, run=self.facts["run"], bundle=bundle)
         return name
 
-    def judged_model(self) -> str:
-        """The name of a new model with one version, whose gates have passed."""
-        registry, name = self.premises.registry, self.copied_model()
-        (late,) = [one for one in definitions() if (one.kind, one.name) == ("model", "late")]
-        with self.call() as call:
-            self.premises.definitions.apply(call, [{**late.document(), "name": name}])
-            report = registry.report(call.connection, "late", 1)
-            policy = registry.policy(call.connection, name)
-            registry.keep_report(
-                call, registry.version(call.connection, name, 1), champion=None,
-                policy_fingerprint=policy.fingerprint, results=report.results if report else [],
-            )  # fmt: skip
-        return name
-
     def lone_model(self) -> str:
         """The name of a new model with one version, whose bundle no other version has."""
         from falaj.models.bundles import ADDED
@@ -402,59 +387,6 @@ class World:
         """The id of a run that has not ended."""
         with self.call() as call:
             return self.premises.runs.start(call, experiment="by-hand", params={}, tags={}).id
-
-    def pipeline_run(self, *, cancelled: bool = False) -> str:
-        """The id of a new run of a pipeline that waits, or was cancelled."""
-        pipelines = self.premises.pipelines
-        with self.call() as call:
-            run = pipelines.runs.begin(call, "counting", {})
-            record_run(call, self.premises.catalog, run)
-            if cancelled:
-                pipelines.runs.cancel(call, run.id)
-        return run.id
-
-    def backfill(self, *, cancelled: bool = False) -> str:
-        """The id of a new back-fill of two days, or of one that was cancelled."""
-        found = self.premises.pipelines.backfills
-        with self.call() as call:
-            pipeline = self.premises.pipelines.runs.pipeline(call.connection, "counting")
-            made = found.begin(
-                call, pipeline, BEGIN, BEGIN + timedelta(days=2),
-                every=timedelta(days=1), parallel=1, parameters={},
-            )  # fmt: skip
-            if cancelled:
-                found.cancel(call, made.id)
-        return made.id
-
-    def scheduled(self) -> str:
-        """The name of a pipeline that is scheduled."""
-        with self.call() as call:
-            pipeline = self.premises.pipelines.runs.pipeline(call.connection, "counting")
-            self.premises.pipelines.schedules.begin(call, pipeline)
-        return pipeline.name
-
-    @staticmethod
-    def receiver() -> str:
-        """An address to which webhooks may lead; nothing is ever sent there."""
-        return "https://192.0.0.9/falaj"  # of the few public ones that belong to nobody
-
-    def webhook(self) -> str:
-        """The name of a new webhook."""
-        from falaj.operations.webhooks_model import Topic
-        from falaj.wiring.webhookparts import webhooks
-
-        name = self.new("program")
-        with self.call() as call:
-            webhooks(self.premises).add(call, name, self.receiver(), [Topic.GATES_FAILED])
-        return name
-
-    def delivery(self) -> str:
-        """The id of a new delivery that waits."""
-        from falaj.wiring.webhookparts import webhooks
-
-        name = self.webhook()
-        with self.call() as call:
-            return webhooks(self.premises).test(call, name).id
 
     def waiting_job(self) -> str:
         """The id of a job that waits."""

@@ -362,3 +362,24 @@ endless = Pipeline.of("endless", forever)
     assert house.platform.pipelines.get(run.id).state == "cancelled"
     with pytest.raises(Conflict):
         house.platform.pipelines.cancel(run.id)
+
+
+def test_values_that_no_run_has_needed_for_long_are_forgotten_and_made_again(house):
+    from datetime import timedelta
+
+    from falaj.training.pipelines.forgetting import Forgetting
+    from falaj.wiring.pipelineparts import pipeline_blobs
+
+    name = house.declare(SIMPLE.replace("NAME", "old").replace("LIMIT = 15", "LIMIT = 16"))
+    run = house.run(name, weight=11)
+    blobs = pipeline_blobs(house.made)
+    digests = {one.outputs[""].digest for one in run.steps}
+    kept = Forgetting(house.made.calls, lambda: blobs, timedelta(days=1))
+    assert kept.run_once() == 0
+    assert digests <= set(blobs.digests())
+    gone = Forgetting(house.made.calls, lambda: blobs, timedelta(seconds=-5))
+    assert gone.run_once() > 0
+    assert not digests & set(blobs.digests())
+    again = house.run(name, weight=11)
+    assert [one.from_run for one in again.steps] == [None, None]
+    assert house.platform.pipelines.read(again.id, "count") == {"n": 11}
