@@ -9,8 +9,9 @@ from pydantic import Field, SecretStr
 from falaj.kernel.actions import Service, action
 from falaj.kernel.errors import NotFound
 from falaj.models.cikeys import ROLES, CiStep, DeployKey, rights_of
-from falaj.models.model import Name, Stage
+from falaj.models.model import Stage
 from falaj.operations.model import Change
+from falaj.training.model import Name
 from falaj.trust.model import AccountName
 
 if TYPE_CHECKING:
