@@ -156,7 +156,8 @@ def _options(
 def _invoke(context: typer.Context, action: Action, arguments: dict[str, Any], wait: bool) -> None:
     session: Session = context.obj
     answer = session.call(action, arguments)
-    session.show(session.wait(answer).result if wait else answer)
+    followed = getattr(answer, "followed_job", answer)
+    session.show(session.wait(followed).result if wait else answer)
     if getattr(answer, "sound", True) is False:
         raise typer.Exit(1)  # so that a CI job notices an audit log that is not whole
 

@@ -462,6 +462,11 @@ class PipelineRun(BaseModel):
     error: dict[str, Any] | None = None
     steps: list[StepRecord] = []
 
+    @property
+    def followed_job(self) -> str:
+        """The job that tells how far it is."""
+        return self.job
+
 
 class Schedule(BaseModel):
     """Whether a pipeline's triggers start runs, and as whom."""
