@@ -39,16 +39,23 @@ from falaj.ingest.model import (
 )
 from falaj.lake.masks import How, Mask
 from falaj.lake.readrules import ReadRule, Whom
-from falaj.models.model import (
+from falaj.models.gating.rules import (
+    CalibrationRule,
+    CardRule,
     ChampionRule,
+    ExplainabilityRule,
+    FairnessRule,
+    InputsRule,
     LatencyRule,
     LeakageRule,
+    MemoryRule,
     MetricRule,
-    ModelPolicy,
     ParentRule,
+    RobustnessRule,
     SliceRule,
     SupplyChainRule,
 )
+from falaj.models.model import ModelPolicy
 from falaj.monitoring.model import DriftLimits, Labels, Monitor, PerformanceLimits
 from falaj.serving.model import Combination, Composition, Endpoint, Limits, Member
 from falaj.training.pipelines.model import (
@@ -66,6 +73,8 @@ from falaj.training.pipelines.model import (
 __all__ = [
     "Aggregate",
     "Between",
+    "CalibrationRule",
+    "CardRule",
     "ChampionRule",
     "Classification",
     "Combination",
@@ -76,7 +85,9 @@ __all__ = [
     "DriftLimits",
     "Endpoint",
     "Entity",
+    "ExplainabilityRule",
     "Expression",
+    "FairnessRule",
     "Feature",
     "FeatureService",
     "FeatureView",
@@ -90,6 +101,7 @@ __all__ = [
     "FromTable",
     "How",
     "InSet",
+    "InputsRule",
     "Labels",
     "LatencyRule",
     "LeakageRule",
@@ -97,6 +109,7 @@ __all__ = [
     "Mask",
     "Matches",
     "Member",
+    "MemoryRule",
     "MetricRule",
     "Mode",
     "ModelPolicy",
@@ -110,6 +123,7 @@ __all__ = [
     "Pipeline",
     "Policy",
     "ReadRule",
+    "RobustnessRule",
     "RowCount",
     "Severity",
     "SliceRule",

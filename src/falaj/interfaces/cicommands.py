@@ -18,22 +18,6 @@ def add_ci_commands(group: typer.Typer) -> None:
     _add_init(group)
     _add_checks(group)
 
-    @group.command("gates")
-    def gates(
-        context: typer.Context,
-        model: Annotated[str, typer.Argument(help="The model.")],
-        version: Annotated[int | None, typer.Option(help="The latest if left out.")] = None,
-    ) -> None:
-        """Run the gates of a version and wait; exit code 1 if one has failed."""
-        session: Session = context.obj
-        models = session.platform.models
-        number = models.versions(model)[0].version if version is None else version
-        session.wait(models.gates(model, number))
-        report = models.gate_report(model, number)
-        session.show(report)
-        if not report.passed:
-            raise typer.Exit(1)
-
 
 def _add_init(group: typer.Typer) -> None:
     @group.command("init")

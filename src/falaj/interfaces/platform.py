@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from falaj.interfaces.doorway import Doorway
+from falaj.interfaces.sdk import Training
 from falaj.kernel.door import LocalDoor, face
 from falaj.kernel.errors import FalajError, InvalidInput, StepUpRequired, Unauthenticated
 from falaj.kernel.jobs import Job, JobCancelled, JobState
@@ -40,10 +41,14 @@ if TYPE_CHECKING:
     from falaj.operations.service import AlertService, ChangeService, IncidentService
     from falaj.operations.webhooks_service import WebhookService
     from falaj.serving.service import EndpointService
+    from falaj.training.costs.service import CostService
     from falaj.training.frames import TrainingFrame
+    from falaj.training.loggedmodel_service import LoggedModelService
     from falaj.training.model import TimeSplit
     from falaj.training.pipelines.service import PipelineService
-    from falaj.training.service import RunService, TrainingService
+    from falaj.training.service import RunService
+    from falaj.training.tracking.service import ExperimentService
+    from falaj.training.tuning.service import StudyService
     from falaj.trust.audit_service import Audit
     from falaj.trust.certificates_service import CertificateService
     from falaj.trust.keys_service import Keys
@@ -88,8 +93,12 @@ class Platform:
     tables: TableService
     definitions: DefinitionService
     features: Features
-    training: TrainingService
+    training: Training
     runs: RunService
+    loggedmodels: LoggedModelService
+    experiments: ExperimentService
+    studies: StudyService
+    costs: CostService
     pipelines: PipelineService
     models: ModelService
     endpoints: EndpointService
@@ -139,6 +148,7 @@ class Platform:
         self._helper: threading.Thread | None = None
         for name, service in service_classes().items():
             setattr(self, name, face(service, self._doorway))
+        self.training = Training(self.training, self.runs, self.studies)
 
     @property
     def door(self) -> Door:
@@ -282,11 +292,14 @@ class Platform:
             self._helper.start()
 
     def close(self) -> None:
-        """Stop what works here and give files and connections back."""
-        self._stopped.set()
-        if self._helper is not None:
-            self._helper.join()
-        self._close()
+        """End the runs of this process, stop what works here, give files and connections back."""
+        try:
+            self.training.close()
+        finally:
+            self._stopped.set()
+            if self._helper is not None:
+                self._helper.join()
+            self._close()
 
     def __enter__(self) -> Self:
         return self

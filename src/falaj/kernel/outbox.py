@@ -23,7 +23,9 @@ from sqlalchemy import (
 from sqlalchemy.engine import Connection
 
 from falaj.kernel.call import Event
+from falaj.kernel.clock import microseconds
 from falaj.kernel.database import Database, Instant, Json, metadata
+from falaj.kernel.statements import Statement, json_text
 
 outbox_events = Table(
     "outbox_events",
@@ -43,6 +45,7 @@ outbox_places = Table(
     Column("subscriber", String(100), primary_key=True),
     Column("seq", BigInteger, nullable=False),
 )
+_APPEND = Statement("INSERT INTO outbox_events (id, type, at, payload) VALUES (?, ?, ?, ?)")
 
 
 class Outbox:
@@ -50,19 +53,13 @@ class Outbox:
 
     def append(self, connection: Connection, events: Sequence[Event]) -> None:
         """Write events; they become visible with the commit."""
-        if events:
-            connection.execute(
-                insert(outbox_events),
-                [
-                    {
-                        "id": event.id,
-                        "type": event.type,
-                        "at": event.at,
-                        "payload": dict(event.payload),
-                    }
-                    for event in events
-                ],
-            )
+        _APPEND.many(
+            connection,
+            [
+                (event.id, event.type, microseconds(event.at), json_text(event.payload))
+                for event in events
+            ],
+        )
 
 
 class Subscription:

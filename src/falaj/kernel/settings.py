@@ -31,6 +31,7 @@ from pydantic_settings import (
 
 from falaj.kernel import postgres_tls
 from falaj.kernel.errors import Forbidden, InvalidInput
+from falaj.kernel.settings_artifacts import ArtifactSettings
 from falaj.kernel.settings_audit import AuditSettings
 from falaj.kernel.settings_certificates import CertificateSettings
 from falaj.kernel.settings_ci import CiSettings
@@ -41,7 +42,9 @@ from falaj.kernel.settings_people import OutgoingSettings, SignInSettings
 from falaj.kernel.settings_pipelines import PipelineSettings
 from falaj.kernel.settings_privacy import PrivacySettings
 from falaj.kernel.settings_provisioning import ProvisioningSettings
+from falaj.kernel.settings_queue import QueueSettings
 from falaj.kernel.settings_supply import SupplyChainSettings
+from falaj.kernel.settings_trainers import TrainerSettings
 from falaj.kernel.settings_webhooks import WebhookSettings
 
 SETTINGS_FILE = "falaj.toml"
@@ -238,6 +241,9 @@ class Settings(BaseSettings):
     privacy: PrivacySettings = PrivacySettings()
     provisioning: ProvisioningSettings = ProvisioningSettings()
     ci: CiSettings = CiSettings()
+    artifacts: ArtifactSettings = ArtifactSettings()
+    trainers: TrainerSettings = TrainerSettings()
+    queue: QueueSettings = QueueSettings()
     pipelines: PipelineSettings = PipelineSettings()
     webhooks: WebhookSettings = WebhookSettings()
     traces: str = ""

@@ -284,6 +284,15 @@ class World:
             registry.register(call, name, run=self.facts["run"], bundle=bundle)
         return name
 
+    def aliased_model(self) -> str:
+        """The name of a new model whose only version has the alias ``blue``."""
+        from falaj.wiring.registryparts import registry_parts
+
+        name = self.copied_model()
+        with self.call() as call:
+            registry_parts(self.premises).aliases.set(call, name, "blue", 1)
+        return name
+
     def lone_model(self) -> str:
         """The name of a new model with one version, whose bundle no other version has."""
         from falaj.models.bundles import ADDED
@@ -392,6 +401,19 @@ class World:
         """The id of a job that waits."""
         with self.call() as call:
             return self.premises.jobs.submit(call, "sources.load", {}).id
+
+    def spot_job(self) -> str:
+        """The id of a job that runs on spot resources."""
+        from falaj.kernel.fairqueue import Claim
+        from falaj.kernel.resources import Resources
+
+        jobs, kind = self.premises.jobs, self.new("test.spot")
+        claim = Claim(team="everyone", resources=Resources(spot=True))
+        with self.call() as call:
+            jobs.submit(call, kind, {}, claim=claim)
+            taken = jobs.take(call.connection, "somebody", [kind])
+        assert taken is not None  # noqa: S101 - it was submitted a line above
+        return taken.id
 
     def old_key(self) -> str:
         """The id of a version of the wrapping key that is no longer the active one."""

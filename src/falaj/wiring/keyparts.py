@@ -37,6 +37,7 @@ def rewrappables(made: Premises) -> Sequence[Rewrappable]:
         SealedColumns(made.database, made.keys, secrets),
         sealed_segments(made.spool_folder, made.keys),
         made.blobs,
+        made.streams,
         pipeline_blobs(made),
         made.subject_keys,
     ]

@@ -16,11 +16,14 @@ from falaj.kernel.outbox import Subscription
 from falaj.kernel.telemetry import logger
 from falaj.trust.audit_checkpoints import Checkpointer
 from falaj.wiring import webhookparts
+from falaj.wiring.artifactparts import artifact_chores
 from falaj.wiring.auditparts import retention
+from falaj.wiring.computeparts import queue_chores
 from falaj.wiring.keyparts import EVERY_USES, key_jobs, uses_told
-from falaj.wiring.liveparts import prediction_drain
+from falaj.wiring.liveparts import kept_sketches, prediction_drain
 from falaj.wiring.pipelineparts import chores as pipeline_chores
 from falaj.wiring.seldom import Seldom
+from falaj.wiring.trainingparts import reproduce_job, train_job
 from falaj.wiring.watching import parity_checks, statistics
 
 if TYPE_CHECKING:
@@ -41,8 +44,9 @@ def handlers(made: Premises) -> Mapping[str, Handler]:
     from falaj.ingest.service import LOAD
     from falaj.models.model import BRING_JOB, GATES_JOB, QUANTIZE_JOB
     from falaj.serving.batchmodel import SCORE_JOB
-    from falaj.training.model import PREPARE_JOB, RECREATE_JOB, TRAIN_JOB
+    from falaj.training.model import PREPARE_JOB, RECREATE_JOB, REPRODUCE_JOB, TRAIN_JOB
     from falaj.training.pipelines.model import RUN_JOB
+    from falaj.training.tuning.model import TUNE_JOB
 
     makers: dict[str, Callable[[], Handler]] = {
         LOAD: lambda: _with_statistics(made, made.loading),
@@ -50,11 +54,13 @@ def handlers(made: Premises) -> Mapping[str, Handler]:
         FORGET: lambda: _forgetting(made),
         PREPARE_JOB: lambda: _preparation(made),
         RECREATE_JOB: lambda: _recreation(made),
-        TRAIN_JOB: lambda: _training(made),
+        TRAIN_JOB: lambda: train_job(made),
+        REPRODUCE_JOB: lambda: reproduce_job(made),
         GATES_JOB: lambda: _gates(made),
         BRING_JOB: lambda: _bringing(made),
         QUANTIZE_JOB: lambda: _quantizing(made),
         SCORE_JOB: lambda: _scoring(made),
+        TUNE_JOB: lambda: _tuning(made),
         RUN_JOB: made.pipelines.handler,
         **key_jobs(made),
     }
@@ -113,32 +119,21 @@ def _recreation(made: Premises) -> Handler:
     return RecreateJob(made.calls, made.training_sets)
 
 
-def _training(made: Premises) -> Handler:
-    from falaj.models.adapters.onnx_lightgbm import LightGbmToOnnx
-    from falaj.models.adapters.scoring_onnxruntime import OnnxScorers
-    from falaj.models.packaging import ModelPackaging
-    from falaj.training.adapters.trainer_lightgbm import LightGbmTrainer
-    from falaj.training.train import TrainJob
-
-    return TrainJob(
-        calls=made.calls,
-        training_sets=made.training_sets,
-        runs=made.runs,
-        trainers={"lightgbm": LightGbmTrainer()},
-        packaging=ModelPackaging(LightGbmToOnnx(), OnnxScorers(), made.bundles, made.registry),
-        blobs=made.blobs,
-    )
-
-
 def _gates(made: Premises) -> Handler:
     from falaj.models.gate_job import GateJob
     from falaj.models.gates import Gates
     from falaj.serving.scorers import RuntimeScorers
     from falaj.wiring.servingparts import runtimes
     from falaj.wiring.supplyparts import advisories
+    from falaj.wiring.weighing import FreshProcess
 
-    gates = Gates(made.bundles, RuntimeScorers(runtimes(made)), advisories(made))
-    return GateJob(made.calls, made.registry, gates, made.training_sets)
+    gates = Gates(
+        made.bundles,
+        RuntimeScorers(runtimes(made)),
+        advisories(made),
+        FreshProcess(pickles=made.settings.supply_chain.pickles),
+    )
+    return GateJob(made.calls, made.registry, gates, made.training_sets, made.catalog)
 
 
 def _bringing(made: Premises) -> Handler:
@@ -177,6 +172,12 @@ def _scoring(made: Premises) -> Handler:
     from falaj.wiring.scoring import scoring
 
     return scoring(made)
+
+
+def _tuning(made: Premises) -> Handler:
+    from falaj.wiring.tuningparts import tuning
+
+    return tuning(made)
 
 
 def stream_worker(made: Premises) -> StreamWorker:
@@ -285,9 +286,11 @@ class Chores:
             "scaling decisions": lambda: bring_in(scalings, made.calls),
             "feature statistics": Seldom(lambda: statistics(made).update_all(), every_seconds=60.0),
             "expired tiles": Seldom(tiles_let_go, every_seconds=3600.0),
+            "old sketches": Seldom(kept_sketches(made).roll_up, every_seconds=600.0),
             "lake compaction": Seldom(made.lake.compact, every_seconds=3600.0),
         }
-        self._chores |= _as_settings_say(made) | pipeline_chores(made)
+        self._chores |= _as_settings_say(made) | artifact_chores(made) | queue_chores(made)
+        self._chores |= pipeline_chores(made)
 
     def run_once(self) -> None:
         """Each chore once; what fails is logged and tried again next time."""

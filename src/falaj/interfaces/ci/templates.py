@@ -183,7 +183,7 @@ pipeline {
   }
 }
 """
-GATES = "falaj ci gates <model>"
+GATES = "falaj gate run <model>"
 """What runs the gates in a job; a gate that fails ends it."""
 
 

@@ -8,7 +8,7 @@ from alembic import op
 from falaj.kernel.database import Instant, Json
 
 revision = "0020"
-down_revision = "0013"
+down_revision = "0018"
 branch_labels = None
 depends_on = None
 

@@ -1,0 +1,240 @@
+"""Tuning jobs of the platform's trainers, on a compute."""
+
+import itertools
+import os
+import signal
+import threading
+from datetime import timedelta
+
+import pytest
+
+from falaj.kernel.adapters.compute_local import LocalCompute
+from falaj.kernel.jobs import Jobs, JobState, Worker
+from falaj.testing.world import World, door_of
+from falaj.training.adapters.trainer_lightgbm import LightGbmTrainer
+from falaj.training.model import RunState
+from falaj.training.tuning.bench import TrialBench
+from falaj.training.tuning.model import TUNE_JOB, TrialState
+from falaj.training.tuning.studies import Studies
+from falaj.wiring import tuningparts
+
+_NAMES = itertools.count()
+SPACE = {
+    "num_leaves": {"kind": "int", "low": 4, "high": 31, "log": True},
+    "learning_rate": {"kind": "float", "low": 0.02, "high": 0.3, "log": True},
+}
+
+
+class PowerCut(BaseException):
+    """The worker is gone: nothing is told, nothing is cleaned up."""
+
+
+class Here:
+    """A ``Compute`` that runs tasks in this process, on stores that are open in it."""
+
+    n_slots = 1
+
+    def __init__(self, bench, *, before=lambda _n: None):
+        self._bench = bench
+        self._before = before
+        self.items = []
+
+    def ordered(self, task, items):
+        for item in items:
+            self._before(len(self.items))
+            self.items.append(item)
+            tuningparts._OPENED.setdefault(item["bench"], self._bench)
+            yield task(item)
+
+    def close(self):
+        """Nothing was opened."""
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    with World.made(tmp_path_factory.mktemp("world")) as made:
+        yield made
+        made.close()
+
+
+@pytest.fixture(scope="module")
+def bench(world):
+    sets = world.premises.training_sets
+    with world.premises.database.reading() as connection:
+        made = sets.get(connection, world.facts["training_set"])
+    return TrialBench(sets, made, made.features, LightGbmTrainer())
+
+
+@pytest.fixture
+def asked(world):
+    """Makes a request for tuning on the world's training set."""
+
+    def made(**more):
+        training = {
+            "model": world.new("model"), "training_set": world.facts["training_set"],
+            "params": {"n_trees": 12, "num_threads": 1},
+        }  # fmt: skip
+        return {
+            "study": f"tuned-{next(_NAMES)}", "training": training, "space": SPACE,
+            "n_trials": 5, "train_best": False, **more,
+        }  # fmt: skip
+
+    return made
+
+
+def submitted(world, request):
+    made = world.premises
+    action = made.backend.services.actions["training.tune"]
+    return door_of(world, world.caller()).call(action, {"request": request}).id
+
+
+def run(world, compute, *, jobs=None, name="tuner"):
+    handlers = {TUNE_JOB: tuningparts.tuning(world.premises, compute=lambda: compute)}
+    assert Worker(jobs or world.premises.jobs, handlers, name=name).run_one()
+
+
+def ended(world, job):
+    with world.premises.database.reading() as connection:
+        return world.premises.jobs.get(connection, job)
+
+
+def trials_of(world, job):
+    with world.premises.database.reading() as connection:
+        return Studies(world.premises.runs).trials(connection, ended(world, job).result["study"])
+
+
+def test_the_best_parameters_are_found_and_a_version_is_trained_with_them(world, bench, asked):
+    request = asked(metrics=["auc"], directions=["maximize"], train_best=True)
+    job = submitted(world, request)
+    run(world, Here(bench))
+    done = ended(world, job)
+    assert done.state is JobState.DONE, done.error
+    (best,) = done.result["best_trials"]
+    trials = trials_of(world, job)
+    assert best["values"][0] == max(trial.values[0] for trial in trials)
+    params = {"n_trees": 12, "num_threads": 1, **best["params"]}
+    assert bench.measured(params, 7, ["auc"]) == {"auc": best["values"][0]}
+    training = ended(world, done.result["job"])
+    assert training.arguments["params"] == params
+    assert training.arguments["training_set"] == world.facts["training_set"]
+    with world.premises.database.reading() as connection:
+        parent = world.premises.runs.get(connection, done.result["study"])
+    assert parent.state is RunState.FINISHED
+    assert parent.tags["falaj.model"] == request["training"]["model"]
+
+
+def test_a_worker_that_was_lost_is_followed_by_one_that_does_the_same(world, bench, asked):
+    whole = submitted(world, asked())
+    run(world, Here(bench))
+
+    def cut(n):
+        if n == 3:
+            raise PowerCut
+
+    job = submitted(world, asked())
+    brief = Jobs(world.premises.database, world.premises.clock, lease=timedelta(seconds=0.5))
+    with pytest.raises(PowerCut):
+        run(world, Here(bench, before=cut), jobs=brief)
+    threading.Event().wait(0.7)  # the lease of the job ends
+    again = Here(bench)
+    run(world, again, jobs=brief, name="another")
+    assert ended(world, job).state is JobState.DONE, ended(world, job).error
+    assert len(again.items) == 2  # the three that had ended are not tried again
+    same = [(trial.params, trial.values) for trial in trials_of(world, whole)]
+    assert [(trial.params, trial.values) for trial in trials_of(world, job)] == same
+    assert [trial.attempt for trial in trials_of(world, job)] == [1, 1, 1, 2, 1]
+
+
+def test_trials_are_pruned_between_the_rungs_of_the_budget(world, bench, asked):
+    request = asked(
+        n_trials=10,
+        budget={"first": 2, "most": 18},
+        pruner={"kind": "hyperband", "min_resource": 2, "max_resource": 18},
+    )
+    job = submitted(world, request)
+    compute = Here(bench)
+    run(world, compute)
+    trials = trials_of(world, job)
+    assert {trial.state for trial in trials} == {TrialState.COMPLETE, TrialState.PRUNED}
+    assert len(compute.items) == sum(len(trial.intermediate) for trial in trials)
+    assert [item["params"]["n_trees"] for item in compute.items[:3]] == [2, 6, 18]
+
+
+def test_constraints_of_size_and_fairness_rule_out_trials(world, bench, asked):
+    free = submitted(world, asked())
+    run(world, Here(bench))
+    sizes = [bench.measured({"n_trees": 12, "num_threads": 1, **trial.params}, 7, ["size_bytes"])
+             ["size_bytes"] for trial in trials_of(world, free)]  # fmt: skip
+    limit = sorted(sizes)[1]
+    request = asked(at_most={"size_bytes": limit, "parity/carrier": 1.0})
+    job = submitted(world, request)
+    run(world, Here(bench))
+    (best,) = ended(world, job).result["best_trials"]
+    found = next(trial for trial in trials_of(world, job) if trial.number == best["number"])
+    assert found.constraints["size_bytes"] <= 0
+    assert -1 <= found.constraints["parity/carrier"] <= 0
+    impossible = submitted(world, asked(at_most={"size_bytes": 1.0}))
+    run(world, Here(bench))
+    assert "keeps its constraints" in ended(world, impossible).error["message"]
+
+
+def test_what_is_wrong_with_every_trial_is_told(world, bench, asked):
+    for more, told in (
+        ({"metrics": ["beauty"]}, "no metric 'beauty'"),
+        ({"space": {"leaves": {"kind": "int", "low": 1, "high": 2}}}, "no parameter 'leaves'"),
+        ({"at_most": {"parity/weather": 1}}, "no column 'weather'"),
+    ):
+        job = submitted(world, asked(n_trials=2, **more))
+        run(world, Here(bench))
+        assert ended(world, job).state is JobState.FAILED
+        assert told in ended(world, job).error["message"]
+
+
+def test_a_job_that_is_cancelled_ends_its_study_as_killed(world, bench, asked):
+    request = asked()
+    job = submitted(world, request)
+
+    def cancel(n):
+        if n == 2:
+            with world.premises.database.transaction() as connection:
+                world.premises.jobs.cancel(connection, job)
+
+    run(world, Here(bench, before=cancel))
+    assert ended(world, job).state is JobState.CANCELLED
+    with world.premises.database.reading() as connection:
+        (study,) = Studies(world.premises.runs).listed(connection, name=request["study"])
+        assert world.premises.runs.get(connection, study.run).state is RunState.KILLED
+    assert study.tuner is None
+
+
+def test_the_name_of_another_study_is_refused(world, bench, asked):
+    request = asked(n_trials=1)
+    submitted(world, request)
+    run(world, Here(bench))
+    job = submitted(world, request)
+    run(world, Here(bench))
+    assert "already" in ended(world, job).error["message"]
+
+
+@pytest.mark.nightly
+def test_trials_run_in_processes_of_which_one_is_killed(world, asked):
+    compute = LocalCompute(2)
+    stopped = threading.Event()
+
+    def kill_one():
+        while not stopped.wait(0.2):
+            for pid in compute.pids()[:1]:
+                os.kill(pid, signal.SIGKILL)
+                return
+
+    killer = threading.Thread(target=kill_one)
+    killer.start()
+    try:
+        job = submitted(world, asked(n_trials=6))
+        run(world, compute)
+    finally:
+        stopped.set()
+        killer.join()
+    trials = trials_of(world, job)
+    assert [trial.number for trial in trials] == list(range(6))
+    assert {trial.state for trial in trials} == {TrialState.COMPLETE}
