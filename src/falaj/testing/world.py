@@ -25,7 +25,6 @@ from falaj.kernel.door import LocalDoor, face
 from falaj.kernel.jobs import Worker
 from falaj.kernel.settings import Settings
 from falaj.operations.model import Severity
-from falaj.training.pipelines.graph import record_run
 
 if TYPE_CHECKING:
     from starlette.testclient import TestClient
@@ -372,36 +371,6 @@ class World:
         """The id of a run that has not ended."""
         with self.call() as call:
             return self.premises.runs.start(call, experiment="by-hand", params={}, tags={}).id
-
-    def pipeline_run(self, *, cancelled: bool = False) -> str:
-        """The id of a new run of a pipeline that waits, or was cancelled."""
-        pipelines = self.premises.pipelines
-        with self.call() as call:
-            run = pipelines.runs.begin(call, "counting", {})
-            record_run(call, self.premises.catalog, run)
-            if cancelled:
-                pipelines.runs.cancel(call, run.id)
-        return run.id
-
-    def backfill(self, *, cancelled: bool = False) -> str:
-        """The id of a new back-fill of two days, or of one that was cancelled."""
-        found = self.premises.pipelines.backfills
-        with self.call() as call:
-            pipeline = self.premises.pipelines.runs.pipeline(call.connection, "counting")
-            made = found.begin(
-                call, pipeline, BEGIN, BEGIN + timedelta(days=2),
-                every=timedelta(days=1), parallel=1, parameters={},
-            )  # fmt: skip
-            if cancelled:
-                found.cancel(call, made.id)
-        return made.id
-
-    def scheduled(self) -> str:
-        """The name of a pipeline that is scheduled."""
-        with self.call() as call:
-            pipeline = self.premises.pipelines.runs.pipeline(call.connection, "counting")
-            self.premises.pipelines.schedules.begin(call, pipeline)
-        return pipeline.name
 
     def waiting_job(self) -> str:
         """The id of a job that waits."""

@@ -15,6 +15,7 @@ from falaj.kernel.jobs import Handler, JobRun, Worker
 from falaj.kernel.outbox import Subscription
 from falaj.kernel.telemetry import logger
 from falaj.trust.audit_checkpoints import Checkpointer
+from falaj.wiring import webhookparts
 from falaj.wiring.artifactparts import artifact_chores
 from falaj.wiring.auditparts import retention
 from falaj.wiring.computeparts import queue_chores
@@ -208,7 +209,11 @@ def work_on_jobs(made: Premises, stopped: threading.Event) -> None:
 
 def work_until(made: Premises, stopped: threading.Event) -> None:
     """Run jobs, streams and chores side by side until ``stopped`` is set."""
-    beside = {"chores": Chores(made).run_until, "streams": stream_worker(made).run_until}
+    beside = {
+        "chores": Chores(made).run_until,
+        "streams": stream_worker(made).run_until,
+        "webhooks": webhookparts.sender(made).run_until,
+    }
     threads = [
         threading.Thread(target=run, args=(stopped,), name=name) for name, run in beside.items()
     ]
@@ -277,6 +282,7 @@ class Chores:
             "routing table": Seldom(routed, every_seconds=5.0),
             "audit checkpoint": checkpointer.run_once,
             "notifications": news.deliver,
+            "webhooks": webhookparts.events(made).deliver,
             "uses of keys": Seldom(lambda: uses_told(made), every_seconds=EVERY_USES),
             "prediction log": prediction_drain(made).run_once,
             "unlogged predictions": Seldom(alarm.run_once, every_seconds=10.0),
