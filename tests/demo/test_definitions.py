@@ -22,7 +22,7 @@ from falaj.features.plan import ServicePlan
 from falaj.features.store import FeatureStore
 from falaj.interfaces.declarations import declared
 from falaj.kernel.clock import SystemClock
-from falaj.models.leakage import feature_power
+from falaj.models.gating.leakagesigns import feature_power
 from falaj.testing.features import FixedSecrets, GivenDefinitions, MemoryLake
 from falaj.training.encoding import learned
 from falaj.training.metrics import auc

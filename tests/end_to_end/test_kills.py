@@ -214,7 +214,7 @@ def test_approvals_happen_once_though_the_control_plane_is_killed(versioned):
     assert not errors
     assert len(done) == len(stages)
     with besieged.platform() as engineer:
-        moves = engineer.models.history("late")
+        moves = engineer.models.history("late").moves
         changes = engineer.changes.list()
         assert engineer.models.get("late", found.version).stage == "production"
     assert [move.change for move in reversed(moves)][-len(done) :] == done

@@ -97,6 +97,21 @@ def test_a_drain_that_dies_after_the_commit_writes_nothing_twice(spool, drain, l
     assert not path.exists()
 
 
+def test_what_has_moved_is_told_by_name_and_told_again_if_the_drain_died_before_it_was_done(
+    spool, tmp_path, keys, lake
+):
+    told = []
+    again = Drain(tmp_path / "spool", keys, lake, spool.stream, moved=lambda *one: told.append(one))
+    spool.append(rows(1))
+    path = spool.flush()
+    kept = path.read_bytes()
+    again.run_once()
+    path.write_bytes(kept)
+    again.run_once()
+    assert [name for name, _ in told] == [f"spool/{spool.stream}/{path.stem}"] * 2
+    assert told[0][1].equals(told[1][1])
+
+
 def test_a_tampered_segment_is_set_aside_and_the_others_go_on(spool, drain, lake):
     spool.append(rows(1))
     bad = spool.flush()

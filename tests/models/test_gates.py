@@ -10,19 +10,20 @@ from falaj.kernel.clock import SystemClock
 from falaj.kernel.errors import InvalidInput
 from falaj.lake.adapters.blobs_local import LocalBlobs
 from falaj.lake.blobs import SealedBlobs
+from falaj.models.adapters.onnx_calibration import calibrated
 from falaj.models.adapters.onnx_lightgbm import LightGbmToOnnx
 from falaj.models.adapters.scoring_onnxruntime import OnnxScorers
 from falaj.models.bundles import Bundles
 from falaj.models.gates import Gates
-from falaj.models.model import (
+from falaj.models.gating.rules import (
+    CalibrationRule,
     ChampionRule,
     LatencyRule,
     LeakageRule,
     MetricRule,
-    ModelPolicy,
-    Outcome,
     SliceRule,
 )
+from falaj.models.model import ModelPolicy, Outcome
 from falaj.models.packaging import ConversionDiffers, ModelPackaging
 from falaj.training.adapters.trainer_lightgbm import LightGbmTrainer
 from falaj.training.encoding import learned
@@ -149,7 +150,9 @@ class Bench:
             folder / "ring", MachineSeal.create(folder / "seal"), clock=SystemClock()
         )
         self.bundles = Bundles(SealedBlobs(LocalBlobs(folder / "blobs"), keys), keys)
-        self.packaging = ModelPackaging(LightGbmToOnnx(), OnnxScorers(), self.bundles, None)
+        self.packaging = ModelPackaging(
+            {"lightgbm": LightGbmToOnnx()}, OnnxScorers(), self.bundles, None, calibrate=calibrated
+        )
         self.gates = Gates(self.bundles, OnnxScorers())
         self.made = {}
 
@@ -251,7 +254,9 @@ def test_calibration_size_and_latency_are_measured(bench):
     assert found["latency"].evidence["n_rows"] == 2000
     assert 0 < found["latency"].evidence["p50_ms"] <= found["latency"].evidence["p99_ms"]
     tight = policy(
-        calibration=0.0, largest_megabytes=0.001, latency=LatencyRule(p50_ms=1e-6, p99_ms=1e-6)
+        calibration=CalibrationRule(limit=0.0, require="surely_within"),
+        largest_megabytes=0.001,
+        latency=LatencyRule(p50_ms=1e-6, p99_ms=1e-6),
     )
     found = bench.results("honest", tight)
     assert {found[name].outcome for name in ("calibration", "size", "latency")} == {Outcome.FAILED}

@@ -55,7 +55,7 @@ def test_a_spine_becomes_an_approved_version_with_its_whole_lineage(world):
     changes.approve(change.id, reason="the evidence is good")
 
     assert models.get("late", 1).stage is Stage.PRODUCTION
-    (move,) = models.history("late")
+    (move,) = models.history("late").moves
     assert (move.asked_by, move.approved_by) == ("user:amina", "user:omar")
     assert (move.change, move.gate_report) == (change.id, report.id)
     assert models.list()[0].production == 1
@@ -139,9 +139,9 @@ def test_a_second_version_replaces_the_champion_only_when_compared_with_it(sqlit
     assert champion.evidence["n_rows"] > 100
     changes.approve(old.id, reason="compared now")
     assert [one.stage for one in models.versions("late")] == [Stage.PRODUCTION, Stage.ARCHIVED]
-    assert [move.replaced for move in models.history("late")] == [1, None]
-    before = models.history("late")[0].at.replace(microsecond=0)
-    assert len(models.history("late", at=before)) <= 1
+    assert [move.replaced for move in models.history("late").moves] == [1, None]
+    before = models.history("late").moves[0].at.replace(microsecond=0)
+    assert len(models.history("late", at=before).moves) <= 1
 
 
 def test_a_version_whose_bundle_was_tampered_with_cannot_be_promoted_or_pass(sqlite_world):
@@ -222,7 +222,9 @@ def test_the_run_of_a_training_job_carries_what_it_was_made_with(sqlite_world):
     with world.database.reading() as connection:
         pinned = world.sets.get(connection, run.training_set)
     assert run.snapshot == pinned.spine_snapshot
-    assert {one.path for one in run.artifacts} == {"model/fitted.json", "model/native.bin"}
+    assert {one.path for one in run.artifacts} == {
+        "model/fitted.json", "model/native.bin", "run/environment.txt", "run/request.json",
+    }  # fmt: skip
     native = next(one for one in run.artifacts if one.path == "model/native.bin")
     assert world.blobs.fetch(native.digest).startswith(b"tree")
     opened = world.bundles.open_bundle(made["bundle"])

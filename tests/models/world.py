@@ -6,6 +6,7 @@ A module of its own, so that a test's subprocess can assemble the same world and
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -23,13 +24,20 @@ from falaj.kernel.outbox import Outbox
 from falaj.lake.adapters.blobs_local import LocalBlobs
 from falaj.lake.adapters.lake_ducklake import DuckLake
 from falaj.lake.blobs import SealedBlobs
+from falaj.lake.streams import SealedStreams
 from falaj.models.adapters.int8_onnxruntime import Int8Quantizer
+from falaj.models.adapters.onnx_calibration import calibrated
 from falaj.models.adapters.onnx_lightgbm import LightGbmToOnnx
-from falaj.models.adapters.scoring_onnxruntime import OnnxScorers
-from falaj.models.brought import Bringing, BringJob
+from falaj.models.adapters.onnx_network import NetworkToOnnx
+from falaj.models.adapters.onnx_sklearn import SklearnToOnnx
+from falaj.models.adapters.onnx_xgboost import XgBoostToOnnx
+from falaj.models.aliases import ALIAS_CHANGE
+from falaj.models.brought import Bringing, BringJob, found
 from falaj.models.bundles import Bundles
+from falaj.models.cards import Cards
 from falaj.models.gate_job import GateJob
 from falaj.models.gates import Gates
+from falaj.models.gating.asking import GateAsking
 from falaj.models.model import (
     BRING_JOB,
     GATES_JOB,
@@ -41,33 +49,46 @@ from falaj.models.model import (
 from falaj.models.packaging import ModelPackaging
 from falaj.models.promotion import CHANGE_KIND, Promotions
 from falaj.models.quantized import QuantizeJob
+from falaj.models.registered import RegistryParts
 from falaj.models.registry import Registry
 from falaj.models.revocations import Revocations
 from falaj.models.service import ModelService
 from falaj.operations.changes import Changes
 from falaj.operations.service import ChangeService
+from falaj.serving.adapters import python_child
 from falaj.serving.adapters.runtime_lightgbm import LightGbmRuntime
 from falaj.serving.adapters.runtime_onnx import OnnxRuntime
 from falaj.serving.adapters.runtime_pickle import PickleRuntime
 from falaj.serving.adapters.runtime_python import PythonRuntime
+from falaj.serving.adapters.runtime_xgboost import XgBoostRuntime
+from falaj.serving.heldversions import HeldVersions
 from falaj.serving.scorers import RuntimeScorers
 from falaj.testing.calls import make_caller, make_door, opened_call
 from falaj.testing.fakes import MemoryAudit
 from falaj.testing.seeing import whole
+from falaj.training.adapters.trainer_function import FunctionTrainer
 from falaj.training.adapters.trainer_lightgbm import LightGbmTrainer
+from falaj.training.adapters.trainer_sklearn import SklearnTrainer
+from falaj.training.adapters.trainer_torch import TorchTrainer
+from falaj.training.adapters.trainer_xgboost import XgBoostTrainer
+from falaj.training.artifacts import Artifacts
 from falaj.training.definition_pins import CatalogPins
 from falaj.training.model import (
     PREPARE_JOB,
     RECREATE_JOB,
+    REPRODUCE_JOB,
     TRAIN_JOB,
     TimeSplit,
     TrainingRequest,
     TrainingSetSpec,
 )
+from falaj.training.reproduce import ReproduceJob
 from falaj.training.service import RunService, TrainingService
 from falaj.training.tracking.runs import Runs
+from falaj.training.tracking.searching import RunSearch
 from falaj.training.train import PrepareJob, RecreateJob, TrainJob
 from falaj.training.training_sets import TrainingSets
+from falaj.training.use import DataUse, Reproducing
 from falaj.trust.adapters.keys_file import FileKeyring, MachineSeal
 
 BEGIN = datetime(2025, 1, 1, tzinfo=UTC)
@@ -80,6 +101,9 @@ SPEC = TrainingSetSpec(
 )  # fmt: skip
 SMALL = {"n_trees": 60, "min_data_in_leaf": 50, "num_leaves": 15, "num_threads": 1}
 REQUEST = TrainingRequest(model="late", spec=SPEC, params=SMALL)
+CONVERTERS = {
+    "lightgbm": LightGbmToOnnx(), "xgboost": XgBoostToOnnx(), "network": NetworkToOnnx(),
+}  # fmt: skip
 KINDS = {one.kind: one for one in (Entity, FeatureView, FeatureService, ModelPolicy)}
 POLICY = ModelPolicy(
     name="late",
@@ -177,22 +201,36 @@ class World:
         self.runs = Runs(self.catalog)
         self.bundles = Bundles(self.blobs, self.keys)
         self.registry = Registry(self.bundles, self.catalog, self.definitions)
-        self.packaging = ModelPackaging(
-            LightGbmToOnnx(), OnnxScorers(), self.bundles, self.registry
-        )
         self.scorers = RuntimeScorers(
-            [OnnxRuntime(), LightGbmRuntime(), PythonRuntime(), PickleRuntime(permitted=True)]
+            [OnnxRuntime(), LightGbmRuntime(), XgBoostRuntime(), PythonRuntime(),
+             PickleRuntime(permitted=True)]
+        )  # fmt: skip
+        self.packaging = ModelPackaging(
+            CONVERTERS, self.scorers, self.bundles, self.registry, calibrate=calibrated
         )
         self.gates = Gates(self.bundles, self.scorers)
         self.trainer = LightGbmTrainer()
-        self.gate_job = GateJob(self.calls, self.registry, self.gates, self.sets)
-        handlers = {}
-        self.changes = Changes(self.catalog, handlers)
         (folder / "data").mkdir(exist_ok=True)
         self.files = Files([folder / "data"])
+        functions = FunctionTrainer(
+            lambda name: found(self.files, name, "The function"),
+            self.scorers,
+            Path(python_child.__file__),
+            permitted=True,
+        )
+        others = [XgBoostTrainer(), SklearnTrainer(SklearnToOnnx().convert), TorchTrainer()]
+        self.trainers = {one.name: one for one in (self.trainer, functions, *others)}
+        self.gate_job = GateJob(self.calls, self.registry, self.gates, self.sets, self.catalog)
+        handlers = {}
+        self.changes = Changes(self.catalog, handlers)
         self.bringing = Bringing(self.files, self.registry, self.sets, self.jobs, pickles=True)
         self.promotions = Promotions(self.registry, self.changes)
+        self.parts = RegistryParts.of(
+            self.registry, self.promotions, self.changes, self.catalog,
+            lambda call, resource: resource.exists, HeldVersions(),
+        )  # fmt: skip
         self.changes._handlers[CHANGE_KIND] = self.promotions.apply
+        self.changes._handlers[ALIAS_CHANGE] = self.parts.aliases.apply
 
     def services(self):
         """The services of training and models, and changes."""
@@ -202,11 +240,23 @@ class World:
                 self.sets, self.jobs, self.catalog, visible, lambda _call, _action, _on: True,
                 whole(self.lake),
             ),
-            RunService(self.runs, self.catalog, visible),
+            RunService(
+                self.runs, RunSearch(visible, lambda _call: False), self.catalog, visible,
+                lambda _call, _action, _on: True,
+                Artifacts(SealedStreams(self.store, self.keys), self.blobs),
+                Reproducing(
+                    self.sets, self.jobs,
+                    DataUse(self.catalog, lambda _call, _action, _on: True, whole(self.lake)),
+                ),
+            ),
             ModelService(
-                registry=self.registry, promotions=self.promotions, bundles=self.bundles,
+                parts=self.parts, promotions=self.promotions, bundles=self.bundles,
                 runs=self.runs, jobs=self.jobs, catalog=self.catalog, visible=visible,
                 bringing=self.bringing, revocations=Revocations(self.bundles, Nothing()),
+                gates=GateAsking(
+                    self.registry, self.sets, whole(self.lake), self.catalog, self.jobs
+                ),
+                cards=Cards(self.registry, self.bundles, self.sets),
             ),
             ChangeService(self.changes, self.catalog, visible),
         ]  # fmt: skip
@@ -222,10 +272,15 @@ class World:
         """A worker with the handlers of both rooms."""
         train = TrainJob(
             calls=self.calls, training_sets=self.sets, runs=self.runs,
-            trainers={"lightgbm": self.trainer}, packaging=self.packaging, blobs=self.blobs,
+            trainers=self.trainers, packaging=self.packaging, blobs=self.blobs,
+        )  # fmt: skip
+        reproduce = ReproduceJob(
+            calls=self.calls, training_sets=self.sets, runs=self.runs, trainers=self.trainers,
+            blobs=self.blobs,
         )  # fmt: skip
         handlers = {
             TRAIN_JOB: train,
+            REPRODUCE_JOB: reproduce,
             PREPARE_JOB: PrepareJob(self.calls, self.sets),
             RECREATE_JOB: RecreateJob(self.calls, self.sets),
             GATES_JOB: self.gate_job,

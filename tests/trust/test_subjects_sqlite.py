@@ -94,6 +94,15 @@ def test_nothing_of_a_destroyed_key_is_left_in_its_folder(keys, tmp_path):
     assert keys.by_pseudonym([found[1].pseudonym]) == [found[1]]
 
 
+def test_a_large_transaction_leaves_a_small_journal_of_zeros(keys, tmp_path):
+    made(keys, *range(5000))
+    journal = (tmp_path / "subjects" / "keys.sqlite-journal").read_bytes()
+    assert len(journal) <= 64 * 1024
+    assert not journal.strip(b"\0")
+    made(keys, "one more")
+    assert keys.table.count() == 5001
+
+
 KILLED = """
     import os, signal, sys
     from pathlib import Path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -26,9 +27,11 @@ from falaj.catalog.model import (
     lowers,
 )
 from falaj.kernel.call import AssetRef, Call, PrincipalKind
+from falaj.kernel.clock import microseconds
 from falaj.kernel.errors import Forbidden, InvalidInput, NotFound
 from falaj.kernel.insertion import insert_if_absent
 from falaj.kernel.ports import Resource
+from falaj.kernel.statements import Statement, json_text
 
 NESTED_KINDS = ("asset", "definition")
 """Kinds of resource whose key is the name of an asset, ``kind/key``."""
@@ -245,7 +248,7 @@ class Catalog:
                 truncated = truncated or bool(found)
                 break
             following: dict[AssetRef, LineageNode] = {}
-            hidden = self._hidden(connection, [_far(edge, direction) for _, edge in found], seen)
+            hidden = self.hidden(connection, [_far(edge, direction) for _, edge in found], seen)
             for start, edge in found:
                 other = _far(edge, direction)
                 if other in hidden:
@@ -262,13 +265,13 @@ class Catalog:
             level, depth = following, depth + 1
         return Lineage(direction=direction, root=root, truncated=truncated)
 
-    def _hidden(
+    def hidden(
         self,
         connection: Connection,
         refs: Sequence[AssetRef],
         seen: Callable[[Resource], bool] | None,
     ) -> set[AssetRef]:
-        """Those of the assets that the walk leaves out."""
+        """Those of the assets that ``seen`` answers False for; a few hundred in one query."""
         hidden: set[AssetRef] = set()
         if seen is None:
             return hidden
@@ -288,8 +291,36 @@ class Catalog:
         if ref.kind in NESTED_KINDS:
             kind, _, key = ref.key.partition("/")
             ref = AssetRef(kind, key)
-        row = connection.execute(select(tables.assets).where(*_is(ref))).first()
-        return Resource(ref, exists=False) if row is None else as_resource(_asset(row))
+        row = LOAD.first(connection, (ref.kind, ref.key))
+        return Resource(ref, exists=False) if row is None else resource_of(ref, *row)
+
+    def record_new(
+        self, call: Call, ref: AssetRef, *, description: str, attributes: Mapping[str, Any]
+    ) -> None:
+        """Create an asset whose key was made just now, so that nobody else can have made it.
+
+        As ``record`` does for an owner who is the caller, at a quarter of its cost.
+
+        Raises:
+            InvalidInput: a name or the owner is malformed.
+        """
+        state = _merged(
+            {"description": "", "owner": call.principal.id, "classification": None,
+             "region": None, "tags": (), "attributes": {}},
+            {"description": description, "attributes": attributes},
+        )  # fmt: skip
+        stored = _stored(checked_ref(ref), state)
+        at, by = microseconds(call.now), call.principal.id
+        _INSERT_NEW.run(
+            call.connection,
+            (ref.kind, ref.key, stored["description"], stored["owner"], "[]",
+             json_text(stored["attributes"]), at, by, at, stored["searched"]),
+        )  # fmt: skip
+        _INSERT_VERSION.run(
+            call.connection,
+            (ref.kind, ref.key, at, by, call.action, call.id, json_text({**state, "tags": []})),
+        )
+        call.emit("asset.recorded", kind=ref.kind, key=ref.key, version=1)
 
     def _create(self, call: Call, ref: AssetRef, given: Mapping[str, Any]) -> Asset | None:
         """The new asset, or None if there is one already."""
@@ -392,15 +423,51 @@ def check_may_move(call: Call, ref: AssetRef) -> None:
 
 def as_resource(asset: Asset) -> Resource:
     """An asset as the policy sees it; what is unknown is absent."""
-    known = {
-        "owner": asset.owner,
-        "classification": asset.classification,
-        "region": asset.region,
-        "stage": asset.attributes.get("stage"),
-    }
-    return Resource(
-        asset.ref, {name: str(value) for name, value in known.items() if value is not None}
+    return _as_resource(
+        asset.ref, asset.owner, asset.classification, asset.region, asset.attributes
     )
+
+
+LOAD_COLUMNS = "owner, classification, region, attributes"
+"""The columns of an asset's row that ``resource_of`` takes, in its order."""
+LOAD = Statement(f"SELECT {LOAD_COLUMNS} FROM catalog_assets WHERE kind = ? AND key = ?")
+_INSERT_NEW = Statement(
+    "INSERT INTO catalog_assets (kind, key, description, owner, tags, attributes, version,"
+    " created_at, created_by, updated_at, searched) VALUES (?, ?, ?, ?, ?, ?, 1, ?, ?, ?, ?)"
+)
+_INSERT_VERSION = Statement(
+    "INSERT INTO catalog_asset_versions (kind, key, version, at, by, action, call_id, state)"
+    " VALUES (?, ?, 1, ?, ?, ?, ?, ?)"
+)
+
+
+def resource_of(
+    ref: AssetRef,
+    owner: str | None,
+    classification: str | None,
+    region: str | None,
+    attributes: str | Mapping[str, Any],
+) -> Resource:
+    """An asset as the policy sees it, from the columns ``LOAD_COLUMNS`` of its row."""
+    told = json.loads(attributes) if isinstance(attributes, str) else attributes
+    return _as_resource(ref, owner, classification, region, told)
+
+
+def _as_resource(
+    ref: AssetRef,
+    owner: str | None,
+    classification: str | None,
+    region: str | None,
+    attributes: Mapping[str, Any],
+) -> Resource:
+    known = {
+        "owner": owner,
+        "classification": classification,
+        "region": region,
+        "stage": attributes.get("stage"),
+        "workspace": attributes.get("workspace"),
+    }
+    return Resource(ref, {name: str(value) for name, value in known.items() if value is not None})
 
 
 def _merged(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from falaj.interfaces.gatecommands import gate_app
 from falaj.interfaces.session import Session
 
 if TYPE_CHECKING:
@@ -26,7 +27,11 @@ SERVICES: dict[str, str] = {
     "features": "Features: computed once from a definition, read for training and for serving.",
     "training": "Training: pinned training sets, and jobs that train models on them.",
     "runs": "Runs: what was tried, with what, and what came of it.",
+    "loggedmodels": "Logged models: models as runs wrote them down, before one is registered.",
+    "experiments": "Experiments: names under which runs are gathered, in workspaces.",
     "studies": "Studies: what was tried to make a model better, and which trial was best.",
+    "costs": "Costs: what runs used and what that cost, by run, model, team and month.",
+    "pipelines": "Pipelines: functions that run durably as one graph, asked for or by themselves.",
     "models": "Registered models: what may be served, and why.",
     "endpoints": "Endpoints and their releases: what serves, and since when.",
     "monitors": "Drift and realised performance, from the prediction log.",
@@ -65,9 +70,11 @@ class ServiceGroup(TyperGroup):
 
                 add_top(made)
             if self.name == "models":
+                from falaj.interfaces.cardcommand import add_card
                 from falaj.interfaces.exporting import add_export
 
                 add_export(made)
+                add_card(made)
             if self.name == "policy":
                 from falaj.interfaces.policyfiles import add_policy_commands
 
@@ -110,6 +117,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+app.add_typer(gate_app)
 
 
 @app.callback()
@@ -418,6 +428,23 @@ def score(
     actions = {action.verb: action for action in service_classes()["endpoints"].actions()}
     arguments = {name: value for name, value in given.items() if value is not None}
     _invoke(context, actions["score"], arguments, wait)
+
+
+@app.command()
+def cost(
+    context: typer.Context,
+    by: Annotated[str, typer.Option(help="run, model, team or month.")] = "model",
+    since: Annotated[str | None, typer.Option(help="Only what began from this instant on.")] = None,
+    until: Annotated[str | None, typer.Option(help="Only what began before this one.")] = None,
+    model: Annotated[str | None, typer.Option(help="Only runs of this model.")] = None,
+) -> None:
+    """Show what runs used and cost; the same as `falaj costs report`."""
+    from falaj.wiring.services import service_classes
+
+    given = {"by": by, "since": since, "until": until, "model": model}
+    actions = {action.verb: action for action in service_classes()["costs"].actions()}
+    arguments = {name: value for name, value in given.items() if value is not None}
+    _invoke(context, actions["report"], arguments, wait=False)
 
 
 @app.command()

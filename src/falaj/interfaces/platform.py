@@ -39,9 +39,13 @@ if TYPE_CHECKING:
     from falaj.operations.policy_service import PolicyService
     from falaj.operations.service import AlertService, ChangeService, IncidentService
     from falaj.serving.service import EndpointService
+    from falaj.training.costs.service import CostService
     from falaj.training.frames import TrainingFrame
+    from falaj.training.loggedmodel_service import LoggedModelService
     from falaj.training.model import TimeSplit
+    from falaj.training.pipelines.service import PipelineService
     from falaj.training.service import RunService
+    from falaj.training.tracking.service import ExperimentService
     from falaj.training.tuning.service import StudyService
     from falaj.trust.audit_service import Audit
     from falaj.trust.certificates_service import CertificateService
@@ -89,7 +93,11 @@ class Platform:
     features: Features
     training: Training
     runs: RunService
+    loggedmodels: LoggedModelService
+    experiments: ExperimentService
     studies: StudyService
+    costs: CostService
+    pipelines: PipelineService
     models: ModelService
     endpoints: EndpointService
     monitors: MonitorService

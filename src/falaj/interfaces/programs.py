@@ -9,9 +9,17 @@ from fastapi import FastAPI
 from falaj.interfaces.exchange import add_exchange
 from falaj.interfaces.hiding import Hiding
 from falaj.interfaces.hosts import Addresses
-from falaj.interfaces.mlflow import server
+from falaj.interfaces.mlflow import (
+    artifacts,
+    loggedmodels,
+    registry,
+    registryversions,
+    server,
+)
+from falaj.interfaces.mlflow.artifacts import ArtifactRoutes
 from falaj.interfaces.mlflow.routes import Mlflow
 from falaj.interfaces.scim import Scim
+from falaj.interfaces.transfers import Transfers
 from falaj.trust.provisioners import Provisioners
 from falaj.wiring.provisioningparts import ci_exchange
 
@@ -33,10 +41,18 @@ def add_programs(app: FastAPI, premises: Premises, addresses: Addresses) -> None
         hiding=Hiding.of(premises.settings),
     ).add_to(app)
     add_exchange(app, ci_exchange(premises))
+    transfers = Transfers(lambda: premises.streams, premises.settings.artifacts)
     Mlflow(
         premises.backend,
         premises.verifier,
         hiding=Hiding.of(premises.settings),
         max_body_bytes=premises.settings.http.max_body_bytes,
-        routes=(*server.ROUTES,),
+        routes=(
+            *server.ROUTES,
+            *artifacts.ROUTES,
+            *loggedmodels.ROUTES,
+            *registry.ROUTES,
+            *registryversions.ROUTES,
+        ),
+        raw=ArtifactRoutes(premises.backend, premises.verifier, transfers).raw(),
     ).add_to(app)

@@ -250,7 +250,8 @@ class Service:
     """A group of actions. Its name is its ``name``; its docstring says what it is for.
 
     A service holds what it needs (its constructor takes it). The door binds a copy of it
-    to each call, so a method finds its own call in ``self.call``.
+    to each call, so a method finds its own call in ``self.call``. A large one may be written
+    as several classes, each derived from the one before; all have the last one's name.
     """
 
     name: ClassVar[str]
@@ -272,7 +273,8 @@ class Service:
     @classmethod
     def actions(cls) -> Iterator[Action]:
         """The actions that this service declares, in the order of their declaration."""
-        for verb, function in vars(cls).items():
+        declared = [item for kind in reversed(cls.__mro__) for item in vars(kind).items()]
+        for verb, function in declared:
             mark = getattr(function, _MARK, None)
             if isinstance(mark, _Mark):
                 yield Action(

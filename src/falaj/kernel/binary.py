@@ -15,6 +15,7 @@ from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
 
 ARROW = "application/vnd.apache.arrow.stream"
 ZIP = "application/zip"
+OCTETS = "application/octet-stream"
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,19 @@ Archive = Annotated[
     Binary(ZIP),
 ]
 """A zip archive; as an answer only."""
+
+
+def whole_of(value: Any) -> str:
+    """What gives bytes (``bytes(value)``), as JSON writes them."""
+    return base64_of(bytes(value))
+
+
+def bytes_of(value: Any) -> Any:
+    """Bytes as they are, or read from base64; raises ValueError for any other value."""
+    found = _bytes(value)
+    if not isinstance(found, bytes):
+        raise ValueError("it is neither bytes nor base64")  # noqa: TRY004 - pydantic's way
+    return found
 
 
 def media_type_of(annotation: Any) -> str | None:

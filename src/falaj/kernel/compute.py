@@ -25,6 +25,7 @@ ATTEMPTS = 3
 """How often a task is begun whose process was lost each time."""
 _MARK = "__falaj_task__"
 _PROBLEM, _RESULT = "problem", "result"
+_LISTENING: list[Callable[[Any], None]] = []
 
 
 class TaskLost(FalajError):
@@ -41,6 +42,12 @@ class TaskFailed(FalajError):
     code = "task-failed"
     kind = ErrorKind.CORRUPT
     shown = False
+
+
+class TaskOutOfMemory(TaskFailed):
+    """A task needs more memory than it may have."""
+
+    code = "task-out-of-memory"
 
 
 class Compute(Protocol):
@@ -102,8 +109,13 @@ def name_of(function: Task) -> str:
 
 def answer(name: str, item: Plain) -> dict[str, Plain]:
     """Run the task of that name: its result, or what it raised, as plain data."""
+    return answered_by(name, lambda: _found(name)(item))
+
+
+def answered_by(name: str, work: Callable[[], Plain]) -> dict[str, Plain]:
+    """``answer``, of work that is done for the task of that name."""
     try:
-        return {_RESULT: _found(name)(item)}
+        return {_RESULT: work()}
     except FalajError as error:
         return {_PROBLEM: problem(error)}
     except MemoryError:
@@ -129,11 +141,32 @@ def packed(item: Plain) -> bytes:
 
 def packed_answer(name: str, item: bytes) -> bytes:
     """``answer`` where only bytes travel: of what ``packed`` made, packed again."""
-    answered = answer(name, msgspec.msgpack.decode(item))
+    return msgspec.msgpack.encode(answer_where_plain(name, msgspec.msgpack.decode(item)))
+
+
+def answer_where_plain(name: str, item: Plain) -> dict[str, Plain]:
+    """``answer``; a result that is no plain data is a failure of the task."""
+    answered = answer(name, item)
     try:
-        return msgspec.msgpack.encode(answered)
+        msgspec.msgpack.encode(answered)
     except (TypeError, OverflowError) as error:
-        return msgspec.msgpack.encode({_PROBLEM: problem(_failed(name, error))})
+        return {_PROBLEM: problem(_failed(name, error))}
+    return answered
+
+
+def tell(what: Plain) -> None:
+    """Called in a task: tell whoever waits for it; in vain if nobody listens there.
+
+    Raises:
+        TypeError: it is no plain data.
+    """
+    if _LISTENING:
+        _LISTENING[-1](what)
+
+
+def hear(listener: Callable[[Plain], None]) -> None:
+    """What tasks of this process tell from now on goes to a listener."""
+    _LISTENING.append(listener)
 
 
 def unpacked_result(answered: bytes) -> Plain:
@@ -156,8 +189,8 @@ def _found(name: str) -> Task:
     return found  # type: ignore[return-value]  # what is marked is a function
 
 
-def _out_of_memory(name: str) -> TaskFailed:
-    return TaskFailed(
+def _out_of_memory(name: str) -> TaskOutOfMemory:
+    return TaskOutOfMemory(
         f"The task {name} needs more memory than it may have.",
         hint="Raise the setting compute_memory_bytes, or give it smaller parts.",
     )

@@ -195,6 +195,40 @@ class LocalDoor:
         finally:
             self._backend.telemetry.action(action.name, outcome, monotonic() - started)
 
+    def ask(self, action: Action, arguments: Mapping[str, Any]) -> None:
+        """Return if a call would be let in as things stand; do nothing of it.
+
+        For what takes long before it can be a call, as a body of which much is still to come:
+        the call that follows is decided anew. A refusal is recorded as that of a call.
+
+        Raises:
+            InvalidInput, Forbidden, NotFound, StepUpRequired, LimitExceeded: as ``call`` does.
+        """
+        call_id = new_id("call")
+        try:
+            checked = action.checked(arguments)
+        except InvalidInput as error:
+            self._record_alone(call_id, action, AssetRef(action.on, "?"), {}, error, None)
+            raise
+        ref = action.resource(checked)
+        if action.mutates and self._backend.space is not None:
+            self._backend.space.demand(action.name)
+        resource = Resource(ref)
+        if ref.kind != PLATFORM:
+            with self._backend.database.reading() as connection:
+                resource = self._backend.resources.load(connection, ref)
+        try:
+            self._decided(action, resource, self._backend.clock.now())
+            if ref.kind != PLATFORM and not resource.exists:
+                raise _unseen(resource)
+        except _Refusal as refusal:
+            why, decision = refusal.error, refusal.decision
+            self._record_alone(call_id, action, ref, checked, why, None, decision)
+            raise why from None
+        except NotFound as error:
+            self._record_alone(call_id, action, ref, checked, error, None)
+            raise
+
     def _served(
         self,
         action: Action,

@@ -19,8 +19,13 @@ PREFIXES = {
     "alert": "an alert",
     "incident": "an incident",
     "exp": "an experiment",
+    "usage": "what one fit of a run used",
     "run": "a training run",
+    "stream": "sealed bytes of any size",
+    "upload": "an upload in parts",
+    "logged": "a logged model (its id for MLflow's client has `m-` for the prefix)",
     "gates": "a report of a version's gates",
+    "aliasmove": "a move of an alias of a model",
     "ts": "a pinned training set",
     "pred": "a prediction",
     "release": "a release of an endpoint",
@@ -39,6 +44,9 @@ PREFIXES = {
     "report": "a report of a monitor",
     "parity": "a check of parity",
     "erasure": "a certificate that a data subject was erased",
+    "prun": "a run of a pipeline",
+    "backfill": "a back-fill of a pipeline",
+    "delivery": "an event on its way to a webhook",
     "scaling": "a decision on the number of inference workers",
 }
 

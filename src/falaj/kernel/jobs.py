@@ -17,6 +17,7 @@ from typing import Any
 
 from pydantic import BaseModel
 from sqlalchemy import (
+    Boolean,
     Column,
     Float,
     Integer,
@@ -24,6 +25,7 @@ from sqlalchemy import (
     Table,
     Text,
     and_,
+    false,
     insert,
     or_,
     select,
@@ -35,6 +37,7 @@ from falaj.kernel.call import Call, acting
 from falaj.kernel.clock import Clock
 from falaj.kernel.database import Database, Instant, Json, metadata
 from falaj.kernel.errors import Conflict, FalajError, NotFound
+from falaj.kernel.fairqueue import Claim, FairQueue, TeamState
 from falaj.kernel.ids import new_id
 from falaj.kernel.problems import INTERNAL
 from falaj.kernel.telemetry import logger
@@ -60,6 +63,14 @@ job_rows = Table(
     Column("result", Json),
     Column("error", Json),
     Column("ended_at", Instant),
+    # What the fair queue knows of it; a job without a team is taken in order of submission.
+    Column("team", String(63)),
+    Column("priority", Integer, nullable=False, server_default="50"),
+    Column("cpu_thousandths", Integer, nullable=False, server_default="0"),
+    Column("gpu_thousandths", Integer, nullable=False, server_default="0"),
+    Column("spot", Boolean, nullable=False, server_default=false()),
+    Column("begun_at", Instant),
+    Column("reclaim_asked", Boolean, nullable=False, server_default=false()),
 )
 
 
@@ -94,6 +105,12 @@ class Job(BaseModel):
     result: Any = None
     error: dict[str, Any] | None = None
     ended_at: datetime | None = None
+    team: str | None = None
+    """Whose share of the machines it takes; None: it waits in no queue."""
+    priority: int = 50
+    """Within the team: greater goes first."""
+    begun_at: datetime | None = None
+    """When its last attempt began."""
 
 
 class JobCancelled(FalajError):
@@ -106,6 +123,13 @@ class LeaseLost(FalajError):
     """Raised inside a handler when another worker has taken the job over."""
 
     code = "lease-lost"
+
+
+class JobTakenAway(FalajError):
+    """Raised inside a handler when the spot resources of the job are taken away."""
+
+    code = "job-taken-away"
+    retryable = True
 
 
 class JobRun:
@@ -121,15 +145,29 @@ class JobRun:
         self.checkpoint = checkpoint
         """What the handler saved last, or None on a first attempt."""
 
-    def report(self, progress: float, message: str = "") -> None:
+    def report(
+        self, progress: float, message: str = "", *, connection: Connection | None = None
+    ) -> None:
         """Say how far the work is (0 to 1), and renew the lease.
+
+        Given a connection, this is part of that transaction, which a worker that has lost the
+        lease cannot commit.
 
         Raises:
             JobCancelled: somebody asked to stop.
             LeaseLost: another worker has the job now.
         """
-        with self._jobs.database.transaction() as connection:
-            self._jobs.renew(connection, self.id, self._worker, progress=progress, message=message)
+        told = {"progress": progress, "message": message}
+        if connection is not None:
+            self._jobs.renew(connection, self.id, self._worker, **told)
+            return
+        with self._jobs.database.transaction() as own:
+            self._jobs.renew(own, self.id, self._worker, **told)
+
+    def check(self) -> None:
+        """Raise as ``report`` does, without writing anything."""
+        with self._jobs.database.reading() as connection:
+            self._jobs.held(connection, self.id, self._worker)
 
     def save(self, checkpoint: Any, *, connection: Connection | None = None) -> None:
         """Keep a checkpoint (JSON) from which a later attempt goes on.
@@ -144,6 +182,15 @@ class JobRun:
         self.checkpoint = checkpoint
 
 
+def ready(kinds: list[str] | None, now: datetime) -> Any:
+    """The condition for a job that may be taken; None: of any kind."""
+    takeable = or_(
+        and_(job_rows.c.state == JobState.WAITING, job_rows.c.not_before <= now),
+        and_(job_rows.c.state == JobState.RUNNING, job_rows.c.leased_until < now),
+    )
+    return takeable if kinds is None else and_(job_rows.c.kind.in_(kinds), takeable)
+
+
 Handler = Callable[[JobRun, Mapping[str, Any]], Any]
 """Does the work of a job; returns a JSON-ready result."""
 
@@ -154,15 +201,42 @@ LEASE = timedelta(seconds=30)
 class Jobs:
     """Submits, leases and ends jobs."""
 
-    def __init__(self, database: Database, clock: Clock, *, lease: timedelta = LEASE) -> None:
+    def __init__(
+        self,
+        database: Database,
+        clock: Clock,
+        *,
+        lease: timedelta = LEASE,
+        queue: FairQueue | None = None,
+    ) -> None:
         self.database = database
         self.clock = clock
         self.lease = lease
+        self.queue = queue or FairQueue()
 
     def submit(
-        self, call: Call, kind: str, arguments: Mapping[str, Any], *, max_attempts: int = 5
+        self,
+        call: Call,
+        kind: str,
+        arguments: Mapping[str, Any],
+        *,
+        max_attempts: int = 5,
+        claim: Claim | None = None,
     ) -> Job:
-        """Add a job in the call's transaction; it starts after the commit."""
+        """Add a job in the call's transaction; it starts after the commit.
+
+        With a claim it waits in its team's queue. Raises QuotaTooSmall if it could never begin.
+        """
+        claimed: dict[str, Any] = {}
+        if claim is not None:
+            self.queue.check(claim)
+            claimed = {
+                "team": claim.team,
+                "priority": claim.priority,
+                "cpu_thousandths": claim.need.cpu_thousandths,
+                "gpu_thousandths": claim.need.gpu_thousandths,
+                "spot": claim.resources.spot,
+            }
         job_id = new_id("job")
         call.connection.execute(
             insert(job_rows).values(
@@ -178,6 +252,7 @@ class Jobs:
                 progress=0.0,
                 message="",
                 cancel_asked=0,
+                **claimed,
             )
         )
         call.note(job=job_id)
@@ -211,21 +286,13 @@ class Jobs:
         return self.get(connection, job_id)
 
     def take(self, connection: Connection, worker: str, kinds: list[str]) -> Job | None:
-        """Lease the oldest job that waits, or whose worker has let its lease run out."""
+        """Lease a job that waits, or whose worker has let its lease run out.
+
+        Of jobs without a team the oldest; of the others what the fair queue chooses; between
+        the two, whichever was submitted first.
+        """
         now = self.clock.now()
-        row = connection.execute(
-            select(job_rows)
-            .where(
-                job_rows.c.kind.in_(kinds),
-                or_(
-                    and_(job_rows.c.state == JobState.WAITING, job_rows.c.not_before <= now),
-                    and_(job_rows.c.state == JobState.RUNNING, job_rows.c.leased_until < now),
-                ),
-            )
-            .order_by(job_rows.c.submitted_at)
-            .limit(1)
-            .with_for_update(skip_locked=True)
-        ).first()
+        row = self._next(connection, ready(kinds, now), now)
         if row is None:
             return None
         exhausted = row.state == JobState.RUNNING and row.attempts >= row.max_attempts
@@ -244,22 +311,69 @@ class Jobs:
                 "attempts": row.attempts + 1,
                 "leased_by": worker,
                 "leased_until": now + self.lease,
+                "begun_at": now,
+                "reclaim_asked": False,
             }
         )
+        if row.team is not None:
+            self.queue.begun(connection, row, now)
         connection.execute(update(job_rows).where(job_rows.c.id == row.id).values(**values))
         return None if exhausted else self.get(connection, row.id)
 
-    def renew(self, connection: Connection, job_id: str, worker: str, **values: Any) -> None:
-        """Renew a lease; raises JobCancelled or LeaseLost."""
+    def _next(self, connection: Connection, may_be_taken: Any, now: datetime) -> Any:
+        choice = self.queue.choice(connection, job_rows, may_be_taken, now)
+        for head in choice.never:
+            self._never(connection, head.id, head.team)
+        oldest = (
+            select(job_rows)
+            .where(may_be_taken, job_rows.c.team.is_(None))
+            .order_by(job_rows.c.submitted_at)
+            .limit(1)
+            .with_for_update(skip_locked=True)
+        )
+        row = connection.execute(oldest).first()
+        if choice.begins is None:
+            return row
+        found = connection.execute(
+            select(job_rows).where(job_rows.c.id == choice.begins.id, may_be_taken)
+        ).first()
+        if row is None or (found is not None and found.submitted_at <= row.submitted_at):
+            return found
+        return row
+
+    def _never(self, connection: Connection, job_id: str, team: str) -> None:
+        told = {
+            "code": "quota-too-small",
+            "message": f"The job asks for more than the team {team!r} may use at one time now.",
+        }
+        values = {"state": JobState.FAILED, "ended_at": self.clock.now(), "error": told}
+        connection.execute(update(job_rows).where(job_rows.c.id == job_id).values(**values))
+
+    def teams(self, connection: Connection) -> list[TeamState]:
+        """Where the teams stand in the queue."""
+        waiting = job_rows.c.state == JobState.WAITING
+        return self.queue.states(connection, job_rows, waiting, self.clock.now())
+
+    def held(self, connection: Connection, job_id: str, worker: str) -> None:
+        """Raise JobCancelled, JobTakenAway or LeaseLost if the worker should stop."""
         row = connection.execute(
-            select(job_rows.c.leased_by, job_rows.c.state, job_rows.c.cancel_asked).where(
-                job_rows.c.id == job_id
-            )
+            select(
+                job_rows.c.leased_by,
+                job_rows.c.state,
+                job_rows.c.cancel_asked,
+                job_rows.c.reclaim_asked,
+            ).where(job_rows.c.id == job_id)
         ).first()
         if row is None or row.leased_by != worker or row.state != JobState.RUNNING:
             raise LeaseLost(f"The job {job_id} is no longer leased by {worker}.")
         if row.cancel_asked:
             raise JobCancelled(f"Somebody asked to stop the job {job_id}.")
+        if row.reclaim_asked:
+            raise JobTakenAway(f"The spot resources of the job {job_id} were taken away.")
+
+    def renew(self, connection: Connection, job_id: str, worker: str, **values: Any) -> None:
+        """Renew a lease; raises as ``held`` does."""
+        self.held(connection, job_id, worker)
         connection.execute(
             update(job_rows)
             .where(job_rows.c.id == job_id)
@@ -274,6 +388,7 @@ class Jobs:
         self, connection: Connection, job_id: str, worker: str, state: JobState, **values: Any
     ) -> None:
         """End a job that this worker still holds; without effect otherwise."""
+        self._charged(connection, job_id, worker)
         connection.execute(
             update(job_rows)
             .where(
@@ -288,6 +403,7 @@ class Jobs:
         self, connection: Connection, job_id: str, worker: str, wait: timedelta, error: Any
     ) -> None:
         """Give a job back, to be taken again after a wait."""
+        self._charged(connection, job_id, worker)
         connection.execute(
             update(job_rows)
             .where(job_rows.c.id == job_id, job_rows.c.leased_by == worker)
@@ -299,6 +415,35 @@ class Jobs:
                 error=error,
             )
         )
+
+    def give_back(self, connection: Connection, job_id: str, worker: str) -> None:
+        """Give a job back whose resources were taken away: that was no attempt of its own."""
+        self._charged(connection, job_id, worker)
+        connection.execute(
+            update(job_rows)
+            .where(job_rows.c.id == job_id, job_rows.c.leased_by == worker)
+            .values(
+                state=JobState.WAITING,
+                attempts=job_rows.c.attempts - 1,
+                not_before=self.clock.now(),
+                leased_by=None,
+                leased_until=None,
+                reclaim_asked=False,
+                message="its spot resources were taken away; it goes on when there are some",
+            )
+        )
+
+    def _charged(self, connection: Connection, job_id: str, worker: str) -> None:
+        row = connection.execute(
+            select(job_rows).where(
+                job_rows.c.id == job_id,
+                job_rows.c.leased_by == worker,
+                job_rows.c.state == JobState.RUNNING,
+                job_rows.c.team.is_not(None),
+            )
+        ).first()
+        if row is not None:
+            self.queue.ended(connection, row, self.clock.now())
 
 
 class Worker:
@@ -344,6 +489,9 @@ class Worker:
                 result = self._handlers[job.kind](run, job.arguments)
         except JobCancelled:
             self._end(job, JobState.CANCELLED, message="cancelled")
+        except JobTakenAway:
+            with self._jobs.database.transaction() as connection:
+                self._jobs.give_back(connection, job.id, self.name)
         except LeaseLost:
             self._log.warning("lease lost", job=job.id)
         except Exception as error:  # noqa: BLE001 - a handler may raise anything; it is recorded
@@ -361,7 +509,7 @@ class Worker:
             try:
                 with self._jobs.database.transaction() as connection:
                     self._jobs.renew(connection, job_id, self.name)
-            except (JobCancelled, LeaseLost):
+            except (JobCancelled, JobTakenAway, LeaseLost):
                 return  # the handler learns of it at its next report
             except FalajError as error:
                 self._log.warning("lease not renewed", job=job_id, error=str(error))

@@ -7,12 +7,15 @@ from collections.abc import Callable
 from falaj.kernel.actions import Service, action
 from falaj.kernel.call import Call
 from falaj.kernel.errors import NotFound
+from falaj.kernel.fairqueue import TeamState
 from falaj.kernel.jobs import Job, Jobs, JobState
 from falaj.kernel.problems import public_failure
+from falaj.kernel.spot import reclaim
 
 MayHandle = Callable[[Call, Job], bool]
 """True if the caller may handle (cancel) a job: then it may also be seen."""
 MOST_LISTED = 1000
+Teams = list[TeamState]
 
 
 class JobsService(Service):
@@ -52,3 +55,14 @@ class JobsService(Service):
         """Ask a job to stop; a running one stops at its next report."""
         self.call.emit("job.cancel_asked", job=job_id)
         return self._jobs.cancel(self.call.connection, job_id)
+
+    @action(get="/job-queue")
+    def queue(self) -> Teams:
+        """Where the teams stand in the queue: what waits, what runs, and their shares."""
+        return self._jobs.teams(self.call.connection)
+
+    @action(post="/jobs/{job_id}/reclamation", on="job")
+    def reclaim(self, job_id: str) -> Job:
+        """Take the spot resources of a running job away; it goes on later, from its checkpoint."""
+        self.call.emit("job.reclaimed", job=job_id)
+        return reclaim(self._jobs, self.call.connection, job_id)

@@ -7,12 +7,25 @@ identified by name and keeps its place, so that a killed process goes on where i
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Literal
 
-from sqlalchemy import BigInteger, Column, Integer, String, Table, insert, select, update
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Integer,
+    String,
+    Table,
+    func,
+    insert,
+    select,
+    update,
+)
 from sqlalchemy.engine import Connection
 
 from falaj.kernel.call import Event
+from falaj.kernel.clock import microseconds
 from falaj.kernel.database import Database, Instant, Json, metadata
+from falaj.kernel.statements import Statement, json_text
 
 outbox_events = Table(
     "outbox_events",
@@ -32,6 +45,7 @@ outbox_places = Table(
     Column("subscriber", String(100), primary_key=True),
     Column("seq", BigInteger, nullable=False),
 )
+_APPEND = Statement("INSERT INTO outbox_events (id, type, at, payload) VALUES (?, ?, ?, ?)")
 
 
 class Outbox:
@@ -39,19 +53,13 @@ class Outbox:
 
     def append(self, connection: Connection, events: Sequence[Event]) -> None:
         """Write events; they become visible with the commit."""
-        if events:
-            connection.execute(
-                insert(outbox_events),
-                [
-                    {
-                        "id": event.id,
-                        "type": event.type,
-                        "at": event.at,
-                        "payload": dict(event.payload),
-                    }
-                    for event in events
-                ],
-            )
+        _APPEND.many(
+            connection,
+            [
+                (event.id, event.type, microseconds(event.at), json_text(event.payload))
+                for event in events
+            ],
+        )
 
 
 class Subscription:
@@ -62,14 +70,22 @@ class Subscription:
         name: the subscriber's name, which keeps its place over restarts.
         handle: called with each event and the transaction in which the place moves on:
             what it writes there happens exactly once.
+        begin: where a new subscriber begins: ``first`` with the oldest event, ``now`` with the
+            first one after its first ``deliver``.
     """
 
     def __init__(
-        self, database: Database, name: str, handle: Callable[[Connection, Event], None]
+        self,
+        database: Database,
+        name: str,
+        handle: Callable[[Connection, Event], None],
+        *,
+        begin: Literal["first", "now"] = "first",
     ) -> None:
         self._database = database
         self._name = name
         self._handle = handle
+        self._begin = begin
 
     def deliver(self, *, limit: int = 100) -> int:
         """Deliver the next events, each in its own transaction; returns how many."""
@@ -86,8 +102,8 @@ class Subscription:
                 .with_for_update()
             ).scalar()
             if place is None:
-                connection.execute(insert(outbox_places).values(subscriber=self._name, seq=0))
-                place = 0
+                place = self._first_place(connection)
+                connection.execute(insert(outbox_places).values(subscriber=self._name, seq=place))
             row = connection.execute(
                 select(outbox_events)
                 .where(outbox_events.c.seq > place)
@@ -103,3 +119,8 @@ class Subscription:
                 .values(seq=row.seq)
             )
             return True
+
+    def _first_place(self, connection: Connection) -> int:
+        if self._begin == "first":
+            return 0
+        return int(connection.execute(select(func.max(outbox_events.c.seq))).scalar() or 0)

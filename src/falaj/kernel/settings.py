@@ -31,6 +31,7 @@ from pydantic_settings import (
 
 from falaj.kernel import postgres_tls
 from falaj.kernel.errors import Forbidden, InvalidInput
+from falaj.kernel.settings_artifacts import ArtifactSettings
 from falaj.kernel.settings_audit import AuditSettings
 from falaj.kernel.settings_certificates import CertificateSettings
 from falaj.kernel.settings_ci import CiSettings
@@ -38,9 +39,12 @@ from falaj.kernel.settings_federation import IdentitySettings, secrets_of_provid
 from falaj.kernel.settings_keys import SECRETS as KEY_SERVICE_SECRETS
 from falaj.kernel.settings_keys import KeyServiceSettings
 from falaj.kernel.settings_people import OutgoingSettings, SignInSettings
+from falaj.kernel.settings_pipelines import PipelineSettings
 from falaj.kernel.settings_privacy import PrivacySettings
 from falaj.kernel.settings_provisioning import ProvisioningSettings
+from falaj.kernel.settings_queue import QueueSettings
 from falaj.kernel.settings_supply import SupplyChainSettings
+from falaj.kernel.settings_trainers import TrainerSettings
 
 SETTINGS_FILE = "falaj.toml"
 _READ_FROM: ContextVar[Path | None] = ContextVar("settings_read_from", default=None)
@@ -236,6 +240,10 @@ class Settings(BaseSettings):
     privacy: PrivacySettings = PrivacySettings()
     provisioning: ProvisioningSettings = ProvisioningSettings()
     ci: CiSettings = CiSettings()
+    artifacts: ArtifactSettings = ArtifactSettings()
+    trainers: TrainerSettings = TrainerSettings()
+    queue: QueueSettings = QueueSettings()
+    pipelines: PipelineSettings = PipelineSettings()
     traces: str = ""
     """Where traces go, by OTLP over HTTP: ``https://collector:4318``; nowhere if it is empty."""
     traces_ratio: float = Field(0.01, ge=0, le=1)

@@ -256,6 +256,26 @@ class StandInLake(Lake, Protocol):
         ...
 
 
+class BlobWriter(Protocol):
+    """Bytes on their way into a ``BlobStore``. Used by one thread at a time.
+
+    Every method raises LimitExceeded if the disk is full, Unavailable if the store does not
+    answer; then, too, the caller calls ``abandon``.
+    """
+
+    def write(self, data: bytes | memoryview, /) -> object:
+        """Take bytes; the buffer may be used again when it returns."""
+        ...
+
+    def finish(self) -> None:
+        """Bring the bytes to stable storage and under their key, as one ``put`` would."""
+        ...
+
+    def abandon(self) -> None:
+        """Leave nothing behind; does nothing after ``finish``."""
+        ...
+
+
 class BlobStore(Protocol):
     """Bytes by key.
 
@@ -271,12 +291,27 @@ class BlobStore(Protocol):
         """
         ...
 
+    def create(self, key: str) -> BlobWriter:
+        """Begin to keep bytes that arrive piece by piece; nothing is under the key before the end.
+
+        Raises:
+            InvalidInput: the key. LimitExceeded: the disk is full. Unavailable: no answer.
+        """
+        ...
+
     def get(self, key: str) -> bytes:
         """The bytes; raises NotFound."""
         ...
 
-    def open(self, key: str) -> BinaryIO:
-        """A stream of the bytes, to be closed by the caller; raises NotFound."""
+    def open(self, key: str, *, start: int = 0) -> BinaryIO:
+        """A stream of the bytes from one of them on, to be closed by the caller.
+
+        Args:
+            start: at most the number of bytes.
+
+        Raises:
+            NotFound: there are none. Unavailable: no answer.
+        """
         ...
 
     def exists(self, key: str) -> bool:
@@ -289,4 +324,11 @@ class BlobStore(Protocol):
 
     def list(self, prefix: str = "") -> Iterator[str]:
         """The keys that begin with a prefix, sorted."""
+        ...
+
+    def sweep(self, before: datetime) -> int:
+        """Remove what killed writers left, begun before an instant; returns how many.
+
+        A store that removes such things by a rule of its own does nothing.
+        """
         ...

@@ -195,6 +195,8 @@ class Drain:
         table: the lake table; also the stream's name unless ``stream`` says otherwise.
         read: makes rows of a segment's bytes; raises Corrupt if it cannot.
         add_columns: let the table get columns that the rows have and it lacks.
+        moved: called with a segment's key and rows once the lake has them; again, with the
+            same, if the process ended before the segment was deleted.
 
     Many drains may run at once; each segment still arrives once.
     """
@@ -209,8 +211,10 @@ class Drain:
         stream: str | None = None,
         read: Callable[[bytes], pa.Table] | None = None,
         add_columns: bool = False,
+        moved: Callable[[str, pa.Table], object] = lambda _key, _rows: None,
     ) -> None:
         self._read = read or rows_of
+        self._told = moved
         self._add_columns = add_columns
         self._stream = table_name(stream or table)
         self._folder = directory / self._stream
@@ -275,6 +279,7 @@ class Drain:
                 self._log.error("segment refused", segment=path.name, reason=str(error))
                 path.rename(path.with_suffix(_REFUSED))
                 return None
+            self._told(key, rows)
             path.unlink(missing_ok=True)
             return int(rows.num_rows)
 

@@ -5,15 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from falaj.models.gates import unjudged
+from falaj.kernel.errors import NotFound
+from falaj.models.gates import NOTHING_AROUND, Around
+from falaj.models.gating.asking import personal_columns
+from falaj.models.gating.origin import unjudged
 from falaj.models.model import GateReport, ModelVersion
 from falaj.training.ports import Report, untold
 
 if TYPE_CHECKING:
+    from sqlalchemy.engine import Connection
+
+    from falaj.catalog.assets import Catalog
     from falaj.kernel.calls import Calls
     from falaj.kernel.jobs import JobRun
     from falaj.models.gates import Gates
     from falaj.models.registry import Registry
+    from falaj.training.model import TrainingSet
     from falaj.training.training_sets import TrainingSets
 
 
@@ -21,8 +28,14 @@ class GateJob:
     """Handles ``models.gates``; arguments ``model`` and ``version``."""
 
     def __init__(
-        self, calls: Calls, registry: Registry, gates: Gates, training_sets: TrainingSets
+        self,
+        calls: Calls,
+        registry: Registry,
+        gates: Gates,
+        training_sets: TrainingSets,
+        catalog: Catalog,
     ) -> None:
+        self._catalog = catalog
         self._calls = calls
         self._registry = registry
         self._gates = gates
@@ -64,6 +77,7 @@ class GateJob:
                 if champion is not None and champion.training_set
                 else None
             )
+            around = NOTHING_AROUND if made is None else self._around(connection, judged, made)
         if made is None:
             results = unjudged(judged.bundle)
         else:
@@ -76,6 +90,7 @@ class GateJob:
                 champion=champion.bundle if champion else None,
                 champion_set=rival_set,
                 champion_version=champion.version if champion else None,
+                around=around,
                 report=lambda share, told: report(0.1 + 0.9 * share, told),
             )
         with self._calls.opened(
@@ -88,3 +103,17 @@ class GateJob:
                 champion=champion.version if champion else None,
                 results=results,
             )
+
+    def _around(self, connection: Connection, judged: ModelVersion, made: TrainingSet) -> Around:
+        """What is known of the training set's columns, and of who made the version."""
+        try:
+            service = self._training_sets.pinned_then(connection, made).service
+        except NotFound:
+            service = ""
+        known = None if isinstance(service, str) else service.outputs
+        personal = personal_columns(self._catalog, connection, made.table)
+        return Around(
+            declared=None if known is None else {name: str(kind) for name, kind in known.items()},
+            personal=personal,
+            owner=judged.created_by,
+        )

@@ -1,7 +1,10 @@
-"""Intervals for gates: DeLong for the AUC, a seeded paired bootstrap for other metrics.
+"""Intervals of metrics, and of their differences on the same rows.
 
-DeLong, DeLong and Clarke-Pearson (Biometrics 44, 1988), computed from midranks as in Sun
-and Xu (IEEE Signal Processing Letters 21, 2014), O(n log n).
+The AUC: DeLong, DeLong and Clarke-Pearson (Biometrics 44, 1988), computed from midranks as in
+Sun and Xu (IEEE Signal Processing Letters 21, 2014), O(n log n). Log loss and Brier score are
+means over rows, and so is their difference on the same rows: the normal interval of a mean. The
+calibration error's difference: percentiles of a seeded paired bootstrap (Efron and Tibshirani,
+An Introduction to the Bootstrap, 1993, chapter 13). All take the rows as independent.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import numpy as np
 from falaj.training.metrics import (
     FUNCTIONS,
     HIGHER_IS_BETTER,
+    LOSSES,
     SingleClass,
     Vector,
     checked,
@@ -30,10 +34,13 @@ class Interval:
     estimate: float
     low: float
     high: float
+    p_value: float | None = None
+    """Of a difference: how often chance alone gives one as great, on either side."""
 
     def evidence(self) -> dict[str, float]:
         """As JSON."""
-        return {"estimate": self.estimate, "low": self.low, "high": self.high}
+        told = {"estimate": self.estimate, "low": self.low, "high": self.high}
+        return told if self.p_value is None else {**told, "p_value": self.p_value}
 
 
 def auc_interval(labels: Vector, scores: Vector, *, confidence: float = 0.95) -> Interval:
@@ -42,11 +49,16 @@ def auc_interval(labels: Vector, scores: Vector, *, confidence: float = 0.95) ->
     Raises SingleClass without both classes. A variance of 0 (all pairs in order) is
     replaced by that of one pair out of order, so that few rows never look certain.
     """
+    estimate, error = auc_error(labels, scores)
+    half = _quantile(confidence) * error
+    return Interval(estimate, max(0.0, estimate - half), min(1.0, estimate + half))
+
+
+def auc_error(labels: Vector, scores: Vector) -> tuple[float, float]:
+    """The AUC and its standard error, as ``auc_interval`` takes them."""
     aucs, covariance, pairs = _delong(labels, [scores])
     variance = max(float(covariance[0, 0]), _least_variance(pairs, labels))
-    half = _quantile(confidence) * variance**0.5
-    estimate = float(aucs[0])
-    return Interval(estimate, max(0.0, estimate - half), min(1.0, estimate + half))
+    return float(aucs[0]), variance**0.5
 
 
 def auc_difference(
@@ -55,9 +67,41 @@ def auc_difference(
     """AUC(scores) - AUC(others) on the same rows, with its DeLong interval."""
     aucs, covariance, _ = _delong(labels, [scores, others])
     variance = covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1]
-    half = _quantile(confidence) * max(float(variance), 0.0) ** 0.5
-    estimate = float(aucs[0] - aucs[1])
-    return Interval(estimate, estimate - half, estimate + half)
+    return normal_interval(
+        float(aucs[0] - aucs[1]), max(float(variance), 0.0) ** 0.5, confidence=confidence
+    )
+
+
+def normal_interval(estimate: float, error: float, *, confidence: float = 0.95) -> Interval:
+    """An estimate of a difference and its standard error, with a two-sided p-value."""
+    half = _quantile(confidence) * error
+    if error > 0:
+        p_value = 2 * NormalDist().cdf(-abs(estimate) / error)
+    else:
+        p_value = 1.0 if estimate == 0 else 0.0
+    return Interval(estimate, estimate - half, estimate + half, p_value)
+
+
+def metric_error(metric: str, labels: Vector, scores: Vector) -> tuple[float, float]:
+    """A metric with its standard error: auc, log_loss or brier."""
+    if metric == "auc":
+        return auc_error(labels, scores)
+    losses = LOSSES[metric](*checked(labels, scores))
+    return float(losses.mean()), _error_of_mean(losses)
+
+
+def metric_interval(
+    metric: str, labels: Vector, scores: Vector, *, confidence: float = 0.95
+) -> Interval:
+    """A metric with its interval: auc, log_loss or brier.
+
+    The calibration error is biased upwards and has an interval of its own (``gating``).
+    """
+    if metric == "auc":
+        return auc_interval(labels, scores, confidence=confidence)
+    estimate, error = metric_error(metric, labels, scores)
+    half = _quantile(confidence) * error
+    return Interval(estimate, max(0.0, estimate - half), estimate + half)
 
 
 def metric_difference(
@@ -71,14 +115,18 @@ def metric_difference(
 ) -> Interval:
     """How much better ``scores`` are than ``others``, in the metric's good direction.
 
-    The AUC by DeLong; others by the percentiles of a paired bootstrap (400 resamples).
+    The AUC by DeLong; log loss and Brier score by the mean of the rows' differences; the
+    calibration error by the percentiles of a paired bootstrap (400 resamples).
     """
     if metric == "auc":
         return auc_difference(labels, scores, others, confidence=confidence)
-    function = FUNCTIONS[metric]
-    sign = 1.0 if HIGHER_IS_BETTER[metric] else -1.0
     y, s = checked(labels, scores)
     _, o = checked(labels, others)
+    if metric in LOSSES:
+        gained = LOSSES[metric](y, o) - LOSSES[metric](y, s)
+        return normal_interval(float(gained.mean()), _error_of_mean(gained), confidence=confidence)
+    function = FUNCTIONS[metric]
+    sign = 1.0 if HIGHER_IS_BETTER[metric] else -1.0
     random = np.random.default_rng(seed)
     drawn = np.empty(_RESAMPLES)
     for place in range(_RESAMPLES):
@@ -86,7 +134,15 @@ def metric_difference(
         drawn[place] = sign * (function(y[rows], s[rows]) - function(y[rows], o[rows]))
     tail = (1 - confidence) / 2
     low, high = np.quantile(drawn, [tail, 1 - tail])
-    return Interval(sign * (function(y, s) - function(y, o)), float(low), float(high))
+    beyond = min(int((drawn <= 0).sum()), int((drawn >= 0).sum()))
+    p_value = min(1.0, 2 * (beyond + 1) / (_RESAMPLES + 1))
+    return Interval(sign * (function(y, s) - function(y, o)), float(low), float(high), p_value)
+
+
+def _error_of_mean(values: Vector) -> float:
+    if values.size < 2:
+        return float(np.abs(values).max(initial=1.0))  # one row says nothing of its spread
+    return float(values.std(ddof=1) / values.size**0.5)
 
 
 def _quantile(confidence: float) -> float:

@@ -11,14 +11,36 @@ from pydantic import BaseModel, ConfigDict, Field
 from falaj.catalog.definitions import Definition
 from falaj.kernel.call import AssetRef
 from falaj.kernel.errors import Conflict
+from falaj.models.gating.rules import (
+    CalibrationRule,
+    CardRule,
+    ChampionRule,
+    ExplainabilityRule,
+    FairnessRule,
+    InputsRule,
+    LatencyRule,
+    LeakageRule,
+    MemoryRule,
+    MetricRule,
+    ParentRule,
+    RobustnessRule,
+    Share,
+    SliceRule,
+    SupplyChainRule,
+    document_of,
+)
 from falaj.training.encoding import Encoding
 from falaj.training.model import Name
 
 GATES_JOB = "models.gates"
 BRING_JOB = "models.bring"
+ADOPT_JOB = "models.adopt"
 QUANTIZE_JOB = "models.quantize"
-Metric = Literal["auc", "log_loss", "brier", "calibration_error"]
-Share = Annotated[float, Field(ge=0, le=1)]
+AliasName = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[A-Za-z0-9_\-]+$")]
+GUARDED_ALIASES = ("champion", "production", "staging")
+_LATER = ("parent", "supply_chain", "guarded_aliases", "fairness", "robustness", "memory",
+          "explainability", "card", "inputs")  # fmt: skip
+"""Fields of a policy that came later; a document leaves them out as ``gating.rules`` says."""
 
 
 class ModelFormat(StrEnum):
@@ -53,6 +75,12 @@ class GatesNotPassed(Conflict):
     code = "gates-not-passed"
 
 
+class NotAdopted(Conflict):
+    """A version of an MLflow client has no bundle yet, so that nothing here can run it."""
+
+    code = "not-adopted"
+
+
 class Stage(StrEnum):
     """What a version is used for."""
 
@@ -67,93 +95,13 @@ class Stage(StrEnum):
         return self in (Stage.STAGING, Stage.PRODUCTION)
 
 
-class _Rule(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class MetricRule(_Rule):
-    """A metric on the test rows must reach a floor (or stay under a ceiling for losses)."""
-
-    metric: Metric = "auc"
-    limit: float
-
-
-class ChampionRule(_Rule):
-    """The version must not be worse than the one in production, on the same test rows.
-
-    ``not_worse``: the difference's confidence interval must reach above ``-margin``;
-    ``better``: all of it must lie above 0. The difference counts in the good direction.
-    """
-
-    metric: Metric = "auc"
-    require: Literal["not_worse", "better"] = "not_worse"
-    margin: Annotated[float, Field(ge=0)] = 0.0
-    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
-
-
-class SliceRule(_Rule):
-    """No slice may be surely worse than a limit: its interval must touch the good side."""
-
-    columns: Annotated[tuple[str, ...], Field(min_length=1)]
-    """Each column is sliced by itself: by its words or numbers."""
-    metric: Literal["auc"] = "auc"
-    limit: Share
-    least_rows: Annotated[int, Field(ge=2)] = 200
-    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
-
-
-class LatencyRule(_Rule):
-    """Single rows through the packaged model on one CPU thread, in milliseconds."""
-
-    p50_ms: Annotated[float, Field(gt=0)] = 1.0
-    p99_ms: Annotated[float, Field(gt=0)] = 5.0
-    n_rows: Annotated[int, Field(ge=1000)] = 2000
-    """Distinct rows; fewer than 1,000 make a tree model look faster than it is."""
-
-
-class LeakageRule(_Rule):
-    """A model or a single feature that predicts too well knows the answer already."""
-
-    model_auc: Share = 0.9
-    feature_auc: Share = 0.9
-    first_event_auc: Share = 0.97
-    """Among rows whose count feature is 1: a feature that then gives the label away shows
-    that the window holds the row itself."""
-
-
-class ParentRule(_Rule):
-    """How far a version that was made from another may be from it, on the test rows."""
-
-    worst_difference: Share = 0.05
-    """Of a probability, the greatest absolute difference."""
-    auc_loss: Share = 0.002
-    """The greatest loss of the AUC."""
-
-
-class SupplyChainRule(_Rule):
-    """What a version may be made of: licences and known vulnerabilities of its distributions."""
-
-    attested: bool = True
-    """It must attest how it was made, and bring a bill of materials."""
-    worst_severity: Literal["none", "low", "moderate", "high", "critical"] = "moderate"
-    """The worst known vulnerability that is let pass; one of unknown severity counts as high."""
-    needs_vulnerabilities: bool = False
-    """Fail where the settings name no file of vulnerabilities."""
-    oldest_days: Annotated[int, Field(ge=0)] | None = None
-    """Fail if the newest record of that file is older."""
-    denied_licences: tuple[str, ...] = ()
-    """Licences, or patterns with ``*`` (``AGPL-*``), that no distribution may have."""
-    unknown_licences: bool = True
-    """Whether distributions may be there that tell no licence."""
-    excepted: dict[str, Annotated[str, Field(min_length=1)]] = {}
-    """Vulnerabilities (by any of their ids) or distributions that are let pass, each with why."""
-
-
 class ModelPolicy(Definition):
     """What a model is for, and what each of its versions must keep to be served."""
 
     kind: ClassVar[str] = "model"
 
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,62}$")]
+    """Of the model."""
     feature_service: Name
     label: str
     intended_use: str = ""
@@ -161,22 +109,35 @@ class ModelPolicy(Definition):
     floors: tuple[MetricRule, ...] = ()
     champion: ChampionRule | None = ChampionRule()
     slices: tuple[SliceRule, ...] = ()
-    calibration: Share | None = 0.05
-    """The greatest expected calibration error."""
+    calibration: Share | CalibrationRule | None = 0.05
+    """The greatest expected calibration error; a number is the limit of a ``CalibrationRule``."""
     latency: LatencyRule | None = LatencyRule()
     largest_megabytes: Annotated[float, Field(gt=0)] | None = 100.0
     parent: ParentRule = ParentRule()
     supply_chain: SupplyChainRule = SupplyChainRule()
     leakage: LeakageRule | None = LeakageRule()
+    guarded_aliases: tuple[AliasName, ...] = GUARDED_ALIASES
+    """Aliases that move as a stage does: gates first, then another person's approval."""
+    fairness: tuple[FairnessRule, ...] = ()
+    robustness: RobustnessRule | None = None
+    memory: MemoryRule | None = None
+    explainability: ExplainabilityRule | None = None
+    card: CardRule | None = None
+    inputs: InputsRule | None = None
 
     def document(self) -> dict[str, Any]:
         """As ``Definition.document``; a rule that is as it always was is left out, so that
         a policy keeps its fingerprint over versions of the platform."""
         told = super().document()
-        if self.parent == ParentRule():
-            del told["parent"]
-        if self.supply_chain == SupplyChainRule():
-            del told["supply_chain"]
+        fields = type(self).model_fields
+        for name, value in tuple(told.items()):
+            if name not in fields:
+                continue
+            own = getattr(self, name)
+            if name in _LATER and own == fields[name].default:
+                del told[name]
+            else:
+                told[name] = document_of(own, value)
         return told
 
     def references(self) -> list[AssetRef]:
@@ -372,8 +333,9 @@ class ModelVersion(BaseModel):
     version: int
     stage: Stage
     run: str
-    """Empty: it was trained elsewhere and brought."""
+    """Empty: no run of this platform trained it; it was brought, or an MLflow client logged it."""
     bundle: str
+    """Empty: an MLflow client registered it, and it was not adopted yet."""
     training_set: str
     """The set that it learned from, or, if it was brought, that judges it (or empty)."""
     feature_service: str
@@ -382,6 +344,15 @@ class ModelVersion(BaseModel):
     created_by: str
     gates_passed: bool | None = None
     """None if no gate has been run."""
+    description: str = ""
+    tags: dict[str, str] = {}
+    aliases: tuple[str, ...] = ()
+    updated_at: datetime | None = None
+    source: str = ""
+    """Where the files of an MLflow model lie; empty for all others."""
+    source_run: str = ""
+    """The run that an MLflow client named when it registered the version."""
+    run_link: str = ""
 
 
 class Model(BaseModel):
@@ -390,8 +361,13 @@ class Model(BaseModel):
     name: str
     created_at: datetime
     latest: int
+    """The greatest number that was given to a version, 0 before the first."""
     production: int | None = None
     staging: int | None = None
+    description: str = ""
+    tags: dict[str, str] = {}
+    aliases: dict[str, int] = {}
+    updated_at: datetime | None = None
 
 
 class Move(BaseModel):
@@ -409,3 +385,43 @@ class Move(BaseModel):
     gate_report: str | None
     replaced: int | None = None
     """The version that left this stage for it."""
+
+
+class AliasMove(BaseModel):
+    """One alias took another version: who asked, who approved (if it is guarded), when and why."""
+
+    model: str
+    alias: str
+    from_version: int | None
+    to_version: int | None
+    """None: the alias was removed."""
+    at: datetime
+    asked_by: str
+    approved_by: str | None = None
+    reason: str
+    change: str | None = None
+    gate_report: str | None = None
+
+
+class Deletion(BaseModel):
+    """One version was deleted: who did it, when and why."""
+
+    model: str
+    version: int
+    at: datetime
+    by: str
+    reason: str
+
+
+class History(BaseModel):
+    """Where the versions of a model stood at an instant, and how it came to that."""
+
+    model: str
+    at: datetime
+    production: int | None
+    staging: tuple[int, ...]
+    aliases: dict[str, int]
+    moves: list[Move]
+    """Of stages until then, the newest first."""
+    alias_moves: list[AliasMove]
+    deletions: list[Deletion]

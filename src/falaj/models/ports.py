@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+    from sqlalchemy.engine import Connection
 
     from falaj.kernel.call import Call
+    from falaj.training.calibration import Calibration
     from falaj.training.ports import FittedModel
 
 INPUT_NAME, OUTPUT_NAME = "inputs", "probability"
@@ -25,6 +28,17 @@ class OnnxConverter(Protocol):
 
     def convert(self, fitted: FittedModel) -> bytes:
         """The ONNX model's bytes; raises InvalidInput for a format it does not know."""
+        ...
+
+
+class Calibrate(Protocol):
+    """Puts a calibration behind an ONNX model."""
+
+    def __call__(self, onnx_model: bytes, calibration: Calibration, /) -> bytes:
+        """The model with the same inputs and output that answers calibrated probabilities.
+
+        Raises InvalidInput if the model's output is not one of Falaj's own.
+        """
         ...
 
 
@@ -75,6 +89,14 @@ class Withdrawal(Protocol):
         ...
 
 
+class ServedVersions(Protocol):
+    """Tells what serving holds."""
+
+    def holding(self, connection: Connection, model: str, version: int) -> list[str]:
+        """The names of endpoints with a release, not retired, that pins a version."""
+        ...
+
+
 class Quantizer(Protocol):
     """Makes a smaller, faster ONNX model that answers nearly as another."""
 
@@ -82,5 +104,35 @@ class Quantizer(Protocol):
         """The model with int8 weights; same inputs and outputs.
 
         Raises InvalidInput for a model without dense layers (a tree ensemble).
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What a process of its own took to load a model and score rows with it."""
+
+    peak_bytes: int
+    """The most that was resident at once, with the interpreter and all libraries."""
+    before_bytes: int
+    """What was resident before the model's runtime was loaded."""
+    load_seconds: float
+
+
+class Weighing(Protocol):
+    """Measures memory where it can be measured honestly: in a fresh process."""
+
+    def weighed(
+        self,
+        model_format: str,
+        model: bytes,
+        names: tuple[str, ...],
+        matrix: npt.NDArray[np.float32],
+    ) -> Footprint:
+        """Load a model and score the rows in a new process, and tell what that took.
+
+        Raises:
+            Unavailable: the process could not be started, or did not answer in time.
+            Corrupt, InvalidInput: it could not load the model, as of ``ScorerFactory.of``.
         """
         ...

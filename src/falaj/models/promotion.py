@@ -41,14 +41,34 @@ class Promotions:
         if not reason.strip():
             raise InvalidInput("A promotion needs a reason.", hint="Say why, for the approver.")
         report = self._checked(call, found, to)
-        champion = self._registry.champion(call.connection, model)
-        evidence: dict[str, Any] = {
+        return self._changes.open(
+            call,
+            kind=CHANGE_KIND,
+            subject=version_ref(model, version),
+            title=f"{model} version {version} to {to}",
+            reason=reason,
+            evidence=self.evidence(call, found, report, to),
+            payload={
+                "model": model,
+                "version": version,
+                "to": str(to),
+                "bundle": found.bundle,
+                "gate_report": report.id if report else None,
+            },
+        )
+
+    def evidence(
+        self, call: Call, found: ModelVersion, report: GateReport | None, to: Stage
+    ) -> dict[str, Any]:
+        """What an approver is shown of a version that shall take a stage."""
+        champion = self._registry.champion(call.connection, found.model)
+        return {
             "bundle": found.bundle,
             "metrics": found.metrics,
             "champion": champion.version if champion else None,
             "gate_report": report.id if report else None,
             # Who asks may also have set the limits: the approver sees both.
-            "policy": self._registry.policy_facts(call.connection, model, call.principal.id)
+            "policy": self._registry.policy_facts(call.connection, found.model, call.principal.id)
             if to.guarded
             else None,
             "gates": [
@@ -58,21 +78,6 @@ class Promotions:
             if report
             else [],
         }
-        return self._changes.open(
-            call,
-            kind=CHANGE_KIND,
-            subject=version_ref(model, version),
-            title=f"{model} version {version} to {to}",
-            reason=reason,
-            evidence=evidence,
-            payload={
-                "model": model,
-                "version": version,
-                "to": str(to),
-                "bundle": found.bundle,
-                "gate_report": report.id if report else None,
-            },
-        )
 
     def apply(self, call: Call, change: Change) -> None:
         """Move the version of an approved change.
@@ -102,6 +107,17 @@ class Promotions:
                 f"The {name} stands in {to} already.",
                 hint="`falaj models history` shows since when.",
             )
+        return self.permitted(call, version, to)
+
+    def permitted(self, call: Call, version: ModelVersion, to: Stage) -> GateReport | None:
+        """The gate report that lets a version take a stage; None where none is needed.
+
+        Raises:
+            GatesNotPassed: a guarded stage without passed gates under today's policy.
+            NotAdopted: a guarded stage without a bundle.
+            Corrupt: its bundle does not verify, or says otherwise how it was made.
+        """
+        name = f"version {version.version} of {version.model}"
         if not to.guarded:
             return self._registry.report(call.connection, version.model, version.version)
         self._registry.trusted(call.connection, version)

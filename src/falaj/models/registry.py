@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import delete, insert, select, update
 
 from falaj.catalog.model import Relation
 from falaj.kernel.call import AssetRef
-from falaj.kernel.errors import InvalidInput, NotFound
+from falaj.kernel.errors import Conflict, InvalidInput, NotFound
 from falaj.kernel.ids import new_id
 from falaj.kernel.insertion import insert_if_absent
 from falaj.models.model import (
@@ -25,12 +25,21 @@ from falaj.models.model import (
     ModelPolicy,
     ModelVersion,
     Move,
+    NotAdopted,
     Outcome,
     Stage,
 )
 from falaj.models.provenance import ProvenanceDiffers, check_provenance
+from falaj.models.reading import ALIVE, PRESENT, assembled_models, assembled_versions, no_model
 from falaj.models.revocations import check_not_revoked
-from falaj.models.tables import model_rows, move_rows, report_rows, result_rows, version_rows
+from falaj.models.tables import (
+    model_rows,
+    move_rows,
+    report_rows,
+    result_rows,
+    tag_rows,
+    version_rows,
+)
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
@@ -75,23 +84,11 @@ class Registry:
             )
         check_not_revoked(connection, bundle, opened.signers)
         check_provenance(connection, opened)
-        new = {"name": model, "created_at": call.now, "latest": 0}
-        if insert_if_absent(connection, model_rows, new):
-            self._catalog.record(call, AssetRef("model", model))
-        latest = connection.execute(
-            select(model_rows.c.latest).where(model_rows.c.name == model).with_for_update()
-        ).scalar_one()
-        known = connection.execute(
-            select(version_rows.c.version).where(
-                version_rows.c.model == model, version_rows.c.bundle == bundle
-            )
-        ).scalar()
+        version = self.ensured(call, model) + 1
+        known = self._with_bundle(connection, model, bundle)
         if known is not None:
-            return self.version(connection, model, known)
-        version = int(latest) + 1
-        connection.execute(
-            update(model_rows).where(model_rows.c.name == model).values(latest=version)
-        )
+            return known
+        self.changed(call, model, latest=version)
         manifest = opened.manifest
         connection.execute(
             insert(version_rows).values(
@@ -105,21 +102,41 @@ class Registry:
                 metrics=manifest.metrics,
                 created_at=call.now,
                 created_by=call.principal.id,
+                updated_at=call.now,
             )
         )
         self._describe(call, version_ref(model, version), bundle, manifest)
         call.emit("model_version.registered", model=model, version=version, run=run)
         return self.version(connection, model, version)
 
+    def _with_bundle(self, connection: Connection, model: str, bundle: str) -> ModelVersion | None:
+        """The version that has the bundle already; raises Conflict if it was deleted."""
+        row = connection.execute(
+            select(version_rows.c.version, version_rows.c.deleted_by).where(
+                version_rows.c.model == model, version_rows.c.bundle == bundle
+            )
+        ).first()
+        if row is None:
+            return None
+        if row.deleted_by is not None:
+            raise Conflict(
+                f"Version {row.version} of {model}, which had this bundle, was deleted by "
+                f"{row.deleted_by}.",
+                hint="Package the model again.",
+            )
+        return self.version(connection, model, row.version)
+
     def trusted(self, connection: Connection, version: ModelVersion) -> Bundle:
         """The bundle of a version that may be used: it verifies, and says how it was made.
 
         Raises:
             NotFound, Corrupt: it is not there, or does not verify.
+            NotAdopted: it has no bundle.
             BundleRevoked: it, or who signed it, was revoked.
             ProvenanceDiffers: it attests something else than what was recorded, or is not
                 the one that the version was judged with.
         """
+        self.bundled(connection, version.model, version.version)
         bundle = self._bundles.open_bundle(version.bundle)
         check_not_revoked(connection, version.bundle, bundle.signers)
         self._check_own(connection, version, bundle)
@@ -178,58 +195,98 @@ class Registry:
                     self._catalog.record(call, end)
             self._catalog.link(call, source, target, relation)
 
+    def ensured(self, call: Call, model: str) -> int:
+        """Make the model if there is none (or bring a deleted one back) and lock its row;
+        returns the greatest number that was given to a version of it."""
+        connection = call.connection
+        new = {"name": model, "created_at": call.now, "updated_at": call.now, "latest": 0}
+        if insert_if_absent(connection, model_rows, new):
+            self._catalog.record(call, AssetRef("model", model))
+        row = connection.execute(
+            select(model_rows).where(model_rows.c.name == model).with_for_update()
+        ).one()
+        if row.deleted_at is not None:
+            self.changed(call, model, deleted_at=None, description=None)
+            connection.execute(delete(tag_rows).where(tag_rows.c.model == model))
+            self._catalog.record(call, AssetRef("model", model), attributes={"deleted": None})
+        return int(row.latest)
+
+    def changed(self, call: Call, model: str, **values: Any) -> None:
+        """Set columns of a model, which was changed now."""
+        call.connection.execute(
+            update(model_rows)
+            .where(model_rows.c.name == model)
+            .values(updated_at=call.now, **values)
+        )
+
+    def version_changed(self, call: Call, version: ModelVersion, **values: Any) -> None:
+        """Set columns of a version, which was changed now."""
+        call.connection.execute(
+            update(version_rows)
+            .where(version_rows.c.model == version.model, version_rows.c.version == version.version)
+            .values(updated_at=call.now, **values)
+        )
+
+    def locked(self, connection: Connection, model: str) -> None:
+        """Let nobody else change the model until the transaction ends; raises NotFound."""
+        query = select(model_rows.c.name).where(model_rows.c.name == model, ALIVE)
+        if connection.execute(query.with_for_update()).first() is None:
+            raise no_model(model)
+
+    def model(self, connection: Connection, name: str) -> Model:
+        """One model; raises NotFound."""
+        query = select(model_rows).where(model_rows.c.name == name, ALIVE)
+        for found in assembled_models(connection, connection.execute(query).all()):
+            return found
+        raise no_model(name)
+
     def models(self, connection: Connection) -> list[Model]:
         """All models by name, with the versions that stand in staging and production."""
-        staged = connection.execute(
-            select(version_rows.c.model, version_rows.c.version, version_rows.c.stage)
-            .where(version_rows.c.stage.in_([Stage.PRODUCTION, Stage.STAGING]))
-            .order_by(version_rows.c.version)
-        )
-        at = {(row.model, row.stage): row.version for row in staged}
-        return [
-            Model(
-                name=row.name,
-                created_at=row.created_at,
-                latest=row.latest,
-                production=at.get((row.name, Stage.PRODUCTION)),
-                staging=at.get((row.name, Stage.STAGING)),
-            )
-            for row in connection.execute(select(model_rows).order_by(model_rows.c.name))
-        ]
+        query = select(model_rows).where(ALIVE).order_by(model_rows.c.name)
+        return assembled_models(connection, connection.execute(query).all())
 
     def versions(self, connection: Connection, model: str) -> list[ModelVersion]:
         """All versions of a model, the newest first; raises NotFound without the model."""
+        self.model(connection, model)
         rows = connection.execute(
             select(version_rows)
-            .where(version_rows.c.model == model)
+            .where(version_rows.c.model == model, PRESENT)
             .order_by(version_rows.c.version.desc())
         ).all()
-        if not rows:
-            raise NotFound(f"There is no model {model!r}.", hint="`falaj models list` shows all.")
-        return [self._version(connection, row) for row in rows]
+        return assembled_versions(connection, rows)
 
     def version(self, connection: Connection, model: str, version: int) -> ModelVersion:
         """One version; raises NotFound."""
-        row = connection.execute(
+        rows = connection.execute(
             select(version_rows).where(
-                version_rows.c.model == model, version_rows.c.version == version
+                version_rows.c.model == model, version_rows.c.version == version, PRESENT
             )
-        ).first()
-        if row is None:
-            raise NotFound(
-                f"There is no version {version} of the model {model!r}.",
-                hint=f"`falaj models versions {model}` shows all.",
+        ).all()
+        for found in assembled_versions(connection, rows):
+            return found
+        raise NotFound(
+            f"There is no version {version} of the model {model!r}.",
+            hint=f"`falaj models versions {model}` shows all.",
+        )
+
+    def bundled(self, connection: Connection, model: str, version: int) -> ModelVersion:
+        """One version that has a bundle; raises NotFound, NotAdopted."""
+        found = self.version(connection, model, version)
+        if not found.bundle:
+            raise NotAdopted(
+                f"Version {version} of {model} is a folder of MLflow's that has no bundle yet.",
+                hint=f"Make one: `falaj models adopt {model} {version}`.",
             )
-        return self._version(connection, row)
+        return found
 
     def champion(self, connection: Connection, model: str) -> ModelVersion | None:
         """The version in production, or None."""
-        row = connection.execute(
+        rows = connection.execute(
             select(version_rows).where(
-                version_rows.c.model == model, version_rows.c.stage == Stage.PRODUCTION
+                version_rows.c.model == model, version_rows.c.stage == Stage.PRODUCTION, PRESENT
             )
-        ).first()
-        return None if row is None else self._version(connection, row)
+        ).all()
+        return next(iter(assembled_versions(connection, rows)), None)
 
     def policy(self, connection: Connection, model: str) -> ModelPolicy:
         """What the model must keep; raises NotFound with what to declare."""
@@ -386,23 +443,8 @@ class Registry:
         ]
 
     def _set_stage(self, call: Call, version: ModelVersion, stage: Stage) -> None:
-        call.connection.execute(
-            update(version_rows)
-            .where(version_rows.c.model == version.model, version_rows.c.version == version.version)
-            .values(stage=stage)
-        )
+        self.version_changed(call, version, stage=stage)
+        self.changed(call, version.model)
         self._catalog.record(
             call, version_ref(version.model, version.version), attributes={"stage": str(stage)}
         )
-
-    def _version(self, connection: Connection, row: Any) -> ModelVersion:
-        passed = connection.execute(
-            select(report_rows.c.passed)
-            .where(report_rows.c.model == row.model, report_rows.c.version == row.version)
-            .order_by(report_rows.c.at.desc(), report_rows.c.id.desc())
-            .limit(1)
-        ).scalar()
-        values = {
-            name: getattr(row, name) for name in ModelVersion.model_fields if name != "gates_passed"
-        }
-        return ModelVersion(**values, gates_passed=passed)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AwareDatetime, Field
 
-from falaj.kernel.actions import Service, action
+from falaj.kernel.actions import action
 from falaj.kernel.binary import Archive
 from falaj.kernel.call import AssetRef, Call
 from falaj.kernel.errors import InvalidInput, NotFound
@@ -15,16 +15,15 @@ from falaj.kernel.jobs import Job
 from falaj.kernel.ports import Resource
 from falaj.models.attestation import Attestation
 from falaj.models.model import (
-    GATES_JOB,
     GateReport,
     Model,
     ModelFormat,
     ModelVersion,
-    Move,
     Revocation,
     Signer,
     Stage,
 )
+from falaj.models.registered import Reason, RegistryActions, RegistryParts, VersionNumber
 from falaj.models.revocations import listed
 from falaj.operations.model import Change
 from falaj.training.encoding import EncodedFeature
@@ -35,8 +34,9 @@ if TYPE_CHECKING:
     from falaj.kernel.jobs import Jobs
     from falaj.models.brought import Bringing
     from falaj.models.bundles import Bundles
+    from falaj.models.cards import Cards
+    from falaj.models.gating.asking import GateAsking
     from falaj.models.promotion import Promotions
-    from falaj.models.registry import Registry
     from falaj.models.revocations import Revocations
     from falaj.models.vulnerabilities import Vulnerabilities
     from falaj.training.tracking.runs import Runs
@@ -45,17 +45,14 @@ Visible = Callable[[Call, Resource], bool]
 """True if the caller may know of the resource."""
 ModelList = list[Model]
 VersionList = list[ModelVersion]
-MoveList = list[Move]
 Inputs = Annotated[tuple[EncodedFeature, ...], Field(min_length=1)]
 Note = Annotated[str, Field(max_length=2_000)]
 SignerList = list[Signer]
 Bom = dict[str, Any]
 RevocationList = list[Revocation]
-Reason = Annotated[str, Field(min_length=1, max_length=2_000)]
-VersionNumber = Annotated[int, Field(ge=1)]
 
 
-class ModelService(Service):
+class ModelService(RegistryActions):
     """Registered models: what may be served, and why."""
 
     name = "models"
@@ -63,7 +60,7 @@ class ModelService(Service):
     def __init__(
         self,
         *,
-        registry: Registry,
+        parts: RegistryParts,
         promotions: Promotions,
         bundles: Bundles,
         runs: Runs,
@@ -72,12 +69,17 @@ class ModelService(Service):
         visible: Visible,
         bringing: Bringing,
         revocations: Revocations,
+        gates: GateAsking,
+        cards: Cards,
         advisories: Vulnerabilities | None = None,
     ) -> None:
+        super().__init__(parts)
+        self._gates = gates
+        self._cards = cards
         self._advisories = advisories
         self._revocations = revocations
         self._bringing = bringing
-        self._registry = registry
+        self._registry = parts.registry
         self._promotions = promotions
         self._bundles = bundles
         self._runs = runs
@@ -147,7 +149,7 @@ class ModelService(Service):
         """
         from falaj.models.quantized import ask
 
-        found = self._registry.version(self.call.connection, name, version)
+        found = self._registry.bundled(self.call.connection, name, version)
         manifest = self._bundles.open_bundle(found.bundle).manifest
         return ask(self.call, self._jobs, found, manifest)
 
@@ -176,10 +178,12 @@ class ModelService(Service):
 
     @action(post="/models/{name}/versions/{version}/gates", on="model_version")
     def gates(self, name: Name, version: VersionNumber) -> Job:
-        """Run the gates of a version under the model's policy of today."""
-        self._registry.version(self.call.connection, name, version)
-        self._registry.policy(self.call.connection, name)
-        return self._jobs.submit(self.call, GATES_JOB, {"model": name, "version": version})
+        """Run the gates of a version under the model's policy of today.
+
+        Where the policy cuts the rows by a personal column (slices, fairness), it takes what
+        reading that column takes: a purpose and a fresh second factor.
+        """
+        return self._gates.ask(self.call, name, version)
 
     @action(get="/models/{name}/versions/{version}/gates", on="model_version")
     def gate_report(self, name: Name, version: VersionNumber) -> GateReport:
@@ -198,22 +202,20 @@ class ModelService(Service):
         """Ask for a version to take a stage; opens a change for another's approval."""
         return self._promotions.ask(self.call, name, version, to, reason)
 
-    @action(get="/models/{name}/history", on="model")
-    def history(self, name: Name, *, at: AwareDatetime | None = None) -> MoveList:
-        """Who moved which version where, when, why and on which evidence.
-
-        Given an instant, what had happened by then: the first move to production in the
-        answer names what was in production.
-        """
-        self._registry.versions(self.call.connection, name)
-        return self._registry.history(self.call.connection, name, at=at)
-
     @action(get="/models/{name}/versions/{version}/card", on="model_version")
-    def card(self, name: Name, version: VersionNumber) -> str:
-        """The card of a version as Markdown, made from today's evidence."""
-        from falaj.models.cards import version_card
+    def card(
+        self,
+        name: Name,
+        version: VersionNumber,
+        *,
+        form: Literal["markdown", "html"] = "markdown",
+    ) -> str:
+        """The card of a version, made from today's evidence: Markdown, or a page of HTML.
 
-        return version_card(self.call.connection, self._registry, self._bundles, name, version)
+        The page is whole in itself: it has no script and loads nothing.
+        """
+        found = self._cards.of(self.call.connection, name, version)
+        return found.page() if form == "html" else found.markdown()
 
     @action(post="/models/{name}/versions/{version}/exports", on="model_version", step_up=True)
     def export(self, name: Name, version: VersionNumber) -> Archive:
@@ -224,7 +226,7 @@ class ModelService(Service):
         """
         from falaj.models.exporting import archive
 
-        found = self._registry.version(self.call.connection, name, version)
+        found = self._registry.bundled(self.call.connection, name, version)
         self.call.note(bundle=found.bundle)
         return archive(self._bundles, found.bundle)
 
@@ -235,7 +237,7 @@ class ModelService(Service):
         Raises:
             ProvenanceDiffers: this platform recorded something else.
         """
-        found = self._registry.version(self.call.connection, name, version)
+        found = self._registry.bundled(self.call.connection, name, version)
         attested = self._registry.trusted(self.call.connection, found).attestation
         if attested is None:
             raise NotFound(
@@ -251,7 +253,7 @@ class ModelService(Service):
         Endpoints that serve it stop at once: they serve nothing until another release is
         activated.
         """
-        found = self._registry.version(self.call.connection, name, version)
+        found = self._registry.bundled(self.call.connection, name, version)
         return self._revocations.bundle(self.call, found.bundle, reason)
 
     @action(post="/model-signers/{key}/revocations", step_up=True)
@@ -277,7 +279,7 @@ class ModelService(Service):
         """
         from falaj.models.mlbom import BOM, distributions, read, with_vulnerabilities
 
-        found = self._registry.version(self.call.connection, name, version)
+        found = self._registry.bundled(self.call.connection, name, version)
         files = self._bundles.open_bundle(found.bundle).files
         if BOM not in files:
             raise NotFound(

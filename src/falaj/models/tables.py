@@ -12,7 +12,11 @@ model_rows = Table(
     Column("name", String(200), primary_key=True),
     Column("created_at", Instant, nullable=False),
     Column("latest", Integer, nullable=False),
+    Column("description", Text),
+    Column("updated_at", Instant),
+    Column("deleted_at", Instant),
 )
+"""A deleted model keeps its row, so that its numbers are never given twice."""
 
 version_rows = Table(
     "model_versions",
@@ -21,15 +25,67 @@ version_rows = Table(
     Column("version", Integer, primary_key=True, autoincrement=False),
     Column("stage", String(20), nullable=False),
     Column("run", String(64), nullable=False, index=True),
-    Column("bundle", String(100), nullable=False),
+    Column("bundle", String(100)),
     Column("training_set", String(64), nullable=False),
     Column("feature_service", String(200), nullable=False),
     Column("metrics", Json, nullable=False),
     Column("created_at", Instant, nullable=False),
     Column("created_by", String(200), nullable=False),
+    Column("description", Text),
+    Column("updated_at", Instant),
+    Column("source", Text),
+    Column("source_run", String(64), index=True),
+    Column("run_link", Text),
+    Column("deleted_at", Instant),
+    Column("deleted_by", String(200)),
+    Column("deletion_reason", Text),
     Index("uq_model_versions_model_bundle", "model", "bundle", unique=True),
     Index("ix_model_versions_model_stage", "model", "stage"),
 )
+"""``bundle`` is NULL until what an MLflow client registered is adopted; then it never changes."""
+
+tag_rows = Table(
+    "model_tags",
+    metadata,
+    Column("model", ForeignKey("models.name"), primary_key=True),
+    Column("key", String(250), primary_key=True),
+    Column("value", Text, nullable=False),
+)
+
+version_tag_rows = Table(
+    "model_version_tags",
+    metadata,
+    Column("model", ForeignKey("models.name"), primary_key=True),
+    Column("version", Integer, primary_key=True, autoincrement=False),
+    Column("key", String(250), primary_key=True),
+    Column("value", Text, nullable=False),
+)
+
+alias_rows = Table(
+    "model_aliases",
+    metadata,
+    Column("model", ForeignKey("models.name"), primary_key=True),
+    Column("alias", String(255), primary_key=True),
+    Column("version", Integer, nullable=False),
+)
+
+alias_move_rows = Table(
+    "model_alias_moves",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("model", String(200), nullable=False),
+    Column("alias", String(255), nullable=False),
+    Column("from_version", Integer),
+    Column("to_version", Integer),
+    Column("at", Instant, nullable=False),
+    Column("asked_by", String(200), nullable=False),
+    Column("approved_by", String(200)),
+    Column("reason", Text, nullable=False),
+    Column("change", String(64)),
+    Column("gate_report", String(64)),
+    Index("ix_model_alias_moves_model_at", "model", "at"),
+)
+"""Which alias pointed where since when; a row is never changed."""
 
 report_rows = Table(
     "gate_reports",

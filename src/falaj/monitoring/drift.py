@@ -10,15 +10,15 @@ the missing share). Missing values are counted apart: they do not blur the dista
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from falaj.kernel.errors import InvalidInput, NotFound
 from falaj.lake.ports import Lake
-from falaj.models.bundles import Bundle, Bundles
-from falaj.models.model import FeatureStatistics, Histogram
+from falaj.models.bundles import Bundles
+from falaj.models.model import Statistics
 from falaj.monitoring.counts import (
     Counts,
     benjamini_hochberg,
@@ -30,24 +30,46 @@ from falaj.monitoring.counts import (
     proportions_differ,
 )
 from falaj.monitoring.model import DriftLimits, DriftReport, FeatureDrift
+from falaj.monitoring.sketches import Bins, Sketch
 from falaj.serving.model import Release
 from falaj.serving.names import table_of
 
+if TYPE_CHECKING:
+    from falaj.kernel.database import Database
+    from falaj.monitoring.keptsketches import KeptSketches
+    from falaj.serving.model import Variant
+
 
 class Drift:
-    """Reports drift from the prediction log.
+    """Reports drift from kept sketches, or from the rows of the prediction log.
 
     Args:
         lake: holds the prediction log.
         bundles: hold the frozen statistics of each model version.
+        kept: the sketches of the prediction log; None to read rows always.
+        database: where the sketches are kept.
     """
 
-    def __init__(self, lake: Lake, bundles: Bundles) -> None:
+    def __init__(
+        self,
+        lake: Lake,
+        bundles: Bundles,
+        kept: KeptSketches | None = None,
+        database: Database | None = None,
+    ) -> None:
         self._lake = lake
         self._bundles = bundles
+        self._kept = kept
+        self._database = database
 
     def report(
-        self, release: Release, since: datetime, until: datetime, limits: DriftLimits
+        self,
+        release: Release,
+        since: datetime,
+        until: datetime,
+        limits: DriftLimits,
+        *,
+        exact: bool = False,
     ) -> DriftReport:
         """Compare the predictions of a release's model version over [since, until).
 
@@ -55,6 +77,8 @@ class Drift:
             release: whose first variant is looked at, in all releases that served it.
             since, until: the instants that the predictions are about.
             limits: when a difference is a drift.
+            exact: read every row, in the place of the sketches of minutes that begin in the
+                window. Rows are read as well where there is no sketch.
 
         Raises:
             NotFound: there are no such predictions.
@@ -68,34 +92,19 @@ class Drift:
                 "it was trained on.",
                 hint="Watch its members through endpoints of their own.",
             )
-        bundle = self._bundles.open_bundle(variant.bundle)
-        n_inputs = len(bundle.statistics.features)
-        counter = _Counter(bundle)
-        table = table_of(release.endpoint)
-        if self._lake.exists(table):
-            rows = self._lake.scan(
-                table,
-                columns=["features", "score"],
-                where="model = $model AND version = $version "
-                "AND predicted_for >= $since AND predicted_for < $until",
-                parameters={
-                    "model": variant.model,
-                    "version": variant.version,
-                    "since": since,
-                    "until": until,
-                },
-            )
-            # What is known no more, because the person was erased, counts no more.
-            rows = rows.filter(rows.column("features").is_valid())
-            for batch in rows.to_batches(max_chunksize=65_536):
-                counter.add(_matrix(batch.column(0), n_inputs), _column(batch.column(1)))
-        if not counter.n:
+        statistics = self._bundles.open_bundle(variant.bundle).statistics
+        sketch = None if exact else self._remembered(release.endpoint, variant, since, until)
+        source: Literal["sketches", "rows"] = "sketches"
+        if sketch is None:
+            source = "rows"
+            sketch = self._counted(release.endpoint, variant, statistics, since, until)
+        if not sketch.n:
             raise NotFound(
                 f"{release.endpoint!r} has no logged predictions of {variant.label} between "
                 f"{since:%Y-%m-%d %H:%M} and {until:%Y-%m-%d %H:%M}.",
                 hint="Ask for another window; fresh predictions reach the log within seconds.",
             )
-        features, score = counter.compared(limits)
+        features, score = against(statistics, sketch, limits)
         return DriftReport(
             endpoint=release.endpoint,
             model=variant.model,
@@ -103,64 +112,85 @@ class Drift:
             bundle=variant.bundle,
             since=since,
             until=until,
-            n_reference=bundle.statistics.n_rows,
-            n_observed=counter.n,
+            n_reference=statistics.n_rows,
+            n_observed=sketch.n,
+            source=source,
             limits=limits,
             features=features,
             score=score,
         )
 
-
-class _Counter:
-    """Counts live rows on the frozen bins of a bundle."""
-
-    def __init__(self, bundle: Bundle) -> None:
-        self._features = bundle.statistics.features
-        self._scores = bundle.statistics.scores
-        self._counts = [np.zeros(len(feature.counts)) for feature in self._features]
-        self._missing = [0] * len(self._features)
-        self._score_counts = np.zeros(len(self._scores.counts))
-        self.n = 0
-
-    def add(self, matrix: NDArray[np.float32], scores: NDArray[np.float64]) -> None:
-        self.n += len(matrix)
-        for place, feature in enumerate(self._features):
-            values = matrix[:, place].astype(np.float64)
-            known = values[~np.isnan(values)]
-            self._missing[place] += len(values) - len(known)
-            self._counts[place] += counts_of(known, feature)
-        known = scores[np.isfinite(scores)]
-        self._score_counts += counts_of(known, self._scores)
-
-    def compared(self, limits: DriftLimits) -> tuple[list[FeatureDrift], FeatureDrift]:
-        compared = [
-            compare(
-                feature.name,
-                np.array(feature.counts, dtype=np.float64),
-                observed,
-                missing=(feature.n_missing, missing),
-                ordered=not feature.categories,
+    def _remembered(
+        self, endpoint: str, variant: Variant, since: datetime, until: datetime
+    ) -> Sketch | None:
+        """From what was kept; None if nothing was."""
+        if self._kept is None or self._database is None:
+            return None
+        with self._database.reading() as connection:
+            found = self._kept.window(
+                connection, endpoint, variant.model, variant.version, since, until
             )
-            for feature, observed, missing in zip(
-                self._features, self._counts, self._missing, strict=True
-            )
-        ]
-        reference = np.array(self._scores.counts, dtype=np.float64)
-        compared.append(
-            compare("score", reference, self._score_counts, missing=(0, 0), ordered=True)
+        return found if found.n else None
+
+    def _counted(
+        self,
+        endpoint: str,
+        variant: Variant,
+        statistics: Statistics,
+        since: datetime,
+        until: datetime,
+    ) -> Sketch:
+        """From the rows themselves."""
+        bins = Bins.of(statistics)
+        sketch = Sketch.empty(bins)
+        table = table_of(endpoint)
+        if not self._lake.exists(table):
+            return sketch
+        rows = self._lake.scan(
+            table,
+            columns=["features", "score"],
+            where="model = $model AND version = $version "
+            "AND predicted_for >= $since AND predicted_for < $until",
+            parameters={
+                "model": variant.model,
+                "version": variant.version,
+                "since": since,
+                "until": until,
+            },
         )
-        judge(compared, limits)
-        return compared[:-1], compared[-1]
+        # What is known no more, because the person was erased, counts no more.
+        rows = rows.filter(rows.column("features").is_valid())
+        for batch in rows.to_batches(max_chunksize=65_536):
+            matrix = _matrix(batch.column(0), len(bins.names))
+            sketch += Sketch.of(bins, matrix, _column(batch.column(1)))
+        return sketch
 
 
-def counts_of(known: NDArray[np.float64], reference: FeatureStatistics | Histogram) -> Counts:
-    """Counts of values on the reference's bins: bin i holds edges[i-1] < v <= edges[i]."""
-    n = len(reference.counts)
-    if isinstance(reference, FeatureStatistics) and reference.categories:
-        places = np.clip(known, 0, n - 1).astype(np.int64)
-    else:
-        places = np.searchsorted(np.array(reference.edges), known, side="left")
-    return np.bincount(places, minlength=n).astype(np.float64)
+def against(
+    statistics: Statistics, sketch: Sketch, limits: DriftLimits
+) -> tuple[list[FeatureDrift], FeatureDrift]:
+    """What a sketch holds against what was frozen with its model: the inputs, and the score.
+
+    Its cost does not depend on how many rows were sketched.
+
+    Args:
+        statistics: of the bundle whose bins the sketch was made on.
+    """
+    bins = Bins.of(statistics)
+    found = [
+        compare(
+            feature.name,
+            np.array(feature.counts, dtype=np.float64),
+            sketch.of_input(bins, place).astype(np.float64),
+            missing=(feature.n_missing, int(sketch.missing[place])),
+            ordered=not feature.categories,
+        )
+        for place, feature in enumerate(statistics.features)
+    ]
+    reference = np.array(statistics.scores.counts, dtype=np.float64)
+    found.append(compare("score", reference, sketch.scores.astype(np.float64), ordered=True))
+    judge(found, limits)
+    return found[:-1], found[-1]
 
 
 def compare(

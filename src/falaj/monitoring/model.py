@@ -105,6 +105,9 @@ class DriftReport(BaseModel):
     until: datetime
     n_reference: int
     n_observed: int
+    source: Literal["sketches", "rows"] = "rows"
+    """What it was told from: sketches of whole minutes (further back hours and days) that
+    begin in the window, or every row."""
     limits: DriftLimits
     features: list[FeatureDrift]
     score: FeatureDrift

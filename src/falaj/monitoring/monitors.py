@@ -80,15 +80,19 @@ class Monitors:
         limits: DriftLimits,
         *,
         monitor: str | None = None,
+        exact: bool = False,
     ) -> tuple[str, DriftReport]:
         """Measure and keep a drift report; returns its id and the report.
+
+        It is told from sketches, or, if it shall be ``exact``, from every row.
 
         Raises:
             Conflict: the endpoint serves nothing.
             NotFound: no such endpoint, or no predictions in the window.
         """
         _check_window(since, until)
-        report = self._drift.report(self._active(call, endpoint), since, until, limits)
+        active = self._active(call, endpoint)
+        report = self._drift.report(active, since, until, limits, exact=exact)
         return self._kept(call, "drift", endpoint, monitor, report), report
 
     def performance(

@@ -62,6 +62,7 @@ class MonitorService(Service):
         since: Instant | None = None,
         until: Instant | None = None,
         psi_limit: float = 0.2,
+        exact: bool = False,
     ) -> DriftReport:
         """Compare what the active model sees and says with its training rows; the report is kept.
 
@@ -69,10 +70,11 @@ class MonitorService(Service):
             endpoint: which one.
             since, until: the window; the last seven days if they are left out.
             psi_limit: the population stability index from which a feature has drifted.
+            exact: read every row of the log, not the sketches of whole minutes in the window.
         """
         window = self._window(since, until)
         limits = DriftLimits(psi=psi_limit)
-        _, report = self._monitors.drift(self.call, endpoint, *window, limits)
+        _, report = self._monitors.drift(self.call, endpoint, *window, limits, exact=exact)
         return report
 
     @action(post="/endpoints/{endpoint}/performance-reports", on="endpoint")

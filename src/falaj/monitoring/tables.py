@@ -1,10 +1,10 @@
-"""The tables of monitoring: monitors and the reports that were kept."""
+"""The tables of monitoring: reports that were kept, and sketches of the prediction log."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Column, String, Table, select
+from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, String, Table, select
 from sqlalchemy.engine import Connection
 
 from falaj.kernel.database import Instant, Json, metadata
@@ -19,6 +19,27 @@ reports = Table(
     Column("at", Instant, nullable=False),
     Column("by", String(200), nullable=False),
     Column("document", Json, nullable=False),
+)
+
+sketch_rows = Table(
+    "sketches",
+    metadata,
+    Column("endpoint", String(64), primary_key=True),
+    Column("model", String(200), primary_key=True),
+    Column("version", Integer, primary_key=True, autoincrement=False),
+    Column("variant", String(64), primary_key=True),
+    Column("starts_at", Instant, primary_key=True),
+    Column("seconds", Integer, primary_key=True, autoincrement=False),
+    Column("n", BigInteger, nullable=False),
+    Column("data", LargeBinary, nullable=False),
+    Index("ix_sketches_seconds_starts_at", "seconds", "starts_at"),
+)
+
+sketched_segments = Table(
+    "sketched_segments",
+    metadata,
+    Column("segment", String(200), primary_key=True),
+    Column("at", Instant, nullable=False, index=True),
 )
 
 

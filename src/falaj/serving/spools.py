@@ -49,6 +49,8 @@ class PredictionDrain:
         lake: where the rows go.
         subject_of: tells of a release whom its predictions are about.
         subjects: the keys of those persons.
+        moved: called with a name and the rows of each segment of a prediction log once the
+            lake has them; the same name twice is the same rows.
     """
 
     name = "predictions on their way"
@@ -60,10 +62,12 @@ class PredictionDrain:
         lake: Lake,
         subject_of: SubjectOf = _nobody,
         subjects: SubjectKeys | None = None,
+        moved: Callable[[str, pa.Table], object] = lambda _name, _rows: None,
     ) -> None:
         self._directory = directory
         self._keys = keys
         self._lake = lake
+        self._moved = moved
         self._subject_of = subject_of
         self._latecomers = None if subjects is None else Latecomers(subjects)
 
@@ -110,8 +114,16 @@ class PredictionDrain:
 
     def _drain(self, table: str, read: Callable[[bytes], pa.Table]) -> Drain:
         # A log that began without it is given the column that tells whom rows are about.
+        if not is_log(table):
+            return Drain(self._directory, self._keys, self._lake, table, read=read)
         return Drain(
-            self._directory, self._keys, self._lake, table, read=read, add_columns=is_log(table)
+            self._directory,
+            self._keys,
+            self._lake,
+            table,
+            read=read,
+            add_columns=True,
+            moved=self._moved,
         )
 
     def _rows(self, table: str, data: bytes) -> pa.Table:

@@ -35,6 +35,40 @@ class BlobStoreSuite:
         assert store.put("stream", io.BytesIO(data)) == len(data)
         assert store.get("stream") == data
 
+    @pytest.mark.parametrize("size", [0, 1, 20_000_001])
+    def test_what_is_written_in_pieces_is_there_at_the_end_and_not_before(
+        self, store: BlobStore, size: int
+    ) -> None:
+        data = os.urandom(size)
+        writer = store.create("a/piecewise")
+        piece = bytearray(1_000_003)
+        for first in range(0, size, len(piece)):
+            n = min(len(piece), size - first)
+            piece[:n] = data[first : first + n]
+            writer.write(memoryview(piece)[:n])  # the buffer is used again
+        assert not store.exists("a/piecewise")
+        writer.finish()
+        writer.abandon()
+        assert store.get("a/piecewise") == data
+
+    def test_what_is_abandoned_leaves_nothing_and_keeps_what_was_there(
+        self, store: BlobStore
+    ) -> None:
+        store.put("k", b"old")
+        for key in ("k", "new"):
+            writer = store.create(key)
+            writer.write(b"x" * 9_000_000)
+            writer.abandon()
+        assert store.get("k") == b"old"
+        assert list(store.list()) == ["k"]
+
+    @pytest.mark.parametrize("start", [0, 1, 1_500_000, 2_999_999, 3_000_000])
+    def test_a_blob_is_read_from_one_of_its_bytes_on(self, store: BlobStore, start: int) -> None:
+        data = os.urandom(3_000_000)
+        store.put("k", data)
+        with store.open("k", start=start) as file:
+            assert file.read() == data[start:]
+
     def test_a_second_put_replaces_the_first(self, store: BlobStore) -> None:
         store.put("k", b"long old value")
         store.put("k", b"new")

@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from falaj.testing.artifactsubjects import of_artifacts
 from falaj.testing.studied import studied
+from falaj.testing.trackingsubjects import of_tracking
 from falaj.testing.world import BEGIN, OWNER, definitions, door_of, training_spec
 
 if TYPE_CHECKING:
@@ -145,10 +147,6 @@ def _proof(world: World) -> Arguments:
     return {"old": int(world.facts["older"]), "new": int(world.facts["newer"])}
 
 
-def _comparison(world: World) -> Arguments:
-    return {"runs": [world.facts["run"], world.started_run()]}
-
-
 def _push(world: World) -> Arguments:
     at = (BEGIN + timedelta(days=90)).isoformat()
     row = {"flight": world.new("f"), "carrier": "AA", "signal": 0.5, "at": at, "delay": 3.0,
@@ -211,6 +209,12 @@ def _retirement(world: World) -> Arguments:
 def _entity(world: World) -> Arguments:
     name = world.new("entity").replace("-", "_")
     return {"documents": [{"kind": "entity", "name": name, "keys": {"code": "string"}}]}
+
+
+def _scheduled(world: World) -> Arguments:
+    """A pipeline is scheduled; it is asked for no argument."""
+    world.scheduled()
+    return {}
 
 
 def _request(world: World) -> Arguments:
@@ -290,6 +294,8 @@ SUBJECTS: Mapping[str, Subject] = {
     "training.train": Subject(
         lambda _world: {"request": {"model": "late", "spec": training_spec()}}
     ),
+    **{name: Subject(asked) for name, asked in of_tracking().items()},
+    **{name: Subject(*asked) for name, asked in of_artifacts().items()},
     "training.tune": Subject(
         lambda world: {"request": {
             "study": world.new("entity"), "n_trials": 1,
@@ -297,15 +303,45 @@ SUBJECTS: Mapping[str, Subject] = {
             "space": {"num_leaves": {"kind": "int", "low": 4, "high": 8}},
         }}
     ),
-    "runs.start": Subject(_always(experiment="by-hand", params={"rate": 0.1})),
-    "runs.log": Subject(
-        _new("run", lambda world: world.started_run(),
-             metrics=[{"key": "auc", "value": 0.75, "step": 1}])
+    "models.create": Subject(
+        lambda world: {"name": world.new("model"), "description": "It is new.",
+                       "tags": {"team": "risk"}}
     ),
-    "runs.finish": Subject(_new("run", lambda world: world.started_run())),
-    "runs.get": Subject(_fact("run")),
-    "runs.history": Subject(_fact("run", key="test_auc")),
-    "runs.compare": Subject(_comparison),
+    "models.register_mlflow": Subject(
+        lambda world: {"name": world.copied_model(), "run": world.facts["run"],
+                       "source": f"mlflow-artifacts:/1/{world.facts['run']}/artifacts/model"},
+    ),
+    "models.show": Subject(_always(name="late")),
+    "models.search": Subject(_always(filter="name = 'late'", order_by=["name ASC"], limit=1)),
+    "models.search_versions": Subject(_always(filter="name = 'late' AND version_number = 1")),
+    "models.describe": Subject(_new("name", lambda world: world.copied_model(), description="It.")),
+    "models.describe_version": Subject(
+        _new("name", lambda world: world.copied_model(), version=1, description="It.")
+    ),
+    "models.tag": Subject(_new("name", lambda world: world.copied_model(), tags={"a": "b"})),
+    "models.untag": Subject(_new("name", lambda world: world.copied_model(), keys=["a"])),
+    "models.tag_version": Subject(
+        _new("name", lambda world: world.copied_model(), version=1, tags={"a": "b"})
+    ),
+    "models.untag_version": Subject(
+        _new("name", lambda world: world.copied_model(), version=1, keys=["a"])
+    ),
+    "models.set_alias": Subject(
+        _new("name", lambda world: world.copied_model(), alias="blue", version=1)
+    ),
+    "models.remove_alias": Subject(_new("name", lambda world: world.aliased_model(), alias="blue")),
+    "models.propose_alias": Subject(
+        lambda world: {"name": "late", "alias": world.new("alias"), "version": 1,
+                       "reason": "It is the one."},
+        frozenset({"title", "alias"}),
+    ),
+    "models.resolve": Subject(_new("name", lambda world: world.aliased_model(), alias="blue")),
+    "models.delete_version": Subject(
+        _new("name", lambda world: world.copied_model(), version=1, reason="It is a copy.")
+    ),
+    "models.delete": Subject(
+        _new("name", lambda world: world.copied_model(), reason="It is a copy.")
+    ),
     "studies.begin": Subject(
         lambda world: {"spec": {"name": world.new("entity"), "n_trials": 2, "seed": 1},
                        "tuner": "a tuner"}
@@ -325,6 +361,35 @@ SUBJECTS: Mapping[str, Subject] = {
     "studies.get": Subject(_new("run", studied), frozenset({"name", "experiment"})),
     "studies.trials": Subject(_new("run", studied)),
     "studies.insight": Subject(_new("run", studied), frozenset({"name"})),
+    "runs.reproduce": Subject(_fact("run")),
+    "costs.report": Subject(_always(by="run")),
+    "costs.usage": Subject(_always(model="late", limit=3)),
+    "costs.model": Subject(_always(model="late")),
+    "costs.advice": Subject(_always(model="late")),
+    "costs.set_prices": Subject(
+        _always(prices={"currency": "AED", "cpu_hour": "0.25"}),
+        frozenset({"version", "valid_from"}),
+    ),
+    "pipelines.run": Subject(_always(name="counting", parameters={"n": 2})),
+    "pipelines.runs": Subject(_always(limit=3), frozenset({"parameters"})),
+    "pipelines.get": Subject(_new("run", lambda world: world.pipeline_run())),
+    "pipelines.read": Subject(_fact("run", "pipeline_run", step="counted")),
+    "pipelines.cancel": Subject(_new("run", lambda world: world.pipeline_run())),
+    "pipelines.retry": Subject(_new("run", lambda world: world.pipeline_run(cancelled=True))),
+    "pipelines.schedule": Subject(_always(name="counting")),
+    "pipelines.pause": Subject(_new("name", lambda world: world.scheduled())),
+    "pipelines.schedules": Subject(_scheduled),
+    "pipelines.backfill": Subject(
+        _always(name="counting", since=BEGIN.isoformat(),
+                until=(BEGIN + timedelta(days=2)).isoformat())
+    ),
+    "pipelines.backfills": Subject(
+        lambda world: {"pipeline": "counting", "limit": 1 if world.backfill() else 2}
+    ),
+    "pipelines.resume_backfill": Subject(
+        _new("backfill", lambda world: world.backfill(cancelled=True))
+    ),
+    "pipelines.cancel_backfill": Subject(_new("backfill", lambda world: world.backfill())),
     "models.register": Subject(_registration),
     "models.bring": Subject(_bringing),
     "models.quantize": Subject(_always(**VERSION)),
@@ -333,7 +398,7 @@ SUBJECTS: Mapping[str, Subject] = {
     "models.gates": Subject(_always(**VERSION)),
     "models.gate_report": Subject(_always(**VERSION)),
     "models.promote": Subject(_promotion),
-    "models.history": Subject(_always(name="late")),
+    "models.history": Subject(_always(name="late", at="2100-01-01")),
     "models.card": Subject(_always(**VERSION)),
     "models.export": Subject(_always(**VERSION)),
     "models.revoke": Subject(
@@ -479,6 +544,8 @@ SUBJECTS: Mapping[str, Subject] = {
     "audit.checkpoint": Subject(passing=_SIGNED),
     "jobs.list": Subject(_always(limit=3)),
     "jobs.get": Subject(_fact("job_id", "job")),
+    "jobs.queue": Subject(passing=frozenset({"used_core_hours"})),
+    "jobs.reclaim": Subject(_new("job_id", lambda world: world.spot_job())),
     "jobs.cancel": Subject(_new("job_id", lambda world: world.waiting_job())),
 }  # fmt: skip
 """What to ask, by the action's name."""

@@ -25,6 +25,7 @@ from falaj.kernel.door import LocalDoor, face
 from falaj.kernel.jobs import Worker
 from falaj.kernel.settings import Settings
 from falaj.operations.model import Severity
+from falaj.training.pipelines.graph import record_run
 
 if TYPE_CHECKING:
     from starlette.testclient import TestClient
@@ -61,6 +62,11 @@ def write_flights(file: Path) -> None:
             )
 
 
+def counted(n: int) -> dict[str, int]:
+    """A step of the small world's pipeline."""
+    return {"counted": n}
+
+
 def definitions() -> list[Definition]:
     """What the small world declares."""
     from falaj import declare as of
@@ -90,6 +96,10 @@ def definitions() -> list[Definition]:
         ),
         of.Endpoint(name="late", model="late"),
         of.Monitor(name="late-drift", endpoint="late", window=timedelta(days=7)),
+        of.Pipeline.of(
+            "counting", counted, parameters={"n": 1, "since": "", "until": ""},
+            triggers=(of.Cron(expression="0 6 * * *", zone="Asia/Dubai"),),
+        ),
     ]  # fmt: skip
 
 
@@ -275,6 +285,15 @@ class World:
             registry.register(call, name, run=self.facts["run"], bundle=bundle)
         return name
 
+    def aliased_model(self) -> str:
+        """The name of a new model whose only version has the alias ``blue``."""
+        from falaj.wiring.registryparts import registry_parts
+
+        name = self.copied_model()
+        with self.call() as call:
+            registry_parts(self.premises).aliases.set(call, name, "blue", 1)
+        return name
+
     def lone_model(self) -> str:
         """The name of a new model with one version, whose bundle no other version has."""
         from falaj.models.bundles import ADDED
@@ -379,10 +398,53 @@ class World:
         with self.call() as call:
             return self.premises.runs.start(call, experiment="by-hand", params={}, tags={}).id
 
+    def pipeline_run(self, *, cancelled: bool = False) -> str:
+        """The id of a new run of a pipeline that waits, or was cancelled."""
+        pipelines = self.premises.pipelines
+        with self.call() as call:
+            run = pipelines.runs.begin(call, "counting", {})
+            record_run(call, self.premises.catalog, run)
+            if cancelled:
+                pipelines.runs.cancel(call, run.id)
+        return run.id
+
+    def backfill(self, *, cancelled: bool = False) -> str:
+        """The id of a new back-fill of two days, or of one that was cancelled."""
+        found = self.premises.pipelines.backfills
+        with self.call() as call:
+            pipeline = self.premises.pipelines.runs.pipeline(call.connection, "counting")
+            made = found.begin(
+                call, pipeline, BEGIN, BEGIN + timedelta(days=2),
+                every=timedelta(days=1), parallel=1, parameters={},
+            )  # fmt: skip
+            if cancelled:
+                found.cancel(call, made.id)
+        return made.id
+
+    def scheduled(self) -> str:
+        """The name of a pipeline that is scheduled."""
+        with self.call() as call:
+            pipeline = self.premises.pipelines.runs.pipeline(call.connection, "counting")
+            self.premises.pipelines.schedules.begin(call, pipeline)
+        return pipeline.name
+
     def waiting_job(self) -> str:
         """The id of a job that waits."""
         with self.call() as call:
             return self.premises.jobs.submit(call, "sources.load", {}).id
+
+    def spot_job(self) -> str:
+        """The id of a job that runs on spot resources."""
+        from falaj.kernel.fairqueue import Claim
+        from falaj.kernel.resources import Resources
+
+        jobs, kind = self.premises.jobs, self.new("test.spot")
+        claim = Claim(team="everyone", resources=Resources(spot=True))
+        with self.call() as call:
+            jobs.submit(call, kind, {}, claim=claim)
+            taken = jobs.take(call.connection, "somebody", [kind])
+        assert taken is not None  # noqa: S101 - it was submitted a line above
+        return taken.id
 
     def old_key(self) -> str:
         """The id of a version of the wrapping key that is no longer the active one."""
@@ -482,6 +544,7 @@ class World:
             platform.sources.load("flights")
             self.work()
             platform.features.materialize("recent")
+            self.facts["pipeline_run"] = platform.pipelines.run("counting").id
             small = {"n_trees": 15, "num_leaves": 7, "num_threads": 1}
             spec = TrainingSetSpec.model_validate(training_spec())
             platform.training.train(TrainingRequest(model="late", spec=spec, params=small))

@@ -18,6 +18,7 @@ RECORDED = (
     "falaj",
     "duckdb",
     "lightgbm",
+    "lightning",
     "numpy",
     "onnx",
     "onnxmltools",
@@ -25,6 +26,10 @@ RECORDED = (
     "pyarrow",
     "scikit-learn",
     "scipy",
+    "skl2onnx",
+    "torch",
+    "xgboost",
+    "xgboost-cpu",
 )
 _GIT_SECONDS = 5
 

@@ -83,15 +83,21 @@ def auc(labels: Any, scores: Any) -> float:
 
 def log_loss(labels: Any, scores: Any) -> float:
     """The mean negative log likelihood, in nats; scores are kept 1e-15 away from 0 and 1."""
-    y, s = checked(labels, scores)
-    p = np.clip(s, _LEAST_PROBABILITY, 1 - _LEAST_PROBABILITY)
-    return float(-np.mean(y * np.log(p) + (1 - y) * np.log1p(-p)))
+    return float(np.mean(_log_losses(*checked(labels, scores))))
 
 
 def brier(labels: Any, scores: Any) -> float:
     """The mean squared distance between score and label."""
-    y, s = checked(labels, scores)
-    return float(np.mean((s - y) ** 2))
+    return float(np.mean(_squares(*checked(labels, scores))))
+
+
+def _log_losses(y: Vector, s: Vector) -> Vector:
+    p = np.clip(s, _LEAST_PROBABILITY, 1 - _LEAST_PROBABILITY)
+    return np.asarray(-(y * np.log(p) + (1 - y) * np.log1p(-p)))
+
+
+def _squares(y: Vector, s: Vector) -> Vector:
+    return np.asarray((s - y) ** 2)
 
 
 def calibration_table(labels: Any, scores: Any, *, n_bins: int = 10) -> list[dict[str, float]]:
@@ -141,3 +147,6 @@ FUNCTIONS = {
     "calibration_error": calibration_error,
 }
 """The metrics by name."""
+
+LOSSES = {"log_loss": _log_losses, "brier": _squares}
+"""The metrics that are means over rows, as functions of checked labels and scores."""

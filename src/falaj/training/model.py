@@ -10,15 +10,24 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
 from falaj.kernel.errors import InvalidInput
+from falaj.training.options import Calibrating, Checkpointing, ClassWeights, CrossValidation
+from falaj.training.resources import RunRequest
+from falaj.training.splits import GroupSplit, StratifiedSplit
 
 Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]*$")]
+Workspace = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+ExperimentName = Annotated[str, Field(min_length=1, max_length=500)]
 Column = Annotated[str, Field(min_length=1, max_length=100)]
 Table = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
+DEFAULT_WORKSPACE = "default"
 TRAIN_JOB = "training.train"
 PREPARE_JOB = "training.prepare"
 RECREATE_JOB = "training.recreate"
+CONTEXT_TAG = "mlflow.data.context"
+"""The tag of a dataset that says what it was for."""
+REPRODUCE_JOB = "runs.reproduce"
 BUNDLE_TAG = "falaj.bundle"
 """The tag of a run that names the bundle which it packaged."""
 
@@ -46,6 +55,10 @@ class TimeSplit(BaseModel):
         return self
 
 
+Split = TimeSplit | GroupSplit | StratifiedSplit
+"""How the rows of a set are cut into parts."""
+
+
 class TrainingSetSpec(BaseModel):
     """What a training set is made of.
 
@@ -69,7 +82,7 @@ class TrainingSetSpec(BaseModel):
     """A SELECT over lake tables, instead of a table."""
     timestamp: Column = "timestamp"
     knowledge: Literal["recorded", "event"] = "recorded"
-    split: TimeSplit | None = None
+    split: Split | None = None
 
     @property
     def tables(self) -> tuple[str, ...]:
@@ -78,7 +91,7 @@ class TrainingSetSpec(BaseModel):
             return ()
         return (self.spine,) if isinstance(self.spine, str) else self.spine
 
-    def trainable(self) -> tuple[str, TimeSplit]:
+    def trainable(self) -> tuple[str, Split]:
         """The label and the split.
 
         Raises:
@@ -136,10 +149,13 @@ class TrainingSet(BaseModel):
     """Rows by part, and ``without_label`` and ``outside`` for rows left out; ``all`` of a
     set that is not split."""
     positive_rate: dict[str, float]
+    known_until: datetime | None = None
+    """The latest timestamp of its train and validation rows; None of a set that is not split,
+    or was made before this was kept."""
     created_at: datetime
     created_by: str
 
-    def trainable(self) -> tuple[str, TimeSplit]:
+    def trainable(self) -> tuple[str, Split]:
         """Its label and split; raises InvalidInput as ``TrainingSetSpec.trainable`` does."""
         return self.spec.trainable()
 
@@ -156,13 +172,52 @@ class Recreation(BaseModel):
     n_rows: dict[str, int]
 
 
+class PackageDifference(BaseModel):
+    """A distribution whose version changed; None where it was or is not installed."""
+
+    package: str
+    then: str | None
+    now: str | None
+
+
+class Reproduction(BaseModel):
+    """What came of training a run's model again."""
+
+    model_config = ConfigDict(ser_json_inf_nan="strings")
+
+    run: str
+    model_identical: bool
+    """The native model, its encoding and its calibration are the same to the byte."""
+    promised: bool
+    """Whether the trainer promises that, with the same packages on the same kind of machine."""
+    data: Recreation
+    environment: tuple[PackageDifference, ...]
+    """Each distribution that differs from the lock that was kept with the run."""
+    python: tuple[str, str]
+    """Python's version then and now."""
+    code_identical: bool
+    """The source of the trainer is what it was."""
+    seed: int
+    digest: str
+    """Of the native model."""
+    reproduced_digest: str
+    metrics: dict[str, tuple[float | None, float | None]]
+    """Of the run, and of the model that was made again."""
+
+
 class RunState(StrEnum):
     """Where a run stands; the words are MLflow's."""
 
+    SCHEDULED = "scheduled"
     RUNNING = "running"
     FINISHED = "finished"
     FAILED = "failed"
     KILLED = "killed"
+
+    @property
+    def is_end(self) -> bool:
+        """True if a run that stands there has ended."""
+        return self not in (RunState.SCHEDULED, RunState.RUNNING)
 
 
 class MetricPoint(BaseModel):
@@ -206,6 +261,42 @@ class Artifact(BaseModel):
     size: int
 
 
+class ArtifactEntry(BaseModel):
+    """What lies in a folder of a run or logged model: a file, or another folder."""
+
+    path: str
+    is_folder: bool = False
+    size: int | None = None
+    """In bytes; None for a folder."""
+    digest: str | None = None
+
+
+class DatasetInput(BaseModel):
+    """A dataset that went into a run, as its program describes it."""
+
+    name: Annotated[str, Field(min_length=1, max_length=500)]
+    digest: Annotated[str, Field(min_length=1, max_length=64)]
+    source_type: Annotated[str, Field(max_length=64)] = ""
+    source: Annotated[str, Field(max_length=65_535)] = ""
+    """Where it comes from; JSON in most clients."""
+    columns: Annotated[str, Field(max_length=1_048_575)] | None = None
+    """Its schema; JSON in most clients."""
+    profile: Annotated[str, Field(max_length=16_777_215)] | None = None
+    tags: dict[Annotated[str, Field(max_length=255)], Annotated[str, Field(max_length=500)]] = {}
+
+    @property
+    def context(self) -> str | None:
+        """What it was for, if that is said: ``training``, ``validation`` …"""
+        return self.tags.get(CONTEXT_TAG)
+
+
+class OutputModel(BaseModel):
+    """A logged model that came out of a run, at a step."""
+
+    id: Annotated[str, Field(min_length=1, max_length=64)]
+    step: int = 0
+
+
 class Run(BaseModel):
     """One attempt: what went in, what came out."""
 
@@ -213,6 +304,8 @@ class Run(BaseModel):
 
     id: str
     experiment: str
+    experiment_id: str = ""
+    workspace: str = DEFAULT_WORKSPACE
     name: str
     state: RunState
     parent: str | None = None
@@ -227,8 +320,21 @@ class Run(BaseModel):
     params: dict[str, str] = {}
     metrics: dict[str, float] = {}
     """The last value of each metric."""
+    measured: dict[str, tuple[int, datetime]] = {}
+    """Of each metric: the step and the instant of its last value."""
     tags: dict[str, str] = {}
     artifacts: tuple[Artifact, ...] = ()
+    datasets: tuple[DatasetInput, ...] = ()
+    """What data went into it, as far as its program has said."""
+    input_models: tuple[str, ...] = ()
+    """Logged models that went into it."""
+    output_models: tuple[OutputModel, ...] = ()
+    """Logged models that came out of it."""
+    open_ended: bool = False
+    """True if it takes values after its end too."""
+    said_user: str | None = None
+    """Who its program says that it works for; nobody has checked it."""
+    deleted_at: datetime | None = None
 
 
 class Experiment(BaseModel):
@@ -236,8 +342,36 @@ class Experiment(BaseModel):
 
     id: str
     name: str
+    workspace: str = DEFAULT_WORKSPACE
     created_at: datetime
+    created_by: str = ""
+    updated_at: datetime | None = None
+    """When its name, its tags or its end changed last."""
+    deleted_at: datetime | None = None
+    tags: dict[str, str] = {}
     n_runs: int = 0
+
+
+class Stage(StrEnum):
+    """Which of the kept and the deleted are asked for."""
+
+    ACTIVE = "active"
+    DELETED = "deleted"
+    ALL = "all"
+
+
+class RunPage(BaseModel):
+    """Runs that a search has found, and where the next ones are."""
+
+    runs: list[Run]
+    next_page: str | None = None
+
+
+class ExperimentPage(BaseModel):
+    """Experiments that a search has found, and where the next ones are."""
+
+    experiments: list[Experiment]
+    next_page: str | None = None
 
 
 class RunDifference(BaseModel):
@@ -252,10 +386,8 @@ class RunDifference(BaseModel):
     environment: dict[str, tuple[str | None, ...]]
 
 
-class TrainingRequest(BaseModel):
+class TrainingRequest(RunRequest, BaseModel):
     """What a training job is asked to do."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: Name
     trainer: str = "lightgbm"
@@ -268,6 +400,10 @@ class TrainingRequest(BaseModel):
     spec: TrainingSetSpec | None = None
     features: tuple[Column, ...] | None = None
     """Only these features of the set; all of them if it is not given."""
+    class_weights: ClassWeights | None = None
+    calibration: Calibrating | None = None
+    cross_validation: CrossValidation | None = None
+    checkpoint: Checkpointing = Checkpointing()
 
     @model_validator(mode="after")
     def _one_set(self) -> Self:

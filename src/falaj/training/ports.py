@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from falaj.features.plan import ServicePlan
     from falaj.kernel.call import Call
+    from falaj.training.calibration import Calibration
     from falaj.training.encoding import Encoding
     from falaj.training.model import CodeVersion, Run, TrainingSet
 
@@ -87,10 +88,14 @@ class DefinitionPins(Protocol):
 
 @dataclass(frozen=True)
 class Rows:
-    """Encoded examples: float32 of shape (rows, inputs) and a label of 0 or 1 for each."""
+    """Encoded examples: float32 of shape (rows, inputs) and a label of 0 or 1 for each.
+
+    ``weights`` is what each row counts in the loss, float64 and positive; None: all the same.
+    """
 
     matrix: npt.NDArray[np.float32]
     labels: npt.NDArray[np.float64]
+    weights: npt.NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True)
@@ -98,22 +103,71 @@ class FittedModel:
     """What a trainer made: its native bytes, and how its inputs are encoded."""
 
     format: str
-    """The name of the native format: ``lightgbm``."""
+    """The name of the native format: one that a converter knows (``lightgbm``, ``xgboost``,
+    ``network``), or one that is served as it is (``onnx``, ``torch``, ``python``)."""
     data: bytes
     encoding: Encoding
     facts: Mapping[str, float | str] = field(default_factory=dict)
     """What the trainer learned of the fit: best iteration, number of trees."""
     importance: Mapping[str, float] = field(default_factory=dict)
-    """How much each input contributed (its share of the gain, sums to 1)."""
+    """How much each input contributed (its share of the gain, sums to 1); empty where the
+    trainer cannot tell."""
+    calibration: Calibration | None = None
+    """Turns the native scores into probabilities; part of the packaged model."""
+
+
+class Checkpoints(Protocol):
+    """Keeps the state of one fit, so that a job that is taken up again goes on from there."""
+
+    def last(self) -> bytes | None:
+        """The state that was kept last, or None at a first attempt."""
+        ...
+
+    def keep(self, n_done: int, state: Callable[[], bytes]) -> None:
+        """Offer the state after ``n_done`` rounds; it is asked for only if it shall be kept.
+
+        A state that is kept replaces the one before. May raise to stop the work, as a
+        ``Report`` may.
+        """
+        ...
+
+
+class Unkept:
+    """Keeps nothing: every fit begins at its beginning."""
+
+    def last(self) -> bytes | None:
+        """There is none."""
+        return None
+
+    def keep(self, n_done: int, state: Callable[[], bytes]) -> None:
+        """Nothing is kept."""
+
+
+UNKEPT = Unkept()
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What a trainer promises beyond fitting; the conformance suite holds it to that."""
+
+    identical: bool
+    """The same rows, parameters and seed give the same bytes, with the same packages on the
+    same kind of machine."""
+    stops_early: bool
+    """It watches the validation rows and keeps the best round."""
+    resumes: bool
+    """It offers its state while it fits, and goes on from one to the same bytes."""
 
 
 class Trainer(Protocol):
-    """Fits a model of a binary label.
+    """Fits a model of a binary label on float32 inputs in which NaN is a missing value.
 
-    The same rows, parameters and seed give the same bytes, on any number of threads.
+    Words come as their places in a frozen list (see ``Encoding``). All trainers read the
+    weights of rows. Nothing that a trainer returns is a pickle.
     """
 
     name: str
+    traits: Traits
 
     def parameters(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """All parameters of a fit: the trainer's own with the given ones over them.
@@ -131,21 +185,39 @@ class Trainer(Protocol):
         params: Mapping[str, Any],
         seed: int,
         report: Report,
+        checkpoints: Checkpoints = UNKEPT,
     ) -> FittedModel:
-        """Fit on ``train``, stop early on ``validation``.
+        """Fit on ``train``; ``validation`` is for early stopping alone.
 
-        Raises InvalidInput when the rows cannot be learned from.
+        Goes on from the last of ``checkpoints`` where the trainer can. What ``report``
+        raises ends the fit. Raises InvalidInput when the rows cannot be learned from.
         """
         ...
 
     def scores(
         self, fitted: FittedModel, matrix: npt.NDArray[np.float32]
     ) -> npt.NDArray[np.float64]:
-        """The probability of label 1 for each row, by the native model."""
+        """The probability of label 1 for each row, by the native model, not calibrated."""
         ...
 
-    def code(self) -> CodeVersion:
-        """Which code fits."""
+    def code(self, params: Mapping[str, Any] | None = None) -> CodeVersion:
+        """Which code fits with these parameters."""
+        ...
+
+
+class Scores(Protocol):
+    """A model in memory that scores rows."""
+
+    def scores(self, matrix: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+        """The probability of label 1 for each row."""
+        ...
+
+
+class Scoring(Protocol):
+    """Loads models that come from code which is not the platform's own, as serving would."""
+
+    def of(self, model_format: str, model: bytes, names: tuple[str, ...]) -> Scores:
+        """A scorer; raises Corrupt or InvalidInput for what could not be served."""
         ...
 
 
@@ -160,7 +232,7 @@ class Candidate:
     validation: Rows
     train: Rows
     scores: npt.NDArray[np.float64]
-    """The native model's probabilities on the validation rows."""
+    """The native model's scores on the validation rows, not calibrated."""
 
 
 class Packaging(Protocol):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import Field
+from pydantic import AwareDatetime, Field
 
 from falaj.catalog.residency import Stays, anywhere
 from falaj.features.exposure import FeatureSight
@@ -16,24 +16,38 @@ from falaj.kernel.call import AssetRef, Call
 from falaj.kernel.errors import Forbidden
 from falaj.kernel.jobs import Job
 from falaj.kernel.ports import Resource
+from falaj.training.artifactfiles import FileAnswer, FileGiven, arrived
+from falaj.training.artifacts import RUNS, Artifacts
 from falaj.training.model import (
+    DEFAULT_WORKSPACE,
     PREPARE_JOB,
     RECREATE_JOB,
     TRAIN_JOB,
+    Artifact,
+    ArtifactEntry,
     CodeVersion,
+    DatasetInput,
     Environment,
     Experiment,
+    ExperimentName,
     MetricPoint,
-    Name,
+    OutputModel,
     Run,
     RunDifference,
+    RunPage,
     RunState,
+    Stage,
     TrainingRequest,
     TrainingSet,
     TrainingSetSpec,
+    Workspace,
 )
+from falaj.training.tracking.histories import GREATEST_STEP, SMALLEST_STEP, sampled
+from falaj.training.tracking.points import Points as Columns
+from falaj.training.tracking.searching import RunQuestion
 from falaj.training.tuning.model import TUNE_JOB
 from falaj.training.tuning.request import TuningRequest
+from falaj.training.use import DataUse
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -41,7 +55,9 @@ if TYPE_CHECKING:
     from falaj.catalog.assets import Catalog
     from falaj.kernel.jobs import Jobs
     from falaj.lake.reading import GuardedLake
+    from falaj.training.costs.queueing import RunQueue
     from falaj.training.tracking.runs import Runs
+    from falaj.training.tracking.searching import RunSearch
     from falaj.training.training_sets import TrainingSets
 
 Visible = Callable[[Call, Resource], bool]
@@ -52,9 +68,17 @@ Limit = Annotated[int, Field(ge=1, le=1000)]
 Rows = Annotated[int, Field(ge=1, le=500_000)]
 RunIds = Annotated[list[str], Field(min_length=1, max_length=20)]
 SetList = list[TrainingSet]
+PageLimit = Annotated[int, Field(ge=1, le=50_000)]
+Most = Annotated[int, Field(ge=1, le=1_000_000)]
 RunList = list[Run]
+Names = list[str]
+Datasets = Annotated[list[DatasetInput], Field(max_length=1_000)]
+Models = Annotated[list[str], Field(max_length=1_000)]
+OutputModels = Annotated[list[OutputModel], Field(max_length=1_000)]
 ExperimentList = list[Experiment]
+ArtifactList = list[ArtifactEntry]
 Points = list[MetricPoint]
+Logged = Columns | Points
 Params = dict[str, Any]
 Tags = dict[str, str]
 
@@ -73,12 +97,14 @@ class TrainingService(Service):
         may: May,
         guarded: GuardedLake,
         stays: Stays = anywhere,
+        queue: RunQueue | None = None,
     ) -> None:
+        self._queue = queue
         self._sets = training_sets
         self._jobs = jobs
         self._catalog = catalog
         self._visible = visible
-        self._may = may
+        self._use = DataUse(catalog, may, guarded)
         self._guarded = guarded
         self._stays = stays
         self._features = FeatureSight(guarded)
@@ -123,7 +149,8 @@ class TrainingService(Service):
     def train(self, request: TrainingRequest) -> Job:
         """Train a model: training set, run, bundle, and a new version in the registry."""
         self._check_trainable(request)
-        return self._jobs.submit(self.call, TRAIN_JOB, self._stated(request))
+        claim = None if self._queue is None else self._queue.claim(self.call, request)
+        return self._jobs.submit(self.call, TRAIN_JOB, self._stated(request), claim=claim)
 
     @action(post="/training/tunings")
     def tune(self, request: TuningRequest) -> Job:
@@ -163,27 +190,13 @@ class TrainingService(Service):
             self._features.check(self.call, pinned.service, "train on features made of")
 
     def _check_whole(self, table: str, *, todo: str) -> None:
-        """Nobody learns from masked values, or from some of the rows, unawares: refuse."""
-        self._guarded.check_clear(self.call, table, None, todo=todo)
+        self._use.check_whole(self.call, table, todo=todo)
 
     def _check_purpose(self, made: TrainingSet) -> None:
-        refuse_unless(made.permitted_purposes, self.call.caller.purpose, made.spec.feature_service)
+        self._use.check_purpose(self.call, made)
 
     def _check_readable(self, *read: AssetRef) -> None:
-        """Who trains on data reads it: what holds for its rows holds for its use.
-
-        Raises:
-            Forbidden: names what the caller may not read now.
-        """
-        for ref in read:
-            resource = self._catalog.load(self.call.connection, ref)
-            action = "features.read" if ref.kind == "feature_service" else "tables.read"
-            if not self._may(self.call, action, resource):
-                raise Forbidden(
-                    f"You may not train on {ref} as you stand: you may not read it.",
-                    hint="Personal data needs a purpose and a second factor from the last five"
-                    " minutes; else ask its owner for access.",
-                )
+        self._use.check_readable(self.call, *read)
 
     def _may_see(self, set_id: str) -> bool:
         ref = AssetRef("training_set", set_id)
@@ -205,33 +218,58 @@ class RunService(Service):
 
     name = "runs"
 
-    def __init__(self, runs: Runs, catalog: Catalog, visible: Visible) -> None:
+    def __init__(
+        self,
+        runs: Runs,
+        search: RunSearch,
+        catalog: Catalog,
+        visible: Visible,
+        may: May,
+        artifacts: Artifacts,
+        reproducing: Callable[[Call, Run], Job],
+    ) -> None:
         self._runs = runs
+        self._search = search
         self._catalog = catalog
         self._visible = visible
+        self._artifacts = artifacts
+        self._may = may
+        self._reproducing = reproducing
 
     @action(post="/runs")
     def start(
         self,
-        experiment: Name,
+        experiment: ExperimentName,
         *,
         name: str = "",
         parent: str | None = None,
         params: Params = {},  # noqa: B006 - never changed; the default of a signature
         tags: Tags = {},  # noqa: B006
         training_set: str | None = None,
+        workspace: Workspace = DEFAULT_WORKSPACE,
+        started_at: AwareDatetime | None = None,
+        open_ended: bool = False,
+        said_user: str | None = None,
         environment: Environment | None = None,
         code: CodeVersion | None = None,
     ) -> Run:
-        """Begin a run of one's own; its experiment is made if it is new."""
+        """Begin a run of one's own; its experiment is made if it is new.
+
+        ``experiment`` is a name or an id. An ``open_ended`` run takes values after its end too.
+        """
+        self._check_may_start(experiment, workspace)
         return self._runs.start(
             self.call,
             experiment=experiment,
+            workspace=workspace,
             name=name,
             parent=parent,
             params=params,
             tags=tags,
             training_set=training_set,
+            started_at=started_at,
+            open_ended=open_ended,
+            said_user=said_user,
             environment=environment,
             code=code,
         )
@@ -242,23 +280,80 @@ class RunService(Service):
         run: str,
         *,
         params: Params = {},  # noqa: B006 - never changed; the default of a signature
-        metrics: Points = [],  # noqa: B006
+        metrics: Logged = [],  # noqa: B006
         tags: Tags = {},  # noqa: B006
+        workspace: Workspace | None = None,
     ) -> None:
         """Add parameters, metric values and tags to a run."""
-        if params or metrics:
-            self._runs.log(self.call, run, params=params, metrics=metrics)
-        self._runs.tag(self.call, run, tags)
+        if params or len(metrics):
+            self._runs.log(self.call, run, params=params, metrics=metrics, workspace=workspace)
+        if tags or not (params or len(metrics)):
+            self._runs.tag(self.call, run, tags, workspace=workspace)
+
+    @action(post="/runs/{run}/tag-removals", on="run")
+    def untag(self, run: str, key: str, *, workspace: Workspace | None = None) -> None:
+        """Take a tag away from a run."""
+        self._runs.untag(self.call, run, key, workspace=workspace)
+
+    @action(post="/runs/{run}/inputs", on="run")
+    def add_inputs(
+        self,
+        run: str,
+        *,
+        datasets: Datasets = [],  # noqa: B006 - never changed; the default of a signature
+        input_models: Models = [],  # noqa: B006
+        output_models: OutputModels = [],  # noqa: B006
+        workspace: Workspace | None = None,
+    ) -> None:
+        """Say which datasets and logged models went into a run, and which models came out."""
+        self._runs.add_inputs(
+            self.call,
+            run,
+            datasets=datasets,
+            input_models=input_models,
+            output_models=output_models,
+            workspace=workspace,
+        )
 
     @action(post="/runs/{run}/end", on="run")
     def finish(self, run: str, *, state: RunState = RunState.FINISHED) -> Run:
         """End a run; it takes no more values then."""
         return self._runs.finish(self.call, run, state)
 
+    @action(post="/runs/{run}", on="run")
+    def update(
+        self,
+        run: str,
+        *,
+        name: str | None = None,
+        state: RunState | None = None,
+        ended_at: AwareDatetime | None = None,
+        workspace: Workspace | None = None,
+    ) -> Run:
+        """Give a run another name or state."""
+        return self._runs.update(
+            self.call, run, name=name, state=state, ended_at=ended_at, workspace=workspace
+        )
+
+    @action(delete="/runs/{run}", on="run")
+    def delete(self, run: str, *, workspace: Workspace | None = None) -> None:
+        """Delete a run; it can be restored."""
+        self._runs.delete(self.call, run, workspace=workspace)
+
+    @action(post="/runs/{run}/restoration", on="run")
+    def restore(self, run: str, *, workspace: Workspace | None = None) -> None:
+        """Restore a run that was deleted."""
+        self._runs.restore(self.call, run, workspace=workspace)
+
+    @action(post="/runs/{run}/reproductions", on="run")
+    def reproduce(self, run: str) -> Job:
+        """Make a run's data, environment and model again, and say what is the same."""
+        return self._reproducing(self.call, self._runs.get(self.call.connection, run))
+
     @action(get="/runs/{run}", on="run")
-    def get(self, run: str) -> Run:
+    def get(self, run: str, *, workspace: Workspace | None = None) -> Run:
         """One run with parameters, last metrics, tags, environment, code and artifacts."""
-        return self._runs.get(self.call.connection, run)
+        return self._runs.get(self.call.connection, run, workspace)
 
     @action(get="/runs/{run}/metrics/{key:path}", on="run")
     def history(self, run: str, key: str) -> Points:
@@ -267,16 +362,58 @@ class RunService(Service):
             self._runs.missing(run)
         return self._runs.history(self.call.connection, run, key)
 
+    @action(get="/runs/{run}/series", on="run")
+    def series(
+        self,
+        run: str,
+        key: str,
+        *,
+        first_step: int = SMALLEST_STEP,
+        last_step: int = GREATEST_STEP,
+        most: Most | None = None,
+        workspace: Workspace | None = None,
+    ) -> Columns:
+        """The values of one metric of a run as columns; at most so many, evenly spread."""
+        found = self._runs.series(
+            self.call.connection,
+            run,
+            key,
+            first_step=first_step,
+            last_step=last_step,
+            workspace=workspace,
+        )
+        return found if most is None else sampled(found, most)
+
     @action(get="/runs")
     def list(self, experiment: str | None = None, limit: Limit = 100) -> RunList:
         """The runs, the newest first."""
         found = self._runs.listed(self.call.connection, experiment=experiment, limit=limit)
         return [run for run in found if self._may_see(run.id)]
 
+    @action(post="/run-search", reads=True)
+    def search(
+        self,
+        *,
+        filter: str = "",
+        order_by: Names = [],  # noqa: B006 - never changed; the default of a signature
+        experiments: Names = [],  # noqa: B006
+        stage: Stage = Stage.ACTIVE,
+        limit: PageLimit = 100,
+        page: str | None = None,
+        workspace: Workspace = DEFAULT_WORKSPACE,
+    ) -> RunPage:
+        """The runs that fit a filter, in an order; `experiments` are ids, all if none is given."""
+        asked = RunQuestion(
+            filter=filter, order_by=tuple(order_by), experiments=tuple(experiments),
+            stage=stage, workspace=workspace,
+        )  # fmt: skip
+        return self._search.page(self.call, asked, limit=limit, page=page)
+
     @action(get="/experiments")
     def experiments(self) -> ExperimentList:
         """All experiments with the number of their runs."""
-        return self._runs.experiments(self.call.connection)
+        found = self._runs.experiments(self.call.connection)
+        return [one for one in found if self._visible_asset("experiment", one.id)]
 
     @action(get="/run-comparison")
     def compare(self, runs: RunIds) -> RunDifference:
@@ -286,6 +423,61 @@ class RunService(Service):
                 self._runs.missing(run)
         return self._runs.compare(self.call.connection, runs)
 
+    @action(get="/runs/{run}/artifacts", on="run")
+    def artifacts(
+        self, run: str, path: str = "", *, workspace: Workspace | None = None
+    ) -> ArtifactList:
+        """What lies in a folder of a run's artifacts: files, and folders inside it."""
+        self._runs.standing(self.call.connection, run, workspace)
+        return self._artifacts.listed(self.call.connection, RUNS, run, path)
+
+    @action(get="/runs/{run}/artifact", on="run")
+    def fetch_artifact(
+        self, run: str, path: str, *, workspace: Workspace | None = None
+    ) -> FileAnswer:
+        """The bytes of one artifact of a run."""
+        self._runs.standing(self.call.connection, run, workspace)
+        found = self._artifacts.content(self.call.connection, RUNS, run, path)
+        self.call.note(digest=found.artifact.digest, size=found.artifact.size)
+        return found
+
+    @action(post="/runs/{run}/artifacts", on="run")
+    def keep_artifact(
+        self, run: str, path: str, content: FileGiven, *, workspace: Workspace | None = None
+    ) -> Artifact:
+        """Keep a file as an artifact of a run that takes values; what was there is replaced."""
+        self._runs.open(self.call.connection, run, workspace)
+        kept = arrived(self._artifacts.streams, content)
+        made = self._artifacts.keep(self.call, RUNS, run, path, kept)
+        self.call.note(digest=made.digest, size=made.size)
+        return made
+
+    @action(delete="/runs/{run}/artifacts", on="run")
+    def remove_artifact(self, run: str, path: str, *, workspace: Workspace | None = None) -> int:
+        """Remove an artifact of a run, or a folder of them; returns how many went."""
+        self._runs.standing(self.call.connection, run, workspace)
+        return self._artifacts.remove(self.call, RUNS, run, path)
+
     def _may_see(self, run: str) -> bool:
-        ref = AssetRef("run", run)
+        return self._visible_asset("run", run)
+
+    def _visible_asset(self, kind: str, key: str) -> bool:
+        ref = AssetRef(kind, key)
         return self._visible(self.call, self._catalog.load(self.call.connection, ref))
+
+    def _check_may_start(self, experiment: str, workspace: str) -> None:
+        """Raise unless the caller may begin runs in an experiment, or in its workspace."""
+        connection = self.call.connection
+        found = self._runs.experiments_kept.found(connection, experiment, workspace)
+        resource = Resource(AssetRef("experiment", "*"), {"workspace": workspace})
+        if found is not None:
+            resource = self._catalog.load(connection, AssetRef("experiment", found.id))
+        if self._may(self.call, "runs.start", resource):
+            return
+        if found is not None and not self._visible(self.call, resource):
+            self._runs.experiments_kept.missing(experiment)
+        raise Forbidden(
+            f"You may not begin runs in the experiment {experiment[:200]!r}.",
+            hint="Ask an administrator for a role that permits it.",
+            permission="runs.start",
+        )

@@ -9,17 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
-from falaj.kernel.clock import microseconds
 from falaj.kernel.errors import InvalidInput
 from falaj.lake.content import canonical, content_hash
 from falaj.lake.personal import n_erasures, record_rule, rule_of_query
 from falaj.training.encoding import as_labels, instants
-from falaj.training.model import TEST, TRAIN, VALIDATION, TimeSplit, TrainingSetSpec
+from falaj.training.model import TEST, TRAIN, VALIDATION, Split, TrainingSetSpec
+from falaj.training.partition import parts_of
 
 if TYPE_CHECKING:
     from falaj.lake.ports import Lake
@@ -90,7 +90,7 @@ def batches(
 
 
 def split_rows(
-    lake: Lake, spec: TrainingSetSpec, spine: Spine, split: TimeSplit
+    lake: Lake, spec: TrainingSetSpec, spine: Spine, split: Split
 ) -> tuple[pa.Table, dict[str, int]]:
     """The ordered spine with its ``split`` column, and counts of the rows left out.
 
@@ -106,22 +106,22 @@ def split_rows(
     if rows.num_rows == 0:
         raise _empty()
     rows = canonical(rows)
-    at = instants(rows.column(spec.timestamp), spec.timestamp)
-    part = _parts(at, split)
-    known = np.ones(len(part), np.bool_)
+    instants(rows.column(spec.timestamp), spec.timestamp)  # or it is refused
+    known = np.ones(len(rows), np.bool_)
     if spec.label is not None:
         known = ~np.isnan(as_labels(rows.column(spec.label), spec.label))
-    inside = part != ""
-    rows = rows.append_column(SPLIT, pa.array(part, pa.string()))
-    kept = rows.filter(pa.array(known & inside))
-    others = [name for name in kept.column_names if name != spec.timestamp]
+    others = [name for name in rows.column_names if name != spec.timestamp]
+    kept = rows.filter(pa.array(known))
     kept = kept.sort_by([(name, "ascending") for name in (spec.timestamp, *others)])
+    part = parts_of(kept, split, timestamp=spec.timestamp, label=spec.label)
+    inside = part != ""
+    kept = kept.append_column(SPLIT, pa.array(part, pa.string())).filter(pa.array(inside))
     left_out = {
         "without_label": int((~known).sum()),
-        "outside": int((known & ~inside).sum()),
+        "outside": int((~inside).sum()),
     }
     for one in PARTS[:2]:
-        if not (part[known] == one).any():
+        if not (part == one).any():
             raise InvalidInput(
                 f"No row of the spine with a label falls into the {one} part.",
                 hint="Check the boundaries of the split and the timestamps of the spine.",
@@ -152,18 +152,3 @@ def counted(parts: Mapping[str, int]) -> int:
 
 def _empty() -> InvalidInput:
     return InvalidInput("The spine is empty.", hint="Check its table or query.")
-
-
-def _parts(at: Any, split: TimeSplit) -> Any:
-    """The part of each instant (microseconds), or an empty text outside of all."""
-    parts = np.full(at.shape, "", dtype=object)
-    test = microseconds(split.validation_until)
-    validation = microseconds(split.train_until)
-    parts[at < validation] = TRAIN
-    parts[(at >= validation) & (at < test)] = VALIDATION
-    parts[at >= test] = TEST
-    if split.train_from is not None:
-        parts[at < microseconds(split.train_from)] = ""
-    if split.test_until is not None:
-        parts[at >= microseconds(split.test_until)] = ""
-    return parts

@@ -14,38 +14,31 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
-from falaj.kernel.errors import FalajError, InvalidInput
+from falaj.kernel.errors import FalajError
 from falaj.kernel.ids import new_id
 from falaj.kernel.jobs import JobCancelled, LeaseLost
-from falaj.training.encoding import Encoding, as_labels, learned
+from falaj.training.checkpoints import SealedCheckpoints
 from falaj.training.environment import environment
-from falaj.training.metrics import binary_metrics
+from falaj.training.fitting import Fitting, summary
 from falaj.training.model import (
     BUNDLE_TAG,
-    TEST,
-    TRAIN,
-    VALIDATION,
-    Artifact,
     MetricPoint,
     RunState,
     TrainingRequest,
     TrainingSet,
     TrainingSetSpec,
 )
-from falaj.training.ports import Candidate, FittedModel, Report, Rows, Trainer, chosen, untold
-from falaj.training.training_sets import part_of
+from falaj.training.ports import Candidate, FittedModel, Report, Trainer, chosen, untold
+from falaj.training.products import fetched_model, kept_model, kept_request
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from falaj.kernel.calls import Calls
     from falaj.kernel.jobs import JobRun
     from falaj.lake.blobs import SealedBlobs
+    from falaj.training.costs.fits import Fits
     from falaj.training.ports import Packaging
     from falaj.training.tracking.runs import Runs
     from falaj.training.training_sets import TrainingSets
-
-NATIVE_MODEL, ENCODING = "model/native.bin", "model/fitted.json"
 
 
 class Progress(BaseModel):
@@ -55,6 +48,10 @@ class Progress(BaseModel):
     run: str
     set_recorded: bool = False
     run_started: bool = False
+    folds: list[dict[str, float]] = []
+    """Of a cross-validation, the metrics of the folds that are done."""
+    fit: str | None = None
+    """The digest of the state that the fit kept last."""
     fitted: bool = False
     bundle: str | None = None
 
@@ -68,6 +65,7 @@ class TrainJob:
         trainers: by name.
         packaging: turns the fitted model into a version.
         blobs: keeps the fitted model between the steps, encrypted.
+        fits: where fits run, under which limits; None: in this process, without.
     """
 
     def __init__(
@@ -79,7 +77,9 @@ class TrainJob:
         trainers: Mapping[str, Trainer],
         packaging: Packaging,
         blobs: SealedBlobs,
+        fits: Fits | None = None,
     ) -> None:
+        self.fits = fits
         self.calls = calls
         self.training_sets = training_sets
         self.runs = runs
@@ -136,6 +136,8 @@ class _Work:
         if not self.progress.run_started:
             return
         state = RunState.KILLED if isinstance(error, JobCancelled) else RunState.FAILED
+        if self.progress.fit is not None:
+            self.on.blobs.forget(self.progress.fit)
         with self._opened("training.fail") as call:
             self.on.runs.tag(call, self.progress.run, {"falaj.error": str(error)[:2000]})
             if self.on.runs.get(call.connection, self.progress.run).state is RunState.RUNNING:
@@ -176,26 +178,11 @@ class _Work:
             return self.on.training_sets.get(connection, self.progress.training_set)
 
     @cached_property
-    def _features(self) -> tuple[str, ...]:
-        wanted = self.request.features
-        if wanted is None:
-            return self._set.features
-        unknown = sorted(set(wanted) - set(self._set.features))
-        if unknown:
-            raise InvalidInput(
-                f"The training set {self._set.id} has no feature {unknown[0]!r}.",
-                hint=f"It has: {', '.join(self._set.features)}.",
-            )
-        return wanted
-
-    @cached_property
-    def _rows(self) -> pa.Table:
-        return self.on.training_sets.load(self._set)
-
-    def _part(self, part: str, encoding: Encoding) -> Rows:
-        rows = part_of(self._rows, part)
-        label, _ = self._set.trainable()
-        return Rows(encoding.matrix(rows), as_labels(rows.column(label), label))
+    def _fitting(self) -> Fitting:
+        trainer = chosen(self.on.trainers, self.request.trainer)
+        if self.on.fits is not None:
+            trainer = self.on.fits.placed(trainer, self.request, self.job, self.progress.run)
+        return Fitting(trainer, self.request, self._set, self.on.training_sets.load(self._set))
 
     def _start(self) -> None:
         if self.progress.run_started:
@@ -203,7 +190,8 @@ class _Work:
         trainer = chosen(self.on.trainers, self.request.trainer)
         params = trainer.parameters(self.request.params)
         self.job.report(0.35, "starting the run")
-        run_environment, code = environment(), trainer.code()
+        run_environment, code = environment(), trainer.code(self.request.params)
+        kept = kept_request(self.on.blobs, self.request)
         with self._opened("training.start") as call:
             made = self._set
             self.on.runs.start(
@@ -218,64 +206,56 @@ class _Work:
                 code=code,
                 run_id=self.progress.run,
             )
+            self.on.runs.log(call, self.progress.run, artifacts=kept)
             self._kept(call, run_started=True)
 
     def _fit(self) -> dict[str, float]:
         if self.progress.fitted:
             with self.on.calls.database.reading() as connection:
                 return self.on.runs.get(connection, self.progress.run).metrics
-        trainer = chosen(self.on.trainers, self.request.trainer)
         self.job.report(0.4, "reading the training set")
-        train_rows = part_of(self._rows, TRAIN)
-        label, _ = self._set.trainable()
-        labels = as_labels(train_rows.column(label), label)
-        encoding = learned(train_rows, self._features, labels)
-        train = Rows(encoding.matrix(train_rows), labels)
-        validation = self._part(VALIDATION, encoding)
-        fitted = trainer.fit(
-            train,
-            validation,
-            encoding,
-            params=self.request.params,
-            seed=self.request.seed,
-            report=lambda share, told: self.job.report(0.4 + 0.4 * share, told),
+        fitting = self._fitting
+        folds = fitting.cross_validated(
+            self.progress.folds,
+            lambda done: self._noted(folds=list(done)),
+            lambda share, told: self.job.report(0.4 + 0.2 * share, told),
+        )
+        fitted = fitting.fitted(
+            report=lambda share, told: self.job.report(0.6 + 0.2 * share, told),
+            checkpoints=SealedCheckpoints(
+                self.on.blobs,
+                self.progress.fit,
+                lambda digest: self._noted(fit=digest),
+                every_seconds=self.request.checkpoint.seconds,
+            ),
         )
         self.job.report(0.82, "measuring")
-        metrics = _measured("validation", trainer, fitted, validation)
-        test = self._part(TEST, encoding)
-        if test.labels.size and 0 < test.labels.sum() < test.labels.size:
-            metrics |= _measured("test", trainer, fitted, test)
-        metrics |= {k: float(v) for k, v in fitted.facts.items() if isinstance(v, int | float)}
-        facts = _FittedFacts(
-            format=fitted.format,
-            encoding=fitted.encoding,
-            facts=dict(fitted.facts),
-            importance=dict(fitted.importance),
-        )
-        files = {NATIVE_MODEL: fitted.data, ENCODING: facts.model_dump_json().encode()}
-        kept = [
-            Artifact(path=path, digest=self.on.blobs.keep(data), size=len(data))
-            for path, data in files.items()
+        metrics = fitting.measured(fitted) | summary(folds)
+        points = [MetricPoint(key=key, value=value) for key, value in metrics.items()]
+        points += [
+            MetricPoint(key=f"cv_{key}", value=value, step=fold)
+            for fold, figures in enumerate(folds)
+            for key, value in figures.items()
         ]
+        kept = kept_model(self.on.blobs, fitted)
         with self._opened("training.log") as call:
-            points = [MetricPoint(key=key, value=value) for key, value in metrics.items()]
             self.on.runs.log(call, self.progress.run, metrics=points, artifacts=kept)
-            self._kept(call, fitted=True)
+            checkpoint = self.progress.fit
+            self._kept(call, fitted=True, fit=None)
+        if checkpoint is not None:
+            self.on.blobs.forget(checkpoint)
         return metrics
+
+    def _noted(self, **steps: Any) -> None:
+        """Note how far a step is, in a transaction of its own."""
+        self.progress = self.progress.model_copy(update=steps)
+        self.job.save(self.progress.model_dump())
 
     def _fitted(self) -> FittedModel:
         """The fitted model as an earlier step kept it."""
         with self.on.calls.database.reading() as connection:
             run = self.on.runs.get(connection, self.progress.run)
-        digests = {artifact.path: artifact.digest for artifact in run.artifacts}
-        facts = _FittedFacts.model_validate_json(self.on.blobs.fetch(digests[ENCODING]))
-        return FittedModel(
-            format=facts.format,
-            data=self.on.blobs.fetch(digests[NATIVE_MODEL]),
-            encoding=facts.encoding,
-            facts=facts.facts,
-            importance=facts.importance,
-        )
+        return fetched_model(self.on.blobs, run)
 
     def _package(self) -> int:
         if self.progress.bundle is None:
@@ -291,9 +271,7 @@ class _Work:
             return self.on.packaging.register(call, self.request.model, self.progress.run, bundle)
 
     def _candidate(self) -> Candidate:
-        trainer = chosen(self.on.trainers, self.request.trainer)
-        fitted = self._fitted()
-        validation = self._part(VALIDATION, fitted.encoding)
+        fitted, fitting = self._fitted(), self._fitting
         with self.on.calls.database.reading() as connection:
             run = self.on.runs.get(connection, self.progress.run)
         return Candidate(
@@ -301,17 +279,10 @@ class _Work:
             run=run,
             training_set=self._set,
             fitted=fitted,
-            train=self._part(TRAIN, fitted.encoding),
-            validation=validation,
-            scores=trainer.scores(fitted, validation.matrix),
+            train=fitting.train,
+            validation=fitting.validation,
+            scores=fitting.trainer.scores(fitted, fitting.validation.matrix),
         )
-
-
-class _FittedFacts(BaseModel):
-    format: str
-    encoding: Encoding
-    facts: dict[str, float | str]
-    importance: dict[str, float]
 
 
 class PrepareJob:
@@ -393,8 +364,3 @@ def built_set(
         purpose=purpose,
         report=report,
     )
-
-
-def _measured(part: str, trainer: Trainer, fitted: FittedModel, rows: Rows) -> dict[str, float]:
-    figures = binary_metrics(rows.labels, trainer.scores(fitted, rows.matrix))
-    return {f"{part}_{name}": value for name, value in figures.items()}

@@ -9,19 +9,22 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 from sqlalchemy import insert, select
 
 from falaj.catalog.model import Classification, Relation
 from falaj.kernel.call import AssetRef
+from falaj.kernel.clock import from_microseconds, microseconds
 from falaj.kernel.errors import Corrupt, InvalidInput, NotFound
 from falaj.lake.content import ContentHash, canonical, content_hash
 from falaj.lake.personal import n_erasures, record_rule, refuse_erased, refuse_erased_since
-from falaj.training.encoding import as_labels
-from falaj.training.model import Recreation, TrainingSet, TrainingSetSpec
+from falaj.training.encoding import as_labels, instants
+from falaj.training.model import TEST, Recreation, TimeSplit, TrainingSet, TrainingSetSpec
 from falaj.training.personal import rule_of_set
 from falaj.training.ports import Pinned, Report, untold
 from falaj.training.setorigins import set_origins, spine_origins
@@ -175,6 +178,7 @@ class TrainingSets:
             origins=set_origins(learned[0].columns, origins, pinned),
             n_rows=_n_rows(rows, learned[0].frame.n_rows) | left_out,
             positive_rate=_positive_rate(spec, rows),
+            known_until=_known_until(spec, rows),
             created_at=written.at,
             created_by=created_by,
         )
@@ -452,6 +456,28 @@ class TrainingSets:
         self._catalog.link(call, source, target, relation)
 
 
+def unseen(made: TrainingSet, rows: pa.Table, of: TrainingSet) -> npt.NDArray[np.bool_]:
+    """True for test rows that no model of a set can have learned from.
+
+    Of a set that is split by time, those after its split; of another, those after its latest
+    train or validation row, and its own test rows.
+
+    Args:
+        made: the set that the model learned from.
+        rows: test rows.
+        of: the set that they are of.
+    """
+    at = instants(rows.column(of.spec.timestamp), of.spec.timestamp)
+    _, split = made.trainable()
+    if isinstance(split, TimeSplit):
+        return np.asarray(at >= microseconds(split.validation_until), dtype=np.bool_)
+    if made.id == of.id:
+        return np.ones(at.shape, dtype=np.bool_)
+    if made.known_until is None:
+        return np.zeros(at.shape, dtype=np.bool_)
+    return np.asarray(at > microseconds(made.known_until), dtype=np.bool_)
+
+
 def part_of(rows: pa.Table, part: str) -> pa.Table:
     """The rows of one part: train, validation or test."""
     import pyarrow.compute as pc
@@ -477,3 +503,12 @@ def _positive_rate(spec: TrainingSetSpec, rows: pa.Table | None) -> Mapping[str,
     labels = as_labels(rows.column(spec.label), spec.label)
     parts = np.asarray(rows.column(SPLIT).to_pylist(), dtype=object)
     return {part: float(labels[parts == part].mean()) for part in PARTS if (parts == part).any()}
+
+
+def _known_until(spec: TrainingSetSpec, rows: pa.Table | None) -> datetime | None:
+    if rows is None:
+        return None
+    at = instants(rows.column(spec.timestamp), spec.timestamp)
+    parts = np.asarray(rows.column(SPLIT).to_pylist(), dtype=object)
+    known = int(at[parts != TEST].max())
+    return from_microseconds(known)

@@ -25,7 +25,9 @@ from falaj.trust.policy_model import Why
 from falaj.trust.policy_slices import Slice, Written, sliced
 
 _TYPES = {"user": "User", "service": "Service", "system": "System"}
-_ATTRIBUTES = ("owner", "requested_by", "classification", "region", "stage", "environment")
+_ATTRIBUTES = (
+    "owner", "requested_by", "classification", "region", "stage", "environment", "workspace",
+)  # fmt: skip
 """The attributes of a resource that policies may speak of; others are not shown to them."""
 _MOST_KEPT = 100_000
 _json = msgspec.json.Encoder().encode
@@ -195,6 +197,23 @@ class CedarPolicy:
             known = 0  # the memory was emptied meanwhile
         questions = list(prepared.kept)[known : prepared.told]
         return [one for one in questions if one[2] in self._actions and _typed(one[0])]
+
+    def tells_apart(self, caller: Caller, action: str) -> bool:
+        """True if answers may differ for two assets of a kind with the same attributes.
+
+        They do where a policy that could apply speaks of the asset's key, or of one asset by
+        its name. Where none does, who asks of thousands has to ask of each set of attributes
+        once.
+        """
+        known = self._actions.get(action)
+        principal_type = _TYPES.get(caller.principal.id.partition(":")[0])
+        if known is None or principal_type is None:
+            return False
+        return any(
+            policy.speaks_of_one_asset
+            for policy in self._prepared.by_id.values()
+            if policy.fits(known, principal_type)
+        )
 
     def groups_of(self, action: str) -> tuple[str, ...]:
         """The groups that an action stands in; empty for an unknown one."""

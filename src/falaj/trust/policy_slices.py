@@ -62,6 +62,13 @@ class Written:
         return _text(self.id, document)
 
     @cached_property
+    def speaks_of_one_asset(self) -> bool:
+        """Whether its scope or its conditions can tell assets apart by their names."""
+        written, scope = json.dumps(self.document["conditions"]), self.document["resource"]
+        named = scope["op"] != "All" and (scope["op"] != "is" or "in" in scope)
+        return named or '"key"' in written or '"Asset"' in written
+
+    @cached_property
     def speaks_of_actions(self) -> bool:
         """Whether its conditions need to know in which groups an action is."""
         written = json.dumps(self.document["conditions"])

@@ -112,6 +112,11 @@ class LivePolicy(CedarPolicy):
             self.look()
         return super().decide(caller, action, resource, stepped_up=stepped_up)
 
+    def tells_apart(self, caller: Caller, action: str) -> bool:
+        """As ``CedarPolicy`` has it, of the policies of now."""
+        self.look()
+        return super().tells_apart(caller, action)
+
     def look(self) -> None:
         """Take in what has changed; raises Unavailable rather than go on with old policies."""
         with self._looking:

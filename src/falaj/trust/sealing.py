@@ -123,6 +123,36 @@ def open_pieces(source: Source, keys: KeyService, *, context: str) -> Iterator[m
     return _opened(read, keys, context, header)
 
 
+def open_from(
+    source: Source,
+    at: Callable[[int], Source],
+    keys: KeyService,
+    *,
+    context: str,
+    start: int,
+) -> Iterator[memoryview]:
+    """The bytes from number ``start`` on of what ``seal_stream`` made, in pieces.
+
+    Args:
+        source: the sealed blob from its beginning; only its header is read.
+        at: gives the sealed blob from one of its bytes on.
+        start: at most the number of bytes in clear.
+
+    Each piece is authentic and in its place, and valid until the next one is asked for; that
+    none is missing shows when the iterator ends. Raises as ``open_stream`` does.
+    """
+    header = _Header.read(source)
+    number, skipped = divmod(start, header.frame_bytes)
+    size = header.frame_bytes + TAG_BYTES
+    if number and start % header.frame_bytes == 0:  # the last frame may be a full one
+        number, skipped = number - 1, header.frame_bytes
+    rest = at(len(header.encoded()) + number * size)
+    for frame in _opened(_reads(rest, size), keys, context, header, number):
+        if skipped < len(frame):
+            yield frame[skipped:]
+        skipped = 0
+
+
 class SealingWriter:
     """Seals what is written to it, as ``seal_stream`` seals what it reads.
 
@@ -143,18 +173,28 @@ class SealingWriter:
 
     def write(self, data: bytes | memoryview, /) -> int:
         """Take bytes; whole frames go on to the target."""
-        self._waiting += data
-        while len(self._waiting) > FRAME_BYTES:  # the last frame is written by ``close``
-            self._sealed(bytes(self._waiting[:FRAME_BYTES]), last=False)
-            del self._waiting[:FRAME_BYTES]
+        rest = memoryview(data)
+        while len(self._waiting) + len(rest) > FRAME_BYTES:  # ``close`` writes the last frame
+            if not self._waiting:
+                self._sealed(rest[:FRAME_BYTES], last=False)
+                rest = rest[FRAME_BYTES:]
+                continue
+            missing = FRAME_BYTES - len(self._waiting)
+            self._waiting += rest[:missing]
+            rest = rest[missing:]
+            self._sealed(self._waiting, last=False)
+            self._waiting = bytearray()
+        self._waiting += rest
         return len(data)
 
     def close(self) -> None:
         """Write what is left as the last frame."""
-        self._sealed(bytes(self._waiting), last=True)
-        self._waiting.clear()
+        self._sealed(self._waiting, last=True)
+        self._waiting = bytearray()
 
-    def _sealed(self, frame: bytes, *, last: bool) -> None:
+    def _sealed(self, frame: bytearray | memoryview, *, last: bool) -> None:
+        if self._number >= _MOST_FRAMES:
+            raise InvalidInput("A sealed blob has at most 4,294,967,296 frames.")
         nonce = self._header.nonce(self._number, last)
         self._target.write(self._cipher.encrypt(nonce, frame, self._associated))
         self._number += 1
@@ -255,12 +295,14 @@ def _open(read: _Read, target: Target, keys: KeyService, context: str, header: _
     return total
 
 
-def _opened(read: _Read, keys: KeyService, context: str, header: _Header) -> Iterator[memoryview]:
+def _opened(
+    read: _Read, keys: KeyService, context: str, header: _Header, first: int = 0
+) -> Iterator[memoryview]:
     """The frames in clear; each is valid until the next one is asked for."""
     cipher = AESGCM(_data_key(header, keys, context))
     associated = header.associated(context)
     room = bytearray(0)
-    for number, last, frame in _frames(read, header.frame_bytes + TAG_BYTES):
+    for number, last, frame in _frames(read, header.frame_bytes + TAG_BYTES, first):
         size = len(frame) - TAG_BYTES
         if size < 0:
             raise _damaged(f"it ends inside frame {number}")
@@ -274,13 +316,13 @@ def _opened(read: _Read, keys: KeyService, context: str, header: _Header) -> Ite
         yield view
 
 
-def _frames(read: _Read, size: int) -> Iterator[tuple[int, bool, _Piece]]:
+def _frames(read: _Read, size: int, first: int = 0) -> Iterator[tuple[int, bool, _Piece]]:
     """Cut a source into (number, is last, bytes); an empty source has one empty frame.
 
     A frame is valid until the next one is asked for.
     """
     frame = read()
-    number = 0
+    number = first
     while True:
         following = read() if len(frame) == size else b""
         last = not following

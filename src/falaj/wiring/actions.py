@@ -17,7 +17,11 @@ from falaj.monitoring.service import MonitorService
 from falaj.operations.policy_service import PolicyService
 from falaj.operations.service import AlertService, ChangeService, IncidentService
 from falaj.serving.service import EndpointService
+from falaj.training.costs.service import CostService
+from falaj.training.loggedmodel_service import LoggedModelService
+from falaj.training.pipelines.service import PipelineService
 from falaj.training.service import RunService, TrainingService
+from falaj.training.tracking.service import ExperimentService
 from falaj.training.tuning.service import StudyService
 from falaj.trust.audit_service import Audit
 from falaj.trust.certificates_service import CertificateService
@@ -25,12 +29,15 @@ from falaj.trust.keys_service import Keys
 from falaj.trust.ownfactors import OwnFactors
 from falaj.trust.provisioning_service import ProvisioningService
 from falaj.trust.service import AccountsService
+from falaj.wiring.artifactparts import logged_models
+from falaj.wiring.computeparts import cost_service, run_queue
 from falaj.wiring.facts import facts
 from falaj.wiring.policyparts import policy_service
 from falaj.wiring.privacyparts import privacy_service
 from falaj.wiring.provisioningparts import provisioning_service
 from falaj.wiring.readingparts import DataPlaneSight, feature_sight, guarded_lake
 from falaj.wiring.residencyparts import residency
+from falaj.wiring.trackingparts import experiment_service, run_service
 from falaj.wiring.tuningparts import study_service
 from falaj.wiring.watching import parity_checks
 
@@ -60,9 +67,14 @@ def makers(made: Premises) -> dict[type[Service], Callable[[], Service]]:
             made.may,
             guarded_lake(made),
             residency(made).check,
+            run_queue(made),
         ),
-        RunService: lambda: RunService(made.runs, made.catalog, visible),
+        LoggedModelService: lambda: logged_models(made),
+        RunService: lambda: run_service(made),
+        ExperimentService: lambda: experiment_service(made),
         StudyService: lambda: study_service(made),
+        CostService: lambda: cost_service(made),
+        PipelineService: made.pipelines.service,
         ModelService: lambda: _models(made),
         EndpointService: lambda: _endpoints(made),
         MonitorService: lambda: MonitorService(made.monitors, made.may_on, guarded_lake(made)),
@@ -97,11 +109,14 @@ def _features(made: Premises) -> Features:
 
 def _models(made: Premises) -> ModelService:
     from falaj.models.brought import Bringing
+    from falaj.models.cards import Cards
+    from falaj.models.gating.asking import GateAsking
     from falaj.models.revocations import Revocations
+    from falaj.wiring.registryparts import registry_parts
     from falaj.wiring.supplyparts import Withdrawn, advisories
 
     return ModelService(
-        registry=made.registry,
+        parts=registry_parts(made),
         promotions=made.promotions,
         bundles=made.bundles,
         runs=made.runs,
@@ -116,6 +131,10 @@ def _models(made: Premises) -> ModelService:
             pickles=made.settings.supply_chain.pickles,
         ),
         revocations=Revocations(made.bundles, Withdrawn(made)),
+        gates=GateAsking(
+            made.registry, made.training_sets, guarded_lake(made), made.catalog, made.jobs
+        ),
+        cards=Cards(made.registry, made.bundles, made.training_sets),
         advisories=advisories(made),
     )
 

@@ -6,7 +6,6 @@ serves models never opens the lake, and a command that lists jobs opens next to 
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Mapping
 from datetime import timedelta
@@ -20,7 +19,7 @@ from falaj.kernel.calls import Calls
 from falaj.kernel.clock import Clock, SystemClock
 from falaj.kernel.database import Database
 from falaj.kernel.door import Backend, Services
-from falaj.kernel.jobs import Handler, Job, Jobs, Worker
+from falaj.kernel.jobs import Handler, Job, Jobs
 from falaj.kernel.outbox import Outbox
 from falaj.kernel.ports import Resource
 from falaj.kernel.settings import Settings, private_folder
@@ -54,8 +53,10 @@ if TYPE_CHECKING:
     from falaj.ingest.files import Files
     from falaj.ingest.pipelines import Loading
     from falaj.ingest.ports import EventLog
+    from falaj.kernel.lentcompute import LentCompute
     from falaj.lake.blobs import SealedBlobs
     from falaj.lake.sealedcolumns import SubjectLake
+    from falaj.lake.streams import SealedStreams
     from falaj.models.bundles import Bundles
     from falaj.models.registry import Registry
     from falaj.monitoring.monitors import Monitors
@@ -65,6 +66,7 @@ if TYPE_CHECKING:
     from falaj.trust.subjectciphers import SubjectCiphers
     from falaj.trust.subjectkeys import StoredKeys
     from falaj.wiring.certificateparts import CertificateParts
+    from falaj.wiring.pipelineparts import PipelineParts
     from falaj.wiring.servingparts import ServingParts
 
 
@@ -192,8 +194,20 @@ class Premises:
     @part
     def jobs(self) -> Jobs:
         """The durable jobs."""
+        from falaj.wiring.computeparts import fair_queue
+
         lease = timedelta(seconds=self.settings.job_lease_seconds)
-        return Jobs(self.database, self.clock, lease=lease)
+        return Jobs(self.database, self.clock, lease=lease, queue=fair_queue(self))
+
+    @part
+    def compute(self) -> LentCompute:
+        """What runs tasks of jobs, lent to one job after the other."""
+        from falaj.kernel.lentcompute import LentCompute
+
+        idle = self.settings.queue.idle_seconds
+        lender = LentCompute(lambda: stores.compute(self.settings), idle)
+        self.closing.append(lender.close)
+        return lender
 
     @part
     def calls(self) -> Calls:
@@ -249,17 +263,14 @@ class Premises:
     @part
     def changes(self) -> Changes:
         """Changes, and what approving each kind does."""
-        from falaj.models.promotion import CHANGE_KIND
         from falaj.operations.policies import CHANGE_KIND as POLICY
         from falaj.wiring.policyparts import proposals
-
-        def promoted(call: Call, change: Any) -> None:
-            self.promotions.apply(call, change)
+        from falaj.wiring.registryparts import model_changes
 
         def policies_approved(call: Call, change: Any) -> None:
             proposals(self).carry_out(call, change)
 
-        return Changes(self.catalog, {CHANGE_KIND: promoted, POLICY: policies_approved})
+        return Changes(self.catalog, {**model_changes(self), POLICY: policies_approved})
 
     @part
     def incidents(self) -> Incidents:
@@ -297,6 +308,13 @@ class Premises:
         from falaj.lake.blobs import SealedBlobs
 
         return SealedBlobs(stores.blob_store(self.settings), self.keys)
+
+    @part
+    def streams(self) -> SealedStreams:
+        """Encrypted bytes of any size."""
+        from falaj.lake.streams import SealedStreams
+
+        return SealedStreams(stores.blob_store(self.settings), self.keys)
 
     @part
     def loading(self) -> Loading:
@@ -444,6 +462,13 @@ class Premises:
 
         return Promotions(self.registry, self.changes)
 
+    @part
+    def pipelines(self) -> PipelineParts:
+        """Pipelines and what runs them."""
+        from falaj.wiring.pipelineparts import PipelineParts
+
+        return PipelineParts(self)
+
     # ---- serving and monitoring
 
     @part
@@ -459,9 +484,10 @@ class Premises:
         from falaj.monitoring.drift import Drift
         from falaj.monitoring.monitors import Monitors
         from falaj.monitoring.performance import Performance
+        from falaj.wiring.liveparts import kept_sketches
 
         return Monitors(
-            Drift(self.lake, self.bundles),
+            Drift(self.lake, self.bundles, kept_sketches(self), self.database),
             Performance(self.lake),
             self.serving.releases,
             self.definitions,
@@ -523,8 +549,9 @@ class Premises:
 
     def work_on_jobs(self, stopped: threading.Event) -> None:
         """Take and run jobs until ``stopped`` is set."""
-        worker = Worker(self.jobs, self.handlers, name=f"{self.process}-{os.getpid()}")
-        worker.run_until(stopped)
+        from falaj.wiring.work import work_on_jobs
+
+        work_on_jobs(self, stopped)
 
     def work(self, stopped: threading.Event) -> None:
         """Jobs, streams, and the house's chores beside them, until ``stopped`` is set."""

@@ -10,6 +10,7 @@ from falaj.trust.key_uses import ACTION
 from falaj.trust.key_uses import EVERY_SECONDS as EVERY_USES
 from falaj.trust.rotation import DISCARD_JOB, RESEAL_JOB, REWRAP_JOB
 from falaj.wiring.keyservices import sealed_keyring
+from falaj.wiring.pipelineparts import pipeline_blobs
 
 if TYPE_CHECKING:
     from falaj.kernel.jobs import Handler
@@ -33,6 +34,8 @@ def rewrappables(made: Premises) -> Sequence[Rewrappable]:
         SealedColumns(made.database, made.keys, secrets),
         sealed_segments(made.spool_folder, made.keys),
         made.blobs,
+        made.streams,
+        pipeline_blobs(made),
         made.subject_keys,
     ]
     if isinstance(made.event_log, SegmentLog):

@@ -21,9 +21,10 @@ def definition_kinds() -> dict[str, type[Definition]]:
     from falaj.models.model import ModelPolicy
     from falaj.monitoring.model import Monitor
     from falaj.serving.model import Endpoint
+    from falaj.training.pipelines.model import Pipeline
 
     own: list[type[Definition]] = [
-        Source, Contract, ModelPolicy, Endpoint, Monitor, Policy, ReadRule,
+        Source, Contract, Pipeline, ModelPolicy, Endpoint, Monitor, Policy, ReadRule,
     ]  # fmt: skip
     return {**{kind.kind: kind for kind in own}, **KINDS}
 

@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from falaj.monitoring.keptsketches import KeptSketches
     from falaj.serving.personallog import SubjectOf
     from falaj.serving.spools import PredictionDrain
     from falaj.trust.subjects import SubjectCopies
@@ -39,7 +40,21 @@ def prediction_drain(made: Premises) -> PredictionDrain:
         made.lake,
         subject_of_releases(made),
         subjects=made.subject_keys,
+        moved=kept_sketches(made).take,
     )
+
+
+def kept_sketches(made: Premises) -> KeptSketches:
+    """Sketches of the prediction log."""
+    from falaj.monitoring.keptsketches import KeptSketches
+    from falaj.monitoring.sketches import Bins
+
+    def bins_of(model: str, version: int) -> Bins:
+        with made.database.reading() as connection:
+            bundle = made.registry.version(connection, model, version).bundle
+        return Bins.of(made.bundles.open_bundle(bundle).statistics)
+
+    return KeptSketches(made.database, bins_of, made.clock)
 
 
 def live_copies(made: Premises) -> Sequence[SubjectCopies]:

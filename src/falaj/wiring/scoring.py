@@ -51,7 +51,7 @@ def scoring(
         lake=made.lake,
         catalog=made.catalog,
         files=made.data_files,
-        compute=compute or (lambda: stores.compute(made.settings)),
+        compute=compute or made.compute.opened,
         score_part=score_part,
         settings=plain_settings(made.settings),
         settle=settled,

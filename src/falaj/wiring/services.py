@@ -18,7 +18,11 @@ def service_classes() -> dict[str, type[Service]]:
     from falaj.operations.policy_service import PolicyService
     from falaj.operations.service import AlertService, ChangeService, IncidentService
     from falaj.serving.service import EndpointService
+    from falaj.training.costs.service import CostService
+    from falaj.training.loggedmodel_service import LoggedModelService
+    from falaj.training.pipelines.service import PipelineService
     from falaj.training.service import RunService, TrainingService
+    from falaj.training.tracking.service import ExperimentService
     from falaj.training.tuning.service import StudyService
     from falaj.trust.audit_service import Audit
     from falaj.trust.certificates_service import CertificateService
@@ -33,7 +37,11 @@ def service_classes() -> dict[str, type[Service]]:
         Features,
         TrainingService,
         RunService,
+        LoggedModelService,
+        ExperimentService,
         StudyService,
+        CostService,
+        PipelineService,
         ModelService,
         EndpointService,
         MonitorService,

@@ -36,6 +36,15 @@ _ROUTING: Shared[RoutingTable] = Shared()
 
 def runtimes(made: Premises) -> list[Runtime]:
     """A runtime of each model format; each loads its library with its first model."""
+    return runtimes_with(pickles=made.settings.supply_chain.pickles)
+
+
+def runtimes_with(*, pickles: bool) -> list[Runtime]:
+    """The same, where no platform is open: in a process that only runs models.
+
+    Args:
+        pickles: whether the settings permit pickled models.
+    """
     from falaj.serving.adapters.runtime_lightgbm import LightGbmRuntime
     from falaj.serving.adapters.runtime_onnx import OnnxRuntime
     from falaj.serving.adapters.runtime_pickle import PickleRuntime
@@ -43,9 +52,8 @@ def runtimes(made: Premises) -> list[Runtime]:
     from falaj.serving.adapters.runtime_torch import TorchRuntime
     from falaj.serving.adapters.runtime_xgboost import XgBoostRuntime
 
-    pickles = PickleRuntime(permitted=made.settings.supply_chain.pickles)
     return [OnnxRuntime(), LightGbmRuntime(), XgBoostRuntime(), TorchRuntime(), PythonRuntime(),
-            pickles]  # fmt: skip
+            PickleRuntime(permitted=pickles)]  # fmt: skip
 
 
 class ServingParts:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from falaj.features.ports import OnlineStore
     from falaj.ingest.adapters.kafka_clients import KafkaPlace
     from falaj.ingest.ports import EventLog
-    from falaj.kernel.compute import Compute
+    from falaj.kernel.lentcompute import AnyCompute
     from falaj.lake.ports import BlobStore, StandInLake
     from falaj.trust.ports import KeyService
 
@@ -189,7 +189,7 @@ def compute_place(settings: Settings) -> tuple[str, str]:
     return kind, rest
 
 
-def compute(settings: Settings) -> Compute:
+def compute(settings: Settings) -> AnyCompute:
     """What runs tasks, as ``compute`` says; to be closed by whoever opens it.
 
     Raises:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Mapping
 from datetime import timedelta
@@ -10,14 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 from falaj.kernel.clock import monotonic
 from falaj.kernel.errors import FalajError
-from falaj.kernel.jobs import Handler, JobRun
+from falaj.kernel.jobs import Handler, JobRun, Worker
 from falaj.kernel.outbox import Subscription
 from falaj.kernel.telemetry import logger
 from falaj.trust.audit_checkpoints import Checkpointer
+from falaj.wiring.artifactparts import artifact_chores
 from falaj.wiring.auditparts import retention
+from falaj.wiring.computeparts import queue_chores
 from falaj.wiring.keyparts import EVERY_USES, key_jobs, uses_told
-from falaj.wiring.liveparts import prediction_drain
+from falaj.wiring.liveparts import kept_sketches, prediction_drain
+from falaj.wiring.pipelineparts import chores as pipeline_chores
 from falaj.wiring.seldom import Seldom
+from falaj.wiring.trainingparts import reproduce_job, train_job
 from falaj.wiring.watching import parity_checks, statistics
 
 if TYPE_CHECKING:
@@ -38,7 +43,8 @@ def handlers(made: Premises) -> Mapping[str, Handler]:
     from falaj.ingest.service import LOAD
     from falaj.models.model import BRING_JOB, GATES_JOB, QUANTIZE_JOB
     from falaj.serving.batchmodel import SCORE_JOB
-    from falaj.training.model import PREPARE_JOB, RECREATE_JOB, TRAIN_JOB
+    from falaj.training.model import PREPARE_JOB, RECREATE_JOB, REPRODUCE_JOB, TRAIN_JOB
+    from falaj.training.pipelines.model import RUN_JOB
     from falaj.training.tuning.model import TUNE_JOB
 
     makers: dict[str, Callable[[], Handler]] = {
@@ -47,12 +53,14 @@ def handlers(made: Premises) -> Mapping[str, Handler]:
         FORGET: lambda: _forgetting(made),
         PREPARE_JOB: lambda: _preparation(made),
         RECREATE_JOB: lambda: _recreation(made),
-        TRAIN_JOB: lambda: _training(made),
+        TRAIN_JOB: lambda: train_job(made),
+        REPRODUCE_JOB: lambda: reproduce_job(made),
         GATES_JOB: lambda: _gates(made),
         BRING_JOB: lambda: _bringing(made),
         QUANTIZE_JOB: lambda: _quantizing(made),
         SCORE_JOB: lambda: _scoring(made),
         TUNE_JOB: lambda: _tuning(made),
+        RUN_JOB: made.pipelines.handler,
         **key_jobs(made),
     }
     return {kind: _later(make) for kind, make in makers.items()}
@@ -110,32 +118,21 @@ def _recreation(made: Premises) -> Handler:
     return RecreateJob(made.calls, made.training_sets)
 
 
-def _training(made: Premises) -> Handler:
-    from falaj.models.adapters.onnx_lightgbm import LightGbmToOnnx
-    from falaj.models.adapters.scoring_onnxruntime import OnnxScorers
-    from falaj.models.packaging import ModelPackaging
-    from falaj.training.adapters.trainer_lightgbm import LightGbmTrainer
-    from falaj.training.train import TrainJob
-
-    return TrainJob(
-        calls=made.calls,
-        training_sets=made.training_sets,
-        runs=made.runs,
-        trainers={"lightgbm": LightGbmTrainer()},
-        packaging=ModelPackaging(LightGbmToOnnx(), OnnxScorers(), made.bundles, made.registry),
-        blobs=made.blobs,
-    )
-
-
 def _gates(made: Premises) -> Handler:
     from falaj.models.gate_job import GateJob
     from falaj.models.gates import Gates
     from falaj.serving.scorers import RuntimeScorers
     from falaj.wiring.servingparts import runtimes
     from falaj.wiring.supplyparts import advisories
+    from falaj.wiring.weighing import FreshProcess
 
-    gates = Gates(made.bundles, RuntimeScorers(runtimes(made)), advisories(made))
-    return GateJob(made.calls, made.registry, gates, made.training_sets)
+    gates = Gates(
+        made.bundles,
+        RuntimeScorers(runtimes(made)),
+        advisories(made),
+        FreshProcess(pickles=made.settings.supply_chain.pickles),
+    )
+    return GateJob(made.calls, made.registry, gates, made.training_sets, made.catalog)
 
 
 def _bringing(made: Premises) -> Handler:
@@ -192,6 +189,18 @@ def stream_worker(made: Premises) -> StreamWorker:
         lake_seconds=settings.lake_seconds,
         lake_rows=settings.lake_rows,
     )
+
+
+def work_on_jobs(made: Premises, stopped: threading.Event) -> None:
+    """Take and run jobs until ``stopped`` is set; runs of pipelines in threads of their own."""
+    from falaj.training.pipelines.model import RUN_JOB
+    from falaj.wiring.pipelineparts import work_on_pipelines
+
+    others = {kind: handler for kind, handler in made.handlers.items() if kind != RUN_JOB}
+    threads = work_on_pipelines(made, stopped)
+    Worker(made.jobs, others, name=f"{made.process}-{os.getpid()}").run_until(stopped)
+    for thread in threads:
+        thread.join()
 
 
 def work_until(made: Premises, stopped: threading.Event) -> None:
@@ -271,9 +280,11 @@ class Chores:
             "scaling decisions": lambda: bring_in(scalings, made.calls),
             "feature statistics": Seldom(lambda: statistics(made).update_all(), every_seconds=60.0),
             "expired tiles": Seldom(tiles_let_go, every_seconds=3600.0),
+            "old sketches": Seldom(kept_sketches(made).roll_up, every_seconds=600.0),
             "lake compaction": Seldom(made.lake.compact, every_seconds=3600.0),
         }
-        self._chores |= _as_settings_say(made)
+        self._chores |= _as_settings_say(made) | artifact_chores(made) | queue_chores(made)
+        self._chores |= pipeline_chores(made)
 
     def run_once(self) -> None:
         """Each chore once; what fails is logged and tried again next time."""

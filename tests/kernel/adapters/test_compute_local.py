@@ -7,6 +7,7 @@ import pytest
 from falaj.kernel.adapters.compute_local import LocalCompute
 from falaj.kernel.compute import TaskFailed, task
 from falaj.testing.compute import ComputeConformance, doubled
+from falaj.testing.limits import LimitedConformance
 
 
 @pytest.fixture(scope="module")
@@ -44,3 +45,7 @@ def test_no_process_is_left_when_it_is_closed():
     for pid in pids:
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
+
+
+class TestLimitedLocally(LimitedConformance):
+    pass

@@ -9,6 +9,7 @@ import pytest
 
 from falaj.kernel.adapters.compute_ray import RayCompute
 from falaj.testing.compute import ComputeConformance
+from falaj.testing.limits import LimitedConformance
 
 
 @pytest.fixture(scope="module")
@@ -19,6 +20,10 @@ def compute():
 
 
 class TestRayCompute(ComputeConformance):
+    pass
+
+
+class TestLimitedOnRay(LimitedConformance):
     pass
 
 

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from falaj.kernel.errors import InvalidInput
+from falaj.testing.trainers import TrainerSuite
 from falaj.training.adapters.trainer_lightgbm import LightGbmTrainer
 from falaj.training.encoding import EncodedFeature, Encoding
-from falaj.training.metrics import SingleClass, auc
+from falaj.training.metrics import auc
 from falaj.training.ports import Rows
 
 ENCODING = Encoding(features=(EncodedFeature(name="a"), EncodedFeature(name="b")))
@@ -48,22 +49,6 @@ def test_it_learns_and_stops_early_and_says_what_mattered():
     assert fitted.importance["a"] > fitted.importance["b"]
 
 
-def test_progress_is_reported_and_what_the_report_raises_stops_the_work():
-    class Stop(Exception):
-        pass
-
-    told = []
-    fit(report=lambda share, message: told.append((share, message)))
-    assert told
-    assert "loss" in told[0][1]
-
-    def stop(share, message):
-        raise Stop
-
-    with pytest.raises(Stop):
-        fit(report=stop)
-
-
 @pytest.mark.parametrize(
     ("params", "told"),
     [
@@ -80,17 +65,35 @@ def test_wrong_parameters_are_refused_by_name(params, told):
         fit(**params)
 
 
-def test_an_empty_part_a_single_class_and_no_features_are_refused():
-    empty = Rows(np.empty((0, 2), np.float32), np.empty(0))
-    with pytest.raises(InvalidInput, match="train part has no rows"):
-        fit(empty)
-    with pytest.raises(SingleClass, match="validation"):
-        fit(validation=Rows(rows(2).matrix, np.ones(1500)))
-    with pytest.raises(InvalidInput, match="no features"):
-        fit(Rows(np.empty((1500, 0), np.float32), rows(1).labels))
+class TestLightGbmTrainer(TrainerSuite):
+    @pytest.fixture
+    def trainer(self):
+        return LightGbmTrainer()
+
+    @pytest.fixture
+    def params(self):
+        return {
+            "n_trees": 40, "checkpoint_rounds": 10, "num_leaves": 7, "min_data_in_leaf": 20,
+            "learning_rate": 0.1, "num_threads": 1,
+        }  # fmt: skip
 
 
-def test_its_code_is_named_with_its_content():
-    code = LightGbmTrainer().code()
-    assert code.entry == "falaj.training.adapters.trainer_lightgbm:LightGbmTrainer"
-    assert code.content_hash.startswith("sha256:")
+def test_a_fit_of_one_stretch_is_what_lightgbm_itself_makes():
+    import lightgbm
+
+    params = {"n_trees": 15, "checkpoint_rounds": 15, "num_threads": 1}
+    fitted = LightGbmTrainer().fit(
+        rows(1), rows(2), ENCODING, params=params, seed=5, report=lambda share, told: None
+    )
+    own = {
+        name: value for name, value in LightGbmTrainer().parameters(params).items()
+        if name not in ("n_trees", "checkpoint_rounds", "early_stopping_rounds")
+    }  # fmt: skip
+    own |= {"objective": "binary", "deterministic": True, "force_row_wise": True, "verbosity": -1}
+    data = lightgbm.Dataset(rows(1).matrix, rows(1).labels, params={**own, "seed": 5})
+    booster = lightgbm.train({**own, "seed": 5, "data_random_seed": 5}, data, 15)
+    best = int(fitted.facts["best_iteration"])
+    np.testing.assert_array_equal(
+        LightGbmTrainer().scores(fitted, rows(3).matrix),
+        booster.predict(rows(3).matrix, num_iteration=best),
+    )

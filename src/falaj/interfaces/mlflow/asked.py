@@ -35,6 +35,10 @@ class Asked:
         found = self.backend.services.actions[action]
         return LocalDoor(self.backend, self.caller).call(found, arguments)
 
+    def call_here(self, action: str, /, **arguments: Any) -> Any:
+        """``call`` with the request's workspace as the argument ``workspace``."""
+        return self.call(action, workspace=self.workspace, **arguments)
+
     def text(self, name: str, otherwise: str | None = None) -> str:
         """A field that is a text.
 

@@ -4,8 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from falaj.kernel.errors import AlreadyExists, ErrorKind, FalajError
+from falaj.kernel.errors import AlreadyExists, ErrorKind, FalajError, StorageFull
 from falaj.kernel.problems import public
+
+
+class NotOffered(FalajError):
+    """A route that Falaj knows and does not offer; the client has another way."""
+
+    code = "not-offered"
+    kind = ErrorKind.INVALID
+
 
 _CODES = {
     ErrorKind.INVALID: ("INVALID_PARAMETER_VALUE", 400),
@@ -24,11 +32,16 @@ _CODES = {
 def told(error: FalajError) -> tuple[dict[str, Any], int]:
     """The document of an error, as MLflow's client reads it, and its HTTP status.
 
-    A body that is too large is 413, which the client does not try again as it does a 429.
+    A body that is too large is 413, a full disk 507: these the client does not try again, as
+    it does a 429.
     """
     code, status = _CODES[error.kind]
     if isinstance(error, AlreadyExists):
         code = "RESOURCE_ALREADY_EXISTS"
     if error.details.get("refused") == "body-too-large":
         status = 413
+    if isinstance(error, NotOffered):
+        code, status = "NOT_IMPLEMENTED", 501
+    if isinstance(error, StorageFull):
+        status = 507
     return {"error_code": code, "message": str(public(error))}, status

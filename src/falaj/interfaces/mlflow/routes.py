@@ -36,7 +36,7 @@ from falaj.kernel.errors import FalajError, InvalidInput, NotFound
 
 ROOTS = ("/mlflow", "/t/{workspace}/mlflow")
 _VERSION = re.compile(r"^(?:ajax-)?api/[23]\.0/")
-_PART = re.compile(r"{(\w+)}")
+_PART = re.compile(r"{(\w+)(:path)?}")
 _WORKSPACE = re.compile(r"^[a-z0-9][a-z0-9-]{0,62}$")
 _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
@@ -46,7 +46,10 @@ Serve = Callable[[Asked], Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Route:
-    """One route: ``path`` is what stands behind ``/api/2.0/``; ``{name}`` takes one part of it."""
+    """One route: ``path`` is what stands behind ``/api/2.0/``.
+
+    ``{name}`` takes one part of it, ``{name:path}`` any number of them, also none.
+    """
 
     method: str
     path: str
@@ -55,7 +58,11 @@ class Route:
     @cached_property
     def pattern(self) -> re.Pattern[str]:
         """What the path must match."""
-        return re.compile(_PART.sub(r"(?P<\1>[^/]+)", self.path))
+
+        def group(found: re.Match[str]) -> str:
+            return f"(?P<{found[1]}>{'.*' if found[2] else '[^/]+'})"
+
+        return re.compile(_PART.sub(group, self.path), re.DOTALL)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -21,6 +21,8 @@ from falaj.kernel.compute import (
     unpacked_result,
 )
 from falaj.kernel.errors import Unavailable
+from falaj.kernel.limits import Check, Heard, run_limited
+from falaj.kernel.resources import Resources, Used
 from falaj.kernel.taskprocess import read_frame, write_frame
 
 _THREADS = ("OMP", "OPENBLAS", "MKL", "NUMBA")
@@ -61,6 +63,20 @@ class LocalCompute:
         finally:
             if begun:
                 self._abandon(begun, busy)
+
+    def limited(
+        self,
+        task: Task,
+        item: Plain,
+        resources: Resources,
+        *,
+        heard: Heard,
+        check: Check,
+        measured: Callable[[Used], None],
+    ) -> Plain:
+        """See ``LimitedCompute.limited``."""
+        name, data = name_of(task), packed(item)
+        return run_limited(name, data, resources, heard=heard, check=check, measured=measured)
 
     def close(self) -> None:
         """See ``Compute.close``."""

@@ -14,10 +14,13 @@ import signal
 import sys
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import msgspec
+
+from falaj.kernel.clock import monotonic
 from falaj.kernel.compute import (
     ATTEMPTS,
     Plain,
@@ -26,11 +29,16 @@ from falaj.kernel.compute import (
     name_of,
     packed,
     packed_answer,
+    result_of,
     unpacked_result,
 )
 from falaj.kernel.errors import Unavailable
+from falaj.kernel.limits import Check, FarRun, Heard
+from falaj.kernel.resources import HardwareMissing, Resources, Used
 
 AHEAD = 1
+_CHECK_SECONDS = 0.25
+_STOP_SECONDS = 2.0
 HOST = "127.0.0.1"
 _LOOPBACK = ("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 """Read when Ray is imported: a single machine, so that it listens on loopback alone."""
@@ -62,6 +70,7 @@ class RayCompute:
     ) -> None:
         self._ray = _imported(here=address is None)
         self._memory = memory_bytes
+        self._here = address is None
         cores = slots or len(os.sched_getaffinity(0))
         with _signals_kept():
             self._begin(address, cores)
@@ -85,6 +94,80 @@ class RayCompute:
         finally:
             for one in begun:
                 self._ray.cancel(one, force=True)
+
+    def limited(
+        self,
+        task: Task,
+        item: Plain,
+        resources: Resources,
+        *,
+        heard: Heard,
+        check: Check,
+        measured: Callable[[Used], None],
+    ) -> Plain:
+        """See ``LimitedCompute.limited``.
+
+        Ray finds a machine with the cores, memory and GPUs; a process of its worker runs the
+        task under the same limits as here.
+        """
+        name, data = name_of(task), packed(item)
+        self._must_fit(resources)
+        began, used = monotonic(), Used()
+        kind_of_actor = self._ray.remote(**_asked_of_ray(resources))(FarRun)
+        actor = kind_of_actor.remote(name, data, resources.model_dump_json())
+        try:
+            for kind, told in self._heard(name, actor, check):
+                if kind == "told":
+                    heard(told)
+                elif kind == "used":
+                    used = Used.model_validate_json(told)
+                else:
+                    return result_of(told)
+            raise TaskLost(f"{name} ended without an answer.", hint="Ray's log tells why.")
+        finally:
+            # Ray ends an actor's children, and what those have begun would be left.
+            self._ray.wait([actor.stop.remote()], timeout=_STOP_SECONDS)
+            self._ray.kill(actor)
+            if not used.wall_seconds:  # its process was ended, or lost with its machine
+                used = Used(wall_seconds=monotonic() - began)
+            measured(used)
+
+    def _must_fit(self, resources: Resources) -> None:
+        """Raise HardwareMissing for what a Ray that grows by nothing can never give."""
+        if not self._here:
+            return  # a cluster may add machines
+        there = self._ray.cluster_resources()
+        asked = {"CPU": resources.cpus, "GPU": resources.gpus, "memory": resources.memory_bytes}
+        for what, wanted in asked.items():
+            if wanted > there.get(what, 0):
+                raise HardwareMissing(
+                    f"The run asks for {wanted:g} of {what}, and this Ray has"
+                    f" {there.get(what, 0):g}.",
+                    hint="Ask for fewer, or use a cluster (compute = ray://host:10001).",
+                )
+
+    def _heard(self, name: str, actor: Any, check: Check) -> Iterator[tuple[str, Plain]]:
+        """What the far side says, asking ``check`` meanwhile."""
+        broken = self._ray.exceptions
+        said = actor.heard.remote(_CHECK_SECONDS)
+        while True:
+            ready, _ = self._ray.wait([said], timeout=_CHECK_SECONDS)
+            check()
+            if not ready:
+                continue
+            try:
+                messages = msgspec.msgpack.decode(self._ray.get(said))
+            except (broken.RayActorError, broken.OutOfMemoryError,
+                    broken.ObjectLostError) as error:  # fmt: skip
+                raise TaskLost(
+                    f"The worker of {name} was lost ({type(error).__name__}).",
+                    hint="Ray's log tells why; it may need more memory than there is.",
+                ) from None
+            if not messages or messages[-1][0] != "answer":
+                said = actor.heard.remote(_CHECK_SECONDS)
+            yield from messages
+            if messages and messages[-1][0] == "answer":
+                return
 
     def close(self) -> None:
         """See ``Compute.close``."""
@@ -147,6 +230,18 @@ class RayCompute:
                 f"Ray does not answer: {str(error)[:200]}.", hint="Try it again."
             ) from None
         return unpacked_result(answered)
+
+
+def _asked_of_ray(resources: Resources) -> dict[str, Any]:
+    """The options of a Ray actor that asks for these resources."""
+    # KubeRay labels its machines so. What has no label may take any run.
+    machines = {} if resources.spot else {"label_selector": {"ray.io/market-type": "!spot"}}
+    return machines | {
+        "num_cpus": resources.cpus,
+        "num_gpus": resources.gpus,
+        "memory": resources.memory_bytes,
+        "max_restarts": 0,
+    }
 
 
 def _imported(*, here: bool) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO
 
@@ -13,6 +14,7 @@ from falaj.lake.blobs import blob_key
 from falaj.lake.disk import disk_error, sync_folder
 
 _UNFINISHED = ".unfinished-"
+_PIECE = 1 << 20
 
 
 class LocalBlobs:
@@ -27,41 +29,32 @@ class LocalBlobs:
 
     def put(self, key: str, data: bytes | BinaryIO) -> int:
         """See ``BlobStore.put``."""
-        path = self._path(key)
-        unfinished = path.with_name(f"{_UNFINISHED}{os.getpid()}-{os.urandom(6).hex()}")
+        writer = self.create(key)
         try:
-            made = _made(path.parent, self._folder)
-            descriptor = os.open(
-                unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600
-            )
-            try:
-                with os.fdopen(descriptor, "wb") as file:
-                    if isinstance(data, bytes):
-                        file.write(data)
-                    else:
-                        shutil.copyfileobj(data, file, 1 << 20)
-                    size = file.tell()
-                    file.flush()
-                    os.fsync(file.fileno())
-                unfinished.replace(path)
-            except BaseException:
-                unfinished.unlink(missing_ok=True)
-                raise
-            for folder in {path.parent, *made}:
-                sync_folder(folder)
-        except OSError as error:
-            raise self._told(error, key) from error
-        return size
+            if isinstance(data, bytes):
+                writer.write(data)
+            else:
+                shutil.copyfileobj(data, writer, _PIECE)
+            writer.finish()
+        finally:
+            writer.abandon()
+        return writer.size
+
+    def create(self, key: str) -> LocalWriter:
+        """See ``BlobStore.create``."""
+        return LocalWriter(self._path(key), self._folder, f"the blob {key!r}")
 
     def get(self, key: str) -> bytes:
         """See ``BlobStore.get``."""
         with self.open(key) as file:
             return file.read()
 
-    def open(self, key: str) -> BinaryIO:
+    def open(self, key: str, *, start: int = 0) -> BinaryIO:
         """See ``BlobStore.open``."""
         try:
-            return self._path(key).open("rb")
+            file = self._path(key).open("rb")
+            file.seek(start)
+            return file
         except OSError as error:
             raise self._told(error, key) from None
 
@@ -89,6 +82,24 @@ class LocalBlobs:
         )
         yield from sorted(key for key in found if key.startswith(prefix))
 
+    def sweep(self, before: datetime) -> int:
+        """See ``BlobStore.sweep``."""
+        swept = 0
+        for folder, _, files in os.walk(self._folder):
+            for file in files:
+                path = Path(folder) / file
+                if not file.startswith(_UNFINISHED):
+                    continue
+                try:
+                    if path.stat().st_mtime < before.timestamp():
+                        path.unlink()
+                        swept += 1
+                except FileNotFoundError:
+                    continue  # its writer ended meanwhile
+                except OSError as error:
+                    raise self._told(error, file) from error
+        return swept
+
     def _path(self, key: str) -> Path:
         return self._folder / blob_key(key)
 
@@ -96,6 +107,55 @@ class LocalBlobs:
         if isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError):
             return NotFound(f"There is no blob {key!r}.", hint="It was never kept, or was deleted.")
         return disk_error(error, f"the blob {key!r}")
+
+
+class LocalWriter:
+    """See ``BlobWriter``; the bytes go into a file beside the one that they will be."""
+
+    def __init__(self, path: Path, top: Path, what: str) -> None:
+        self._path = path
+        self._what = what
+        self._unfinished = path.with_name(f"{_UNFINISHED}{os.getpid()}-{os.urandom(6).hex()}")
+        self.size = 0
+        """So many bytes were written."""
+        self._ended = False
+        try:
+            self._made = _made(path.parent, top)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            self._file = os.fdopen(os.open(self._unfinished, flags, 0o600), "wb", buffering=0)
+        except OSError as error:
+            raise disk_error(error, what) from error
+
+    def write(self, data: bytes | memoryview, /) -> int:
+        """See ``BlobWriter.write``."""
+        rest = memoryview(data)
+        try:
+            while rest:
+                rest = rest[self._file.write(rest) :]
+        except OSError as error:
+            raise disk_error(error, self._what) from error
+        self.size += len(data)
+        return len(data)
+
+    def finish(self) -> None:
+        """See ``BlobWriter.finish``."""
+        try:
+            os.fsync(self._file.fileno())
+            self._file.close()
+            self._unfinished.replace(self._path)
+            self._ended = True
+            for folder in {self._path.parent, *self._made}:
+                sync_folder(folder)
+        except OSError as error:
+            raise disk_error(error, self._what) from error
+
+    def abandon(self) -> None:
+        """See ``BlobWriter.abandon``."""
+        if self._ended:
+            return
+        self._ended = True
+        self._file.close()
+        self._unfinished.unlink(missing_ok=True)
 
 
 def _made(folder: Path, top: Path) -> list[Path]:

@@ -8,7 +8,7 @@ from alembic import op
 from falaj.kernel.database import Instant, Json
 
 revision = "0021"
-down_revision = "0013"
+down_revision = "0020"
 branch_labels = None
 depends_on = None
 

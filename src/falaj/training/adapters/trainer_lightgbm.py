@@ -1,20 +1,28 @@
-"""Gradient-boosted trees by LightGBM, the same bytes for the same rows and seed."""
+"""Gradient-boosted trees by LightGBM, the same bytes for the same rows and seed.
+
+LightGBM cannot write down where its random numbers stand. A fit is therefore made in stretches
+of ``checkpoint_rounds`` trees, each begun anew from the text of the model so far, with a
+seed of its own: one that is interrupted between two stretches and taken up again does just
+what one that was never interrupted does.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import BaseModel
 
 from falaj.kernel.errors import InvalidInput
 from falaj.training.encoding import Encoding
 from falaj.training.environment import code_version
-from falaj.training.metrics import SingleClass
 from falaj.training.model import CodeVersion
-from falaj.training.ports import FittedModel, Report, Rows
+from falaj.training.parameters import at_least_one, check_learnable, completed
+from falaj.training.ports import UNKEPT, Checkpoints, FittedModel, Report, Rows, Traits
+from falaj.training.stopping import Patience
 
 DEFAULTS: dict[str, Any] = {
     "n_trees": 600,
@@ -28,6 +36,7 @@ DEFAULTS: dict[str, Any] = {
     "lambda_l2": 5.0,
     "max_bin": 127,
     "num_threads": 0,
+    "checkpoint_rounds": 100,
 }
 _ALSO = {
     "max_depth": int,
@@ -57,28 +66,12 @@ class LightGbmTrainer:
     """
 
     name = "lightgbm"
+    traits = Traits(identical=True, stops_early=True, resumes=True)
 
     def parameters(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """The defaults with the given parameters over them; see ``Trainer.parameters``."""
-        known = {name: type(value) for name, value in DEFAULTS.items()} | _ALSO
-        result = dict(DEFAULTS)
-        for name, value in given.items():
-            if name not in known:
-                raise InvalidInput(
-                    f"LightGBM's trainer has no parameter {name!r}.",
-                    hint=f"It takes: {', '.join(sorted(known))}.",
-                )
-            wanted = known[name]
-            if not _fits(value, wanted):
-                raise InvalidInput(
-                    f"The parameter {name!r} is {value!r}, not {wanted.__name__}.",
-                    hint="Mend the value.",
-                )
-            result[name] = wanted(value)
-        if result["n_trees"] < 1 or result["early_stopping_rounds"] < 1:
-            raise InvalidInput(
-                "n_trees and early_stopping_rounds must be at least 1.", hint="Mend the value."
-            )
+        result = completed("LightGBM", given, DEFAULTS, _ALSO)
+        at_least_one(result, "n_trees", "early_stopping_rounds", "checkpoint_rounds")
         return result
 
     def fit(
@@ -90,49 +83,31 @@ class LightGbmTrainer:
         params: Mapping[str, Any],
         seed: int,
         report: Report,
+        checkpoints: Checkpoints = UNKEPT,
     ) -> FittedModel:
         """Fit with early stopping on the validation rows; see ``Trainer.fit``."""
-        lightgbm = _lightgbm()
-        for part, rows in (("train", train), ("validation", validation)):
-            _check(part, rows)
+        check_learnable(train, validation)
         full = self.parameters(params)
-        n_trees = full.pop("n_trees")
-        rounds = full.pop("early_stopping_rounds")
-        settings = {**full, **_FIXED, "seed": seed}
+        n_trees, rounds = full.pop("n_trees"), full.pop("early_stopping_rounds")
+        every = full.pop("checkpoint_rounds")
+        settings = {**full, **_FIXED, "data_random_seed": seed}
         names = [f"f{place}" for place in range(len(encoding.features))]
-        data = lightgbm.Dataset(train.matrix, train.labels, feature_name=names, params=settings)
-        watched = lightgbm.Dataset(validation.matrix, validation.labels, reference=data)
+        state = _Begun(patience=Patience(rounds=rounds))
+        if (kept := checkpoints.last()) is not None:
+            state = _Begun.model_validate_json(kept)
 
-        def tell(state: Any) -> None:
-            if state.iteration % _REPORT_EVERY == 0:
-                loss = state.evaluation_result_list[0][2]
-                report(state.iteration / n_trees, f"tree {state.iteration}, loss {loss:.5f}")
+        def tell(loss: float) -> None:
+            done = state.patience.n_done
+            if done % _REPORT_EVERY == 0:
+                report(done / n_trees, f"tree {done}, loss {loss:.5f}")
 
-        try:
-            booster = lightgbm.train(
-                settings,
-                data,
-                num_boost_round=n_trees,
-                valid_sets=[watched],
-                callbacks=[lightgbm.early_stopping(rounds, verbose=False), tell],
-            )
-        except lightgbm.basic.LightGBMError as error:
-            raise InvalidInput(
-                f"LightGBM refused the rows or parameters: {error}.",
-                hint="Check the parameters and the number of rows.",
-            ) from None
-        best = booster.best_iteration or booster.current_iteration()
-        gain = booster.feature_importance("gain", iteration=best)
-        total = float(gain.sum()) or 1.0
-        return FittedModel(
-            format=self.name,
-            data=booster.model_to_string(num_iteration=best).encode(),
-            encoding=encoding,
-            facts={"best_iteration": float(best), "n_trees_tried": float(booster.num_trees())},
-            importance={
-                name: float(share) / total for name, share in zip(encoding.names, gain, strict=True)
-            },
-        )
+        while state.patience.n_done < n_trees and not state.patience.over:
+            begun = state.patience.n_done
+            stretch = {**settings, "seed": (seed + begun // every) % 2**31}
+            n = min(every, n_trees - begun)
+            state.text = _grown(state, (train, validation), names, stretch, n, tell)
+            checkpoints.keep(state.patience.n_done, lambda: state.model_dump_json().encode())
+        return _finished(state, encoding)
 
     def scores(
         self, fitted: FittedModel, matrix: npt.NDArray[np.float32]
@@ -142,33 +117,72 @@ class LightGbmTrainer:
         booster = lightgbm.Booster(model_str=fitted.data.decode())
         return np.asarray(booster.predict(matrix), dtype=np.float64)
 
-    def code(self) -> CodeVersion:
+    def code(self, params: Mapping[str, Any] | None = None) -> CodeVersion:
         """This module."""
         return code_version(type(self))
 
 
-def _fits(value: Any, wanted: type) -> bool:
-    if wanted is bool:
-        return isinstance(value, bool)
-    if isinstance(value, bool):
-        return False
-    if wanted is float:
-        return isinstance(value, int | float)
-    return isinstance(value, wanted)
+class _Begun(BaseModel):
+    """How far a fit is; its checkpoint."""
+
+    patience: Patience
+    text: str = ""
 
 
-def _check(part: str, rows: Rows) -> None:
-    if rows.labels.size == 0:
+def _grown(
+    state: _Begun,
+    parts: tuple[Rows, Rows],
+    names: list[str],
+    settings: Mapping[str, Any],
+    n: int,
+    tell: Callable[[float], None],
+) -> str:
+    """The text of the model after up to ``n`` more trees; ``state.patience`` sees each."""
+    lightgbm = _lightgbm()
+    train, validation = parts
+    data = lightgbm.Dataset(
+        train.matrix, train.labels, weight=train.weights, feature_name=names, params=settings
+    )
+    watched = lightgbm.Dataset(validation.matrix, validation.labels, reference=data)
+
+    def watch(env: Any) -> None:
+        loss = env.evaluation_result_list[0][2]
+        state.patience.saw(loss)
+        tell(loss)
+        if state.patience.over:
+            raise lightgbm.callback.EarlyStopException(env.iteration, env.evaluation_result_list)
+
+    try:
+        booster = lightgbm.train(
+            dict(settings),
+            data,
+            num_boost_round=n,
+            valid_sets=[watched],
+            init_model=lightgbm.Booster(model_str=state.text) if state.text else None,
+            callbacks=[watch],
+        )
+    except lightgbm.basic.LightGBMError as error:
         raise InvalidInput(
-            f"The {part} part has no rows.", hint="Check the boundaries of the split."
-        )
-    if rows.matrix.shape[1] == 0:
-        raise InvalidInput("There are no features to learn from.", hint="Name at least one.")
-    if rows.labels.min() == rows.labels.max():
-        raise SingleClass(
-            f"All labels of the {part} part are {int(rows.labels[0])}.",
-            hint="Check the label column and the boundaries of the split.",
-        )
+            f"LightGBM refused the rows or parameters: {error}.",
+            hint="Check the parameters and the number of rows.",
+        ) from None
+    return str(booster.model_to_string(num_iteration=-1))
+
+
+def _finished(state: _Begun, encoding: Encoding) -> FittedModel:
+    booster = _lightgbm().Booster(model_str=state.text)
+    best = state.patience.best or state.patience.n_done
+    gain = booster.feature_importance("gain", iteration=best)
+    total = float(gain.sum()) or 1.0
+    return FittedModel(
+        format=LightGbmTrainer.name,
+        data=booster.model_to_string(num_iteration=best).encode(),
+        encoding=encoding,
+        facts={"best_iteration": float(best), "n_trees_tried": float(state.patience.n_done)},
+        importance={
+            name: float(share) / total for name, share in zip(encoding.names, gain, strict=True)
+        },
+    )
 
 
 def _lightgbm() -> Any:

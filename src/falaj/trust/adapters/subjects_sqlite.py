@@ -33,6 +33,8 @@ from falaj.trust.subjects import Destroyed
 FILE = "keys.sqlite"
 PAGE = 1000
 _AT_ONCE = 20_000
+_JOURNAL_KEPT = 64 * 1024
+"""Bytes of the journal that stay, as zeros: a destruction changes five pages or so."""
 _RECORD = struct.Struct(">32sQI60s")
 """Handle, pseudonym, data key, wrapped secret; the sealed name follows."""
 _ENTRY = struct.Struct(">8sq")
@@ -335,6 +337,8 @@ class SqliteKeyTable:
             for place in range(0, size, 1 << 20):
                 os.pwrite(handle, zeros[: size - place], place)
             os.fdatasync(handle)
+            if size > _JOURNAL_KEPT:  # a large transaction must not make each later one slow
+                os.ftruncate(handle, _JOURNAL_KEPT)
         finally:
             os.close(handle)
 

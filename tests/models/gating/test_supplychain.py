@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 import pytest
 
 from falaj.models.attestation import of_bringing
+from falaj.models.gating.supplychain import denied, supply_chain
 from falaj.models.model import Brought, ModelPolicy, Outcome, SupplyChainRule
-from falaj.models.supply_gate import denied, supply_chain
 from falaj.models.vulnerabilities import Vulnerabilities
 from falaj.testing.smallbundles import FILES, SMALL, old_bundle
 from falaj.training.distributions import installed

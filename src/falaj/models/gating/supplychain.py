@@ -8,8 +8,9 @@ from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
+from falaj.models.gating.rules import SupplyChainRule
 from falaj.models.mlbom import BOM, distributions, read
-from falaj.models.model import GateResult, Outcome, SupplyChainRule
+from falaj.models.model import GateResult, Outcome
 from falaj.models.vulnerabilities import Severity
 from falaj.training.distributions import UNKNOWN
 

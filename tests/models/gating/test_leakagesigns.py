@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from falaj.models.leakage import MOST_ROWS, own_rows, power, sampled
+from falaj.models.gating.leakagesigns import MOST_ROWS, own_rows, power, sampled
 from falaj.models.reference import counted, quantile_edges, statistics_of
 from falaj.training.encoding import EncodedFeature, Encoding, FeatureType
 

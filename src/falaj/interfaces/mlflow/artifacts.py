@@ -1,0 +1,199 @@
+"""MLflow's artifact routes: list, upload, download and remove the files of runs and models.
+
+Where files lie, ``mlflow-artifacts:/<experiment>/<run>/artifacts/…`` says for a run and
+``mlflow-artifacts:/<experiment>/models/<model>/artifacts/…`` for a logged model.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import Request
+from fastapi.responses import Response
+from starlette.concurrency import run_in_threadpool
+
+from falaj.interfaces.http import SOON_SECONDS, Verifier, authenticated, bearer
+from falaj.interfaces.mlflow.asked import Asked
+from falaj.interfaces.mlflow.errors import NotOffered
+from falaj.interfaces.mlflow.routes import Raw, Route
+from falaj.interfaces.transfers import Transfers, sent
+from falaj.kernel.door import Backend, LocalDoor
+from falaj.kernel.errors import FalajError, InvalidInput, NotFound
+from falaj.training.artifactpaths import artifact_path
+from falaj.training.model import ArtifactEntry
+
+SCHEME = "mlflow-artifacts:/"
+_FILES = "mlflow-artifacts/artifacts"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Whose artifact a path of MLflow's names, and which.
+
+    ``service`` is that whose actions are asked, ``named`` the argument for the owner.
+    """
+
+    service: str
+    named: str
+    owner: str
+    path: str
+
+    def arguments(self, **more: Any) -> dict[str, Any]:
+        """The arguments of an action on this artifact."""
+        return {self.named: self.owner, "path": self.path, **more}
+
+
+def run_location(experiment: str, run: str) -> str:
+    """The address of a run's artifacts, as MLflow's client keeps it."""
+    return f"{SCHEME}{experiment}/{run}/artifacts"
+
+
+def model_location(experiment: str, model: str) -> str:
+    """The address of a logged model's artifacts, as MLflow's client keeps it."""
+    return f"{SCHEME}{experiment}/models/{model}/artifacts"
+
+
+def place_of(text: str, *, folder: bool = False) -> Place:
+    """What a path behind ``mlflow-artifacts/artifacts/`` names.
+
+    Args:
+        folder: True if a folder may be meant, and so all artifacts of the owner.
+
+    Raises:
+        InvalidInput: the path climbs, or is none. NotFound: it is not inside an owner's folder.
+    """
+    path = artifact_path(text.rstrip("/") if folder else text, empty=folder)
+    parts = path.split("/")
+    if len(parts) >= 4 and parts[1] == "models" and parts[3] == "artifacts":
+        found = Place("loggedmodels", "model", parts[2], "/".join(parts[4:]))
+    elif len(parts) >= 3 and parts[2] == "artifacts":
+        found = Place("runs", "run", parts[1], "/".join(parts[3:]))
+    else:
+        raise NotFound(
+            f"{text[:200]!r} is not inside the artifacts of a run or a logged model.",
+            hint="Use the artifact_uri that the run or model has.",
+        )
+    if not found.path and not folder:
+        raise InvalidInput(f"{text[:200]!r} names a folder, not a file.", hint="Name a file in it.")
+    return found
+
+
+class ArtifactRoutes:
+    """The routes that carry files.
+
+    Args:
+        backend: what the door stands on.
+        verifier: checks access tokens.
+        transfers: takes bodies in.
+    """
+
+    def __init__(self, backend: Backend, verifier: Verifier, transfers: Transfers) -> None:
+        self._backend = backend
+        self._verifier = verifier
+        self._transfers = transfers
+
+    def raw(self) -> tuple[Raw, ...]:
+        """The routes that read a body, or write an answer, piece by piece."""
+        return (
+            Raw("PUT", _FILES + "/", self.upload),
+            Raw("GET", _FILES + "/", self.download),
+        )
+
+    async def upload(self, request: Request, workspace: str, rest: str) -> Response:
+        """Keep the body as an artifact."""
+        begun = time.monotonic()
+        asked = await self._asked(request, workspace)
+        place = place_of(rest)
+        action = f"{place.service}.keep_artifact"
+        door = LocalDoor(self._backend, asked.caller)
+        await run_in_threadpool(
+            door.ask,
+            self._backend.services.actions[action],
+            place.arguments(content=b"", workspace=workspace),
+        )
+
+        def still_good() -> None:
+            self._verifier.still_good(bearer(request))
+
+        kept = await self._transfers.received(request, still_good)
+        if time.monotonic() - begun > SOON_SECONDS:
+            # Who was put out while the body was on its way must not be let through by it.
+            await self._or_dropped(kept.stream, still_good)
+        await self._or_dropped(
+            kept.stream, lambda: asked.call_here(action, **place.arguments(content=kept))
+        )
+        return Response("{}", media_type="application/json")
+
+    async def _or_dropped(self, stream: str, work: Any) -> None:
+        """Do what gives a stream its name; if it is refused, the stream goes at once.
+
+        After another failure it may be that the name was given, so that the sweep decides.
+        """
+        try:
+            await run_in_threadpool(work)
+        except FalajError as error:
+            if not error.retryable:
+                await run_in_threadpool(self._transfers.drop, stream)
+            raise
+
+    async def download(self, request: Request, workspace: str, rest: str) -> Response:
+        """The bytes of an artifact, or a range of them."""
+        asked = await self._asked(request, workspace)
+        place = place_of(rest)
+
+        def found() -> Any:
+            return asked.call_here(f"{place.service}.fetch_artifact", **place.arguments())
+
+        return await sent(await run_in_threadpool(found), request)
+
+    async def _asked(self, request: Request, workspace: str) -> Asked:
+        caller = await run_in_threadpool(authenticated, request, self._verifier)
+        return Asked(self._backend, caller, workspace, {})
+
+
+def _listed(asked: Asked) -> Mapping[str, Any]:
+    place = place_of(asked.text("path", ""), folder=True)
+    entries = asked.call_here(f"{place.service}.artifacts", **place.arguments())
+    skipped = len(place.path) + 1 if place.path else 0
+    return {"files": [file_document(entry, entry.path[skipped:]) for entry in entries]}
+
+
+def _listed_of_run(asked: Asked) -> Mapping[str, Any]:
+    run = asked.text("run_id", "") or asked.text("run_uuid")
+    path = artifact_path(asked.text("path", "").rstrip("/"), empty=True)
+    entries = asked.call_here("runs.artifacts", run=run, path=path)
+    return {"files": [file_document(entry, entry.path) for entry in entries]}
+
+
+def file_document(entry: ArtifactEntry, path: str) -> dict[str, Any]:
+    """A file or folder as MLflow's client reads it, under a path."""
+    if entry.is_folder:
+        return {"path": path, "is_dir": True}
+    return {"path": path, "is_dir": False, "file_size": entry.size}
+
+
+def _removed(asked: Asked) -> Mapping[str, Any]:
+    place = place_of(asked.path["path"], folder=True)
+    asked.call_here(f"{place.service}.remove_artifact", **place.arguments())
+    return {}
+
+
+def _not_presigned(_asked: Asked) -> Mapping[str, Any]:
+    raise NotOffered(
+        "Presigned addresses are not offered: the store holds encrypted bytes only.",
+        hint="Upload and download through the routes of mlflow-artifacts/artifacts.",
+    )
+
+
+ROUTES = (
+    Route("GET", "mlflow-artifacts/presigned/{path:path}", _not_presigned),
+    Route("POST", "mlflow/artifacts/presigned-upload-url", _not_presigned),
+    Route("POST", "mlflow/artifacts/presigned-download-url", _not_presigned),
+    Route("POST", "mlflow-artifacts/mpu/create/{path:path}", _not_presigned),
+    Route("GET", _FILES, _listed),
+    Route("DELETE", _FILES + "/{path:path}", _removed),
+    Route("GET", "mlflow/artifacts/list", _listed_of_run),
+)

@@ -1,0 +1,121 @@
+"""How good the version is: against a floor, and against the version in production."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from falaj.models.gating.calibration import error_interval
+from falaj.models.gating.examined import Examined, Gate, result, skipped
+from falaj.models.gating.rules import ChampionRule, MetricRule
+from falaj.models.intervals import Interval, metric_difference, metric_interval
+from falaj.models.model import GateResult
+from falaj.training.metrics import FUNCTIONS, HIGHER_IS_BETTER, Vector
+
+_METHODS = {
+    "auc": "DeLong", "log_loss": "mean of the rows", "brier": "mean of the rows",
+    "calibration_error": "noise of the bins",
+}  # fmt: skip
+_PAIRED = {
+    "auc": "DeLong, paired", "log_loss": "mean of the rows' differences",
+    "brier": "mean of the rows' differences", "calibration_error": "paired bootstrap, 400",
+}  # fmt: skip
+
+
+def estimated(metric: str, labels: Vector, scores: Vector, confidence: float) -> Interval:
+    """A metric with its interval, whichever it is."""
+    if metric == "calibration_error":
+        return error_interval(labels, scores, confidence=confidence)
+    return metric_interval(metric, labels, scores, confidence=confidence)
+
+
+def metric_gate(rule: MetricRule) -> Gate:
+    """The metric reaches its limit on the test rows."""
+
+    def gate(examined: Examined) -> GateResult:
+        value = FUNCTIONS[rule.metric](examined.labels, examined.scores)
+        found = estimated(rule.metric, examined.labels, examined.scores, rule.confidence)
+        higher = HIGHER_IS_BETTER[rule.metric]
+        best, worst = (found.high, found.low) if higher else (found.low, found.high)
+        held = {"estimate": value, "not_surely_beyond": best, "surely_within": worst}[rule.require]
+        good = held >= rule.limit if higher else held <= rule.limit
+        evidence: dict[str, Any] = {
+            "value": value,
+            "limit": rule.limit,
+            "require": rule.require,
+            "interval": found.evidence(),
+            "confidence": rule.confidence,
+            "method": _METHODS[rule.metric],
+            "n_rows": len(examined.labels),
+            "positive_rate": float(examined.labels.mean()),
+        }
+        sign = "≥" if higher else "≤"
+        how = "" if rule.require == "estimate" else f", {rule.require.replace('_', ' ')}"
+        message = (
+            f"{rule.metric} {value:.4f} [{found.low:.4f}, {found.high:.4f}], "
+            f"asked {sign} {rule.limit}{how}"
+        )
+        return result(f"metric:{rule.metric}", good, message, evidence)
+
+    return gate
+
+
+def champion_gate(rule: ChampionRule) -> Gate:
+    """The version is not worse than (or better than) the one in production.
+
+    Only rows after everything that the champion was fitted on are compared; both score the
+    same rows, so the test is a paired one.
+    """
+
+    def gate(examined: Examined) -> GateResult:
+        if examined.champion is None or examined.champion_scorer is None:
+            return skipped("champion", "nothing is in production to compare with", {})
+        evidence: dict[str, Any] = {"champion": examined.champion_version, **rule.model_dump()}
+        encoding = examined.champion.manifest.signature.encoding
+        missing = [name for name in encoding.names if name not in examined.rows.column_names]
+        if missing:
+            return result(
+                "champion",
+                False,
+                f"the rows lack {', '.join(missing)}, so that version "
+                f"{examined.champion_version} cannot be compared",
+                {**evidence, "missing": missing},
+            )
+        later = examined.after_champion
+        if not 0 < examined.labels[later].sum() < later.sum():
+            return result(
+                "champion",
+                False,
+                "no test rows of both classes lie after the champion's own training rows",
+                {**evidence, "n_rows": int(later.sum())},
+            )
+        others = examined.champion_scorer.scores(encoding.matrix(examined.rows))
+        found = metric_difference(
+            rule.metric,
+            examined.labels[later],
+            examined.scores[later],
+            others[later],
+            confidence=rule.confidence,
+        )
+        return result(
+            "champion",
+            _holds(rule, found),
+            f"{rule.metric} better by {found.estimate:+.4f} [{found.low:+.4f}, {found.high:+.4f}] "
+            f"than version {examined.champion_version} (p = {found.p_value:.2g}), "
+            f"asked {rule.require.replace('_', ' ')}",
+            {
+                **evidence,
+                "difference": found.evidence(),
+                "method": _PAIRED[rule.metric],
+                "n_rows": int(later.sum()),
+            },
+        )
+
+    return gate
+
+
+def _holds(rule: ChampionRule, found: Interval) -> bool:
+    if rule.require == "better":
+        return found.low > 0
+    if rule.require == "not_inferior":
+        return found.low > -rule.margin
+    return found.high >= -rule.margin

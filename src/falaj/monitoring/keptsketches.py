@@ -1,0 +1,203 @@
+"""Kept sketches: one for each endpoint, model version, variant and minute of the prediction log.
+
+They are made when logged rows are moved into the lake, from each segment once: which segments
+are in is recorded in the transaction that adds their rows. Minutes become hours after two days
+and hours become days after ninety, by addition, so that what is kept of an endpoint stays
+small. A window is told from the stretches that begin inside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from sqlalchemy import delete, select, update
+
+from falaj.kernel.clock import Clock
+from falaj.kernel.database import Database
+from falaj.kernel.errors import Corrupt, NotFound
+from falaj.kernel.insertion import insert_if_absent
+from falaj.kernel.telemetry import logger
+from falaj.monitoring.sketches import Bins, Sketch, merged, unpacked
+from falaj.monitoring.tables import sketch_rows, sketched_segments
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from sqlalchemy.engine import Connection
+
+MINUTE, HOUR, DAY = 60, 3_600, 86_400
+MINUTES_KEPT = timedelta(days=2)
+HOURS_KEPT = timedelta(days=90)
+SEGMENTS_KEPT = timedelta(days=7)
+"""How long it is remembered that a segment is in; it is deleted right behind."""
+_ROLLED_AT_ONCE = 2_000
+_log = logger(__name__)
+
+BinsOf = Callable[[str, int], Bins]
+"""The bins of a model's version; raises NotFound or Corrupt."""
+
+
+class Key(NamedTuple):
+    """What one kept sketch is of."""
+
+    endpoint: str
+    model: str
+    version: int
+    variant: str
+    starts_at: datetime
+    seconds: int
+    """How long a stretch it covers."""
+
+
+class KeptSketches:
+    """Makes, keeps, rolls up and reads sketches.
+
+    Args:
+        database: where they are kept.
+        bins_of: the frozen bins of a model version.
+        clock: tells how old they are.
+    """
+
+    def __init__(self, database: Database, bins_of: BinsOf, clock: Clock) -> None:
+        self._database = database
+        self._bins_of = lru_cache(200)(bins_of)
+        self._clock = clock
+
+    def take(self, segment: str, rows: pa.Table) -> None:
+        """Add the rows of a segment of the prediction log, unless it is in already.
+
+        Rows whose features are unknown (the person was erased) are left out; so are those of
+        a model version whose bundle cannot be read, which the log tells.
+
+        Args:
+            segment: names the rows; the same name is the same rows.
+            rows: of the schema of the prediction log.
+        """
+        if not rows.num_rows:
+            return
+        found = self._sketched(rows)
+        with self._database.transaction() as connection:
+            noted = {"segment": segment, "at": self._clock.now()}
+            if insert_if_absent(connection, sketched_segments, noted):
+                for key, sketch in sorted(found.items()):
+                    self._added(connection, key, sketch)
+
+    def window(
+        self,
+        connection: Connection,
+        endpoint: str,
+        model: str,
+        version: int,
+        since: datetime,
+        until: datetime,
+        *,
+        variant: str | None = None,
+    ) -> Sketch:
+        """The sketch of all that was predicted in [since, until), to the minute.
+
+        For parts of the window that lie further back it is to the hour or to the day, as
+        these are kept: a stretch counts if it begins inside the window.
+
+        Raises:
+            NotFound, Corrupt: the bundle cannot be read.
+        """
+        table = sketch_rows.c
+        query = select(table.data).where(
+            table.endpoint == endpoint,
+            table.model == model,
+            table.version == version,
+            table.starts_at >= since,
+            table.starts_at < until,
+        )
+        if variant is not None:
+            query = query.where(table.variant == variant)
+        kept = [unpacked(data) for data in connection.execute(query).scalars()]
+        return merged(self._bins_of(model, version), kept)
+
+    def roll_up(self) -> int:
+        """Put old minutes together as hours, and old hours as days; returns how many went.
+
+        Work of a bounded size; call it again until it returns 0.
+        """
+        now, n = self._clock.now(), 0
+        for seconds, longer, kept in ((MINUTE, HOUR, MINUTES_KEPT), (HOUR, DAY, HOURS_KEPT)):
+            with self._database.transaction() as connection:
+                n += self._rolled(connection, seconds, longer, now - kept)
+        with self._database.transaction() as connection:
+            old = sketched_segments.c.at < now - SEGMENTS_KEPT
+            connection.execute(delete(sketched_segments).where(old))
+        return n
+
+    def _sketched(self, rows: pa.Table) -> dict[Key, Sketch]:
+        rows = rows.filter(rows.column("features").is_valid()).combine_chunks()
+        if not rows.num_rows:
+            return {}
+        minutes = rows.column("predicted_for").cast("int64").to_numpy() // (MINUTE * 1_000_000)
+        names = ("endpoint", "model", "version", "variant")
+        columns = [rows.column(name).combine_chunks().dictionary_encode() for name in names]
+        places = np.column_stack([*(one.indices.to_numpy() for one in columns), minutes])
+        groups, group_of = np.unique(places, axis=0, return_inverse=True)
+        scores = rows.column("score").to_numpy()
+        found: dict[Key, Sketch] = {}
+        for number, group in enumerate(groups):
+            words = [
+                one.dictionary[int(place)].as_py()
+                for one, place in zip(columns, group[:-1], strict=True)
+            ]
+            starts_at = datetime.fromtimestamp(int(group[-1]) * MINUTE, UTC)
+            endpoint, model, version, variant = words
+            key = Key(endpoint, model, version, variant, starts_at, MINUTE)
+            chosen = np.flatnonzero(group_of.reshape(-1) == number)
+            sketch = self._made(key, rows.column("features").take(chosen), scores[chosen])
+            if sketch is not None:
+                found[key] = sketch
+        return found
+
+    def _made(self, key: Key, features: Any, scores: Any) -> Sketch | None:
+        try:
+            bins = self._bins_of(key.model, key.version)
+        except (NotFound, Corrupt) as error:
+            _log.error(
+                "rows of the prediction log have no sketch",
+                model=key.model, version=key.version, rows=len(scores), error=str(error),
+            )  # fmt: skip
+            return None
+        matrix = features.combine_chunks().flatten().to_numpy(zero_copy_only=False)
+        matrix = np.asarray(matrix, dtype=np.float32).reshape(len(scores), -1)
+        return Sketch.of(bins, matrix, np.asarray(scores, dtype=np.float64))
+
+    def _added(self, connection: Connection, key: Key, sketch: Sketch) -> None:
+        """Add to what is kept; whoever adds to the same stretch meanwhile is waited for."""
+        values = {**key._asdict(), "n": sketch.n, "data": sketch.packed()}
+        if insert_if_absent(connection, sketch_rows, values):
+            return
+        this = [sketch_rows.c[name] == value for name, value in key._asdict().items()]
+        query = select(sketch_rows.c.data).where(*this).with_for_update()
+        both = unpacked(connection.execute(query).scalar_one()) + sketch
+        connection.execute(update(sketch_rows).where(*this).values(n=both.n, data=both.packed()))
+
+    def _rolled(self, connection: Connection, seconds: int, longer: int, before: datetime) -> int:
+        edge = datetime.fromtimestamp(int(before.timestamp()) // longer * longer, UTC)
+        table = sketch_rows.c
+        old = (table.seconds == seconds, table.starts_at < edge)
+        query = select(sketch_rows).where(*old).order_by(table.starts_at).with_for_update()
+        rows = list(connection.execute(query.limit(_ROLLED_AT_ONCE)))
+        groups: dict[Key, list[Any]] = {}
+        for row in rows:
+            start = int(row.starts_at.timestamp()) // longer * longer
+            at = datetime.fromtimestamp(start, UTC)
+            key = Key(row.endpoint, row.model, row.version, row.variant, at, longer)
+            groups.setdefault(key, []).append(row)
+        for key, parts in groups.items():
+            sketches = [unpacked(part.data) for part in parts]
+            whole = sketches[0]
+            for one in sketches[1:]:
+                whole += one
+            for part in parts:
+                same = [table[name] == getattr(part, name) for name in Key._fields]
+                connection.execute(delete(sketch_rows).where(*same))
+            self._added(connection, key, whole)
+        return len(rows)

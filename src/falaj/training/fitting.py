@@ -1,0 +1,240 @@
+"""From the rows of a training set to a fitted, calibrated, measured model; no database.
+
+The training job and the reproduction of a run both fit through here, so that what is
+reproduced is what was done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from falaj.kernel.errors import InvalidInput
+from falaj.training import calibration
+from falaj.training.encoding import Encoding, as_labels, instants, learned
+from falaj.training.folds import folds_of
+from falaj.training.metrics import binary_metrics
+from falaj.training.model import TEST, TRAIN, VALIDATION, TrainingRequest, TrainingSet
+from falaj.training.options import ClassWeights
+from falaj.training.partition import place_of_group, words_of
+from falaj.training.ports import UNKEPT, Checkpoints, FittedModel, Report, Rows, Trainer, untold
+from falaj.training.splits import GroupSplit
+from falaj.training.training_sets import part_of
+
+
+@dataclass
+class Fitting:
+    """One request on the rows of one set.
+
+    Args:
+        rows: all of the set, as ``TrainingSets.load`` gives them.
+    """
+
+    trainer: Trainer
+    request: TrainingRequest
+    made: TrainingSet
+    rows: pa.Table
+
+    @cached_property
+    def features(self) -> tuple[str, ...]:
+        """The features that are learned from; raises InvalidInput for one that is not there."""
+        wanted = self.request.features
+        if wanted is None:
+            return self.made.features
+        unknown = sorted(set(wanted) - set(self.made.features))
+        if unknown:
+            raise InvalidInput(
+                f"The training set {self.made.id} has no feature {unknown[0]!r}.",
+                hint=f"It has: {', '.join(self.made.features)}.",
+            )
+        return wanted
+
+    @cached_property
+    def label(self) -> str:
+        """The name of the label."""
+        return self.made.trainable()[0]
+
+    @cached_property
+    def encoding(self) -> Encoding:
+        """The encoding, learned from the training rows alone."""
+        return self._learned(part_of(self.rows, TRAIN))
+
+    @cached_property
+    def train(self) -> Rows:
+        """The training rows, with their weights."""
+        return self._weighted(self.encoded(part_of(self.rows, TRAIN), self.encoding))
+
+    @cached_property
+    def validation(self) -> Rows:
+        """The validation rows that are not calibrated on."""
+        table = part_of(self.rows, VALIDATION)
+        return self.encoded(table.filter(pa.array(~self._calibrated_on(table))), self.encoding)
+
+    @cached_property
+    def calibration(self) -> Rows | None:
+        """The rows to calibrate on; None if that was not asked for."""
+        if self.request.calibration is None:
+            return None
+        table = part_of(self.rows, VALIDATION)
+        return self.encoded(table.filter(pa.array(self._calibrated_on(table))), self.encoding)
+
+    @cached_property
+    def test(self) -> Rows:
+        """The test rows; there may be none."""
+        return self.encoded(part_of(self.rows, TEST), self.encoding)
+
+    def encoded(self, table: pa.Table, encoding: Encoding) -> Rows:
+        """Rows of the set as the model reads them."""
+        return Rows(encoding.matrix(table), as_labels(table.column(self.label), self.label))
+
+    def fitted(self, *, report: Report = untold, checkpoints: Checkpoints = UNKEPT) -> FittedModel:
+        """Fit, and calibrate if that was asked for; raises as ``Trainer.fit`` does."""
+        made = self._fit(
+            self.train, self.validation, self.encoding, report=report, checkpoints=checkpoints
+        )
+        if self.request.calibration is None or self.calibration is None:
+            return made
+        raw = self.trainer.scores(made, self.calibration.matrix)
+        found = calibration.fitted(self.request.calibration.method, self.calibration.labels, raw)
+        facts = {**made.facts, "calibrated_on_rows": float(len(raw))}
+        return replace(made, calibration=found, facts=facts)
+
+    def measured(self, fitted: FittedModel) -> dict[str, float]:
+        """The metrics of both judging parts, and the figures among the facts."""
+        metrics = self._of_part(VALIDATION, fitted, self.validation)
+        test = self.test
+        if test.labels.size and 0 < test.labels.sum() < test.labels.size:
+            metrics |= self._of_part(TEST, fitted, test)
+        return metrics | {
+            name: float(value)
+            for name, value in fitted.facts.items()
+            if isinstance(value, int | float)
+        }
+
+    def cross_validated(
+        self,
+        done: list[dict[str, float]],
+        kept: Callable[[list[dict[str, float]]], None],
+        report: Report,
+    ) -> list[dict[str, float]]:
+        """The metrics of each fold, in order.
+
+        Args:
+            done: of the folds that an earlier attempt finished.
+            kept: told of all finished folds after each.
+        """
+        wanted = self.request.cross_validation
+        if wanted is None:
+            return []
+        table = part_of(self.rows, TRAIN)
+        timestamp = self.made.spec.timestamp
+        labels = as_labels(table.column(self.label), self.label)
+        folds = folds_of(
+            wanted,
+            at=instants(table.column(timestamp), timestamp),
+            labels=labels,
+            groups=None if wanted.group is None else words_of(table, wanted.group),
+            seed=self.request.seed,
+        )
+        found = list(done)
+        for place in range(len(done), len(folds)):
+            fold = folds[place]
+            part = table.take(fold.train)
+            encoding = self._learned(part)  # of this fold alone: words and their rates too
+            fitted = self._fit(
+                self._weighted(self.encoded(part, encoding)),
+                self.encoded(table.take(fold.stopping), encoding),
+                encoding,
+                report=_within(report, place, len(folds)),
+            )
+            judged = self.encoded(table.take(fold.judged), encoding)
+            scores = self.trainer.scores(fitted, judged.matrix)
+            found.append(binary_metrics(judged.labels, scores))
+            kept(found)
+        return found
+
+    def _fit(
+        self,
+        train: Rows,
+        validation: Rows,
+        encoding: Encoding,
+        *,
+        report: Report,
+        checkpoints: Checkpoints = UNKEPT,
+    ) -> FittedModel:
+        return self.trainer.fit(
+            train,
+            validation,
+            encoding,
+            params=self.request.params,
+            seed=self.request.seed,
+            report=report,
+            checkpoints=checkpoints,
+        )
+
+    def _learned(self, table: pa.Table) -> Encoding:
+        labels = as_labels(table.column(self.label), self.label)
+        return learned(table, self.features, labels)
+
+    def _weighted(self, rows: Rows) -> Rows:
+        if self.request.class_weights is None:
+            return rows
+        return replace(rows, weights=weights_of(self.request.class_weights, rows.labels))
+
+    def _of_part(self, part: str, fitted: FittedModel, rows: Rows) -> dict[str, float]:
+        scores = scored(self.trainer, fitted, rows.matrix)
+        return {
+            f"{part}_{name}": value for name, value in binary_metrics(rows.labels, scores).items()
+        }
+
+    def _calibrated_on(self, table: pa.Table) -> npt.NDArray[np.bool_]:
+        """True for the validation rows that the calibration is fitted on."""
+        wanted = self.request.calibration
+        if wanted is None:
+            return np.zeros(table.num_rows, np.bool_)
+        _, split = self.made.trainable()
+        if isinstance(split, GroupSplit):
+            words = words_of(table, split.group)
+            return np.array(
+                [place_of_group(str(one), split.seed, use="calibration") < wanted.share
+                 for one in words], dtype=np.bool_)  # fmt: skip
+        at = instants(table.column(self.made.spec.timestamp), self.made.spec.timestamp)
+        if not at.size:
+            return np.zeros(0, np.bool_)
+        cut = np.sort(at)[int(at.size * (1 - wanted.share))]
+        return np.asarray(at >= cut, dtype=np.bool_)
+
+
+def scored(
+    trainer: Trainer, fitted: FittedModel, matrix: npt.NDArray[np.float32]
+) -> npt.NDArray[np.float64]:
+    """The probabilities that the model gives, with its calibration."""
+    raw = trainer.scores(fitted, matrix)
+    return raw if fitted.calibration is None else fitted.calibration.applied(raw)
+
+
+def weights_of(wanted: ClassWeights, labels: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """What each row counts; see ``ClassWeights``."""
+    zero, one = wanted.zero, wanted.one
+    if wanted.balanced:
+        n_ones = float(labels.sum())
+        zero = labels.size / max(2 * (labels.size - n_ones), 1.0)
+        one = labels.size / max(2 * n_ones, 1.0)
+    return np.where(labels == 1.0, one, zero)
+
+
+def summary(folds: list[dict[str, float]]) -> dict[str, float]:
+    """Mean and standard deviation (of the folds) of each metric, ``cv_mean_…``, ``cv_std_…``."""
+    names = folds[0] if folds else {}
+    values = {name: np.array([fold[name] for fold in folds]) for name in names}
+    means = {f"cv_mean_{name}": float(one.mean()) for name, one in values.items()}
+    return means | {f"cv_std_{name}": float(one.std()) for name, one in values.items()}
+
+
+def _within(report: Report, place: int, n: int) -> Report:
+    return lambda share, told: report((place + share) / n, f"fold {place + 1} of {n}: {told}")

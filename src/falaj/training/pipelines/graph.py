@@ -1,0 +1,94 @@
+"""The graph of a run in the lineage: tables, steps, what they gave and what they began."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from falaj.catalog.model import Relation
+from falaj.kernel.call import AssetRef
+from falaj.kernel.errors import NotFound
+from falaj.kernel.jobs import JobState
+from falaj.training.pipelines.model import StepState
+
+if TYPE_CHECKING:
+    from falaj.catalog.assets import Catalog
+    from falaj.kernel.call import Call
+    from falaj.kernel.jobs import Jobs
+    from falaj.training.pipelines.model import Pipeline, PipelineRun, StepRecord
+
+RUN, STEP = "pipeline_run", "pipeline_step"
+
+
+def run_ref(run: str) -> AssetRef:
+    """A run as an asset."""
+    return AssetRef(RUN, run)
+
+
+def step_ref(run: str, step: str) -> AssetRef:
+    """A step of a run as an asset."""
+    return AssetRef(STEP, f"{run}/{step}")
+
+
+def record_run(call: Call, catalog: Catalog, run: PipelineRun) -> None:
+    """Make a run an asset, which its pipeline defines."""
+    catalog.record(
+        call,
+        run_ref(run.id),
+        description=f"a run of {run.pipeline}",
+        owner=run.principal,
+        attributes={"pipeline": run.pipeline, "version": run.version, "code": run.code_hash},
+    )
+    catalog.link(call, AssetRef("pipeline", run.pipeline), run_ref(run.id), Relation.DEFINES)
+
+
+def record_graph(
+    call: Call, catalog: Catalog, jobs: Jobs, run: PipelineRun, pipeline: Pipeline
+) -> None:
+    """Draw what flowed where in a run: of the steps that are done, once."""
+    done = {one.step: one for one in run.steps if one.state is StepState.DONE}
+    for name in pipeline.order():
+        if name not in done:
+            continue
+        step, ref = pipeline.step(name), step_ref(run.id, name)
+        record = done[name]
+        facts: dict[str, Any] = {"attempts": record.attempts, "cached_from": record.from_run}
+        catalog.record(
+            call, ref, description=f"{name} of {run.pipeline}", owner=run.principal,
+            attributes={name: value for name, value in facts.items() if value is not None},
+        )  # fmt: skip
+        catalog.link(call, run_ref(run.id), ref, Relation.DEFINES)
+        for needed in sorted(step.needs):
+            catalog.link(call, step_ref(run.id, needed), ref, Relation.FEEDS)
+        for table in sorted(step.tables):
+            _linked(call, catalog, AssetRef("table", table), ref)
+        if step.writes is not None:
+            _linked(call, catalog, ref, AssetRef("table", step.writes.table))
+        for made in _made_by(call, jobs, record):
+            if catalog.exists(call.connection, made):
+                catalog.link(call, ref, made, Relation.FEEDS)
+
+
+def _linked(call: Call, catalog: Catalog, source: AssetRef, target: AssetRef) -> None:
+    for end in (source, target):
+        if not catalog.exists(call.connection, end):
+            catalog.record(call, end)
+    catalog.link(call, source, target, Relation.FEEDS)
+
+
+def _made_by(call: Call, jobs: Jobs, record: StepRecord) -> list[AssetRef]:
+    """What the jobs that a step began have made, as their results name it."""
+    found: list[AssetRef] = []
+    for job_id in record.jobs:
+        try:
+            job = jobs.get(call.connection, job_id)
+        except NotFound:
+            continue
+        result = job.result if job.state is JobState.DONE else None
+        if not isinstance(result, dict):
+            continue
+        found += [
+            AssetRef(kind, str(result[kind]))
+            for kind in ("training_set", "run")
+            if result.get(kind)
+        ]
+    return found

@@ -1,0 +1,111 @@
+"""The job that executes a run, and what is recorded when it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from falaj.kernel.errors import FalajError
+from falaj.kernel.jobs import JobCancelled, LeaseLost
+from falaj.training.pipelines.execution import Execution, Surround
+from falaj.training.pipelines.graph import record_graph
+from falaj.training.pipelines.model import PipelineState
+
+if TYPE_CHECKING:
+    from falaj.catalog.assets import Catalog
+    from falaj.kernel.call import Call
+    from falaj.kernel.jobs import JobRun, Jobs
+    from falaj.training.pipelines.model import Pipeline, PipelineRun
+    from falaj.training.pipelines.ports import OpenRunner
+
+Ended = Callable[["Call", "PipelineRun"], None]
+"""Told in the transaction in which a run ends."""
+
+
+class PipelineJob:
+    """Handles ``pipelines.run``.
+
+    Args:
+        on: what every run needs.
+        catalog, jobs: for the lineage of a run.
+        opened: opens what runs its steps.
+        ended: told when a run ends; a back-fill begins its next one then.
+    """
+
+    def __init__(
+        self, on: Surround, catalog: Catalog, jobs: Jobs, opened: OpenRunner, ended: Ended
+    ) -> None:
+        self._on = on
+        self._catalog = catalog
+        self._jobs = jobs
+        self._opened = opened
+        self._ended = ended
+
+    def __call__(self, job: JobRun, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Run the steps that are not done; returns ``run`` and how many there are."""
+        run_id = str(arguments["run"])
+        run, pipeline = self._begun(job, run_id)
+        if run.state is PipelineState.DONE:  # it ended, and its worker died before it said so
+            return {"run": run_id, "steps": len(pipeline.steps)}
+        memory = pipeline.memory_bytes
+        runner = self._opened(pipeline.compute, pipeline.parallel, memory)
+        try:
+            Execution(self._on, job, run, pipeline, runner).finished()
+        except LeaseLost:
+            raise
+        except JobCancelled:
+            self._end(run, pipeline, PipelineState.CANCELLED)
+            raise
+        except FalajError as error:
+            if not error.retryable:
+                told = {"code": error.code, "message": error.message, "hint": error.hint}
+                self._end(run, pipeline, PipelineState.FAILED, told)
+            raise
+        finally:
+            runner.close()
+        self._end(run, pipeline, PipelineState.DONE, job=job)
+        return {"run": run_id, "steps": len(pipeline.steps)}
+
+    def _begun(self, job: JobRun, run_id: str) -> tuple[PipelineRun, Pipeline]:
+        """The run, allowed to go on, with the snapshot that it reads."""
+        on = self._on
+        with on.calls.database.reading() as connection:
+            run = on.runs.get(connection, run_id)
+            pipeline = on.runs.pipeline(connection, run.pipeline, run.version)
+        snapshot = run.snapshot
+        if snapshot is None and any(step.tables for step in pipeline.steps):
+            snapshot = on.lake.latest()
+        with on.calls.opened(
+            "pipelines.execute",
+            run.principal,
+            resource=f"pipeline_run:{run_id}",
+            arguments={"job": job.id, "pipeline": run.pipeline, "code": run.code_hash},
+        ) as call:
+            on.platform.check_runs(call, run.pipeline)
+            job.report(0.0, "", connection=call.connection)
+            on.runs.set(call.connection, run_id, state=PipelineState.RUNNING, snapshot=snapshot)
+        with on.calls.database.reading() as connection:
+            return on.runs.get(connection, run_id), pipeline
+
+    def _end(
+        self,
+        run: PipelineRun,
+        pipeline: Pipeline,
+        state: PipelineState,
+        error: dict[str, Any] | None = None,
+        *,
+        job: JobRun | None = None,
+    ) -> None:
+        on = self._on
+        with on.calls.opened(
+            f"pipelines.{state}",
+            run.principal,
+            resource=f"pipeline_run:{run.id}",
+            arguments={"pipeline": run.pipeline},
+        ) as call:
+            if job is not None:
+                job.report(1.0, "", connection=call.connection)
+            on.runs.end(call, run.id, state, error=error)
+            ended = on.runs.get(call.connection, run.id)
+            record_graph(call, self._catalog, self._jobs, ended, pipeline)
+            self._ended(call, ended)
