@@ -26,6 +26,7 @@ from optuna.trial import FrozenTrial
 from optuna.trial import TrialState as State
 
 from falaj.kernel.errors import InvalidInput
+from falaj.training.tuning.library import imported
 from falaj.training.tuning.model import StudySpec, TrialRecord, TrialState
 
 _STATES = {
@@ -59,6 +60,7 @@ class StudyStorage(InMemoryStorage):
         *,
         numbered: bool = True,
     ) -> None:
+        imported()  # which also keeps Optuna from telling of a study made in memory
         super().__init__()
         self.spec = spec
         self.reasons: dict[int, str] = {}
