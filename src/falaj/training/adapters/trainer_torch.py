@@ -153,6 +153,8 @@ class _Fit:
         torch = library("torch", "torch")
         self.torch, self.params, self.where = torch, params, where
         self._report, self._checkpoints = report, checkpoints
+        self.centers: Any
+        self.scales: Any
         self.centers, self.scales = standard or networks.standardising(train.matrix)
         self._train = _Batch(*(self._tensor(one) for one in self._arrays(train)))
         self._validation = validation
