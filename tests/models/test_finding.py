@@ -190,16 +190,16 @@ WRONG = ["name", "name =", "name = late", "= 'a'", "name = 'a' OR name = 'b'", "
          "name LIKE '" + "%a" * 40 + "'", "name ILIKE '" + "a" * 2_000 + "'"]  # fmt: skip
 
 
-@pytest.mark.parametrize("text", WRONG, ids=range(len(WRONG)))
-def test_a_filter_that_cannot_be_read_is_refused_with_a_way_out(filled, text):
-    with pytest.raises(InvalidInput):
-        found(filled, filter=text)
+def test_a_filter_that_cannot_be_read_is_refused_with_a_way_out(filled):
+    for text in WRONG:
+        with pytest.raises(InvalidInput):
+            found(filled, filter=text)
 
 
-@pytest.mark.parametrize("clause", ["", "colour", "name UP", "name ASC DESC", "name; DROP", "  "])
-def test_an_order_that_cannot_be_read_is_refused(filled, clause):
-    with pytest.raises(InvalidInput):
-        found(filled, order_by=(clause,))
+def test_an_order_that_cannot_be_read_is_refused(filled):
+    for clause in ("", "colour", "name UP", "name ASC DESC", "name; DROP", "  ", "tags.x"):
+        with pytest.raises(InvalidInput):
+            found(filled, order_by=(clause,))
 
 
 def test_a_token_of_another_search_or_of_nobody_is_refused(filled):

@@ -21,6 +21,7 @@ LARGEST_FILE = 1 << 20
 _NUMBERS = frozenset({"double", "float", "integer", "long", "boolean"})
 _PICKLES = (".pkl", ".pickle", ".joblib", ".cloudpickle")
 _MOST_INPUTS = 10_000
+_DEEPEST = 30
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,13 @@ def read_mlmodel(data: bytes) -> MlModel:
             hint="Install it on the machine of the job worker: pip install pyyaml.",
         ) from None
     try:
-        document = yaml.safe_load(data.decode("utf-8"))
+        text, depth = data.decode("utf-8"), 0
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            depth += isinstance(event, yaml.CollectionStartEvent)
+            depth -= isinstance(event, yaml.CollectionEndEvent)
+            if depth > _DEEPEST:  # the reader's time grows with the square of the depth
+                raise _no_mlmodel()
+        document = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise _no_mlmodel() from error
     if not isinstance(document, dict) or not isinstance(document.get("flavors"), dict):
