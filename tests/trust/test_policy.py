@@ -195,9 +195,9 @@ def test_each_role_may_do_its_duties_and_nothing_else(policy, role, expected):
 
 
 def test_every_role_is_known_to_the_policy(policy):
-    assert {role.value for role in Role if permitted(policy, role.value) > {"accounts.me"}} == {
-        role.value for role in Role
-    }
+    # Those of CI jobs are for programs: tests/models/test_cikeys.py holds them against all actions.
+    roles = {role.value for role in Role if not role.value.startswith("ci_")}
+    assert {role for role in roles if permitted(policy, role) > {"accounts.me"}} == roles
 
 
 def test_an_action_that_no_duty_names_is_nobodys(policy):

@@ -50,6 +50,7 @@ def add_programs(app: FastAPI, premises: Premises, addresses: Addresses) -> None
         max_body_bytes=premises.settings.http.max_body_bytes,
         routes=(
             *server.ROUTES,
+            *tracking.ROUTES,
             *artifacts.ROUTES,
             *loggedmodels.ROUTES,
             *registry.ROUTES,
