@@ -55,6 +55,7 @@ def add_programs(app: FastAPI, premises: Premises, addresses: Addresses) -> None
             *loggedmodels.ROUTES,
             *registry.ROUTES,
             *registryversions.ROUTES,
+            *tracking.ROUTES,
         ),
         raw=ArtifactRoutes(premises.backend, premises.verifier, transfers).raw(),
     ).add_to(app)

@@ -158,7 +158,8 @@ class TrainingService(Service):
     def tune(self, request: TuningRequest) -> Job:
         """Try parameters of a trainer with Optuna, and train a version with the best of them."""
         self._check_trainable(request.training)
-        return self._jobs.submit(self.call, TUNE_JOB, self._stated(request))
+        claim = None if self._queue is None else self._queue.claim(self.call, request.training)
+        return self._jobs.submit(self.call, TUNE_JOB, self._stated(request), claim=claim)
 
     def _check_trainable(self, request: TrainingRequest) -> None:
         """Raise unless the caller may train on what a request names."""

@@ -1,11 +1,15 @@
 """Tracking by MLflow's API: its unmodified client, and what no client of good will sends."""
 
+import itertools
 import json
 import math
+import threading
 from pathlib import Path
 
+import httpx
 import pytest
 
+from falaj.testing.installations import client
 from falaj.testing.mlflowclients import INTERPRETER, MISSING, for_clients
 from falaj.testing.world import World
 
@@ -281,3 +285,43 @@ def test_a_run_of_the_platform_takes_nothing_after_its_end(world, ask):
     point = {"run_id": run, "key": "test_auc", "value": 1, "timestamp": 2_000_000_000_000}
     refused(ask("runs/log-metric", point), "INVALID_STATE")
     refused(ask("runs/update", {"run_id": run, "status": "RUNNING"}), "INVALID_STATE")
+
+
+def test_what_was_acknowledged_before_a_kill_is_there_after_it(tmp_path):
+    def logs(web, run, path, count):
+        """Log step by step until the server is gone; gives the steps that were acknowledged."""
+        kept = []
+        for step in count:
+            point = {"key": "m", "value": step / 3, "timestamp": step, "step": step}
+            batch = {"run_id": run, "metrics": [point], "params": [], "tags": []}
+            document = batch if path.endswith("batch") else {"run_id": run, **point}
+            try:
+                answer = web.post(f"/mlflow/api/2.0/mlflow/{path}", json=document)
+            except httpx.TransportError:
+                break
+            if answer.status_code == 200:
+                kept.append(step)
+        return kept
+
+    with for_clients(tmp_path) as ours:
+        plane = ours.installation
+        bearer = {"Authorization": f"Bearer {ours.token()}"}
+        with client(plane.control, plane.ca) as web:
+            web.headers.update(bearer)
+            made = web.post("/mlflow/api/2.0/mlflow/runs/create", json={"experiment_id": "0"})
+            run = made.raise_for_status().json()["run"]["info"]["run_id"]
+            killer = threading.Timer(0.7, lambda: plane.kill("control"))
+            before = plane.pid("control")
+            killer.start()
+            kept = logs(web, run, "runs/log-batch", itertools.count())
+            killer.join()
+        plane.revived("control", before)
+        with client(plane.control, plane.ca) as web:
+            web.headers.update(bearer)
+            more = logs(web, run, "runs/log-metric", range(100_000, 100_200))
+            asked = f"/mlflow/api/2.0/mlflow/metrics/get-history?run_id={run}&metric_key=m"
+            found = [one["step"] for one in web.get(asked).raise_for_status().json()["metrics"]]
+    assert len(more) == 200
+    # The last call may have been kept without being acknowledged.
+    assert set(kept) | set(more) <= set(found) <= {*kept, *more, len(kept)}
+    assert len(kept) > 5

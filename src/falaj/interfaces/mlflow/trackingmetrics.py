@@ -37,7 +37,7 @@ def _history(asked: Asked) -> bytes:
     question, now = ("history", run, key, asked.caller.principal.id), asked.backend.clock.now()
     place, begun = ([0], now)
     if token:
-        place, begun = pagetokens.read(token, question, now, 1)
+        place, begun = pagetokens.read(token, question, now)
     start = place[0]
     end = len(points) if limit < 0 else start + limit
     if start < 0 or start > len(points):

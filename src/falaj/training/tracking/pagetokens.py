@@ -28,8 +28,13 @@ def written(question: Any, place: list[Any], begun: datetime) -> str:
     return urlsafe_b64encode(json.dumps(document, separators=(",", ":")).encode()).decode()
 
 
-def read(token: str, question: Any, now: datetime, n: int) -> tuple[list[int], datetime]:
-    """The place that a token names, of ``n`` whole numbers, and when the first page was given.
+def read(
+    token: str, question: Any, now: datetime, n: int = 1, *, texts: int = 0
+) -> tuple[list[Any], datetime]:
+    """The place that a token names, and when the first page was given.
+
+    Args:
+        n, texts: of how many whole numbers, and texts behind them, a place is made.
 
     Raises:
         InvalidInput: it is no token, belongs to another question or caller, or is too old.
@@ -42,7 +47,7 @@ def read(token: str, question: Any, now: datetime, n: int) -> tuple[list[int], d
         begun = from_microseconds(begun_us)
     except (binascii.Error, ValueError, TypeError, OverflowError, RecursionError):
         _refuse("it is none of this platform's")
-    if form != _FORM or len(place) != n or not all(type(one) is int for one in place):
+    if form != _FORM or list(map(type, place)) != [int] * n + [str] * texts:
         _refuse("it is none of this platform's")
     if digest != _digest(question):
         _refuse("it belongs to another search")

@@ -172,7 +172,8 @@ class Runs:
             for key in points.keys:
                 check_key("metric", key)
             histories.append(connection, run_id, points)
-            call.note(metrics=points.recorded())
+            if points is not metrics:  # else the record of the call holds it among its arguments
+                call.note(logged=points.recorded())
         inputs.add_model_metrics(connection, run_id, of_models)
         for artifact in artifacts:
             _REMOVE_ARTIFACT.run(connection, (run_id, artifact.path))
