@@ -23,12 +23,14 @@ from falaj.demo.definitions.model import endpoint
 from falaj.demo.live import BEGIN, END, Lived, autumn, lived
 from falaj.demo.running import Person, Questions, Up, enrolled, hired, running
 from falaj.demo.story import Story
+from falaj.demo.tuning import tune
 from falaj.features.model import FeatureView
 from falaj.features.plan import ServicePlan
 from falaj.interfaces.declarations import declared
 from falaj.interfaces.platform import Platform, connect, near
 from falaj.interfaces.trees import trace_tree
 from falaj.kernel.clock import SystemClock
+from falaj.kernel.confinement import can_confine
 from falaj.kernel.errors import Unavailable
 from falaj.kernel.settings import Settings
 from falaj.models.model import ModelVersion
@@ -76,7 +78,8 @@ def tell(console: Console, *, keep: bool = False, where: Path | None = None) -> 
         "[bold]will it leave more than 15 minutes late?[/]",
         "From files to a governed model in production, on this machine, in one go.",
     )
-    settings = Settings.read(folder)
+    # What the demo's steps run is the demo's own: it need not be confined where that cannot be.
+    settings = Settings.read(folder, pipelines={"confined": can_confine()})
     owner_secrets = _founded(story, settings)
     premises = Premises(settings, process="demo")
     try:
@@ -102,6 +105,7 @@ def _told(
         flights.load(owner, story, sources)
         plan = premises.features.plan(delay_features.name)
         version = flights.train(owner, story, plan)
+        tune(owner, story, version)
         flights.judge(owner, story, version)
         with running(folder, premises.settings.home, keep=keep) as up:
             _served(story, premises, owner, up, owner_secrets, version, plan, keep=keep)

@@ -101,10 +101,14 @@ class LocalSteps:
         process = _STARTER.submit(_Process, self._memory, self._must_confine).result()
         with self._lock:
             self._all.add(process)
-            stopped = self._stopped
-        if stopped:
+        if self._is_stopped():
             process.kill()
         return process
+
+    def _is_stopped(self) -> bool:
+        """Asked anew: ``stop`` may have come while a process was started."""
+        with self._lock:
+            return self._stopped
 
     def _dropped(self, process: _Process) -> None:
         process.end()

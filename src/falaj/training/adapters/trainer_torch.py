@@ -153,8 +153,9 @@ class _Fit:
         torch = library("torch", "torch")
         self.torch, self.params, self.where = torch, params, where
         self._report, self._checkpoints = report, checkpoints
-        found: tuple[Any, Any] = standard or networks.standardising(train.matrix)
-        self.centers, self.scales = found
+        self.centers: Any
+        self.scales: Any
+        self.centers, self.scales = standard or networks.standardising(train.matrix)
         self._train = _Batch(*(self._tensor(one) for one in self._arrays(train)))
         self._validation = validation
         self._watched = self._tensor(self._arrays(validation)[0]).to(where.device)
