@@ -12,7 +12,7 @@ from falaj.kernel.adapters.compute_local import LocalCompute
 from falaj.kernel.jobs import Jobs, JobState, Worker
 from falaj.testing.world import World, door_of
 from falaj.training.adapters.trainer_lightgbm import LightGbmTrainer
-from falaj.training.model import RunState
+from falaj.training.model import RunState, TrainingRequest
 from falaj.training.tuning.bench import TrialBench
 from falaj.training.tuning.model import TUNE_JOB, TrialState
 from falaj.training.tuning.studies import Studies
@@ -62,7 +62,8 @@ def bench(world):
     sets = world.premises.training_sets
     with world.premises.database.reading() as connection:
         made = sets.get(connection, world.facts["training_set"])
-    return TrialBench(sets, made, made.features, LightGbmTrainer())
+    request = TrainingRequest(model="late", training_set=made.id)
+    return TrialBench(LightGbmTrainer(), request, made, sets.load(made))
 
 
 @pytest.fixture
@@ -113,7 +114,7 @@ def test_the_best_parameters_are_found_and_a_version_is_trained_with_them(world,
     trials = trials_of(world, job)
     assert best["values"][0] == max(trial.values[0] for trial in trials)
     params = {"n_trees": 12, "num_threads": 1, **best["params"]}
-    assert bench.measured(params, 7, ["auc"]) == {"auc": best["values"][0]}
+    assert bench.measured(params, ["auc"]) == {"auc": best["values"][0]}
     training = ended(world, done.result["job"])
     assert training.arguments["params"] == params
     assert training.arguments["training_set"] == world.facts["training_set"]
@@ -163,7 +164,7 @@ def test_trials_are_pruned_between_the_rungs_of_the_budget(world, bench, asked):
 def test_constraints_of_size_and_fairness_rule_out_trials(world, bench, asked):
     free = submitted(world, asked())
     run(world, Here(bench))
-    sizes = [bench.measured({"n_trees": 12, "num_threads": 1, **trial.params}, 7, ["size_bytes"])
+    sizes = [bench.measured({"n_trees": 12, "num_threads": 1, **trial.params}, ["size_bytes"])
              ["size_bytes"] for trial in trials_of(world, free)]  # fmt: skip
     limit = sorted(sizes)[1]
     request = asked(at_most={"size_bytes": limit, "parity/carrier": 1.0})

@@ -39,7 +39,7 @@ def load(platform: Platform, story: Story, sources: Iterable[Source]) -> list[Lo
     with story.chapter("Loaded", "Typed, held to contracts, encrypted, one snapshot each."):
         for source in sources:
             job = platform.sources.load(source.name)
-            result = _followed(platform, story, job, f"loading {source.name}")
+            result = followed(platform, story, job, f"loading {source.name}")
             reports.append(LoadReport.model_validate(result))
         story.table(
             ["table", "read", "written", "set aside", "checks"],
@@ -65,7 +65,7 @@ def train(platform: Platform, story: Story, plan: ServicePlan) -> ModelVersion:
         request = training_request(tuple(plan.outputs)).model_dump(mode="json")
         given = {"spec": request.pop("spec"), "request": request}
         run = platform.pipelines.run(flight_training.name, parameters=given)
-        _followed(platform, story, platform.jobs.get(run.job), f"training {request['model']}")
+        followed(platform, story, platform.jobs.get(run.job), f"training {request['model']}")
         result = platform.pipelines.read(run.id, "trained")
         version = platform.models.get(flight_delay.name, result["version"])
         known = ("validation_auc", "validation_log_loss", "validation_calibration_error")
@@ -80,12 +80,18 @@ def judge(platform: Platform, story: Story, version: ModelVersion) -> GateReport
     """Run the gates of a version."""
     with story.chapter("Judged", "What every version must keep, measured on October to December."):
         job = platform.models.gates(version.model, version.version)
-        _followed(platform, story, job, "running the gates")
+        followed(platform, story, job, "running the gates")
         report = platform.models.gate_report(version.model, version.version)
         story.table(
             ["gate", "outcome", "what was found"],
             [[one.gate, one.outcome.value, one.message] for one in report.results],
         )
+        card = platform.models.card(version.model, version.version)
+        parts = [line.removeprefix("## ") for line in card.splitlines() if line.startswith("## ")]
+        story.text(
+            f"falaj models card {version.model} {version.version} --form html --to card.html"
+        )
+        story.done(f"its card tells: {', '.join(part.lower() for part in parts)}")
     return report
 
 
@@ -113,7 +119,7 @@ def serve(platform: Platform, story: Story) -> Release:
     return release
 
 
-def _followed(platform: Platform, story: Story, job: Job, what: str) -> Any:
+def followed(platform: Platform, story: Story, job: Job, what: str) -> Any:
     """Wait for a job behind a progress bar; returns its result."""
     with story.progress(what, 1.0) as bar:
         seen = 0.0

@@ -23,6 +23,7 @@ from falaj.demo.definitions.model import endpoint
 from falaj.demo.live import BEGIN, END, Lived, autumn, lived
 from falaj.demo.running import Person, Questions, Up, enrolled, hired, running
 from falaj.demo.story import Story
+from falaj.demo.tuning import tune
 from falaj.features.model import FeatureView
 from falaj.features.plan import ServicePlan
 from falaj.interfaces.declarations import declared
@@ -104,6 +105,7 @@ def _told(
         flights.load(owner, story, sources)
         plan = premises.features.plan(delay_features.name)
         version = flights.train(owner, story, plan)
+        tune(owner, story, version)
         flights.judge(owner, story, version)
         with running(folder, premises.settings.home, keep=keep) as up:
             _served(story, premises, owner, up, owner_secrets, version, plan, keep=keep)

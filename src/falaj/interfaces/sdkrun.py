@@ -6,13 +6,14 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from falaj.interfaces.sdksender import MetricSender, Value, ValuesNotSent
-from falaj.kernel.errors import FalajError, InvalidInput
-from falaj.training.model import MetricPoint, RunState
+from falaj.kernel.errors import FalajError, InvalidInput, NotFound
+from falaj.training.model import RunState
 
 if TYPE_CHECKING:
     from falaj.training.model import Run
@@ -119,6 +120,33 @@ class LiveRun:
         given = {**(tags or {}), **more}
         self._runs.log(self.id, tags={key: str(value) for key, value in given.items()})
 
+    def artifact(self, source: Path | str | bytes, path: str | None = None) -> None:
+        """Keep a file, or bytes, as an artifact; what lay under its path before is replaced.
+
+        Args:
+            source: the path of a file, or the bytes themselves.
+            path: under which it is kept (``plots/roc.png``); a file's own name if not given.
+
+        Raises:
+            NotFound: there is no such file. InvalidInput: bytes without a path.
+            LimitExceeded: it is larger than a server takes in one call.
+        """
+        self._check_open()
+        if isinstance(source, bytes):
+            if path is None:
+                raise InvalidInput("Bytes have no name.", hint='Give one: path="plots/roc.png".')
+            content = source
+        else:
+            file = Path(source)
+            try:
+                content = file.read_bytes()
+            except OSError as error:
+                raise NotFound(
+                    f"The file {file} cannot be read: {error.strerror}.", hint="Check its path."
+                ) from None
+            path = path or file.name
+        self._runs.keep_artifact(self.id, path, content)
+
     def nested(self, name: str = "", **arguments: Any) -> LiveRun:
         """Begin a run within this one, of the same experiment.
 
@@ -214,16 +242,13 @@ class LiveRun:
         self._runs.finish(self.id, state=state)
 
     def _send(self, values: Sequence[Value], key: str) -> None:
-        points = [
-            MetricPoint.model_construct(
-                key=value.key,
-                value=value.value,
-                step=value.step,
-                at=datetime.fromtimestamp(value.at, UTC),
-            )
-            for value in values
-        ]
-        self._runs.log(self.id, metrics=points, idempotency_key=key)
+        columns = {
+            "key": [value.key for value in values],
+            "step": [value.step for value in values],
+            "at": [round(value.at * 1e6) for value in values],
+            "value": [value.value for value in values],
+        }
+        self._runs.log(self.id, metrics=columns, idempotency_key=key)
 
     def _sampled(self, figures: Mapping[str, float]) -> None:
         self._add(figures, None, time.time())

@@ -15,6 +15,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from falaj.testing.artifactsubjects import of_artifacts
+from falaj.testing.registrysubjects import of_registry
 from falaj.testing.studied import studied
 from falaj.testing.trackingsubjects import of_tracking
 from falaj.testing.world import BEGIN, OWNER, definitions, door_of, training_spec
@@ -312,45 +313,7 @@ SUBJECTS: Mapping[str, Subject] = {
             "space": {"num_leaves": {"kind": "int", "low": 4, "high": 8}},
         }}
     ),
-    "models.create": Subject(
-        lambda world: {"name": world.new("model"), "description": "It is new.",
-                       "tags": {"team": "risk"}}
-    ),
-    "models.register_mlflow": Subject(
-        lambda world: {"name": world.copied_model(), "run": world.facts["run"],
-                       "source": f"mlflow-artifacts:/1/{world.facts['run']}/artifacts/model"},
-    ),
-    "models.show": Subject(_always(name="late")),
-    "models.search": Subject(_always(filter="name = 'late'", order_by=["name ASC"], limit=1)),
-    "models.search_versions": Subject(_always(filter="name = 'late' AND version_number = 1")),
-    "models.describe": Subject(_new("name", lambda world: world.copied_model(), description="It.")),
-    "models.describe_version": Subject(
-        _new("name", lambda world: world.copied_model(), version=1, description="It.")
-    ),
-    "models.tag": Subject(_new("name", lambda world: world.copied_model(), tags={"a": "b"})),
-    "models.untag": Subject(_new("name", lambda world: world.copied_model(), keys=["a"])),
-    "models.tag_version": Subject(
-        _new("name", lambda world: world.copied_model(), version=1, tags={"a": "b"})
-    ),
-    "models.untag_version": Subject(
-        _new("name", lambda world: world.copied_model(), version=1, keys=["a"])
-    ),
-    "models.set_alias": Subject(
-        _new("name", lambda world: world.copied_model(), alias="blue", version=1)
-    ),
-    "models.remove_alias": Subject(_new("name", lambda world: world.aliased_model(), alias="blue")),
-    "models.propose_alias": Subject(
-        lambda world: {"name": "late", "alias": world.new("alias"), "version": 1,
-                       "reason": "It is the one."},
-        frozenset({"title", "alias"}),
-    ),
-    "models.resolve": Subject(_new("name", lambda world: world.aliased_model(), alias="blue")),
-    "models.delete_version": Subject(
-        _new("name", lambda world: world.copied_model(), version=1, reason="It is a copy.")
-    ),
-    "models.delete": Subject(
-        _new("name", lambda world: world.copied_model(), reason="It is a copy.")
-    ),
+    **{name: Subject(*asked) for name, asked in of_registry().items()},
     "studies.begin": Subject(
         lambda world: {"spec": {"name": world.new("entity"), "n_trials": 2, "seed": 1},
                        "tuner": "a tuner"}
@@ -407,17 +370,8 @@ SUBJECTS: Mapping[str, Subject] = {
     "models.gates": Subject(_always(**VERSION)),
     "models.gate_report": Subject(_always(**VERSION)),
     "models.promote": Subject(_promotion),
-    "models.history": Subject(_always(name="late", at="2100-01-01")),
     "models.card": Subject(_always(**VERSION)),
     "models.export": Subject(_always(**VERSION)),
-    "models.revoke": Subject(
-        lambda world: {"name": world.lone_model(), "version": 1, "reason": "It is poisoned."},
-        frozenset({"value"}),
-    ),
-    "models.revoke_signer": Subject(
-        lambda world: {"key": world.old_signer(), "reason": "It was stolen."},
-        frozenset({"value"}),
-    ),
     "models.bom": Subject(_always(**VERSION)),
     "models.attestation": Subject(_always(**VERSION)),
     "endpoints.status": Subject(_always(**_LATE)),
@@ -569,7 +523,13 @@ SUBJECTS: Mapping[str, Subject] = {
     "jobs.list": Subject(_always(limit=3)),
     "jobs.get": Subject(_fact("job_id", "job")),
     "jobs.queue": Subject(passing=frozenset({"used_core_hours"})),
-    "jobs.reclaim": Subject(_new("job_id", lambda world: world.spot_job())),
+    "jobs.reclaim": Subject(
+        _new("job_id", lambda world: world.spot_job()), frozenset({"kind"}) | _JOB
+    ),
+    "jobs.manifest": Subject(
+        _new("job_id", lambda world: world.sized_job(), image="r.example/f@sha256:" + "0" * 64),
+        frozenset({"job", "manifest"}),
+    ),
     "jobs.cancel": Subject(_new("job_id", lambda world: world.waiting_job())),
 }  # fmt: skip
 """What to ask, by the action's name."""

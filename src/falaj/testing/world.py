@@ -284,36 +284,11 @@ class World:
             registry.register(call, name, run=self.facts["run"], bundle=bundle)
         return name
 
-    def aliased_model(self) -> str:
-        """The name of a new model whose only version has the alias ``blue``."""
-        from falaj.wiring.registryparts import registry_parts
-
-        name = self.copied_model()
-        with self.call() as call:
-            registry_parts(self.premises).aliases.set(call, name, "blue", 1)
-        return name
-
     def lone_model(self) -> str:
         """The name of a new model with one version, whose bundle no other version has."""
-        from falaj.models.bundles import ADDED
+        from falaj.testing.registrysubjects import lone_model
 
-        made, name = self.premises, self.new("model")
-        with self.call() as call:
-            bundle = made.bundles.open_bundle(
-                made.registry.version(call.connection, "late", 1).bundle
-            )
-            manifest = bundle.manifest.model_copy(update={"facts": {"made_for": name}})
-            files = {n: d for n, d in bundle.files.items() if n not in ADDED}
-            attested = bundle.attestation.predicate if bundle.attestation else None
-            digest = made.bundles.keep(manifest, files, attested)
-            made.registry.register(call, name, run=self.facts["run"], bundle=digest)
-        return name
-
-    def old_signer(self) -> str:
-        """The id of a key for bundles that signed none, and signs none any more."""
-        key = self.premises.keys.rotate("models.p256").id
-        self.premises.keys.rotate("models.p256")
-        return key
+        return lone_model(self)
 
     def change(self, requested_by: str = "user:omar") -> str:
         """The id of a new change that waits: a model's version to another stage."""
@@ -402,6 +377,12 @@ class World:
         with self.call() as call:
             return self.premises.jobs.submit(call, "sources.load", {}).id
 
+    def sized_job(self) -> str:
+        """The id of a job that waits and says what it needs."""
+        with self.call() as call:
+            needs = {"resources": {"cpus": 2}}
+            return self.premises.jobs.submit(call, "test.sized", needs).id
+
     def spot_job(self) -> str:
         """The id of a job that runs on spot resources."""
         from falaj.kernel.fairqueue import Claim
@@ -476,12 +457,13 @@ class World:
         worker = Worker(self.premises.jobs, self.premises.handlers, name="small-world")
         while worker.run_one():
             pass
-        from falaj.models.model import BRING_JOB, QUANTIZE_JOB
+        from falaj.models.model import ADOPT_JOB, BRING_JOB, QUANTIZE_JOB
 
         with self.premises.database.reading() as connection:
             jobs = self.premises.jobs.listed(connection)
         # These are asked about a model and a file with which they cannot succeed.
-        failed = [job for job in jobs if job.error and job.kind not in (BRING_JOB, QUANTIZE_JOB)]
+        asked = (ADOPT_JOB, BRING_JOB, QUANTIZE_JOB)
+        failed = [job for job in jobs if job.error and job.kind not in asked]
         if failed:
             raise RuntimeError(f"the small world is broken: {failed}")
 

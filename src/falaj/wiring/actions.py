@@ -117,7 +117,7 @@ def _models(made: Premises) -> ModelService:
     from falaj.models.cards import Cards
     from falaj.models.gating.asking import GateAsking
     from falaj.models.revocations import Revocations
-    from falaj.wiring.registryparts import registry_parts
+    from falaj.wiring.registryparts import adopting, registry_parts
     from falaj.wiring.supplyparts import Withdrawn, advisories
 
     return ModelService(
@@ -135,6 +135,7 @@ def _models(made: Premises) -> ModelService:
             made.jobs,
             pickles=made.settings.supply_chain.pickles,
         ),
+        adopting=adopting(made),
         revocations=Revocations(made.bundles, Withdrawn(made)),
         gates=GateAsking(
             made.registry, made.training_sets, guarded_lake(made), made.catalog, made.jobs

@@ -296,7 +296,6 @@ class RaySteps:
 
     def _opened(self) -> Any:
         from falaj.training.pipelines.model import StepLost
-        from falaj.wiring import stores
 
         with self._lock:
             if self._stopped:
@@ -307,7 +306,7 @@ class RaySteps:
                         "The pipeline asks for Ray, and the setting compute names none.",
                         hint='Set compute = "ray:" or "ray://host:10001".',
                     )
-                self._compute = stores.compute(self._made.settings)
+                self._compute = self._made.compute.opened()
             return self._compute
 
 

@@ -13,7 +13,6 @@ from falaj.wiring import stores
 if TYPE_CHECKING:
     from falaj.kernel.compute import Compute
     from falaj.kernel.jobs import Handler
-    from falaj.training.ports import Trainer
     from falaj.training.tuning.bench import TrialBench
     from falaj.training.tuning.service import StudyService
     from falaj.wiring.assembly import Premises
@@ -34,15 +33,18 @@ def tuning(made: Premises, *, compute: Callable[[], Compute] | None = None) -> H
     """The handler of tuning jobs, on the given compute or on the one that the settings name."""
     from falaj.training.tuning.job import TuneJob
     from falaj.training.tuning.studies import Studies
+    from falaj.wiring.computeparts import run_queue
     from falaj.wiring.scoring import plain_settings
+    from falaj.wiring.trainingparts import trainers
 
     return TuneJob(
         calls=made.calls,
         training_sets=made.training_sets,
         studies=Studies(made.runs),
-        trainers=_trainers(),
+        trainers=trainers(made),
+        queue=run_queue(made),
         jobs=made.jobs,
-        compute=compute or (lambda: stores.compute(made.settings)),
+        compute=compute or made.compute.opened,
         try_trial=try_trial,
         settings=plain_settings(made.settings),
     )
@@ -55,23 +57,20 @@ def try_trial(item: Any) -> Any:
     if bench is None:
         _OPENED.clear()
         bench = _OPENED[item["bench"]] = _bench(item)
-    return bench.measured(item["params"], item["seed"], item["metrics"])
+    return bench.measured(item["params"], item["metrics"])
 
 
 def _bench(item: Mapping[str, Any]) -> TrialBench:
+    from falaj.training.model import TrainingRequest
     from falaj.training.ports import chosen
     from falaj.training.tuning.bench import TrialBench
     from falaj.wiring.assembly import Premises
+    from falaj.wiring.trainingparts import trainers
 
     settings = stores.checked(Settings(**item["settings"]))
     made = Premises(settings, process=f"tuning-{os.getpid()}")
     with made.database.reading() as connection:
         training_set = made.training_sets.get(connection, item["training_set"])
-    trainer = chosen(_trainers(), item["trainer"])
-    return TrialBench(made.training_sets, training_set, item["features"], trainer)
-
-
-def _trainers() -> dict[str, Trainer]:
-    from falaj.training.adapters.trainer_lightgbm import LightGbmTrainer
-
-    return {"lightgbm": LightGbmTrainer()}
+    request = TrainingRequest.model_validate(item["training"])
+    trainer = chosen(trainers(made), request.trainer)
+    return TrialBench(trainer, request, training_set, made.training_sets.load(training_set))

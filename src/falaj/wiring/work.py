@@ -22,12 +22,14 @@ from falaj.wiring.computeparts import queue_chores
 from falaj.wiring.keyparts import EVERY_USES, key_jobs, uses_told
 from falaj.wiring.liveparts import kept_sketches, prediction_drain
 from falaj.wiring.pipelineparts import chores as pipeline_chores
+from falaj.wiring.registryparts import adoption
 from falaj.wiring.seldom import Seldom
 from falaj.wiring.trainingparts import reproduce_job, train_job
 from falaj.wiring.watching import parity_checks, statistics
 
 if TYPE_CHECKING:
     from falaj.features.streams.worker import StreamWorker
+    from falaj.models.brought import BringJob
     from falaj.wiring.assembly import Premises
 
 EVERY_SECONDS = 0.5
@@ -42,7 +44,7 @@ def handlers(made: Premises) -> Mapping[str, Handler]:
     """
     from falaj.features.service import FORGET, MATERIALIZE
     from falaj.ingest.service import LOAD
-    from falaj.models.model import BRING_JOB, GATES_JOB, QUANTIZE_JOB
+    from falaj.models.model import ADOPT_JOB, BRING_JOB, GATES_JOB, QUANTIZE_JOB
     from falaj.serving.batchmodel import SCORE_JOB
     from falaj.training.model import PREPARE_JOB, RECREATE_JOB, REPRODUCE_JOB, TRAIN_JOB
     from falaj.training.pipelines.model import RUN_JOB
@@ -58,6 +60,7 @@ def handlers(made: Premises) -> Mapping[str, Handler]:
         REPRODUCE_JOB: lambda: reproduce_job(made),
         GATES_JOB: lambda: _gates(made),
         BRING_JOB: lambda: _bringing(made),
+        ADOPT_JOB: lambda: adoption(made, _bringing(made)),
         QUANTIZE_JOB: lambda: _quantizing(made),
         SCORE_JOB: lambda: _scoring(made),
         TUNE_JOB: lambda: _tuning(made),
@@ -136,7 +139,7 @@ def _gates(made: Premises) -> Handler:
     return GateJob(made.calls, made.registry, gates, made.training_sets, made.catalog)
 
 
-def _bringing(made: Premises) -> Handler:
+def _bringing(made: Premises) -> BringJob:
     from falaj.models.brought import BringJob
     from falaj.serving.scorers import RuntimeScorers
     from falaj.wiring.servingparts import runtimes

@@ -186,6 +186,27 @@ def test_a_forked_child_sends_nothing_and_ends_nothing(platform):
     assert platform.runs.get(run.id).state is RunState.FINISHED
 
 
+def test_a_file_and_bytes_are_kept_as_artifacts(anywhere, tmp_path):
+    file = tmp_path / "model.txt"
+    file.write_bytes(b"trees" * 200_000)
+    with anywhere.training.run("artifacts") as run:
+        run.artifact(file)
+        run.artifact(b"first", "notes/why.txt")
+        run.artifact(b"second", "notes/why.txt")
+        with pytest.raises(NotFound):
+            run.artifact(tmp_path / "missing")
+        with pytest.raises(InvalidInput):
+            run.artifact(b"nameless")
+    assert bytes(anywhere.runs.fetch_artifact(run.id, "model.txt")) == file.read_bytes()
+    assert bytes(anywhere.runs.fetch_artifact(run.id, "notes/why.txt")) == b"second"
+
+
+@pytest.mark.parametrize("path", ["../keys", "/etc/passwd", "a/../../b", "", "a//b"])
+def test_an_artifact_stays_among_those_of_its_run(anywhere, path):
+    with anywhere.training.run("artifacts") as run, pytest.raises(InvalidInput):
+        run.artifact(b"x", path)
+
+
 def test_a_run_is_taken_up_by_its_id(anywhere):
     first = anywhere.training.run("resumed")
     with anywhere.training.resume(first.id, ends=False) as part:

@@ -2,7 +2,7 @@
 
 import optuna
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
@@ -37,6 +37,7 @@ def test_each_parameter_is_drawn_from_what_was_declared():
     assert trial.distributions["rate"].log
 
 
+@settings(max_examples=30, deadline=None)
 @given(st.lists(st.booleans(), min_size=1, max_size=6), st.integers(0, 9))
 def test_a_parameter_is_asked_for_exactly_where_its_conditions_hold(chain, seed):
     """Against a naive reading: each parameter of a chain hangs on the one before."""

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from falaj.kernel.errors import InvalidInput
-from falaj.training.encoding import Encoding, as_labels, learned
+from falaj.training.fitting import Fitting
 from falaj.training.metrics import binary_metrics
-from falaj.training.model import TRAIN, VALIDATION
-from falaj.training.ports import Rows, untold
+from falaj.training.model import VALIDATION
 from falaj.training.training_sets import part_of
 from falaj.training.tuning.request import PARITY
 
@@ -21,9 +19,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import pyarrow as pa
 
-    from falaj.training.model import TrainingSet
+    from falaj.training.model import TrainingRequest, TrainingSet
     from falaj.training.ports import Trainer
-    from falaj.training.training_sets import TrainingSets
 
 LEAST_GROUP = 30
 THRESHOLD = 0.5
@@ -32,36 +29,35 @@ THRESHOLD = 0.5
 class TrialBench:
     """Fits on the train rows of a set and measures on its validation rows.
 
+    The rows are encoded once. Calibration and cross-validation are left to the training of
+    the best parameters; the test rows are never looked at.
+
     Args:
-        sets: reads the rows, once.
-        made: the training set.
-        features: those that are learned from.
         trainer: fits.
+        request: what all trials have in common.
+        made: the training set; ``rows`` are all of it.
     """
 
     def __init__(
-        self, sets: TrainingSets, made: TrainingSet, features: Sequence[str], trainer: Trainer
+        self, trainer: Trainer, request: TrainingRequest, made: TrainingSet, rows: pa.Table
     ) -> None:
-        self._sets = sets
         self._made = made
-        self._features = tuple(features)
-        self._trainer = trainer
+        self._plain = request.model_copy(update={"calibration": None, "cross_validation": None})
+        self._fitting = Fitting(trainer, self._plain, made, rows)
 
-    def measured(
-        self, params: Mapping[str, Any], seed: int, metrics: Sequence[str]
-    ) -> dict[str, float]:
+    def measured(self, params: Mapping[str, Any], metrics: Sequence[str]) -> dict[str, float]:
         """Fit with parameters; the metrics that are named, and no others.
 
         Raises:
             InvalidInput: a parameter or the name of a metric is unknown, or the rows cannot
                 be learned from.
         """
-        encoding, train, validation = self._encoded
-        fitted = self._trainer.fit(
-            train, validation, encoding, params=params, seed=seed, report=untold
-        )
+        fitting = self._fitting
+        fitting.request = self._plain.model_copy(update={"params": dict(params)})
+        fitted = fitting.fitted()
+        validation = fitting.validation
         begun = time.perf_counter()
-        scores = self._trainer.scores(fitted, validation.matrix)
+        scores = fitting.trainer.scores(fitted, validation.matrix)
         seconds = time.perf_counter() - begun
         known = {
             **{k: float(v) for k, v in fitted.facts.items() if isinstance(v, int | float)},
@@ -82,26 +78,9 @@ class TrialBench:
                 )
         return found
 
-    @cached_property
-    def _parts(self) -> tuple[pa.Table, pa.Table]:
-        rows = self._sets.load(self._made)
-        return part_of(rows, TRAIN), part_of(rows, VALIDATION)
-
-    @cached_property
-    def _encoded(self) -> tuple[Encoding, Rows, Rows]:
-        train, validation = self._parts
-        label, _ = self._made.trainable()
-        labels = as_labels(train.column(label), label)
-        encoding = learned(train, self._features, labels)
-        return (
-            encoding,
-            Rows(encoding.matrix(train), labels),
-            Rows(encoding.matrix(validation), as_labels(validation.column(label), label)),
-        )
-
     def _parity(self, column: str, scores: npt.NDArray[np.float64]) -> float:
         """The demographic parity difference over the groups of a column."""
-        _, validation = self._parts
+        validation = part_of(self._fitting.rows, VALIDATION)
         if column not in validation.column_names:
             raise InvalidInput(
                 f"The training set {self._made.id} has no column {column!r}.",

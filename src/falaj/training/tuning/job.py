@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from falaj.kernel.calls import Calls
     from falaj.kernel.jobs import JobRun, Jobs
+    from falaj.training.costs.queueing import RunQueue
     from falaj.training.model import TrainingSet
     from falaj.training.ports import Trainer
     from falaj.training.training_sets import TrainingSets
@@ -57,6 +58,7 @@ class TuneJob:
         training_sets, studies: where the steps are recorded.
         trainers: by name.
         jobs: takes the training with the best parameters.
+        queue: what that training claims; None if nothing is counted.
         compute: opens what the trials run on.
         try_trial: the task that tries one set of parameters (see ``TrialBench``).
         settings: of the platform, as plain data, for the task.
@@ -70,6 +72,7 @@ class TuneJob:
         studies: Studies,
         trainers: Mapping[str, Trainer],
         jobs: Jobs,
+        queue: RunQueue | None = None,
         compute: Callable[[], Compute],
         try_trial: Task,
         settings: Mapping[str, Plain],
@@ -79,6 +82,7 @@ class TuneJob:
         self._studies = studies
         self._trainers = dict(trainers)
         self._jobs = jobs
+        self._queue = queue
         self._compute = compute
         self._try = try_trial
         self._settings = dict(settings)
@@ -202,9 +206,7 @@ class TuneJob:
             "settings": self._settings,
             "bench": job.id,
             "training_set": made.id,
-            "features": list(request.training.features or made.features),
-            "trainer": request.training.trainer,
-            "seed": request.training.seed,
+            "training": request.training.model_dump(mode="json"),
             "metrics": wanted,
         }
 
@@ -253,9 +255,10 @@ class TuneJob:
         with self._opened(job, request, study.run) as call:
             self._studies.leave(call, study.run, _tuner(job), RunState.FINISHED)
             if request.train_best:
-                training = request.best(best[0].params, made.id).model_dump(mode="json")
-                asked = {**training, "purpose": purpose}
-                result["job"] = self._jobs.submit(call, TRAIN_JOB, asked).id
+                training = request.best(best[0].params, made.id)
+                claim = None if self._queue is None else self._queue.claim(call, training)
+                asked = {**training.model_dump(mode="json"), "purpose": purpose}
+                result["job"] = self._jobs.submit(call, TRAIN_JOB, asked, claim=claim).id
         return result
 
     def _given_up(self, job: JobRun, study: Study, error: FalajError) -> None:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 Keep = Callable[[list[TrialRecord], dict[str, Any]], None]
 """Keeps trials and the study's attributes, and renews the tuner's lease."""
 EVERY_SECONDS = 0.5
+SHOWN_SECONDS = 5.0
+"""So often at least, what trials report on their way is kept."""
 HEARTBEAT_SECONDS = 10.0
 PATIENCE_SECONDS = 60.0
 PART = 200
@@ -46,7 +48,7 @@ class Recorder:
         self._closed = threading.Event()
         self._one_at_a_time = threading.Lock()
         self._failure: Exception | None = None
-        self._kept_at = time.monotonic()
+        self._kept_at = self._shown_at = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="falaj-study", daemon=True)
         self._thread.start()
 
@@ -83,8 +85,10 @@ class Recorder:
                     return
 
     def _sent(self) -> None:
-        trials, attrs = self._storage.take_changed()
-        beat = time.monotonic() - self._kept_at > HEARTBEAT_SECONDS
+        now = time.monotonic()
+        beat = now - self._kept_at > HEARTBEAT_SECONDS
+        seldom = self._closed.is_set() or now - self._shown_at > SHOWN_SECONDS
+        trials, attrs = self._storage.take_changed(under_way=seldom)
         if not (trials or attrs or beat):
             return
         try:
@@ -93,4 +97,6 @@ class Recorder:
         except BaseException:
             self._storage.put_back(trials, attrs)
             raise
-        self._kept_at = time.monotonic()
+        self._kept_at = now
+        if seldom:
+            self._shown_at = now

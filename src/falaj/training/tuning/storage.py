@@ -26,6 +26,7 @@ from optuna.trial import FrozenTrial
 from optuna.trial import TrialState as State
 
 from falaj.kernel.errors import InvalidInput
+from falaj.training.tuning.library import imported
 from falaj.training.tuning.model import StudySpec, TrialRecord, TrialState
 
 _STATES = {
@@ -59,12 +60,14 @@ class StudyStorage(InMemoryStorage):
         *,
         numbered: bool = True,
     ) -> None:
+        imported()  # which also keeps Optuna from telling of a study made in memory
         super().__init__()
         self.spec = spec
         self.reasons: dict[int, str] = {}
         """Why trials failed, by number."""
         self._attempts = {trial.number: trial.attempt for trial in trials}
         self._changed: set[int] = set()
+        self._under_way: set[int] = set()
         self._attrs_changed = False
         directions = [StudyDirection[direction.upper()] for direction in spec.directions]
         self.study_id = self.create_new_study(directions, spec.name)
@@ -101,9 +104,17 @@ class StudyStorage(InMemoryStorage):
         trials = self.get_all_trials(self.study_id, deepcopy=False)
         return sum(trial.state.is_finished() for trial in trials)
 
-    def take_changed(self) -> tuple[list[TrialRecord], dict[str, Any]]:
-        """The trials and attributes that have changed since the last time; {} if none have."""
+    def take_changed(self, *, under_way: bool = True) -> tuple[list[TrialRecord], dict[str, Any]]:
+        """The trials and attributes that have changed since the last time; {} if none have.
+
+        Args:
+            under_way: False to leave what trials say between their beginning and their end for
+                another time.
+        """
         with self._lock:
+            if under_way:
+                self._changed |= self._under_way
+            self._under_way -= self._changed
             trials = [self.record(number) for number in sorted(self._changed)]
             attrs = {}
             if self._attrs_changed:
@@ -161,7 +172,7 @@ class StudyStorage(InMemoryStorage):
         """See ``BaseStorage``."""
         with self._lock:
             super().set_trial_param(trial_id, param_name, param_value_internal, distribution)
-            self._touch(trial_id)
+            self._under_way.add(self._get_trial(trial_id).number)
 
     def set_trial_state_values(
         self, trial_id: int, state: State, values: Sequence[float] | None = None
@@ -178,20 +189,20 @@ class StudyStorage(InMemoryStorage):
         """See ``BaseStorage``."""
         with self._lock:
             super().set_trial_intermediate_value(trial_id, step, intermediate_value)
-            self._touch(trial_id)
+            self._under_way.add(self._get_trial(trial_id).number)
 
     def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
         """See ``BaseStorage``; raises InvalidInput for what is no JSON."""
         _check_json(key, value)
         with self._lock:
             super().set_trial_user_attr(trial_id, key, value)
-            self._touch(trial_id)
+            self._under_way.add(self._get_trial(trial_id).number)
 
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
         """See ``BaseStorage``."""
         with self._lock:
             super().set_trial_system_attr(trial_id, key, value)
-            self._touch(trial_id)
+            self._under_way.add(self._get_trial(trial_id).number)
 
     def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
         """See ``BaseStorage``; raises InvalidInput for what is no JSON."""

@@ -83,6 +83,7 @@ class Studies:
             params=_told(spec),
             tags={**(tags or {}), STUDY_TAG: spec.name},
             training_set=training_set,
+            open_ended=True,  # a study may get more trials later
         )
         made = insert_if_absent(
             call.connection,
@@ -241,6 +242,7 @@ class Studies:
                 name=f"{spec.name}-{trial.number}",
                 parent=run,
                 tags={STUDY_TAG: spec.name, TRIAL_TAG: str(trial.number)},
+                started_at=trial.started_at,
             ).id
         else:
             nested = known.run_id
