@@ -10,6 +10,7 @@ process's greatest resident size, from a transfer of 1 MB to the large one.
 import filecmp
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -85,6 +86,7 @@ def greatest(pids):
 
 def main():
     given = arguments(__doc__)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that both servers are ended
     if not INTERPRETER.exists():
         raise SystemExit(MISSING)
     n_bytes, rounds = (500 * MB, 5) if given.size == "full" else (50 * MB, 2)

@@ -65,11 +65,17 @@ def permissions() -> list[str]:
 
 def commands() -> list[str]:
     lines = ["| command | what it does |", "|---|---|"]
-    for command in app.registered_commands:
-        function = command.callback
-        assert function is not None
-        name = command.name or function.__name__
-        lines.append(f"| `falaj {name}` | {_first_sentence(function)} |")
+    own = [("", app.registered_commands)]
+    for group in app.registered_groups:
+        assert group.typer_instance is not None
+        inner = group.typer_instance
+        own.append((f"{inner.info.name} ", inner.registered_commands))
+    for before, registered in own:
+        for command in registered:
+            function = command.callback
+            assert function is not None
+            name = f"{before}{command.name or function.__name__}"
+            lines.append(f"| `falaj {name}` | {_first_sentence(function)} |")
     for service_name in SERVICES:
         for action in service_classes()[service_name].actions():
             path = "".join(f" {name.upper()}" for name in action.path_arguments)

@@ -3,16 +3,36 @@
 import contextlib
 import io
 import json
+from datetime import timedelta
 from xml.etree import ElementTree
 
 import pytest
 
 import falaj
-from falaj.declare import FairnessRule, MetricRule, ModelPolicy, SliceRule
+from falaj.declare import (
+    Aggregate,
+    CalibrationRule,
+    CardRule,
+    ChampionRule,
+    ExplainabilityRule,
+    FairnessRule,
+    FeatureService,
+    FeatureView,
+    InputsRule,
+    LatencyRule,
+    LeakageRule,
+    MemoryRule,
+    MetricRule,
+    ModelPolicy,
+    RobustnessRule,
+    SliceRule,
+)
+from falaj.features.purposes import PurposeRefused
 from falaj.interfaces.cli import app
 from falaj.kernel.errors import Forbidden
 from falaj.models.model import Outcome
-from falaj.testing.world import World
+from falaj.testing.world import World, training_spec
+from falaj.training.model import TrainingRequest, TrainingSetSpec
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +104,37 @@ def test_what_cannot_be_judged_exits_with_2_and_says_so_in_the_files(world, tmp_
     assert typed(world, "gate", "run", "late", "1", "--junit", str(tmp_path / "no" / "x"))[0] == 2
 
 
+def test_a_policy_that_asks_for_everything_gets_a_number_for_everything(world):
+    declared(
+        world,
+        floors=tuple(MetricRule(metric=one, limit=0.0 if one == "auc" else 1.0)
+                     for one in ("auc", "log_loss", "brier", "calibration_error")),
+        champion=ChampionRule(require="not_inferior"),
+        slices=(SliceRule(columns=("carrier",), limit=0.1, least_rows=20),),
+        calibration=CalibrationRule(limit=0.5),
+        fairness=(FairnessRule(column="carrier", least_rows=10),),
+        robustness=RobustnessRule(auc_loss=0.5, flips=0.9),
+        latency=LatencyRule(),
+        memory=MemoryRule(largest_megabytes=2_000),
+        leakage=LeakageRule(model_auc=1.0, feature_auc=1.0, first_event_auc=1.0),
+        explainability=ExplainabilityRule(dominant=1.0),
+        card=CardRule(needs=("metrics", "slices", "inputs", "origin", "data", "owner")),
+        inputs=InputsRule(outside=0.5, missing=0.5),
+    )  # fmt: skip
+    code, told, wrong = typed(world, "gate", "run", "late", "1", options=("--json",))
+    assert code == 0, told + wrong
+    report = json.loads(told)
+    found = {one["gate"]: one for one in report["results"]}
+    assert set(found) == {
+        "bundle", "supply_chain", "contract", "inputs", "leakage", "metric:auc", "metric:log_loss",
+        "metric:brier", "metric:calibration_error", "champion", "slices:carrier", "calibration",
+        "fairness:carrier", "robustness", "latency", "memory", "size", "explainability", "card",
+    }  # fmt: skip
+    assert all(one["evidence"] for gate, one in found.items() if gate != "champion")
+    assert found["inputs"]["evidence"]["declared"] is True
+    assert found["memory"]["evidence"]["peak_megabytes"] > 10
+
+
 def test_a_card_has_two_forms_and_a_page_is_whole_in_itself(world, tmp_path):
     code, told, _ = typed(world, "models", "card", "late", "1")
     assert code == 0
@@ -116,7 +167,7 @@ def test_rows_are_cut_by_a_personal_column_only_for_who_may_see_it(world):
     with world.opened(stepped_up=False) as platform, pytest.raises(Forbidden, match="carrier"):
         platform.models.gates("late", 1)
     with world.opened():
-        for_a_purpose = falaj.open(world.folder, purpose="fairness audit")
+        for_a_purpose = falaj.open(world.folder, purpose="fairness_audit")
         for_a_purpose.models.gates("late", 1)
         world.work()
         found = {one.gate: one for one in for_a_purpose.models.gate_report("late", 1).results}
@@ -126,3 +177,33 @@ def test_rows_are_cut_by_a_personal_column_only_for_who_may_see_it(world):
     assert '"UA"' not in told
     groups = found["fairness:carrier"].evidence["groups"]["demographic_parity"]
     assert {one["group"] for one in groups} <= {"AA", "UA", "(others)"}
+
+
+@pytest.mark.usefixtures("personal")
+def test_rows_for_one_purpose_are_not_cut_by_a_personal_column_for_another(world):
+    purpose = "fairness_audit"
+    view = FeatureView(
+        name="audited", entity="carrier", source="flights", event_time="at", purposes=(purpose,),
+        classification="personal",
+        aggregates=(Aggregate("n_2d", "count", window=timedelta(days=2)),),
+    )  # fmt: skip
+    service = FeatureService(
+        name="audited_delays", features=("audited",), classification="personal",
+        request_fields={"signal": "float64", "carrier": "string"},
+    )  # fmt: skip
+    policy = ModelPolicy(
+        name="audited", feature_service="audited_delays", label="late", champion=None,
+        slices=(SliceRule(columns=("carrier",), limit=0.1, least_rows=20),),
+    )  # fmt: skip
+    with world.call() as call:
+        world.premises.definitions.apply(call, [one.document() for one in (view, service, policy)])
+    spec = TrainingSetSpec.model_validate({**training_spec(), "feature_service": "audited_delays"})
+    with world.opened():
+        audit = falaj.open(world.folder, purpose=purpose)
+        params = {"n_trees": 5, "num_leaves": 4, "num_threads": 1}
+        audit.training.train(TrainingRequest(model="audited", spec=spec, params=params))
+        world.work()
+        with pytest.raises(PurposeRefused, match="fairness_audit"):
+            falaj.open(world.folder, purpose="marketing").models.gates("audited", 1)
+        assert audit.models.gates("audited", 1).state == "waiting"
+        world.work()

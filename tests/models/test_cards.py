@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from falaj.models.cardforms import Code, Grid, Items, Section, Strong, Written, paragraphs
 from falaj.models.cards import CardFacts, written
-from falaj.models.model import GateReport, GateResult, ModelPolicy, Move, Outcome, Stage
+from falaj.models.model import AliasMove, GateReport, GateResult, ModelPolicy, Move, Outcome, Stage
 from falaj.testing.smallbundles import SMALL
 from falaj.training.model import TimeSplit, TrainingSet, TrainingSetSpec
 
@@ -83,8 +83,14 @@ def facts(text="Warns of late departures.", **more):
         positive_rate={"train": 0.21, "validation": 0.2, "test": 0.22}, created_at=AT,
         created_by="user:amina",
     )  # fmt: skip
-    given = {"version": 2, "policy": policy, "results": RESULTS, "report": report, "moves": (move,),
-             "training_set": made}  # fmt: skip
+    alias = AliasMove(
+        model="late", alias="champion", from_version=1, to_version=2, at=AT, asked_by="user:amina",
+        approved_by="user:omar", reason=text,
+    )  # fmt: skip
+    given = {
+        "version": 2, "alias_moves": (alias,), "description": text, "policy": policy,
+        "results": RESULTS, "report": report, "moves": (move,), "training_set": made,
+    }  # fmt: skip
     return CardFacts(SMALL, **{**given, **more})
 
 
@@ -97,7 +103,7 @@ def test_a_card_tells_use_data_metrics_slices_fairness_owner_and_approvals():
         "| sex | demographic parity | 0.040 | 0.000 to 0.070 | 0.1 | f and m |",
         "made for warning travellers; permits warning travellers",
         "| test | 2026-04-01 12:00 to the last row | 2,000 | 0.220 |",
-        "nothing attests how it was made",
+        "nothing attests how it was made", "cut by time", "| champion | taken | user:amina |",
         "| 2026-03-01 12:00 | staging → production | user:amina | user:omar |",
     ):  # fmt: skip
         assert part in told, part
@@ -129,8 +135,7 @@ def test_hostile_text_becomes_no_markup_in_markdown():
     assert "\x1b" not in told
     assert "\u202e" not in told
     moves = [line for line in told.splitlines() if "user:omar" in line]
-    assert len(moves) == 1
-    assert moves[0].replace("\\|", "").count("|") == 8
+    assert [line.replace("\\|", "").count("|") for line in moves] == [8, 7]
 
 
 def test_hostile_text_becomes_no_markup_in_a_page():

@@ -14,12 +14,12 @@ from falaj.kernel.resources import MIB
 from falaj.kernel.settings_queue import QueueSettings, TeamRule
 from falaj.testing.calls import opened_call
 from falaj.training.costs.budgets import Budgets
-from falaj.training.costs.fits import Fits
+from falaj.training.costs.fits import Fits, Placing
 from falaj.training.costs.ledger import Ledger
 from falaj.training.costs.model import Grouping, Prices
 from falaj.training.costs.reports import cost_report
 from falaj.training.model import TRAIN_JOB, RunState
-from falaj.wiring.computeparts import fit_task
+from falaj.wiring.computeparts import crew_members, fit_task, placed_trainers
 
 
 class Limited:
@@ -35,7 +35,8 @@ class Limited:
         self.fits = Fits(
             database=world.database, clock=clock, ledger=self.ledger,
             budgets=Budgets(settings, self.ledger, clock), settings=settings,
-            compute=self.lender.opened, task=fit_task,
+            compute=self.lender.opened,
+            place=Placing(fit_task, frozenset(placed_trainers()), crew_members()),
         )  # fmt: skip
 
     def request(self, **changes):
@@ -119,3 +120,14 @@ def test_a_team_without_budget_fits_nothing(sqlite_world, made_up):
     with limited.world.database.reading() as connection:
         found = limited.world.jobs.get(connection, job)
     assert found.error["code"] == "budget-spent"
+
+
+def test_several_workers_need_a_trainer_that_can_and_an_open_network(limited):
+    for changes, told in (
+        ({}, "switched off"),
+        ({"trainer": "sklearn", "params": {}}, "does not fit on several workers"),
+    ):
+        job = limited.submit(resources={"workers": 2}, **changes)
+        limited.work()
+        with limited.world.database.reading() as connection:
+            assert told in limited.world.jobs.get(connection, job).error["message"]

@@ -31,6 +31,7 @@ from falaj.models.adapters.onnx_lightgbm import LightGbmToOnnx
 from falaj.models.adapters.onnx_network import NetworkToOnnx
 from falaj.models.adapters.onnx_sklearn import SklearnToOnnx
 from falaj.models.adapters.onnx_xgboost import XgBoostToOnnx
+from falaj.models.adoption import Adopting
 from falaj.models.aliases import ALIAS_CHANGE
 from falaj.models.brought import Bringing, BringJob, found
 from falaj.models.bundles import Bundles
@@ -252,7 +253,8 @@ class World:
             ModelService(
                 parts=self.parts, promotions=self.promotions, bundles=self.bundles,
                 runs=self.runs, jobs=self.jobs, catalog=self.catalog, visible=visible,
-                bringing=self.bringing, revocations=Revocations(self.bundles, Nothing()),
+                bringing=self.bringing, adopting=Adopting(self.registry, self.sets, self.jobs),
+                revocations=Revocations(self.bundles, Nothing()),
                 gates=GateAsking(
                     self.registry, self.sets, whole(self.lake), self.catalog, self.jobs
                 ),

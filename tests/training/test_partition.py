@@ -3,7 +3,7 @@
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -26,6 +26,7 @@ def table(**columns):
     return pa.table({name: pa.array(values) for name, values in columns.items()})
 
 
+@settings(deadline=None)
 @given(st.lists(words, min_size=1, max_size=60), shares, shares, st.integers(0, 99))
 def test_all_rows_of_a_group_go_to_one_part_and_stay_there_when_rows_are_added(
     groups, validation, test, seed
@@ -49,6 +50,7 @@ def test_groups_fall_into_parts_by_the_shares():
     assert abs(parts.count("test") / 4000 - 0.1) < 0.03
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.booleans(), st.sampled_from("xy")), min_size=1, max_size=80),
     shares, shares, st.integers(0, 2**31 - 1),

@@ -51,17 +51,35 @@ def test_only_the_newest_state_is_kept_and_only_once_it_is_noted(blobs):
         assert all(blobs.has(one) for one in noted[-1:]), "the old one stays until then"
         noted.append(digest)
 
-    checkpoints = SealedCheckpoints(blobs, None, note, every_seconds=0)
+    checkpoints = SealedCheckpoints(blobs, "job_1", None, note, every_seconds=0)
     assert checkpoints.last() is None
     for n in (1, 2, 3):
         checkpoints.keep(n, lambda n=n: f"state {n}".encode())
     assert checkpoints.last() == b"state 3"
     assert [blobs.has(digest) for digest in noted] == [False, False, True]
-    assert SealedCheckpoints(blobs, noted[-1], note, every_seconds=0).last() == b"state 3"
+    assert SealedCheckpoints(blobs, "job_1", noted[-1], note, every_seconds=0).last() == b"state 3"
 
 
 def test_a_state_is_not_even_made_before_its_time(blobs):
     def never():
         raise AssertionError("it was asked for")
 
-    SealedCheckpoints(blobs, None, lambda digest: None, every_seconds=3600).keep(1, never)
+    SealedCheckpoints(blobs, "job_1", None, lambda digest: None, every_seconds=3600).keep(1, never)
+
+
+def test_two_jobs_that_do_the_same_do_not_delete_each_others_states(blobs):
+    noted = []
+    for job in ("job_1", "job_2"):
+        kept = SealedCheckpoints(blobs, job, None, noted.append, every_seconds=0)
+        kept.keep(1, lambda: b"the same state")
+    first, second = noted
+    assert first != second
+    blobs.forget(first)
+    left = SealedCheckpoints(blobs, "job_2", second, noted.append, every_seconds=0)
+    assert left.last() == b"the same state"
+
+
+def test_a_fit_whose_state_is_gone_begins_anew(blobs):
+    gone = blobs.keep(b"state")
+    blobs.forget(gone)
+    assert SealedCheckpoints(blobs, "job_1", gone, lambda _: None, every_seconds=0).last() is None

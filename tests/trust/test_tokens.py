@@ -34,6 +34,9 @@ class Never:
     def current(self, now):
         return self.REVOKED
 
+    def lately(self, now):
+        return self.REVOKED
+
 
 @pytest.fixture
 def tokens(keys) -> Tokens:
@@ -376,3 +379,15 @@ def test_without_the_database_no_stale_copy_is_believed(trust, tmp_path):
     with pytest.raises(Unavailable):
         tokens.verify(text, trust.now)
     empty.close()
+
+
+def test_a_token_is_at_hand_only_while_all_that_is_known_of_it_is_fresh(tokens, now):
+    text = issued(tokens, now)
+    assert tokens.at_hand(text, now) is None  # nobody has verified it yet
+    verified = tokens.verify(text, now)
+    assert tokens.at_hand(text, now) == verified
+    assert tokens.at_hand(text, now + timedelta(minutes=6)) is None
+    assert tokens.at_hand("x" * 100_000, now) is None
+    for lately in (None, Revoked(epoch=1)):
+        tokens._revocations = type("Changed", (), {"lately": lambda _self, _now, it=lately: it})()
+        assert tokens.at_hand(text, now) is None

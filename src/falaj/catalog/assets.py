@@ -29,7 +29,7 @@ from falaj.catalog.model import (
 from falaj.kernel.call import AssetRef, Call, PrincipalKind
 from falaj.kernel.clock import microseconds
 from falaj.kernel.errors import Forbidden, InvalidInput, NotFound
-from falaj.kernel.insertion import insert_if_absent
+from falaj.kernel.insertion import insert_all_absent, insert_if_absent
 from falaj.kernel.ports import Resource
 from falaj.kernel.statements import Statement, json_text
 
@@ -121,6 +121,32 @@ class Catalog:
             select(tables.edges).where(*_is_edge(source, target, relation))
         ).one()
         return _edge(kept)
+
+    def draw(
+        self,
+        call: Call,
+        assets: Mapping[AssetRef, Mapping[str, Any]],
+        edges: Sequence[tuple[AssetRef, AssetRef, Relation]],
+    ) -> None:
+        """Record many new assets and edges at once; what stands already is left as it is.
+
+        Args:
+            assets: what is known of each: ``description``, ``owner``, ``attributes``.
+            edges: between these, and assets that were recorded before.
+        """
+        rows, versions = [], []
+        for ref, given in assets.items():
+            state = _merged(_fresh(call), given)
+            row = {**_stored(checked_ref(ref), state), "kind": ref.kind, "key": ref.key}
+            row |= {"version": 1, "created_at": call.now, "created_by": call.principal.id}
+            rows.append({**row, "updated_at": call.now})
+            versions.append(_version_row(call, ref, 1, state))
+        insert_all_absent(call.connection, tables.assets, rows)
+        insert_all_absent(call.connection, tables.asset_versions, versions)
+        about = {"at": call.now, "by": call.principal.id, "call_id": call.id}
+        drawn = [{**_edge_key(*edge), **about} for edge in edges]
+        insert_all_absent(call.connection, tables.edges, drawn)
+        call.emit("assets.drawn", n_assets=len(rows), n_edges=len(drawn))
 
     def unlink(self, call: Call, source: AssetRef, target: AssetRef, relation: Relation) -> None:
         """Take an edge away; nothing happens if there is none."""
@@ -324,11 +350,7 @@ class Catalog:
 
     def _create(self, call: Call, ref: AssetRef, given: Mapping[str, Any]) -> Asset | None:
         """The new asset, or None if there is one already."""
-        state = _merged(
-            {"description": "", "owner": call.principal.id, "classification": None,
-             "region": None, "tags": (), "attributes": {}},
-            given,
-        )  # fmt: skip
+        state = _merged(_fresh(call), given)
         row = {**_stored(ref, state), "kind": ref.kind, "key": ref.key, "version": 1}
         row |= {"created_at": call.now, "created_by": call.principal.id, "updated_at": call.now}
         if not insert_if_absent(call.connection, tables.assets, row):
@@ -382,18 +404,8 @@ class Catalog:
     def _keep_version(
         self, call: Call, ref: AssetRef, version: int, state: Mapping[str, Any]
     ) -> None:
-        call.connection.execute(
-            insert(tables.asset_versions).values(
-                kind=ref.kind,
-                key=ref.key,
-                version=version,
-                at=call.now,
-                by=call.principal.id,
-                action=call.action,
-                call_id=call.id,
-                state={**state, "tags": list(state["tags"])},
-            )
-        )
+        row = _version_row(call, ref, version, state)
+        call.connection.execute(insert(tables.asset_versions).values(**row))
 
 
 def check_may_lower(call: Call, ref: AssetRef, column: str | None = None) -> None:
@@ -525,6 +537,29 @@ def _is_edge(
 ) -> tuple[ColumnElement[bool], ...]:
     key = _edge_key(source, target, relation)
     return tuple(tables.edges.c[name] == value for name, value in key.items())
+
+
+def _fresh(call: Call) -> dict[str, Any]:
+    """The state of an asset of which nothing is known yet."""
+    return {
+        "description": "", "owner": call.principal.id, "classification": None, "region": None,
+        "tags": (), "attributes": {},
+    }  # fmt: skip
+
+
+def _version_row(
+    call: Call, ref: AssetRef, version: int, state: Mapping[str, Any]
+) -> dict[str, Any]:
+    return {
+        "kind": ref.kind,
+        "key": ref.key,
+        "version": version,
+        "at": call.now,
+        "by": call.principal.id,
+        "action": call.action,
+        "call_id": call.id,
+        "state": {**state, "tags": list(state["tags"])},
+    }
 
 
 def _far(edge: Edge, direction: Direction) -> AssetRef:

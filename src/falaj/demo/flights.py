@@ -9,6 +9,7 @@ from typing import Any
 from falaj.demo import definitions
 from falaj.demo.definitions.features import delay_features
 from falaj.demo.definitions.model import endpoint, flight_delay
+from falaj.demo.definitions.training import flight_training
 from falaj.demo.flights_data import training_request
 from falaj.demo.story import Story
 from falaj.features.plan import ServicePlan
@@ -61,9 +62,11 @@ def train(platform: Platform, story: Story, plan: ServicePlan) -> ModelVersion:
         plan: the compiled service ``delay_features``, for the names of its columns.
     """
     with story.chapter("Trained", "January to August; September decides when to stop."):
-        request = training_request(tuple(plan.outputs))
-        job = platform.training.train(request)
-        result = followed(platform, story, job, f"training {request.model}")
+        request = training_request(tuple(plan.outputs)).model_dump(mode="json")
+        given = {"spec": request.pop("spec"), "request": request}
+        run = platform.pipelines.run(flight_training.name, parameters=given)
+        followed(platform, story, platform.jobs.get(run.job), f"training {request['model']}")
+        result = platform.pipelines.read(run.id, "trained")
         version = platform.models.get(flight_delay.name, result["version"])
         known = ("validation_auc", "validation_log_loss", "validation_calibration_error")
         story.done(
@@ -83,6 +86,12 @@ def judge(platform: Platform, story: Story, version: ModelVersion) -> GateReport
             ["gate", "outcome", "what was found"],
             [[one.gate, one.outcome.value, one.message] for one in report.results],
         )
+        card = platform.models.card(version.model, version.version)
+        parts = [line.removeprefix("## ") for line in card.splitlines() if line.startswith("## ")]
+        story.text(
+            f"falaj models card {version.model} {version.version} --form html --to card.html"
+        )
+        story.done(f"its card tells: {', '.join(part.lower() for part in parts)}")
     return report
 
 

@@ -30,6 +30,7 @@ from falaj.interfaces.declarations import declared
 from falaj.interfaces.platform import Platform, connect, near
 from falaj.interfaces.trees import trace_tree
 from falaj.kernel.clock import SystemClock
+from falaj.kernel.confinement import can_confine
 from falaj.kernel.errors import Unavailable
 from falaj.kernel.settings import Settings
 from falaj.models.model import ModelVersion
@@ -77,7 +78,8 @@ def tell(console: Console, *, keep: bool = False, where: Path | None = None) -> 
         "[bold]will it leave more than 15 minutes late?[/]",
         "From files to a governed model in production, on this machine, in one go.",
     )
-    settings = Settings.read(folder)
+    # What the demo's steps run is the demo's own: it need not be confined where that cannot be.
+    settings = Settings.read(folder, pipelines={"confined": can_confine()})
     owner_secrets = _founded(story, settings)
     premises = Premises(settings, process="demo")
     try:

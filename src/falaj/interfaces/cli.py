@@ -38,12 +38,14 @@ SERVICES: dict[str, str] = {
     "changes": "Changes: what waits for an approval, who decided what, and on which evidence.",
     "alerts": "Alerts: what is not as it should be, and who looks after it.",
     "incidents": "Incidents: disturbances, their priority, and what was done about them.",
+    "webhooks": "Webhooks: other programs that are told of events, by signed requests.",
     "assets": "Assets and their lineage: what there is, whose it is, and what flows into what.",
     "privacy": "Personal data: where a person's rows stand, and their erasure.",
     "accounts": "People and programs that may act on this platform, their roles and sessions.",
     "certificates": "Certificates with which programs prove who they are.",
     "provisioning": "Accounts and groups that identity providers keep, by SCIM.",
     "policy": "Policies: the operator's own, and which policy decides what.",
+    "ci": "CI: keys with the least rights, and what a job may ask for.",
     "keys": "The keys that seal and sign: which there are, and their rotation.",
     "audit": "What was done by whom, and proof that the record of it is whole.",
     "jobs": "Long work: what waits, what runs, what has ended and how.",
@@ -74,6 +76,10 @@ class ServiceGroup(TyperGroup):
                 from falaj.interfaces.exporting import add_export
 
                 add_export(made)
+            if self.name == "ci":
+                from falaj.interfaces.cicommands import add_ci_commands
+
+                add_ci_commands(made)
                 add_card(made)
             if self.name == "policy":
                 from falaj.interfaces.policyfiles import add_policy_commands
@@ -160,7 +166,8 @@ def _options(
 def _invoke(context: typer.Context, action: Action, arguments: dict[str, Any], wait: bool) -> None:
     session: Session = context.obj
     answer = session.call(action, arguments)
-    session.show(session.wait(answer).result if wait else answer)
+    followed = getattr(answer, "followed_job", answer)
+    session.show(session.wait(followed).result if wait else answer)
     if getattr(answer, "sound", True) is False:
         raise typer.Exit(1)  # so that a CI job notices an audit log that is not whole
 

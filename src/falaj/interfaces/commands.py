@@ -60,7 +60,7 @@ def _command(action: Action, invoke: Invoke) -> Callable[..., None]:
                 annotation=annotation,
             )
         )
-    if action.signature.return_annotation is Job:
+    if _is_followed(action.signature.return_annotation):
         annotations[_WAIT] = Annotated[
             bool, typer.Option("--wait", help="Follow the job and show its result.")
         ]
@@ -76,6 +76,11 @@ def _command(action: Action, invoke: Invoke) -> Callable[..., None]:
     command.__annotations__ = annotations
     command.__name__ = action.verb
     return command
+
+
+def _is_followed(answer: Any) -> bool:
+    """True for a job, and for what is executed by one and names it (``followed_job``)."""
+    return answer is Job or hasattr(answer, "followed_job")
 
 
 def _annotation(action: Action, name: str, required: bool) -> Any:

@@ -34,10 +34,12 @@ if TYPE_CHECKING:
     from falaj.kernel.jobs_service import JobsService
     from falaj.lake.erasure_service import PrivacyService
     from falaj.lake.service import TableService
+    from falaj.models.ci_service import CiService
     from falaj.models.service import ModelService
     from falaj.monitoring.service import MonitorService
     from falaj.operations.policy_service import PolicyService
     from falaj.operations.service import AlertService, ChangeService, IncidentService
+    from falaj.operations.webhooks_service import WebhookService
     from falaj.serving.service import EndpointService
     from falaj.training.costs.service import CostService
     from falaj.training.frames import TrainingFrame
@@ -104,12 +106,14 @@ class Platform:
     changes: ChangeService
     alerts: AlertService
     incidents: IncidentService
+    webhooks: WebhookService
     assets: AssetService
     privacy: PrivacyService
     accounts: AccountsService
     certificates: CertificateService
     provisioning: ProvisioningService
     policy: PolicyService
+    ci: CiService
     keys: Keys
     audit: Audit
     jobs: JobsService

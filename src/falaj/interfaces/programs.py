@@ -15,6 +15,7 @@ from falaj.interfaces.mlflow import (
     registry,
     registryversions,
     server,
+    tracking,
 )
 from falaj.interfaces.mlflow.artifacts import ArtifactRoutes
 from falaj.interfaces.mlflow.routes import Mlflow
@@ -49,10 +50,12 @@ def add_programs(app: FastAPI, premises: Premises, addresses: Addresses) -> None
         max_body_bytes=premises.settings.http.max_body_bytes,
         routes=(
             *server.ROUTES,
+            *tracking.ROUTES,
             *artifacts.ROUTES,
             *loggedmodels.ROUTES,
             *registry.ROUTES,
             *registryversions.ROUTES,
+            *tracking.ROUTES,
         ),
         raw=ArtifactRoutes(premises.backend, premises.verifier, transfers).raw(),
     ).add_to(app)

@@ -55,6 +55,8 @@ class Session:
             opened = connect(
                 self.url,
                 token=os.environ.get("FALAJ_TOKEN"),
+                service=os.environ.get("FALAJ_SERVICE"),
+                secret=os.environ.get("FALAJ_SERVICE_SECRET"),
                 ca=self.ca,
                 purpose=self.purpose,
                 on_step_up=self._step_up,

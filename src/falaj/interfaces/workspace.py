@@ -73,6 +73,11 @@ def plan_definitions(session: Session, path: Path | None) -> None:
     _show_plan(session, _planned(session, _documents(session, path)))
 
 
+def planned_definitions(session: Session, path: Path | None) -> Plan:
+    """What applying the definitions of a folder would change."""
+    return _planned(session, _documents(session, path))
+
+
 def apply_definitions(
     session: Session,
     path: Path | None,

@@ -217,6 +217,16 @@ class Action:
         return AssetRef(self.on, key or "*")
 
 
+class Recorded:
+    """An argument that says itself what the audit record keeps of it."""
+
+    __slots__ = ()
+
+    def recorded(self) -> Mapping[str, Any]:
+        """JSON-ready facts, in few words and without personal data."""
+        raise NotImplementedError
+
+
 _LONGEST_RECORDED_TEXT = 500
 
 
@@ -241,9 +251,37 @@ def _recordable(value: Any) -> Any:
     ):
         # Rows of data may be personal: the record says how many there were, not what they say.
         return f"({len(value)} items)"
-    rendered = TypeAdapter(type(value)).dump_python(value, mode="json", fallback=str)
+    rendered: Any = value
+    if isinstance(value, Recorded):
+        rendered = value.recorded()
+    elif not _is_plain(value):
+        rendered = _adapter(type(value)).dump_python(value, mode="json", fallback=str)
     text = str(rendered)
     return rendered if len(text) <= 2_000 else f"({len(text)} characters)"
+
+
+_adapters: dict[type, TypeAdapter[Any]] = {}
+_MOST_ADAPTERS = 1_000
+
+
+def _adapter(kind: type) -> TypeAdapter[Any]:
+    """What writes values of a type as JSON: making it takes longer than most actions."""
+    found = _adapters.get(kind)
+    if found is None:
+        if len(_adapters) >= _MOST_ADAPTERS:
+            _adapters.clear()
+        found = _adapters[kind] = TypeAdapter(kind)
+    return found
+
+
+_PLAIN = (str, int, float, type(None))
+
+
+def _is_plain(value: Any) -> bool:
+    """True for a dictionary or a list that is JSON as it stands."""
+    if type(value) is dict:
+        return all(type(key) is str and type(item) in _PLAIN for key, item in value.items())
+    return type(value) is list and all(type(item) in _PLAIN for item in value)
 
 
 class Service:

@@ -26,6 +26,7 @@ ATTEMPTS = 3
 _MARK = "__falaj_task__"
 _PROBLEM, _RESULT = "problem", "result"
 _LISTENING: list[Callable[[Any], None]] = []
+_ANSWERING: list[Callable[[Any], Any]] = []
 
 
 class TaskLost(FalajError):
@@ -164,9 +165,21 @@ def tell(what: Plain) -> None:
         _LISTENING[-1](what)
 
 
-def hear(listener: Callable[[Plain], None]) -> None:
-    """What tasks of this process tell from now on goes to a listener."""
+def ask(what: Plain) -> Plain:
+    """Called in a task under limits: ask whoever waits for it, and wait for the answer.
+
+    Raises:
+        TaskFailed: nobody answers questions there.
+    """
+    if not _ANSWERING:
+        raise TaskFailed("Nobody answers a task here.", hint="Run it under limits.")
+    return _ANSWERING[-1](what)
+
+
+def hear(listener: Callable[[Plain], None], answering: Callable[[Plain], Plain]) -> None:
+    """What tasks of this process tell and ask from now on goes to a listener."""
     _LISTENING.append(listener)
+    _ANSWERING.append(answering)
 
 
 def unpacked_result(answered: bytes) -> Plain:

@@ -26,6 +26,7 @@ from typing import Any
 _DIE_WITH_PARENT, _NO_NEW_PRIVILEGES, _SECCOMP, _FILTER = 1, 38, 22, 2
 _ALLOW, _EPERM, _ENOSYS, _KILL = 0x7FFF0000, 0x00050001, 0x00050026, 0x80000000
 _CLONE_THREAD = 0x00010000
+_LANDLOCK_RULES = 444
 _MAKING = 1 << 1 | 1 << 4 | 1 << 5 | 1 << 7 | 1 << 8 | 1 << 14
 """Landlock's rights to write, to remove and make folders and files, and to truncate."""
 _ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
@@ -66,8 +67,16 @@ _DENIED = {
 
 def ends_with_parent(libc: Any, parent: int) -> bool:
     """Have the kernel end this process with the thread that started it; False if that is over."""
-    libc.prctl(_DIE_WITH_PARENT, signal.SIGKILL, 0, 0, 0)
+    if hasattr(libc, "prctl"):  # Linux; elsewhere a child ends when its pipe does
+        libc.prctl(_DIE_WITH_PARENT, signal.SIGKILL, 0, 0, 0)
     return os.getppid() == parent
+
+
+def can_confine() -> bool:
+    """True if this machine's kernel can do what ``confined`` asks of it."""
+    if sys.platform != "linux" or platform.machine() not in _ARCHITECTURES:
+        return False
+    return bool(ctypes.CDLL(None).syscall(_LANDLOCK_RULES, None, 0, 1) >= 1)
 
 
 def confined(libc: Any, folder: Path, *, writable: Path | None = None) -> bytes:
@@ -90,7 +99,7 @@ def confined(libc: Any, folder: Path, *, writable: Path | None = None) -> bytes:
 
 def _landlocked(libc: Any, folder: Path, writable: Path | None) -> bool:
     """Allow reading below Python, the system's libraries and the folder, and no more."""
-    version = libc.syscall(444, None, 0, 1)
+    version = libc.syscall(_LANDLOCK_RULES, None, 0, 1)
     if version < 1:
         return False
     execute, read_file, read_folder = 1, 4, 8

@@ -373,12 +373,19 @@ class Jobs:
 
     def renew(self, connection: Connection, job_id: str, worker: str, **values: Any) -> None:
         """Renew a lease; raises as ``held`` does."""
-        self.held(connection, job_id, worker)
-        connection.execute(
+        done = connection.execute(
             update(job_rows)
-            .where(job_rows.c.id == job_id)
+            .where(
+                job_rows.c.id == job_id,
+                job_rows.c.leased_by == worker,
+                job_rows.c.state == JobState.RUNNING,
+                job_rows.c.cancel_asked == 0,
+                job_rows.c.reclaim_asked.is_(False),
+            )
             .values(leased_until=self.clock.now() + self.lease, **values)
         )
+        if not done.rowcount:
+            self.held(connection, job_id, worker)
 
     def save(self, connection: Connection, job_id: str, worker: str, checkpoint: Any) -> None:
         """Keep a checkpoint; raises as ``renew`` does."""

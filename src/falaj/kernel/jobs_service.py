@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from falaj.kernel.actions import Service, action
 from falaj.kernel.call import Call
+from falaj.kernel.containers import ContainerSpec, DnsName, Image, container_spec
 from falaj.kernel.errors import NotFound
 from falaj.kernel.fairqueue import TeamState
 from falaj.kernel.jobs import Job, Jobs, JobState
@@ -55,6 +56,19 @@ class JobsService(Service):
         """Ask a job to stop; a running one stops at its next report."""
         self.call.emit("job.cancel_asked", job=job_id)
         return self._jobs.cancel(self.call.connection, job_id)
+
+    @action(get="/jobs/{job_id}/manifest", on="job")
+    def manifest(
+        self,
+        job_id: str,
+        *,
+        image: Image,
+        namespace: DnsName = "default",
+        settings_from: DnsName = "falaj-settings",
+    ) -> ContainerSpec:
+        """A waiting job as a Kubernetes job of its own: image, environment lock, resources."""
+        job = self.get(job_id)
+        return container_spec(job, image=image, namespace=namespace, secret=settings_from)
 
     @action(get="/job-queue")
     def queue(self) -> Teams:

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from falaj.kernel.clock import monotonic
 from falaj.kernel.compute import Compute, Plain, Task
-from falaj.kernel.limits import Check, Heard, LimitedCompute
+from falaj.kernel.limits import Asked, Check, Heard, LimitedCompute, no_answers
 from falaj.kernel.resources import Resources, Used
 
 
@@ -91,10 +91,11 @@ class Lent:
         heard: Heard,
         check: Check,
         measured: Callable[[Used], None],
+        asked: Asked = no_answers,
     ) -> Plain:
         """See ``LimitedCompute.limited``."""
         return self._compute.limited(
-            task, item, resources, heard=heard, check=check, measured=measured
+            task, item, resources, heard=heard, check=check, measured=measured, asked=asked
         )
 
     def close(self) -> None:

@@ -8,6 +8,7 @@ all that it began, when its input does: so it ends with its parent.
 from __future__ import annotations
 
 import os
+import queue
 import resource
 import signal
 import sys
@@ -17,14 +18,17 @@ from typing import IO
 import msgspec
 
 from falaj.kernel.compute import answer_where_plain, hear
-from falaj.kernel.limits import ANSWER, TOLD
+from falaj.kernel.limits import ANSWER, ASKED, TOLD
 from falaj.kernel.processes import peak_bytes
 from falaj.kernel.taskprocess import read_frame, write_frame
 
 
-def _end_with(parent: IO[bytes]) -> None:
-    parent.read(1)
-    os.killpg(0, signal.SIGKILL)
+def _receive(parent: IO[bytes], answers: queue.SimpleQueue[bytes]) -> None:
+    try:
+        while True:
+            answers.put(read_frame(parent))
+    except (EOFError, OSError):
+        os.killpg(0, signal.SIGKILL)
 
 
 def main() -> None:
@@ -38,14 +42,20 @@ def main() -> None:
     os.dup2(2, 1)  # what a task prints must not stand between the frames
     given = os.fdopen(os.dup(0), "rb")
     name, item = read_frame(given).decode(), read_frame(given)
-    threading.Thread(target=_end_with, args=(given,), daemon=True).start()
+    replies: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    threading.Thread(target=_receive, args=(given, replies), daemon=True).start()
     turn = threading.Lock()
 
     def told(what: object) -> None:
         with turn:
             write_frame(answers, TOLD + msgspec.msgpack.encode(what))
 
-    hear(told)
+    def asked(what: object) -> object:
+        with turn:
+            write_frame(answers, ASKED + msgspec.msgpack.encode(what))
+        return msgspec.msgpack.decode(replies.get())
+
+    hear(told, asked)
     decoded = msgspec.msgpack.decode(item)
     del item
     answered = answer_where_plain(name, decoded)

@@ -23,9 +23,11 @@ from falaj.kernel.clock import monotonic
 from falaj.kernel.compute import (
     Plain,
     Task,
+    TaskFailed,
     TaskLost,
     TaskOutOfMemory,
     answered_by,
+    packed,
     result_of,
 )
 from falaj.kernel.cores import lent_cores
@@ -46,12 +48,19 @@ Heard = Callable[[Plain], None]
 """Takes what a task tells; may raise, which ends it."""
 Check = Callable[[], None]
 """Raises if the run should end now; asked about four times a second."""
-TOLD, ANSWER = b"t", b"a"
+Asked = Callable[[Plain], Plain]
+"""Answers what a task asks; the task waits meanwhile. May raise, which ends it."""
+TOLD, ASKED, ANSWER = b"t", b"q", b"a"
 HEADROOM = 512 * MIB
 """So much private memory beyond its limit may a process reserve without using it."""
 _LOOK_SECONDS = 0.05
 _CHECK_SECONDS = 0.25
 _THREADS = ("OMP", "OPENBLAS", "MKL", "NUMBA", "POLARS_MAX", "NUMEXPR")
+
+
+def no_answers(_what: Plain) -> Plain:
+    """For tasks that ask nothing."""
+    raise TaskFailed("The task asked something, and nobody answers it here.")
 
 
 class LimitedCompute(Protocol):
@@ -77,6 +86,7 @@ class LimitedCompute(Protocol):
         heard: Heard,
         check: Check,
         measured: Callable[[Used], None],
+        asked: Asked = no_answers,
     ) -> Plain:
         """The result of a task of that item.
 
@@ -98,11 +108,12 @@ def run_limited(
     heard: Heard,
     check: Check,
     measured: Callable[[Used], None],
+    asked: Asked = no_answers,
 ) -> Plain:
     """Run the task of that name on what ``packed`` made; see ``LimitedCompute.limited``."""
     with _begun(resources) as process:
         try:
-            return process.answer(name, item, heard, check)
+            return process.answer(name, item, heard, asked, check)
         finally:
             process.end()
             measured(process.used())
@@ -137,7 +148,7 @@ class _Process:
             start_new_session=True,
         )
 
-    def answer(self, name: str, item: bytes, heard: Heard, check: Check) -> Plain:
+    def answer(self, name: str, item: bytes, heard: Heard, asked: Asked, check: Check) -> Plain:
         """The result; raises as ``run_limited`` does."""
         for work in (lambda: self._give(name, item), self._receive):
             thread = threading.Thread(target=work, daemon=True)
@@ -160,6 +171,8 @@ class _Process:
                 checked = now
             if frame[:1] == TOLD:
                 heard(msgspec.msgpack.decode(frame[1:]))
+            elif frame[:1] == ASKED:
+                self._reply(asked(msgspec.msgpack.decode(frame[1:])))
             elif frame[:1] == ANSWER:
                 return self._answered(name, frame[1:])
 
@@ -203,6 +216,14 @@ class _Process:
                 write_frame(given, item)
         except (OSError, ValueError):
             return  # it has ended, and its answer tells why
+
+    def _reply(self, answer: Plain) -> None:
+        given = self._process.stdin
+        try:
+            if given is not None:
+                write_frame(given, packed(answer))
+        except (OSError, ValueError):
+            return  # it has ended, which is noticed next
 
     def _receive(self) -> None:
         stream = self._process.stdout
@@ -293,6 +314,7 @@ class FarRun:
 
     def __init__(self, name: str, item: bytes, resources: str) -> None:
         self._messages: queue.SimpleQueue[tuple[str, Plain]] = queue.SimpleQueue()
+        self._replies: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         self._stopped = threading.Event()
         work = lambda: self._work(name, item, resources)  # noqa: E731 - a thread's target
         self._thread = threading.Thread(target=work, daemon=True)
@@ -303,11 +325,15 @@ class FarRun:
         self._stopped.set()
         self._thread.join()
 
+    def reply(self, answer: bytes) -> None:
+        """Answer what was asked last, as MessagePack."""
+        self._replies.put(answer)
+
     def heard(self, wait_seconds: float) -> bytes:
         """What there is to say, after a wait if there is nothing: MessagePack of pairs.
 
-        They are ``told`` and what, ``used`` and what (JSON), ``answer`` and what ``answer``
-        gives, which is the last.
+        They are ``told`` and what, ``asked`` and what, ``used`` and what (JSON), and last
+        ``answer`` and what ``answer`` gives.
         """
         found = []
         try:
@@ -321,6 +347,15 @@ class FarRun:
         if self._stopped.is_set():
             raise TaskLost("Nobody waits for it any more.")
 
+    def _asked(self, what: Plain) -> Plain:
+        self._messages.put(("asked", what))
+        while True:
+            self._go_on()
+            try:
+                return msgspec.msgpack.decode(self._replies.get(timeout=_CHECK_SECONDS))
+            except queue.Empty:
+                continue
+
     def _work(self, name: str, item: bytes, resources: str) -> None:
         def run() -> Plain:
             return run_limited(
@@ -330,6 +365,7 @@ class FarRun:
                 heard=lambda told: self._messages.put(("told", told)),
                 check=self._go_on,
                 measured=lambda used: self._messages.put(("used", used.model_dump_json())),
+                asked=self._asked,
             )
 
         self._messages.put(("answer", answered_by(name, run)))

@@ -45,6 +45,7 @@ from falaj.kernel.settings_provisioning import ProvisioningSettings
 from falaj.kernel.settings_queue import QueueSettings
 from falaj.kernel.settings_supply import SupplyChainSettings
 from falaj.kernel.settings_trainers import TrainerSettings
+from falaj.kernel.settings_webhooks import WebhookSettings
 
 SETTINGS_FILE = "falaj.toml"
 _READ_FROM: ContextVar[Path | None] = ContextVar("settings_read_from", default=None)
@@ -244,6 +245,7 @@ class Settings(BaseSettings):
     trainers: TrainerSettings = TrainerSettings()
     queue: QueueSettings = QueueSettings()
     pipelines: PipelineSettings = PipelineSettings()
+    webhooks: WebhookSettings = WebhookSettings()
     traces: str = ""
     """Where traces go, by OTLP over HTTP: ``https://collector:4318``; nowhere if it is empty."""
     traces_ratio: float = Field(0.01, ge=0, le=1)

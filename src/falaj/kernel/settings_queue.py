@@ -53,6 +53,9 @@ class QueueSettings(BaseModel):
     """No run may take longer; None: no such limit."""
     reclaim_seconds: float = Field(60.0, ge=0, le=86_400)
     """After another job has waited so long, a run on spot resources gives way."""
+    open_network: bool = False
+    """Workers of one fit may talk to each other in clear, over ports open to the network, as
+    the libraries do that fit on several of them."""
     idle_seconds: float = Field(300.0, ge=0, le=86_400)
     """A Ray that was started here for runs is stopped after so long without one."""
 

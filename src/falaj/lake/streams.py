@@ -44,7 +44,7 @@ class Incoming:
         self._sealing = SealingWriter(target, keys, context=_context(stream))
         self._hash = hashlib.sha256()
 
-    def write(self, data: bytes | memoryview, /) -> int:
+    def write(self, data: bytes | bytearray | memoryview, /) -> int:
         """Take bytes.
 
         Raises:

@@ -22,10 +22,10 @@ from falaj.models.attestation import of_bringing
 from falaj.models.bundles import CARD, STATISTICS, Bundles
 from falaj.models.cards import card
 from falaj.models.files import check_bytes, sample_table
-from falaj.models.model import BRING_JOB, Brought, Manifest, ModelFormat, Signature
+from falaj.models.model import BRING_JOB, Brought, Manifest, ModelFormat, ModelName, Signature
 from falaj.models.reference import statistics_of
 from falaj.training.encoding import EncodedFeature, Encoding
-from falaj.training.model import TEST, Name
+from falaj.training.model import TEST
 from falaj.training.training_sets import part_of
 from falaj.trust.secretscan import scan_file
 
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from falaj.kernel.jobs import Job, JobRun, Jobs
     from falaj.models.ports import ScorerFactory
     from falaj.models.registry import Registry
+    from falaj.training.ports import Report
     from falaj.training.training_sets import TrainingSets
 
 MOST_BYTES = 1 << 30
@@ -64,7 +65,7 @@ class BringRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    model: Name
+    model: ModelName
     file: str
     """In the data folders."""
     sha256: str
@@ -121,7 +122,7 @@ class Bringing:
         asked = BringRequest(**request, sha256=sha256, stamp=kept, asked_at=call.now)
         if data is not None:
             check_bytes(data, asked.model_format, pickles=self._pickles)
-            call.note(**_scanned(asked, data))
+            call.note(**scanned(asked, data))
         names = [one.name for one in asked.inputs]
         if len(set(names)) != len(names):
             raise InvalidInput("An input is named twice.", hint="Name each input once.")
@@ -173,13 +174,33 @@ class BringJob:
                 hint="Bring it again.",
             )
         check_bytes(data, request.model_format, pickles=self._pickles)
-        scanned = {} if request.sha256 else _scanned(request, data)
+        found_in_it = {} if request.sha256 else scanned(request, data)
+        bundle = self.packaged(request, data, sha256, by=job.submitted_by, report=job.report)
+        resource = f"model:{request.model}"
+        with self._calls.opened("models.bring", job.submitted_by, resource=resource) as call:
+            call.note(file=request.file, sha256=sha256, **found_in_it)
+            version = self._registry.register(call, request.model, run="", bundle=bundle).version
+        return {"model": request.model, "version": version, "bundle": bundle}
+
+    def packaged(
+        self, request: BringRequest, data: bytes, sha256: str, *, by: str, report: Report
+    ) -> str:
+        """Try the model's bytes, and keep the bundle that is made of them; returns its digest.
+
+        Args:
+            sha256: of the file that the bytes come from.
+            by: who brought it.
+
+        Raises:
+            Corrupt, InvalidInput: it is no model of that format and those inputs, or it
+                gives something else than probabilities.
+        """
         with self._calls.database.reading() as connection:
             judge = check_judge(connection, self._registry, self._training_sets, request)
-        job.report(0.2, "reading rows")
+        report(0.2, "reading rows")
         encoding = Encoding(features=request.inputs)
-        matrix = self._rows(request, encoding)
-        job.report(0.5, "trying the model")
+        matrix = self.rows(request, encoding)
+        report(0.5, "trying the model")
         scorer = self._scorers.of(request.model_format, data, encoding.names)
         scores = probabilities(scorer.scores(matrix), request.file)
         probabilities(scorer.scores(made_up_rows(encoding)), request.file)
@@ -200,28 +221,23 @@ class BringJob:
             brought=Brought(
                 file=request.file,
                 sha256=sha256,
-                by=job.submitted_by,
+                by=by,
                 trained_until=request.trained_until,
                 note=request.note,
             ),
             created_at=request.asked_at,
         )
-        bundle = self._bundles.keep(
+        return self._bundles.keep(
             manifest,
             {
                 request.model_format.file: data,
                 STATISTICS: statistics_of(encoding, matrix, scores).model_dump_json().encode(),
-                CARD: card(manifest, owner=job.submitted_by).encode(),
+                CARD: card(manifest, owner=by).encode(),
             },
             of_bringing(self._bundles.builder, manifest),
         )
-        resource = f"model:{request.model}"
-        with self._calls.opened("models.bring", job.submitted_by, resource=resource) as call:
-            call.note(file=request.file, sha256=sha256, **scanned)
-            version = self._registry.register(call, request.model, run="", bundle=bundle).version
-        return {"model": request.model, "version": version, "bundle": bundle}
 
-    def _rows(self, request: BringRequest, encoding: Encoding) -> Any:
+    def rows(self, request: BringRequest, encoding: Encoding) -> Any:
         """What the model is tried on, and its statistics come from: the sample, else rows of
         the training set that do not judge it, else one row without a value."""
         rows: pa.Table | None = None
@@ -240,7 +256,7 @@ class BringJob:
         return encoding.matrix(rows)
 
 
-def _scanned(request: BringRequest, data: bytes) -> dict[str, Any]:
+def scanned(request: BringRequest, data: bytes) -> dict[str, Any]:
     """What a scan for secrets tells of a file; raises SecretFound if it may not hold them."""
     scan = scan_file(request.file, data)
     scan.refuse_unless(request.secrets_allowed, f"the file {request.file!r}")

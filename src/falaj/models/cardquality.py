@@ -31,14 +31,14 @@ def quality_section(
     manifest: Manifest, results: Iterable[GateResult], report: GateReport | None
 ) -> Section:
     """Metrics of training, metrics on the test rows with their intervals, and every gate."""
-    trained = tuple((name, f"{value:.4f}") for name, value in sorted(manifest.metrics.items()))
+    trained = tuple((name, _told(value)) for name, value in sorted(manifest.metrics.items()))
     blocks: list[Grid | Line] = [Grid(("metric", "value"), trained)] if trained else []
     measured = tuple(
         (name, f"{told['estimate']:.4f}", f"{told['low']:.4f} to {told['high']:.4f}")
         for name, told in sorted(intervals_of(results).items())
     )
     if measured:
-        blocks.append(Grid(("metric, on the test rows", "value", "95 % interval or as asked"),
+        blocks.append(Grid(("metric, on the test rows", "value", "interval"),
                            measured))  # fmt: skip
     if report is None:
         return Section("Quality", (*blocks, ("No gate has been run.",)))
@@ -52,6 +52,10 @@ def quality_section(
             Grid(("gate", "outcome", "evidence"), rows),
         ),
     )
+
+
+def _told(value: float) -> str:
+    return f"{value:,.0f}" if value.is_integer() and abs(value) > 1 else f"{value:.4f}"
 
 
 def slices_section(results: Iterable[GateResult]) -> list[Section]:

@@ -12,11 +12,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from falaj.kernel.errors import NotFound
+from falaj.models.aliases import alias_moves
 from falaj.models.cardforms import Code, Grid, Items, Line, Section, Strong, Written, paragraphs
 from falaj.models.cardquality import fairness_section, quality_section, slices_section
-from falaj.models.model import GateReport, GateResult, Manifest, ModelPolicy, Move
+from falaj.models.model import (
+    AliasMove,
+    GateReport,
+    GateResult,
+    Manifest,
+    ModelPolicy,
+    Move,
+)
 from falaj.training.model import TimeSplit, TrainingSet
 from falaj.training.spines import PARTS
+from falaj.training.splits import GroupSplit
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
@@ -28,6 +37,7 @@ if TYPE_CHECKING:
 
 _MOST_INPUTS = 12
 _MOST_PARAMETERS = 30
+_KNOWN = {"recorded": "they had been recorded by", "event": "they had happened by"}
 _CODE = "urn:falaj:code:"
 _NOT_DECLARED: Line = ("Not declared.",)
 
@@ -44,6 +54,9 @@ class CardFacts:
     results: tuple[GateResult, ...] = ()
     report: GateReport | None = None
     moves: tuple[Move, ...] = ()
+    alias_moves: tuple[AliasMove, ...] = ()
+    description: str = ""
+    """Of the version, as somebody wrote it."""
     training_set: TrainingSet | None = None
     attestation: Attestation | None = None
 
@@ -85,6 +98,7 @@ def written(facts: CardFacts) -> Written:
         _inputs(manifest),
         Section("Where it comes from", tuple(_origin(facts))),
         *_approvals(facts.moves),
+        *_aliases(facts),
     ]
     return Written(title, tuple(sections))
 
@@ -119,6 +133,12 @@ class Cards:
             results=report.results if report else (),
             report=report,
             moves=tuple(move for move in moves if move.version == version),
+            alias_moves=tuple(
+                one
+                for one in alias_moves(connection, name)
+                if version in (one.from_version, one.to_version)
+            ),
+            description=found.description,
             training_set=self._set(connection, found.training_set),
             attestation=bundle.attestation,
         )
@@ -135,6 +155,7 @@ def _purpose(facts: CardFacts) -> list[Section]:
     label, policy, owner = facts.manifest.signature.label, facts.policy, facts.owner
     first: list[Line] = [("Predicts the probability of ", Code(label), ".")]
     sections: list[Section] = []
+    first += paragraphs(facts.description)
     if policy is not None:
         first += paragraphs(policy.description)
         use = paragraphs(policy.intended_use) or [_NOT_DECLARED]
@@ -160,11 +181,16 @@ def _data(facts: CardFacts) -> Section:
     if made is None:
         return Section("Data", (Items(tuple(lines)),))
     lines.append(
-        ("asked at ", Code(made.spec.timestamp), f", features as {made.spec.knowledge} then")
+        (
+            "asked at ",
+            Code(made.spec.timestamp),
+            f", features as {_KNOWN[made.spec.knowledge]} then",
+        )
     )
     if made.purpose or made.permitted_purposes is not None:
         permitted = ", ".join(made.permitted_purposes or ()) or "anything"
         lines.append((f"made for {made.purpose or 'no stated purpose'}; permits {permitted}",))
+    lines += _cut(made)
     spans = _spans(made)
     rows = tuple(
         (part, spans.get(part, ""), f"{made.n_rows.get(part, 0):,}",
@@ -175,6 +201,18 @@ def _data(facts: CardFacts) -> Section:
     blocks = [Items(tuple(lines))]
     grid = Grid(("part", "span (UTC)", "rows", "rate of 1"), rows)
     return Section("Data", (*blocks, grid) if rows else tuple(blocks))
+
+
+def _cut(made: TrainingSet) -> list[Line]:
+    """How its rows were cut into parts."""
+    split = made.spec.split
+    if split is None:
+        return []
+    if isinstance(split, GroupSplit):
+        return [("cut by groups of ", Code(split.group), ": no group is in two parts")]
+    if isinstance(split, TimeSplit):
+        return [("cut by time",)]
+    return [("cut by chance, each part with the same share of each label",)]
 
 
 def _spans(made: TrainingSet) -> dict[str, str]:
@@ -278,3 +316,14 @@ def _approvals(moves: Iterable[Move]) -> list[Section]:
         return []
     heads = ("when (UTC)", "move", "asked by", "approved by", "why", "change", "gate report")
     return [Section("Approvals", (Grid(heads, rows),))]
+
+
+def _aliases(facts: CardFacts) -> list[Section]:
+    rows = tuple(
+        (f"{move.at:%Y-%m-%d %H:%M}", move.alias,
+         "taken" if move.to_version == facts.version else "given up", move.asked_by,
+         move.approved_by or "nobody had to", move.reason)
+        for move in facts.alias_moves
+    )  # fmt: skip
+    heads = ("when (UTC)", "alias", "what", "asked by", "approved by", "why")
+    return [Section("Aliases", (Grid(heads, rows),))] if rows else []

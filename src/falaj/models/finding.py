@@ -15,16 +15,16 @@ from falaj.models.model import Model, ModelVersion
 from falaj.models.reading import assembled_models, assembled_versions
 from falaj.models.registry import version_ref
 from falaj.models.searching import (
-    Condition,
     Searched,
     after,
     compared,
+    language,
     ordered,
-    parsed,
     read_token,
     token_of,
 )
 from falaj.models.tables import model_rows, tag_rows, version_rows, version_tag_rows
+from falaj.training.tracking.filters import PRESENCE, Clause, Kind, read_filter
 
 if TYPE_CHECKING:
     from sqlalchemy import Table
@@ -38,6 +38,7 @@ PROMPT_TAG = "mlflow.prompt.is_prompt"
 """MLflow's client asks of each search that no prompt be found. There are none here."""
 WORKSPACE_MARK = ".."
 """Stands between the workspace and the name of a model of MLflow's workspaces."""
+_INSTANTS = frozenset({"creation_timestamp", "last_updated_timestamp"})
 _MODEL_UPDATED = func.coalesce(model_rows.c.updated_at, model_rows.c.created_at)
 _VERSION_UPDATED = func.coalesce(version_rows.c.updated_at, version_rows.c.created_at)
 
@@ -70,11 +71,9 @@ def searched_models(workspace: str | None = None) -> Searched:
             "creation_timestamp": model_rows.c.created_at,
             "last_updated_timestamp": _MODEL_UPDATED,
         },
-        filters=("name",),
-        numbers=frozenset(),
-        instants=frozenset({"creation_timestamp", "last_updated_timestamp"}),
-        lists=frozenset({"name"}),
-        orders=frozenset({"name", "creation_timestamp", "last_updated_timestamp"}),
+        asked=language(["name"]),
+        orders=language(["name", *_INSTANTS], tags=False),
+        instants=_INSTANTS,
         tie=(("name", True),),
     )
 
@@ -91,13 +90,9 @@ def searched_versions(workspace: str | None = None) -> Searched:
             "creation_timestamp": version_rows.c.created_at,
             "last_updated_timestamp": _VERSION_UPDATED,
         },
-        filters=("name", "version_number", "run_id", "source_path", "stage"),
-        numbers=frozenset({"version_number"}),
-        instants=frozenset({"creation_timestamp", "last_updated_timestamp"}),
-        lists=frozenset({"name", "run_id", "stage"}),
-        orders=frozenset(
-            {"name", "version_number", "creation_timestamp", "last_updated_timestamp"}
-        ),
+        asked=language(["name", "run_id", "source_path", "stage"], ["version_number"]),
+        orders=language(["name", *_INSTANTS], ["version_number"], tags=False),
+        instants=_INSTANTS,
         tie=(("last_updated_timestamp", False), ("name", True), ("version_number", False)),
     )
 
@@ -159,14 +154,14 @@ class Finder:
         asked: Question,
         searched: Searched,
         table: Table,
-        tag: Callable[[Condition, str], ColumnElement[bool]],
+        tag: Callable[[Clause, str], ColumnElement[bool]],
         refs: Callable[[Row[Any]], list[AssetRef]],
     ) -> tuple[list[Row[Any]], str | None]:
         """The rows of a page, and the token of the next one."""
         limit, dialect = asked.limit, call.connection.dialect.name
         query = select(table).where(table.c.deleted_at.is_(None))
         name = table.c.name if table is model_rows else table.c.model
-        for condition in parsed(asked.filter, searched):
+        for condition in read_filter(asked.filter, searched.asked):
             query = query.where(_clause(condition, searched, tag, dialect))
         if asked.workspace is not None:
             query = query.where(_in_workspace(name, asked.workspace, dialect))
@@ -204,33 +199,47 @@ def _values(row: Row[Any], n: int) -> list[Any]:
 
 
 def _clause(
-    condition: Condition,
+    condition: Clause,
     searched: Searched,
-    tag: Callable[[Condition, str], ColumnElement[bool]],
+    tag: Callable[[Clause, str], ColumnElement[bool]],
     dialect: str,
 ) -> ColumnElement[bool]:
-    if not condition.tag:
+    if condition.kind is Kind.ATTRIBUTE:
         column = searched.columns[condition.key]
-        return compared(column, condition.comparator, condition.value, dialect)
+        return compared(column, condition.operator, condition.value, dialect)
     if condition.key == PROMPT_TAG:
         is_false = condition.value == "false"
-        if condition.comparator not in ("=", "!="):
+        if condition.operator not in ("=", "!="):
             raise InvalidInput(f"The tag {PROMPT_TAG} is compared by = or != alone.")
-        return true() if is_false == (condition.comparator == "=") else false()
+        return true() if is_false == (condition.operator == "=") else false()
     return tag(condition, dialect)
 
 
-def _model_tag(condition: Condition, dialect: str) -> ColumnElement[bool]:
-    value = compared(tag_rows.c.value, condition.comparator, condition.value, dialect)
+def _model_tag(condition: Clause, dialect: str) -> ColumnElement[bool]:
     own = and_(tag_rows.c.model == model_rows.c.name, tag_rows.c.key == condition.key)
-    return exists().where(own, value)
+    return _held(tag_rows, own, condition, dialect)
 
 
-def _version_tag(condition: Condition, dialect: str) -> ColumnElement[bool]:
+def _version_tag(condition: Clause, dialect: str) -> ColumnElement[bool]:
     table = version_tag_rows
-    value = compared(table.c.value, condition.comparator, condition.value, dialect)
-    own = and_(table.c.model == version_rows.c.model, table.c.version == version_rows.c.version)
-    return exists().where(own, table.c.key == condition.key, value)
+    own = and_(
+        table.c.model == version_rows.c.model,
+        table.c.version == version_rows.c.version,
+        table.c.key == condition.key,
+    )
+    return _held(table, own, condition, dialect)
+
+
+def _held(
+    table: Table, own: ColumnElement[bool], condition: Clause, dialect: str
+) -> ColumnElement[bool]:
+    """True for things with such a tag; without it no comparison holds."""
+    if condition.operator in PRESENCE:
+        there = exists().where(own)
+        return ~there if condition.operator == "IS NULL" else there
+    return exists().where(
+        own, compared(table.c.value, condition.operator, condition.value, dialect)
+    )
 
 
 def _own_name(name: ColumnElement[Any], workspace: str | None) -> ColumnElement[Any]:

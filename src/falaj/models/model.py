@@ -36,6 +36,15 @@ GATES_JOB = "models.gates"
 BRING_JOB = "models.bring"
 ADOPT_JOB = "models.adopt"
 QUANTIZE_JOB = "models.quantize"
+ModelName = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=200,
+        pattern=r"^[A-Za-z0-9]([A-Za-z0-9_. \-]*[A-Za-z0-9_.\-])?$",
+    ),
+]
+"""Letters, digits, ``_``, ``.``, ``-`` and, between them, spaces."""
 AliasName = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[A-Za-z0-9_\-]+$")]
 GUARDED_ALIASES = ("champion", "production", "staging")
 _LATER = ("parent", "supply_chain", "guarded_aliases", "fairness", "robustness", "memory",
@@ -100,7 +109,7 @@ class ModelPolicy(Definition):
 
     kind: ClassVar[str] = "model"
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,62}$")]
+    name: Annotated[ModelName, Field(max_length=63)]
     """Of the model."""
     feature_service: Name
     label: str

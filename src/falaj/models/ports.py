@@ -31,6 +31,23 @@ class OnnxConverter(Protocol):
         ...
 
 
+class EstimatorConverter(Protocol):
+    """Turns a stored scikit-learn classifier into ONNX, without running what it holds."""
+
+    def convert(self, data: bytes, rows: npt.NDArray[np.float32]) -> bytes:
+        """The ONNX model's bytes, as ``OnnxConverter`` makes them.
+
+        Args:
+            data: as skops wrote it.
+            rows: float32 [n, f]; on each the ONNX model answers as the estimator does.
+
+        Raises:
+            InvalidInput: it holds types that are not trusted, or cannot be converted.
+            Unavailable: what reads it is not installed.
+        """
+        ...
+
+
 class Calibrate(Protocol):
     """Puts a calibration behind an ONNX model."""
 

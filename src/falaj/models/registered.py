@@ -16,9 +16,8 @@ from falaj.models.descriptions import Descriptions
 from falaj.models.finding import MOST_LISTED, Finder, ModelPage, Question, VersionPage
 from falaj.models.histories import history
 from falaj.models.mlflowmodels import MlflowVersions
-from falaj.models.model import AliasName, History, Model, ModelVersion
+from falaj.models.model import AliasName, History, Model, ModelName, ModelVersion
 from falaj.operations.model import Change
-from falaj.training.model import Name
 
 if TYPE_CHECKING:
     from falaj.catalog.assets import Catalog
@@ -91,12 +90,12 @@ class RegistryActions(Service):
         self._parts = parts
 
     @action(post="/models/{name}", on="model")
-    def create(self, name: Name, *, description: str = "", tags: Tags = {}) -> Model:  # noqa: B006
+    def create(self, name: ModelName, *, description: str = "", tags: Tags = {}) -> Model:  # noqa: B006
         """Make a model without any version yet."""
         return self._parts.descriptions.create(self.call, name, description, tags)
 
     @action(get="/models/{name}", on="model")
-    def show(self, name: Name) -> Model:
+    def show(self, name: ModelName) -> Model:
         """One model: its description, tags, aliases, and where its versions stand."""
         return self._parts.registry.model(self.call.connection, name)
 
@@ -147,7 +146,7 @@ class RegistryActions(Service):
     @action(post="/models/{name}/mlflow-versions", on="model")
     def register_mlflow(
         self,
-        name: Name,
+        name: ModelName,
         *,
         source: str,
         run: str = "",
@@ -174,58 +173,63 @@ class RegistryActions(Service):
         )  # fmt: skip
 
     @action(post="/models/{name}/descriptions", on="model")
-    def describe(self, name: Name, *, description: str) -> Model:
+    def describe(self, name: ModelName, *, description: str) -> Model:
         """Say what a model is."""
         return self._parts.descriptions.describe(self.call, name, description)
 
     @action(post="/models/{name}/versions/{version}/descriptions", on="model_version")
     def describe_version(
-        self, name: Name, version: VersionNumber, *, description: str
+        self, name: ModelName, version: VersionNumber, *, description: str
     ) -> ModelVersion:
         """Say what a version is."""
         return self._parts.descriptions.describe_version(self.call, name, version, description)
 
     @action(post="/models/{name}/tags", on="model")
-    def tag(self, name: Name, *, tags: Tags) -> Model:
+    def tag(self, name: ModelName, *, tags: Tags) -> Model:
         """Set tags of a model; others stay."""
         self._parts.descriptions.tag(self.call, name, tags)
         return self._parts.registry.model(self.call.connection, name)
 
     @action(post="/models/{name}/tag-removals", on="model")
-    def untag(self, name: Name, *, keys: Keys) -> Model:
+    def untag(self, name: ModelName, *, keys: Keys) -> Model:
         """Take tags of a model away."""
         self._parts.descriptions.untag(self.call, name, keys)
         return self._parts.registry.model(self.call.connection, name)
 
     @action(post="/models/{name}/versions/{version}/tags", on="model_version")
-    def tag_version(self, name: Name, version: VersionNumber, *, tags: Tags) -> ModelVersion:
+    def tag_version(self, name: ModelName, version: VersionNumber, *, tags: Tags) -> ModelVersion:
         """Set tags of a version; others stay."""
         self._parts.descriptions.tag_version(self.call, name, version, tags)
         return self._parts.registry.version(self.call.connection, name, version)
 
     @action(post="/models/{name}/versions/{version}/tag-removals", on="model_version")
-    def untag_version(self, name: Name, version: VersionNumber, *, keys: Keys) -> ModelVersion:
+    def untag_version(self, name: ModelName, version: VersionNumber, *, keys: Keys) -> ModelVersion:
         """Take tags of a version away."""
         self._parts.descriptions.untag_version(self.call, name, version, keys)
         return self._parts.registry.version(self.call.connection, name, version)
 
     @action(post="/models/{name}/aliases", on="model")
     def set_alias(
-        self, name: Name, *, alias: AliasName, version: VersionNumber, reason: Why = ""
+        self, name: ModelName, *, alias: AliasName, version: VersionNumber, reason: Why = ""
     ) -> Model:
         """Let an alias point at a version; a guarded one is asked for with `propose-alias`."""
         self._parts.aliases.set(self.call, name, alias, version, reason)
         return self._parts.registry.model(self.call.connection, name)
 
     @action(post="/models/{name}/alias-removals", on="model")
-    def remove_alias(self, name: Name, *, alias: AliasName, reason: Why = "") -> Model:
+    def remove_alias(self, name: ModelName, *, alias: AliasName, reason: Why = "") -> Model:
         """Take an alias away; a guarded one is asked for with `propose-alias`."""
         self._parts.aliases.remove(self.call, name, alias, reason)
         return self._parts.registry.model(self.call.connection, name)
 
     @action(post="/models/{name}/alias-changes", on="model", step_up=True)
     def propose_alias(
-        self, name: Name, *, alias: AliasName, version: VersionNumber | None = None, reason: Reason
+        self,
+        name: ModelName,
+        *,
+        alias: AliasName,
+        version: VersionNumber | None = None,
+        reason: Reason,
     ) -> Change:
         """Ask for an alias to point at a version, or at none; opens a change for approval.
 
@@ -235,12 +239,12 @@ class RegistryActions(Service):
         return self._parts.aliases.propose(self.call, name, alias, version, reason)
 
     @action(get="/models/{name}/resolved", on="model")
-    def resolve(self, name: Name, *, alias: AliasName) -> ModelVersion:
+    def resolve(self, name: ModelName, *, alias: AliasName) -> ModelVersion:
         """The version that an alias points at."""
         return self._parts.aliases.resolve(self.call.connection, name, alias)
 
     @action(get="/models/{name}/history", on="model")
-    def history(self, name: Name, *, at: At | None = None) -> History:
+    def history(self, name: ModelName, *, at: At | None = None) -> History:
         """What was in production, and who moved which version and alias, when, why, on what.
 
         Args:
@@ -251,12 +255,14 @@ class RegistryActions(Service):
         return history(self.call.connection, self._parts.registry, name, moment)
 
     @action(post="/models/{name}/versions/{version}/deletions", on="model_version")
-    def delete_version(self, name: Name, version: VersionNumber, *, reason: Reason) -> ModelVersion:
+    def delete_version(
+        self, name: ModelName, version: VersionNumber, *, reason: Reason
+    ) -> ModelVersion:
         """Delete a version that nothing serves; its number is never given again."""
         return self._parts.deletions.version(self.call, name, version, reason)
 
     @action(post="/models/{name}/deletions", on="model")
-    def delete(self, name: Name, *, reason: Reason) -> Model:
+    def delete(self, name: ModelName, *, reason: Reason) -> Model:
         """Delete a model with all its versions, of which nothing may serve; its history stays."""
         found = self._parts.registry.model(self.call.connection, name)
         self._parts.deletions.model(self.call, name, reason)

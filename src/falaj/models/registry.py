@@ -109,6 +109,41 @@ class Registry:
         call.emit("model_version.registered", model=model, version=version, run=run)
         return self.version(connection, model, version)
 
+    def adopted(self, call: Call, version: ModelVersion, bundle: str) -> None:
+        """Give a version that has none the bundle that was made of its folder.
+
+        Raises:
+            Corrupt: the bundle does not verify.
+            Conflict: the version has got another one meanwhile.
+        """
+        self.locked(call.connection, version.model)
+        now = self.version(call.connection, version.model, version.version)
+        if now.bundle == bundle:
+            return
+        if now.bundle:
+            raise Conflict(
+                f"Version {version.version} of {version.model} has got a bundle meanwhile.",
+                hint="Register the model as another version.",
+            )
+        opened = self._bundles.open_bundle(bundle)
+        check_not_revoked(call.connection, bundle, opened.signers)
+        check_provenance(call.connection, opened)
+        manifest = opened.manifest
+        self.version_changed(
+            call,
+            now,
+            bundle=bundle,
+            training_set=manifest.training_set,
+            feature_service=manifest.feature_service,
+            metrics=manifest.metrics,
+        )
+        attributes = {"bundle": bundle}
+        if manifest.brought is not None:
+            attributes |= {"brought_as": manifest.brought.file, "sha256": manifest.brought.sha256}
+        ref = version_ref(version.model, version.version)
+        self._catalog.record(call, ref, attributes=attributes)
+        call.emit("model_version.adopted", model=now.model, version=now.version)
+
     def _with_bundle(self, connection: Connection, model: str, bundle: str) -> ModelVersion | None:
         """The version that has the bundle already; raises Conflict if it was deleted."""
         row = connection.execute(

@@ -18,6 +18,7 @@ from falaj.models.model import (
     GateReport,
     Model,
     ModelFormat,
+    ModelName,
     ModelVersion,
     Revocation,
     Signer,
@@ -27,11 +28,12 @@ from falaj.models.registered import Reason, RegistryActions, RegistryParts, Vers
 from falaj.models.revocations import listed
 from falaj.operations.model import Change
 from falaj.training.encoding import EncodedFeature
-from falaj.training.model import BUNDLE_TAG, Name
+from falaj.training.model import BUNDLE_TAG
 
 if TYPE_CHECKING:
     from falaj.catalog.assets import Catalog
     from falaj.kernel.jobs import Jobs
+    from falaj.models.adoption import Adopting
     from falaj.models.brought import Bringing
     from falaj.models.bundles import Bundles
     from falaj.models.cards import Cards
@@ -68,6 +70,7 @@ class ModelService(RegistryActions):
         catalog: Catalog,
         visible: Visible,
         bringing: Bringing,
+        adopting: Adopting,
         revocations: Revocations,
         gates: GateAsking,
         cards: Cards,
@@ -79,6 +82,7 @@ class ModelService(RegistryActions):
         self._advisories = advisories
         self._revocations = revocations
         self._bringing = bringing
+        self._adopting = adopting
         self._registry = parts.registry
         self._promotions = promotions
         self._bundles = bundles
@@ -88,7 +92,7 @@ class ModelService(RegistryActions):
         self._visible = visible
 
     @action(post="/models/{name}/versions", on="model")
-    def register(self, name: Name, *, run: str) -> ModelVersion:
+    def register(self, name: ModelName, *, run: str) -> ModelVersion:
         """Add what a run made as the next version of a model."""
         made = self._runs.get(self.call.connection, run)
         bundle = made.tags.get(BUNDLE_TAG)
@@ -102,7 +106,7 @@ class ModelService(RegistryActions):
     @action(post="/models/{name}/bringings", on="model")
     def bring(
         self,
-        name: Name,
+        name: ModelName,
         *,
         file: str,
         model_format: ModelFormat,
@@ -140,8 +144,43 @@ class ModelService(RegistryActions):
         }  # fmt: skip
         return self._bringing.ask(self.call, request)
 
+    @action(post="/models/{name}/versions/{version}/adoptions", on="model_version")
+    def adopt(
+        self,
+        name: ModelName,
+        version: VersionNumber,
+        *,
+        training_set: str | None = None,
+        trained_until: AwareDatetime | None = None,
+        inputs: Inputs | None = None,
+        note: Note = "",
+        secrets_allowed: Reason | None = None,
+    ) -> Job:
+        """Make a bundle of a version that an MLflow client registered.
+
+        A job reads its `MLmodel`, takes a flavour that needs no pickle, tries and packages
+        it; then gates can judge the version, and another person approve it.
+
+        Args:
+            name: the model, which needs a policy.
+            version: without a bundle.
+            training_set: the set of this platform whose test rows judge it; else the tag
+                `falaj.training_set`; without one its gates fail.
+            trained_until: the latest instant that its own training rows knew of; else the
+                tag `falaj.trained_until`; without one its gates fail.
+            inputs: name, type and known words of each input, in the model's order; else the
+                columns of its signature, which must then be numbers.
+            note: where it comes from, for its card.
+            secrets_allowed: why what looks like a secret in the file is none.
+        """
+        given = {
+            "training_set": training_set, "trained_until": trained_until, "inputs": inputs,
+            "note": note, "secrets_allowed": secrets_allowed,
+        }  # fmt: skip
+        return self._adopting.ask(self.call, name, version, **given)
+
     @action(post="/models/{name}/versions/{version}/quantizations", on="model_version")
-    def quantize(self, name: Name, version: VersionNumber) -> Job:
+    def quantize(self, name: ModelName, version: VersionNumber) -> Job:
         """Make an int8 variant of a version's ONNX model, as a new version of its own.
 
         Its bundle names the version that it was made from and how their scores differ; its
@@ -167,17 +206,17 @@ class ModelService(RegistryActions):
         ]
 
     @action(get="/models/{name}/versions", on="model")
-    def versions(self, name: Name) -> VersionList:
+    def versions(self, name: ModelName) -> VersionList:
         """All versions of a model, the newest first."""
         return self._registry.versions(self.call.connection, name)
 
     @action(get="/models/{name}/versions/{version}", on="model_version")
-    def get(self, name: Name, version: VersionNumber) -> ModelVersion:
+    def get(self, name: ModelName, version: VersionNumber) -> ModelVersion:
         """One version: its run, bundle, metrics, stage and whether its gates passed."""
         return self._registry.version(self.call.connection, name, version)
 
     @action(post="/models/{name}/versions/{version}/gates", on="model_version")
-    def gates(self, name: Name, version: VersionNumber) -> Job:
+    def gates(self, name: ModelName, version: VersionNumber) -> Job:
         """Run the gates of a version under the model's policy of today.
 
         Where the policy cuts the rows by a personal column (slices, fairness), it takes what
@@ -186,7 +225,7 @@ class ModelService(RegistryActions):
         return self._gates.ask(self.call, name, version)
 
     @action(get="/models/{name}/versions/{version}/gates", on="model_version")
-    def gate_report(self, name: Name, version: VersionNumber) -> GateReport:
+    def gate_report(self, name: ModelName, version: VersionNumber) -> GateReport:
         """The latest report of a version's gates, with what each measured."""
         self._registry.version(self.call.connection, name, version)
         report = self._registry.report(self.call.connection, name, version)
@@ -198,14 +237,14 @@ class ModelService(RegistryActions):
         return report
 
     @action(post="/models/{name}/versions/{version}/promotions", on="model_version", step_up=True)
-    def promote(self, name: Name, version: VersionNumber, *, to: Stage, reason: str) -> Change:
+    def promote(self, name: ModelName, version: VersionNumber, *, to: Stage, reason: str) -> Change:
         """Ask for a version to take a stage; opens a change for another's approval."""
         return self._promotions.ask(self.call, name, version, to, reason)
 
     @action(get="/models/{name}/versions/{version}/card", on="model_version")
     def card(
         self,
-        name: Name,
+        name: ModelName,
         version: VersionNumber,
         *,
         form: Literal["markdown", "html"] = "markdown",
@@ -218,7 +257,7 @@ class ModelService(RegistryActions):
         return found.page() if form == "html" else found.markdown()
 
     @action(post="/models/{name}/versions/{version}/exports", on="model_version", step_up=True)
-    def export(self, name: Name, version: VersionNumber) -> Archive:
+    def export(self, name: ModelName, version: VersionNumber) -> Archive:
         """Take a version's bundle out: its files and `model.sig`, as a zip archive.
 
         Unpacked into a folder, `model_signing verify key` verifies it with the public key
@@ -231,7 +270,7 @@ class ModelService(RegistryActions):
         return archive(self._bundles, found.bundle)
 
     @action(get="/models/{name}/versions/{version}/attestation", on="model_version")
-    def attestation(self, name: Name, version: VersionNumber) -> Attestation:
+    def attestation(self, name: ModelName, version: VersionNumber) -> Attestation:
         """How a version was made, as its bundle attests it: SLSA provenance, verified.
 
         Raises:
@@ -247,7 +286,7 @@ class ModelService(RegistryActions):
         return attested
 
     @action(post="/models/{name}/versions/{version}/revocations", on="model_version", step_up=True)
-    def revoke(self, name: Name, version: VersionNumber, *, reason: Reason) -> Revocation:
+    def revoke(self, name: ModelName, version: VersionNumber, *, reason: Reason) -> Revocation:
         """Revoke a version's bundle for good: it is never served again, under no name.
 
         Endpoints that serve it stop at once: they serve nothing until another release is
@@ -271,7 +310,7 @@ class ModelService(RegistryActions):
         return listed(self.call.connection)
 
     @action(get="/models/{name}/versions/{version}/bom", on="model_version")
-    def bom(self, name: Name, version: VersionNumber) -> Bom:
+    def bom(self, name: ModelName, version: VersionNumber) -> Bom:
         """The bill of materials of a version: CycloneDX 1.6, with what is known of it today.
 
         Its ``vulnerabilities`` are those of the file that the setting

@@ -135,6 +135,14 @@ class Monitors:
                 call, monitor.endpoint, since, until, monitor.drift, monitor=name
             )
             result.reports.append(kept)
+            if report.drifted:
+                call.emit(
+                    "monitor.drifted",
+                    monitor=name,
+                    endpoint=monitor.endpoint,
+                    report=kept,
+                    features=[one.name for one in report.drifted],
+                )
             for one in report.drifted:
                 self._alert(call, monitor, result, f"drift-{one.name}",
                             f"{one.name} has drifted: {one.why}",

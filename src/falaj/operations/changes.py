@@ -208,6 +208,7 @@ def _tell(call: Call, event: str, change: Change) -> None:
         title=change.title,
         text=change.decision or change.reason,
         requested_by=change.requested_by,
+        kind=change.kind,
     )
 
 

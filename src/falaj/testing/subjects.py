@@ -15,9 +15,19 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from falaj.testing.artifactsubjects import of_artifacts
+from falaj.testing.registrysubjects import of_registry
 from falaj.testing.studied import studied
 from falaj.testing.trackingsubjects import of_tracking
 from falaj.testing.world import BEGIN, OWNER, definitions, door_of, training_spec
+from falaj.testing.worldparts import (
+    backfill,
+    delivery,
+    judged_model,
+    pipeline_run,
+    receiver,
+    scheduled,
+    webhook,
+)
 
 if TYPE_CHECKING:
     from falaj.testing.world import World
@@ -25,7 +35,7 @@ if TYPE_CHECKING:
 Arguments = Mapping[str, Any]
 _ID = re.compile(r"\b[a-z]{2,12}_[0-9a-f]{32}\b")
 _INSTANT = re.compile(r"\b\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00)")
-_SECRET = re.compile(r"^falaj_(link|sk)_[A-Za-z0-9_-]{20,}$")
+_SECRET = re.compile(r"^(falaj_(link|sk)_|whsec_)[A-Za-z0-9_+/=-]{20,}$")
 _NEW = re.compile(r"\b(person|program|group|model|alert|entity|by-hand)[-_][0-9a-f]+\b")
 
 
@@ -213,7 +223,7 @@ def _entity(world: World) -> Arguments:
 
 def _scheduled(world: World) -> Arguments:
     """A pipeline is scheduled; it is asked for no argument."""
-    world.scheduled()
+    scheduled(world)
     return {}
 
 
@@ -303,45 +313,7 @@ SUBJECTS: Mapping[str, Subject] = {
             "space": {"num_leaves": {"kind": "int", "low": 4, "high": 8}},
         }}
     ),
-    "models.create": Subject(
-        lambda world: {"name": world.new("model"), "description": "It is new.",
-                       "tags": {"team": "risk"}}
-    ),
-    "models.register_mlflow": Subject(
-        lambda world: {"name": world.copied_model(), "run": world.facts["run"],
-                       "source": f"mlflow-artifacts:/1/{world.facts['run']}/artifacts/model"},
-    ),
-    "models.show": Subject(_always(name="late")),
-    "models.search": Subject(_always(filter="name = 'late'", order_by=["name ASC"], limit=1)),
-    "models.search_versions": Subject(_always(filter="name = 'late' AND version_number = 1")),
-    "models.describe": Subject(_new("name", lambda world: world.copied_model(), description="It.")),
-    "models.describe_version": Subject(
-        _new("name", lambda world: world.copied_model(), version=1, description="It.")
-    ),
-    "models.tag": Subject(_new("name", lambda world: world.copied_model(), tags={"a": "b"})),
-    "models.untag": Subject(_new("name", lambda world: world.copied_model(), keys=["a"])),
-    "models.tag_version": Subject(
-        _new("name", lambda world: world.copied_model(), version=1, tags={"a": "b"})
-    ),
-    "models.untag_version": Subject(
-        _new("name", lambda world: world.copied_model(), version=1, keys=["a"])
-    ),
-    "models.set_alias": Subject(
-        _new("name", lambda world: world.copied_model(), alias="blue", version=1)
-    ),
-    "models.remove_alias": Subject(_new("name", lambda world: world.aliased_model(), alias="blue")),
-    "models.propose_alias": Subject(
-        lambda world: {"name": "late", "alias": world.new("alias"), "version": 1,
-                       "reason": "It is the one."},
-        frozenset({"title", "alias"}),
-    ),
-    "models.resolve": Subject(_new("name", lambda world: world.aliased_model(), alias="blue")),
-    "models.delete_version": Subject(
-        _new("name", lambda world: world.copied_model(), version=1, reason="It is a copy.")
-    ),
-    "models.delete": Subject(
-        _new("name", lambda world: world.copied_model(), reason="It is a copy.")
-    ),
+    **{name: Subject(*asked) for name, asked in of_registry().items()},
     "studies.begin": Subject(
         lambda world: {"spec": {"name": world.new("entity"), "n_trials": 2, "seed": 1},
                        "tuner": "a tuner"}
@@ -372,24 +344,24 @@ SUBJECTS: Mapping[str, Subject] = {
     ),
     "pipelines.run": Subject(_always(name="counting", parameters={"n": 2})),
     "pipelines.runs": Subject(_always(limit=3), frozenset({"parameters"})),
-    "pipelines.get": Subject(_new("run", lambda world: world.pipeline_run())),
+    "pipelines.get": Subject(_new("run", pipeline_run)),
     "pipelines.read": Subject(_fact("run", "pipeline_run", step="counted")),
-    "pipelines.cancel": Subject(_new("run", lambda world: world.pipeline_run())),
-    "pipelines.retry": Subject(_new("run", lambda world: world.pipeline_run(cancelled=True))),
+    "pipelines.cancel": Subject(_new("run", pipeline_run)),
+    "pipelines.retry": Subject(_new("run", lambda world: pipeline_run(world, cancelled=True))),
     "pipelines.schedule": Subject(_always(name="counting")),
-    "pipelines.pause": Subject(_new("name", lambda world: world.scheduled())),
+    "pipelines.pause": Subject(_new("name", scheduled)),
     "pipelines.schedules": Subject(_scheduled),
     "pipelines.backfill": Subject(
         _always(name="counting", since=BEGIN.isoformat(),
                 until=(BEGIN + timedelta(days=2)).isoformat())
     ),
     "pipelines.backfills": Subject(
-        lambda world: {"pipeline": "counting", "limit": 1 if world.backfill() else 2}
+        lambda world: {"pipeline": "counting", "limit": 1 if backfill(world) else 2}
     ),
     "pipelines.resume_backfill": Subject(
-        _new("backfill", lambda world: world.backfill(cancelled=True))
+        _new("backfill", lambda world: backfill(world, cancelled=True))
     ),
-    "pipelines.cancel_backfill": Subject(_new("backfill", lambda world: world.backfill())),
+    "pipelines.cancel_backfill": Subject(_new("backfill", backfill)),
     "models.register": Subject(_registration),
     "models.bring": Subject(_bringing),
     "models.quantize": Subject(_always(**VERSION)),
@@ -398,17 +370,8 @@ SUBJECTS: Mapping[str, Subject] = {
     "models.gates": Subject(_always(**VERSION)),
     "models.gate_report": Subject(_always(**VERSION)),
     "models.promote": Subject(_promotion),
-    "models.history": Subject(_always(name="late", at="2100-01-01")),
     "models.card": Subject(_always(**VERSION)),
     "models.export": Subject(_always(**VERSION)),
-    "models.revoke": Subject(
-        lambda world: {"name": world.lone_model(), "version": 1, "reason": "It is poisoned."},
-        frozenset({"value"}),
-    ),
-    "models.revoke_signer": Subject(
-        lambda world: {"key": world.old_signer(), "reason": "It was stolen."},
-        frozenset({"value"}),
-    ),
     "models.bom": Subject(_always(**VERSION)),
     "models.attestation": Subject(_always(**VERSION)),
     "endpoints.status": Subject(_always(**_LATE)),
@@ -449,6 +412,15 @@ SUBJECTS: Mapping[str, Subject] = {
     "incidents.get": Subject(_fact("id", "incident")),
     "incidents.note": Subject(_new("id", lambda world: world.incident(), text="Looking at it.")),
     "incidents.resolve": Subject(_new("id", lambda world: world.incident(), resolution="Mended.")),
+    "webhooks.add": Subject(
+        lambda world: {"name": world.new("program"), "url": receiver(),
+                       "topics": ["gates.failed"]}
+    ),
+    "webhooks.replace_secret": Subject(_new("name", webhook)),
+    "webhooks.remove": Subject(_new("name", webhook)),
+    "webhooks.test": Subject(_new("name", webhook)),
+    "webhooks.deliveries": Subject(_always(limit=3)),
+    "webhooks.resend": Subject(_new("delivery", delivery)),
     "assets.search": Subject(_always(text="late", kind="endpoint")),
     "assets.get": Subject(_always(kind="endpoint", key="late")),
     "assets.history": Subject(_always(kind="model_version", key="late/1")),
@@ -526,6 +498,12 @@ SUBJECTS: Mapping[str, Subject] = {
     "keys.discard": Subject(
         _new("key_id", lambda world: world.old_key()), frozenset({"arguments"})
     ),
+    "ci.deploy_key": Subject(
+        lambda world: {"name": world.new("program"), "steps": ["plan", "gate"]}
+    ),
+    "ci.propose": Subject(
+        lambda world: {"name": judged_model(world), "reason": "Its gates passed."}
+    ),
     "policy.plan": Subject(lambda world: {"documents": [_policy(world)]}, frozenset({"fingerprint",
         "digest", "name"})),
     "policy.propose": Subject(lambda world: {"documents": [_policy(world)], "reason": "Quiet."},
@@ -545,7 +523,13 @@ SUBJECTS: Mapping[str, Subject] = {
     "jobs.list": Subject(_always(limit=3)),
     "jobs.get": Subject(_fact("job_id", "job")),
     "jobs.queue": Subject(passing=frozenset({"used_core_hours"})),
-    "jobs.reclaim": Subject(_new("job_id", lambda world: world.spot_job())),
+    "jobs.reclaim": Subject(
+        _new("job_id", lambda world: world.spot_job()), frozenset({"kind"}) | _JOB
+    ),
+    "jobs.manifest": Subject(
+        _new("job_id", lambda world: world.sized_job(), image="r.example/f@sha256:" + "0" * 64),
+        frozenset({"job", "manifest"}),
+    ),
     "jobs.cancel": Subject(_new("job_id", lambda world: world.waiting_job())),
 }  # fmt: skip
 """What to ask, by the action's name."""

@@ -25,7 +25,6 @@ from falaj.kernel.door import LocalDoor, face
 from falaj.kernel.jobs import Worker
 from falaj.kernel.settings import Settings
 from falaj.operations.model import Severity
-from falaj.training.pipelines.graph import record_run
 
 if TYPE_CHECKING:
     from starlette.testclient import TestClient
@@ -285,36 +284,11 @@ class World:
             registry.register(call, name, run=self.facts["run"], bundle=bundle)
         return name
 
-    def aliased_model(self) -> str:
-        """The name of a new model whose only version has the alias ``blue``."""
-        from falaj.wiring.registryparts import registry_parts
-
-        name = self.copied_model()
-        with self.call() as call:
-            registry_parts(self.premises).aliases.set(call, name, "blue", 1)
-        return name
-
     def lone_model(self) -> str:
         """The name of a new model with one version, whose bundle no other version has."""
-        from falaj.models.bundles import ADDED
+        from falaj.testing.registrysubjects import lone_model
 
-        made, name = self.premises, self.new("model")
-        with self.call() as call:
-            bundle = made.bundles.open_bundle(
-                made.registry.version(call.connection, "late", 1).bundle
-            )
-            manifest = bundle.manifest.model_copy(update={"facts": {"made_for": name}})
-            files = {n: d for n, d in bundle.files.items() if n not in ADDED}
-            attested = bundle.attestation.predicate if bundle.attestation else None
-            digest = made.bundles.keep(manifest, files, attested)
-            made.registry.register(call, name, run=self.facts["run"], bundle=digest)
-        return name
-
-    def old_signer(self) -> str:
-        """The id of a key for bundles that signed none, and signs none any more."""
-        key = self.premises.keys.rotate("models.p256").id
-        self.premises.keys.rotate("models.p256")
-        return key
+        return lone_model(self)
 
     def change(self, requested_by: str = "user:omar") -> str:
         """The id of a new change that waits: a model's version to another stage."""
@@ -398,40 +372,16 @@ class World:
         with self.call() as call:
             return self.premises.runs.start(call, experiment="by-hand", params={}, tags={}).id
 
-    def pipeline_run(self, *, cancelled: bool = False) -> str:
-        """The id of a new run of a pipeline that waits, or was cancelled."""
-        pipelines = self.premises.pipelines
-        with self.call() as call:
-            run = pipelines.runs.begin(call, "counting", {})
-            record_run(call, self.premises.catalog, run)
-            if cancelled:
-                pipelines.runs.cancel(call, run.id)
-        return run.id
-
-    def backfill(self, *, cancelled: bool = False) -> str:
-        """The id of a new back-fill of two days, or of one that was cancelled."""
-        found = self.premises.pipelines.backfills
-        with self.call() as call:
-            pipeline = self.premises.pipelines.runs.pipeline(call.connection, "counting")
-            made = found.begin(
-                call, pipeline, BEGIN, BEGIN + timedelta(days=2),
-                every=timedelta(days=1), parallel=1, parameters={},
-            )  # fmt: skip
-            if cancelled:
-                found.cancel(call, made.id)
-        return made.id
-
-    def scheduled(self) -> str:
-        """The name of a pipeline that is scheduled."""
-        with self.call() as call:
-            pipeline = self.premises.pipelines.runs.pipeline(call.connection, "counting")
-            self.premises.pipelines.schedules.begin(call, pipeline)
-        return pipeline.name
-
     def waiting_job(self) -> str:
         """The id of a job that waits."""
         with self.call() as call:
             return self.premises.jobs.submit(call, "sources.load", {}).id
+
+    def sized_job(self) -> str:
+        """The id of a job that waits and says what it needs."""
+        with self.call() as call:
+            needs = {"resources": {"cpus": 2}}
+            return self.premises.jobs.submit(call, "test.sized", needs).id
 
     def spot_job(self) -> str:
         """The id of a job that runs on spot resources."""
@@ -507,12 +457,13 @@ class World:
         worker = Worker(self.premises.jobs, self.premises.handlers, name="small-world")
         while worker.run_one():
             pass
-        from falaj.models.model import BRING_JOB, QUANTIZE_JOB
+        from falaj.models.model import ADOPT_JOB, BRING_JOB, QUANTIZE_JOB
 
         with self.premises.database.reading() as connection:
             jobs = self.premises.jobs.listed(connection)
         # These are asked about a model and a file with which they cannot succeed.
-        failed = [job for job in jobs if job.error and job.kind not in (BRING_JOB, QUANTIZE_JOB)]
+        asked = (ADOPT_JOB, BRING_JOB, QUANTIZE_JOB)
+        failed = [job for job in jobs if job.error and job.kind not in asked]
         if failed:
             raise RuntimeError(f"the small world is broken: {failed}")
 

@@ -24,7 +24,7 @@ from falaj.kernel.errors import Conflict, Corrupt, InvalidInput, LimitExceeded, 
 from falaj.kernel.insertion import insert_if_absent
 from falaj.lake.streams import Kept
 from falaj.training.artifactpaths import artifact_path
-from falaj.training.artifacttables import dropped_rows, part_rows, stream_rows
+from falaj.training.artifacttables import dropped_rows, stream_rows
 from falaj.training.model import Artifact, ArtifactEntry
 from falaj.training.tables import artifact_rows
 
@@ -244,14 +244,9 @@ class Artifacts:
         return len(digests)
 
     def known(self, connection: Connection, streams: Sequence[str]) -> set[str]:
-        """Of some ids of streams, those that an artifact or a part of an upload needs."""
-        return {
-            found
-            for table in (stream_rows, part_rows)
-            for found in connection.execute(
-                select(table.c.stream).where(table.c.stream.in_(streams))
-            ).scalars()
-        }
+        """Of some ids of streams, those that an artifact needs."""
+        column = stream_rows.c.stream
+        return set(connection.execute(select(column).where(column.in_(streams))).scalars())
 
     def clear(self, database: Database) -> int:
         """Delete the bytes that lost their last path; returns how many streams went."""

@@ -101,7 +101,7 @@ class LoggedModelSearch:
         asked = (question, call.principal.id)
         (offset,), begun = ([0], call.now)
         if page:
-            (offset,), begun = pagetokens.read(page, asked, call.now, 1)
+            (offset,), begun = pagetokens.read(page, asked, call.now)
         if offset < 0:
             raise InvalidInput("Invalid page token: it names no place.")
         text, values = _query(question, postgresql=call.connection.dialect.name == "postgresql")

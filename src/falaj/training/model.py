@@ -297,6 +297,20 @@ class OutputModel(BaseModel):
     step: int = 0
 
 
+class ModelMetric(BaseModel):
+    """One value of a metric that is of a logged model, and perhaps of a dataset."""
+
+    model_config = ConfigDict(ser_json_inf_nan="strings")
+
+    model: Annotated[str, Field(min_length=1, max_length=64)]
+    key: Annotated[str, Field(min_length=1, max_length=250)]
+    value: float
+    step: int = 0
+    at: AwareDatetime
+    dataset_name: Annotated[str, Field(max_length=500)] = ""
+    dataset_digest: Annotated[str, Field(max_length=64)] = ""
+
+
 class Run(BaseModel):
     """One attempt: what went in, what came out."""
 

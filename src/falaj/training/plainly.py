@@ -32,7 +32,7 @@ def plainly(value: Any) -> Plain:
     Raises:
         InvalidInput: something in it is of another kind.
     """
-    if value is None or (isinstance(value, _SCALARS) and not isinstance(value, Enum)):
+    if value is None or type(value) in _SCALARS:  # numpy's float64 is a float too, and is not plain
         return value
     if isinstance(value, list):
         return [plainly(one) for one in value]

@@ -9,11 +9,10 @@ import platform
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from falaj.kernel.errors import Conflict
 from falaj.lake.blobs import digest_of
 from falaj.training.checkpoints import SealedCheckpoints
 from falaj.training.fitting import Fitting, summary
-from falaj.training.model import PackageDifference, Reproduction, RunState
+from falaj.training.model import PackageDifference, Reproduction
 from falaj.training.ports import Trainer, chosen
 from falaj.training.products import (
     NATIVE_MODEL,
@@ -23,12 +22,12 @@ from falaj.training.products import (
     fetched_model,
     fetched_request,
 )
+from falaj.training.use import check_reproducible
 
 if TYPE_CHECKING:
     from falaj.kernel.calls import Calls
     from falaj.kernel.jobs import JobRun
     from falaj.lake.blobs import SealedBlobs
-    from falaj.training.model import Run
     from falaj.training.ports import FittedModel
     from falaj.training.tracking.runs import Runs
     from falaj.training.training_sets import TrainingSets
@@ -118,17 +117,7 @@ class ReproduceJob:
     def _checkpoints(self, job: JobRun, seconds: float) -> SealedCheckpoints:
         digest = job.checkpoint["fit"] if job.checkpoint else None
         return SealedCheckpoints(
-            self._blobs, digest, lambda new: job.save({"fit": new}), every_seconds=seconds
-        )
-
-
-def check_reproducible(run: Run) -> None:
-    """Raise Conflict unless the run ended well and names its training set."""
-    if run.state is not RunState.FINISHED or run.training_set is None:
-        told = f"is {run.state}" if run.training_set else "was not made by a training job"
-        raise Conflict(
-            f"The run {run.id} {told}: there is nothing to reproduce.",
-            hint="Name a finished run of `falaj training train`.",
+            self._blobs, job.id, digest, lambda new: job.save({"fit": new}), every_seconds=seconds
         )
 
 

@@ -31,6 +31,7 @@ from falaj.training.model import (
     Experiment,
     ExperimentName,
     MetricPoint,
+    ModelMetric,
     OutputModel,
     Run,
     RunDifference,
@@ -72,6 +73,7 @@ PageLimit = Annotated[int, Field(ge=1, le=50_000)]
 Most = Annotated[int, Field(ge=1, le=1_000_000)]
 RunList = list[Run]
 Names = list[str]
+ModelMetrics = list[ModelMetric]
 Datasets = Annotated[list[DatasetInput], Field(max_length=1_000)]
 Models = Annotated[list[str], Field(max_length=1_000)]
 OutputModels = Annotated[list[OutputModel], Field(max_length=1_000)]
@@ -283,11 +285,19 @@ class RunService(Service):
         params: Params = {},  # noqa: B006 - never changed; the default of a signature
         metrics: Logged = [],  # noqa: B006
         tags: Tags = {},  # noqa: B006
+        of_models: ModelMetrics = [],  # noqa: B006
         workspace: Workspace | None = None,
     ) -> None:
         """Add parameters, metric values and tags to a run."""
         if params or len(metrics):
-            self._runs.log(self.call, run, params=params, metrics=metrics, workspace=workspace)
+            self._runs.log(
+                self.call,
+                run,
+                params=params,
+                metrics=metrics,
+                of_models=of_models,
+                workspace=workspace,
+            )
         if tags or not (params or len(metrics)):
             self._runs.tag(self.call, run, tags, workspace=workspace)
 

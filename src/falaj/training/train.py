@@ -224,6 +224,7 @@ class _Work:
             report=lambda share, told: self.job.report(0.6 + 0.2 * share, told),
             checkpoints=SealedCheckpoints(
                 self.on.blobs,
+                self.job.id,
                 self.progress.fit,
                 lambda digest: self._noted(fit=digest),
                 every_seconds=self.request.checkpoint.seconds,

@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING
 
 from falaj.features.purposes import refuse_unless
 from falaj.kernel.call import AssetRef, Call
-from falaj.kernel.errors import Forbidden
-from falaj.training.model import REPRODUCE_JOB
-from falaj.training.reproduce import check_reproducible
+from falaj.kernel.errors import Conflict, Forbidden
+from falaj.training.model import REPRODUCE_JOB, RunState
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -80,3 +79,13 @@ class Reproducing:
         )
         self._use.check_whole(call, made.table, todo="reproduce a run in")
         return self._jobs.submit(call, REPRODUCE_JOB, {"run": run.id})
+
+
+def check_reproducible(run: Run) -> None:
+    """Raise Conflict unless the run ended well and names its training set."""
+    if run.state is not RunState.FINISHED or run.training_set is None:
+        told = f"is {run.state}" if run.training_set else "was not made by a training job"
+        raise Conflict(
+            f"The run {run.id} {told}: there is nothing to reproduce.",
+            hint="Name a finished run of `falaj training train`.",
+        )

@@ -285,6 +285,12 @@ def check_roles(roles: Sequence[Role], kind: PrincipalKind) -> None:
             "A service account neither administers nor approves.",
             hint="Give it `service`, `ml_engineer` or another working role.",
         )
+    of_jobs = sorted(role.value for role in roles if role.value.startswith("ci_"))
+    if of_jobs and kind is not PrincipalKind.SERVICE:
+        raise InvalidInput(
+            f"The role {of_jobs[0]} is for service accounts.",
+            hint="Make one with `falaj ci deploy-key`.",
+        )
     if Role.PROVISIONER in roles and (kind is not PrincipalKind.SERVICE or len(set(roles)) > 1):
         raise InvalidInput(
             "The role provisioner is for a service account that has no other role.",

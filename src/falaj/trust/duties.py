@@ -43,6 +43,7 @@ DUTIES: Mapping[str, tuple[str, ...]] = {
         "models.adopt",
         "models.card*",
         "models.gates",
+        "ci.propose",
         "definitions.plan",
     ),
     "engineer": (
@@ -91,6 +92,7 @@ DUTIES: Mapping[str, tuple[str, ...]] = {
         "problems.*",
         "service_levels.*",
         "notifications.*",
+        "webhooks.*",
         "endpoints.activate",
         "endpoints.deactivate",
         "endpoints.rollback",
@@ -110,6 +112,7 @@ DUTIES: Mapping[str, tuple[str, ...]] = {
     "audit": ("audit.*",),
     "administer": (
         "accounts.*",
+        "ci.deploy_key",
         "policy.*",
         "provisioning.hand_over",
         "provisioning.settle",
@@ -124,6 +127,7 @@ DUTIES: Mapping[str, tuple[str, ...]] = {
         "accounts.set_roles",
         "accounts.invite",
         "accounts.grant*",
+        "ci.deploy_key",
         "provisioning.hand_over",
     ),
     "serve": (
@@ -137,6 +141,11 @@ DUTIES: Mapping[str, tuple[str, ...]] = {
         "events.push*",
     ),
     "erase": ("*.erase*", "*.destroy*", "*.purge*"),
+    "ci_plan": ("definitions.plan", "assets.get"),
+    "ci_apply": ("definitions.plan", "definitions.apply", "assets.get"),
+    "ci_gate": ("models.gates", "models.gate_report", "models.versions", "jobs.get", "assets.get"),
+    "ci_propose": ("ci.propose", "assets.get"),
+    "ci_deploy": ("endpoints.deploy", "assets.get"),
 }
 """Patterns over names of actions. What ``erase`` or ``keys`` names belongs to no other duty."""
 
@@ -148,6 +157,7 @@ RESTRICTED = {
     "policy": "read_accounts",
     "privacy": "read_privacy",
     "provisioning": "read_provisioned",
+    "webhooks": "read_keys",
 }
 """Services whose reading is not for everyone, and the group that their reading stands in."""
 

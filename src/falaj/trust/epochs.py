@@ -46,6 +46,10 @@ class Revocations(Protocol):
         """The revocations in force; raises Unavailable rather than answer from an old copy."""
         ...
 
+    def lately(self, now: datetime) -> Revoked | None:
+        """As ``current``, or None if it would have to be read."""
+        ...
+
 
 class Epochs:
     """The revocations of a database, reread when a third of a second old.
@@ -68,6 +72,10 @@ class Epochs:
                 if not self._is_fresh(now):
                     self._read(now)
         return self._revoked
+
+    def lately(self, now: datetime) -> Revoked | None:
+        """What is revoked, if it was read less than ``fresh_for`` ago; else None."""
+        return self._revoked if self._is_fresh(now) else None
 
     def _is_fresh(self, now: datetime) -> bool:
         # A clock that was set back makes the copy stale too.

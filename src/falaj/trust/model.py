@@ -50,6 +50,11 @@ class Role(StrEnum):
     ADMINISTRATOR = "administrator"
     SERVICE = "service"
     PROVISIONER = "provisioner"
+    CI_PLAN = "ci_plan"
+    CI_APPLY = "ci_apply"
+    CI_GATE = "ci_gate"
+    CI_PROPOSE = "ci_propose"
+    CI_DEPLOY = "ci_deploy"
 
 
 class AccountState(StrEnum):

@@ -171,7 +171,7 @@ class SealingWriter:
         self._number = 0
         target.write(self._header.encoded())
 
-    def write(self, data: bytes | memoryview, /) -> int:
+    def write(self, data: bytes | bytearray | memoryview, /) -> int:
         """Take bytes; whole frames go on to the target."""
         rest = memoryview(data)
         while len(self._waiting) + len(rest) > FRAME_BYTES:  # ``close`` writes the last frame

@@ -163,6 +163,20 @@ class Tokens:
         """
         return self.read(token, now, presented).caller
 
+    def at_hand(self, token: str, now: datetime) -> Caller | None:
+        """The caller of an unbound token that was verified before and is still good.
+
+        None if something has to be read or proven to know, or the token is not good.
+        """
+        if len(token) > _LONGEST or not token.isascii():
+            return None
+        kept = self._kept.get(hashlib.sha256(token.encode()).digest())
+        if kept is None or now > kept.good_until or kept.verified.binding is not None:
+            return None
+        if kept.revoked is not self._revocations.lately(now):
+            return None
+        return kept.verified.caller
+
     def still_good(self, token: str, now: datetime) -> None:
         """Return unless a token that was verified before is over or revoked by now.
 

@@ -12,10 +12,12 @@ from falaj.kernel.actions import Service
 from falaj.kernel.jobs_service import JobsService
 from falaj.lake.erasure_service import PrivacyService
 from falaj.lake.service import TableService
+from falaj.models.ci_service import CiService
 from falaj.models.service import ModelService
 from falaj.monitoring.service import MonitorService
 from falaj.operations.policy_service import PolicyService
 from falaj.operations.service import AlertService, ChangeService, IncidentService
+from falaj.operations.webhooks_service import WebhookService
 from falaj.serving.service import EndpointService
 from falaj.training.costs.service import CostService
 from falaj.training.loggedmodel_service import LoggedModelService
@@ -40,6 +42,7 @@ from falaj.wiring.residencyparts import residency
 from falaj.wiring.trackingparts import experiment_service, run_service
 from falaj.wiring.tuningparts import study_service
 from falaj.wiring.watching import parity_checks
+from falaj.wiring.webhookparts import webhooks
 
 if TYPE_CHECKING:
     from falaj.wiring.assembly import Premises
@@ -81,12 +84,14 @@ def makers(made: Premises) -> dict[type[Service], Callable[[], Service]]:
         ChangeService: lambda: ChangeService(made.changes, made.catalog, visible),
         AlertService: lambda: AlertService(made.alerts, made.catalog, visible),
         IncidentService: lambda: IncidentService(made.incidents, made.catalog, visible),
+        WebhookService: lambda: WebhookService(webhooks(made)),
         AssetService: lambda: AssetService(made.catalog, visible),
         PrivacyService: lambda: privacy_service(made),
         AccountsService: lambda: _accounts(made),
         CertificateService: lambda: CertificateService(made.certificates.of_programs),
         ProvisioningService: lambda: provisioning_service(made),
         PolicyService: lambda: policy_service(made),
+        CiService: lambda: CiService(made.authentication.accounts, made.registry, made.promotions),
         Keys: lambda: Keys(made.keys, made.jobs, made.audit, made.key_uses),
         Audit: lambda: Audit(made.audit, made.checkpoints, made.audit_verifier),
         JobsService: lambda: JobsService(made.jobs, made.may_handle),
@@ -112,7 +117,7 @@ def _models(made: Premises) -> ModelService:
     from falaj.models.cards import Cards
     from falaj.models.gating.asking import GateAsking
     from falaj.models.revocations import Revocations
-    from falaj.wiring.registryparts import registry_parts
+    from falaj.wiring.registryparts import adopting, registry_parts
     from falaj.wiring.supplyparts import Withdrawn, advisories
 
     return ModelService(
@@ -130,6 +135,7 @@ def _models(made: Premises) -> ModelService:
             made.jobs,
             pickles=made.settings.supply_chain.pickles,
         ),
+        adopting=adopting(made),
         revocations=Revocations(made.bundles, Withdrawn(made)),
         gates=GateAsking(
             made.registry, made.training_sets, guarded_lake(made), made.catalog, made.jobs

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from falaj.wiring.seldom import Seldom
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
 
+    from falaj.kernel.compute import Task
     from falaj.kernel.fairqueue import FairQueue
     from falaj.kernel.lentcompute import Lent
     from falaj.training.costs.fits import Fits
@@ -74,11 +75,30 @@ def predictions(made: Premises, connection: Connection, model: str) -> int:
     return n_found
 
 
-def trainers() -> Mapping[str, Trainer]:
-    """The trainers by name."""
+def placed_trainers() -> dict[str, Trainer]:
+    """The trainers by name that fit in any process, with nothing of a platform."""
+    from falaj.models.adapters.onnx_sklearn import SklearnToOnnx
     from falaj.training.adapters.trainer_lightgbm import LightGbmTrainer
+    from falaj.training.adapters.trainer_sklearn import SklearnTrainer
+    from falaj.training.adapters.trainer_torch import TorchTrainer
+    from falaj.training.adapters.trainer_xgboost import XgBoostTrainer
 
-    return {"lightgbm": LightGbmTrainer()}
+    known: tuple[Trainer, ...] = (
+        LightGbmTrainer(),
+        XgBoostTrainer(),
+        SklearnTrainer(SklearnToOnnx().convert),
+        TorchTrainer(),
+    )
+    return {one.name: one for one in known}
+
+
+def crew_members() -> dict[str, Task]:
+    """What a worker runs for each trainer that can fit on several of them."""
+    from falaj.training.adapters.distributed_lightgbm import lightgbm_member
+    from falaj.training.adapters.distributed_torch import torch_member
+    from falaj.training.adapters.distributed_xgboost import xgboost_member
+
+    return {"lightgbm": lightgbm_member, "xgboost": xgboost_member, "torch": torch_member}
 
 
 @task
@@ -87,12 +107,12 @@ def fit_task(item: Any) -> Any:
     from falaj.training.limitedfits import fit_told
     from falaj.training.ports import chosen
 
-    return fit_told(chosen(trainers(), item["trainer"]).fit, item)
+    return fit_told(chosen(placed_trainers(), item["trainer"]).fit, item)
 
 
 def fits(made: Premises, *, compute: Callable[[], Lent] | None = None) -> Fits:
     """Where the fits of training jobs run; on what the settings name, unless it is given."""
-    from falaj.training.costs.fits import Fits
+    from falaj.training.costs.fits import Fits, Placing
 
     return Fits(
         database=made.database,
@@ -101,7 +121,12 @@ def fits(made: Premises, *, compute: Callable[[], Lent] | None = None) -> Fits:
         budgets=_budgets(made),
         settings=made.settings.queue,
         compute=compute or made.compute.opened,
-        task=fit_task,
+        place=Placing(
+            task=fit_task,
+            trainers=frozenset(placed_trainers()),
+            crews=crew_members(),
+            here=made.settings.compute.startswith("local:"),
+        ),
     )
 
 

@@ -22,6 +22,8 @@ def rewrappables(made: Premises) -> Sequence[Rewrappable]:
     """Every store of this platform that holds wrapped data keys."""
     from falaj.ingest.adapters.eventlog_segments import SegmentLog
     from falaj.lake.spool import sealed_segments
+    from falaj.operations.webhooks import secret_context
+    from falaj.operations.webhooks_tables import webhooks
     from falaj.trust.factors import factor_context
     from falaj.trust.sealedcolumns import SealedColumn, SealedColumns
     from falaj.trust.tables import accounts
@@ -30,6 +32,7 @@ def rewrappables(made: Premises) -> Sequence[Rewrappable]:
         SealedColumn(accounts.c.id, column, factor_context)
         for column in (accounts.c.totp_sealed, accounts.c.totp_pending_sealed)
     ]
+    secrets.append(SealedColumn(webhooks.c.name, webhooks.c.secret_sealed, secret_context))
     found: list[Rewrappable] = [
         SealedColumns(made.database, made.keys, secrets),
         sealed_segments(made.spool_folder, made.keys),

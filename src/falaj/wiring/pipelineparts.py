@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from functools import cached_property
@@ -295,7 +296,6 @@ class RaySteps:
 
     def _opened(self) -> Any:
         from falaj.training.pipelines.model import StepLost
-        from falaj.wiring import stores
 
         with self._lock:
             if self._stopped:
@@ -306,7 +306,7 @@ class RaySteps:
                         "The pipeline asks for Ray, and the setting compute names none.",
                         hint='Set compute = "ray:" or "ray://host:10001".',
                     )
-                self._compute = stores.compute(self._made.settings)
+                self._compute = self._made.compute.opened()
             return self._compute
 
 
@@ -321,7 +321,9 @@ def work_on_pipelines(made: Premises, stopped: threading.Event) -> list[threadin
     handlers = {RUN_JOB: made.handlers[RUN_JOB]}
     threads = []
     for number in range(made.settings.pipelines.at_once):
-        worker = Worker(made.jobs, handlers, name=f"{made.process}-{_pid()}-pipelines-{number}")
+        worker = Worker(
+            made.jobs, handlers, name=f"{made.process}-{os.getpid()}-pipelines-{number}"
+        )
         thread = threading.Thread(
             target=worker.run_until, args=(stopped,), name=f"falaj-pipelines-{number}", daemon=True
         )
@@ -330,20 +332,20 @@ def work_on_pipelines(made: Premises, stopped: threading.Event) -> list[threadin
     return threads
 
 
-def _pid() -> int:
-    import os
-
-    return os.getpid()
-
-
 def chores(made: Premises) -> dict[str, Callable[[], object]]:
     """What must be done again and again for pipelines."""
+    from datetime import timedelta
+
+    from falaj.training.pipelines.forgetting import Forgetting
     from falaj.wiring.seldom import Seldom
 
     parts = made.pipelines
+    keep = timedelta(days=made.settings.pipelines.keep_days)
+    forgetting = Forgetting(made.calls, lambda: pipeline_blobs(made), keep)
     events = parts.events()
     return {
         "pipeline events": events.deliver,
         "pipeline schedules": Seldom(parts.schedules.run_once, every_seconds=2.0),
         "pipeline back-fills": Seldom(parts.backfills.mend, every_seconds=10.0),
+        "pipeline values": Seldom(forgetting.run_once, every_seconds=3600.0),
     }

@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from falaj.kernel.call import Call
+    from falaj.kernel.jobs import Handler
+    from falaj.models.adoption import Adopting
+    from falaj.models.brought import BringJob
     from falaj.models.registered import RegistryParts
     from falaj.operations.changes import ChangeHandler
     from falaj.wiring.assembly import Premises
@@ -19,6 +22,22 @@ def registry_parts(made: Premises) -> RegistryParts:
     return RegistryParts.of(
         made.registry, made.promotions, made.changes, made.catalog, made.visible, HeldVersions()
     )
+
+
+def adopting(made: Premises) -> Adopting:
+    """Takes requests to adopt versions of MLflow's clients."""
+    from falaj.models.adoption import Adopting
+
+    return Adopting(made.registry, made.training_sets, made.jobs)
+
+
+def adoption(made: Premises, bringing: BringJob) -> Handler:
+    """Adopts them."""
+    from falaj.models.adapters.estimator_skops import SkopsToOnnx
+    from falaj.models.adoption import AdoptJob
+    from falaj.wiring.artifactparts import artifacts
+
+    return AdoptJob(made.calls, made.registry, artifacts(made), bringing, SkopsToOnnx())
 
 
 def model_changes(made: Premises) -> dict[str, ChangeHandler]:

@@ -13,10 +13,12 @@ def service_classes() -> dict[str, type[Service]]:
     from falaj.kernel.jobs_service import JobsService
     from falaj.lake.erasure_service import PrivacyService
     from falaj.lake.service import TableService
+    from falaj.models.ci_service import CiService
     from falaj.models.service import ModelService
     from falaj.monitoring.service import MonitorService
     from falaj.operations.policy_service import PolicyService
     from falaj.operations.service import AlertService, ChangeService, IncidentService
+    from falaj.operations.webhooks_service import WebhookService
     from falaj.serving.service import EndpointService
     from falaj.training.costs.service import CostService
     from falaj.training.loggedmodel_service import LoggedModelService
@@ -48,12 +50,14 @@ def service_classes() -> dict[str, type[Service]]:
         ChangeService,
         AlertService,
         IncidentService,
+        WebhookService,
         AssetService,
         PrivacyService,
         AccountsService,
         CertificateService,
         ProvisioningService,
         PolicyService,
+        CiService,
         Keys,
         Audit,
         JobsService,

@@ -44,7 +44,7 @@ def tuning(made: Premises, *, compute: Callable[[], Compute] | None = None) -> H
         trainers=trainers(made),
         queue=run_queue(made),
         jobs=made.jobs,
-        compute=compute or (lambda: stores.compute(made.settings)),
+        compute=compute or made.compute.opened,
         try_trial=try_trial,
         settings=plain_settings(made.settings),
     )

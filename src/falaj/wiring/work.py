@@ -15,18 +15,21 @@ from falaj.kernel.jobs import Handler, JobRun, Worker
 from falaj.kernel.outbox import Subscription
 from falaj.kernel.telemetry import logger
 from falaj.trust.audit_checkpoints import Checkpointer
+from falaj.wiring import webhookparts
 from falaj.wiring.artifactparts import artifact_chores
 from falaj.wiring.auditparts import retention
 from falaj.wiring.computeparts import queue_chores
 from falaj.wiring.keyparts import EVERY_USES, key_jobs, uses_told
 from falaj.wiring.liveparts import kept_sketches, prediction_drain
 from falaj.wiring.pipelineparts import chores as pipeline_chores
+from falaj.wiring.registryparts import adoption
 from falaj.wiring.seldom import Seldom
 from falaj.wiring.trainingparts import reproduce_job, train_job
 from falaj.wiring.watching import parity_checks, statistics
 
 if TYPE_CHECKING:
     from falaj.features.streams.worker import StreamWorker
+    from falaj.models.brought import BringJob
     from falaj.wiring.assembly import Premises
 
 EVERY_SECONDS = 0.5
@@ -41,7 +44,7 @@ def handlers(made: Premises) -> Mapping[str, Handler]:
     """
     from falaj.features.service import FORGET, MATERIALIZE
     from falaj.ingest.service import LOAD
-    from falaj.models.model import BRING_JOB, GATES_JOB, QUANTIZE_JOB
+    from falaj.models.model import ADOPT_JOB, BRING_JOB, GATES_JOB, QUANTIZE_JOB
     from falaj.serving.batchmodel import SCORE_JOB
     from falaj.training.model import PREPARE_JOB, RECREATE_JOB, REPRODUCE_JOB, TRAIN_JOB
     from falaj.training.pipelines.model import RUN_JOB
@@ -57,6 +60,7 @@ def handlers(made: Premises) -> Mapping[str, Handler]:
         REPRODUCE_JOB: lambda: reproduce_job(made),
         GATES_JOB: lambda: _gates(made),
         BRING_JOB: lambda: _bringing(made),
+        ADOPT_JOB: lambda: adoption(made, _bringing(made)),
         QUANTIZE_JOB: lambda: _quantizing(made),
         SCORE_JOB: lambda: _scoring(made),
         TUNE_JOB: lambda: _tuning(made),
@@ -135,7 +139,7 @@ def _gates(made: Premises) -> Handler:
     return GateJob(made.calls, made.registry, gates, made.training_sets, made.catalog)
 
 
-def _bringing(made: Premises) -> Handler:
+def _bringing(made: Premises) -> BringJob:
     from falaj.models.brought import BringJob
     from falaj.serving.scorers import RuntimeScorers
     from falaj.wiring.servingparts import runtimes
@@ -205,7 +209,11 @@ def work_on_jobs(made: Premises, stopped: threading.Event) -> None:
 
 def work_until(made: Premises, stopped: threading.Event) -> None:
     """Run jobs, streams and chores side by side until ``stopped`` is set."""
-    beside = {"chores": Chores(made).run_until, "streams": stream_worker(made).run_until}
+    beside = {
+        "chores": Chores(made).run_until,
+        "streams": stream_worker(made).run_until,
+        "webhooks": webhookparts.sender(made).run_until,
+    }
     threads = [
         threading.Thread(target=run, args=(stopped,), name=name) for name, run in beside.items()
     ]
@@ -274,6 +282,7 @@ class Chores:
             "routing table": Seldom(routed, every_seconds=5.0),
             "audit checkpoint": checkpointer.run_once,
             "notifications": news.deliver,
+            "webhooks": webhookparts.events(made).deliver,
             "uses of keys": Seldom(lambda: uses_told(made), every_seconds=EVERY_USES),
             "prediction log": prediction_drain(made).run_once,
             "unlogged predictions": Seldom(alarm.run_once, every_seconds=10.0),

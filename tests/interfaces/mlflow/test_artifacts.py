@@ -1,13 +1,19 @@
 """Artifacts over MLflow's routes: what comes back, who is let in, what hostile paths meet."""
 
+import asyncio
+import errno
 import hashlib
 import os
 from urllib.parse import quote
 
 import pytest
+from fastapi import Request
+from sqlalchemy import func, select
 
+from falaj.lake.disk import disk_error
 from falaj.testing.world import World
 from falaj.training.artifacts import RUNS
+from falaj.trust.audit_tables import audit_records
 from falaj.wiring.artifactparts import artifact_chores, artifacts
 
 API = "/mlflow/api/2.0/mlflow-artifacts/artifacts"
@@ -215,29 +221,46 @@ def test_a_run_of_another_workspace_is_not_found(world, client, run):
         assert answer.json()["error_code"] == "RESOURCE_DOES_NOT_EXIST"
 
 
-def test_who_may_not_is_refused_before_the_body_is_read(world, run):
-    before = streams(world)
+def test_who_may_not_is_refused_before_the_body_is_read_and_that_is_recorded(
+    world, run, monkeypatch
+):
+    async def read(self):
+        raise AssertionError("the body was read")
+        yield
+
+    monkeypatch.setattr(Request, "stream", read)
+    refused = (
+        select(func.count())
+        .select_from(audit_records)
+        .where(audit_records.c.action == "runs.keep_artifact", audit_records.c.outcome == "refused")
+    )
+    with world.premises.database.reading() as connection:
+        before = connection.execute(refused).scalar_one()
     nobody = Client(world, world.token(world.caller(nobody=True)))
-    told = []
-
-    def body():
-        told.append("read")
-        yield b"x" * 100
-
-    answer = nobody.put(run, "a", b"x")
-    assert answer.status_code in (403, 404)
-    assert nobody.get(run, "a").status_code in (403, 404)
-    assert nobody.delete(run, "a").status_code in (403, 404)
+    assert nobody.put(run, "a", b"x").status_code in (403, 404)
+    assert nobody.put("run_" + "0" * 32, "a", b"x").status_code in (403, 404)
     stranger = world.http.put(f"{API}/7/{run}/artifacts/a", content=b"x")
     assert (stranger.status_code, stranger.json()["error_code"]) == (401, "UNAUTHENTICATED")
-    assert streams(world) == before
+    with world.premises.database.reading() as connection:
+        assert connection.execute(refused).scalar_one() == before + 2
 
 
-def test_a_run_that_is_not_there_is_told_before_the_body_is_read(world, client):
-    before = streams(world)
+def test_who_may_not_reads_and_removes_nothing(world, client, run):
+    client.put(run, "a", b"x")
+    nobody = Client(world, world.token(world.caller(nobody=True)))
+    assert nobody.get(run, "a").status_code in (403, 404)
+    assert nobody.delete(run, "a").status_code in (403, 404)
+    assert client.get(run, "a").content == b"x"
+
+
+def test_a_run_that_is_not_there_is_told_before_the_body_is_read(world, client, monkeypatch):
+    async def read(self):
+        raise AssertionError("the body was read")
+        yield
+
+    monkeypatch.setattr(Request, "stream", read)
     answer = client.put("run_" + "0" * 32, "a", b"x")
     assert answer.json()["error_code"] == "RESOURCE_DOES_NOT_EXIST"
-    assert streams(world) == before
 
 
 def test_no_document_becomes_a_stream_that_has_arrived(world, client, run):
@@ -249,7 +272,7 @@ def test_no_document_becomes_a_stream_that_has_arrived(world, client, run):
         f"/api/runs/{run}/artifacts", json={"path": "mine", "content": forged},
         headers=client.headers,
     )  # fmt: skip
-    assert answer.status_code == 422 or answer.status_code == 400
+    assert answer.status_code in (400, 422)
     assert [one["path"] for one in client.list(run)] == ["secret"]
 
 
@@ -264,3 +287,60 @@ def test_an_artifact_that_is_too_large_is_refused_and_leaves_nothing(
         assert "artifacts.max_bytes" in answer.json()["message"]
     assert client.put(run, "a", b"x" * 1000).status_code == 200
     assert len(streams(world) - before) == 1
+
+
+@pytest.mark.parametrize(
+    ("method", "route"),
+    [
+        ("GET", "mlflow-artifacts/presigned/7/x/artifacts/a"),
+        ("POST", "mlflow-artifacts/mpu/create/7/x/artifacts/a"),
+        ("POST", "mlflow/artifacts/presigned-upload-url"),
+        ("POST", "mlflow/artifacts/presigned-download-url"),
+    ],
+)
+def test_what_is_not_offered_is_told_in_the_way_that_makes_the_client_fall_back(
+    client, method, route
+):
+    answer = client.http.request(method, f"/mlflow/api/2.0/{route}", headers=client.headers)
+    assert (answer.status_code, answer.json()["error_code"]) == (501, "NOT_IMPLEMENTED")
+
+
+def test_a_full_disk_is_told_once_and_leaves_nothing(world, client, run, monkeypatch):
+    from falaj.lake.adapters.blobs_local import LocalWriter
+
+    def full(self, data):
+        raise disk_error(OSError(errno.ENOSPC, "No space left on device"), "the blob")
+
+    before = streams(world)
+    monkeypatch.setattr(LocalWriter, "write", full)
+    answer = client.put(run, "a", b"x" * 100)
+    # 507, since the client would send the whole body again after a 429 or 503.
+    assert answer.status_code == 507
+    monkeypatch.undo()
+    assert streams(world) == before
+    assert not any(world.premises.settings.home.rglob(".unfinished-*"))
+
+
+def test_an_upload_of_which_nothing_arrives_is_given_up(world, client, run, monkeypatch):
+    monkeypatch.setattr(world.premises.settings.artifacts, "idle_seconds", 0.05)
+
+    async def silent(self):
+        await asyncio.sleep(5)
+        yield b""
+
+    monkeypatch.setattr(Request, "stream", silent)
+    answer = client.put(run, "a", b"x")
+    assert answer.status_code == 429
+    assert "artifacts.idle_seconds" in answer.json()["message"]
+
+
+def test_changed_bytes_are_told_before_an_answer_begins(world, client, run):
+    before = streams(world)
+    client.put(run, "a", os.urandom(5_000))
+    (stream,) = streams(world) - before
+    (path,) = world.premises.settings.home.rglob(stream)
+    sealed = bytearray(path.read_bytes())
+    sealed[-100] ^= 1
+    path.write_bytes(sealed)
+    answer = client.get(run, "a")
+    assert (answer.status_code, answer.json()["error_code"]) == (500, "DATA_LOSS")

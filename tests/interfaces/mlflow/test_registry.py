@@ -1,9 +1,14 @@
 """MLflow's routes of registered models and versions, as its client asks them."""
 
+import json
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+
 import pytest
 
 from falaj.kernel.call import Principal, PrincipalKind
-from falaj.testing.world import World
+from falaj.kernel.errors import Conflict, InvalidInput, NotFound
+from falaj.testing.world import BEGIN, World
 
 API = "/mlflow/api/2.0/mlflow/"
 RISK = "/t/risk/mlflow/api/2.0/mlflow/"
@@ -312,8 +317,9 @@ def test_a_wrong_request_gets_the_code_that_the_client_knows(client, method, pat
     assert found[1] == code, found
 
 
-@pytest.mark.parametrize("name", ["a/b", "a:b", "..", ".", "../late", "a b", "ملف", "late\0",
-                                  "a..b", "x" * 201, "%2e%2e", "-a"])  # fmt: skip
+@pytest.mark.parametrize("name", ["a/b", "a:b", "..", ".", "../late", " a", "a ", "a\n",
+                                  "a\tb", "ملف", "late\0", "a..b", "x" * 201, "%2e%2e",
+                                  "-a"])  # fmt: skip
 def test_a_name_that_no_model_here_has_is_refused_on_every_route(client, name):
     from falaj.interfaces.mlflow import registry, registryversions
 
@@ -364,3 +370,222 @@ def _door(world, principal):
     actions = world.premises.backend.services.actions
     door = door_of(world, Caller(principal))
     return lambda action, **arguments: door.call(actions[action], arguments)
+
+
+# ---- from a folder of MLflow's to a version that serves; these change what `late` serves
+
+MLMODEL = """\
+flavors:
+  python_function:
+    loader_module: mlflow.{name}
+  {name}:
+{more}
+signature:
+  inputs: '{inputs}'
+"""
+NAMES = ("signal", "recent__mean_2d", "recent__count_2d")
+
+
+def mlmodel(name, inputs=NAMES, **more):
+    listed = json.dumps([{"name": one, "type": "double"} for one in inputs])
+    lines = "\n".join(f"    {key}: {value}" for key, value in more.items())
+    return MLMODEL.format(name=name, more=lines, inputs=listed)
+
+
+def logged(world, client, **files):
+    """The source of a folder with these files, in a run of its own."""
+    run = world.started_run()
+    for name, data in files.items():
+        path = f"/mlflow/api/2.0/mlflow-artifacts/artifacts/1/{run}/artifacts/m/{name}"
+        headers = {"Authorization": f"Bearer {client.token}"}
+        assert world.http.put(path, content=data, headers=headers).status_code == 200
+    return f"mlflow-artifacts:/1/{run}/artifacts/m"
+
+
+def registered(client, source, **fields):
+    made = client("POST", "model-versions/create", name="late", source=source, **fields)
+    return int(made["model_version"]["version"])
+
+
+def adopted(world, version, **given):
+    """The ended job that adopts a version."""
+    with world.opened() as platform:
+        job = platform.models.adopt("late", version, **given)
+        world.work()
+        return platform.jobs.get(job.id)
+
+
+@pytest.fixture(scope="module")
+def learned(world):
+    """Rows and labels of the part of the world's training set that models learn from."""
+    made = world.premises
+    with made.database.reading() as connection:
+        found = made.training_sets.get(connection, world.facts["training_set"])
+    rows = made.training_sets.load(found).to_pandas()
+    rows = rows[rows["split"] == "train"]
+    return rows[list(NAMES)].to_numpy(dtype="float32"), rows["late"].to_numpy(dtype=int)
+
+
+@pytest.fixture(scope="module")
+def booster(learned):
+    import lightgbm
+
+    params = {"objective": "binary", "num_leaves": 7, "verbose": -1, "num_threads": 1}
+    return lightgbm.train(params, lightgbm.Dataset(*learned), 15).model_to_string()
+
+
+def test_an_mlflow_model_is_adopted_judged_approved_and_served(world, client, booster):
+    files = {"MLmodel": mlmodel("lightgbm", data="model.lgb"), "model.lgb": booster}
+    tags = [
+        {"key": "falaj.training_set", "value": world.facts["training_set"]},
+        {"key": "falaj.trained_until", "value": (BEGIN + timedelta(days=45)).isoformat()},
+    ]
+    version = registered(client, logged(world, client, **files), tags=tags)
+    job = adopted(world, version)
+    assert job.error is None
+    assert (job.result["flavour"], job.result["version"]) == ("lightgbm", version)
+    with world.opened() as platform:
+        platform.models.gates("late", version)
+        world.work()
+        report = platform.models.gate_report("late", version)
+        assert report.passed, [one.message for one in report.results if one.outcome == "failed"]
+        client("POST", "model-versions/transition-stage", name="late", version=str(version),
+               stage="Production")  # fmt: skip
+        assert client.version("late", version)["current_stage"] == "None"
+        approved(world, last_change(world).id)
+        assert client.version("late", version)["current_stage"] == "Production"
+        assert client.version("late", 1)["current_stage"] == "Archived"
+        released = platform.endpoints.deploy("late")
+        platform.endpoints.activate("late", released.id, wait_seconds=1.0)
+        answer = platform.endpoints.predict("late", [{"signal": 2.0, "carrier": "AA"}])
+        assert answer.predictions[0]["score"] > 0.5
+        then = platform.models.history("late", at=datetime.now(UTC) + timedelta(minutes=1))
+        assert then.production == version
+        code = client.wrong("DELETE", "model-versions/delete", name="late", version=str(version))
+        assert "production" in code[2]
+        with pytest.raises(Conflict, match="has a bundle already"):
+            platform.models.adopt("late", version)
+
+
+def test_a_version_that_no_rows_judge_is_adopted_and_fails_its_gates(world, client, booster):
+    files = {"MLmodel": mlmodel("lightgbm", data="model.lgb"), "model.lgb": booster}
+    version = registered(client, logged(world, client, **files))
+    assert adopted(world, version).error is None
+    with world.opened() as platform:
+        platform.models.gates("late", version)
+        world.work()
+        assert not platform.models.gate_report("late", version).passed
+    code = client.wrong(
+        "POST", "model-versions/transition-stage", name="late", version=str(version),
+        stage="Production",
+    )  # fmt: skip
+    assert code[1] == "INVALID_STATE"
+
+
+def test_an_adoption_whose_worker_was_lost_ends_at_the_same_bundle(world, client, booster):
+    files = {"MLmodel": mlmodel("lightgbm", data="model.lgb"), "model.lgb": booster}
+    version = registered(client, logged(world, client, **files))
+    with world.opened() as platform:
+        first = platform.models.adopt("late", version)
+    job = world.premises.handlers["models.adopt"]
+    made = job(_run(first), first.arguments)
+    assert job(_run(first), first.arguments)["bundle"] == made["bundle"]
+    world.work()  # the job that waits finds the bundle of the worker that was lost
+    with world.opened() as platform:
+        assert platform.jobs.get(first.id).result["bundle"] == made["bundle"]
+
+
+def _run(job):
+    return SimpleNamespace(submitted_by=job.submitted_by, report=lambda share, told: None)
+
+
+def test_a_logged_model_is_registered_loaded_back_and_adopted(world, client, booster):
+    run = world.started_run()
+    with world.opened() as platform:
+        experiment = platform.runs.get(run).experiment
+    made = client(
+        "POST", "logged-models", experiment_id=experiment, name="m", source_run_id=run
+    )["model"]["info"]  # fmt: skip
+    for name, data in (("MLmodel", mlmodel("lightgbm", data="model.lgb")), ("model.lgb", booster)):
+        path = made["artifact_uri"].removeprefix("mlflow-artifacts:/") + "/" + name
+        world.http.put(
+            f"/mlflow/api/2.0/mlflow-artifacts/artifacts/{path}", content=data,
+            headers={"Authorization": f"Bearer {client.token}"},
+        ).raise_for_status()  # fmt: skip
+    version = registered(client, f"models:/{made['model_id']}")
+    found = client.version("late", version)
+    assert (found["run_id"], found["model_id"]) == (run, made["model_id"])
+    uri = client("GET", "model-versions/get-download-uri", name="late", version=str(version))
+    assert uri["artifact_uri"] == made["artifact_uri"]
+    job = adopted(world, version)
+    assert job.error is None, job.error
+
+
+@pytest.mark.parametrize("flavour", ["xgboost", "onnx"])
+def test_other_flavours_that_need_no_pickle_are_adopted(world, client, learned, flavour):
+    rows, labels = learned
+    if flavour == "xgboost":
+        import xgboost
+
+        params = {"objective": "binary:logistic", "max_depth": 3, "nthread": 1}
+        trained = xgboost.train(params, xgboost.DMatrix(rows, labels), 5)
+        file, data = "model.ubj", bytes(trained.save_raw("ubj"))
+    else:
+        from sklearn.impute import SimpleImputer
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.pipeline import make_pipeline
+
+        from falaj.models.adapters.onnx_sklearn import SklearnToOnnx
+
+        fitted = make_pipeline(SimpleImputer(), LogisticRegression()).fit(rows, labels)
+        file, data = "model.onnx", SklearnToOnnx().convert(fitted, rows[:50])
+    files = {"MLmodel": mlmodel(flavour, data=file), file: data}
+    job = adopted(world, registered(client, logged(world, client, **files)))
+    assert job.error is None
+    assert job.result["flavour"] == flavour
+
+
+@pytest.mark.parametrize(
+    ("files", "told"),
+    [
+        ({"MLmodel": mlmodel("sklearn", pickled_model="model.pkl", serialization_format="pickle"),
+          "model.pkl": b"\x80\x04N."}, "is a pickle"),
+        ({"MLmodel": mlmodel("sklearn", pickled_model="m.pkl", serialization_format="cloudpickle"),
+          "m.pkl": b"\x80\x04N."}, "is a pickle"),
+        ({"MLmodel": mlmodel("lightgbm", data="model.pkl"), "model.pkl": b"\x80\x04N."},
+         "is a pickle"),
+        ({"MLmodel": mlmodel("lightgbm", data="model.lgb"), "model.lgb": b"\x80\x04N."},
+         "is a pickle"),
+        ({"MLmodel": mlmodel("lightgbm", data="../../x/model.lgb")}, "x/model.lgb"),
+        ({"MLmodel": mlmodel("lightgbm", data="gone.lgb")}, "no artifact"),
+        ({"MLmodel": mlmodel("pytorch", data="model.pt")}, "No flavour"),
+        ({"MLmodel": "flavors: {python_function: {loader_module: x}}"}, "No flavour"),
+        ({"MLmodel": "flavors: [1"}, "describes no model"),
+        ({"MLmodel": "[" * 5_000}, "describes no model"),
+        ({"MLmodel": b"\xff\xfe"}, "describes no model"),
+        ({"MLmodel": "!!python/object/apply:os.system ['true']"}, "describes no model"),
+        ({"MLmodel": mlmodel("lightgbm", inputs=(), data="m"), "m": "tree\n"}, "no signature"),
+        ({"MLmodel": mlmodel("lightgbm", data="m").replace("double", "string"), "m": "tree\n"},
+         "not a number"),
+        ({"other": "x"}, "no artifact"),
+        ({"MLmodel": "x" * (1 << 20 | 1)}, "larger than"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_served_is_refused_with_a_plain_reason(world, client, files, told):
+    version = registered(client, logged(world, client, **files))
+    job = adopted(world, version)
+    assert told in job.error["message"] + job.error.get("hint", ""), job.error
+    assert client.version("late", version)["current_stage"] == "None"
+
+
+def test_an_adoption_that_nobody_could_judge_is_refused_at_once(world, client):
+    name = client.model()
+    with world.opened() as platform:
+        with pytest.raises(NotFound, match="No policy"):
+            platform.models.adopt(name, 1)
+        version = registered(client, client.source)
+        with pytest.raises(NotFound):
+            platform.models.adopt("late", version, training_set="ts_" + "0" * 32)
+        platform.models.tag_version("late", version, tags={"falaj.trained_until": "soon"})
+        with pytest.raises(InvalidInput, match="not an instant"):
+            platform.models.adopt("late", version)

@@ -5,6 +5,7 @@ import os
 import numpy as np
 import pytest
 
+from falaj.kernel.compute import TaskLost
 from falaj.kernel.errors import FalajError
 from falaj.models.gating.cost import hardware, latency_gate, memory_gate, size_gate
 from falaj.models.gating.explainability import explainability_gate
@@ -40,6 +41,20 @@ def test_where_memory_cannot_be_measured_the_gate_fails(made):
     ).outcome is Outcome.FAILED  # fmt: skip
 
 
+class Broken:
+    """Nothing stands on it."""
+
+    def weighed(self, model_format, model, names, matrix):
+        """Its process was killed."""
+        raise TaskLost("The process of the task was lost 3 times.")
+
+
+def test_a_model_that_no_process_can_hold_fails_and_the_other_gates_go_on(made):
+    found = memory_gate(MemoryRule(largest_megabytes=1e6), Broken())(made.examined())
+    assert found.outcome is Outcome.FAILED
+    assert found.evidence["code"] == "task-lost"
+
+
 def test_a_figure_of_other_hardware_is_none(made):
     rule = MemoryRule(largest_megabytes=1e6, hardware="no such processor")
     found = memory_gate(rule, Scales())(made.examined())
@@ -70,6 +85,7 @@ def test_a_fresh_process_tells_its_peak_and_that_of_the_models_own_processes():
     assert found.load_seconds > 0
 
 
+@pytest.mark.nightly
 def test_a_model_that_cannot_be_loaded_says_so_in_its_own_words():
     with pytest.raises(FalajError) as caught:
         FreshProcess().weighed("onnx", b"no model", ("a",), np.zeros((1, 1), np.float32))

@@ -134,11 +134,9 @@ def test_a_difference_comes_with_its_p_value_and_how_it_was_tested(made):
 
 def test_not_inferior_puts_the_burden_of_proof_on_the_version(made):
     version = rivals(made, 0.15)
-    assert champion_gate(ChampionRule(require="not_inferior"))(version).outcome is (
-        Outcome.PASSED
-        if champion_gate(ChampionRule(require="better"))(version).outcome is Outcome.PASSED
-        else Outcome.FAILED
-    )
+    by_nothing = champion_gate(ChampionRule(require="not_inferior"))(version)
+    better = champion_gate(ChampionRule(require="better"))(version)
+    assert by_nothing.outcome is better.outcome  # a margin of nothing asks to be better
     wide = ChampionRule(require="not_inferior", margin=0.05)
     assert champion_gate(wide)(version).outcome is Outcome.PASSED
     assert champion_gate(ChampionRule())(version).outcome is Outcome.PASSED

@@ -1,5 +1,6 @@
 """Rows in two parts, and travel in time."""
 
+from dataclasses import replace
 from datetime import timedelta
 
 import numpy as np
@@ -12,6 +13,7 @@ from falaj.models.gating.leakage import leakage_gate
 from falaj.models.gating.rowsigns import row_hashes, twins
 from falaj.models.gating.rules import LeakageRule
 from falaj.models.model import Outcome
+from falaj.training.splits import GroupSplit
 
 VALUES = [0.0, -0.0, 1.5, np.nan, np.inf]
 LOOSE = LeakageRule(model_auc=1.0, feature_auc=1.0)
@@ -51,7 +53,7 @@ def with_copies(made, share):
 def test_test_rows_that_are_copies_of_fitted_rows_are_found(made):
     found = leakage_gate(LOOSE)(made.examined(with_copies(made, 0.1)))
     assert found.outcome is Outcome.FAILED
-    assert "have a twin among the fitted rows" in found.message
+    assert "have a twin among the fitted rows, 10.0% more than" in found.message
     assert abs(found.evidence["duplicates"]["share"] - 0.1) < 0.005
     assert leakage_gate(LOOSE)(made.examined(with_copies(made, 0.005))).outcome is Outcome.PASSED
 
@@ -60,8 +62,8 @@ def test_rows_of_few_values_repeat_by_themselves_and_are_not_blamed(made):
     random = np.random.default_rng(0)
     rows = made.rows(x=random.integers(0, 3, 3000).astype(float), n=np.zeros(3000))
     found = twins(made.examined(rows))
-    assert found.share > 0.9
-    assert found.natural
+    assert found.n_twins > 0.9 * found.n_rows
+    assert found.n_fitted_twins > 0.9 * found.n_fitted
     assert leakage_gate(LOOSE)(made.examined(rows)).outcome is Outcome.PASSED
 
 
@@ -94,3 +96,21 @@ def test_the_signs_in_the_rows_may_be_switched_off(made):
     found = leakage_gate(rule)(made.examined(with_copies(made, 0.5)))
     assert found.outcome is Outcome.PASSED
     assert "duplicates" not in found.evidence
+
+
+def test_a_group_on_both_sides_of_the_test_is_counted(made):
+    def cut(rows):
+        version = made.examined(rows)
+        split = GroupSplit(group="w")
+        spec = version.training_set.spec.model_copy(update={"split": split})
+        known = version.training_set.model_copy(update={"spec": spec})
+        return leakage_gate(LOOSE)(replace(version, training_set=known))
+
+    found = cut(made.rows())
+    assert found.outcome is Outcome.FAILED
+    assert "3 groups have rows on both sides of the test" in found.message
+    rows = made.rows()
+    words = np.where(np.array(rows["split"].to_pylist()) == "test", "c", "a").tolist()
+    assert cut(rows.set_column(rows.schema.get_field_index("w"), "w", [words])).outcome is (
+        Outcome.PASSED
+    )

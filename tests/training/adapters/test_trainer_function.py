@@ -68,6 +68,7 @@ def fit(trainer, **options):
     )  # fmt: skip
 
 
+@pytest.mark.nightly
 class TestFunctionTrainer(TrainerSuite):
     @pytest.fixture
     def trainer(self, tmp_path):

@@ -37,6 +37,7 @@ class TestTorchTrainer(TrainerSuite):
 
 
 @needs_lightning
+@pytest.mark.nightly
 class TestLightningLoop(TrainerSuite):
     @pytest.fixture
     def trainer(self):

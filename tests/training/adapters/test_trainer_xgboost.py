@@ -87,3 +87,10 @@ def test_without_xgboost_the_error_names_the_extra(monkeypatch):
     with pytest.raises(NotInstalled) as caught:
         fitted()
     assert "falaj[xgboost]" in caught.value.hint
+
+
+def test_serving_can_compile_the_onnx_model():
+    from falaj.serving.trees.graphs import read_graph
+
+    graph = read_graph(XgBoostToOnnx().convert(fitted(n_trees=4)), len(ENCODING.features), 1)
+    assert len(graph.trees.roots) == 4

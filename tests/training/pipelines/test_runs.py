@@ -362,3 +362,47 @@ endless = Pipeline.of("endless", forever)
     assert house.platform.pipelines.get(run.id).state == "cancelled"
     with pytest.raises(Conflict):
         house.platform.pipelines.cancel(run.id)
+
+
+def test_values_that_no_run_has_needed_for_long_are_forgotten_and_made_again(house):
+    from datetime import timedelta
+
+    from falaj.training.pipelines.forgetting import Forgetting
+    from falaj.wiring.pipelineparts import pipeline_blobs
+
+    name = house.declare(SIMPLE.replace("NAME", "old").replace("LIMIT = 15", "LIMIT = 16"))
+    run = house.run(name, weight=11)
+    blobs = pipeline_blobs(house.made)
+    digests = {one.outputs[""].digest for one in run.steps}
+    kept = Forgetting(house.made.calls, lambda: blobs, timedelta(days=1))
+    assert kept.run_once() == 0
+    assert digests <= set(blobs.digests())
+    gone = Forgetting(house.made.calls, lambda: blobs, timedelta(seconds=-5))
+    assert gone.run_once() > 0
+    assert not digests & set(blobs.digests())
+    again = house.run(name, weight=11)
+    assert [one.from_run for one in again.steps] == [None, None]
+    assert house.platform.pipelines.read(again.id, "count") == {"n": 11}
+
+
+def test_the_command_line_follows_a_run_and_tells_that_it_failed(house, monkeypatch):
+    from typer.testing import CliRunner
+
+    from falaj.interfaces.cli import app
+    from falaj.interfaces.platform import JobFailed, near
+
+    monkeypatch.setattr(
+        "falaj.interfaces.platform.open_platform", lambda *_, **_named: near(house.made)
+    )
+    name = house.declare(SIMPLE.replace("NAME", "followed"))
+    words = ["--folder", str(house.folder), "--json", "pipelines", "run", name, "--wait"]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
+    assert '"steps": 2' in done.output
+    bad = house.declare(
+        HEAD + "def f(): return 1 / 0\nbad = Pipeline.of('bad', step(f, retries=0))"
+    )
+    words[-2] = bad
+    failed = CliRunner().invoke(app, words)
+    assert isinstance(failed.exception, JobFailed)
+    assert "ZeroDivisionError" in str(failed.exception)

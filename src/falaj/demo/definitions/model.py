@@ -3,16 +3,22 @@
 from datetime import timedelta
 
 from falaj.declare import (
+    CardRule,
     ChampionRule,
     DriftLimits,
     Endpoint,
+    ExplainabilityRule,
+    FairnessRule,
+    InputsRule,
     Labels,
     LatencyRule,
     LeakageRule,
+    MemoryRule,
     MetricRule,
     ModelPolicy,
     Monitor,
     PerformanceLimits,
+    RobustnessRule,
     SliceRule,
 )
 
@@ -31,6 +37,15 @@ flight_delay = ModelPolicy(
     latency=LatencyRule(p50_ms=1.0, p99_ms=10.0),
     largest_megabytes=20,
     leakage=LeakageRule(model_auc=0.9, feature_auc=0.85),
+    # There are no people in these rows: the airports stand in for groups of them.
+    fairness=(
+        FairnessRule(column="origin", threshold=0.4, demographic_parity=0.2, equalised_odds=0.2),
+    ),
+    robustness=RobustnessRule(threshold=0.4),
+    memory=MemoryRule(largest_megabytes=500),
+    explainability=ExplainabilityRule(dominant=0.6),
+    card=CardRule(),
+    inputs=InputsRule(missing=0.2),
 )
 
 endpoint = Endpoint(

@@ -181,6 +181,14 @@ def _removed(asked: Asked) -> Mapping[str, Any]:
     return {}
 
 
+def _not_in_parts(_asked: Asked) -> Mapping[str, Any]:
+    # The client falls back on an upload in one piece when it reads 501.
+    raise NotOffered(
+        "Uploads in parts are not offered: an upload in one piece streams through encryption.",
+        hint="Leave MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD unset, or let the client fall back.",
+    )
+
+
 def _not_presigned(_asked: Asked) -> Mapping[str, Any]:
     raise NotOffered(
         "Presigned addresses are not offered: the store holds encrypted bytes only.",
@@ -192,7 +200,7 @@ ROUTES = (
     Route("GET", "mlflow-artifacts/presigned/{path:path}", _not_presigned),
     Route("POST", "mlflow/artifacts/presigned-upload-url", _not_presigned),
     Route("POST", "mlflow/artifacts/presigned-download-url", _not_presigned),
-    Route("POST", "mlflow-artifacts/mpu/create/{path:path}", _not_presigned),
+    Route("POST", "mlflow-artifacts/mpu/create/{path:path}", _not_in_parts),
     Route("GET", _FILES, _listed),
     Route("DELETE", _FILES + "/{path:path}", _removed),
     Route("GET", "mlflow/artifacts/list", _listed_of_run),

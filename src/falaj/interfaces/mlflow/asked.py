@@ -29,6 +29,8 @@ class Asked:
     path: Mapping[str, str] = field(default_factory=dict)
     in_address: bool = False
     """True if the fields come from the address, where everything is text."""
+    body: bytes = b""
+    """The body as it came, for a route that reads it itself (``Route.reads_body``)."""
 
     def call(self, action: str, /, **arguments: Any) -> Any:
         """Call an action by its name (``runs.start``) through the door, as the caller."""

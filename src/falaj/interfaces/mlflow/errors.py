@@ -6,6 +6,7 @@ from typing import Any
 
 from falaj.kernel.errors import AlreadyExists, ErrorKind, FalajError, StorageFull
 from falaj.kernel.problems import public
+from falaj.training.tracking.values import ParameterWritten
 
 
 class NotOffered(FalajError):
@@ -38,6 +39,8 @@ def told(error: FalajError) -> tuple[dict[str, Any], int]:
     code, status = _CODES[error.kind]
     if isinstance(error, AlreadyExists):
         code = "RESOURCE_ALREADY_EXISTS"
+    if isinstance(error, ParameterWritten):
+        code = "INVALID_PARAMETER_VALUE"
     if error.details.get("refused") == "body-too-large":
         status = 413
     if isinstance(error, NotOffered):

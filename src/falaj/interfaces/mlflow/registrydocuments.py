@@ -14,7 +14,7 @@ from falaj.models.model import Model, ModelVersion, Stage
 
 LONGEST_NAME = 200
 LOGGED_MODEL = "models:/m-"
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]*")
+_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_. \-]*[A-Za-z0-9_.\-])?")
 STAGES = {
     Stage.DEVELOPMENT: "None",
     Stage.STAGING: "Staging",
@@ -38,8 +38,8 @@ def model_name(asked: Asked, field: str = "name") -> str:
     if _NAME.fullmatch(given) is None or WORKSPACE_MARK in given or len(whole) > LONGEST_NAME:
         raise InvalidInput(
             f"Invalid model name: {given[:100]!r}.",
-            hint=f"Names here have up to {LONGEST_NAME} letters of A-Z and a-z, digits, '_', '-' "
-            "and single '.', and begin with a letter or digit.",
+            hint=f"Names here have up to {LONGEST_NAME} letters of A-Z and a-z, digits, '_', '-', "
+            "single '.' and spaces between them, and begin with a letter or digit.",
         )
     return whole
 

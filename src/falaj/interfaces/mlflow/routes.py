@@ -23,25 +23,27 @@ from falaj.interfaces.hiding import Hiding
 from falaj.interfaces.http import (
     SOON_SECONDS,
     Verifier,
-    authenticated,
     bearer,
     json_object,
     read_body,
+    who_asks,
 )
 from falaj.interfaces.mlflow.asked import DEFAULT_WORKSPACE, Asked
 from falaj.interfaces.mlflow.errors import told
+from falaj.interfaces.safeheaders import App, Receive, SafeHeaders, Scope, Send
 from falaj.interfaces.turnedaway import tell
 from falaj.kernel.door import Backend
 from falaj.kernel.errors import FalajError, InvalidInput, NotFound
 
 ROOTS = ("/mlflow", "/t/{workspace}/mlflow")
+_ROOT = re.compile(r"^(?:/t/([^/]+))?/mlflow/(.*)$", re.DOTALL)
 _VERSION = re.compile(r"^(?:ajax-)?api/[23]\.0/")
 _PART = re.compile(r"{(\w+)(:path)?}")
 _WORKSPACE = re.compile(r"^[a-z0-9][a-z0-9-]{0,62}$")
 _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
-Serve = Callable[[Asked], Mapping[str, Any]]
-"""Answers a request with a JSON document; runs in a thread."""
+Serve = Callable[[Asked], Mapping[str, Any] | bytes]
+"""Answers a request with a JSON document, or with its text; runs in a thread."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,8 @@ class Route:
     method: str
     path: str
     serve: Serve
+    reads_body: bool = False
+    """True if it reads the JSON of the body itself (``Asked.body``)."""
 
     @cached_property
     def pattern(self) -> re.Pattern[str]:
@@ -110,7 +114,11 @@ class Mlflow:
         self._raw = list(raw)
 
     def add_to(self, app: FastAPI) -> None:
-        """Add the two patterns."""
+        """Answer the two patterns.
+
+        Ahead of the framework's own routes: to look through some hundreds of them takes longer
+        than to log a metric. They stand among these as well, for whoever lists what there is.
+        """
         for root in ROOTS:
             app.add_api_route(
                 root + "/{rest:path}",
@@ -118,17 +126,19 @@ class Mlflow:
                 methods=list(_METHODS),
                 include_in_schema=False,
             )
+        app.add_middleware(_Ahead, mlflow=self)
 
     async def answered(self, request: Request) -> Response:
         """Answer one request; an error is told in the client's words."""
         try:
             workspace = request.path_params.get("workspace", DEFAULT_WORKSPACE)
+            rest = _VERSION.sub("", request.path_params["rest"], count=1)
             if not _WORKSPACE.fullmatch(workspace):
+                await who_asks(request, self._verifier)  # a stranger is told nothing else
                 raise InvalidInput(
                     f"{workspace[:63]!r} cannot be the name of a workspace.",
                     hint="Use small letters, digits and '-', beginning with a letter or digit.",
                 )
-            rest = _VERSION.sub("", request.path_params["rest"], count=1)
             for one in self._raw:
                 if request.method == one.method and rest.startswith(one.path):
                     answer: Response = await one.serve(request, workspace, rest[len(one.path) :])
@@ -139,17 +149,22 @@ class Mlflow:
 
     async def _served(self, request: Request, workspace: str, rest: str) -> Response:
         begun = time.monotonic()
-        caller = await run_in_threadpool(authenticated, request, self._verifier)
+        caller = await who_asks(request, self._verifier)
         route, path = self._found(request.method, rest)
         in_address = request.method == "GET"
-        fields = _queried(request) if in_address else await self._body(request)
+        body = b"" if in_address else await read_body(request, self._max_body_bytes)
+        if in_address:
+            fields: Mapping[str, Any] = _queried(request)
+        else:
+            fields = {} if route.reads_body or not body.strip() else json_object(body)
         if time.monotonic() - begun > SOON_SECONDS:
             # Who was put out while the body was on its way must not be let through by it.
             await run_in_threadpool(self._verifier.still_good, bearer(request))
-        asked = Asked(self._backend, caller, workspace, fields, path, in_address)
+        asked = Asked(self._backend, caller, workspace, fields, path, in_address, body)
 
         def served() -> bytes:
-            return json.dumps(route.serve(asked)).encode()
+            document = route.serve(asked)
+            return document if isinstance(document, bytes) else json.dumps(document).encode()
 
         return Response(await run_in_threadpool(served), media_type="application/json")
 
@@ -166,10 +181,6 @@ class Mlflow:
             hint="The guide lists the routes that Falaj answers.",
         )
 
-    async def _body(self, request: Request) -> dict[str, Any]:
-        body = await read_body(request, self._max_body_bytes)
-        return json_object(body) if body.strip() else {}
-
     def _refused(self, request: Request, error: FalajError) -> Response:
         document, status = told(error)
         tell(request, error)
@@ -180,6 +191,29 @@ class Mlflow:
             headers["Retry-After"] = "1"
         text = json.dumps(self._hiding.document(document))
         return Response(text, status, headers=headers, media_type="application/json")
+
+
+class _Ahead:
+    """Lets MLflow's requests past ``app``."""
+
+    def __init__(self, app: App, *, mlflow: Mlflow) -> None:
+        self._app = app
+        self._mlflow = mlflow
+        self._answer = SafeHeaders(self._answered)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request of MLflow's client, or hand it on."""
+        found = _ROOT.match(scope["path"]) if scope["type"] == "http" else None
+        if found is None or scope["method"] not in _METHODS:
+            await self._app(scope, receive, send)
+            return
+        workspace, rest = found.groups()
+        scope["path_params"] = {"rest": rest} | ({"workspace": workspace} if workspace else {})
+        await self._answer(scope, receive, send)
+
+    async def _answered(self, scope: Scope, receive: Receive, send: Send) -> None:
+        answer = await self._mlflow.answered(Request(scope, receive, send))
+        await answer(scope, receive, send)
 
 
 def _queried(request: Request) -> dict[str, Any]:

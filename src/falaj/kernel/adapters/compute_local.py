@@ -21,7 +21,7 @@ from falaj.kernel.compute import (
     unpacked_result,
 )
 from falaj.kernel.errors import Unavailable
-from falaj.kernel.limits import Check, Heard, run_limited
+from falaj.kernel.limits import Asked, Check, Heard, no_answers, run_limited
 from falaj.kernel.resources import Resources, Used
 from falaj.kernel.taskprocess import read_frame, write_frame
 
@@ -73,10 +73,13 @@ class LocalCompute:
         heard: Heard,
         check: Check,
         measured: Callable[[Used], None],
+        asked: Asked = no_answers,
     ) -> Plain:
         """See ``LimitedCompute.limited``."""
         name, data = name_of(task), packed(item)
-        return run_limited(name, data, resources, heard=heard, check=check, measured=measured)
+        return run_limited(
+            name, data, resources, heard=heard, check=check, measured=measured, asked=asked
+        )
 
     def close(self) -> None:
         """See ``Compute.close``."""

@@ -33,12 +33,13 @@ from falaj.kernel.compute import (
     unpacked_result,
 )
 from falaj.kernel.errors import Unavailable
-from falaj.kernel.limits import Check, FarRun, Heard
+from falaj.kernel.limits import Asked, Check, FarRun, Heard, no_answers
 from falaj.kernel.resources import HardwareMissing, Resources, Used
 
 AHEAD = 1
 _CHECK_SECONDS = 0.25
 _STOP_SECONDS = 2.0
+_STARTS = 3
 HOST = "127.0.0.1"
 _LOOPBACK = ("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 """Read when Ray is imported: a single machine, so that it listens on loopback alone."""
@@ -104,6 +105,7 @@ class RayCompute:
         heard: Heard,
         check: Check,
         measured: Callable[[Used], None],
+        asked: Asked = no_answers,
     ) -> Plain:
         """See ``LimitedCompute.limited``.
 
@@ -119,6 +121,8 @@ class RayCompute:
             for kind, told in self._heard(name, actor, check):
                 if kind == "told":
                     heard(told)
+                elif kind == "asked":
+                    actor.reply.remote(packed(asked(told)))
                 elif kind == "used":
                     used = Used.model_validate_json(told)
                 else:
@@ -188,7 +192,7 @@ class RayCompute:
         else:
             quiet["address"] = address
         try:
-            self._ray.init(**quiet)
+            self._init(quiet)
             self._must_be_closed(here=address is None)
         except Unavailable:
             self._ray.shutdown()
@@ -199,6 +203,17 @@ class RayCompute:
                 f"No Ray answers on {where}: {str(error).strip()[:300]}.",
                 hint="Check its address, its version and its token (RAY_AUTH_TOKEN_PATH).",
             ) from error
+
+    def _init(self, given: dict[str, Any]) -> None:
+        """Start or join Ray. It gives its own parts 30 s, which a busy machine may exceed."""
+        for attempt in range(_STARTS):
+            try:
+                self._ray.init(**given)
+                return
+            except Exception as error:
+                self._ray.shutdown()
+                if attempt == _STARTS - 1 or "timed out during startup" not in str(error):
+                    raise
 
     def _must_be_closed(self, *, here: bool) -> None:
         """Raise Unavailable if this Ray would take tasks from anybody."""
@@ -241,6 +256,7 @@ def _asked_of_ray(resources: Resources) -> dict[str, Any]:
         "num_gpus": resources.gpus,
         "memory": resources.memory_bytes,
         "max_restarts": 0,
+        "max_concurrency": 4,
     }
 
 

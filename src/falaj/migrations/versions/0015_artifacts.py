@@ -1,4 +1,4 @@
-"""The tables of artifact streams, uploads in parts, and logged models."""
+"""The tables of artifact streams and logged models."""
 
 from __future__ import annotations
 
@@ -29,33 +29,6 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("stream", name=op.f("pk_artifact_dropped_streams")),
     )
     op.create_index("ix_run_artifacts_digest", "run_artifacts", ["digest"])
-    op.create_table(
-        "artifact_uploads",
-        sa.Column("id", sa.String(length=64), nullable=False),
-        sa.Column("kind", sa.String(length=20), nullable=False),
-        sa.Column("owner", sa.String(length=64), nullable=False),
-        sa.Column("path", sa.String(length=500), nullable=False),
-        sa.Column("begun_at", Instant(), nullable=False),
-        sa.Column("begun_by", sa.String(length=200), nullable=False),
-        sa.Column("n_parts", sa.Integer(), nullable=False),
-        sa.PrimaryKeyConstraint("id", name=op.f("pk_artifact_uploads")),
-    )
-    op.create_index("ix_artifact_uploads_begun_at", "artifact_uploads", ["begun_at"])
-    op.create_table(
-        "artifact_upload_parts",
-        sa.Column("upload_id", sa.String(length=64), nullable=False),
-        sa.Column("number", sa.Integer(), nullable=False),
-        sa.Column("stream", sa.String(length=64), nullable=False),
-        sa.Column("digest", sa.String(length=100), nullable=False),
-        sa.Column("size", sa.BigInteger(), nullable=False),
-        sa.ForeignKeyConstraint(
-            ["upload_id"],
-            ["artifact_uploads.id"],
-            name=op.f("fk_artifact_upload_parts_upload_id_artifact_uploads"),
-        ),
-        sa.PrimaryKeyConstraint("upload_id", "number", name=op.f("pk_artifact_upload_parts")),
-        sa.UniqueConstraint("stream", name=op.f("uq_artifact_upload_parts_stream")),
-    )
     _make_logged_models()
 
 

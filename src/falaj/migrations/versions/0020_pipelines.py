@@ -75,6 +75,7 @@ def upgrade() -> None:
         sa.Column("principal", sa.String(length=200), nullable=False),
         sa.Column("since", Instant(), nullable=False),
         sa.Column("seen", Json(), nullable=False),
+        sa.Column("code_hash", sa.String(length=64), nullable=False),
         sa.PrimaryKeyConstraint("pipeline", name=op.f("pk_pipeline_schedules")),
     )
     op.create_table(
@@ -95,3 +96,38 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_pipeline_backfills")),
     )
     op.create_index("ix_pipeline_backfills_pipeline", "pipeline_backfills", ["pipeline"])
+    op.create_table(
+        "operations_webhooks",
+        sa.Column("name", sa.String(length=64), nullable=False),
+        sa.Column("url", sa.Text(), nullable=False),
+        sa.Column("topics", Json(), nullable=False),
+        sa.Column("state", sa.String(length=20), nullable=False),
+        sa.Column("secret_sealed", sa.LargeBinary(), nullable=False),
+        sa.Column("created_at", Instant(), nullable=False),
+        sa.Column("created_by", sa.String(length=200), nullable=False),
+        sa.PrimaryKeyConstraint("name", name=op.f("pk_operations_webhooks")),
+    )
+    op.create_table(
+        "operations_webhook_deliveries",
+        sa.Column("id", sa.String(length=64), nullable=False),
+        sa.Column("webhook", sa.String(length=64), nullable=False),
+        sa.Column("event", sa.String(length=64), nullable=False),
+        sa.Column("topic", sa.String(length=40), nullable=False),
+        sa.Column("body", sa.Text(), nullable=False),
+        sa.Column("state", sa.String(length=20), nullable=False),
+        sa.Column("attempts", sa.Integer(), nullable=False),
+        sa.Column("created_at", Instant(), nullable=False),
+        sa.Column("next_at", Instant()),
+        sa.Column("ended_at", Instant()),
+        sa.Column("status", sa.Integer()),
+        sa.Column("error", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_operations_webhook_deliveries")),
+    )
+    op.create_index(
+        "ix_operations_webhook_deliveries_webhook", "operations_webhook_deliveries", ["webhook"]
+    )
+    op.create_index(
+        "ix_operations_webhook_deliveries_state_next_at",
+        "operations_webhook_deliveries",
+        ["state", "next_at"],
+    )

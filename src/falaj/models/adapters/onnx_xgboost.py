@@ -2,7 +2,8 @@
 
 Both compare float32 values with float32 thresholds (``x < t``), so nothing is rounded. A
 missing value goes the way that the tree says. Leaves are added to the log odds of the base
-score, and the sum goes through a sigmoid, as XGBoost's ``binary:logistic`` does.
+score, and the sum goes through a sigmoid, as XGBoost's ``binary:logistic`` does. An
+ensemble and a choice of its columns: what serving can compile (ADR 0029).
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from __future__ import annotations
 import json
 import math
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from falaj.kernel.errors import Corrupt, InvalidInput
 from falaj.models.ports import INPUT_NAME, OUTPUT_NAME
@@ -49,34 +52,37 @@ class XgBoostToOnnx:
 
 
 def _model(trees: list[dict[str, Any]], base: float) -> bytes:
-    from onnx import TensorProto, checker, helper
+    from onnx import TensorProto, checker, helper, numpy_helper
 
     attributes: dict[str, Any] = {
         name: []
         for name in (
             "nodes_treeids", "nodes_nodeids", "nodes_featureids", "nodes_modes", "nodes_values",
             "nodes_truenodeids", "nodes_falsenodeids", "nodes_missing_value_tracks_true",
-            "target_treeids", "target_nodeids", "target_ids", "target_weights",
+            "class_treeids", "class_nodeids", "class_ids", "class_weights",
         )
     }  # fmt: skip
     for place, tree in enumerate(trees):
         _add(attributes, place, tree)
     ensemble = helper.make_node(
-        "TreeEnsembleRegressor",
+        "TreeEnsembleClassifier",
         [INPUT_NAME],
-        ["log_odds"],
+        ["label", "probabilities"],
         domain="ai.onnx.ml",
-        n_targets=1,
-        aggregate_function="SUM",
-        post_transform="NONE",
+        classlabels_int64s=[0, 1],
+        post_transform="LOGISTIC",
         base_values=[base],
         **attributes,
     )
     graph = helper.make_graph(
-        [ensemble, helper.make_node("Sigmoid", ["log_odds"], [OUTPUT_NAME])],
+        [
+            ensemble,
+            helper.make_node("Gather", ["probabilities", "place_of_one"], [OUTPUT_NAME], axis=1),
+        ],
         "falaj",
         [helper.make_tensor_value_info(INPUT_NAME, TensorProto.FLOAT, ["rows", None])],
         [helper.make_tensor_value_info(OUTPUT_NAME, TensorProto.FLOAT, ["rows", 1])],
+        [numpy_helper.from_array(np.array([1], dtype=np.int64), "place_of_one")],
     )
     opsets = [helper.make_opsetid("", _OPSET), helper.make_opsetid("ai.onnx.ml", _TREES_OPSET)]
     model = helper.make_model(graph, opset_imports=opsets, ir_version=_IR, producer_name="falaj")
@@ -103,7 +109,7 @@ def _add(attributes: dict[str, Any], place: int, tree: dict[str, Any]) -> None:
             0 if is_leaf else int(tree["default_left"][node])
         )
         if is_leaf:
-            attributes["target_treeids"].append(place)
-            attributes["target_nodeids"].append(node)
-            attributes["target_ids"].append(0)
-            attributes["target_weights"].append(float(tree["split_conditions"][node]))
+            attributes["class_treeids"].append(place)
+            attributes["class_nodeids"].append(node)
+            attributes["class_ids"].append(0)
+            attributes["class_weights"].append(float(tree["split_conditions"][node]))

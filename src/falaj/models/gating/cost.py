@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from falaj.kernel.errors import FalajError
 from falaj.models.gating.examined import Examined, Gate, result, skipped
 from falaj.models.gating.leakagesigns import sampled
 from falaj.models.gating.rules import LatencyRule, MemoryRule
@@ -93,12 +94,12 @@ def memory_gate(rule: MemoryRule, weighing: Weighing | None) -> Gate:
             return result("memory", False, "nothing here can measure memory", {})
         manifest = examined.bundle.manifest
         rows = np.resize(examined.matrix, (rule.n_rows, examined.matrix.shape[1]))
-        found = weighing.weighed(
-            manifest.model_format,
-            examined.bundle.model,
-            manifest.signature.encoding.names,
-            rows,
-        )
+        names = manifest.signature.encoding.names
+        try:
+            found = weighing.weighed(manifest.model_format, examined.bundle.model, names, rows)
+        except FalajError as error:  # it may have been killed for the memory that it took
+            told = f"a fresh process could not load it and score: {error.message}"
+            return result("memory", False, told, {"code": error.code, "hardware": machine})
         peak = found.peak_bytes / _MEGABYTE
         added = (found.peak_bytes - found.before_bytes) / _MEGABYTE
         return result(

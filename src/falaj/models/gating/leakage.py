@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from falaj.models.gating.examined import WORST_SHOWN, Examined, Gate, result
 from falaj.models.gating.leakagesigns import feature_power, own_rows, sampled
-from falaj.models.gating.rowsigns import later_instants, misplaced, twins
+from falaj.models.gating.rowsigns import divided_groups, later_instants, misplaced, twins
 from falaj.models.gating.rules import LeakageRule
 from falaj.models.intervals import auc_interval
 
@@ -65,14 +65,17 @@ def _of_rows(rule: LeakageRule, examined: Examined, evidence: dict[str, Any]) ->
     """The signs that lie in the rows: twins across parts, and travel in time."""
     signs = []
     if rule.duplicates is not None:
+        n_divided = divided_groups(examined)
+        evidence["n_groups_in_two_parts"] = n_divided
+        if n_divided:
+            signs.append(f"{n_divided} groups have rows on both sides of the test")
         found = twins(examined)
-        evidence["duplicates"] = vars(found)
-        if found.natural:
-            evidence["duplicates"]["told"] = "rows repeat by themselves within a part: not judged"
-        elif found.share > rule.duplicates:
+        evidence["duplicates"] = found.evidence()
+        if found.excess.low > rule.duplicates:
             signs.append(
-                f"{found.n_twins} of {found.n_rows} test rows ({found.share:.1%}) have a twin "
-                f"among the fitted rows, asked ≤ {rule.duplicates:.1%}"
+                f"{found.n_twins} of {found.n_rows} test rows have a twin among the fitted rows, "
+                f"{found.excess.estimate:.1%} more than fitted rows have among each other, asked "
+                f"≤ {rule.duplicates:.1%}"
             )
     if rule.time_travel:
         n_misplaced = misplaced(examined)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from falaj.training.encoding import EncodedFeature
 
 _SEED = 7
+_ROWS_FOR_EACH = 4_000
 NEVER_SEEN = "\ufffd never seen"
 ABSURD = (float("inf"), float("-inf"), 3.4e38, -3.4e38)
 
@@ -85,12 +86,13 @@ class Damaged:
         return rows.set_column(place, feature.name, changed)
 
     def one_missing(self) -> list[dict[str, Any]]:
-        """Each input missing in all rows, the greatest fall of the AUC first."""
+        """Each input missing in all of at most 4,000 rows, the greatest fall of the AUC first."""
+        few = np.sort(self._random.permutation(self.n_rows)[:_ROWS_FOR_EACH])
         told = []
         for place, name in enumerate(self._encoding.names):
-            matrix = self._matrix.copy()
+            matrix = self._matrix[few]  # a copy
             matrix[:, place] = np.nan
-            told.append({"input": name, **self._measured(matrix)})
+            told.append({"input": name, **self._measured(matrix, few)})
         return sorted(told, key=lambda one: (-one["auc_loss"]["estimate"], one["input"]))
 
     def no_probabilities(self) -> int:
@@ -106,14 +108,14 @@ class Damaged:
             bad += int((~((scores >= 0) & (scores <= 1))).sum())
         return bad
 
-    def _measured(self, matrix: Any) -> dict[str, Any]:
-        rule = self._rule
+    def _measured(self, matrix: Any, rows: Any = slice(None)) -> dict[str, Any]:
+        rule, labels, before = self._rule, self._labels[rows], self._scores[rows]
         scores = self._examined.scorer.scores(matrix)
         if np.isnan(scores).any():
             return {"auc_loss": {"estimate": 1.0, "low": 1.0, "high": 1.0}, "no_number": True,
                     "flips": {"estimate": 1.0, "low": 1.0, "high": 1.0}}  # fmt: skip
-        fall = auc_difference(self._labels, self._scores, scores, confidence=rule.confidence)
-        turned = (self._scores >= rule.threshold) != (scores >= rule.threshold)
+        fall = auc_difference(labels, before, scores, confidence=rule.confidence)
+        turned = (before >= rule.threshold) != (scores >= rule.threshold)
         flips = wilson(int(turned.sum()), len(turned), confidence=rule.confidence)
         return {"auc_loss": fall.evidence(), "flips": flips.evidence()}
 

@@ -10,16 +10,17 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from falaj.kernel.clock import microseconds
+from falaj.models.gating.proportions import newcombe
 from falaj.training.encoding import instants, numbers
 from falaj.training.model import TEST, TRAIN, VALIDATION, TimeSplit
 from falaj.training.spines import SPLIT
+from falaj.training.splits import GroupSplit
 from falaj.training.training_sets import part_of
 
 if TYPE_CHECKING:
     from falaj.models.gating.examined import Examined
+    from falaj.models.intervals import Interval
 
-NATURAL_SHARE = 0.5
-"""Where so many rows of one part repeat, repeats across parts say nothing."""
 _ROWS_AT_ONCE = 65_536
 _SCALES = (1e6, 1e3, 1.0)
 """Microseconds in a second, a millisecond, a microsecond."""
@@ -30,15 +31,27 @@ _SLACK_US = 1e6
 
 @dataclass(frozen=True)
 class Twins:
-    """How many rows of the test part have the very inputs of a fitted row."""
+    """How many rows have the very inputs of a fitted row."""
 
     n_twins: int
+    """Of the test rows."""
     n_rows: int
-    share: float
-    repeated_within_fitted: float
-    """The share of fitted rows that are a repeat of another fitted row."""
-    natural: bool
-    """True if rows repeat so often by themselves that repeats across parts say nothing."""
+    n_fitted_twins: int
+    """Of the fitted rows: those that have a twin among the other fitted rows."""
+    n_fitted: int
+
+    @property
+    def excess(self) -> Interval:
+        """How much larger the share of twins is among test rows than among fitted rows.
+
+        Rows of few values repeat by themselves, and then do so on both sides alike.
+        """
+        return newcombe(self.n_twins, self.n_rows, self.n_fitted_twins, self.n_fitted)
+
+    def evidence(self) -> dict[str, Any]:
+        """As JSON."""
+        return {**vars(self), "share": self.n_twins / max(self.n_rows, 1),
+                "excess": self.excess.evidence()}  # fmt: skip
 
 
 def twins(examined: Examined) -> Twins:
@@ -47,11 +60,9 @@ def twins(examined: Examined) -> Twins:
     parts = [part_of(examined.whole, part) for part in (TRAIN, VALIDATION)]
     fitted = np.concatenate([row_hashes(encoding.matrix(part)) for part in parts])
     asked = row_hashes(examined.matrix)
-    known = np.unique(fitted)
-    repeated = 1 - known.size / fitted.size if fitted.size else 0.0
+    known, counts = np.unique(fitted, return_counts=True)
     n_twins = int(np.isin(asked, known).sum())
-    natural = repeated > NATURAL_SHARE
-    return Twins(n_twins, asked.size, n_twins / max(asked.size, 1), repeated, natural)
+    return Twins(n_twins, asked.size, int(counts[counts > 1].sum()), fitted.size)
 
 
 def row_hashes(matrix: npt.NDArray[np.float32]) -> npt.NDArray[np.uint64]:
@@ -75,8 +86,7 @@ def row_hashes(matrix: npt.NDArray[np.float32]) -> npt.NDArray[np.uint64]:
 
 
 def misplaced(examined: Examined) -> int:
-    """How many rows lie in another part than their instant says; 0 of a set that is not
-    split by time."""
+    """How many rows lie in another part than their instant says; 0 if time did not part them."""
     spec = examined.training_set.spec
     _, split = examined.training_set.trainable()
     if not isinstance(split, TimeSplit):
@@ -92,6 +102,17 @@ def misplaced(examined: Examined) -> int:
         | ((told == TEST) & (at < fitted_until))
     )
     return int(wrong.sum())
+
+
+def divided_groups(examined: Examined) -> int:
+    """How many groups stand on both sides of the test, in a set that is cut by groups."""
+    _, split = examined.training_set.trainable()
+    if not isinstance(split, GroupSplit):
+        return 0
+    groups = examined.whole.column(split.group).cast(pa.string())
+    tested = np.asarray(examined.whole.column(SPLIT).to_pylist(), dtype=object) == TEST
+    words = np.asarray(groups.to_pylist(), dtype=object)
+    return len(set(words[tested].tolist()) & set(words[~tested].tolist()))
 
 
 def later_instants(examined: Examined) -> dict[str, int]:

@@ -172,7 +172,8 @@ class LeakageRule(Rule):
     """Among rows whose count feature is 1: a feature that then gives the label away shows
     that the window holds the row itself."""
     duplicates: Share | None = 0.01
-    """So many test rows may have a twin among the rows that the model was fitted on."""
+    """By so much may the share of test rows with a twin among the fitted rows surely exceed that
+    of fitted rows with one among each other."""
     time_travel: bool = True
     """Rows must lie in the part that their instant says, and no input may tell a later one."""
 

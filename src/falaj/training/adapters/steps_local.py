@@ -101,11 +101,12 @@ class LocalSteps:
         process = _STARTER.submit(_Process, self._memory, self._must_confine).result()
         with self._lock:
             self._all.add(process)
-        if self._is_stopped():  # meanwhile
+        if self._is_stopped():
             process.kill()
         return process
 
     def _is_stopped(self) -> bool:
+        """Asked anew: ``stop`` may have come while a process was started."""
         with self._lock:
             return self._stopped
 

@@ -91,29 +91,14 @@ class TorchTrainer:
         check_learnable(train, validation)
         full = self.parameters(params)
         torch.set_num_threads(full["num_threads"])
-        where = placed(
-            device=full["device"],
-            precision=full["precision"],
-            has_cuda=bool(torch.cuda.is_available()),
-            has_bf16=bool(torch.cuda.is_available() and torch.cuda.is_bf16_supported()),
-        )
+        where = _placement(torch, full)
         devices = [torch.cuda.current_device()] if where.device == "cuda" else []
         with torch.random.fork_rng(devices=devices):  # whoever else draws numbers here is not moved
             torch.manual_seed(seed)
             fit = _Fit(train, validation, full, where, report, checkpoints)
             if fit.patience.n_done < full["epochs"] and not fit.patience.over:
                 (_by_lightning if full["loop"] == "lightning" else _plainly)(fit)
-        return FittedModel(
-            format=FORMAT,
-            data=fit.network().packed(),
-            encoding=encoding,
-            facts={
-                "best_iteration": float(fit.patience.best),
-                "n_epochs_tried": float(fit.patience.n_done),
-                "device": where.device,
-                "precision": "bf16" if where.bf16 else "float32",
-            },
-        )
+        return _finished(fit, encoding)
 
     def scores(
         self, fitted: FittedModel, matrix: npt.NDArray[np.float32]
@@ -135,6 +120,16 @@ class TorchTrainer:
         return code_version(type(self))
 
 
+def _placement(torch: Any, params: Mapping[str, Any]) -> Placement:
+    has_cuda = bool(torch.cuda.is_available())
+    return placed(
+        device=params["device"],
+        precision=params["precision"],
+        has_cuda=has_cuda,
+        has_bf16=has_cuda and bool(torch.cuda.is_bf16_supported()),
+    )
+
+
 @dataclass
 class _Batch:
     rows: Any
@@ -153,11 +148,14 @@ class _Fit:
         where: Placement,
         report: Report,
         checkpoints: Checkpoints,
+        standard: tuple[Any, Any] | None = None,
     ) -> None:
         torch = library("torch", "torch")
         self.torch, self.params, self.where = torch, params, where
         self._report, self._checkpoints = report, checkpoints
-        self.centers, self.scales = networks.standardising(train.matrix)
+        self.centers: Any
+        self.scales: Any
+        self.centers, self.scales = standard or networks.standardising(train.matrix)
         self._train = _Batch(*(self._tensor(one) for one in self._arrays(train)))
         self._validation = validation
         self._watched = self._tensor(self._arrays(validation)[0]).to(where.device)
@@ -259,6 +257,20 @@ class _Fit:
         names = sorted({int(name.partition(".")[0]) for name in self._best})
         layers = tuple((self._best[f"{n}.weight"], self._best[f"{n}.bias"]) for n in names)
         return Network(self.centers, self.scales, layers)
+
+
+def _finished(fit: _Fit, encoding: Encoding) -> FittedModel:
+    return FittedModel(
+        format=FORMAT,
+        data=fit.network().packed(),
+        encoding=encoding,
+        facts={
+            "best_iteration": float(fit.patience.best),
+            "n_epochs_tried": float(fit.patience.n_done),
+            "device": fit.where.device,
+            "precision": "bf16" if fit.where.bf16 else "float32",
+        },
+    )
 
 
 def _beginning(arrays: Mapping[str, Any], prefix: str) -> dict[str, Any]:

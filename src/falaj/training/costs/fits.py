@@ -7,18 +7,21 @@ seconds, so that an attempt whose worker is killed is charged until then.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from sqlalchemy import select
 
 from falaj.kernel.clock import monotonic
-from falaj.kernel.errors import FalajError
+from falaj.kernel.errors import FalajError, Forbidden, InvalidInput
 from falaj.kernel.jobs import job_rows
 from falaj.kernel.resources import Used
 from falaj.kernel.settings_queue import DEFAULT_TEAM
 from falaj.training.costs.queueing import resources_of
+from falaj.training.distributed.crew import fitted_by_crew
+from falaj.training.distributed.rows import crew_work
 from falaj.training.limitedfits import fitted_here, fitted_under_limits
 
 if TYPE_CHECKING:
@@ -39,6 +42,23 @@ _ASKED_SECONDS = 0.5
 _BROKEN = "internal"
 
 
+@dataclass(frozen=True)
+class Placing:
+    """What can be done in other processes.
+
+    Args:
+        task: calls ``fit_told`` for the trainer that its item names.
+        trainers: those that it knows.
+        crews: what a worker runs, for trainers that fit on several workers.
+        here: whether all workers are on this machine.
+    """
+
+    task: Task
+    trainers: frozenset[str]
+    crews: Mapping[str, Task]
+    here: bool = True
+
+
 class Fits:
     """Places the fits of training jobs.
 
@@ -47,7 +67,7 @@ class Fits:
         ledger, budgets: what is used is written there; a team whose budget is spent is stopped.
         settings: of the queue.
         compute: lends what runs tasks under limits.
-        task: calls ``fit_told`` for the trainer that its item names.
+        place: what can be done in other processes.
     """
 
     def __init__(
@@ -59,7 +79,7 @@ class Fits:
         budgets: Budgets,
         settings: QueueSettings,
         compute: Callable[[], Lent],
-        task: Task,
+        place: Placing,
     ) -> None:
         self.database = database
         self.clock = clock
@@ -67,7 +87,7 @@ class Fits:
         self.budgets = budgets
         self.settings = settings
         self.compute = compute
-        self.task = task
+        self.place = place
 
     def placed(self, trainer: Trainer, request: TrainingRequest, job: JobRun, run: str) -> Trainer:
         """The same trainer, whose ``fit`` runs where the request and the settings say.
@@ -100,19 +120,16 @@ class _Placed:
 
     def fit(self, *args: Any, **given: Any) -> Any:
         """``Trainer.fit``, as the request says."""
-        fits, trainer = self._fits, self._trainer
+        fits, asked = self._fits, self._request.resources
         resources = resources_of(self._request, fits.settings)
-        limited = self._request.resources is not None or fits.settings.limits
+        limited = asked is not None or fits.settings.limits
+        if asked is None and self._trainer.name not in fits.place.trainers:
+            limited = False  # it has limits of its own
+        if limited:
+            self._check(resources)
         account = _Account(fits, self._job, self._opened(resources, limited=limited))
         try:
-            if limited:
-                with closing(fits.compute()) as compute:
-                    fitted = fitted_under_limits(
-                        compute, fits.task, trainer.name, resources, args, given,
-                        check=account.check, measured=account.measured,
-                    )  # fmt: skip
-            else:
-                fitted = fitted_here(trainer.fit, args, given, measured=account.measured)
+            fitted = self._fitted(resources, account, args, given, limited=limited)
         except FalajError as error:
             account.close(error.code)
             raise
@@ -121,6 +138,51 @@ class _Placed:
             raise
         account.close("done")
         return fitted
+
+    def _check(self, resources: Resources) -> None:
+        name, place = self._trainer.name, self._fits.place
+        if name not in place.trainers:
+            raise InvalidInput(
+                f"The trainer {name!r} runs in a process with limits of its own.",
+                hint="Leave `resources` out; the settings of trainers say what it may use.",
+            )
+        if resources.workers == 1:
+            return
+        if name not in place.crews:
+            raise InvalidInput(
+                f"The trainer {name!r} does not fit on several workers.",
+                hint=f"Ask for one, or take one of: {', '.join(sorted(place.crews))}.",
+            )
+        if not self._fits.settings.open_network:
+            raise Forbidden(
+                "Fits on several workers are switched off: their libraries talk to each other"
+                " in clear, over ports that are open to the network.",
+                hint="Where that network is trusted, the operator sets queue.open_network.",
+            )
+
+    def _fitted(
+        self,
+        resources: Resources,
+        account: _Account,
+        args: tuple[Any, ...],
+        given: dict[str, Any],
+        *,
+        limited: bool,
+    ) -> Any:
+        fits, trainer = self._fits, self._trainer
+        if not limited:
+            return fitted_here(trainer.fit, args, given, measured=account.measured)
+        with closing(fits.compute()) as compute:
+            if resources.workers == 1:
+                return fitted_under_limits(
+                    compute, fits.place.task, trainer.name, resources, args, given,
+                    check=account.check, measured=account.measured,
+                )  # fmt: skip
+            work = crew_work(fits.place.crews[trainer.name], *args, **given, here=fits.place.here)
+            return fitted_by_crew(
+                compute, work, resources, report=given["report"], check=account.check,
+                measured=account.measured,
+            )  # fmt: skip
 
     def _opened(self, resources: Resources, *, limited: bool) -> str:
         fits = self._fits

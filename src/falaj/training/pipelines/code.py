@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import ast
 import inspect
+import symtable
 import sys
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,7 @@ def sliced(function: Callable[..., Any]) -> Sliced:
         one.arg for one in [*asked.args, *asked.kwonlyargs] if one.arg not in with_default
     )
     kept = _reached(name, bound)
-    body = [_bare(one) if one is own else one for one in tree.body if one in kept]
+    body = [_bare(one, decorated=one is not own) for one in tree.body if one in kept]
     source = ast.unparse(ast.Module(body=[*_futures(tree), *body], type_ignores=[])) + "\n"
     return Sliced(name, source, arguments, _beside(source, module, {}))
 
@@ -126,32 +127,41 @@ def _bound(tree: ast.Module) -> _Bound:
 
 
 def _reached(name: str, bound: _Bound) -> set[ast.stmt]:
+    """The statements at the top level that a function uses, it among them."""
     kept: set[ast.stmt] = set()
     waiting = [name]
     while waiting:
-        statement = bound.get(waiting.pop())
+        of = waiting.pop()
+        statement = bound.get(of)
         if statement is None or statement in kept:
             continue
         kept.add(statement)
         # Decorators of the step itself belong to the declaration and are not run.
-        parts = _bare(statement) if isinstance(statement, ast.FunctionDef) else statement
-        waiting += _names(parts)
+        waiting += _globals(_bare(statement, decorated=of != name))
     return kept
 
 
-def _names(statement: ast.stmt) -> Iterator[str]:
-    for node in ast.walk(statement):
-        if isinstance(node, ast.Name):
-            yield node.id
+def _globals(statement: ast.stmt) -> set[str]:
+    """The names of its module that a statement uses: not its arguments, not its own variables."""
+    top = symtable.symtable(ast.unparse(statement), "step", "exec")
+    found = {one.get_name() for one in top.get_symbols() if one.is_referenced()}
+    waiting = list(top.get_children())
+    while waiting:
+        scope = waiting.pop()
+        found |= {one.get_name() for one in scope.get_symbols() if one.is_global()}
+        waiting += scope.get_children()
+    return found
 
 
-def _bare(statement: ast.stmt) -> ast.stmt:
+def _bare(statement: ast.stmt, *, decorated: bool) -> ast.stmt:
     """A function without its annotations, which name what need not be there."""
     if not isinstance(statement, ast.FunctionDef):
         return statement
     bare = ast.parse(ast.unparse(statement)).body[0]
     assert isinstance(bare, ast.FunctionDef)  # noqa: S101 - what was unparsed
     bare.returns = None
+    if not decorated:
+        bare.decorator_list = []
     for one in [*bare.args.args, *bare.args.kwonlyargs]:
         one.annotation = None
     return bare

@@ -46,33 +46,26 @@ def record_graph(
 ) -> None:
     """Draw what flowed where in a run: of the steps that are done, once."""
     done = {one.step: one for one in run.steps if one.state is StepState.DONE}
-    for name in pipeline.order():
-        if name not in done:
-            continue
+    assets: dict[AssetRef, dict[str, Any]] = {}
+    edges: list[tuple[AssetRef, AssetRef, Relation]] = []
+    for name, record in done.items():
         step, ref = pipeline.step(name), step_ref(run.id, name)
-        record = done[name]
-        facts: dict[str, Any] = {"attempts": record.attempts, "cached_from": record.from_run}
-        catalog.record(
-            call, ref, description=f"{name} of {run.pipeline}", owner=run.principal,
-            attributes={name: value for name, value in facts.items() if value is not None},
-        )  # fmt: skip
-        catalog.link(call, run_ref(run.id), ref, Relation.DEFINES)
-        for needed in sorted(step.needs):
-            catalog.link(call, step_ref(run.id, needed), ref, Relation.FEEDS)
+        facts = {"attempts": record.attempts, "cached_from": record.from_run}
+        known = {fact: value for fact, value in facts.items() if value is not None}
+        assets[ref] = {"description": f"{name} of {run.pipeline}", "owner": run.principal,
+                       "attributes": known}  # fmt: skip
+        edges.append((run_ref(run.id), ref, Relation.DEFINES))
+        edges += [(step_ref(run.id, needed), ref, Relation.FEEDS) for needed in sorted(step.needs)]
         for table in sorted(step.tables):
-            _linked(call, catalog, AssetRef("table", table), ref)
+            assets.setdefault(AssetRef("table", table), {})
+            edges.append((AssetRef("table", table), ref, Relation.FEEDS))
         if step.writes is not None:
-            _linked(call, catalog, ref, AssetRef("table", step.writes.table))
+            assets.setdefault(AssetRef("table", step.writes.table), {})
+            edges.append((ref, AssetRef("table", step.writes.table), Relation.FEEDS))
         for made in _made_by(call, jobs, record):
             if catalog.exists(call.connection, made):
-                catalog.link(call, ref, made, Relation.FEEDS)
-
-
-def _linked(call: Call, catalog: Catalog, source: AssetRef, target: AssetRef) -> None:
-    for end in (source, target):
-        if not catalog.exists(call.connection, end):
-            catalog.record(call, end)
-    catalog.link(call, source, target, Relation.FEEDS)
+                edges.append((ref, made, Relation.FEEDS))
+    catalog.draw(call, assets, edges)
 
 
 def _made_by(call: Call, jobs: Jobs, record: StepRecord) -> list[AssetRef]:

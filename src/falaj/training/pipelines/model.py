@@ -462,6 +462,11 @@ class PipelineRun(BaseModel):
     error: dict[str, Any] | None = None
     steps: list[StepRecord] = []
 
+    @property
+    def followed_job(self) -> str:
+        """The job that tells how far it is."""
+        return self.job
+
 
 class Schedule(BaseModel):
     """Whether a pipeline's triggers start runs, and as whom."""
@@ -472,6 +477,8 @@ class Schedule(BaseModel):
     since: datetime
     next_at: datetime | None = None
     """The next time of its cron expressions."""
+    waits: str = ""
+    """Why it starts nothing, though it is active."""
 
 
 class Backfill(BaseModel):

@@ -14,7 +14,7 @@ from sqlalchemy import Row, delete, insert, select, update
 
 from falaj.kernel.errors import Conflict, InvalidInput, NotFound
 from falaj.kernel.ids import new_id
-from falaj.kernel.insertion import insert_if_absent
+from falaj.kernel.insertion import insert_if_absent, upsert
 from falaj.kernel.jobs import JobState, job_rows
 from falaj.training.pipelines.model import (
     RUN_JOB,
@@ -64,6 +64,10 @@ class PipelineRuns:
     def version(self, connection: Connection, name: str) -> int:
         """The version of a pipeline as it stands; raises NotFound."""
         return self._definitions.version(connection, Pipeline.kind, name).version
+
+    def applied_by(self, connection: Connection, name: str) -> str:
+        """Who applied a pipeline as it stands; raises NotFound."""
+        return self._definitions.version(connection, Pipeline.kind, name).by
 
     def begin(
         self,
@@ -186,18 +190,12 @@ class PipelineRuns:
     @staticmethod
     def record(connection: Connection, run_id: str, records: Sequence[StepRecord]) -> None:
         """Write the records of steps, in the place of what stood of them before."""
-        for record in records:
-            values = record.model_dump(mode="json", exclude={"step"})
+        rows = {}
+        for record in records:  # the last word on a step is what stands
+            values = record.model_dump(mode="json")
             values |= {"started_at": record.started_at, "ended_at": record.ended_at}
-            done = connection.execute(
-                update(pipeline_steps)
-                .where(pipeline_steps.c.run == run_id, pipeline_steps.c.step == record.step)
-                .values(**values)
-            )
-            if not done.rowcount:
-                connection.execute(
-                    insert(pipeline_steps).values(run=run_id, step=record.step, **values)
-                )
+            rows[record.step] = {"run": run_id, **values}
+        upsert(connection, pipeline_steps, list(rows.values()))
 
     @staticmethod
     def set(connection: Connection, run_id: str, **values: Any) -> None:

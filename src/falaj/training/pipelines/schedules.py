@@ -77,6 +77,7 @@ class Schedules:
             "principal": call.principal.id,
             "since": call.now,
             "seen": {"tables": seen, "times": {}},
+            "code_hash": pipeline.code_hash,
         }
         self._put(call.connection, pipeline.name, values)
         call.emit("pipeline.scheduled", pipeline=pipeline.name)
@@ -214,10 +215,15 @@ class Schedules:
         record_run(call, self._catalog, run)
 
     def _pipeline(self, connection: Connection, row: Row[Any]) -> Pipeline | None:
-        try:
-            return self._runs.pipeline(connection, row.pipeline)
-        except NotFound:
-            return None
+        """The pipeline; None if it is not to run as the one who scheduled it.
+
+        Whoever may apply definitions could else have any code run with somebody else's rights.
+        """
+        pipeline = self._runs.pipeline(connection, row.pipeline)
+        if pipeline.code_hash == row.code_hash:
+            return pipeline
+        by = self._runs.applied_by(connection, row.pipeline)
+        return pipeline if by == row.principal else None
 
     @staticmethod
     def _put(connection: Connection, name: str, values: Mapping[str, Any]) -> None:
@@ -238,6 +244,7 @@ class Schedules:
 
     def _schedule(self, connection: Connection, row: Row[Any]) -> Schedule:
         pipeline = self._pipeline(connection, row)
+        waits = "" if pipeline else "its code was changed by somebody else: schedule it anew"
         now = self._calls.now()
         times = [
             next(CronTimes(one.expression, one.zone).after(now))
@@ -250,6 +257,7 @@ class Schedules:
             principal=row.principal,
             since=row.since,
             next_at=min(times) if times and row.active else None,
+            waits=waits,
         )
 
 

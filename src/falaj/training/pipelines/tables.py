@@ -62,6 +62,7 @@ pipeline_schedules = Table(
     Column("principal", String(200), nullable=False),
     Column("since", Instant, nullable=False),
     Column("seen", Json, nullable=False),
+    Column("code_hash", String(64), nullable=False),
 )
 """``seen``: the last time of each cron expression, the last extent of each table."""
 pipeline_backfills = Table(

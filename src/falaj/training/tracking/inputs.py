@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from falaj.kernel.clock import microseconds
 from falaj.kernel.errors import InvalidInput
 from falaj.kernel.statements import Statement, json_text, marks
 from falaj.training.tracking.texts import plain
@@ -13,7 +15,7 @@ from falaj.training.tracking.texts import plain
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
 
-    from falaj.training.model import DatasetInput, OutputModel
+    from falaj.training.model import DatasetInput, ModelMetric, OutputModel
 
 _ADD_DATASET = Statement(
     "INSERT INTO run_datasets (experiment_id, name, digest, source_type, source, schema, profile)"
@@ -26,6 +28,15 @@ _ADD_INPUT = Statement(
 _ADD_MODEL = Statement(
     "INSERT INTO run_models (run_id, direction, model_id, step) VALUES (?, ?, ?, ?)"
     " ON CONFLICT (run_id, direction, model_id) DO UPDATE SET step = excluded.step"
+)
+
+_SET_MODEL_METRIC = Statement(
+    "INSERT INTO logged_model_metrics (model_id, run_id, key, dataset_name, dataset_digest, step,"
+    " at, value, is_nan) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    " ON CONFLICT (model_id, run_id, key, dataset_name, dataset_digest) DO UPDATE"
+    " SET step = excluded.step, at = excluded.at, value = excluded.value,"
+    " is_nan = excluded.is_nan WHERE excluded.step > logged_model_metrics.step"
+    " OR (excluded.step = logged_model_metrics.step AND excluded.at >= logged_model_metrics.at)"
 )
 
 
@@ -93,6 +104,25 @@ def add_models(
         if not -(2**63) <= step < 2**63:
             raise InvalidInput(f"The step {step} of a model does not fit 64 bits.")
     _ADD_MODEL.many(connection, rows)
+
+
+def add_model_metrics(connection: Connection, run_id: str, metrics: Sequence[ModelMetric]) -> None:
+    """Bring the last values of metrics of logged models up to date.
+
+    Raises:
+        InvalidInput: a text or a step cannot be kept.
+    """
+    rows = []
+    for one in metrics:
+        texts = (one.model, one.key, one.dataset_name, one.dataset_digest)
+        if not all(map(plain, texts)) or not -(2**63) <= one.step < 2**63:
+            raise InvalidInput(f"The metric {one.key!r} of the model {one.model!r} cannot be kept.")
+        nan = math.isnan(one.value)
+        rows.append(
+            (one.model, run_id, *texts[1:], one.step, microseconds(one.at),
+             0.0 if nan else one.value, nan)
+        )  # fmt: skip
+    _SET_MODEL_METRIC.many(connection, rows)
 
 
 def summaries(connection: Connection, experiments: Sequence[str]) -> list[DatasetSummary]:

@@ -28,8 +28,10 @@ def written(question: Any, place: list[Any], begun: datetime) -> str:
     return urlsafe_b64encode(json.dumps(document, separators=(",", ":")).encode()).decode()
 
 
-def read(token: str, question: Any, now: datetime, n: int) -> tuple[list[int], datetime]:
-    """The place that a token names, of ``n`` whole numbers, and when the first page was given.
+def read(
+    token: str, question: Any, now: datetime, kinds: tuple[type, ...] = (int,)
+) -> tuple[list[Any], datetime]:
+    """The place that a token names, of values of these kinds, and when the first page was given.
 
     Raises:
         InvalidInput: it is no token, belongs to another question or caller, or is too old.
@@ -42,7 +44,7 @@ def read(token: str, question: Any, now: datetime, n: int) -> tuple[list[int], d
         begun = from_microseconds(begun_us)
     except (binascii.Error, ValueError, TypeError, OverflowError, RecursionError):
         _refuse("it is none of this platform's")
-    if form != _FORM or len(place) != n or not all(type(one) is int for one in place):
+    if form != _FORM or tuple(map(type, place)) != kinds:
         _refuse("it is none of this platform's")
     if digest != _digest(question):
         _refuse("it belongs to another search")

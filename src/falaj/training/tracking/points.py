@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Self
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
+from falaj.kernel.actions import Recorded
 from falaj.kernel.clock import from_microseconds, microseconds
 from falaj.kernel.errors import Corrupt, InvalidInput
 from falaj.kernel.numbers import written
@@ -33,7 +34,7 @@ POINT_BYTES = 24
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Points:
+class Points(Recorded):
     """Points of one metric or several, those of one metric together and in order of logging.
 
     Attributes:

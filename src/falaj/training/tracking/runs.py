@@ -26,6 +26,7 @@ from falaj.training.model import (
     Environment,
     Experiment,
     MetricPoint,
+    ModelMetric,
     OutputModel,
     Run,
     RunDifference,
@@ -152,6 +153,7 @@ class Runs:
         params: Mapping[str, Any] | None = None,
         metrics: Sequence[MetricPoint] | Points = (),
         artifacts: Iterable[Artifact] = (),
+        of_models: Sequence[ModelMetric] = (),
         workspace: str | None = None,
     ) -> Standing:
         """Add parameters, metric points and artifacts; gives where the run stands.
@@ -170,7 +172,9 @@ class Runs:
             for key in points.keys:
                 check_key("metric", key)
             histories.append(connection, run_id, points)
-            call.note(metrics=points.recorded())
+            if points is not metrics:  # else the record of the call holds it among its arguments
+                call.note(logged=points.recorded())
+        inputs.add_model_metrics(connection, run_id, of_models)
         for artifact in artifacts:
             _REMOVE_ARTIFACT.run(connection, (run_id, artifact.path))
             _ADD_ARTIFACT.run(connection, (run_id, artifact.path, artifact.digest, artifact.size))

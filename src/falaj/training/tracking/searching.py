@@ -12,12 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from falaj.catalog.assets import resource_of
 from falaj.kernel.call import AssetRef, Call
-from falaj.kernel.clock import microseconds
 from falaj.kernel.errors import InvalidInput
 from falaj.kernel.ports import Resource
 from falaj.kernel.statements import Statement, marks
@@ -45,6 +43,7 @@ _STAGES = {
     Stage.DELETED: "{}.deleted_at IS NOT NULL",
     Stage.ALL: "1 = 1",
 }
+_LAST_ID = Statement("SELECT MAX(id) FROM runs")
 _ASSETS = ", ".join(f"a.{name}" for name in ("owner", "classification", "region", "attributes"))
 
 Visible = Callable[[Call, Resource], bool]
@@ -115,14 +114,17 @@ class RunSearch:
             InvalidInput: the filter or the order cannot be read, or the token is not good.
         """
         asked = (question, call.principal.id)
-        place, begun = [0, 0], call.now
+        place, last, begun = [0, 0], "", call.now
         if page:
-            place, begun = pagetokens.read(page, asked, call.now, 2)
-        query = _RunQuery(call.connection, question, begun if page else None)
+            (*place, last), begun = pagetokens.read(page, asked, call.now, (int, int, str))
+        query = _RunQuery(call.connection, question, last)
         if not 0 <= place[0] < len(query.phases) or place[1] < 0:
             raise InvalidInput("Invalid page token: it names no place.")
         rows, following = self._found(call, query, place, limit)
-        token = pagetokens.written(asked, following, begun) if following else None
+        token = None
+        if following:
+            last = last or _LAST_ID.all(call.connection)[0][0]
+            token = pagetokens.written(asked, [*following, last], begun)
         return RunPage.model_construct(runs=assembled(call.connection, rows), next_page=token)
 
     def _found(
@@ -176,9 +178,7 @@ def _detailed(
 class _RunQuery:
     """The SQL of one search for runs."""
 
-    def __init__(
-        self, connection: Connection, question: RunQuestion, as_of: datetime | None
-    ) -> None:
+    def __init__(self, connection: Connection, question: RunQuestion, last: str) -> None:
         self._connection = connection
         self._postgresql = connection.dialect.name == "postgresql"
         self._conditions = Conditions(postgresql=self._postgresql)
@@ -201,9 +201,11 @@ class _RunQuery:
                 raise InvalidInput("The id of an experiment holds a NUL.")
             ids = list(question.experiments)
             self._where.append(Sql(f"r.experiment_id IN ({marks(len(ids))})", ids))
-        if as_of is not None:
+        if last:
             # Ids begin with their time: what was begun since the first page moves no later one.
-            self._where.append(Sql("r.id <= ?", [_last_id(as_of)]))
+            if not plain(last):
+                raise InvalidInput("Invalid page token: it names no place.")
+            self._where.append(Sql("r.id <= ?", [last]))
         others = [one for one in self._clauses if one not in self._of_metric]
         self._where += [self._conditions.of_run(one) for one in others]
         self._leader = None if self._metric or self._postgresql else self._leading(others)
@@ -287,7 +289,7 @@ class ExperimentSearch:
         asked = (question, call.principal.id)
         (offset,), begun = ([0], call.now)
         if page:
-            (offset,), begun = pagetokens.read(page, asked, call.now, 1)
+            (offset,), begun = pagetokens.read(page, asked, call.now)
         if offset < 0:
             raise InvalidInput("Invalid page token: it names no place.")
         text, values = _experiment_query(call.connection, question)
@@ -337,8 +339,3 @@ def _experiment_query(
         f" ORDER BY {', '.join(one.text for one in order)}"
     )
     return text, [value for one in (*where, *order) for value in one.values]
-
-
-def _last_id(at: datetime) -> str:
-    """No id of a run that was made until then is greater."""
-    return f"run_{microseconds(at) // 1000:012x}" + "f" * 20

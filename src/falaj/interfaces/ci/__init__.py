@@ -1,0 +1,1 @@
+"""``falaj ci``: workflows for CI systems, and what their jobs run."""

@@ -1,0 +1,104 @@
+"""MLflow's unmodified client against a control plane over TLS, with a CA of its own."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import certifi
+import pytest
+
+from falaj.testing.mlflowclients import ScriptFailed
+
+SCRIPTS = Path(__file__).with_name("client")
+FORMS = ("run", "logged", "version", "alias", "latest")
+
+
+def transferred(clients, run, folder, *sizes):
+    uri = f"mlflow-artifacts:/by-hand/{run}/artifacts"
+    return clients.run(SCRIPTS / "transfer.py", uri, str(folder), *map(str, sizes))
+
+
+def test_artifacts_of_every_size_come_back_and_can_be_listed_and_removed(unmodified, run, tmp_path):
+    sizes = (0, 1, 1_048_576, 20_000_000)
+    told = transferred(unmodified, run, tmp_path, *sizes)
+    assert told == {
+        "same": True,
+        "listed": {f"kept/deep/{size}.bin": size for size in sizes},
+        "top": ["kept", "name with spaces é.txt"],
+        "left": ["name with spaces é.txt"],
+    }
+
+
+@pytest.mark.nightly
+def test_an_artifact_of_half_a_gigabyte_leaves_the_servers_memory_flat(unmodified, run, tmp_path):
+    def greatest():
+        status = Path(f"/proc/{unmodified.installation.pid('control')}/status").read_text()
+        return next(int(line.split()[1]) for line in status.splitlines() if "VmHWM" in line)
+
+    transferred(unmodified, run, tmp_path / "small", 1_000_000)
+    before = greatest()
+    assert transferred(unmodified, run, tmp_path / "large", 500_000_000)["same"]
+    assert greatest() - before < 40_000  # KB
+
+
+@pytest.mark.nightly
+def test_a_client_that_does_not_know_the_ca_is_refused_by_itself(unmodified, run, tmp_path):
+    others = certifi.where()  # an empty name would switch the check off
+    without = {"MLFLOW_TRACKING_SERVER_CERT_PATH": others, "REQUESTS_CA_BUNDLE": others}
+    with pytest.raises(ScriptFailed, match="CERTIFICATE_VERIFY_FAILED"):
+        unmodified.run(
+            SCRIPTS / "transfer.py", f"mlflow-artifacts:/x/{run}/artifacts", str(tmp_path), "1",
+            variables=without,
+        )  # fmt: skip
+
+
+@pytest.mark.nightly
+def test_a_client_that_wants_parts_and_presigned_addresses_falls_back(unmodified, run, tmp_path):
+    wanted = {
+        "MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD": "true",
+        "MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD": "true",
+        "MLFLOW_MULTIPART_UPLOAD_MINIMUM_FILE_SIZE": "1",
+    }
+    uri = f"mlflow-artifacts:/by-hand/{run}/artifacts"
+    told = unmodified.run(
+        SCRIPTS / "transfer.py", uri, str(tmp_path), "0", "3000000", variables=wanted
+    )
+    assert told["same"]
+
+
+@pytest.mark.parametrize(
+    "flavour",
+    [
+        "sklearn",
+        pytest.param("lightgbm", marks=pytest.mark.nightly),
+        pytest.param("xgboost", marks=pytest.mark.nightly),
+    ],
+)
+def test_autolog_keeps_a_model_that_is_registered_and_loaded_by_every_form_of_address(
+    unmodified, flavour
+):
+    told = unmodified.run(SCRIPTS / "autolog.py", flavour)
+    assert (told["status"], told["logged_status"]) == ("FINISHED", "READY")
+    assert told["params"] > 0
+    assert told["outputs"] == [told["logged"]]
+    assert told["source_run"]
+    assert told["same"] == dict.fromkeys(FORMS, True)
+    assert told["versions"] == [1, 2]
+
+
+@pytest.mark.nightly
+def test_a_model_that_is_logged_by_hand_is_loaded_by_every_form_of_address(unmodified):
+    told = unmodified.run(SCRIPTS / "register.py", "churn")
+    assert told["same"] == dict.fromkeys(FORMS, True)
+    assert [int(version) for version in told["versions"]] == [1, 2]
+
+
+@pytest.mark.nightly
+def test_ten_clients_at_once_each_find_what_they_kept(unmodified):
+    def one(number):
+        return unmodified.run(SCRIPTS / "one_of_many.py", str(number))
+
+    with ThreadPoolExecutor(10) as pool:
+        for number, told in enumerate(pool.map(one, range(10))):
+            assert told == {
+                "param": str(number), "history": [1 / (n + 1) for n in range(5)], "texts": True,
+            }  # fmt: skip
