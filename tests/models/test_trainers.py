@@ -79,7 +79,10 @@ def test_a_trained_model_is_packaged_and_answers_as_its_trainer_does(filled, tra
     assert len(np.unique(packaged)) > 10
 
 
-@pytest.mark.parametrize(("trainer", "method"), [("xgboost", "isotonic"), ("sklearn", "platt")])
+@pytest.mark.parametrize(
+    ("trainer", "method"),
+    [("xgboost", "isotonic"), pytest.param("sklearn", "platt", marks=pytest.mark.nightly)],
+)
 def test_a_calibration_is_part_of_the_packaged_model(filled, trainer, method):
     result, run, made = trained(filled, trainer, calibration=Calibrating(method=method))
     fitted = fetched_model(filled.blobs, run)
@@ -107,7 +110,8 @@ def test_cross_validation_is_logged_fold_by_fold_and_in_sum(filled):
     assert run.metrics["cv_std_auc"] == pytest.approx(np.std(values))
 
 
-def test_balanced_weights_raise_what_is_predicted_of_the_rarer_class(filled):
+@pytest.mark.nightly
+def test_a_class_that_weighs_more_is_predicted_more_often(filled):
     params = {**SETTINGS["lightgbm"], "n_trees": 20}
     plain, heavy = (
         trained(filled, "lightgbm", params=params, class_weights=weights)[1]
