@@ -219,8 +219,10 @@ def naming_nothing(action, arguments):
 
 
 TAKING_A_NAME = [name for name, action in ACTIONS.items() if action.path_arguments]
-MAKING_IT = {"accounts.invite", "accounts.create_service", "models.register", "ci.deploy_key"}
-MAKING_IT = {"accounts.invite", "accounts.create_service", "models.register", "models.create"}
+MAKING_IT = {
+    "accounts.invite", "accounts.create_service", "models.register", "models.create",
+    "ci.deploy_key",
+}  # fmt: skip
 """Actions whose path names what they make."""
 
 
