@@ -29,9 +29,12 @@ def written(question: Any, place: list[Any], begun: datetime) -> str:
 
 
 def read(
-    token: str, question: Any, now: datetime, kinds: tuple[type, ...] = (int,)
+    token: str, question: Any, now: datetime, n: int = 1, *, texts: int = 0
 ) -> tuple[list[Any], datetime]:
-    """The place that a token names, of values of these kinds, and when the first page was given.
+    """The place that a token names, and when the first page was given.
+
+    Args:
+        n, texts: of how many whole numbers, and texts behind them, a place is made.
 
     Raises:
         InvalidInput: it is no token, belongs to another question or caller, or is too old.
@@ -44,7 +47,7 @@ def read(
         begun = from_microseconds(begun_us)
     except (binascii.Error, ValueError, TypeError, OverflowError, RecursionError):
         _refuse("it is none of this platform's")
-    if form != _FORM or tuple(map(type, place)) != kinds:
+    if form != _FORM or list(map(type, place)) != [int] * n + [str] * texts:
         _refuse("it is none of this platform's")
     if digest != _digest(question):
         _refuse("it belongs to another search")

@@ -116,7 +116,7 @@ class RunSearch:
         asked = (question, call.principal.id)
         place, last, begun = [0, 0], "", call.now
         if page:
-            (*place, last), begun = pagetokens.read(page, asked, call.now, (int, int, str))
+            (*place, last), begun = pagetokens.read(page, asked, call.now, 2, texts=1)
         query = _RunQuery(call.connection, question, last)
         if not 0 <= place[0] < len(query.phases) or place[1] < 0:
             raise InvalidInput("Invalid page token: it names no place.")
