@@ -56,6 +56,7 @@ def cost_service(made: Premises) -> CostService:
         Teams(made.settings.queue),
         lambda connection, model: predictions(made, connection, model),
         sees,
+        made.catalog,
     )
 
 

@@ -23,8 +23,13 @@ class TestRayCompute(ComputeConformance):
     pass
 
 
+@pytest.mark.nightly
 class TestLimitedOnRay(LimitedConformance):
     pass
+
+
+def test_a_run_on_ray_is_ended_with_all_it_began(compute, tmp_path):
+    LimitedConformance().test_what_the_check_raises_ends_the_run_within_a_second(compute, tmp_path)
 
 
 def descendants(parent):

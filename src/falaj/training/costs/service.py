@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field
 
 from falaj.kernel.actions import Service, action
-from falaj.kernel.call import Call
+from falaj.kernel.call import AssetRef, Call
+from falaj.kernel.errors import NotFound
+from falaj.kernel.ports import Resources
 from falaj.training.costs.advice import advised
 from falaj.training.costs.model import (
     Advice,
@@ -52,12 +54,14 @@ class CostService(Service):
         teams: Teams,
         predictions: Predictions,
         sees: Sees,
+        resources: Resources,
     ) -> None:
         self._ledger = ledger
         self._budgets = budgets
         self._teams = teams
         self._predictions = predictions
         self._sees = sees
+        self._resources = resources
 
     @action(get="/costs")
     def report(
@@ -90,12 +94,14 @@ class CostService(Service):
     @action(get="/costs/models/{model}", on="model")
     def model(self, model: str) -> ModelCost:
         """What training a model has cost, in all and for each 1,000 predictions."""
+        self._check_known(model)
         n_predictions = self._predictions(self.call.connection, model)
         return model_cost(self.call.connection, model, n_predictions)
 
     @action(get="/costs/models/{model}/advice", on="model")
     def advice(self, model: str) -> Advice:
         """What a model's runs should ask for, from what its past runs used."""
+        self._check_known(model)
         return advised(model, self._ledger.usages(self.call.connection, model=model))
 
     @action(get="/costs/budgets")
@@ -115,3 +121,10 @@ class CostService(Service):
         made = self._ledger.set_prices(self.call, prices, valid_from)
         self.call.emit("prices.set", version=made.version)
         return made
+
+    def _check_known(self, model: str) -> None:
+        """Raise NotFound for a model that is not registered and was never fitted."""
+        connection = self.call.connection
+        registered = self._resources.load(connection, AssetRef("model", model)).exists
+        if not registered and not self._ledger.usages(connection, model=model, limit=1):
+            raise NotFound(f"There is no model {model!r}.", hint="`falaj models list` shows all.")
