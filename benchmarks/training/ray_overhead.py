@@ -12,7 +12,6 @@ import sys
 import time
 from pathlib import Path
 
-sys.path.remove(str(Path(__file__).resolve().parent))  # a benchmark beside it is named logging
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from measuring import Row, arguments, median, report
 

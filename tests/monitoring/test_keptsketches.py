@@ -1,5 +1,6 @@
 """Sketches of the prediction log: kept once, rolled up without loss, read by window."""
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
@@ -146,3 +147,13 @@ def test_many_that_add_to_one_minute_at_once_lose_nothing(kept, database):
         list(pool.map(kept.take, [f"s{n}" for n in range(16)], parts))
     assert same(window(kept, database, NOW, NOW + timedelta(minutes=1)),
                 of_rows(pa.concat_tables(parts)))  # fmt: skip
+
+
+def test_rows_that_move_inside_a_transaction_are_sketched_behind_it(kept, database):
+    with database.transaction() as connection:
+        connection.execute(sketch_rows.delete())  # the one writer of SQLite
+        kept.take_later("s1", logged([NOW] * 5))
+    for thread in threading.enumerate():
+        if thread.name == "falaj-sketch":
+            thread.join(60)
+    assert window(kept, database, NOW, NOW + timedelta(minutes=1)).n == 5

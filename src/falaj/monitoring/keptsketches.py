@@ -8,6 +8,7 @@ small. A window is told from the stretches that begin inside it.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -18,7 +19,7 @@ from sqlalchemy import delete, select, update
 
 from falaj.kernel.clock import Clock
 from falaj.kernel.database import Database
-from falaj.kernel.errors import Corrupt, NotFound
+from falaj.kernel.errors import Corrupt, NotFound, Unavailable
 from falaj.kernel.insertion import insert_if_absent
 from falaj.kernel.telemetry import logger
 from falaj.monitoring.sketches import Bins, Sketch, merged, unpacked
@@ -34,6 +35,7 @@ HOURS_KEPT = timedelta(days=90)
 SEGMENTS_KEPT = timedelta(days=7)
 """How long it is remembered that a segment is in; it is deleted right behind."""
 _ROLLED_AT_ONCE = 2_000
+_ATTEMPTS = 5
 _log = logger(__name__)
 
 BinsOf = Callable[[str, int], Bins]
@@ -84,6 +86,25 @@ class KeptSketches:
             if insert_if_absent(connection, sketched_segments, noted):
                 for key, sketch in sorted(found.items()):
                     self._added(connection, key, sketch)
+
+    def take_later(self, segment: str, rows: pa.Table) -> None:
+        """``take`` in a thread of its own, for whoever moves rows inside a transaction.
+
+        An erasure does: its transaction is the one writer that SQLite has, so that ``take``
+        would wait for it for ever. What a process that is killed meanwhile had still to add
+        is missing in the counts.
+        """
+        threading.Thread(target=self._tried, args=(segment, rows), name="falaj-sketch").start()
+
+    def _tried(self, segment: str, rows: pa.Table) -> None:
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                self.take(segment, rows)
+            except Unavailable as error:
+                if attempt == _ATTEMPTS:
+                    _log.error("rows have no sketch", segment=segment, error=str(error))
+            else:
+                return
 
     def window(
         self,

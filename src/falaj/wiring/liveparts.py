@@ -30,8 +30,12 @@ def subject_of_releases(made: Premises) -> SubjectOf:
     return subject_of
 
 
-def prediction_drain(made: Premises) -> PredictionDrain:
-    """Moves the prediction log of this machine into the lake."""
+def prediction_drain(made: Premises, *, inside: bool = False) -> PredictionDrain:
+    """Moves the prediction log of this machine into the lake.
+
+    Args:
+        inside: True if rows are moved inside a transaction of the metadata database.
+    """
     from falaj.serving.spools import PredictionDrain
 
     return PredictionDrain(
@@ -40,7 +44,7 @@ def prediction_drain(made: Premises) -> PredictionDrain:
         made.lake,
         subject_of_releases(made),
         subjects=made.subject_keys,
-        moved=kept_sketches(made).take,
+        moved=kept_sketches(made).take_later if inside else kept_sketches(made).take,
     )
 
 
@@ -63,4 +67,4 @@ def live_copies(made: Premises) -> Sequence[SubjectCopies]:
     from falaj.features.subjectrows import OnlineRows
 
     rows = OnlineRows(made.features.definitions, made.online)
-    return [rows, LoggedEvents(made.features.streams), prediction_drain(made)]
+    return [rows, LoggedEvents(made.features.streams), prediction_drain(made, inside=True)]

@@ -1,6 +1,6 @@
 """Runs created and metrics logged by one client: ours over TLS, MLflow's server in clear.
 
-    .venv/bin/python benchmarks/training/logging.py [--size small|full] [--write]
+    .venv/bin/python benchmarks/training/logged_values.py [--size small|full] [--write]
 
 On SQLite and on PostgreSQL. A batch has 1,000 points of 10 metrics. Each round of each work is
 done by ours and by MLflow in turn, each on a fresh run; the rate is that of the median round.
