@@ -9,6 +9,7 @@ from datetime import timedelta
 import pytest
 
 from falaj.kernel.adapters.compute_local import LocalCompute
+from falaj.kernel.adapters.compute_ray import RayCompute
 from falaj.kernel.jobs import Jobs, JobState, Worker
 from falaj.testing.world import World, door_of
 from falaj.training.adapters.trainer_lightgbm import LightGbmTrainer
@@ -215,6 +216,21 @@ def test_the_name_of_another_study_is_refused(world, bench, asked):
     job = submitted(world, request)
     run(world, Here(bench))
     assert "already" in ended(world, job).error["message"]
+
+
+@pytest.mark.nightly
+def test_trials_run_on_ray_as_they_do_here(world, bench, asked):
+    here, there = submitted(world, asked(workers=1)), None
+    run(world, Here(bench))
+    compute = RayCompute(slots=1)
+    try:
+        there = submitted(world, asked(workers=1))
+        run(world, compute)
+    finally:
+        compute.close()
+    assert ended(world, there).state is JobState.DONE, ended(world, there).error
+    same = [(trial.params, trial.values) for trial in trials_of(world, here)]
+    assert [(trial.params, trial.values) for trial in trials_of(world, there)] == same
 
 
 @pytest.mark.nightly

@@ -128,18 +128,13 @@ class Catalog:
         assets: Mapping[AssetRef, Mapping[str, Any]],
         edges: Sequence[tuple[AssetRef, AssetRef, Relation]],
     ) -> None:
-        """Record many new assets and edges at once; what stands already is left as it is.
-
-        Args:
-            assets: what is known of each: ``description``, ``owner``, ``attributes``.
-            edges: between these, and assets that were recorded before.
-        """
+        """Record many new assets and edges at once; what stands already is left as it is."""
         rows, versions = [], []
         for ref, given in assets.items():
             state = _merged(_fresh(call), given)
             row = {**_stored(checked_ref(ref), state), "kind": ref.kind, "key": ref.key}
-            row |= {"version": 1, "created_at": call.now, "created_by": call.principal.id}
-            rows.append({**row, "updated_at": call.now})
+            row |= {"version": 1, "created_at": call.now, "updated_at": call.now}
+            rows.append({**row, "created_by": call.principal.id})
             versions.append(_version_row(call, ref, 1, state))
         insert_all_absent(call.connection, tables.assets, rows)
         insert_all_absent(call.connection, tables.asset_versions, versions)

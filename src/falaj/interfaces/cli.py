@@ -76,11 +76,11 @@ class ServiceGroup(TyperGroup):
                 from falaj.interfaces.exporting import add_export
 
                 add_export(made)
+                add_card(made)
             if self.name == "ci":
                 from falaj.interfaces.cicommands import add_ci_commands
 
                 add_ci_commands(made)
-                add_card(made)
             if self.name == "policy":
                 from falaj.interfaces.policyfiles import add_policy_commands
 

@@ -189,7 +189,8 @@ class Reproduction(BaseModel):
     model_identical: bool
     """The native model, its encoding and its calibration are the same to the byte."""
     promised: bool
-    """Whether the trainer promises that, with the same packages on the same kind of machine."""
+    """Whether the trainer promises that, with the same packages on the same kind of machine, and
+    on one worker."""
     data: Recreation
     environment: tuple[PackageDifference, ...]
     """Each distribution that differs from the lock that was kept with the run."""

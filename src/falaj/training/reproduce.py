@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from falaj.kernel.calls import Calls
     from falaj.kernel.jobs import JobRun
     from falaj.lake.blobs import SealedBlobs
+    from falaj.training.costs.fits import Fits
     from falaj.training.ports import FittedModel
     from falaj.training.tracking.runs import Runs
     from falaj.training.training_sets import TrainingSets
@@ -39,6 +40,8 @@ class ReproduceJob:
     Args:
         trainers: by name.
         blobs: hold what the run left behind.
+        fits: where fits run, under which limits and on how many workers, as the run's own did;
+            None: in this process, without.
     """
 
     def __init__(
@@ -49,7 +52,9 @@ class ReproduceJob:
         runs: Runs,
         trainers: Mapping[str, Trainer],
         blobs: SealedBlobs,
+        fits: Fits | None = None,
     ) -> None:
+        self._fits = fits
         self._calls = calls
         self._sets = training_sets
         self._runs = runs
@@ -78,7 +83,11 @@ class ReproduceJob:
             made, then, now, report=lambda share, told: job.report(0.05 + 0.35 * share, told)
         )
         job.report(0.4, "training again")
-        fitting = Fitting(trainer, request, made, self._sets.load(made))
+        alone = request.resources is None or request.resources.workers == 1
+        there = trainer
+        if self._fits is not None:
+            there = self._fits.placed(trainer, request, job, run.id)
+        fitting = Fitting(there, request, made, self._sets.load(made))
         folds = fitting.cross_validated(
             [], lambda _done: None, lambda share, told: job.report(0.4 + 0.2 * share, told)
         )
@@ -99,7 +108,7 @@ class ReproduceJob:
             seed=request.seed,
             digest=next(one.digest for one in run.artifacts if one.path == NATIVE_MODEL),
             reproduced_digest=digest_of(fitted.data),
-            promised=trainer.traits.identical,
+            promised=trainer.traits.identical and alone,
             metrics={
                 name: (run.metrics.get(name), metrics.get(name))
                 for name in sorted({*run.metrics, *metrics})

@@ -86,6 +86,7 @@ def train_job(made: Premises) -> Handler:
 def reproduce_job(made: Premises) -> Handler:
     """Handles ``runs.reproduce``."""
     from falaj.training.reproduce import ReproduceJob
+    from falaj.wiring.computeparts import fits
 
     return ReproduceJob(
         calls=made.calls,
@@ -93,6 +94,7 @@ def reproduce_job(made: Premises) -> Handler:
         runs=made.runs,
         trainers=trainers(made),
         blobs=made.blobs,
+        fits=fits(made),
     )
 
 

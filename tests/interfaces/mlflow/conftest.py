@@ -1,8 +1,17 @@
-"""A control plane over TLS that the tests with MLflow's unmodified client share."""
+"""What the tests of MLflow's API share: the small world, and a control plane over TLS."""
 
 import pytest
 
 from falaj.testing.mlflowclients import INTERPRETER, MISSING, for_clients
+from falaj.testing.world import World
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory):
+    """The small world, in memory, for tests that leave it as they need it."""
+    with World.made(tmp_path_factory.mktemp("world")) as made:
+        yield made
+        made.close()
 
 
 @pytest.fixture(scope="session")

@@ -11,19 +11,11 @@ from fastapi import Request
 from sqlalchemy import func, select
 
 from falaj.lake.disk import disk_error
-from falaj.testing.world import World
 from falaj.training.artifacts import RUNS
 from falaj.trust.audit_tables import audit_records
 from falaj.wiring.artifactparts import artifact_chores, artifacts
 
 API = "/mlflow/api/2.0/mlflow-artifacts/artifacts"
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    with World.made(tmp_path_factory.mktemp("world")) as made:
-        yield made
-        made.close()
 
 
 @pytest.fixture(scope="module")

@@ -5,18 +5,10 @@ import os
 import pytest
 from sqlalchemy import insert
 
-from falaj.testing.world import World
 from falaj.training.tables import model_metric_rows
 
 API = "/mlflow/api/2.0/mlflow/logged-models"
 FILES = "/mlflow/api/2.0/mlflow-artifacts/artifacts"
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    with World.made(tmp_path_factory.mktemp("world")) as made:
-        yield made
-        made.close()
 
 
 @pytest.fixture(scope="module")

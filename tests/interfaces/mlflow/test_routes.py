@@ -2,15 +2,6 @@
 
 import pytest
 
-from falaj.testing.world import World
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    with World.made(tmp_path_factory.mktemp("world")) as made:
-        yield made
-        made.close()
-
 
 @pytest.fixture(scope="module")
 def bearer(world):

@@ -114,6 +114,19 @@ def test_leaving_names_the_best_trial_and_ends_the_run_if_told(studies, runs, da
     assert run.tags["falaj.error"] == "enough"
 
 
+def test_the_end_of_a_study_ends_the_trials_that_are_under_way(studies, runs, database):
+    with opened_call(database) as call:
+        study = studies.begin(call, spec(), ME)
+        studies.keep(call, study.run, ME, [trial(0), trial(1, TrialState.RUNNING)])
+        studies.leave(call, study.run, ME, RunState.KILLED, reason="cancelled")
+        first, second = studies.trials(call.connection, study.run)
+        run = runs.get(call.connection, second.run)
+    assert first.state is TrialState.COMPLETE
+    assert second.state is TrialState.FAILED
+    assert run.state is RunState.KILLED
+    assert run.tags["falaj.error"] == second.reason
+
+
 def test_a_study_that_is_not_there_is_missing(studies, database):
     with opened_call(database) as call:
         for ask in (

@@ -8,6 +8,7 @@ plain one, whatever ``loop`` says.
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -123,16 +124,21 @@ def _together(torch: Any, joined: Joined, host: str | None, *, gpu: bool) -> Ite
 def _learn(torch: Any, fit: _CrewFit) -> None:
     """Epoch by epoch; a worker with a batch less waits for the others."""
     fit.spread = torch.nn.parallel.DistributedDataParallel(fit.module)
-    going_on = True
-    while going_on:
-        with fit.spread.join():
-            for batch in fit.batches():
-                fit.optimizer.zero_grad()
-                fit.loss(batch).backward()
-                fit.optimizer.step()
-        decided = torch.tensor([float(fit.ended_epoch())], device=fit.where.device)
-        torch.distributed.broadcast(decided, 0)
-        going_on = bool(decided.item())
+    try:
+        going_on = True
+        while going_on:
+            with fit.spread.join():
+                for batch in fit.batches():
+                    fit.optimizer.zero_grad()
+                    fit.loss(batch).backward()
+                    fit.optimizer.step()
+            decided = torch.tensor([float(fit.ended_epoch())], device=fit.where.device)
+            torch.distributed.broadcast(decided, 0)
+            going_on = bool(decided.item())
+    finally:
+        # Given up after the process group, its end waits for a thread that waits for this one.
+        fit.spread = None
+        gc.collect()
 
 
 def _untold(_share: float, _message: str) -> None:

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 LEASE = timedelta(seconds=30)
 ERROR_TAG, BEST_TAG = "falaj.error", "falaj.best_trial"
+_LOST = "The study was ended before this trial."
 _LONGEST_REASON = 2_000
 _LONGEST_TAG = 8_000
 _ENDS = {
@@ -199,6 +200,8 @@ class Studies:
         best = best_of(StudySpec.model_validate(row.spec), self.trials(call.connection, run))
         if best:
             self._runs.tag(call, run, {BEST_TAG: ",".join(str(one.number) for one in best)[:200]})
+        if state is not None:
+            self._end_lost(call, run)
         running = self._runs.get(call.connection, run).state is RunState.RUNNING
         if state is not None and running:
             self._runs.finish(call, run, state)
@@ -259,6 +262,23 @@ class Studies:
                 update(trial_rows)
                 .where(trial_rows.c.study == run, trial_rows.c.number == trial.number)
                 .values(**values)
+            )
+
+    def _end_lost(self, call: Call, run: str) -> None:
+        """End the trials that the study's end has left without one."""
+        for trial in self.trials(call.connection, run):
+            if trial.state.ended or trial.run is None:
+                continue
+            self._runs.tag(call, trial.run, {STATE_TAG: TrialState.FAILED, ERROR_TAG: _LOST})
+            self._runs.finish(call, trial.run, RunState.KILLED)
+            ended = trial.model_copy(
+                update={"state": TrialState.FAILED, "reason": _LOST, "ended_at": call.now}
+            )
+            document = ended.model_dump(mode="json")
+            call.connection.execute(
+                update(trial_rows)
+                .where(trial_rows.c.study == run, trial_rows.c.number == trial.number)
+                .values(state=ended.state, document=document)
             )
 
     def _end_run(self, call: Call, nested: str, spec: StudySpec, trial: TrialRecord) -> None:
