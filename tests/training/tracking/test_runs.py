@@ -118,7 +118,7 @@ def test_an_ended_run_takes_no_more_values_but_may_be_ended_again_alike(runs, da
 def test_runs_are_listed_newest_first_by_experiment(runs, database):
     with opened_call(database) as call:
         first = start(runs, call)
-        child = start(runs, call, parent=first.id)
+        child = start(runs, call, parent=first.id, started_at=call.now + timedelta(seconds=1))
         other = start(runs, call, experiment="other")
         assert [one.id for one in runs.listed(call.connection, experiment="late")] == [
             child.id, first.id
