@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ from sqlalchemy import ColumnElement, case, delete, insert, select, tuple_, upda
 from sqlalchemy.engine import Connection, Row
 
 from falaj.catalog import tables
+from falaj.catalog.attributes import LOAD, resource_of
 from falaj.catalog.columns import COLUMNS, ORIGINS, lowered_columns, merged_columns
 from falaj.catalog.model import (
     Asset,
@@ -430,14 +430,9 @@ def check_may_move(call: Call, ref: AssetRef) -> None:
 
 def as_resource(asset: Asset) -> Resource:
     """An asset as the policy sees it; what is unknown is absent."""
-    return _as_resource(
-        asset.ref, asset.owner, asset.classification, asset.region, asset.attributes
-    )
+    return resource_of(asset.ref, asset.owner, asset.classification, asset.region, asset.attributes)
 
 
-LOAD_COLUMNS = "owner, classification, region, attributes"
-"""The columns of an asset's row that ``resource_of`` takes, in its order."""
-LOAD = Statement(f"SELECT {LOAD_COLUMNS} FROM catalog_assets WHERE kind = ? AND key = ?")
 _INSERT_NEW = Statement(
     "INSERT INTO catalog_assets (kind, key, description, owner, tags, attributes, version,"
     " created_at, created_by, updated_at, searched) VALUES (?, ?, ?, ?, ?, ?, 1, ?, ?, ?, ?)"
@@ -446,35 +441,6 @@ _INSERT_VERSION = Statement(
     "INSERT INTO catalog_asset_versions (kind, key, version, at, by, action, call_id, state)"
     " VALUES (?, ?, 1, ?, ?, ?, ?, ?)"
 )
-
-
-def resource_of(
-    ref: AssetRef,
-    owner: str | None,
-    classification: str | None,
-    region: str | None,
-    attributes: str | Mapping[str, Any],
-) -> Resource:
-    """An asset as the policy sees it, from the columns ``LOAD_COLUMNS`` of its row."""
-    told = json.loads(attributes) if isinstance(attributes, str) else attributes
-    return _as_resource(ref, owner, classification, region, told)
-
-
-def _as_resource(
-    ref: AssetRef,
-    owner: str | None,
-    classification: str | None,
-    region: str | None,
-    attributes: Mapping[str, Any],
-) -> Resource:
-    known = {
-        "owner": owner,
-        "classification": classification,
-        "region": region,
-        "stage": attributes.get("stage"),
-        "workspace": attributes.get("workspace"),
-    }
-    return Resource(ref, {name: str(value) for name, value in known.items() if value is not None})
 
 
 def _merged(

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from falaj.catalog.assets import resource_of
+from falaj.catalog.attributes import resource_of
 from falaj.kernel.call import AssetRef, Call
 from falaj.kernel.errors import InvalidInput
 from falaj.kernel.ports import Resource
