@@ -6,9 +6,10 @@ from falaj.testing.mlflowclients import INTERPRETER, MISSING, for_clients
 from falaj.testing.world import World
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """The small world, in memory, for tests that leave it as they need it."""
+    """The small world. While it is open this process has no other platform, so that a module
+    uses either it or ``clients``."""
     with World.made(tmp_path_factory.mktemp("world")) as made:
         yield made
         made.close()
