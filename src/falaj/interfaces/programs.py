@@ -18,6 +18,7 @@ from falaj.interfaces.mlflow import (
     tracking,
 )
 from falaj.interfaces.mlflow.artifacts import ArtifactRoutes
+from falaj.interfaces.mlflow.basicauth import ServiceTokens
 from falaj.interfaces.mlflow.routes import Mlflow
 from falaj.interfaces.scim import Scim
 from falaj.interfaces.transfers import Transfers
@@ -55,7 +56,13 @@ def add_programs(app: FastAPI, premises: Premises, addresses: Addresses) -> None
             *loggedmodels.ROUTES,
             *registry.ROUTES,
             *registryversions.ROUTES,
-            *tracking.ROUTES,
         ),
         raw=ArtifactRoutes(premises.backend, premises.verifier, transfers).raw(),
+        exchange=ServiceTokens(
+            lambda given, address, shown: premises.authentication.service_login(
+                given, address=address, presented=shown
+            ),
+            premises.verifier,
+            premises.clock,
+        ).exchange,
     ).add_to(app)

@@ -64,6 +64,10 @@ class ForClients:
             "REQUESTS_CA_BUNDLE": str(self.installation.ca),
         }
 
+    def credentials(self) -> dict[str, str]:
+        """The service account's name and secret, as the client takes them."""
+        return {"MLFLOW_TRACKING_USERNAME": _NAME, "MLFLOW_TRACKING_PASSWORD": self._secret}
+
     def run(
         self,
         script: Path,

@@ -28,6 +28,13 @@ def test_artifacts_of_every_size_come_back_and_can_be_listed_and_removed(unmodif
     }
 
 
+def test_a_service_accounts_name_and_secret_do_in_the_place_of_a_token(unmodified, run, tmp_path):
+    uri = f"mlflow-artifacts:/by-hand/{run}/artifacts"
+    variables = {**unmodified.credentials(), "MLFLOW_TRACKING_TOKEN": "none"}
+    told = unmodified.run(SCRIPTS / "transfer.py", uri, str(tmp_path), "5", variables=variables)
+    assert told["same"]
+
+
 @pytest.mark.nightly
 def test_an_artifact_of_half_a_gigabyte_leaves_the_servers_memory_flat(unmodified, run, tmp_path):
     def greatest():

@@ -93,6 +93,7 @@ class Mlflow:
         hiding: takes words of the inside out of errors.
         max_body_bytes: a larger body is refused, but of routes that take files.
         routes, raw: what is answered.
+        exchange: puts a token in the place of a name and a secret that a request carries.
     """
 
     def __init__(
@@ -104,6 +105,7 @@ class Mlflow:
         max_body_bytes: int,
         routes: Sequence[Route],
         raw: Sequence[Raw] = (),
+        exchange: Callable[[Request], None] = lambda _request: None,
     ) -> None:
         self._backend = backend
         self._verifier = verifier
@@ -112,6 +114,7 @@ class Mlflow:
         self._plain = {(one.method, one.path): one for one in routes if "{" not in one.path}
         self._patterns = [one for one in routes if "{" in one.path]
         self._raw = list(raw)
+        self._exchange = exchange
 
     def add_to(self, app: FastAPI) -> None:
         """Answer the two patterns.
@@ -131,6 +134,9 @@ class Mlflow:
     async def answered(self, request: Request) -> Response:
         """Answer one request; an error is told in the client's words."""
         try:
+            if request.headers.get("authorization", "")[:6].lower() == "basic ":
+                await run_in_threadpool(self._exchange, request)
+                request = Request(request.scope, request.receive)
             workspace = request.path_params.get("workspace", DEFAULT_WORKSPACE)
             rest = _VERSION.sub("", request.path_params["rest"], count=1)
             if not _WORKSPACE.fullmatch(workspace):
