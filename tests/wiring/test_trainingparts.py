@@ -1,8 +1,9 @@
 """The trainers of the platform as it is wired: from a request to a version, and made again."""
 
 import pytest
+from sqlalchemy import select
 
-from falaj.kernel.jobs import JobState, Worker
+from falaj.kernel.jobs import JobState, Worker, job_rows
 from falaj.testing.world import World, door_of
 from falaj.training.model import REPRODUCE_JOB, TRAIN_JOB
 from falaj.wiring import trainingparts
@@ -60,6 +61,9 @@ def test_a_model_of_another_trainer_is_registered_and_its_run_reproduced(world):
     assert found.state is JobState.DONE, found.error
     assert found.result["model_identical"]
     assert found.result["data"]["identical"]
+    with world.premises.database.reading() as connection:
+        teams = select(job_rows.c.team).where(job_rows.c.id.in_([job.id, found.id]))
+        assert list(connection.execute(teams).scalars()) == ["everyone"] * 2  # both are claimed
 
 
 def test_a_function_of_the_project_trains_only_where_the_settings_say_so(world, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -158,7 +159,12 @@ class TrainingService(Service):
     def tune(self, request: TuningRequest) -> Job:
         """Try parameters of a trainer with Optuna, and train a version with the best of them."""
         self._check_trainable(request.training)
-        claim = None if self._queue is None else self._queue.claim(self.call, request.training)
+        # What runs side by side is claimed, so it is settled now, not by who takes the job.
+        at_once = min(request.workers or len(os.sched_getaffinity(0)), request.n_trials)
+        request = request.model_copy(update={"workers": at_once})
+        claim = None
+        if self._queue is not None:
+            claim = self._queue.claim(self.call, request.training, at_once=at_once)
         return self._jobs.submit(self.call, TUNE_JOB, self._stated(request), claim=claim)
 
     def _check_trainable(self, request: TrainingRequest) -> None:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from falaj.catalog.assets import Catalog
+    from falaj.kernel.fairqueue import Claim
     from falaj.kernel.jobs import Job, Jobs
     from falaj.kernel.ports import Resource
     from falaj.lake.reading import GuardedLake
@@ -57,12 +58,23 @@ class DataUse:
 
 
 class Reproducing:
-    """Starts the job that reproduces a run, for whoever may train on its data."""
+    """Starts the job that reproduces a run, for whoever may train on its data.
 
-    def __init__(self, training_sets: TrainingSets, jobs: Jobs, use: DataUse) -> None:
+    Args:
+        claim: what the fit of a run claims of the queue, again; None without a queue.
+    """
+
+    def __init__(
+        self,
+        training_sets: TrainingSets,
+        jobs: Jobs,
+        use: DataUse,
+        claim: Callable[[Call, Run], Claim] | None = None,
+    ) -> None:
         self._sets = training_sets
         self._jobs = jobs
         self._use = use
+        self._claim = claim
 
     def __call__(self, call: Call, run: Run) -> Job:
         """The submitted job.
@@ -70,6 +82,7 @@ class Reproducing:
         Raises:
             Conflict: the run did not finish, or was not made by a training job.
             Forbidden: its data may not be read, or not for this purpose.
+            BudgetSpent: nothing is left of the team's budget.
         """
         check_reproducible(run)
         made = self._sets.get(call.connection, str(run.training_set))
@@ -78,7 +91,8 @@ class Reproducing:
             call, AssetRef("training_set", made.id), *self._sets.read_by(made.spec)
         )
         self._use.check_whole(call, made.table, todo="reproduce a run in")
-        return self._jobs.submit(call, REPRODUCE_JOB, {"run": run.id})
+        claim = None if self._claim is None else self._claim(call, run)
+        return self._jobs.submit(call, REPRODUCE_JOB, {"run": run.id}, claim=claim)
 
 
 def check_reproducible(run: Run) -> None:

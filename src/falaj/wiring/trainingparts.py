@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from falaj.kernel.call import Call
+    from falaj.kernel.fairqueue import Claim
     from falaj.kernel.jobs import Handler
     from falaj.lake.reading import GuardedLake
     from falaj.models.packaging import ModelPackaging
     from falaj.models.ports import OnnxConverter
+    from falaj.training.model import Run
     from falaj.training.ports import Scoring, Trainer
     from falaj.training.use import Reproducing
     from falaj.wiring.assembly import Premises
@@ -100,10 +103,19 @@ def reproduce_job(made: Premises) -> Handler:
 
 def reproducing(made: Premises, guarded: GuardedLake) -> Reproducing:
     """What starts the reproduction of a run, for whoever may train on its data."""
+    from falaj.training.products import fetched_request
     from falaj.training.use import DataUse, Reproducing
+    from falaj.wiring.computeparts import run_queue
+
+    queue = run_queue(made)
+
+    def claim(call: Call, run: Run) -> Claim:
+        request = fetched_request(made.blobs, run)
+        # Whoever asks pays, from a team of their own.
+        return queue.claim(call, request.model_copy(update={"team": None}))
 
     use = DataUse(made.catalog, made.may, guarded)
-    return Reproducing(made.training_sets, made.jobs, use)
+    return Reproducing(made.training_sets, made.jobs, use, claim)
 
 
 def _scoring(made: Premises) -> Scoring:

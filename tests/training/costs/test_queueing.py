@@ -37,10 +37,10 @@ def queue(books):
     return RunQueue(settings, Teams(settings), budgets)
 
 
-def claim(books, queue, who="user:amina", **asked):
+def claim(books, queue, who="user:amina", *, at_once=1, **asked):
     request = TrainingRequest(model="late", training_set="ts_1", **asked)
     with opened_call(books.database, who) as call:
-        return queue.claim(call, request)
+        return queue.claim(call, request, at_once=at_once)
 
 
 def in_group(database, name, group):
@@ -100,6 +100,11 @@ def test_no_request_asks_for_more_time_than_a_run_may_take(books):
     for seconds in (61, None):
         with pytest.raises(InvalidInput, match="longer than 60 s"):
             claim(books, queue, resources={"seconds": seconds})
+
+
+def test_fits_that_run_side_by_side_are_all_claimed(books, queue):
+    found = claim(books, queue, resources={"cpus": 2}, at_once=3)
+    assert found.resources.cpu_thousandths == 6000
 
 
 def test_quotas_are_those_of_the_settings():

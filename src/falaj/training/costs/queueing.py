@@ -33,8 +33,11 @@ class RunQueue:
         self._teams = teams
         self._budgets = budgets
 
-    def claim(self, call: Call, request: RunRequest) -> Claim:
+    def claim(self, call: Call, request: RunRequest, *, at_once: int = 1) -> Claim:
         """What a request claims.
+
+        Args:
+            at_once: how many such fits run side by side.
 
         Raises:
             Forbidden: its submitter is not of the team it names.
@@ -49,4 +52,5 @@ class RunQueue:
                 f"No run may take longer than {most:g} s here.",
                 hint="Say so in resources.seconds, or ask for less time.",
             )
-        return Claim(team=team, priority=request.priority, resources=resources)
+        all_of_them = resources.model_copy(update={"workers": resources.workers * at_once})
+        return Claim(team=team, priority=request.priority, resources=all_of_them)

@@ -69,8 +69,8 @@ class TuningRequest(BaseModel):
     """Needed by a pruner."""
     seed: int = Field(7, ge=0, le=2**31 - 1)
     workers: int | None = Field(None, ge=1, le=1000)
-    """How many trials run side by side; as many as the compute has slots if None. With 1 the
-    same request gives the same trials."""
+    """How many trials run side by side, and are claimed of the queue; as many as the platform's
+    machine has cores if None. With 1 the same request gives the same trials."""
     train_best: bool = True
     """Train a version of the model with the parameters of the best trial at the end."""
 
