@@ -185,8 +185,8 @@ def robustness_gate(rule: RobustnessRule) -> Gate:
         if damaged.few_of is not None and not bad:
             return skipped(
                 "robustness",
-                f"only {damaged.few_of} of {damaged.n_rows} rows are of the rarer class, too few to "
-                f"judge how far the AUC falls (at least {LEAST_OF_EACH})",
+                f"only {damaged.few_of} of {damaged.n_rows} rows are of the rarer class, too few "
+                f"to judge how far the AUC falls (at least {LEAST_OF_EACH})",
                 evidence,
             )
         good = "; ".join(
