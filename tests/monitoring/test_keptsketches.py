@@ -1,18 +1,19 @@
 """Sketches of the prediction log: kept once, rolled up without loss, read by window."""
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, select, text
 
 from falaj.kernel.clock import SetClock
 from falaj.kernel.errors import NotFound
 from falaj.models.reference import statistics_of
-from falaj.monitoring.keptsketches import KeptSketches
+from falaj.monitoring.keptsketches import HOUR, MINUTE, KeptSketches
 from falaj.monitoring.sketches import Bins, Sketch
 from falaj.monitoring.tables import sketch_rows
 from falaj.serving.logged import SCHEMA
@@ -157,3 +158,32 @@ def test_rows_that_move_inside_a_transaction_are_sketched_behind_it(kept, databa
         if thread.name == "falaj-sketch":
             thread.join(60)
     assert window(kept, database, NOW, NOW + timedelta(minutes=1)).n == 5
+
+
+@pytest.mark.services
+def test_what_is_added_to_a_minute_while_it_is_rolled_up_is_not_lost(postgres_database):
+    database = postgres_database
+    kept = KeptSketches(database, bins_of, SetClock(NOW))
+    at = NOW - timedelta(days=5)
+    kept.take("s1", logged([at] * 3))
+    waiting = text("SELECT count(*) FROM pg_stat_activity"
+                   " WHERE datname = current_database() AND wait_event_type = 'Lock'")  # fmt: skip
+    with ThreadPoolExecutor(1) as pool:
+        with database.transaction() as connection:
+            connection.execute(select(sketch_rows).with_for_update())  # as rolling up begins
+            late = pool.submit(kept.take, "s2", logged([at] * 4, seed=2))
+            until = time.monotonic() + 60
+            while not late.done() and time.monotonic() < until:
+                connection.execute(text("SELECT pg_stat_clear_snapshot()"))
+                if connection.execute(waiting).scalar_one():
+                    break
+                time.sleep(0.01)
+            assert not late.done()
+            assert kept._rolled(connection, MINUTE, HOUR, NOW - timedelta(days=2)) == 1
+        late.result(60)
+    assert window(kept, database, at - timedelta(hours=1), NOW).n == 7
+    assert count(database) == 2
+    while kept.roll_up():
+        pass
+    assert window(kept, database, at - timedelta(hours=1), NOW).n == 7
+    assert count(database) == 1

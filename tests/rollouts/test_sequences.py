@@ -64,6 +64,13 @@ def test_nonsense_is_refused(variance, units, alpha):
         mean_sequence(0.0, variance, units, alpha=alpha)
 
 
+@pytest.mark.parametrize("side", ["both", "below", "above"])
+@pytest.mark.parametrize("units", [1, 4, 1_000_000])
+def test_units_that_are_all_alike_make_nothing_certain(side, units):
+    found = mean_sequence(1.0, 0.0, units, side=side)
+    assert (found.estimate, found.low, found.high) == (1.0, -math.inf, math.inf)
+
+
 @given(st.integers(0, 300), st.integers(0, 300), st.floats(0.05, 0.9), st.floats(0.5, 2))
 @settings(max_examples=40)
 def test_the_evidence_is_the_integral_that_it_says(events, others, share, tolerated):

@@ -173,6 +173,8 @@ def _delong(labels: Vector, scores: list[Vector]) -> tuple[Vector, Vector, float
 
 
 def _covariance(rows: Vector) -> Vector:
+    """Of one or two AUCs' placements. One row has no spread to measure: what lies between 0 and 1
+    varies by at most 0.25, and two of them differ the most when they go against each other."""
     if rows.shape[1] < 2:
-        return np.full((rows.shape[0], rows.shape[0]), 0.25)  # the most that it can be
+        return 0.5 * np.eye(rows.shape[0]) - 0.25
     return np.atleast_2d(np.cov(rows))

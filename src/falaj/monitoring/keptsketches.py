@@ -193,11 +193,14 @@ class KeptSketches:
     def _added(self, connection: Connection, key: Key, sketch: Sketch) -> None:
         """Add to what is kept; whoever adds to the same stretch meanwhile is waited for."""
         values = {**key._asdict(), "n": sketch.n, "data": sketch.packed()}
-        if insert_if_absent(connection, sketch_rows, values):
-            return
         this = [sketch_rows.c[name] == value for name, value in key._asdict().items()]
         query = select(sketch_rows.c.data).where(*this).with_for_update()
-        both = unpacked(connection.execute(query).scalar_one()) + sketch
+        kept = None
+        while kept is None:  # who is waited for may have rolled the row up and deleted it
+            if insert_if_absent(connection, sketch_rows, values):
+                return
+            kept = connection.execute(query).scalar_one_or_none()
+        both = unpacked(kept) + sketch
         connection.execute(update(sketch_rows).where(*this).values(n=both.n, data=both.packed()))
 
     def _rolled(self, connection: Connection, seconds: int, longer: int, before: datetime) -> int:

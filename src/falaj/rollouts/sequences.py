@@ -60,7 +60,9 @@ def mean_sequence(
 
     Args:
         estimate: at this look.
-        variance: of the estimate (it falls as 1 / units).
+        variance: of the estimate (it falls as 1 / units). Units that are all alike, which give
+            0, tell nothing of how others vary: no side has a bound then, and the truth may lie
+            anywhere.
         units: how many units it is made of, in all variants.
         alpha: the chance that the truth is ever outside.
         side: ``below`` gives a lower bound alone, ``above`` an upper one; the error of both
@@ -68,13 +70,16 @@ def mean_sequence(
         tuned_for: the number of units at which the interval is narrowest; chosen beforehand.
 
     Raises:
-        InvalidInput: alpha is not between 0 and 1, or there is no positive variance or unit.
+        InvalidInput: alpha is not between 0 and 1, the variance is negative or no number, or there
+            is no unit.
     """
     if not 0 < alpha < 1 or units <= 0 or not variance >= 0:
         raise InvalidInput(
             f"No sequence can be made of {units} units with variance {variance} and error {alpha}.",
             hint="Give a positive number of units, and an error such as 0.05.",
         )
+    if variance == 0:
+        return Bounds(estimate, -math.inf, math.inf)
     squared = units * tightest(tuned_for, alpha, side) ** 2
     if side == "both":
         inside = math.log(math.sqrt(squared + 1) / alpha)

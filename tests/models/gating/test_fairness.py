@@ -60,6 +60,71 @@ def test_small_groups_are_counted_and_not_compared(made):
     assert found.evidence["too_small"]["demographic_parity"] == 1
 
 
+def with_few_positives(function=lambda m: np.full(len(m), 0.2)):
+    """A maker of a version before two groups of 2,000 test rows, 90 of each with label 1."""
+
+    def version(made):
+        random = np.random.default_rng(6)
+        n = 4_000
+        group = np.arange(n) % 2
+        rows = made.rows(
+            n,
+            split=["test"] * (n - 2) + ["train"] * 2,
+            g=np.array(["f", "m"])[group].tolist(),
+            n=random.random(n),
+            w=np.array(["a", "b"])[group].tolist(),
+            y=np.arange(n) < 180,
+        )
+        return made.examined(rows, function=function)
+
+    return version
+
+
+def test_where_certainty_is_asked_for_a_measure_without_large_groups_fails(made):
+    rule = RULE.model_copy(update={"require": "surely_within"})
+    found = fairness_gate(rule)(with_few_positives()(made))
+    assert found.outcome is Outcome.FAILED
+    assert "true positive rate not judged: fewer than two groups have 100 rows" in found.message
+    assert found.evidence["not_judged"] == ["true_positive_rate"]
+    assert all(gap["high"] < 0.1 for gap in found.evidence["gaps"].values())
+    enough = rule.model_copy(update={"least_rows": 90})
+    assert fairness_gate(enough)(with_few_positives()(made)).outcome is Outcome.PASSED
+
+
+def test_a_measure_without_large_groups_never_passes_on_the_others(made):
+    found = fairness_gate(RULE)(with_few_positives()(made))
+    assert found.outcome is Outcome.SKIPPED
+    assert "true positive rate not judged" in found.message
+    assert "demographic parity 0.000" in found.message
+    alone = RULE.model_copy(update={"equalised_odds": None})
+    assert fairness_gate(alone)(with_few_positives()(made)).outcome is Outcome.PASSED
+
+
+def test_what_another_measure_finds_still_fails(made):
+    favoured = with_few_positives(lambda m: np.where(m[:, 2] == 0, 0.9, 0.2))
+    found = fairness_gate(RULE)(favoured(made))
+    assert found.outcome is Outcome.FAILED
+    assert "not judged" in found.message
+    assert "demographic parity 1.000" in found.message
+
+
+@pytest.mark.parametrize(
+    ("require", "outcome"),
+    [("surely_within", Outcome.FAILED), ("not_surely_beyond", Outcome.SKIPPED)],
+)
+def test_one_group_alone_shows_nothing(made, require, outcome):
+    rule = RULE.model_copy(update={"require": require})
+    found = fairness_gate(rule)(made.examined(people(made, groups=("f",))))
+    assert found.outcome is outcome
+    assert len(found.evidence["not_judged"]) == 3
+
+
+def test_a_rule_without_limits_asks_nothing(made):
+    rule = FairnessRule(column="g", equalised_odds=None, demographic_parity=None)
+    found = fairness_gate(rule)(made.examined(people(made)))
+    assert (found.outcome, found.message) == (Outcome.SKIPPED, "the rule has no limit")
+
+
 def test_a_personal_column_needs_named_groups_and_tells_no_other_word(made):
     rows = people(made, groups=("f", "m", "rare secret"))
     version = made.examined(rows, personal=frozenset({"g"}))

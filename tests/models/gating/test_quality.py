@@ -76,6 +76,29 @@ def test_the_paired_test_errs_as_often_as_it_says(metric):
     assert abs(false_alarms(4000, metric) - 0.05) < 3 * (0.05 * 0.95 / 4000) ** 0.5 + 0.005
 
 
+def called_better(rounds, n_ones, n_zeros=500):
+    """How often a random model is called better than another that is as random."""
+    random = np.random.default_rng(8)
+    labels = (np.arange(n_ones + n_zeros) < n_ones).astype(float)
+    drawn = (random.random((2, labels.size)) for _ in range(rounds))
+    return sum(auc_difference(labels, *scores).low > 0 for scores in drawn) / rounds
+
+
+@pytest.mark.parametrize("n_ones", [1, 10, 50])
+def test_a_random_model_is_seldom_better_than_another_however_few_rows_a_class_has(n_ones):
+    assert called_better(600, n_ones) <= 0.055
+
+
+@pytest.mark.parametrize("flipped", [False, True])
+def test_the_only_row_of_a_class_lets_a_difference_vary_as_much_as_it_can(flipped):
+    labels = (np.arange(101) == 0).astype(float)
+    top, bottom = np.arange(101.0)[::-1], np.arange(101.0)  # the row is the first or the last
+    found = auc_difference(1 - labels if flipped else labels, top, bottom)
+    assert abs(found.estimate) == pytest.approx(1)
+    assert found.high - found.low == pytest.approx(2 * 1.96, rel=1e-3)
+    assert found.low < 0 < found.high
+
+
 def test_a_floor_may_ask_for_certainty_or_forbid_only_what_is_sure(made):
     version = made.examined()
     auc = metric_gate(MetricRule(limit=0.5))(version).evidence["interval"]
@@ -106,9 +129,9 @@ def test_a_ceiling_turns_the_interval_round(made, metric):
     assert outcome("surely_within") is Outcome.FAILED
 
 
-def rivals(made, noise):
+def rivals(made, noise, rows=None):
     """A version before a champion whose scores are its own with noise."""
-    version = made.examined()
+    version = made.examined(rows)
     random = np.random.default_rng(2)
 
     def worse(matrix):
@@ -140,3 +163,29 @@ def test_not_inferior_puts_the_burden_of_proof_on_the_version(made):
     wide = ChampionRule(require="not_inferior", margin=0.05)
     assert champion_gate(wide)(version).outcome is Outcome.PASSED
     assert champion_gate(ChampionRule())(version).outcome is Outcome.PASSED
+
+
+def few_of_a_class(made, n, label):
+    """Rows of which n test rows have the label, those that the model takes for the surest."""
+    rows = made.rows()
+    x, test = np.array(rows["x"]), np.array(rows["split"].to_pylist()) == "test"
+    inside = np.flatnonzero(test)
+    y = np.full(len(x), not label)
+    y[inside[np.argsort(-x[inside] if label else x[inside])[:n]]] = label
+    return made.rows(y=y)
+
+
+@pytest.mark.parametrize("label", [True, False])
+@pytest.mark.parametrize("metric", ["auc", "log_loss", "calibration_error"])
+@pytest.mark.parametrize("require", ["not_worse", "not_inferior", "better"])
+def test_a_champion_is_not_beaten_on_fewer_than_ten_rows_of_a_class(made, label, metric, require):
+    rule = ChampionRule(metric=metric, require=require, margin=1.0)
+    for n in (1, 9):
+        found = champion_gate(rule)(rivals(made, 3.0, few_of_a_class(made, n, label)))
+        assert found.outcome is Outcome.FAILED
+        assert f"only {n} of the" in found.message
+        assert "difference" not in found.evidence
+    if metric == "auc":
+        found = champion_gate(rule)(rivals(made, 3.0, few_of_a_class(made, 10, label)))
+        assert found.outcome is Outcome.PASSED
+        assert found.evidence["difference"]["estimate"] > 0

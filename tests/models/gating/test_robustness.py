@@ -1,6 +1,7 @@
 """Damaged inputs: a sturdy model stands, a brittle one falls, and it is told by what."""
 
 import numpy as np
+import pytest
 
 from falaj.models.gating.robustness import robustness_gate
 from falaj.models.gating.rules import RobustnessRule
@@ -57,3 +58,41 @@ def test_absurd_numbers_must_still_give_a_probability(made):
 def test_the_same_version_gives_the_same_numbers_again(made):
     one, other = (robustness_gate(RobustnessRule())(made.examined()) for _ in range(2))
     assert one == other
+
+
+def surest(made, n, rows=3000):
+    """Rows of which only so many test rows are of class 1, those with the greatest ``x``."""
+    table = made.rows(rows)
+    x, test = np.array(table["x"]), np.array(table["split"].to_pylist()) == "test"
+    y = np.zeros(len(x), dtype=bool)
+    y[np.flatnonzero(test)[np.argsort(-x[test])[:n]]] = True
+    return made.rows(rows, y=y)
+
+
+@pytest.mark.parametrize("n", [0, 1, 9])
+def test_the_fall_of_an_auc_of_few_rows_of_a_class_is_not_judged(made, n):
+    rule = RobustnessRule(flips=1.0, one_missing_auc_loss=0.0, auc_loss=0.0)
+    found = robustness_gate(rule)(made.examined(surest(made, n)))
+    assert found.outcome is Outcome.SKIPPED
+    assert f"only {n} of" in found.message
+    assert found.evidence["damages"]["missing"]["auc_loss"] is None
+    found = robustness_gate(rule)(made.examined(surest(made, 10)))
+    assert found.outcome is Outcome.FAILED
+
+
+def test_decisions_that_turn_over_are_found_without_enough_rows_of_a_class(made):
+    brittle = made.examined(
+        surest(made, 3), function=lambda m: (np.floor(m[:, 0] * 1000) % 2).clip(0.01, 0.99)
+    )
+    found = robustness_gate(RobustnessRule())(brittle)
+    assert found.outcome is Outcome.FAILED
+    assert "turn over" in found.message
+
+
+def test_an_input_is_taken_from_all_rows_where_a_sample_has_too_few_of_a_class(made):
+    version = made.examined(surest(made, 12, rows=18_000))
+    found = robustness_gate(RobustnessRule(one_missing_auc_loss=0.1))(version)
+    assert found.evidence["n_rows"] > 5_000
+    first = found.evidence["one_input_missing"][0]
+    assert (first["input"], found.outcome) == ("x", Outcome.FAILED)
+    assert first["auc_loss"]["estimate"] == pytest.approx(0.5, abs=0.01)

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from falaj.models.ports import Scorer
 
 WORST_SHOWN = 10
+LEAST_OF_EACH = 10
+"""Rows of each class that a comparison needs; with fewer the error of its metric is a guess."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,12 @@ class Examined:
             )
         values = self.rows.column(column).cast(pa.string())
         return np.asarray(pc.fill_null(values, "(missing)").to_pylist(), dtype=object)
+
+
+def rarest(labels: Vector) -> int:
+    """How many rows the class has that has fewer."""
+    ones = int(labels.sum())
+    return min(ones, labels.size - ones)
 
 
 Gate = Callable[[Examined], GateResult]

@@ -55,7 +55,12 @@ class Gap:
 
 
 def fairness_gate(rule: FairnessRule) -> Gate:
-    """No two groups are surely decided about more differently than the rule permits."""
+    """No two groups are surely decided about more differently than the rule permits.
+
+    A measure that has a limit, but no two groups that are large enough, is not judged: the gate
+    then fails if the rule asks for certainty (``surely_within``), and else never passes: it fails
+    by the other measures, or is skipped.
+    """
     name = f"fairness:{rule.column}"
 
     def gate(examined: Examined) -> GateResult:
@@ -79,15 +84,22 @@ def fairness_gate(rule: FairnessRule) -> Gate:
         rates = rates_of(groups, decided, examined.labels)
         gaps, n_intervals = compared(rule, rates)
         evidence = _evidence(rule, rates, gaps, n_intervals)
-        if not gaps:
-            return skipped(name, "fewer than two groups are large enough to compare", evidence)
-        shown = "; ".join(
+        if not evidence["gaps"] and not evidence["not_judged"]:
+            return skipped(name, "the rule has no limit", evidence)
+        shown = [
             f"{one.measure.replace('_', ' ')} {one.found.estimate:.3f} "
             f"[{one.found.low:.3f}, {one.found.high:.3f}] between {one.between[0]} and "
             f"{one.between[1]}, asked ≤ {one.limit}"
             for one in gaps
-        )
-        return result(name, all(one.holds(rule) for one in gaps), shown, evidence)
+        ]
+        good = all(one.holds(rule) for one in gaps)
+        if not evidence["not_judged"]:
+            return result(name, good, "; ".join(shown), evidence)
+        told = ", ".join(one.replace("_", " ") for one in evidence["not_judged"])
+        why = f"{told} not judged: fewer than two groups have {rule.least_rows} rows"
+        if rule.require == "surely_within" or not good:
+            return result(name, False, "; ".join([why, *shown]), evidence)
+        return skipped(name, "; ".join([why, *shown]), evidence)
 
     return gate
 
@@ -118,26 +130,30 @@ def rates_of(groups: Any, decided: Any, labels: Any) -> dict[str, list[Rate]]:
     }
 
 
-def compared(rule: FairnessRule, rates: dict[str, list[Rate]]) -> tuple[list[Gap], int]:
-    """The greatest difference of each measure that has a limit, and how many intervals hold
-    together."""
+def limits_of(rule: FairnessRule) -> dict[str, float]:
+    """The limit of each measure that has one."""
     limits = {
         "demographic_parity": rule.demographic_parity,
         "true_positive_rate": rule.equalised_odds,
         "false_positive_rate": rule.equalised_odds,
     }
+    return {measure: limit for measure, limit in limits.items() if limit is not None}
+
+
+def compared(rule: FairnessRule, rates: dict[str, list[Rate]]) -> tuple[list[Gap], int]:
+    """The greatest difference of each measure that has a limit and two large groups, and how many
+    intervals hold together."""
+    limits = limits_of(rule)
     pairs = {
         measure: list(combinations([one for one in rates[measure] if one.n >= rule.least_rows], 2))
-        for measure, limit in limits.items()
-        if limit is not None
+        for measure in limits
     }
     n_intervals = sum(len(found) for found in pairs.values())
     confidence = 1 - (1 - rule.confidence) / max(n_intervals, 1)
     gaps = []
     for measure, found in pairs.items():
-        limit = limits[measure]
-        if not found or limit is None:
-            continue
+        if not found:
+            continue  # told as not judged
         apart = [
             distance(newcombe(a.positive, a.n, b.positive, b.n, confidence=confidence))
             for a, b in found
@@ -148,7 +164,8 @@ def compared(rule: FairnessRule, rates: dict[str, list[Rate]]) -> tuple[list[Gap
             max(one.low for one in apart),
             max(one.high for one in apart),
         )
-        gaps.append(Gap(measure, limit, together, (found[worst][0].group, found[worst][1].group)))
+        between = (found[worst][0].group, found[worst][1].group)
+        gaps.append(Gap(measure, limits[measure], together, between))
     return gaps, n_intervals
 
 
@@ -161,6 +178,7 @@ def _evidence(
     return {
         "rule": rule.model_dump(),
         "gaps": {one.measure: one.evidence() for one in gaps},
+        "not_judged": sorted(limits_of(rule).keys() - {one.measure for one in gaps}),
         "n_intervals": n_intervals,
         "method": "Newcombe 1998, all intervals together (Bonferroni)",
         "impact_ratio": min(selected) / max(selected) if selected and max(selected) > 0 else None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from falaj.models.gating.calibration import error_interval
-from falaj.models.gating.examined import Examined, Gate, result, skipped
+from falaj.models.gating.examined import LEAST_OF_EACH, Examined, Gate, rarest, result, skipped
 from falaj.models.gating.rules import ChampionRule, MetricRule
 from falaj.models.intervals import Interval, metric_difference, metric_interval
 from falaj.models.model import GateResult
@@ -63,7 +63,8 @@ def champion_gate(rule: ChampionRule) -> Gate:
     """The version is not worse than (or better than) the one in production.
 
     Only rows after everything that the champion was fitted on are compared; both score the
-    same rows, so the test is a paired one.
+    same rows, so the test is a paired one. With fewer than 10 rows of a class it fails, whatever
+    the rule asks: the error of a difference is then a guess, and nothing is shown.
     """
 
     def gate(examined: Examined) -> GateResult:
@@ -87,6 +88,15 @@ def champion_gate(rule: ChampionRule) -> Gate:
                 False,
                 "no test rows of both classes lie after the champion's own training rows",
                 {**evidence, "n_rows": int(later.sum())},
+            )
+        few = rarest(examined.labels[later])
+        if few < LEAST_OF_EACH:
+            return result(
+                "champion",
+                False,
+                f"only {few} of the {int(later.sum())} test rows after the champion's own training "
+                f"rows are of the rarer class, too few to compare (at least {LEAST_OF_EACH})",
+                {**evidence, "n_rows": int(later.sum()), "n_of_the_rarer_class": few},
             )
         others = examined.champion_scorer.scores(encoding.matrix(examined.rows))
         found = metric_difference(

@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from falaj.models.gating.examined import WORST_SHOWN, Examined, Gate, result
+from falaj.models.gating.examined import (
+    LEAST_OF_EACH,
+    WORST_SHOWN,
+    Examined,
+    Gate,
+    rarest,
+    result,
+    skipped,
+)
 from falaj.models.gating.leakagesigns import sampled
 from falaj.models.gating.proportions import wilson
 from falaj.models.gating.rules import RobustnessRule
@@ -48,6 +56,12 @@ class Damaged:
     def n_rows(self) -> int:
         """How many rows are damaged."""
         return len(self._labels)
+
+    @property
+    def few_of(self) -> int | None:
+        """How many rows the rarer class has, if too few for the AUC's fall; None if enough."""
+        few = rarest(self._labels)
+        return few if few < LEAST_OF_EACH else None
 
     def all_missing(self) -> dict[str, Any]:
         """A share of the values of all inputs taken away."""
@@ -86,14 +100,19 @@ class Damaged:
         return rows.set_column(place, feature.name, changed)
 
     def one_missing(self) -> list[dict[str, Any]]:
-        """Each input missing in all of at most 4,000 rows, the greatest fall of the AUC first."""
+        """Each input missing in all of at most 4,000 rows, the greatest fall of the AUC first.
+
+        In all rows, if those 4,000 hold too few of a class.
+        """
         few = np.sort(self._random.permutation(self.n_rows)[:_ROWS_FOR_EACH])
+        if rarest(self._labels[few]) < LEAST_OF_EACH:
+            few = np.arange(self.n_rows)
         told = []
         for place, name in enumerate(self._encoding.names):
             matrix = self._matrix[few]  # a copy
             matrix[:, place] = np.nan
             told.append({"input": name, **self._measured(matrix, few)})
-        return sorted(told, key=lambda one: (-one["auc_loss"]["estimate"], one["input"]))
+        return sorted(told, key=lambda one: (-_fall(one)["estimate"], one["input"]))
 
     def no_probabilities(self) -> int:
         """How many rows of absurd numbers give something else than a probability."""
@@ -114,14 +133,25 @@ class Damaged:
         if np.isnan(scores).any():
             return {"auc_loss": {"estimate": 1.0, "low": 1.0, "high": 1.0}, "no_number": True,
                     "flips": {"estimate": 1.0, "low": 1.0, "high": 1.0}}  # fmt: skip
-        fall = auc_difference(labels, before, scores, confidence=rule.confidence)
         turned = (before >= rule.threshold) != (scores >= rule.threshold)
         flips = wilson(int(turned.sum()), len(turned), confidence=rule.confidence)
+        if self.few_of is not None:
+            return {"auc_loss": None, "flips": flips.evidence()}
+        fall = auc_difference(labels, before, scores, confidence=rule.confidence)
         return {"auc_loss": fall.evidence(), "flips": flips.evidence()}
 
 
+def _fall(found: dict[str, Any]) -> dict[str, float]:
+    """The fall of the AUC; where it was not judged, one that is beyond no limit."""
+    return found["auc_loss"] or {"estimate": 0.0, "low": 0.0, "high": 0.0}
+
+
 def robustness_gate(rule: RobustnessRule) -> Gate:
-    """No damage surely costs more AUC, or turns over more decisions, than the rule permits."""
+    """No damage surely costs more AUC, or turns over more decisions, than the rule permits.
+
+    With fewer than 10 rows of a class the fall of the AUC is not judged: the gate then fails by
+    the rest of the rule, or is skipped.
+    """
 
     def gate(examined: Examined) -> GateResult:
         damaged = Damaged(rule, examined)
@@ -132,35 +162,38 @@ def robustness_gate(rule: RobustnessRule) -> Gate:
         absurd = damaged.no_probabilities()
         bad = []
         for name, found in known.items():
-            if found["auc_loss"]["low"] > rule.auc_loss:
-                bad.append(f"{name}: the AUC falls by {found['auc_loss']['estimate']:.3f}")
+            if _fall(found)["low"] > rule.auc_loss:
+                bad.append(f"{name}: the AUC falls by {_fall(found)['estimate']:.3f}")
             if found["flips"]["low"] > rule.flips:
                 bad.append(f"{name}: {found['flips']['estimate']:.1%} of the decisions turn over")
         limit = rule.one_missing_auc_loss
         if limit is not None:
             bad += [
-                f"without {one['input']} the AUC falls by {one['auc_loss']['estimate']:.3f}"
+                f"without {one['input']} the AUC falls by {_fall(one)['estimate']:.3f}"
                 for one in alone
-                if one["auc_loss"]["low"] > limit
+                if _fall(one)["low"] > limit
             ]
         if absurd:
             bad.append(f"{absurd} rows of absurd numbers give no probability")
+        evidence = {
+            "rule": rule.model_dump(),
+            "damages": known,
+            "one_input_missing": alone[:WORST_SHOWN],
+            "n_absurd_without_probability": absurd,
+            "n_rows": damaged.n_rows,
+        }
+        if damaged.few_of is not None and not bad:
+            return skipped(
+                "robustness",
+                f"only {damaged.few_of} of {damaged.n_rows} rows are of the rarer class, too few "
+                f"to judge how far the AUC falls (at least {LEAST_OF_EACH})",
+                evidence,
+            )
         good = "; ".join(
-            f"{name}: AUC {-found['auc_loss']['estimate']:+.4f}, "
+            f"{name}: AUC {-_fall(found)['estimate']:+.4f}, "
             f"{found['flips']['estimate']:.1%} turned over"
             for name, found in known.items()
         )
-        return result(
-            "robustness",
-            not bad,
-            "; ".join(bad[:5]) or good,
-            {
-                "rule": rule.model_dump(),
-                "damages": known,
-                "one_input_missing": alone[:WORST_SHOWN],
-                "n_absurd_without_probability": absurd,
-                "n_rows": damaged.n_rows,
-            },
-        )
+        return result("robustness", not bad, "; ".join(bad[:5]) or good, evidence)
 
     return gate

@@ -13,15 +13,21 @@ from typing import Any
 
 import numpy as np
 
-from falaj.models.gating.examined import WORST_SHOWN, Examined, Named, result, skipped
+from falaj.models.gating.examined import (
+    LEAST_OF_EACH,
+    WORST_SHOWN,
+    Examined,
+    Named,
+    rarest,
+    result,
+    skipped,
+)
 from falaj.models.gating.proportions import holm, quantile
 from falaj.models.gating.rules import SliceRule
 from falaj.models.intervals import Interval, metric_error
 from falaj.models.model import GateResult
 from falaj.training.metrics import HIGHER_IS_BETTER
 
-LEAST_OF_EACH = 10
-"""Rows of each class that a slice needs; with fewer its AUC's error is a guess."""
 TOGETHER = "(small slices together)"
 
 
@@ -96,10 +102,9 @@ class Slices:
             self._judged.append(self._slice(examined, column, TOGETHER, inside))
 
     def _judgeable(self, labels: Any) -> bool:
-        ones = int(labels.sum())
         least = min(LEAST_OF_EACH, self._rule.least_rows // 2)
         enough = labels.size >= self._rule.least_rows
-        return bool(enough and min(ones, labels.size - ones) >= least)
+        return bool(enough and rarest(labels) >= least)
 
     def _slice(self, examined: Examined, column: str, word: str, inside: Any) -> Slice:
         rule = self._rule
