@@ -11,6 +11,7 @@ from sqlalchemy import Column, String, Table, insert, select
 
 from falaj.kernel.actions import Service, action
 from falaj.kernel.call import AssetRef, Caller, Principal, PrincipalKind
+from falaj.kernel.calls import Calls
 from falaj.kernel.clock import SetClock
 from falaj.kernel.database import Database, metadata
 from falaj.kernel.door import Backend, LocalDoor, Services, face
@@ -229,6 +230,19 @@ def test_an_inner_call_joins_the_transaction_and_is_its_parents_child(world: Wor
         LocalDoor(world.backend, caller).call(write, {"text": "inner"}, parent=parent)
         raise ZeroDivisionError
     assert world.written() == []
+
+
+def test_the_events_of_an_inner_call_are_kept_with_its_parents_at_the_end(world: World) -> None:
+    write = world.backend.services.actions["notes.write"]
+    caller = Caller(Principal("user:amina", PrincipalKind.USER))
+    calls = Calls(world.database, world.audit, Outbox(), world.clock)
+    with calls.opened("x.y", "user:amina") as parent:
+        parent.emit("outer.begun")
+        LocalDoor(world.backend, caller).call(write, {"text": "inner"}, parent=parent)
+        parent.emit("outer.ended")
+        # Written now, they would hold up every other commit on PostgreSQL until the parent ends.
+        assert parent.connection.execute(select(outbox_events.c.type)).all() == []
+    assert world.events() == ["outer.begun", "note.written", "outer.ended"]
 
 
 def test_an_unknown_verb_is_an_attribute_error_that_lists_what_there_is(world: World) -> None:

@@ -320,7 +320,10 @@ class LocalDoor:
                 answer=action.result.dump_json(result).decode(),
                 at=now,
             )
-        backend.events.append(connection, call.events)
+        if parent is None:
+            backend.events.append(connection, call.events)
+        else:  # kept with the parent's own, at the end: see Outbox.append
+            parent.events.extend(call.events)
         records.append(self._done(call_id, action, ref, checked, decision, now, parent, call.notes))
         return result
 

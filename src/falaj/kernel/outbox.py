@@ -24,6 +24,7 @@ from sqlalchemy.engine import Connection
 
 from falaj.kernel.call import Event
 from falaj.kernel.clock import microseconds
+from falaj.kernel.commitorder import take_turn
 from falaj.kernel.database import Database, Instant, Json, metadata
 from falaj.kernel.statements import Statement, json_text
 
@@ -52,7 +53,14 @@ class Outbox:
     """Keeps events in the caller's transaction."""
 
     def append(self, connection: Connection, events: Sequence[Event]) -> None:
-        """Write events; they become visible with the commit."""
+        """Write events; they become visible with the commit, in the order of their numbers.
+
+        Append last: on PostgreSQL the transaction keeps the turn (``take_turn``) to its end, so
+        that no subscriber sees an event before all those with smaller numbers.
+        """
+        if not events:
+            return
+        take_turn(connection)
         _APPEND.many(
             connection,
             [

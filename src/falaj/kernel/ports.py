@@ -93,7 +93,10 @@ class Resources(Protocol):
 
 
 class Events(Protocol):
-    """Keeps events in the caller's transaction, to be delivered after its commit."""
+    """Keeps events in the caller's transaction, to be delivered after its commit.
+
+    Append last: it may hold a lock until the transaction ends.
+    """
 
     def append(self, connection: Connection, events: Sequence[Event]) -> None: ...
 

@@ -17,12 +17,13 @@ from pydantic_core.core_schema import (
     any_schema,
     plain_serializer_function_ser_schema,
 )
-from sqlalchemy import delete, func, insert, or_, select, update
+from sqlalchemy import delete, func, or_, select
 
 from falaj.kernel.binary import whole_of
 from falaj.kernel.errors import Conflict, Corrupt, InvalidInput, LimitExceeded, NotFound
 from falaj.kernel.insertion import insert_if_absent
 from falaj.lake.streams import Kept
+from falaj.training.artifactbytes import drop_later, let_go, locked, replace
 from falaj.training.artifactpaths import artifact_path
 from falaj.training.artifacttables import dropped_rows, stream_rows
 from falaj.training.model import Artifact, ArtifactEntry
@@ -208,25 +209,19 @@ class Artifacts:
         """
         connection = call.connection
         self._check_place(connection, shelf, owner, artifact_path(path))
-        self._hold(call, kept)
-        here = (shelf.of(owner), shelf.table.c.path == path)
-        before = connection.execute(select(shelf.table.c.digest).where(*here)).scalar()
+        artifact = Artifact(path=path, digest=kept.digest, size=kept.size)
+        before = locked(connection, shelf.table, {shelf.owner: owner}, artifact)
         if before is not None and before != kept.digest and not replaces:
             raise Conflict(
                 f"The artifact {path!r} of {owner} is there already, and the {_word(shelf)} has"
                 " ended.",
                 hint="What an ended run has kept stays as it is; use another path.",
             )
-        values = {"digest": kept.digest, "size": kept.size}
-        if before is None:
-            connection.execute(
-                insert(shelf.table).values({shelf.owner: owner, "path": path, **values})
-            )
-        else:
-            connection.execute(update(shelf.table).where(*here).values(values))
+        self._hold(call, kept)
         if before is not None and before != kept.digest:
+            replace(connection, shelf.table, {shelf.owner: owner}, artifact)
             self._let_go(call, [before])
-        return Artifact(path=path, digest=kept.digest, size=kept.size)
+        return artifact
 
     def remove(self, call: Call, shelf: Shelf, owner: str, path: str = "") -> int:
         """Remove an artifact, or a folder with all in it; returns how many artifacts went.
@@ -236,10 +231,10 @@ class Artifacts:
         """
         whole = artifact_path(path, empty=True)
         here = (shelf.of(owner), or_(shelf.table.c.path == whole, _below(shelf, whole)))
-        digests = list(call.connection.execute(select(shelf.table.c.digest).where(*here)).scalars())
+        removed = delete(shelf.table).where(*here).returning(shelf.table.c.digest)
+        digests = list(call.connection.execute(removed).scalars())
         if not digests and path:
             raise _missing(shelf, owner, path)
-        call.connection.execute(delete(shelf.table).where(*here))
         self._let_go(call, digests)
         return len(digests)
 
@@ -262,38 +257,21 @@ class Artifacts:
     def _hold(self, call: Call, kept: Kept) -> None:
         """Remember where the bytes lie; if they lie somewhere already, the new ones go."""
         values = {"digest": kept.digest, "stream": kept.stream, "size": kept.size}
-        if insert_if_absent(call.connection, stream_rows, values):
-            return
-        # Locked, so that whoever lets the last path of these bytes go waits for this one.
-        row = call.connection.execute(
-            select(stream_rows.c.stream)
-            .where(stream_rows.c.digest == kept.digest)
-            .with_for_update()
-        ).scalar()
-        if row is None:  # let go between the two statements
-            call.connection.execute(insert(stream_rows).values(values))
-        elif row != kept.stream:
-            drop_later(call.connection, [kept.stream])
+        # Tried again when they were let go between the two statements.
+        while not insert_if_absent(call.connection, stream_rows, values):
+            # Locked, so that whoever lets the last path of these bytes go waits for this one.
+            row = call.connection.execute(
+                select(stream_rows.c.stream)
+                .where(stream_rows.c.digest == kept.digest)
+                .with_for_update()
+            ).scalar()
+            if row is not None:
+                if row != kept.stream:
+                    drop_later(call.connection, [kept.stream])
+                return
 
     def _let_go(self, call: Call, digests: Iterable[str]) -> None:
-        """Forget where bytes lie that no path names any more; they go after the commit."""
-        for digest in sorted(set(digests)):
-            here = stream_rows.c.digest == digest
-            stream = call.connection.execute(
-                select(stream_rows.c.stream).where(here).with_for_update()
-            ).scalar()
-            if stream is None or self._named(call.connection, digest):
-                continue
-            call.connection.execute(delete(stream_rows).where(here))
-            drop_later(call.connection, [stream])
-
-    def _named(self, connection: Connection, digest: str) -> bool:
-        return any(
-            connection.execute(
-                select(shelf.table.c.path).where(shelf.table.c.digest == digest).limit(1)
-            ).first()
-            for shelf in self._shelves
-        )
+        let_go(call.connection, digests, [shelf.table for shelf in self._shelves])
 
     @staticmethod
     def _check_place(connection: Connection, shelf: Shelf, owner: str, path: str) -> None:
@@ -316,12 +294,6 @@ class Artifacts:
             f"{path!r} cannot be kept as a file: it is a folder.",
             hint="Use another path, or remove the folder first.",
         )
-
-
-def drop_later(connection: Connection, streams: Iterable[str]) -> None:
-    """Have streams deleted after the commit, by ``Artifacts.clear``."""
-    for stream in streams:
-        insert_if_absent(connection, dropped_rows, {"stream": stream})
 
 
 def _below(shelf: Shelf, folder: str) -> ColumnElement[bool]:

@@ -20,6 +20,7 @@ from falaj.kernel.actions import is_writable
 from falaj.kernel.call import AssetRef
 from falaj.kernel.errors import Conflict, InvalidInput, NotFound
 from falaj.kernel.ids import new_id
+from falaj.kernel.insertion import insert_all_absent
 from falaj.training.artifacts import Shelf
 from falaj.training.loggedmodeltables import (
     logged_artifact_rows,
@@ -206,21 +207,24 @@ class LoggedModels:
             Conflict: a parameter has another value.
         """
         self.row(call.connection, model_id)
-        known = self._texts(call.connection, logged_param_rows, [model_id])[model_id]
         for key, value in params.items():
             _check_text("parameter", key, value, LONGEST_PARAM)
-            if known.get(key, value) != value:
+        if not params:
+            return
+        # Written first and compared then: another call may log the same ones at this moment.
+        # Sorted, so that the two do not wait for each other in a circle.
+        insert_all_absent(
+            call.connection,
+            logged_param_rows,
+            [{"model_id": model_id, "key": key, "value": params[key]} for key in sorted(params)],
+        )
+        known = self._texts(call.connection, logged_param_rows, [model_id])[model_id]
+        for key, value in params.items():
+            if known[key] != value:
                 raise Conflict(
                     f"The parameter {key!r} of {model_id} is {known[key][:100]!r} already.",
                     hint="A logged model's parameters are written once.",
                 )
-        fresh = [
-            {"model_id": model_id, "key": key, "value": value}
-            for key, value in params.items()
-            if key not in known
-        ]
-        if fresh:
-            call.connection.execute(insert(logged_param_rows), fresh)
 
     def tag(self, call: Call, model_id: str, tags: Mapping[str, str]) -> None:
         """Set tags, also on a finished model; an older value of the same key is replaced."""

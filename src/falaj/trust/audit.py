@@ -20,6 +20,7 @@ from sqlalchemy import Row, func, select
 from sqlalchemy.engine import Connection
 
 from falaj.kernel.clock import microseconds
+from falaj.kernel.commitorder import TURN
 from falaj.kernel.database import out_of_space
 from falaj.kernel.errors import Corrupt, NotFound, Unavailable
 from falaj.kernel.ports import AuditEntry, Outcome
@@ -33,7 +34,6 @@ COLUMNS = tuple(column.name for column in audit_records.columns)[:-1]
 """What the canonical form of a record is made of, in order."""
 LARGEST_PAGE = 1_000
 _log = logger(__name__)
-_LOCK = "SELECT pg_advisory_xact_lock(5279742041164669281)"
 _HEAD = "SELECT seq, hash FROM audit_records ORDER BY seq DESC LIMIT 1"
 _NAMES = ", ".join(column.name for column in audit_records.columns)
 _INSERT_SQLITE = f"INSERT INTO audit_records ({_NAMES}) VALUES ({', '.join('?' * 12)})"
@@ -74,7 +74,7 @@ class SqlAuditLog:
             cursor = raw.cursor()
             try:
                 if postgresql:
-                    cursor.execute(_LOCK)
+                    cursor.execute(TURN)
                 cursor.execute(_HEAD)
                 seq, previous = cursor.fetchone() or (0, GENESIS)
                 previous = bytes(previous)

@@ -68,6 +68,41 @@ def test_a_history_is_the_same_wherever_its_points_lie(runs, sqlite_database, ca
                 assert same(read(call, run, key), wanted)
 
 
+class Between:
+    """A statement, and what somebody else does right after the first of some."""
+
+    def __init__(self, statement, todo):
+        self.statement, self.todo = statement, todo
+
+    def all(self, connection, values):
+        rows = self.statement.all(connection, values)
+        while self.todo:
+            self.todo.pop()()
+        return rows
+
+
+def test_points_that_are_moved_while_a_history_is_read_are_there_once(runs, database, monkeypatch):
+    points = [("a", step, 0, math.nan if step == 1 else float(step)) for step in range(4)]
+    with opened_call(database) as call:
+        run = runs.start(call, experiment="late").id
+        runs.log(call, run, metrics=logged(points[:2]))
+        histories.move_tail(call.connection, run)
+        runs.log(call, run, metrics=logged(points[1:]))
+
+    def move():
+        with database.transaction() as connection:
+            histories.move_tail(connection, run)
+
+    todo = [move]
+    monkeypatch.setattr(histories, "_TAIL", Between(histories._TAIL, todo))
+    monkeypatch.setattr(histories, "_CHUNKS", Between(histories._CHUNKS, todo))
+    with database.reading() as connection:
+        found = histories.history(connection, run, "a")
+    assert not todo
+    assert found.steps.tolist() == [0, 1, 2, 3]
+    assert str(found.values.tolist()) == "[0.0, nan, 2.0, 3.0]"
+
+
 def test_many_calls_leave_a_short_tail_and_the_end_of_a_run_leaves_none(
     runs, database, monkeypatch
 ):

@@ -266,6 +266,23 @@ def test_a_run_that_begins_between_two_pages_moves_nothing(runs, sqlite_database
     assert sorted(run.id for run in (*first.runs, *second.runs)) == sorted(made)
 
 
+def test_an_experiment_that_is_made_between_two_pages_moves_nothing(runs, database):
+    experiments = runs.experiments_kept
+    search = ExperimentSearch(experiments, lambda _call, _resource: True, lambda _call: False)
+    with opened_call(database) as call:
+        made = [experiments.ensured(call, name).id for name in "abcdef"]
+        first = search.page(call, ExperimentQuestion(), limit=3)
+    with opened_call(database, now=call.now + timedelta(seconds=1)) as later:
+        time.sleep(0.002)  # ids tell milliseconds apart
+        experiments.ensured(later, "new")
+        second = search.page(later, ExperimentQuestion(), limit=100, page=first.next_page)
+        anew = search.page(later, ExperimentQuestion(), limit=1)
+    found = [one.id for one in (*first.experiments, *second.experiments)]
+    assert len(found) == 6
+    assert sorted(found) == sorted(made)
+    assert [one.name for one in anew.experiments] == ["new"]
+
+
 def test_a_token_is_good_for_its_question_its_caller_and_its_day(runs, sqlite_database):
     question = RunQuestion()
     with opened_call(sqlite_database) as call:

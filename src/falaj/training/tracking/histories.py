@@ -139,11 +139,14 @@ def history(
     """
     import numpy as np
 
+    # The tail first: on PostgreSQL each statement sees what was committed before it. What moves
+    # from the tail to a chunk in between is then read twice and kept once, and never missed.
+    tail = _TAIL.all(connection, (run_id,))
     parts = [
         Points.unpacked({key: n}, bytes(data))
         for n, data in _CHUNKS.all(connection, (run_id, key, first_step, last_step))
     ]
-    for keys_text, data in _TAIL.all(connection, (run_id,)):
+    for keys_text, data in tail:
         keys = json.loads(keys_text)
         if key in keys:
             parts += [part for name, part in Points.unpacked(keys, bytes(data)).parts()

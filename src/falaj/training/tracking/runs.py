@@ -18,6 +18,7 @@ from falaj.kernel.clock import microseconds
 from falaj.kernel.errors import Conflict, InvalidInput, NotFound
 from falaj.kernel.ids import new_id
 from falaj.kernel.statements import Statement, json_text
+from falaj.training.artifactbytes import log_to_run
 from falaj.training.model import (
     DEFAULT_WORKSPACE,
     Artifact,
@@ -65,10 +66,6 @@ _NEWEST_OF = Statement(
 _STATE = Statement("UPDATE runs SET state = ?, ended_at = ? WHERE id = ?")
 _NAME = Statement("UPDATE runs SET name = ? WHERE id = ?")
 _DELETED = Statement("UPDATE runs SET deleted_at = ? WHERE id = ?")
-_REMOVE_ARTIFACT = Statement("DELETE FROM run_artifacts WHERE run_id = ? AND path = ?")
-_ADD_ARTIFACT = Statement(
-    "INSERT INTO run_artifacts (run_id, path, digest, size) VALUES (?, ?, ?, ?)"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,9 +172,7 @@ class Runs:
             if points is not metrics:  # else the record of the call holds it among its arguments
                 call.note(logged=points.recorded())
         inputs.add_model_metrics(connection, run_id, of_models)
-        for artifact in artifacts:
-            _REMOVE_ARTIFACT.run(connection, (run_id, artifact.path))
-            _ADD_ARTIFACT.run(connection, (run_id, artifact.path, artifact.digest, artifact.size))
+        log_to_run(connection, run_id, artifacts)
         return standing
 
     def tag(

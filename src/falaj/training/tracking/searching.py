@@ -44,6 +44,7 @@ _STAGES = {
     Stage.ALL: "1 = 1",
 }
 _LAST_ID = Statement("SELECT MAX(id) FROM runs")
+_LAST_EXPERIMENT = Statement("SELECT MAX(id) FROM experiments")
 _ASSETS = ", ".join(f"a.{name}" for name in ("owner", "classification", "region", "attributes"))
 
 Visible = Callable[[Call, Resource], bool]
@@ -287,18 +288,20 @@ class ExperimentSearch:
             InvalidInput: the filter or the order cannot be read, or the token is not good.
         """
         asked = (question, call.principal.id)
-        (offset,), begun = ([0], call.now)
+        offset, last, begun = 0, "", call.now
         if page:
-            (offset,), begun = pagetokens.read(page, asked, call.now)
-        if offset < 0:
+            (offset, last), begun = pagetokens.read(page, asked, call.now, texts=1)
+        if offset < 0 or not plain(last):
             raise InvalidInput("Invalid page token: it names no place.")
-        text, values = _experiment_query(call.connection, question)
+        if not last:  # before the rows are read: what is made after them must not be among them
+            last = _LAST_EXPERIMENT.all(call.connection)[0][0] or ""
+        text, values = _experiment_query(call.connection, question, last)
         sight = Sight(self._visible, self._apart, call, "experiment")
         found: list[tuple[Any, ...]] = []
-        following: list[int] | None = None
+        following: list[Any] | None = None
         for row in Statement(text).all(call.connection, values)[offset:]:
             if len(found) == limit:
-                following = [offset]
+                following = [offset, last]
                 break
             offset += 1
             if sight.sees(row[0], row[-4:]):
@@ -322,11 +325,13 @@ _ONE_EXPERIMENT = Statement(
 
 
 def _experiment_query(
-    connection: Connection, question: ExperimentQuestion
+    connection: Connection, question: ExperimentQuestion, last: str
 ) -> tuple[str, list[Any]]:
     conditions = Conditions(postgresql=connection.dialect.name == "postgresql")
     where = [Sql("e.workspace = ?", [question.workspace]),
-             Sql(_STAGES[question.stage].format("e"))]  # fmt: skip
+             Sql(_STAGES[question.stage].format("e")),
+             # Ids begin with their time: what was made since the first page moves no later one.
+             Sql("e.id <= ?", [last])]  # fmt: skip
     where += [conditions.of_experiment(one) for one in read_filter(question.filter, EXPERIMENTS)]
     orders = read_order(question.order_by, EXPERIMENTS)
     order = [conditions.order_of_experiment(one) for one in orders]

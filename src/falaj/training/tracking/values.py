@@ -23,7 +23,10 @@ NAME_TAG, PARENT_TAG = "mlflow.runName", "mlflow.parentRunId"
 COLUMN_TAGS = {NAME_TAG: "name", PARENT_TAG: "parent"}
 """Tags that are columns of a run."""
 
-_ADD_PARAM = Statement("INSERT INTO run_params (run_id, key, value) VALUES (?, ?, ?)")
+_ADD_PARAM = Statement(
+    "INSERT INTO run_params (run_id, key, value) VALUES (?, ?, ?)"
+    " ON CONFLICT (run_id, key) DO NOTHING"
+)
 _SET_TAG = Statement(
     "INSERT INTO run_tags (run_id, key, value) VALUES (?, ?, ?)"
     " ON CONFLICT (run_id, key) DO UPDATE SET value = excluded.value"
@@ -63,22 +66,18 @@ def add_params(
     texts = texts_of(params)
     if not texts:
         return texts
-    known: dict[str, str] = {}
-    if not new:
-        query = (
-            f"SELECT key, value FROM run_params WHERE run_id = ? AND key IN ({marks(len(texts))})"
-        )
-        known = dict(Statement(query).all(connection, (run_id, *texts)))
-    for key, value in known.items():
+    # Written first and compared then: another call may log the same ones at this moment. Sorted,
+    # so that the two do not wait for each other in a circle.
+    _ADD_PARAM.many(connection, sorted((run_id, key, value) for key, value in texts.items()))
+    if new:
+        return texts
+    query = f"SELECT key, value FROM run_params WHERE run_id = ? AND key IN ({marks(len(texts))})"
+    for key, value in Statement(query).all(connection, (run_id, *texts)):
         if texts[key] != value:
             raise ParameterWritten(
                 f"The parameter {key!r} of {run_id} is {value[:200]!r} already.",
                 hint="A run's parameters are written once; start a new run.",
             )
-    _ADD_PARAM.many(
-        connection,
-        [(run_id, key, value) for key, value in texts.items() if key not in known],
-    )
     return texts
 
 
