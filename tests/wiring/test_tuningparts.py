@@ -16,7 +16,7 @@ from falaj.testing.world import World, door_of
 from falaj.training.adapters.trainer_lightgbm import LightGbmTrainer
 from falaj.training.model import RunState, TrainingRequest
 from falaj.training.tuning.bench import TrialBench
-from falaj.training.tuning.model import TUNE_JOB, TrialState
+from falaj.training.tuning.model import TUNE_JOB, StudyTaken, TrialState
 from falaj.training.tuning.studies import Studies
 from falaj.wiring import tuningparts
 
@@ -157,10 +157,25 @@ def test_an_attempt_that_was_taken_for_lost_keeps_nothing_beside_the_next(world,
         def _keep_lease(self, job_id, kept):
             """Its threads stand still with it."""
 
+    def study():
+        with made.database.reading() as connection:
+            (found,) = Studies(made.runs).listed(connection, name=request["study"])
+        return found
+
     def late(n):
         if n == 2:  # this process is held up: the next attempt runs to its end meanwhile
+            held = study()
+
+            def refused(_n):
+                assert study().tuner not in (None, held.tuner)
+                with (
+                    pytest.raises(StudyTaken),
+                    made.calls.opened("training.tune", "user:amina") as call,
+                ):
+                    Studies(made.runs).keep(call, held.run, held.tuner, [])
+
             threading.Event().wait(0.7)
-            run(world, Here(bench), name="another")
+            run(world, Here(bench, before=refused), name="another")
 
     handlers = {TUNE_JOB: tuningparts.tuning(made, compute=lambda: Here(bench, before=late))}
     assert HeldUp(brief, handlers, name="held up").run_one()
