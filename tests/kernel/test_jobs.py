@@ -14,11 +14,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import select, update
 
 from falaj.kernel.clock import SetClock, SystemClock
 from falaj.kernel.database import Database
-from falaj.kernel.errors import Conflict, InvalidInput, NotFound, Unavailable
-from falaj.kernel.jobs import Job, JobCancelled, JobRun, Jobs, JobState, LeaseLost, Worker
+from falaj.kernel.errors import Conflict, FalajError, InvalidInput, NotFound, Unavailable
+from falaj.kernel.jobs import (
+    Job,
+    JobCancelled,
+    JobRun,
+    Jobs,
+    JobState,
+    JobTakenAway,
+    LeaseLost,
+    Worker,
+    job_rows,
+)
 
 NOW = datetime(2026, 11, 1, 12, tzinfo=UTC)
 
@@ -180,6 +191,50 @@ def test_a_running_job_stops_at_its_next_report(shop: Shop) -> None:
     shop.worker(handler).run_one()
     assert reached == ["told"]
     assert shop.get(job.id).state is JobState.CANCELLED
+
+
+@pytest.mark.parametrize(
+    ("asked", "heard"), [("cancel_asked", JobCancelled), ("reclaim_asked", JobTakenAway)]
+)
+def test_a_job_that_is_asked_to_stop_is_nobody_elses_until_its_handler_has_heard(
+    shop: Shop, asked: str, heard: type[FalajError]
+) -> None:
+    job = shop.submit()
+    shop.jobs.lease = timedelta(seconds=0.3)  # the keeper looks each tenth of a second
+    mine = job_rows.c.id == job.id
+    reached: list[str] = []
+
+    def renewed(until: float) -> bool:
+        """Whether the keeper renews the lease after the clock was moved."""
+        while time.monotonic() < until:
+            with shop.database.reading() as connection:
+                found = connection.execute(select(job_rows.c.leased_until).where(mine)).scalar()
+            if found == shop.clock.now() + shop.jobs.lease:
+                return True
+            time.sleep(0.02)
+        return False
+
+    def handler(run: JobRun, _arguments: Mapping[str, Any]) -> None:
+        with shop.database.transaction() as connection:
+            connection.execute(update(job_rows).where(mine).values({asked: True}))
+        until = time.monotonic() + 5
+        for _ in range(3):
+            shop.clock.move(shop.jobs.lease * 0.9)
+            assert renewed(until)
+        with shop.database.transaction() as connection:
+            assert shop.jobs.take(connection, "other", ["count"]) is None
+        with pytest.raises(heard):
+            run.report(0.5)
+        with pytest.raises(heard):
+            run.check()
+        reached.append("told")
+        run.report(0.5)
+
+    shop.worker(handler).run_one()
+    assert reached == ["told"]
+    ended = shop.get(job.id)
+    wanted = JobState.CANCELLED if heard is JobCancelled else JobState.WAITING
+    assert ended.state is wanted, ended.error
 
 
 def test_a_checkpoint_is_part_of_the_transaction_that_it_is_given(shop: Shop) -> None:

@@ -7,15 +7,16 @@ import threading
 from datetime import timedelta
 
 import pytest
+from sqlalchemy import update
 
 from falaj.kernel.adapters.compute_local import LocalCompute
 from falaj.kernel.adapters.compute_ray import RayCompute
-from falaj.kernel.jobs import Jobs, JobState, Worker
+from falaj.kernel.jobs import Jobs, JobState, Worker, job_rows
 from falaj.testing.world import World, door_of
 from falaj.training.adapters.trainer_lightgbm import LightGbmTrainer
 from falaj.training.model import RunState, TrainingRequest
 from falaj.training.tuning.bench import TrialBench
-from falaj.training.tuning.model import TUNE_JOB, TrialState
+from falaj.training.tuning.model import TUNE_JOB, StudyTaken, TrialState
 from falaj.training.tuning.studies import Studies
 from falaj.wiring import tuningparts
 
@@ -145,6 +146,90 @@ def test_a_worker_that_was_lost_is_followed_by_one_that_does_the_same(world, ben
     same = [(trial.params, trial.values) for trial in trials_of(world, whole)]
     assert [(trial.params, trial.values) for trial in trials_of(world, job)] == same
     assert [trial.attempt for trial in trials_of(world, job)] == [1, 1, 1, 2, 1]
+
+
+def test_an_attempt_that_was_taken_for_lost_keeps_nothing_beside_the_next(world, bench, asked):
+    made, request = world.premises, asked(train_best=True)
+    job = submitted(world, request)
+    brief = Jobs(made.database, made.clock, lease=timedelta(seconds=0.5))
+
+    class HeldUp(Worker):
+        def _keep_lease(self, job_id, kept):
+            """Its threads stand still with it."""
+
+    def study():
+        with made.database.reading() as connection:
+            (found,) = Studies(made.runs).listed(connection, name=request["study"])
+        return found
+
+    def late(n):
+        if n == 2:  # this process is held up: the next attempt runs to its end meanwhile
+            held = study()
+
+            def refused(_n):
+                assert study().tuner not in (None, held.tuner)
+                with (
+                    pytest.raises(StudyTaken),
+                    made.calls.opened("training.tune", "user:amina") as call,
+                ):
+                    Studies(made.runs).keep(call, held.run, held.tuner, [])
+
+            threading.Event().wait(0.7)
+            run(world, Here(bench, before=refused), name="another")
+
+    handlers = {TUNE_JOB: tuningparts.tuning(made, compute=lambda: Here(bench, before=late))}
+    assert HeldUp(brief, handlers, name="held up").run_one()
+    done = ended(world, job)
+    assert done.state is JobState.DONE, done.error
+    trials = trials_of(world, job)
+    assert [trial.number for trial in trials] == list(range(5))
+    assert [trial.attempt for trial in trials] == [1, 1, 2, 1, 1]
+    assert trainings(world, request) == [done.result["job"]]
+
+
+def trainings(world, request):
+    """The jobs that train the model of a request."""
+    with world.premises.database.reading() as connection:
+        listed = world.premises.jobs.listed(connection, limit=1000)
+    model = request["training"]["model"]
+    return [job.id for job in listed if job.arguments.get("model") == model]
+
+
+def test_a_job_that_ended_before_its_worker_could_say_so_trains_once(world, bench, asked):
+    made, request = world.premises, asked(train_best=True, n_trials=1)
+    job = submitted(world, request)
+    brief = Jobs(made.database, made.clock, lease=timedelta(seconds=0.5))
+
+    class Cut(Worker):
+        def _end(self, *_args, **_named):
+            raise PowerCut
+
+    handlers = {TUNE_JOB: tuningparts.tuning(made, compute=lambda: Here(bench))}
+    with pytest.raises(PowerCut):
+        Cut(brief, handlers, name="cut").run_one()
+    threading.Event().wait(0.7)
+    run(world, Here(bench), jobs=brief, name="another")
+    assert ended(world, job).state is JobState.DONE, ended(world, job).error
+    assert trainings(world, request) == [ended(world, job).result["job"]]
+
+
+def test_a_reclaim_ends_no_trial_and_the_job_goes_on_with_them(world, bench, asked):
+    made = world.premises
+    job = submitted(world, asked(budget={"first": 2, "most": 18}, n_trials=2))
+
+    def reclaimed(n):
+        if n == 4:  # within the second trial
+            with made.database.transaction() as connection:
+                mine = job_rows.c.id == job
+                connection.execute(update(job_rows).where(mine).values(reclaim_asked=True))
+
+    run(world, Here(bench, before=reclaimed))
+    assert ended(world, job).state is JobState.WAITING, ended(world, job).error
+    run(world, Here(bench))
+    assert ended(world, job).state is JobState.DONE, ended(world, job).error
+    trials = trials_of(world, job)
+    assert {trial.state for trial in trials} == {TrialState.COMPLETE}
+    assert [trial.attempt for trial in trials] == [1, 2]
 
 
 def test_trials_are_pruned_between_the_rungs_of_the_budget(world, bench, asked):

@@ -136,10 +136,18 @@ class JobRun:
     """A running job, as its handler sees it."""
 
     def __init__(
-        self, jobs: Jobs, job_id: str, worker: str, submitted_by: str, checkpoint: Any
+        self,
+        jobs: Jobs,
+        job_id: str,
+        worker: str,
+        submitted_by: str,
+        checkpoint: Any,
+        attempt: int = 1,
     ) -> None:
         self._jobs = jobs
         self.id = job_id
+        self.attempt = attempt
+        """Which attempt this is, from 1; of two that run side by side the later is greater."""
         self._worker = worker
         self.submitted_by = submitted_by
         self.checkpoint = checkpoint
@@ -163,6 +171,14 @@ class JobRun:
             return
         with self._jobs.database.transaction() as own:
             self._jobs.renew(own, self.id, self._worker, **told)
+
+    def hold(self, connection: Connection) -> None:
+        """Renew the lease in a transaction, whatever was asked of the job.
+
+        Raises:
+            LeaseLost: another worker has the job now.
+        """
+        self._jobs.hold(connection, self.id, self._worker)
 
     def check(self) -> None:
         """Raise as ``report`` does, without writing anything."""
@@ -376,9 +392,7 @@ class Jobs:
         done = connection.execute(
             update(job_rows)
             .where(
-                job_rows.c.id == job_id,
-                job_rows.c.leased_by == worker,
-                job_rows.c.state == JobState.RUNNING,
+                _held_by(job_id, worker),
                 job_rows.c.cancel_asked == 0,
                 job_rows.c.reclaim_asked.is_(False),
             )
@@ -386,6 +400,20 @@ class Jobs:
         )
         if not done.rowcount:
             self.held(connection, job_id, worker)
+
+    def hold(self, connection: Connection, job_id: str, worker: str) -> None:
+        """Renew the lease of a job whose handler works, also while it is asked to stop.
+
+        Raises:
+            LeaseLost: another worker has the job now.
+        """
+        done = connection.execute(
+            update(job_rows)
+            .where(_held_by(job_id, worker))
+            .values(leased_until=self.clock.now() + self.lease)
+        )
+        if not done.rowcount:
+            raise LeaseLost(f"The job {job_id} is no longer leased by {worker}.")
 
     def save(self, connection: Connection, job_id: str, worker: str, checkpoint: Any) -> None:
         """Keep a checkpoint; raises as ``renew`` does."""
@@ -398,11 +426,7 @@ class Jobs:
         self._charged(connection, job_id, worker)
         connection.execute(
             update(job_rows)
-            .where(
-                job_rows.c.id == job_id,
-                job_rows.c.leased_by == worker,
-                job_rows.c.state == JobState.RUNNING,
-            )
+            .where(_held_by(job_id, worker))
             .values(state=state, ended_at=self.clock.now(), leased_until=None, **values)
         )
 
@@ -443,9 +467,7 @@ class Jobs:
     def _charged(self, connection: Connection, job_id: str, worker: str) -> None:
         row = connection.execute(
             select(job_rows).where(
-                job_rows.c.id == job_id,
-                job_rows.c.leased_by == worker,
-                job_rows.c.state == JobState.RUNNING,
+                _held_by(job_id, worker),
                 job_rows.c.team.is_not(None),
             )
         ).first()
@@ -487,7 +509,9 @@ class Worker:
             checkpoint = connection.execute(
                 select(job_rows.c.checkpoint).where(job_rows.c.id == job.id)
             ).scalar()
-        run = JobRun(self._jobs, job.id, self.name, job.submitted_by, checkpoint)
+        run = JobRun(
+            self._jobs, job.id, self.name, job.submitted_by, checkpoint, attempt=job.attempts
+        )
         kept = threading.Event()
         keeper = threading.Thread(target=self._keep_lease, args=(job.id, kept), daemon=True)
         keeper.start()
@@ -510,13 +534,17 @@ class Worker:
             keeper.join()
 
     def _keep_lease(self, job_id: str, kept: threading.Event) -> None:
-        """Renew the lease while a handler works without reporting."""
+        """Renew the lease while a handler works without reporting.
+
+        Also when it was asked to stop: until it has heard of that, nobody else may begin the
+        job, and what it uses counts.
+        """
         interval = self._jobs.lease.total_seconds() / 3
         while not kept.wait(interval):
             try:
                 with self._jobs.database.transaction() as connection:
-                    self._jobs.renew(connection, job_id, self.name)
-            except (JobCancelled, JobTakenAway, LeaseLost):
+                    self._jobs.hold(connection, job_id, self.name)
+            except LeaseLost:
                 return  # the handler learns of it at its next report
             except FalajError as error:
                 self._log.warning("lease not renewed", job=job_id, error=str(error))
@@ -542,6 +570,15 @@ class Worker:
     def _end(self, job: Job, state: JobState, **values: Any) -> None:
         with self._jobs.database.transaction() as connection:
             self._jobs.end(connection, job.id, self.name, state, **values)
+
+
+def _held_by(job_id: str, worker: str) -> Any:
+    """The condition for a job that runs and is leased by this worker."""
+    return and_(
+        job_rows.c.id == job_id,
+        job_rows.c.leased_by == worker,
+        job_rows.c.state == JobState.RUNNING,
+    )
 
 
 def _max_attempts(jobs: Jobs, job_id: str) -> int:

@@ -6,10 +6,13 @@ import subprocess
 import sys
 import textwrap
 import time
+from datetime import timedelta
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 
+from falaj.kernel.jobs import Worker, job_rows
+from falaj.kernel.outbox import outbox_events
 from falaj.training.pipelines.tables import pipeline_steps
 
 CHAIN = """
@@ -37,6 +40,14 @@ chain = Pipeline.of(
     d,
     parallel=2,
 )
+"""
+PLAIN = """
+from falaj.declare import Pipeline, step
+
+def only():
+    return {given}
+
+{name} = Pipeline.of("{name}", step(only, retries=0, cached=False))
 """
 WORKER = """
 import sys, threading
@@ -104,6 +115,81 @@ def kill(house, n_kills, chance):
 
 def test_a_worker_that_is_killed_leaves_a_run_that_goes_on_and_does_nothing_twice(house):
     kill(house, 1, random.Random(1))
+
+
+class PowerCut(BaseException):
+    """The worker is gone: nothing is told, nothing is cleaned up."""
+
+
+class Cut(Worker):
+    """A worker that is lost after its handler and before it can end the job."""
+
+    def _end(self, *_args, **_named):
+        raise PowerCut
+
+
+def begun(house, name, given):
+    """A run that is the only work that waits."""
+    declared = house.declare(PLAIN.format(name=name, given=given))
+    house.work()
+    return house.platform.pipelines.run(declared)
+
+
+def followed(house, run):
+    """Have a worker lost at the end of a run, and its job done by another; the run."""
+    with pytest.raises(PowerCut):
+        Cut(house.made.jobs, house.made.handlers, name="cut").run_one()
+    with house.made.database.transaction() as connection:
+        mine = job_rows.c.id == house.platform.pipelines.get(run.id).job
+        over = house.made.jobs.clock.now() - timedelta(seconds=1)
+        connection.execute(update(job_rows).where(mine).values(leased_until=over))
+    house.work()
+    return house.platform.pipelines.get(run.id)
+
+
+def ends_of(house, run):
+    """The events that told of the end of a run."""
+    with house.made.database.reading() as connection:
+        rows = connection.execute(select(outbox_events.c.type, outbox_events.c.payload)).all()
+    wanted = ("pipeline.done", "pipeline.failed", "pipeline.cancelled")
+    return [row.type for row in rows if row.type in wanted and row.payload["run"] == run.id]
+
+
+def job_of(house, run):
+    return house.platform.jobs.get(house.platform.pipelines.get(run.id).job)
+
+
+def test_a_run_that_ended_before_its_worker_could_say_so_ends_once(house):
+    run = begun(house, "plain", "1")
+    found = followed(house, run)
+    assert (found.state, ends_of(house, run)) == ("done", ["pipeline.done"])
+    assert (job_of(house, run).state, job_of(house, run).result["steps"]) == ("done", 1)
+
+
+def test_a_run_that_failed_before_its_worker_could_say_so_runs_no_step_again(house):
+    run = begun(house, "broken", "1 / 0")
+    found = followed(house, run)
+    assert (found.state, ends_of(house, run)) == ("failed", ["pipeline.failed"])
+    assert [one.attempts for one in found.steps] == [1]
+    job = job_of(house, run)
+    assert (job.state, job.error["message"]) == ("failed", found.error["message"])
+
+
+def test_a_lost_job_leaves_a_run_that_somebody_let_go_on_under_another(house):
+    run = begun(house, "let_on", "1 / 0")
+    lost = job_of(house, run)
+    with pytest.raises(PowerCut):
+        Cut(house.made.jobs, house.made.handlers, name="cut").run_one()
+    house.platform.pipelines.retry(run.id)
+    with house.made.database.transaction() as connection:
+        mine = job_rows.c.id == lost.id
+        over = house.made.jobs.clock.now() - timedelta(seconds=1)
+        connection.execute(update(job_rows).where(mine).values(leased_until=over))
+    house.work()
+    assert "goes on as the job" in house.platform.jobs.get(lost.id).error["message"]
+    found = house.platform.pipelines.get(run.id)
+    assert [one.attempts for one in found.steps] == [2]
+    assert ends_of(house, run) == ["pipeline.failed"] * 2
 
 
 @pytest.mark.nightly

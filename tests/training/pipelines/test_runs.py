@@ -3,6 +3,7 @@
 import pytest
 
 from falaj.kernel.errors import Conflict, InvalidInput
+from falaj.training.pipelines.values import Values
 
 HEAD = "from falaj.declare import FromTable, NotNull, Pipeline, RowCount, Between, ToTable, step\n"
 
@@ -60,7 +61,7 @@ broken_one = Pipeline.of("broken", step(broken, retries=2, backoff_seconds=0), p
     )
     run = house.run(name)
     (record,) = run.steps
-    assert (run.state, record.state, record.attempts) == ("failed", "failed", 1)
+    assert (run.state, record.state, record.attempts) == ("failed", "failed", 3)
     assert "line 3: raise ValueError" in run.error["message"]
     assert "half is 1.5" in run.error["message"]
     assert run.error["code"] == "step-failed"
@@ -93,6 +94,25 @@ retried = Pipeline.of("retried", step(first, cached=False), step(second, retries
     fresh = house.run(name)
     assert fresh.state == "done"
     assert house.platform.pipelines.read(fresh.id, "second") != first
+
+
+def test_a_run_that_is_let_go_on_asks_the_platform_anew(house):
+    name = house.declare(
+        HEAD
+        + """
+def asks(platform):
+    platform.runs.start("anew", name="one")
+    raise ValueError("no")
+
+anew = Pipeline.of("anew", step(asks, retries=1, backoff_seconds=0))
+"""
+    )
+    failed = house.run(name)
+    assert (failed.steps[0].attempts, len(house.platform.runs.list("anew"))) == (2, 2)
+    house.platform.pipelines.retry(failed.id)
+    house.work()
+    assert house.platform.pipelines.get(failed.id).steps[0].attempts == 4
+    assert len(house.platform.runs.list("anew")) == 4, "no answer of an earlier attempt is given"
 
 
 def test_rows_that_break_a_test_are_taken_by_no_step(house):
@@ -383,6 +403,43 @@ def test_values_that_no_run_has_needed_for_long_are_forgotten_and_made_again(hou
     again = house.run(name, weight=11)
     assert [one.from_run for one in again.steps] == [None, None]
     assert house.platform.pipelines.read(again.id, "count") == {"n": 11}
+
+
+def test_a_value_that_a_run_takes_while_old_ones_are_forgotten_stays(house):
+    from datetime import timedelta
+
+    from falaj.training.pipelines.forgetting import Forgetting
+    from falaj.wiring.pipelineparts import pipeline_blobs
+
+    name = house.declare(SIMPLE.replace("NAME", "kept").replace("LIMIT = 15", "LIMIT = 17"))
+    first, runs = house.run(name, weight=31), []
+
+    def opened():
+        runs.append(house.run(name, weight=33))  # after what is kept was read, before the end
+        return pipeline_blobs(house.made)
+
+    Forgetting(house.made.calls, opened, timedelta(0)).run_once()
+    assert {one.step: one.from_run for one in runs[0].steps} == {"late": first.id, "count": None}
+    assert house.platform.pipelines.read(runs[0].id, "late") == [{"flight": "b", "delay": 20.0}]
+
+
+def test_a_value_that_is_forgotten_between_two_steps_is_made_again(house, monkeypatch):
+    name = house.declare(SIMPLE.replace("NAME", "between").replace("LIMIT = 15", "LIMIT = 18"))
+    house.run(name, weight=21)
+    fetched, gone = Values.fetched, []
+
+    def late(values, value):
+        if not gone:
+            gone.append(value.digest)
+            values._blobs.forget(value.digest)
+        return fetched(values, value)
+
+    monkeypatch.setattr(Values, "fetched", late)
+    run = house.run(name, weight=23)
+    assert len(gone) == 1
+    assert (run.state, states(run)) == ("done", {"late": "done", "count": "done"}), run.error
+    assert [one.from_run for one in run.steps] == [None, None]
+    assert house.platform.pipelines.read(run.id, "count") == {"n": 23}
 
 
 def test_the_command_line_follows_a_run_and_tells_that_it_failed(house, monkeypatch):

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from falaj.kernel.clock import SetClock
 from falaj.kernel.errors import Conflict, InvalidInput, NotFound
 from falaj.training.pipelines.cron import Cron
+from falaj.training.pipelines.schedules import Schedules
 
 HEAD = "from falaj.declare import Cron, FromTable, NewData, OnEvent, Pipeline, step\n"
 BODY = """
@@ -127,6 +128,28 @@ def test_rows_that_come_start_one_run(house, clock):
     house.made.lake.append("incoming", pa.table({"x": [2]}))
     assert schedules.run_once() == 1
     assert len(results(house, name)) == 2
+    house.platform.pipelines.pause(name)
+
+
+def test_two_that_look_at_one_table_start_no_run_twice(house, clock):
+    name = declared(house, "looked", 'NewData(table="looked_at")')
+    scheduled(house, name, clock)
+    quick, lake = house.made.pipelines.schedules, house.made.lake
+
+    def slow(table):
+        """What the table reaches now; the other looks once more before it is told."""
+        found = quick._extent(table)
+        if lake.count("looked_at") == 1:
+            lake.append("looked_at", pa.table({"x": [2]}))
+            assert quick.run_once() == 1
+        return found
+
+    lake.append("looked_at", pa.table({"x": [1]}))
+    other = Schedules(quick._runs, house.made.calls, house.made.catalog, slow)
+    assert (other.run_once(), quick.run_once(), other.run_once()) == (0, 0, 0)
+    assert len(results(house, name)) == 1
+    lake.append("looked_at", pa.table({"x": [3]}))
+    assert (other.run_once(), quick.run_once()) == (1, 0)
     house.platform.pipelines.pause(name)
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
@@ -52,6 +53,8 @@ if TYPE_CHECKING:
 _LOOK_SECONDS = 0.5
 """So often does a run that waits for its steps look whether it is to stop."""
 _LONGEST_WAIT = 300.0
+_MOST_GONE = 3
+"""So often is what a step takes made again before the step fails."""
 REPEATED = (StepFailed, StepLost, StepTimedOut)
 """What a step's retries are for."""
 
@@ -74,6 +77,8 @@ class _Made:
 
     record: StepRecord
     error: FalajError | None = None
+    gone: bool = False
+    """A value that the step takes was forgotten meanwhile: it is made again first."""
 
 
 @dataclass
@@ -97,6 +102,9 @@ class Execution:
     _keys: dict[str, str] = field(default_factory=dict)
     _hits: list[str] = field(default_factory=list)
     _stopped: threading.Event = field(default_factory=threading.Event)
+    _last: dict[str, int] = field(default_factory=dict)
+    """The last attempt that was made at each step, which its retries move on."""
+    _gone: Counter[str] = field(default_factory=Counter)
 
     def finished(self) -> None:
         """Run what is not done.
@@ -240,14 +248,20 @@ class Execution:
         for future in done:
             active.pop(future)
             made = future.result()
+            if made.gone:
+                self._forget_lost()
+                continue
             self.records[made.record.step] = made.record
             news.append(made.record)
             failed = failed or made.error
         if failed is not None:
+            self._stopped.set()
             for name in active.values():
                 stopped = {"code": JobCancelled.code, "message": "another step failed"}
-                record = self.records[name].model_copy(
-                    update={"state": StepState.FAILED, "error": stopped}
+                known = self.records[name]
+                attempts = self._last.get(name, known.attempts)
+                record = known.model_copy(
+                    update={"state": StepState.FAILED, "attempts": attempts, "error": stopped}
                 )
                 if self.records[name].state is StepState.RUNNING:
                     news.append(record)
@@ -302,12 +316,19 @@ class Execution:
             return ["table", taken.table, taken.columns, extent.identity, extent.n_rows, extent.end]
         return ["platform"]
 
-    def _taken(self, step: PipelineStep) -> dict[str, Packed]:
+    def _taken(self, step: PipelineStep) -> dict[str, Packed] | None:
+        """What a step takes; None if a value was forgotten since it was looked for."""
         found: dict[str, Packed] = {}
         for argument, taken in step.takes.items():
             if isinstance(taken, FromStep):
                 kept = self.records[taken.step].outputs[taken.output]
-                found[argument] = self.on.values.fetched(kept)
+                try:
+                    found[argument] = self.on.values.fetched(kept)
+                except NotFound:
+                    self._gone[step.name] += 1
+                    if self._gone[step.name] > _MOST_GONE:
+                        raise
+                    return None
             elif isinstance(taken, FromParameter):
                 found[argument] = packed(self.run.parameters[taken.parameter])
             elif isinstance(taken, FromTable):
@@ -332,7 +353,10 @@ class Execution:
         try:
             if record.state is StepState.COMPUTED:
                 return self._written(step, record)
-            return self._computed(step, record)
+            inputs = self._taken(step)
+            if inputs is None:
+                return _Made(record, gone=True)
+            return self._computed(step, record, inputs)
         except FalajError as error:
             told = {"code": error.code, "message": error.message, "hint": error.hint}
             tests = error.details.get("tests", []) if error.details else []
@@ -340,6 +364,7 @@ class Execution:
                 record.model_copy(
                     update={
                         "state": StepState.FAILED,
+                        "attempts": self._last.get(step.name, record.attempts),
                         "ended_at": self.on.clock.now(),
                         "error": told,
                         "tests": [TestResult.model_validate(one) for one in tests],
@@ -348,9 +373,9 @@ class Execution:
                 error,
             )
 
-    def _computed(self, step: PipelineStep, record: StepRecord) -> _Made:
-        inputs = self._taken(step)
+    def _computed(self, step: PipelineStep, record: StepRecord, inputs: dict[str, Packed]) -> _Made:
         attempt, jobs = record.attempts, list[str]()
+        self._last[step.name] = attempt
         while True:
             ask = self._ask(step, attempt, jobs)
             task = StepTask(
@@ -376,6 +401,9 @@ class Execution:
                 if self._stopped.wait(pause):
                     raise
                 attempt += 1
+                self._last[step.name] = attempt
+                if self._stopped.is_set():  # what was recorded of it may know of this attempt
+                    raise
         results = self._tested(step, answer.outputs[""]) if step.tests else []
         if step.writes is not None and answer.outputs[""]["form"] != TABLE:
             raise StepFailed(

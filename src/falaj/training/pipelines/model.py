@@ -37,6 +37,13 @@ class StepFailed(FalajError):
     shown = True
 
 
+class RunFailed(FalajError):
+    """A run of a pipeline has failed, and its worker was lost before the job could tell why."""
+
+    code = "pipeline-run-failed"
+    kind = ErrorKind.INVALID
+
+
 class StepLost(FalajError):
     """The process of a step ended before it answered: it was killed or ran out of memory."""
 

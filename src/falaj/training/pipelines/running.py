@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from falaj.kernel.errors import FalajError
+from falaj.kernel.errors import Conflict, FalajError
 from falaj.kernel.jobs import JobCancelled, LeaseLost
 from falaj.training.pipelines.execution import Execution, Surround
 from falaj.training.pipelines.graph import record_graph
-from falaj.training.pipelines.model import PipelineState
+from falaj.training.pipelines.model import PipelineState, RunFailed
 
 if TYPE_CHECKING:
     from falaj.catalog.assets import Catalog
@@ -44,9 +44,10 @@ class PipelineJob:
     def __call__(self, job: JobRun, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """Run the steps that are not done; returns ``run`` and how many there are."""
         run_id = str(arguments["run"])
-        run, pipeline = self._begun(job, run_id)
-        if run.state is PipelineState.DONE:  # it ended, and its worker died before it said so
+        run, pipeline = self._read(run_id)
+        if self._ended_before(job, run):
             return {"run": run_id, "steps": len(pipeline.steps)}
+        run = self._begun(job, run, pipeline)
         memory = pipeline.memory_bytes
         runner = self._opened(pipeline.compute, pipeline.parallel, memory)
         try:
@@ -54,24 +55,43 @@ class PipelineJob:
         except LeaseLost:
             raise
         except JobCancelled:
-            self._end(run, pipeline, PipelineState.CANCELLED)
+            self._end(job, run, pipeline, PipelineState.CANCELLED)
             raise
         except FalajError as error:
             if not error.retryable:
                 told = {"code": error.code, "message": error.message, "hint": error.hint}
-                self._end(run, pipeline, PipelineState.FAILED, told)
+                self._end(job, run, pipeline, PipelineState.FAILED, told)
             raise
         finally:
             runner.close()
-        self._end(run, pipeline, PipelineState.DONE, job=job)
+        self._end(job, run, pipeline, PipelineState.DONE)
         return {"run": run_id, "steps": len(pipeline.steps)}
 
-    def _begun(self, job: JobRun, run_id: str) -> tuple[PipelineRun, Pipeline]:
+    def _read(self, run_id: str) -> tuple[PipelineRun, Pipeline]:
+        runs = self._on.runs
+        with self._on.calls.database.reading() as connection:
+            run = runs.get(connection, run_id)
+            return run, runs.pipeline(connection, run.pipeline, run.version)
+
+    @staticmethod
+    def _ended_before(job: JobRun, run: PipelineRun) -> bool:
+        """True if the run is done, and a worker died before it ended the job; raises if the run
+        ended otherwise, or goes on under another job."""
+        if run.job != job.id:
+            raise Conflict(f"The run {run.id} goes on as the job {run.job}.")
+        if run.state is PipelineState.CANCELLED:
+            raise JobCancelled(f"The run {run.id} was cancelled.")
+        if run.state is PipelineState.FAILED:
+            told = run.error or {}
+            raise RunFailed(
+                str(told.get("message", "")) or f"The run {run.id} has failed.",
+                hint=str(told.get("hint", "")),
+            )
+        return run.state is PipelineState.DONE
+
+    def _begun(self, job: JobRun, run: PipelineRun, pipeline: Pipeline) -> PipelineRun:
         """The run, allowed to go on, with the snapshot that it reads."""
-        on = self._on
-        with on.calls.database.reading() as connection:
-            run = on.runs.get(connection, run_id)
-            pipeline = on.runs.pipeline(connection, run.pipeline, run.version)
+        on, run_id = self._on, run.id
         snapshot = run.snapshot
         if snapshot is None and any(step.tables for step in pipeline.steps):
             snapshot = on.lake.latest()
@@ -85,16 +105,15 @@ class PipelineJob:
             job.report(0.0, "", connection=call.connection)
             on.runs.set(call.connection, run_id, state=PipelineState.RUNNING, snapshot=snapshot)
         with on.calls.database.reading() as connection:
-            return on.runs.get(connection, run_id), pipeline
+            return on.runs.get(connection, run_id)
 
     def _end(
         self,
+        job: JobRun,
         run: PipelineRun,
         pipeline: Pipeline,
         state: PipelineState,
         error: dict[str, Any] | None = None,
-        *,
-        job: JobRun | None = None,
     ) -> None:
         on = self._on
         with on.calls.opened(
@@ -103,8 +122,10 @@ class PipelineJob:
             resource=f"pipeline_run:{run.id}",
             arguments={"pipeline": run.pipeline},
         ) as call:
-            if job is not None:
+            if state is PipelineState.DONE:
                 job.report(1.0, "", connection=call.connection)
+            else:
+                job.hold(call.connection)
             on.runs.end(call, run.id, state, error=error)
             ended = on.runs.get(call.connection, run.id)
             record_graph(call, self._catalog, self._jobs, ended, pipeline)

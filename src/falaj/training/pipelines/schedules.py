@@ -137,7 +137,7 @@ class Schedules:
                 if isinstance(trigger, Cron):
                     begun += self._by_clock(row.pipeline, pipeline, trigger)
                 elif isinstance(trigger, NewData):
-                    begun += self._by_data(row.pipeline, pipeline, trigger)
+                    begun += self._by_data(row, pipeline, trigger)
         except FalajError as error:
             self._log.warning("schedule not kept", pipeline=row.pipeline, error=str(error))
             return 0
@@ -165,15 +165,18 @@ class Schedules:
 
         return self._begun(name, pipeline, trigger, due)
 
-    def _by_data(self, name: str, pipeline: Pipeline, trigger: NewData) -> int:
-        extent = self._extent(trigger.table)
+    def _by_data(self, before: Row[Any], pipeline: Pipeline, trigger: NewData) -> int:
+        extent = self._extent(trigger.table)  # read after what was seen before it
 
         def due(row: Row[Any], _now: datetime) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-            if extent is None or row.seen["tables"].get(trigger.table) == extent:
+            seen = row.seen["tables"].get(trigger.table)
+            if extent is None or seen == extent:
                 return [], {}
+            if seen != before.seen["tables"].get(trigger.table):
+                return [], {}  # another looked meanwhile, perhaps later: the next look tells
             return [{}], {"tables": {**row.seen["tables"], trigger.table: extent}}
 
-        return self._begun(name, pipeline, trigger, due)
+        return self._begun(before.pipeline, pipeline, trigger, due)
 
     def _begun(self, name: str, pipeline: Pipeline, trigger: Trigger, due: Any) -> int:
         """Begin runs and note what was seen, in one transaction; asked without it first."""

@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from falaj.kernel.compute import Compute, Plain, Task
 from falaj.kernel.errors import FalajError, InvalidInput, NotFound, Unavailable
 from falaj.kernel.ids import new_id
-from falaj.kernel.jobs import JobCancelled, LeaseLost
+from falaj.kernel.jobs import JobCancelled, JobTakenAway, LeaseLost
 from falaj.training.model import TRAIN_JOB, RunState
 from falaj.training.ports import chosen
 from falaj.training.train import built_set, stated
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from falaj.training.training_sets import TrainingSets
     from falaj.training.tuning.studies import Studies
 
-PASSING = (JobCancelled, LeaseLost, StudyTaken, Unavailable)
+PASSING = (JobCancelled, JobTakenAway, LeaseLost, StudyTaken, Unavailable)
 """What ends the work of this process, and says nothing of the trials that are under way."""
 JOB_TAG, MODEL_TAG = "falaj.job", "falaj.model"
 
@@ -48,6 +48,7 @@ class _Progress(BaseModel):
     training_set: str
     set_recorded: bool = False
     study: str | None = None
+    result: dict[str, Any] | None = None
 
 
 class TuneJob:
@@ -98,14 +99,16 @@ class TuneJob:
             fresh = _Progress(training_set=known or new_id("ts"), set_recorded=known is not None)
             job.save(fresh.model_dump())
         progress = _Progress.model_validate(job.checkpoint)
+        if progress.result is not None:  # it ended, and its worker died before it said so
+            return progress.result
         made = self._prepared(job, request, purpose, progress)
         study = self._held(job, request, made, progress)
         try:
             trials = self._tried(job, request, made, study)
+            return self._ended(job, request, made, study, trials, purpose, progress)
         except FalajError as error:
             self._given_up(job, study, error)
             raise
-        return self._ended(job, request, made, study, trials, purpose)
 
     def _prepared(
         self, job: JobRun, request: TuningRequest, purpose: str | None, progress: _Progress
@@ -140,7 +143,11 @@ class TuneJob:
                     hint="Take another name for this one.",
                 )
             if known:
-                return self._studies.take(call, known[0].run, spec, _tuner(job))
+                before = known[0].tuner
+                lost = before if before is not None and _of_job(before, job) else None
+                study = self._studies.take(call, known[0].run, spec, _tuner(job), instead_of=lost)
+                job.hold(call.connection)  # an attempt that was lost takes nothing from this one
+                return study
             study = self._studies.begin(
                 call,
                 spec,
@@ -237,6 +244,7 @@ class TuneJob:
         study: Study,
         trials: list[TrialRecord],
         purpose: str | None,
+        progress: _Progress,
     ) -> dict[str, Any]:
         best = best_of(study.spec, trials)
         result: dict[str, Any] = {
@@ -249,9 +257,7 @@ class TuneJob:
             ],
         }
         if not best:
-            error = _nothing_good(study, trials)
-            self._given_up(job, study, error)
-            raise error
+            raise _nothing_good(study, trials)
         with self._opened(job, request, study.run) as call:
             self._studies.leave(call, study.run, _tuner(job), RunState.FINISHED)
             if request.train_best:
@@ -259,6 +265,8 @@ class TuneJob:
                 claim = None if self._queue is None else self._queue.claim(call, training)
                 asked = {**training.model_dump(mode="json"), "purpose": purpose}
                 result["job"] = self._jobs.submit(call, TRAIN_JOB, asked, claim=claim).id
+            progress.result = result
+            job.save(progress.model_dump(), connection=call.connection)
         return result
 
     def _given_up(self, job: JobRun, study: Study, error: FalajError) -> None:
@@ -279,7 +287,13 @@ class TuneJob:
 
 
 def _tuner(job: JobRun) -> str:
-    return f"job:{job.id}"
+    """Each attempt is a tuner of its own: one that was taken for lost keeps nothing more."""
+    return f"job:{job.id}:{job.attempt}"
+
+
+def _of_job(tuner: str, job: JobRun) -> bool:
+    """True if the tuner is an attempt of this job; the lease of the job tells the last one."""
+    return tuner.split(":")[:2] == ["job", job.id]
 
 
 def _nothing_good(study: Study, trials: list[TrialRecord]) -> FalajError:
