@@ -154,6 +154,7 @@ class LoggedModelService(Service):
     def delete(self, model: str, *, workspace: Workspace | None = None) -> None:
         """Take a logged model out of sight; its files stay."""
         self._row(model, workspace)
+        self._artifacts.check_free(self.call.connection, LOGGED_MODELS, model)
         self._models.delete(self.call, model)
 
     @action(get="/logged-models/{model}/artifacts", on="logged_model")

@@ -22,10 +22,12 @@ _CLEAR_SECONDS = 2.0
 
 def artifacts(made: Premises) -> Artifacts:
     """The artifacts of every kind of owner."""
+    from falaj.models.heldfolders import HeldFolders
     from falaj.training.artifacts import RUNS, Artifacts
     from falaj.training.loggedmodels import LOGGED_MODELS
 
-    return Artifacts(made.streams, made.blobs, (RUNS, LOGGED_MODELS))
+    held = HeldFolders(made.catalog)
+    return Artifacts(made.streams, made.blobs, (RUNS, LOGGED_MODELS), held)
 
 
 def logged_models(made: Premises) -> LoggedModelService:
