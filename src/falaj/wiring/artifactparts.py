@@ -41,7 +41,9 @@ def logged_models(made: Premises) -> LoggedModelService:
 
     models = LoggedModels(made.catalog, made.runs.experiments_kept)
     search = LoggedModelSearch(models, made.visible, apart)
-    return LoggedModelService(models, search, made.runs, artifacts(made), made.catalog, made.may)
+    return LoggedModelService(
+        models, search, made.runs, artifacts(made), made.catalog, made.may, made.visible
+    )
 
 
 def artifact_chores(made: Premises) -> dict[str, Callable[[], object]]:
