@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AwareDatetime, Field
@@ -13,7 +13,7 @@ from falaj.features.purposes import refuse_unless
 from falaj.kernel.actions import Service, action
 from falaj.kernel.binary import ArrowStream
 from falaj.kernel.call import AssetRef, Call
-from falaj.kernel.errors import Forbidden
+from falaj.kernel.errors import Forbidden, NotFound
 from falaj.kernel.jobs import Job
 from falaj.kernel.ports import Resource
 from falaj.training.artifactfiles import FileAnswer, FileGiven, arrived
@@ -289,6 +289,7 @@ class RunService(Service):
         workspace: Workspace | None = None,
     ) -> None:
         """Add parameters, metric values and tags to a run."""
+        self._check_models(one.model for one in of_models)
         if params or len(metrics):
             self._runs.log(
                 self.call,
@@ -317,6 +318,7 @@ class RunService(Service):
         workspace: Workspace | None = None,
     ) -> None:
         """Say which datasets and logged models went into a run, and which models came out."""
+        self._check_models((one.id for one in output_models), seen=input_models)
         self._runs.add_inputs(
             self.call,
             run,
@@ -468,6 +470,24 @@ class RunService(Service):
         """Remove an artifact of a run, or a folder of them; returns how many went."""
         self._runs.standing(self.call.connection, run, workspace)
         return self._artifacts.remove(self.call, RUNS, run, path)
+
+    def _check_models(self, changed: Iterable[str], *, seen: Iterable[str] = ()) -> None:
+        """Raise unless the caller may change these logged models, and may know of those."""
+        to_change = set(changed)
+        for model in sorted(to_change | set(seen)):
+            ref = AssetRef("logged_model", model)
+            resource = self._catalog.load(self.call.connection, ref)
+            if not resource.exists or not self._may(self.call, "loggedmodels.get", resource):
+                raise NotFound(
+                    f"There is no logged model {model[:100]!r}.",
+                    hint="`falaj loggedmodels search` shows those that are there.",
+                )
+            if model in to_change and not self._may(self.call, "loggedmodels.tag", resource):
+                raise Forbidden(
+                    f"You may not change the logged model {model[:100]!r}.",
+                    hint="Ask its owner, or an administrator for a role that permits it.",
+                    permission="loggedmodels.tag",
+                )
 
     def _may_see(self, run: str) -> bool:
         return self._visible_asset("run", run)
