@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from base64 import urlsafe_b64decode
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from falaj.kernel.call import AssetRef
-from falaj.kernel.errors import Forbidden, NotFound, StepUpRequired
+from falaj.kernel.errors import Forbidden, InvalidInput, NotFound, StepUpRequired
 from falaj.training.model import ModelMetric, OutputModel
+from falaj.training.tracking import pagetokens
 
 RISK_IS_FOR_RANIA = """
 @id("risk-is-for-rania")
@@ -126,3 +129,45 @@ def test_files_with_personal_data_need_a_purpose_and_a_fresh_factor(
         with pytest.raises(Forbidden):
             fetched(role, factor=True, purpose="debugging")
     assert fetched("data_scientist", factor=True, purpose="debugging") == b"name"
+
+
+HIDDEN_RUNS = """
+@id("others-runs")
+forbid (principal == User::"user:eve", action, resource)
+when {
+  ["run", "logged_model", "experiment"].contains(resource.kind) &&
+  resource has owner && resource.owner != principal.id
+};
+"""
+
+
+@pytest.mark.parametrize("service", ["runs", "loggedmodels", "experiments"])
+def test_a_page_token_does_not_tell_how_much_is_hidden_from_its_reader(
+    site: Any, service: str
+) -> None:
+    omar, eve = scientist(site, "omar"), scientist(site, "eve")
+    workspace = f"oracle-{service}"
+    policy = {"kind": "policy", "name": "others-runs", "text": HIDDEN_RUNS}
+    for n in range(3):
+        logged(site, omar if n == 1 else eve, f"kept-{n}", workspace)
+    put(site, [policy])
+    try:
+        first = site.ask(eve, f"{service}.search", limit=1, workspace=workspace)
+        try:
+            told = json.loads(urlsafe_b64decode(first.next_page))
+        except ValueError:
+            told = None
+        assert told is None, "the place stands in clear"
+        second = site.ask(
+            eve, f"{service}.search", limit=1, workspace=workspace, page=first.next_page
+        )
+        shown = [*getattr(first, _SHOWN[service]), *getattr(second, _SHOWN[service])]
+        assert len({one.id for one in shown}) == 2
+        forged = pagetokens.written(("any", "user:eve"), [0], site.premises.clock.now())
+        with pytest.raises(InvalidInput, match="none of this platform's"):
+            site.ask(eve, f"{service}.search", limit=1, workspace=workspace, page=forged)
+    finally:
+        put(site, [{**policy, "enabled": False}])
+
+
+_SHOWN = {"runs": "runs", "loggedmodels": "models", "experiments": "experiments"}

@@ -33,6 +33,7 @@ from falaj.training.model import DEFAULT_WORKSPACE, Artifact, ArtifactEntry, Wor
 if TYPE_CHECKING:
     from sqlalchemy.engine import Row
 
+    from falaj.training.tracking.pageseal import PageSeal
     from falaj.training.tracking.runs import Runs
 
 ArtifactList = list[ArtifactEntry]
@@ -57,7 +58,9 @@ class LoggedModelService(Service):
         catalog: Catalog,
         may: Callable[[Call, str, Resource], bool],
         visible: Callable[[Call, Resource], bool],
+        pages: PageSeal,
     ) -> None:
+        self._pages = pages
         self._visible = visible
         self._models = models
         self._search = search
@@ -113,7 +116,9 @@ class LoggedModelService(Service):
             datasets=tuple(datasets),
             workspace=workspace,
         )
-        return self._search.page(self.call, question, limit=limit, page=page)
+        page = self._pages.open(page)
+        found = self._search.page(self.call, question, limit=limit, page=page)
+        return found.model_copy(update={"next_page": self._pages.close(found.next_page)})
 
     @action(get="/logged-models/{model}", on="logged_model")
     def get(

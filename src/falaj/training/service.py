@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from falaj.kernel.jobs import Jobs
     from falaj.lake.reading import GuardedLake
     from falaj.training.costs.queueing import RunQueue
+    from falaj.training.tracking.pageseal import PageSeal
     from falaj.training.tracking.runs import Runs
     from falaj.training.tracking.searching import RunSearch
     from falaj.training.training_sets import TrainingSets
@@ -230,7 +231,9 @@ class RunService(Service):
         may: May,
         artifacts: Artifacts,
         reproducing: Callable[[Call, Run], Job],
+        pages: PageSeal,
     ) -> None:
+        self._pages = pages
         self._runs = runs
         self._search = search
         self._catalog = catalog
@@ -420,7 +423,9 @@ class RunService(Service):
             filter=filter, order_by=tuple(order_by), experiments=tuple(experiments),
             stage=stage, workspace=workspace,
         )  # fmt: skip
-        return self._search.page(self.call, asked, limit=limit, page=page)
+        page = self._pages.open(page)
+        found = self._search.page(self.call, asked, limit=limit, page=page)
+        return found.model_copy(update={"next_page": self._pages.close(found.next_page)})
 
     @action(get="/experiments")
     def experiments(self) -> ExperimentList:

@@ -35,6 +35,7 @@ def logged_models(made: Premises) -> LoggedModelService:
     from falaj.training.loggedmodel_service import LoggedModelService
     from falaj.training.loggedmodels import LoggedModels
     from falaj.training.loggedmodelsearch import LoggedModelSearch
+    from falaj.training.tracking.pageseal import PURPOSE, PageSeal
 
     def apart(call: Call) -> bool:
         return made.policy.tells_apart(call.caller, "assets.get")
@@ -42,7 +43,14 @@ def logged_models(made: Premises) -> LoggedModelService:
     models = LoggedModels(made.catalog, made.runs.experiments_kept)
     search = LoggedModelSearch(models, made.visible, apart)
     return LoggedModelService(
-        models, search, made.runs, artifacts(made), made.catalog, made.may, made.visible
+        models,
+        search,
+        made.runs,
+        artifacts(made),
+        made.catalog,
+        made.may,
+        made.visible,
+        PageSeal(lambda: made.keys.derive(PURPOSE)),
     )
 
 
