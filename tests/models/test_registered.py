@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from falaj.kernel.errors import AlreadyExists, Conflict, InvalidInput, NotFound
-from falaj.models.aliases import AliasGuarded
+from falaj.models.aliases import AliasGuarded, AliasUnjudged
 from falaj.models.histories import history
 from falaj.models.model import ModelPolicy, NotAdopted, Stage
 from falaj.models.registered import At
@@ -172,6 +172,38 @@ def test_a_guarded_alias_neither_moves_nor_goes_without_an_approval(quick, word)
     assert model(quick).aliases == {}
     move = then(quick, datetime.now(UTC)).alias_moves[0]
     assert (move.asked_by, move.approved_by, move.change) == ("user:amina", "user:omar", change.id)
+
+
+def test_an_alias_that_became_guarded_is_resolved_when_a_change_has_judged_it(quick, monkeypatch):
+    quick.made("late", 2)
+    alias(quick, "champion", 1)
+    alias(quick, "blue", 1)
+
+    def resolved(word):
+        with quick.database.reading() as connection:
+            return quick.parts.aliases.resolve(connection, "late", word).version
+
+    assert resolved("champion") == 1
+    with quick.call() as call:
+        quick.definitions.apply(call, [POLICY])
+    assert resolved("blue") == 1
+    with pytest.raises(AliasUnjudged, match="nobody has judged") as refused:
+        resolved("champion")
+    assert "falaj models propose-alias late --alias champion --version 1" in refused.value.hint
+    with quick.call() as call, pytest.raises(NotAdopted):  # what no gate has seen stays refused
+        quick.parts.aliases.propose(call, "late", "champion", 1, "it is good")
+    judge = lambda call, model, number: (version(quick, number) if number else None, None)  # noqa: E731
+    monkeypatch.setattr(quick.parts.aliases, "_judged", judge)
+    monkeypatch.setattr(quick.promotions, "evidence", lambda *_given: {})
+    with quick.call("user:amina") as call:
+        change = quick.parts.aliases.propose(call, "late", "champion", 1, "it is good")
+    with quick.call("user:omar") as call:
+        quick.changes.approve(call, change.id, "fine")
+    assert resolved("champion") == 1
+    move = then(quick, datetime.now(UTC)).alias_moves[0]
+    assert (move.from_version, move.to_version, move.change) == (1, 1, change.id)
+    with quick.call() as call, pytest.raises(Conflict, match="already"):
+        quick.parts.aliases.propose(call, "late", "champion", 1, "again")
 
 
 def test_a_policy_may_guard_other_aliases_and_keeps_its_fingerprint_with_the_usual_ones(quick):

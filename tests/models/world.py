@@ -85,6 +85,7 @@ from falaj.training.model import (
 )
 from falaj.training.reproduce import ReproduceJob
 from falaj.training.service import RunService, TrainingService
+from falaj.training.tracking.pageseal import PageSeal
 from falaj.training.tracking.runs import Runs
 from falaj.training.tracking.searching import RunSearch
 from falaj.training.train import PrepareJob, RecreateJob, TrainJob
@@ -249,6 +250,7 @@ class World:
                     self.sets, self.jobs,
                     DataUse(self.catalog, lambda _call, _action, _on: True, whole(self.lake)),
                 ),
+                PageSeal(lambda: bytes(32)),
             ),
             ModelService(
                 parts=self.parts, promotions=self.promotions, bundles=self.bundles,

@@ -40,6 +40,12 @@ class AliasGuarded(Conflict):
     code = "alias-guarded"
 
 
+class AliasUnjudged(Conflict):
+    """The alias is guarded, but was set before it was, so nobody has judged where it points."""
+
+    code = "alias-unjudged"
+
+
 class AliasWaits(Conflict):
     """The alias was asked for, and moves when another person approves."""
 
@@ -93,13 +99,13 @@ class Aliases:
 
         Raises:
             NotFound: there is no such version.
-            Conflict: it points there already.
+            Conflict: it points there already, and was judged.
             GatesNotPassed, NotAdopted: the version may not take the stage production either.
         """
         self._registry.model(call.connection, model)
         _check_name(alias)
         now = self._at(call.connection, model, alias)
-        if now == version:
+        if now == version and not self._unjudged(call.connection, model, alias):
             raise Conflict(
                 f"The alias {alias!r} of {model} {_stands(version)} already.",
                 hint=f"`falaj models history {model}` shows since when.",
@@ -137,7 +143,12 @@ class Aliases:
         )
 
     def resolve(self, connection: Connection, model: str, alias: str) -> ModelVersion:
-        """The version that an alias points at; raises NotFound."""
+        """The version that an alias points at.
+
+        Raises:
+            NotFound: there is no such model or alias.
+            AliasUnjudged: it became guarded after it was set, and no change has moved it since.
+        """
         self._registry.model(connection, model)
         version = self._at(connection, model, alias)
         if version is None:
@@ -145,7 +156,27 @@ class Aliases:
                 f"The model {model!r} has no alias {alias!r}.",
                 hint=f"`falaj models show {model}` lists them.",
             )
+        if self._unjudged(connection, model, alias):
+            raise AliasUnjudged(
+                f"The alias {alias!r} of {model} was set to version {version} before the model's"
+                " policy guarded it, so nobody has judged it.",
+                hint=f"Ask for it: `falaj models propose-alias {model} --alias {alias} --version"
+                f" {version} --reason …`; or load the version by its number.",
+            )
         return self._registry.version(connection, model, version)
+
+    def _unjudged(self, connection: Connection, model: str, alias: str) -> bool:
+        """True if an alias is guarded and stands where no approved change has put it."""
+        if self._at(connection, model, alias) is None:
+            return False
+        table = alias_move_rows
+        change = connection.execute(
+            select(table.c.change)
+            .where(table.c.model == model, table.c.alias == alias)
+            .order_by(table.c.at.desc(), table.c.id.desc())
+            .limit(1)
+        ).scalar()
+        return change is None and self.guarded(connection, model, alias)
 
     def check_free(self, call: Call, version: ModelVersion) -> None:
         """Return unless a guarded alias points at a version; raises AliasGuarded."""
@@ -208,7 +239,8 @@ class Aliases:
         if version is not None:
             self._registry.version(connection, model, version)
         before = self._at(connection, model, alias)
-        if before == version:
+        judged_now = change is not None and self._unjudged(connection, model, alias)
+        if before == version and not judged_now:
             return
         here = (alias_rows.c.model == model, alias_rows.c.alias == alias)
         if version is None:

@@ -14,6 +14,7 @@ from sqlalchemy import insert
 from falaj.catalog.model import Relation
 from falaj.kernel.call import AssetRef
 from falaj.kernel.errors import InvalidInput, NotFound
+from falaj.models.heldfolders import lock_owner
 from falaj.models.mlflowsources import Folder, OtherVersion, source_of
 from falaj.models.model import ModelVersion, Stage
 from falaj.models.registry import version_ref
@@ -102,6 +103,7 @@ class MlflowVersions:
                 hint="Register it with its own run.",
             )
         self._check_visible(call, folder.ref)
+        lock_owner(call.connection, folder.ref, registering=True)
         if folder.kind == "run":
             run = folder.owner
         elif run:

@@ -22,6 +22,7 @@ _NUMBERS = frozenset({"double", "float", "integer", "long", "boolean"})
 _PICKLES = (".pkl", ".pickle", ".joblib", ".cloudpickle")
 _MOST_INPUTS = 10_000
 _DEEPEST = 30
+_LONGEST_PATH = 500
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,8 @@ class MlModel:
             listed = None
         for one in listed[:_MOST_INPUTS] if isinstance(listed, list) else []:
             if isinstance(one, dict) and isinstance(one.get("name"), str) and one["name"]:
-                yield one["name"], str(one.get("type"))
+                kind = one.get("type")
+                yield one["name"], kind if isinstance(kind, str) else "no word"
 
 
 def read_mlmodel(data: bytes) -> MlModel:
@@ -116,7 +118,9 @@ def read_mlmodel(data: bytes) -> MlModel:
         for event in yaml.parse(text, Loader=yaml.SafeLoader):
             depth += isinstance(event, yaml.CollectionStartEvent)
             depth -= isinstance(event, yaml.CollectionEndEvent)
-            if depth > _DEEPEST:  # the reader's time grows with the square of the depth
+            # The reader's time grows with the square of the depth; and with aliases a few lines
+            # stand for billions of them.
+            if depth > _DEEPEST or isinstance(event, yaml.AliasEvent):
                 raise _no_mlmodel()
         document = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
@@ -139,8 +143,8 @@ def _no_mlmodel() -> InvalidInput:
 def _taken(name: str, told: Mapping[str, Any]) -> Flavour | None:
     """The flavour, or None if it is of no kind that is known here; raises InvalidInput."""
     if name == "sklearn":
-        file = str(told.get("pickled_model", ""))
-        if str(told.get("serialization_format")) != "skops":
+        file = _text(name, told, "pickled_model")
+        if told.get("serialization_format") != "skops":
             raise _pickled(name, file)
         return Flavour(name, artifact_path(file), None)
     formats = {
@@ -150,10 +154,21 @@ def _taken(name: str, told: Mapping[str, Any]) -> Flavour | None:
     }
     if name not in formats:
         return None
-    file = str(told.get("data", ""))
+    file = _text(name, told, "data")
     if file.lower().endswith((*_PICKLES, ".skops")):
         raise _pickled(name, file)
     return Flavour(name, artifact_path(file), formats[name])
+
+
+def _text(name: str, told: Mapping[str, Any], key: str) -> str:
+    """The path that a flavour names, or nothing; raises InvalidInput for what is no short text."""
+    value = told.get(key, "")
+    if not isinstance(value, str) or len(value) > _LONGEST_PATH:
+        raise InvalidInput(
+            f"The flavour {name} names no file: {key} is no text of at most {_LONGEST_PATH}"
+            " characters."
+        )
+    return value
 
 
 def _pickled(name: str, file: str) -> InvalidInput:

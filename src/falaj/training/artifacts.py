@@ -20,6 +20,7 @@ from pydantic_core.core_schema import (
 from sqlalchemy import delete, func, or_, select
 
 from falaj.kernel.binary import whole_of
+from falaj.kernel.call import AssetRef
 from falaj.kernel.errors import Conflict, Corrupt, InvalidInput, LimitExceeded, NotFound
 from falaj.kernel.insertion import insert_if_absent
 from falaj.lake.streams import Kept
@@ -58,6 +59,32 @@ class Shelf:
 
 
 RUNS = Shelf("run", artifact_rows, "run_id")
+
+
+@dataclass(frozen=True)
+class Hold:
+    """A folder (or a file) of artifacts that must stay as it is.
+
+    ``by`` says what needs it, in words for people.
+    """
+
+    path: str
+    by: str
+
+
+Held = Callable[["Connection", AssetRef], Sequence[Hold]]
+"""What must stay of the artifacts of a run or a logged model."""
+
+
+def nothing_held(_connection: Connection, _owner: AssetRef) -> Sequence[Hold]:
+    """Where no registry is that needs a folder."""
+    return ()
+
+
+class ArtifactHeld(Conflict):
+    """The artifact is part of a registered version, and stays as it is."""
+
+    code = "artifact-held"
 
 
 class ArtifactContent:
@@ -133,11 +160,17 @@ class Artifacts:
         streams: holds what was uploaded.
         blobs: holds what trainers of the platform keep.
         shelves: every kind of owner; bytes go when none of them names them.
+        held: tells what of an owner's artifacts must stay.
     """
 
     def __init__(
-        self, streams: SealedStreams, blobs: SealedBlobs, shelves: Sequence[Shelf] = (RUNS,)
+        self,
+        streams: SealedStreams,
+        blobs: SealedBlobs,
+        shelves: Sequence[Shelf] = (RUNS,),
+        held: Held = nothing_held,
     ) -> None:
+        self._held = held
         self.streams = streams
         self._blobs = blobs
         self._shelves = shelves
@@ -206,9 +239,11 @@ class Artifacts:
         Raises:
             InvalidInput: no path, or a file would stand in the place of a folder or the reverse.
             Conflict: other bytes are there, and must stay.
+            ArtifactHeld: a registered version is made of the folder.
         """
         connection = call.connection
         self._check_place(connection, shelf, owner, artifact_path(path))
+        self.check_free(connection, shelf, owner, path)
         artifact = Artifact(path=path, digest=kept.digest, size=kept.size)
         before = locked(connection, shelf.table, {shelf.owner: owner}, artifact)
         if before is not None and before != kept.digest and not replaces:
@@ -228,8 +263,10 @@ class Artifacts:
 
         Raises:
             NotFound: nothing is there.
+            ArtifactHeld: a registered version is made of it.
         """
         whole = artifact_path(path, empty=True)
+        self.check_free(call.connection, shelf, owner, whole)
         here = (shelf.of(owner), or_(shelf.table.c.path == whole, _below(shelf, whole)))
         removed = delete(shelf.table).where(*here).returning(shelf.table.c.digest)
         digests = list(call.connection.execute(removed).scalars())
@@ -237,6 +274,20 @@ class Artifacts:
             raise _missing(shelf, owner, path)
         self._let_go(call, digests)
         return len(digests)
+
+    def check_free(self, connection: Connection, shelf: Shelf, owner: str, path: str = "") -> None:
+        """Return if nothing needs a path, what is below it, or a folder that it lies in.
+
+        Raises:
+            ArtifactHeld: a registered version does; says which.
+        """
+        for hold in self._held(connection, AssetRef(shelf.kind, owner)):
+            if _within(path, hold.path) or _within(hold.path, path):
+                raise ArtifactHeld(
+                    f"The files in {hold.path or 'the whole folder'!r} of the {_word(shelf)}"
+                    f" {owner} stay as they are: {hold.by} is made of them.",
+                    hint="Log the changed model anew, and register that; or delete the version.",
+                )
 
     def known(self, connection: Connection, streams: Sequence[str]) -> set[str]:
         """Of some ids of streams, those that an artifact needs."""
@@ -302,6 +353,11 @@ def _below(shelf: Shelf, folder: str) -> ColumnElement[bool]:
     if not folder:
         return path != ""
     return func.substr(path, 1, len(folder) + 1) == folder + "/"
+
+
+def _within(path: str, folder: str) -> bool:
+    """True if a path is the folder, or lies in it."""
+    return not folder or path == folder or path.startswith(folder + "/")
 
 
 def _missing(shelf: Shelf, owner: str, path: str) -> NotFound:

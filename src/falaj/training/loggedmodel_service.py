@@ -33,6 +33,7 @@ from falaj.training.model import DEFAULT_WORKSPACE, Artifact, ArtifactEntry, Wor
 if TYPE_CHECKING:
     from sqlalchemy.engine import Row
 
+    from falaj.training.tracking.pageseal import PageSeal
     from falaj.training.tracking.runs import Runs
 
 ArtifactList = list[ArtifactEntry]
@@ -56,7 +57,11 @@ class LoggedModelService(Service):
         artifacts: Artifacts,
         catalog: Catalog,
         may: Callable[[Call, str, Resource], bool],
+        visible: Callable[[Call, Resource], bool],
+        pages: PageSeal,
     ) -> None:
+        self._pages = pages
+        self._visible = visible
         self._models = models
         self._search = search
         self._runs = runs
@@ -77,6 +82,7 @@ class LoggedModelService(Service):
         workspace: Workspace = DEFAULT_WORKSPACE,
     ) -> LoggedModel:
         """Begin a logged model of an experiment, perhaps of a run; it is pending at first."""
+        self._check_experiment(experiment, workspace)
         if source_run is not None:
             self._check_run(source_run, workspace)
         return self._models.create(
@@ -110,7 +116,9 @@ class LoggedModelService(Service):
             datasets=tuple(datasets),
             workspace=workspace,
         )
-        return self._search.page(self.call, question, limit=limit, page=page)
+        page = self._pages.open(page)
+        found = self._search.page(self.call, question, limit=limit, page=page)
+        return found.model_copy(update={"next_page": self._pages.close(found.next_page)})
 
     @action(get="/logged-models/{model}", on="logged_model")
     def get(
@@ -154,6 +162,7 @@ class LoggedModelService(Service):
     def delete(self, model: str, *, workspace: Workspace | None = None) -> None:
         """Take a logged model out of sight; its files stay."""
         self._row(model, workspace)
+        self._artifacts.check_free(self.call.connection, LOGGED_MODELS, model)
         self._models.delete(self.call, model)
 
     @action(get="/logged-models/{model}/artifacts", on="logged_model")
@@ -194,6 +203,23 @@ class LoggedModelService(Service):
 
     def _row(self, model: str, workspace: str | None, *, deleted: bool = False) -> Row[Any]:
         return self._models.row(self.call.connection, model, deleted=deleted, workspace=workspace)
+
+    def _check_experiment(self, experiment: str, workspace: str) -> None:
+        """Only who may log models in an experiment may begin one there."""
+        connection, kept = self.call.connection, self._runs.experiments_kept
+        found = kept.found(connection, experiment, workspace)
+        if found is None:
+            kept.missing(experiment)
+        resource = self._catalog.load(connection, AssetRef("experiment", found.id))
+        if self._may(self.call, "loggedmodels.create", resource):
+            return
+        if not self._visible(self.call, resource):
+            kept.missing(experiment)
+        raise Forbidden(
+            f"You may not log models in the experiment {experiment[:200]!r}.",
+            hint="Ask an administrator for a role that permits it.",
+            permission="loggedmodels.create",
+        )
 
     def _check_run(self, run: str, workspace: str) -> None:
         """Only who may write into a run may say that it made a model."""

@@ -151,7 +151,11 @@ class LoggedModels:
         self.add_params(call, model_id, params or {})
         self.tag(call, model_id, tags or {})
         ref = AssetRef(KIND, model_id)
-        attributes = {"experiment": experiment_id, "type": model_type}
+        attributes = {
+            "experiment": experiment_id,
+            "type": model_type,
+            "workspace": found.workspace,
+        }
         self._catalog.record(
             call,
             ref,

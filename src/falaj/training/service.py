@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AwareDatetime, Field
@@ -14,7 +14,7 @@ from falaj.features.purposes import refuse_unless
 from falaj.kernel.actions import Service, action
 from falaj.kernel.binary import ArrowStream
 from falaj.kernel.call import AssetRef, Call
-from falaj.kernel.errors import Forbidden
+from falaj.kernel.errors import Forbidden, NotFound
 from falaj.kernel.jobs import Job
 from falaj.kernel.ports import Resource
 from falaj.training.artifactfiles import FileAnswer, FileGiven, arrived
@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from falaj.kernel.jobs import Jobs
     from falaj.lake.reading import GuardedLake
     from falaj.training.costs.queueing import RunQueue
+    from falaj.training.tracking.pageseal import PageSeal
     from falaj.training.tracking.runs import Runs
     from falaj.training.tracking.searching import RunSearch
     from falaj.training.training_sets import TrainingSets
@@ -236,7 +237,9 @@ class RunService(Service):
         may: May,
         artifacts: Artifacts,
         reproducing: Callable[[Call, Run], Job],
+        pages: PageSeal,
     ) -> None:
+        self._pages = pages
         self._runs = runs
         self._search = search
         self._catalog = catalog
@@ -295,6 +298,7 @@ class RunService(Service):
         workspace: Workspace | None = None,
     ) -> None:
         """Add parameters, metric values and tags to a run."""
+        self._check_models(one.model for one in of_models)
         if params or len(metrics):
             self._runs.log(
                 self.call,
@@ -323,6 +327,7 @@ class RunService(Service):
         workspace: Workspace | None = None,
     ) -> None:
         """Say which datasets and logged models went into a run, and which models came out."""
+        self._check_models((one.id for one in output_models), seen=input_models)
         self._runs.add_inputs(
             self.call,
             run,
@@ -424,7 +429,9 @@ class RunService(Service):
             filter=filter, order_by=tuple(order_by), experiments=tuple(experiments),
             stage=stage, workspace=workspace,
         )  # fmt: skip
-        return self._search.page(self.call, asked, limit=limit, page=page)
+        page = self._pages.open(page)
+        found = self._search.page(self.call, asked, limit=limit, page=page)
+        return found.model_copy(update={"next_page": self._pages.close(found.next_page)})
 
     @action(get="/experiments")
     def experiments(self) -> ExperimentList:
@@ -474,6 +481,24 @@ class RunService(Service):
         """Remove an artifact of a run, or a folder of them; returns how many went."""
         self._runs.standing(self.call.connection, run, workspace)
         return self._artifacts.remove(self.call, RUNS, run, path)
+
+    def _check_models(self, changed: Iterable[str], *, seen: Iterable[str] = ()) -> None:
+        """Raise unless the caller may change these logged models, and may know of those."""
+        to_change = set(changed)
+        for model in sorted(to_change | set(seen)):
+            ref = AssetRef("logged_model", model)
+            resource = self._catalog.load(self.call.connection, ref)
+            if not resource.exists or not self._may(self.call, "loggedmodels.get", resource):
+                raise NotFound(
+                    f"There is no logged model {model[:100]!r}.",
+                    hint="`falaj loggedmodels search` shows those that are there.",
+                )
+            if model in to_change and not self._may(self.call, "loggedmodels.tag", resource):
+                raise Forbidden(
+                    f"You may not change the logged model {model[:100]!r}.",
+                    hint="Ask its owner, or an administrator for a role that permits it.",
+                    permission="loggedmodels.tag",
+                )
 
     def _may_see(self, run: str) -> bool:
         return self._visible_asset("run", run)

@@ -165,6 +165,7 @@ DATA_VERBS = frozenset(
     {
         "download",
         "export",
+        "fetch_artifact",
         "frame",
         "head",
         "preview",
@@ -200,6 +201,7 @@ GROUPS = tuple(
             "read",  # GET, of what is known about things
             "data",  # rows and values, by any method
             "rows",  # data of one asset
+            "artifacts",  # rows that are a file of a run or a logged model
             "query",  # data by a statement that names its assets inside
             "change",  # anything that is not a GET
             "sensitive",  # needs a fresh second factor
@@ -245,6 +247,8 @@ def _groups(action: Action) -> list[str]:
             found.append(duty)
     if is_data:
         found += ["data", "query" if action.on == PLATFORM else "rows"]
+        if action.verb == "fetch_artifact":
+            found.append("artifacts")
     elif is_get:
         found.append(RESTRICTED.get(action.service, "read"))
     if not is_get:

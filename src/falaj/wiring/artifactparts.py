@@ -22,10 +22,12 @@ _CLEAR_SECONDS = 2.0
 
 def artifacts(made: Premises) -> Artifacts:
     """The artifacts of every kind of owner."""
+    from falaj.models.heldfolders import HeldFolders
     from falaj.training.artifacts import RUNS, Artifacts
     from falaj.training.loggedmodels import LOGGED_MODELS
 
-    return Artifacts(made.streams, made.blobs, (RUNS, LOGGED_MODELS))
+    held = HeldFolders(made.catalog)
+    return Artifacts(made.streams, made.blobs, (RUNS, LOGGED_MODELS), held)
 
 
 def logged_models(made: Premises) -> LoggedModelService:
@@ -33,13 +35,23 @@ def logged_models(made: Premises) -> LoggedModelService:
     from falaj.training.loggedmodel_service import LoggedModelService
     from falaj.training.loggedmodels import LoggedModels
     from falaj.training.loggedmodelsearch import LoggedModelSearch
+    from falaj.training.tracking.pageseal import PURPOSE, PageSeal
 
     def apart(call: Call) -> bool:
         return made.policy.tells_apart(call.caller, "assets.get")
 
     models = LoggedModels(made.catalog, made.runs.experiments_kept)
     search = LoggedModelSearch(models, made.visible, apart)
-    return LoggedModelService(models, search, made.runs, artifacts(made), made.catalog, made.may)
+    return LoggedModelService(
+        models,
+        search,
+        made.runs,
+        artifacts(made),
+        made.catalog,
+        made.may,
+        made.visible,
+        PageSeal(lambda: made.keys.derive(PURPOSE)),
+    )
 
 
 def artifact_chores(made: Premises) -> dict[str, Callable[[], object]]:

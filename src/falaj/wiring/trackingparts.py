@@ -11,6 +11,7 @@ from falaj.wiring.trainingparts import reproducing
 if TYPE_CHECKING:
     from falaj.kernel.call import Call
     from falaj.training.service import RunService
+    from falaj.training.tracking.pageseal import PageSeal
     from falaj.training.tracking.service import ExperimentService
     from falaj.wiring.assembly import Premises
 
@@ -29,6 +30,7 @@ def run_service(made: Premises) -> RunService:
         made.may,
         artifacts(made),
         reproducing(made, guarded_lake(made)),
+        page_seal(made),
     )
 
 
@@ -39,7 +41,14 @@ def experiment_service(made: Premises) -> ExperimentService:
 
     experiments = made.runs.experiments_kept
     search = ExperimentSearch(experiments, made.visible, lambda call: _tells_apart(made, call))
-    return ExperimentService(experiments, search, made.may)
+    return ExperimentService(experiments, search, made.may, page_seal(made))
+
+
+def page_seal(made: Premises) -> PageSeal:
+    """Seals page tokens; its key is the same in every process."""
+    from falaj.training.tracking.pageseal import PURPOSE, PageSeal
+
+    return PageSeal(lambda: made.keys.derive(PURPOSE))
 
 
 def _tells_apart(made: Premises, call: Call) -> bool:

@@ -2,7 +2,7 @@
 
 A token holds a place in an answer and a digest of the question, of who asked it, and of when.
 Whoever changes one gains nothing but another place in an answer that is theirs; so a token is
-checked, not signed.
+checked, not signed. Where places count what a reader may not see, it is sealed (``pageseal.py``).
 """
 
 from __future__ import annotations

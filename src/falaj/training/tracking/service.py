@@ -25,6 +25,7 @@ from falaj.training.tracking.searching import ExperimentQuestion
 
 if TYPE_CHECKING:
     from falaj.training.tracking.experiments import Experiments
+    from falaj.training.tracking.pageseal import PageSeal
     from falaj.training.tracking.searching import ExperimentSearch
 
 May = Callable[[Call, str, Resource], bool]
@@ -41,7 +42,10 @@ class ExperimentService(Service):
 
     name = "experiments"
 
-    def __init__(self, experiments: Experiments, search: ExperimentSearch, may: May) -> None:
+    def __init__(
+        self, experiments: Experiments, search: ExperimentSearch, may: May, pages: PageSeal
+    ) -> None:
+        self._pages = pages
         self._experiments = experiments
         self._search = search
         self._may = may
@@ -79,7 +83,9 @@ class ExperimentService(Service):
         asked = ExperimentQuestion(
             filter=filter, order_by=tuple(order_by), stage=stage, workspace=workspace
         )
-        return self._search.page(self.call, asked, limit=limit, page=page)
+        page = self._pages.open(page)
+        found = self._search.page(self.call, asked, limit=limit, page=page)
+        return found.model_copy(update={"next_page": self._pages.close(found.next_page)})
 
     @action(get="/experiment-by-name")
     def named(
