@@ -310,6 +310,16 @@ class Pipeline(Definition):
         told = {"modules": self.modules, "steps": {one.name: one.source for one in self.steps}}
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
+    @property
+    def run_hash(self) -> str:
+        """SHA-256 in hex of all that decides what a run does: everything but the triggers.
+
+        Texts alone do not say it: the same text with other defaults of parameters, inputs,
+        target or function does something else.
+        """
+        told = {name: value for name, value in self.document().items() if name != "triggers"}
+        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+
     @classmethod
     def of(cls, name: str, *steps: DeclaredStep | Callable[..., Any], **values: Any) -> Self:
         """A pipeline of functions.
