@@ -200,8 +200,8 @@ class OnPlatform:
 
     def written(self, call: Call, pipeline: str, table: str, inputs: set[str]) -> None:
         """See ``Surroundings.written``."""
-        from falaj.catalog.model import Classification
         from falaj.lake.service import record_table
+        from falaj.training.pipelines.graph import highest
 
         made, ref = self._made, AssetRef("table", table)
         stands = made.catalog.exists(call.connection, ref)
@@ -211,17 +211,10 @@ class OnPlatform:
                 f"The table {table!r} is {f'written by {by!r}' if by else 'somebody else’s'}.",
                 hint="Let the pipeline write a table of its own.",
             )
-        found = [
-            made.catalog.load(call.connection, AssetRef("table", one)).attributes.get(
-                "classification"
-            )
-            for one in sorted(inputs)
-        ]
-        levels = [Classification(one) for one in found if one]
-        highest = max(levels, key=lambda one: one.level) if levels else None
+        level = highest(call, made.catalog, inputs)
         if not stands:
             record_table(call, made.catalog, table)
-        made.catalog.record(call, ref, classification=highest, attributes={WRITTEN_BY: pipeline})
+        made.catalog.record(call, ref, classification=level, attributes={WRITTEN_BY: pipeline})
 
     def _as_caller(self, call: Call) -> Call:
         """The call as a caller with roles: one that a job opens has none."""

@@ -299,6 +299,18 @@ class Pipeline(Definition):
         """One step by name; raises KeyError."""
         return next(one for one in self.steps if one.name == name)
 
+    def upstream(self, name: str) -> list[PipelineStep]:
+        """A step and all those that it needs, directly or not; none if there is no such step."""
+        steps = {one.name: one for one in self.steps}
+        found: dict[str, PipelineStep] = {}
+        left = [name] if name in steps else []
+        while left:
+            one = steps[left.pop()]
+            if one.name not in found:
+                found[one.name] = one
+                left += one.needs
+        return list(found.values())
+
     def references(self) -> list[AssetRef]:
         """The tables that it reads."""
         read = sorted(set[str]().union(*(step.tables for step in self.steps)))

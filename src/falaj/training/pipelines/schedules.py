@@ -228,7 +228,7 @@ class Schedules:
         run = self._runs.begin(
             call, pipeline.name, fitting, trigger=trigger.on, version=found.version
         )
-        record_run(call, self._catalog, run)
+        record_run(call, self._catalog, run, pipeline)
 
     def _allowed(self, connection: Connection, row: Row[Any]) -> AppliedPipeline | None:
         """The pipeline as it stands; None if it is not to run as the one who scheduled it.
