@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from falaj.training.pipelines.values import Values
     from falaj.wiring.assembly import Premises
 
+WRITING = "tables.upload"
+"""The action that the policy is asked about before a step's rows are written."""
 WRITTEN_BY = "written_by"
 """The attribute of a table that says which pipeline writes it."""
 
@@ -204,6 +206,12 @@ class OnPlatform:
         from falaj.training.pipelines.graph import highest
 
         made, ref = self._made, AssetRef("table", table)
+        resource = made.catalog.load(call.connection, ref)  # of a new table, one that is not
+        if not made.may(self._as_caller(call), WRITING, resource):
+            raise Forbidden(
+                f"{call.principal.id} may not write the table {table!r} by a pipeline.",
+                hint="Ask its owner for access, or let somebody else run the pipeline.",
+            )
         stands = made.catalog.exists(call.connection, ref)
         by = made.catalog.get(call.connection, ref).attributes.get(WRITTEN_BY) if stands else None
         if by != pipeline and (by is not None or made.lake.exists(table)):

@@ -26,16 +26,27 @@ def first():
 """
 
 
-@pytest.fixture(scope="module")
-def omar(house):
-    """A second engineer."""
+def account(house, name, role):
+    """An active account."""
     made = house.made
     with made.calls.opened("test.account", "user:amina") as call:
         made.authentication.accounts.create(
-            call.connection, name="omar", kind=PrincipalKind.USER, roles=[Role.ML_ENGINEER],
+            call.connection, name=name, kind=PrincipalKind.USER, roles=[role],
             created_by="user:amina", now=call.now, state=AccountState.ACTIVE,
         )  # fmt: skip
-    return "user:omar"
+    return f"user:{name}"
+
+
+@pytest.fixture(scope="module")
+def omar(house):
+    """A second engineer."""
+    return account(house, "omar", Role.ML_ENGINEER)
+
+
+@pytest.fixture(scope="module")
+def vera(house):
+    """Who may look, and write nothing."""
+    return account(house, "vera", Role.VIEWER)
 
 
 def run_as(house, principal, name, **parameters):
@@ -152,7 +163,45 @@ def test_a_run_and_its_steps_are_as_secret_as_their_inputs_from_the_beginning(ho
     assert (begun.classification, step.classification) == ("internal", "internal")
 
 
-def test_a_viewer_does_not_see_a_run_of_personal_rows(house):
+def test_a_run_writes_a_table_only_while_its_principal_may_write_it(house, omar, vera):
+    write = house.made.pipelines.platform.written
+    with house.made.calls.opened("test.write", omar) as call:
+        write(call, "writer", "written_here", set())
+    for name in ("written_here", "new_here"):
+        with (
+            pytest.raises(Forbidden, match="may not write"),
+            house.made.calls.opened("test.write", vera) as call,
+        ):
+            write(call, "writer", name, set())
+    with house.made.database.reading() as connection:
+        assert not house.made.catalog.exists(connection, AssetRef("table", "new_here"))
+
+
+def test_a_run_whose_principal_lost_the_right_to_write_changes_no_table(house, monkeypatch):
+    name = house.declare(
+        HEAD
+        + """
+def rows():
+    import pyarrow as pa
+    return pa.table({"n": [1]})
+
+x = Pipeline.of("loses", step(rows, writes=ToTable(table="lost_rows")))
+"""
+    )
+    may = type(house.made).may
+
+    def asked_of_the_policy(made, call, action, resource):
+        lost = action == "tables.upload" and resource.ref == AssetRef("table", "lost_rows")
+        return not lost and may(made, call, action, resource)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(type(house.made), "may", asked_of_the_policy)
+        run = house.run(name)
+    assert (run.state, run.error["code"]) == ("failed", "forbidden")
+    assert not house.made.lake.exists("lost_rows")
+
+
+def test_a_viewer_does_not_see_a_run_of_personal_rows(house, vera):
     table(house, "persons", classification=Classification.PERSONAL)
     name = reading(house, "unseen", "persons")
     with house.made.calls.opened("test.begin", "user:amina") as call:
@@ -161,4 +210,4 @@ def test_a_viewer_does_not_see_a_run_of_personal_rows(house):
         record_run(call, house.made.catalog, run, pipeline)
         house.made.pipelines.runs.cancel(call, run.id)
     with pytest.raises(NotFound):
-        asked(house, "user:vera", "pipelines.get", role="viewer", run=run.id)
+        asked(house, vera, "pipelines.get", role="viewer", run=run.id)
