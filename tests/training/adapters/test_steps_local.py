@@ -105,3 +105,29 @@ def f():
 def test_values_of_many_megabytes_pass_both_ways(steps, tmp_path):
     answer = steps.run(task("def f(n): return n + n", n="y" * (20 << 20)), None)
     assert unpacked(answer.outputs[""], tmp_path, "n") == "y" * (40 << 20)
+
+
+def test_a_step_makes_no_file_in_memory_and_opens_few_files(steps, tmp_path):
+    source = """
+def f():
+    import ctypes, platform
+    libc = ctypes.CDLL(None, use_errno=True)
+    create = {"x86_64": 319, "aarch64": 279}[platform.machine()]
+    found = []
+    for number, values in ((create, (b"kept", 0)), (447, (0,))):
+        ctypes.set_errno(0)
+        found.append([libc.syscall(number, *values), ctypes.get_errno()])
+    opened = []
+    try:
+        while len(opened) < 5000:
+            opened.append(os.open("/dev/null", os.O_RDONLY))
+    except OSError:
+        pass
+    for one in opened:
+        os.close(one)
+    compare = ctypes.CFUNCTYPE(ctypes.c_int)(lambda: 7)  # what needs memory that is run
+    return {"denied": found, "few": len(opened) < 300, "called": compare()}
+"""
+    answer = steps.run(task(source), None)
+    found = unpacked(answer.outputs[""], tmp_path, "n")
+    assert found == {"denied": [[-1, 1], [-1, 1]], "few": True, "called": 7}

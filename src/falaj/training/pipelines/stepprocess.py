@@ -36,6 +36,8 @@ from falaj.training.pipelines.frames import (
 
 _MOST_TOLD = 1000
 _FILE_BYTES = 8 << 30
+_FILES = 256
+"""So many open at a time: pipes and deleted files hold memory and disk that no folder shows."""
 
 
 class PlatformError(Exception):
@@ -126,6 +128,7 @@ def main(arguments: list[str]) -> int:
     if memory:
         resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (_FILES, _FILES))
     resource.setrlimit(resource.RLIMIT_FSIZE, (_FILE_BYTES, _FILE_BYTES))
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     sys.dont_write_bytecode = True
