@@ -34,7 +34,8 @@ def pipeline_run(world: World, *, cancelled: bool = False) -> str:
     pipelines = world.premises.pipelines
     with world.call() as call:
         run = pipelines.runs.begin(call, "counting", {})
-        record_run(call, world.premises.catalog, run)
+        pipeline = pipelines.runs.pipeline(call.connection, "counting", run.version)
+        record_run(call, world.premises.catalog, run, pipeline)
         if cancelled:
             pipelines.runs.cancel(call, run.id)
     return run.id

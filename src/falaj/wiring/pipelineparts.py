@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from falaj.training.pipelines.values import Values
     from falaj.wiring.assembly import Premises
 
+WRITING = "tables.upload"
+"""The action that the policy is asked about before a step's rows are written."""
 WRITTEN_BY = "written_by"
 """The attribute of a table that says which pipeline writes it."""
 
@@ -200,10 +202,16 @@ class OnPlatform:
 
     def written(self, call: Call, pipeline: str, table: str, inputs: set[str]) -> None:
         """See ``Surroundings.written``."""
-        from falaj.catalog.model import Classification
         from falaj.lake.service import record_table
+        from falaj.training.pipelines.graph import highest
 
         made, ref = self._made, AssetRef("table", table)
+        resource = made.catalog.load(call.connection, ref)  # of a new table, one that is not
+        if not made.may(self._as_caller(call), WRITING, resource):
+            raise Forbidden(
+                f"{call.principal.id} may not write the table {table!r} by a pipeline.",
+                hint="Ask its owner for access, or let somebody else run the pipeline.",
+            )
         stands = made.catalog.exists(call.connection, ref)
         by = made.catalog.get(call.connection, ref).attributes.get(WRITTEN_BY) if stands else None
         if by != pipeline and (by is not None or made.lake.exists(table)):
@@ -211,17 +219,10 @@ class OnPlatform:
                 f"The table {table!r} is {f'written by {by!r}' if by else 'somebody else’s'}.",
                 hint="Let the pipeline write a table of its own.",
             )
-        found = [
-            made.catalog.load(call.connection, AssetRef("table", one)).attributes.get(
-                "classification"
-            )
-            for one in sorted(inputs)
-        ]
-        levels = [Classification(one) for one in found if one]
-        highest = max(levels, key=lambda one: one.level) if levels else None
+        level = highest(call, made.catalog, inputs)
         if not stands:
             record_table(call, made.catalog, table)
-        made.catalog.record(call, ref, classification=highest, attributes={WRITTEN_BY: pipeline})
+        made.catalog.record(call, ref, classification=level, attributes={WRITTEN_BY: pipeline})
 
     def _as_caller(self, call: Call) -> Call:
         """The call as a caller with roles: one that a job opens has none."""

@@ -126,7 +126,8 @@ def test_each_step_has_one_effect_and_the_result_is_that_of_an_undisturbed_run(
     made, fate = house.made, Fate(moments)
     with made.calls.opened("test.begin", "user:amina") as call:
         run = made.pipelines.runs.begin(call, name, {})
-        record_run(call, made.catalog, run)
+        pipeline = made.pipelines.runs.pipeline(call.connection, name, run.version)
+        record_run(call, made.catalog, run, pipeline)
     before = made.lake.count("law_rows") if made.lake.exists("law_rows") else 0
     on = Surround(
         made.calls,

@@ -190,6 +190,79 @@ def test_code_that_somebody_else_applied_does_not_run_as_the_one_who_scheduled_i
     house.platform.pipelines.pause(name)
 
 
+def _other_source(document):
+    document["steps"][0]["source"] += "# of another\n"
+
+
+def _other_default(document):
+    document["parameters"]["since"] = "chosen by another"
+
+
+def _other_function(document):
+    document["steps"][0]["function"] = "len"
+
+
+def _other_input(document):
+    document["steps"][0]["takes"]["since"] = {"take": "table", "table": "flights"}
+
+
+def _other_target(document):
+    document["steps"][0]["writes"] = {"table": "of_another"}
+
+
+@pytest.mark.parametrize(
+    "change", [_other_source, _other_default, _other_function, _other_input, _other_target]
+)
+def test_nothing_of_a_pipeline_that_somebody_else_changed_runs_as_its_scheduler(
+    house, clock, change
+):
+    name = declared(house, f"by{change.__name__}", 'Cron(expression="0 6 * * *")')
+    scheduled(house, name, clock)
+    with house.made.calls.opened("test.apply", "service:deploy") as call:
+        pipeline = house.made.pipelines.runs.pipeline(call.connection, name).document()
+        change(pipeline)
+        house.made.definitions.apply(call, [pipeline])
+    clock.move(2 * DAY)
+    assert house.made.pipelines.schedules.run_once() == 0
+    (found,) = [one for one in house.platform.pipelines.schedules() if one.pipeline == name]
+    assert "schedule it anew" in found.waits
+    house.platform.pipelines.pause(name)
+
+
+def test_what_is_applied_between_the_look_and_the_run_does_not_run(house, clock, monkeypatch):
+    name = declared(house, "between", 'Cron(expression="0 6 * * *")')
+    scheduled(house, name, clock)
+    clock.move(2 * DAY)
+    schedules = house.made.pipelines.schedules
+    by_clock = schedules._by_clock
+
+    def late(row_name, pipeline, trigger):
+        with house.made.calls.opened("test.apply", "user:mallory") as call:
+            document = house.made.pipelines.runs.pipeline(call.connection, name).document()
+            _other_default(document)
+            house.made.definitions.apply(call, [document])
+        return by_clock(row_name, pipeline, trigger)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(schedules, "_by_clock", late)
+        assert schedules.run_once() == 0
+    assert schedules.run_once() == 0
+    assert house.platform.pipelines.runs(name) == []
+    house.platform.pipelines.pause(name)
+
+
+def test_other_triggers_of_the_same_pipeline_need_no_new_schedule(house, clock):
+    name = declared(house, "retimed", 'Cron(expression="0 6 * * *")')
+    scheduled(house, name, clock)
+    with house.made.calls.opened("test.apply", "user:mallory") as call:
+        document = house.made.pipelines.runs.pipeline(call.connection, name).document()
+        document["triggers"][0]["expression"] = "0 7 * * *"
+        house.made.definitions.apply(call, [document])
+    clock.move(2 * DAY)
+    assert house.made.pipelines.schedules.run_once() == 1
+    house.platform.pipelines.pause(name)
+
+
 def test_what_declares_no_trigger_or_was_never_scheduled_is_told_so(house):
     name = house.declare(HEAD + "def f(): return 1\nquiet = Pipeline.of('quiet', f)")
     with pytest.raises(Conflict):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import select
 import shutil
 import subprocess
 import sys
@@ -12,12 +11,22 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+import msgspec
 
 from falaj.kernel.clock import monotonic
 from falaj.kernel.errors import FalajError, Unavailable
 from falaj.kernel.problems import problem, rebuilt
-from falaj.training.pipelines.frames import read_frame, write_frame
+from falaj.training.pipelines.frames import (
+    MOST_BYTES,
+    MOST_TOLD,
+    FrameRefused,
+    Packed,
+    read_bytes,
+    read_frame,
+    write_frame,
+)
 from falaj.training.pipelines.model import StepFailed, StepLost, StepTimedOut
 from falaj.training.pipelines.ports import Ask, StepAnswer, StepTask
 
@@ -132,13 +141,37 @@ def _error(task: StepTask, answer: dict[str, Any]) -> FalajError:
     )
 
 
+class _Value(msgspec.Struct):
+    """What a child tells of a value before it writes its bytes."""
+
+    form: Literal["none", "plain", "table", "file"]
+    size: int
+    name: str = ""
+
+
+class _Gave(msgspec.Struct):
+    """What a child tells of a step that was done."""
+
+    outputs: dict[str, _Value]
+    seconds: float
+    cpu_seconds: float
+    peak_bytes: int
+
+
 class _Process:
-    """One started child; asked by one thread at a time."""
+    """One started child; asked by one thread at a time.
+
+    Nothing that it writes is trusted: its code may have taken the pipe. Frames have a bound,
+    are of declared types, and each read and write ends with the step's time.
+    """
 
     def __init__(self, memory_bytes: int | None, must_confine: bool) -> None:
+        # It has packed what it gives in its own memory, so it cannot rightly give more.
+        self._most = min(MOST_BYTES, memory_bytes or MOST_BYTES)
         self.folder = Path(tempfile.mkdtemp(prefix="falaj-step-"))
         read, self._given = os.pipe2(os.O_CLOEXEC)
         self._answers, write = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(self._given, False)  # our end alone: a child that reads nothing
         command = [
             sys.executable, "-I", "-B", "-m", _PROGRAM, str(self.folder), str(memory_bytes or 0),
             str(read), str(write), str(os.getpid()), str(int(must_confine)),
@@ -153,7 +186,7 @@ class _Process:
             os.close(write)
         try:
             ready = self._next(monotonic() + _START_SECONDS)
-        except (EOFError, OSError, TimeoutError):
+        except (EOFError, OSError, TimeoutError, FrameRefused, msgspec.DecodeError):
             self.end()
             raise Unavailable("The process of a step cannot be started.") from None
         if must_confine and ready["lacking"]:
@@ -168,12 +201,22 @@ class _Process:
         """The answer to one step; what it asks of the platform is asked meanwhile."""
         until = monotonic() + task.timeout_seconds
         try:
-            write_frame(self._given, task.told())
+            write_frame(self._given, task.told(), until=until)
             while True:
-                told: dict[str, Any] = self._next(until)
+                told: dict[str, Any] = msgspec.convert(self._next(until), dict[str, Any])
+                if "outputs" in told:
+                    return self._gave(task, told, until)
                 if "ask" not in told:
                     return told
-                write_frame(self._given, _asked(told, ask))
+                write_frame(self._given, _asked(told, ask), until=until)
+        except (FrameRefused, msgspec.DecodeError, KeyError) as error:
+            raise StepFailed(
+                f"The process of the step {task.step!r} told what it may not: {error}.",
+                hint=f"All that a step gives has at most {self._most} bytes, and a call of the"
+                f" platform {MOST_TOLD}.",
+                step=task.step,
+                fatal=True,
+            ) from None
         except TimeoutError:
             raise StepTimedOut(
                 f"The step {task.step!r} did not end within {task.timeout_seconds:g} s.",
@@ -185,11 +228,27 @@ class _Process:
                 hint="It was killed, crashed, or needs more memory: see `memory_bytes`.",
             ) from None
 
+    def _gave(self, task: StepTask, told: Any, until: float) -> dict[str, Any]:
+        """The values of a step, whose bytes follow what was told of them."""
+        gave = msgspec.convert(told, _Gave)
+        sizes = [one.size for one in gave.outputs.values()]
+        if set(gave.outputs) != set(task.outputs or ("",)) or any(size < 0 for size in sizes):
+            raise FrameRefused("values that the step does not declare")
+        if sum(sizes) > self._most:
+            raise FrameRefused(f"values of {sum(sizes)} bytes, where {self._most} may be")
+        outputs: dict[str, Packed] = {}
+        for name, one in gave.outputs.items():
+            data = bytes(read_bytes(self._answers, one.size, until=until))
+            outputs[name] = {"form": one.form, "data": data, "name": one.name}
+        return {
+            "outputs": outputs,
+            "seconds": gave.seconds,
+            "cpu_seconds": gave.cpu_seconds,
+            "peak_bytes": gave.peak_bytes,
+        }
+
     def _next(self, until: float) -> Any:
-        ready, _, _ = select.select([self._answers], [], [], max(0.0, until - monotonic()))
-        if not ready:
-            raise TimeoutError
-        return read_frame(self._answers)
+        return read_frame(self._answers, most=MOST_TOLD, until=until)
 
     def kill(self) -> None:
         """End it now; whoever waits for its answer learns that."""

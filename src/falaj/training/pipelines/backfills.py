@@ -233,7 +233,8 @@ class Backfills:
                 own, row.pipeline, {**row.parameters, **stretch}, trigger="backfill",
                 version=row.version, backfill=row.id, place=place, purpose=row.purpose,
             )  # fmt: skip
-            record_run(own, self._catalog, run)
+            pipeline = self._runs.pipeline(own.connection, row.pipeline, row.version)
+            record_run(own, self._catalog, run, pipeline)
 
     def _counted(self, connection: Connection, row: Row[Any]) -> Backfill:
         runs = self._runs.listed(connection, backfill=row.id, limit=MOST_RUNS)

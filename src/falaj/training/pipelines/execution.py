@@ -101,6 +101,7 @@ class Execution:
     records: dict[str, StepRecord] = field(default_factory=dict)
     _keys: dict[str, str] = field(default_factory=dict)
     _hits: list[str] = field(default_factory=list)
+    _applied_by: str = ""
     _stopped: threading.Event = field(default_factory=threading.Event)
     _last: dict[str, int] = field(default_factory=dict)
     """The last attempt that was made at each step, which its retries move on."""
@@ -276,11 +277,26 @@ class Execution:
         if not step.cached:
             return None
         inputs = {name: self._facts(taken) for name, taken in step.takes.items()}
-        key = self._keys[step.name] = cache_key(self.pipeline, step, inputs)
         with self.on.calls.database.reading() as connection:
+            if not self._applied_by:
+                version = self.run.version
+                self._applied_by = self.on.runs.applied(connection, self.run.pipeline, version).by
+            key = self._keys[step.name] = cache_key(
+                self.pipeline,
+                step,
+                inputs,
+                principal=self.run.principal,
+                applied_by=self._applied_by,
+            )
             found = self.on.runs.cached(connection, key)
         if found is None:
             return None
+        try:
+            for taken in step.takes.values():
+                if isinstance(taken, FromTable):
+                    self._check_readable(taken)
+        except FalajError:
+            return None  # what may not be read any more is refused where steps fail
         run, kept = found
         outputs = {name: KeptValue.model_validate(one) for name, one in kept.items()}
         if not self.on.values.there(outputs):
@@ -337,6 +353,11 @@ class Execution:
 
     def _rows(self, taken: FromTable) -> Any:
         """The rows of a table, read as the run's principal."""
+        self._check_readable(taken)
+        return self.on.lake.scan(taken.table, columns=taken.columns, snapshot=self.run.snapshot)
+
+    def _check_readable(self, taken: FromTable) -> None:
+        """Raise unless the run's principal, as it stands now, may read a table."""
         with self.on.calls.opened(
             "pipelines.read_table",
             self.run.principal,
@@ -344,7 +365,6 @@ class Execution:
             arguments={"run": self.run.id},
         ) as call:
             self.on.platform.read(call, taken.table, taken.columns)
-        return self.on.lake.scan(taken.table, columns=taken.columns, snapshot=self.run.snapshot)
 
     # ---- what a step does, in a thread of its own
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import math
 import os
+import select
 import struct
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,10 @@ import msgspec
 
 _LENGTH = struct.Struct("<Q")
 MOST_BYTES = 4 << 30
+"""So many bytes may a file have that a step gives, and all that one step gives together."""
+MOST_TOLD = 16 << 20
+"""So many bytes may a frame of a step have: a question, or what it tells of its values, whose
+bytes follow. It is decoded in the worker, where each byte of it may become an object."""
 NONE, PLAIN, TABLE, FILE = "none", "plain", "table", "file"
 Packed = dict[str, Any]
 """``form`` (none, plain, table or file), ``data`` (bytes), and of a file its ``name``."""
@@ -26,29 +32,83 @@ class NotPlain(Exception):
     """A value is neither plain data nor a table nor a file."""
 
 
-def read_frame(descriptor: int) -> Any:
-    """The next frame; raises EOFError if the stream ends before or within it."""
-    (length,) = _LENGTH.unpack(_exactly(descriptor, _LENGTH.size))
-    return msgspec.msgpack.decode(_exactly(descriptor, length))
+class FrameRefused(Exception):
+    """A frame is longer than it may be."""
 
 
-def write_frame(descriptor: int, told: Any) -> None:
-    """Write one frame; raises OSError if nobody reads any more."""
+def read_frame(descriptor: int, *, most: int | None = None, until: float | None = None) -> Any:
+    """The next frame.
+
+    Args:
+        descriptor: is read.
+        most: so many bytes may it have; None where whoever writes is trusted.
+        until: by ``time.monotonic``; None to wait without end.
+
+    Raises:
+        EOFError: the stream ends before or within it.
+        FrameRefused: it is longer; nothing more of it was read than its length.
+        TimeoutError: it had not come as a whole by then.
+    """
+    (length,) = _LENGTH.unpack(read_bytes(descriptor, _LENGTH.size, until=until))
+    if most is not None and length > most:
+        raise FrameRefused(f"a frame of {length} bytes, where {most} may be")
+    return msgspec.msgpack.decode(read_bytes(descriptor, length, until=until))
+
+
+def write_frame(
+    descriptor: int, told: Any, *, most: int | None = None, until: float | None = None
+) -> None:
+    """Write one frame.
+
+    Args:
+        descriptor: is written; with ``until`` one that does not block.
+        told: plain data.
+        most, until: as for ``read_frame``.
+
+    Raises:
+        OSError: nobody reads any more.
+        FrameRefused: it would be longer; nothing was written.
+        TimeoutError: it was not read as a whole by then.
+    """
     data = msgspec.msgpack.encode(told)
+    if most is not None and len(data) > most:
+        raise FrameRefused(f"{len(data)} bytes, where {most} may be")
     for part in (_LENGTH.pack(len(data)), data):
-        view = memoryview(part)
-        while view:
-            view = view[os.write(descriptor, view) :]
+        write_bytes(descriptor, part, until=until)
 
 
-def _exactly(descriptor: int, n: int) -> bytes | bytearray:
+def read_bytes(descriptor: int, n: int, *, until: float | None = None) -> bytes | bytearray:
+    """So many bytes; raises as ``read_frame`` does. The time is looked at before each read."""
     data = bytearray()
     while len(data) < n:
+        _wait(descriptor, select.POLLIN, until)
         part = os.read(descriptor, min(n - len(data), 1 << 20))
         if not part:
             raise EOFError
         data += part
     return data
+
+
+def write_bytes(descriptor: int, data: bytes, *, until: float | None = None) -> None:
+    """Write all of it; raises as ``write_frame`` does."""
+    view = memoryview(data)
+    while view:
+        _wait(descriptor, select.POLLOUT, until)
+        try:
+            view = view[os.write(descriptor, view) :]
+        except BlockingIOError:  # less than a whole part fits: wait for more room
+            time.sleep(0.001)
+
+
+def _wait(descriptor: int, event: int, until: float | None) -> None:
+    if until is None:
+        return
+    poll = select.poll()  # not select(): descriptors may be larger than 1023
+    poll.register(descriptor, event)
+    if not poll.poll(max(0.0, until - time.monotonic()) * 1000):
+        raise TimeoutError
+    if time.monotonic() > until:
+        raise TimeoutError  # a stream without end is ready each time it is asked
 
 
 def packed(value: Any, folder: Path | None = None) -> Packed:

@@ -306,6 +306,18 @@ class Pipeline(Definition):
         """One step by name; raises KeyError."""
         return next(one for one in self.steps if one.name == name)
 
+    def upstream(self, name: str) -> list[PipelineStep]:
+        """A step and all those that it needs, directly or not; none if there is no such step."""
+        steps = {one.name: one for one in self.steps}
+        found: dict[str, PipelineStep] = {}
+        left = [name] if name in steps else []
+        while left:
+            one = steps[left.pop()]
+            if one.name not in found:
+                found[one.name] = one
+                left += one.needs
+        return list(found.values())
+
     def references(self) -> list[AssetRef]:
         """The tables that it reads."""
         read = sorted(set[str]().union(*(step.tables for step in self.steps)))
@@ -315,6 +327,16 @@ class Pipeline(Definition):
     def code_hash(self) -> str:
         """SHA-256 in hex of all text that its runs execute."""
         told = {"modules": self.modules, "steps": {one.name: one.source for one in self.steps}}
+        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def run_hash(self) -> str:
+        """SHA-256 in hex of all that decides what a run does: everything but the triggers.
+
+        Texts alone do not say it: the same text with other defaults of parameters, inputs,
+        target or function does something else.
+        """
+        told = {name: value for name, value in self.document().items() if name != "triggers"}
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
     @classmethod

@@ -119,6 +119,7 @@ class Surroundings(Protocol):
         """Record that a pipeline writes a table, which is classified as its inputs are.
 
         Raises:
+            Forbidden: the call's principal, as it stands now, may not write it.
             Conflict: the table is somebody else's.
         """
         ...

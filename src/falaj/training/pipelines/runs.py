@@ -8,6 +8,7 @@ whoever was killed when.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Row, delete, insert, select, update
@@ -43,6 +44,15 @@ _STATES = {
 }
 
 
+@dataclass(frozen=True)
+class AppliedPipeline:
+    """A version of a pipeline, with its number and whoever applied it."""
+
+    pipeline: Pipeline
+    version: int
+    by: str
+
+
 class PipelineRuns:
     """The runs of pipelines.
 
@@ -65,9 +75,17 @@ class PipelineRuns:
         """The version of a pipeline as it stands; raises NotFound."""
         return self._definitions.version(connection, Pipeline.kind, name).version
 
-    def applied_by(self, connection: Connection, name: str) -> str:
-        """Who applied a pipeline as it stands; raises NotFound."""
-        return self._definitions.version(connection, Pipeline.kind, name).by
+    def applied(
+        self, connection: Connection, name: str, version: int | None = None
+    ) -> AppliedPipeline:
+        """A version of a pipeline, the current one if none is named, and who applied it.
+
+        All of it is of one row, so that what is checked is what is begun; raises NotFound.
+        """
+        kept = self._definitions.version(connection, Pipeline.kind, name, version)
+        found = self._definitions.parsed(kept)
+        assert isinstance(found, Pipeline)  # noqa: S101 - of its kind
+        return AppliedPipeline(found, kept.version, kept.by)
 
     def begin(
         self,

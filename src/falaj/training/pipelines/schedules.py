@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from falaj.catalog.assets import Catalog
     from falaj.kernel.call import Call, Event
     from falaj.kernel.calls import Calls
-    from falaj.training.pipelines.runs import PipelineRuns
+    from falaj.training.pipelines.runs import AppliedPipeline, PipelineRuns
 
 SUBSCRIBER = "training.pipelines"
 """The name under which the outbox keeps this subscriber's place."""
@@ -77,7 +77,7 @@ class Schedules:
             "principal": call.principal.id,
             "since": call.now,
             "seen": {"tables": seen, "times": {}},
-            "code_hash": pipeline.code_hash,
+            "code_hash": pipeline.run_hash,
         }
         self._put(call.connection, pipeline.name, values)
         call.emit("pipeline.scheduled", pipeline=pipeline.name)
@@ -117,21 +117,22 @@ class Schedules:
         for row in rows:
             if event.at < row.since:
                 continue
-            pipeline = self._pipeline(connection, row)
-            for trigger in pipeline.triggers if pipeline else ():
+            found = self._allowed(connection, row)
+            for trigger in found.pipeline.triggers if found else ():
                 if isinstance(trigger, OnEvent) and _fits(trigger, event):
                     facts = {"type": event.type, "id": event.id, **event.payload}
                     with self._opened(connection, row, trigger) as call:
-                        self._run(call, pipeline, trigger, {EVENT: facts})
+                        self._run(call, found, trigger, {EVENT: facts})
                     break
 
     def _due(self, row: Row[Any]) -> int:
         """Begin what one pipeline is due; a pipeline that cannot be asked holds up no other."""
         try:
             with self._calls.database.reading() as connection:
-                pipeline = self._pipeline(connection, row)
-            if pipeline is None:
+                found = self._allowed(connection, row)
+            if found is None:
                 return 0
+            pipeline = found.pipeline
             begun = 0
             for trigger in pipeline.triggers:
                 if isinstance(trigger, Cron):
@@ -179,7 +180,11 @@ class Schedules:
         return self._begun(before.pipeline, pipeline, trigger, due)
 
     def _begun(self, name: str, pipeline: Pipeline, trigger: Trigger, due: Any) -> int:
-        """Begin runs and note what was seen, in one transaction; asked without it first."""
+        """Begin runs and note what was seen, in one transaction; asked without it first.
+
+        What may run is asked again in that transaction: somebody may have applied something else,
+        or scheduled the pipeline anew, since ``pipeline`` was read. Then the next look decides.
+        """
         now = self._calls.now()
         with self._calls.database.reading() as connection:
             row = connection.execute(_of(name)).first()
@@ -187,7 +192,10 @@ class Schedules:
                 return 0
         with self._calls.database.transaction() as connection:
             row = connection.execute(_of(name).with_for_update()).one()
-            given, seen = due(row, now) if row.active else ([], {})
+            found = self._allowed(connection, row)
+            if not row.active or found is None or found.pipeline != pipeline:
+                return 0
+            given, seen = due(row, now)
             if seen:
                 connection.execute(
                     update(pipeline_schedules)
@@ -196,7 +204,7 @@ class Schedules:
                 )
             for parameters in given:
                 with self._opened(connection, row, trigger) as call:
-                    self._run(call, pipeline, trigger, parameters)
+                    self._run(call, found, trigger, parameters)
         return len(given)
 
     def _opened(self, connection: Connection, row: Row[Any], trigger: Trigger) -> Any:
@@ -209,24 +217,32 @@ class Schedules:
         )
 
     def _run(
-        self, call: Call, pipeline: Pipeline | None, trigger: Trigger, given: Mapping[str, Any]
+        self,
+        call: Call,
+        found: AppliedPipeline | None,
+        trigger: Trigger,
+        given: Mapping[str, Any],
     ) -> None:
-        if pipeline is None:
+        """Begin a run of exactly the version that was allowed."""
+        if found is None:
             return
+        pipeline = found.pipeline
         fitting = {name: value for name, value in given.items() if name in pipeline.parameters}
-        run = self._runs.begin(call, pipeline.name, fitting, trigger=trigger.on)
-        record_run(call, self._catalog, run)
+        run = self._runs.begin(
+            call, pipeline.name, fitting, trigger=trigger.on, version=found.version
+        )
+        record_run(call, self._catalog, run, pipeline)
 
-    def _pipeline(self, connection: Connection, row: Row[Any]) -> Pipeline | None:
-        """The pipeline; None if it is not to run as the one who scheduled it.
+    def _allowed(self, connection: Connection, row: Row[Any]) -> AppliedPipeline | None:
+        """The pipeline as it stands; None if it is not to run as the one who scheduled it.
 
-        Whoever may apply definitions could else have any code run with somebody else's rights.
+        Whoever may apply definitions could else have anything run with somebody else's rights:
+        other code, or the same code with other parameters, inputs or tables to write.
         """
-        pipeline = self._runs.pipeline(connection, row.pipeline)
-        if pipeline.code_hash == row.code_hash:
-            return pipeline
-        by = self._runs.applied_by(connection, row.pipeline)
-        return pipeline if by == row.principal else None
+        found = self._runs.applied(connection, row.pipeline)
+        if found.pipeline.run_hash == row.code_hash or found.by == row.principal:
+            return found
+        return None
 
     @staticmethod
     def _put(connection: Connection, name: str, values: Mapping[str, Any]) -> None:
@@ -246,8 +262,9 @@ class Schedules:
         return self._schedule(connection, row)
 
     def _schedule(self, connection: Connection, row: Row[Any]) -> Schedule:
-        pipeline = self._pipeline(connection, row)
-        waits = "" if pipeline else "its code was changed by somebody else: schedule it anew"
+        found = self._allowed(connection, row)
+        pipeline = found.pipeline if found else None
+        waits = "" if found else "it was changed by somebody else: schedule it anew"
         now = self._calls.now()
         times = [
             next(CronTimes(one.expression, one.zone).after(now))

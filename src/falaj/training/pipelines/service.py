@@ -69,7 +69,7 @@ class PipelineService(Service):
         """Begin a run of a pipeline as it is applied now; its code is pinned by its hash."""
         self._check_tables(name)
         run = self._runs.begin(self.call, name, parameters)
-        record_run(self.call, self._catalog, run)
+        record_run(self.call, self._catalog, run, self._pipeline(name, run.version))
         return run
 
     @action(get="/pipeline-runs")
@@ -85,8 +85,12 @@ class PipelineService(Service):
 
     @action(get="/pipeline-runs/{run}/values/{step}", on="pipeline_step")
     def read(self, run: str, step: str, *, output: str = "") -> Any:
-        """What a step gave: plain data as it is, of a table the first hundred rows."""
+        """What a step gave: plain data as it is, of a table the first hundred rows.
+
+        Only for those who may read, whole and in clear, each table that it was made of.
+        """
         self._seen(run)
+        self._check_sources(run, step)
         for record in self._runs.steps(self.call.connection, run):
             if record.step == step and output in record.outputs:
                 kept = record.outputs[output]
@@ -173,8 +177,8 @@ class PipelineService(Service):
         self._check_own(found)
         return self._backfills.cancel(self.call, backfill)
 
-    def _pipeline(self, name: str) -> Pipeline:
-        return self._runs.pipeline(self.call.connection, name)
+    def _pipeline(self, name: str, version: int | None = None) -> Pipeline:
+        return self._runs.pipeline(self.call.connection, name, version)
 
     def _check_own(self, found: Backfill) -> None:
         """What the caller may not know of is missing."""
@@ -185,6 +189,18 @@ class PipelineService(Service):
         """Raise unless the caller may read what the pipeline reads."""
         for step in self._pipeline(name).steps:
             for taken in step.takes.values():
+                if taken.take == "table":
+                    self._platform.read(self.call, taken.table, taken.columns)
+
+    def _check_sources(self, run: str, step: str) -> None:
+        """Raise unless the caller may read what a step, and all steps before it, have read.
+
+        A value shows its inputs in another form, so it is as secret as they are now.
+        """
+        found = self._runs.get(self.call.connection, run)
+        pipeline = self._pipeline(found.pipeline, found.version)
+        for one in pipeline.upstream(step):
+            for taken in one.takes.values():
                 if taken.take == "table":
                     self._platform.read(self.call, taken.table, taken.columns)
 

@@ -23,10 +23,21 @@ from pathlib import Path
 from typing import Any
 
 from falaj.kernel.confinement import confined, ends_with_parent
-from falaj.training.pipelines.frames import NotPlain, packed, read_frame, unpacked, write_frame
+from falaj.training.pipelines.frames import (
+    MOST_TOLD,
+    FrameRefused,
+    NotPlain,
+    packed,
+    read_frame,
+    unpacked,
+    write_bytes,
+    write_frame,
+)
 
 _MOST_TOLD = 1000
 _FILE_BYTES = 8 << 30
+_FILES = 256
+"""So many open at a time: pipes and deleted files hold memory and disk that no folder shows."""
 
 
 class PlatformError(Exception):
@@ -87,7 +98,11 @@ class Platform:
             pause = min(pause * 1.5, 1.0)
 
     def _asked(self, action: str, values: list[Any], named: dict[str, Any]) -> Any:
-        write_frame(self._answers, {"ask": action, "values": values, "named": named})
+        asked = {"ask": action, "values": values, "named": named}
+        try:
+            write_frame(self._answers, asked, most=MOST_TOLD)
+        except FrameRefused as error:
+            raise NotPlain(f"a call of {action}: {error}") from None
         answer = read_frame(self._given)
         if "problem" in answer:
             raise PlatformError(answer["problem"])
@@ -113,6 +128,7 @@ def main(arguments: list[str]) -> int:
     if memory:
         resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (_FILES, _FILES))
     resource.setrlimit(resource.RLIMIT_FSIZE, (_FILE_BYTES, _FILE_BYTES))
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     sys.dont_write_bytecode = True
@@ -127,7 +143,17 @@ def main(arguments: list[str]) -> int:
             asked = read_frame(given)
         except (EOFError, OSError):
             return 0
-        write_frame(answers, _done(asked, folder, given, answers))
+        _answer(answers, _done(asked, folder, given, answers))
+
+
+def _answer(answers: int, told: dict[str, Any]) -> None:
+    """Write what a step gave: first what there is, then the bytes of each value in turn."""
+    values = [one.pop("data") for one in told.get("outputs", {}).values()]
+    for one, data in zip(told.get("outputs", {}).values(), values, strict=True):
+        one["size"] = len(data)
+    write_frame(answers, told)
+    for data in values:
+        write_bytes(answers, data)
 
 
 def _done(asked: dict[str, Any], folder: Path, given: int, answers: int) -> dict[str, Any]:

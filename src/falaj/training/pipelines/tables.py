@@ -64,7 +64,8 @@ pipeline_schedules = Table(
     Column("seen", Json, nullable=False),
     Column("code_hash", String(64), nullable=False),
 )
-"""``seen``: the last time of each cron expression, the last extent of each table."""
+"""``seen``: the last time of each cron expression, the last extent of each table.
+``code_hash``: ``Pipeline.run_hash`` of what was scheduled."""
 pipeline_backfills = Table(
     "pipeline_backfills",
     metadata,

@@ -63,17 +63,30 @@ class Values:
         )
 
 
-def cache_key(pipeline: Pipeline, step: PipelineStep, inputs: Mapping[str, Any]) -> str:
-    """What a step's value depends on, as SHA-256 in hex.
+def cache_key(
+    pipeline: Pipeline,
+    step: PipelineStep,
+    inputs: Mapping[str, Any],
+    *,
+    principal: str,
+    applied_by: str,
+) -> str:
+    """What a step's value depends on, and whose it is, as SHA-256 in hex.
 
     The text that is run and that of its modules, the version of Python and of the packages that
-    the text imports, and the content of each input.
+    the text imports, and the content of each input. One process runs the steps of a run, so an
+    earlier step can change what a later one gives: a value is therefore of its pipeline, of the
+    principal of the run, and of whoever applied the texts that ran beside it, and no other takes
+    it.
 
     Args:
         inputs: by argument: a digest of a value, a parameter, or a table's name and extent.
+        principal: as whom the run runs.
+        applied_by: who applied the version of the pipeline.
     """
     modules = reached_modules(step.source, pipeline.modules)
     told = {
+        "whose": [pipeline.name, principal, applied_by],
         "function": step.function,
         "source": step.source,
         "modules": modules,
