@@ -139,8 +139,8 @@ def followed(house, run):
     """Have a worker lost at the end of a run, and its job done by another; the run."""
     with pytest.raises(PowerCut):
         Cut(house.made.jobs, house.made.handlers, name="cut").run_one()
+    mine = job_rows.c.id == house.platform.pipelines.get(run.id).job
     with house.made.database.transaction() as connection:
-        mine = job_rows.c.id == house.platform.pipelines.get(run.id).job
         over = house.made.jobs.clock.now() - timedelta(seconds=1)
         connection.execute(update(job_rows).where(mine).values(leased_until=over))
     house.work()
