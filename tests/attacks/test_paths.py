@@ -124,8 +124,9 @@ def test_no_upload_is_kept_under_a_path(running: Any, name: str) -> None:
                     "format": "csv", "columns": {"a": "text"}}  # fmt: skip
         answer = web.post("/api/definitions", json={"documents": [document]})
         assert answer.status_code == 422, answer.text
-        model = web.post("/api/experiments", json={"name": name})
-        assert model.status_code in (404, 405, 422)
+        # An experiment's name becomes no file: it may look like a path.
+        experiment = web.post("/api/experiments", json={"name": name})
+        assert experiment.status_code in (200, 409, 422)
     assert sorted(running.installation.folder.parent.iterdir()) == before
     record = running.on_record("definitions.apply", lambda r: r["principal"] == "user:idris")
     assert record["outcome"] == "failed"

@@ -184,12 +184,14 @@ def test_a_name_that_changes_its_address_gains_nothing(
 
 SPEAKS_HTTP = {"httpx", "requests", "aiohttp", "urllib3", "urllib.request", "http.client"}
 ASKED_BY_PEOPLE = {
-    "interfaces/certificatesource.py", "interfaces/certified.py", "interfaces/cilogin.py",
-    "interfaces/client.py", "interfaces/credentials.py", "interfaces/devicelogin.py",
+    "interfaces/certificatesource.py", "interfaces/certified.py", "interfaces/ci/plans.py",
+    "interfaces/cicommands.py", "interfaces/cilogin.py", "interfaces/client.py",
+    "interfaces/credentials.py", "interfaces/devicelogin.py",
     "interfaces/featuresclient.py", "interfaces/platform.py", "interfaces/session.py",
     "interfaces/signedrequests.py",
 }  # fmt: skip
-"""The clients of our own servers: they run where their user sits."""
+"""The clients of our own servers, and of the CI system that a job runs in: they run where their
+user sits."""
 
 ASKED_FOR_BY_SETTINGS = {
     "trust/adapters/bao_connection.py", "trust/adapters/keys_aws.py",

@@ -31,22 +31,33 @@ READERS = {
     "features/streams/landing.py": "positions of partitions, no rows of anybody",
     "features/streams/streams.py": "checks pushed events against tables that contracts name",
     "training/spines.py": _CHECKED + "training.prepare, training.train, training.recreate",
+    "training/pipelines/execution.py": "inputs of a step, behind check_clear for its principal",
     "training/training_sets.py": _CHECKED + "training.rows, training.train; gates tell figures",
     "monitoring/performance.py": _CHECKED + "monitors.performance, monitors.check",
     "monitoring/drift.py": "figures over many predictions",
     "serving/batchinputs.py": _CHECKED + "endpoints.score",
     "serving/batchexport.py": "rows that the same caller's scoring has just made",
     "serving/served.py": "requests that parity checks compute again; figures leave it",
+    "wiring/computeparts.py": "counts predictions, for a cost of a thousand",
     "serving/tracing.py": "endpoints.trace takes out what its caller does not see",
 }
+_STEPS = (
+    "../training/pipelines/test_trust.py"
+    "::test_what_a_step_gave_is_read_by_those_only_who_may_read_its_inputs"
+)
+_FILES = "test_files_with_personal_data_need_a_purpose_and_a_fresh_factor"
 DATA = {
     "tables.read": "test_masks.py",
     "tables.query": "test_masks.py",
     "features.read": "test_masks.py",
     "training.rows": "test_masks.py",
     "models.export": "",  # a bundle: a model, no rows
+    "pipelines.read": _STEPS,
+    "runs.fetch_artifact": f"test_loggedmodels.py::{_FILES}",
+    "loggedmodels.fetch_artifact": f"test_loggedmodels.py::{_FILES}",
 }
-"""Actions that answer with rows or values, and where it is shown that they mask or refuse."""
+"""Actions that answer with rows or values, and where it is shown that they mask or refuse: a file
+that names the action, or one of its tests."""
 COMPUTING = {
     "training.prepare": "test_masks.py",
     "training.train": "test_masked_serving.py",
@@ -115,4 +126,6 @@ def test_every_action_that_answers_with_rows_is_known_to_mask_them() -> None:
 @pytest.mark.parametrize(("action", "file"), [*DATA.items(), *COMPUTING.items()])
 def test_and_there_is_a_test_that_shows_it(action: str, file: str) -> None:
     if file:
-        assert f'"{action}"' in (ATTACKS / file).read_text(encoding="utf-8")
+        name, _, test = file.partition("::")
+        wanted = f"def {test}(" if test else f'"{action}"'
+        assert wanted in (ATTACKS / name).read_text(encoding="utf-8")

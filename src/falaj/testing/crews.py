@@ -37,7 +37,7 @@ def _workers() -> list[int]:
     for entry in Path("/proc").glob("[0-9]*"):
         try:
             words = (entry / "cmdline").read_bytes().split(b"\0")
-            belongs = os.environ["FALAJ_CREW"].encode() in (entry / "environ").read_bytes()
+            belongs = os.environ["TESTED_CREW"].encode() in (entry / "environ").read_bytes()
         except (OSError, KeyError):
             continue
         if _PROGRAM in words and belongs:
@@ -45,4 +45,4 @@ def _workers() -> list[int]:
     return found
 
 
-os.environ.setdefault("FALAJ_CREW", f"crew-of-{os.getpid()}")
+os.environ.setdefault("TESTED_CREW", f"crew-of-{os.getpid()}")

@@ -130,7 +130,7 @@ def test_an_answer_that_the_function_forges_is_not_believed(tmp_path):
     forged = (
         "import os, struct\n"
         "    text = b'{\"facts\": 7}'\n"
-        "    for fd in range(3, 20):\n"
+        "    for fd in range(3, 1024):\n"
         "        try: os.write(fd, struct.pack('<qq', len(text), 0) + text)\n"
         "        except OSError: pass\n"
         "    os._exit(0)"
