@@ -79,7 +79,7 @@ def asked(world):
         }  # fmt: skip
         return {
             "study": f"tuned-{next(_NAMES)}", "training": training, "space": SPACE,
-            "n_trials": 5, "train_best": False, **more,
+            "n_trials": 5, "train_best": False, "workers": 1, **more,
         }  # fmt: skip
 
     return made
