@@ -58,6 +58,16 @@ from falaj.models.gating.rules import (
 from falaj.models.model import ModelPolicy
 from falaj.monitoring.model import DriftLimits, Labels, Monitor, PerformanceLimits
 from falaj.operations.standard import Bound, ChangeTemplate
+from falaj.rollouts.model import (
+    Challenger,
+    Guardrail,
+    Metric,
+    MetricKind,
+    Rollout,
+    RolloutKind,
+    Stage,
+    Success,
+)
 from falaj.serving.model import Combination, Composition, Endpoint, Limits, Member
 from falaj.training.pipelines.model import (
     Cron,
@@ -77,6 +87,7 @@ __all__ = [
     "Bound",
     "CalibrationRule",
     "CardRule",
+    "Challenger",
     "ChampionRule",
     "ChangeTemplate",
     "Classification",
@@ -102,6 +113,7 @@ __all__ = [
     "FromParameter",
     "FromStep",
     "FromTable",
+    "Guardrail",
     "How",
     "InSet",
     "InputsRule",
@@ -113,6 +125,8 @@ __all__ = [
     "Matches",
     "Member",
     "MemoryRule",
+    "Metric",
+    "MetricKind",
     "MetricRule",
     "Mode",
     "ModelPolicy",
@@ -127,11 +141,15 @@ __all__ = [
     "Policy",
     "ReadRule",
     "RobustnessRule",
+    "Rollout",
+    "RolloutKind",
     "RowCount",
     "Severity",
     "SliceRule",
     "Source",
+    "Stage",
     "Stream",
+    "Success",
     "SupplyChainRule",
     "ToTable",
     "Unique",

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from falaj.operations.policy_service import PolicyService
     from falaj.operations.service import AlertService, ChangeService, IncidentService
     from falaj.operations.webhooks_service import WebhookService
+    from falaj.rollouts.service import RolloutService
     from falaj.serving.service import EndpointService
     from falaj.training.costs.service import CostService
     from falaj.training.frames import TrainingFrame
@@ -103,6 +104,7 @@ class Platform:
     models: ModelService
     endpoints: EndpointService
     monitors: MonitorService
+    rollouts: RolloutService
     changes: ChangeService
     alerts: AlertService
     incidents: IncidentService

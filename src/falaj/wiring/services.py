@@ -19,6 +19,7 @@ def service_classes() -> dict[str, type[Service]]:
     from falaj.operations.policy_service import PolicyService
     from falaj.operations.service import AlertService, ChangeService, IncidentService
     from falaj.operations.webhooks_service import WebhookService
+    from falaj.rollouts.service import RolloutService
     from falaj.serving.service import EndpointService
     from falaj.training.costs.service import CostService
     from falaj.training.loggedmodel_service import LoggedModelService
@@ -47,6 +48,7 @@ def service_classes() -> dict[str, type[Service]]:
         ModelService,
         EndpointService,
         MonitorService,
+        RolloutService,
         ChangeService,
         AlertService,
         IncidentService,
