@@ -154,14 +154,12 @@ class Trial:
         self.changes = Changes(
             self.catalog,
             {
-                START: lambda call, change: self.starting.begin(call, change),
-                "promotion": lambda call, change: None,
+                START: lambda call, change: self.starting.begin(call, change),  # noqa: PLW0108
+                "promotion": lambda _call, _change: None,
             },
         )
         self.stage = Stage.STAGING
-        registry: Any = SimpleNamespace(
-            version=lambda connection, model, version: SimpleNamespace(stage=self.stage)
-        )
+        registry: Any = SimpleNamespace(version=lambda *_asked: SimpleNamespace(stage=self.stage))
         promotions: Any = Asked(lambda: self.changes)
         self.starting = Starting(self.definitions, self.changes, self.traffic)
         self.following = Following(

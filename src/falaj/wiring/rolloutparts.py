@@ -5,6 +5,8 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from falaj.rollouts.model import Metric
+
 if TYPE_CHECKING:
     from falaj.kernel.call import Call
     from falaj.operations.changes import ChangeHandler
@@ -59,7 +61,18 @@ class RolloutParts:
 
     def judge(self) -> Judge:
         """Who measures."""
-        raise NotImplementedError
+        from falaj.rollouts.judging import RolloutJudge
+
+        made = self._made
+
+        def declared(name: str) -> Metric:
+            with made.database.reading() as connection:
+                found = made.definitions.definition(connection, "metric", name)
+            if not isinstance(found, Metric):
+                raise TypeError(f"{name!r} is applied as {type(found).__name__}")
+            return found
+
+        return RolloutJudge(made.lake, made.serving.meters.series, declared)
 
     def engine(self) -> Engine:
         """Who looks after rollouts."""
