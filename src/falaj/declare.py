@@ -57,6 +57,7 @@ from falaj.models.gating.rules import (
 )
 from falaj.models.model import ModelPolicy
 from falaj.monitoring.model import DriftLimits, Labels, Monitor, PerformanceLimits
+from falaj.operations.standard import Bound, ChangeTemplate
 from falaj.serving.model import Combination, Composition, Endpoint, Limits, Member
 from falaj.training.pipelines.model import (
     Cron,
@@ -73,9 +74,11 @@ from falaj.training.pipelines.model import (
 __all__ = [
     "Aggregate",
     "Between",
+    "Bound",
     "CalibrationRule",
     "CardRule",
     "ChampionRule",
+    "ChangeTemplate",
     "Classification",
     "Combination",
     "Composition",
