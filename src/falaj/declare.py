@@ -56,7 +56,8 @@ from falaj.models.gating.rules import (
     SupplyChainRule,
 )
 from falaj.models.model import ModelPolicy
-from falaj.monitoring.model import DriftLimits, Labels, Monitor, PerformanceLimits
+from falaj.monitoring.driftwords import DriftLimits, DriftReference, DriftWatch, QualityLimits
+from falaj.monitoring.model import Labels, Monitor, PerformanceLimits
 from falaj.serving.model import Combination, Composition, Endpoint, Limits, Member
 from falaj.training.pipelines.model import (
     Cron,
@@ -83,6 +84,8 @@ __all__ = [
     "Cron",
     "DType",
     "DriftLimits",
+    "DriftReference",
+    "DriftWatch",
     "Endpoint",
     "Entity",
     "ExplainabilityRule",
@@ -122,6 +125,7 @@ __all__ = [
     "PerformanceLimits",
     "Pipeline",
     "Policy",
+    "QualityLimits",
     "ReadRule",
     "RobustnessRule",
     "RowCount",
