@@ -56,7 +56,8 @@ from falaj.models.gating.rules import (
     SupplyChainRule,
 )
 from falaj.models.model import ModelPolicy
-from falaj.monitoring.model import DriftLimits, Labels, Monitor, PerformanceLimits
+from falaj.monitoring.driftwords import DriftLimits, DriftReference, DriftWatch, QualityLimits
+from falaj.monitoring.model import Labels, Monitor, PerformanceLimits
 from falaj.operations.standard import Bound, ChangeTemplate
 from falaj.serving.model import Combination, Composition, Endpoint, Limits, Member
 from falaj.training.pipelines.model import (
@@ -86,6 +87,8 @@ __all__ = [
     "Cron",
     "DType",
     "DriftLimits",
+    "DriftReference",
+    "DriftWatch",
     "Endpoint",
     "Entity",
     "ExplainabilityRule",
@@ -125,6 +128,7 @@ __all__ = [
     "PerformanceLimits",
     "Pipeline",
     "Policy",
+    "QualityLimits",
     "ReadRule",
     "RobustnessRule",
     "RowCount",
