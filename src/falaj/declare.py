@@ -21,22 +21,25 @@ from falaj.features.model import (
 )
 from falaj.features.sources import ForeignTable, Stream
 from falaj.features.types import DType
-from falaj.ingest.model import (
+from falaj.ingest.checks import (
     Between,
-    Contract,
+    Distinct,
     Expression,
     ForeignKey,
-    Format,
     Freshness,
+    HasColumns,
     InSet,
+    Length,
     Matches,
-    Mode,
+    NotInSet,
     NotNull,
     RowCount,
     Severity,
-    Source,
+    Statistic,
     Unique,
+    Usual,
 )
+from falaj.ingest.model import Contract, Format, Mode, Source
 from falaj.lake.masks import How, Mask
 from falaj.lake.readrules import ReadRule, Whom
 from falaj.models.gating.rules import (
@@ -82,6 +85,7 @@ __all__ = [
     "Contract",
     "Cron",
     "DType",
+    "Distinct",
     "DriftLimits",
     "Endpoint",
     "Entity",
@@ -99,12 +103,14 @@ __all__ = [
     "FromParameter",
     "FromStep",
     "FromTable",
+    "HasColumns",
     "How",
     "InSet",
     "InputsRule",
     "Labels",
     "LatencyRule",
     "LeakageRule",
+    "Length",
     "Limits",
     "Mask",
     "Matches",
@@ -115,6 +121,7 @@ __all__ = [
     "ModelPolicy",
     "Monitor",
     "NewData",
+    "NotInSet",
     "NotNull",
     "OnDemandFeatures",
     "OnEvent",
@@ -128,10 +135,12 @@ __all__ = [
     "Severity",
     "SliceRule",
     "Source",
+    "Statistic",
     "Stream",
     "SupplyChainRule",
     "ToTable",
     "Unique",
+    "Usual",
     "Whom",
     "step",
 ]
