@@ -21,22 +21,25 @@ from falaj.features.model import (
 )
 from falaj.features.sources import ForeignTable, Stream
 from falaj.features.types import DType
-from falaj.ingest.model import (
+from falaj.ingest.checks import (
     Between,
-    Contract,
+    Distinct,
     Expression,
     ForeignKey,
-    Format,
     Freshness,
+    HasColumns,
     InSet,
+    Length,
     Matches,
-    Mode,
+    NotInSet,
     NotNull,
     RowCount,
     Severity,
-    Source,
+    Statistic,
     Unique,
+    Usual,
 )
+from falaj.ingest.model import Contract, Format, Mode, Source
 from falaj.lake.masks import How, Mask
 from falaj.lake.readrules import ReadRule, Whom
 from falaj.models.gating.rules import (
@@ -86,6 +89,7 @@ __all__ = [
     "Contract",
     "Cron",
     "DType",
+    "Distinct",
     "DriftLimits",
     "DriftReference",
     "DriftWatch",
@@ -105,12 +109,14 @@ __all__ = [
     "FromParameter",
     "FromStep",
     "FromTable",
+    "HasColumns",
     "How",
     "InSet",
     "InputsRule",
     "Labels",
     "LatencyRule",
     "LeakageRule",
+    "Length",
     "Limits",
     "Mask",
     "Matches",
@@ -121,6 +127,7 @@ __all__ = [
     "ModelPolicy",
     "Monitor",
     "NewData",
+    "NotInSet",
     "NotNull",
     "OnDemandFeatures",
     "OnEvent",
@@ -135,10 +142,12 @@ __all__ = [
     "Severity",
     "SliceRule",
     "Source",
+    "Statistic",
     "Stream",
     "SupplyChainRule",
     "ToTable",
     "Unique",
+    "Usual",
     "Whom",
     "step",
 ]
