@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pyarrow as pa
 import pytest
 
-from falaj.kernel.errors import NotFound
+from falaj.kernel.errors import InvalidInput, NotFound
 from falaj.lake.adapters.ducklake_engine import Place
 from falaj.lake.adapters.lake_ducklake import DuckLake
+from falaj.lake.model import Extent
+from falaj.lake.queries import table_names
 from falaj.rollouts.judging import RolloutJudge
 from falaj.rollouts.model import (
     Challenger,
@@ -37,7 +40,7 @@ STAMP = pa.timestamp("us", tz="UTC")
 class Ground:
     """An endpoint of its own in a shared lake, with its counters and its judge."""
 
-    def __init__(self, lake: DuckLake, number: int) -> None:
+    def __init__(self, lake: Any, number: int) -> None:
         self.lake = lake
         self.endpoint = f"shop{number}"
         self.outcomes = f"outcomes{number}"
@@ -138,20 +141,64 @@ class Ground:
         return found
 
 
-@pytest.fixture(scope="session")
-def rollout_lake(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DuckLake]:
-    folder: Path = tmp_path_factory.mktemp("rollouts")
-    lake = DuckLake(Place.of("ducklake:", folder), threads=1)
-    yield lake
-    lake.close()
+class MemoryLake:
+    """Tables in memory, asked as the lake is: what judges need of it, without files."""
+
+    def __init__(self) -> None:
+        self.tables_held: dict[str, pa.Table] = {}
+        self.engine = duckdb.connect()
+        self.engine.execute("SET TimeZone = 'UTC'; SET threads = 1")
+
+    def append(self, table: str, rows: pa.Table) -> None:
+        before = self.tables_held.get(table)
+        self.tables_held[table] = rows if before is None else pa.concat_tables([before, rows])
+
+    def exists(self, table: str) -> bool:
+        return table in self.tables_held
+
+    def latest(self) -> int:
+        return 0
+
+    def extent(self, table: str, snapshot: int, *, before: int | None = None) -> Extent:
+        n = self.tables_held[table].num_rows
+        return Extent(identity=table, n_rows=n if before is None else min(before, n), end=n)
+
+    def scan(self, table: str, *, columns=None, where=None, parameters=None, snapshot=None):
+        chosen = ", ".join(columns or ["*"])
+        sql = f"SELECT {chosen} FROM {table}" + (f" WHERE {where}" if where else "")
+        return self.query(sql, parameters=parameters)
+
+    def log(self, table: str, *, columns, snapshot: int, since: int) -> pa.RecordBatchReader:
+        return self.tables_held[table].slice(since).select(columns).to_reader()
+
+    def query(self, sql: str, *, inputs=None, parameters=None) -> pa.Table:
+        given = {**self.tables_held, **(inputs or {})}
+        cursor = self.engine.cursor()
+        for name in table_names(sql, given):
+            cursor.register(name, given[name])
+        try:
+            return cursor.execute(sql, parameters or {}).to_arrow_table()
+        except duckdb.Error as error:
+            raise InvalidInput(f"The query is wrong: {error}.") from error
+        finally:
+            cursor.close()
 
 
-@pytest.fixture(scope="session")
-def numbers() -> Callable[[], int]:
-    running = count()
-    return lambda: next(running)
+_RUNNING = count()
 
 
 @pytest.fixture
-def ground(rollout_lake: DuckLake, numbers: Callable[[], int]) -> Ground:
-    return Ground(rollout_lake, numbers())
+def ground() -> Ground:
+    return Ground(MemoryLake(), next(_RUNNING))
+
+
+@pytest.fixture(scope="module")
+def real_ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
+    """On a lake of files, with one exposure and one outcome."""
+    folder: Path = tmp_path_factory.mktemp("rollouts")
+    lake = DuckLake(Place.of("ducklake:", folder), threads=1)
+    made = Ground(lake, next(_RUNNING))
+    made.predicted(["a"], ["new"], START + timedelta(minutes=1))
+    made.happened(["a"], [1], START + timedelta(minutes=2))
+    yield made
+    lake.close()

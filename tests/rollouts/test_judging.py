@@ -403,22 +403,33 @@ def test_the_outcome_of_a_shadow_must_say_whose_it_is(ground):
         "SELECT unit, known_at, value + 7 AS value FROM {outcomes}",
     ],
 )
-def test_hostile_and_wrong_texts_are_refused(ground, sql):
-    ground.predicted(["a"], ["new"], minute(1))
-    ground.happened(["a"], [1], minute(2))
-    ground.metric("converted", sql=sql.format(outcomes=ground.outcomes))
+def test_hostile_and_wrong_texts_are_refused(real_ground, sql):
+    real_ground.metric("converted", sql=sql.format(outcomes=real_ground.outcomes))
     with pytest.raises(MetricRefused):
-        ground.look(ground.rollout())
+        real_ground.look(real_ground.rollout())
 
 
-def test_a_text_that_never_ends_is_ended(ground):
-    ground.predicted(["a"], ["new"], minute(1))
-    ground.happened(["a"], [1], minute(2))
-    ground.judge._metrics._seconds = 0.3
-    ground.metric(
+def test_a_text_that_never_ends_is_ended(real_ground):
+    real_ground.judge._metrics._seconds = 0.3
+    real_ground.metric(
         "converted",
-        sql="SELECT max(hash(a.range, b.range, c.range)) AS unit, now() AS known_at, 1 AS value"
+        sql="SELECT max(hash(a.range, b.range, c.range)) AS unit, 1 AS value,"
+        " TIMESTAMPTZ '2026-05-04 08:30:00+00' AS known_at"
         " FROM range(1000000) a, range(1000000) b, range(1000000) c",
     )
     with pytest.raises(QueryTooLong, match="longer than"):
-        ground.look(ground.rollout())
+        real_ground.look(real_ground.rollout())
+    real_ground.judge._metrics._seconds = 5
+
+
+def test_a_lake_with_files_and_erasures_is_read_by_what_is_new(real_ground):
+    """The same as above over memory, on the lake that is shipped."""
+    ground = real_ground
+    ground.metric("converted")
+    rollout = ground.rollout()
+    before = ground.look(rollout, 10).units
+    ground.predicted(["a", "late"], ["champion", "new"], minute(0.5))
+    assert ground.look(rollout, 11).units == {"champion": 1, "new": before["new"]}
+    kept = ground.lake.scan(f"predictions_{ground.endpoint}")
+    ground.lake.replace(f"predictions_{ground.endpoint}", kept.slice(0, 1))  # some are erased
+    assert sum(ground.look(rollout, 12).units.values()) == 1
