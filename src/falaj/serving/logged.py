@@ -239,6 +239,14 @@ def columnar(runs: Sequence[LoggedRun]) -> pa.Table:
     return pa.concat_tables([_group(group) for group in groups.values()]).combine_chunks()
 
 
+def with_all_columns(rows: pa.Table) -> pa.Table:
+    """Rows that an older version of Falaj wrote, with null for what it did not know of."""
+    for field in SCHEMA:
+        if field.name not in rows.column_names:
+            rows = rows.append_column(field, pa.nulls(rows.num_rows, field.type))
+    return rows
+
+
 def _group(group: Sequence[LoggedRun]) -> pa.Table:
     """The rows of runs of one model version; per row little more than a list's append."""
     first = group[0]
