@@ -18,8 +18,8 @@ from typing import Any, Literal
 
 from falaj.kernel.errors import InvalidInput
 from falaj.rollouts.effects import Effect
-from falaj.rollouts.groupsequential import Spending, spending_design
-from falaj.rollouts.model import Success, SuccessReading
+from falaj.rollouts.groupsequential import spending_design
+from falaj.rollouts.model import Spending, Success, SuccessReading
 from falaj.rollouts.planning import plan
 from falaj.rollouts.sequences import mean_sequence
 

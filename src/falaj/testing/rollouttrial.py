@@ -178,6 +178,7 @@ class Trial:
 
     @contextmanager
     def call(self, by: str = "user:amina") -> Iterator[Call]:
+        """A call of somebody, at the trial's time."""
         with opened_call(self.database, by, now=self.clock.now()) as call:
             yield call
 
@@ -208,6 +209,7 @@ class Trial:
         return self.run(rollout.name)
 
     def run(self, name: str = "try-two") -> Run:
+        """The newest run of a rollout."""
         with self.database.reading() as connection:
             found = runs.newest(connection, name)
         if found is None:
