@@ -100,6 +100,8 @@ DUTIES: Mapping[str, tuple[str, ...]] = {
         "endpoints.scale",
         "models.revoke",
         "models.revoke_signer",
+        "models.quarantine*",
+        "models.release",
         "rollouts.*",
         "monitors.*",
         "tables.compact*",
