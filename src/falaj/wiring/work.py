@@ -16,11 +16,13 @@ from falaj.kernel.outbox import Subscription
 from falaj.kernel.telemetry import logger
 from falaj.trust.audit_checkpoints import Checkpointer
 from falaj.wiring import webhookparts
+from falaj.wiring.anomalyparts import table_checks
 from falaj.wiring.artifactparts import artifact_chores
 from falaj.wiring.auditparts import retention
 from falaj.wiring.computeparts import queue_chores
 from falaj.wiring.keyparts import EVERY_USES, key_jobs, uses_told
 from falaj.wiring.liveparts import kept_sketches, prediction_drain
+from falaj.wiring.operationparts import operation_chores
 from falaj.wiring.pipelineparts import chores as pipeline_chores
 from falaj.wiring.registryparts import adoption
 from falaj.wiring.seldom import Seldom
@@ -44,6 +46,7 @@ def handlers(made: Premises) -> Mapping[str, Handler]:
     """
     from falaj.features.service import FORGET, MATERIALIZE
     from falaj.ingest.service import LOAD
+    from falaj.ingest.tablechecks import KIND as CHECK
     from falaj.models.model import ADOPT_JOB, BRING_JOB, GATES_JOB, QUANTIZE_JOB
     from falaj.serving.batchmodel import SCORE_JOB
     from falaj.training.model import PREPARE_JOB, RECREATE_JOB, REPRODUCE_JOB, TRAIN_JOB
@@ -52,6 +55,7 @@ def handlers(made: Premises) -> Mapping[str, Handler]:
 
     makers: dict[str, Callable[[], Handler]] = {
         LOAD: lambda: _with_statistics(made, made.loading),
+        CHECK: lambda: table_checks(made),
         MATERIALIZE: lambda: _materialization(made),
         FORGET: lambda: _forgetting(made),
         PREPARE_JOB: lambda: _preparation(made),
@@ -293,7 +297,7 @@ class Chores:
             "lake compaction": Seldom(made.lake.compact, every_seconds=3600.0),
         }
         self._chores |= _as_settings_say(made) | artifact_chores(made) | queue_chores(made)
-        self._chores |= pipeline_chores(made)
+        self._chores |= pipeline_chores(made) | operation_chores(made)
 
     def run_once(self) -> None:
         """Each chore once; what fails is logged and tried again next time."""
