@@ -135,13 +135,13 @@ class _Side:
 
     @property
     def n(self) -> Floats:
-        return np.maximum(self.units.sum(axis=0), 1.0)
+        return np.asarray(np.maximum(self.units.sum(axis=0), 1.0))
 
     def proportion(self) -> Floats:
-        return self.converted.sum(axis=0) / self.n
+        return np.asarray(self.converted.sum(axis=0) / self.n)
 
     def spread(self) -> Floats:
-        return self.squares / self.n - (self.revenue / self.n) ** 2
+        return np.asarray(self.squares / self.n - (self.revenue / self.n) ** 2)
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ def canaries(canary: Canary, *, simulations: int, minutes: int, seed: int) -> Fo
         for name, (events, rest) in zip(_GUARDRAILS, (failed, slow), strict=False):
             curves[name].add(events, rest, new, old)
         shown = {name: curve.log_evidence()[:, 0] >= limit for name, curve in curves.items()}
-        shown |= _of_units(champion, tried, canary, limit)
+        shown |= _of_units(champion, tried, limit)
         for name, harm in shown.items():
             by[name] = np.where(harm & np.isinf(by[name]), seconds / 60, by[name])
         others.see(new, failed[0], champion, tried, seconds)
@@ -202,7 +202,7 @@ def _events(
     return rng.binomial(new, min(rate * times, 1.0)), rng.binomial(old, rate)
 
 
-def _of_units(champion: _Side, tried: _Side, canary: Canary, limit: float) -> dict[str, Bools]:
+def _of_units(champion: _Side, tried: _Side, limit: float) -> dict[str, Bools]:
     a, b = champion.proportion(), tried.proportion()
     variance, enough = proportion_variance(a, b, tried.n, tolerated=0.0, better="higher")
     conversion = mean_harm(a, b, a * (1 - a) / champion.n, variance, tolerated=0.0, better="higher")
