@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from falaj.operations.policy_service import PolicyService
     from falaj.operations.service import AlertService, ChangeService, IncidentService
     from falaj.operations.webhooks_service import WebhookService
+    from falaj.rollouts.planning_service import PlanningService
     from falaj.serving.service import EndpointService
     from falaj.training.costs.service import CostService
     from falaj.training.frames import TrainingFrame
@@ -105,6 +106,7 @@ class Platform:
     models: ModelService
     endpoints: EndpointService
     monitors: MonitorService
+    planning: PlanningService
     changes: ChangeService
     alerts: AlertService
     incidents: IncidentService

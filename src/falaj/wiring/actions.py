@@ -19,6 +19,7 @@ from falaj.monitoring.service import MonitorService
 from falaj.operations.policy_service import PolicyService
 from falaj.operations.service import AlertService, ChangeService, IncidentService
 from falaj.operations.webhooks_service import WebhookService
+from falaj.rollouts.planning_service import PlanningService
 from falaj.serving.service import EndpointService
 from falaj.training.costs.service import CostService
 from falaj.training.loggedmodel_service import LoggedModelService
@@ -86,6 +87,7 @@ def makers(made: Premises) -> dict[type[Service], Callable[[], Service]]:
         ModelService: lambda: _models(made),
         EndpointService: lambda: _endpoints(made),
         MonitorService: lambda: MonitorService(made.monitors, made.may_on, guarded_lake(made)),
+        PlanningService: PlanningService,
         ChangeService: lambda: ChangeService(made.changes, made.catalog, visible),
         AlertService: lambda: AlertService(made.alerts, made.catalog, visible),
         IncidentService: lambda: IncidentService(made.incidents, made.catalog, visible),

@@ -20,6 +20,7 @@ def service_classes() -> dict[str, type[Service]]:
     from falaj.operations.policy_service import PolicyService
     from falaj.operations.service import AlertService, ChangeService, IncidentService
     from falaj.operations.webhooks_service import WebhookService
+    from falaj.rollouts.planning_service import PlanningService
     from falaj.serving.service import EndpointService
     from falaj.training.costs.service import CostService
     from falaj.training.loggedmodel_service import LoggedModelService
@@ -49,6 +50,7 @@ def service_classes() -> dict[str, type[Service]]:
         ModelService,
         EndpointService,
         MonitorService,
+        PlanningService,
         ChangeService,
         AlertService,
         IncidentService,
