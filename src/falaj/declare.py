@@ -62,6 +62,16 @@ from falaj.models.model import ModelPolicy
 from falaj.monitoring.driftwords import DriftLimits, DriftReference, DriftWatch, QualityLimits
 from falaj.monitoring.model import Labels, Monitor, PerformanceLimits
 from falaj.operations.standard import Bound, ChangeTemplate
+from falaj.rollouts.model import (
+    Challenger,
+    Guardrail,
+    Metric,
+    MetricKind,
+    Rollout,
+    RolloutKind,
+    Stage,
+    Success,
+)
 from falaj.serving.model import Combination, Composition, Endpoint, Limits, Member
 from falaj.training.pipelines.model import (
     Cron,
@@ -81,6 +91,7 @@ __all__ = [
     "Bound",
     "CalibrationRule",
     "CardRule",
+    "Challenger",
     "ChampionRule",
     "ChangeTemplate",
     "Classification",
@@ -109,6 +120,7 @@ __all__ = [
     "FromParameter",
     "FromStep",
     "FromTable",
+    "Guardrail",
     "HasColumns",
     "How",
     "InSet",
@@ -122,6 +134,8 @@ __all__ = [
     "Matches",
     "Member",
     "MemoryRule",
+    "Metric",
+    "MetricKind",
     "MetricRule",
     "Mode",
     "ModelPolicy",
@@ -138,12 +152,16 @@ __all__ = [
     "QualityLimits",
     "ReadRule",
     "RobustnessRule",
+    "Rollout",
+    "RolloutKind",
     "RowCount",
     "Severity",
     "SliceRule",
     "Source",
+    "Stage",
     "Statistic",
     "Stream",
+    "Success",
     "SupplyChainRule",
     "ToTable",
     "Unique",

@@ -14,6 +14,8 @@ from falaj.models.quarantine import check_not_quarantined
 from falaj.models.registry import version_ref
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from falaj.kernel.call import Call
     from falaj.models.registry import Registry
     from falaj.operations.changes import Changes
@@ -29,8 +31,19 @@ class Promotions:
         self._registry = registry
         self._changes = changes
 
-    def ask(self, call: Call, model: str, version: int, to: Stage, reason: str) -> Change:
+    def ask(
+        self,
+        call: Call,
+        model: str,
+        version: int,
+        to: Stage,
+        reason: str,
+        *,
+        evidence: Mapping[str, Any] | None = None,
+    ) -> Change:
         """Open the change that, approved, lets a version take a stage.
+
+        ``evidence`` is told to the approver beside what the registry knows.
 
         Raises:
             NotFound: there is no such version, or no policy for the model.
@@ -48,7 +61,7 @@ class Promotions:
             subject=version_ref(model, version),
             title=f"{model} version {version} to {to}",
             reason=reason,
-            evidence=self.evidence(call, found, report, to),
+            evidence={**self.evidence(call, found, report, to), **(evidence or {})},
             payload={
                 "model": model,
                 "version": version,

@@ -20,6 +20,7 @@ from falaj.operations.policy_service import PolicyService
 from falaj.operations.service import AlertService, ChangeService, IncidentService
 from falaj.operations.webhooks_service import WebhookService
 from falaj.rollouts.planning_service import PlanningService
+from falaj.rollouts.service import RolloutService
 from falaj.serving.service import EndpointService
 from falaj.training.costs.service import CostService
 from falaj.training.loggedmodel_service import LoggedModelService
@@ -42,6 +43,7 @@ from falaj.wiring.privacyparts import privacy_service
 from falaj.wiring.provisioningparts import provisioning_service
 from falaj.wiring.readingparts import DataPlaneSight, feature_sight, guarded_lake
 from falaj.wiring.residencyparts import residency
+from falaj.wiring.rolloutparts import RolloutParts
 from falaj.wiring.trackingparts import experiment_service, run_service
 from falaj.wiring.tuningparts import study_service
 from falaj.wiring.watching import parity_checks
@@ -88,6 +90,7 @@ def makers(made: Premises) -> dict[type[Service], Callable[[], Service]]:
         EndpointService: lambda: _endpoints(made),
         MonitorService: lambda: MonitorService(made.monitors, made.may_on, guarded_lake(made)),
         PlanningService: PlanningService,
+        RolloutService: lambda: RolloutParts(made).service(),
         ChangeService: lambda: ChangeService(made.changes, made.catalog, visible),
         AlertService: lambda: AlertService(made.alerts, made.catalog, visible),
         IncidentService: lambda: IncidentService(made.incidents, made.catalog, visible),

@@ -21,12 +21,13 @@ def definition_kinds() -> dict[str, type[Definition]]:
     from falaj.models.model import ModelPolicy
     from falaj.monitoring.model import Monitor
     from falaj.operations.standard import ChangeTemplate
+    from falaj.rollouts.model import Metric, Rollout
     from falaj.serving.model import Endpoint
     from falaj.training.pipelines.model import Pipeline
 
     own: list[type[Definition]] = [
         Source, Contract, Pipeline, ModelPolicy, Endpoint, Monitor, Policy, ReadRule,
-        ChangeTemplate,
+        ChangeTemplate, Metric, Rollout,
     ]  # fmt: skip
     return {**{kind.kind: kind for kind in own}, **KINDS}
 

@@ -25,6 +25,7 @@ from falaj.wiring.liveparts import kept_sketches, prediction_drain
 from falaj.wiring.operationparts import operation_chores
 from falaj.wiring.pipelineparts import chores as pipeline_chores
 from falaj.wiring.registryparts import adoption
+from falaj.wiring.rolloutparts import RolloutParts
 from falaj.wiring.seldom import Seldom
 from falaj.wiring.trainingparts import reproduce_job, train_job
 from falaj.wiring.watching import parity_checks, statistics
@@ -217,6 +218,7 @@ def work_until(made: Premises, stopped: threading.Event) -> None:
         "chores": Chores(made).run_until,
         "streams": stream_worker(made).run_until,
         "webhooks": webhookparts.sender(made).run_until,
+        "rollouts": RolloutParts(made).engine().run_until,
     }
     threads = [
         threading.Thread(target=run, args=(stopped,), name=name) for name, run in beside.items()
