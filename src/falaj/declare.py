@@ -57,6 +57,13 @@ from falaj.models.gating.rules import (
 )
 from falaj.models.model import ModelPolicy
 from falaj.monitoring.model import DriftLimits, Labels, Monitor, PerformanceLimits
+from falaj.operations.routing import (
+    AlertReceiver,
+    AlertRoute,
+    Escalation,
+    InhibitRule,
+    Matcher,
+)
 from falaj.operations.standard import Bound, ChangeTemplate
 from falaj.serving.model import Combination, Composition, Endpoint, Limits, Member
 from falaj.training.pipelines.model import (
@@ -73,6 +80,8 @@ from falaj.training.pipelines.model import (
 
 __all__ = [
     "Aggregate",
+    "AlertReceiver",
+    "AlertRoute",
     "Between",
     "Bound",
     "CalibrationRule",
@@ -88,6 +97,7 @@ __all__ = [
     "DriftLimits",
     "Endpoint",
     "Entity",
+    "Escalation",
     "ExplainabilityRule",
     "Expression",
     "FairnessRule",
@@ -104,12 +114,14 @@ __all__ = [
     "FromTable",
     "How",
     "InSet",
+    "InhibitRule",
     "InputsRule",
     "Labels",
     "LatencyRule",
     "LeakageRule",
     "Limits",
     "Mask",
+    "Matcher",
     "Matches",
     "Member",
     "MemoryRule",

@@ -38,6 +38,8 @@ SERVICES: dict[str, str] = {
     "changes": "Changes: what waits for an approval, who decided what, and on which evidence.",
     "alerts": "Alerts: what is not as it should be, and who looks after it.",
     "incidents": "Incidents: disturbances, their priority, and what was done about them.",
+    "silences": "Silences: alerts that nobody is told of for a time.",
+    "receivers": "Receivers of alerts: whether they can be reached, what is on its way to them.",
     "webhooks": "Webhooks: other programs that are told of events, by signed requests.",
     "assets": "Assets and their lineage: what there is, whose it is, and what flows into what.",
     "privacy": "Personal data: where a person's rows stand, and their erasure.",

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from falaj.models.ci_service import CiService
     from falaj.models.service import ModelService
     from falaj.monitoring.service import MonitorService
+    from falaj.operations.alerting_service import ReceiverService, SilenceService
     from falaj.operations.policy_service import PolicyService
     from falaj.operations.service import AlertService, ChangeService, IncidentService
     from falaj.operations.webhooks_service import WebhookService
@@ -107,6 +108,8 @@ class Platform:
     alerts: AlertService
     incidents: IncidentService
     webhooks: WebhookService
+    silences: SilenceService
+    receivers: ReceiverService
     assets: AssetService
     privacy: PrivacyService
     accounts: AccountsService

@@ -15,6 +15,7 @@ from falaj.lake.service import TableService
 from falaj.models.ci_service import CiService
 from falaj.models.service import ModelService
 from falaj.monitoring.service import MonitorService
+from falaj.operations.alerting_service import ReceiverService, SilenceService
 from falaj.operations.policy_service import PolicyService
 from falaj.operations.service import AlertService, ChangeService, IncidentService
 from falaj.operations.webhooks_service import WebhookService
@@ -34,6 +35,7 @@ from falaj.trust.service import AccountsService
 from falaj.wiring.artifactparts import logged_models
 from falaj.wiring.computeparts import cost_service, run_queue
 from falaj.wiring.facts import facts
+from falaj.wiring.operationparts import receiver_service, silence_service
 from falaj.wiring.policyparts import policy_service
 from falaj.wiring.privacyparts import privacy_service
 from falaj.wiring.provisioningparts import provisioning_service
@@ -85,6 +87,8 @@ def makers(made: Premises) -> dict[type[Service], Callable[[], Service]]:
         AlertService: lambda: AlertService(made.alerts, made.catalog, visible),
         IncidentService: lambda: IncidentService(made.incidents, made.catalog, visible),
         WebhookService: lambda: WebhookService(webhooks(made)),
+        SilenceService: lambda: silence_service(made),
+        ReceiverService: lambda: receiver_service(made),
         AssetService: lambda: AssetService(made.catalog, visible),
         PrivacyService: lambda: privacy_service(made),
         AccountsService: lambda: _accounts(made),

@@ -16,6 +16,7 @@ def service_classes() -> dict[str, type[Service]]:
     from falaj.models.ci_service import CiService
     from falaj.models.service import ModelService
     from falaj.monitoring.service import MonitorService
+    from falaj.operations.alerting_service import ReceiverService, SilenceService
     from falaj.operations.policy_service import PolicyService
     from falaj.operations.service import AlertService, ChangeService, IncidentService
     from falaj.operations.webhooks_service import WebhookService
@@ -51,6 +52,8 @@ def service_classes() -> dict[str, type[Service]]:
         AlertService,
         IncidentService,
         WebhookService,
+        SilenceService,
+        ReceiverService,
         AssetService,
         PrivacyService,
         AccountsService,
