@@ -38,8 +38,9 @@ if TYPE_CHECKING:
     from falaj.models.service import ModelService
     from falaj.monitoring.service import MonitorService
     from falaj.operations.alerting_service import ReceiverService, SilenceService
+    from falaj.operations.incident_service import IncidentService, ProblemService
     from falaj.operations.policy_service import PolicyService
-    from falaj.operations.service import AlertService, ChangeService, IncidentService
+    from falaj.operations.service import AlertService, ChangeService
     from falaj.operations.webhooks_service import WebhookService
     from falaj.serving.service import EndpointService
     from falaj.training.costs.service import CostService
@@ -109,6 +110,7 @@ class Platform:
     incidents: IncidentService
     webhooks: WebhookService
     silences: SilenceService
+    problems: ProblemService
     receivers: ReceiverService
     assets: AssetService
     privacy: PrivacyService

@@ -306,6 +306,7 @@ SUBJECTS: Mapping[str, Subject] = {
         lambda _world: {"request": {"model": "late", "spec": training_spec()}}
     ),
     **{name: Subject(asked) for name, asked in of_tracking().items()},
+    **{name: Subject(asked) for name, asked in of_operations().items()},
     **{name: Subject(*asked) for name, asked in of_artifacts().items()},
     "training.tune": Subject(
         lambda world: {"request": {

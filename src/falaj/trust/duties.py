@@ -67,6 +67,7 @@ DUTIES: Mapping[str, tuple[str, ...]] = {
         "assets.tag*",
         "alerts.*",
         "incidents.*",
+        "problems.*",
         "silences.*",
         "jobs.*",
     ),
@@ -194,6 +195,7 @@ NOT_DATA = frozenset(
         "jobs",
         "alerts",
         "incidents",
+        "problems",
         "changes",
     }
 )

@@ -12,6 +12,7 @@ from falaj.wiring.seldom import Seldom
 if TYPE_CHECKING:
     from falaj.operations.alerting_sending import AlertSender
     from falaj.operations.alerting_service import ReceiverService, SilenceService
+    from falaj.operations.incident_service import ProblemService
     from falaj.operations.ports import AlertNotifier
     from falaj.operations.routing import AlertReceiver
     from falaj.wiring.assembly import Premises
@@ -95,6 +96,15 @@ def silence_service(made: Premises) -> SilenceService:
     from falaj.operations.silences import Silences
 
     return SilenceService(Silences(made.catalog))
+
+
+def problem_service(made: Premises) -> ProblemService:
+    """The actions on problems."""
+    from falaj.operations.incident_service import ProblemService
+    from falaj.operations.problems import Problems
+
+    problems = Problems(made.catalog, made.incidents, made.changes)
+    return ProblemService(problems, made.catalog, made.visible)
 
 
 def receiver_service(made: Premises) -> ReceiverService:

@@ -17,8 +17,9 @@ def service_classes() -> dict[str, type[Service]]:
     from falaj.models.service import ModelService
     from falaj.monitoring.service import MonitorService
     from falaj.operations.alerting_service import ReceiverService, SilenceService
+    from falaj.operations.incident_service import IncidentService, ProblemService
     from falaj.operations.policy_service import PolicyService
-    from falaj.operations.service import AlertService, ChangeService, IncidentService
+    from falaj.operations.service import AlertService, ChangeService
     from falaj.operations.webhooks_service import WebhookService
     from falaj.serving.service import EndpointService
     from falaj.training.costs.service import CostService
@@ -53,6 +54,7 @@ def service_classes() -> dict[str, type[Service]]:
         IncidentService,
         WebhookService,
         SilenceService,
+        ProblemService,
         ReceiverService,
         AssetService,
         PrivacyService,

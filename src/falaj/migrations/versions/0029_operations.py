@@ -23,8 +23,45 @@ def upgrade() -> None:
         changes.add_column(sa.Column("review_due_at", Instant(), nullable=True))
         changes.add_column(sa.Column("verdict", sa.String(length=20), nullable=True))
         changes.create_index(op.f("ix_operations_changes_template"), ["template"])
+    with op.batch_alter_table("operations_incidents") as incidents:
+        incidents.add_column(sa.Column("began_at", Instant(), nullable=True))
+        incidents.add_column(sa.Column("assigned_to", sa.String(length=200), nullable=True))
+        incidents.add_column(sa.Column("acknowledged_at", Instant(), nullable=True))
+        incidents.add_column(sa.Column("acknowledged_by", sa.String(length=200), nullable=True))
+        incidents.add_column(
+            sa.Column("n_escalations", sa.Integer(), nullable=False, server_default="0")
+        )
+    _make_problems()
     _make_silences()
     _make_deliveries()
+
+
+def _make_problems() -> None:
+    op.create_table(
+        "operations_problems",
+        sa.Column("id", sa.String(length=64), nullable=False),
+        sa.Column("title", sa.Text(), nullable=False),
+        sa.Column("subject_kind", sa.String(length=40), nullable=False),
+        sa.Column("subject_key", sa.String(length=300), nullable=False),
+        sa.Column("state", sa.String(length=20), nullable=False),
+        sa.Column("root_cause", sa.Text(), nullable=False),
+        sa.Column("workaround", sa.Text(), nullable=False),
+        sa.Column("opened_at", Instant(), nullable=False),
+        sa.Column("opened_by", sa.String(length=200), nullable=False),
+        sa.Column("resolved_at", Instant(), nullable=True),
+        sa.Column("resolved_by", sa.String(length=200), nullable=True),
+        sa.Column("resolution", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_operations_problems")),
+    )
+    op.create_index(op.f("ix_operations_problems_state"), "operations_problems", ["state"])
+    op.create_table(
+        "operations_links",
+        sa.Column("of", sa.String(length=64), nullable=False),
+        sa.Column("to", sa.String(length=64), nullable=False),
+        sa.Column("kind", sa.String(length=20), nullable=False),
+        sa.Column("at", Instant(), nullable=False),
+        sa.PrimaryKeyConstraint("of", "to", name=op.f("pk_operations_links")),
+    )
 
 
 def _make_silences() -> None:
