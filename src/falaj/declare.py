@@ -21,22 +21,25 @@ from falaj.features.model import (
 )
 from falaj.features.sources import ForeignTable, Stream
 from falaj.features.types import DType
-from falaj.ingest.model import (
+from falaj.ingest.checks import (
     Between,
-    Contract,
+    Distinct,
     Expression,
     ForeignKey,
-    Format,
     Freshness,
+    HasColumns,
     InSet,
+    Length,
     Matches,
-    Mode,
+    NotInSet,
     NotNull,
     RowCount,
     Severity,
-    Source,
+    Statistic,
     Unique,
+    Usual,
 )
+from falaj.ingest.model import Contract, Format, Mode, Source
 from falaj.lake.masks import How, Mask
 from falaj.lake.readrules import ReadRule, Whom
 from falaj.models.gating.rules import (
@@ -56,7 +59,8 @@ from falaj.models.gating.rules import (
     SupplyChainRule,
 )
 from falaj.models.model import ModelPolicy
-from falaj.monitoring.model import DriftLimits, Labels, Monitor, PerformanceLimits
+from falaj.monitoring.driftwords import DriftLimits, DriftReference, DriftWatch, QualityLimits
+from falaj.monitoring.model import Labels, Monitor, PerformanceLimits
 from falaj.operations.routing import (
     AlertReceiver,
     AlertRoute,
@@ -94,7 +98,10 @@ __all__ = [
     "Contract",
     "Cron",
     "DType",
+    "Distinct",
     "DriftLimits",
+    "DriftReference",
+    "DriftWatch",
     "Endpoint",
     "Entity",
     "Escalation",
@@ -112,6 +119,7 @@ __all__ = [
     "FromParameter",
     "FromStep",
     "FromTable",
+    "HasColumns",
     "How",
     "InSet",
     "InhibitRule",
@@ -119,6 +127,7 @@ __all__ = [
     "Labels",
     "LatencyRule",
     "LeakageRule",
+    "Length",
     "Limits",
     "Mask",
     "Matcher",
@@ -130,6 +139,7 @@ __all__ = [
     "ModelPolicy",
     "Monitor",
     "NewData",
+    "NotInSet",
     "NotNull",
     "OnDemandFeatures",
     "OnEvent",
@@ -137,16 +147,19 @@ __all__ = [
     "PerformanceLimits",
     "Pipeline",
     "Policy",
+    "QualityLimits",
     "ReadRule",
     "RobustnessRule",
     "RowCount",
     "Severity",
     "SliceRule",
     "Source",
+    "Statistic",
     "Stream",
     "SupplyChainRule",
     "ToTable",
     "Unique",
+    "Usual",
     "Whom",
     "step",
 ]
