@@ -61,6 +61,13 @@ from falaj.models.gating.rules import (
 from falaj.models.model import ModelPolicy
 from falaj.monitoring.driftwords import DriftLimits, DriftReference, DriftWatch, QualityLimits
 from falaj.monitoring.model import Labels, Monitor, PerformanceLimits
+from falaj.operations.routing import (
+    AlertReceiver,
+    AlertRoute,
+    Escalation,
+    InhibitRule,
+    Matcher,
+)
 from falaj.operations.standard import Bound, ChangeTemplate
 from falaj.rollouts.model import (
     Challenger,
@@ -87,6 +94,8 @@ from falaj.training.pipelines.model import (
 
 __all__ = [
     "Aggregate",
+    "AlertReceiver",
+    "AlertRoute",
     "Between",
     "Bound",
     "CalibrationRule",
@@ -106,6 +115,7 @@ __all__ = [
     "DriftWatch",
     "Endpoint",
     "Entity",
+    "Escalation",
     "ExplainabilityRule",
     "Expression",
     "FairnessRule",
@@ -124,6 +134,7 @@ __all__ = [
     "HasColumns",
     "How",
     "InSet",
+    "InhibitRule",
     "InputsRule",
     "Labels",
     "LatencyRule",
@@ -131,6 +142,7 @@ __all__ = [
     "Length",
     "Limits",
     "Mask",
+    "Matcher",
     "Matches",
     "Member",
     "MemoryRule",

@@ -15,7 +15,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from falaj.testing.artifactsubjects import of_artifacts
-from falaj.testing.operationsubjects import emergency
+from falaj.testing.operationsubjects import of_operations
 from falaj.testing.registrysubjects import of_registry
 from falaj.testing.rolloutsubjects import of_rollouts
 from falaj.testing.studied import studied
@@ -309,6 +309,7 @@ SUBJECTS: Mapping[str, Subject] = {
         lambda _world: {"request": {"model": "late", "spec": training_spec()}}
     ),
     **{name: Subject(asked) for name, asked in of_tracking().items()},
+    **{name: Subject(asked) for name, asked in of_operations().items()},
     **{name: Subject(*asked) for name, asked in of_artifacts().items()},
     "training.tune": Subject(
         lambda world: {"request": {
@@ -412,12 +413,6 @@ SUBJECTS: Mapping[str, Subject] = {
     "changes.approve": Subject(_new("id", lambda world: world.change(), reason="It is good.")),
     "changes.reject": Subject(_new("id", lambda world: world.change(), reason="Not yet.")),
     "changes.withdraw": Subject(_new("id", lambda world: world.change("user:amina"))),
-    "changes.record_emergency": Subject(
-        _always(subject="endpoint:late", title="Drained it", reason="It answered nonsense.")
-    ),
-    "changes.review": Subject(
-        _new("id", emergency, verdict="justified", reason="It could not wait.")
-    ),
     "alerts.get": Subject(_fact("id", "alert")),
     "alerts.acknowledge": Subject(_new("id", lambda world: world.alert())),
     "alerts.resolve": Subject(_new("id", lambda world: world.alert(), resolution="Mended.")),

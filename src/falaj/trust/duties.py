@@ -67,6 +67,8 @@ DUTIES: Mapping[str, tuple[str, ...]] = {
         "assets.tag*",
         "alerts.*",
         "incidents.*",
+        "problems.*",
+        "silences.*",
         "jobs.*",
     ),
     "approve": ("changes.approve", "changes.reject", "changes.decide", "changes.review"),
@@ -93,6 +95,8 @@ DUTIES: Mapping[str, tuple[str, ...]] = {
         "service_levels.*",
         "notifications.*",
         "changes.record_emergency",
+        "silences.*",
+        "receivers.*",
         "webhooks.*",
         "endpoints.activate",
         "endpoints.deactivate",
@@ -193,6 +197,7 @@ NOT_DATA = frozenset(
         "jobs",
         "alerts",
         "incidents",
+        "problems",
         "changes",
     }
 )

@@ -16,8 +16,10 @@ from falaj.lake.service import TableService
 from falaj.models.ci_service import CiService
 from falaj.models.service import ModelService
 from falaj.monitoring.service import MonitorService
+from falaj.operations.alerting_service import ReceiverService, SilenceService
+from falaj.operations.incident_service import IncidentService, ProblemService
 from falaj.operations.policy_service import PolicyService
-from falaj.operations.service import AlertService, ChangeService, IncidentService
+from falaj.operations.service import AlertService, ChangeService
 from falaj.operations.webhooks_service import WebhookService
 from falaj.rollouts.planning_service import PlanningService
 from falaj.rollouts.service import RolloutService
@@ -38,6 +40,7 @@ from falaj.wiring.anomalyparts import table_checks
 from falaj.wiring.artifactparts import logged_models
 from falaj.wiring.computeparts import cost_service, run_queue
 from falaj.wiring.facts import facts
+from falaj.wiring.operationparts import problem_service, receiver_service, silence_service
 from falaj.wiring.policyparts import policy_service
 from falaj.wiring.privacyparts import privacy_service
 from falaj.wiring.provisioningparts import provisioning_service
@@ -95,6 +98,9 @@ def makers(made: Premises) -> dict[type[Service], Callable[[], Service]]:
         AlertService: lambda: AlertService(made.alerts, made.catalog, visible),
         IncidentService: lambda: IncidentService(made.incidents, made.catalog, visible),
         WebhookService: lambda: WebhookService(webhooks(made)),
+        SilenceService: lambda: silence_service(made),
+        ProblemService: lambda: problem_service(made),
+        ReceiverService: lambda: receiver_service(made),
         AssetService: lambda: AssetService(made.catalog, visible),
         PrivacyService: lambda: privacy_service(made),
         AccountsService: lambda: _accounts(made),

@@ -17,8 +17,10 @@ def service_classes() -> dict[str, type[Service]]:
     from falaj.models.ci_service import CiService
     from falaj.models.service import ModelService
     from falaj.monitoring.service import MonitorService
+    from falaj.operations.alerting_service import ReceiverService, SilenceService
+    from falaj.operations.incident_service import IncidentService, ProblemService
     from falaj.operations.policy_service import PolicyService
-    from falaj.operations.service import AlertService, ChangeService, IncidentService
+    from falaj.operations.service import AlertService, ChangeService
     from falaj.operations.webhooks_service import WebhookService
     from falaj.rollouts.planning_service import PlanningService
     from falaj.rollouts.service import RolloutService
@@ -57,6 +59,9 @@ def service_classes() -> dict[str, type[Service]]:
         AlertService,
         IncidentService,
         WebhookService,
+        SilenceService,
+        ProblemService,
+        ReceiverService,
         AssetService,
         PrivacyService,
         AccountsService,

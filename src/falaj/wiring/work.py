@@ -22,7 +22,7 @@ from falaj.wiring.auditparts import retention
 from falaj.wiring.computeparts import queue_chores
 from falaj.wiring.keyparts import EVERY_USES, key_jobs, uses_told
 from falaj.wiring.liveparts import kept_sketches, prediction_drain
-from falaj.wiring.operationparts import operation_chores
+from falaj.wiring.operationparts import alert_sender, operation_chores
 from falaj.wiring.pipelineparts import chores as pipeline_chores
 from falaj.wiring.registryparts import adoption
 from falaj.wiring.rolloutparts import RolloutParts
@@ -219,6 +219,7 @@ def work_until(made: Premises, stopped: threading.Event) -> None:
         "streams": stream_worker(made).run_until,
         "webhooks": webhookparts.sender(made).run_until,
         "rollouts": RolloutParts(made).engine().run_until,
+        "alerts": alert_sender(made).run_until,
     }
     threads = [
         threading.Thread(target=run, args=(stopped,), name=name) for name, run in beside.items()
