@@ -4,10 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, String, Table, select
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Index,
+    Integer,
+    LargeBinary,
+    String,
+    Table,
+    insert,
+    select,
+)
 from sqlalchemy.engine import Connection
 
 from falaj.kernel.database import Instant, Json, metadata
+from falaj.kernel.ids import new_id
 
 reports = Table(
     "monitoring_reports",
@@ -41,6 +52,13 @@ sketched_segments = Table(
     Column("segment", String(200), primary_key=True),
     Column("at", Instant, nullable=False, index=True),
 )
+
+
+def keep_report(connection: Connection, **values: Any) -> str:
+    """Keep a report of these columns; returns its id."""
+    report_id = new_id("report")
+    connection.execute(insert(reports).values(id=report_id, **values))
+    return report_id
 
 
 def report_rows(connection: Connection, endpoint: str, *, limit: int) -> list[Any]:
