@@ -87,6 +87,15 @@ def _fact(argument: str, fact: str = "", **more: Any) -> Callable[[World], Argum
     return lambda world: {argument: world.facts[fact or argument], **more}
 
 
+def _loss_window(world: World) -> Arguments:
+    """Labelled predictions, of which the last day's losses are learned."""
+    now = world.serving() and world.premises.clock.now()
+    window = {"since": now - timedelta(days=1), "until": now + timedelta(days=1)}
+    both = {**window, **{f"reference_{name}": at for name, at in window.items()}}
+    told = {name: at.replace(microsecond=0).isoformat() for name, at in both.items()}
+    return {"endpoint": "late", "label_table": "flights", "label": "late", "key": "flight", **told}
+
+
 def _new(argument: str, make: Callable[[World], str], **more: Any) -> Callable[[World], Arguments]:
     """The argument is a thing that is made for this call."""
     return lambda world: {argument: make(world), **more}
@@ -404,6 +413,12 @@ SUBJECTS: Mapping[str, Subject] = {
     "monitors.performance": Subject(
         _always(endpoint="late", label_table="flights", label="late", key="flight")
     ),
+    "monitors.estimate": Subject(lambda world: {"endpoint": world.serving() and "late"}),
+    "monitors.losses": Subject(_loss_window),
+    "monitors.calibration": Subject(
+        _always(endpoint="late", label_table="flights", label="late", key="flight")
+    ),
+    "monitors.fairness": Subject(_always(endpoint="late", group_by="carrier")),
     "monitors.check": Subject(lambda world: {"name": world.serving() and "late-drift"}),
     "planning.sample": Subject(_always(effect=0.1, rate=0.2, units_a_day=1000.0)),
     "monitors.reports": Subject(_always(endpoint="late")),
