@@ -59,7 +59,9 @@ from falaj.models.gating.rules import (
     SupplyChainRule,
 )
 from falaj.models.model import ModelPolicy
-from falaj.monitoring.model import DriftLimits, Labels, Monitor, PerformanceLimits
+from falaj.monitoring.driftwords import DriftLimits, DriftReference, DriftWatch, QualityLimits
+from falaj.monitoring.model import Labels, Monitor, PerformanceLimits
+from falaj.operations.standard import Bound, ChangeTemplate
 from falaj.serving.model import Combination, Composition, Endpoint, Limits, Member
 from falaj.training.pipelines.model import (
     Cron,
@@ -76,9 +78,11 @@ from falaj.training.pipelines.model import (
 __all__ = [
     "Aggregate",
     "Between",
+    "Bound",
     "CalibrationRule",
     "CardRule",
     "ChampionRule",
+    "ChangeTemplate",
     "Classification",
     "Combination",
     "Composition",
@@ -87,6 +91,8 @@ __all__ = [
     "DType",
     "Distinct",
     "DriftLimits",
+    "DriftReference",
+    "DriftWatch",
     "Endpoint",
     "Entity",
     "ExplainabilityRule",
@@ -129,6 +135,7 @@ __all__ = [
     "PerformanceLimits",
     "Pipeline",
     "Policy",
+    "QualityLimits",
     "ReadRule",
     "RobustnessRule",
     "RowCount",

@@ -22,6 +22,7 @@ from falaj.wiring.auditparts import retention
 from falaj.wiring.computeparts import queue_chores
 from falaj.wiring.keyparts import EVERY_USES, key_jobs, uses_told
 from falaj.wiring.liveparts import kept_sketches, prediction_drain
+from falaj.wiring.operationparts import operation_chores
 from falaj.wiring.pipelineparts import chores as pipeline_chores
 from falaj.wiring.registryparts import adoption
 from falaj.wiring.seldom import Seldom
@@ -296,7 +297,7 @@ class Chores:
             "lake compaction": Seldom(made.lake.compact, every_seconds=3600.0),
         }
         self._chores |= _as_settings_say(made) | artifact_chores(made) | queue_chores(made)
-        self._chores |= pipeline_chores(made)
+        self._chores |= pipeline_chores(made) | operation_chores(made)
 
     def run_once(self) -> None:
         """Each chore once; what fails is logged and tried again next time."""
