@@ -57,6 +57,7 @@ from falaj.models.gating.rules import (
 )
 from falaj.models.model import ModelPolicy
 from falaj.monitoring.model import DriftLimits, Labels, Monitor, PerformanceLimits
+from falaj.monitoring.schedulewords import CheckSchedule
 from falaj.serving.model import Combination, Composition, Endpoint, Limits, Member
 from falaj.training.pipelines.model import (
     Cron,
@@ -76,6 +77,7 @@ __all__ = [
     "CalibrationRule",
     "CardRule",
     "ChampionRule",
+    "CheckSchedule",
     "Classification",
     "Combination",
     "Composition",

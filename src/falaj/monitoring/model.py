@@ -9,6 +9,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from falaj.catalog.definitions import Definition
 from falaj.kernel.call import AssetRef
+from falaj.monitoring.schedulewords import CheckSchedule
 from falaj.operations.model import Severity
 from falaj.serving.model import EndpointName
 
@@ -70,6 +71,16 @@ class Monitor(Definition):
     labels: Labels | None = None
     performance: PerformanceLimits | None = None
     severity: Severity = Severity.WARNING
+    schedule: CheckSchedule | None = None
+    """When it checks by itself; never, if there is none."""
+
+    def document(self) -> dict[str, Any]:
+        """As ``Definition.document``, without what is not set: it is as it was before that was."""
+        told = super().document()
+        for name in ("schedule",):
+            if told[name] is None:
+                del told[name]
+        return told
 
     def references(self) -> list[AssetRef]:
         """The endpoint that it watches."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, ClassVar
 
-from falaj.kernel.actions import Service, action
+from falaj.kernel.actions import action
 from falaj.kernel.call import AssetRef, Call
 from falaj.kernel.errors import Forbidden, NotFound
 from falaj.monitoring.model import (
@@ -23,6 +23,7 @@ from falaj.monitoring.model import (
     ReportKind,
     Table,
 )
+from falaj.monitoring.schedule_actions import ScheduleActions
 from falaj.serving.model import EndpointName
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from falaj.lake.reading import GuardedLake
     from falaj.monitoring.monitors import Monitors
+    from falaj.monitoring.schedules import MonitorSchedules
 
 _DEFAULT_WINDOW = timedelta(days=7)
 
@@ -38,12 +40,19 @@ May = Callable[[Call, str, AssetRef], bool]
 """True if the caller may do the named action on an asset, as the caller stands now."""
 
 
-class MonitorService(Service):
+class MonitorService(ScheduleActions):
     """Drift and realised performance, from the prediction log."""
 
     name: ClassVar[str] = "monitors"
 
-    def __init__(self, monitors: Monitors, may: May, guarded: GuardedLake) -> None:
+    def __init__(
+        self,
+        monitors: Monitors,
+        may: May,
+        guarded: GuardedLake,
+        schedules: MonitorSchedules | None = None,
+    ) -> None:
+        self._schedules = schedules
         self._monitors = monitors
         self._may = may
         self._guarded = guarded

@@ -402,6 +402,7 @@ SUBJECTS: Mapping[str, Subject] = {
     "monitors.check": Subject(lambda world: {"name": world.serving() and "late-drift"}),
     "monitors.reports": Subject(_always(endpoint="late")),
     "monitors.report": Subject(_fact("report")),
+    "monitors.checks": Subject(_always(name="late-drift")),
     "changes.get": Subject(_fact("id", "change")),
     "changes.approve": Subject(_new("id", lambda world: world.change(), reason="It is good.")),
     "changes.reject": Subject(_new("id", lambda world: world.change(), reason="Not yet.")),

@@ -39,6 +39,7 @@ from falaj.wiring.privacyparts import privacy_service
 from falaj.wiring.provisioningparts import provisioning_service
 from falaj.wiring.readingparts import DataPlaneSight, feature_sight, guarded_lake
 from falaj.wiring.residencyparts import residency
+from falaj.wiring.retrainingparts import monitor_schedules
 from falaj.wiring.trackingparts import experiment_service, run_service
 from falaj.wiring.tuningparts import study_service
 from falaj.wiring.watching import parity_checks
@@ -80,7 +81,9 @@ def makers(made: Premises) -> dict[type[Service], Callable[[], Service]]:
         PipelineService: made.pipelines.service,
         ModelService: lambda: _models(made),
         EndpointService: lambda: _endpoints(made),
-        MonitorService: lambda: MonitorService(made.monitors, made.may_on, guarded_lake(made)),
+        MonitorService: lambda: MonitorService(
+            made.monitors, made.may_on, guarded_lake(made), monitor_schedules(made)
+        ),
         ChangeService: lambda: ChangeService(made.changes, made.catalog, visible),
         AlertService: lambda: AlertService(made.alerts, made.catalog, visible),
         IncidentService: lambda: IncidentService(made.incidents, made.catalog, visible),
