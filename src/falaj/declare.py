@@ -57,6 +57,14 @@ from falaj.models.gating.rules import (
 )
 from falaj.models.model import ModelPolicy
 from falaj.monitoring.model import DriftLimits, Labels, Monitor, PerformanceLimits
+from falaj.monitoring.retrainingwords import (
+    NewestRows,
+    OnFinding,
+    OnLabels,
+    OnSchedule,
+    Retraining,
+    Standard,
+)
 from falaj.monitoring.schedulewords import CheckSchedule
 from falaj.serving.model import Combination, Composition, Endpoint, Limits, Member
 from falaj.training.pipelines.model import (
@@ -117,19 +125,25 @@ __all__ = [
     "ModelPolicy",
     "Monitor",
     "NewData",
+    "NewestRows",
     "NotNull",
     "OnDemandFeatures",
     "OnEvent",
+    "OnFinding",
+    "OnLabels",
+    "OnSchedule",
     "ParentRule",
     "PerformanceLimits",
     "Pipeline",
     "Policy",
     "ReadRule",
+    "Retraining",
     "RobustnessRule",
     "RowCount",
     "Severity",
     "SliceRule",
     "Source",
+    "Standard",
     "Stream",
     "SupplyChainRule",
     "ToTable",

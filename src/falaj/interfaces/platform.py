@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from falaj.lake.service import TableService
     from falaj.models.ci_service import CiService
     from falaj.models.service import ModelService
+    from falaj.monitoring.retraining_service import RetrainingService
     from falaj.monitoring.service import MonitorService
     from falaj.operations.policy_service import PolicyService
     from falaj.operations.service import AlertService, ChangeService, IncidentService
@@ -103,6 +104,7 @@ class Platform:
     models: ModelService
     endpoints: EndpointService
     monitors: MonitorService
+    retraining: RetrainingService
     changes: ChangeService
     alerts: AlertService
     incidents: IncidentService

@@ -1,9 +1,9 @@
 """Schedules: monitors that check by themselves, each time once, as whoever applied them.
 
-A time of a schedule is a row. It is written in the transaction that submits the check's job, so two
-workers that see the same time begin one check; and the job asks the door with a key that
-is made of the time, so a worker that is killed after the check and before it could say so leaves one
-check. While a check waits for its turn no other one of its monitor is begun: the times that go by
+A time of a schedule is a row, written in the transaction that submits the check's job: so two
+workers that see the same time begin one check. The job asks the door with a key that is made of
+the time: so a worker that is killed after the check and before it could say so leaves one check.
+While a check waits for its turn no other one of its monitor is begun: the times that go by
 meanwhile are one check afterwards.
 """
 
@@ -22,6 +22,7 @@ from falaj.kernel.insertion import insert_if_absent
 from falaj.kernel.jobs import JobState
 from falaj.kernel.telemetry import logger
 from falaj.monitoring.model import Monitor
+from falaj.monitoring.scheduletables import check_rows
 from falaj.monitoring.schedulewords import (
     CHECK_JOB,
     CheckSchedule,
@@ -29,7 +30,6 @@ from falaj.monitoring.schedulewords import (
     MonitorSchedule,
     ScheduledCheck,
 )
-from falaj.monitoring.scheduletables import check_rows
 from falaj.operations import tables as operations
 from falaj.operations.histories import key_of
 

@@ -14,6 +14,7 @@ from falaj.lake.erasure_service import PrivacyService
 from falaj.lake.service import TableService
 from falaj.models.ci_service import CiService
 from falaj.models.service import ModelService
+from falaj.monitoring.retraining_service import RetrainingService
 from falaj.monitoring.service import MonitorService
 from falaj.operations.policy_service import PolicyService
 from falaj.operations.service import AlertService, ChangeService, IncidentService
@@ -39,7 +40,7 @@ from falaj.wiring.privacyparts import privacy_service
 from falaj.wiring.provisioningparts import provisioning_service
 from falaj.wiring.readingparts import DataPlaneSight, feature_sight, guarded_lake
 from falaj.wiring.residencyparts import residency
-from falaj.wiring.retrainingparts import monitor_schedules
+from falaj.wiring.retrainingparts import monitor_schedules, retraining_service
 from falaj.wiring.trackingparts import experiment_service, run_service
 from falaj.wiring.tuningparts import study_service
 from falaj.wiring.watching import parity_checks
@@ -84,6 +85,7 @@ def makers(made: Premises) -> dict[type[Service], Callable[[], Service]]:
         MonitorService: lambda: MonitorService(
             made.monitors, made.may_on, guarded_lake(made), monitor_schedules(made)
         ),
+        RetrainingService: lambda: retraining_service(made),
         ChangeService: lambda: ChangeService(made.changes, made.catalog, visible),
         AlertService: lambda: AlertService(made.alerts, made.catalog, visible),
         IncidentService: lambda: IncidentService(made.incidents, made.catalog, visible),

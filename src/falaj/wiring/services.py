@@ -15,6 +15,7 @@ def service_classes() -> dict[str, type[Service]]:
     from falaj.lake.service import TableService
     from falaj.models.ci_service import CiService
     from falaj.models.service import ModelService
+    from falaj.monitoring.retraining_service import RetrainingService
     from falaj.monitoring.service import MonitorService
     from falaj.operations.policy_service import PolicyService
     from falaj.operations.service import AlertService, ChangeService, IncidentService
@@ -47,6 +48,7 @@ def service_classes() -> dict[str, type[Service]]:
         ModelService,
         EndpointService,
         MonitorService,
+        RetrainingService,
         ChangeService,
         AlertService,
         IncidentService,
