@@ -66,6 +66,7 @@ from falaj.monitoring.retrainingwords import (
     Standard,
 )
 from falaj.monitoring.schedulewords import CheckSchedule
+from falaj.operations.standard import Bound, ChangeTemplate
 from falaj.serving.model import Combination, Composition, Endpoint, Limits, Member
 from falaj.training.pipelines.model import (
     Cron,
@@ -82,9 +83,11 @@ from falaj.training.pipelines.model import (
 __all__ = [
     "Aggregate",
     "Between",
+    "Bound",
     "CalibrationRule",
     "CardRule",
     "ChampionRule",
+    "ChangeTemplate",
     "CheckSchedule",
     "Classification",
     "Combination",

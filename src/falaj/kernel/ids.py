@@ -49,6 +49,7 @@ PREFIXES = {
     "backfill": "a back-fill of a pipeline",
     "delivery": "an event on its way to a webhook",
     "scaling": "a decision on the number of inference workers",
+    "rol": "a run of a rollout",
 }
 
 

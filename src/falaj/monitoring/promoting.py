@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
-from falaj.kernel.errors import Conflict, Forbidden, NotFound
+from falaj.kernel.errors import Forbidden, NotFound
 from falaj.monitoring.retrainingwords import Retraining, RetrainingRun, Standard
 from falaj.operations.model import Change, ChangeState
+from falaj.operations.standard import OutsideBounds
 
 if TYPE_CHECKING:
     from falaj.kernel.call import Call
@@ -46,14 +47,12 @@ class Asks(Protocol):
 
         Raises:
             NotFound: no such template was approved.
-            Conflict: the change is outside of the template's bounds.
+            OutsideBounds: the change is outside of the template's bounds.
             GatesNotPassed, Corrupt: the version may not be promoted.
         """
         ...
 
 
-OUTSIDE = "outside-bounds"
-"""The code of the error that a change is outside of the bounds of its template."""
 MayPromote = Callable[["Call", str, int], bool]
 """True if the call's principal may ask for a promotion as its account stands now."""
 
@@ -99,9 +98,7 @@ class Promoting:
                 done = self._asks.carry_out(
                     call, template, declared.model, version, reason, evidence
                 )
-            except (NotFound, Conflict) as error:  # raised before anything is written
-                if isinstance(error, Conflict) and error.code != OUTSIDE:
-                    raise
+            except (NotFound, OutsideBounds) as error:  # raised before anything is written
                 outside = [error.message]
             else:
                 return done, []

@@ -3,8 +3,8 @@
 Each step is a row that moves on in the transaction of what was done. What takes long is a
 job of the platform, asked for at the door with a key that is made of the retraining and the
 step: a worker that is killed between the asking and the move asks again and gets the first
-answer. So one cause trains once, and nothing is promoted whose gates have not passed. Promotion and the
-move that follows it are one transaction.
+answer. So one cause trains once, and nothing is promoted whose gates have not passed. Promotion
+and the move that follows it are one transaction.
 """
 
 from __future__ import annotations

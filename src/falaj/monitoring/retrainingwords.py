@@ -123,7 +123,7 @@ class Retraining(Definition):
     pipeline: Name | None = None
     """Trains and registers exactly one version of the model. Its parameter ``retraining``, if it
     has it, is given the cause."""
-    parameters: dict[str, Any] = {}
+    parameters: dict[str, Any] = Field(default_factory=dict)
     training: TrainingRequest | None = None
     """Or the training job itself; the split of its spec is replaced by ``newest``."""
     newest: NewestRows | None = None

@@ -16,6 +16,14 @@ MOST_LISTED = 1_000
 """As many rows as a list reads; a caller's share of them is chosen by what it may see."""
 
 
+class ChangeType(StrEnum):
+    """How a change comes to be carried out, in ITIL's sense."""
+
+    NORMAL = "normal"  # asked for, then approved by another person
+    STANDARD = "standard"  # at once, inside the bounds of an approved template
+    EMERGENCY = "emergency"  # carried out first, reviewed by another person afterwards
+
+
 class ChangeState(StrEnum):
     """Where a change stands."""
 
@@ -23,6 +31,15 @@ class ChangeState(StrEnum):
     APPROVED = "approved"
     REJECTED = "rejected"
     WITHDRAWN = "withdrawn"
+    IN_REVIEW = "in_review"  # an emergency change that nobody has reviewed yet
+    REVIEWED = "reviewed"
+
+
+class Verdict(StrEnum):
+    """What a review of an emergency change found."""
+
+    JUSTIFIED = "justified"
+    UNJUSTIFIED = "unjustified"
 
 
 class Severity(StrEnum):
@@ -98,7 +115,15 @@ class Change(BaseModel):
     decided_by: str | None = None
     decided_at: datetime | None = None
     decision: str = ""
-    """The reason of the one who decided."""
+    """The reason of the one who decided or reviewed."""
+    type: ChangeType = ChangeType.NORMAL
+    template: str | None = None
+    """Of a standard change: the template's name and version, ``retraining@3``. Who approved
+    the template stands in ``decided_by``."""
+    review_due_at: datetime | None = None
+    """Of an emergency change: until when another person must have reviewed it."""
+    verdict: Verdict | None = None
+    """Of an emergency change that was reviewed."""
     history: list[Entry] = []
 
     @property

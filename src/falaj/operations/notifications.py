@@ -16,6 +16,7 @@ SUBSCRIBER = "operations.notifications"
 _MOST_PRESSING = 2
 _TOPICS = (
     "change.opened", "change.approved", "change.rejected", "change.withdrawn",
+    "change.carried_out", "change.emergency", "change.reviewed",
     "alert.raised", "alert.escalated", "alert.resolved",
     "incident.opened", "incident.resolved",
 )  # fmt: skip
@@ -66,6 +67,8 @@ def _severity(event: Event) -> Severity:
     if event.type == "incident.opened":
         pressing = event.payload["priority"] <= _MOST_PRESSING
         return Severity.CRITICAL if pressing else Severity.WARNING
+    if event.type == "change.emergency":
+        return Severity.WARNING
     if event.type in ("alert.raised", "alert.escalated"):
         return Severity(event.payload["severity"])
     return Severity.INFO

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from falaj.catalog.assets import Catalog
 from falaj.kernel.actions import Service, action
 from falaj.kernel.call import AssetRef, Call
+from falaj.kernel.errors import InvalidInput, NotFound
 from falaj.kernel.ports import Resource
 from falaj.operations.alerts import Alerts
 from falaj.operations.changes import Changes
@@ -18,11 +22,14 @@ from falaj.operations.model import (
     ChangeState,
     Incident,
     IncidentState,
+    Verdict,
 )
 
 Visible = Callable[[Call, Resource], bool]
 """True if the caller may know of the resource."""
 
+Kind = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
+Facts = dict[str, Any]
 ChangeList = list[Change]
 AlertList = list[Alert]
 IncidentList = list[Incident]
@@ -73,6 +80,43 @@ class ChangeService(_Guarded):
     def withdraw(self, id: str, *, reason: str = "") -> Change:
         """Take back a change that one has asked for."""
         return self._changes.withdraw(self.call, id, reason)
+
+    @action(post="/emergency-changes", step_up=True)
+    def record_emergency(
+        self,
+        subject: str,
+        *,
+        title: str,
+        reason: str,
+        kind: Kind = "by_hand",
+        evidence: Facts | None = None,
+    ) -> Change:
+        """Record what one did because it could not wait; another person reviews it in 24 hours.
+
+        ``subject`` is the asset that was changed, as ``kind:key``.
+        """
+        try:
+            about = AssetRef.parse(subject)
+        except ValueError:
+            raise InvalidInput(
+                f"{subject!r} is no asset.", hint="Write kind:key, such as endpoint:flight-delay."
+            ) from None
+        if not self._may_see(about):
+            raise NotFound(f"There is no {about.kind} {about.key!r} in the catalogue.")
+        return self._changes.record_emergency(
+            self.call,
+            kind=kind,
+            subject=about,
+            title=title,
+            reason=reason,
+            evidence=evidence or {},
+            payload={},
+        )
+
+    @action(post="/changes/{id}/review", on="change", step_up=True)
+    def review(self, id: str, *, verdict: Verdict, reason: str) -> Change:
+        """Say whether an emergency change of somebody else was justified."""
+        return self._changes.review(self.call, id, verdict, reason)
 
 
 class AlertService(_Guarded):

@@ -24,6 +24,10 @@ changes = Table(
     Column("decided_at", Instant),
     Column("decision", Text, nullable=False),
     Column("waiting_key", String(64), unique=True),
+    Column("type", String(20), nullable=False, server_default="normal"),
+    Column("template", String(100), index=True),
+    Column("review_due_at", Instant),
+    Column("verdict", String(20)),
 )
 """``waiting_key`` is a hash of what is asked for while it waits, so that it waits once."""
 alerts = Table(

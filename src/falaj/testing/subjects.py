@@ -15,6 +15,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from falaj.testing.artifactsubjects import of_artifacts
+from falaj.testing.operationsubjects import emergency
 from falaj.testing.registrysubjects import of_registry
 from falaj.testing.studied import studied
 from falaj.testing.trackingsubjects import of_tracking
@@ -407,6 +408,12 @@ SUBJECTS: Mapping[str, Subject] = {
     "changes.approve": Subject(_new("id", lambda world: world.change(), reason="It is good.")),
     "changes.reject": Subject(_new("id", lambda world: world.change(), reason="Not yet.")),
     "changes.withdraw": Subject(_new("id", lambda world: world.change("user:amina"))),
+    "changes.record_emergency": Subject(
+        _always(subject="endpoint:late", title="Drained it", reason="It answered nonsense.")
+    ),
+    "changes.review": Subject(
+        _new("id", emergency, verdict="justified", reason="It could not wait.")
+    ),
     "alerts.get": Subject(_fact("id", "alert")),
     "alerts.acknowledge": Subject(_new("id", lambda world: world.alert())),
     "alerts.resolve": Subject(_new("id", lambda world: world.alert(), resolution="Mended.")),

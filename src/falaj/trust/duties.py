@@ -70,7 +70,7 @@ DUTIES: Mapping[str, tuple[str, ...]] = {
         "incidents.*",
         "jobs.*",
     ),
-    "approve": ("changes.approve", "changes.reject", "changes.decide"),
+    "approve": ("changes.approve", "changes.reject", "changes.decide", "changes.review"),
     "request": ("changes.open", "changes.request", "changes.withdraw", "changes.comment"),
     "comment": ("changes.comment",),
     "steward": (
@@ -93,6 +93,7 @@ DUTIES: Mapping[str, tuple[str, ...]] = {
         "problems.*",
         "service_levels.*",
         "notifications.*",
+        "changes.record_emergency",
         "webhooks.*",
         "endpoints.activate",
         "endpoints.deactivate",

@@ -274,7 +274,8 @@ class Premises:
         def policies_approved(call: Call, change: Any) -> None:
             proposals(self).carry_out(call, change)
 
-        return Changes(self.catalog, {**model_changes(self), POLICY: policies_approved})
+        kinds = {**model_changes(self), POLICY: policies_approved}
+        return Changes(self.catalog, kinds, self.definitions)
 
     @part
     def incidents(self) -> Incidents:

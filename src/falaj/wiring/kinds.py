@@ -21,12 +21,14 @@ def definition_kinds() -> dict[str, type[Definition]]:
     from falaj.models.model import ModelPolicy
     from falaj.monitoring.model import Monitor
     from falaj.monitoring.retrainingwords import Retraining
+    from falaj.operations.standard import ChangeTemplate
     from falaj.serving.model import Endpoint
     from falaj.training.pipelines.model import Pipeline
 
     own: list[type[Definition]] = [
         Source, Contract, Pipeline, ModelPolicy, Endpoint, Monitor, Policy, ReadRule,
         Retraining,
+        ChangeTemplate,
     ]  # fmt: skip
     return {**{kind.kind: kind for kind in own}, **KINDS}
 

@@ -21,6 +21,7 @@ from falaj.wiring.auditparts import retention
 from falaj.wiring.computeparts import queue_chores
 from falaj.wiring.keyparts import EVERY_USES, key_jobs, uses_told
 from falaj.wiring.liveparts import kept_sketches, prediction_drain
+from falaj.wiring.operationparts import operation_chores
 from falaj.wiring.pipelineparts import chores as pipeline_chores
 from falaj.wiring.registryparts import adoption
 from falaj.wiring.retrainingparts import chores as retraining_chores
@@ -297,6 +298,7 @@ class Chores:
         }
         self._chores |= _as_settings_say(made) | artifact_chores(made) | queue_chores(made)
         self._chores |= pipeline_chores(made) | retraining_chores(made)
+        self._chores |= operation_chores(made)
 
     def run_once(self) -> None:
         """Each chore once; what fails is logged and tried again next time."""
