@@ -212,6 +212,12 @@ def test_a_monitor_that_cannot_be_looked_after_holds_up_no_other(
     assert house.schedules.run_once() == 1
 
 
+def test_a_monitor_that_is_applied_without_its_schedule_checks_no_more(house: House) -> None:
+    house.declare(CheckSchedule(every=HOUR))
+    house.declare(None)
+    assert house.look(after=100 * HOUR) == 0
+
+
 @pytest.mark.parametrize(
     "wrong", [{}, {"cron": "0 0 * * *", "every": HOUR}, {"cron": "0 0 30 2 *"}, {"every": 0}]
 )

@@ -16,6 +16,7 @@ from falaj.kernel.call import AssetRef
 from falaj.kernel.errors import FalajError, Forbidden, NotFound
 from falaj.kernel.jobs import JobState
 from falaj.kernel.telemetry import logger
+from falaj.models.model import GatesNotPassed
 from falaj.monitoring.retrainings import Stale
 from falaj.monitoring.retrainingwords import (
     GIVEN,
@@ -44,8 +45,10 @@ if TYPE_CHECKING:
     from falaj.operations.changes import Changes
     from falaj.training.pipelines.runs import PipelineRuns
 
-_MOST_MOVES = 12
+_MOST_MOVES = 20
 """As many as a retraining has in all, and some to spare."""
+_MOST_JUDGED = 3
+"""So often are gates run again because the champion changed meanwhile."""
 
 
 class Started(Protocol):
@@ -166,14 +169,14 @@ class Retrainer:
 
     def listed(self, connection: Connection) -> list[RetrainingStatus]:
         """All that are declared, by name."""
-        kept = self._definitions.every(connection, Retraining.kind)
+        kept = self._definitions.listed(connection, kind=Retraining.kind)
         return [self.status(connection, one.name) for one in sorted(kept, key=lambda k: k.name)]
 
     # ---- beginning
 
     def _begin_due(self) -> int:
         with self._calls.database.reading() as connection:
-            kept = self._definitions.every(connection, Retraining.kind)
+            kept = self._definitions.listed(connection, kind=Retraining.kind)
         return sum(self._guarded(lambda one=one: self._begin(one), one.name) for one in kept)
 
     def _begin(self, kept: Any) -> int:
@@ -299,7 +302,27 @@ class Retrainer:
         return True
 
     def _promote(self, run: RetrainingRun, declared: Retraining) -> bool:
-        """Promote by a standard change, or ask a person; with the move, one transaction."""
+        """Promote by a standard change, or ask a person; with the move, one transaction.
+
+        If another champion than the one that the gates compared with is in production by now, the
+        gates run again.
+        """
+        try:
+            return self._asked(run, declared)
+        except GatesNotPassed:
+            n_judged = sum(one.what == "gates" for one in run.story)
+            if n_judged > _MOST_JUDGED:
+                raise
+            gates = self._asking(run.principal)(
+                "models.gates", [run.model, run.version], {}, f"{run.id}/gates/{n_judged}"
+            )
+        with self._opened(run, "retraining.judge") as call:
+            told = "the gates it passed are not those of now; they run again"
+            line = Told(at=call.now, what="again", text=told)
+            self._retrainings.move(call, run, RetrainingState.JUDGING, line, job=gates["id"])
+        return True
+
+    def _asked(self, run: RetrainingRun, declared: Retraining) -> bool:
         with self._opened(run, "retraining.promote") as call:
             change, outside = self._promoting.promoted(call, declared, run, run.version or 0)
             done = change.state is ChangeState.APPROVED

@@ -181,6 +181,7 @@ class Retrainings:
         run: RetrainingRun,
         to: RetrainingState,
         told: Told | None = None,
+        /,
         **facts: Any,
     ) -> None:
         """Take a retraining from the state in which it was read to another one.

@@ -77,7 +77,7 @@ class MonitorSchedules:
         A monitor that cannot be looked after is logged, and holds up no other.
         """
         with self._calls.database.reading() as connection:
-            kept = self._definitions.every(connection, Monitor.kind)
+            kept = self._definitions.listed(connection, kind=Monitor.kind)
             waiting = [_check(row) for row in connection.execute(_WAITING)]
         for check in waiting:
             self._settle(check)
@@ -105,7 +105,7 @@ class MonitorSchedules:
     def listed(self, connection: Connection) -> list[MonitorSchedule]:
         """The monitors that have a schedule, by name."""
         found = []
-        for version in self._definitions.every(connection, Monitor.kind):
+        for version in self._definitions.listed(connection, kind=Monitor.kind):
             monitor = self._definitions.parsed(version)
             if not isinstance(monitor, Monitor) or monitor.schedule is None:
                 continue
