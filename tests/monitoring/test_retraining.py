@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -219,6 +222,7 @@ def test_a_version_that_fails_its_gates_is_never_promoted(world: World, declared
     assert "auc" in alerts[0].message
 
 
+@pytest.mark.nightly
 def test_a_rejected_change_ends_it(world: World, declared: str) -> None:
     declare(world, retraining(declared, release=True))
     finding(world)
@@ -267,6 +271,7 @@ def test_labels_that_its_owner_may_not_read_are_not_counted(world: World, declar
     assert history(world, declared) == []
 
 
+@pytest.mark.nightly
 def test_a_time_that_has_come_leads_to_one_and_a_cool_down_holds_the_next(
     world: World, declared: str
 ) -> None:
@@ -301,6 +306,7 @@ def test_more_than_its_budget_are_refused_and_told_once(world: World, declared: 
     assert [one.n_seen for one in alerts] == [1]
 
 
+@pytest.mark.nightly
 def test_one_that_is_asked_for_goes_the_way_of_all_others(world: World, declared: str) -> None:
     declare(world, retraining(declared))
     with world.opened() as platform:
@@ -355,3 +361,99 @@ def test_a_pipeline_that_somebody_else_changed_is_not_run_with_its_owners_rights
     (run,) = history(world, declared)
     assert run.error is not None
     assert (run.state, run.error["code"]) == (RetrainingState.FAILED, "forbidden")
+
+
+@pytest.mark.nightly
+def test_a_champion_that_changed_meanwhile_has_the_gates_run_again(world: World) -> None:
+    resolved(world)
+    with world.call("user:omar") as call:
+        world.premises.definitions.apply(call, [template().document()])
+    standard = of.Standard(template="late-retrained", no_worse_by=0.05)
+    declare(world, *(retraining(name, standard=standard) for name in ("one", "two")))
+    finding(world)
+    gone_on(world)
+    runs = [history(world, name)[0] for name in ("one", "two")]
+    for name in ("one", "two"):
+        withdrawn(world, name)
+    assert [one.state for one in runs] == [RetrainingState.DONE] * 2
+    assert sorted(sum(told.what == "again" for told in one.story) for one in runs) == [0, 1]
+
+
+WORKER = """
+import os, signal, sys, threading
+from falaj.kernel.jobs import Worker
+from falaj.kernel.settings import Settings
+from falaj.monitoring.retrainings import Retrainings
+from falaj.wiring.assembly import assemble
+from falaj.wiring.retrainingparts import retrainer
+
+folder, fatal = sys.argv[1:]
+move = Retrainings.move
+
+def moved(self, call, run, to, told=None, /, **facts):
+    if to == fatal:  # what was asked for is done, and that it was is not written
+        os.kill(os.getpid(), signal.SIGKILL)
+    move(self, call, run, to, told, **facts)
+
+Retrainings.move = moved
+made = assemble(Settings.read(folder, job_lease_seconds=1), process="killed")
+worker = Worker(made.jobs, made.handlers, name=f"killed-{os.getpid()}")
+again = retrainer(made)
+while again.run_once() or worker.run_one():
+    pass
+"""
+
+
+def killed_at(world: World, state: RetrainingState) -> None:
+    """Let a process of its own go on until it would move a retraining to a state."""
+    done = subprocess.run(
+        [sys.executable, "-c", WORKER, str(world.folder), str(state)],
+        capture_output=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+
+
+@pytest.mark.parametrize(
+    "states",
+    [
+        [RetrainingState.JUDGING, RetrainingState.RELEASING],
+        pytest.param(
+            [
+                RetrainingState.TRAINING,
+                RetrainingState.JUDGING,
+                RetrainingState.PROMOTING,
+                RetrainingState.RELEASING,
+                RetrainingState.DONE,
+            ],
+            marks=pytest.mark.nightly,
+        ),
+    ],
+    ids=["two", "all"],
+)
+def test_a_worker_that_is_killed_trains_nothing_twice_and_promotes_nothing_without_gates(
+    world: World, states: list[RetrainingState]
+) -> None:
+    resolved(world)
+    with world.call("user:omar") as call:
+        world.premises.definitions.apply(call, [template().document()])
+    with world.opened() as platform:
+        before = len(platform.models.versions("late"))
+        changes = len(platform.changes.list())
+        releases = len(platform.endpoints.releases("late"))
+    standard = of.Standard(template="late-retrained", no_worse_by=0.05)
+    declare(world, retraining("killed", standard=standard, release=True))
+    finding(world)
+    for state in states:
+        killed_at(world, state)
+    gone_on(world)
+    run = history(world, "killed")[0]
+    withdrawn(world, "killed")
+    assert (run.state, run.error) == (RetrainingState.DONE, None)
+    assert [one.what for one in run.story] == [
+        "cause", "training", "version", "gates", "change", "release",
+    ]  # fmt: skip
+    with world.opened() as platform:
+        assert len(platform.models.versions("late")) == before + 1
+        assert len(platform.changes.list()) == changes + 1
+        assert len(platform.endpoints.releases("late")) == releases + 1
+        assert platform.models.gate_report("late", run.version or 0).passed
