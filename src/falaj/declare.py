@@ -21,22 +21,25 @@ from falaj.features.model import (
 )
 from falaj.features.sources import ForeignTable, Stream
 from falaj.features.types import DType
-from falaj.ingest.model import (
+from falaj.ingest.checks import (
     Between,
-    Contract,
+    Distinct,
     Expression,
     ForeignKey,
-    Format,
     Freshness,
+    HasColumns,
     InSet,
+    Length,
     Matches,
-    Mode,
+    NotInSet,
     NotNull,
     RowCount,
     Severity,
-    Source,
+    Statistic,
     Unique,
+    Usual,
 )
+from falaj.ingest.model import Contract, Format, Mode, Source
 from falaj.lake.masks import How, Mask
 from falaj.lake.readrules import ReadRule, Whom
 from falaj.models.gating.rules import (
@@ -56,7 +59,8 @@ from falaj.models.gating.rules import (
     SupplyChainRule,
 )
 from falaj.models.model import ModelPolicy
-from falaj.monitoring.model import DriftLimits, Labels, Monitor, PerformanceLimits
+from falaj.monitoring.driftwords import DriftLimits, DriftReference, DriftWatch, QualityLimits
+from falaj.monitoring.model import Labels, Monitor, PerformanceLimits
 from falaj.monitoring.retrainingwords import (
     NewestRows,
     OnFinding,
@@ -95,7 +99,10 @@ __all__ = [
     "Contract",
     "Cron",
     "DType",
+    "Distinct",
     "DriftLimits",
+    "DriftReference",
+    "DriftWatch",
     "Endpoint",
     "Entity",
     "ExplainabilityRule",
@@ -112,12 +119,14 @@ __all__ = [
     "FromParameter",
     "FromStep",
     "FromTable",
+    "HasColumns",
     "How",
     "InSet",
     "InputsRule",
     "Labels",
     "LatencyRule",
     "LeakageRule",
+    "Length",
     "Limits",
     "Mask",
     "Matches",
@@ -129,6 +138,7 @@ __all__ = [
     "Monitor",
     "NewData",
     "NewestRows",
+    "NotInSet",
     "NotNull",
     "OnDemandFeatures",
     "OnEvent",
@@ -139,6 +149,7 @@ __all__ = [
     "PerformanceLimits",
     "Pipeline",
     "Policy",
+    "QualityLimits",
     "ReadRule",
     "Retraining",
     "RobustnessRule",
@@ -147,10 +158,12 @@ __all__ = [
     "SliceRule",
     "Source",
     "Standard",
+    "Statistic",
     "Stream",
     "SupplyChainRule",
     "ToTable",
     "Unique",
+    "Usual",
     "Whom",
     "step",
 ]

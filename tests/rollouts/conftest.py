@@ -1,241 +1,202 @@
-"""A rollout in a small world of its own: real records, a fake of the traffic, a scripted judge."""
+"""A lake with predictions and outcomes that tests make up, and a judge of it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from types import SimpleNamespace
+from itertools import count
+from pathlib import Path
 from typing import Any
 
+import duckdb
+import pyarrow as pa
 import pytest
-from sqlalchemy.engine import Connection
 
-from falaj.catalog.assets import Catalog
-from falaj.catalog.definitions import Definitions
-from falaj.kernel.call import AssetRef, Call
-from falaj.kernel.calls import Calls
-from falaj.kernel.clock import SetClock
-from falaj.kernel.database import Database
-from falaj.kernel.outbox import Outbox
-from falaj.models.model import Stage
-from falaj.operations.alerts import Alerts
-from falaj.operations.changes import Changes
-from falaj.operations.incidents import Incidents
-from falaj.operations.model import Change
-from falaj.rollouts import runs
-from falaj.rollouts.following import Following
-from falaj.rollouts.model import Challenger, GuardrailReading, Look, Rollout, SuccessReading
-from falaj.rollouts.model import Stage as Step
-from falaj.rollouts.ports import Began, Division, Underway
-from falaj.rollouts.records import Run
-from falaj.rollouts.running import Engine
-from falaj.rollouts.starting import START, Starting
-from falaj.rollouts.steering import Steering
-from falaj.serving.model import Endpoint
-from falaj.serving.tables import at_commit
-from falaj.testing.calls import opened_call
-from falaj.testing.fakes import MemoryAudit
+from falaj.kernel.errors import InvalidInput, NotFound
+from falaj.lake.adapters.ducklake_engine import Place
+from falaj.lake.adapters.lake_ducklake import DuckLake
+from falaj.lake.model import Extent
+from falaj.lake.queries import table_names
+from falaj.rollouts.judging import RolloutJudge
+from falaj.rollouts.model import (
+    Challenger,
+    Look,
+    Metric,
+    Rollout,
+    RolloutKind,
+    Stage,
+    Success,
+)
+from falaj.rollouts.ports import Underway
+from falaj.serving.model import SeriesCounts
 
-BEGIN = datetime(2026, 11, 1, 8, tzinfo=UTC)
+START = datetime(2026, 5, 4, 8, tzinfo=UTC)
+STAMP = pa.timestamp("us", tz="UTC")
 
 
-class FakeTraffic:
-    """Keeps the promises of ``ports.Traffic`` in memory: what is asked holds from the commit."""
+class Ground:
+    """An endpoint of its own in a shared lake, with its counters and its judge."""
 
-    def __init__(self) -> None:
-        self.layers: dict[str, float] = {}
-        self.release: str | None = "release_champion"
-        self.shares: dict[str, float] = {}
-        self.done: list[tuple[Any, ...]] = []
-        self.fails: Exception | None = None
+    def __init__(self, lake: Any, number: int) -> None:
+        self.lake = lake
+        self.endpoint = f"shop{number}"
+        self.outcomes = f"outcomes{number}"
+        self.metrics: dict[str, Metric] = {}
+        self.counted: dict[str, dict[str, Any]] = {}
+        self.judge = RolloutJudge(lake, self.series, self.declared, seconds=5)
+        self.memory: Mapping[str, object] = {}
+        self._predictions = count()
 
-    def serving(self, connection: Connection, endpoint: str) -> str | None:
-        return self.release
+    def series(self) -> list[SeriesCounts]:
+        return [
+            SeriesCounts(endpoint=self.endpoint, variant=name, **one)
+            for name, one in self.counted.items()
+        ]
 
-    def begin_rollout(self, call: Call, division: Division) -> Began:
-        def begun() -> None:
-            self.release, self.shares = f"release_of_{division.run}", dict(division.shares)
+    def declared(self, name: str) -> Metric:
+        if name not in self.metrics:
+            raise NotFound(f"There is no metric {name!r}.", hint="Declare it.")
+        return self.metrics[name]
 
-        at_commit(call.connection, begun)
-        rollout = division.rollout
-        low = self.layers.get(rollout.layer or "", 0.0)
-        high = low + rollout.layer_share
-        if rollout.layer is not None:
-            self.layers[rollout.layer] = high
-        return Began(
-            release=f"release_of_{division.run}", model="late", champion=1, low=low, high=high
-        )
+    def metric(self, name: str, **more: Any) -> Metric:
+        """Declare a metric over the outcomes."""
+        more.setdefault("sql", f"SELECT unit, known_at, value FROM {self.outcomes}")
+        more.setdefault("tables", (self.outcomes,))
+        self.metrics[name] = Metric(name=name, **more)
+        return self.metrics[name]
 
-    def divide(self, call: Call, endpoint: str, shares: Mapping[str, float]) -> None:
-        given = dict(shares)
-
-        def divided() -> None:
-            self.shares = given
-            self.done.append(("divide", given))
-
-        at_commit(call.connection, divided)
-
-    def end_rollout(self, call: Call, endpoint: str, *, keep: str) -> str:
-        if self.fails is not None:
-            raise self.fails
-
-        def ended() -> None:
-            self.release, self.shares = f"release_of_{keep}", {keep: 1.0}
-            self.done.append(("end", keep))
-
-        at_commit(call.connection, ended)
-        return f"release_of_{keep}"
-
-    def quarantine(self, call: Call, model: str, version: int, reason: str) -> None:
-        at_commit(call.connection, lambda: self.done.append(("quarantine", model, version)))
-
-
-class Scripted:
-    """A judge who says what the test wants; ``while_looking`` happens during the look."""
-
-    def __init__(self) -> None:
-        self.says = Look()
-        self.error: Exception | None = None
-        self.asked: list[Underway] = []
-        self.while_looking: Callable[[], object] = lambda: None
-
-    def look(self, underway: Underway, now: datetime) -> tuple[Look, Mapping[str, object]]:
-        self.asked.append(underway)
-        self.while_looking()
-        if self.error is not None:
-            raise self.error
-        seen = underway.memory.get("looks", 0)
-        assert isinstance(seen, int)
-        return self.says, {"looks": seen + 1}
-
-
-class Requests:
-    """Sample requests."""
-
-    def request_ids(self, run: Run, variant: str, *, limit: int = 20) -> list[str]:
-        return [f"{variant}-request-{place}" for place in range(2)]
-
-
-class Asked:
-    """Promotions whose only gate is a real change."""
-
-    def __init__(self, changes: Callable[[], Changes]) -> None:
-        self._changes = changes
-
-    def ask(
-        self, call: Call, model: str, version: int, to: Stage, reason: str, *, evidence: Any
-    ) -> Change:
-        return self._changes().open(
-            call, kind="promotion", subject=AssetRef("endpoint", "late"),
-            title=f"{model}/{version}", reason=reason, evidence=evidence,
-            payload={"version": version},
-        )  # fmt: skip
-
-
-class Trial:
-    """The parts, and words to test them with."""
-
-    def __init__(self, database: Database) -> None:
-        self.database, self.clock = database, SetClock(BEGIN)
-        self.calls = Calls(database, MemoryAudit(), Outbox(), self.clock)
-        self.catalog = Catalog()
-        self.definitions = Definitions(self.catalog, {"rollout": Rollout, "endpoint": Endpoint}, {})
-        self.traffic, self.judge = FakeTraffic(), Scripted()
-        self.incidents = Incidents(self.catalog)
-        self.alerts = Alerts(self.catalog, self.incidents)
-        self.changes = Changes(
-            self.catalog,
-            {
-                START: lambda call, change: self.starting.begin(call, change),
-                "promotion": lambda call, change: None,
-            },
-        )
-        self.stage = Stage.STAGING
-        registry: Any = SimpleNamespace(
-            version=lambda connection, model, version: SimpleNamespace(stage=self.stage)
-        )
-        promotions: Any = Asked(lambda: self.changes)
-        self.starting = Starting(self.definitions, self.changes, self.traffic)
-        self.following = Following(
-            self.traffic, self.changes, self.alerts, self.incidents, promotions, registry
-        )
-        self.steering = Steering(self.following)
-        self.engine = self.new_engine()
-        with self.call() as call:
-            self.catalog.record(call, AssetRef("model", "late"))
-            endpoints = [Endpoint(name=name, model="late") for name in ("late", "early")]
-            self.definitions.apply(call, endpoints)
-
-    def new_engine(self) -> Engine:
-        """As another worker process has one."""
-        return Engine(self.calls, self.judge, self.traffic, self.following, Requests())
-
-    @contextmanager
-    def call(self, by: str = "user:amina") -> Iterator[Call]:
-        with opened_call(self.database, by, now=self.clock.now()) as call:
-            yield call
-
-    def declared(self, **given: Any) -> Rollout:
-        """A rollout that is applied: a canary of two stages, unless something else is given."""
-        told: dict[str, Any] = {
-            "name": "try-two",
-            "endpoint": "late",
-            "challengers": (Challenger(name="two", version=2, share=0.5),),
-            "stages": (
-                Step(share=0.1, hold=timedelta(minutes=5), least_units=100),
-                Step(share=0.5, hold=timedelta(minutes=5), least_units=100),
+    def predicted(
+        self,
+        units: Sequence[str | None],
+        variants: Sequence[str],
+        at: datetime | Sequence[datetime],
+        fields: Sequence[Mapping[str, object]] | None = None,
+    ) -> None:
+        """Add rows to the prediction log."""
+        names = [f"p{next(self._predictions)}" for _ in units]
+        times = [at] * len(units) if isinstance(at, datetime) else list(at)
+        told = [json.dumps(one) for one in fields or [{}] * len(units)]
+        self.lake.append(
+            f"predictions_{self.endpoint}",
+            pa.table(
+                {
+                    "prediction_id": names,
+                    "request_id": names,
+                    "unit": pa.array(units, pa.string()),
+                    "variant": list(variants),
+                    "requested_at": pa.array(times, STAMP),
+                    "fields": told,
+                }
             ),
-            "look_every": timedelta(seconds=30),
+        )
+
+    def happened(
+        self,
+        units: Sequence[str],
+        values: Sequence[float],
+        at: datetime | Sequence[datetime],
+        **more: Sequence[Any],
+    ) -> None:
+        """Add outcomes."""
+        times = [at] * len(units) if isinstance(at, datetime) else list(at)
+        columns = {
+            "unit": list(units),
+            "known_at": pa.array(times, STAMP),
+            "value": pa.array([float(one) for one in values]),
         }
-        rollout = Rollout(**(told | given))
-        with self.call() as call:
-            self.definitions.apply(call, [rollout])
-        return rollout
+        self.lake.append(self.outcomes, pa.table({**columns, **more}))
 
-    def started(self, **given: Any) -> Run:
-        """The run of a rollout whose start was asked for and approved."""
-        rollout = self.declared(**given)
-        with self.call() as call:
-            change = self.starting.ask(call, rollout.name, "Version 2 looks better offline.")
-        with self.call("user:omar") as call:
-            self.changes.approve(call, change.id, "The evidence is good.")
-        return self.run(rollout.name)
+    def rollout(self, **more: Any) -> Rollout:
+        """A rollout of one challenger, ``new``."""
+        how = RolloutKind(more.get("how", "ab"))
+        more.setdefault("challengers", (Challenger(name="new", version=2, share=0.5),))
+        if how is RolloutKind.CANARY:
+            more.setdefault("stages", (Stage(share=0.5),))
+        elif how in (RolloutKind.AB, RolloutKind.BANDIT):
+            more.setdefault("success", Success(metric="converted"))
+        return Rollout(name="try", endpoint=self.endpoint, **{"how": how, **more})
 
-    def run(self, name: str = "try-two") -> Run:
-        with self.database.reading() as connection:
-            found = runs.newest(connection, name)
-        assert found is not None
+    def look(
+        self,
+        rollout: Rollout,
+        minutes: float = 60,
+        *,
+        shares: Mapping[str, float] | None = None,
+        since: float = 0,
+    ) -> Look:
+        """Look some minutes after the start, with the memory of the look before."""
+        underway = Underway(
+            id=f"rol_{self.endpoint}",
+            rollout=rollout,
+            release="rel_1",
+            started_at=START,
+            shares=dict(shares or {"champion": 0.5, "new": 0.5}),
+            shares_since=START + timedelta(minutes=since),
+            memory=json.loads(json.dumps(self.memory)),
+        )
+        found, self.memory = self.judge.look(underway, START + timedelta(minutes=minutes))
         return found
 
-    def after(self, seconds: float = 30) -> Run:
-        """Some time later the engine looks; the run as it is then."""
-        self.clock.move(timedelta(seconds=seconds))
-        self.engine.run_once()
-        return self.run()
 
-    def sees(self, *, two: int = 0, champion: int = 0, **given: Any) -> None:
-        """From now on the judge says this of two variants."""
-        self.judge.says = Look(units={"champion": champion, "two": two}, **given)
+class MemoryLake:
+    """Tables in memory, asked as the lake is: what judges need of it, without files."""
 
-    def sees_harm(self, metric: str = "error_rate", **given: Any) -> None:
-        self.sees(two=200, champion=1800, guardrails=[_breach(metric)], **given)
+    def __init__(self) -> None:
+        self.tables_held: dict[str, pa.Table] = {}
+        self.engine = duckdb.connect()
+        self.engine.execute("SET TimeZone = 'UTC'; SET threads = 1")
 
-    def sees_success(self, decided: Any = "better", **given: Any) -> None:
-        reading = SuccessReading(
-            metric="conversion", challenger="two", n_champion=1000, n_challenger=1000,
-            estimate=0.08, low=0.02, high=0.14, decided=decided,
-        )  # fmt: skip
-        self.sees(two=1000, champion=1000, success=[reading], **given)
+    def append(self, table: str, rows: pa.Table) -> None:
+        before = self.tables_held.get(table)
+        self.tables_held[table] = rows if before is None else pa.concat_tables([before, rows])
+
+    def exists(self, table: str) -> bool:
+        return table in self.tables_held
+
+    def latest(self) -> int:
+        return 0
+
+    def extent(self, table: str, snapshot: int, *, before: int | None = None) -> Extent:
+        n = self.tables_held[table].num_rows
+        return Extent(identity=table, n_rows=n if before is None else min(before, n), end=n)
+
+    def scan(self, table: str, *, columns=None, where=None, parameters=None, snapshot=None):
+        chosen = ", ".join(columns or ["*"])
+        sql = f"SELECT {chosen} FROM {table}" + (f" WHERE {where}" if where else "")
+        return self.query(sql, parameters=parameters)
+
+    def log(self, table: str, *, columns, snapshot: int, since: int) -> pa.RecordBatchReader:
+        return self.tables_held[table].slice(since).select(columns).to_reader()
+
+    def query(self, sql: str, *, inputs=None, parameters=None) -> pa.Table:
+        given = {**self.tables_held, **(inputs or {})}
+        cursor = self.engine.cursor()
+        for name in table_names(sql, given):
+            cursor.register(name, given[name])
+        try:
+            return cursor.execute(sql, parameters or {}).to_arrow_table()
+        except duckdb.Error as error:
+            raise InvalidInput(f"The query is wrong: {error}.") from error
+        finally:
+            cursor.close()
 
 
-def _breach(metric: str) -> GuardrailReading:
-    return GuardrailReading(
-        metric=metric, challenger="two", n_champion=1800, n_challenger=200, champion=0.01,
-        challenger_value=0.4, worse_by=20.0, error=0.025, breached=True,
-    )  # fmt: skip
+_RUNNING = count()
 
 
 @pytest.fixture
-def trial(sqlite_database: Database) -> Trial:
-    return Trial(sqlite_database)
+def ground() -> Ground:
+    return Ground(MemoryLake(), next(_RUNNING))
+
+
+@pytest.fixture(scope="module")
+def real_ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
+    """On a lake of files, with one exposure and one outcome."""
+    folder: Path = tmp_path_factory.mktemp("rollouts")
+    lake = DuckLake(Place.of("ducklake:", folder), threads=1)
+    made = Ground(lake, next(_RUNNING))
+    made.predicted(["a"], ["new"], START + timedelta(minutes=1))
+    made.happened(["a"], [1], START + timedelta(minutes=2))
+    yield made
+    lake.close()

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 SERVICES: dict[str, str] = {
     "sources": "Sources of data: loading them, checking their contracts.",
+    "contracts": "Contracts: what must be true of a table's rows, and whether it was, over time.",
     "tables": "Tables of the lake: their columns, snapshots and rows.",
     "definitions": "Definitions: what is declared in a repository, planned and applied as one.",
     "features": "Features: computed once from a definition, read for training and for serving.",

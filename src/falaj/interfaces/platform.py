@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from falaj.catalog.service import AssetService, DefinitionService
     from falaj.features.service import Features
+    from falaj.ingest.contract_service import ContractService
     from falaj.ingest.service import SourceService
     from falaj.interfaces.certified import CertifiedTransport
     from falaj.interfaces.credentials import RenewedTokens
@@ -91,6 +92,7 @@ class Platform:
     """
 
     sources: SourceService
+    contracts: ContractService
     tables: TableService
     definitions: DefinitionService
     features: Features

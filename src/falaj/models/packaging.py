@@ -102,7 +102,9 @@ class ModelPackaging:
             native_format=fitted.format,
             created_at=candidate.run.started_at,
         )
-        statistics = statistics_of(fitted.encoding, candidate.train.matrix, scores)
+        statistics = statistics_of(
+            fitted.encoding, candidate.train.matrix, scores, candidate.validation.labels
+        )
         return self._bundles.keep(
             manifest,
             {

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from falaj.kernel.errors import Conflict, InvalidInput
 from falaj.models.model import GateReport, GatesNotPassed, ModelVersion, Stage
+from falaj.models.quarantine import check_not_quarantined
 from falaj.models.registry import version_ref
 
 if TYPE_CHECKING:
@@ -165,12 +166,14 @@ class Promotions:
 
         Raises:
             GatesNotPassed: a guarded stage without passed gates under today's policy.
+            Quarantined: a guarded stage, and the version is in quarantine.
             NotAdopted: a guarded stage without a bundle.
             Corrupt: its bundle does not verify, or says otherwise how it was made.
         """
         name = f"version {version.version} of {version.model}"
         if not to.guarded:
             return self._registry.report(call.connection, version.model, version.version)
+        check_not_quarantined(call.connection, version.model, version.version)
         self._registry.trusted(call.connection, version)
         policy = self._registry.policy(call.connection, version.model)
         report = self._registry.report(call.connection, version.model, version.version)

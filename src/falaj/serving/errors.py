@@ -35,6 +35,18 @@ class FeaturesMissing(InvalidInput):
     code = "features-missing"
 
 
+class RolloutRuns(Conflict):
+    """The endpoint serves the release of a rollout, which only its rollout changes."""
+
+    code = "rollout-runs"
+
+
+class NoRolloutRuns(Conflict):
+    """The endpoint serves no release of a rollout."""
+
+    code = "no-rollout-runs"
+
+
 class NotExplained(InvalidInput):
     """Contributions are asked of a model that is no single tree model."""
 

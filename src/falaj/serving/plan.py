@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from falaj.serving.answers import AnswerWriter, Places
+from falaj.serving.assigning import Assigner
 from falaj.serving.assignment import assigned, bounds, position
 from falaj.serving.decoding import RequestDecoder
 from falaj.serving.errors import FeaturesMissing
@@ -28,6 +29,7 @@ from falaj.serving.variants import CompiledVariant, Vectors
 if TYPE_CHECKING:
     from falaj.kernel.errors import FalajError
     from falaj.serving.requests import Told
+    from falaj.serving.splits import Split
 
 _NOTHING = Vectors(np.empty((0, 0), np.float32), None, None, np.empty((0, 0)))
 
@@ -36,6 +38,13 @@ class RequestPlan:
     """A release, compiled; made by a ``PlanCompiler``. Scores from one thread at a time.
 
     ``aside`` is its twin for a second thread: the same models, readers of its own.
+
+    Args:
+        release: what it serves.
+        variants: those that answer.
+        ids: makes the ids of its predictions.
+        aside: its twin.
+        shadows: the variants that run behind the answer, with readers of their own.
     """
 
     def __init__(
@@ -45,6 +54,7 @@ class RequestPlan:
         ids: PredictionIds,
         *,
         aside: RequestPlan | None = None,
+        shadows: Sequence[CompiledVariant] = (),
     ) -> None:
         self.n_asked = 0
         """Requests that it was to score; counted on the event loop."""
@@ -52,18 +62,23 @@ class RequestPlan:
         self.release = release
         self.limits = release.limits
         self.variants = tuple(variants)
+        """Those that may answer, the champion first."""
+        self.shadows = tuple(shadows)
         self.waits = any(variant.waits for variant in self.variants)
         """A run waits for another process, so it belongs on a thread."""
         self._ids = ids
         alone = len(self.variants) == 1 and release.unit is None
         self.decoder = RequestDecoder(
             release,
-            numbers=alone and self.variants[0].takes_numbers,
+            numbers=alone and all(one.takes_numbers for one in (*variants, *shadows)),
             check_explained=partial(_check_explained, self.variants),
         )
         self.parse = self.decoder.body
         """Decodes and checks a body; see ``RequestDecoder.body``."""
         self._uppers = bounds([variant.share for variant in release.variants])
+        self.assigner: Assigner | None = None
+        """Of a rollout: replaced whole when the split changes, never changed in place."""
+        self.divide(None)
         self._unit = attrgetter(release.unit) if release.unit else None
         self._answers = AnswerWriter(release, self.variants)
         readers = {id(variant.reader) for variant in self.variants}
@@ -79,6 +94,17 @@ class RequestPlan:
     def aside(self) -> RequestPlan:
         """The plan for a second thread."""
         return self._aside or self
+
+    def divide(self, split: Split | None) -> None:
+        """Divide the units by another split from now on; None: all meet the champion.
+
+        Costs microseconds: nothing is compiled or loaded. A run that goes on keeps the split
+        with which it began.
+        """
+        if self.release.assignment is not None:
+            self.assigner = Assigner(self.release, split)
+            if self._aside is not None:
+                self._aside.assigner = self.assigner
 
     # -- parse ----------------------------------------------------------------------
 
@@ -163,11 +189,9 @@ class RequestPlan:
     def _split(self, whole: Scored) -> tuple[list[Scored], Places]:
         """Score each variant's rows; also where each row went."""
         rows, ids, owners, instants = whole.rows, whole.ids, whole.owners, whole.instants
-        uppers, unit, salt = self._uppers, self._unit, self.release.endpoint
         of_each: list[list[int]] = [[] for _ in self.variants]
         places: Places = []
-        for place, row in enumerate(rows):
-            which = assigned(uppers, position(salt, unit(row) if unit else 0))
+        for place, which in enumerate(self._assigned(whole)):
             places.append((which, len(of_each[which])))
             of_each[which].append(place)
         at = whole.at_us if instants is None else instants
@@ -196,6 +220,14 @@ class RequestPlan:
         if len(parts) < len(of_each):
             places = [(numbers[which], number) for which, number in places]
         return parts, places
+
+    def _assigned(self, whole: Scored) -> list[int]:
+        """The place of the variant that each row meets."""
+        rows = whole.rows
+        if self.assigner is not None:
+            return self.assigner.variants(rows, whole.requested_us) or [0] * len(rows)
+        uppers, unit, salt = self._uppers, self._unit, self.release.endpoint
+        return [assigned(uppers, position(salt, unit(row) if unit else 0)) for row in rows]
 
     def _refuse_incomplete(
         self, requests: list[Parsed], answers: list[Told | FalajError], parts: list[Scored]

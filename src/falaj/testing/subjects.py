@@ -252,6 +252,8 @@ SUBJECTS: Mapping[str, Subject] = {
     "sources.loads": Subject(_always(source="flights")),
     "sources.check": Subject(_always(source="flights"), frozenset({"n_rows"})),
     "sources.results": Subject(_always(source="flights", limit=1)),
+    "contracts.check": Subject(_always(contract="flights"), _JOB),
+    "contracts.history": Subject(_always(contract="flights", limit=5)),
     "tables.get": Subject(_always(table="flights")),
     "tables.snapshots": Subject(_always(table="flights")),
     "tables.read": Subject(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from falaj.catalog.service import AssetService, DefinitionService
 from falaj.features.service import Features
+from falaj.ingest.contract_service import ContractService
 from falaj.ingest.service import SourceService
 from falaj.kernel.actions import Service
 from falaj.kernel.jobs_service import JobsService
@@ -32,6 +33,7 @@ from falaj.trust.keys_service import Keys
 from falaj.trust.ownfactors import OwnFactors
 from falaj.trust.provisioning_service import ProvisioningService
 from falaj.trust.service import AccountsService
+from falaj.wiring.anomalyparts import table_checks
 from falaj.wiring.artifactparts import logged_models
 from falaj.wiring.computeparts import cost_service, run_queue
 from falaj.wiring.facts import facts
@@ -59,6 +61,9 @@ def makers(made: Premises) -> dict[type[Service], Callable[[], Service]]:
     visible = made.visible
     return {
         SourceService: lambda: SourceService(made.jobs, made.loading, residency(made).check),
+        ContractService: lambda: ContractService(
+            made.jobs, table_checks(made), residency(made).check
+        ),
         TableService: lambda: TableService(
             made.lake, guarded_lake(made), made.catalog, visible, made.may
         ),

@@ -333,6 +333,7 @@ class Premises:
             catalog=self.catalog,
             calls=self.calls,
             clock=self.clock,
+            alerts=self.alerts,
         )
 
     @property

@@ -9,6 +9,7 @@ def service_classes() -> dict[str, type[Service]]:
     """The service classes by name, in the order of the flow."""
     from falaj.catalog.service import AssetService, DefinitionService
     from falaj.features.service import Features
+    from falaj.ingest.contract_service import ContractService
     from falaj.ingest.service import SourceService
     from falaj.kernel.jobs_service import JobsService
     from falaj.lake.erasure_service import PrivacyService
@@ -35,6 +36,7 @@ def service_classes() -> dict[str, type[Service]]:
 
     listed: list[type[Service]] = [
         SourceService,
+        ContractService,
         TableService,
         DefinitionService,
         Features,

@@ -16,6 +16,7 @@ from falaj.kernel.outbox import Subscription
 from falaj.kernel.telemetry import logger
 from falaj.trust.audit_checkpoints import Checkpointer
 from falaj.wiring import webhookparts
+from falaj.wiring.anomalyparts import table_checks
 from falaj.wiring.artifactparts import artifact_chores
 from falaj.wiring.auditparts import retention
 from falaj.wiring.computeparts import queue_chores
@@ -47,6 +48,7 @@ def handlers(made: Premises) -> Mapping[str, Handler]:
     """
     from falaj.features.service import FORGET, MATERIALIZE
     from falaj.ingest.service import LOAD
+    from falaj.ingest.tablechecks import KIND as CHECK
     from falaj.models.model import ADOPT_JOB, BRING_JOB, GATES_JOB, QUANTIZE_JOB
     from falaj.serving.batchmodel import SCORE_JOB
     from falaj.training.model import PREPARE_JOB, RECREATE_JOB, REPRODUCE_JOB, TRAIN_JOB
@@ -55,6 +57,7 @@ def handlers(made: Premises) -> Mapping[str, Handler]:
 
     makers: dict[str, Callable[[], Handler]] = {
         LOAD: lambda: _with_statistics(made, made.loading),
+        CHECK: lambda: table_checks(made),
         MATERIALIZE: lambda: _materialization(made),
         FORGET: lambda: _forgetting(made),
         PREPARE_JOB: lambda: _preparation(made),
