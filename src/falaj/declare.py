@@ -71,6 +71,16 @@ from falaj.monitoring.retrainingwords import (
 )
 from falaj.monitoring.schedulewords import CheckSchedule
 from falaj.operations.standard import Bound, ChangeTemplate
+from falaj.rollouts.model import (
+    Challenger,
+    Guardrail,
+    Metric,
+    MetricKind,
+    Rollout,
+    RolloutKind,
+    Stage,
+    Success,
+)
 from falaj.serving.model import Combination, Composition, Endpoint, Limits, Member
 from falaj.training.pipelines.model import (
     Cron,
@@ -90,6 +100,7 @@ __all__ = [
     "Bound",
     "CalibrationRule",
     "CardRule",
+    "Challenger",
     "ChampionRule",
     "ChangeTemplate",
     "CheckSchedule",
@@ -119,6 +130,7 @@ __all__ = [
     "FromParameter",
     "FromStep",
     "FromTable",
+    "Guardrail",
     "HasColumns",
     "How",
     "InSet",
@@ -132,6 +144,8 @@ __all__ = [
     "Matches",
     "Member",
     "MemoryRule",
+    "Metric",
+    "MetricKind",
     "MetricRule",
     "Mode",
     "ModelPolicy",
@@ -153,13 +167,17 @@ __all__ = [
     "ReadRule",
     "Retraining",
     "RobustnessRule",
+    "Rollout",
+    "RolloutKind",
     "RowCount",
     "Severity",
     "SliceRule",
     "Source",
+    "Stage",
     "Standard",
     "Statistic",
     "Stream",
+    "Success",
     "SupplyChainRule",
     "ToTable",
     "Unique",

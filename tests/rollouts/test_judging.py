@@ -165,7 +165,9 @@ def test_units_from_before_the_present_shares_make_no_mismatch(ground):
     first = {"champion": 0.9, "new": 0.1}
     rng = np.random.default_rng(2)
     early = [f"e{k}" for k in range(3_000)]
-    ground.predicted(early, rng.choice(["champion", "new"], 3_000, p=[0.9, 0.1]).tolist(), minute(1))
+    ground.predicted(
+        early, rng.choice(["champion", "new"], 3_000, p=[0.9, 0.1]).tolist(), minute(1)
+    )
     assert not ground.look(rollout, 10, shares=first).mismatch
     units, variants = half(3_000)
     ground.predicted(units, variants, minute(30))
@@ -293,7 +295,9 @@ def test_not_worse_is_enough_where_it_is_declared_so(ground):
 
 def test_a_covariate_from_before_narrows_the_interval(ground):
     ground.metric("revenue", measures="mean")
-    ground.metric("before", measures="mean", sql=f"SELECT unit, known_at, value FROM {ground.outcomes}")
+    ground.metric(
+        "before", measures="mean", sql=f"SELECT unit, known_at, value FROM {ground.outcomes}"
+    )
     units, variants = half(3_000)
     rng = np.random.default_rng(10)
     habit = rng.exponential(10, 3_000)
@@ -316,7 +320,9 @@ def test_a_segment_with_another_effect_is_told_and_decides_nothing(ground):
     country = rng.choice(["ae", "om", "qa"], 8_000)
     better = (np.array(variants) == "new") & (country == "om")
     ground.predicted(units, variants, minute(1), [{"country": str(one)} for one in country])
-    ground.happened(units, (rng.random(8_000) < np.where(better, 0.45, 0.3)).astype(float), minute(2))
+    ground.happened(
+        units, (rng.random(8_000) < np.where(better, 0.45, 0.3)).astype(float), minute(2)
+    )
     rollout = ground.rollout(success=Success(metric="converted", segments=("country",)))
     found = {one.value: one for one in ground.look(rollout).segments}
     assert found["om"].differs

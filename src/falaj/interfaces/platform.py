@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from falaj.operations.policy_service import PolicyService
     from falaj.operations.service import AlertService, ChangeService, IncidentService
     from falaj.operations.webhooks_service import WebhookService
+    from falaj.rollouts.service import RolloutService
     from falaj.serving.service import EndpointService
     from falaj.training.costs.service import CostService
     from falaj.training.frames import TrainingFrame
@@ -107,6 +108,7 @@ class Platform:
     endpoints: EndpointService
     monitors: MonitorService
     retraining: RetrainingService
+    rollouts: RolloutService
     changes: ChangeService
     alerts: AlertService
     incidents: IncidentService

@@ -116,7 +116,8 @@ class Stage(_Frozen):
     hold: timedelta = timedelta(minutes=10)
     """At least so long."""
     least_units: int = Field(default=100, ge=0)
-    """And at least so many units for each challenger: without traffic it waits."""
+    """And at least so many units for each challenger, counted since the rollout began: without
+    traffic it waits."""
 
 
 class Guardrail(_Frozen):

@@ -70,12 +70,14 @@ class RolloutService(Service):
 
         If there are more than ``limit``, every second, third … is told.
         """
+        self._starting.declared(self.call.connection, name)
         run = runs.newest(self.call.connection, name)
         return [] if run is None else runs.kept_looks(self.call.connection, run.id, most=limit)
 
     @action(get="/rollouts/{name}/history", on="rollout")
     def history(self, name: Name) -> RolloutHistory:
         """Show all runs of a rollout, and who did what with the newest one, and why."""
+        self._starting.declared(self.call.connection, name)
         found = runs.listed(self.call.connection, name)
         told = entries(self.call.connection, found[0].id) if found else []
         return RolloutHistory(runs=found, entries=told)

@@ -10,10 +10,10 @@ from falaj.kernel.ids import new_id
 from falaj.operations.histories import add_entry
 from falaj.rollouts import runs
 from falaj.rollouts.concluding import shares_at
-from falaj.rollouts.layers import Layer, Stretch
 from falaj.rollouts.model import Rollout, RolloutState
 from falaj.rollouts.ports import Division
 from falaj.rollouts.records import Run, Step
+from falaj.serving.layers import Layer, Stretch
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection

@@ -20,6 +20,7 @@ from falaj.monitoring.service import MonitorService
 from falaj.operations.policy_service import PolicyService
 from falaj.operations.service import AlertService, ChangeService, IncidentService
 from falaj.operations.webhooks_service import WebhookService
+from falaj.rollouts.service import RolloutService
 from falaj.serving.service import EndpointService
 from falaj.training.costs.service import CostService
 from falaj.training.loggedmodel_service import LoggedModelService
@@ -43,6 +44,7 @@ from falaj.wiring.provisioningparts import provisioning_service
 from falaj.wiring.readingparts import DataPlaneSight, feature_sight, guarded_lake
 from falaj.wiring.residencyparts import residency
 from falaj.wiring.retrainingparts import monitor_schedules, retraining_service
+from falaj.wiring.rolloutparts import RolloutParts
 from falaj.wiring.trackingparts import experiment_service, run_service
 from falaj.wiring.tuningparts import study_service
 from falaj.wiring.watching import parity_checks
@@ -91,6 +93,7 @@ def makers(made: Premises) -> dict[type[Service], Callable[[], Service]]:
             made.monitors, made.may_on, guarded_lake(made), monitor_schedules(made)
         ),
         RetrainingService: lambda: retraining_service(made),
+        RolloutService: lambda: RolloutParts(made).service(),
         ChangeService: lambda: ChangeService(made.changes, made.catalog, visible),
         AlertService: lambda: AlertService(made.alerts, made.catalog, visible),
         IncidentService: lambda: IncidentService(made.incidents, made.catalog, visible),

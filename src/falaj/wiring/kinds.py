@@ -22,6 +22,7 @@ def definition_kinds() -> dict[str, type[Definition]]:
     from falaj.monitoring.model import Monitor
     from falaj.monitoring.retrainingwords import Retraining
     from falaj.operations.standard import ChangeTemplate
+    from falaj.rollouts.model import Metric, Rollout
     from falaj.serving.model import Endpoint
     from falaj.training.pipelines.model import Pipeline
 
@@ -29,6 +30,7 @@ def definition_kinds() -> dict[str, type[Definition]]:
         Source, Contract, Pipeline, ModelPolicy, Endpoint, Monitor, Policy, ReadRule,
         Retraining,
         ChangeTemplate,
+        ChangeTemplate, Metric, Rollout,
     ]  # fmt: skip
     return {**{kind.kind: kind for kind in own}, **KINDS}
 

@@ -21,6 +21,7 @@ def service_classes() -> dict[str, type[Service]]:
     from falaj.operations.policy_service import PolicyService
     from falaj.operations.service import AlertService, ChangeService, IncidentService
     from falaj.operations.webhooks_service import WebhookService
+    from falaj.rollouts.service import RolloutService
     from falaj.serving.service import EndpointService
     from falaj.training.costs.service import CostService
     from falaj.training.loggedmodel_service import LoggedModelService
@@ -51,6 +52,7 @@ def service_classes() -> dict[str, type[Service]]:
         EndpointService,
         MonitorService,
         RetrainingService,
+        RolloutService,
         ChangeService,
         AlertService,
         IncidentService,

@@ -27,6 +27,7 @@ from falaj.wiring.pipelineparts import chores as pipeline_chores
 from falaj.wiring.registryparts import adoption
 from falaj.wiring.retrainingparts import chores as retraining_chores
 from falaj.wiring.retrainingparts import retraining_jobs
+from falaj.wiring.rolloutparts import RolloutParts
 from falaj.wiring.seldom import Seldom
 from falaj.wiring.trainingparts import reproduce_job, train_job
 from falaj.wiring.watching import parity_checks, statistics
@@ -220,6 +221,7 @@ def work_until(made: Premises, stopped: threading.Event) -> None:
         "chores": Chores(made).run_until,
         "streams": stream_worker(made).run_until,
         "webhooks": webhookparts.sender(made).run_until,
+        "rollouts": RolloutParts(made).engine().run_until,
     }
     threads = [
         threading.Thread(target=run, args=(stopped,), name=name) for name, run in beside.items()
