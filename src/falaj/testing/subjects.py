@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from falaj.testing.artifactsubjects import of_artifacts
 from falaj.testing.operationsubjects import emergency
 from falaj.testing.registrysubjects import of_registry
+from falaj.testing.retrainingsubjects import of_retraining
 from falaj.testing.rolloutsubjects import of_rollouts
 from falaj.testing.studied import studied
 from falaj.testing.trackingsubjects import of_tracking
@@ -407,6 +408,7 @@ SUBJECTS: Mapping[str, Subject] = {
     "monitors.reports": Subject(_always(endpoint="late")),
     "monitors.report": Subject(_fact("report")),
     "monitors.checks": Subject(_always(name="late-drift")),
+    **{name: Subject(*asked) for name, asked in of_retraining().items()},
     **{name: Subject(*asked) for name, asked in of_rollouts().items()},
     "changes.get": Subject(_fact("id", "change")),
     "changes.approve": Subject(_new("id", lambda world: world.change(), reason="It is good.")),

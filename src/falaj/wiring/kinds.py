@@ -28,9 +28,7 @@ def definition_kinds() -> dict[str, type[Definition]]:
 
     own: list[type[Definition]] = [
         Source, Contract, Pipeline, ModelPolicy, Endpoint, Monitor, Policy, ReadRule,
-        Retraining,
-        ChangeTemplate,
-        ChangeTemplate, Metric, Rollout,
+        ChangeTemplate, Metric, Rollout, Retraining,
     ]  # fmt: skip
     return {**{kind.kind: kind for kind in own}, **KINDS}
 

@@ -16,12 +16,9 @@ def service_classes() -> dict[str, type[Service]]:
     from falaj.lake.service import TableService
     from falaj.models.ci_service import CiService
     from falaj.models.service import ModelService
-    from falaj.monitoring.retraining_service import RetrainingService
-    from falaj.monitoring.service import MonitorService
     from falaj.operations.policy_service import PolicyService
     from falaj.operations.service import AlertService, ChangeService, IncidentService
     from falaj.operations.webhooks_service import WebhookService
-    from falaj.rollouts.service import RolloutService
     from falaj.serving.service import EndpointService
     from falaj.training.costs.service import CostService
     from falaj.training.loggedmodel_service import LoggedModelService
@@ -50,9 +47,7 @@ def service_classes() -> dict[str, type[Service]]:
         PipelineService,
         ModelService,
         EndpointService,
-        MonitorService,
-        RetrainingService,
-        RolloutService,
+        *_watching(),
         ChangeService,
         AlertService,
         IncidentService,
@@ -69,3 +64,12 @@ def service_classes() -> dict[str, type[Service]]:
         JobsService,
     ]
     return {service.name: service for service in listed}
+
+
+def _watching() -> list[type[Service]]:
+    """Those that watch over what serves, and change it."""
+    from falaj.monitoring.retraining_service import RetrainingService
+    from falaj.monitoring.service import MonitorService
+    from falaj.rollouts.service import RolloutService
+
+    return [MonitorService, RetrainingService, RolloutService]
