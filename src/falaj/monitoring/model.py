@@ -128,7 +128,8 @@ class ReportKind(BaseModel):
     """A kept report, in a list."""
 
     id: str
-    kind: Literal["drift", "performance"]
+    kind: str
+    """``drift``, ``performance``, ``parity`` and so on."""
     endpoint: str
     monitor: str | None
     at: datetime
