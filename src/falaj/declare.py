@@ -61,6 +61,15 @@ from falaj.models.gating.rules import (
 from falaj.models.model import ModelPolicy
 from falaj.monitoring.driftwords import DriftLimits, DriftReference, DriftWatch, QualityLimits
 from falaj.monitoring.model import Labels, Monitor, PerformanceLimits
+from falaj.monitoring.retrainingwords import (
+    NewestRows,
+    OnFinding,
+    OnLabels,
+    OnSchedule,
+    Retraining,
+    Standard,
+)
+from falaj.monitoring.schedulewords import CheckSchedule
 from falaj.operations.routing import (
     AlertReceiver,
     AlertRoute,
@@ -103,6 +112,7 @@ __all__ = [
     "Challenger",
     "ChampionRule",
     "ChangeTemplate",
+    "CheckSchedule",
     "Classification",
     "Combination",
     "Composition",
@@ -153,16 +163,21 @@ __all__ = [
     "ModelPolicy",
     "Monitor",
     "NewData",
+    "NewestRows",
     "NotInSet",
     "NotNull",
     "OnDemandFeatures",
     "OnEvent",
+    "OnFinding",
+    "OnLabels",
+    "OnSchedule",
     "ParentRule",
     "PerformanceLimits",
     "Pipeline",
     "Policy",
     "QualityLimits",
     "ReadRule",
+    "Retraining",
     "RobustnessRule",
     "Rollout",
     "RolloutKind",
@@ -171,6 +186,7 @@ __all__ = [
     "SliceRule",
     "Source",
     "Stage",
+    "Standard",
     "Statistic",
     "Stream",
     "Success",

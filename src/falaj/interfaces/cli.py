@@ -37,6 +37,7 @@ SERVICES: dict[str, str] = {
     "endpoints": "Endpoints and their releases: what serves, and since when.",
     "monitors": "Drift and realised performance, from the prediction log.",
     "planning": "How many units a rollout needs, and for how long it runs.",
+    "retraining": "Retraining: what has a model trained again, and what came of each time.",
     "rollouts": "Rollouts: challengers that are tried on live traffic, and what became of them.",
     "changes": "Changes: what waits for an approval, who decided what, and on which evidence.",
     "alerts": "Alerts: what is not as it should be, and who looks after it.",

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from falaj.lake.service import TableService
     from falaj.models.ci_service import CiService
     from falaj.models.service import ModelService
+    from falaj.monitoring.retraining_service import RetrainingService
     from falaj.monitoring.service import MonitorService
     from falaj.operations.alerting_service import ReceiverService, SilenceService
     from falaj.operations.incident_service import IncidentService, ProblemService
@@ -110,6 +111,7 @@ class Platform:
     endpoints: EndpointService
     monitors: MonitorService
     planning: PlanningService
+    retraining: RetrainingService
     rollouts: RolloutService
     changes: ChangeService
     alerts: AlertService

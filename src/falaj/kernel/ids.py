@@ -44,6 +44,8 @@ PREFIXES = {
     "push": "a push of events into a stream",
     "read": "an online read of features",
     "report": "a report of a monitor",
+    "check": "a check of a monitor that its schedule asked for",
+    "retraining": "a retraining that something caused",
     "parity": "a check of parity",
     "erasure": "a certificate that a data subject was erased",
     "prun": "a run of a pipeline",

@@ -11,6 +11,7 @@ from falaj.catalog.definitions import Definition
 from falaj.kernel.call import AssetRef
 from falaj.monitoring.driftwords import DriftLimits, DriftWatch
 from falaj.monitoring.performancewords import Quality, Slice
+from falaj.monitoring.schedulewords import CheckSchedule
 from falaj.operations.model import Severity
 from falaj.serving.model import EndpointName
 
@@ -66,6 +67,8 @@ class Monitor(Definition):
     labels: Labels | None = None
     performance: PerformanceLimits | None = None
     severity: Severity = Severity.WARNING
+    schedule: CheckSchedule | None = None
+    """When it checks by itself; never, if there is none."""
     drift_watch: DriftWatch | None = None
     """What drift is measured against, and when it is alerted; None: against the training rows,
     at once."""
@@ -171,7 +174,7 @@ class ReportKind(BaseModel):
 
     id: str
     kind: str
-    """``drift``, ``performance``, ``estimate``, ``calibration`` or ``fairness``."""
+    """``drift``, ``performance``, ``estimate``, ``calibration``, ``fairness``, ``parity``, …"""
     endpoint: str
     monitor: str | None
     at: datetime

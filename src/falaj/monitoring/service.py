@@ -22,19 +22,28 @@ from falaj.monitoring.model import (
     Monitor,
     ReportKind,
 )
+from falaj.monitoring.schedule_actions import ScheduleActions
 from falaj.serving.model import EndpointName
 
 if TYPE_CHECKING:
     from falaj.lake.reading import GuardedLake
     from falaj.monitoring.monitors import Monitors
+    from falaj.monitoring.schedules import MonitorSchedules
 
 
-class MonitorService(AssessmentActions):
+class MonitorService(AssessmentActions, ScheduleActions):
     """Drift and realised performance, from the prediction log."""
 
     name: ClassVar[str] = "monitors"
 
-    def __init__(self, monitors: Monitors, may: May, guarded: GuardedLake) -> None:
+    def __init__(
+        self,
+        monitors: Monitors,
+        may: May,
+        guarded: GuardedLake,
+        schedules: MonitorSchedules | None = None,
+    ) -> None:
+        self._schedules = schedules
         self._monitors = monitors
         self._may = may
         self._guarded = guarded

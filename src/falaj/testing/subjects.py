@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from falaj.testing.artifactsubjects import of_artifacts
 from falaj.testing.operationsubjects import of_operations
 from falaj.testing.registrysubjects import of_registry
+from falaj.testing.retrainingsubjects import of_retraining
 from falaj.testing.rolloutsubjects import of_rollouts
 from falaj.testing.studied import studied
 from falaj.testing.trackingsubjects import of_tracking
@@ -423,6 +424,8 @@ SUBJECTS: Mapping[str, Subject] = {
     "planning.sample": Subject(_always(effect=0.1, rate=0.2, units_a_day=1000.0)),
     "monitors.reports": Subject(_always(endpoint="late")),
     "monitors.report": Subject(_fact("report")),
+    "monitors.checks": Subject(_always(name="late-drift")),
+    **{name: Subject(*asked) for name, asked in of_retraining().items()},
     **{name: Subject(*asked) for name, asked in of_rollouts().items()},
     "changes.get": Subject(_fact("id", "change")),
     "changes.approve": Subject(_new("id", lambda world: world.change(), reason="It is good.")),

@@ -15,6 +15,7 @@ from falaj.lake.erasure_service import PrivacyService
 from falaj.lake.service import TableService
 from falaj.models.ci_service import CiService
 from falaj.models.service import ModelService
+from falaj.monitoring.retraining_service import RetrainingService
 from falaj.monitoring.service import MonitorService
 from falaj.operations.alerting_service import ReceiverService, SilenceService
 from falaj.operations.incident_service import IncidentService, ProblemService
@@ -46,6 +47,7 @@ from falaj.wiring.privacyparts import privacy_service
 from falaj.wiring.provisioningparts import provisioning_service
 from falaj.wiring.readingparts import DataPlaneSight, feature_sight, guarded_lake
 from falaj.wiring.residencyparts import residency
+from falaj.wiring.retrainingparts import monitor_schedules, retraining_service
 from falaj.wiring.rolloutparts import RolloutParts
 from falaj.wiring.trackingparts import experiment_service, run_service
 from falaj.wiring.tuningparts import study_service
@@ -91,8 +93,11 @@ def makers(made: Premises) -> dict[type[Service], Callable[[], Service]]:
         PipelineService: made.pipelines.service,
         ModelService: lambda: _models(made),
         EndpointService: lambda: _endpoints(made),
-        MonitorService: lambda: MonitorService(made.monitors, made.may_on, guarded_lake(made)),
+        MonitorService: lambda: MonitorService(
+            made.monitors, made.may_on, guarded_lake(made), monitor_schedules(made)
+        ),
         PlanningService: PlanningService,
+        RetrainingService: lambda: retraining_service(made),
         RolloutService: lambda: RolloutParts(made).service(),
         ChangeService: lambda: ChangeService(made.changes, made.catalog, visible),
         AlertService: lambda: AlertService(made.alerts, made.catalog, visible),
