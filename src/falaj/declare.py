@@ -61,6 +61,22 @@ from falaj.models.gating.rules import (
 from falaj.models.model import ModelPolicy
 from falaj.monitoring.driftwords import DriftLimits, DriftReference, DriftWatch, QualityLimits
 from falaj.monitoring.model import Labels, Monitor, PerformanceLimits
+from falaj.monitoring.retrainingwords import (
+    NewestRows,
+    OnFinding,
+    OnLabels,
+    OnSchedule,
+    Retraining,
+    Standard,
+)
+from falaj.monitoring.schedulewords import CheckSchedule
+from falaj.operations.routing import (
+    AlertReceiver,
+    AlertRoute,
+    Escalation,
+    InhibitRule,
+    Matcher,
+)
 from falaj.operations.standard import Bound, ChangeTemplate
 from falaj.rollouts.model import (
     Challenger,
@@ -87,6 +103,8 @@ from falaj.training.pipelines.model import (
 
 __all__ = [
     "Aggregate",
+    "AlertReceiver",
+    "AlertRoute",
     "Between",
     "Bound",
     "CalibrationRule",
@@ -94,6 +112,7 @@ __all__ = [
     "Challenger",
     "ChampionRule",
     "ChangeTemplate",
+    "CheckSchedule",
     "Classification",
     "Combination",
     "Composition",
@@ -106,6 +125,7 @@ __all__ = [
     "DriftWatch",
     "Endpoint",
     "Entity",
+    "Escalation",
     "ExplainabilityRule",
     "Expression",
     "FairnessRule",
@@ -124,6 +144,7 @@ __all__ = [
     "HasColumns",
     "How",
     "InSet",
+    "InhibitRule",
     "InputsRule",
     "Labels",
     "LatencyRule",
@@ -131,6 +152,7 @@ __all__ = [
     "Length",
     "Limits",
     "Mask",
+    "Matcher",
     "Matches",
     "Member",
     "MemoryRule",
@@ -141,16 +163,21 @@ __all__ = [
     "ModelPolicy",
     "Monitor",
     "NewData",
+    "NewestRows",
     "NotInSet",
     "NotNull",
     "OnDemandFeatures",
     "OnEvent",
+    "OnFinding",
+    "OnLabels",
+    "OnSchedule",
     "ParentRule",
     "PerformanceLimits",
     "Pipeline",
     "Policy",
     "QualityLimits",
     "ReadRule",
+    "Retraining",
     "RobustnessRule",
     "Rollout",
     "RolloutKind",
@@ -159,6 +186,7 @@ __all__ = [
     "SliceRule",
     "Source",
     "Stage",
+    "Standard",
     "Statistic",
     "Stream",
     "Success",

@@ -56,20 +56,58 @@ class Promotions:
             raise InvalidInput("A promotion needs a reason.", hint="Say why, for the approver.")
         report = self._checked(call, found, to)
         return self._changes.open(
+            call, **self._asked(call, found, report, to, reason, evidence or {})
+        )
+
+    def carry_out_standard(
+        self,
+        call: Call,
+        template: str,
+        model: str,
+        version: int,
+        to: Stage,
+        reason: str,
+        *,
+        evidence: Mapping[str, Any],
+    ) -> Change:
+        """Let a version take a stage at once, by a standard change inside an approved template.
+
+        Raises:
+            NotFound: as for ``ask``, or no such template is in force.
+            OutsideBounds: the change is outside of the template.
+            Conflict, GatesNotPassed, Corrupt: as for ``ask``.
+        """
+        found = self._registry.version(call.connection, model, version)
+        report = self._checked(call, found, to)
+        return self._changes.carry_out_standard(
             call,
-            kind=CHANGE_KIND,
-            subject=version_ref(model, version),
-            title=f"{model} version {version} to {to}",
-            reason=reason,
-            evidence={**self.evidence(call, found, report, to), **(evidence or {})},
-            payload={
-                "model": model,
-                "version": version,
+            template,
+            **self._asked(call, found, report, to, reason, evidence),
+        )
+
+    def _asked(
+        self,
+        call: Call,
+        found: ModelVersion,
+        report: GateReport | None,
+        to: Stage,
+        reason: str,
+        evidence: Mapping[str, Any],
+    ) -> dict[str, Any]:
+        return {
+            "kind": CHANGE_KIND,
+            "subject": version_ref(found.model, found.version),
+            "title": f"{found.model} version {found.version} to {to}",
+            "reason": reason,
+            "evidence": {**self.evidence(call, found, report, to), **evidence},
+            "payload": {
+                "model": found.model,
+                "version": found.version,
                 "to": str(to),
                 "bundle": found.bundle,
                 "gate_report": report.id if report else None,
             },
-        )
+        }
 
     def evidence(
         self, call: Call, found: ModelVersion, report: GateReport | None, to: Stage

@@ -16,11 +16,11 @@ def service_classes() -> dict[str, type[Service]]:
     from falaj.lake.service import TableService
     from falaj.models.ci_service import CiService
     from falaj.models.service import ModelService
-    from falaj.monitoring.service import MonitorService
+    from falaj.operations.alerting_service import ReceiverService, SilenceService
+    from falaj.operations.incident_service import IncidentService, ProblemService
     from falaj.operations.policy_service import PolicyService
-    from falaj.operations.service import AlertService, ChangeService, IncidentService
+    from falaj.operations.service import AlertService, ChangeService
     from falaj.operations.webhooks_service import WebhookService
-    from falaj.rollouts.service import RolloutService
     from falaj.serving.service import EndpointService
     from falaj.training.costs.service import CostService
     from falaj.training.loggedmodel_service import LoggedModelService
@@ -35,11 +35,47 @@ def service_classes() -> dict[str, type[Service]]:
     from falaj.trust.service import AccountsService
 
     listed: list[type[Service]] = [
-        SourceService, ContractService, TableService, DefinitionService, Features,
-        TrainingService, RunService, LoggedModelService, ExperimentService, StudyService,
-        CostService, PipelineService, ModelService, EndpointService, MonitorService,
-        RolloutService, ChangeService, AlertService, IncidentService, WebhookService,
-        AssetService, PrivacyService, AccountsService, CertificateService,
-        ProvisioningService, PolicyService, CiService, Keys, Audit, JobsService,
-    ]  # fmt: skip
+        SourceService,
+        ContractService,
+        TableService,
+        DefinitionService,
+        Features,
+        TrainingService,
+        RunService,
+        LoggedModelService,
+        ExperimentService,
+        StudyService,
+        CostService,
+        PipelineService,
+        ModelService,
+        EndpointService,
+        *_watching(),
+        ChangeService,
+        AlertService,
+        IncidentService,
+        WebhookService,
+        SilenceService,
+        ProblemService,
+        ReceiverService,
+        AssetService,
+        PrivacyService,
+        AccountsService,
+        CertificateService,
+        ProvisioningService,
+        PolicyService,
+        CiService,
+        Keys,
+        Audit,
+        JobsService,
+    ]
     return {service.name: service for service in listed}
+
+
+def _watching() -> list[type[Service]]:
+    """Those that watch over what serves, and change it."""
+    from falaj.monitoring.retraining_service import RetrainingService
+    from falaj.monitoring.service import MonitorService
+    from falaj.rollouts.planning_service import PlanningService
+    from falaj.rollouts.service import RolloutService
+
+    return [MonitorService, RetrainingService, PlanningService, RolloutService]
