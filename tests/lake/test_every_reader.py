@@ -35,6 +35,8 @@ READERS = {
     "training/training_sets.py": _CHECKED + "training.rows, training.train; gates tell figures",
     "monitoring/performance.py": _CHECKED + "monitors.performance, monitors.check",
     "monitoring/drift.py": "figures over many predictions",
+    "rollouts/exposures.py": "which variant each unit met; counts of them leave it",
+    "rollouts/metrics.py": _CHECKED + "rollouts.start",
     "rollouts/servedtraffic.py": "ids of requests, as evidence of an incident; no field of any",
     "serving/batchinputs.py": _CHECKED + "endpoints.score",
     "serving/batchexport.py": "rows that the same caller's scoring has just made",
