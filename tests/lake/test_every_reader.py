@@ -35,6 +35,8 @@ READERS = {
     "training/training_sets.py": _CHECKED + "training.rows, training.train; gates tell figures",
     "monitoring/performance.py": _CHECKED + "monitors.performance, monitors.check",
     "monitoring/drift.py": "figures over many predictions",
+    "rollouts/exposures.py": "which variant units met; counts of them leave it",
+    "rollouts/metrics.py": "sums over units; who starts a rollout sees all in clear (rights)",
     "serving/batchinputs.py": _CHECKED + "endpoints.score",
     "serving/batchexport.py": "rows that the same caller's scoring has just made",
     "serving/served.py": "requests that parity checks compute again; figures leave it",
