@@ -239,6 +239,7 @@ class Premises:
         from falaj.wiring.policyparts import review
         from falaj.wiring.readingparts import declared_sources
         from falaj.wiring.residencyparts import residency
+        from falaj.wiring.rolloutparts import rollout_appliers
 
         def found(connection: Any, kind: str, name: str, version: int | None = None) -> Definition:
             return self.definitions.definition(connection, kind, name, version)
@@ -250,7 +251,7 @@ class Premises:
             self.catalog,
             definition_kinds(),
             {
-                **feature_appliers(found, self.catalog),
+                **(feature_appliers(found, self.catalog) | rollout_appliers(self)),
                 "source": declared_sources(self),
                 "endpoint": endpoint_applied,
                 "policy": policy_applied,
