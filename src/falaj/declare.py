@@ -61,6 +61,7 @@ from falaj.models.gating.rules import (
 from falaj.models.model import ModelPolicy
 from falaj.monitoring.driftwords import DriftLimits, DriftReference, DriftWatch, QualityLimits
 from falaj.monitoring.model import Labels, Monitor, PerformanceLimits
+from falaj.operations.budgets import BurnAlert, ServiceLevel
 from falaj.operations.routing import (
     AlertReceiver,
     AlertRoute,
@@ -88,6 +89,7 @@ __all__ = [
     "AlertRoute",
     "Between",
     "Bound",
+    "BurnAlert",
     "CalibrationRule",
     "CardRule",
     "ChampionRule",
@@ -151,6 +153,7 @@ __all__ = [
     "ReadRule",
     "RobustnessRule",
     "RowCount",
+    "ServiceLevel",
     "Severity",
     "SliceRule",
     "Source",

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from falaj.operations.incident_service import IncidentService, ProblemService
     from falaj.operations.policy_service import PolicyService
     from falaj.operations.service import AlertService, ChangeService
+    from falaj.operations.service_level_service import ServiceLevelService
     from falaj.operations.webhooks_service import WebhookService
     from falaj.serving.service import EndpointService
     from falaj.training.costs.service import CostService
@@ -113,6 +114,7 @@ class Platform:
     webhooks: WebhookService
     silences: SilenceService
     problems: ProblemService
+    service_levels: ServiceLevelService
     receivers: ReceiverService
     assets: AssetService
     privacy: PrivacyService

@@ -20,6 +20,7 @@ def definition_kinds() -> dict[str, type[Definition]]:
     from falaj.lake.readrules import ReadRule
     from falaj.models.model import ModelPolicy
     from falaj.monitoring.model import Monitor
+    from falaj.operations.budgets import ServiceLevel
     from falaj.operations.routing import AlertReceiver, AlertRoute, InhibitRule
     from falaj.operations.standard import ChangeTemplate
     from falaj.serving.model import Endpoint
@@ -27,7 +28,7 @@ def definition_kinds() -> dict[str, type[Definition]]:
 
     own: list[type[Definition]] = [
         Source, Contract, Pipeline, ModelPolicy, Endpoint, Monitor, Policy, ReadRule,
-        ChangeTemplate, AlertReceiver, AlertRoute, InhibitRule,
+        ChangeTemplate, AlertReceiver, AlertRoute, InhibitRule, ServiceLevel,
     ]  # fmt: skip
     return {**{kind.kind: kind for kind in own}, **KINDS}
 
