@@ -11,7 +11,11 @@ from falaj.wiring.seldom import Seldom
 
 if TYPE_CHECKING:
     from falaj.operations.alerting_sending import AlertSender
-    from falaj.operations.alerting_service import ReceiverService, SilenceService
+    from falaj.operations.alerting_service import (
+        ReceiverService,
+        ReceiverState,
+        SilenceService,
+    )
     from falaj.operations.incident_service import ProblemService
     from falaj.operations.ports import AlertNotifier
     from falaj.operations.routing import AlertReceiver
@@ -141,6 +145,15 @@ def receiver_service(made: Premises) -> ReceiverService:
     from falaj.operations.alerting_service import ReceiverService
 
     return ReceiverService(made.definitions, Deliveries(), notifiers(made))
+
+
+def receiver_states(made: Premises) -> list[ReceiverState]:
+    """Whether each receiver of alerts can be reached; nobody is sent anything."""
+    from falaj.operations.alerting_service import receivers_in, states_of
+
+    with made.database.reading() as connection:
+        declared = receivers_in(made.definitions, connection)
+    return states_of(declared, notifiers(made))
 
 
 def operation_chores(made: Premises) -> dict[str, Callable[[], object]]:
