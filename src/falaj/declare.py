@@ -70,6 +70,7 @@ from falaj.monitoring.retrainingwords import (
     Standard,
 )
 from falaj.monitoring.schedulewords import CheckSchedule
+from falaj.operations.budgets import BurnAlert, ServiceLevel
 from falaj.operations.routing import (
     AlertReceiver,
     AlertRoute,
@@ -107,6 +108,7 @@ __all__ = [
     "AlertRoute",
     "Between",
     "Bound",
+    "BurnAlert",
     "CalibrationRule",
     "CardRule",
     "Challenger",
@@ -182,6 +184,7 @@ __all__ = [
     "Rollout",
     "RolloutKind",
     "RowCount",
+    "ServiceLevel",
     "Severity",
     "SliceRule",
     "Source",

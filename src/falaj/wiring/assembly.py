@@ -520,11 +520,11 @@ class Premises:
     @part
     def backend(self) -> Backend:
         """What a local door stands on."""
-        from falaj.features.parity_records import ParityMetrics
         from falaj.wiring.actions import makers
         from falaj.wiring.auditparts import space
+        from falaj.wiring.operationparts import expose
 
-        self.telemetry.registry.register(ParityMetrics(self.database))
+        expose(self)
         return Backend(
             services=Services(makers=makers(self)),
             database=self.database,
