@@ -6,6 +6,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 FEAST := .venv-peers/feast/.ready
 SERVERS := $(foreach name,mlserver triton litserve bentoml kserve,.venv-peers/$(name)/.ready)
+WATCHERS := $(foreach name,alibi evidently whylogs,.venv-peers/$(name)/.ready)
 WORKERS ?= 2
 SIZE ?= small
 
@@ -74,7 +75,12 @@ $(FEAST): pyproject.toml | $(READY)
 		|| { echo "$* cannot be installed here and is left out."; rm -rf .venv-peers/$*; mkdir .venv-peers/$*; }
 	@touch $@
 
-peers: $(FEAST) $(SERVERS) ## make .venv-peers with the programs that benchmarks compare with
+.venv-peers/%/.ready: benchmarks/monitoring/peers/requirements-%.txt | $(READY)
+	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python .venv-peers/$*
+	@$(BIN)/uv pip install --quiet --python .venv-peers/$*/bin/python --requirement $<
+	@touch $@
+
+peers: $(FEAST) $(SERVERS) $(WATCHERS) ## make .venv-peers with the programs that benchmarks compare with
 
 # The official verifier of signed models brings a client of Sigstore along: it stands apart.
 .venv-peers/model-signing/.ready: tests/models/requirements-model-signing.txt | $(READY)

@@ -59,6 +59,7 @@ class Monitors:
         self._definitions = definitions
         self._alerts = alerts
         self._drift_checks = DriftChecks(performance)
+        self.lake = drift.lake
 
     def monitor(self, connection: Connection, name: str) -> Monitor:
         """A declared monitor; raises NotFound."""

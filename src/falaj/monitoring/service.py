@@ -15,6 +15,7 @@ from falaj.monitoring.driftwords import (
     DriftReport,
     ReferenceKind,
 )
+from falaj.monitoring.laketables import LakeTables
 from falaj.monitoring.model import (
     CheckResult,
     Column,
@@ -27,6 +28,7 @@ from falaj.monitoring.model import (
     ReportKind,
     Table,
 )
+from falaj.monitoring.tabledrift import TableDrift
 from falaj.serving.model import EndpointName
 
 if TYPE_CHECKING:
@@ -49,6 +51,7 @@ class MonitorService(Service):
 
     def __init__(self, monitors: Monitors, may: May, guarded: GuardedLake) -> None:
         self._monitors = monitors
+        self._tables = LakeTables(monitors.lake)
         self._may = may
         self._guarded = guarded
 
@@ -93,6 +96,32 @@ class MonitorService(Service):
             self.call, endpoint, *window, limits, exact=exact, reference=before
         )
         return report
+
+    @action(post="/table-drift-reports")
+    def drift_of_tables(
+        self,
+        reference: Table,
+        observed: Table,
+        *,
+        reference_snapshot: int | None = None,
+        observed_snapshot: int | None = None,
+        columns: Sequence[Column] | None = None,
+        seed: int = 0,
+    ) -> TableDrift:
+        """Compare two lake tables, or two snapshots of one, column by column.
+
+        Args:
+            reference, observed: the tables; they may be one.
+            reference_snapshot, observed_snapshot: as of these; the latest if left out.
+            columns: these alone; all that both tables have if left out.
+            seed: of the rows that are sampled for edges and for pairs of columns.
+        """
+        for table in (reference, observed):
+            self._check_readable(table, f"You may not read table:{table} as you stand.")
+            self._guarded.check_clear(self.call, table, columns, todo="compare tables by")
+        return self._tables.compared(
+            reference, observed, (reference_snapshot, observed_snapshot), columns, seed=seed
+        )
 
     @action(post="/endpoints/{endpoint}/performance-reports", on="endpoint")
     def performance(
@@ -151,14 +180,18 @@ class MonitorService(Service):
 
     def _check_labels(self, labels: Labels) -> None:
         """Return if the caller may read the labels, all of them and in clear."""
-        if not self._may(self.call, "tables.read", AssetRef("table", labels.table)):
-            # Figures over a window of one row would tell that row's label.
-            raise Forbidden(
-                f"You may not read the labels in table:{labels.table} as you stand.",
-                hint="Personal data needs a purpose and a fresh second factor.",
-            )
+        # Figures over a window of one row would tell that row's label.
+        self._check_readable(
+            labels.table, f"You may not read the labels in table:{labels.table} as you stand."
+        )
         columns = filter(None, (labels.label, labels.key or labels.on, labels.recorded_at))
         self._guarded.check_clear(self.call, labels.table, columns, todo="compare predictions with")
+
+    def _check_readable(self, table: str, refusal: str) -> None:
+        if not self._may(self.call, "tables.read", AssetRef("table", table)):
+            raise Forbidden(
+                refusal, hint="Personal data needs a purpose and a fresh second factor."
+            )
 
     def _may_see(self, endpoint: str) -> bool:
         return self._may(self.call, "assets.get", AssetRef("endpoint", endpoint))
