@@ -6,7 +6,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 FEAST := .venv-peers/feast/.ready
 SERVERS := $(foreach name,mlserver triton litserve bentoml kserve,.venv-peers/$(name)/.ready)
-WATCHERS := .venv-peers/nannyml/.ready
+WATCHERS := $(foreach name,alibi evidently nannyml whylogs,.venv-peers/$(name)/.ready)
 WORKERS ?= 2
 SIZE ?= small
 

@@ -64,6 +64,7 @@ class Monitors:
         self._alerts = alerts
         self._drift_checks = DriftChecks(performance)
         self._assessments = assessments
+        self.lake = drift.lake
 
     @property
     def assessments(self) -> Assessments:

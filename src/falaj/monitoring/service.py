@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from falaj.kernel.actions import action
 from falaj.kernel.call import AssetRef
-from falaj.kernel.errors import NotFound
+from falaj.kernel.errors import Forbidden, NotFound
 from falaj.monitoring.assessment_actions import AssessmentActions, May
 from falaj.monitoring.driftwords import (
     DriftLimits,
@@ -15,14 +15,18 @@ from falaj.monitoring.driftwords import (
     DriftReport,
     ReferenceKind,
 )
+from falaj.monitoring.laketables import LakeTables
 from falaj.monitoring.model import (
     CheckResult,
+    Column,
     Instant,
     KeptReport,
     Monitor,
     ReportKind,
+    Table,
 )
 from falaj.monitoring.schedule_actions import ScheduleActions
+from falaj.monitoring.tabledrift import TableDrift
 from falaj.serving.model import EndpointName
 
 if TYPE_CHECKING:
@@ -45,6 +49,7 @@ class MonitorService(AssessmentActions, ScheduleActions):
     ) -> None:
         self._schedules = schedules
         self._monitors = monitors
+        self._tables = LakeTables(monitors.lake)
         self._may = may
         self._guarded = guarded
 
@@ -90,6 +95,32 @@ class MonitorService(AssessmentActions, ScheduleActions):
         )
         return report
 
+    @action(post="/table-drift-reports")
+    def drift_of_tables(
+        self,
+        reference: Table,
+        observed: Table,
+        *,
+        reference_snapshot: int | None = None,
+        observed_snapshot: int | None = None,
+        columns: Sequence[Column] | None = None,
+        seed: int = 0,
+    ) -> TableDrift:
+        """Compare two lake tables, or two snapshots of one, column by column.
+
+        Args:
+            reference, observed: the tables; they may be one.
+            reference_snapshot, observed_snapshot: as of these; the latest if left out.
+            columns: these alone; all that both tables have if left out.
+            seed: of the rows that are sampled for edges and for pairs of columns.
+        """
+        for table in (reference, observed):
+            self._check_readable(table, f"You may not read table:{table} as you stand.")
+            self._guarded.check_clear(self.call, table, columns, todo="compare tables by")
+        return self._tables.compared(
+            reference, observed, (reference_snapshot, observed_snapshot), columns, seed=seed
+        )
+
     @action(post="/monitors/{name}/checks", on="monitor")
     def check(self, name: str, *, until: Instant | None = None) -> CheckResult:
         """Run a monitor over its window; what crosses a limit raises an alert."""
@@ -112,6 +143,12 @@ class MonitorService(AssessmentActions, ScheduleActions):
             raise NotFound(f"There is no report {report!r}.", hint="`falaj monitors reports`.")
         self._check_kept(found)
         return found
+
+    def _check_readable(self, table: str, refusal: str) -> None:
+        if not self._may(self.call, "tables.read", AssetRef("table", table)):
+            raise Forbidden(
+                refusal, hint="Personal data needs a purpose and a fresh second factor."
+            )
 
     def _may_see(self, endpoint: str) -> bool:
         return self._may(self.call, "assets.get", AssetRef("endpoint", endpoint))

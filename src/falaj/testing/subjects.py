@@ -411,6 +411,7 @@ SUBJECTS: Mapping[str, Subject] = {
     ),
     "endpoints.trace": Subject(_fact("prediction")),
     "monitors.drift": Subject(lambda world: {"endpoint": world.serving() and "late"}),
+    "monitors.drift_of_tables": Subject(_always(reference="flights", observed="flights")),
     "monitors.performance": Subject(
         _always(endpoint="late", label_table="flights", label="late", key="flight")
     ),
