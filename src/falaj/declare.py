@@ -57,6 +57,13 @@ from falaj.models.gating.rules import (
 )
 from falaj.models.model import ModelPolicy
 from falaj.monitoring.model import DriftLimits, Labels, Monitor, PerformanceLimits
+from falaj.monitoring.performancewords import (
+    CalibrationLimits,
+    FairnessLimits,
+    FigureLimit,
+    Quality,
+    Slice,
+)
 from falaj.serving.model import Combination, Composition, Endpoint, Limits, Member
 from falaj.training.pipelines.model import (
     Cron,
@@ -73,6 +80,7 @@ from falaj.training.pipelines.model import (
 __all__ = [
     "Aggregate",
     "Between",
+    "CalibrationLimits",
     "CalibrationRule",
     "CardRule",
     "ChampionRule",
@@ -87,10 +95,12 @@ __all__ = [
     "Entity",
     "ExplainabilityRule",
     "Expression",
+    "FairnessLimits",
     "FairnessRule",
     "Feature",
     "FeatureService",
     "FeatureView",
+    "FigureLimit",
     "Filter",
     "ForeignKey",
     "ForeignTable",
@@ -122,10 +132,12 @@ __all__ = [
     "PerformanceLimits",
     "Pipeline",
     "Policy",
+    "Quality",
     "ReadRule",
     "RobustnessRule",
     "RowCount",
     "Severity",
+    "Slice",
     "SliceRule",
     "Source",
     "Stream",

@@ -34,7 +34,7 @@ SERVICES: dict[str, str] = {
     "pipelines": "Pipelines: functions that run durably as one graph, asked for or by themselves.",
     "models": "Registered models: what may be served, and why.",
     "endpoints": "Endpoints and their releases: what serves, and since when.",
-    "monitors": "Drift and realised performance, from the prediction log.",
+    "monitors": "Drift, performance, calibration and fairness, from the prediction log.",
     "changes": "Changes: what waits for an approval, who decided what, and on which evidence.",
     "alerts": "Alerts: what is not as it should be, and who looks after it.",
     "incidents": "Incidents: disturbances, their priority, and what was done about them.",
