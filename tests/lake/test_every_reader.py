@@ -25,7 +25,7 @@ _CHECKED = "its action checks that the caller sees all of it in clear: "
 READERS = {
     "lake/reading.py": "it lays masks and filters upon what it reads",
     "lake/sealing.py": "writes a table anew under the keys of its persons, and tells nothing of it",
-    "ingest/pipelines.py": "holds rows to contracts; examples of personal ones have no values",
+    "ingest/tablechecks.py": "holds rows to contracts; examples of personal ones have no values",
     "features/index/indexes.py": _CHECKED + "features.read, training.*",
     "features/statistics.py": "figures, which features.statistics tells to who sees the columns",
     "features/streams/landing.py": "positions of partitions, no rows of anybody",
@@ -35,6 +35,7 @@ READERS = {
     "training/training_sets.py": _CHECKED + "training.rows, training.train; gates tell figures",
     "monitoring/performance.py": _CHECKED + "monitors.performance, monitors.check",
     "monitoring/drift.py": "figures over many predictions",
+    "rollouts/servedtraffic.py": "ids of requests, as evidence of an incident; no field of any",
     "serving/batchinputs.py": _CHECKED + "endpoints.score",
     "serving/batchexport.py": "rows that the same caller's scoring has just made",
     "serving/served.py": "requests that parity checks compute again; figures leave it",

@@ -91,7 +91,9 @@ class World:
         catalog = Catalog()
         self.definitions = Definitions(catalog, {"monitor": Monitor, "endpoint": Endpoint}, {})
         self.alerts = Alerts(catalog, Incidents(catalog))
-        bundle = SimpleNamespace(statistics=reference())
+        bundle = SimpleNamespace(
+            statistics=reference(), manifest=SimpleNamespace(importance={"a": 1.0, "b": 3.0})
+        )
         self.service = MonitorService(
             Monitors(
                 Drift(lake, SimpleNamespace(open_bundle=lambda _: bundle)),  # type: ignore[arg-type]

@@ -155,6 +155,10 @@ class _Approvals:
         """The version that was kept under this name and number."""
         return self._approved[model, version or 1]
 
+    def challenging(self, connection: object, model: str, version: int) -> Approved:
+        """The same: a benchmark's challengers are as good as its champions."""
+        return self.approved(connection, model, version)
+
     def may_return(self, _connection: object, model: str, version: int) -> None:
         """Whatever was approved once may serve again."""
 

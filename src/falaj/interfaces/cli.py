@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 SERVICES: dict[str, str] = {
     "sources": "Sources of data: loading them, checking their contracts.",
+    "contracts": "Contracts: what must be true of a table's rows, and whether it was, over time.",
     "tables": "Tables of the lake: their columns, snapshots and rows.",
     "definitions": "Definitions: what is declared in a repository, planned and applied as one.",
     "features": "Features: computed once from a definition, read for training and for serving.",
@@ -35,9 +36,15 @@ SERVICES: dict[str, str] = {
     "models": "Registered models: what may be served, and why.",
     "endpoints": "Endpoints and their releases: what serves, and since when.",
     "monitors": "Drift, performance, calibration and fairness, from the prediction log.",
+    "planning": "How many units a rollout needs, and for how long it runs.",
+    "retraining": "Retraining: what has a model trained again, and what came of each time.",
+    "rollouts": "Rollouts: challengers that are tried on live traffic, and what became of them.",
     "changes": "Changes: what waits for an approval, who decided what, and on which evidence.",
     "alerts": "Alerts: what is not as it should be, and who looks after it.",
     "incidents": "Incidents: disturbances, their priority, and what was done about them.",
+    "problems": "Problems: the causes of incidents, until a change has taken them away.",
+    "silences": "Silences: alerts that nobody is told of for a time.",
+    "receivers": "Receivers of alerts: whether they can be reached, what is on its way to them.",
     "webhooks": "Webhooks: other programs that are told of events, by signed requests.",
     "assets": "Assets and their lineage: what there is, whose it is, and what flows into what.",
     "privacy": "Personal data: where a person's rows stand, and their erasure.",

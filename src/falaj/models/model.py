@@ -172,6 +172,9 @@ class FeatureStatistics(BaseModel):
     For a number: bin ``i`` holds the values ``edges[i-1] < v <= edges[i]``, so that there
     is one count more than edges. For a category: one count for each word, then one for
     all other words. Missing values are counted apart.
+
+    Where ``low`` and ``high`` are known, the first bin holds what lies below all training
+    rows and the last one what lies above them; bundles made before have no such bins.
     """
 
     name: str
@@ -182,6 +185,10 @@ class FeatureStatistics(BaseModel):
     n_missing: int
     mean: float | None = None
     std: float | None = None
+    low: float | None = None
+    high: float | None = None
+    """Least and greatest finite value."""
+    n_infinite: int = 0
 
 
 class Histogram(BaseModel):
@@ -197,7 +204,8 @@ class Statistics(BaseModel):
     n_rows: int
     features: tuple[FeatureStatistics, ...]
     scores: Histogram
-    """Of the model's probabilities on the validation rows, 64 bins of equal width."""
+    """Of the model's probabilities on the validation rows. Edges are their quantiles and 63 of
+    equal distance; bundles made before have the latter alone."""
     positives: tuple[int, ...] | None = None
     """How many of the rows in each bin of the scores had the label 1. None in a bundle that was
     made before this was kept, or without labels."""

@@ -47,7 +47,7 @@ def statistics_of(
                 )
             )
             continue
-        edges = quantile_edges(known)
+        edges = range_edges(known)
         finite = known[np.isfinite(known)]
         features.append(
             FeatureStatistics(
@@ -58,17 +58,20 @@ def statistics_of(
                 n_missing=n_missing,
                 mean=float(finite.mean()) if finite.size else None,
                 std=float(finite.std()) if finite.size else None,
+                low=float(finite.min()) if finite.size else None,
+                high=float(finite.max()) if finite.size else None,
+                n_infinite=int(known.size - finite.size),
             )
         )
-    score_edges = np.linspace(0, 1, N_BINS + 1)[1:-1]
+    edges = score_edges(scores)
     return Statistics(
         n_rows=len(matrix),
         features=tuple(features),
         scores=Histogram(
-            edges=tuple(score_edges.tolist()),
-            counts=tuple(counted(scores, score_edges).tolist()),
+            edges=tuple(edges.tolist()),
+            counts=tuple(counted(scores, edges).tolist()),
         ),
-        **_classes(scores, labels, score_edges),
+        **_classes(scores, labels, edges),
     )
 
 
@@ -96,6 +99,29 @@ def quantile_edges(known: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     shares = np.linspace(0, 1, N_BINS + 1)[1:-1]
     edges = np.unique(np.quantile(finite, shares, method="inverted_cdf"))
     return np.asarray(edges[edges < finite.max()])
+
+
+def range_edges(known: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """``quantile_edges`` between two more, so that the outer bins hold what was never seen.
+
+    The first lies just below the least value, the last is the greatest: no value of the data
+    falls into the first or the last bin.
+    """
+    finite = known[np.isfinite(known)]
+    if finite.size == 0:
+        return np.empty(0)
+    below = np.nextafter(finite.min(), -np.inf)
+    return np.concatenate(([below], quantile_edges(finite), [finite.max()]))
+
+
+def score_edges(scores: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """The quantiles of the scores, and 63 edges of equal distance between 0 and 1.
+
+    Scores of a rare class crowd near 0, where equal bins would see one value; and where they
+    may move to, quantiles alone would leave one wide bin.
+    """
+    equal = np.linspace(0, 1, N_BINS + 1)[1:-1]
+    return np.unique(np.concatenate((equal, quantile_edges(scores))))
 
 
 def counted(

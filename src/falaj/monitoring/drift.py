@@ -1,15 +1,19 @@
-"""Drift: what a model sees and says now, against what it saw and said when it was made.
+"""Drift: what a model sees and says now, against what it saw and said before.
 
 Values are counted on the edges that were frozen with the model (quantiles of its training
 rows), so the cost is one pass of counting, and the counts have no error of their own. A
 feature has drifted if the difference is surely there (chi-squared, and a test of the share
 of missing values, Benjamini-Hochberg over all features) *and* large (PSI over deciles, or
-the missing share). Missing values are counted apart: they do not blur the distances.
+the missing share, or another measure that has a limit). Missing values are counted apart:
+they do not blur the distances.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -19,17 +23,18 @@ from falaj.kernel.errors import InvalidInput, NotFound
 from falaj.lake.ports import Lake
 from falaj.models.bundles import Bundles
 from falaj.models.model import Statistics
-from falaj.monitoring.counts import (
-    Counts,
-    benjamini_hochberg,
-    chi_squared,
-    grouped,
-    jensen_shannon,
-    kolmogorov_smirnov,
-    population_stability,
-    proportions_differ,
+from falaj.monitoring.comparing import compared, weighted
+from falaj.monitoring.driftwords import (
+    DriftLimits,
+    DriftReference,
+    DriftReport,
+    FeatureDrift,
+    QualityLimits,
 )
-from falaj.monitoring.model import DriftLimits, DriftReport, FeatureDrift
+from falaj.monitoring.findings import found
+from falaj.monitoring.measures import measured
+from falaj.monitoring.references import Window, told, windows_of
+from falaj.monitoring.seen import Layout, Seen, seen_in, seen_in_training
 from falaj.monitoring.sketches import Bins, Sketch
 from falaj.serving.model import Release
 from falaj.serving.names import table_of
@@ -38,6 +43,21 @@ if TYPE_CHECKING:
     from falaj.kernel.database import Database
     from falaj.monitoring.keptsketches import KeptSketches
     from falaj.serving.model import Variant
+
+_BUNDLES = 100
+_TRAINING = DriftReference()
+_QUALITY = QualityLimits()
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """What a bundle froze for comparisons; a bundle never changes."""
+
+    statistics: Statistics
+    bins: Bins
+    layout: Layout
+    training: Seen
+    importance: Mapping[str, float]
 
 
 class Drift:
@@ -61,6 +81,7 @@ class Drift:
         self._bundles = bundles
         self._kept = kept
         self._database = database
+        self.frozen = lru_cache(_BUNDLES)(self._opened)
 
     def report(
         self,
@@ -70,6 +91,8 @@ class Drift:
         limits: DriftLimits,
         *,
         exact: bool = False,
+        reference: DriftReference = _TRAINING,
+        quality: QualityLimits | None = _QUALITY,
     ) -> DriftReport:
         """Compare the predictions of a release's model version over [since, until).
 
@@ -79,32 +102,34 @@ class Drift:
             limits: when a difference is a drift.
             exact: read every row, in the place of the sketches of minutes that begin in the
                 window. Rows are read as well where there is no sketch.
+            reference: what they are compared with.
+            quality: when values are faulty; None to look for no faults.
 
         Raises:
-            NotFound: there are no such predictions.
+            NotFound: there are no such predictions, or none in the reference's windows.
             Corrupt: the bundle does not verify.
             InvalidInput: the endpoint serves a composition.
         """
-        variant = release.variants[0]
-        if variant.members:
-            raise InvalidInput(
-                f"{release.endpoint!r} serves a composition, which has no rows of its own that "
-                "it was trained on.",
-                hint="Watch its members through endpoints of their own.",
-            )
-        statistics = self._bundles.open_bundle(variant.bundle).statistics
-        sketch = None if exact else self._remembered(release.endpoint, variant, since, until)
-        source: Literal["sketches", "rows"] = "sketches"
-        if sketch is None:
-            source = "rows"
-            sketch = self._counted(release.endpoint, variant, statistics, since, until)
-        if not sketch.n:
-            raise NotFound(
-                f"{release.endpoint!r} has no logged predictions of {variant.label} between "
-                f"{since:%Y-%m-%d %H:%M} and {until:%Y-%m-%d %H:%M}.",
-                hint="Ask for another window; fresh predictions reach the log within seconds.",
-            )
-        features, score = against(statistics, sketch, limits)
+        variant = _watched(release)
+        frozen = self.frozen(variant.bundle)
+        source, sketch = self._sketch(release.endpoint, variant, frozen, (since, until), exact)
+        seen = seen_in(sketch, frozen.layout)
+        before = frozen.training
+        windows = windows_of(reference, since, until)
+        if windows:
+            parts = [
+                self._sketch(release.endpoint, variant, frozen, one, exact, empty_ok=True)[1]
+                for one in windows
+            ]
+            whole = parts[0]
+            for one in parts[1:]:
+                whole += one
+            if not whole.n:
+                raise _nothing(release.endpoint, variant, (windows[-1][0], windows[0][1]))
+            before = seen_in(whole, frozen.layout)
+        distances = measured(frozen.layout, before, seen)
+        columns = compared(frozen.layout, before, seen, distances, limits)
+        weigh(columns[:-1], frozen.importance)
         return DriftReport(
             endpoint=release.endpoint,
             model=variant.model,
@@ -112,13 +137,47 @@ class Drift:
             bundle=variant.bundle,
             since=since,
             until=until,
-            n_reference=statistics.n_rows,
-            n_observed=sketch.n,
+            n_reference=before.n,
+            n_observed=seen.n,
             source=source,
+            against=told(reference, since, until),
             limits=limits,
-            features=features,
-            score=score,
+            features=columns[:-1],
+            score=columns[-1],
+            weighted_psi=weighted(columns[:-1]),
+            findings=[] if quality is None
+            else found(frozen.layout, before, seen, distances, quality),
+        )  # fmt: skip
+
+    def _opened(self, bundle: str) -> Frozen:
+        opened = self._bundles.open_bundle(bundle)
+        statistics = opened.statistics
+        layout = Layout.of(statistics)
+        return Frozen(
+            statistics,
+            Bins.of(statistics),
+            layout,
+            seen_in_training(statistics, layout),
+            opened.manifest.importance,
         )
+
+    def _sketch(
+        self,
+        endpoint: str,
+        variant: Variant,
+        frozen: Frozen,
+        window: Window,
+        exact: bool,
+        *,
+        empty_ok: bool = False,
+    ) -> tuple[Literal["sketches", "rows"], Sketch]:
+        kept = None if exact else self._remembered(endpoint, variant, *window)
+        if kept is not None:
+            return "sketches", kept
+        sketch = self._counted(endpoint, variant, frozen, *window)
+        if not sketch.n and not empty_ok:
+            raise _nothing(endpoint, variant, window)
+        return "rows", sketch
 
     def _remembered(
         self, endpoint: str, variant: Variant, since: datetime, until: datetime
@@ -127,21 +186,16 @@ class Drift:
         if self._kept is None or self._database is None:
             return None
         with self._database.reading() as connection:
-            found = self._kept.window(
+            kept = self._kept.window(
                 connection, endpoint, variant.model, variant.version, since, until
             )
-        return found if found.n else None
+        return kept if kept.n else None
 
     def _counted(
-        self,
-        endpoint: str,
-        variant: Variant,
-        statistics: Statistics,
-        since: datetime,
-        until: datetime,
+        self, endpoint: str, variant: Variant, frozen: Frozen, since: datetime, until: datetime
     ) -> Sketch:
         """From the rows themselves."""
-        bins = Bins.of(statistics)
+        bins = frozen.bins
         sketch = Sketch.empty(bins)
         table = table_of(endpoint)
         if not self._lake.exists(table):
@@ -166,86 +220,31 @@ class Drift:
         return sketch
 
 
-def against(
-    statistics: Statistics, sketch: Sketch, limits: DriftLimits
-) -> tuple[list[FeatureDrift], FeatureDrift]:
-    """What a sketch holds against what was frozen with its model: the inputs, and the score.
+def weigh(columns: list[FeatureDrift], importance: Mapping[str, float]) -> None:
+    """Note of each input its share of the model's importance, if the bundle tells any."""
+    total = sum(max(importance.get(one.name, 0.0), 0.0) for one in columns)
+    if total > 0:
+        for one in columns:
+            one.weight = max(importance.get(one.name, 0.0), 0.0) / total
 
-    Its cost does not depend on how many rows were sketched.
 
-    Args:
-        statistics: of the bundle whose bins the sketch was made on.
-    """
-    bins = Bins.of(statistics)
-    found = [
-        compare(
-            feature.name,
-            np.array(feature.counts, dtype=np.float64),
-            sketch.of_input(bins, place).astype(np.float64),
-            missing=(feature.n_missing, int(sketch.missing[place])),
-            ordered=not feature.categories,
+def _watched(release: Release) -> Variant:
+    variant = release.variants[0]
+    if variant.members:
+        raise InvalidInput(
+            f"{release.endpoint!r} serves a composition, which has no rows of its own that "
+            "it was trained on.",
+            hint="Watch its members through endpoints of their own.",
         )
-        for place, feature in enumerate(statistics.features)
-    ]
-    reference = np.array(statistics.scores.counts, dtype=np.float64)
-    found.append(compare("score", reference, sketch.scores.astype(np.float64), ordered=True))
-    judge(found, limits)
-    return found[:-1], found[-1]
+    return variant
 
 
-def compare(
-    name: str,
-    reference: Counts,
-    observed: Counts,
-    *,
-    missing: tuple[int, int] = (0, 0),
-    ordered: bool = True,
-) -> FeatureDrift:
-    """The distances and the test of one feature; not judged yet.
-
-    Args:
-        name: of the feature.
-        reference, observed: counts on the same bins.
-        missing: how many values were missing in each.
-        ordered: False for a category.
-    """
-    known_reference, known_observed = float(reference.sum()), float(observed.sum())
-    n_reference, n_observed = known_reference + missing[0], known_observed + missing[1]
-    psi = distance = 0.0
-    ks: float | None = 0.0 if ordered else None
-    p_values = 1.0
-    if known_reference and known_observed:
-        coarse = grouped(reference, observed) if ordered else (reference, observed)
-        psi = population_stability(*coarse)
-        distance = jensen_shannon(*coarse)
-        if ordered:
-            ks = kolmogorov_smirnov(reference, observed)
-        _, p_values = chi_squared(*coarse)
-    p_missing = proportions_differ(missing[0], n_reference, missing[1], n_observed)
-    return FeatureDrift(
-        name=name,
-        psi=psi,
-        jensen_shannon=distance,
-        ks=ks,
-        p_value=min(1.0, 2 * min(p_values, p_missing)),
-        missing_reference=missing[0] / n_reference if n_reference else 0.0,
-        missing_observed=missing[1] / n_observed if n_observed else 0.0,
+def _nothing(endpoint: str, variant: Variant, window: Window) -> NotFound:
+    return NotFound(
+        f"{endpoint!r} has no logged predictions of {variant.label} between "
+        f"{window[0]:%Y-%m-%d %H:%M} and {window[1]:%Y-%m-%d %H:%M}.",
+        hint="Ask for another window; fresh predictions reach the log within seconds.",
     )
-
-
-def judge(compared: list[FeatureDrift], limits: DriftLimits) -> None:
-    """Say of each feature whether it has drifted, over all of them together."""
-    adjusted = benjamini_hochberg([one.p_value for one in compared])
-    for one, p in zip(compared, adjusted, strict=True):
-        one.adjusted_p_value = p
-        reasons = []
-        if one.psi >= limits.psi:
-            reasons.append(f"PSI {one.psi:.3f} (limit {limits.psi:g})")
-        gap = one.missing_observed - one.missing_reference
-        if abs(gap) >= limits.missing:
-            reasons.append(f"missing {one.missing_observed:.1%}, was {one.missing_reference:.1%}")
-        one.drifted = bool(reasons) and p <= limits.false_discovery_rate
-        one.why = "; ".join(reasons) if one.drifted else ""
 
 
 def _matrix(column: Any, n_inputs: int) -> NDArray[np.float32]:

@@ -9,7 +9,9 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validato
 
 from falaj.catalog.definitions import Definition
 from falaj.kernel.call import AssetRef
+from falaj.monitoring.driftwords import DriftLimits, DriftWatch
 from falaj.monitoring.performancewords import Quality, Slice
+from falaj.monitoring.schedulewords import CheckSchedule
 from falaj.operations.model import Severity
 from falaj.serving.model import EndpointName
 
@@ -37,16 +39,6 @@ class Labels(_Frozen):
     """If a key has several labels, the one recorded last counts."""
 
 
-class DriftLimits(_Frozen):
-    """When a difference is a drift: it is surely there, and it is large."""
-
-    psi: Annotated[float, Field(gt=0)] = 0.2
-    missing: Share = 0.1
-    """Difference of the share of missing values."""
-    false_discovery_rate: Share = 0.05
-    """Over all features of a report together (Benjamini-Hochberg)."""
-
-
 class PerformanceLimits(_Frozen):
     """What the realised figures must keep; a limit is crossed when the whole confidence
     band lies on its wrong side."""
@@ -57,6 +49,10 @@ class PerformanceLimits(_Frozen):
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
     least_labels: Annotated[int, Field(ge=2)] = 100
     """Periods with fewer labels raise nothing."""
+
+
+_FIRST = frozenset({"owner", "classification", "region", "drift", "labels", "performance"})
+"""Fields of a monitor that a document names although they are None."""
 
 
 class Monitor(Definition):
@@ -71,6 +67,11 @@ class Monitor(Definition):
     labels: Labels | None = None
     performance: PerformanceLimits | None = None
     severity: Severity = Severity.WARNING
+    schedule: CheckSchedule | None = None
+    """When it checks by itself; never, if there is none."""
+    drift_watch: DriftWatch | None = None
+    """What drift is measured against, and when it is alerted; None: against the training rows,
+    at once."""
     quality: Quality | None = None
     """Of performance, estimated and realised, of calibration and of fairness."""
 
@@ -81,59 +82,17 @@ class Monitor(Definition):
         return self
 
     def document(self) -> dict[str, Any]:
-        """As ``Definition.document``; without what was declared of quality, as it was before
-        that could be."""
+        """As ``Definition.document``; what is unset and came later is left out, so that a
+        monitor keeps its fingerprint over versions of the platform."""
         told = super().document()
-        if self.quality is None:
-            del told["quality"]
-        return told
+        kept = {name: one for name, one in told.items() if one is not None or name in _FIRST}
+        if kept["drift"] is not None:
+            kept["drift"] = {name: one for name, one in kept["drift"].items() if one is not None}
+        return kept
 
     def references(self) -> list[AssetRef]:
         """The endpoint that it watches."""
         return [AssetRef("endpoint", self.endpoint)]
-
-
-class FeatureDrift(BaseModel):
-    """How one input (or the score) differs from its reference."""
-
-    name: str
-    psi: float
-    jensen_shannon: float
-    ks: float | None
-    """None for a category: it has no order."""
-    p_value: float
-    """Of the smaller of the tests on values and on missing values, counted twice."""
-    adjusted_p_value: float = 1.0
-    """After Benjamini-Hochberg over the report."""
-    missing_reference: float
-    missing_observed: float
-    drifted: bool = False
-    why: str = ""
-
-
-class DriftReport(BaseModel):
-    """The inputs and scores of one model version over a window, against its training rows."""
-
-    endpoint: str
-    model: str
-    version: int
-    bundle: str
-    since: datetime
-    until: datetime
-    n_reference: int
-    n_observed: int
-    source: Literal["sketches", "rows"] = "rows"
-    """What it was told from: sketches of whole minutes (further back hours and days) that
-    begin in the window, or every row."""
-    limits: DriftLimits
-    features: list[FeatureDrift]
-    score: FeatureDrift
-
-    @property
-    def drifted(self) -> list[FeatureDrift]:
-        """What drifted, the farthest first; the score stands among them as ``score``."""
-        found = [one for one in (*self.features, self.score) if one.drifted]
-        return sorted(found, key=lambda one: -one.psi)
 
 
 class Band(BaseModel):
@@ -215,7 +174,7 @@ class ReportKind(BaseModel):
 
     id: str
     kind: str
-    """``drift``, ``performance``, ``estimate``, ``calibration`` or ``fairness``."""
+    """``drift``, ``performance``, ``estimate``, ``calibration``, ``fairness``, ``parity``, …"""
     endpoint: str
     monitor: str | None
     at: datetime
@@ -239,6 +198,8 @@ class CheckResult(BaseModel):
     alerts: list[str]
     """Ids of the alerts that were raised (or raised again)."""
     findings: list[str]
+    waiting: list[str] = []
+    """What was found, and not yet in as many windows as the monitor wants."""
 
 
 Instant = AwareDatetime

@@ -13,10 +13,10 @@ from falaj.kernel.call import AssetRef, Call
 from falaj.kernel.errors import Conflict, NotFound
 from falaj.monitoring import tables
 from falaj.monitoring.assessments import Assessments, check_window, keep
+from falaj.monitoring.driftchecks import DriftChecks
+from falaj.monitoring.driftwords import DriftLimits, DriftReference, DriftReport, DriftWatch
 from falaj.monitoring.model import (
     CheckResult,
-    DriftLimits,
-    DriftReport,
     KeptReport,
     Labels,
     Monitor,
@@ -62,6 +62,7 @@ class Monitors:
         self._releases = releases
         self._definitions = definitions
         self._alerts = alerts
+        self._drift_checks = DriftChecks(performance)
         self._assessments = assessments
 
     @property
@@ -93,10 +94,15 @@ class Monitors:
         *,
         monitor: str | None = None,
         exact: bool = False,
+        reference: DriftReference | None = None,
+        watch: DriftWatch | None = None,
+        labels: Labels | None = None,
     ) -> tuple[str, DriftReport]:
         """Measure and keep a drift report; returns its id and the report.
 
-        It is told from sketches, or, if it shall be ``exact``, from every row.
+        It is told from sketches, or, if it shall be ``exact``, from every row. The reference is
+        the training rows if there is no other; ``watch`` tells what else is measured, and
+        ``labels`` where label 1 is counted.
 
         Raises:
             Conflict: the endpoint serves nothing.
@@ -104,7 +110,12 @@ class Monitors:
         """
         check_window(since, until)
         active = self._active(call, endpoint)
-        report = self._drift.report(active, since, until, limits, exact=exact)
+        watch = watch or DriftWatch(reference=reference or DriftReference())
+        report = self._drift.report(
+            active, since, until, limits,
+            exact=exact, reference=watch.reference, quality=watch.quality,
+        )  # fmt: skip
+        self._drift_checks.complete(report, watch, labels)
         return keep(call, "drift", endpoint, monitor, report), report
 
     def performance(
@@ -150,21 +161,23 @@ class Monitors:
         )
         if monitor.drift is not None:
             kept, report = self.drift(
-                call, monitor.endpoint, since, until, monitor.drift, monitor=name
-            )
+                call, monitor.endpoint, since, until, monitor.drift,
+                monitor=name, watch=monitor.drift_watch, labels=monitor.labels,
+            )  # fmt: skip
             result.reports.append(kept)
-            if report.drifted:
+            lasting, result.waiting = self._drift_checks.lasting(call, monitor, report)
+            if lasting:
                 call.emit(
                     "monitor.drifted",
                     monitor=name,
                     endpoint=monitor.endpoint,
                     report=kept,
-                    features=[one.name for one in report.drifted],
+                    features=[one.column for one in lasting],
                 )
-            for one in report.drifted:
-                self._alert(call, monitor, result, f"drift-{one.name}",
-                            f"{one.name} has drifted: {one.why}",
-                            {"report": kept, **one.model_dump(mode="json")})  # fmt: skip
+            for one in lasting:
+                self._alert(call, monitor, result, one.key, one.sentence,
+                            {"report": kept, "finding": one.name, "name": one.column,
+                             **one.numbers})  # fmt: skip
         if monitor.labels is not None and monitor.performance is not None:
             kept, realised = self.performance(
                 call,

@@ -9,28 +9,41 @@ from falaj.kernel.actions import action
 from falaj.kernel.call import AssetRef
 from falaj.kernel.errors import NotFound
 from falaj.monitoring.assessment_actions import AssessmentActions, May
+from falaj.monitoring.driftwords import (
+    DriftLimits,
+    DriftReference,
+    DriftReport,
+    ReferenceKind,
+)
 from falaj.monitoring.model import (
     CheckResult,
-    DriftLimits,
-    DriftReport,
     Instant,
     KeptReport,
     Monitor,
     ReportKind,
 )
+from falaj.monitoring.schedule_actions import ScheduleActions
 from falaj.serving.model import EndpointName
 
 if TYPE_CHECKING:
     from falaj.lake.reading import GuardedLake
     from falaj.monitoring.monitors import Monitors
+    from falaj.monitoring.schedules import MonitorSchedules
 
 
-class MonitorService(AssessmentActions):
+class MonitorService(AssessmentActions, ScheduleActions):
     """Drift, performance, calibration and fairness, from the prediction log."""
 
     name: ClassVar[str] = "monitors"
 
-    def __init__(self, monitors: Monitors, may: May, guarded: GuardedLake) -> None:
+    def __init__(
+        self,
+        monitors: Monitors,
+        may: May,
+        guarded: GuardedLake,
+        schedules: MonitorSchedules | None = None,
+    ) -> None:
+        self._schedules = schedules
         self._monitors = monitors
         self._may = may
         self._guarded = guarded
@@ -50,24 +63,40 @@ class MonitorService(AssessmentActions):
         until: Instant | None = None,
         psi_limit: float = 0.2,
         exact: bool = False,
+        reference: ReferenceKind = "training",
+        reference_since: Instant | None = None,
+        reference_until: Instant | None = None,
+        reference_windows: int = 1,
     ) -> DriftReport:
-        """Compare what the active model sees and says with its training rows; the report is kept.
+        """Compare what the active model sees and says with a reference; the report is kept.
 
         Args:
             endpoint: which one.
             since, until: the window; the last seven days if they are left out.
             psi_limit: the population stability index from which a feature has drifted.
             exact: read every row of the log, not the sketches of whole minutes in the window.
+            reference: training (the rows of the model), or traffic: a fixed window, the rolling
+                one right before, or the same stretch of earlier weeks (seasonal).
+            reference_since, reference_until: the fixed window.
+            reference_windows: how many rolling windows, or weeks back.
         """
         window = self._window(since, until)
         limits = DriftLimits(psi=psi_limit)
-        _, report = self._monitors.drift(self.call, endpoint, *window, limits, exact=exact)
+        before = DriftReference(
+            kind=reference, since=reference_since, until=reference_until, windows=reference_windows
+        )
+        _, report = self._monitors.drift(
+            self.call, endpoint, *window, limits, exact=exact, reference=before
+        )
         return report
 
     @action(post="/monitors/{name}/checks", on="monitor")
     def check(self, name: str, *, until: Instant | None = None) -> CheckResult:
         """Run a monitor over its window; what crosses a limit raises an alert."""
-        self._check_monitor(self._monitors.monitor(self.call.connection, name))
+        monitor = self._monitors.monitor(self.call.connection, name)
+        if monitor.labels is not None:
+            self._check_labels(monitor.labels)
+        self._check_monitor(monitor)
         return self._monitors.check(self.call, name, until or self.call.now)
 
     @action(get="/endpoints/{endpoint}/reports", on="endpoint")

@@ -1,4 +1,4 @@
-"""The tables of monitoring: reports that were kept, and sketches of the prediction log."""
+"""The tables of monitoring: reports, checks and their findings, sketches, detectors."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from sqlalchemy import (
     LargeBinary,
     String,
     Table,
+    Text,
     insert,
     select,
 )
@@ -51,6 +52,38 @@ sketched_segments = Table(
     metadata,
     Column("segment", String(200), primary_key=True),
     Column("at", Instant, nullable=False, index=True),
+)
+
+checks = Table(
+    "monitoring_checks",
+    metadata,
+    Column("monitor", String(64), primary_key=True),
+    Column("until", Instant, primary_key=True),
+    Column("since", Instant, nullable=False),
+    Column("at", Instant, nullable=False),
+)
+
+findings = Table(
+    "monitoring_findings",
+    metadata,
+    Column("monitor", String(64), primary_key=True),
+    Column("until", Instant, primary_key=True),
+    Column("key", String(200), primary_key=True),
+    Column("name", String(64), nullable=False),
+    Column("subject", String(200), nullable=False),
+    Column("sentence", Text, nullable=False),
+    Column("numbers", Json, nullable=False),
+)
+
+detectors = Table(
+    "monitoring_detectors",
+    metadata,
+    Column("monitor", String(64), primary_key=True),
+    Column("series", String(200), primary_key=True),
+    Column("detector", String(20), primary_key=True),
+    Column("rule", String(64), nullable=False),
+    Column("until", Instant, nullable=False),
+    Column("values", LargeBinary, nullable=False),
 )
 
 

@@ -15,7 +15,10 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from falaj.testing.artifactsubjects import of_artifacts
+from falaj.testing.operationsubjects import of_operations
 from falaj.testing.registrysubjects import of_registry
+from falaj.testing.retrainingsubjects import of_retraining
+from falaj.testing.rolloutsubjects import of_rollouts
 from falaj.testing.studied import studied
 from falaj.testing.trackingsubjects import of_tracking
 from falaj.testing.world import BEGIN, OWNER, definitions, door_of, training_spec
@@ -260,6 +263,8 @@ SUBJECTS: Mapping[str, Subject] = {
     "sources.loads": Subject(_always(source="flights")),
     "sources.check": Subject(_always(source="flights"), frozenset({"n_rows"})),
     "sources.results": Subject(_always(source="flights", limit=1)),
+    "contracts.check": Subject(_always(contract="flights"), _JOB),
+    "contracts.history": Subject(_always(contract="flights", limit=5)),
     "tables.get": Subject(_always(table="flights")),
     "tables.snapshots": Subject(_always(table="flights")),
     "tables.read": Subject(
@@ -314,6 +319,7 @@ SUBJECTS: Mapping[str, Subject] = {
         lambda _world: {"request": {"model": "late", "spec": training_spec()}}
     ),
     **{name: Subject(asked) for name, asked in of_tracking().items()},
+    **{name: Subject(asked) for name, asked in of_operations().items()},
     **{name: Subject(*asked) for name, asked in of_artifacts().items()},
     "training.tune": Subject(
         lambda world: {"request": {
@@ -415,8 +421,12 @@ SUBJECTS: Mapping[str, Subject] = {
     ),
     "monitors.fairness": Subject(_always(endpoint="late", group_by="carrier")),
     "monitors.check": Subject(lambda world: {"name": world.serving() and "late-drift"}),
+    "planning.sample": Subject(_always(effect=0.1, rate=0.2, units_a_day=1000.0)),
     "monitors.reports": Subject(_always(endpoint="late")),
     "monitors.report": Subject(_fact("report")),
+    "monitors.checks": Subject(_always(name="late-drift")),
+    **{name: Subject(*asked) for name, asked in of_retraining().items()},
+    **{name: Subject(*asked) for name, asked in of_rollouts().items()},
     "changes.get": Subject(_fact("id", "change")),
     "changes.approve": Subject(_new("id", lambda world: world.change(), reason="It is good.")),
     "changes.reject": Subject(_new("id", lambda world: world.change(), reason="Not yet.")),

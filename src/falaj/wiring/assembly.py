@@ -270,11 +270,13 @@ class Premises:
         from falaj.operations.policies import CHANGE_KIND as POLICY
         from falaj.wiring.policyparts import proposals
         from falaj.wiring.registryparts import model_changes
+        from falaj.wiring.rolloutparts import rollout_changes
 
         def policies_approved(call: Call, change: Any) -> None:
             proposals(self).carry_out(call, change)
 
-        return Changes(self.catalog, {**model_changes(self), POLICY: policies_approved})
+        kinds = {**model_changes(self), **rollout_changes(self), POLICY: policies_approved}
+        return Changes(self.catalog, kinds, self.definitions)
 
     @part
     def incidents(self) -> Incidents:
@@ -332,6 +334,7 @@ class Premises:
             catalog=self.catalog,
             calls=self.calls,
             clock=self.clock,
+            alerts=self.alerts,
         )
 
     @property

@@ -9,15 +9,17 @@ def service_classes() -> dict[str, type[Service]]:
     """The service classes by name, in the order of the flow."""
     from falaj.catalog.service import AssetService, DefinitionService
     from falaj.features.service import Features
+    from falaj.ingest.contract_service import ContractService
     from falaj.ingest.service import SourceService
     from falaj.kernel.jobs_service import JobsService
     from falaj.lake.erasure_service import PrivacyService
     from falaj.lake.service import TableService
     from falaj.models.ci_service import CiService
     from falaj.models.service import ModelService
-    from falaj.monitoring.service import MonitorService
+    from falaj.operations.alerting_service import ReceiverService, SilenceService
+    from falaj.operations.incident_service import IncidentService, ProblemService
     from falaj.operations.policy_service import PolicyService
-    from falaj.operations.service import AlertService, ChangeService, IncidentService
+    from falaj.operations.service import AlertService, ChangeService
     from falaj.operations.webhooks_service import WebhookService
     from falaj.serving.service import EndpointService
     from falaj.training.costs.service import CostService
@@ -34,6 +36,7 @@ def service_classes() -> dict[str, type[Service]]:
 
     listed: list[type[Service]] = [
         SourceService,
+        ContractService,
         TableService,
         DefinitionService,
         Features,
@@ -46,11 +49,14 @@ def service_classes() -> dict[str, type[Service]]:
         PipelineService,
         ModelService,
         EndpointService,
-        MonitorService,
+        *_watching(),
         ChangeService,
         AlertService,
         IncidentService,
         WebhookService,
+        SilenceService,
+        ProblemService,
+        ReceiverService,
         AssetService,
         PrivacyService,
         AccountsService,
@@ -63,3 +69,13 @@ def service_classes() -> dict[str, type[Service]]:
         JobsService,
     ]
     return {service.name: service for service in listed}
+
+
+def _watching() -> list[type[Service]]:
+    """Those that watch over what serves, and change it."""
+    from falaj.monitoring.retraining_service import RetrainingService
+    from falaj.monitoring.service import MonitorService
+    from falaj.rollouts.planning_service import PlanningService
+    from falaj.rollouts.service import RolloutService
+
+    return [MonitorService, RetrainingService, PlanningService, RolloutService]

@@ -77,7 +77,7 @@ def test_a_reference_counts_words_missing_values_and_scores():
     number, words = found.features
     assert (number.n_missing, sum(number.counts), number.mean) == (1, 3, 1.5)
     assert (words.counts, words.n_missing) == ((1, 2, 0), 1)
-    assert len(found.scores.counts) == 64
+    assert len(found.scores.counts) == 65
     assert (found.scores.counts[0], found.scores.counts[-1]) == (1, 1)
     empty = statistics_of(encoding, np.full((2, 2), np.nan, np.float32), np.array([0.5]))
     assert empty.features[0].edges == ()

@@ -1,0 +1,189 @@
+"""The words of drift: when a difference is one, against what, and what is found beside it."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
+
+Share = Annotated[float, Field(ge=0, le=1)]
+ReferenceKind = Literal["training", "fixed", "rolling", "seasonal"]
+FindingName = Literal[
+    "null_surge",
+    "stuck_value",
+    "unit_change",
+    "new_categories",
+    "infinite_values",
+    "out_of_range",
+]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DriftLimits(_Frozen):
+    """When a difference is a drift: it is surely there, and it is large by one measure."""
+
+    psi: Annotated[float, Field(gt=0)] = 0.2
+    missing: Share = 0.1
+    """Difference of the share of missing values."""
+    false_discovery_rate: Share = 0.05
+    """Over all features of a report together (Benjamini-Hochberg)."""
+    wasserstein: Annotated[float, Field(gt=0)] | None = None
+    """In standard deviations of the reference; None: it is told, and no limit."""
+    ks: Share | None = None
+    """Greatest difference of the distribution functions."""
+    jensen_shannon: Share | None = None
+    """Distance, base 2."""
+
+
+class DriftReference(_Frozen):
+    """What a window is compared with.
+
+    ``training``: the rows that the model was made of. The others are windows of its own
+    traffic, from kept sketches: one ``fixed`` for good, the ``rolling`` one right before, or
+    the same stretch of earlier ``seasonal`` periods.
+    """
+
+    kind: ReferenceKind = "training"
+    since: AwareDatetime | None = None
+    until: AwareDatetime | None = None
+    """Of a fixed window."""
+    windows: Annotated[int, Field(ge=1, le=52)] = 1
+    """Rolling: how many windows of the same length; seasonal: how many periods back."""
+    period: timedelta = timedelta(days=7)
+    """Of the season: a week compares an hour with the same hour of the same weekday."""
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if self.kind == "fixed":
+            if self.since is None or self.until is None or self.since >= self.until:
+                raise ValueError("a fixed reference needs `since` before `until`")
+        elif self.since is not None or self.until is not None:
+            raise ValueError(f"a {self.kind} reference has no `since` and `until` of its own")
+        if self.period <= timedelta(0):
+            raise ValueError("the period of a season is longer than nothing")
+        return self
+
+
+class QualityLimits(_Frozen):
+    """When a column's values are called faulty, whatever their distribution does."""
+
+    null_surge: Share = 0.05
+    """Growth of the share of missing values."""
+    outside: Share = 0.002
+    """Share of values outside the reference's range."""
+    unknown: Share = 0.001
+    """Share of words that the reference does not know."""
+    scale: Annotated[float, Field(gt=1)] = 1.5
+    """The least factor, or its inverse, that is called a change of unit."""
+    least_rows: Annotated[int, Field(ge=2)] = 50
+    """Fewer rows show no finding."""
+
+
+class DriftWatch(_Frozen):
+    """How a monitor watches for drift, beyond comparing with the training rows each time."""
+
+    reference: DriftReference = DriftReference()
+    needed: Annotated[int, Field(ge=1, le=100)] = 1
+    """In how many of the last windows a thing must be found before it raises an alert."""
+    of_last: Annotated[int, Field(ge=1, le=100)] = 1
+    quality: QualityLimits | None = QualityLimits()
+    weighted: Annotated[float, Field(gt=0)] | None = None
+    """Limit of the PSI of all inputs, weighted by the model's feature importance."""
+    labels: Share | None = None
+    """Limit of the difference of the share of label 1; the monitor names the label table."""
+    sample: Annotated[int, Field(ge=200, le=100_000)] | None = None
+    """How many rows of each side the multivariate checks read; None: they are not made."""
+    separable: Annotated[float, Field(ge=0.5, lt=1)] = 0.6
+    """The AUC of a classifier that tells now from the reference, above which its whole band
+    must lie."""
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.needed > self.of_last:
+            raise ValueError(f"{self.needed} of {self.of_last} windows can never be")
+        return self
+
+
+class Finding(BaseModel):
+    """One named thing that is wrong with a column."""
+
+    model_config = ConfigDict(ser_json_inf_nan="strings")
+
+    name: str
+    column: str
+    numbers: dict[str, float]
+    sentence: str
+
+    @property
+    def key(self) -> str:
+        """What makes it the same finding in another window."""
+        return f"{self.name}-{self.column}"
+
+
+class FeatureDrift(BaseModel):
+    """How one input (or the score) differs from its reference."""
+
+    name: str
+    psi: float
+    jensen_shannon: float
+    ks: float | None
+    """None for a category: it has no order."""
+    wasserstein: float | None = None
+    """In standard deviations of the reference; None for a category, or if it has none."""
+    p_value: float
+    """Of the smaller of the tests on values and on missing values, counted twice."""
+    adjusted_p_value: float = 1.0
+    """After Benjamini-Hochberg over the report."""
+    missing_reference: float
+    missing_observed: float
+    weight: float | None = None
+    """Its share of the model's importance; None if the bundle does not tell."""
+    drifted: bool = False
+    why: str = ""
+
+
+class LabelDrift(BaseModel):
+    """How the share of label 1 differs from that of a reference window."""
+
+    reference_share: float
+    observed_share: float
+    n_reference: int
+    n_observed: int
+    p_value: float
+    drifted: bool
+    why: str = ""
+
+
+class DriftReport(BaseModel):
+    """The inputs and scores of one model version over a window, against a reference."""
+
+    endpoint: str
+    model: str
+    version: int
+    bundle: str
+    since: datetime
+    until: datetime
+    n_reference: int
+    n_observed: int
+    source: Literal["sketches", "rows"] = "rows"
+    """What it was told from: sketches of whole minutes (further back hours and days) that
+    begin in the window, or every row."""
+    against: str = "the training rows"
+    limits: DriftLimits
+    features: list[FeatureDrift]
+    score: FeatureDrift
+    weighted_psi: float | None = None
+    """PSI of the inputs, weighted by their importance; None if the bundle does not tell."""
+    findings: list[Finding] = []
+    labels: LabelDrift | None = None
+    sampled: dict[str, Any] | None = None
+
+    @property
+    def drifted(self) -> list[FeatureDrift]:
+        """What drifted, the farthest first; the score stands among them as ``score``."""
+        found = [one for one in (*self.features, self.score) if one.drifted]
+        return sorted(found, key=lambda one: -one.psi)

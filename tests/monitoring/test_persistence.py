@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from sqlalchemy import func, select
+
+from falaj.kernel.database import Database
+from falaj.monitoring import persistence
+from falaj.monitoring.driftwords import Finding
+from falaj.monitoring.tables import checks, findings
+
+START = datetime(2026, 11, 1, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+
+
+def of(column: str) -> Finding:
+    return Finding(name="drift", column=column, numbers={"psi": 0.3}, sentence=f"{column} moved.")
+
+
+class Kept:
+    def __init__(self, database: Database) -> None:
+        self.database = database
+
+    def window(self, number: int, *columns: str) -> None:
+        until = START + number * HOUR
+        with self.database.transaction() as connection:
+            persistence.keep(
+                connection, "watch", until - HOUR, until, [of(one) for one in columns], at=until
+            )
+
+    def lasting(self, number: int, needed: int, of_last: int) -> set[str]:
+        with self.database.reading() as connection:
+            return persistence.lasting(
+                connection, "watch", START + number * HOUR, needed=needed, of_last=of_last
+            )
+
+
+@pytest.fixture
+def kept(sqlite_database: Database) -> Kept:
+    return Kept(sqlite_database)
+
+
+def test_what_is_found_in_two_of_three_windows_lasts_and_what_is_gone_does_not(kept: Kept) -> None:
+    kept.window(1, "a", "b")
+    assert kept.lasting(1, 2, 3) == set()
+    assert kept.lasting(1, 1, 1) == {"drift-a", "drift-b"}
+    kept.window(2)
+    kept.window(3, "a")
+    assert kept.lasting(3, 2, 3) == {"drift-a"}
+    assert kept.lasting(3, 2, 2) == set()
+    kept.window(4)
+    assert kept.lasting(4, 2, 4) == set()
+
+
+def test_a_window_that_is_checked_again_counts_once(kept: Kept) -> None:
+    for _ in range(3):
+        kept.window(1, "a")
+    assert kept.lasting(1, 2, 3) == set()
+    kept.window(2, "a", "a")
+    assert kept.lasting(2, 2, 3) == {"drift-a"}
+    kept.window(2)
+    assert kept.lasting(2, 1, 3) == set()
+
+
+def test_an_older_window_is_judged_by_those_before_it(kept: Kept) -> None:
+    kept.window(1, "a")
+    kept.window(3, "a")
+    kept.window(2, "a")
+    assert kept.lasting(2, 2, 2) == {"drift-a"}
+
+
+def test_old_windows_are_forgotten(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(persistence, "WINDOWS_KEPT", 3)
+    for number in range(6):
+        kept.window(number, "a")
+    with kept.database.reading() as connection:
+        for table in (checks, findings):
+            assert connection.execute(select(func.count()).select_from(table)).scalar() == 3
