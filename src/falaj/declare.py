@@ -61,6 +61,13 @@ from falaj.models.gating.rules import (
 from falaj.models.model import ModelPolicy
 from falaj.monitoring.driftwords import DriftLimits, DriftReference, DriftWatch, QualityLimits
 from falaj.monitoring.model import Labels, Monitor, PerformanceLimits
+from falaj.monitoring.performancewords import (
+    CalibrationLimits,
+    FairnessLimits,
+    FigureLimit,
+    Quality,
+    Slice,
+)
 from falaj.monitoring.retrainingwords import (
     NewestRows,
     OnFinding,
@@ -109,6 +116,7 @@ __all__ = [
     "Between",
     "Bound",
     "BurnAlert",
+    "CalibrationLimits",
     "CalibrationRule",
     "CardRule",
     "Challenger",
@@ -130,10 +138,12 @@ __all__ = [
     "Escalation",
     "ExplainabilityRule",
     "Expression",
+    "FairnessLimits",
     "FairnessRule",
     "Feature",
     "FeatureService",
     "FeatureView",
+    "FigureLimit",
     "Filter",
     "ForeignKey",
     "ForeignTable",
@@ -177,6 +187,7 @@ __all__ = [
     "PerformanceLimits",
     "Pipeline",
     "Policy",
+    "Quality",
     "QualityLimits",
     "ReadRule",
     "Retraining",
@@ -186,6 +197,7 @@ __all__ = [
     "RowCount",
     "ServiceLevel",
     "Severity",
+    "Slice",
     "SliceRule",
     "Source",
     "Stage",

@@ -35,7 +35,7 @@ SERVICES: dict[str, str] = {
     "pipelines": "Pipelines: functions that run durably as one graph, asked for or by themselves.",
     "models": "Registered models: what may be served, and why.",
     "endpoints": "Endpoints and their releases: what serves, and since when.",
-    "monitors": "Drift and realised performance, from the prediction log.",
+    "monitors": "Drift, performance, calibration and fairness, from the prediction log.",
     "planning": "How many units a rollout needs, and for how long it runs.",
     "retraining": "Retraining: what has a model trained again, and what came of each time.",
     "rollouts": "Rollouts: challengers that are tried on live traffic, and what became of them.",

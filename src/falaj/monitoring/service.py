@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 class MonitorService(AssessmentActions, ScheduleActions):
-    """Drift and realised performance, from the prediction log."""
+    """Drift, performance, calibration and fairness, from the prediction log."""
 
     name: ClassVar[str] = "monitors"
 
