@@ -59,6 +59,7 @@ from falaj.models.gating.rules import (
     SupplyChainRule,
 )
 from falaj.models.model import ModelPolicy
+from falaj.monitoring.anomalywords import AnomalyWatch, MetricSeries
 from falaj.monitoring.driftwords import DriftLimits, DriftReference, DriftWatch, QualityLimits
 from falaj.monitoring.model import Labels, Monitor, PerformanceLimits
 from falaj.operations.standard import Bound, ChangeTemplate
@@ -77,6 +78,7 @@ from falaj.training.pipelines.model import (
 
 __all__ = [
     "Aggregate",
+    "AnomalyWatch",
     "Between",
     "Bound",
     "CalibrationRule",
@@ -123,6 +125,7 @@ __all__ = [
     "Member",
     "MemoryRule",
     "MetricRule",
+    "MetricSeries",
     "Mode",
     "ModelPolicy",
     "Monitor",

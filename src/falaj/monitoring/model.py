@@ -9,6 +9,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from falaj.catalog.definitions import Definition
 from falaj.kernel.call import AssetRef
+from falaj.monitoring.anomalywords import AnomalyWatch
 from falaj.monitoring.driftwords import DriftLimits, DriftWatch
 from falaj.operations.model import Severity
 from falaj.serving.model import EndpointName
@@ -68,6 +69,8 @@ class Monitor(Definition):
     drift_watch: DriftWatch | None = None
     """What drift is measured against, and when it is alerted; None: against the training rows,
     at once."""
+    anomalies: AnomalyWatch | None = None
+    """Which series are held against their own past; None: none."""
 
     def document(self) -> dict[str, Any]:
         """As ``Definition.document``; what is unset and came later is left out, so that a
@@ -125,7 +128,7 @@ class ReportKind(BaseModel):
     """A kept report, in a list."""
 
     id: str
-    kind: Literal["drift", "performance"]
+    kind: Literal["drift", "performance", "anomalies"]
     endpoint: str
     monitor: str | None
     at: datetime

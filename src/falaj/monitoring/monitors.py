@@ -12,6 +12,7 @@ from falaj.kernel.call import AssetRef, Call
 from falaj.kernel.errors import Conflict, InvalidInput, NotFound
 from falaj.kernel.ids import new_id
 from falaj.monitoring import tables
+from falaj.monitoring.anomalywords import AnomalyReport, SeriesFinding
 from falaj.monitoring.driftchecks import DriftChecks
 from falaj.monitoring.driftwords import DriftLimits, DriftReference, DriftReport, DriftWatch
 from falaj.monitoring.model import (
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from falaj.monitoring.drift import Drift
     from falaj.monitoring.performance import Performance
+    from falaj.monitoring.seriesanomalies import SeriesAnomalies
     from falaj.operations.alerts import Alerts
     from falaj.serving.model import Release
     from falaj.serving.releases import Releases
@@ -43,6 +45,7 @@ class Monitors:
         releases: tell what serves.
         definitions: hold the monitors.
         alerts: are raised when a limit is crossed.
+        series: judges series; None where no monitor watches any.
     """
 
     def __init__(
@@ -52,12 +55,14 @@ class Monitors:
         releases: Releases,
         definitions: Definitions,
         alerts: Alerts,
+        series: SeriesAnomalies | None = None,
     ) -> None:
         self._drift = drift
         self._performance = performance
         self._releases = releases
         self._definitions = definitions
         self._alerts = alerts
+        self._series = series
         self._drift_checks = DriftChecks(performance)
 
     def monitor(self, connection: Connection, name: str) -> Monitor:
@@ -173,8 +178,37 @@ class Monitors:
             result.reports.append(kept)
             for figure, message in crossed(realised, monitor.performance):
                 self._alert(call, monitor, result, figure, message, {"report": kept})
+        if monitor.anomalies is not None:
+            kept, judged = self.anomalies(call, monitor, until)
+            result.reports.append(kept)
+            for found in judged:
+                self._alert(call, monitor, result, f"anomaly-{found.series}", found.message,
+                            {"report": kept, **found.model_dump(mode="json")})  # fmt: skip
         call.note(reports=result.reports, alerts=result.alerts)
         return result
+
+    def anomalies(
+        self, call: Call, monitor: Monitor, until: datetime
+    ) -> tuple[str, list[SeriesFinding]]:
+        """Judge the series that a monitor watches and keep the report; its id, and the findings
+        that are new since the monitor's last one or still last.
+
+        Raises:
+            InvalidInput: it watches none, or a metric is wrong.
+        """
+        watch = monitor.anomalies
+        if watch is None or self._series is None:
+            raise InvalidInput(
+                f"The monitor {monitor.name!r} watches no series.", hint="Declare `anomalies`."
+            )
+        last = tables.last_document(call.connection, "anomalies", monitor.name)
+        told = [] if last is None else AnomalyReport.model_validate(last).findings
+        before = {(one.series, one.since) for one in told}
+        report = self._series.report(call, monitor, watch, until)
+        news = [
+            one for one in report.findings if one.lasts or (one.series, one.since) not in before
+        ]
+        return self._kept(call, "anomalies", monitor.endpoint, monitor.name, report), news
 
     def reports(self, connection: Connection, endpoint: str, *, limit: int) -> list[ReportKind]:
         """The newest kept reports of an endpoint."""
@@ -210,10 +244,10 @@ class Monitors:
     def _kept(
         self,
         call: Call,
-        kind: Literal["drift", "performance"],
+        kind: Literal["drift", "performance", "anomalies"],
         endpoint: str,
         monitor: str | None,
-        report: DriftReport | PerformanceReport,
+        report: DriftReport | PerformanceReport | AnomalyReport,
     ) -> str:
         report_id = new_id("report")
         call.connection.execute(

@@ -487,18 +487,9 @@ class Premises:
     @part
     def monitors(self) -> Monitors:
         """Drift and realised performance."""
-        from falaj.monitoring.drift import Drift
-        from falaj.monitoring.monitors import Monitors
-        from falaj.monitoring.performance import Performance
-        from falaj.wiring.liveparts import kept_sketches
+        from falaj.wiring.monitorparts import monitors
 
-        return Monitors(
-            Drift(self.lake, self.bundles, kept_sketches(self), self.database),
-            Performance(self.lake),
-            self.serving.releases,
-            self.definitions,
-            self.alerts,
-        )
+        return monitors(self)
 
     # ---- the door
 
