@@ -35,6 +35,7 @@ READERS = {
     "training/training_sets.py": _CHECKED + "training.rows, training.train; gates tell figures",
     "monitoring/performance.py": _CHECKED + "monitors.performance, monitors.check",
     "monitoring/drift.py": "figures over many predictions",
+    "rollouts/servedtraffic.py": "ids of requests, as evidence of an incident; no field of any",
     "serving/batchinputs.py": _CHECKED + "endpoints.score",
     "serving/batchexport.py": "rows that the same caller's scoring has just made",
     "serving/served.py": "requests that parity checks compute again; figures leave it",

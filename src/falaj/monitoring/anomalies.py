@@ -38,9 +38,10 @@ _NORMAL = 1.4826
 _IN_SAMPLE = 1.5
 """Residuals of the fit are smaller than errors of the forecast; where these cannot be measured."""
 
-_STL = {"robust": True, "outer_iter": 4, "trend_jump": 12, "low_pass_jump": 12}
-"""Of each decomposition: smooth curves are computed at every twelfth point and drawn between,
-and four rounds of robust weights are enough (fifteen move nothing that is seen here)."""
+_STL = {"robust": True, "outer_iter": 2, "seasonal_deg": 0, "trend_jump": 12, "low_pass_jump": 12}
+"""Of each decomposition. Seasons are smoothed by a constant: by a line, four weeks bend at their
+end and errors of the forecast are three times as large (0.87 against 0.24 on the root of Poisson
+counts, whose own noise is 0.5). Curves are computed at each twelfth point and drawn between."""
 
 
 class NoStatsmodels(InvalidInput):
@@ -185,7 +186,7 @@ def _seasonal(moved: Values, n: int, periods: list[int]) -> tuple[Values, float]
     middle, residuals = _forecast(filled, n, periods)
     held = periods[-1]
     left = len(filled) - held
-    shorter = [p for p in periods if left >= 2 * p]
+    shorter = [p for p in periods if left > 2 * p]
     if not shorter:
         return middle, _IN_SAMPLE * _deviation(residuals)
     earlier, _ = _forecast(filled[:left], held, shorter)

@@ -11,8 +11,16 @@ from numpy.typing import NDArray
 
 from falaj.kernel.call import Call
 from falaj.kernel.errors import InvalidInput
+from falaj.monitoring import tables
 from falaj.monitoring.anomalies import Scale, expected, findings
-from falaj.monitoring.anomalywords import AnomalyReport, AnomalyWatch, MetricSeries, SeriesJudged
+from falaj.monitoring.anomalywords import (
+    AnomalyReport,
+    AnomalyWatch,
+    MetricSeries,
+    SeriesFinding,
+    SeriesJudged,
+)
+from falaj.monitoring.assessments import keep
 from falaj.monitoring.series import HOUR, MINUTE, MeterSeries
 
 if TYPE_CHECKING:
@@ -38,6 +46,20 @@ class SeriesAnomalies:
     def __init__(self, series: MeterSeries, query: Query) -> None:
         self._series = series
         self._query = query
+
+    def check(
+        self, call: Call, monitor: Monitor, watch: AnomalyWatch, until: datetime
+    ) -> tuple[str, list[SeriesFinding]]:
+        """Judge, and keep the report; its id, and the findings that are new since the last
+        report of this monitor or still last. Raises as ``report`` does."""
+        last = tables.last_document(call.connection, "anomalies", monitor.name)
+        told = [] if last is None else AnomalyReport.model_validate(last).findings
+        before = {(one.series, one.since) for one in told}
+        report = self.report(call, monitor, watch, until)
+        news = [
+            one for one in report.findings if one.lasts or (one.series, one.since) not in before
+        ]
+        return keep(call, "anomalies", monitor.endpoint, monitor.name, report), news
 
     def report(
         self, call: Call, monitor: Monitor, watch: AnomalyWatch, until: datetime

@@ -4,10 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, String, Table, Text, select
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Index,
+    Integer,
+    LargeBinary,
+    String,
+    Table,
+    Text,
+    insert,
+    select,
+)
 from sqlalchemy.engine import Connection
 
 from falaj.kernel.database import Instant, Json, metadata
+from falaj.kernel.ids import new_id
 
 reports = Table(
     "monitoring_reports",
@@ -73,6 +85,13 @@ detectors = Table(
     Column("until", Instant, nullable=False),
     Column("values", LargeBinary, nullable=False),
 )
+
+
+def keep_report(connection: Connection, **values: Any) -> str:
+    """Keep a report of these columns; returns its id."""
+    report_id = new_id("report")
+    connection.execute(insert(reports).values(id=report_id, **values))
+    return report_id
 
 
 def report_rows(connection: Connection, endpoint: str, *, limit: int) -> list[Any]:

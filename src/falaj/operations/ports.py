@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from falaj.operations.alerting_model import GroupMessage
 from falaj.operations.model import Notification
 
 
@@ -15,3 +16,26 @@ class Notifier(Protocol):
     """
 
     def notify(self, message: Notification) -> None: ...
+
+
+class AlertNotifier(Protocol):
+    """Tells one receiver of groups of alerts, by one technology.
+
+    Called outside of any transaction, at least once for each message; a repeat carries the
+    same ``id``. Messages of one group come in order, and carry the same ``group``: a channel
+    that can, shows them as one. No error's text holds a secret.
+    """
+
+    def tell(self, message: GroupMessage) -> None:
+        """Send a message; returns when the channel has taken it.
+
+        Raises:
+            FalajError: it was not taken, for which the text says why; it is tried again.
+        """
+
+    def check(self) -> None:
+        """Return if the channel can be reached; sends nothing that people would see.
+
+        Raises:
+            FalajError: it cannot, or its secret is missing.
+        """

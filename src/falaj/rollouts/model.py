@@ -116,7 +116,8 @@ class Stage(_Frozen):
     hold: timedelta = timedelta(minutes=10)
     """At least so long."""
     least_units: int = Field(default=100, ge=0)
-    """And at least so many units for each challenger: without traffic it waits."""
+    """And at least so many units for each challenger, counted since the rollout began: without
+    traffic it waits."""
 
 
 class Guardrail(_Frozen):
@@ -195,6 +196,10 @@ class Rollout(Definition):
             raise ValueError("the shares of the challengers sum to more than 1")
         if self.how is RolloutKind.CANARY and not self.stages:
             raise ValueError("a canary needs stages")
+        if self.how is RolloutKind.CANARY and len(names) > 1 and self.success is None:
+            raise ValueError("a canary of several challengers needs a success metric to choose by")
+        if self.how is RolloutKind.BANDIT and min(c.share for c in self.challengers) < self.floor:
+            raise ValueError("a bandit's floor is above the share of a challenger")
         if (self.segment is None) == (self.how is RolloutKind.INTERLEAVED):
             raise ValueError("an interleaved rollout, and only that, needs a segment")
         if self.how in (RolloutKind.AB, RolloutKind.BANDIT) and self.success is None:

@@ -270,11 +270,12 @@ class Premises:
         from falaj.operations.policies import CHANGE_KIND as POLICY
         from falaj.wiring.policyparts import proposals
         from falaj.wiring.registryparts import model_changes
+        from falaj.wiring.rolloutparts import rollout_changes
 
         def policies_approved(call: Call, change: Any) -> None:
             proposals(self).carry_out(call, change)
 
-        kinds = {**model_changes(self), POLICY: policies_approved}
+        kinds = {**model_changes(self), **rollout_changes(self), POLICY: policies_approved}
         return Changes(self.catalog, kinds, self.definitions)
 
     @part
@@ -486,7 +487,7 @@ class Premises:
 
     @part
     def monitors(self) -> Monitors:
-        """Drift and realised performance."""
+        """Drift, performance, calibration and fairness."""
         from falaj.wiring.monitorparts import monitors
 
         return monitors(self)

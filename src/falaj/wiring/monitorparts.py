@@ -1,4 +1,4 @@
-"""The parts of monitors, joined."""
+"""What watches models: from the prediction log, its sketches and labels that arrive late."""
 
 from __future__ import annotations
 
@@ -10,18 +10,21 @@ if TYPE_CHECKING:
 
 
 def monitors(made: Premises) -> Monitors:
-    """Measures what the prediction log tells, and raises alerts."""
+    """Measures, keeps what was measured, and raises alerts."""
+    from falaj.monitoring.assessments import Assessments
     from falaj.monitoring.drift import Drift
     from falaj.monitoring.monitors import Monitors
     from falaj.monitoring.performance import Performance
     from falaj.wiring.anomalyparts import series_anomalies
     from falaj.wiring.liveparts import kept_sketches
 
+    kept, releases = kept_sketches(made), made.serving.releases
     return Monitors(
-        Drift(made.lake, made.bundles, kept_sketches(made), made.database),
+        Drift(made.lake, made.bundles, kept, made.database),
         Performance(made.lake),
-        made.serving.releases,
+        releases,
         made.definitions,
         made.alerts,
+        Assessments(made.lake, made.bundles, releases, kept, made.database),
         series_anomalies(made),
     )
