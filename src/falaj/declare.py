@@ -59,6 +59,7 @@ from falaj.models.gating.rules import (
     SupplyChainRule,
 )
 from falaj.models.model import ModelPolicy
+from falaj.monitoring.anomalywords import AnomalyWatch, MetricSeries
 from falaj.monitoring.driftwords import DriftLimits, DriftReference, DriftWatch, QualityLimits
 from falaj.monitoring.model import Labels, Monitor, PerformanceLimits
 from falaj.monitoring.performancewords import (
@@ -113,6 +114,7 @@ __all__ = [
     "Aggregate",
     "AlertReceiver",
     "AlertRoute",
+    "AnomalyWatch",
     "Between",
     "Bound",
     "BurnAlert",
@@ -171,6 +173,7 @@ __all__ = [
     "Metric",
     "MetricKind",
     "MetricRule",
+    "MetricSeries",
     "Mode",
     "ModelPolicy",
     "Monitor",

@@ -9,6 +9,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validato
 
 from falaj.catalog.definitions import Definition
 from falaj.kernel.call import AssetRef
+from falaj.monitoring.anomalywords import AnomalyWatch
 from falaj.monitoring.driftwords import DriftLimits, DriftWatch
 from falaj.monitoring.performancewords import Quality, Slice
 from falaj.monitoring.schedulewords import CheckSchedule
@@ -72,6 +73,8 @@ class Monitor(Definition):
     drift_watch: DriftWatch | None = None
     """What drift is measured against, and when it is alerted; None: against the training rows,
     at once."""
+    anomalies: AnomalyWatch | None = None
+    """Which series are held against their own past; None: none."""
     quality: Quality | None = None
     """Of performance, estimated and realised, of calibration and of fairness."""
 
