@@ -60,6 +60,7 @@ from falaj.models.gating.rules import (
 )
 from falaj.models.model import ModelPolicy
 from falaj.monitoring.driftwords import DriftLimits, DriftReference, DriftWatch, QualityLimits
+from falaj.monitoring.leakage import LeakageLimits
 from falaj.monitoring.model import Labels, Monitor, PerformanceLimits
 from falaj.monitoring.retrainingwords import (
     NewestRows,
@@ -137,6 +138,7 @@ __all__ = [
     "InputsRule",
     "Labels",
     "LatencyRule",
+    "LeakageLimits",
     "LeakageRule",
     "Length",
     "Limits",

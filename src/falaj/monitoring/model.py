@@ -10,6 +10,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from falaj.catalog.definitions import Definition
 from falaj.kernel.call import AssetRef
 from falaj.monitoring.driftwords import DriftLimits, DriftWatch
+from falaj.monitoring.leakage import LeakageLimits
 from falaj.monitoring.schedulewords import CheckSchedule
 from falaj.operations.model import Severity
 from falaj.serving.model import EndpointName
@@ -71,6 +72,9 @@ class Monitor(Definition):
     drift_watch: DriftWatch | None = None
     """What drift is measured against, and when it is alerted; None: against the training rows,
     at once."""
+
+    leakage: LeakageLimits | None = None
+    """Whether single features know too much; it needs ``labels``."""
 
     def document(self) -> dict[str, Any]:
         """As ``Definition.document``; what is unset and came later is left out, so that a

@@ -15,6 +15,7 @@ from falaj.monitoring.driftwords import (
     DriftReport,
     ReferenceKind,
 )
+from falaj.monitoring.leakage_actions import LeakageActions, LeakageChecks
 from falaj.monitoring.model import (
     CheckResult,
     Column,
@@ -44,7 +45,7 @@ May = Callable[[Call, str, AssetRef], bool]
 """True if the caller may do the named action on an asset, as the caller stands now."""
 
 
-class MonitorService(ScheduleActions):
+class MonitorService(LeakageActions, ScheduleActions):
     """Drift and realised performance, from the prediction log."""
 
     name: ClassVar[str] = "monitors"
@@ -55,7 +56,9 @@ class MonitorService(ScheduleActions):
         may: May,
         guarded: GuardedLake,
         schedules: MonitorSchedules | None = None,
+        leaks: LeakageChecks | None = None,
     ) -> None:
+        self._leaks = leaks
         self._schedules = schedules
         self._monitors = monitors
         self._may = may
@@ -143,7 +146,8 @@ class MonitorService(ScheduleActions):
         monitor = self._monitors.monitor(self.call.connection, name)
         if monitor.labels is not None:
             self._check_labels(monitor.labels)
-        return self._monitors.check(self.call, name, until or self.call.now)
+        result = self._monitors.check(self.call, name, until or self.call.now)
+        return self._with_leakage(monitor, result)
 
     @action(get="/endpoints/{endpoint}/reports", on="endpoint")
     def reports(self, endpoint: EndpointName, *, limit: int = 100) -> Sequence[ReportKind]:

@@ -404,6 +404,10 @@ SUBJECTS: Mapping[str, Subject] = {
     "monitors.performance": Subject(
         _always(endpoint="late", label_table="flights", label="late", key="flight")
     ),
+    "monitors.leakage": Subject(
+        lambda world: {"endpoint": world.serving() and "late", "label_table": "flights",
+                       "label": "late", "key": "flight"}
+    ),
     "monitors.check": Subject(lambda world: {"name": world.serving() and "late-drift"}),
     "monitors.reports": Subject(_always(endpoint="late")),
     "monitors.report": Subject(_fact("report")),
