@@ -34,6 +34,8 @@ READERS = {
     "training/pipelines/execution.py": "inputs of a step, behind check_clear for its principal",
     "training/training_sets.py": _CHECKED + "training.rows, training.train; gates tell figures",
     "monitoring/performance.py": _CHECKED + "monitors.performance, monitors.check",
+    "monitoring/leakage.py": _CHECKED + "monitors.leakage, monitors.check",
+    "monitoring/triggers.py": "counts labels, for a principal that may read them",
     "monitoring/drift.py": "figures over many predictions",
     "rollouts/servedtraffic.py": "ids of requests, as evidence of an incident; no field of any",
     "rollouts/exposures.py": "which variant units met; counts of them leave it",

@@ -16,6 +16,7 @@ from falaj.monitoring.driftwords import (
     ReferenceKind,
 )
 from falaj.monitoring.laketables import LakeTables
+from falaj.monitoring.leakage_actions import LeakageActions, LeakageChecks
 from falaj.monitoring.model import (
     CheckResult,
     Column,
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from falaj.monitoring.schedules import MonitorSchedules
 
 
-class MonitorService(AssessmentActions, ScheduleActions):
+class MonitorService(AssessmentActions, LeakageActions, ScheduleActions):
     """Drift, performance, calibration and fairness, from the prediction log."""
 
     name: ClassVar[str] = "monitors"
@@ -46,7 +47,9 @@ class MonitorService(AssessmentActions, ScheduleActions):
         may: May,
         guarded: GuardedLake,
         schedules: MonitorSchedules | None = None,
+        leaks: LeakageChecks | None = None,
     ) -> None:
+        self._leaks = leaks
         self._schedules = schedules
         self._monitors = monitors
         self._tables = LakeTables(monitors.lake)
@@ -128,7 +131,8 @@ class MonitorService(AssessmentActions, ScheduleActions):
         if monitor.labels is not None:
             self._check_labels(monitor.labels)
         self._check_monitor(monitor)
-        return self._monitors.check(self.call, name, until or self.call.now)
+        result = self._monitors.check(self.call, name, until or self.call.now)
+        return self._with_leakage(monitor, result)
 
     @action(get="/endpoints/{endpoint}/reports", on="endpoint")
     def reports(self, endpoint: EndpointName, *, limit: int = 100) -> Sequence[ReportKind]:

@@ -53,7 +53,7 @@ from falaj.wiring.privacyparts import privacy_service
 from falaj.wiring.provisioningparts import provisioning_service
 from falaj.wiring.readingparts import DataPlaneSight, feature_sight, guarded_lake
 from falaj.wiring.residencyparts import residency
-from falaj.wiring.retrainingparts import monitor_schedules, retraining_service
+from falaj.wiring.retrainingparts import leakage_checks, monitor_schedules, retraining_service
 from falaj.wiring.rolloutparts import RolloutParts
 from falaj.wiring.trackingparts import experiment_service, run_service
 from falaj.wiring.tuningparts import study_service
@@ -100,7 +100,11 @@ def makers(made: Premises) -> dict[type[Service], Callable[[], Service]]:
         ModelService: lambda: _models(made),
         EndpointService: lambda: _endpoints(made),
         MonitorService: lambda: MonitorService(
-            made.monitors, made.may_on, guarded_lake(made), monitor_schedules(made)
+            made.monitors,
+            made.may_on,
+            guarded_lake(made),
+            monitor_schedules(made),
+            leakage_checks(made),
         ),
         PlanningService: PlanningService,
         RetrainingService: lambda: retraining_service(made),
