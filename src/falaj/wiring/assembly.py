@@ -251,7 +251,8 @@ class Premises:
             self.catalog,
             definition_kinds(),
             {
-                **(feature_appliers(found, self.catalog) | rollout_appliers(self)),
+                **feature_appliers(found, self.catalog),
+                **rollout_appliers(self),
                 "source": declared_sources(self),
                 "endpoint": endpoint_applied,
                 "policy": policy_applied,
