@@ -6,7 +6,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 FEAST := .venv-peers/feast/.ready
 SERVERS := $(foreach name,mlserver triton litserve bentoml kserve,.venv-peers/$(name)/.ready)
-WATCHERS := $(foreach name,alibi evidently nannyml whylogs,.venv-peers/$(name)/.ready)
+WATCHERS := $(foreach name,alibi evidently greatexpectations nannyml validators whylogs,.venv-peers/$(name)/.ready)
 WORKERS ?= 2
 SIZE ?= small
 
@@ -73,11 +73,6 @@ $(FEAST): pyproject.toml | $(READY)
 	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python .venv-peers/$*
 	@$(BIN)/uv pip install --quiet --python .venv-peers/$*/bin/python --requirement $< \
 		|| { echo "$* cannot be installed here and is left out."; rm -rf .venv-peers/$*; mkdir .venv-peers/$*; }
-	@touch $@
-
-.venv-peers/%/.ready: benchmarks/monitoring/peers/requirements-%.txt | $(READY)
-	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python .venv-peers/$*
-	@$(BIN)/uv pip install --quiet --python .venv-peers/$*/bin/python --requirement $<
 	@touch $@
 
 peers: $(FEAST) $(SERVERS) $(WATCHERS) ## make .venv-peers with the programs that benchmarks compare with
