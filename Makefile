@@ -119,14 +119,14 @@ tests/oidc-provider/node_modules/.package-lock.json: tests/oidc-provider/package
 
 oidc-provider: tests/oidc-provider/node_modules/.package-lock.json ## install the OpenID provider that tests of signing in use
 
-# Those who hold tables to contracts, for benchmarks/monitoring/contracts.py.
+# Those who watch over data and models, for benchmarks/monitoring.
 .venv-peers/%/.ready: benchmarks/monitoring/peers/requirements-%.txt | $(READY)
 	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python .venv-peers/$*
 	@$(BIN)/uv pip install --quiet --python .venv-peers/$*/bin/python --requirement $< \
 		|| { echo "$* cannot be installed here and is left out."; rm -rf .venv-peers/$*; mkdir .venv-peers/$*; }
 	@touch $@
 
-bench-monitoring: .venv-peers/greatexpectations/.ready .venv-peers/validators/.ready
+bench-monitoring: $(WATCHERS)
 
 bench-features: $(FEAST) wrk
 
