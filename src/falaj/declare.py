@@ -59,8 +59,17 @@ from falaj.models.gating.rules import (
     SupplyChainRule,
 )
 from falaj.models.model import ModelPolicy
+from falaj.monitoring.anomalywords import AnomalyWatch, MetricSeries
 from falaj.monitoring.driftwords import DriftLimits, DriftReference, DriftWatch, QualityLimits
+from falaj.monitoring.leakage import LeakageLimits
 from falaj.monitoring.model import Labels, Monitor, PerformanceLimits
+from falaj.monitoring.performancewords import (
+    CalibrationLimits,
+    FairnessLimits,
+    FigureLimit,
+    Quality,
+    Slice,
+)
 from falaj.monitoring.retrainingwords import (
     NewestRows,
     OnFinding,
@@ -70,6 +79,7 @@ from falaj.monitoring.retrainingwords import (
     Standard,
 )
 from falaj.monitoring.schedulewords import CheckSchedule
+from falaj.operations.budgets import BurnAlert, ServiceLevel
 from falaj.operations.routing import (
     AlertReceiver,
     AlertRoute,
@@ -105,8 +115,11 @@ __all__ = [
     "Aggregate",
     "AlertReceiver",
     "AlertRoute",
+    "AnomalyWatch",
     "Between",
     "Bound",
+    "BurnAlert",
+    "CalibrationLimits",
     "CalibrationRule",
     "CardRule",
     "Challenger",
@@ -128,10 +141,12 @@ __all__ = [
     "Escalation",
     "ExplainabilityRule",
     "Expression",
+    "FairnessLimits",
     "FairnessRule",
     "Feature",
     "FeatureService",
     "FeatureView",
+    "FigureLimit",
     "Filter",
     "ForeignKey",
     "ForeignTable",
@@ -148,6 +163,7 @@ __all__ = [
     "InputsRule",
     "Labels",
     "LatencyRule",
+    "LeakageLimits",
     "LeakageRule",
     "Length",
     "Limits",
@@ -159,6 +175,7 @@ __all__ = [
     "Metric",
     "MetricKind",
     "MetricRule",
+    "MetricSeries",
     "Mode",
     "ModelPolicy",
     "Monitor",
@@ -175,6 +192,7 @@ __all__ = [
     "PerformanceLimits",
     "Pipeline",
     "Policy",
+    "Quality",
     "QualityLimits",
     "ReadRule",
     "Retraining",
@@ -182,7 +200,9 @@ __all__ = [
     "Rollout",
     "RolloutKind",
     "RowCount",
+    "ServiceLevel",
     "Severity",
+    "Slice",
     "SliceRule",
     "Source",
     "Stage",

@@ -9,6 +9,18 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from sklearn import metrics
+from tests.monitoring.assessed import (
+    A_DAY,
+    DAYS,
+    HARMED,
+    MONDAY,
+    NOW,
+    Assessed,
+    N,
+    drawn,
+    labels_of,
+    log_of,
+)
 
 from falaj.kernel.database import Database
 from falaj.kernel.errors import Conflict, Forbidden, InvalidInput, NotFound
@@ -21,18 +33,6 @@ from falaj.monitoring.performancewords import (
     FigureLimit,
     Quality,
     Slice,
-)
-from tests.monitoring.assessed import (
-    A_DAY,
-    DAYS,
-    HARMED,
-    MONDAY,
-    NOW,
-    N,
-    Assessed,
-    drawn,
-    labels_of,
-    log_of,
 )
 
 DATA = drawn()

@@ -251,7 +251,8 @@ class Premises:
             self.catalog,
             definition_kinds(),
             {
-                **(feature_appliers(found, self.catalog) | rollout_appliers(self)),
+                **feature_appliers(found, self.catalog),
+                **rollout_appliers(self),
                 "source": declared_sources(self),
                 "endpoint": endpoint_applied,
                 "policy": policy_applied,
@@ -520,11 +521,11 @@ class Premises:
     @part
     def backend(self) -> Backend:
         """What a local door stands on."""
-        from falaj.features.parity_records import ParityMetrics
         from falaj.wiring.actions import makers
         from falaj.wiring.auditparts import space
+        from falaj.wiring.operationparts import expose
 
-        self.telemetry.registry.register(ParityMetrics(self.database))
+        expose(self)
         return Backend(
             services=Services(makers=makers(self)),
             database=self.database,
