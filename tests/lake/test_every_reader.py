@@ -40,8 +40,6 @@ READERS = {
     "rollouts/exposures.py": "which variant each unit met; counts of them leave it",
     "rollouts/metrics.py": _CHECKED + "rollouts.start",
     "rollouts/servedtraffic.py": "ids of requests, as evidence of an incident; no field of any",
-    "rollouts/exposures.py": "which variant units met; counts of them leave it",
-    "rollouts/metrics.py": "sums over units; who starts a rollout sees all in clear (rights)",
     "monitoring/laketables.py": _CHECKED + "monitors.drift_of_tables",
     "serving/batchinputs.py": _CHECKED + "endpoints.score",
     "serving/batchexport.py": "rows that the same caller's scoring has just made",
