@@ -333,6 +333,27 @@ def test_a_control_process_that_is_killed_between_flip_and_commit_leaves_nothing
     assert world.routed() == (release.id, {"new": 0.2})
 
 
+def test_a_rollout_is_halted_while_another_transaction_holds_the_database(world: World) -> None:
+    world.served()
+    assert not world.rollouts.halt("delays")
+    release = world.begun()
+    assert not world.rollouts.halt("delays")
+    world.divided(0.5)
+    with world.database.transaction():  # an activation that waits for its workers
+        assert world.rollouts.halt("delays")
+        assert world.routed() == (release.id, {})
+        world.plans.catch_up()
+        assigner = world.plans.named("delays").assigner
+        assert assigner is not None
+        assert not assigner.on
+    world.divided(0.0)
+    assert not world.apart()
+    world.divided(0.3)
+    world.rollouts.halt("delays")  # and nobody divides
+    assert world.mended() == ["delays"]
+    assert world.routed() == (release.id, {"new": 0.3})
+
+
 def test_a_new_machine_is_given_the_release_and_its_shares(world: World, tmp_path: Path) -> None:
     world.served()
     release = world.begun()
