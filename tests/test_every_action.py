@@ -33,6 +33,7 @@ OTHER_ROUTES = {
     "/auth/device", "/auth/device/step-up", "/auth/device/token",
     "/login", "/login/passkey", "/login/passkey/options", "/enrol/passkey",
     "/enrol/passkey/options", "/step-up", "/step-up/passkey", "/step-up/passkey/options",
+    "/rollouts", "/rollouts/{name}", "/rollouts/{name}/deeds/{deed}",
     "/account", "/account/sign-out", "/account/deeds/{deed}", "/account/passkey",
     "/account/authenticator", "/account/recovery-codes",
     "/account/passkey/options", "/device", "/device/decision",
@@ -50,6 +51,7 @@ FOR_STRANGERS = {
     "/auth/passkeys/sign-in-options",  # a challenge, the same for everybody
     "/auth/device",  # codes that open nothing before somebody approves
     "/login", "/account", "/step-up", "/device", "/account/sign-out",  # lead to the sign-in
+    "/rollouts", "/rollouts/{name}",  # so do these
 }  # fmt: skip
 
 every_action = pytest.mark.parametrize("name", list(ACTIONS))

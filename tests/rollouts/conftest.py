@@ -30,6 +30,7 @@ from falaj.rollouts.model import (
 )
 from falaj.rollouts.ports import Underway
 from falaj.serving.model import SeriesCounts
+from falaj.testing.rollouttrial import trial  # noqa: F401 - a fixture
 
 START = datetime(2026, 5, 4, 8, tzinfo=UTC)
 STAMP = pa.timestamp("us", tz="UTC")

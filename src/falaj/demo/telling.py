@@ -17,7 +17,7 @@ from pathlib import Path
 import pyotp
 from rich.console import Console
 
-from falaj.demo import flights, proof
+from falaj.demo import again, flights, proof
 from falaj.demo.definitions.features import NOT_FOR_THE_MODEL, delay_features
 from falaj.demo.definitions.model import endpoint
 from falaj.demo.live import BEGIN, END, Lived, autumn, lived
@@ -124,6 +124,7 @@ def _served(
 ) -> None:
     approver, secrets = _peopled(story, owner, up, owner_secrets)
     flights.promote(owner, approver.platform, story, version)
+    again.permit(owner, approver.platform, story)
     flights.serve(owner, story)
     _materialised(story, owner)
     feed = connect(up.control, service=FEED, secret=secrets[FEED], ca=up.ca)
@@ -134,6 +135,9 @@ def _served(
         questions.close()
         feed.close()
     _watched(story, owner)
+    again.drift(owner, story, plan)
+    again.retrain(owner, story)
+    again.stop_for_a_person(owner, approver.platform, story)
     _traced(story, owner, seen)
     _proven(story, premises, owner, version)
     approver.platform.close()

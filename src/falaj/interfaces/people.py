@@ -12,6 +12,7 @@ from falaj.interfaces.federated import add_federation
 from falaj.interfaces.hosts import Addresses
 from falaj.interfaces.pages import add_pages
 from falaj.interfaces.passkeyroutes import add_passkey_routes
+from falaj.interfaces.rolloutpages import add_rollout_pages
 from falaj.interfaces.signin import add_sign_in
 from falaj.interfaces.visitors import Pages, People
 from falaj.trust.passkeys import RelyingParty
@@ -50,5 +51,6 @@ def add_people(app: FastAPI, premises: Premises, addresses: Addresses, *, versio
     add_device_routes(app, devices, people)
     add_sign_in(app, people)
     add_account_page(app, people)
+    add_rollout_pages(app, people)
     add_device_page(app, devices, people)
     add_federation(app, people)

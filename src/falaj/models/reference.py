@@ -71,7 +71,7 @@ def statistics_of(
             edges=tuple(edges.tolist()),
             counts=tuple(counted(scores, edges).tolist()),
         ),
-        **_classes(scores, labels, score_edges),
+        **_classes(scores, labels, edges),
     )
 
 

@@ -10,12 +10,13 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from falaj.catalog.definitions import NAME, Definition
 from falaj.kernel.call import AssetRef
-from falaj.rollouts.groupsequential import Spending
 from falaj.serving.model import EndpointName
 
 Name = Annotated[str, Field(pattern=NAME)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Error = Annotated[float, Field(gt=0, lt=0.5)]
+Spending = Literal["obrien_fleming", "pocock"]
+"""How a group sequential design spends its error over the looks."""
 CHAMPION = "champion"
 BUILT_IN = ("error_rate", "latency")
 """Metrics that need no declaration: they are read from what the workers count."""
@@ -116,7 +117,8 @@ class Stage(_Frozen):
     hold: timedelta = timedelta(minutes=10)
     """At least so long."""
     least_units: int = Field(default=100, ge=0)
-    """And at least so many units for each challenger: without traffic it waits."""
+    """And at least so many units for each challenger, counted since the rollout began: without
+    traffic it waits."""
 
 
 class Guardrail(_Frozen):
@@ -195,6 +197,10 @@ class Rollout(Definition):
             raise ValueError("the shares of the challengers sum to more than 1")
         if self.how is RolloutKind.CANARY and not self.stages:
             raise ValueError("a canary needs stages")
+        if self.how is RolloutKind.CANARY and len(names) > 1 and self.success is None:
+            raise ValueError("a canary of several challengers needs a success metric to choose by")
+        if self.how is RolloutKind.BANDIT and min(c.share for c in self.challengers) < self.floor:
+            raise ValueError("a bandit's floor is above the share of a challenger")
         if (self.segment is None) == (self.how is RolloutKind.INTERLEAVED):
             raise ValueError("an interleaved rollout, and only that, needs a segment")
         if self.how in (RolloutKind.AB, RolloutKind.BANDIT) and self.success is None:

@@ -16,11 +16,12 @@ def service_classes() -> dict[str, type[Service]]:
     from falaj.lake.service import TableService
     from falaj.models.ci_service import CiService
     from falaj.models.service import ModelService
-    from falaj.monitoring.service import MonitorService
+    from falaj.operations.alerting_service import ReceiverService, SilenceService
+    from falaj.operations.incident_service import IncidentService, ProblemService
     from falaj.operations.policy_service import PolicyService
-    from falaj.operations.service import AlertService, ChangeService, IncidentService
+    from falaj.operations.service import AlertService, ChangeService
+    from falaj.operations.service_level_service import ServiceLevelService
     from falaj.operations.webhooks_service import WebhookService
-    from falaj.rollouts.planning_service import PlanningService
     from falaj.serving.service import EndpointService
     from falaj.training.costs.service import CostService
     from falaj.training.loggedmodel_service import LoggedModelService
@@ -49,12 +50,15 @@ def service_classes() -> dict[str, type[Service]]:
         PipelineService,
         ModelService,
         EndpointService,
-        MonitorService,
-        PlanningService,
+        *_watching(),
         ChangeService,
         AlertService,
         IncidentService,
         WebhookService,
+        SilenceService,
+        ProblemService,
+        ServiceLevelService,
+        ReceiverService,
         AssetService,
         PrivacyService,
         AccountsService,
@@ -67,3 +71,13 @@ def service_classes() -> dict[str, type[Service]]:
         JobsService,
     ]
     return {service.name: service for service in listed}
+
+
+def _watching() -> list[type[Service]]:
+    """Those that watch over what serves, and change it."""
+    from falaj.monitoring.retraining_service import RetrainingService
+    from falaj.monitoring.service import MonitorService
+    from falaj.rollouts.planning_service import PlanningService
+    from falaj.rollouts.service import RolloutService
+
+    return [MonitorService, RetrainingService, PlanningService, RolloutService]

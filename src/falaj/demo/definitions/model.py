@@ -6,6 +6,7 @@ from falaj.declare import (
     CardRule,
     ChampionRule,
     DriftLimits,
+    DriftWatch,
     Endpoint,
     ExplainabilityRule,
     FairnessRule,
@@ -67,4 +68,13 @@ monitor = Monitor(
         recorded_at="departed_at",
     ),
     performance=PerformanceLimits(auc_at_least=0.65),
+)
+
+autumn = Monitor(
+    name="flight-delay-autumn",
+    description="Month by month; what has drifted in two months running raises an alert.",
+    endpoint="flight-delay",
+    window=timedelta(days=31),
+    drift=DriftLimits(),
+    drift_watch=DriftWatch(needed=2, of_last=2),
 )
