@@ -56,7 +56,14 @@ from falaj.models.gating.rules import (
     SupplyChainRule,
 )
 from falaj.models.model import ModelPolicy
-from falaj.monitoring.driftwords import DriftLimits, DriftReference, DriftWatch, QualityLimits
+from falaj.monitoring.driftwords import (
+    Detector,
+    DriftLimits,
+    DriftReference,
+    DriftWatch,
+    QualityLimits,
+    WatchedSeries,
+)
 from falaj.monitoring.model import Labels, Monitor, PerformanceLimits
 from falaj.serving.model import Combination, Composition, Endpoint, Limits, Member
 from falaj.training.pipelines.model import (
@@ -83,6 +90,7 @@ __all__ = [
     "Contract",
     "Cron",
     "DType",
+    "Detector",
     "DriftLimits",
     "DriftReference",
     "DriftWatch",
@@ -136,6 +144,7 @@ __all__ = [
     "SupplyChainRule",
     "ToTable",
     "Unique",
+    "WatchedSeries",
     "Whom",
     "step",
 ]

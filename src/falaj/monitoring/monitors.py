@@ -58,7 +58,7 @@ class Monitors:
         self._releases = releases
         self._definitions = definitions
         self._alerts = alerts
-        self._drift_checks = DriftChecks(performance)
+        self._drift_checks = DriftChecks(drift, performance)
         self.lake = drift.lake
 
     def monitor(self, connection: Connection, name: str) -> Monitor:
@@ -104,7 +104,7 @@ class Monitors:
             active, since, until, limits,
             exact=exact, reference=watch.reference, quality=watch.quality,
         )  # fmt: skip
-        self._drift_checks.complete(report, watch, labels)
+        self._drift_checks.complete(report, watch, labels, active)
         return self._kept(call, "drift", endpoint, monitor, report), report
 
     def performance(
@@ -148,7 +148,9 @@ class Monitors:
                 monitor=name, watch=monitor.drift_watch, labels=monitor.labels,
             )  # fmt: skip
             result.reports.append(kept)
-            lasting, result.waiting = self._drift_checks.lasting(call, monitor, report)
+            lasting, result.waiting = self._drift_checks.lasting(
+                call, monitor, report, self._active(call, monitor.endpoint)
+            )
             if lasting:
                 call.emit(
                     "monitor.drifted",
