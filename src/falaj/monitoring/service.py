@@ -93,10 +93,7 @@ class MonitorService(AssessmentActions, ScheduleActions):
     @action(post="/monitors/{name}/checks", on="monitor")
     def check(self, name: str, *, until: Instant | None = None) -> CheckResult:
         """Run a monitor over its window; what crosses a limit raises an alert."""
-        monitor = self._monitors.monitor(self.call.connection, name)
-        if monitor.labels is not None:
-            self._check_labels(monitor.labels)
-        self._check_monitor(monitor)
+        self._check_monitor(self._monitors.monitor(self.call.connection, name))
         return self._monitors.check(self.call, name, until or self.call.now)
 
     @action(get="/endpoints/{endpoint}/reports", on="endpoint")
