@@ -59,7 +59,9 @@ from falaj.models.gating.rules import (
     SupplyChainRule,
 )
 from falaj.models.model import ModelPolicy
+from falaj.monitoring.anomalywords import AnomalyWatch, MetricSeries
 from falaj.monitoring.driftwords import DriftLimits, DriftReference, DriftWatch, QualityLimits
+from falaj.monitoring.leakage import LeakageLimits
 from falaj.monitoring.model import Labels, Monitor, PerformanceLimits
 from falaj.monitoring.performancewords import (
     CalibrationLimits,
@@ -77,6 +79,7 @@ from falaj.monitoring.retrainingwords import (
     Standard,
 )
 from falaj.monitoring.schedulewords import CheckSchedule
+from falaj.operations.budgets import BurnAlert, ServiceLevel
 from falaj.operations.routing import (
     AlertReceiver,
     AlertRoute,
@@ -112,8 +115,10 @@ __all__ = [
     "Aggregate",
     "AlertReceiver",
     "AlertRoute",
+    "AnomalyWatch",
     "Between",
     "Bound",
+    "BurnAlert",
     "CalibrationLimits",
     "CalibrationRule",
     "CardRule",
@@ -158,6 +163,7 @@ __all__ = [
     "InputsRule",
     "Labels",
     "LatencyRule",
+    "LeakageLimits",
     "LeakageRule",
     "Length",
     "Limits",
@@ -169,6 +175,7 @@ __all__ = [
     "Metric",
     "MetricKind",
     "MetricRule",
+    "MetricSeries",
     "Mode",
     "ModelPolicy",
     "Monitor",
@@ -193,6 +200,7 @@ __all__ = [
     "Rollout",
     "RolloutKind",
     "RowCount",
+    "ServiceLevel",
     "Severity",
     "Slice",
     "SliceRule",

@@ -42,6 +42,7 @@ SERVICES: dict[str, str] = {
     "changes": "Changes: what waits for an approval, who decided what, and on which evidence.",
     "alerts": "Alerts: what is not as it should be, and who looks after it.",
     "incidents": "Incidents: disturbances, their priority, and what was done about them.",
+    "service_levels": "Service levels: what endpoints promise, and what of it is left.",
     "problems": "Problems: the causes of incidents, until a change has taken them away.",
     "silences": "Silences: alerts that nobody is told of for a time.",
     "receivers": "Receivers of alerts: whether they can be reached, what is on its way to them.",

@@ -9,7 +9,9 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validato
 
 from falaj.catalog.definitions import Definition
 from falaj.kernel.call import AssetRef
+from falaj.monitoring.anomalywords import AnomalyWatch
 from falaj.monitoring.driftwords import DriftLimits, DriftWatch
+from falaj.monitoring.leakage import LeakageLimits
 from falaj.monitoring.performancewords import Quality, Slice
 from falaj.monitoring.schedulewords import CheckSchedule
 from falaj.operations.model import Severity
@@ -72,8 +74,12 @@ class Monitor(Definition):
     drift_watch: DriftWatch | None = None
     """What drift is measured against, and when it is alerted; None: against the training rows,
     at once."""
+    anomalies: AnomalyWatch | None = None
+    """Which series are held against their own past; None: none."""
     quality: Quality | None = None
     """Of performance, estimated and realised, of calibration and of fairness."""
+    leakage: LeakageLimits | None = None
+    """Whether single features know too much; it needs ``labels``."""
 
     @model_validator(mode="after")
     def _labelled(self) -> Self:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from falaj.monitoring.drift import Drift
     from falaj.monitoring.performance import Performance
+    from falaj.monitoring.seriesanomalies import SeriesAnomalies
     from falaj.operations.alerts import Alerts
     from falaj.serving.model import Release
     from falaj.serving.releases import Releases
@@ -46,6 +47,7 @@ class Monitors:
         definitions: hold the monitors.
         alerts: are raised when a limit is crossed.
         assessments: measure what monitors declare of quality; None where nothing does.
+        series: judges series; None where no monitor watches any.
     """
 
     def __init__(
@@ -56,14 +58,24 @@ class Monitors:
         definitions: Definitions,
         alerts: Alerts,
         assessments: Assessments | None = None,
+        series: SeriesAnomalies | None = None,
     ) -> None:
         self._drift = drift
         self._performance = performance
         self._releases = releases
         self._definitions = definitions
         self._alerts = alerts
+        self._series = series
         self._drift_checks = DriftChecks(performance)
         self._assessments = assessments
+        self.lake = drift.lake
+
+    @property
+    def series(self) -> SeriesAnomalies:
+        """What judges series."""
+        if self._series is None:
+            raise RuntimeError("these monitors were made without series")
+        return self._series
 
     @property
     def assessments(self) -> Assessments:
@@ -191,6 +203,13 @@ class Monitors:
             result.reports.append(kept)
             for figure, message in crossed(realised, monitor.performance):
                 self._alert(call, monitor, result, figure, message, {"report": kept})
+        if monitor.anomalies is not None:
+            shown, judged = self.series.check(call, monitor, monitor.anomalies, until)
+            result.reports.append(shown)
+            for one_series in judged:
+                self._alert(call, monitor, result, f"anomaly-{one_series.series}",
+                            one_series.message,
+                            {"report": shown, **one_series.model_dump(mode="json")})  # fmt: skip
         if monitor.quality is not None:
             found = self.assessments.check(call, monitor, since, until)
             result.reports += found.reports

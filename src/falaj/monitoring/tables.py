@@ -99,3 +99,12 @@ def report_rows(connection: Connection, endpoint: str, *, limit: int) -> list[An
     columns = [column for column in reports.c if column.name != "document"]
     query = select(*columns).where(reports.c.endpoint == endpoint)
     return list(connection.execute(query.order_by(reports.c.id.desc()).limit(limit)))
+
+
+def last_document(connection: Connection, kind: str, monitor: str) -> dict[str, Any] | None:
+    """The newest kept report of a kind that a monitor made."""
+    query = select(reports.c.document).where(reports.c.kind == kind, reports.c.monitor == monitor)
+    found: dict[str, Any] | None = connection.execute(
+        query.order_by(reports.c.id.desc()).limit(1)
+    ).scalar()
+    return found

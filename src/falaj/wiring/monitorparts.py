@@ -15,6 +15,7 @@ def monitors(made: Premises) -> Monitors:
     from falaj.monitoring.drift import Drift
     from falaj.monitoring.monitors import Monitors
     from falaj.monitoring.performance import Performance
+    from falaj.wiring.anomalyparts import series_anomalies
     from falaj.wiring.liveparts import kept_sketches
 
     kept, releases = kept_sketches(made), made.serving.releases
@@ -25,4 +26,5 @@ def monitors(made: Premises) -> Monitors:
         made.definitions,
         made.alerts,
         Assessments(made.lake, made.bundles, releases, kept, made.database),
+        series_anomalies(made),
     )

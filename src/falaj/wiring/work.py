@@ -16,7 +16,7 @@ from falaj.kernel.outbox import Subscription
 from falaj.kernel.telemetry import logger
 from falaj.trust.audit_checkpoints import Checkpointer
 from falaj.wiring import webhookparts
-from falaj.wiring.anomalyparts import table_checks
+from falaj.wiring.anomalyparts import anomaly_chores, table_checks
 from falaj.wiring.artifactparts import artifact_chores
 from falaj.wiring.auditparts import retention
 from falaj.wiring.computeparts import queue_chores
@@ -303,7 +303,7 @@ class Chores:
             "lake compaction": Seldom(made.lake.compact, every_seconds=3600.0),
         }
         self._chores |= _as_settings_say(made) | artifact_chores(made) | queue_chores(made)
-        self._chores |= pipeline_chores(made) | retraining_chores(made)
+        self._chores |= anomaly_chores(made) | pipeline_chores(made) | retraining_chores(made)
         self._chores |= operation_chores(made)
 
     def run_once(self) -> None:
