@@ -11,6 +11,7 @@ from falaj.models.attestation import of_training
 from falaj.models.bundles import CARD, NATIVE, STATISTICS, Bundles
 from falaj.models.cards import card
 from falaj.models.files import check_bytes
+from falaj.models.isolation import ISOLATION, grown
 from falaj.models.model import Manifest, ModelFormat, Signature
 from falaj.models.reference import statistics_of
 from falaj.training.metrics import binary_metrics
@@ -105,9 +106,18 @@ class ModelPackaging:
         statistics = statistics_of(
             fitted.encoding, candidate.train.matrix, scores, candidate.validation.labels
         )
+        forest = candidate.isolation
+        beside = (
+            {}
+            if forest is None
+            else {
+                ISOLATION: grown(candidate.train.matrix, seed=candidate.seed, **forest.model_dump())
+            }
+        )
         return self._bundles.keep(
             manifest,
             {
+                **beside,
                 model_format.file: model,
                 NATIVE: fitted.data,
                 STATISTICS: statistics.model_dump_json().encode(),
