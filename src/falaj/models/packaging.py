@@ -106,18 +106,10 @@ class ModelPackaging:
         statistics = statistics_of(
             fitted.encoding, candidate.train.matrix, scores, candidate.validation.labels
         )
-        forest = candidate.isolation
-        beside = (
-            {}
-            if forest is None
-            else {
-                ISOLATION: grown(candidate.train.matrix, seed=candidate.seed, **forest.model_dump())
-            }
-        )
         return self._bundles.keep(
             manifest,
             {
-                **beside,
+                **_beside(candidate),
                 model_format.file: model,
                 NATIVE: fitted.data,
                 STATISTICS: statistics.model_dump_json().encode(),
@@ -141,6 +133,15 @@ class ModelPackaging:
     def register(self, call: Call, model: str, run: str, bundle: str) -> int:
         """Add the bundle as the next version of the model; a repeat returns the first."""
         return self._registry.register(call, model, run=run, bundle=bundle).version
+
+
+def _beside(candidate: Candidate) -> dict[str, bytes]:
+    """The files that a bundle has only if they are asked for."""
+    forest = candidate.isolation
+    if forest is None:
+        return {}
+    of = candidate.train.matrix
+    return {ISOLATION: grown(of, seed=candidate.seed, **forest.model_dump())}
 
 
 def _facts(fitted: FittedModel, worst: float) -> dict[str, float | str]:
