@@ -101,6 +101,14 @@ def delays(simulations):
             Row(f"conversion {harm:.0%} worse, found after (9 of 10)",
                 f"{simulations:,} canaries", "min", late)
         )  # fmt: skip
+    for rate in (0.05, 0.2):
+        canary = Canary(conversion=rate, conversion_harm=0.1)
+        found = canaries(canary, simulations=simulations, minutes=360, seed=15)
+        rows.append(
+            Row(f"the same 10% of a conversion of {rate:.0%}, found after (median)",
+                f"{simulations:,} canaries", "min", float(np.median(found.ours)),
+                float(np.median(found.z_test)), "z-test every minute")
+        )  # fmt: skip
     dead = canaries(Canary(errors_times=20.0), simulations=simulations, minutes=10, seed=14)
     ours = float(np.median(dead.ours))
     rows.append(

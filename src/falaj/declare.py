@@ -61,7 +61,15 @@ from falaj.models.gating.rules import (
 from falaj.models.model import ModelPolicy
 from falaj.monitoring.anomalywords import AnomalyWatch, MetricSeries
 from falaj.monitoring.driftwords import DriftLimits, DriftReference, DriftWatch, QualityLimits
+from falaj.monitoring.leakage import LeakageLimits
 from falaj.monitoring.model import Labels, Monitor, PerformanceLimits
+from falaj.monitoring.performancewords import (
+    CalibrationLimits,
+    FairnessLimits,
+    FigureLimit,
+    Quality,
+    Slice,
+)
 from falaj.monitoring.retrainingwords import (
     NewestRows,
     OnFinding,
@@ -71,6 +79,7 @@ from falaj.monitoring.retrainingwords import (
     Standard,
 )
 from falaj.monitoring.schedulewords import CheckSchedule
+from falaj.operations.budgets import BurnAlert, ServiceLevel
 from falaj.operations.routing import (
     AlertReceiver,
     AlertRoute,
@@ -109,6 +118,8 @@ __all__ = [
     "AnomalyWatch",
     "Between",
     "Bound",
+    "BurnAlert",
+    "CalibrationLimits",
     "CalibrationRule",
     "CardRule",
     "Challenger",
@@ -130,10 +141,12 @@ __all__ = [
     "Escalation",
     "ExplainabilityRule",
     "Expression",
+    "FairnessLimits",
     "FairnessRule",
     "Feature",
     "FeatureService",
     "FeatureView",
+    "FigureLimit",
     "Filter",
     "ForeignKey",
     "ForeignTable",
@@ -150,6 +163,7 @@ __all__ = [
     "InputsRule",
     "Labels",
     "LatencyRule",
+    "LeakageLimits",
     "LeakageRule",
     "Length",
     "Limits",
@@ -178,6 +192,7 @@ __all__ = [
     "PerformanceLimits",
     "Pipeline",
     "Policy",
+    "Quality",
     "QualityLimits",
     "ReadRule",
     "Retraining",
@@ -185,7 +200,9 @@ __all__ = [
     "Rollout",
     "RolloutKind",
     "RowCount",
+    "ServiceLevel",
     "Severity",
+    "Slice",
     "SliceRule",
     "Source",
     "Stage",

@@ -57,6 +57,14 @@ def test_a_dead_challenger_is_found_by_its_first_failures(ground):
     assert reading.worse_by > 1
 
 
+def test_one_client_that_tries_again_a_few_times_is_no_dead_challenger(ground):
+    rollout = canary(ground, ERRORS)
+    ground.look(rollout, 0)
+    count(ground, "champion", 900)
+    count(ground, "new", 97, 3)
+    assert not ground.look(rollout, 1).breached
+
+
 def test_errors_that_both_have_alike_are_no_harm_at_any_share(ground):
     rng = np.random.default_rng(1)
     rollout = canary(ground, ERRORS)

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from falaj.operations.incident_service import IncidentService, ProblemService
     from falaj.operations.policy_service import PolicyService
     from falaj.operations.service import AlertService, ChangeService
+    from falaj.operations.service_level_service import ServiceLevelService
     from falaj.operations.webhooks_service import WebhookService
     from falaj.rollouts.planning_service import PlanningService
     from falaj.rollouts.service import RolloutService
@@ -119,6 +120,7 @@ class Platform:
     webhooks: WebhookService
     silences: SilenceService
     problems: ProblemService
+    service_levels: ServiceLevelService
     receivers: ReceiverService
     assets: AssetService
     privacy: PrivacyService

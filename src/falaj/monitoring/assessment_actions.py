@@ -11,7 +11,6 @@ from pydantic import Field, ValidationError
 from falaj.kernel.actions import Service, action
 from falaj.kernel.call import AssetRef, Call
 from falaj.kernel.errors import Forbidden, InvalidInput
-from falaj.monitoring.estimates import LabelledWindow
 from falaj.monitoring.model import (
     Column,
     Instant,
@@ -26,6 +25,7 @@ from falaj.monitoring.performancereports import (
     CalibrationReport,
     EstimateReport,
     FairnessReport,
+    LabelledWindow,
     LossReport,
 )
 from falaj.monitoring.performancewords import Share, Slice, SliceOf

@@ -12,7 +12,7 @@ from falaj.kernel.errors import Conflict, InvalidInput
 from falaj.monitoring import qualitychecks as checks
 from falaj.monitoring import tables
 from falaj.monitoring.calibration import Calibrations
-from falaj.monitoring.estimates import Estimates, LabelledWindow
+from falaj.monitoring.estimates import Estimates
 from falaj.monitoring.fairness import Fairness
 from falaj.monitoring.joined import Inputs, InputsOf, Joins
 from falaj.monitoring.losses import LossEstimates
@@ -22,6 +22,7 @@ from falaj.monitoring.performancereports import (
     CalibrationReport,
     EstimateReport,
     FairnessReport,
+    LabelledWindow,
     LossReport,
 )
 from falaj.monitoring.performancewords import Quality, Slice

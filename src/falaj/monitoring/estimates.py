@@ -15,9 +15,9 @@ import numpy as np
 from falaj.kernel.errors import InvalidInput, NotFound
 from falaj.monitoring.expected import Curve, Groups, Vector, check_reference, estimated, figures
 from falaj.monitoring.joined import Joins
-from falaj.monitoring.model import Band, Labels, Period
+from falaj.monitoring.model import Band, Period
 from falaj.monitoring.performance import end_of
-from falaj.monitoring.performancereports import EstimatedPeriod, EstimateReport
+from falaj.monitoring.performancereports import EstimatedPeriod, EstimateReport, LabelledWindow
 from falaj.monitoring.performancewords import Figure
 
 if TYPE_CHECKING:
@@ -28,15 +28,6 @@ if TYPE_CHECKING:
     from falaj.serving.model import Release, Variant
 
 _MOST_PERIODS = 1_000
-
-
-@dataclass(frozen=True)
-class LabelledWindow:
-    """Predictions of an earlier window whose labels are known, as the reference."""
-
-    labels: Labels
-    since: datetime
-    until: datetime
 
 
 @dataclass(frozen=True)
@@ -99,27 +90,21 @@ class Estimates:
         """
         variant = single(release)
         statistics = self._bundles.open_bundle(variant.bundle).statistics
-        edges = np.array(statistics.scores.edges, dtype=np.float64)
         known = (
             _of_bundle(variant, statistics, threshold)
             if reference is None
             else self._of_labels(release.endpoint, variant, reference, threshold)
         )
+        edges = np.array(statistics.scores.edges, dtype=np.float64)
         source: Literal["sketches", "rows"] = "sketches"
         found = None if exact else self._counted(release.endpoint, variant, since, until, by)
-        if found is not None:
+        if found is None:
+            source = "rows"
+            groups = self._listed(release.endpoint, variant, since, until, by, known, threshold)
+        else:
             groups = [
                 (start, Groups.of_bins(known.curve, edges, n, totals, threshold))
                 for start, n, totals in found
-            ]
-        else:
-            source = "rows"
-            joined = self._joins.joined(
-                release.endpoint, None, since, until, by, version=(variant.model, variant.version)
-            )
-            groups = [
-                (start, Groups.of_rows(known.curve, rows.score[np.isfinite(rows.score)], threshold))
-                for start, rows in joined.by_period()
             ]
         periods = [
             EstimatedPeriod(
@@ -167,6 +152,24 @@ class Estimates:
                     counts = sketch.scores.astype(np.float64)
                     found.append((start, counts, sketch.score_totals))
         return found or None
+
+    def _listed(
+        self,
+        endpoint: str,
+        variant: Variant,
+        since: datetime,
+        until: datetime,
+        by: Period,
+        known: _Reference,
+        threshold: float,
+    ) -> list[tuple[datetime, Groups]]:
+        """From the rows themselves, for each period."""
+        version = (variant.model, variant.version)
+        joined = self._joins.joined(endpoint, None, since, until, by, version=version)
+        return [
+            (start, Groups.of_rows(known.curve, rows.score[np.isfinite(rows.score)], threshold))
+            for start, rows in joined.by_period()
+        ]
 
     def _of_labels(
         self, endpoint: str, variant: Variant, window: LabelledWindow, threshold: float

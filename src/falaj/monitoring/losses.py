@@ -17,11 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from falaj.kernel.errors import InvalidInput
-from falaj.monitoring.estimates import LabelledWindow, single
+from falaj.monitoring.estimates import single
 from falaj.monitoring.expected import Vector
 from falaj.monitoring.joined import Joins, instant
 from falaj.monitoring.model import Band, Period
-from falaj.monitoring.performancereports import LossPeriod, LossReport
+from falaj.monitoring.performancereports import LabelledWindow, LossPeriod, LossReport
 
 if TYPE_CHECKING:
     from falaj.serving.model import Release

@@ -50,7 +50,9 @@ class Measured:
 def measured(layout: Layout, reference: Seen, observed: Seen) -> Measured:
     """Compare all columns with their references."""
     coarse_r, coarse_o, there = _grouped(layout, reference.counts, observed.counts, _DECILES)
-    tested = _grouped(layout, reference.counts, observed.counts, TEST_SHARES)
+    fewest = _LEAST_EXPECTED * 2 / max(min(reference.n, observed.n), 1)
+    cuts = TEST_SHARES[(fewest <= TEST_SHARES) & (1 - fewest >= TEST_SHARES)]
+    tested = _grouped(layout, reference.counts, observed.counts, cuts)
     both = (reference.known > 0) & (observed.known > 0)
     p, q = _shares(coarse_r, there), _shares(coarse_o, there)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -79,7 +81,11 @@ def _grouped(
     fine = layout.ordered & (layout.sizes > N_GROUPS) & (total > 0)
     with np.errstate(divide="ignore", invalid="ignore"):
         middles = (np.cumsum(reference, axis=1) - reference / 2) / total[:, None]
-    groups = np.searchsorted(shares, np.nan_to_num(middles), side="right")
+        # A bin outside of all that the reference holds goes with the outermost one inside.
+        inside = np.where(reference > 0, middles, np.nan)
+        ends = np.fmin.reduce(inside, axis=1), np.fmax.reduce(inside, axis=1)
+    middles = np.clip(np.nan_to_num(middles), *(np.nan_to_num(end)[:, None] for end in ends))
+    groups = np.searchsorted(shares, middles, side="right")
     groups = np.where(fine[:, None], groups, np.arange(reference.shape[1]))
     width = reference.shape[1]
     flat = (groups + np.arange(len(total))[:, None] * width).reshape(-1)

@@ -11,6 +11,7 @@ from falaj.catalog.definitions import Definition
 from falaj.kernel.call import AssetRef
 from falaj.monitoring.anomalywords import AnomalyWatch
 from falaj.monitoring.driftwords import DriftLimits, DriftWatch
+from falaj.monitoring.leakage import LeakageLimits
 from falaj.monitoring.performancewords import Quality, Slice
 from falaj.monitoring.schedulewords import CheckSchedule
 from falaj.operations.model import Severity
@@ -77,6 +78,8 @@ class Monitor(Definition):
     """Which series are held against their own past; None: none."""
     quality: Quality | None = None
     """Of performance, estimated and realised, of calibration and of fairness."""
+    leakage: LeakageLimits | None = None
+    """Whether single features know too much; it needs ``labels``."""
 
     @model_validator(mode="after")
     def _labelled(self) -> Self:

@@ -68,6 +68,7 @@ class Monitors:
         self._series = series
         self._drift_checks = DriftChecks(performance)
         self._assessments = assessments
+        self.lake = drift.lake
 
     @property
     def series(self) -> SeriesAnomalies:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
@@ -9,6 +10,15 @@ from pydantic import BaseModel
 
 from falaj.monitoring.model import Band, Labels, Period
 from falaj.monitoring.performancewords import Figure, Gap, Slice
+
+
+@dataclass(frozen=True)
+class LabelledWindow:
+    """Predictions of an earlier window whose labels are known, as the reference."""
+
+    labels: Labels
+    since: datetime
+    until: datetime
 
 
 class EstimatedPeriod(BaseModel):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from falaj.kernel.actions import action
 from falaj.kernel.call import AssetRef
-from falaj.kernel.errors import NotFound
+from falaj.kernel.errors import Forbidden, NotFound
 from falaj.monitoring.assessment_actions import AssessmentActions, May
 from falaj.monitoring.driftwords import (
     DriftLimits,
@@ -15,14 +15,19 @@ from falaj.monitoring.driftwords import (
     DriftReport,
     ReferenceKind,
 )
+from falaj.monitoring.laketables import LakeTables
+from falaj.monitoring.leakage_actions import LeakageActions, LeakageChecks
 from falaj.monitoring.model import (
     CheckResult,
+    Column,
     Instant,
     KeptReport,
     Monitor,
     ReportKind,
+    Table,
 )
 from falaj.monitoring.schedule_actions import ScheduleActions
+from falaj.monitoring.tabledrift import TableDrift
 from falaj.serving.model import EndpointName
 
 if TYPE_CHECKING:
@@ -31,8 +36,8 @@ if TYPE_CHECKING:
     from falaj.monitoring.schedules import MonitorSchedules
 
 
-class MonitorService(AssessmentActions, ScheduleActions):
-    """Drift and realised performance, from the prediction log."""
+class MonitorService(AssessmentActions, LeakageActions, ScheduleActions):
+    """Drift, performance, calibration and fairness, from the prediction log."""
 
     name: ClassVar[str] = "monitors"
 
@@ -42,9 +47,12 @@ class MonitorService(AssessmentActions, ScheduleActions):
         may: May,
         guarded: GuardedLake,
         schedules: MonitorSchedules | None = None,
+        leaks: LeakageChecks | None = None,
     ) -> None:
+        self._leaks = leaks
         self._schedules = schedules
         self._monitors = monitors
+        self._tables = LakeTables(monitors.lake)
         self._may = may
         self._guarded = guarded
 
@@ -90,6 +98,32 @@ class MonitorService(AssessmentActions, ScheduleActions):
         )
         return report
 
+    @action(post="/table-drift-reports")
+    def drift_of_tables(
+        self,
+        reference: Table,
+        observed: Table,
+        *,
+        reference_snapshot: int | None = None,
+        observed_snapshot: int | None = None,
+        columns: Sequence[Column] | None = None,
+        seed: int = 0,
+    ) -> TableDrift:
+        """Compare two lake tables, or two snapshots of one, column by column.
+
+        Args:
+            reference, observed: the tables; they may be one.
+            reference_snapshot, observed_snapshot: as of these; the latest if left out.
+            columns: these alone; all that both tables have if left out.
+            seed: of the rows that are sampled for edges and for pairs of columns.
+        """
+        for table in (reference, observed):
+            self._check_readable(table, f"You may not read table:{table} as you stand.")
+            self._guarded.check_clear(self.call, table, columns, todo="compare tables by")
+        return self._tables.compared(
+            reference, observed, (reference_snapshot, observed_snapshot), columns, seed=seed
+        )
+
     @action(post="/monitors/{name}/checks", on="monitor")
     def check(self, name: str, *, until: Instant | None = None) -> CheckResult:
         """Run a monitor over its window; what crosses a limit raises an alert."""
@@ -97,7 +131,8 @@ class MonitorService(AssessmentActions, ScheduleActions):
         if monitor.labels is not None:
             self._check_labels(monitor.labels)
         self._check_monitor(monitor)
-        return self._monitors.check(self.call, name, until or self.call.now)
+        result = self._monitors.check(self.call, name, until or self.call.now)
+        return self._with_leakage(monitor, result)
 
     @action(get="/endpoints/{endpoint}/reports", on="endpoint")
     def reports(self, endpoint: EndpointName, *, limit: int = 100) -> Sequence[ReportKind]:
@@ -112,6 +147,12 @@ class MonitorService(AssessmentActions, ScheduleActions):
             raise NotFound(f"There is no report {report!r}.", hint="`falaj monitors reports`.")
         self._check_kept(found)
         return found
+
+    def _check_readable(self, table: str, refusal: str) -> None:
+        if not self._may(self.call, "tables.read", AssetRef("table", table)):
+            raise Forbidden(
+                refusal, hint="Personal data needs a purpose and a fresh second factor."
+            )
 
     def _may_see(self, endpoint: str) -> bool:
         return self._may(self.call, "assets.get", AssetRef("endpoint", endpoint))

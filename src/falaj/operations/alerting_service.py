@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +14,8 @@ from falaj.operations.alerting_model import AlertDelivery, AlertDeliveryState, S
 from falaj.operations.routing import AlertReceiver, Matcher
 
 if TYPE_CHECKING:
+    from sqlalchemy.engine import Connection
+
     from falaj.catalog.definitions import Definitions
     from falaj.operations.alerting_sending import Deliveries, MakeNotifier
     from falaj.operations.silences import Silences
@@ -97,8 +99,7 @@ class ReceiverService(Service):
     @action(post="/receiver-checks")
     def check(self) -> ReceiverStates:
         """Ask each receiver whether it can be reached; nobody is sent anything."""
-        listed = self._definitions.listed(self.call.connection, kind=AlertReceiver.kind)
-        return [self._state(self._definitions.parsed(one)) for one in listed]
+        return states_of(receivers_in(self._definitions, self.call.connection), self._notifier)
 
     @action(get="/receiver-deliveries")
     def deliveries(
@@ -118,13 +119,28 @@ class ReceiverService(Service):
         """Send a message that was given up again now."""
         return self._deliveries.resend(self.call, delivery)
 
-    def _state(self, receiver: Callable[..., object] | object) -> ReceiverState:
-        assert isinstance(receiver, AlertReceiver)  # noqa: S101 - its kind says so
+
+def receivers_in(definitions: Definitions, connection: Connection) -> list[AlertReceiver]:
+    """The receivers that are declared, by name."""
+    listed = definitions.listed(connection, kind=AlertReceiver.kind)
+    parsed = [definitions.parsed(one) for one in listed]
+    return [one for one in parsed if isinstance(one, AlertReceiver)]
+
+
+def states_of(receivers: list[AlertReceiver], notifier: MakeNotifier) -> ReceiverStates:
+    """Whether each receiver can be reached; asks them all at once."""
+    if not receivers:
+        return []
+
+    def state(receiver: AlertReceiver) -> ReceiverState:
         why = ""
         try:
-            self._notifier(receiver).check()
+            notifier(receiver).check()
         except FalajError as error:
             why = error.message
         return ReceiverState(
             name=receiver.name, channel=receiver.channel, reachable=not why, why=why
         )
+
+    with ThreadPoolExecutor(min(8, len(receivers)), thread_name_prefix="falaj-receivers") as pool:
+        return list(pool.map(state, receivers))

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from datetime import datetime
+from typing import TYPE_CHECKING, Protocol
 
 from falaj.operations.alerting_model import GroupMessage
+from falaj.operations.budgets import Served, ServiceLevel
 from falaj.operations.model import Notification
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Connection
 
 
 class Notifier(Protocol):
@@ -39,3 +44,17 @@ class AlertNotifier(Protocol):
         Raises:
             FalajError: it cannot, or its secret is missing.
         """
+
+
+class ServedSeries(Protocol):
+    """What endpoints served over time, as the indicators of service levels count it."""
+
+    def served(
+        self, connection: Connection, level: ServiceLevel, start: datetime, end: datetime
+    ) -> Served:
+        """The requests of the minutes that begin from ``start`` to before ``end``.
+
+        A minute is told at the latest one minute after it ended; what was never counted (the
+        platform was down, or the level was not declared yet) is as if nothing had been asked.
+        """
+        ...

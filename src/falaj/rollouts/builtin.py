@@ -24,6 +24,9 @@ LATENCY_QUANTILE = 0.99
 _LEAST_ANSWERS = 1_000
 """Of the champion, before its quantile is taken for a threshold."""
 _RESIDUALS, _LEAST_RESIDUALS = 60, 8
+CLUMP = 3.0
+"""So many failures are taken for one until it is known how they come: one client that tries again
+falls on one variant with all of its failures."""
 _MEDIAN_OF_CHI_SQUARED = 0.4549
 """With one degree of freedom."""
 
@@ -60,17 +63,18 @@ def judged(
     curve = EventCurve.empty(guardrail.tolerated if guardrail.metric == "error_rate" else 0.0)
     if memory["logs"] is not None:
         curve.logs = np.array(memory["logs"], dtype=np.float64)
-    if guardrail.metric == "latency":
-        _note_residual(memory, found)
+    _note_residual(memory, found)
     curve.add(events, others, requests, other_requests)
     memory["logs"] = curve.logs.tolist()
     memory["tally"] = [a + b for a, b in zip(memory["tally"], found, strict=True)]
     _tell(reading, memory)
-    if guardrail.metric == "latency":
-        if len(memory["residuals"]) < _LEAST_RESIDUALS:
-            reading.why = "too little was seen to tell how much slow requests come in clumps"
-            return reading
+    if len(memory["residuals"]) >= _LEAST_RESIDUALS:
         curve.logs = curve.logs / dispersion(memory["residuals"])
+    elif guardrail.metric == "error_rate":
+        curve.logs = curve.logs / CLUMP
+    else:
+        reading.why = "too little was seen to tell how much slow requests come in clumps"
+        return reading
     worse_by = curve.worse_by(error)
     if worse_by is not None:
         breach(reading, worse_by)
@@ -127,9 +131,9 @@ def judged_by_period(
 def dispersion(residuals: list[float]) -> float:
     """How many times more events vary between looks than chance has it; at least 1.
 
-    Slow requests come in clumps (a pause, a full batch): by as much as they do, less is read
-    into each of them. By the median of squared Pearson residuals, which one bad look does not
-    move.
+    Slow requests come in clumps (a pause, a full batch), and failures too: by as much as they
+    do, less is read into each of them. By the median of squared Pearson residuals, which one
+    bad look does not move.
     """
     return max(1.0, statistics.median(residuals) / _MEDIAN_OF_CHI_SQUARED)
 

@@ -19,15 +19,14 @@ from copy import copy
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from itertools import pairwise
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from falaj.kernel.errors import InvalidInput
+from falaj.rollouts.model import Spending
 
 Vector = NDArray[np.float64]
-Spending = Literal["obrien_fleming", "pocock"]
 _NODES_A_WIDTH = 5
 """Nodes of the integration for each standard deviation of a step."""
 _FEWEST_NODES, _MOST_NODES = 64, 1_536

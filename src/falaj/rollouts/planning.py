@@ -6,7 +6,8 @@ import math
 from dataclasses import dataclass
 
 from falaj.kernel.errors import InvalidInput
-from falaj.rollouts.groupsequential import Spending, fixed_power, spending_design
+from falaj.rollouts.groupsequential import fixed_power, spending_design
+from falaj.rollouts.model import Spending
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 from falaj.kernel.actions import Service, action
 from falaj.kernel.errors import InvalidInput
 from falaj.rollouts.deciding import sequence_price
-from falaj.rollouts.groupsequential import Spending
+from falaj.rollouts.model import Spending
 from falaj.rollouts.planning import plan
 
 Chance = Annotated[float, Field(gt=0, lt=1)]

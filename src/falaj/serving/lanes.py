@@ -380,8 +380,9 @@ class Lane:
         for request in requests:
             if request.trail is not None:
                 request.trail.scored(part, begun)
-        for variant, n in (part.failed or {}).items():
-            self.meter.erred(variant, n)
+        if part.failed is not None:
+            for variant, n in part.failed.items():
+                self.meter.erred(variant, n)
         vectors = part.vectors
         self.meter.variant(part.variant.variant.name).answered(
             requests, begun, done, vectors.ran - vectors.read, len(part.ids)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
@@ -266,7 +265,7 @@ def _run_part(
             whole.at_us, whole.requested_us, 0.0, None if instants is None else instants[mine],
         )  # fmt: skip
     else:
-        part = replace(whole, variant=variant)
+        part, whole.variant = whole, variant
     part.vectors = variant.run(
         part.rows,
         part.at_us if part.instants is None else part.instants,

@@ -63,6 +63,7 @@ def of_operations() -> dict[str, Asked]:
             "change": emergency(world),
             "resolution": "The buffer grows.",
         },
+        "service_levels.get": lambda world: {"name": service_level(world)},
         "silences.add": lambda world: {
             "matchers": MATCHERS,
             "ends_at": (world.premises.clock.now() + timedelta(hours=1)).isoformat(),
@@ -100,6 +101,17 @@ def _problems(world: World) -> Problems:
 
     made = world.premises
     return Problems(made.catalog, made.incidents, made.changes)
+
+
+def service_level(world: World) -> str:
+    """The name of a new service level of the endpoint."""
+    from falaj.operations.budgets import ServiceLevel
+
+    name = world.new("model")
+    with world.call() as call:
+        level = ServiceLevel(name=name, endpoint="late", objective=0.99)
+        world.premises.definitions.apply(call, [level])
+    return name
 
 
 def silence(world: World) -> str:

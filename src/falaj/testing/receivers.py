@@ -10,8 +10,7 @@ import ssl
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -134,7 +133,8 @@ class HttpsReceiver:
         self.told: list[str] = []
         authority = CertificateAuthority(folder, clock=SystemClock())
         context = authority.server_certificate(("localhost",)).server_context()
-        self.trusted = ssl.create_default_context(cafile=str(folder / "ca.pem"))
+        self.ca = folder / "ca.pem"
+        self.trusted = ssl.create_default_context(cafile=str(self.ca))
         self.outgoing = Outgoing(OutgoingSettings(allowed=("localhost",)), verify=self.trusted)
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
@@ -245,12 +245,3 @@ class AlertmanagerServer:
         self._process.terminate()
         self._process.wait(20)
         self._log.close()
-
-
-@contextmanager
-def closing(made: Any) -> Iterator[Any]:
-    """Something that is closed at the end."""
-    try:
-        yield made
-    finally:
-        made.close()

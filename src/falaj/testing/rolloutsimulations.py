@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from falaj.rollouts.builtin import CLUMP
 from falaj.rollouts.deciding import Progress, decide
 from falaj.rollouts.effects import Sums, mean_effect
 from falaj.rollouts.evidence import EventCurve, threshold
@@ -183,7 +184,12 @@ def canaries(canary: Canary, *, simulations: int, minutes: int, seed: int) -> Fo
         slow = _events(rng, new, old, canary.slow, canary.slow_times)
         for name, (events, rest) in zip(_GUARDRAILS, (failed, slow), strict=False):
             curves[name].add(events, rest, new, old)
-        shown = {name: curve.log_evidence()[:, 0] >= limit for name, curve in curves.items()}
+        shown = {}
+        for name, curve in curves.items():
+            # As for real ones of which it is not known yet how their failures come.
+            clump = CLUMP if name == "error_rate" else 1.0
+            judged = EventCurve(0.0, curve.logs / clump)
+            shown[name] = judged.log_evidence()[:, 0] >= limit
         shown |= _of_units(champion, tried, limit)
         for name, harm in shown.items():
             by[name] = np.where(harm & np.isinf(by[name]), seconds / 60, by[name])

@@ -411,6 +411,7 @@ SUBJECTS: Mapping[str, Subject] = {
     ),
     "endpoints.trace": Subject(_fact("prediction")),
     "monitors.drift": Subject(lambda world: {"endpoint": world.serving() and "late"}),
+    "monitors.drift_of_tables": Subject(_always(reference="flights", observed="flights")),
     "monitors.performance": Subject(
         _always(endpoint="late", label_table="flights", label="late", key="flight")
     ),
@@ -420,6 +421,10 @@ SUBJECTS: Mapping[str, Subject] = {
         _always(endpoint="late", label_table="flights", label="late", key="flight")
     ),
     "monitors.fairness": Subject(_always(endpoint="late", group_by="carrier")),
+    "monitors.leakage": Subject(
+        lambda world: {"endpoint": world.serving() and "late", "label_table": "flights",
+                       "label": "late", "key": "flight"}
+    ),
     "monitors.check": Subject(lambda world: {"name": world.serving() and "late-drift"}),
     "planning.sample": Subject(_always(effect=0.1, rate=0.2, units_a_day=1000.0)),
     "monitors.reports": Subject(_always(endpoint="late")),

@@ -21,6 +21,7 @@ from falaj.operations.alerting_service import ReceiverService, SilenceService
 from falaj.operations.incident_service import IncidentService, ProblemService
 from falaj.operations.policy_service import PolicyService
 from falaj.operations.service import AlertService, ChangeService
+from falaj.operations.service_level_service import ServiceLevelService
 from falaj.operations.webhooks_service import WebhookService
 from falaj.rollouts.planning_service import PlanningService
 from falaj.rollouts.service import RolloutService
@@ -41,13 +42,18 @@ from falaj.wiring.anomalyparts import table_checks
 from falaj.wiring.artifactparts import logged_models
 from falaj.wiring.computeparts import cost_service, run_queue
 from falaj.wiring.facts import facts
-from falaj.wiring.operationparts import problem_service, receiver_service, silence_service
+from falaj.wiring.operationparts import (
+    problem_service,
+    receiver_service,
+    service_level_service,
+    silence_service,
+)
 from falaj.wiring.policyparts import policy_service
 from falaj.wiring.privacyparts import privacy_service
 from falaj.wiring.provisioningparts import provisioning_service
 from falaj.wiring.readingparts import DataPlaneSight, feature_sight, guarded_lake
 from falaj.wiring.residencyparts import residency
-from falaj.wiring.retrainingparts import monitor_schedules, retraining_service
+from falaj.wiring.retrainingparts import leakage_checks, monitor_schedules, retraining_service
 from falaj.wiring.rolloutparts import RolloutParts
 from falaj.wiring.trackingparts import experiment_service, run_service
 from falaj.wiring.tuningparts import study_service
@@ -94,7 +100,11 @@ def makers(made: Premises) -> dict[type[Service], Callable[[], Service]]:
         ModelService: lambda: _models(made),
         EndpointService: lambda: _endpoints(made),
         MonitorService: lambda: MonitorService(
-            made.monitors, made.may_on, guarded_lake(made), monitor_schedules(made)
+            made.monitors,
+            made.may_on,
+            guarded_lake(made),
+            monitor_schedules(made),
+            leakage_checks(made),
         ),
         PlanningService: PlanningService,
         RetrainingService: lambda: retraining_service(made),
@@ -105,6 +115,7 @@ def makers(made: Premises) -> dict[type[Service], Callable[[], Service]]:
         WebhookService: lambda: WebhookService(webhooks(made)),
         SilenceService: lambda: silence_service(made),
         ProblemService: lambda: problem_service(made),
+        ServiceLevelService: lambda: service_level_service(made),
         ReceiverService: lambda: receiver_service(made),
         AssetService: lambda: AssetService(made.catalog, visible),
         PrivacyService: lambda: privacy_service(made),

@@ -11,10 +11,16 @@ from falaj.wiring.seldom import Seldom
 
 if TYPE_CHECKING:
     from falaj.operations.alerting_sending import AlertSender
-    from falaj.operations.alerting_service import ReceiverService, SilenceService
+    from falaj.operations.alerting_service import (
+        ReceiverService,
+        ReceiverState,
+        SilenceService,
+    )
     from falaj.operations.incident_service import ProblemService
     from falaj.operations.ports import AlertNotifier
     from falaj.operations.routing import AlertReceiver
+    from falaj.operations.service_level_service import ServiceLevelService
+    from falaj.operations.service_levels import ServiceLevels
     from falaj.wiring.assembly import Premises
 
 
@@ -107,6 +113,32 @@ def problem_service(made: Premises) -> ProblemService:
     return ProblemService(problems, made.catalog, made.visible)
 
 
+def service_levels(made: Premises) -> ServiceLevels:
+    """The service levels."""
+    from falaj.monitoring.servedseries import ServedMinutes
+    from falaj.operations.service_levels import ServiceLevels
+
+    return ServiceLevels(made.definitions, ServedMinutes())
+
+
+def service_level_service(made: Premises) -> ServiceLevelService:
+    """The actions on service levels."""
+    from falaj.operations.service_level_service import ServiceLevelService
+
+    return ServiceLevelService(service_levels(made), made.catalog, made.visible)
+
+
+def expose(made: Premises) -> None:
+    """Have this process's metrics tell what the records say: of parity, alerts, incidents,
+    changes and service levels."""
+    from falaj.features.parity_records import ParityMetrics
+    from falaj.operations.exposed import OperationsMetrics
+
+    registry = made.telemetry.registry
+    registry.register(ParityMetrics(made.database))
+    registry.register(OperationsMetrics(made.database, service_levels(made), made.clock))
+
+
 def receiver_service(made: Premises) -> ReceiverService:
     """The actions on receivers."""
     from falaj.operations.alerting_sending import Deliveries
@@ -115,10 +147,21 @@ def receiver_service(made: Premises) -> ReceiverService:
     return ReceiverService(made.definitions, Deliveries(), notifiers(made))
 
 
+def receiver_states(made: Premises) -> list[ReceiverState]:
+    """Whether each receiver of alerts can be reached; nobody is sent anything."""
+    from falaj.operations.alerting_service import receivers_in, states_of
+
+    with made.database.reading() as connection:
+        declared = receivers_in(made.definitions, connection)
+    return states_of(declared, notifiers(made))
+
+
 def operation_chores(made: Premises) -> dict[str, Callable[[], object]]:
     """What service management does again and again."""
+    from falaj.monitoring.servedseries import ServedRecorder
     from falaj.operations.dispatcher import Dispatcher
     from falaj.operations.reviews import OverdueReviews
+    from falaj.operations.service_levels import BurnWatch
     from falaj.operations.silences import Silences
 
     def address() -> str:
@@ -133,7 +176,15 @@ def operation_chores(made: Premises) -> dict[str, Callable[[], object]]:
         made.calls,
         address,
     )
+    recorder = ServedRecorder(made.definitions, made.serving.meters.series, made.calls)
+    burns = BurnWatch(service_levels(made), made.alerts, made.calls)
+
+    def served() -> None:
+        recorder.run_once()
+        burns.run_once()
+
     return {
+        "service levels": Seldom(served, every_seconds=60.0),
         "overdue reviews": Seldom(reviews.run_once, every_seconds=60.0),
         "alerts to receivers": Seldom(dispatcher.run_once, every_seconds=1.0),
     }

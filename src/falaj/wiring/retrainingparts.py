@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from falaj.kernel.call import Call
     from falaj.kernel.jobs import Handler
+    from falaj.monitoring.leakage_actions import LeakageChecks
     from falaj.monitoring.retraining import Retrainer
     from falaj.monitoring.retraining_service import RetrainingService
     from falaj.monitoring.retrainings import Retrainings
@@ -44,6 +45,15 @@ def monitor_schedules(made: Premises) -> MonitorSchedules:
     from falaj.monitoring.schedules import MonitorSchedules
 
     return MonitorSchedules(made.calls, made.jobs, made.definitions, made.alerts)
+
+
+def leakage_checks(made: Premises) -> LeakageChecks:
+    """What looks for features that know too much."""
+    from falaj.monitoring.leakage import Leakage
+    from falaj.monitoring.leakage_actions import LeakageChecks
+
+    leakage = Leakage(made.lake, made.bundles)
+    return LeakageChecks(leakage, made.serving.releases, made.registry, made.alerts)
 
 
 def retraining_jobs(made: Premises) -> dict[str, Callable[[], Handler]]:

@@ -20,6 +20,7 @@ def service_classes() -> dict[str, type[Service]]:
     from falaj.operations.incident_service import IncidentService, ProblemService
     from falaj.operations.policy_service import PolicyService
     from falaj.operations.service import AlertService, ChangeService
+    from falaj.operations.service_level_service import ServiceLevelService
     from falaj.operations.webhooks_service import WebhookService
     from falaj.serving.service import EndpointService
     from falaj.training.costs.service import CostService
@@ -56,6 +57,7 @@ def service_classes() -> dict[str, type[Service]]:
         WebhookService,
         SilenceService,
         ProblemService,
+        ServiceLevelService,
         ReceiverService,
         AssetService,
         PrivacyService,

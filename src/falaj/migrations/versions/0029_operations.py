@@ -34,6 +34,7 @@ def upgrade() -> None:
     _make_problems()
     _make_silences()
     _make_deliveries()
+    _make_served()
 
 
 def _make_problems() -> None:
@@ -107,3 +108,23 @@ def _make_deliveries() -> None:
     op.create_index(op.f("ix_operations_alert_deliveries_receiver"), table, ["receiver"])
     op.create_index(op.f("ix_operations_alert_deliveries_group_key"), table, ["group_key"])
     op.create_index("ix_operations_alert_deliveries_state_next_at", table, ["state", "next_at"])
+
+
+def _make_served() -> None:
+    op.create_table(
+        "service_level_minutes",
+        sa.Column("level", sa.String(length=64), nullable=False),
+        sa.Column("minute", Instant(), nullable=False),
+        sa.Column("total", sa.BigInteger(), nullable=False),
+        sa.Column("good", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("level", "minute", name=op.f("pk_service_level_minutes")),
+    )
+    op.create_table(
+        "service_level_marks",
+        sa.Column("level", sa.String(length=64), nullable=False),
+        sa.Column("machine", sa.String(length=200), nullable=False),
+        sa.Column("version", sa.Integer(), nullable=False),
+        sa.Column("total", sa.BigInteger(), nullable=False),
+        sa.Column("good", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("level", "machine", name=op.f("pk_service_level_marks")),
+    )
