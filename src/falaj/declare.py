@@ -59,9 +59,17 @@ from falaj.models.gating.rules import (
     SupplyChainRule,
 )
 from falaj.models.model import ModelPolicy
+from falaj.monitoring.anomalywords import AnomalyWatch, MetricSeries
 from falaj.monitoring.driftwords import DriftLimits, DriftReference, DriftWatch, QualityLimits
 from falaj.monitoring.leakage import LeakageLimits
 from falaj.monitoring.model import Labels, Monitor, PerformanceLimits
+from falaj.monitoring.performancewords import (
+    CalibrationLimits,
+    FairnessLimits,
+    FigureLimit,
+    Quality,
+    Slice,
+)
 from falaj.monitoring.retrainingwords import (
     NewestRows,
     OnFinding,
@@ -71,6 +79,14 @@ from falaj.monitoring.retrainingwords import (
     Standard,
 )
 from falaj.monitoring.schedulewords import CheckSchedule
+from falaj.operations.budgets import BurnAlert, ServiceLevel
+from falaj.operations.routing import (
+    AlertReceiver,
+    AlertRoute,
+    Escalation,
+    InhibitRule,
+    Matcher,
+)
 from falaj.operations.standard import Bound, ChangeTemplate
 from falaj.rollouts.model import (
     Challenger,
@@ -97,8 +113,13 @@ from falaj.training.pipelines.model import (
 
 __all__ = [
     "Aggregate",
+    "AlertReceiver",
+    "AlertRoute",
+    "AnomalyWatch",
     "Between",
     "Bound",
+    "BurnAlert",
+    "CalibrationLimits",
     "CalibrationRule",
     "CardRule",
     "Challenger",
@@ -117,12 +138,15 @@ __all__ = [
     "DriftWatch",
     "Endpoint",
     "Entity",
+    "Escalation",
     "ExplainabilityRule",
     "Expression",
+    "FairnessLimits",
     "FairnessRule",
     "Feature",
     "FeatureService",
     "FeatureView",
+    "FigureLimit",
     "Filter",
     "ForeignKey",
     "ForeignTable",
@@ -135,6 +159,7 @@ __all__ = [
     "HasColumns",
     "How",
     "InSet",
+    "InhibitRule",
     "InputsRule",
     "Labels",
     "LatencyRule",
@@ -143,12 +168,14 @@ __all__ = [
     "Length",
     "Limits",
     "Mask",
+    "Matcher",
     "Matches",
     "Member",
     "MemoryRule",
     "Metric",
     "MetricKind",
     "MetricRule",
+    "MetricSeries",
     "Mode",
     "ModelPolicy",
     "Monitor",
@@ -165,6 +192,7 @@ __all__ = [
     "PerformanceLimits",
     "Pipeline",
     "Policy",
+    "Quality",
     "QualityLimits",
     "ReadRule",
     "Retraining",
@@ -172,7 +200,9 @@ __all__ = [
     "Rollout",
     "RolloutKind",
     "RowCount",
+    "ServiceLevel",
     "Severity",
+    "Slice",
     "SliceRule",
     "Source",
     "Stage",

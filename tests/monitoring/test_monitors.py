@@ -22,6 +22,7 @@ from falaj.lake.adapters.lake_ducklake import DuckLake
 from falaj.models.model import Statistics
 from falaj.models.reference import statistics_of
 from falaj.monitoring.drift import Drift
+from falaj.monitoring.driftwords import DriftLimits, DriftReference, DriftWatch
 from falaj.monitoring.model import Labels, Monitor, PerformanceLimits
 from falaj.monitoring.monitors import Monitors
 from falaj.monitoring.performance import Performance
@@ -219,3 +220,92 @@ def test_what_cannot_be_measured_is_told(steady: World) -> None:
     steady.active = None
     with pytest.raises(Conflict, match="serves nothing"):
         steady.monitors.drift("delays")
+
+
+def test_a_drift_is_alerted_when_it_lasts_and_waits_until_then(shifted: World) -> None:
+    shifted.declare(
+        Monitor(
+            name="patient",
+            endpoint="delays",
+            window=timedelta(hours=20),
+            drift_watch=DriftWatch(needed=2, of_last=3, quality=None),
+        )
+    )
+    start = NOW - timedelta(days=7)
+    first = shifted.monitors.check("patient", until=start + timedelta(hours=20))
+    assert (first.findings, first.alerts) == ([], [])
+    assert [one.partition(" ")[0] for one in first.waiting] == ["b"]
+    again = shifted.monitors.check("patient", until=start + timedelta(hours=20))
+    assert again.findings == []
+    second = shifted.monitors.check("patient", until=start + timedelta(hours=40))
+    assert [one.partition(" ")[0] for one in second.findings] == ["b"]
+    assert second.waiting == []
+
+
+def test_a_shift_that_lasts_is_none_against_the_windows_before_it(shifted: World) -> None:
+    now = {"since": NOW - timedelta(days=6), "until": NOW - timedelta(days=5, hours=12)}
+    assert [one.name for one in shifted.monitors.drift("delays", **now).drifted] == ["b"]
+    rolling = shifted.monitors.drift("delays", **now, reference="rolling", reference_windows=2)
+    assert rolling.drifted == []
+    assert rolling.against == "the rolling window from 2026-11-02 00:00 to 2026-11-03 00:00"
+    fixed = shifted.monitors.drift(
+        "delays", **now, reference="fixed",
+        reference_since=NOW - timedelta(days=7), reference_until=NOW - timedelta(days=6, hours=12),
+    )  # fmt: skip
+    assert (fixed.n_reference, fixed.drifted) == (720, [])
+    with pytest.raises(NotFound, match="2026-10-27"):
+        shifted.monitors.drift("delays", **now, reference="seasonal")
+
+
+def test_the_drift_of_all_inputs_is_weighted_by_the_models_importance(shifted: World) -> None:
+    report = shifted.monitors.drift("delays")
+    by_name = {one.name: one for one in report.features}
+    assert [one.weight for one in report.features] == [0.25, 0.75, 0.0]
+    assert report.weighted_psi == pytest.approx(
+        0.25 * by_name["a"].psi + 0.75 * by_name["b"].psi, rel=1e-9
+    )
+    watch = DriftWatch(weighted=0.2, quality=None)
+    shifted.declare(Monitor(name="heavy", endpoint="delays", drift_watch=watch))
+    findings = shifted.monitors.check("heavy").findings
+    assert [one.partition(" ")[0] for one in findings] == ["b", "The"]
+
+
+def test_labels_that_moved_are_told_against_the_window_before(steady: World) -> None:
+    watch = DriftWatch(labels=0.05, quality=None)
+    steady.declare(
+        Monitor(
+            name="labels", endpoint="delays", window=timedelta(hours=20),
+            labels=Labels(table="outcomes", label="delayed"), drift_watch=watch,
+        )
+    )  # fmt: skip
+    until = NOW - timedelta(days=7) + timedelta(hours=40)
+    checked = steady.monitors.check("labels", until=until)
+    document = steady.monitors.report(checked.reports[0]).document
+    assert document["labels"]["n_reference"] == document["labels"]["n_observed"] == 1200
+    assert not document["labels"]["drifted"]
+
+
+def test_a_monitor_that_watches_as_before_keeps_its_fingerprint() -> None:
+    told = Monitor(name="watch", endpoint="delays").document()
+    assert told["drift"] == {"psi": 0.2, "missing": 0.1, "false_discovery_rate": 0.05}
+    assert "drift_watch" not in told
+    assert (told["labels"], told["performance"], told["owner"]) == (None, None, None)
+    seasonal = DriftWatch(reference=DriftReference(kind="seasonal", windows=4))
+    watched = Monitor(
+        name="watch", endpoint="delays", drift=DriftLimits(ks=0.1), drift_watch=seasonal
+    )
+    assert (
+        Monitor.model_validate(
+            {name: one for name, one in watched.document().items() if name != "kind"}
+        )
+        == watched
+    )
+
+
+def test_two_snapshots_of_a_table_are_compared(steady: World) -> None:
+    same = steady.monitors.drift_of_tables("predictions_delays", "predictions_delays")
+    assert same.alarmed == []
+    assert (same.n_reference, same.n_observed) == (3_000, 3_000)
+    assert "features" in same.skipped
+    with pytest.raises(NotFound, match="nothing"):
+        steady.monitors.drift_of_tables("nothing", "predictions_delays")

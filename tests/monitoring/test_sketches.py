@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from falaj.kernel.errors import Corrupt, InvalidInput
 from falaj.models.model import FeatureStatistics, Histogram, Statistics
 from falaj.models.reference import counted, quantile_edges
-from falaj.monitoring.sketches import Bins, Sketch, merged, unpacked
+from falaj.monitoring.sketches import Bins, Sketch, merged, put_together, unpacked
 
 RANDOM = np.random.default_rng(1)
 TRAINED = RANDOM.lognormal(0, 2, 5_000)
@@ -78,6 +78,28 @@ def test_a_word_that_the_model_never_saw_is_counted_with_all_others():
 def test_a_sketch_that_is_kept_is_read_as_it_was(found):
     sketch = sketched(found)
     assert same(unpacked(sketch.packed()), sketch)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(rows, max_size=5), st.integers(0, 3))
+def test_kept_sketches_are_put_together_as_they_would_be_one_by_one(parts, n_large):
+    sketches = [sketched(one) for one in parts]
+    sketches += [merged(BINS, [sketched([(1.0, 0.0, 0.3)] * 10)] * 300)] * n_large
+    kept = [one.packed() for one in sketches]
+    together, one_by_one = put_together(BINS, kept), merged(BINS, sketches)
+    assert together.n == one_by_one.n
+    for name in ("counts", "missing", "infinite", "scores", "low", "high"):
+        assert getattr(together, name).tolist() == getattr(one_by_one, name).tolist()
+    assert together.totals == pytest.approx(one_by_one.totals)
+    assert together.score_totals == pytest.approx(one_by_one.score_totals)
+
+
+def test_one_broken_sketch_among_good_ones_is_told():
+    good = sketched([(1.0, 0.0, 0.3)]).packed()
+    with pytest.raises(Corrupt):
+        put_together(BINS, [good, good[:-3], good])
+    with pytest.raises(Corrupt):
+        put_together(BINS, [b"nothing", good])
 
 
 def test_large_counts_are_kept_whole():

@@ -30,9 +30,8 @@ from falaj.rollouts.model import (
 )
 from falaj.rollouts.ports import Underway
 from falaj.serving.model import SeriesCounts
-from falaj.testing.rollouttrial import trial
+from falaj.testing.rollouttrial import trial  # noqa: F401 - a fixture
 
-__all__ = ["ground", "numbers", "rollout_lake", "trial"]
 START = datetime(2026, 5, 4, 8, tzinfo=UTC)
 STAMP = pa.timestamp("us", tz="UTC")
 

@@ -140,10 +140,56 @@ def test_a_process_that_starts_anew_finds_the_same_units(ground):
     assert ground.look(rollout, 11).units == before
 
 
-def test_where_an_endpoint_has_no_unit_each_request_is_one(ground):
+def test_rows_without_a_unit_count_where_nobody_is_assigned_by_it(ground):
     ground.predicted([None, None, None], ["new", "champion", "champion"], minute(1))
-    rollout = ground.rollout(how="canary")
-    assert ground.look(rollout).units == {"champion": 2, "new": 1}
+    assert ground.look(ground.rollout(how="canary")).units == {"champion": 0, "new": 0}
+    ground.memory = {}
+    ground.judge.forget(f"rol_{ground.endpoint}")
+    assert ground.look(ground.rollout(how="shadow")).units == {"champion": 2, "new": 1}
+
+
+def test_units_that_are_held_out_or_elsewhere_in_the_layer_make_no_mismatch(ground):
+    ground.metric("converted")
+    rng = np.random.default_rng(14)
+    taking_part = rng.random(6_000) < 0.5 * 0.8
+    met = np.where(taking_part & (rng.random(6_000) < 0.5), "new", "champion").tolist()
+    ground.predicted([f"u{k}" for k in range(6_000)], met, minute(1))
+    rollout = ground.rollout(layer="page", layer_share=0.5, holdout=0.2)
+    assert not ground.look(rollout).mismatch
+    ground.memory = {}
+    assert ground.look(ground.rollout()).mismatch
+
+
+def test_errors_that_tell_enough_wait_for_no_declared_metric(ground):
+    ground.metric("converted", sql="SELECT nothing FROM nowhere")
+    rollout = ground.rollout(
+        how="canary", guardrails=(Guardrail(metric="error_rate"), Guardrail(metric="converted"))
+    )
+    ground.look(rollout, 0)
+    ground.predicted(["a"], ["new"], minute(1))
+    ground.happened(["a"], [1], minute(1))
+    ground.counted = {"champion": {"requests": 90}, "new": {"requests": 0, "failed": 20}}
+    assert [one.metric for one in ground.look(rollout, 2).breached] == ["error_rate"]
+
+
+def test_a_slow_metric_rests_and_what_it_said_is_told_meanwhile(ground, monkeypatch):
+    ground.metric("converted")
+    now = [0.0]
+
+    def clock():
+        now[0] += 2.0  # each look seems to take two seconds
+        return now[0]
+
+    monkeypatch.setattr("falaj.rollouts.judging.monotonic", clock)
+    rollout = ground.rollout(how="canary", guardrails=(Guardrail(metric="converted"),))
+    ground.predicted(["a"], ["new"], minute(1))
+    assert ground.look(rollout, 2).units["new"] == 1
+    ground.predicted(["b"], ["new"], minute(2))
+    again = ground.look(rollout, 3)
+    assert again.units["new"] == 1
+    assert [one.metric for one in again.guardrails] == ["converted"]
+    now[0] += 100
+    assert ground.look(rollout, 4).units["new"] == 2
 
 
 def test_a_mismatch_of_shares_is_told_and_then_nothing_of_units_is(ground):

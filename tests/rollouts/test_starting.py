@@ -8,7 +8,14 @@ import pytest
 from falaj.kernel.errors import Conflict, Forbidden, NotFound
 from falaj.operations.histories import entries
 from falaj.operations.model import ChangeState
-from falaj.rollouts.model import Challenger, RolloutKind, RolloutState, Success
+from falaj.rollouts.model import (
+    Challenger,
+    Guardrail,
+    Metric,
+    RolloutKind,
+    RolloutState,
+    Success,
+)
 from falaj.rollouts.starting import RolloutUnderway
 
 TWO = (Challenger(name="two", version=2, share=0.5),)
@@ -99,3 +106,42 @@ def test_rollouts_of_one_layer_get_stretches_that_do_not_meet(trial: Any) -> Non
 def test_beside_a_shadow_the_champion_answers_everybody(trial: Any) -> None:
     run = trial.started(how=RolloutKind.SHADOW, stages=(), longest=timedelta(hours=1))
     assert run.shares == {"champion": 1.0, "two": 0.5}
+
+
+def _measured(trial: Any) -> None:
+    with trial.call() as call:
+        trial.definitions.apply(call, [Metric(name="bought", sql="SELECT 1", tables=())])
+    trial.declared(guardrails=(Guardrail(metric="bought"),))
+
+
+def test_who_may_not_read_what_it_is_measured_by_cannot_start_it(trial: Any) -> None:
+    _measured(trial)
+    trial.may_read = False
+    with pytest.raises(Forbidden), trial.call() as call:
+        trial.starting.ask(call, "try-two", "Try it.")
+
+
+def test_a_metric_that_changed_since_the_start_was_asked_for_stops_the_start(trial: Any) -> None:
+    _measured(trial)
+    with trial.call() as call:
+        change = trial.starting.ask(call, "try-two", "Try it.")
+    with trial.call() as call:
+        trial.definitions.apply(call, [Metric(name="bought", sql="SELECT 2", tables=())])
+    with pytest.raises(Conflict, match="metric"), trial.call("user:omar") as call:
+        trial.changes.approve(call, change.id, "Good.")
+
+
+def test_a_metric_cannot_change_while_a_rollout_is_measured_by_it(trial: Any) -> None:
+    _measured(trial)
+    with trial.call() as call:
+        change = trial.starting.ask(call, "try-two", "Try it.")
+    with trial.call("user:omar") as call:
+        trial.changes.approve(call, change.id, "Good.")
+    other = Metric(name="bought", sql="SELECT 2", tables=())
+    with pytest.raises(Conflict, match="is measured by"), trial.call() as call:
+        trial.definitions.apply(call, [other])
+    with trial.call() as call:
+        trial.steering.stop(call, "try-two", "Enough.")
+    trial.engine.run_once()
+    with trial.call() as call:
+        trial.definitions.apply(call, [other])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -308,6 +311,26 @@ def test_a_share_that_was_flipped_and_never_committed_is_taken_back(world: World
     assert world.routed() == (release.id, {"new": 0.1})
     assert not world.apart()
     assert world.mended() == []
+
+
+def test_a_control_process_that_is_killed_between_flip_and_commit_leaves_nothing_to_stay(
+    world: World, tmp_path: Path
+) -> None:
+    world.served()
+    release = world.begun()
+    world.divided(0.1)
+    program = Path(__file__).with_name("rollout_killed.py")
+    url = world.database.url.render_as_string(hide_password=False)
+    ended = subprocess.run(
+        [sys.executable, str(program), url, str(tmp_path / "routing")], check=False, timeout=60
+    )
+    assert ended.returncode == -signal.SIGKILL
+    assert world.routed() == (release.id, {"new": 0.5})  # it was flipped
+    assert world.apart()
+    assert world.mended() == ["delays"]
+    assert world.routed() == (release.id, {"new": 0.1})  # and never committed
+    world.divided(0.2)
+    assert world.routed() == (release.id, {"new": 0.2})
 
 
 def test_a_new_machine_is_given_the_release_and_its_shares(world: World, tmp_path: Path) -> None:

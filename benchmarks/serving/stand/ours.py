@@ -135,6 +135,13 @@ class Platform:
         """Predictions that were answered and that the full log did not take."""
         return self.premises.serving.meters.traffic(endpoint).unlogged
 
+    def rollouts(self) -> Any:
+        """Begins, divides and ends rollouts of approved versions."""
+        from falaj.serving.rolloutreleases import RolloutReleases
+
+        routing = self.premises.serving.routing
+        return RolloutReleases(self._releases(), routing, _Approvals(self.approved))
+
     def _releases(self) -> Any:
         from falaj.serving.releases import Releases
 

@@ -22,19 +22,15 @@ def compared(
         limits: when a difference is a drift.
     """
     columns = [
-        FeatureDrift.model_construct(
+        FeatureDrift(
             name=name,
             psi=psi,
             jensen_shannon=jensen_shannon,
             ks=_known(ks),
             wasserstein=_known(wasserstein),
             p_value=p_value,
-            adjusted_p_value=1.0,
             missing_reference=_share(missing_r, known_r),
             missing_observed=_share(missing_o, known_o),
-            weight=None,
-            drifted=False,
-            why="",
         )
         for (
             name, psi, jensen_shannon, ks, wasserstein, p_value,

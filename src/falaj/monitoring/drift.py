@@ -77,7 +77,7 @@ class Drift:
         kept: KeptSketches | None = None,
         database: Database | None = None,
     ) -> None:
-        self._lake = lake
+        self.lake = lake
         self._bundles = bundles
         self._kept = kept
         self._database = database
@@ -198,9 +198,9 @@ class Drift:
         bins = frozen.bins
         sketch = Sketch.empty(bins)
         table = table_of(endpoint)
-        if not self._lake.exists(table):
+        if not self.lake.exists(table):
             return sketch
-        rows = self._lake.scan(
+        rows = self.lake.scan(
             table,
             columns=["features", "score"],
             where="model = $model AND version = $version "

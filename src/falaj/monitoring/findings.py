@@ -101,16 +101,18 @@ def _stuck(layout: Layout, reference: Seen, observed: Seen, limits: QualityLimit
     varied = _over(reference.counts.max(axis=1), reference.known) < 1
     top = _over(reference.counts.max(axis=1), reference.known)
     one_bin = _over(observed.counts.max(axis=1), observed.known) == 1
-    one_value = np.where(layout.ordered, observed.low == observed.high, one_bin)
-    # The score has no extremes of its own: it is stuck if all of it is in one bin.
-    one_value[-1] = one_bin[-1] if np.isnan(observed.low[-1]) else one_value[-1]
+    # All in the bin of unknown words is no single word.
+    known_word = one_bin & (observed.counts.argmax(axis=1) < layout.sizes - 1)
+    # The score's extremes are not sketched: it is stuck if all of it is in one bin.
+    extremes = np.where(np.isnan(observed.low), one_bin, observed.low == observed.high)
+    one_value = np.where(layout.ordered, extremes, known_word)
     with np.errstate(divide="ignore"):
         by_chance = observed.known * np.log(np.maximum(top, 1e-300))
     rare = by_chance < np.log(_SURE / len(layout.names))
     enough = observed.known >= limits.least_rows
     spread = varied | (reference.std > 0)
     sentences = []
-    for place in np.flatnonzero(one_value.astype(bool) & rare & enough & spread):
+    for place in np.flatnonzero(one_value & rare & enough & spread):
         value = float(observed.mean[place])
         sentences.append(
             Finding(

@@ -22,7 +22,7 @@ from falaj.kernel.database import Database
 from falaj.kernel.errors import Corrupt, NotFound, Unavailable
 from falaj.kernel.insertion import insert_if_absent
 from falaj.kernel.telemetry import logger
-from falaj.monitoring.sketches import Bins, Sketch, merged, unpacked
+from falaj.monitoring.sketches import Bins, Sketch, put_together, unpacked
 from falaj.monitoring.tables import sketch_rows, sketched_segments
 
 if TYPE_CHECKING:
@@ -135,8 +135,8 @@ class KeptSketches:
         )
         if variant is not None:
             query = query.where(table.variant == variant)
-        kept = [unpacked(data) for data in connection.execute(query).scalars()]
-        return merged(self._bins_of(model, version), kept)
+        kept = list(connection.execute(query).scalars())
+        return put_together(self._bins_of(model, version), kept)
 
     def roll_up(self) -> int:
         """Put old minutes together as hours, and old hours as days; returns how many went.

@@ -15,8 +15,16 @@ import numpy as np
 from falaj.monitoring.counts import N_GROUPS, chi_squared
 from falaj.monitoring.seen import Flags, Layout, Reals, Seen
 
+TEST_SHARES = np.array(
+    [1 / 1024, 1 / 256, 1 / 64, 1 / 20, *np.linspace(0.1, 0.9, 9), 19 / 20, 63 / 64, 255 / 256,
+     1023 / 1024]
+)  # fmt: skip
+"""Where the reference is cut for the test: at deciles, and finer in the tails, which a shift
+of the greatest values never leaves the last decile of."""
+_DECILES = np.linspace(0, 1, N_GROUPS + 1)[1:-1]
 _LEAST_EXPECTED = 5.0
 _LN2 = math.log(2)
+_MOST_TAILED = 256
 
 
 @dataclass(frozen=True)
@@ -41,14 +49,17 @@ class Measured:
 
 def measured(layout: Layout, reference: Seen, observed: Seen) -> Measured:
     """Compare all columns with their references."""
-    coarse_r, coarse_o, there = _grouped(layout, reference.counts, observed.counts)
+    coarse_r, coarse_o, there = _grouped(layout, reference.counts, observed.counts, _DECILES)
+    fewest = _LEAST_EXPECTED * 2 / max(min(reference.n, observed.n), 1)
+    cuts = TEST_SHARES[(fewest <= TEST_SHARES) & (1 - fewest >= TEST_SHARES)]
+    tested = _grouped(layout, reference.counts, observed.counts, cuts)
     both = (reference.known > 0) & (observed.known > 0)
     p, q = _shares(coarse_r, there), _shares(coarse_o, there)
     with np.errstate(divide="ignore", invalid="ignore"):
         psi = np.where(there, (q - p) * np.log(q / p), 0.0).sum(axis=1)
     difference = _difference(reference, observed)
     ks = np.abs(difference).max(axis=1, initial=0.0)
-    values = _chi_squared(coarse_r, coarse_o, there, both)
+    values = _chi_squared(*tested, both)
     p_missing = _proportions(
         reference.missing, reference.known + reference.missing,
         observed.missing, observed.known + observed.missing,
@@ -62,13 +73,19 @@ def measured(layout: Layout, reference: Seen, observed: Seen) -> Measured:
     )
 
 
-def _grouped(layout: Layout, reference: Reals, observed: Reals) -> tuple[Reals, Reals, Flags]:
-    """As ``counts.grouped``; words, and columns of few bins, keep theirs."""
+def _grouped(
+    layout: Layout, reference: Reals, observed: Reals, shares: Reals
+) -> tuple[Reals, Reals, Flags]:
+    """As ``counts.grouped``, cut at shares; words, and columns of few bins, keep theirs."""
     total = reference.sum(axis=1)
     fine = layout.ordered & (layout.sizes > N_GROUPS) & (total > 0)
     with np.errstate(divide="ignore", invalid="ignore"):
         middles = (np.cumsum(reference, axis=1) - reference / 2) / total[:, None]
-    groups = np.minimum(np.nan_to_num(middles) * N_GROUPS, N_GROUPS - 1).astype(np.int64)
+        # A bin outside of all that the reference holds goes with the outermost one inside.
+        inside = np.where(reference > 0, middles, np.nan)
+        ends = np.fmin.reduce(inside, axis=1), np.fmax.reduce(inside, axis=1)
+    middles = np.clip(np.nan_to_num(middles), *(np.nan_to_num(end)[:, None] for end in ends))
+    groups = np.searchsorted(shares, middles, side="right")
     groups = np.where(fine[:, None], groups, np.arange(reference.shape[1]))
     width = reference.shape[1]
     flat = (groups + np.arange(len(total))[:, None] * width).reshape(-1)
@@ -144,7 +161,8 @@ def _wasserstein(layout: Layout, reference: Seen, observed: Seen, difference: Re
     that of two exponential tails: the mean excess of the reference over its quantile 1 - 1/64
     is its gap from 1 - 2/64 over ln 2, and that of the other has grown as its standard
     deviation has. The difference of the means is known exactly, also of values far outside:
-    what of it is not explained so is added.
+    what of it is not explained so is added. Where no tail is drawn, the distance is at least
+    that of the means.
     """
     edges = layout.padded_edges
     if not edges.shape[1]:
@@ -161,10 +179,12 @@ def _wasserstein(layout: Layout, reference: Seen, observed: Seen, difference: Re
     with np.errstate(divide="ignore", invalid="ignore"):
         growth = np.nan_to_num(observed.std / reference.std, nan=1.0, posinf=1.0)
         below = np.cumsum(reference.counts, axis=1) / reference.known[:, None]
+    tailed = np.zeros(len(layout.names), dtype=bool)
     for place in np.flatnonzero(layout.ordered):
         first, last, outer = _ends(layout, int(place))
-        if first >= last:  # few different values: there is no tail
+        if first >= last:
             continue
+        tailed[place] = True
         tails = _tails(
             layout.edges[place], first, last, at_edges[place], below[place], growth[place]
         )
@@ -174,8 +194,9 @@ def _wasserstein(layout: Layout, reference: Seen, observed: Seen, difference: Re
             area[place] -= areas[place, first - 1] + areas[place, last]
             moved[place] -= signed[place, first - 1] + signed[place, last]
     with np.errstate(divide="ignore", invalid="ignore"):
-        unexplained = np.abs(observed.mean - reference.mean - moved)
-        distance = (area + np.nan_to_num(unexplained)) / reference.std
+        apart = observed.mean - reference.mean
+        closed = np.where(tailed, area + np.nan_to_num(np.abs(apart - moved)), np.abs(apart))
+        distance = np.fmax(area, closed) / reference.std
     known = layout.ordered & (reference.std > 0) & (observed.known > 0)
     return np.where(known, distance, np.nan)
 
@@ -184,7 +205,9 @@ def _ends(layout: Layout, place: int) -> tuple[int, int, int]:
     """The places of the outermost quantiles among the edges, and of how many lie beyond."""
     outer = 1 if layout.ranged[place] else 0
     n = len(layout.edges[place])
-    return (outer, n - 1 - outer, outer) if n >= 2 * outer + 8 else (0, 0, outer)
+    # With few different values there is no tail, with very many edges nothing is left in it.
+    tailed = 2 * outer + 8 <= n <= _MOST_TAILED
+    return (outer, n - 1 - outer, outer) if tailed else (0, 0, outer)
 
 
 def _tails(

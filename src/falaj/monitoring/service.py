@@ -2,51 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from datetime import timedelta
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from falaj.kernel.actions import action
-from falaj.kernel.call import AssetRef, Call
+from falaj.kernel.call import AssetRef
 from falaj.kernel.errors import Forbidden, NotFound
+from falaj.monitoring.assessment_actions import AssessmentActions, May
 from falaj.monitoring.driftwords import (
     DriftLimits,
     DriftReference,
     DriftReport,
     ReferenceKind,
 )
+from falaj.monitoring.laketables import LakeTables
 from falaj.monitoring.leakage_actions import LeakageActions, LeakageChecks
 from falaj.monitoring.model import (
     CheckResult,
     Column,
     Instant,
     KeptReport,
-    Labels,
     Monitor,
-    PerformanceReport,
-    Period,
     ReportKind,
     Table,
 )
 from falaj.monitoring.schedule_actions import ScheduleActions
+from falaj.monitoring.tabledrift import TableDrift
 from falaj.serving.model import EndpointName
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from falaj.lake.reading import GuardedLake
     from falaj.monitoring.monitors import Monitors
     from falaj.monitoring.schedules import MonitorSchedules
 
-_DEFAULT_WINDOW = timedelta(days=7)
 
-
-May = Callable[[Call, str, AssetRef], bool]
-"""True if the caller may do the named action on an asset, as the caller stands now."""
-
-
-class MonitorService(LeakageActions, ScheduleActions):
-    """Drift and realised performance, from the prediction log."""
+class MonitorService(AssessmentActions, LeakageActions, ScheduleActions):
+    """Drift, performance, calibration and fairness, from the prediction log."""
 
     name: ClassVar[str] = "monitors"
 
@@ -61,6 +52,7 @@ class MonitorService(LeakageActions, ScheduleActions):
         self._leaks = leaks
         self._schedules = schedules
         self._monitors = monitors
+        self._tables = LakeTables(monitors.lake)
         self._may = may
         self._guarded = guarded
 
@@ -106,39 +98,31 @@ class MonitorService(LeakageActions, ScheduleActions):
         )
         return report
 
-    @action(post="/endpoints/{endpoint}/performance-reports", on="endpoint")
-    def performance(
+    @action(post="/table-drift-reports")
+    def drift_of_tables(
         self,
-        endpoint: EndpointName,
-        label_table: Table,
-        label: Column,
+        reference: Table,
+        observed: Table,
         *,
-        on: str = "request_id",
-        key: Column | None = None,
-        recorded_at: Column | None = None,
-        since: Instant | None = None,
-        until: Instant | None = None,
-        by: Period = "week",
-    ) -> PerformanceReport:
-        """Join predictions with labels that arrived late; figures by period, each with its band.
+        reference_snapshot: int | None = None,
+        observed_snapshot: int | None = None,
+        columns: Sequence[Column] | None = None,
+        seed: int = 0,
+    ) -> TableDrift:
+        """Compare two lake tables, or two snapshots of one, column by column.
 
         Args:
-            endpoint: which one.
-            label_table: the lake table of the outcomes.
-            label: its column of 0 and 1.
-            on: prediction_id, request_id or unit: what the label table names.
-            key: its column of that; of the same name if left out.
-            recorded_at: its column of when a label became known; the last one counts.
-            since, until: the window; the last seven days if they are left out.
-            by: day, week or month.
+            reference, observed: the tables; they may be one.
+            reference_snapshot, observed_snapshot: as of these; the latest if left out.
+            columns: these alone; all that both tables have if left out.
+            seed: of the rows that are sampled for edges and for pairs of columns.
         """
-        labels = Labels.model_validate(
-            {"table": label_table, "label": label, "on": on, "key": key, "recorded_at": recorded_at}
+        for table in (reference, observed):
+            self._check_readable(table, f"You may not read table:{table} as you stand.")
+            self._guarded.check_clear(self.call, table, columns, todo="compare tables by")
+        return self._tables.compared(
+            reference, observed, (reference_snapshot, observed_snapshot), columns, seed=seed
         )
-        self._check_labels(labels)
-        window = self._window(since, until)
-        _, report = self._monitors.performance(self.call, endpoint, labels, *window, by=by)
-        return report
 
     @action(post="/monitors/{name}/checks", on="monitor")
     def check(self, name: str, *, until: Instant | None = None) -> CheckResult:
@@ -146,6 +130,7 @@ class MonitorService(LeakageActions, ScheduleActions):
         monitor = self._monitors.monitor(self.call.connection, name)
         if monitor.labels is not None:
             self._check_labels(monitor.labels)
+        self._check_monitor(monitor)
         result = self._monitors.check(self.call, name, until or self.call.now)
         return self._with_leakage(monitor, result)
 
@@ -160,22 +145,14 @@ class MonitorService(LeakageActions, ScheduleActions):
         found = self._monitors.report(self.call.connection, report)
         if not self._may_see(found.endpoint):
             raise NotFound(f"There is no report {report!r}.", hint="`falaj monitors reports`.")
+        self._check_kept(found)
         return found
 
-    def _check_labels(self, labels: Labels) -> None:
-        """Return if the caller may read the labels, all of them and in clear."""
-        if not self._may(self.call, "tables.read", AssetRef("table", labels.table)):
-            # Figures over a window of one row would tell that row's label.
+    def _check_readable(self, table: str, refusal: str) -> None:
+        if not self._may(self.call, "tables.read", AssetRef("table", table)):
             raise Forbidden(
-                f"You may not read the labels in table:{labels.table} as you stand.",
-                hint="Personal data needs a purpose and a fresh second factor.",
+                refusal, hint="Personal data needs a purpose and a fresh second factor."
             )
-        columns = filter(None, (labels.label, labels.key or labels.on, labels.recorded_at))
-        self._guarded.check_clear(self.call, labels.table, columns, todo="compare predictions with")
 
     def _may_see(self, endpoint: str) -> bool:
         return self._may(self.call, "assets.get", AssetRef("endpoint", endpoint))
-
-    def _window(self, since: datetime | None, until: datetime | None) -> tuple[datetime, datetime]:
-        end = until or self.call.now
-        return since or end - _DEFAULT_WINDOW, end

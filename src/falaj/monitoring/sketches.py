@@ -208,6 +208,61 @@ def unpacked(data: bytes) -> Sketch:
     )
 
 
+def put_together(bins: Bins, kept: Sequence[bytes]) -> Sketch:
+    """What ``merged`` gives of all that ``unpacked`` reads, in one addition for each array.
+
+    Raises:
+        Corrupt: some of these bytes are no sketch.
+        InvalidInput: they are on other bins.
+    """
+    if not kept:
+        return Sketch.empty(bins)
+    first = unpacked(kept[0])
+    try:
+        parts = [msgspec.msgpack.decode(data, type=_Kept) for data in kept]
+        if any(one.format != _FORMAT or len(one.whole) != 4 or len(one.real) != 5 for one in parts):
+            raise ValueError("another format")
+        whole = [
+            _added([one.whole[place] for one in parts], size)
+            for place, size in enumerate(
+                (len(first.counts), len(first.missing), len(first.missing), len(first.scores))
+            )
+        ]
+        reals = [
+            np.frombuffer(b"".join([one.real[place] for one in parts]), dtype="<f8").reshape(
+                len(parts), size
+            )
+            for place, size in enumerate((*(len(first.missing),) * 4, len(first.scores)))
+        ]
+    except (ValueError, msgspec.MsgspecError):  # which of them it is, and why, is told so
+        return merged(bins, [unpacked(data) for data in kept])
+    totals, squares, low, high, score_totals = reals
+    return Sketch.empty(bins) + Sketch(
+        sum(one.n for one in parts),
+        *whole[:3],
+        totals.sum(axis=0),
+        squares.sum(axis=0),
+        low.min(axis=0),
+        high.max(axis=0),
+        whole[3],
+        score_totals.sum(axis=0),
+    )
+
+
+def _added(arrays: Sequence[tuple[int, bytes]], size: int) -> Integers:
+    """The sum of arrays of one length, of which each has integers of its own width."""
+    by_width: dict[int, list[bytes]] = {}
+    for width, raw in arrays:
+        by_width.setdefault(width, []).append(raw)
+    total = np.zeros(size, dtype=np.int64)
+    for width, raws in by_width.items():
+        if any(len(raw) != width * size for raw in raws):
+            raise ValueError("arrays of other lengths")
+        rows = np.frombuffer(b"".join(raws), dtype=f"<u{width}").reshape(len(raws), size)
+        total += rows.sum(axis=0, dtype=np.int64)
+    return total
+
+
 def merged(bins: Bins, sketches: Sequence[Sketch]) -> Sketch:
     """All sketches as one; empty if there are none."""
     return reduce(Sketch.__add__, sketches, Sketch.empty(bins))

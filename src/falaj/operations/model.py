@@ -175,16 +175,83 @@ class Incident(BaseModel):
     """From 1 (at once) to 5 (when there is time)."""
     state: IncidentState
     opened_at: datetime
+    """When it was detected."""
     opened_by: str
+    began_at: datetime | None = None
+    """When the disturbance began, as far as is known."""
+    assigned_to: str | None = None
+    """The person or team that works on it."""
+    acknowledged_at: datetime | None = None
+    acknowledged_by: str | None = None
+    n_escalations: int = 0
     resolved_at: datetime | None = None
     resolved_by: str | None = None
     resolution: str = ""
+    alerts: list[str] = []
+    """The alerts that belong to it, the oldest first."""
+    problem: str | None = None
+    """Its cause, if one was opened."""
+    changes: list[str] = []
+    """The changes that caused or mended it."""
     timeline: list[Entry] = []
+
+    @property
+    def seconds_to_detect(self) -> float | None:
+        """From the beginning of the disturbance to the opening; None if nobody knows."""
+        return None if self.began_at is None else (self.opened_at - self.began_at).total_seconds()
+
+    @property
+    def seconds_to_acknowledge(self) -> float | None:
+        """From the opening to the acknowledgement; None before."""
+        at = self.acknowledged_at
+        return None if at is None else (at - self.opened_at).total_seconds()
+
+    @property
+    def seconds_to_resolve(self) -> float | None:
+        """From the opening to the resolution; None before."""
+        at = self.resolved_at
+        return None if at is None else (at - self.opened_at).total_seconds()
 
     @property
     def ref(self) -> AssetRef:
         """The incident as an asset."""
         return AssetRef("incident", self.id)
+
+
+class ProblemState(StrEnum):
+    """Where a problem stands."""
+
+    OPEN = "open"
+    KNOWN_ERROR = "known_error"  # the cause is known, and how to work around it
+    RESOLVED = "resolved"
+
+
+class Problem(BaseModel):
+    """The cause, known or not yet, of one or more incidents."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    title: str
+    subject: AssetRef
+    state: ProblemState
+    root_cause: str = ""
+    workaround: str = ""
+    opened_at: datetime
+    opened_by: str
+    resolved_at: datetime | None = None
+    resolved_by: str | None = None
+    resolution: str = ""
+    incidents: list[str] = []
+    """The incidents that it caused, the oldest first."""
+    change: str | None = None
+    """The change that resolved it."""
+    timeline: list[Entry] = []
+
+    @property
+    def ref(self) -> AssetRef:
+        """The problem as an asset."""
+        return AssetRef("problem", self.id)
 
 
 class Notification(BaseModel):

@@ -18,7 +18,8 @@ _TOPICS = (
     "change.opened", "change.approved", "change.rejected", "change.withdrawn",
     "change.carried_out", "change.emergency", "change.reviewed",
     "alert.raised", "alert.escalated", "alert.resolved",
-    "incident.opened", "incident.resolved",
+    "incident.opened", "incident.escalated", "incident.assigned", "incident.resolved",
+    "problem.opened", "problem.resolved",
 )  # fmt: skip
 
 
@@ -64,7 +65,7 @@ class Notifications:
 
 
 def _severity(event: Event) -> Severity:
-    if event.type == "incident.opened":
+    if event.type in ("incident.opened", "incident.escalated"):
         pressing = event.payload["priority"] <= _MOST_PRESSING
         return Severity.CRITICAL if pressing else Severity.WARNING
     if event.type == "change.emergency":

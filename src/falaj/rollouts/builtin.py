@@ -23,7 +23,10 @@ from falaj.serving.counted import upper_of
 LATENCY_QUANTILE = 0.99
 _LEAST_ANSWERS = 1_000
 """Of the champion, before its quantile is taken for a threshold."""
-_RESIDUALS = 60
+_RESIDUALS, _LEAST_RESIDUALS = 60, 8
+CLUMP = 3.0
+"""So many failures are taken for one until it is known how they come: one client that tries again
+falls on one variant with all of its failures."""
 _MEDIAN_OF_CHI_SQUARED = 0.4549
 """With one degree of freedom."""
 
@@ -60,15 +63,18 @@ def judged(
     curve = EventCurve.empty(guardrail.tolerated if guardrail.metric == "error_rate" else 0.0)
     if memory["logs"] is not None:
         curve.logs = np.array(memory["logs"], dtype=np.float64)
-    if guardrail.metric == "latency":
-        _note_residual(memory, found)
+    _note_residual(memory, found)
     curve.add(events, others, requests, other_requests)
     memory["logs"] = curve.logs.tolist()
     memory["tally"] = [a + b for a, b in zip(memory["tally"], found, strict=True)]
     _tell(reading, memory)
-    # Slow requests come in clumps (a pause, a full batch): by as much as they do more than
-    # chance would have it, less is read into them.
-    curve.logs = curve.logs / dispersion(memory["residuals"])
+    if len(memory["residuals"]) >= _LEAST_RESIDUALS:
+        curve.logs = curve.logs / dispersion(memory["residuals"])
+    elif guardrail.metric == "error_rate":
+        curve.logs = curve.logs / CLUMP
+    else:
+        reading.why = "too little was seen to tell how much slow requests come in clumps"
+        return reading
     worse_by = curve.worse_by(error)
     if worse_by is not None:
         breach(reading, worse_by)
@@ -125,10 +131,10 @@ def judged_by_period(
 def dispersion(residuals: list[float]) -> float:
     """How many times more events vary between looks than chance has it; at least 1.
 
-    By the median of squared Pearson residuals, which one bad look does not move.
+    Slow requests come in clumps (a pause, a full batch), and failures too: by as much as they
+    do, less is read into each of them. By the median of squared Pearson residuals, which one
+    bad look does not move.
     """
-    if len(residuals) < 8:
-        return 1.0
     return max(1.0, statistics.median(residuals) / _MEDIAN_OF_CHI_SQUARED)
 
 
@@ -154,9 +160,17 @@ def _tally(guardrail: Guardrail, memory: Memory, champion: Counter, tried: Count
 
 
 def _note_residual(memory: Memory, found: Tally) -> None:
-    """How far this look's split of events lies from that of all looks before, squared."""
-    events, requests, others, other_requests = found
-    e, n, o, m = memory["tally"]
+    """How far the split of events lies from that of all looks before, squared.
+
+    Looks are taken together until there are events enough to say.
+    """
+    waiting = memory.setdefault("waiting", [0, 0, 0, 0])
+    waiting[:] = [a + b for a, b in zip(waiting, found, strict=True)]
+    events, requests, others, other_requests = waiting
+    # Those of this look are not in the tally yet, but those that waited are.
+    e, n, o, m = (
+        all_ - (kept - new) for all_, kept, new in zip(memory["tally"], waiting, found, strict=True)
+    )
     if not (requests and other_requests):
         return
     ratio = (e + 0.5) / (n + 1) / ((o + 0.5) / (m + 1)) if e + o >= 10 else 1.0
@@ -165,6 +179,7 @@ def _note_residual(memory: Memory, found: Tally) -> None:
     if spread >= 0.5:
         squared = (events - (events + others) * p) ** 2 / spread
         memory["residuals"] = [*memory["residuals"], squared][-_RESIDUALS:]
+        waiting[:] = [0, 0, 0, 0]
 
 
 def _tell(reading: GuardrailReading, memory: Memory) -> None:

@@ -182,7 +182,7 @@ def _dismissed(run: Run, reading: GuardrailReading) -> bool:
 
 def _told(reading: GuardrailReading) -> str:
     if reading.why:
-        return reading.why.rstrip(".")
+        return f"{reading.metric} of {reading.challenger}: {reading.why.rstrip('.')}"
     return (
         f"{reading.metric} of {reading.challenger} is {_figure(reading.challenger_value)} "
         f"against {_figure(reading.champion)} of the champion"

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from falaj.kernel.errors import InvalidInput
 from falaj.rollouts.effects import Effect
-from falaj.rollouts.groupsequential import Spending, spending_design
+from falaj.rollouts.groupsequential import next_bound
 from falaj.rollouts.model import Success, SuccessReading
 from falaj.rollouts.planning import plan
 from falaj.rollouts.sequences import mean_sequence
@@ -92,15 +92,14 @@ def decide(
         reading.why = reading.why or f"the comparison is worth fewer than {LEAST_UNITS} units"
         return reading
     sign = 1.0 if better == "higher" else -1.0
-    quotient, variance = effect.relative()
     # Relative to the size of the champion's figure: of a loss, less of it is better.
-    estimate = sign * math.copysign(1.0, effect.control) * quotient
-    reading.estimate = estimate
+    sign *= math.copysign(1.0, effect.control)
+    reading.estimate = sign * (effect.variant / effect.control - 1)
     if not progress.planned and (success.most_units or effect.units >= _PLANNED_FROM):
-        spread = variance * effect.units
+        spread = effect.variance / effect.control**2 * effect.units
         progress.planned = planned_units(success, spread, error, worth_of_unit)
     ask = _always_valid if success.method == "always_valid" else _group_sequential
-    verdict = ask(success, reading, estimate, variance, effect.units, progress, error)
+    verdict = ask(success, reading, effect, sign, progress, error)
     progress.decided = progress.decided or verdict
     reading.decided = progress.decided
     return reading
@@ -148,18 +147,17 @@ def sequence_price(error: float, power: float) -> float:
 def _always_valid(
     success: Success,
     reading: SuccessReading,
-    estimate: float,
-    variance: float,
-    worth: float,
+    effect: Effect,
+    sign: float,
     progress: Progress,
     error: float,
 ) -> Verdict | None:
     # It is narrowest at half of the planned sample: differences as planned end there.
     tuned = (progress.planned or 20_000.0) / 2
-    found = mean_sequence(estimate, variance, worth, alpha=error, tuned_for=tuned)
-    reading.low, reading.high = found.low, found.high
-    verdict = _verdict(success, found.low, found.high)
-    if verdict is None and progress.planned and worth >= progress.planned:
+    radius = mean_sequence(0.0, 1.0, effect.units, alpha=error, tuned_for=tuned).high
+    reading.low, reading.high = relative_interval(effect, radius, sign)
+    verdict = _verdict(success, reading.low, reading.high)
+    if verdict is None and progress.planned and effect.units >= progress.planned:
         return "no_difference"
     return verdict
 
@@ -167,16 +165,15 @@ def _always_valid(
 def _group_sequential(
     success: Success,
     reading: SuccessReading,
-    estimate: float,
-    variance: float,
-    worth: float,
+    effect: Effect,
+    sign: float,
     progress: Progress,
     error: float,
 ) -> Verdict | None:
     if not progress.planned:
         reading.why = "the sample is not planned yet: its spread is not known"
         return None
-    time = min(worth / progress.planned, 1.0)
+    time = min(effect.units / progress.planned, 1.0)
     last = progress.times[-1] if progress.times else 0.0
     if last >= 1.0 or progress.decided:
         return None
@@ -185,19 +182,34 @@ def _group_sequential(
         reading.why = f"the next look is at {due / success.looks:.1%} of the planned sample"
         return None
     progress.times.append(time)
-    bound = bound_at(tuple(progress.times), error, success.spending)
-    half = bound * math.sqrt(variance)
-    reading.low, reading.high = estimate - half, estimate + half
+    bound = next_bound(tuple(progress.times), error, success.spending)
+    reading.low, reading.high = relative_interval(effect, bound, sign)
     verdict = _verdict(success, reading.low, reading.high)
     if verdict is None and time >= 1.0:
         return "no_difference"
     return verdict
 
 
-@lru_cache(maxsize=512)
-def bound_at(times: tuple[float, ...], error: float, spending: Spending) -> float:
-    """The z value that ends the test at the last of some looks."""
-    return spending_design(times, alpha=error, spending=spending).bounds[-1]
+def relative_interval(effect: Effect, radius: float, sign: float = 1.0) -> tuple[float, float]:
+    """The relative differences that lie within a number of standard errors.
+
+    All r with (b - (1 + r) a)² ≤ k² (V_b + (1 + r)² V_a): an interval for a quotient that holds
+    for small a as well, and leaves 0 out exactly when the plain difference does (Fieller, J. R.
+    Statist. Soc. B 16, 1954). Unbounded while a itself cannot be told from 0.
+
+    Args:
+        radius: k.
+        sign: 1, or -1 where less is better.
+    """
+    a, b = effect.control, effect.variant
+    square = radius**2
+    leading = a * a - square * effect.control_variance
+    if leading <= 0:
+        return -math.inf, math.inf
+    constant = b * b - square * effect.variant_variance
+    root = math.sqrt(max((a * b) ** 2 - leading * constant, 0.0))
+    low, high = (a * b - root) / leading - 1, (a * b + root) / leading - 1
+    return (low, high) if sign > 0 else (-high, -low)
 
 
 def _verdict(success: Success, low: float, high: float) -> Verdict | None:

@@ -7,6 +7,7 @@ taken away meanwhile (erasure), everything is read anew, so nobody who was erase
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
     from falaj.lake.model import Extent
     from falaj.lake.ports import Lake
 
-_READ = ("prediction_id", "request_id", "unit", "variant", "requested_at", "fields")
-_MOST_KEPT = 4
+_READ = ("prediction_id", "unit", "variant", "requested_at", "fields")
+_MOST_KEPT = 16
 """Rollouts whose exposures a process keeps; those that were looked at longest ago go first."""
 
 
@@ -36,7 +37,7 @@ class _Kept:
 
 
 class Exposures:
-    """Finds the first exposures of the units of rollouts.
+    """Finds the first exposures of the units of rollouts. Safe on many threads.
 
     Args:
         lake: holds the prediction logs.
@@ -45,13 +46,15 @@ class Exposures:
     def __init__(self, lake: Lake) -> None:
         self._lake = lake
         self._kept: dict[str, _Kept] = {}
+        self._lock = threading.Lock()
 
     def of(self, underway: Underway, fields: Sequence[str] = ()) -> pa.Table | None:
         """The exposures of a rollout's units, one row for each; None without any prediction.
 
         A unit counts once, for the variant that it met first; of a shadow rollout once for each
-        variant, and of an interleaved one once for each segment and period. Where an endpoint
-        has no unit, each request is one.
+        variant, and of an interleaved one once for each segment and period; there, where an
+        endpoint has no unit, each prediction is one. Elsewhere rows without a unit do not count:
+        nobody was assigned.
 
         Args:
             fields: of the request, by whose values units shall be told apart.
@@ -63,7 +66,8 @@ class Exposures:
         table = table_of(underway.rollout.endpoint)
         if not self._lake.exists(table):
             return None
-        kept = self._kept.pop(underway.id, None)
+        with self._lock:
+            kept = self._kept.pop(underway.id, None)
         snapshot = self._lake.latest()
         extent = self._lake.extent(table, snapshot)
         if kept is not None and not self._continues(kept, table, snapshot, extent, underway):
@@ -72,14 +76,16 @@ class Exposures:
             kept = None
         fresh = self._fresh(table, snapshot, kept, underway)
         found = self._reduced(fresh, kept, underway, fields)
-        self._kept[underway.id] = _Kept(found, extent, tuple(fields), underway.started_at)
-        while len(self._kept) > _MOST_KEPT:
-            self._kept.pop(next(iter(self._kept)))
+        with self._lock:
+            self._kept[underway.id] = _Kept(found, extent, tuple(fields), underway.started_at)
+            while len(self._kept) > _MOST_KEPT:
+                self._kept.pop(next(iter(self._kept)))
         return found
 
     def forget(self, rollout: str) -> None:
         """Keep nothing more of a rollout, by its id."""
-        self._kept.pop(rollout, None)
+        with self._lock:
+            self._kept.pop(rollout, None)
 
     def _continues(
         self, kept: _Kept, table: str, snapshot: int, extent: Extent, underway: Underway
@@ -112,6 +118,8 @@ class Exposures:
             f"coalesce(json_extract_string(fields, $field{n}), '') AS f{n}"
             for n in range(len(fields))
         )
+        whole = rollout.how in (RolloutKind.SHADOW, RolloutKind.INTERLEAVED)
+        unit = "coalesce(unit, prediction_id)" if whole else "unit"
         period = "0::BIGINT"
         by = ["unit", "period"]
         if rollout.how is RolloutKind.INTERLEAVED:
@@ -126,10 +134,11 @@ class Exposures:
         first = ", ".join(f"arg_min({one}, (at_us, variant)) AS {one}" for one in rest)
         sql = f"""
             SELECT {", ".join(by)}, min(at_us) AS at_us{", " if first else ""}{first} FROM (
-                SELECT coalesce(unit, request_id, prediction_id) AS unit, variant,
+                SELECT {unit} AS unit, variant,
                        epoch_us(requested_at)::BIGINT AS at_us, {period} AS period{comma}{told}
                 FROM rollout_fresh
                 WHERE requested_at >= $since AND list_contains($variants, variant)
+                  AND {unit} IS NOT NULL
                 {old if kept is not None else ""}
             ) GROUP BY {", ".join(by)}
         """

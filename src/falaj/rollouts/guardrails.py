@@ -195,26 +195,38 @@ def judged_fairness(
     reading.challenger_value = max(tried) - min(tried)
     pairs = list(permutations(known, 2))
     part = error / len(pairs)
+    level = sum(map(abs, figures)) / len(figures)
     for high, low in pairs:
         a, b = known[high], known[low]
         before = a.champion.value - b.champion.value
         after = a.challenger.value - b.challenger.value
-        if after <= 0:
-            continue  # the pair the other way round
-        excess = after - abs(before) - guardrail.tolerated
         variance = sum(
             max(side.variance, side.spread)
             for both in (a, b)
             for side in (both.champion, both.challenger)
         )
-        scale = max(abs(reading.champion), guardrail.tolerated, 0.1 * max(map(abs, figures)), 1e-12)
-        if mean_evidence(excess, variance, scale) >= threshold(part):
+        found = gap_harm(before, after, variance, level, tolerated=guardrail.tolerated)
+        if found >= threshold(part):
             breach(reading, 0.0)
             reading.worse_by = None
             reading.why = (
                 f"{high!r} and {low!r} lie {after:.4g} apart, with the champion {before:.4g}"
             )
     return reading
+
+
+def gap_harm(
+    before: ArrayLike, after: ArrayLike, variance: ArrayLike, level: ArrayLike, *, tolerated: float
+) -> NDArray[np.float64]:
+    """The logarithm of the e-value that one group lies further above another than is tolerated.
+
+    Args:
+        before, after: by how much it lies above with the champion, and with the challenger.
+        variance: of after - before.
+        level: the usual size of the metric, that harm is relative to.
+    """
+    excess = np.asarray(after) - np.abs(before) - tolerated
+    return mean_evidence(excess, variance, np.maximum(level, 1e-300))
 
 
 def blank(guardrail: Guardrail, challenger: str, error: float) -> GuardrailReading:

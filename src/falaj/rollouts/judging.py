@@ -12,15 +12,17 @@ looks.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from falaj.kernel.clock import monotonic
 from falaj.rollouts import builtin
 from falaj.rollouts.allocation import is_mismatched
 from falaj.rollouts.exposures import Exposures
 from falaj.rollouts.guardrails import blank
 from falaj.rollouts.metrics import DeclaredMetrics, RunFunction
-from falaj.rollouts.model import BUILT_IN, CHAMPION, Look, Metric, RolloutKind
+from falaj.rollouts.model import BUILT_IN, CHAMPION, GuardrailReading, Look, Metric, RolloutKind
 from falaj.rollouts.readings import Counter, counters
 from falaj.rollouts.remembering import Memory, microseconds
 from falaj.rollouts.unitlook import UnitLook
@@ -33,11 +35,24 @@ if TYPE_CHECKING:
     from falaj.serving.model import SeriesCounts
 
 _MISMATCH_ERROR = 0.001
+_LONG_SECONDS, _REST = 1.0, 9.0
 _MISMATCHED = "the variants did not get their shares of units: nothing can be compared"
 
 
+@dataclass(frozen=True)
+class _Paced:
+    """What declared metrics said last, and until when that is told again (monotonic)."""
+
+    again_at: float
+    look: Look
+
+
 class RolloutJudge:
-    """See ``rollouts.ports.Judge``.
+    """See ``rollouts.ports.Judge``. Safe on many threads, as long as each rollout is on one.
+
+    Guardrails that are counted are looked at first, at every look, and end it if one is
+    breached. Declared metrics whose reading takes long are read again once nine times as long
+    has passed, and what they said is told meanwhile.
 
     Args:
         lake: holds the prediction logs and what metrics read.
@@ -60,6 +75,7 @@ class RolloutJudge:
         self._declared = declared
         self._exposures = Exposures(lake)
         self._metrics = DeclaredMetrics(lake, run=run, seconds=seconds)
+        self._paced: dict[str, _Paced] = {}
 
     def look(self, underway: Underway, now: datetime) -> tuple[Look, Mapping[str, object]]:
         """See ``Judge.look``. The first look of a rollout only takes the counters down."""
@@ -67,22 +83,43 @@ class RolloutJudge:
         memory.note_shares(underway)
         look = Look()
         self._counted(underway, memory, look, now)
-        exposures = self._exposures.of(underway, fields_of(underway))
-        look.units, look.mismatch = _units(underway, memory, exposures)
-        self._declared_guardrails(underway, memory, look, exposures, now)
         memory.looks += 1
+        if look.breached:
+            # Nobody waits for a slow metric where errors have told already.
+            return look, memory.told()
+        paced = self._paced.get(underway.id)
+        if paced is not None and monotonic() < paced.again_at:
+            look = paced.look.model_copy(update={"guardrails": [
+                *look.guardrails, *_declared_ones(paced.look)
+            ]})  # fmt: skip
+            return look, memory.told()
+        begin = monotonic()
+        exposures = self._exposures.of(underway, fields_of(underway))
+        look.units, look.mismatch = _units(memory, exposures, underway)
+        self._of_units(underway, memory, look, exposures, now)
+        self._pace(underway.id, look, monotonic() - begin)
         return look, memory.told()
 
     def forget(self, rollout: str) -> None:
         """Keep nothing more of a rollout that ended, by its id."""
         self._exposures.forget(rollout)
+        self._paced.pop(rollout, None)
+
+    def _pace(self, rollout: str, look: Look, seconds: float) -> None:
+        """Let declared metrics rest nine times as long as they took, if that was long."""
+        self._paced.pop(rollout, None)
+        if seconds >= _LONG_SECONDS:
+            self._paced[rollout] = _Paced(monotonic() + _REST * seconds, look)
 
     # -- parts of a look --------------------------------------------------------------
 
     def _counted(self, underway: Underway, memory: Memory, look: Look, now: datetime) -> None:
         """The built-in guardrails, from counters."""
         rollout = underway.rollout
-        present = counters(self._series(), rollout.endpoint)
+        shadows = (
+            [one.name for one in rollout.challengers] if rollout.how is RolloutKind.SHADOW else []
+        )
+        present = counters(self._series(), rollout.endpoint, shadows)
         first = memory.looks == 0
         since = {
             name: Counter() if first else one.since(memory.counters.get(name, Counter()))
@@ -106,7 +143,7 @@ class RolloutJudge:
                 look.guardrails.append(reading)
         memory.counters = {**memory.counters, **present}
 
-    def _declared_guardrails(
+    def _of_units(
         self,
         underway: Underway,
         memory: Memory,
@@ -152,32 +189,37 @@ def fields_of(underway: Underway) -> tuple[str, ...]:
     return tuple(dict.fromkeys(one for one in fields if one))
 
 
+def _declared_ones(look: Look) -> list[GuardrailReading]:
+    return [one for one in look.guardrails if one.metric not in BUILT_IN]
+
+
 def _units(
-    underway: Underway, memory: Memory, exposures: pa.Table | None
+    memory: Memory, exposures: pa.Table | None, underway: Underway
 ) -> tuple[dict[str, int], bool]:
-    """Units by variant, and whether those since the last change of shares fell by the shares."""
+    """Units by variant, and whether those since the last change of shares fell otherwise."""
     import pyarrow.compute as pc
 
-    shares = underway.shares
+    units = dict.fromkeys(underway.shares, 0)
     if exposures is None or not exposures.num_rows:
-        return dict.fromkeys(shares, 0), False
-    units = dict.fromkeys(shares, 0)
-    for row in exposures.column("variant").value_counts().to_pylist():
-        units[row["values"]] = row["counts"]
+        return units, False
+    units |= _counts(exposures)
     if underway.rollout.how in (RolloutKind.SHADOW, RolloutKind.INTERLEAVED):
         return units, False
     # Units that came since: those that were there before stay with what they met first.
-    lately = exposures.filter(
-        pc.greater_equal(exposures.column("at_us"), memory.stretches[-1].since_us)
+    stretch = memory.stretches[-1]
+    lately = _counts(
+        exposures.filter(pc.greater_equal(exposures.column("at_us"), stretch.since_us))
     )
-    counts = {
-        row["values"]: row["counts"] for row in lately.column("variant").value_counts().to_pylist()
-    }
-    known = {name: share for name, share in shares.items() if share > 0}
+    known = {name: share for name, share in (stretch.shares or {}).items() if share > 0}
     if len(known) < 2:
         return units, False
-    seen = [counts.get(name, 0) for name in known]
+    seen = [lately.get(name, 0) for name in known]
     return units, is_mismatched(seen, list(known.values()), alpha=_MISMATCH_ERROR)
+
+
+def _counts(exposures: pa.Table) -> dict[str, int]:
+    told = exposures.column("variant").value_counts().to_pylist()
+    return {row["values"]: row["counts"] for row in told}
 
 
 __all__ = ["RolloutJudge", "error_of_each", "fields_of"]

@@ -110,7 +110,7 @@ class DeclaredMetrics:
 
     Args:
         lake: read as the platform; what whoever starts a rollout may read of it is checked
-            when the rollout is started (``tables_of``).
+            when the rollout is started (``rights``).
         run: runs Python functions; None where there is nothing that could.
         seconds: that one reading may take.
     """
@@ -184,17 +184,6 @@ class DeclaredMetrics:
             row = self._lake.query(sql, inputs=inputs, parameters=parameters).to_pylist()[0]
         return row["value"], int(row["n"])
 
-    def tables_of(self, metric: Metric, endpoint: str) -> set[str]:
-        """The lake tables that a metric reads; the prediction log is one only if it is named.
-
-        Raises:
-            MetricRefused: its text is no single SELECT over the tables that it names.
-        """
-        log = table_of(endpoint)
-        if metric.sql is None:
-            return set(metric.tables)
-        return checked(metric, {*metric.tables, log})
-
     def _all_there(self, metric: Metric) -> bool:
         """False while a table that it names was never written: there are no outcomes yet."""
         return all(self._lake.exists(table) for table in metric.tables)
@@ -202,16 +191,27 @@ class DeclaredMetrics:
     def _source(self, metric: Metric, endpoint: str, name: str, inputs: dict[str, pa.Table]) -> str:
         """What stands in a FROM for a metric; a function's answer is added to the inputs."""
         if metric.sql is not None:
-            self.tables_of(metric, endpoint)
+            tables_read(metric, endpoint)
             return f"({metric.sql}\n)"
         if self._run is None:
             raise MetricRefused(
                 f"The metric {metric.name!r} is a Python function, and nothing runs those here.",
                 hint="Declare it as SQL.",
             )
-        tables = {one: self._lake.scan(one) for one in self.tables_of(metric, endpoint)}
+        tables = {one: self._lake.scan(one) for one in tables_read(metric, endpoint)}
         inputs[name] = self._run(metric, tables)
         return name
+
+
+def tables_read(metric: Metric, endpoint: str) -> set[str]:
+    """The lake tables that a metric reads; the prediction log is one only if it is named.
+
+    Raises:
+        MetricRefused: its text is no single SELECT over the tables that it names.
+    """
+    if metric.sql is None:
+        return set(metric.tables)
+    return checked(metric, {*metric.tables, table_of(endpoint)})
 
 
 def checked(metric: Metric, allowed: Collection[str]) -> set[str]:

@@ -10,12 +10,13 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from falaj.catalog.definitions import NAME, Definition
 from falaj.kernel.call import AssetRef
-from falaj.rollouts.groupsequential import Spending
 from falaj.serving.model import EndpointName
 
 Name = Annotated[str, Field(pattern=NAME)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Error = Annotated[float, Field(gt=0, lt=0.5)]
+Spending = Literal["obrien_fleming", "pocock"]
+"""How a group sequential design spends its error over the looks."""
 CHAMPION = "champion"
 BUILT_IN = ("error_rate", "latency")
 """Metrics that need no declaration: they are read from what the workers count."""

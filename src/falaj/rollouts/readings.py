@@ -6,7 +6,7 @@ it began anew (its folder was lost), and what it holds now is what happened sinc
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -74,12 +74,18 @@ class Counter:
         return cls(int(told[0]), int(told[1]), {int(k): int(n) for k, n in told[2]})
 
 
-def counters(series: Iterable[SeriesCounts], endpoint: str) -> dict[str, Counter]:
-    """The counters of one endpoint by variant, since the beginning."""
+def counters(
+    series: Iterable[SeriesCounts], endpoint: str, shadows: Collection[str] = ()
+) -> dict[str, Counter]:
+    """The counters of one endpoint by variant, since the beginning.
+
+    Args:
+        shadows: the variants of which those requests are meant that they ran behind.
+    """
     return {
         one.variant: Counter(one.requests, one.failed, dict(one.latency))
         for one in series
-        if one.endpoint == endpoint and one.variant
+        if one.endpoint == endpoint and one.variant and one.shadow == (one.variant in shadows)
     }
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from falaj.kernel.errors import Corrupt
 from falaj.rollouts.deciding import Progress
+from falaj.rollouts.model import CHAMPION, RolloutKind
 from falaj.rollouts.ports import Underway
 from falaj.rollouts.readings import Counter
 
@@ -89,7 +90,7 @@ class Memory:
         Of very many stretches (a bandit has one for each look) the oldest two that lie
         together become one.
         """
-        shares = dict(underway.shares)
+        shares = shares_of_all(underway)
         if not self.stretches:
             self.stretches.append(Stretch(microseconds(underway.started_at), shares))
         elif self.stretches[-1].shares != shares:
@@ -106,6 +107,20 @@ class Memory:
     def bounds(self) -> list[int]:
         """Where the stretches begin, in Unix microseconds."""
         return [one.since_us for one in self.stretches]
+
+
+def shares_of_all(underway: Underway) -> dict[str, float]:
+    """Which share of all units of the endpoint meets each variant.
+
+    Whoever is held out, or elsewhere in the rollout's layer, meets the champion, and stands in
+    the prediction log as such: by chance, so the comparison is as good as among the others.
+    """
+    rollout = underway.rollout
+    part = (rollout.layer_share if rollout.layer else 1.0) * (1 - rollout.holdout)
+    if rollout.how is RolloutKind.SHADOW:
+        return dict(underway.shares)
+    shares = {name: share * part for name, share in underway.shares.items() if name != CHAMPION}
+    return {CHAMPION: 1 - sum(shares.values()), **shares}
 
 
 def microseconds(instant: datetime) -> int:

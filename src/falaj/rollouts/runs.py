@@ -71,6 +71,13 @@ def open_in(connection: Connection, layer: str) -> list[Run]:
     return [_run(row) for row in connection.execute(query)]
 
 
+def all_open(connection: Connection) -> list[Run]:
+    """All runs with which something is left to do."""
+    return [
+        _run(row) for row in connection.execute(select(runs).where(runs.c.open_key.is_not(None)))
+    ]
+
+
 def begun(connection: Connection, run: Run) -> bool:
     """Keep a new run; False if the endpoint has an open one."""
     values = run.model_dump(include=_OWN)

@@ -16,12 +16,15 @@ from falaj.rollouts.records import Run, Step
 from falaj.serving.layers import Layer, Stretch
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from sqlalchemy.engine import Connection
 
     from falaj.catalog.definitions import Definitions
     from falaj.kernel.call import Call
     from falaj.operations.changes import Changes
     from falaj.operations.model import Change
+    from falaj.rollouts.model import Metric
     from falaj.rollouts.ports import Traffic
 
 START = "rollout.start"
@@ -41,12 +44,20 @@ class Starting:
         definitions: hold the rollouts.
         changes: where a start is asked for.
         traffic: divides the units.
+        check: raises unless the rollout can be measured, and by the one who asks for it.
     """
 
-    def __init__(self, definitions: Definitions, changes: Changes, traffic: Traffic) -> None:
+    def __init__(
+        self,
+        definitions: Definitions,
+        changes: Changes,
+        traffic: Traffic,
+        check: Callable[[Call, Rollout], None],
+    ) -> None:
         self._definitions = definitions
         self._changes = changes
         self._traffic = traffic
+        self._check = check
 
     def declared(self, connection: Connection, name: str) -> Rollout:
         """A rollout as it is declared now; raises NotFound."""
@@ -65,11 +76,14 @@ class Starting:
 
         Raises:
             NotFound: no such rollout is declared.
+            Forbidden: the caller may not read what its metrics read.
+            InvalidInput: it cannot be measured as it is declared.
             RolloutUnderway: its endpoint has one, or its layer has no room.
             Conflict: its endpoint serves nothing.
             AlreadyExists: the same start waits for an approval already.
         """
         rollout = self.declared(call.connection, name)
+        self._check(call, rollout)
         serving = self._free(call.connection, rollout)
         document = rollout.model_dump(mode="json")
         return self._changes.open(
@@ -86,7 +100,7 @@ class Starting:
                 "success": document["success"],
                 "fingerprint": rollout.fingerprint,
             },
-            payload={"rollout": document},
+            payload={"rollout": document, "metrics": self._metrics(call.connection, rollout)},
         )
 
     def begin(self, call: Call, change: Change) -> None:
@@ -96,10 +110,17 @@ class Starting:
 
         Raises:
             RolloutUnderway: meanwhile another one has begun.
+            Conflict: meanwhile one of its metrics was declared anew.
             Conflict, ReleaseRefused, Unavailable: champion and challengers cannot be served.
         """
         rollout = Rollout.model_validate(change.payload["rollout"])
         self._definitions.alone(call.connection)  # two of one layer must not take one stretch
+        if change.payload["metrics"] != self._metrics(call.connection, rollout):
+            raise Conflict(
+                f"A metric of {rollout.name!r} is not any more what it was when the start was "
+                "asked for.",
+                hint="Reject this change, and ask for the start again.",
+            )
         self._free(call.connection, rollout)
         shares = shares_at(rollout, 0)
         run_id = new_id("rol")
@@ -139,6 +160,30 @@ class Starting:
             title=f"The rollout {rollout.name} has started on {rollout.endpoint}",
             text=change.reason,
         )
+
+    def metric_applied(self, call: Call, metric: Metric) -> None:
+        """Refuse to change a metric by which a rollout is measured (its kind's applier).
+
+        Who started the rollout was allowed to read what the metric read then; and figures of
+        two metrics under one name are no evidence.
+
+        Raises:
+            Conflict: an open rollout is measured by it.
+        """
+        for run in runs.all_open(call.connection):
+            if metric.ref in run.rollout.references():
+                raise Conflict(
+                    f"The rollout {run.name!r} is measured by the metric {metric.name!r}.",
+                    hint="Wait until it has ended, or declare a metric of another name.",
+                )
+
+    def _metrics(self, connection: Connection, rollout: Rollout) -> dict[str, str]:
+        """The fingerprints of the declared metrics of a rollout, by name."""
+        names = [ref.key for ref in rollout.references() if ref.kind == "metric"]
+        return {
+            name: self._definitions.definition(connection, "metric", name).fingerprint
+            for name in names
+        }
 
     def _free(self, connection: Connection, rollout: Rollout) -> str:
         """What serves now, if there is room for the rollout beside it."""

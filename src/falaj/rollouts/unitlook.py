@@ -30,7 +30,7 @@ from falaj.rollouts.model import (
     SuccessReading,
 )
 from falaj.rollouts.pooled import Pooled, clusters, comparison, pooled
-from falaj.rollouts.remembering import Memory, microseconds
+from falaj.rollouts.remembering import Memory, microseconds, shares_of_all
 from falaj.rollouts.segments import segment_readings
 
 if TYPE_CHECKING:
@@ -103,11 +103,10 @@ class UnitLook:
             covariate = None
         sums = self._sums(metric, covariate)
         error = error_of_each(success.error, len(self._rollout.challengers))
-        readings = []
+        readings, shares = [], shares_of_all(self._underway)
         for one in self._rollout.challengers:
             both = self._pooled(metric, sums, one.name, adjusted=covariate is not None)
-            share = self._underway.shares.get(one.name, 0.0)
-            rest = self._underway.shares.get(CHAMPION, 0.0)
+            share, rest = shares.get(one.name, 0.0), shares.get(CHAMPION, 0.0)
             readings.append(
                 decide(
                     success,

@@ -93,6 +93,8 @@ class ModelFailed(Unavailable):
     code = "model-failed"
     retryable = False
     shown = True
+    variant: str = ""
+    """Of the release; empty where none has failed by itself."""
 
 
 class ScoringFailed(Unavailable):

@@ -375,9 +375,16 @@ class VariantTraffic(BaseModel):
     """What one variant of an endpoint answered, and its latency."""
 
     variant: str
+    shadow: bool = False
+    """It ran behind the answer; then its requests are those that it ran on."""
     requests: int = 0
     """Answered requests whose first row it scored."""
     predictions: int = 0
+    failed: int = 0
+    """Requests on which its own model failed. Where it is a challenger, the champion answered
+    them, and they count among the champion's requests as well."""
+    dropped: int = 0
+    """Requests that it should have run on as a shadow, but that came too fast."""
     unlogged: int = 0
     p50_ms: float | None = None
     p90_ms: float | None = None
@@ -421,6 +428,9 @@ class SeriesCounts(BaseModel):
     endpoint: str
     variant: str
     """Empty: requests that reached no variant, and what is of the endpoint as a whole."""
+    shadow: bool = False
+    """It ran behind the answer: no part of what the endpoint answered. Its latency is that of
+    its own runs."""
     release: str | None = None
     """The active release of the endpoint."""
     workers: int = 0
@@ -430,9 +440,13 @@ class SeriesCounts(BaseModel):
     predictions: int = 0
     refused: int = 0
     failed: int = 0
+    """Without a variant: answers 5xx. Of a variant: requests on which its own model failed; of
+    a challenger, the champion answered them, so that they are among its requests as well."""
     shed: int = 0
     late: int = 0
     unlogged: int = 0
+    dropped: int = 0
+    """Requests that a shadow should have run on, but that came too fast."""
     runs: int = 0
     """Runs of the model."""
     queue_seconds: float = 0.0

@@ -24,7 +24,8 @@ from falaj.serving.errors import FeaturesMissing
 from falaj.serving.explain import not_explained
 from falaj.serving.model import FeatureStatus, MissingPolicy, Release
 from falaj.serving.predictions import NumberRows, Parsed, PredictionIds, Scored
-from falaj.serving.variants import CompiledVariant, Vectors
+from falaj.serving.standingin import Trial
+from falaj.serving.variants import CompiledVariant, Looked, Vectors
 
 if TYPE_CHECKING:
     from falaj.kernel.errors import FalajError
@@ -188,38 +189,34 @@ class RequestPlan:
 
     def _split(self, whole: Scored) -> tuple[list[Scored], Places]:
         """Score each variant's rows; also where each row went."""
-        rows, ids, owners, instants = whole.rows, whole.ids, whole.owners, whole.instants
         of_each: list[list[int]] = [[] for _ in self.variants]
-        places: Places = []
         for place, which in enumerate(self._assigned(whole)):
-            places.append((which, len(of_each[which])))
             of_each[which].append(place)
-        at = whole.at_us if instants is None else instants
-        looked = self.variants[0].look(rows, at) if self._reads_once else None
-        parts: list[Scored] = []
-        numbers = []  # of each variant's part
-        for variant, mine in zip(self.variants, of_each, strict=True):
-            numbers.append(len(parts))
+        at = whole.at_us if whole.instants is None else whole.instants
+        looked = self.variants[0].look(whole.rows, at) if self._reads_once else None
+        runs: list[tuple[list[int], Scored]] = []
+        failed: dict[str, int] = {}
+        for variant, mine in zip(self.variants[1:], of_each[1:], strict=True):
             if not mine:
                 continue
-            if len(mine) < len(rows):
-                part = Scored(
-                    whole.release, variant, _NOTHING, [ids[place] for place in mine],
-                    [owners[place] for place in mine], [rows[place] for place in mine],
-                    whole.at_us, whole.requested_us, 0.0,
-                    None if instants is None else instants[mine],
-                )  # fmt: skip
-            else:
-                part, whole.variant = whole, variant
-            part.vectors = variant.run(
-                part.rows,
-                part.at_us if part.instants is None else part.instants,
-                None if looked is None else looked.only(mine),
-            )
-            parts.append(part)
-        if len(parts) < len(of_each):
-            places = [(numbers[which], number) for which, number in places]
-        return parts, places
+            if self.assigner is None:
+                runs.append((mine, _run_part(whole, variant, mine, looked)))
+                continue
+            tried = Trial(partial(_run_part, whole, variant, looked=looked), whole.owners, mine)
+            runs += tried.runs
+            of_each[0] += tried.left
+            if tried.n_failed:
+                failed[variant.variant.name] = tried.n_failed
+        if of_each[0]:
+            mine = sorted(of_each[0])
+            part = _run_part(whole, self.variants[0], mine, looked)
+            part.failed = failed or None
+            runs.insert(0, (mine, part))
+        places: Places = [(0, 0)] * len(whole.rows)
+        for number, (mine, _) in enumerate(runs):
+            for row, place in enumerate(mine):
+                places[place] = number, row
+        return [part for _, part in runs], places
 
     def _assigned(self, whole: Scored) -> list[int]:
         """The place of the variant that each row meets."""
@@ -254,6 +251,27 @@ class RequestPlan:
                     features=named,
                 )
         parts[:] = [kept for part in parts if (kept := _without(part, lacking.keys())).ids]
+
+
+def _run_part(
+    whole: Scored, variant: CompiledVariant, mine: list[int], looked: Looked | None
+) -> Scored:
+    """Score some of the rows, by their places, ascending, with one variant."""
+    instants = whole.instants
+    if len(mine) < len(whole.rows):
+        part = Scored(
+            whole.release, variant, _NOTHING, [whole.ids[place] for place in mine],
+            [whole.owners[place] for place in mine], [whole.rows[place] for place in mine],
+            whole.at_us, whole.requested_us, 0.0, None if instants is None else instants[mine],
+        )  # fmt: skip
+    else:
+        part, whole.variant = whole, variant
+    part.vectors = variant.run(
+        part.rows,
+        part.at_us if part.instants is None else part.instants,
+        None if looked is None else looked.only(mine),
+    )
+    return part
 
 
 def _check_explained(variants: Sequence[CompiledVariant]) -> None:

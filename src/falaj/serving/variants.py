@@ -148,13 +148,17 @@ class CompiledVariant:
             FalajError: what the online store raises.
         """
         begun = perf_counter()
-        if looked is None and self.reader is not None:
-            looked = self.look(rows, at_us)
-        elif looked is not None:
-            begun -= looked.seconds
-        matrix, statuses, times = self._assembled(rows, looked)
-        read = perf_counter()
-        outputs = self.scored(matrix)
+        try:
+            if looked is None and self.reader is not None:
+                looked = self.look(rows, at_us)
+            elif looked is not None:
+                begun -= looked.seconds
+            matrix, statuses, times = self._assembled(rows, looked)
+            read = perf_counter()
+            outputs = self.scored(matrix)
+        except ModelFailed as error:
+            error.variant = self.variant.name
+            raise
         return Vectors(matrix, statuses, times, outputs, begun, read, perf_counter())
 
     def look(self, rows: Sequence[Any], at_us: int | NDArray[np.int64]) -> Looked:

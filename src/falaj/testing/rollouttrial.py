@@ -17,6 +17,7 @@ from falaj.kernel.call import AssetRef, Call
 from falaj.kernel.calls import Calls
 from falaj.kernel.clock import SetClock
 from falaj.kernel.database import Database
+from falaj.kernel.errors import Forbidden
 from falaj.kernel.outbox import Outbox
 from falaj.models.model import Stage
 from falaj.operations.alerts import Alerts
@@ -25,7 +26,7 @@ from falaj.operations.incidents import Incidents
 from falaj.operations.model import Change
 from falaj.rollouts import runs
 from falaj.rollouts.following import Following
-from falaj.rollouts.model import Challenger, GuardrailReading, Look, Rollout, SuccessReading
+from falaj.rollouts.model import Challenger, GuardrailReading, Look, Metric, Rollout, SuccessReading
 from falaj.rollouts.model import Stage as Step
 from falaj.rollouts.ports import Began, Division, Underway
 from falaj.rollouts.records import Run
@@ -147,7 +148,12 @@ class Trial:
         self.database, self.clock = database, SetClock(BEGIN)
         self.calls = Calls(database, MemoryAudit(), Outbox(), self.clock)
         self.catalog = Catalog()
-        self.definitions = Definitions(self.catalog, {"rollout": Rollout, "endpoint": Endpoint}, {})
+        self.may_read = True
+        self.definitions = Definitions(
+            self.catalog,
+            {"rollout": Rollout, "endpoint": Endpoint, "metric": Metric},
+            {"metric": lambda call, metric: self.starting.metric_applied(call, metric)},  # noqa: PLW0108
+        )
         self.traffic, self.judge = FakeTraffic(), Scripted()
         self.incidents = Incidents(self.catalog)
         self.alerts = Alerts(self.catalog, self.incidents)
@@ -161,7 +167,7 @@ class Trial:
         self.stage = Stage.STAGING
         registry: Any = SimpleNamespace(version=lambda *_asked: SimpleNamespace(stage=self.stage))
         promotions: Any = Asked(lambda: self.changes)
-        self.starting = Starting(self.definitions, self.changes, self.traffic)
+        self.starting = Starting(self.definitions, self.changes, self.traffic, self._checked)
         self.following = Following(
             self.traffic, self.changes, self.alerts, self.incidents, promotions, registry
         )
@@ -172,12 +178,17 @@ class Trial:
             endpoints = [Endpoint(name=name, model="late") for name in ("late", "early")]
             self.definitions.apply(call, endpoints)
 
+    def _checked(self, call: Call, rollout: Rollout) -> None:
+        if not self.may_read:
+            raise Forbidden("You may not read its tables.")
+
     def new_engine(self) -> Engine:
         """As another worker process has one."""
         return Engine(self.calls, self.judge, self.traffic, self.following, Requests())
 
     @contextmanager
     def call(self, by: str = "user:amina") -> Iterator[Call]:
+        """A call of somebody, at the trial's time."""
         with opened_call(self.database, by, now=self.clock.now()) as call:
             yield call
 
@@ -208,6 +219,7 @@ class Trial:
         return self.run(rollout.name)
 
     def run(self, name: str = "try-two") -> Run:
+        """The newest run of a rollout."""
         with self.database.reading() as connection:
             found = runs.newest(connection, name)
         if found is None:

@@ -15,7 +15,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from falaj.testing.artifactsubjects import of_artifacts
-from falaj.testing.operationsubjects import emergency
+from falaj.testing.operationsubjects import of_operations
 from falaj.testing.registrysubjects import of_registry
 from falaj.testing.retrainingsubjects import of_retraining
 from falaj.testing.rolloutsubjects import of_rollouts
@@ -86,6 +86,15 @@ def _always(**arguments: Any) -> Callable[[World], Arguments]:
 def _fact(argument: str, fact: str = "", **more: Any) -> Callable[[World], Arguments]:
     """The argument is a thing that the world holds already."""
     return lambda world: {argument: world.facts[fact or argument], **more}
+
+
+def _loss_window(world: World) -> Arguments:
+    """Labelled predictions, of which the last day's losses are learned."""
+    now = world.serving() and world.premises.clock.now()
+    window = {"since": now - timedelta(days=1), "until": now + timedelta(days=1)}
+    both = {**window, **{f"reference_{name}": at for name, at in window.items()}}
+    told = {name: at.replace(microsecond=0).isoformat() for name, at in both.items()}
+    return {"endpoint": "late", "label_table": "flights", "label": "late", "key": "flight", **told}
 
 
 def _new(argument: str, make: Callable[[World], str], **more: Any) -> Callable[[World], Arguments]:
@@ -310,6 +319,7 @@ SUBJECTS: Mapping[str, Subject] = {
         lambda _world: {"request": {"model": "late", "spec": training_spec()}}
     ),
     **{name: Subject(asked) for name, asked in of_tracking().items()},
+    **{name: Subject(asked) for name, asked in of_operations().items()},
     **{name: Subject(*asked) for name, asked in of_artifacts().items()},
     "training.tune": Subject(
         lambda world: {"request": {
@@ -401,14 +411,22 @@ SUBJECTS: Mapping[str, Subject] = {
     ),
     "endpoints.trace": Subject(_fact("prediction")),
     "monitors.drift": Subject(lambda world: {"endpoint": world.serving() and "late"}),
+    "monitors.drift_of_tables": Subject(_always(reference="flights", observed="flights")),
     "monitors.performance": Subject(
         _always(endpoint="late", label_table="flights", label="late", key="flight")
     ),
+    "monitors.estimate": Subject(lambda world: {"endpoint": world.serving() and "late"}),
+    "monitors.losses": Subject(_loss_window),
+    "monitors.calibration": Subject(
+        _always(endpoint="late", label_table="flights", label="late", key="flight")
+    ),
+    "monitors.fairness": Subject(_always(endpoint="late", group_by="carrier")),
     "monitors.leakage": Subject(
         lambda world: {"endpoint": world.serving() and "late", "label_table": "flights",
                        "label": "late", "key": "flight"}
     ),
     "monitors.check": Subject(lambda world: {"name": world.serving() and "late-drift"}),
+    "planning.sample": Subject(_always(effect=0.1, rate=0.2, units_a_day=1000.0)),
     "monitors.reports": Subject(_always(endpoint="late")),
     "monitors.report": Subject(_fact("report")),
     "monitors.checks": Subject(_always(name="late-drift")),
@@ -418,12 +436,6 @@ SUBJECTS: Mapping[str, Subject] = {
     "changes.approve": Subject(_new("id", lambda world: world.change(), reason="It is good.")),
     "changes.reject": Subject(_new("id", lambda world: world.change(), reason="Not yet.")),
     "changes.withdraw": Subject(_new("id", lambda world: world.change("user:amina"))),
-    "changes.record_emergency": Subject(
-        _always(subject="endpoint:late", title="Drained it", reason="It answered nonsense.")
-    ),
-    "changes.review": Subject(
-        _new("id", emergency, verdict="justified", reason="It could not wait.")
-    ),
     "alerts.get": Subject(_fact("id", "alert")),
     "alerts.acknowledge": Subject(_new("id", lambda world: world.alert())),
     "alerts.resolve": Subject(_new("id", lambda world: world.alert(), resolution="Mended.")),

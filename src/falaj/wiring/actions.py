@@ -17,9 +17,13 @@ from falaj.models.ci_service import CiService
 from falaj.models.service import ModelService
 from falaj.monitoring.retraining_service import RetrainingService
 from falaj.monitoring.service import MonitorService
+from falaj.operations.alerting_service import ReceiverService, SilenceService
+from falaj.operations.incident_service import IncidentService, ProblemService
 from falaj.operations.policy_service import PolicyService
-from falaj.operations.service import AlertService, ChangeService, IncidentService
+from falaj.operations.service import AlertService, ChangeService
+from falaj.operations.service_level_service import ServiceLevelService
 from falaj.operations.webhooks_service import WebhookService
+from falaj.rollouts.planning_service import PlanningService
 from falaj.rollouts.service import RolloutService
 from falaj.serving.service import EndpointService
 from falaj.training.costs.service import CostService
@@ -38,6 +42,12 @@ from falaj.wiring.anomalyparts import table_checks
 from falaj.wiring.artifactparts import logged_models
 from falaj.wiring.computeparts import cost_service, run_queue
 from falaj.wiring.facts import facts
+from falaj.wiring.operationparts import (
+    problem_service,
+    receiver_service,
+    service_level_service,
+    silence_service,
+)
 from falaj.wiring.policyparts import policy_service
 from falaj.wiring.privacyparts import privacy_service
 from falaj.wiring.provisioningparts import provisioning_service
@@ -96,12 +106,17 @@ def makers(made: Premises) -> dict[type[Service], Callable[[], Service]]:
             monitor_schedules(made),
             leakage_checks(made),
         ),
+        PlanningService: PlanningService,
         RetrainingService: lambda: retraining_service(made),
         RolloutService: lambda: RolloutParts(made).service(),
         ChangeService: lambda: ChangeService(made.changes, made.catalog, visible),
         AlertService: lambda: AlertService(made.alerts, made.catalog, visible),
         IncidentService: lambda: IncidentService(made.incidents, made.catalog, visible),
         WebhookService: lambda: WebhookService(webhooks(made)),
+        SilenceService: lambda: silence_service(made),
+        ProblemService: lambda: problem_service(made),
+        ServiceLevelService: lambda: service_level_service(made),
+        ReceiverService: lambda: receiver_service(made),
         AssetService: lambda: AssetService(made.catalog, visible),
         PrivacyService: lambda: privacy_service(made),
         AccountsService: lambda: _accounts(made),

@@ -21,6 +21,8 @@ def definition_kinds() -> dict[str, type[Definition]]:
     from falaj.models.model import ModelPolicy
     from falaj.monitoring.model import Monitor
     from falaj.monitoring.retrainingwords import Retraining
+    from falaj.operations.budgets import ServiceLevel
+    from falaj.operations.routing import AlertReceiver, AlertRoute, InhibitRule
     from falaj.operations.standard import ChangeTemplate
     from falaj.rollouts.model import Metric, Rollout
     from falaj.serving.model import Endpoint
@@ -28,7 +30,8 @@ def definition_kinds() -> dict[str, type[Definition]]:
 
     own: list[type[Definition]] = [
         Source, Contract, Pipeline, ModelPolicy, Endpoint, Monitor, Policy, ReadRule,
-        ChangeTemplate, Metric, Rollout, Retraining,
+        ChangeTemplate, Metric, Rollout, AlertReceiver, AlertRoute, InhibitRule, Retraining,
+        ServiceLevel,
     ]  # fmt: skip
     return {**{kind.kind: kind for kind in own}, **KINDS}
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from falaj.rollouts.model import Metric
+from falaj.rollouts.model import Metric, Rollout
 
 if TYPE_CHECKING:
+    from falaj.catalog.definitions import Applier, Definition
     from falaj.kernel.call import Call
     from falaj.operations.changes import ChangeHandler
     from falaj.rollouts.following import Following
@@ -42,7 +43,20 @@ class RolloutParts:
         """Starts."""
         from falaj.rollouts.starting import Starting
 
-        return Starting(self._made.definitions, self._made.changes, self.traffic)
+        made = self._made
+        return Starting(made.definitions, made.changes, self.traffic, self._checked)
+
+    def _checked(self, call: Call, rollout: Rollout) -> None:
+        """Raise unless who asks may see what the rollout is measured by."""
+        from falaj.rollouts.rights import check_may_measure
+        from falaj.wiring.readingparts import guarded_lake
+
+        made = self._made
+
+        def declared(name: str) -> Metric:
+            return _metric(made.definitions.definition(call.connection, "metric", name))
+
+        check_may_measure(call, rollout, declared, guarded_lake(made), made.may_on)
 
     @cached_property
     def following(self) -> Following:
@@ -62,17 +76,15 @@ class RolloutParts:
     def judge(self) -> Judge:
         """Who measures."""
         from falaj.rollouts.judging import RolloutJudge
+        from falaj.rollouts.metricfunctions import LimitedFunctions
 
         made = self._made
 
         def declared(name: str) -> Metric:
             with made.database.reading() as connection:
-                found = made.definitions.definition(connection, "metric", name)
-            if not isinstance(found, Metric):
-                raise TypeError(f"{name!r} is applied as {type(found).__name__}")
-            return found
+                return _metric(made.definitions.definition(connection, "metric", name))
 
-        return RolloutJudge(made.lake, made.serving.meters.series, declared)
+        return RolloutJudge(made.lake, made.serving.meters.series, declared, run=LimitedFunctions())
 
     def engine(self) -> Engine:
         """Who looks after rollouts."""
@@ -89,6 +101,21 @@ class RolloutParts:
         from falaj.rollouts.steering import Steering
 
         return RolloutService(self.starting, Steering(self.following), self._made.may_on)
+
+
+def _metric(found: Definition) -> Metric:
+    if not isinstance(found, Metric):
+        raise TypeError(f"{found.name!r} is applied as {type(found).__name__}")
+    return found
+
+
+def rollout_appliers(made: Premises) -> dict[str, Applier]:
+    """What applying a metric does."""
+
+    def metric_applied(call: Call, definition: Any) -> None:
+        RolloutParts(made).starting.metric_applied(call, definition)
+
+    return {"metric": metric_applied}
 
 
 def rollout_changes(made: Premises) -> dict[str, ChangeHandler]:

@@ -16,8 +16,11 @@ def service_classes() -> dict[str, type[Service]]:
     from falaj.lake.service import TableService
     from falaj.models.ci_service import CiService
     from falaj.models.service import ModelService
+    from falaj.operations.alerting_service import ReceiverService, SilenceService
+    from falaj.operations.incident_service import IncidentService, ProblemService
     from falaj.operations.policy_service import PolicyService
-    from falaj.operations.service import AlertService, ChangeService, IncidentService
+    from falaj.operations.service import AlertService, ChangeService
+    from falaj.operations.service_level_service import ServiceLevelService
     from falaj.operations.webhooks_service import WebhookService
     from falaj.serving.service import EndpointService
     from falaj.training.costs.service import CostService
@@ -52,6 +55,10 @@ def service_classes() -> dict[str, type[Service]]:
         AlertService,
         IncidentService,
         WebhookService,
+        SilenceService,
+        ProblemService,
+        ServiceLevelService,
+        ReceiverService,
         AssetService,
         PrivacyService,
         AccountsService,
@@ -70,6 +77,7 @@ def _watching() -> list[type[Service]]:
     """Those that watch over what serves, and change it."""
     from falaj.monitoring.retraining_service import RetrainingService
     from falaj.monitoring.service import MonitorService
+    from falaj.rollouts.planning_service import PlanningService
     from falaj.rollouts.service import RolloutService
 
-    return [MonitorService, RetrainingService, RolloutService]
+    return [MonitorService, RetrainingService, PlanningService, RolloutService]

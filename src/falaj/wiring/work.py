@@ -16,13 +16,13 @@ from falaj.kernel.outbox import Subscription
 from falaj.kernel.telemetry import logger
 from falaj.trust.audit_checkpoints import Checkpointer
 from falaj.wiring import webhookparts
-from falaj.wiring.anomalyparts import table_checks
+from falaj.wiring.anomalyparts import anomaly_chores, table_checks
 from falaj.wiring.artifactparts import artifact_chores
 from falaj.wiring.auditparts import retention
 from falaj.wiring.computeparts import queue_chores
 from falaj.wiring.keyparts import EVERY_USES, key_jobs, uses_told
 from falaj.wiring.liveparts import kept_sketches, prediction_drain
-from falaj.wiring.operationparts import operation_chores
+from falaj.wiring.operationparts import alert_sender, operation_chores
 from falaj.wiring.pipelineparts import chores as pipeline_chores
 from falaj.wiring.registryparts import adoption
 from falaj.wiring.retrainingparts import chores as retraining_chores
@@ -222,6 +222,7 @@ def work_until(made: Premises, stopped: threading.Event) -> None:
         "streams": stream_worker(made).run_until,
         "webhooks": webhookparts.sender(made).run_until,
         "rollouts": RolloutParts(made).engine().run_until,
+        "alerts": alert_sender(made).run_until,
     }
     threads = [
         threading.Thread(target=run, args=(stopped,), name=name) for name, run in beside.items()
@@ -302,7 +303,7 @@ class Chores:
             "lake compaction": Seldom(made.lake.compact, every_seconds=3600.0),
         }
         self._chores |= _as_settings_say(made) | artifact_chores(made) | queue_chores(made)
-        self._chores |= pipeline_chores(made) | retraining_chores(made)
+        self._chores |= anomaly_chores(made) | pipeline_chores(made) | retraining_chores(made)
         self._chores |= operation_chores(made)
 
     def run_once(self) -> None:

@@ -1,0 +1,173 @@
+"""Columns of tables as counts: on thousands of quantiles of the reference, in one pass each.
+
+Edges are quantiles of a random sample of the reference, so that the greatest bin holds about
+a thousandth of it and a distance of distribution functions is as exact as that; what is
+summed beside (extremes, moments, missing values) is of every row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from falaj.monitoring.seen import Reals
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+N_EDGES = 4_096
+SAMPLE = 65_536
+MOST_WORDS = 64
+"""Words with bins of their own; all other known ones share a bin."""
+_KEY_BITS, _LEAST_SHIFT, _MOST_SHIFT = 16, 2, 44  # at 2 no difference of keys overflows
+
+
+@dataclass(frozen=True)
+class ColumnCounts:
+    """One column of one table.
+
+    Attributes:
+        counts: of the bins.
+        missing, infinite, total, squares, low, high: as in a sketch.
+    """
+
+    counts: Reals
+    missing: int
+    infinite: int = 0
+    total: float = 0.0
+    squares: float = 0.0
+    low: float = float("nan")
+    high: float = float("nan")
+
+
+@dataclass(frozen=True)
+class Edges:
+    """Growing edges, and the cells that lead to them."""
+
+    values: Reals
+    starts: NDArray[np.uint16]
+    first: int
+    shift: int
+
+    @classmethod
+    def of(cls, values: Reals) -> Edges:
+        """Of edges; none give one bin."""
+        if not len(values):
+            return cls(values, np.zeros(1, dtype=np.uint16), 0, _MOST_SHIFT)
+        values = values + 0.0  # one zero, not two
+        bits = values.view(np.int64)
+        keys = bits ^ ((bits >> 63) & 0x7FFFFFFFFFFFFFFF)
+        width = (int(keys[-1]) - int(keys[0])).bit_length()
+        shift = min(_MOST_SHIFT, max(_LEAST_SHIFT, width - _KEY_BITS))
+        cells = keys >> shift
+        first = int(cells[0])
+        in_cell = np.bincount(cells - first)
+        starts = np.concatenate(([0], np.cumsum(in_cell))).astype(np.uint16)
+        return cls(values, starts, first, shift)
+
+
+def edges_of(values: NDArray[np.float64], rows: NDArray[np.int64]) -> Edges:
+    """Quantiles of a column at sampled rows, between the extremes of the whole column."""
+    if not len(values):
+        return Edges.of(np.zeros(0))
+    low, high = float(np.fmin.reduce(values)), float(np.fmax.reduce(values))
+    if not (np.isfinite(low) and np.isfinite(high)):
+        finite = values[np.isfinite(values)]
+        if not len(finite):
+            return Edges.of(np.zeros(0))
+        low, high = float(finite.min()), float(finite.max())
+    sample = values[rows]
+    sample = np.sort(sample[np.isfinite(sample)])
+    edges = np.zeros(0)
+    if len(sample):
+        places = np.linspace(0, len(sample) - 1, min(N_EDGES, len(sample)) + 1).astype(np.int64)
+        edges = np.unique(sample[places])
+    inner = edges[(edges >= low) & (edges < high)]
+    return Edges.of(np.concatenate(([np.nextafter(low, -np.inf)], inner, [high])))
+
+
+def numbers_counted(values: NDArray[np.float64], edges: Edges) -> ColumnCounts:
+    """Count a column of numbers; NaN is missing."""
+    from falaj.monitoring.kernels_counting import count
+
+    counts = np.zeros(len(edges.values) + 1, dtype=np.int64)
+    sums = np.array([0, 0, 0, 0, np.inf, -np.inf], dtype=np.float64)
+    count(values, edges.values, edges.starts, edges.first, edges.shift, counts, sums)
+    missing, infinite, total, squares, low, high = sums.tolist()
+    return ColumnCounts(
+        counts.astype(np.float64), int(missing), int(infinite), total, squares, low, high
+    )
+
+
+def words_counted(
+    reference: pa.ChunkedArray, observed: pa.ChunkedArray
+) -> tuple[ColumnCounts, ColumnCounts, float, list[str]]:
+    """Count two columns of words on the words of the first.
+
+    Returns:
+        both; the share of unknown words that chance alone would bring, which is that of the
+        words seen once (Good, Biometrika 40, 1953); the unknown words, the commonest first.
+    """
+    before, now = _words(reference), _words(observed)
+    n_before = sum(before.values())
+    common = sorted(before, key=lambda word: (-before[word], word))[:MOST_WORDS]
+    places = {word: place for place, word in enumerate(common)}
+    counts = [np.zeros(len(common) + 2), np.zeros(len(common) + 2)]
+    for side, words in enumerate((before, now)):
+        for word, n in words.items():
+            place = places.get(word)
+            if place is None:
+                place = len(common) + (0 if word in before else 1)
+            counts[side][place] += n
+    unknown = sorted((word for word in now if word not in before), key=lambda word: -now[word])
+    once = sum(1 for n in before.values() if n == 1)
+    return (
+        ColumnCounts(counts[0], reference.null_count),
+        ColumnCounts(counts[1], observed.null_count),
+        once / n_before if n_before else 1.0,
+        unknown,
+    )
+
+
+def as_numbers(column: pa.ChunkedArray) -> NDArray[np.float64] | None:
+    """A column as float64 with NaN for null; instants in seconds; None if it is none."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    kind = column.type
+    if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
+        column = column.cast(pa.timestamp("us", getattr(kind, "tz", None))).cast(pa.int64())
+        column = pc.divide(column.cast(pa.float64(), safe=False), 1e6)
+    elif pa.types.is_boolean(kind):
+        column = column.cast(pa.int8()).cast(pa.float64())
+    elif pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+        column = column.cast(pa.float64(), safe=False)
+    else:
+        return None
+    if column.null_count:
+        column = pc.fill_null(column, float("nan"))
+    values = column.to_numpy()
+    return np.require(values, np.float64, ["C", "W"])
+
+
+def is_of_words(kind: pa.DataType) -> bool:
+    """True for text, as it is or as a dictionary."""
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def _words(column: pa.ChunkedArray) -> dict[str, int]:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    counted: Any = pc.value_counts(column.drop_null())
+    words, counts = counted.field("values").to_pylist(), counted.field("counts").to_pylist()
+    return dict(zip(words, counts, strict=True))

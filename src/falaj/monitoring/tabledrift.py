@@ -1,0 +1,336 @@
+"""Drift between two tables: Parquet files, lake tables, or two snapshots of one.
+
+Columns are read a few at a time, counted on quantiles of the reference in one pass, and
+compared like a model's inputs. A sample of rows tells which pairs of columns go together in
+another way than before, which no column shows by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel
+
+from falaj.kernel.errors import InvalidInput
+from falaj.monitoring.columncounts import (
+    SAMPLE,
+    ColumnCounts,
+    as_numbers,
+    edges_of,
+    is_of_words,
+    numbers_counted,
+    words_counted,
+)
+from falaj.monitoring.comparing import compared
+from falaj.monitoring.driftwords import DriftLimits, FeatureDrift, Finding, QualityLimits
+from falaj.monitoring.findings import found
+from falaj.monitoring.measures import measured
+from falaj.monitoring.relations import changed_relations
+from falaj.monitoring.seen import Layout, Reals, Seen
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+TABLE_LIMITS = DriftLimits(missing=0.05, wasserstein=0.1, ks=0.1, jensen_shannon=0.1)
+"""A tenth of a standard deviation, or of the rows, by any measure."""
+TABLE_QUALITY = QualityLimits()
+_TOGETHER = 2
+"""Columns that are read at a time."""
+_PAIRED = 10_000
+"""Rows of each side whose columns are set against one another."""
+
+
+class Columns(Protocol):
+    """A table that is read by columns."""
+
+    @property
+    def n_rows(self) -> int:
+        """How many rows it has."""
+        ...
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Its columns."""
+        ...
+
+    def read(self, names: Sequence[str]) -> pa.Table:
+        """Some columns, all rows; the rows come in the same order each time."""
+        ...
+
+
+class TableDrift(BaseModel):
+    """How a table differs from another with the same columns."""
+
+    n_reference: int
+    n_observed: int
+    limits: DriftLimits
+    columns: list[FeatureDrift]
+    findings: list[Finding]
+    skipped: list[str]
+    """Columns of one side only, or of a type that is not compared."""
+
+    @property
+    def alarmed(self) -> list[str]:
+        """The columns that drifted or have a finding, by name."""
+        names = {one.name for one in self.columns if one.drifted}
+        return sorted(names | {one.column for one in self.findings})
+
+
+@dataclass
+class _Compared:
+    """What is known of one column on both sides."""
+
+    name: str
+    ordered: bool
+    edges: Reals
+    sides: tuple[ColumnCounts, ColumnCounts]
+    by_chance: float = 0.0
+    unknown: list[str] = field(default_factory=list)
+    paired: tuple[Reals, Reals] | None = None
+
+
+def compare_tables(
+    reference: Columns,
+    observed: Columns,
+    *,
+    columns: Sequence[str] | None = None,
+    limits: DriftLimits = TABLE_LIMITS,
+    quality: QualityLimits = TABLE_QUALITY,
+    seed: int = 0,
+) -> TableDrift:
+    """Compare all columns that both tables have, of numbers, instants, booleans and text.
+
+    Args:
+        reference, observed: the tables.
+        columns: these alone.
+        limits, quality: when a column has drifted, and when it is faulty.
+        seed: of the sampled rows.
+
+    Raises:
+        InvalidInput: a named column is missing, a table is empty, or nothing can be compared.
+    """
+    names, skipped = _common(reference.schema, observed.schema, columns)
+    for what, one in (("reference", reference), ("observed", observed)):
+        if not one.n_rows:
+            raise InvalidInput(f"The {what} table has no rows.", hint="Name another snapshot.")
+    rows = _Rows.of(reference.n_rows, observed.n_rows, seed)
+    parts = [names[start : start + _TOGETHER] for start in range(0, len(names), _TOGETHER)]
+    found_columns: list[_Compared] = []
+    with ThreadPoolExecutor(1, "drift-read") as reader, ThreadPoolExecutor(2, "drift") as threads:
+        ahead = reader.submit(_read, reference, observed, parts[0]) if parts else None
+        for number, part in enumerate(parts):
+            before, now = ahead.result() if ahead else _read(reference, observed, part)
+            if number + 1 < len(parts):  # the next ones are read while these are counted
+                ahead = reader.submit(_read, reference, observed, parts[number + 1])
+            told = threads.map(
+                _column,
+                part,
+                [before.column(name) for name in part],
+                [now.column(name) for name in part],
+                [rows] * len(part),
+            )
+            for name, column in zip(part, told, strict=True):
+                if column is None:
+                    skipped.append(name)
+                else:
+                    found_columns.append(column)
+            del before, now, told
+    if not found_columns:
+        raise InvalidInput(
+            "The tables have no column that can be compared.",
+            hint="Numbers, instants, booleans and text can; both tables must have the column.",
+        )
+    return _reported(found_columns, skipped, reference, observed, limits, quality)
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Which rows are sampled: for edges of the reference, and of both for pairs."""
+
+    edges: NDArray[np.int64]
+    pairs: tuple[NDArray[np.int64], NDArray[np.int64]]
+
+    @classmethod
+    def of(cls, n_reference: int, n_observed: int, seed: int) -> _Rows:
+        random = np.random.default_rng(seed)
+
+        def some(n: int, most: int) -> NDArray[np.int64]:
+            return np.arange(n) if n <= most else np.sort(random.integers(0, n, most))
+
+        return cls(
+            some(n_reference, SAMPLE), (some(n_reference, _PAIRED), some(n_observed, _PAIRED))
+        )
+
+
+def _read(reference: Columns, observed: Columns, names: list[str]) -> tuple[pa.Table, pa.Table]:
+    return reference.read(names), observed.read(names)
+
+
+def _common(
+    reference: pa.Schema, observed: pa.Schema, columns: Sequence[str] | None
+) -> tuple[list[str], list[str]]:
+    both = [name for name in reference.names if name in set(observed.names)]
+    if columns is not None:
+        missing = [name for name in columns if name not in both]
+        if missing:
+            raise InvalidInput(
+                f"Not both tables have the column {missing[0]!r}.",
+                hint=f"Both have: {', '.join(both)}.",
+            )
+        return list(columns), []
+    alone = {*reference.names, *observed.names} - set(both)
+    return both, sorted(alone)
+
+
+def _column(
+    name: str, before: pa.ChunkedArray, now: pa.ChunkedArray, rows: _Rows
+) -> _Compared | None:
+    if is_of_words(before.type) and is_of_words(now.type):
+        first, second, by_chance, unknown = words_counted(before, now)
+        return _Compared(name, False, np.zeros(0), (first, second), by_chance, unknown)
+    values = as_numbers(before), as_numbers(now)
+    if values[0] is None or values[1] is None:
+        return None
+    edges = edges_of(values[0], rows.edges)
+    sides = numbers_counted(values[0], edges), numbers_counted(values[1], edges)
+    paired = values[0][rows.pairs[0]], values[1][rows.pairs[1]]
+    return _Compared(name, True, edges.values, sides, paired=paired)
+
+
+def _reported(
+    columns: list[_Compared],
+    skipped: list[str],
+    reference: Columns,
+    observed: Columns,
+    limits: DriftLimits,
+    quality: QualityLimits,
+) -> TableDrift:
+    ordered = np.array([one.ordered for one in columns])
+    layout = Layout(
+        tuple(one.name for one in columns),
+        ordered,
+        ordered & np.array([len(one.edges) > 1 for one in columns]),
+        tuple(one.edges for one in columns),
+        np.array([len(one.sides[0].counts) for one in columns], dtype=np.int64),
+    )
+    before = _seen(layout, reference.n_rows, [one.sides[0] for one in columns])
+    now = _seen(layout, observed.n_rows, [one.sides[1] for one in columns])
+    distances = measured(layout, before, now)
+    findings = [
+        one
+        for one in found(layout, before, now, distances, quality)
+        if one.name != "new_categories"
+    ]
+    findings += [one for column in columns for one in _new_words(column, quality)]
+    pairs = [(one.name, *one.paired) for one in columns if one.paired is not None]
+    findings += changed_relations(pairs)
+    return TableDrift(
+        n_reference=reference.n_rows,
+        n_observed=observed.n_rows,
+        limits=limits,
+        columns=compared(layout, before, now, distances, limits),
+        findings=findings,
+        skipped=sorted(skipped),
+    )
+
+
+def _seen(layout: Layout, n: int, columns: list[ColumnCounts]) -> Seen:
+    def of(values: Iterator[float]) -> Reals:
+        return np.array(list(values), dtype=np.float64)
+
+    known = of(one.counts.sum() - one.infinite for one in columns)
+    total = of(one.total for one in columns)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        mean = np.where(layout.ordered, total / known, np.nan)
+        variance = of(one.squares for one in columns) / known - mean * mean
+    variance = np.where(variance <= 1e-12 * mean * mean, 0.0, variance)
+    low = of(one.low for one in columns)
+    high = of(one.high for one in columns)
+    return Seen(
+        n,
+        layout.padded(np.concatenate([one.counts for one in columns])),
+        of(one.missing for one in columns),
+        of(one.infinite for one in columns),
+        mean,
+        np.sqrt(variance),
+        np.where(np.isfinite(low), low, np.nan),
+        np.where(np.isfinite(high), high, np.nan),
+    )
+
+
+def _new_words(column: _Compared, quality: QualityLimits) -> Iterator[Finding]:
+    if column.ordered:
+        return
+    now = column.sides[1]
+    n, unknown = float(now.counts.sum()), float(now.counts[-1])
+    if n < quality.least_rows or unknown / n < quality.unknown:
+        return
+    expected = column.by_chance * n
+    if unknown <= 1.5 * expected + 10 * max(expected, 1.0) ** 0.5:
+        return
+    shown = ", ".join(repr(word[:40]) for word in column.unknown[:5])
+    yield Finding(
+        name="new_categories",
+        column=column.name,
+        numbers={"share": unknown / n, "words": float(len(column.unknown))},
+        sentence=f"{column.name} has {len(column.unknown)} words that the reference does not "
+        f"know in {unknown / n:.1%} of the rows: {shown}"
+        + (" and others." if len(column.unknown) > 5 else "."),
+    )
+
+
+class ParquetColumns:
+    """A Parquet file, read by columns.
+
+    Args:
+        path: of the file.
+    """
+
+    def __init__(self, path: Any) -> None:
+        import pyarrow.parquet as pq
+
+        self._file = pq.ParquetFile(path)
+
+    @property
+    def n_rows(self) -> int:
+        """How many rows it has."""
+        return int(self._file.metadata.num_rows)
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Its columns."""
+        return self._file.schema_arrow
+
+    def read(self, names: Sequence[str]) -> pa.Table:
+        """Some columns, all rows."""
+        return self._file.read(columns=list(names))
+
+
+class ArrowColumns:
+    """A table in memory.
+
+    Args:
+        table: its rows.
+    """
+
+    def __init__(self, table: pa.Table) -> None:
+        self._table = table
+
+    @property
+    def n_rows(self) -> int:
+        """How many rows it has."""
+        return int(self._table.num_rows)
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Its columns."""
+        return self._table.schema
+
+    def read(self, names: Sequence[str]) -> pa.Table:
+        """Some columns, all rows."""
+        return self._table.select(list(names))
