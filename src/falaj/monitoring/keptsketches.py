@@ -142,6 +142,35 @@ class KeptSketches:
         """The edges of the bins of a version's scores; raises NotFound, Corrupt."""
         return self._bins_of(model, version).score_edges
 
+    def minutes(
+        self,
+        connection: Connection,
+        endpoint: str,
+        model: str,
+        version: int,
+        since: datetime,
+        until: datetime,
+    ) -> list[tuple[datetime, Sketch]]:
+        """The sketch of each minute of [since, until) that is still kept as one, in order.
+
+        Raises:
+            NotFound, Corrupt: the bundle cannot be read.
+        """
+        table = sketch_rows.c
+        query = select(table.starts_at, table.data).where(
+            table.endpoint == endpoint,
+            table.model == model,
+            table.version == version,
+            table.seconds == MINUTE,
+            table.starts_at >= since,
+            table.starts_at < until,
+        )
+        bins = self._bins_of(model, version)
+        found: dict[datetime, list[bytes]] = {}
+        for row in connection.execute(query.order_by(table.starts_at)):
+            found.setdefault(row.starts_at, []).append(row.data)
+        return [(at, put_together(bins, kept)) for at, kept in found.items()]
+
     def roll_up(self) -> int:
         """Put old minutes together as hours, and old hours as days; returns how many went.
 
