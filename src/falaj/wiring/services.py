@@ -9,8 +9,6 @@ def service_classes() -> dict[str, type[Service]]:
     """The service classes by name, in the order of the flow."""
     from falaj.catalog.service import AssetService, DefinitionService
     from falaj.features.service import Features
-    from falaj.ingest.contract_service import ContractService
-    from falaj.ingest.service import SourceService
     from falaj.kernel.jobs_service import JobsService
     from falaj.lake.erasure_service import PrivacyService
     from falaj.lake.service import TableService
@@ -31,8 +29,7 @@ def service_classes() -> dict[str, type[Service]]:
     from falaj.trust.service import AccountsService
 
     listed: list[type[Service]] = [
-        SourceService,
-        ContractService,
+        *_bringing(),
         TableService,
         DefinitionService,
         Features,
@@ -59,6 +56,14 @@ def service_classes() -> dict[str, type[Service]]:
         JobsService,
     ]
     return {service.name: service for service in listed}
+
+
+def _bringing() -> list[type[Service]]:
+    """Those that bring rows in, and judge them."""
+    from falaj.ingest.contract_service import ContractService
+    from falaj.ingest.service import SourceService
+
+    return [SourceService, ContractService]
 
 
 def _watching() -> list[type[Service]]:
