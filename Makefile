@@ -31,7 +31,7 @@ $(READY): requirements.lock pyproject.toml
 
 install: $(READY) ## make .venv with everything that the lock names
 
-demo: $(READY) ## the whole story on real flights, in about a minute
+demo: $(READY) ## the whole story on real flights, in a few minutes
 	@$(BIN)/falaj demo
 
 test: $(READY) softhsm oidc-provider mlflow-client ## the ordinary tests

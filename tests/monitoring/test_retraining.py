@@ -149,6 +149,7 @@ def test_a_finding_that_lasts_leads_to_one_version_which_waits_for_a_person(
     assert alert in str(upstream)
 
 
+@pytest.mark.nightly
 def test_a_drift_that_is_still_there_under_the_new_version_is_another_cause(
     world: World, declared: str
 ) -> None:
@@ -186,7 +187,11 @@ def test_inside_declared_and_approved_bounds_it_needs_nobody(world: World, decla
     ("bounds", "told"),
     [
         ({"template": "late-retrained", "no_worse_by": 0.0}, "may be worse by"),
-        ({"template": "nobody-approved-it", "no_worse_by": 0.05}, "nobody-approved-it"),
+        pytest.param(
+            {"template": "nobody-approved-it", "no_worse_by": 0.05},
+            "nobody-approved-it",
+            marks=pytest.mark.nightly,
+        ),
     ],
 )
 def test_outside_of_its_bounds_it_stops_for_a_person(
@@ -330,6 +335,7 @@ def test_a_training_that_fails_ends_it_with_an_alert(world: World, declared: str
     assert "nothing" in run.error["message"]
 
 
+@pytest.mark.nightly
 def test_two_workers_that_see_one_cause_begin_one_retraining(world: World, declared: str) -> None:
     declare(world, retraining(declared))
     finding(world)

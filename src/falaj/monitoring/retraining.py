@@ -28,6 +28,7 @@ from falaj.monitoring.retrainingwords import (
     Told,
 )
 from falaj.operations.model import ChangeState
+from falaj.serving.errors import RolloutRuns
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
@@ -355,13 +356,14 @@ class Retrainer:
         return True
 
     def _release(self, run: RetrainingRun, declared: Retraining) -> bool:
-        """Let the endpoint serve it."""
-        release = self._asking(run.principal)(
-            "endpoints.deploy",
-            [declared.endpoint],
-            {"version": run.version, "activate": True},
-            f"{run.id}/release",
-        )
+        """Let the endpoint serve it, once no rollout runs on it."""
+        asked = {"version": run.version, "activate": True}
+        try:
+            release = self._asking(run.principal)(
+                "endpoints.deploy", [declared.endpoint], asked, f"{run.id}/release"
+            )
+        except RolloutRuns:
+            return False
         with self._opened(run, "retraining.release") as call:
             ref = AssetRef("release", f"{declared.endpoint}/{release['id']}")
             told = f"{declared.endpoint} serves version {run.version} by {release['id']}"

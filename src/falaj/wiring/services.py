@@ -14,12 +14,7 @@ def service_classes() -> dict[str, type[Service]]:
     from falaj.lake.service import TableService
     from falaj.models.ci_service import CiService
     from falaj.models.service import ModelService
-    from falaj.operations.alerting_service import ReceiverService, SilenceService
-    from falaj.operations.incident_service import IncidentService, ProblemService
     from falaj.operations.policy_service import PolicyService
-    from falaj.operations.service import AlertService, ChangeService
-    from falaj.operations.service_level_service import ServiceLevelService
-    from falaj.operations.webhooks_service import WebhookService
     from falaj.serving.service import EndpointService
     from falaj.training.costs.service import CostService
     from falaj.training.loggedmodel_service import LoggedModelService
@@ -48,14 +43,7 @@ def service_classes() -> dict[str, type[Service]]:
         ModelService,
         EndpointService,
         *_watching(),
-        ChangeService,
-        AlertService,
-        IncidentService,
-        WebhookService,
-        SilenceService,
-        ProblemService,
-        ServiceLevelService,
-        ReceiverService,
+        *_of_operations(),
         AssetService,
         PrivacyService,
         AccountsService,
@@ -86,3 +74,22 @@ def _watching() -> list[type[Service]]:
     from falaj.rollouts.service import RolloutService
 
     return [MonitorService, RetrainingService, PlanningService, RolloutService]
+
+
+def _of_operations() -> list[type[Service]]:
+    from falaj.operations.alerting_service import ReceiverService, SilenceService
+    from falaj.operations.incident_service import IncidentService, ProblemService
+    from falaj.operations.service import AlertService, ChangeService
+    from falaj.operations.service_level_service import ServiceLevelService
+    from falaj.operations.webhooks_service import WebhookService
+
+    return [
+        ChangeService,
+        AlertService,
+        IncidentService,
+        WebhookService,
+        SilenceService,
+        ProblemService,
+        ServiceLevelService,
+        ReceiverService,
+    ]

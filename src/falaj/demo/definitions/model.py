@@ -22,6 +22,7 @@ from falaj.declare import (
     RobustnessRule,
     SliceRule,
 )
+from falaj.serving.model import FieldType, RequestField
 
 flight_delay = ModelPolicy(
     name="flight-delay",
@@ -53,6 +54,9 @@ endpoint = Endpoint(
     name="flight-delay",
     model="flight-delay",
     description="The chance that a flight will be late, asked two hours before it should leave.",
+    feature_service="delay_features",
+    unit="passenger",
+    fields=(RequestField(name="passenger", type=FieldType.STRING, required=False, nullable=True),),
 )
 
 monitor = Monitor(
