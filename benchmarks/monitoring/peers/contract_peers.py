@@ -11,6 +11,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
 
@@ -105,7 +106,7 @@ def pointblank(file: str) -> Callable[[], int]:
     def run() -> int:
         plan = pb.Validate(frame).rows_distinct(columns_subset="id")
         plan = plan.col_vals_in_set("customer", known).row_count_match(frame.height)
-        plan = plan.col_vals_gt("at", pl.datetime(2020, 1, 1, time_zone="UTC"))
+        plan = plan.col_vals_gt("at", datetime(2020, 1, 1, tzinfo=UTC))
         plan = plan.col_vals_expr(pl.col("n0") + pl.col("n1") >= pl.col("n0"))
         for name, pattern in PATTERNS.items():
             plan = plan.col_vals_regex(name, pattern)
@@ -144,15 +145,15 @@ def dataframely(file: str) -> Callable[[], int]:
         elif kind.is_integer():
             fields[name] = dy.Int64(**filled)
         else:
-            fields[name] = dy.Any(**filled)
+            fields[name] = dy.Datetime(time_zone="UTC", **filled)
     fields["id"] = dy.Int64(nullable=False, unique=True)
     fields["customer"] = dy.Int64(nullable=False, check=lambda c: c.is_in(known))
-    fields["sums"] = dy.rule()(lambda cls: pl.col("n0") + pl.col("n1") >= pl.col("n0"))
+    fields["sums"] = dy.rule()(lambda _: pl.col("n0") + pl.col("n1") >= pl.col("n0"))
     schema = type("Orders", (dy.Schema,), fields)
 
     def run() -> int:
         _, failure = schema.filter(frame)
-        return len(failure.counts())
+        return len({rule.split("|")[0] for rule in failure.counts()})  # least and greatest are two
 
     return run
 
