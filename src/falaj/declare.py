@@ -61,7 +61,7 @@ from falaj.models.gating.rules import (
 from falaj.models.model import ModelPolicy
 from falaj.monitoring.anomalywords import AnomalyWatch, MetricSeries
 from falaj.monitoring.driftwords import DriftLimits, DriftReference, DriftWatch, QualityLimits
-from falaj.monitoring.leakage import LeakageLimits
+from falaj.monitoring.leakagewords import LeakageLimits
 from falaj.monitoring.model import Labels, Monitor, PerformanceLimits
 from falaj.monitoring.performancewords import (
     CalibrationLimits,
