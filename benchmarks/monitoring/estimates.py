@@ -3,8 +3,8 @@
 A reference with labels and later rows without, in ten chunks, of a model whose scores are not
 calibrated. Compared first: all estimates of all chunks, which must agree within 1e-4. Then the
 processor time of both, fitting and estimating, bands included, without reading files. And how
-far what is told from kept counts (64 bins of the score) lies from what all rows tell, with the
-time of that, which does not depend on the number of rows.
+far what is told from kept counts (on the bins that a bundle freezes) lies from what all rows
+tell, with the time of that, which does not depend on the number of rows.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import peers
 from measuring import Row, arguments, median, report
 
+from falaj.models.reference import score_edges
 from falaj.monitoring.expected import Curve, Groups, Vector, estimated
 
 FIGURES = ("auc", "average_precision", "f1", "precision", "recall", "accuracy")
 SIZES = {"small": [20_000, 100_000], "full": [20_000, 100_000, 500_000]}
 N_CHUNKS = 10
 THRESHOLD = 0.5
-EDGES = np.linspace(0, 1, 65)[1:-1]
 
 
 def drawn(n: int, shape: float, seed: int) -> tuple[Vector, Vector]:
@@ -51,21 +51,21 @@ def by_rows(scores: Vector, labels: Vector, later: Vector) -> list[dict[str, flo
     return found
 
 
-def counted(scores: Vector, weights: Vector | None = None) -> Vector:
+def counted(edges: Vector, scores: Vector, weights: Vector | None = None) -> Vector:
     """Sums on the bins that a sketch has."""
-    places = np.searchsorted(EDGES, scores, side="left")
-    return np.bincount(places, weights=weights, minlength=64).astype(np.float64)
+    places = np.searchsorted(edges, scores, side="left")
+    return np.bincount(places, weights=weights, minlength=len(edges) + 1).astype(np.float64)
 
 
 def by_counts(
-    reference: list[Vector], later: list[tuple[Vector, Vector]]
+    edges: Vector, reference: list[Vector], later: list[tuple[Vector, Vector]]
 ) -> list[dict[str, float]]:
     """Ours, from counts, with the bands."""
     n, totals, ones = reference
     curve = Curve.of_bins(totals / np.maximum(n, 1), n, ones)
     found = []
     for counts, sums in later:
-        groups = Groups.of_bins(curve, EDGES, counts, sums, THRESHOLD)
+        groups = Groups.of_bins(curve, edges, counts, sums, THRESHOLD)
         told = estimated(curve, groups, 0.95)
         found.append({name: told[name][0] for name in FIGURES})
     return found
@@ -86,15 +86,16 @@ def measured(n: int, peer: peers.Peer, folder: Path, rounds: int) -> list[Row]:
     told = peer.ask("estimate", chunk=n // N_CHUNKS)
     rows = by_rows(scores, labels, later)
     theirs = [{name: told["figures"][name][place] for name in FIGURES} for place in range(N_CHUNKS)]
-    reference = [counted(scores), counted(scores, scores), counted(scores, labels)]
-    chunks = [(counted(one), counted(one, one)) for one in np.split(later, N_CHUNKS)]
-    apart, coarse = farthest(rows, theirs), farthest(by_counts(reference, chunks), rows)
+    edges = score_edges(scores)
+    reference = [counted(edges, scores, one) for one in (None, scores, labels)]
+    chunks = [(counted(edges, one), counted(edges, one, one)) for one in np.split(later, N_CHUNKS)]
+    apart, coarse = farthest(rows, theirs), farthest(by_counts(edges, reference, chunks), rows)
     seconds: list[list[float]] = [[], [], []]
     for _ in range(rounds):
         seconds[0].append(peer.ask("estimate", chunk=n // N_CHUNKS)["seconds"])
         for place, work in (
             (1, lambda: by_rows(scores, labels, later)),
-            (2, lambda: by_counts(reference, chunks)),
+            (2, lambda: by_counts(edges, reference, chunks)),
         ):
             started = time.process_time()
             work()

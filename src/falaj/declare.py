@@ -62,6 +62,15 @@ from falaj.models.model import ModelPolicy
 from falaj.monitoring.anomalywords import AnomalyWatch, MetricSeries
 from falaj.monitoring.driftwords import DriftLimits, DriftReference, DriftWatch, QualityLimits
 from falaj.monitoring.leakagewords import LeakageLimits
+from falaj.monitoring.leakage import LeakageLimits
+from falaj.monitoring.driftwords import (
+    Detector,
+    DriftLimits,
+    DriftReference,
+    DriftWatch,
+    QualityLimits,
+    WatchedSeries,
+)
 from falaj.monitoring.model import Labels, Monitor, PerformanceLimits
 from falaj.monitoring.performancewords import (
     CalibrationLimits,
@@ -133,6 +142,7 @@ __all__ = [
     "Cron",
     "DType",
     "Distinct",
+    "Detector",
     "DriftLimits",
     "DriftReference",
     "DriftWatch",
@@ -214,6 +224,7 @@ __all__ = [
     "ToTable",
     "Unique",
     "Usual",
+    "WatchedSeries",
     "Whom",
     "step",
 ]

@@ -12,12 +12,11 @@ import pytest
 
 from falaj.catalog.assets import Catalog
 from falaj.catalog.definitions import Definitions
-from falaj.ingest import tablechecks
 from falaj.ingest.contract_service import ContractService
 from falaj.ingest.declared import DeclaredSources
 from falaj.ingest.failing import FailingChecks
 from falaj.ingest.files import Files
-from falaj.ingest.model import Contract, Source
+from falaj.ingest.model import CHECK_JOB, Contract, Source
 from falaj.ingest.pipelines import KIND, Loading
 from falaj.ingest.service import SourceService
 from falaj.ingest.tablechecks import TableChecks
@@ -63,7 +62,7 @@ class Workshop:
             alerts=self.alerts,
         )
         self.checks = TableChecks(lake, self.definitions, calls, FailingChecks(self.alerts))
-        handlers = {KIND: self.loading, tablechecks.KIND: self.checks}
+        handlers = {KIND: self.loading, CHECK_JOB: self.checks}
         self.worker = Worker(self.jobs, handlers, name="w1")
         services = [
             SourceService(self.jobs, self.loading),

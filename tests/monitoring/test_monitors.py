@@ -309,3 +309,16 @@ def test_two_snapshots_of_a_table_are_compared(steady: World) -> None:
     assert "features" in same.skipped
     with pytest.raises(NotFound, match="nothing"):
         steady.monitors.drift_of_tables("nothing", "predictions_delays")
+
+
+def test_rows_as_a_whole_are_told_apart_on_samples(shifted: World) -> None:
+    watch = DriftWatch(sample=400, quality=None)
+    shifted.declare(
+        Monitor(name="whole", endpoint="delays", window=timedelta(hours=20), drift_watch=watch)
+    )
+    until = NOW - timedelta(days=7) + timedelta(hours=40)
+    report = shifted.monitors.report(shifted.monitors.check("whole", until=until).reports[0])
+    told = report.document["sampled"]
+    assert (told["n_reference"], told["n_observed"]) == (400, 400)
+    assert told["separability"]["low"] < 0.5 < told["separability"]["high"]
+    assert told["reconstruction"]["p_value"] > 0.001

@@ -8,7 +8,7 @@ from falaj.monitoring.embeddings import discrepancy
 from falaj.monitoring.multivariate import reconstruction, separability
 
 NAMES = ("a", "b", "c", "d")
-N = 1_500
+N = 800
 
 
 def rows(seed: int, correlation: float = 0.9) -> np.ndarray:
@@ -27,7 +27,7 @@ def test_equal_rows_are_told_apart_by_nothing() -> None:
 
 def test_columns_that_came_apart_are_found_and_named_though_each_is_spread_as_before() -> None:
     told = separability(NAMES, rows(1), rows(2, 0.0))
-    assert told.low > 0.6
+    assert told.low > 0.55
     assert set(told.columns[:2]) == {"a", "b"}
     rebuilt = reconstruction(rows(1), rows(2, 0.0))
     assert rebuilt.p_value < 1e-6
@@ -67,10 +67,10 @@ def test_the_permutation_p_values_of_equal_samples_are_uniform() -> None:
     random = np.random.default_rng(5)
     p = [
         discrepancy(random.normal(size=(40, 4)), random.normal(size=(40, 4)), seed=seed).p_value
-        for seed in range(60)
+        for seed in range(40)
     ]
-    assert sum(one <= 0.1 for one in p) <= 14
-    assert sum(one <= 0.5 for one in p) >= 15
+    assert sum(one <= 0.1 for one in p) <= 11
+    assert sum(one <= 0.5 for one in p) >= 9
 
 
 def test_vectors_of_other_dimensions_are_refused() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import random
 
 import numpy as np
@@ -9,7 +10,8 @@ from hypothesis import strategies as st
 
 from falaj.kernel.errors import InvalidInput
 from falaj.monitoring import streamdetectors
-from falaj.monitoring.streamdetectors import Detector, follow
+from falaj.monitoring.driftwords import Detector, DetectorName
+from falaj.monitoring.streamdetectors import follow
 
 NOTHING = np.zeros(0)
 
@@ -37,7 +39,7 @@ def test_a_detector_alarms_at_the_index_that_rivers_documentation_tells(
 @settings(max_examples=8, deadline=None)
 @given(st.lists(st.integers(1, 199), max_size=3), st.sampled_from(["adwin", "page_hinkley"]))
 def test_a_detector_that_is_restarted_goes_on_as_if_it_had_not_been(
-    cuts: list[int], name: streamdetectors.DetectorName
+    cuts: list[int], name: DetectorName
 ) -> None:
     rule = Detector(name=name, threshold=5.0) if name == "page_hinkley" else Detector(name=name)
     generator = np.random.default_rng(1)
@@ -45,7 +47,7 @@ def test_a_detector_that_is_restarted_goes_on_as_if_it_had_not_been(
     whole = follow(rule, NOTHING, stream)
     values, alarms = NOTHING, []
     edges = [0, *sorted(set(cuts)), len(stream)]
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in itertools.pairwise(edges):
         part = follow(rule, values, stream[start:end])
         alarms += [start + one for one in part.alarms]
         values = part.values

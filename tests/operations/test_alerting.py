@@ -195,6 +195,31 @@ def test_a_channel_that_is_down_is_tried_again_and_told_in_order(office: Office)
     assert office.states() == ["delivered", "delivered"]
 
 
+def test_a_message_whose_sender_died_is_sent_again_with_the_same_id(office: Office) -> None:
+    class Died(BaseException):
+        """What a kill looks like from inside: nothing is recorded any more."""
+
+    office.declare()
+    office.alarm()
+    office.dispatcher.run_once()
+    taken: list[str] = []
+
+    def dies(message: GroupMessage) -> None:
+        taken.append(message.id)
+        raise Died
+
+    office.channel.tell, well = dies, office.channel.tell  # type: ignore[method-assign]
+    with pytest.raises(Died):
+        office.sender.run_once()
+    office.channel.tell = well  # type: ignore[method-assign]
+    assert office.states() == ["waiting"]
+    office.turn(minutes=5)
+    assert office.channel.told == [], "for as long as the other might still be at it"
+    office.turn(minutes=2)
+    assert [one.id for one in office.channel.told] == taken
+    assert office.states() == ["delivered"]
+
+
 def test_a_receiver_that_is_given_up_raises_an_alert_which_ends_when_it_answers(
     office: Office,
 ) -> None:

@@ -45,7 +45,8 @@ class Ground:
         self.outcomes = f"outcomes{number}"
         self.metrics: dict[str, Metric] = {}
         self.counted: dict[str, dict[str, Any]] = {}
-        self.judge = RolloutJudge(lake, self.series, self.declared, seconds=5)
+        # On a busy machine any look may take long, and would rest.
+        self.judge = RolloutJudge(lake, self.series, self.declared, seconds=30, rests_from=1e9)
         self.memory: Mapping[str, object] = {}
         self._predictions = count()
 

@@ -181,6 +181,7 @@ def test_a_slow_metric_rests_and_what_it_said_is_told_meanwhile(ground, monkeypa
         return now[0]
 
     monkeypatch.setattr("falaj.rollouts.judging.monotonic", clock)
+    ground.judge._rests_from = 1.0
     rollout = ground.rollout(how="canary", guardrails=(Guardrail(metric="converted"),))
     ground.predicted(["a"], ["new"], minute(1))
     assert ground.look(rollout, 2).units["new"] == 1
@@ -465,14 +466,14 @@ def test_a_text_that_never_ends_is_ended(real_ground):
     )
     with pytest.raises(QueryTooLong, match="longer than"):
         real_ground.look(real_ground.rollout())
-    real_ground.judge._metrics._seconds = 5
+    real_ground.judge._metrics._seconds = 30
 
 
 def test_a_lake_with_files_and_erasures_is_read_by_what_is_new(real_ground):
     """The same as above over memory, on the lake that is shipped."""
     ground = real_ground
     ground.metric("converted")
-    rollout = ground.rollout()
+    rollout = ground.rollout(success=Success(metric="converted", segments=("country",)))
     before = ground.look(rollout, 10).units
     ground.predicted(["a", "late"], ["champion", "new"], minute(0.5))
     assert ground.look(rollout, 11).units == {"champion": 1, "new": before["new"]}

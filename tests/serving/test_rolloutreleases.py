@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -131,12 +133,18 @@ class World:
         return routes.get("delays"), {} if split is None else dict(split.shares)
 
 
+@contextmanager
+def opened_world(database: Database, folder: Path) -> Iterator[World]:
+    table = RoutingTable(folder / "routing")
+    bundles = MemoryBundles({bundle: servable(seed) for seed, bundle in enumerate(LABELS.values())})
+    yield World(database, table, bundles)
+    table.close()
+
+
 @pytest.fixture
 def world(sqlite_database: Database, tmp_path: Path) -> Iterator[World]:
-    table = RoutingTable(tmp_path / "routing")
-    bundles = MemoryBundles({bundle: servable(seed) for seed, bundle in enumerate(LABELS.values())})
-    yield World(sqlite_database, table, bundles)
-    table.close()
+    with opened_world(sqlite_database, tmp_path) as made:
+        yield made
 
 
 def test_a_rollout_begins_with_all_units_at_the_champion(world: World) -> None:
@@ -333,6 +341,27 @@ def test_a_control_process_that_is_killed_between_flip_and_commit_leaves_nothing
     assert world.routed() == (release.id, {"new": 0.2})
 
 
+def test_a_rollout_is_halted_while_another_transaction_holds_the_database(world: World) -> None:
+    world.served()
+    assert not world.rollouts.halt("delays")
+    release = world.begun()
+    assert not world.rollouts.halt("delays")
+    world.divided(0.5)
+    with world.database.transaction():  # an activation that waits for its workers
+        assert world.rollouts.halt("delays")
+        assert world.routed() == (release.id, {})
+        world.plans.catch_up()
+        assigner = world.plans.named("delays").assigner
+        assert assigner is not None
+        assert not assigner.on
+    world.divided(0.0)
+    assert not world.apart()
+    world.divided(0.3)
+    world.rollouts.halt("delays")  # and nobody divides
+    assert world.mended() == ["delays"]
+    assert world.routed() == (release.id, {"new": 0.3})
+
+
 def test_a_new_machine_is_given_the_release_and_its_shares(world: World, tmp_path: Path) -> None:
     world.served()
     release = world.begun()
@@ -384,6 +413,37 @@ def test_rollouts_of_one_layer_are_given_stretches_apart(world: World) -> None:
     with pytest.raises(InvalidInput, match="no room"):
         world.begun(layer="ranking", layer_share=0.7)
     world.begun(layer="ranking", layer_share=0.5)
+
+
+def test_rollouts_of_one_layer_that_begin_at_once_are_given_stretches_apart(
+    database: Database, tmp_path: Path
+) -> None:
+    names = ("delays", "others", "both")
+    with opened_world(database, tmp_path) as world:
+        for name in names:
+            world.served(name)
+
+        def begin(name: str) -> Release | None:
+            try:
+                return world.begun(name, layer="ranking", layer_share=0.5, salt=name)
+            except InvalidInput:
+                return None  # no room
+
+        with ThreadPoolExecutor(3) as threads:
+            begun = [one for one in threads.map(begin, names) if one is not None]
+        places = [one.assignment.layer.stretch for one in begun]  # type: ignore[union-attr]
+        assert sorted(places, key=lambda one: one.low) == [Stretch(0.0, 0.5), Stretch(0.5, 1.0)]
+        for one in begun:
+            world.divided(0.2, one.endpoint)
+            world.divided(0.4, one.endpoint)
+        _, _, splits = world.table.served()
+        assert {one.endpoint: splits[one.endpoint].revision for one in begun} == {
+            one.endpoint: 2 for one in begun
+        }
+        assert not world.apart()
+        for one in begun:
+            assert world.ended(one.endpoint).id == one.base
+        assert world.table.served()[2] == {}
 
 
 def test_a_rollout_without_a_unit_to_divide_by_is_refused_but_a_shadow_needs_none(

@@ -256,6 +256,22 @@ def test_a_shadow_runs_behind_the_answer_and_says_nothing_in_it(running: Running
     assert 'falaj_endpoint_requests_total{endpoint="shadowed",variant="new"}' not in exposed
 
 
+def test_a_client_that_names_a_version_is_answered_beside_a_shadow_but_not_in_a_divided_rollout(
+    running: Running,
+) -> None:
+    tensors = [
+        {"name": name, "datatype": "FP32", "shape": [1], "data": [0.5]} for name in "abc"
+    ] + [{"name": "who", "datatype": "BYTES", "shape": [1], "data": ["x"]}]
+
+    def asked(rollout: Rollout) -> int:
+        path = f"/v2/models/{rollout.name}/versions/1/infer"
+        headers = {"authorization": "Bearer user:amina"}
+        return running.client.post(path, headers=headers, json={"inputs": tensors}).status_code
+
+    assert asked(Rollout(running, "named_shadow", bundle="sha256:x", shadow=True)) == 200
+    assert asked(Rollout(running, "named_divided")) == 400
+
+
 def test_a_shadow_that_fails_costs_no_answer(running: Running) -> None:
     rollout = Rollout(running, "failing_shadow", bundle="sha256:x", shadow=True)
     rollout.divided(1.0)

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from falaj.catalog.residency import Stays, anywhere
 from falaj.ingest import history
-from falaj.ingest.model import TrendPoint
-from falaj.ingest.tablechecks import KIND
+from falaj.ingest.model import CHECK_JOB, TrendPoint
 from falaj.kernel.actions import Service, action
 from falaj.kernel.call import AssetRef
 from falaj.kernel.errors import InvalidInput
@@ -36,7 +35,7 @@ class ContractService(Service):
         """Hold the table as it stands to a contract; what used to pass and fails alerts."""
         found = self._checks.contract(self.call.connection, contract)
         self._stays(self.call.connection, "lake", [found.ref, AssetRef(TABLE, found.table)])
-        return self._jobs.submit(self.call, KIND, {"contract": found.name})
+        return self._jobs.submit(self.call, CHECK_JOB, {"contract": found.name})
 
     @action(get="/contracts/{contract}/history", on="contract")
     def history(

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import func, insert, select
 from sqlalchemy.engine import Connection
 
 from falaj.ingest.checks import Check, Usual
-from falaj.ingest.contracts import Earlier
 from falaj.ingest.model import CheckResult, Contract, Example, LoadReport, LoadState, TrendPoint
 from falaj.ingest.tables import contract_results, loads
 from falaj.ingest.usual import Past
+
+if TYPE_CHECKING:
+    from falaj.ingest.contracts import Earlier
 from falaj.kernel.call import Call
 
 BY_LOAD, BY_CHECK = "load", "check"

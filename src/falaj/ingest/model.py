@@ -19,6 +19,10 @@ from falaj.lake.queries import through_expressions
 TYPE = re.compile(r"^(text|integer|number|boolean|date|instant|decimal\((\d{1,2}), ?(\d{1,2})\))$")
 
 
+CHECK_JOB = "contracts.check"
+"""The kind of the job that holds a whole table to a contract."""
+
+
 class SourceBroken(InvalidInput):
     """A source cannot be read: a missing file, a wrong header, no row, a wrong encoding."""
 

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from sqlalchemy.engine import Connection
 
-KIND = "contracts.check"
-"""The kind of the job."""
 _STREAM = "_stream"
 
 

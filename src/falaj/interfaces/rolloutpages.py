@@ -79,6 +79,7 @@ async def _rollout(
         run=run,
         latest=status.latest,
         plots=_plots(status.plot),
+        agreement=status.agreement,
         entries=history.entries,
         deeds=[(one, _DEEDS[one][1]) for one in offered],
         error=error and public(error),

@@ -277,8 +277,7 @@ class AssessmentActions(Service):
         """Return if the caller may read all that a check of the monitor reads."""
         quality = monitor.quality
         cuts = () if quality is None else (*quality.slices, *(q.groups for q in quality.fairness))
-        used = monitor.performance is not None or quality is not None
-        if monitor.labels is not None and used:
+        if monitor.labels is not None:
             self._check_labels(monitor.labels, *cuts)
         for cut in cuts:
             self._check_slice(monitor.endpoint, cut)

@@ -40,6 +40,9 @@ from falaj.serving.model import Release
 from falaj.serving.names import table_of
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+    from sqlalchemy.engine import Connection
+
     from falaj.kernel.database import Database
     from falaj.monitoring.keptsketches import KeptSketches
     from falaj.serving.model import Variant
@@ -149,6 +152,44 @@ class Drift:
             else found(frozen.layout, before, seen, distances, quality),
         )  # fmt: skip
 
+    def minutes(
+        self, connection: Connection, release: Release, since: datetime, until: datetime
+    ) -> list[tuple[datetime, Seen]]:
+        """What was seen in each minute of [since, until) of which there is a kept sketch.
+
+        Raises:
+            InvalidInput: the endpoint serves a composition.
+        """
+        variant = _watched(release)
+        if self._kept is None:
+            return []
+        layout = self.frozen(variant.bundle).layout
+        kept = self._kept.minutes(
+            connection, release.endpoint, variant.model, variant.version, since, until
+        )
+        return [(at, seen_in(sketch, layout)) for at, sketch in kept]
+
+    def sample(
+        self, release: Release, window: Window, n: int, *, seed: int = 0
+    ) -> NDArray[np.float64]:
+        """Random rows of a window as the model read them, (rows, inputs), at most ``n``.
+
+        Raises:
+            InvalidInput: the endpoint serves a composition.
+        """
+        variant = _watched(release)
+        width = len(self.frozen(variant.bundle).bins.names)
+        table = table_of(release.endpoint)
+        if not self.lake.exists(table):
+            return np.zeros((0, width))
+        features = self._logged(release.endpoint, variant, *window).column("features")
+        chosen = np.random.default_rng(seed).permutation(len(features))[:n]
+        return _matrix(features.take(np.sort(chosen)).combine_chunks(), width).astype(np.float64)
+
+    def names(self, release: Release) -> tuple[str, ...]:
+        """The names of the inputs of a release's first variant, in their order."""
+        return self.frozen(_watched(release).bundle).bins.names
+
     def _opened(self, bundle: str) -> Frozen:
         opened = self._bundles.open_bundle(bundle)
         statistics = opened.statistics
@@ -200,8 +241,17 @@ class Drift:
         table = table_of(endpoint)
         if not self.lake.exists(table):
             return sketch
+        rows = self._logged(endpoint, variant, since, until)
+        for batch in rows.to_batches(max_chunksize=65_536):
+            matrix = _matrix(batch.column(0), len(bins.names))
+            sketch += Sketch.of(bins, matrix, _column(batch.column(1)))
+        return sketch
+
+    def _logged(
+        self, endpoint: str, variant: Variant, since: datetime, until: datetime
+    ) -> pa.Table:
         rows = self.lake.scan(
-            table,
+            table_of(endpoint),
             columns=["features", "score"],
             where="model = $model AND version = $version "
             "AND predicted_for >= $since AND predicted_for < $until",
@@ -213,11 +263,7 @@ class Drift:
             },
         )
         # What is known no more, because the person was erased, counts no more.
-        rows = rows.filter(rows.column("features").is_valid())
-        for batch in rows.to_batches(max_chunksize=65_536):
-            matrix = _matrix(batch.column(0), len(bins.names))
-            sketch += Sketch.of(bins, matrix, _column(batch.column(1)))
-        return sketch
+        return rows.filter(rows.column("features").is_valid())
 
 
 def weigh(columns: list[FeatureDrift], importance: Mapping[str, float]) -> None:

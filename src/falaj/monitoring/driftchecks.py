@@ -6,48 +6,63 @@ from typing import TYPE_CHECKING
 
 from falaj.monitoring import persistence
 from falaj.monitoring.driftwords import DriftReport, DriftWatch, FeatureDrift, Finding
+from falaj.monitoring.following import followed
 from falaj.monitoring.labeldrift import label_drift
+from falaj.monitoring.sampledrift import sampled
 
 if TYPE_CHECKING:
     from falaj.kernel.call import Call
+    from falaj.monitoring.drift import Drift
     from falaj.monitoring.model import Labels, Monitor
     from falaj.monitoring.performance import Performance
+    from falaj.serving.model import Release
 
 
 class DriftChecks:
     """Completes drift reports, and keeps their findings.
 
     Args:
+        drift: reads rows and minutes.
         performance: joins predictions with their labels.
     """
 
-    def __init__(self, performance: Performance) -> None:
+    def __init__(self, drift: Drift, performance: Performance) -> None:
+        self._drift = drift
         self._performance = performance
 
-    def complete(self, report: DriftReport, watch: DriftWatch, labels: Labels | None) -> None:
-        """Add to a report what it is not told by sketches: the labels, if they are watched."""
+    def complete(
+        self, report: DriftReport, watch: DriftWatch, labels: Labels | None, release: Release
+    ) -> None:
+        """Add to a report what it is not told by sketches: labels, and rows as a whole."""
+        window = (report.since, report.until)
         if watch.labels is not None and labels is not None:
             report.labels = label_drift(
-                self._performance, report.endpoint, labels, (report.since, report.until),
-                watch.reference, watch.labels,
-            )  # fmt: skip
+                self._performance, report.endpoint, labels, window, watch.reference, watch.labels
+            )
+        if watch.sample is not None:
+            report.sampled = sampled(self._drift, release, window, watch.reference, watch.sample)
 
     def lasting(
-        self, call: Call, monitor: Monitor, report: DriftReport
+        self, call: Call, monitor: Monitor, report: DriftReport, release: Release
     ) -> tuple[list[Finding], list[str]]:
         """Keep what was found; returns what was found in enough windows, and the sentences of
-        what was not yet."""
+        what was not yet. A change that a detector saw happens once: it need not last."""
         watch = monitor.drift_watch or DriftWatch(quality=None)
+        changes = followed(
+            call.connection, monitor.name, watch.follow, self._drift, release,
+            (report.since, report.until),
+        )  # fmt: skip
         found = found_in(report, watch)
         persistence.keep(
-            call.connection, monitor.name, report.since, report.until, found, at=call.now
-        )
+            call.connection, monitor.name, report.since, report.until, [*found, *changes],
+            at=call.now,
+        )  # fmt: skip
         keys = persistence.lasting(
             call.connection, monitor.name, report.until,
             needed=watch.needed, of_last=watch.of_last,
         )  # fmt: skip
         return (
-            [one for one in found if one.key in keys],
+            [*(one for one in found if one.key in keys), *changes],
             [one.sentence for one in found if one.key not in keys],
         )
 
@@ -66,6 +81,18 @@ def found_in(report: DriftReport, watch: DriftWatch) -> list[Finding]:
                 numbers={"psi": told},
                 sentence="The inputs have drifted where the model looks: PSI weighted by "
                 f"importance {told:.3f} (limit {watch.weighted:g})",
+            )
+        )
+    together = report.sampled.separability if report.sampled is not None else None
+    if together is not None and together.low > watch.separable:
+        found.append(
+            Finding(
+                name="drift",
+                column="rows as a whole",
+                numbers={"auc": together.auc, "low": together.low},
+                sentence="Rows of now are told from those of before with an AUC of "
+                f"{together.auc:.3f} ({together.low:.3f} to {together.high:.3f}, limit "
+                f"{watch.separable:g}), first by {', '.join(together.columns[:3])}.",
             )
         )
     if report.labels is not None and report.labels.drifted:

@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
 Share = Annotated[float, Field(ge=0, le=1)]
+DetectorName = Literal["adwin", "page_hinkley", "kswin"]
 ReferenceKind = Literal["training", "fixed", "rolling", "seasonal"]
-FindingName = Literal[
-    "null_surge",
-    "stuck_value",
-    "unit_change",
-    "new_categories",
-    "infinite_values",
-    "out_of_range",
-]
 
 
 class _Frozen(BaseModel):
@@ -83,6 +76,40 @@ class QualityLimits(_Frozen):
     """Fewer rows show no finding."""
 
 
+class Detector(_Frozen):
+    """A detector of change in a series, and what it is set to; what is left out is as the
+    library river has it."""
+
+    name: DetectorName = "adwin"
+    delta: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Of ADWIN the significance, of Page-Hinkley the change that is let pass."""
+    threshold: Annotated[float, Field(gt=0)] | None = None
+    """Of Page-Hinkley."""
+    alpha: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Of KSWIN the significance, of Page-Hinkley the forgetting."""
+    seed: int = 0
+    """Of KSWIN, which samples."""
+
+
+class WatchedSeries(_Frozen):
+    """A series of minutes and the detector that follows it.
+
+    Args:
+        figure: the mean of a column, or the share of its missing values.
+        column: an input of the model, or ``score``.
+        detector: which.
+    """
+
+    figure: Literal["mean", "missing"] = "mean"
+    column: str = "score"
+    detector: Detector = Detector()
+
+    @property
+    def series(self) -> str:
+        """The series in words."""
+        return f"{self.figure} of {self.column}"
+
+
 class DriftWatch(_Frozen):
     """How a monitor watches for drift, beyond comparing with the training rows each time."""
 
@@ -97,6 +124,8 @@ class DriftWatch(_Frozen):
     """Limit of the difference of the share of label 1; the monitor names the label table."""
     sample: Annotated[int, Field(ge=200, le=100_000)] | None = None
     """How many rows of each side the multivariate checks read; None: they are not made."""
+    follow: tuple[WatchedSeries, ...] = ()
+    """Series of minutes that detectors follow from check to check."""
     separable: Annotated[float, Field(ge=0.5, lt=1)] = 0.6
     """The AUC of a classifier that tells now from the reference, above which its whole band
     must lie."""
@@ -158,6 +187,38 @@ class LabelDrift(BaseModel):
     why: str = ""
 
 
+class Separability(BaseModel):
+    """How well a classifier tells now from the reference: 0.5 is not at all."""
+
+    auc: float
+    low: float
+    high: float
+    columns: list[str]
+    """What it looked at most, the first most of all."""
+
+
+class Reconstruction(BaseModel):
+    """How well the reference's principal components rebuild rows."""
+
+    components: int
+    reference_error: float
+    """Mean squared error of a standardised value, on rows that the components were not made of."""
+    observed_error: float
+    p_value: float
+    """That the mean errors are equal (Welch's test, normal for such samples)."""
+
+
+class SampledDrift(BaseModel):
+    """What samples of rows tell, of the window and of its reference."""
+
+    against: str
+    n_reference: int
+    n_observed: int
+    separability: Separability | None = None
+    reconstruction: Reconstruction | None = None
+    """None of either if a side has too few rows."""
+
+
 class DriftReport(BaseModel):
     """The inputs and scores of one model version over a window, against a reference."""
 
@@ -180,7 +241,8 @@ class DriftReport(BaseModel):
     """PSI of the inputs, weighted by their importance; None if the bundle does not tell."""
     findings: list[Finding] = []
     labels: LabelDrift | None = None
-    sampled: dict[str, Any] | None = None
+    sampled: SampledDrift | None = None
+    """Of rows as a whole, if the monitor reads samples of them."""
 
     @property
     def drifted(self) -> list[FeatureDrift]:

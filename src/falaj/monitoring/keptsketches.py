@@ -22,7 +22,7 @@ from falaj.kernel.database import Database
 from falaj.kernel.errors import Corrupt, NotFound, Unavailable
 from falaj.kernel.insertion import insert_if_absent
 from falaj.kernel.telemetry import logger
-from falaj.monitoring.sketches import Bins, Sketch, put_together, unpacked
+from falaj.monitoring.sketches import Bins, Reals, Sketch, put_together, unpacked
 from falaj.monitoring.tables import sketch_rows, sketched_segments
 
 if TYPE_CHECKING:
@@ -137,6 +137,39 @@ class KeptSketches:
             query = query.where(table.variant == variant)
         kept = list(connection.execute(query).scalars())
         return put_together(self._bins_of(model, version), kept)
+
+    def score_edges(self, model: str, version: int) -> Reals:
+        """The edges of the bins of a version's scores; raises NotFound, Corrupt."""
+        return self._bins_of(model, version).score_edges
+
+    def minutes(
+        self,
+        connection: Connection,
+        endpoint: str,
+        model: str,
+        version: int,
+        since: datetime,
+        until: datetime,
+    ) -> list[tuple[datetime, Sketch]]:
+        """The sketch of each minute of [since, until) that is still kept as one, in order.
+
+        Raises:
+            NotFound, Corrupt: the bundle cannot be read.
+        """
+        table = sketch_rows.c
+        query = select(table.starts_at, table.data).where(
+            table.endpoint == endpoint,
+            table.model == model,
+            table.version == version,
+            table.seconds == MINUTE,
+            table.starts_at >= since,
+            table.starts_at < until,
+        )
+        bins = self._bins_of(model, version)
+        found: dict[datetime, list[bytes]] = {}
+        for row in connection.execute(query.order_by(table.starts_at)):
+            found.setdefault(row.starts_at, []).append(row.data)
+        return [(at, put_together(bins, kept)) for at, kept in found.items()]
 
     def roll_up(self) -> int:
         """Put old minutes together as hours, and old hours as days; returns how many went.

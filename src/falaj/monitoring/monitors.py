@@ -66,7 +66,7 @@ class Monitors:
         self._definitions = definitions
         self._alerts = alerts
         self._series = series
-        self._drift_checks = DriftChecks(performance)
+        self._drift_checks = DriftChecks(drift, performance)
         self._assessments = assessments
         self.lake = drift.lake
 
@@ -127,7 +127,7 @@ class Monitors:
             active, since, until, limits,
             exact=exact, reference=watch.reference, quality=watch.quality,
         )  # fmt: skip
-        self._drift_checks.complete(report, watch, labels)
+        self._drift_checks.complete(report, watch, labels, active)
         return keep(call, "drift", endpoint, monitor, report), report
 
     def performance(
@@ -177,7 +177,9 @@ class Monitors:
                 monitor=name, watch=monitor.drift_watch, labels=monitor.labels,
             )  # fmt: skip
             result.reports.append(kept)
-            lasting, result.waiting = self._drift_checks.lasting(call, monitor, report)
+            lasting, result.waiting = self._drift_checks.lasting(
+                call, monitor, report, self._active(call, monitor.endpoint)
+            )
             if lasting:
                 call.emit(
                     "monitor.drifted",

@@ -12,37 +12,16 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel
 
 from falaj.kernel.errors import InvalidInput
 from falaj.models.intervals import auc_interval
+from falaj.monitoring.driftwords import Reconstruction, Separability
 
 Matrix = NDArray[np.float64]
 LEAST_ROWS = 100
 _FOLDS = 5
-_ROUNDS = 60
+_ROUNDS = 40
 _EXPLAINED = 0.95
-
-
-class Separability(BaseModel):
-    """How well a classifier tells now from the reference: 0.5 is not at all."""
-
-    auc: float
-    low: float
-    high: float
-    columns: list[str]
-    """What it looked at most, the first most of all."""
-
-
-class Reconstruction(BaseModel):
-    """How well the reference's principal components rebuild rows."""
-
-    components: int
-    reference_error: float
-    """Mean squared error of a standardised value, on rows that the components were not made of."""
-    observed_error: float
-    p_value: float
-    """That the mean errors are equal (Welch's test, normal for such samples)."""
 
 
 def separability(
@@ -74,7 +53,7 @@ def separability(
     gains = np.zeros(len(names))
     given: dict[str, Any] = {
         "objective": "binary", "num_leaves": 15, "learning_rate": 0.1, "min_data_in_leaf": 20,
-        "verbosity": -1, "seed": seed, "deterministic": True, "num_threads": 2,
+        "verbosity": -1, "seed": seed, "deterministic": True, "num_threads": 1,
     }  # fmt: skip
     for fold in range(_FOLDS):
         mine = folds != fold

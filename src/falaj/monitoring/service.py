@@ -128,8 +128,6 @@ class MonitorService(AssessmentActions, LeakageActions, ScheduleActions):
     def check(self, name: str, *, until: Instant | None = None) -> CheckResult:
         """Run a monitor over its window; what crosses a limit raises an alert."""
         monitor = self._monitors.monitor(self.call.connection, name)
-        if monitor.labels is not None:
-            self._check_labels(monitor.labels)
         self._check_monitor(monitor)
         result = self._monitors.check(self.call, name, until or self.call.now)
         return self._with_leakage(monitor, result)

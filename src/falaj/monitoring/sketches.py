@@ -236,15 +236,18 @@ def put_together(bins: Bins, kept: Sequence[bytes]) -> Sketch:
         ]
     except (ValueError, msgspec.MsgspecError):  # which of them it is, and why, is told so
         return merged(bins, [unpacked(data) for data in kept])
+    counts, missing, infinite, scores = whole
     totals, squares, low, high, score_totals = reals
     return Sketch.empty(bins) + Sketch(
         sum(one.n for one in parts),
-        *whole[:3],
+        counts,
+        missing,
+        infinite,
         totals.sum(axis=0),
         squares.sum(axis=0),
         low.min(axis=0),
         high.max(axis=0),
-        whole[3],
+        scores,
         score_totals.sum(axis=0),
     )
 

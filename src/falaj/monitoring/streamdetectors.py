@@ -9,38 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
 
 from falaj.kernel.errors import InvalidInput
+from falaj.monitoring.driftwords import Detector
 
-DetectorName = Literal["adwin", "page_hinkley", "kswin"]
 _MOST: dict[str, int] = {"adwin": 20_000, "page_hinkley": 20_000, "kswin": 2_000}
 """Values after which a detector starts anew; KSWIN tests two samples at each one."""
-
-
-class Detector(BaseModel):
-    """A detector and what it is set to; what is left out is as the library has it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: DetectorName = "adwin"
-    delta: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Of ADWIN the significance, of Page-Hinkley the change that is let pass."""
-    threshold: Annotated[float, Field(gt=0)] | None = None
-    """Of Page-Hinkley."""
-    alpha: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Of KSWIN the significance, of Page-Hinkley the forgetting."""
-    seed: int = 0
-    """Of KSWIN, which samples."""
-
-    @property
-    def most(self) -> int:
-        """After how many values it starts anew."""
-        return _MOST[self.name]
 
 
 @dataclass(frozen=True)
@@ -68,15 +46,15 @@ def follow(rule: Detector, values: NDArray[np.float64], new: Sequence[float]) ->
         InvalidInput: the library is not installed, or a setting is none of the detector's.
     """
     seen = [float(value) for value in values]
-    detector = made(rule)
+    detector, most = made(rule), _MOST[rule.name]
     for value in seen:
         detector.update(value)
     alarms = []
     for place, value in enumerate(new):
         if not np.isfinite(value):
             continue
-        if len(seen) >= rule.most:
-            seen = seen[-rule.most // 2 :]
+        if len(seen) >= most:
+            seen = seen[-most // 2 :]
             detector = made(rule)
             for before in seen:
                 detector.update(before)
@@ -97,7 +75,7 @@ def made(rule: Detector) -> Any:
             hint="Install it with the extra: pip install 'falaj[monitoring]'.",
         ) from error
 
-    given = {
+    given: dict[str, Any] = {
         name: value
         for name in ("delta", "threshold", "alpha")
         if (value := getattr(rule, name)) is not None
@@ -109,8 +87,9 @@ def made(rule: Detector) -> Any:
         raise InvalidInput(
             f"{rule.name} has no {wrong[0]!r}.", hint=f"It has: {', '.join(sorted(allowed))}."
         )
-    if rule.name == "adwin":
-        return drift.ADWIN(**given)
-    if rule.name == "page_hinkley":
-        return drift.PageHinkley(**given)
-    return drift.KSWIN(seed=rule.seed, **given)
+    if rule.name == "kswin":
+        given["seed"] = rule.seed
+    kinds: dict[str, Any] = {
+        "adwin": drift.ADWIN, "page_hinkley": drift.PageHinkley, "kswin": drift.KSWIN,
+    }  # fmt: skip
+    return kinds[rule.name](**given)

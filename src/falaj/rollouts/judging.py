@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from falaj.serving.model import SeriesCounts
 
 _MISMATCH_ERROR = 0.001
-_LONG_SECONDS, _REST = 1.0, 9.0
+_REST = 9.0
 _MISMATCHED = "the variants did not get their shares of units: nothing can be compared"
 
 
@@ -60,6 +60,7 @@ class RolloutJudge:
         declared: the metric of a name; raises NotFound.
         run: runs metrics that are Python functions; None refuses them.
         seconds: that one reading of a metric may take.
+        rests_from: seconds that a look at declared metrics takes before they are let rest.
     """
 
     def __init__(
@@ -70,7 +71,9 @@ class RolloutJudge:
         *,
         run: RunFunction | None = None,
         seconds: float = 60.0,
+        rests_from: float = 1.0,
     ) -> None:
+        self._rests_from = rests_from
         self._series = series
         self._declared = declared
         self._exposures = Exposures(lake)
@@ -108,7 +111,7 @@ class RolloutJudge:
     def _pace(self, rollout: str, look: Look, seconds: float) -> None:
         """Let declared metrics rest nine times as long as they took, if that was long."""
         self._paced.pop(rollout, None)
-        if seconds >= _LONG_SECONDS:
+        if seconds >= self._rests_from:
             self._paced[rollout] = _Paced(monotonic() + _REST * seconds, look)
 
     # -- parts of a look --------------------------------------------------------------

@@ -85,7 +85,7 @@ def measured(item: Plain) -> Plain:
             f"The metric {name!r} names {told!r}, which cannot be imported: {error}.",
             hint="Install the package that has it where Falaj's workers run.",
         ) from None
-    if not getattr(function, _MARK, False):
+    if function is None or not getattr(function, _MARK, False):
         raise MetricRefused(
             f"The metric {name!r} names {told!r}, which is no metric function.",
             hint="Mark it with @metric_function (falaj.rollouts.metricfunctions).",

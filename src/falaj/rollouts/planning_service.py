@@ -8,9 +8,7 @@ from pydantic import BaseModel, Field
 
 from falaj.kernel.actions import Service, action
 from falaj.kernel.errors import InvalidInput
-from falaj.rollouts.deciding import sequence_price
 from falaj.rollouts.model import Spending
-from falaj.rollouts.planning import plan
 
 Chance = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -68,6 +66,9 @@ class PlanningService(Service):
             looks, spending: of a group sequential design.
             units_a_day: new units of both together.
         """
+        from falaj.rollouts.deciding import sequence_price
+        from falaj.rollouts.planning import plan
+
         if (rate is None) == (mean is None or deviation is None):
             raise InvalidInput(
                 "A plan needs either a rate, or a mean and a deviation.",

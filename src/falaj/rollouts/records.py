@@ -167,6 +167,21 @@ class PlotPoint(BaseModel):
     high: float | None
 
 
+class Agreement(BaseModel):
+    """How far a shadow's challenger says what the champion says."""
+
+    challenger: str
+    n_champion: int
+    n_challenger: int
+    """Scores of each since the run began."""
+    mean_champion: float | None = None
+    mean_challenger: float | None = None
+    greatest_gap: float | None = None
+    """The greatest difference between the shares of scores up to a point, from 0 to 1."""
+    gap_at: float | None = None
+    """That point."""
+
+
 class RolloutStatus(BaseModel):
     """A rollout now: as declared, its newest run, the latest look, and the data of plots."""
 
@@ -175,6 +190,8 @@ class RolloutStatus(BaseModel):
     latest: KeptLook | None
     plot: list[PlotPoint]
     """Success metrics over the looks, the oldest first; at most ``MOST_PLOTTED`` looks."""
+    agreement: list[Agreement] = []
+    """Of a shadow: how far its challengers say what the champion says."""
 
 
 class RolloutHistory(BaseModel):

@@ -12,8 +12,9 @@ from falaj.kernel.call import AssetRef, Call
 from falaj.operations.histories import entries
 from falaj.operations.model import Change
 from falaj.rollouts import runs
-from falaj.rollouts.model import Name
+from falaj.rollouts.model import Name, RolloutKind
 from falaj.rollouts.records import (
+    Agreement,
     KeptLook,
     RolloutHistory,
     RolloutStatus,
@@ -23,12 +24,18 @@ from falaj.rollouts.records import (
 )
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
+    from sqlalchemy.engine import Connection
+
     from falaj.rollouts.model import Rollout
     from falaj.rollouts.starting import Starting
     from falaj.rollouts.steering import Steering
 
 May = Callable[[Call, str, AssetRef], bool]
 """True if the caller may do the named action on an asset, as the caller stands now."""
+Agreeing = Callable[["Connection", Run, "datetime"], Sequence[Agreement]]
+"""Compares what the challengers of a shadow say with what the champion says."""
 Part = Annotated[float, Field(ge=0, le=1)]
 Limit = Annotated[int, Field(ge=1, le=1000)]
 
@@ -38,10 +45,13 @@ class RolloutService(Service):
 
     name: ClassVar[str] = "rollouts"
 
-    def __init__(self, starting: Starting, steering: Steering, may: May) -> None:
+    def __init__(
+        self, starting: Starting, steering: Steering, may: May, agreeing: Agreeing
+    ) -> None:
         self._starting = starting
         self._steering = steering
         self._may = may
+        self._agreeing = agreeing
 
     @action(get="/rollouts")
     def list(self) -> Sequence[RolloutSummary]:
@@ -57,11 +67,13 @@ class RolloutService(Service):
         if run is None:
             declared = self._starting.declared(connection, name)
             return RolloutStatus(rollout=declared, run=None, latest=None, plot=[])
+        is_shadow = run.rollout.how is RolloutKind.SHADOW
         return RolloutStatus(
             rollout=run.rollout,
             run=run,
             latest=runs.latest_look(connection, run.id),
             plot=plotted(runs.kept_looks(connection, run.id)),
+            agreement=[*self._agreeing(connection, run, self.call.now)] if is_shadow else [],
         )
 
     @action(get="/rollouts/{name}/looks", on="rollout")

@@ -34,6 +34,7 @@ class BundledModels:
             model=bundle.model,
             native_format=native_format,
             native=native,
+            isolation=bundle.isolation,
             inputs=encoding.names,
             categories={
                 feature.name: feature.categories

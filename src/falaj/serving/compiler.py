@@ -12,7 +12,7 @@ from falaj.kernel.clock import SystemClock, microseconds
 from falaj.kernel.errors import InvalidInput
 from falaj.kernel.telemetry import logger
 from falaj.serving.compositions import ComposedModel, described
-from falaj.serving.explain import Explanation
+from falaj.serving.explain import Explanation, forest_of
 from falaj.serving.plan import RequestPlan
 from falaj.serving.predictions import PredictionIds
 from falaj.serving.variants import CompiledVariant
@@ -72,13 +72,14 @@ class PlanCompiler:
                     hint="Deploy the endpoint again.",
                 )
             explanation = Explanation.of(self._runtimes, servable)
+            forest = forest_of(servable)
             placed = zip((variants, twins), readers, strict=True)
             if variant.shadow:
                 placed = zip((shadows,), shadow_readers, strict=True)
             for compiled, reader_of in placed:
                 reader = reader_of(servable)
                 compiled.append(
-                    CompiledVariant(release, variant, servable, model, reader, explanation)
+                    CompiledVariant(release, variant, servable, model, reader, explanation, forest)
                 )
             _warm(model, servable.sample)
         aside = RequestPlan(release, twins, PredictionIds(), shadows=shadows)

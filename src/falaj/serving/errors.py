@@ -48,7 +48,8 @@ class NoRolloutRuns(Conflict):
 
 
 class NotExplained(InvalidInput):
-    """Contributions are asked of a model that is no single tree model."""
+    """Contributions are asked of a model that is no single tree model, or anomalies of one
+    without an isolation forest."""
 
     code = "not-explained"
 

@@ -512,3 +512,5 @@ class ServableModel:
     native: bytes = field(default=b"", repr=False)
     """The model from which this one was converted, if its bundle has it; it can explain."""
     facts: Mapping[str, Any] = field(default_factory=dict)
+    isolation: bytes = field(default=b"", repr=False)
+    """The forest of the bundle that tells anomalies; empty if it has none."""

@@ -21,7 +21,7 @@ from falaj.serving.assigning import Assigner
 from falaj.serving.assignment import assigned, bounds, position
 from falaj.serving.decoding import RequestDecoder
 from falaj.serving.errors import FeaturesMissing
-from falaj.serving.explain import not_explained
+from falaj.serving.explain import Explain, no_forest, not_explained
 from falaj.serving.model import FeatureStatus, MissingPolicy, Release
 from falaj.serving.predictions import NumberRows, Parsed, PredictionIds, Scored
 from falaj.serving.standingin import Trial
@@ -274,10 +274,12 @@ def _run_part(
     return part
 
 
-def _check_explained(variants: Sequence[CompiledVariant]) -> None:
+def _check_explained(variants: Sequence[CompiledVariant], explain: int) -> None:
     for variant in variants:
-        if variant.explanation is None:
+        if explain & Explain.CONTRIBUTIONS and variant.explanation is None:
             raise not_explained(variant.label)
+        if explain & Explain.ANOMALY and variant.forest is None:
+            raise no_forest(variant.label)
 
 
 def _without(part: Scored, refused: Collection[int]) -> Scored:

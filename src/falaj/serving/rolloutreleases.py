@@ -171,6 +171,23 @@ class RolloutReleases:
         )
         return split
 
+    def halt(self, endpoint: str) -> bool:
+        """Let no later request on this machine meet a challenger, before anything is recorded.
+
+        For a rollback whose transaction may have to wait: on SQLite an activation of another
+        endpoint holds the only writer's lock until its workers have loaded. Call ``divide``
+        behind it: what is not committed is taken back when the table is next reconciled.
+
+        Returns:
+            False if the endpoint serves no challenger here.
+        """
+        _, _, splits = self._table.served()
+        split = splits.get(endpoint)
+        if split is None or not any(split.shares.values()):
+            return False
+        self._table.split(endpoint, split.model_copy(update={"shares": {}}))
+        return True
+
     def end_rollout(
         self, call: Call, endpoint: str, *, keep: str = CHAMPION, wait_seconds: float = 15.0
     ) -> Release:

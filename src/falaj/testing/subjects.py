@@ -90,10 +90,11 @@ def _fact(argument: str, fact: str = "", **more: Any) -> Callable[[World], Argum
 
 def _loss_window(world: World) -> Arguments:
     """Labelled predictions, of which the last day's losses are learned."""
-    now = world.serving() and world.premises.clock.now()
+    world.serving()
+    now = world.premises.clock.now().replace(microsecond=0)
     window = {"since": now - timedelta(days=1), "until": now + timedelta(days=1)}
     both = {**window, **{f"reference_{name}": at for name, at in window.items()}}
-    told = {name: at.replace(microsecond=0).isoformat() for name, at in both.items()}
+    told = {name: at.isoformat() for name, at in both.items()}
     return {"endpoint": "late", "label_table": "flights", "label": "late", "key": "flight", **told}
 
 

@@ -8,11 +8,16 @@ from typing import TYPE_CHECKING, Any
 from falaj.rollouts.model import Metric, Rollout
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
+    from sqlalchemy.engine import Connection
+
     from falaj.catalog.definitions import Applier, Definition
     from falaj.kernel.call import Call
     from falaj.operations.changes import ChangeHandler
     from falaj.rollouts.following import Following
     from falaj.rollouts.ports import Judge
+    from falaj.rollouts.records import Agreement, Run
     from falaj.rollouts.running import Engine
     from falaj.rollouts.servedtraffic import ServedTraffic
     from falaj.rollouts.service import RolloutService
@@ -100,7 +105,16 @@ class RolloutParts:
         from falaj.rollouts.service import RolloutService
         from falaj.rollouts.steering import Steering
 
-        return RolloutService(self.starting, Steering(self.following), self._made.may_on)
+        return RolloutService(
+            self.starting, Steering(self.following), self._made.may_on, self._agreement
+        )
+
+    def _agreement(self, connection: Connection, run: Run, now: datetime) -> list[Agreement]:
+        """What a shadow's challengers say, compared with the champion."""
+        from falaj.rollouts.agreement import agreement
+        from falaj.wiring.liveparts import kept_sketches
+
+        return agreement(kept_sketches(self._made), connection, run, now)
 
 
 def _metric(found: Definition) -> Metric:

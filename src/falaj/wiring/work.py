@@ -48,8 +48,8 @@ def handlers(made: Premises) -> Mapping[str, Handler]:
     What cannot be made (a disk is full, a package is missing) fails that job, and no other.
     """
     from falaj.features.service import FORGET, MATERIALIZE
+    from falaj.ingest.model import CHECK_JOB
     from falaj.ingest.service import LOAD
-    from falaj.ingest.tablechecks import KIND as CHECK
     from falaj.models.model import ADOPT_JOB, BRING_JOB, GATES_JOB, QUANTIZE_JOB
     from falaj.serving.batchmodel import SCORE_JOB
     from falaj.training.model import PREPARE_JOB, RECREATE_JOB, REPRODUCE_JOB, TRAIN_JOB
@@ -58,7 +58,7 @@ def handlers(made: Premises) -> Mapping[str, Handler]:
 
     makers: dict[str, Callable[[], Handler]] = {
         LOAD: lambda: _with_statistics(made, made.loading),
-        CHECK: lambda: table_checks(made),
+        CHECK_JOB: lambda: table_checks(made),
         MATERIALIZE: lambda: _materialization(made),
         FORGET: lambda: _forgetting(made),
         PREPARE_JOB: lambda: _preparation(made),
