@@ -60,9 +60,6 @@ from falaj.models.gating.rules import (
 )
 from falaj.models.model import ModelPolicy
 from falaj.monitoring.anomalywords import AnomalyWatch, MetricSeries
-from falaj.monitoring.driftwords import DriftLimits, DriftReference, DriftWatch, QualityLimits
-from falaj.monitoring.leakagewords import LeakageLimits
-from falaj.monitoring.leakage import LeakageLimits
 from falaj.monitoring.driftwords import (
     Detector,
     DriftLimits,
@@ -71,6 +68,7 @@ from falaj.monitoring.driftwords import (
     QualityLimits,
     WatchedSeries,
 )
+from falaj.monitoring.leakagewords import LeakageLimits
 from falaj.monitoring.model import Labels, Monitor, PerformanceLimits
 from falaj.monitoring.performancewords import (
     CalibrationLimits,
