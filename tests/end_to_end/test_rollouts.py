@@ -189,7 +189,7 @@ class Arena:
             change = engineer.rollouts.start(declared.name, reason="It looks better.")
             approver.changes.approve(change.id, reason="Go.")
 
-    def until(self, name, *states, seconds=60):
+    def until(self, name, *states, seconds=150):
         """The run once it stands in one of these states and nothing is left to do at once."""
 
         def there():

@@ -33,7 +33,7 @@ READERS = {
     "training/spines.py": _CHECKED + "training.prepare, training.train, training.recreate",
     "training/pipelines/execution.py": "inputs of a step, behind check_clear for its principal",
     "training/training_sets.py": _CHECKED + "training.rows, training.train; gates tell figures",
-    "monitoring/performance.py": _CHECKED + "monitors.performance, monitors.check",
+    "monitoring/joined.py": _CHECKED + "monitors.performance, monitors.check",
     "monitoring/leakage.py": _CHECKED + "monitors.leakage, monitors.check",
     "monitoring/triggers.py": "counts labels, for a principal that may read them",
     "monitoring/drift.py": "figures over many predictions",

@@ -94,6 +94,7 @@ def test_the_error_is_shared_over_all_guardrails_and_challengers(ground):
         challengers=tuple(Challenger(name=n, version=2, share=0.25) for n in ("new", "other")),
         guardrails=tuple(Guardrail(metric=m) for m in ("error_rate", "latency", "converted")),
         guardrail_error=0.06,
+        success=Success(metric="converted"),
     )
     readings = ground.look(rollout, shares={"champion": 0.5, "new": 0.25, "other": 0.25}).guardrails
     assert [one.error for one in readings] == pytest.approx([0.01] * 6)

@@ -120,14 +120,14 @@ def ground_start():
 
 def test_a_plan_says_units_and_days():
     service = PlanningService()
-    found = service.sample(effect=0.1, rate=0.1, units_a_day=10_000)
+    found = service.size(effect=0.1, rate=0.1, units_a_day=10_000)
     assert found.units >= found.fixed_units >= found.expected_units
     assert found.days == pytest.approx(found.units / 10_000)
-    sequence = service.sample(effect=0.1, rate=0.1, method="always_valid", units_a_day=10_000)
+    sequence = service.size(effect=0.1, rate=0.1, method="always_valid", units_a_day=10_000)
     assert sequence.units > found.units
     assert sequence.expected_days is None
-    money = service.sample(effect=0.02, mean=40.0, deviation=90.0)
+    money = service.size(effect=0.02, mean=40.0, deviation=90.0)
     assert money.difference == pytest.approx(0.8)
     for wrong in ({}, {"rate": 0.1, "mean": 3.0, "deviation": 1.0}, {"mean": 3.0}):
         with pytest.raises(InvalidInput):
-            service.sample(effect=0.1, **wrong)
+            service.size(effect=0.1, **wrong)

@@ -142,6 +142,7 @@ def test_a_breach_returns_traffic_first_then_records_then_quarantines(trial: Any
     run = trial.after(30)
     assert (run.state, run.step) == (RolloutState.ROLLED_BACK, Step.NOTHING)
     assert trial.traffic.done == [
+        ("halt", "late"),  # before the record, which may have to wait
         ("divide", {"champion": 1.0, "two": 0.0}),
         ("quarantine", "late", 2),
         ("end", "champion"),
@@ -324,7 +325,7 @@ def test_what_a_killed_process_has_left_is_done_after_its_lease(trial: Any) -> N
     assert trial.new_engine().run_once() == 0  # the lease of the killed one holds
     assert trial.after(11).step is Step.NOTHING
     assert _history(trial) == ["started", "rolled_back", "recorded", "quarantined", "released"]
-    assert [one[0] for one in trial.traffic.done] == ["divide", "quarantine", "end"]
+    assert [one[0] for one in trial.traffic.done] == ["halt", "divide", "quarantine", "end"]
 
 
 def test_what_cannot_be_measured_changes_nothing_and_is_told_after_three_times(trial: Any) -> None:

@@ -89,4 +89,4 @@ def compared(
 def _up_to(sketch: Sketch, edges: Reals, points: Reals) -> Reals:
     """The share of scores up to each point, straight between the edges."""
     shares = np.cumsum(sketch.scores)[:-1] / sketch.scores.sum()
-    return np.interp(points, edges, shares, left=0.0, right=1.0)
+    return np.asarray(np.interp(points, edges, shares, left=0.0, right=1.0), dtype=np.float64)

@@ -37,8 +37,8 @@ class PlanningService(Service):
 
     name: ClassVar[str] = "planning"
 
-    @action(get="/planning/samples")
-    def sample(
+    @action(get="/planning/sizes")
+    def size(
         self,
         *,
         effect: Positive,

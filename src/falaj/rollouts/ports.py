@@ -109,6 +109,14 @@ class Traffic(Protocol):
         """
         ...
 
+    def halt(self, endpoint: str) -> None:
+        """Let no later request on this machine meet a challenger, before anything is recorded.
+
+        ``divide`` must follow, whose transaction may have to wait: what is not committed is
+        taken back within seconds.
+        """
+        ...
+
     def end_rollout(self, call: Call, endpoint: str, *, keep: str) -> str:
         """Let one variant serve alone; returns the id of its release.
 

@@ -148,6 +148,10 @@ class Engine:
                 self._given_back(connection, leased, memory, seconds)
             return False
 
+        if decision.what == "roll_back":
+            # The record may have to wait for another transaction; requests need not.
+            self._traffic.halt(run.endpoint)
+
         def act(call: Call, held: Run) -> Run:
             self._kept(call.connection, held, look, decision, now)
             return self._following.act(call, held, decision)

@@ -77,6 +77,10 @@ class ServedTraffic:
         challengers = {name: share for name, share in shares.items() if name != CHAMPION}
         self._rollouts.divide(call, endpoint, challengers)
 
+    def halt(self, endpoint: str) -> None:
+        """Let no later request on this machine meet a challenger, before it is recorded."""
+        self._rollouts.halt(endpoint)
+
     def end_rollout(self, call: Call, endpoint: str, *, keep: str) -> str:
         """Let one variant serve alone; returns the id of its release."""
         return self._rollouts.end_rollout(call, endpoint, keep=keep).id

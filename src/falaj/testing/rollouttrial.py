@@ -81,6 +81,10 @@ class FakeTraffic:
 
         at_commit(call.connection, divided)
 
+    def halt(self, endpoint: str) -> None:
+        """Note it, at once."""
+        self.done.append(("halt", endpoint))
+
     def end_rollout(self, call: Call, endpoint: str, *, keep: str) -> str:
         """From the commit on one variant serves; raises what the test put in ``fails``."""
         if self.fails is not None:

@@ -427,7 +427,7 @@ SUBJECTS: Mapping[str, Subject] = {
                        "label": "late", "key": "flight"}
     ),
     "monitors.check": Subject(lambda world: {"name": world.serving() and "late-drift"}),
-    "planning.sample": Subject(_always(effect=0.1, rate=0.2, units_a_day=1000.0)),
+    "planning.size": Subject(_always(effect=0.1, rate=0.2, units_a_day=1000.0)),
     "monitors.reports": Subject(_always(endpoint="late")),
     "monitors.report": Subject(_fact("report")),
     "monitors.checks": Subject(_always(name="late-drift")),
