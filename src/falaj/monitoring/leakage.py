@@ -116,9 +116,9 @@ class Leakage:
         logged, labelled = table, labels.table
         when = {"since": since, "until": until}
         if rule_of(self._lake, table) is not None:
-            wanted = ["predicted_for", "version", "features", "features_at", labels.on]
+            read = ["predicted_for", "version", "features", "features_at", labels.on]
             window = "predicted_for >= $since AND predicted_for < $until"
-            inputs["logged"] = self._lake.scan(table, columns=wanted, where=window, parameters=when)
+            inputs["logged"] = self._lake.scan(table, columns=read, where=window, parameters=when)
             logged = "logged"
         if rule_of(self._lake, labels.table) is not None:
             told_by = [one for one in (key, labels.label, labels.recorded_at) if one]
