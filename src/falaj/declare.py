@@ -69,7 +69,6 @@ from falaj.monitoring.driftwords import (
     WatchedSeries,
 )
 from falaj.monitoring.leakagewords import LeakageLimits
-from falaj.monitoring.leakage import LeakageLimits
 from falaj.monitoring.model import Labels, Monitor, PerformanceLimits
 from falaj.monitoring.performancewords import (
     CalibrationLimits,
