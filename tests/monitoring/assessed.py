@@ -147,9 +147,8 @@ class Assessed:
             lambda _call, action, ref: action != "tables.read" or self.may_read(ref),
             whole(lake),
         )
-        self.monitors = face(
-            MonitorService, make_door(database, [self.service], clock=SetClock(NOW))
-        )
+        self.clock = SetClock(NOW)
+        self.monitors = face(MonitorService, make_door(database, [self.service], clock=self.clock))
         with opened_call(database) as call:
             catalog.record(call, AssetRef("model", "delay"))
             catalog.record(call, AssetRef("endpoint", "delays"))

@@ -309,7 +309,8 @@ def test_a_monitor_raises_what_surely_crosses_its_limits(world: Assessed) -> Non
                                      demographic_parity_ratio_at_least=0.8),),
         ),
     )  # fmt: skip
-    result = world.monitors.check("watched")
+    world.clock.move(timedelta(days=2))  # all labels that will come have come
+    result = world.monitors.check("watched", until=NOW)
     assert len(result.reports) == 4
     assert len(result.alerts) == len(result.findings)
     told = " ".join(result.findings)
@@ -324,6 +325,30 @@ def test_a_monitor_raises_what_surely_crosses_its_limits(world: Assessed) -> Non
     }  # fmt: skip
 
 
+def test_a_young_period_raises_nothing_that_needs_labels(world: Assessed) -> None:
+    parity = FairnessLimits(
+        groups=Slice(by="channel"),
+        demographic_parity_ratio_at_least=0.8,
+        calibration_difference_at_most=0.01,
+    )
+    world.declare(
+        window=timedelta(days=DAYS - 1),
+        labels=LABELS,
+        quality=quality(
+            realised=(FigureLimit(figure="brier", at_most=0.01),),
+            calibration=CalibrationLimits(error_at_most=0.001),
+            fairness=(parity,),
+        ),
+    )
+    found = world.monitors.check("watched", until=NOW).findings
+    # The second week is young: a day's labels are missing. The first one is judged, and sound.
+    assert [one.split(" is ")[0] for one in found] == [
+        "Brier",
+        "Demographic parity ratio by channel",
+    ]
+    assert "2026-11-02" in found[0]
+
+
 def test_a_finding_that_does_not_last_raises_nothing(world: Assessed) -> None:
     limits = CalibrationLimits(error_at_most=0.02)
     world.declare(
@@ -331,7 +356,8 @@ def test_a_finding_that_does_not_last_raises_nothing(world: Assessed) -> None:
         labels=LABELS,
         quality=quality(calibration=limits, periods_in_a_row=2),
     )
-    assert world.monitors.check("watched").findings == []
+    world.clock.move(timedelta(days=2))
+    assert world.monitors.check("watched", until=NOW).findings == []
 
 
 def test_a_monitor_of_before_keeps_its_fingerprint() -> None:

@@ -132,3 +132,28 @@ def test_a_band_of_a_mean_covers_as_often_as_it_says() -> None:
 def test_the_widest_band_travels_as_it_is() -> None:
     band = mean_band(np.array([0.3]), 0.95)
     assert type(band).model_validate_json(band.model_dump_json()) == band
+
+
+def test_what_was_scored_behind_an_answer_is_no_prediction_that_anybody_had(
+    tmp_path: Path,
+) -> None:
+    opened = DuckLake(Place.of("ducklake:", tmp_path), threads=1)
+    at = pa.array([MONDAY + timedelta(minutes=i) for i in range(4)], pa.timestamp("us", tz="UTC"))
+    rows = {
+        "prediction_id": ["p0", "p1", "p2", "p3"],
+        "request_id": ["r0", "r1", "r0", "r1"],
+        "score": [0.9, 0.1, 0.1, 0.9],
+        "predicted_for": at,
+        "shadow": pa.array([False, None, True, True]),
+    }
+    opened.append("predictions_delays", pa.table(rows))
+    opened.append("outcomes", pa.table({"request_id": ["r0", "r1"], "delayed": [1.0, 0.0]}))
+    labels = Labels(table="outcomes", label="delayed")
+    try:
+        report = Performance(opened).report("delays", labels, SINCE, UNTIL)
+    finally:
+        opened.close()
+    assert (report.n_predictions, report.n_labels) == (2, 2)
+    assert report.periods[0].mean_score == 0.5
+    assert report.periods[0].brier is not None
+    assert report.periods[0].brier.estimate == pytest.approx(0.01)

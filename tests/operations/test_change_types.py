@@ -50,12 +50,12 @@ TEMPLATE = ChangeTemplate(
 
 
 @pytest.fixture
-def platform(database: Database, make_call: Any) -> Database:
+def platform(sqlite_database: Database, make_call: Any) -> Database:
     """A model, and a template that omar has approved."""
-    with make_call(database, "user:omar") as call:
+    with make_call(sqlite_database, "user:omar") as call:
         catalog.record(call, MODEL)
         definitions.apply(call, [TEMPLATE])
-    return database
+    return sqlite_database
 
 
 def _standard(database: Database, *, rows: int = 500, now: datetime = AT, **payload: Any) -> Change:

@@ -57,8 +57,8 @@ class Desk:
 
 
 @pytest.fixture
-def desk(database: Database) -> Desk:
-    return Desk(database)
+def desk(sqlite_database: Database) -> Desk:
+    return Desk(sqlite_database)
 
 
 def test_an_incident_knows_its_alert_and_when_it_began(desk: Desk) -> None:

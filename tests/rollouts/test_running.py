@@ -51,13 +51,14 @@ def test_without_traffic_a_canary_waits_and_is_never_aborted(trial: Any) -> None
     assert (run.state, run.stage, run.n_looks) == (RolloutState.RUNNING, 0, 50)
 
 
-def test_it_looks_as_seldom_as_it_was_told(trial: Any) -> None:
+def test_it_looks_at_once_and_then_as_seldom_as_it_was_told(trial: Any) -> None:
     trial.started()
+    trial.after(0)
     trial.after(29)
-    assert trial.judge.asked == []
-    trial.after(1)
-    trial.after(1)
     assert len(trial.judge.asked) == 1
+    trial.after(1)
+    trial.after(1)
+    assert len(trial.judge.asked) == 2
 
 
 def test_the_judge_is_given_back_what_it_wants_to_remember(trial: Any) -> None:

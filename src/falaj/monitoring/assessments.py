@@ -144,7 +144,14 @@ class Assessments:
         check_window(since, until)
         self._releases.endpoint(call.connection, endpoint)
         report = Calibrations(Joins(self._lake)).report(
-            endpoint, labels, since, until, by=by, n_bins=n_bins, confidence=confidence
+            endpoint,
+            labels,
+            since,
+            until,
+            by=by,
+            n_bins=n_bins,
+            confidence=confidence,
+            now=call.now,
         )
         return keep(call, "calibration", endpoint, monitor, report), report
 
@@ -171,7 +178,7 @@ class Assessments:
         self._releases.endpoint(call.connection, endpoint)
         report = Fairness(self.joins(call)).report(
             endpoint, groups, labels, since, until, by=by, threshold=threshold,
-            confidence=confidence,
+            confidence=confidence, now=call.now,
         )  # fmt: skip
         return keep(call, "fairness", endpoint, monitor, report), report
 

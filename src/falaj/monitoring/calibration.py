@@ -9,6 +9,7 @@ import numpy as np
 from falaj.monitoring.expected import Vector, miscalibrated
 from falaj.monitoring.joined import Joins
 from falaj.monitoring.model import Band, Labels, Period
+from falaj.monitoring.performance import young_periods
 from falaj.monitoring.performancereports import (
     CalibrationReport,
     PeriodCalibration,
@@ -36,8 +37,13 @@ class Calibrations:
         by: Period = "week",
         n_bins: int = 10,
         confidence: float = 0.95,
+        now: datetime | None = None,
     ) -> CalibrationReport:
         """Reliability, expected calibration error and its test by period of [since, until).
+
+        Args:
+            n_bins: into how many of nearly equal size the scores are put.
+            now: against which a period is young; the end of the window if left out.
 
         Raises:
             NotFound: there are no such predictions, or no label table.
@@ -45,11 +51,15 @@ class Calibrations:
         """
         joined = self._joins.joined(endpoint, labels, since, until, by)
         edges = bin_edges(joined.score[joined.known], n_bins)
+        young = young_periods(joined, by, now or until)
         periods = []
         for start, rows in joined.by_period():
             known = rows.known
             found = PeriodCalibration(
-                since=start, n_predictions=len(rows), n_labels=int(known.sum())
+                since=start,
+                n_predictions=len(rows),
+                n_labels=int(known.sum()),
+                young=start in young,
             )
             if found.n_labels:
                 tell(found, rows.label[known], rows.score[known], edges, confidence)

@@ -17,7 +17,7 @@ import numpy as np
 
 from falaj.monitoring.joined import Joined, Joins
 from falaj.monitoring.model import Band, Labels, Period
-from falaj.monitoring.performance import LEAST_SHOWN
+from falaj.monitoring.performance import LEAST_SHOWN, young_periods
 from falaj.monitoring.performancereports import FairnessReport, GroupFairness, PeriodFairness
 from falaj.monitoring.performancewords import Gap, Slice
 from falaj.monitoring.realised import share_band
@@ -43,6 +43,7 @@ class Fairness:
         by: Period = "week",
         threshold: float = 0.5,
         confidence: float = 0.95,
+        now: datetime | None = None,
     ) -> FairnessReport:
         """Rates by group and gaps between groups, by period of [since, until).
 
@@ -50,15 +51,17 @@ class Fairness:
             groups: by what people are told apart.
             labels: where outcomes arrive; None for the shares predicted positive alone.
             threshold: a score from here on predicts label 1.
+            now: against which a period is young; the end of the window if left out.
 
         Raises:
             NotFound: there are no such predictions, or no label table.
             InvalidInput: a label is neither 0 nor 1, or a column is missing.
         """
         joined = self._joins.joined(endpoint, labels, since, until, by, groups)
+        young = young_periods(joined, by, now or until) if labels is not None else set()
         hidden, periods = 0, []
         for start, rows in joined.by_period():
-            found = PeriodFairness(since=start, groups=[], gaps={})
+            found = PeriodFairness(since=start, groups=[], gaps={}, young=start in young)
             counts = []
             hidden += bool((rows.group < 0).any())
             for name, part in rows.by_group():

@@ -209,6 +209,9 @@ class Joins:
             where += " AND model = $of_model AND version = $of_version"
             bound |= {"of_model": version[0], "of_version": version[1]}
             names += ["model", "version"]
+        if "shadow" in self._lake.schema(table).names:  # older logs have no such column
+            where += " AND shadow IS NOT TRUE"  # scored behind the answer: nobody was told
+            names.append("shadow")
         used = {name: bound[name] for name in bound if f"${name}" in where}
         logged = self._named(opened, "logged", table, names, where, used)
         truths, join = self._truths(opened, labels, cut)

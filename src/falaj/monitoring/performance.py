@@ -68,7 +68,9 @@ class Performance:
             period_of(start, rows, threshold, confidence) for start, rows in joined.by_period()
         ]
         half, late = _delays(joined)
-        _tell_young(periods, by, now or until, late)
+        young = young_periods(joined, by, now or until)
+        for one in periods:
+            one.young = one.since in young
         report = PerformanceReport(
             endpoint=endpoint,
             labels=labels,
@@ -158,20 +160,25 @@ def _delays(joined: Joined) -> tuple[float | None, float | None]:
     return float(half), float(late)
 
 
-def _tell_young(
-    periods: list[PeriodPerformance], by: Period, now: datetime, late: float | None
-) -> None:
-    """Say which periods are young: 95 % of their labels had no time to arrive; or, if labels do
-    not say when, the last ones that are labelled less than the best by a tenth."""
+def young_periods(joined: Joined, by: Period, now: datetime) -> set[datetime]:
+    """The first instants of those periods whose labels are likely to be still arriving.
+
+    Of which 95 % of the labels had no time to arrive; or, if labels do not say when they were
+    recorded, the last ones that are labelled less than the best by a tenth.
+    """
+    _, late = _delays(joined)
+    parts = joined.by_period()
     if late is not None:
-        for one in periods:
-            one.young = end_of(one.since, by) + timedelta(seconds=late) > now.astimezone(UTC)
-        return
-    most = max(one.labelled for one in periods)
-    for one in reversed(periods):
-        if one.labelled >= _ENOUGH_LABELLED * most:
+        delay = timedelta(seconds=late)
+        return {start for start, _ in parts if end_of(start, by) + delay > now.astimezone(UTC)}
+    shares = [(start, float(np.isfinite(rows.label).mean())) for start, rows in parts]
+    most = max((share for _, share in shares), default=0.0)
+    found: set[datetime] = set()
+    for start, share in reversed(shares):
+        if share >= _ENOUGH_LABELLED * most:
             break
-        one.young = True
+        found.add(start)
+    return found
 
 
 def _warning(periods: list[PeriodPerformance], by: Period) -> str:
@@ -186,4 +193,4 @@ def _warning(periods: list[PeriodPerformance], by: Period) -> str:
     )
 
 
-__all__ = ["LEAST_SHOWN", "Performance", "end_of", "mean_band", "period_of"]
+__all__ = ["LEAST_SHOWN", "Performance", "end_of", "mean_band", "period_of", "young_periods"]

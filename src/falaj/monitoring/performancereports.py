@@ -108,6 +108,8 @@ class PeriodCalibration(BaseModel):
     """The error that scores which come true would show with so few labels."""
     p_value: float | None = None
     """Of the test that scores come true as often as they say."""
+    young: bool = False
+    """More labels of it are likely to arrive."""
     bins: list[ReliabilityBin] = []
 
 
@@ -149,6 +151,8 @@ class PeriodFairness(BaseModel):
     groups: list[GroupFairness]
     gaps: dict[Gap, Band]
     """Between the groups that are farthest apart; those that are not defined are left out."""
+    young: bool = False
+    """More labels of it are likely to arrive; without labels nothing is."""
 
 
 class FairnessReport(BaseModel):

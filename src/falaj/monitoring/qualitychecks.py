@@ -1,4 +1,8 @@
-"""What of a report crosses the limits that were declared, in how many periods in a row."""
+"""What of a report crosses the limits that were declared, in how many periods in a row.
+
+What needs labels is not looked at in young periods: the labels that arrive first may differ from
+those that arrive late.
+"""
 
 from __future__ import annotations
 
@@ -97,7 +101,7 @@ def of_performance(report: PerformanceReport, quality: Quality) -> list[Crossed]
     ]
     found = []
     for suffix, where, every in parts:
-        periods = [one for one in every if one.n_labels >= quality.least_rows]
+        periods = [one for one in every if one.n_labels >= quality.least_rows and not one.young]
         for limit in quality.realised:
             bounds = Bounds.of(limit, None)
             bands = [_realised(one, limit, quality.confidence) for one in periods]
@@ -118,7 +122,9 @@ def of_calibration(
     report: CalibrationReport, limits: CalibrationLimits, quality: Quality
 ) -> list[Crossed]:
     """Scores surely do not come true, and by more than the limit."""
-    periods = [one for one in report.periods if one.n_labels >= quality.least_rows]
+    periods = [
+        one for one in report.periods if one.n_labels >= quality.least_rows and not one.young
+    ]
     bands = [
         one.error if one.p_value is not None and one.p_value < limits.p_value else None
         for one in periods
@@ -139,13 +145,15 @@ def of_calibration(
 
 def of_fairness(report: FairnessReport, limits: FairnessLimits, quality: Quality) -> list[Crossed]:
     """Gaps between groups that cross their limit."""
-    periods = [
+    enough = [
         one
         for one in report.periods
         if sum(group.n_predictions for group in one.groups) >= quality.least_rows
     ]
     found = []
     for name, limit in limits.limits.items():
+        unlabelled = name.startswith("demographic_parity")
+        periods = [one for one in enough if unlabelled or not one.young]
         bounds = Bounds(limit, None) if name.endswith("ratio") else Bounds(None, limit)
         bands = [one.gaps.get(name) for one in periods]
         if bounds.crossed_last(bands, quality.periods_in_a_row) and (band := bands[-1]):

@@ -85,7 +85,7 @@ class SilenceService(Service):
 
 
 class ReceiverService(Service):
-    """Receivers of alerts: whether they can be reached, and what is on its way to them."""
+    """Receivers of alerts: whether they can be reached, what is on its way to them."""
 
     name = "receivers"
 

@@ -13,7 +13,7 @@ LevelList = list[LevelStatus]
 
 
 class ServiceLevelService(Guarded):
-    """Service levels: what endpoints promise, and how much of their error budget is left."""
+    """Service levels: what endpoints promise, and what of it is left."""
 
     name = "service_levels"
 

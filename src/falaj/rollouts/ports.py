@@ -49,6 +49,10 @@ class Judge(Protocol):
         """
         ...
 
+    def forget(self, rollout: str) -> None:
+        """Keep nothing more in memory of a run that has ended, by its id."""
+        ...
+
 
 class Division(BaseModel):
     """How a rollout that begins wants the endpoint's units divided."""

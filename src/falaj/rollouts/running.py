@@ -203,6 +203,8 @@ class Engine:
             if after.is_open:
                 due_at = call.now + after.rollout.look_every if after.step.looks else call.now
             runs.given_back(call.connection, leased, due_at=due_at, seconds=seconds, **told)
+        if not after.is_open:
+            self._judge.forget(run.id)
         return after.is_open and not after.step.looks
 
     def _stepped(self, leased: Leased) -> bool:

@@ -146,7 +146,7 @@ class Starting:
             "shares_since": call.now,
             "started_at": call.now,
             "started_by": change.requested_by,
-            "due_at": call.now + rollout.look_every,
+            "due_at": call.now,  # the first look takes the counters down from which others count
         }
         if not runs.begun(call.connection, Run(**told)):
             raise _taken(rollout.endpoint)

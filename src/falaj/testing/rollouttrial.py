@@ -111,6 +111,9 @@ class Scripted:
         self.asked: list[Underway] = []
         self.while_looking: Callable[[], object] = lambda: None
 
+    def forget(self, rollout: str) -> None:
+        """There is nothing to forget."""
+
     def look(self, underway: Underway, now: datetime) -> tuple[Look, Mapping[str, object]]:
         """What the test wants, and a memory that counts looks."""
         self.asked.append(underway)

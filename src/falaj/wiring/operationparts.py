@@ -130,12 +130,14 @@ def service_level_service(made: Premises) -> ServiceLevelService:
 
 def expose(made: Premises) -> None:
     """Have this process's metrics tell what the records say: of parity, alerts, incidents,
-    changes and service levels."""
+    changes, service levels and rollouts."""
     from falaj.features.parity_records import ParityMetrics
     from falaj.operations.exposed import OperationsMetrics
+    from falaj.rollouts.exposed import RolloutMetrics
 
     registry = made.telemetry.registry
     registry.register(ParityMetrics(made.database))
+    registry.register(RolloutMetrics(made.database))
     registry.register(OperationsMetrics(made.database, service_levels(made), made.clock))
 
 
