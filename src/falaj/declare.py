@@ -68,7 +68,7 @@ from falaj.monitoring.driftwords import (
     QualityLimits,
     WatchedSeries,
 )
-from falaj.monitoring.leakage import LeakageLimits
+from falaj.monitoring.leakagewords import LeakageLimits
 from falaj.monitoring.model import Labels, Monitor, PerformanceLimits
 from falaj.monitoring.performancewords import (
     CalibrationLimits,

@@ -15,7 +15,8 @@ import pytest
 from falaj.kernel.errors import NotFound
 from falaj.lake.adapters.ducklake_engine import Place
 from falaj.lake.adapters.lake_ducklake import DuckLake
-from falaj.monitoring.leakage import Leakage, LeakageLimits, LeakageReport
+from falaj.monitoring.leakage import Leakage
+from falaj.monitoring.leakagewords import LeakageLimits, LeakageReport
 from falaj.monitoring.model import Labels
 from falaj.serving.logged import SCHEMA
 from falaj.testing.serving import make_release

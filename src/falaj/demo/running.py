@@ -195,6 +195,13 @@ class Questions:
             prediction.get("variant", "champion"),
         )
 
+    def rested(self) -> None:
+        """Begin anew after a while without questions: the server closes connections that idle."""
+        for _ in range(self._idle.qsize()):
+            connection = self._idle.get()
+            connection.close()  # the next question opens it
+            self._idle.put(connection)
+
     def close(self) -> None:
         """Close the connections."""
         self._pool.shutdown()

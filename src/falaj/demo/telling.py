@@ -135,6 +135,7 @@ def _served(
         again.drift(owner, story, plan)
         again.retrain(owner, story)
         waiting = again.stop_for_a_person(owner, story)
+        questions.rested()
         approver.enter(up)
         owner.step_up(pyotp.TOTP(owner_secrets.totp_secret).now())
         tried.try_and_roll_back(owner, approver.platform, story, premises, questions, waiting)

@@ -12,14 +12,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
 
 from falaj.kernel.errors import NotFound
 from falaj.lake.personal import rule_of
 from falaj.models.gating.leakagesigns import feature_power, sampled
+from falaj.monitoring.leakagewords import (
+    FeatureTells,
+    LeakageFinding,
+    LeakageLimits,
+    LeakageReport,
+)
 from falaj.serving.names import table_of
 
 if TYPE_CHECKING:
@@ -30,62 +35,9 @@ if TYPE_CHECKING:
     from falaj.monitoring.model import Labels
     from falaj.serving.model import Release
 
-LEAKAGE = "leakage"
 LEAST_OF_EACH = 30
 """Fewer rows of the rarer label tell nothing about single features."""
 _TOLD = 10
-
-
-class LeakageLimits(BaseModel):
-    """From when on a single feature is suspicious."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    feature_auc: Annotated[float, Field(gt=0.5, le=1)] = 0.85
-    """No honest feature should tell the label so well by itself."""
-    gain: Annotated[float, Field(gt=0, le=0.5)] = 0.15
-    """Nor so much better than it did when the model was judged, where that is known."""
-
-
-class LeakageFinding(BaseModel):
-    """One way in which a feature knows too much."""
-
-    name: Literal["from_the_future", "label_like"]
-    column: str
-    """The feature; empty for ``from_the_future``, which the log tells by prediction."""
-    numbers: dict[str, float]
-    sentence: str
-
-    @property
-    def key(self) -> str:
-        """What makes it the same finding in another window."""
-        return f"{self.name}-{self.column}" if self.column else self.name
-
-
-class FeatureTells(BaseModel):
-    """How well a feature tells the label by itself."""
-
-    name: str
-    auc: float
-    auc_judged: float | None = None
-    """On the rows of the gates, or at most so much; None if they kept no figures."""
-
-
-class LeakageReport(BaseModel):
-    """What was looked at, and what was found."""
-
-    endpoint: str
-    model: str
-    version: int
-    since: datetime
-    until: datetime
-    n_predictions: int
-    n_labels: int
-    n_from_the_future: int
-    limits: LeakageLimits
-    strongest: list[FeatureTells]
-    """The strongest features; none without enough labels of both classes."""
-    findings: list[LeakageFinding]
 
 
 class Leakage:
@@ -167,9 +119,9 @@ class Leakage:
         shadow = ["shadow"] if "shadow" in self._lake.schema(table).names else []
         answered = "AND p.shadow IS NOT TRUE" if shadow else ""
         if rule_of(self._lake, table) is not None:
-            wanted = ["predicted_for", "version", "features", "features_at", labels.on, *shadow]
+            read = ["predicted_for", "version", "features", "features_at", labels.on, *shadow]
             window = "predicted_for >= $since AND predicted_for < $until"
-            inputs["logged"] = self._lake.scan(table, columns=wanted, where=window, parameters=when)
+            inputs["logged"] = self._lake.scan(table, columns=read, where=window, parameters=when)
             logged = "logged"
         if rule_of(self._lake, labels.table) is not None:
             told_by = [one for one in (key, labels.label, labels.recorded_at) if one]

@@ -12,7 +12,7 @@ from falaj.kernel.actions import Service, action
 from falaj.kernel.call import AssetRef
 from falaj.kernel.errors import Conflict
 from falaj.kernel.ids import new_id
-from falaj.monitoring.leakage import LEAKAGE, Leakage, LeakageLimits, LeakageReport
+from falaj.monitoring.leakagewords import LEAKAGE, LeakageLimits, LeakageReport
 from falaj.monitoring.model import CheckResult, Column, Instant, Labels, Monitor, Table
 from falaj.monitoring.tables import reports
 from falaj.operations.model import Severity
@@ -21,6 +21,7 @@ from falaj.serving.model import EndpointName
 if TYPE_CHECKING:
     from falaj.kernel.call import Call
     from falaj.models.registry import Registry
+    from falaj.monitoring.leakage import Leakage
     from falaj.operations.alerts import Alerts
     from falaj.serving.model import Release
     from falaj.serving.releases import Releases

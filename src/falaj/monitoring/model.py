@@ -11,7 +11,7 @@ from falaj.catalog.definitions import Definition
 from falaj.kernel.call import AssetRef
 from falaj.monitoring.anomalywords import AnomalyWatch
 from falaj.monitoring.driftwords import DriftLimits, DriftWatch
-from falaj.monitoring.leakage import LeakageLimits
+from falaj.monitoring.leakagewords import LeakageLimits
 from falaj.monitoring.performancewords import Quality, Slice
 from falaj.monitoring.schedulewords import CheckSchedule
 from falaj.operations.model import Severity

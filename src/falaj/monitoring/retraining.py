@@ -10,6 +10,7 @@ and the move that follows it are one transaction.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from falaj.kernel.call import AssetRef
@@ -118,7 +119,7 @@ class Retrainer:
         with self._calls.database.reading() as connection:
             underway = self._retrainings.underway(connection)
         return moves + sum(
-            self._guarded(lambda one=one: self._taken_on(one.id), one.id) for one in underway
+            self._guarded(partial(self._taken_on, one.id), one.id) for one in underway
         )
 
     def ask(self, call: Call, name: str, reason: str) -> RetrainingRun:
@@ -178,7 +179,7 @@ class Retrainer:
     def _begin_due(self) -> int:
         with self._calls.database.reading() as connection:
             kept = self._definitions.listed(connection, kind=Retraining.kind)
-        return sum(self._guarded(lambda one=one: self._begin(one), one.name) for one in kept)
+        return sum(self._guarded(partial(self._begin, one), one.name) for one in kept)
 
     def _begin(self, kept: Any) -> int:
         declared = _declared(self._definitions.parsed(kept))

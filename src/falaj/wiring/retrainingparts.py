@@ -90,9 +90,10 @@ class PromotionAsks:
         """See ``Asks.ask``."""
         from falaj.models.model import Stage
 
-        return self._made.promotions.ask(
+        asked: Change = self._made.promotions.ask(
             call, model, version, Stage.PRODUCTION, reason, evidence=evidence
         )
+        return asked
 
     def carry_out(
         self,
@@ -106,9 +107,10 @@ class PromotionAsks:
         """See ``Asks.carry_out``."""
         from falaj.models.model import Stage
 
-        return self._made.promotions.carry_out_standard(
+        done: Change = self._made.promotions.carry_out_standard(
             call, template, model, version, Stage.PRODUCTION, reason, evidence=evidence
         )
+        return done
 
 
 class Standing:
