@@ -67,6 +67,7 @@ class LakeTables:
         columns: Sequence[str] | None = None,
         *,
         seed: int = 0,
+        together: bool = False,
     ) -> TableDrift:
         """Compare two tables as of two snapshots; None is the latest.
 
@@ -84,4 +85,4 @@ class LakeTables:
                     f"{table!r} has {side.n_rows:,} rows; at most {MOST_ROWS:,} are compared.",
                     hint="Keep a sample of it as a table, and compare that.",
                 )
-        return compare_tables(*sides, columns=columns, seed=seed)
+        return compare_tables(*sides, columns=columns, seed=seed, together=together)

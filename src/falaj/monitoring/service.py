@@ -106,6 +106,7 @@ class MonitorService(Service):
         reference_snapshot: int | None = None,
         observed_snapshot: int | None = None,
         columns: Sequence[Column] | None = None,
+        together: bool = False,
         seed: int = 0,
     ) -> TableDrift:
         """Compare two lake tables, or two snapshots of one, column by column.
@@ -114,14 +115,16 @@ class MonitorService(Service):
             reference, observed: the tables; they may be one.
             reference_snapshot, observed_snapshot: as of these; the latest if left out.
             columns: these alone; all that both tables have if left out.
+            together: also tell sampled rows apart as a whole, by a classifier and by rebuilding.
             seed: of the rows that are sampled for edges and for pairs of columns.
         """
         for table in (reference, observed):
             self._check_readable(table, f"You may not read table:{table} as you stand.")
             self._guarded.check_clear(self.call, table, columns, todo="compare tables by")
         return self._tables.compared(
-            reference, observed, (reference_snapshot, observed_snapshot), columns, seed=seed
-        )
+            reference, observed, (reference_snapshot, observed_snapshot), columns,
+            seed=seed, together=together,
+        )  # fmt: skip
 
     @action(post="/endpoints/{endpoint}/performance-reports", on="endpoint")
     def performance(
