@@ -12,8 +12,9 @@ from scipy import stats
 
 from falaj.kernel.errors import InvalidInput
 from falaj.monitoring.columncounts import Edges, numbers_counted
+from falaj.monitoring.driftwords import TableDrift
 from falaj.monitoring.tablecolumns import ArrowColumns, ParquetColumns
-from falaj.monitoring.tabledrift import TableDrift, compare_tables
+from falaj.monitoring.tabledrift import compare_tables
 from falaj.testing.shifts import SHIFTS, as_table, shifted, steady
 
 N = 20_000

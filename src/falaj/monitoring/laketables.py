@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from falaj.kernel.errors import LimitExceeded
-from falaj.monitoring.tabledrift import TableDrift, compare_tables
+from falaj.monitoring.driftwords import TableDrift
+from falaj.monitoring.tabledrift import compare_tables
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -14,6 +14,7 @@ from falaj.monitoring.driftwords import (
     DriftReference,
     DriftReport,
     ReferenceKind,
+    TableDrift,
 )
 from falaj.monitoring.laketables import LakeTables
 from falaj.monitoring.model import (
@@ -51,7 +52,6 @@ class MonitorService(Service):
 
     def __init__(self, monitors: Monitors, may: May, guarded: GuardedLake) -> None:
         self._monitors = monitors
-        self._tables = LakeTables(monitors.lake)
         self._may = may
         self._guarded = guarded
 
@@ -118,10 +118,11 @@ class MonitorService(Service):
             together: also tell sampled rows apart as a whole, by a classifier and by rebuilding.
             seed: of the rows that are sampled for edges and for pairs of columns.
         """
+
         for table in (reference, observed):
             self._check_readable(table, f"You may not read table:{table} as you stand.")
             self._guarded.check_clear(self.call, table, columns, todo="compare tables by")
-        return self._tables.compared(
+        return LakeTables(self._monitors.lake).compared(
             reference, observed, (reference_snapshot, observed_snapshot), columns,
             seed=seed, together=together,
         )  # fmt: skip

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel
 
 from falaj.kernel.errors import InvalidInput
 from falaj.monitoring.columncounts import (
@@ -31,13 +30,11 @@ from falaj.monitoring.columncounts import (
 from falaj.monitoring.comparing import compared
 from falaj.monitoring.driftwords import (
     DriftLimits,
-    FeatureDrift,
     Finding,
     QualityLimits,
-    Reconstruction,
-    Separability,
+    TableDrift,
 )
-from falaj.monitoring.embeddings import Discrepancy, discrepancy
+from falaj.monitoring.embeddings import discrepancy
 from falaj.monitoring.findings import found
 from falaj.monitoring.measures import measured
 from falaj.monitoring.multivariate import reconstruction, separability
@@ -76,29 +73,6 @@ class Columns(Protocol):
     def read(self, names: Sequence[str]) -> pa.Table:
         """Some columns, all rows; the rows come in the same order each time."""
         ...
-
-
-class TableDrift(BaseModel):
-    """How a table differs from another with the same columns."""
-
-    n_reference: int
-    n_observed: int
-    limits: DriftLimits
-    columns: list[FeatureDrift]
-    findings: list[Finding]
-    skipped: list[str]
-    """Columns of one side only, or of a type that is not compared."""
-    embeddings: dict[str, Discrepancy] = {}
-    """Of columns of vectors."""
-    separability: Separability | None = None
-    reconstruction: Reconstruction | None = None
-    """Of rows of numbers as a whole, if that was asked for."""
-
-    @property
-    def alarmed(self) -> list[str]:
-        """The columns that drifted or have a finding, by name."""
-        names = {one.name for one in self.columns if one.drifted}
-        return sorted(names | {one.column for one in self.findings})
 
 
 @dataclass
