@@ -6,7 +6,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 FEAST := .venv-peers/feast/.ready
 SERVERS := $(foreach name,mlserver triton litserve bentoml kserve,.venv-peers/$(name)/.ready)
-WATCHERS := $(foreach name,alibi evidently whylogs,.venv-peers/$(name)/.ready)
+WATCHERS := $(foreach name,alibi evidently greatexpectations nannyml validators whylogs,.venv-peers/$(name)/.ready)
 WORKERS ?= 2
 SIZE ?= small
 
@@ -31,7 +31,7 @@ $(READY): requirements.lock pyproject.toml
 
 install: $(READY) ## make .venv with everything that the lock names
 
-demo: $(READY) ## the whole story on real flights, in about a minute
+demo: $(READY) ## the whole story on real flights, in a few minutes
 	@$(BIN)/falaj demo
 
 test: $(READY) softhsm oidc-provider mlflow-client ## the ordinary tests
@@ -73,11 +73,6 @@ $(FEAST): pyproject.toml | $(READY)
 	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python .venv-peers/$*
 	@$(BIN)/uv pip install --quiet --python .venv-peers/$*/bin/python --requirement $< \
 		|| { echo "$* cannot be installed here and is left out."; rm -rf .venv-peers/$*; mkdir .venv-peers/$*; }
-	@touch $@
-
-.venv-peers/%/.ready: benchmarks/monitoring/peers/requirements-%.txt | $(READY)
-	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python .venv-peers/$*
-	@$(BIN)/uv pip install --quiet --python .venv-peers/$*/bin/python --requirement $<
 	@touch $@
 
 peers: $(FEAST) $(SERVERS) $(WATCHERS) ## make .venv-peers with the programs that benchmarks compare with
@@ -123,6 +118,15 @@ tests/oidc-provider/node_modules/.package-lock.json: tests/oidc-provider/package
 		|| echo "The OpenID provider of the tests could not be installed (it needs Node 20 or newer, and npm): its tests are skipped."
 
 oidc-provider: tests/oidc-provider/node_modules/.package-lock.json ## install the OpenID provider that tests of signing in use
+
+# Those who watch over data and models, for benchmarks/monitoring.
+.venv-peers/%/.ready: benchmarks/monitoring/peers/requirements-%.txt | $(READY)
+	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python .venv-peers/$*
+	@$(BIN)/uv pip install --quiet --python .venv-peers/$*/bin/python --requirement $< \
+		|| { echo "$* cannot be installed here and is left out."; rm -rf .venv-peers/$*; mkdir .venv-peers/$*; }
+	@touch $@
+
+bench-monitoring: $(WATCHERS)
 
 bench-features: $(FEAST) wrk
 

@@ -15,12 +15,16 @@ from types import TracebackType
 from typing import Any, Self
 
 ROOT = Path(__file__).parents[1]
-PYTHON = ROOT / ".venv-peers" / "feast" / "bin" / "python"
 
 
-def available() -> bool:
-    """True if ``make peers`` has been run."""
-    return PYTHON.exists()
+def interpreter(environment: str = "feast") -> Path:
+    """The interpreter of one of the environments that ``make peers`` makes."""
+    return ROOT / ".venv-peers" / environment / "bin" / "python"
+
+
+def available(environment: str = "feast") -> bool:
+    """True if ``make peers`` has made that environment."""
+    return interpreter(environment).exists()
 
 
 class Peer:
@@ -29,16 +33,22 @@ class Peer:
     Args:
         script: below ``benchmarks``, such as ``features/peers/feast_offline.py``.
         arguments: of its command line.
+        environment: whose interpreter runs it.
 
     Raises:
         RuntimeError: from ``ask``, if the peer failed; with what it said.
     """
 
-    def __init__(self, script: str, *arguments: str) -> None:
+    def __init__(self, script: str, *arguments: str, environment: str = "feast") -> None:
         path = ROOT / "benchmarks" / script
-        surroundings = {**os.environ, "FEAST_USAGE": "False", "PYTHONUNBUFFERED": "1"}
+        surroundings = {
+            **os.environ,
+            "FEAST_USAGE": "False",
+            "NML_DISABLE_USAGE_LOGGING": "1",
+            "PYTHONUNBUFFERED": "1",
+        }
         self._process = subprocess.Popen(
-            [str(PYTHON), str(path), *arguments],
+            [str(interpreter(environment)), str(path), *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

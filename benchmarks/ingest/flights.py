@@ -26,8 +26,9 @@ from measuring import Row, arguments, in_turn, median, report
 from falaj.catalog.assets import Catalog
 from falaj.catalog.definitions import Definitions
 from falaj.demo.definitions.sources import FLIGHT_COLUMNS, NA
+from falaj.ingest.checks import Between, InSet, NotNull
 from falaj.ingest.files import Files
-from falaj.ingest.model import Between, Contract, InSet, NotNull, Source
+from falaj.ingest.model import Contract, Source
 from falaj.ingest.pipelines import KIND, Loading
 from falaj.ingest.service import DeclaredSources
 from falaj.kernel.calls import Calls

@@ -21,22 +21,25 @@ from falaj.features.model import (
 )
 from falaj.features.sources import ForeignTable, Stream
 from falaj.features.types import DType
-from falaj.ingest.model import (
+from falaj.ingest.checks import (
     Between,
-    Contract,
+    Distinct,
     Expression,
     ForeignKey,
-    Format,
     Freshness,
+    HasColumns,
     InSet,
+    Length,
     Matches,
-    Mode,
+    NotInSet,
     NotNull,
     RowCount,
     Severity,
-    Source,
+    Statistic,
     Unique,
+    Usual,
 )
+from falaj.ingest.model import Contract, Format, Mode, Source
 from falaj.lake.masks import How, Mask
 from falaj.lake.readrules import ReadRule, Whom
 from falaj.models.gating.rules import (
@@ -56,6 +59,7 @@ from falaj.models.gating.rules import (
     SupplyChainRule,
 )
 from falaj.models.model import ModelPolicy
+from falaj.monitoring.anomalywords import AnomalyWatch, MetricSeries
 from falaj.monitoring.driftwords import (
     Detector,
     DriftLimits,
@@ -64,7 +68,43 @@ from falaj.monitoring.driftwords import (
     QualityLimits,
     WatchedSeries,
 )
+from falaj.monitoring.leakage import LeakageLimits
 from falaj.monitoring.model import Labels, Monitor, PerformanceLimits
+from falaj.monitoring.performancewords import (
+    CalibrationLimits,
+    FairnessLimits,
+    FigureLimit,
+    Quality,
+    Slice,
+)
+from falaj.monitoring.retrainingwords import (
+    NewestRows,
+    OnFinding,
+    OnLabels,
+    OnSchedule,
+    Retraining,
+    Standard,
+)
+from falaj.monitoring.schedulewords import CheckSchedule
+from falaj.operations.budgets import BurnAlert, ServiceLevel
+from falaj.operations.routing import (
+    AlertReceiver,
+    AlertRoute,
+    Escalation,
+    InhibitRule,
+    Matcher,
+)
+from falaj.operations.standard import Bound, ChangeTemplate
+from falaj.rollouts.model import (
+    Challenger,
+    Guardrail,
+    Metric,
+    MetricKind,
+    Rollout,
+    RolloutKind,
+    Stage,
+    Success,
+)
 from falaj.serving.model import Combination, Composition, Endpoint, Limits, Member
 from falaj.training.pipelines.model import (
     Cron,
@@ -80,10 +120,19 @@ from falaj.training.pipelines.model import (
 
 __all__ = [
     "Aggregate",
+    "AlertReceiver",
+    "AlertRoute",
+    "AnomalyWatch",
     "Between",
+    "Bound",
+    "BurnAlert",
+    "CalibrationLimits",
     "CalibrationRule",
     "CardRule",
+    "Challenger",
     "ChampionRule",
+    "ChangeTemplate",
+    "CheckSchedule",
     "Classification",
     "Combination",
     "Composition",
@@ -91,17 +140,21 @@ __all__ = [
     "Cron",
     "DType",
     "Detector",
+    "Distinct",
     "DriftLimits",
     "DriftReference",
     "DriftWatch",
     "Endpoint",
     "Entity",
+    "Escalation",
     "ExplainabilityRule",
     "Expression",
+    "FairnessLimits",
     "FairnessRule",
     "Feature",
     "FeatureService",
     "FeatureView",
+    "FigureLimit",
     "Filter",
     "ForeignKey",
     "ForeignTable",
@@ -110,40 +163,65 @@ __all__ = [
     "FromParameter",
     "FromStep",
     "FromTable",
+    "Guardrail",
+    "HasColumns",
     "How",
     "InSet",
+    "InhibitRule",
     "InputsRule",
     "Labels",
     "LatencyRule",
+    "LeakageLimits",
     "LeakageRule",
+    "Length",
     "Limits",
     "Mask",
+    "Matcher",
     "Matches",
     "Member",
     "MemoryRule",
+    "Metric",
+    "MetricKind",
     "MetricRule",
+    "MetricSeries",
     "Mode",
     "ModelPolicy",
     "Monitor",
     "NewData",
+    "NewestRows",
+    "NotInSet",
     "NotNull",
     "OnDemandFeatures",
     "OnEvent",
+    "OnFinding",
+    "OnLabels",
+    "OnSchedule",
     "ParentRule",
     "PerformanceLimits",
     "Pipeline",
     "Policy",
+    "Quality",
     "QualityLimits",
     "ReadRule",
+    "Retraining",
     "RobustnessRule",
+    "Rollout",
+    "RolloutKind",
     "RowCount",
+    "ServiceLevel",
     "Severity",
+    "Slice",
     "SliceRule",
     "Source",
+    "Stage",
+    "Standard",
+    "Statistic",
     "Stream",
+    "Success",
     "SupplyChainRule",
     "ToTable",
     "Unique",
+    "Usual",
     "WatchedSeries",
     "Whom",
     "step",

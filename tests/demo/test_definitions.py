@@ -56,8 +56,8 @@ def test_the_folder_declares_everything_once(monkeypatch: pytest.MonkeyPatch) ->
     kinds = [definition.kind for definition in found]
     assert {kind: kinds.count(kind) for kind in kinds} == {
         "entity": 8, "feature_view": 12, "on_demand": 3, "feature_service": 1,
-        "endpoint": 1, "monitor": 1, "model": 1, "source": 4, "contract": 4,
-        "pipeline": 1,
+        "endpoint": 1, "monitor": 2, "model": 1, "source": 4, "contract": 4,
+        "pipeline": 2,
     }  # fmt: skip
     for name in [name for name in sys.modules if name.startswith("falaj_definitions_")]:
         monkeypatch.delitem(sys.modules, name)

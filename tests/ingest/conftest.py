@@ -12,16 +12,21 @@ import pytest
 
 from falaj.catalog.assets import Catalog
 from falaj.catalog.definitions import Definitions
+from falaj.ingest.contract_service import ContractService
 from falaj.ingest.declared import DeclaredSources
+from falaj.ingest.failing import FailingChecks
 from falaj.ingest.files import Files
-from falaj.ingest.model import Contract, Source
+from falaj.ingest.model import CHECK_JOB, Contract, Source
 from falaj.ingest.pipelines import KIND, Loading
 from falaj.ingest.service import SourceService
+from falaj.ingest.tablechecks import TableChecks
 from falaj.kernel.calls import Calls
 from falaj.kernel.clock import SetClock
 from falaj.kernel.jobs import Jobs, JobState, Worker
 from falaj.kernel.outbox import Outbox
 from falaj.lake.adapters.lake_ducklake import DuckLake
+from falaj.operations.alerts import Alerts
+from falaj.operations.incidents import Incidents
 from falaj.testing.calls import make_door, opened_call
 from falaj.testing.fakes import MemoryAudit
 
@@ -45,18 +50,27 @@ class Workshop:
         self.audit = MemoryAudit()
         self.jobs = Jobs(database, self.clock, lease=timedelta(seconds=30))
         self.files = Files([folder])
+        calls = Calls(database, self.audit, Outbox(), self.clock)
+        self.alerts = Alerts(self.catalog, Incidents(self.catalog))
         self.loading = Loading(
             lake=lake,
             files=self.files,
             definitions=self.definitions,
             catalog=self.catalog,
-            calls=Calls(database, self.audit, Outbox(), self.clock),
+            calls=calls,
             clock=self.clock,
+            alerts=self.alerts,
         )
-        self.worker = Worker(self.jobs, {KIND: self.loading}, name="w1")
-        service = SourceService(self.jobs, self.loading)
-        self.door = make_door(database, [service], resources=self.catalog, clock=self.clock)
+        self.checks = TableChecks(lake, self.definitions, calls, FailingChecks(self.alerts))
+        handlers = {KIND: self.loading, CHECK_JOB: self.checks}
+        self.worker = Worker(self.jobs, handlers, name="w1")
+        services = [
+            SourceService(self.jobs, self.loading),
+            ContractService(self.jobs, self.checks),
+        ]
+        self.door = make_door(database, services, resources=self.catalog, clock=self.clock)
         self.actions = {found.verb: found for found in SourceService.actions()}
+        self.actions |= {f"contracts.{found.verb}": found for found in ContractService.actions()}
         self.stopped = threading.Event()
 
     def apply(self, *definitions):
@@ -68,7 +82,21 @@ class Workshop:
 
     def load(self, source, **arguments):
         """Submit a load and run the worker; the job as it ended."""
-        job = self.ask("load", source=source, **arguments)
+        return self.ended(self.ask("load", source=source, **arguments))
+
+    def checked(self, contract):
+        """What a check of a contract's whole table found."""
+        job = self.ended(self.ask("contracts.check", contract=contract))
+        assert job.state is JobState.DONE, job.error
+        return job.result
+
+    def open_alerts(self):
+        """The alerts, the newest first."""
+        with self.database.reading() as connection:
+            return self.alerts.listed(connection)
+
+    def ended(self, job):
+        """The job as the worker ended it."""
         self.clock.move(timedelta(seconds=1))
         while not self.job(job.id).state.ended:
             assert self.worker.run_one()

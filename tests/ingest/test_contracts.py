@@ -31,6 +31,26 @@ def judged(columns, *checks, tables=None, **options):
         return judge(engine, [contract], now=NOW, lookup=lookup, **options)
 
 
+def streamed(columns, *checks, tables=None, existing=None, **options):
+    """As ``judged``, of rows that can be read but once."""
+    rows = pa.table(columns)
+    contract = Contract(name="c", table="t", checks=checks)
+    tables = tables or {}
+
+    def lookup(table, wanted):
+        found = tables.get(table)
+        return None if found is None else pa.table(found).select(list(wanted))
+
+    with bench(memory="500MB", threads=1) as engine:
+
+        def lay():
+            engine.register("_stream", rows.to_reader(max_chunksize=2))
+
+        lay()
+        engine.execute(f"CREATE TEMP VIEW {ROWS} AS SELECT * FROM _stream")
+        return judge(engine, [contract], now=NOW, lookup=lookup, again=lay, **options)
+
+
 AT = [NOW - timedelta(hours=1), None, NOW - timedelta(hours=3)]
 
 
@@ -49,6 +69,13 @@ def a_check(kind, column="v", **more):
         ({"v": AT}, {"check": "between", "column": "v", "least": "2026-05-31 22:00:00Z"}, [3]),
         ({"v": ["a", "b'", "c", None]}, a_check("in_set", values=["a", "b'"]), [3]),
         ({"v": [True, False]}, {"check": "in_set", "column": "v", "values": [True]}, [2]),
+        ({"v": ["a", "b", None]}, a_check("not_in_set", values=["b"]), [2]),
+        ({"v": ["ab", "abc", "é", "", None]}, a_check("length", least=1, greatest=2), [2, 4]),
+        (
+            {"v": [1, 3, 2, 5]},
+            {"check": "expression", "sql": "v > lag(v) OVER (ORDER BY _row)"},
+            [3],
+        ),
         ({"v": ["AB1", "xAB1", None]}, a_check("matches", pattern="[A-Z]+[0-9]"), [2]),
         (
             {"v": ["x", "z", None]},
@@ -86,11 +113,33 @@ def test_rows_that_the_table_has_already_are_not_unique():
         ({"check": "freshness", "column": "at", "max_age_seconds": 3600}, True, "3600 s old"),
         ({"check": "freshness", "column": "at", "max_age_seconds": 3599}, False, "3600 s old"),
         ({"check": "freshness", "column": "never", "max_age_seconds": 9}, False, "no value"),
+        ({"check": "freshness", "max_age_seconds": 9}, True, "0 s old"),
+        (a_check("statistic", of="mean", least=2, greatest=2), True, "2"),
+        (a_check("statistic", of="sum", greatest=3), False, "4"),
+        (a_check("statistic", of="std", least=1.5), False, "1.41421"),
+        (a_check("statistic", of="min", least=1), True, "1"),
+        (a_check("statistic", of="max", greatest=2), False, "3"),
+        (a_check("statistic", of="median", least=2), True, "2"),
+        (a_check("statistic", of="quantile", share=0.75, greatest=2.5), True, "2.5"),
+        (a_check("statistic", of="null_share", greatest=0.3), False, "0.333333"),
+        (a_check("statistic", "never", of="max", least=0), False, "no value"),
+        (a_check("distinct", least=2, greatest=2), True, "2"),
+        (
+            {"check": "has_columns", "columns": ["at", "v", "never"], "exact": True},
+            True,
+            "3 columns",
+        ),
+        (
+            {"check": "has_columns", "columns": ["at", "w"], "exact": True},
+            False,
+            "missing: w; not expected: never, v",
+        ),
     ],
 )
 def test_checks_of_all_rows_together_say_what_they_measured(check, passed, measured):
-    never = pa.nulls(3, pa.timestamp("us", tz="UTC"))
-    result = judged({"at": AT, "never": never}, check).results[0]
+    result = judged(
+        {"at": AT, "never": pa.nulls(3, pa.timestamp("us", tz="UTC")), "v": [1.0, 3.0, None]}, check
+    ).results[0]
     assert (result.passed, result.measured, result.n_violations) == (passed, measured, not passed)
 
 
@@ -156,3 +205,143 @@ def test_counts_agree_with_counting_by_hand(values, least):
         sum(value < least for value in known),
         len(known) - len(set(known)),
     ]
+
+
+VALUES = st.lists(st.one_of(st.none(), st.sampled_from(["a", "b", "ab", "cc"])), max_size=12)
+
+
+@settings(deadline=None, max_examples=25)
+@given(VALUES, VALUES)
+def test_rows_that_stream_by_are_judged_as_those_that_are_kept(first, second):
+    n = min(len(first), len(second))
+    columns = {"v": pa.array(first[:n], pa.string()), "w": pa.array(second[:n], pa.string())}
+    checks = [
+        {"check": "unique", "columns": ["v"]},
+        {"check": "unique", "columns": ["v", "w"]},
+        {"check": "in_set", "column": "v", "values": ["a", "b"]},
+        {"check": "foreign_key", "column": "w", "table": "other", "to_column": "k"},
+        {"check": "expression", "sql": "v <> w"},
+        {"check": "distinct", "column": "v", "least": 2},
+    ]
+    other = {"other": {"k": ["a", None]}}
+    kept = judged(columns, *checks, tables=other, show_values=False).results
+    seen = streamed(columns, *checks, tables=other, show_values=False).results
+    for one, other_one in zip(kept, seen, strict=True):
+        assert one.n_violations == other_one.n_violations, one.check
+        assert len(one.examples) == len(other_one.examples) or one.check.startswith("unique")
+        assert all(example.values is None for example in other_one.examples)
+
+
+def test_examples_of_rows_that_stream_by_show_the_row_or_the_repeated_values():
+    columns = {"v": [1, 2, 2, None], "w": ["a", "b", "c", "d"]}
+    unique, filled = streamed(
+        columns, {"check": "unique", "columns": ["v"]}, {"check": "not_null", "column": "v"}
+    ).results
+    assert [(one.row, one.values) for one in unique.examples] == [(3, {"v": 2})]
+    assert [(one.row, one.values) for one in filled.examples] == [(4, {"v": None, "w": "d"})]
+
+
+def usual(past, n_rows, now=NOW, **more):
+    """The result of ``usual(rows)`` with these earlier numbers of rows."""
+    check = {"check": "usual", "of": "rows", **more}
+    rows = pa.table({"v": range(n_rows)})
+    rows = rows.append_column("_row", pa.array(range(1, n_rows + 1), pa.int64()))
+    with bench(memory="500MB", threads=1) as engine:
+        engine.register(RAW, rows)
+        engine.execute(f"CREATE TEMP VIEW {ROWS} AS SELECT * FROM {RAW}")
+        contract = Contract(name="c", table="t", checks=[check])
+        return judge(
+            engine, [contract], now=now, lookup=lambda *_: None, earlier=lambda *_: past
+        ).results[0]
+
+
+def days(counts, until=NOW):
+    return [(until - timedelta(days=len(counts) - at), float(n)) for at, n in enumerate(counts)]
+
+
+def test_a_load_that_is_far_smaller_than_the_earlier_ones_is_not_usual():
+    past = days([1000, 980, 1010, 1030, 990, 1000, 1005, 995])
+    assert usual(past, 1000).passed
+    fallen = usual(past, 200)
+    assert not fallen.passed
+    assert fallen.severity == "warn"
+    assert "usual is 1000 (8 earlier ones)" in fallen.measured
+    assert (fallen.value, fallen.low < 1000 < fallen.high) == (200.0, True)
+
+
+def test_a_quiet_day_of_the_week_is_usual_on_that_day_only():
+    weekly = [1000, 1010, 990, 1000, 1005, 100, 995]  # NOW is a Monday, and so is the first
+    past = days(weekly * 8)
+    sunday = NOW - timedelta(days=2)
+    assert sunday.weekday() == past[5][0].weekday()
+    assert usual(past, 100, now=sunday).passed
+    assert not usual(past, 100).passed
+    assert not usual(past, 1000, now=sunday).passed
+
+
+def test_with_too_little_history_nothing_is_expected_and_that_is_said():
+    result = usual(days([1000] * 6), 1)
+    assert result.passed
+    assert "too few" in result.measured
+
+
+def test_a_declared_bound_takes_the_place_of_what_was_learned():
+    past = days([1000] * 10)
+    assert not usual(past, 500).passed
+    assert usual(past, 500, least=400).passed
+    assert not usual(past, 500, least=400, greatest=450).passed
+    assert not usual([], 500, least=600).passed
+
+
+def test_the_last_whole_day_is_held_against_the_days_before_it():
+    def on(counts):
+        noon = NOW - timedelta(hours=12)
+        at = [noon - timedelta(days=day) for day, n in enumerate(counts) for _ in range(n)]
+        at.append(NOW + timedelta(hours=1))  # of the day that has just begun
+        check = {"check": "usual", "of": "daily_rows", "column": "at"}
+        return judged({"at": pa.array(at, pa.timestamp("us", tz="UTC"))}, check).results[0]
+
+    assert on([50, 50, 51, 49, 50, 50, 52, 50, 48]).passed
+    assert not on([0, 50, 51, 49, 50, 50, 52, 50, 48]).passed
+    assert on([0, 50]).passed
+
+
+def test_data_that_grow_older_than_usual_are_told_and_young_ones_never_are():
+    past = days([60.0, 65.0, 58.0, 61.0, 60.0, 63.0, 59.0])
+    check = {"check": "usual", "of": "age", "column": "at"}
+
+    def aged(seconds):
+        at = pa.array([NOW - timedelta(seconds=seconds)], pa.timestamp("us", tz="UTC"))
+        return judged({"at": at}, check, earlier=lambda *_: past).results[0]
+
+    assert aged(61).passed
+    assert aged(1).passed
+    assert not aged(3600).passed
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        {"check": "statistic", "column": "v", "of": "mean"},
+        {"check": "statistic", "column": "v", "of": "quantile", "least": 1},
+        {"check": "statistic", "column": "v", "of": "mean", "least": 1, "share": 0.5},
+        {"check": "distinct", "column": "v"},
+        {"check": "usual", "of": "daily_rows"},
+        {"check": "usual", "of": "rows", "column": "v"},
+        {"check": "usual", "of": "rows", "least_history": 1},
+        {"check": "usual", "of": "rows", "severity": "quarantine"},
+    ],
+)
+def test_a_check_that_says_too_little_or_too_much_is_refused(check):
+    with pytest.raises(ValueError, match=r"share|least|column|warn or fail|greater"):
+        Contract(name="c", table="t", checks=[check])
+
+
+def test_of_persons_no_single_value_stands_in_a_figure():
+    checks = [
+        {"check": "statistic", "column": "v", "of": "max", "greatest": 9},
+        {"check": "statistic", "column": "v", "of": "mean", "greatest": 9},
+    ]
+    largest, mean = judged({"v": [1.0, 7.0]}, *checks, show_values=False).results
+    assert (largest.measured, largest.value) == ("kept", None)
+    assert mean.value == 4.0

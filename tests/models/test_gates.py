@@ -1,5 +1,6 @@
 """Gates: they pass an honest model, and catch those that know the answer."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -23,12 +24,13 @@ from falaj.models.gating.rules import (
     MetricRule,
     SliceRule,
 )
+from falaj.models.isolation import ISOLATION, IsolationForest
 from falaj.models.model import ModelPolicy, Outcome
 from falaj.models.packaging import ConversionDiffers, ModelPackaging
 from falaj.training.adapters.trainer_lightgbm import LightGbmTrainer
 from falaj.training.encoding import learned
 from falaj.training.metrics import auc
-from falaj.training.model import Run, TimeSplit, TrainingSet, TrainingSetSpec
+from falaj.training.model import Isolation, Run, TimeSplit, TrainingSet, TrainingSetSpec
 from falaj.training.ports import Candidate, Rows
 from falaj.trust.adapters.keys_file import FileKeyring, MachineSeal
 
@@ -345,6 +347,20 @@ def test_a_conversion_that_scores_otherwise_is_not_packaged(bench):
     shifted = Candidate(**{**vars(made), "scores": made.scores + 2e-5})
     with pytest.raises(ConversionDiffers, match="differ"):
         bench.packaging.package(shifted)
+
+
+def test_a_bundle_has_a_signed_isolation_forest_only_if_one_is_asked_for(bench):
+    table, features = flights("honest")
+    made = candidate(table, features, n_trees=5)
+    plain = bench.bundles.open_bundle(bench.packaging.package(made))
+    asked = replace(made, isolation=Isolation(n_trees=20, share=0.02), seed=4)
+    digest = bench.packaging.package(asked)
+    opened = bench.bundles.open_bundle(digest)
+    assert plain.isolation == b""
+    assert ISOLATION in {entry.name for entry in opened.entries}
+    forest = IsolationForest.read(opened.isolation, len(made.fitted.encoding.names))
+    share = (forest.scores(made.train.matrix) > forest.limit).mean()
+    assert share == pytest.approx(0.02, abs=0.005)
 
 
 def test_the_bundle_carries_the_reference_for_drift(bench):

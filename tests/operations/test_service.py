@@ -15,9 +15,10 @@ from falaj.kernel.errors import Forbidden, NotFound, StepUpRequired
 from falaj.kernel.ports import Outcome, Resource
 from falaj.operations.alerts import Alerts
 from falaj.operations.changes import Changes
+from falaj.operations.incident_service import IncidentService
 from falaj.operations.incidents import Incidents
 from falaj.operations.model import Alert, Change, ChangeState, Severity
-from falaj.operations.service import AlertService, ChangeService, IncidentService
+from falaj.operations.service import AlertService, ChangeService
 from falaj.testing.calls import make_caller, make_door
 from falaj.testing.fakes import MemoryAudit, RulePolicy
 

@@ -2,7 +2,7 @@
 
 ``python serving_programs.py FOLDER PORT-FILE [ring]`` is the worker, and with
 ``writer`` in the place of the port file it is the log writer. The folder holds the keys, the
-model (``model.onnx`` with inputs a, b and c) and the routing table.
+models (``model.onnx`` and ``challenger.onnx`` with inputs a, b and c) and the routing table.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ def prepare(folder: Path) -> None:
         folder / "ring.json", MachineSeal.create(folder / "secret"), clock=SystemClock()
     )
     (folder / "model.onnx").write_bytes(onnx_classifier())
+    (folder / "challenger.onnx").write_bytes(onnx_classifier(seed=1))
 
 
 def keys_of(folder: Path) -> FileKeyring:
@@ -61,8 +62,11 @@ def write(folder: Path) -> None:
 def serve(folder: Path, port_file: Path, *, ring: bool) -> None:
     """Be a worker until SIGTERM; the port file appears when it listens."""
     table = RoutingTable(folder / "routing")
-    model = ServableModel("onnx", (folder / "model.onnx").read_bytes(), ("a", "b", "c"))
-    compiler = PlanCompiler(MemoryBundles({"sha256:a": model}), [OnnxRuntime(device="cpu")], None)
+    models = {
+        digest: ServableModel("onnx", (folder / name).read_bytes(), ("a", "b", "c"))
+        for digest, name in {"sha256:a": "model.onnx", "sha256:b": "challenger.onnx"}.items()
+    }
+    compiler = PlanCompiler(MemoryBundles(models), [OnnxRuntime(device="cpu")], None)
     plans = Plans(table, compiler)
     app = InferenceApp(
         plans=plans,

@@ -1,18 +1,25 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from sqlalchemy import insert
+from sqlalchemy.engine import Connection
 
+from falaj.kernel.database import Database
 from falaj.kernel.errors import Conflict, Corrupt
 from falaj.lake.adapters.blobs_local import LocalBlobs
 from falaj.lake.blobs import SealedBlobs
 from falaj.models.bundles import CARD, MODEL, STATISTICS, Bundles
-from falaj.models.model import Manifest, ModelVersion, Move, Signature, Stage
+from falaj.models.model import GatesNotPassed, Manifest, ModelVersion, Move, Signature, Stage
+from falaj.models.quarantine import Quarantined
 from falaj.models.reference import statistics_of
+from falaj.models.tables import quarantine_rows
 from falaj.serving.adapters.runtime_onnx import OnnxRuntime
 from falaj.serving.bundled import BundledModels, RegisteredModels
 from falaj.serving.compiler import PlanCompiler
@@ -94,10 +101,15 @@ def test_a_tampered_blob_is_never_served(bundles: Bundles, tmp_path: Path) -> No
 
 
 class Registry:
-    """Two versions, the second of which is in production."""
+    """Two versions in staging and in production, and all others in development."""
+
+    passed = True
+
+    def report(self, connection: Any, model: str, version: int) -> Any:
+        return SimpleNamespace(passed=self.passed, bundle=f"b{version}")
 
     def version(self, connection: Any, model: str, version: int) -> ModelVersion:
-        stage = Stage.PRODUCTION if version == 2 else Stage.STAGING
+        stage = {1: Stage.STAGING, 2: Stage.PRODUCTION}.get(version, Stage.DEVELOPMENT)
         return ModelVersion(
             model=model, version=version, stage=stage, run="r", bundle=f"b{version}",
             training_set="t", feature_service="s", metrics={}, created_at=NOW, created_by="user:a",
@@ -119,9 +131,25 @@ class Registry:
         ]  # fmt: skip
 
 
-def test_only_what_is_in_production_is_approved_and_its_change_is_named() -> None:
-    registered = RegisteredModels(Registry())  # type: ignore[arg-type]
-    connection: Any = None
+@pytest.fixture
+def registry() -> Registry:
+    return Registry()
+
+
+@pytest.fixture
+def registered(registry: Registry) -> RegisteredModels:
+    return RegisteredModels(registry)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def connection(sqlite_database: Database) -> Iterator[Connection]:
+    with sqlite_database.transaction() as opened:
+        yield opened
+
+
+def test_only_what_is_in_production_is_approved_and_its_change_is_named(
+    registered: RegisteredModels, connection: Connection
+) -> None:
     found = registered.approved(connection, "delay", None)
     assert (found.version, found.bundle, found.change) == (2, "b2", "change_7")
     assert found.variant().label == "delay/2"
@@ -130,3 +158,30 @@ def test_only_what_is_in_production_is_approved_and_its_change_is_named() -> Non
         registered.approved(connection, "delay", 1)
     with pytest.raises(Conflict, match="No version"):
         registered.approved(connection, "other", None)
+
+
+def test_a_version_in_staging_may_be_tried_while_its_latest_gates_are_passed(
+    registered: RegisteredModels, registry: Registry, connection: Connection
+) -> None:
+    found = registered.challenging(connection, "delay", 1)
+    assert (found.version, found.bundle) == (1, "b1")
+    registry.passed = False
+    with pytest.raises(GatesNotPassed, match="delay/1"):
+        registered.challenging(connection, "delay", 1)
+    registry.passed = True
+    with pytest.raises(Conflict, match="development"):
+        registered.challenging(connection, "delay", 3)
+
+
+def test_a_version_in_quarantine_is_served_in_no_way(
+    registered: RegisteredModels, connection: Connection
+) -> None:
+    for version in (1, 2):
+        values = {"at": NOW, "by": "user:a", "reason": "it harmed"}
+        connection.execute(insert(quarantine_rows).values(model="delay", version=version, **values))
+    with pytest.raises(Quarantined, match="it harmed"):
+        registered.approved(connection, "delay", None)
+    with pytest.raises(Quarantined):
+        registered.challenging(connection, "delay", 1)
+    with pytest.raises(Quarantined):
+        registered.may_return(connection, "delay", 2)

@@ -4,6 +4,7 @@ import functools
 import math
 import threading
 import time
+from dataclasses import replace
 
 import msgspec
 import numpy as np
@@ -11,7 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from falaj.kernel.errors import Corrupt
 from falaj.models.adapters.onnx_lightgbm import LightGbmToOnnx
+from falaj.models.isolation import IsolationForest, grown
 from falaj.serving.adapters.runtime_lightgbm import LightGbmRuntime
 from falaj.serving.adapters.runtime_onnx import OnnxRuntime
 from falaj.serving.adapters.runtime_xgboost import XgBoostRuntime
@@ -38,12 +41,20 @@ def converted() -> ServableModel:
 
 
 @functools.cache
+def forest() -> bytes:
+    """Of rows around 0."""
+    rows = np.random.default_rng(0).normal(size=(500, 3)).astype(np.float32)
+    return grown(rows, n_trees=30, rows_per_tree=128, share=0.02, seed=1)
+
+
+@functools.cache
 def plan(kind: str) -> RequestPlan:
     models = {
         "converted": converted(),
         "native": ServableModel("lightgbm", converted().native, NAMES),
         "xgboost": ServableModel("xgboost", bytes(xgboost_booster().save_raw("ubj")), NAMES),
         "plain": servable(0),
+        "forested": replace(converted(), isolation=forest()),
     }
     bundles = MemoryBundles({"sha256:a": models[kind]})
     return PlanCompiler(bundles, RUNTIMES, None).compile(make_release())
@@ -116,6 +127,35 @@ def test_a_model_without_contributions_refuses_before_it_scores() -> None:
         made.parse(body, caller="", started=0.0, explain=Explain.CONTRIBUTIONS)
 
 
+def test_an_anomaly_is_told_where_it_is_asked_for_and_changes_no_score() -> None:
+    rows = [[0.0, 0.1, -0.1], [50.0, -50.0, 50.0]]
+    plain, told = answered("forested", rows, 0), answered("forested", rows, Explain.ANOMALY)
+    assert [one["anomaly"]["anomalous"] for one in told] == [False, True]  # type: ignore[index]
+    wanted = IsolationForest.read(forest(), 3).scores(np.array(rows, np.float32))
+    assert [one["anomaly"]["score"] for one in told] == wanted.tolist()  # type: ignore[index]
+    assert [one["score"] for one in plain] == [one["score"] for one in told]
+    assert set(plain[0]) == {"id", "score"}
+
+
+def test_all_explanations_may_be_asked_for_at_once() -> None:
+    every = Explain.FEATURES | Explain.CONTRIBUTIONS | Explain.ANOMALY
+    (one,) = answered("forested", [[1.0, 2.0, 3.0]], every)
+    assert set(one) == {"id", "score", "features", "contributions", "anomaly"}
+
+
+def test_a_model_without_a_forest_refuses_to_tell_anomalies_before_it_scores() -> None:
+    body = b'{"inputs":[{"a":1,"b":2,"c":3}]}'
+    with pytest.raises(NotExplained, match="isolation forest"):
+        plan("converted").parse(body, caller="", started=0.0, explain=Explain.ANOMALY)
+
+
+def test_a_forest_over_other_inputs_is_not_served() -> None:
+    other = grown(np.zeros((50, 2), np.float32), n_trees=10, rows_per_tree=16, share=0.1, seed=1)
+    bundles = MemoryBundles({"sha256:a": replace(converted(), isolation=other)})
+    with pytest.raises(Corrupt, match="isolation forest"):
+        PlanCompiler(bundles, RUNTIMES, None).compile(make_release())
+
+
 @pytest.mark.parametrize(
     ("query", "told"),
     [
@@ -124,6 +164,7 @@ def test_a_model_without_contributions_refuses_before_it_scores() -> None:
         (b"explain=features", 1),
         (b"explain=contributions", 2),
         (b"explain=features,contributions", 3),
+        (b"explain=anomaly,features", 5),
         (b"a=b&explain=contributions&explain=features", 3),
         (b"explain=", 0),
     ],

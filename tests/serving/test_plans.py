@@ -48,6 +48,8 @@ class Counting:
 
 
 class Plan:
+    assigner = None
+
     def __init__(self, release: Release) -> None:
         self.release = release
 

@@ -28,6 +28,7 @@ from falaj.serving import tables
 from falaj.serving.adapters.runtime_onnx import OnnxRuntime
 from falaj.serving.compiler import PlanCompiler
 from falaj.serving.errors import BadRequest, ReleaseRefused
+from falaj.serving.makingreleases import release_ref
 from falaj.serving.meters import Meters
 from falaj.serving.model import (
     Approved,
@@ -42,7 +43,7 @@ from falaj.serving.model import (
 from falaj.serving.plans import Keeper, Plans
 from falaj.serving.predictionlog import PredictionLog
 from falaj.serving.predictor import Predictor
-from falaj.serving.releases import Releases, release_ref
+from falaj.serving.releases import Releases
 from falaj.serving.routing import RoutingTable
 from falaj.serving.service import EndpointService
 from falaj.serving.spools import DirectorySpools, PredictionDrain
@@ -65,6 +66,13 @@ class Versions:
         self.approved_ones = {1}
         self.others: dict[str, str] = {}
         self.taken_out: set[int] = set()
+        self.tried = {2}
+        self.quarantined: set[int] = set()
+
+    def challenging(self, connection: Connection, model: str, version: int) -> Approved:
+        if version in self.quarantined or version not in self.tried | self.approved_ones:
+            raise Conflict(f"{model}/{version} may not be tried.")
+        return Approved(model=model, version=version, bundle=self.known[version])
 
     def may_return(self, connection: Connection, model: str, version: int) -> None:
         if version in self.taken_out:

@@ -135,6 +135,13 @@ class Platform:
         """Predictions that were answered and that the full log did not take."""
         return self.premises.serving.meters.traffic(endpoint).unlogged
 
+    def rollouts(self) -> Any:
+        """Begins, divides and ends rollouts of approved versions."""
+        from falaj.serving.rolloutreleases import RolloutReleases
+
+        routing = self.premises.serving.routing
+        return RolloutReleases(self._releases(), routing, _Approvals(self.approved))
+
     def _releases(self) -> Any:
         from falaj.serving.releases import Releases
 
@@ -154,6 +161,10 @@ class _Approvals:
     def approved(self, _connection: object, model: str, version: int | None) -> Approved:
         """The version that was kept under this name and number."""
         return self._approved[model, version or 1]
+
+    def challenging(self, connection: object, model: str, version: int) -> Approved:
+        """The same: a benchmark's challengers are as good as its champions."""
+        return self.approved(connection, model, version)
 
     def may_return(self, _connection: object, model: str, version: int) -> None:
         """Whatever was approved once may serve again."""

@@ -17,7 +17,7 @@ from pathlib import Path
 import pyotp
 from rich.console import Console
 
-from falaj.demo import flights, proof
+from falaj.demo import again, flights, proof, tried
 from falaj.demo.definitions.features import NOT_FOR_THE_MODEL, delay_features
 from falaj.demo.definitions.model import endpoint
 from falaj.demo.live import BEGIN, END, Lived, autumn, lived
@@ -124,16 +124,23 @@ def _served(
 ) -> None:
     approver, secrets = _peopled(story, owner, up, owner_secrets)
     flights.promote(owner, approver.platform, story, version)
+    again.permit(owner, approver.platform, story)
     flights.serve(owner, story)
     _materialised(story, owner)
     feed = connect(up.control, service=FEED, secret=secrets[FEED], ca=up.ca)
     questions = Questions(up, endpoint.name, service=DESK, secret=secrets[DESK])
     try:
         seen = _lived(story, premises, owner, feed, questions)
+        _watched(story, owner)
+        again.drift(owner, story, plan)
+        again.retrain(owner, story)
+        waiting = again.stop_for_a_person(owner, story)
+        approver.enter(up)
+        owner.step_up(pyotp.TOTP(owner_secrets.totp_secret).now())
+        tried.try_and_roll_back(owner, approver.platform, story, premises, questions, waiting)
     finally:
         questions.close()
         feed.close()
-    _watched(story, owner)
     _traced(story, owner, seen)
     _proven(story, premises, owner, version)
     approver.platform.close()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 ALERT = "features.parity"
 SYSTEM = "system:parity"
+Told = Callable[["Call", "ParityReport", str], object]
+"""Is told of each report that was kept, with its id, in the transaction that keeps it."""
 ROWS = 200
 """How many requests of each service the house checks at a time."""
 
@@ -32,9 +34,11 @@ class ParityChecks:
     Args:
         parity: measures.
         alerts: are raised when something differs; without them nobody is told.
+        told: see its type.
     """
 
-    def __init__(self, parity: Parity, alerts: Alerts | None) -> None:
+    def __init__(self, parity: Parity, alerts: Alerts | None, told: Told | None = None) -> None:
+        self._told = told
         self._parity = parity
         self._alerts = alerts
 
@@ -65,6 +69,8 @@ class ParityChecks:
         """Keep a report; tell those whom it concerns if something differs."""
         parity_id = parity_records.keep(call, report)
         call.note(parity=parity_id, n_values=report.n_values, n_mismatches=report.n_mismatches)
+        if self._told is not None:
+            self._told(call, report, parity_id)
         if report.agrees:
             return report
         call.emit("features.parity_broken", service=report.service, by_feature=report.by_feature)

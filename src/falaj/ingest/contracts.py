@@ -1,7 +1,8 @@
-"""Contracts, compiled: one pass that judges every row, one aggregate over the judgements.
+"""Contracts, judged: one aggregate over all rows, and a second look only at what is broken.
 
-Each row check becomes a condition that is true of a *violating* row; the aggregate counts
-them all at once, with the first few row numbers of each.
+The first pass counts the violating rows of every check at once and keeps nothing of the
+rows. Only if it finds some, a second one goes after the rows themselves: their numbers, a
+few examples, and those to set aside.
 """
 
 from __future__ import annotations
@@ -12,33 +13,21 @@ from datetime import datetime
 from typing import Any
 
 import duckdb
-import pyarrow as pa
 
-from falaj.ingest.model import (
-    Between,
-    Check,
-    CheckResult,
-    Contract,
-    Example,
-    Expression,
-    ForeignKey,
-    Freshness,
-    InSet,
-    Matches,
-    NotNull,
-    RowCheck,
-    RowCount,
-    Severity,
-    Unique,
-    Value,
-)
+from falaj.ingest.checks import Check, Severity, Statistic, Unique
+from falaj.ingest.conditions import Compiled, Compiler, Lookup
+from falaj.ingest.figures import Asked, figure_of
+from falaj.ingest.model import CheckResult, Contract, Example
 from falaj.ingest.typing import RAW, ROWS, Bench, first_line, name, text
+from falaj.ingest.usual import Past
 from falaj.kernel.errors import InvalidInput
+
+__all__ = ["JUDGED", "Judgement", "Lookup", "judge"]
 
 JUDGED = "_judged"
 N_EXAMPLES = 5
-Lookup = Callable[[str, Sequence[str]], pa.Table | None]
-"""The columns of a lake table as they stood before the load; None if there is no table."""
+Earlier = Callable[[Contract, Check], Past]
+"""The earlier figures of a check."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +54,9 @@ def judge(
     lookup: Lookup,
     existing: str | None = None,
     show_values: bool = True,
+    earlier: Earlier = lambda _contract, _check: (),
+    loaded_at: datetime | None = None,
+    again: Callable[[], None] | None = None,
 ) -> Judgement:
     """Hold the rows of ``ROWS`` to contracts.
 
@@ -75,30 +67,29 @@ def judge(
         lookup: reads the tables that foreign keys name.
         existing: the lake table whose rows stand beside these, for ``unique``.
         show_values: False keeps the values of violating rows out of the results.
+        earlier: what a ``usual`` check has measured before.
+        loaded_at: of the newest load into the table; ``now`` if None.
+        again: lays the same rows into ``ROWS`` anew, without ``_row``, where they can be
+            read but once (a stream from the lake). Nothing is set aside then, examples are
+            numbered as the rows come, and of ``unique`` show the repeated values.
 
     Raises:
         InvalidInput: a check names a column or a table that there is not, or is wrong.
     """
     checks = [(contract, check) for contract in contracts for check in contract.checks]
-    columns = {row[0] for row in bench.execute(f"DESCRIBE {ROWS}").fetchall()}
-    parts, aggregates = ["_row"], ["count(*)"]
-    for place, (contract, check) in enumerate(checks):
-        _known(contract, check, columns)
-        if isinstance(check, RowCount):
-            aggregates += ["NULL", "NULL"]
-        elif isinstance(check, Freshness):
-            parts.append(f"{name(check.column)} AS f{place}")
-            aggregates += ["NULL", f"epoch_us(max(f{place})::TIMESTAMPTZ)"]
-        else:
-            condition = _condition(bench, check, place, lookup, existing)
-            parts.append(f"coalesce(({condition}\n), false) AS b{place}")
-            aggregates += [
-                f"count(*) FILTER (WHERE b{place})",
-                f"min(_row, {N_EXAMPLES}) FILTER (WHERE b{place})",
-            ]
+    columns = {str(row[0]) for row in bench.execute(f"DESCRIBE {ROWS}").fetchall()}
+    compiler = Compiler(bench, lookup, existing, columns)
+    compiled = [compiler.compiled(*one, place) for place, one in enumerate(checks)]
+    asked = Asked(now, loaded_at or now, frozenset(columns - {"_row"}), earlier)
     try:
-        bench.execute(f"CREATE TEMP TABLE {JUDGED} AS SELECT {', '.join(parts)} FROM {ROWS} r")
-        measured = bench.execute(f"SELECT {', '.join(aggregates)} FROM {JUDGED}").fetchone() or ()
+        n_rows, *measured = _measured(bench, compiled)
+        found = {place: (int(n or 0), list[Example]()) for place, n in enumerate(measured)
+                 if compiled[place].violating is not None}  # fmt: skip
+        suspected = {place: compiled[place] for place, (n, _) in found.items() if n}
+        if suspected and again is None:
+            found |= _looked_at(bench, suspected)
+        elif suspected and again is not None:
+            found |= _streamed(bench, suspected, sorted(columns), again)
     except duckdb.OutOfMemoryException:
         raise
     except duckdb.Error as error:
@@ -107,115 +98,139 @@ def judge(
             f"The contract {told} cannot be checked: {first_line(error)}.",
             hint="Correct the expression or the type of its bounds.",
         ) from None
-    n_rows = int(measured[0])
     results = [
-        _result(contract, check, n_rows, measured[1 + 2 * place], measured[2 + 2 * place], now)
-        for place, (contract, check) in enumerate(checks)
+        _told_openly(
+            one.check,
+            show_values,
+            figure_of(one.contract, one.check, n_rows, measured[place], asked),
+        )
+        if one.violating is None
+        else _counted(one.contract, one.check, n_rows, *found[place])
+        for place, one in enumerate(compiled)
     ]
+    if again is not None:
+        return Judgement(results if show_values else list(map(_without_values, results)))
     if show_values:
         results = _with_values(bench, results)
-    return Judgement(results, _set_aside(bench, [check for _, check in checks]))
+    return Judgement(results, _set_aside(bench, suspected))
 
 
-def _condition(
-    bench: Bench, check: RowCheck, place: int, lookup: Lookup, existing: str | None
-) -> str:
-    """SQL that is true of a row which violates the check."""
-    if isinstance(check, NotNull):
-        return f"{name(check.column)} IS NULL"
-    if isinstance(check, Unique):
-        return _repeated(bench, check, place, lookup, existing)
-    if isinstance(check, Expression):
-        return f"NOT coalesce(({check.sql}\n), true)"
-    if isinstance(check, ForeignKey):
-        return _unknown(bench, check, place, lookup)
-    return _odd(check)
+def _measured(bench: Bench, compiled: Sequence[Compiled]) -> tuple[Any, ...]:
+    """The number of rows and what each check measures, in one pass."""
+    beside = [one.beside for one in compiled if one.beside is not None]
+    rows = f"(SELECT r.*, {', '.join(beside)} FROM {ROWS} r)" if beside else ROWS
+    aggregates = ", ".join(["count(*)", *(one.measured for one in compiled)])
+    return bench.execute(f"SELECT {aggregates} FROM {rows} r").fetchone() or ()
 
 
-def _odd(check: Between | InSet | Matches) -> str:
-    column = name(check.column)
-    if isinstance(check, InSet):
-        return f"{column} NOT IN ({', '.join(map(_literal, check.values))})"
-    if isinstance(check, Matches):
-        return f"NOT regexp_full_match({column}, {text(check.pattern)})"
-    bounds = [
-        f"{column} {sign} {_literal(bound)}"
-        for sign, bound in (("<", check.least), (">", check.greatest))
-        if bound is not None
-    ]
-    return " OR ".join(bounds)
+def _looked_at(
+    bench: Bench, suspected: dict[int, Compiled]
+) -> dict[int, tuple[int, list[Example]]]:
+    """Make ``JUDGED`` of the rows that violate a check; their number and first ones."""
+    conditions = ", ".join(
+        f"coalesce(({one.violating}\n), false) AS b{place}" for place, one in suspected.items()
+    )
+    either = " OR ".join(f"b{place}" for place in suspected)
+    bench.execute(
+        f"CREATE TEMP TABLE {JUDGED} AS SELECT * FROM"
+        f" (SELECT _row, {conditions} FROM {ROWS} r) WHERE {either}"
+    )
+    told = ", ".join(
+        f"count_if(b{place}), min(_row, {N_EXAMPLES}) FILTER (WHERE b{place})"
+        for place in suspected
+    )
+    row = bench.execute(f"SELECT {told} FROM {JUDGED}").fetchone() or ()
+    return {
+        place: (int(row[2 * at]), [Example(row=number) for number in row[2 * at + 1] or []])
+        for at, place in enumerate(suspected)
+    }
 
 
-def _unknown(bench: Bench, check: ForeignKey, place: int, lookup: Lookup) -> str:
-    known = lookup(check.table, [check.to_column])
-    if known is None:
-        raise InvalidInput(
-            f"The check {check.label} names the lake table {check.table!r}, which there is not.",
-            hint="Load that table first.",
+def _streamed(
+    bench: Bench, suspected: dict[int, Compiled], columns: Sequence[str], again: Callable[[], None]
+) -> dict[int, tuple[int, list[Example]]]:
+    """As ``_looked_at``, of rows that come once: all plain checks in one more pass, and one for
+    each ``unique``, which needs its own columns only."""
+    found: dict[int, tuple[int, list[Example]]] = {}
+    plain = {p: one for p, one in suspected.items() if not isinstance(one.check, Unique)}
+    if plain:
+        again()
+        conditions = ", ".join(
+            f"coalesce(({one.violating}\n), false) AS b{place}" for place, one in plain.items()
         )
-    bench.register(f"_known{place}", known)
-    column = name(check.column)
-    return (
-        f"{column} IS NOT NULL AND {column} NOT IN (SELECT {name(check.to_column)}"
-        f" FROM _known{place} WHERE {name(check.to_column)} IS NOT NULL)"
-    )
+        told = ", ".join(
+            f"count_if(b{place}), arg_min(seen, _row, {N_EXAMPLES}) FILTER (WHERE b{place})"
+            for place in plain
+        )
+        seen = ", ".join(f"{name(one)} := r.{name(one)}" for one in columns)
+        row = _only_row(bench,
+            f"SELECT {told} FROM (SELECT row_number() OVER () AS _row,"
+            f" struct_pack(_row := row_number() OVER (), {seen}) AS seen, {conditions}"
+            f" FROM {ROWS} r)"
+        )  # fmt: skip
+        for at, place in enumerate(plain):
+            shown = [_example(dict(one)) for one in row[2 * at + 1] or []]
+            found[place] = (int(row[2 * at]), shown)
+    for place, one in suspected.items():
+        if isinstance(one.check, Unique):
+            again()
+            found[place] = _repeated(bench, one.check)
+    return found
 
 
-def _repeated(bench: Bench, check: Unique, place: int, lookup: Lookup, existing: str | None) -> str:
-    columns = [name(column) for column in check.columns]
-    whole = " AND ".join(f"r.{column} IS NOT NULL" for column in columns)
-    partition = ", ".join(f"r.{column}" for column in columns)
-    here = f"row_number() OVER (PARTITION BY {partition} ORDER BY r._row) > 1"
-    before = lookup(existing, check.columns) if existing is not None else None
-    if before is None:
-        return f"{whole} AND {here}"
-    bench.register(f"_before{place}", before)
-    same = " AND ".join(f"e.{column} = r.{column}" for column in columns)
-    there = f"EXISTS (SELECT 1 FROM _before{place} e WHERE {same})"
-    return f"{whole} AND ({here} OR {there})"
+def _repeated(bench: Bench, check: Unique) -> tuple[int, list[Example]]:
+    keys = ", ".join(map(name, check.columns))
+    whole = " AND ".join(f"{name(column)} IS NOT NULL" for column in check.columns)
+    seen = ", ".join(f"{name(one)} := {name(one)}" for one in check.columns)
+    n, shown = _only_row(bench,
+        f"SELECT coalesce(sum(n - 1), 0), arg_min(seen, seen._row, {N_EXAMPLES}) FROM"
+        f" (SELECT count(*) AS n, struct_pack(_row := max(_row), {seen}) AS seen FROM"
+        f" (SELECT row_number() OVER () AS _row, {keys} FROM {ROWS}) WHERE {whole}"
+        f" GROUP BY {keys} HAVING count(*) > 1)"
+    )  # fmt: skip
+    return int(n), [_example(dict(one)) for one in shown or []]
 
 
-def _known(contract: Contract, check: Check, columns: set[str]) -> None:
-    named: tuple[str, ...] = ()
-    if isinstance(check, Unique):
-        named = check.columns
-    elif not isinstance(check, RowCount | Expression):
-        named = (check.column,)
-    for column in named:
-        if column not in columns:
-            raise InvalidInput(
-                f"The contract {contract.name!r} checks the column {column!r} of"
-                f" {contract.table!r}, which there is not.",
-                hint=f"Its columns are {', '.join(sorted(columns - {'_row'}))}.",
-            )
+def _only_row(bench: Bench, sql: str) -> list[Any]:
+    """The one row of an answer; by Arrow, since the engine itself gives no instants of a zone."""
+    columns = bench.execute(sql).to_arrow_table().columns
+    return [column[0].as_py() for column in columns]
 
 
-def _result(
-    contract: Contract, check: Check, n_rows: int, first: Any, second: Any, now: datetime
+def _counted(
+    contract: Contract, check: Check, n_rows: int, n: int, examples: list[Example]
 ) -> CheckResult:
-    said: dict[str, Any] = {"contract": contract.name, "check": check.label, "n_rows": n_rows,
-                            "severity": check.severity}  # fmt: skip
-    if isinstance(check, RowCount):
-        passed = check.least <= n_rows and (check.greatest is None or n_rows <= check.greatest)
-        return CheckResult(
-            **said, n_violations=int(not passed), share=0.0, passed=passed,
-            measured=f"{n_rows} rows",
-        )  # fmt: skip
-    if isinstance(check, Freshness):
-        age = None if second is None else now.timestamp() - second / 1_000_000
-        passed = age is not None and age <= check.max_age_seconds
-        return CheckResult(
-            **said, n_violations=int(not passed), share=0.0, passed=passed,
-            measured="no value" if age is None else f"{age:.0f} s old",
-        )  # fmt: skip
-    share = first / n_rows if n_rows else 0.0
+    share = n / n_rows if n_rows else 0.0
     return CheckResult(
-        **said,
-        n_violations=first,
+        contract=contract.name,
+        check=check.label,
+        severity=check.severity,
+        n_rows=n_rows,
+        n_violations=n,
         share=share,
-        passed=first == 0 or share <= check.tolerance,
-        examples=[Example(row=row) for row in second or []],
+        passed=n == 0 or share <= check.tolerance,
+        value=share,
+        examples=examples,
     )
+
+
+def _example(row: dict[str, Any]) -> Example:
+    number = int(row.pop("_row"))
+    return Example(row=number, values=_plain(row))
+
+
+def _told_openly(check: Check, show_values: bool, result: CheckResult) -> CheckResult:
+    """The result, without a figure that may be one person's value."""
+    if show_values or not isinstance(check, Statistic) or check.of in ("mean", "std", "null_share"):
+        return result
+    return result.model_copy(
+        update={"value": None, "measured": "kept" if result.passed else "not kept"}
+    )
+
+
+def _without_values(result: CheckResult) -> CheckResult:
+    bare = [Example(row=example.row) for example in result.examples]
+    return result.model_copy(update={"examples": bare})
 
 
 def _with_values(bench: Bench, results: list[CheckResult]) -> list[CheckResult]:
@@ -245,23 +260,16 @@ def _plain(row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _set_aside(bench: Bench, checks: list[Check]) -> list[tuple[int, str]]:
-    places = [place for place, check in enumerate(checks) if check.severity is Severity.QUARANTINE]
-    if not places:
+def _set_aside(bench: Bench, suspected: dict[int, Compiled]) -> list[tuple[int, str]]:
+    checks = {p: one.check for p, one in suspected.items()
+              if one.check.severity is Severity.QUARANTINE}  # fmt: skip
+    if not checks:
         return []
     reasons = ", ".join(
-        f"CASE WHEN b{place} THEN {text(checks[place].label)} END" for place in places
+        f"CASE WHEN b{place} THEN {text(check.label)} END" for place, check in checks.items()
     )
     found = bench.execute(
         f"SELECT _row, concat_ws('; ', {reasons}) FROM {JUDGED}"
-        f" WHERE {' OR '.join(f'b{place}' for place in places)} ORDER BY _row"
+        f" WHERE {' OR '.join(f'b{place}' for place in checks)} ORDER BY _row"
     ).fetchall()
     return [(int(row), str(reason)) for row, reason in found]
-
-
-def _literal(value: Value) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, str):
-        return text(value)
-    return f"{value!r}::DOUBLE" if isinstance(value, float) else str(value)

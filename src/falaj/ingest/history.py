@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import insert, select
+from sqlalchemy import func, insert, select
 from sqlalchemy.engine import Connection
 
-from falaj.ingest.model import CheckResult, Example, LoadReport, LoadState
+from falaj.ingest.checks import Check, Usual
+from falaj.ingest.model import CheckResult, Contract, Example, LoadReport, LoadState, TrendPoint
 from falaj.ingest.tables import contract_results, loads
+from falaj.ingest.usual import Past
+
+if TYPE_CHECKING:
+    from falaj.ingest.contracts import Earlier
 from falaj.kernel.call import Call
+
+BY_LOAD, BY_CHECK = "load", "check"
+"""What measured a result: a load, its own rows; or a check, the whole table."""
+MOST_HISTORY = 400
+"""Of earlier figures, so many are the past of a ``usual`` check."""
 
 
 def record(call: Call, report: LoadReport, content: str) -> None:
@@ -34,7 +46,9 @@ def record(call: Call, report: LoadReport, content: str) -> None:
     record_results(call, report.id, report.table, report.checks)
 
 
-def record_results(call: Call, load: str, table: str, results: list[CheckResult]) -> None:
+def record_results(
+    call: Call, load: str, table: str, results: list[CheckResult], *, via: str = BY_LOAD
+) -> None:
     """Keep the results of checks that belong to a load (or to a check on demand)."""
     if not results:
         return
@@ -54,6 +68,10 @@ def record_results(call: Call, load: str, table: str, results: list[CheckResult]
                 "measured": result.measured,
                 "examples": [example.model_dump() for example in result.examples],
                 "at": call.now,
+                "value": result.value,
+                "low": result.low,
+                "high": result.high,
+                "via": via,
             }
             for result in results
         ],
@@ -98,6 +116,74 @@ def results(connection: Connection, table: str, limit: int) -> list[CheckResult]
             examples=[Example.model_validate(example) for example in row.examples],
         )
         for row in connection.execute(query)
+    ]
+
+
+def has_passed(connection: Connection, contract: Contract, check: str) -> bool:
+    """True if a check of a contract has ever passed."""
+    of = contract_results.c
+    query = select(of.id).where(
+        of.table_name == contract.table,
+        of.contract == contract.name,
+        of.check == check,
+        of.passed.is_(True),
+    )
+    return connection.execute(query.limit(1)).first() is not None
+
+
+def figures(connection: Connection, contracts: Sequence[Contract], *, via: str) -> Earlier:
+    """The earlier figures of the checks that ask what is usual."""
+    of = contract_results.c
+    found: dict[tuple[str, str], Past] = {}
+    for contract in contracts:
+        for check in contract.checks:
+            if isinstance(check, Usual):
+                query = select(of.at, of.value).where(
+                    of.table_name == contract.table,
+                    of.contract == contract.name,
+                    of.check == check.label,
+                    of.value.is_not(None),
+                    of.via == via,
+                )
+                rows = connection.execute(query.order_by(of.id.desc()).limit(MOST_HISTORY))
+                found[contract.name, check.label] = [(row.at, row.value) for row in rows]
+
+    def earlier(contract: Contract, check: Check) -> Past:
+        return found.get((contract.name, check.label), ())
+
+    return earlier
+
+
+def loaded_at(connection: Connection, table: str) -> datetime | None:
+    """When the newest load wrote into a table; None if none did."""
+    query = select(func.max(loads.c.at)).where(
+        loads.c.table_name == table, loads.c.state == LoadState.DONE
+    )
+    found: datetime | None = connection.execute(query).scalar()
+    return found
+
+
+def trend(
+    connection: Connection, contract: Contract, *, check: str | None, limit: int
+) -> list[TrendPoint]:
+    """What the checks of a contract measured over time, the newest first.
+
+    Args:
+        check: words that a check's label holds; None for all.
+        limit: of points.
+    """
+    of = contract_results.c
+    query = select(contract_results).where(
+        of.table_name == contract.table,
+        of.contract == contract.name,
+    )
+    if check is not None:
+        query = query.where(of.check.contains(check, autoescape=True))
+    rows = connection.execute(query.order_by(of.id.desc()).limit(limit))
+    names = [name for name in TrendPoint.model_fields if name != "via"]
+    return [
+        TrendPoint(**{name: getattr(row, name) for name in names}, via=row.via or BY_LOAD)
+        for row in rows
     ]
 
 

@@ -1,26 +1,26 @@
-"""The words of ingest: sources, contracts and their checks, loads and their results."""
+"""The words of ingest: sources, contracts, loads and the results of checks."""
 
 from __future__ import annotations
 
 import re
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 
 from falaj.catalog.columns import OF_PEOPLE
 from falaj.catalog.definitions import Definition
 from falaj.catalog.model import Classification, Relation
+from falaj.ingest.checks import TABLE, Check, ColumnName, Severity
 from falaj.kernel.errors import Conflict, InvalidInput
 from falaj.lake.queries import through_expressions
 
-TABLE = r"^[a-z][a-z0-9_]{0,62}$"
-COLUMN = r"^[A-Za-z_][A-Za-z0-9_]{0,127}$"
 TYPE = re.compile(r"^(text|integer|number|boolean|date|instant|decimal\((\d{1,2}), ?(\d{1,2})\))$")
 
-ColumnName = Annotated[str, Field(pattern=COLUMN)]
-Value = bool | int | float | str
+
+CHECK_JOB = "contracts.check"
+"""The kind of the job that holds a whole table to a contract."""
 
 
 class SourceBroken(InvalidInput):
@@ -144,157 +144,6 @@ class Source(Definition):
         return self.model_dump(mode="json", exclude=said)
 
 
-class Severity(StrEnum):
-    """What a broken check does to a load."""
-
-    WARN = "warn"  # it is recorded
-    QUARANTINE = "quarantine"  # the violating rows are set aside, the others load
-    FAIL = "fail"  # nothing is written
-
-
-class _Check(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    severity: Severity = Severity.FAIL
-    tolerance: float = Field(0.0, ge=0, le=1)
-    """The share of rows that may violate it before it counts as broken."""
-
-
-class NotNull(_Check):
-    """Every row has a value in the column."""
-
-    check: Literal["not_null"] = "not_null"
-    column: ColumnName
-
-    @property
-    def label(self) -> str:
-        """The check in words."""
-        return f"not_null({self.column})"
-
-
-class Unique(_Check):
-    """No two rows (nor a row and one in the table) have the same values; nulls differ."""
-
-    check: Literal["unique"] = "unique"
-    columns: tuple[ColumnName, ...] = Field(min_length=1)
-
-    @property
-    def label(self) -> str:
-        """The check in words."""
-        return f"unique({', '.join(self.columns)})"
-
-
-class Between(_Check):
-    """Every value is at least ``least`` and at most ``greatest``; nulls pass."""
-
-    check: Literal["between"] = "between"
-    column: ColumnName
-    least: Value | None = None
-    greatest: Value | None = None
-
-    @model_validator(mode="after")
-    def _bounded(self) -> Self:
-        if self.least is None and self.greatest is None:
-            raise ValueError("give least, greatest, or both")
-        return self
-
-    @property
-    def label(self) -> str:
-        """The check in words."""
-        return f"between({self.column}, {self.least}, {self.greatest})"
-
-
-class InSet(_Check):
-    """Every value is one of those listed; nulls pass."""
-
-    check: Literal["in_set"] = "in_set"
-    column: ColumnName
-    values: tuple[Value, ...] = Field(min_length=1)
-
-    @property
-    def label(self) -> str:
-        """The check in words."""
-        return f"in_set({self.column})"
-
-
-class Matches(_Check):
-    """Every text matches the regular expression (RE2) as a whole; nulls pass."""
-
-    check: Literal["matches"] = "matches"
-    column: ColumnName
-    pattern: str
-
-    @property
-    def label(self) -> str:
-        """The check in words."""
-        return f"matches({self.column}, {self.pattern})"
-
-
-class ForeignKey(_Check):
-    """Every value stands in a column of another lake table; nulls pass."""
-
-    check: Literal["foreign_key"] = "foreign_key"
-    column: ColumnName
-    table: str = Field(pattern=TABLE)
-    to_column: ColumnName
-
-    @property
-    def label(self) -> str:
-        """The check in words."""
-        return f"foreign_key({self.column} → {self.table}.{self.to_column})"
-
-
-class Expression(_Check):
-    """An SQL condition over the columns is true of every row; unknown (null) passes."""
-
-    check: Literal["expression"] = "expression"
-    sql: str = Field(min_length=1)
-
-    @property
-    def label(self) -> str:
-        """The check in words."""
-        return f"expression({self.sql})"
-
-
-class _OfTable(_Check):
-    @model_validator(mode="after")
-    def _has_no_rows(self) -> Self:
-        if self.severity is Severity.QUARANTINE or self.tolerance:
-            raise ValueError("this check is about all rows together: use warn or fail")
-        return self
-
-
-class RowCount(_OfTable):
-    """The number of rows of the load lies between two numbers."""
-
-    check: Literal["row_count"] = "row_count"
-    least: int = Field(1, ge=0)
-    greatest: int | None = None
-
-    @property
-    def label(self) -> str:
-        """The check in words."""
-        return f"row_count({self.least}, {self.greatest})"
-
-
-class Freshness(_OfTable):
-    """The greatest instant of a column is at most so old when the load runs."""
-
-    check: Literal["freshness"] = "freshness"
-    column: ColumnName
-    max_age_seconds: float = Field(gt=0)
-
-    @property
-    def label(self) -> str:
-        """The check in words."""
-        return f"freshness({self.column}, {self.max_age_seconds:g} s)"
-
-
-RowCheck = NotNull | Unique | Between | InSet | Matches | ForeignKey | Expression
-TableCheck = RowCount | Freshness
-Check = Annotated[RowCheck | TableCheck, Field(discriminator="check")]
-
-
 class Contract(Definition):
     """What must be true of the rows of a lake table, checked by every load into it."""
 
@@ -330,7 +179,30 @@ class CheckResult(BaseModel):
     passed: bool
     measured: str = ""
     """What a check of all rows together found."""
+    value: float | None = None
+    """The figure whose trend is kept: the share of violating rows, or what was measured."""
+    low: float | None = None
+    high: float | None = None
+    """The bounds that the figure was held to; None if there is none."""
     examples: list[Example] = []
+
+
+class TrendPoint(BaseModel):
+    """What one check measured once."""
+
+    at: datetime
+    check: str
+    via: str
+    """``load``: of the rows of one load. ``check``: of the whole table."""
+    passed: bool
+    severity: Severity
+    n_rows: int
+    n_violations: int
+    share: float
+    measured: str
+    value: float | None
+    low: float | None
+    high: float | None
 
 
 class LoadState(StrEnum):

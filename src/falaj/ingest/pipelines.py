@@ -21,8 +21,10 @@ from falaj.catalog.assets import Catalog
 from falaj.catalog.definitions import Definitions
 from falaj.catalog.model import Relation
 from falaj.ingest import history
-from falaj.ingest.contracts import Judgement, Lookup, judge
+from falaj.ingest.checks import NotNull, Severity
+from falaj.ingest.contracts import Earlier, Judgement, judge
 from falaj.ingest.declared import record_quarantine
+from falaj.ingest.failing import FailingChecks
 from falaj.ingest.files import File, Files, Read
 from falaj.ingest.model import (
     CheckResult,
@@ -31,8 +33,6 @@ from falaj.ingest.model import (
     LoadReport,
     LoadState,
     Mode,
-    NotNull,
-    Severity,
     Source,
 )
 from falaj.ingest.personal import (
@@ -42,17 +42,19 @@ from falaj.ingest.personal import (
     rule_of_source,
     subjects_of,
 )
+from falaj.ingest.tablechecks import hold, lookup_in
 from falaj.ingest.typing import RAW, ROWS, TYPED, Bench, bench, lay_out, name
 from falaj.kernel.call import AssetRef
 from falaj.kernel.calls import Calls
 from falaj.kernel.clock import Clock
-from falaj.kernel.errors import Conflict, NotFound
+from falaj.kernel.errors import Conflict
 from falaj.kernel.ids import new_id
 from falaj.kernel.jobs import JobRun
 from falaj.lake.model import Snapshot
 from falaj.lake.personal import record_rule, rule_of
 from falaj.lake.ports import Lake
 from falaj.lake.service import TABLE, record_table
+from falaj.operations.alerts import Alerts
 
 KIND = "ingest.load"
 """The kind of the job."""
@@ -74,6 +76,8 @@ class Plan:
     """The idempotency key of the lake write."""
     earlier: LoadReport | None
     """The load that has done all this already."""
+    past: Earlier
+    """What ``usual`` checks measured at earlier loads."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +100,7 @@ class Loading:
         catalog: where tables and lineage are recorded.
         calls: opens the transactions of the job.
         clock: the load's instant.
+        alerts: where checks that used to pass and fail are told; None tells nobody.
         memory: that the work may use, such as ``2GB``; threads: of the engine.
     """
 
@@ -108,6 +113,7 @@ class Loading:
         catalog: Catalog,
         calls: Calls,
         clock: Clock,
+        alerts: Alerts | None = None,
         memory: str = "2GB",
         threads: int = 2,
     ) -> None:
@@ -117,6 +123,7 @@ class Loading:
         self._catalog = catalog
         self._calls = calls
         self._clock = clock
+        self._failing = FailingChecks(alerts)
         self._memory = memory
         self._threads = threads
 
@@ -158,18 +165,15 @@ class Loading:
         Raises:
             NotFound: the table has not been loaded yet.
         """
-        rows = self._lake.scan(source.table)
-        numbered = rows.append_column("_row", pa.array(range(1, rows.num_rows + 1), pa.int64()))
-        with bench(memory=self._memory, threads=self._threads) as engine:
-            engine.register(RAW, numbered)
-            engine.execute(f"CREATE TEMP VIEW {ROWS} AS SELECT * FROM {RAW}")
-            return judge(
-                engine,
-                contracts,
-                now=self._clock.now(),
-                lookup=self._lookup(None),
-                show_values=not is_secret(source),
-            ).results
+        return hold(
+            self._lake,
+            source.table,
+            contracts,
+            now=self._clock.now(),
+            show_values=not is_secret(source),
+            memory=self._memory,
+            threads=self._threads,
+        )
 
     def contracts_of(self, connection: Any, table: str) -> list[Contract]:
         """The contracts of a table, by name."""
@@ -187,6 +191,7 @@ class Loading:
         with self._calls.database.reading() as connection:
             source = self.source(connection, name)
             contracts = self.contracts_of(connection, source.table)
+            past = history.figures(connection, contracts, via=history.BY_LOAD)
         files = self._files.found(source)
         content = _digest([file.digest for file in files])
         digest = _digest([content, source.shape(), [one.shape() for one in contracts]])
@@ -204,7 +209,7 @@ class Loading:
                 " earlier definition; their rows would stand in the table twice.",
                 hint="Use mode 'replace', or load with again=True if that is what you want.",
             )
-        return Plan(source, contracts, files, content, digest, key, same)
+        return Plan(source, contracts, files, content, digest, key, same, past)
 
     def _sorted(self, plan: Plan, read: Read, now: datetime, *, before: int | None) -> _Sorted:
         source = plan.source
@@ -216,7 +221,8 @@ class Loading:
                 engine,
                 contracts,
                 now=now,
-                lookup=self._lookup(before),
+                lookup=lookup_in(self._lake, before),
+                earlier=plan.past,
                 existing=source.table if source.mode is Mode.APPEND else None,
                 show_values=not is_secret(source),
             )
@@ -227,15 +233,6 @@ class Loading:
             ]
             good = _good(engine, source, judgement)
         return _Sorted(good, sorted(aside), judgement, read.n_rows)
-
-    def _lookup(self, snapshot: int | None) -> Lookup:
-        def look_up(table: str, columns: Sequence[str]) -> pa.Table | None:
-            try:
-                return self._lake.scan(table, columns=columns, snapshot=snapshot)
-            except NotFound:
-                return None
-
-        return look_up
 
     def _report(self, plan: Plan, rows: _Sorted, job: str, now: datetime) -> LoadReport:
         return LoadReport(
@@ -261,6 +258,7 @@ class Loading:
             update={"state": LoadState.REFUSED, "n_written": 0, "n_quarantined": 0}
         )
         with self._opened(run, plan) as call:
+            self._failing.alert(call, plan.contracts, report.checks)
             history.record(call, refused, plan.content)
             call.emit("load.refused", source=plan.source.name, load=report.id)
         if broken:
@@ -305,6 +303,7 @@ class Loading:
                 call.connection, source.name, digest=plan.digest
             ):
                 return  # a load that ran beside this one has recorded the same write
+            self._failing.alert(call, plan.contracts, report.checks)
             history.record(call, report, plan.content)
             if report.n_quarantined:
                 record_quarantine(call, self._catalog, source)

@@ -42,4 +42,8 @@ contract_results = Table(
     Column("measured", Text, nullable=False),
     Column("examples", Json, nullable=False),
     Column("at", Instant, nullable=False),
+    Column("value", Float),
+    Column("low", Float),
+    Column("high", Float),
+    Column("via", String(10)),
 )

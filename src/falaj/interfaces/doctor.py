@@ -84,6 +84,7 @@ def examined(settings: Settings) -> Iterator[Finding]:
         },
         "provisioning": doctor_programs.provisioning,
         "ci": doctor_programs.ci,
+        "receivers of alerts": doctor_programs.receivers,
     }
     try:
         for component, check in checks.items():

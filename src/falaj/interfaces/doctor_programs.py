@@ -1,9 +1,11 @@
-"""What ``falaj doctor`` looks at of identity providers and CI systems."""
+"""What ``falaj doctor`` looks at of programs of others: identity providers, CI systems,
+receivers of alerts."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from falaj.interfaces.doctor import Unwell
 from falaj.kernel.errors import FalajError, NotFound
 from falaj.trust.ci import Rule, rules_of
 from falaj.trust.model import AccountState, Role
@@ -74,3 +76,20 @@ def _fits_its_account(made: Premises, rule: Rule) -> None:
             f"The rule {rule.name!r} gives jobs none of the roles of {rule.account!r}.",
             hint="A job has roles of its account at most.",
         )
+
+
+def receivers(made: Premises) -> str:
+    """Whether each receiver of alerts can be reached; nobody is sent anything."""
+    from falaj.wiring.operationparts import receiver_states
+
+    states = receiver_states(made)
+    ill = [one for one in states if not one.reachable]
+    if ill:
+        raise Unwell(
+            " ".join(f"{one.name} ({one.channel}) cannot be reached: {one.why}" for one in ill),
+            hint="Mend its declaration, its secret (receivers.secrets) or the way to it"
+            " (outgoing.allowed, receivers.ca_file).",
+        )
+    if not states:
+        return "none is declared: alerts stand on the page and in the log alone"
+    return f"{', '.join(one.name for one in states)} can be reached"

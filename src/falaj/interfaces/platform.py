@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from falaj.catalog.service import AssetService, DefinitionService
     from falaj.features.service import Features
+    from falaj.ingest.contract_service import ContractService
     from falaj.ingest.service import SourceService
     from falaj.interfaces.certified import CertifiedTransport
     from falaj.interfaces.credentials import RenewedTokens
@@ -36,10 +37,16 @@ if TYPE_CHECKING:
     from falaj.lake.service import TableService
     from falaj.models.ci_service import CiService
     from falaj.models.service import ModelService
+    from falaj.monitoring.retraining_service import RetrainingService
     from falaj.monitoring.service import MonitorService
+    from falaj.operations.alerting_service import ReceiverService, SilenceService
+    from falaj.operations.incident_service import IncidentService, ProblemService
     from falaj.operations.policy_service import PolicyService
-    from falaj.operations.service import AlertService, ChangeService, IncidentService
+    from falaj.operations.service import AlertService, ChangeService
+    from falaj.operations.service_level_service import ServiceLevelService
     from falaj.operations.webhooks_service import WebhookService
+    from falaj.rollouts.planning_service import PlanningService
+    from falaj.rollouts.service import RolloutService
     from falaj.serving.service import EndpointService
     from falaj.training.costs.service import CostService
     from falaj.training.frames import TrainingFrame
@@ -90,6 +97,7 @@ class Platform:
     """
 
     sources: SourceService
+    contracts: ContractService
     tables: TableService
     definitions: DefinitionService
     features: Features
@@ -103,10 +111,17 @@ class Platform:
     models: ModelService
     endpoints: EndpointService
     monitors: MonitorService
+    planning: PlanningService
+    retraining: RetrainingService
+    rollouts: RolloutService
     changes: ChangeService
     alerts: AlertService
     incidents: IncidentService
     webhooks: WebhookService
+    silences: SilenceService
+    problems: ProblemService
+    service_levels: ServiceLevelService
+    receivers: ReceiverService
     assets: AssetService
     privacy: PrivacyService
     accounts: AccountsService

@@ -49,17 +49,21 @@ class TopRow(BaseModel):
 def rows_between(before: Measurement, after: Measurement) -> list[TopRow]:
     """What happened between two measurements: each endpoint, then its variants if several."""
     seconds = max((after.at - before.at).total_seconds(), 1e-9)
-    known = {(one.endpoint, one.variant): one for one in before.series}
+    known = {(one.endpoint, one.variant, one.shadow): one for one in before.series}
     by_endpoint: dict[str, list[SeriesCounts]] = defaultdict(list)
     for one in after.series:
-        by_endpoint[one.endpoint].append(_since(known.get((one.endpoint, one.variant)), one))
+        earlier = known.get((one.endpoint, one.variant, one.shadow))
+        by_endpoint[one.endpoint].append(_since(earlier, one))
     rows = []
-    for endpoint, series in sorted(by_endpoint.items()):
+    for endpoint, found in sorted(by_endpoint.items()):
+        series = [one for one in found if not one.shadow]
+        shadows = [one for one in found if one.shadow]
         variants = [one for one in series if one.variant]
         only = variants[0].variant if len(variants) == 1 else ""
         rows.append(_row(endpoint, only, series, seconds))
         if not only:
             rows += [_row(endpoint, one.variant, [one], seconds) for one in variants]
+        rows += [_row(endpoint, f"{one.variant} (shadow)", [one], seconds) for one in shadows]
     return rows
 
 
@@ -77,6 +81,8 @@ def _since(before: SeriesCounts | None, after: SeriesCounts) -> SeriesCounts:
 
 def _row(endpoint: str, variant: str, series: list[SeriesCounts], seconds: float) -> TopRow:
     total = {name: sum(getattr(one, name) for one in series) for name in _ADDED}
+    if len(series) > 1:  # what a variant failed on is among the answers of the endpoint
+        total["failed"] = sum(one.failed for one in series if not one.variant)
     waited = sum(one.queue_seconds for one in series)
     errors = total["refused"] + total["failed"] - total["shed"]
     return TopRow(

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from falaj.kernel.settings import Settings
 
 ROLES = ("control", "inference", "worker")
-PROPOSED = ("policy", "read_rule")
+PROPOSED = ("policy", "read_rule", "change_template")
 """``wiring.kinds.proposed_kinds``, without what they import: the supervisor is to stay small."""
 
 EXAMPLE = '''"""What this platform is to know: sources, features, models, endpoints.

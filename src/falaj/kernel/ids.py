@@ -18,6 +18,9 @@ PREFIXES = {
     "change": "a change that waits for or has an approval",
     "alert": "an alert",
     "incident": "an incident",
+    "prob": "a problem: the cause of incidents",
+    "silence": "a silence of alerts",
+    "notice": "a message about alerts on its way to a receiver",
     "exp": "an experiment",
     "usage": "what one fit of a run used",
     "run": "a training run",
@@ -41,12 +44,15 @@ PREFIXES = {
     "push": "a push of events into a stream",
     "read": "an online read of features",
     "report": "a report of a monitor",
+    "check": "a check of a monitor that its schedule asked for",
+    "retraining": "a retraining that something caused",
     "parity": "a check of parity",
     "erasure": "a certificate that a data subject was erased",
     "prun": "a run of a pipeline",
     "backfill": "a back-fill of a pipeline",
     "delivery": "an event on its way to a webhook",
     "scaling": "a decision on the number of inference workers",
+    "rol": "a run of a rollout",
 }
 
 

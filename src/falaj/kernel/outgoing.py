@@ -133,6 +133,15 @@ class Guard:
                 f"The address begins with {scheme}:, not with https:.",
                 hint="Falaj sends to servers that prove who they are.",
             )
+        return self.address_of(name, port)
+
+    def address_of(self, name: str, port: int) -> str:
+        """The address to connect to, for a protocol that brings its own TLS (SMTP).
+
+        Raises:
+            OutgoingRefused: one of the name's addresses is inside.
+            Unavailable: the name has no address.
+        """
         name = name.lower().rstrip(".")
         addresses = [ipaddress.ip_address(found) for found in self._resolve(name, port)]
         if not addresses:

@@ -43,6 +43,7 @@ from falaj.kernel.settings_pipelines import PipelineSettings
 from falaj.kernel.settings_privacy import PrivacySettings
 from falaj.kernel.settings_provisioning import ProvisioningSettings
 from falaj.kernel.settings_queue import QueueSettings
+from falaj.kernel.settings_receivers import ReceiverSettings, secrets_of_receivers
 from falaj.kernel.settings_supply import SupplyChainSettings
 from falaj.kernel.settings_trainers import TrainerSettings
 from falaj.kernel.settings_webhooks import WebhookSettings
@@ -246,6 +247,7 @@ class Settings(BaseSettings):
     queue: QueueSettings = QueueSettings()
     pipelines: PipelineSettings = PipelineSettings()
     webhooks: WebhookSettings = WebhookSettings()
+    receivers: ReceiverSettings = ReceiverSettings()
     traces: str = ""
     """Where traces go, by OTLP over HTTP: ``https://collector:4318``; nowhere if it is empty."""
     traces_ratio: float = Field(0.01, ge=0, le=1)
@@ -358,7 +360,7 @@ def _check_file(file: Path) -> None:
     nested = document.get("key_service")
     of_keys = [name for name in KEY_SERVICE_SECRETS if name in nested] if nested else []
     held += [f"key_service__{name}" for name in of_keys]
-    held += secrets_of_providers(document)
+    held += secrets_of_providers(document) + secrets_of_receivers(document)
     if held:
         secret = _PASSWORD_OF.get(held[0], held[0])
         raise InvalidInput(

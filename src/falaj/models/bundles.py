@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from falaj.kernel.errors import Corrupt, InvalidInput, NotFound
 from falaj.models.attestation import ATTESTATION, Attestation, Builder
+from falaj.models.isolation import ISOLATION
 from falaj.models.mlbom import BOM, bill
 from falaj.models.model import FileEntry, Manifest, ModelFormat, Statistics
 from falaj.models.signing import SIGNATURE, BadStatement, Envelope, Signing, Statement, sha256
@@ -81,6 +82,11 @@ class Bundle:
         return (
             None if data is None else (self.manifest.native_format or self.manifest.trainer, data)
         )
+
+    @property
+    def isolation(self) -> bytes:
+        """The forest that tells rows unlike those of the training; empty if there is none."""
+        return self.files.get(ISOLATION, b"")
 
     @property
     def card(self) -> str:

@@ -206,6 +206,11 @@ class Statistics(BaseModel):
     scores: Histogram
     """Of the model's probabilities on the validation rows. Edges are their quantiles and 63 of
     equal distance; bundles made before have the latter alone."""
+    positives: tuple[int, ...] | None = None
+    """How many of the rows in each bin of the scores had the label 1. None in a bundle that was
+    made before this was kept, or without labels."""
+    score_totals: tuple[float, ...] | None = None
+    """The sum of the scores in each bin; None as for ``positives``."""
 
 
 class Signature(BaseModel):

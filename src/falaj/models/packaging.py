@@ -11,6 +11,7 @@ from falaj.models.attestation import of_training
 from falaj.models.bundles import CARD, NATIVE, STATISTICS, Bundles
 from falaj.models.cards import card
 from falaj.models.files import check_bytes
+from falaj.models.isolation import ISOLATION, grown
 from falaj.models.model import Manifest, ModelFormat, Signature
 from falaj.models.reference import statistics_of
 from falaj.training.metrics import binary_metrics
@@ -102,10 +103,13 @@ class ModelPackaging:
             native_format=fitted.format,
             created_at=candidate.run.started_at,
         )
-        statistics = statistics_of(fitted.encoding, candidate.train.matrix, scores)
+        statistics = statistics_of(
+            fitted.encoding, candidate.train.matrix, scores, candidate.validation.labels
+        )
         return self._bundles.keep(
             manifest,
             {
+                **_beside(candidate),
                 model_format.file: model,
                 NATIVE: fitted.data,
                 STATISTICS: statistics.model_dump_json().encode(),
@@ -129,6 +133,15 @@ class ModelPackaging:
     def register(self, call: Call, model: str, run: str, bundle: str) -> int:
         """Add the bundle as the next version of the model; a repeat returns the first."""
         return self._registry.register(call, model, run=run, bundle=bundle).version
+
+
+def _beside(candidate: Candidate) -> dict[str, bytes]:
+    """The files that a bundle has only if they are asked for."""
+    forest = candidate.isolation
+    if forest is None:
+        return {}
+    of = candidate.train.matrix
+    return {ISOLATION: grown(of, seed=candidate.seed, **forest.model_dump())}
 
 
 def _facts(fitted: FittedModel, worst: float) -> dict[str, float | str]:

@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from falaj.kernel.errors import Conflict, InvalidInput
 from falaj.models.model import GateReport, GatesNotPassed, ModelVersion, Stage
+from falaj.models.quarantine import check_not_quarantined
 from falaj.models.registry import version_ref
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from falaj.kernel.call import Call
     from falaj.models.registry import Registry
     from falaj.operations.changes import Changes
@@ -28,8 +31,19 @@ class Promotions:
         self._registry = registry
         self._changes = changes
 
-    def ask(self, call: Call, model: str, version: int, to: Stage, reason: str) -> Change:
+    def ask(
+        self,
+        call: Call,
+        model: str,
+        version: int,
+        to: Stage,
+        reason: str,
+        *,
+        evidence: Mapping[str, Any] | None = None,
+    ) -> Change:
         """Open the change that, approved, lets a version take a stage.
+
+        ``evidence`` is told to the approver beside what the registry knows.
 
         Raises:
             NotFound: there is no such version, or no policy for the model.
@@ -42,20 +56,58 @@ class Promotions:
             raise InvalidInput("A promotion needs a reason.", hint="Say why, for the approver.")
         report = self._checked(call, found, to)
         return self._changes.open(
+            call, **self._asked(call, found, report, to, reason, evidence or {})
+        )
+
+    def carry_out_standard(
+        self,
+        call: Call,
+        template: str,
+        model: str,
+        version: int,
+        to: Stage,
+        reason: str,
+        *,
+        evidence: Mapping[str, Any],
+    ) -> Change:
+        """Let a version take a stage at once, by a standard change inside an approved template.
+
+        Raises:
+            NotFound: as for ``ask``, or no such template is in force.
+            OutsideBounds: the change is outside of the template.
+            Conflict, GatesNotPassed, Corrupt: as for ``ask``.
+        """
+        found = self._registry.version(call.connection, model, version)
+        report = self._checked(call, found, to)
+        return self._changes.carry_out_standard(
             call,
-            kind=CHANGE_KIND,
-            subject=version_ref(model, version),
-            title=f"{model} version {version} to {to}",
-            reason=reason,
-            evidence=self.evidence(call, found, report, to),
-            payload={
-                "model": model,
-                "version": version,
+            template,
+            **self._asked(call, found, report, to, reason, evidence),
+        )
+
+    def _asked(
+        self,
+        call: Call,
+        found: ModelVersion,
+        report: GateReport | None,
+        to: Stage,
+        reason: str,
+        evidence: Mapping[str, Any],
+    ) -> dict[str, Any]:
+        return {
+            "kind": CHANGE_KIND,
+            "subject": version_ref(found.model, found.version),
+            "title": f"{found.model} version {found.version} to {to}",
+            "reason": reason,
+            "evidence": {**self.evidence(call, found, report, to), **evidence},
+            "payload": {
+                "model": found.model,
+                "version": found.version,
                 "to": str(to),
                 "bundle": found.bundle,
                 "gate_report": report.id if report else None,
             },
-        )
+        }
 
     def evidence(
         self, call: Call, found: ModelVersion, report: GateReport | None, to: Stage
@@ -114,12 +166,14 @@ class Promotions:
 
         Raises:
             GatesNotPassed: a guarded stage without passed gates under today's policy.
+            Quarantined: a guarded stage, and the version is in quarantine.
             NotAdopted: a guarded stage without a bundle.
             Corrupt: its bundle does not verify, or says otherwise how it was made.
         """
         name = f"version {version.version} of {version.model}"
         if not to.guarded:
             return self._registry.report(call.connection, version.model, version.version)
+        check_not_quarantined(call.connection, version.model, version.version)
         self._registry.trusted(call.connection, version)
         policy = self._registry.policy(call.connection, version.model)
         report = self._registry.report(call.connection, version.model, version.version)

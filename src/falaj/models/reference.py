@@ -19,6 +19,7 @@ def statistics_of(
     encoding: Encoding,
     matrix: npt.NDArray[np.float32],
     scores: npt.NDArray[np.float64],
+    labels: npt.NDArray[np.float64] | None = None,
 ) -> Statistics:
     """The reference of a model.
 
@@ -26,6 +27,8 @@ def statistics_of(
         encoding: the model's inputs.
         matrix: the training rows, encoded.
         scores: the model's probabilities on the validation rows.
+        labels: 0 or 1 of those rows, if they are known: what performance is estimated from
+            later, while no labels have arrived yet.
     """
     features = []
     for place, feature in enumerate(encoding.features):
@@ -68,7 +71,21 @@ def statistics_of(
             edges=tuple(edges.tolist()),
             counts=tuple(counted(scores, edges).tolist()),
         ),
+        **_classes(scores, labels, edges),
     )
+
+
+def _classes(
+    scores: npt.NDArray[np.float64],
+    labels: npt.NDArray[np.float64] | None,
+    edges: npt.NDArray[np.float64],
+) -> dict[str, tuple[float, ...]]:
+    if labels is None or len(labels) != len(scores) or not np.isin(labels, (0.0, 1.0)).all():
+        return {}
+    places = np.searchsorted(edges, scores, side="left")
+    ones = counted(scores[labels == 1], edges)
+    totals = np.bincount(places, weights=scores, minlength=len(edges) + 1)
+    return {"positives": tuple(ones.tolist()), "score_totals": tuple(totals.tolist())}
 
 
 def quantile_edges(known: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

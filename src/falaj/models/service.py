@@ -24,6 +24,8 @@ from falaj.models.model import (
     Signer,
     Stage,
 )
+from falaj.models.quarantine import Quarantine, quarantine, release_from_quarantine
+from falaj.models.quarantine import listed as quarantined
 from falaj.models.registered import Reason, RegistryActions, RegistryParts, VersionNumber
 from falaj.models.revocations import listed
 from falaj.operations.model import Change
@@ -52,6 +54,7 @@ Note = Annotated[str, Field(max_length=2_000)]
 SignerList = list[Signer]
 Bom = dict[str, Any]
 RevocationList = list[Revocation]
+QuarantineList = list[Quarantine]
 
 
 class ModelService(RegistryActions):
@@ -308,6 +311,24 @@ class ModelService(RegistryActions):
     def revocations(self) -> RevocationList:
         """The bundles and signers that were revoked, the newest first."""
         return listed(self.call.connection)
+
+    @action(post="/models/{name}/versions/{version}/quarantines", on="model_version")
+    def quarantine(self, name: ModelName, version: VersionNumber, *, reason: Reason) -> Quarantine:
+        """Let a version neither be served nor promoted until it is released.
+
+        An endpoint that serves it already goes on: roll that back, or stop its rollout.
+        """
+        return quarantine(self.call, name, version, reason)
+
+    @action(post="/models/{name}/versions/{version}/releases", on="model_version", step_up=True)
+    def release(self, name: ModelName, version: VersionNumber, *, reason: Reason) -> None:
+        """Release a version from quarantine: it may be served again, if all else permits it."""
+        release_from_quarantine(self.call, name, version, reason)
+
+    @action(get="/model-quarantines")
+    def quarantined(self) -> QuarantineList:
+        """The versions in quarantine, and why."""
+        return quarantined(self.call.connection)
 
     @action(get="/models/{name}/versions/{version}/bom", on="model_version")
     def bom(self, name: ModelName, version: VersionNumber) -> Bom:

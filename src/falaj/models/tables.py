@@ -141,3 +141,14 @@ revocation_rows = Table(
     Column("reason", Text, nullable=False),
 )
 """Bundles and signers that may not be used any more."""
+
+quarantine_rows = Table(
+    "quarantined_versions",
+    metadata,
+    Column("model", String(200), primary_key=True),
+    Column("version", Integer, primary_key=True, autoincrement=False),
+    Column("at", Instant, nullable=False),
+    Column("by", String(200), nullable=False),
+    Column("reason", Text, nullable=False),
+)
+"""Model versions that may not be served until somebody has looked at them."""

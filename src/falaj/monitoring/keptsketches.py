@@ -22,7 +22,7 @@ from falaj.kernel.database import Database
 from falaj.kernel.errors import Corrupt, NotFound, Unavailable
 from falaj.kernel.insertion import insert_if_absent
 from falaj.kernel.telemetry import logger
-from falaj.monitoring.sketches import Bins, Sketch, put_together, unpacked
+from falaj.monitoring.sketches import Bins, Reals, Sketch, put_together, unpacked
 from falaj.monitoring.tables import sketch_rows, sketched_segments
 
 if TYPE_CHECKING:
@@ -137,6 +137,10 @@ class KeptSketches:
             query = query.where(table.variant == variant)
         kept = list(connection.execute(query).scalars())
         return put_together(self._bins_of(model, version), kept)
+
+    def score_edges(self, model: str, version: int) -> Reals:
+        """The edges of the bins of a version's scores; raises NotFound, Corrupt."""
+        return self._bins_of(model, version).score_edges
 
     def minutes(
         self,

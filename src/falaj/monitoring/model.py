@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
 from falaj.catalog.definitions import Definition
 from falaj.kernel.call import AssetRef
+from falaj.monitoring.anomalywords import AnomalyWatch
 from falaj.monitoring.driftwords import DriftLimits, DriftWatch
+from falaj.monitoring.leakage import LeakageLimits
+from falaj.monitoring.performancewords import Quality, Slice
+from falaj.monitoring.schedulewords import CheckSchedule
 from falaj.operations.model import Severity
 from falaj.serving.model import EndpointName
 
@@ -65,9 +69,23 @@ class Monitor(Definition):
     labels: Labels | None = None
     performance: PerformanceLimits | None = None
     severity: Severity = Severity.WARNING
+    schedule: CheckSchedule | None = None
+    """When it checks by itself; never, if there is none."""
     drift_watch: DriftWatch | None = None
     """What drift is measured against, and when it is alerted; None: against the training rows,
     at once."""
+    anomalies: AnomalyWatch | None = None
+    """Which series are held against their own past; None: none."""
+    quality: Quality | None = None
+    """Of performance, estimated and realised, of calibration and of fairness."""
+    leakage: LeakageLimits | None = None
+    """Whether single features know too much; it needs ``labels``."""
+
+    @model_validator(mode="after")
+    def _labelled(self) -> Self:
+        if self.labels is None and self.quality is not None and self.quality.needs_labels:
+            raise ValueError("a limit of `quality` needs labels; say in `labels` where they arrive")
+        return self
 
     def document(self) -> dict[str, Any]:
         """As ``Definition.document``; what is unset and came later is left out, so that a
@@ -105,6 +123,31 @@ class PeriodPerformance(BaseModel):
     """None without both classes."""
     log_loss: Band | None = None
     brier: Band | None = None
+    accuracy: Band | None = None
+    precision: Band | None = None
+    """None if nothing was predicted positive."""
+    recall: Band | None = None
+    """None without a positive label."""
+    f1: Band | None = None
+    average_precision: Band | None = None
+    young: bool = False
+    """More labels of it are likely to arrive: its figures may change, and those that arrive
+    early may differ from those that arrive late."""
+
+    @property
+    def labelled(self) -> float:
+        """The share of the predictions whose label is known."""
+        return self.n_labels / self.n_predictions if self.n_predictions else 0.0
+
+
+class SlicePerformance(BaseModel):
+    """Realised performance of one group of rows by period."""
+
+    slice: Slice
+    group: str
+    n_predictions: int
+    n_labels: int
+    periods: list[PeriodPerformance]
 
 
 class PerformanceReport(BaseModel):
@@ -119,13 +162,25 @@ class PerformanceReport(BaseModel):
     n_predictions: int
     n_labels: int
     periods: list[PeriodPerformance]
+    threshold: float = 0.5
+    """A score from here on predicted label 1."""
+    slices: list[SlicePerformance] = []
+    n_groups_not_shown: int = 0
+    """Of the slices: those with too few labels to say anything, or to keep one row's secret."""
+    label_delay_p50_seconds: float | None = None
+    """From a prediction to its first label, of the older half of the window; None unless the
+    labels say when they were recorded."""
+    label_delay_p95_seconds: float | None = None
+    warning: str = ""
+    """What to know before one believes the latest figures."""
 
 
 class ReportKind(BaseModel):
     """A kept report, in a list."""
 
     id: str
-    kind: Literal["drift", "performance"]
+    kind: str
+    """``drift``, ``performance``, ``estimate``, ``calibration``, ``fairness``, ``parity``, …"""
     endpoint: str
     monitor: str | None
     at: datetime

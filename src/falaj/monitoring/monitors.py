@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from sqlalchemy import insert, select
+from sqlalchemy import select
 
 from falaj.catalog.definitions import Definitions
 from falaj.kernel.call import AssetRef, Call
-from falaj.kernel.errors import Conflict, InvalidInput, NotFound
-from falaj.kernel.ids import new_id
+from falaj.kernel.errors import Conflict, NotFound
 from falaj.monitoring import tables
+from falaj.monitoring.assessments import Assessments, check_window, keep
 from falaj.monitoring.driftchecks import DriftChecks
 from falaj.monitoring.driftwords import DriftLimits, DriftReference, DriftReport, DriftWatch
 from falaj.monitoring.model import (
@@ -24,12 +25,14 @@ from falaj.monitoring.model import (
     Period,
     ReportKind,
 )
+from falaj.monitoring.performancewords import Slice
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
 
     from falaj.monitoring.drift import Drift
     from falaj.monitoring.performance import Performance
+    from falaj.monitoring.seriesanomalies import SeriesAnomalies
     from falaj.operations.alerts import Alerts
     from falaj.serving.model import Release
     from falaj.serving.releases import Releases
@@ -43,6 +46,8 @@ class Monitors:
         releases: tell what serves.
         definitions: hold the monitors.
         alerts: are raised when a limit is crossed.
+        assessments: measure what monitors declare of quality; None where nothing does.
+        series: judges series; None where no monitor watches any.
     """
 
     def __init__(
@@ -52,14 +57,32 @@ class Monitors:
         releases: Releases,
         definitions: Definitions,
         alerts: Alerts,
+        assessments: Assessments | None = None,
+        series: SeriesAnomalies | None = None,
     ) -> None:
         self._drift = drift
         self._performance = performance
         self._releases = releases
         self._definitions = definitions
         self._alerts = alerts
+        self._series = series
         self._drift_checks = DriftChecks(drift, performance)
+        self._assessments = assessments
         self.lake = drift.lake
+
+    @property
+    def series(self) -> SeriesAnomalies:
+        """What judges series."""
+        if self._series is None:
+            raise RuntimeError("these monitors were made without series")
+        return self._series
+
+    @property
+    def assessments(self) -> Assessments:
+        """What measures performance with and without labels, calibration and fairness."""
+        if self._assessments is None:
+            raise RuntimeError("these monitors were made without assessments")
+        return self._assessments
 
     def monitor(self, connection: Connection, name: str) -> Monitor:
         """A declared monitor; raises NotFound."""
@@ -97,7 +120,7 @@ class Monitors:
             Conflict: the endpoint serves nothing.
             NotFound: no such endpoint, or no predictions in the window.
         """
-        _check_window(since, until)
+        check_window(since, until)
         active = self._active(call, endpoint)
         watch = watch or DriftWatch(reference=reference or DriftReference())
         report = self._drift.report(
@@ -105,7 +128,7 @@ class Monitors:
             exact=exact, reference=watch.reference, quality=watch.quality,
         )  # fmt: skip
         self._drift_checks.complete(report, watch, labels, active)
-        return self._kept(call, "drift", endpoint, monitor, report), report
+        return keep(call, "drift", endpoint, monitor, report), report
 
     def performance(
         self,
@@ -117,6 +140,8 @@ class Monitors:
         *,
         by: Period = "week",
         confidence: float = 0.95,
+        threshold: float = 0.5,
+        slices: Sequence[Slice] = (),
         monitor: str | None = None,
     ) -> tuple[str, PerformanceReport]:
         """Measure and keep a performance report; returns its id and the report.
@@ -124,12 +149,16 @@ class Monitors:
         Raises:
             NotFound: no such endpoint, no predictions in the window or no label table.
         """
-        _check_window(since, until)
+        check_window(since, until)
         self._releases.endpoint(call.connection, endpoint)
-        report = self._performance.report(
-            endpoint, labels, since, until, by=by, confidence=confidence
-        )
-        return self._kept(call, "performance", endpoint, monitor, report), report
+        measured = self._performance
+        if slices:
+            measured = self.assessments.performance(call)
+        report = measured.report(
+            endpoint, labels, since, until, by=by, confidence=confidence,
+            threshold=threshold, slices=slices, now=call.now,
+        )  # fmt: skip
+        return keep(call, "performance", endpoint, monitor, report), report
 
     def check(self, call: Call, name: str, until: datetime) -> CheckResult:
         """Run a monitor over its window that ends at ``until``; raises alerts.
@@ -176,6 +205,19 @@ class Monitors:
             result.reports.append(kept)
             for figure, message in crossed(realised, monitor.performance):
                 self._alert(call, monitor, result, figure, message, {"report": kept})
+        if monitor.anomalies is not None:
+            shown, judged = self.series.check(call, monitor, monitor.anomalies, until)
+            result.reports.append(shown)
+            for one_series in judged:
+                self._alert(call, monitor, result, f"anomaly-{one_series.series}",
+                            one_series.message,
+                            {"report": shown, **one_series.model_dump(mode="json")})  # fmt: skip
+        if monitor.quality is not None:
+            found = self.assessments.check(call, monitor, since, until)
+            result.reports += found.reports
+            for crossed_limit, shown in found.crossed:
+                self._alert(call, monitor, result, crossed_limit.name, crossed_limit.message,
+                            {"report": shown})  # fmt: skip
         call.note(reports=result.reports, alerts=result.alerts)
         return result
 
@@ -209,29 +251,6 @@ class Monitors:
                 f"{endpoint!r} serves nothing now.", hint="Activate a release of it first."
             )
         return release
-
-    def _kept(
-        self,
-        call: Call,
-        kind: Literal["drift", "performance"],
-        endpoint: str,
-        monitor: str | None,
-        report: DriftReport | PerformanceReport,
-    ) -> str:
-        report_id = new_id("report")
-        call.connection.execute(
-            insert(tables.reports).values(
-                id=report_id,
-                kind=kind,
-                endpoint=endpoint,
-                monitor=monitor,
-                at=call.now,
-                by=call.principal.id,
-                document=report.model_dump(mode="json"),
-            )
-        )
-        call.note(report=report_id)
-        return report_id
 
     def _alert(
         self,
@@ -272,11 +291,3 @@ def crossed(report: PerformanceReport, limits: PerformanceLimits) -> list[tuple[
             words = name.replace("_", " ")
             found.append((name, f"{words} {band.estimate:.3f} {told}, limit {limit:g}"))
     return found
-
-
-def _check_window(since: datetime, until: datetime) -> None:
-    if since >= until:
-        raise InvalidInput(
-            f"The window from {since.isoformat()} to {until.isoformat()} is empty.",
-            hint="Give `since` before `until`.",
-        )

@@ -1,34 +1,40 @@
-"""Realised performance: predictions joined with labels that arrived late, by period."""
+"""Realised performance: predictions joined with labels that arrived late, by period and slice."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
-from statistics import NormalDist
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
-from numpy.typing import NDArray
 
-from falaj.kernel.errors import InvalidInput, NotFound
-from falaj.lake.personal import rule_of
 from falaj.lake.ports import Lake
-from falaj.models.intervals import auc_interval
-from falaj.monitoring.model import Band, Labels, PerformanceReport, Period, PeriodPerformance
-from falaj.serving.names import table_of
-from falaj.training.metrics import SingleClass
+from falaj.monitoring.joined import InputsOf, Joined, Joins
+from falaj.monitoring.model import (
+    Labels,
+    PerformanceReport,
+    Period,
+    PeriodPerformance,
+    SlicePerformance,
+)
+from falaj.monitoring.performancewords import Slice
+from falaj.monitoring.realised import mean_band, realised
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-_LEAST_PROBABILITY = 1e-15
+LEAST_SHOWN = 20
+"""Labels that a group needs in a period to have figures there: fewer would tell of persons."""
+_ENOUGH_LABELLED = 0.9
+_FEWEST_DELAYS = 50
 
 
 class Performance:
-    """Reports realised performance from the prediction log and a label table."""
+    """Reports realised performance from the prediction log and a label table.
 
-    def __init__(self, lake: Lake) -> None:
-        self._lake = lake
+    Args:
+        lake: holds both.
+        inputs_of: what an endpoint's model reads; None if no slice is by an input.
+    """
+
+    def __init__(self, lake: Lake, inputs_of: InputsOf | None = None) -> None:
+        self._joins = Joins(lake, inputs_of)
 
     def report(
         self,
@@ -39,148 +45,145 @@ class Performance:
         *,
         by: Period = "week",
         confidence: float = 0.95,
+        threshold: float = 0.5,
+        slices: Sequence[Slice] = (),
+        now: datetime | None = None,
     ) -> PerformanceReport:
-        """AUC, log loss and Brier score of [since, until) by period, each with its band.
+        """The figures of [since, until) by period, each with its band.
 
         A week begins on Monday, in UTC. Predictions without a label are counted, and are
         no part of the figures.
+
+        Args:
+            threshold: a score from here on predicts label 1.
+            slices: by what rows are told apart, each by itself.
+            now: against which a period is young; the end of the window if left out.
 
         Raises:
             NotFound: there are no such predictions, or no label table.
             InvalidInput: a label is neither 0 nor 1, or a column is missing.
         """
-        joined = self._joined(endpoint, labels, since, until, by)
-        if not len(joined["score"]):
-            raise NotFound(
-                f"{endpoint!r} has no logged predictions between {since:%Y-%m-%d} and "
-                f"{until:%Y-%m-%d}.",
-                hint="Ask for another window.",
-            )
-        starts, places = np.unique(joined["period"], return_inverse=True)
+        joined = self._joins.joined(endpoint, labels, since, until, by)
         periods = [
-            _period(
-                _instant(start),
-                joined["score"][places == place],
-                joined["label"][places == place],
-                confidence,
-            )
-            for place, start in enumerate(starts)
+            period_of(start, rows, threshold, confidence) for start, rows in joined.by_period()
         ]
-        return PerformanceReport(
+        half, late = _delays(joined)
+        _tell_young(periods, by, now or until, late)
+        report = PerformanceReport(
             endpoint=endpoint,
             labels=labels,
             by=by,
             since=since,
             until=until,
             confidence=confidence,
-            n_predictions=sum(period.n_predictions for period in periods),
-            n_labels=sum(period.n_labels for period in periods),
+            n_predictions=len(joined),
+            n_labels=int(joined.known.sum()),
             periods=periods,
+            threshold=threshold,
+            label_delay_p50_seconds=half,
+            label_delay_p95_seconds=late,
+            warning=_warning(periods, by),
         )
+        for cut in slices:
+            apart = self._joins.joined(endpoint, labels, since, until, by, cut)
+            self._add_slice(report, cut, apart)
+        return report
 
-    def _joined(
-        self, endpoint: str, labels: Labels, since: datetime, until: datetime, by: Period
-    ) -> dict[str, NDArray[np.float64]]:
-        table = table_of(endpoint)
-        for wanted, told in ((table, "prediction log"), (labels.table, "label table")):
-            if not self._lake.exists(wanted):
-                raise NotFound(
-                    f"There is no {told} {wanted!r} in the lake yet.",
-                    hint="`falaj tables list` shows what there is.",
+    def _add_slice(self, report: PerformanceReport, cut: Slice, joined: Joined) -> None:
+        young = {one.since for one in report.periods if one.young}
+        others = joined.chosen(joined.group < 0)
+        report.n_groups_not_shown += bool(len(others))
+        for name, rows in joined.by_group():
+            n_labels = int(rows.known.sum())
+            if n_labels < LEAST_SHOWN:
+                report.n_groups_not_shown += 1
+                continue
+            periods = []
+            for start, part in rows.by_period():
+                found = PeriodPerformance(
+                    since=start, n_predictions=len(part), n_labels=int(part.known.sum())
                 )
-        columns = set(self._lake.schema(labels.table).names)
-        key = labels.key or labels.on
-        for column in filter(None, (key, labels.label, labels.recorded_at)):
-            if column not in columns:
-                raise InvalidInput(
-                    f"The label table {labels.table!r} has no column {column!r}.",
-                    hint=f"It has: {', '.join(sorted(columns))}.",
+                if found.n_labels >= LEAST_SHOWN:
+                    found = period_of(start, part, report.threshold, report.confidence)
+                found.young = start in young
+                periods.append(found)
+            report.slices.append(
+                SlicePerformance(
+                    slice=cut,
+                    group=name,
+                    n_predictions=len(rows),
+                    n_labels=n_labels,
+                    periods=periods,
                 )
-        latest = f'"{labels.recorded_at}" DESC, ' if labels.recorded_at else ""
-        opened: dict[str, pa.Table] = {}
-        when = {"since": since, "until": until}
-        logged = self._named(
-            opened, "logged", table, ("prediction_id", "predicted_for", "score", labels.on),
-            "predicted_for >= $since AND predicted_for < $until", when,
-        )  # fmt: skip
-        known = (key, labels.label, labels.recorded_at)
-        labelled = self._named(opened, "labelled", labels.table, known)
-        found = self._lake.query(
-            f"""
-            WITH truths AS (
-                SELECT CAST("{key}" AS VARCHAR) AS key, CAST("{labels.label}" AS DOUBLE) AS label
-                FROM {labelled} WHERE "{labels.label}" IS NOT NULL
-                QUALIFY row_number() OVER (PARTITION BY "{key}" ORDER BY {latest}label DESC) = 1
             )
-            SELECT epoch_us(date_trunc('{by}', p.predicted_for AT TIME ZONE 'UTC')) AS period,
-                   p.score, t.label
-            FROM {logged} p LEFT JOIN truths t ON p.{labels.on} = t.key
-            WHERE p.predicted_for >= $since AND p.predicted_for < $until
-            ORDER BY p.prediction_id
-            """,
-            parameters=when,
-            inputs=opened,
-        )
-        return {
-            name: np.asarray(found.column(name).to_numpy(), dtype=np.float64)
-            for name in ("period", "score", "label")
-        }
-
-    def _named(
-        self,
-        opened: dict[str, pa.Table],
-        name: str,
-        table: str,
-        columns: Sequence[str | None],
-        where: str | None = None,
-        parameters: Mapping[str, datetime] | None = None,
-    ) -> str:
-        """What a query calls a table: SQL sees nothing of sealed columns, so those are opened."""
-        if rule_of(self._lake, table) is None:
-            return table
-        wanted = list(dict.fromkeys(column for column in columns if column is not None))
-        opened[name] = self._lake.scan(table, columns=wanted, where=where, parameters=parameters)
-        return name
 
 
-def _period(
-    since: datetime,
-    scores: NDArray[np.float64],
-    labels: NDArray[np.float64],
-    confidence: float,
+def period_of(
+    since: datetime, rows: Joined, threshold: float, confidence: float
 ) -> PeriodPerformance:
-    known = ~np.isnan(labels) & np.isfinite(scores)
-    y, s = labels[known], scores[known]
-    told = PeriodPerformance(since=since, n_predictions=len(scores), n_labels=len(y))
+    """The figures of the rows of one period."""
+    known = rows.known
+    y, s = rows.label[known], rows.score[known]
+    told = PeriodPerformance(since=since, n_predictions=len(rows), n_labels=len(y))
     if not len(y):
         return told
-    if not np.isin(y, (0.0, 1.0)).all():
-        raise InvalidInput(
-            "The label column holds values other than 0 and 1.",
-            hint="Give a boolean column, or 0 and 1; null while the label is not known.",
-        )
-    told.positive_rate = float(y.mean())
     told.mean_score = float(s.mean())
-    try:
-        interval = auc_interval(y, s, confidence=confidence)
-        told.auc = Band(estimate=interval.estimate, low=interval.low, high=interval.high)
-    except SingleClass:
-        told.auc = None
-    p = np.clip(s, _LEAST_PROBABILITY, 1 - _LEAST_PROBABILITY)
-    told.log_loss = mean_band(-(y * np.log(p) + (1 - y) * np.log1p(-p)), confidence)
-    told.brier = mean_band((s - y) ** 2, confidence)
+    for name, band in realised(y, s, threshold, confidence).items():
+        if name == "positive_rate":
+            told.positive_rate = float(y.mean())
+        else:
+            setattr(told, name, band)
     return told
 
 
-def mean_band(losses: NDArray[np.float64], confidence: float) -> Band:
-    """The mean of losses with its normal confidence band; one row has the widest band."""
-    mean = float(losses.mean())
-    if len(losses) < 2:
-        return Band(estimate=mean, low=0.0, high=float("inf"))
-    error = float(losses.std(ddof=1)) / len(losses) ** 0.5
-    half = NormalDist().inv_cdf(0.5 + confidence / 2) * error
-    return Band(estimate=mean, low=max(0.0, mean - half), high=mean + half)
+def end_of(since: datetime, by: Period) -> datetime:
+    """When a period that began then ends."""
+    if by == "month":
+        return (since.replace(day=1) + timedelta(days=32)).replace(day=1)
+    return since + timedelta(days=1 if by == "day" else 7)
 
 
-def _instant(microseconds: float) -> datetime:
-    return datetime.fromtimestamp(microseconds / 1e6, UTC)
+def _delays(joined: Joined) -> tuple[float | None, float | None]:
+    """The median and the 95th percentile of the labels' delay.
+
+    Of the older half of the predictions, if that has labels enough: of the younger ones only
+    the quick labels can have arrived.
+    """
+    known = ~np.isnan(joined.delay)
+    older = known & (joined.period <= np.median(joined.period))
+    chosen = older if older.sum() >= _FEWEST_DELAYS else known
+    if not chosen.any():
+        return None, None
+    half, late = np.quantile(np.maximum(joined.delay[chosen], 0.0), (0.5, 0.95))
+    return float(half), float(late)
+
+
+def _tell_young(
+    periods: list[PeriodPerformance], by: Period, now: datetime, late: float | None
+) -> None:
+    """Say which periods are young: 95 % of their labels had no time to arrive; or, if labels do
+    not say when, the last ones that are labelled less than the best by a tenth."""
+    if late is not None:
+        for one in periods:
+            one.young = end_of(one.since, by) + timedelta(seconds=late) > now.astimezone(UTC)
+        return
+    most = max(one.labelled for one in periods)
+    for one in reversed(periods):
+        if one.labelled >= _ENOUGH_LABELLED * most:
+            break
+        one.young = True
+
+
+def _warning(periods: list[PeriodPerformance], by: Period) -> str:
+    young = [one for one in periods if one.young]
+    if not young:
+        return ""
+    n, rows = sum(one.n_labels for one in young), sum(one.n_predictions for one in young)
+    return (
+        f"The labels from the {by} of {young[0].since:%Y-%m-%d} on are still arriving: "
+        f"{n / rows:.0%} of {rows} predictions have one. What arrives late may differ from "
+        "what arrives early."
+    )
+
+
+__all__ = ["LEAST_SHOWN", "Performance", "end_of", "mean_band", "period_of"]

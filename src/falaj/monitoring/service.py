@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from datetime import timedelta
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
-from falaj.kernel.actions import Service, action
-from falaj.kernel.call import AssetRef, Call
+from falaj.kernel.actions import action
+from falaj.kernel.call import AssetRef
 from falaj.kernel.errors import Forbidden, NotFound
+from falaj.monitoring.assessment_actions import AssessmentActions, May
 from falaj.monitoring.driftwords import (
     DriftLimits,
     DriftReference,
@@ -17,40 +17,41 @@ from falaj.monitoring.driftwords import (
     TableDrift,
 )
 from falaj.monitoring.laketables import LakeTables
+from falaj.monitoring.leakage_actions import LeakageActions, LeakageChecks
 from falaj.monitoring.model import (
     CheckResult,
     Column,
     Instant,
     KeptReport,
-    Labels,
     Monitor,
-    PerformanceReport,
-    Period,
     ReportKind,
     Table,
 )
+from falaj.monitoring.schedule_actions import ScheduleActions
 from falaj.monitoring.tabledrift import TableDrift
 from falaj.serving.model import EndpointName
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from falaj.lake.reading import GuardedLake
     from falaj.monitoring.monitors import Monitors
-
-_DEFAULT_WINDOW = timedelta(days=7)
-
-
-May = Callable[[Call, str, AssetRef], bool]
-"""True if the caller may do the named action on an asset, as the caller stands now."""
+    from falaj.monitoring.schedules import MonitorSchedules
 
 
-class MonitorService(Service):
-    """Drift and realised performance, from the prediction log."""
+class MonitorService(AssessmentActions, LeakageActions, ScheduleActions):
+    """Drift, performance, calibration and fairness, from the prediction log."""
 
     name: ClassVar[str] = "monitors"
 
-    def __init__(self, monitors: Monitors, may: May, guarded: GuardedLake) -> None:
+    def __init__(
+        self,
+        monitors: Monitors,
+        may: May,
+        guarded: GuardedLake,
+        schedules: MonitorSchedules | None = None,
+        leaks: LeakageChecks | None = None,
+    ) -> None:
+        self._leaks = leaks
+        self._schedules = schedules
         self._monitors = monitors
         self._may = may
         self._guarded = guarded
@@ -127,47 +128,13 @@ class MonitorService(Service):
             seed=seed, together=together,
         )  # fmt: skip
 
-    @action(post="/endpoints/{endpoint}/performance-reports", on="endpoint")
-    def performance(
-        self,
-        endpoint: EndpointName,
-        label_table: Table,
-        label: Column,
-        *,
-        on: str = "request_id",
-        key: Column | None = None,
-        recorded_at: Column | None = None,
-        since: Instant | None = None,
-        until: Instant | None = None,
-        by: Period = "week",
-    ) -> PerformanceReport:
-        """Join predictions with labels that arrived late; figures by period, each with its band.
-
-        Args:
-            endpoint: which one.
-            label_table: the lake table of the outcomes.
-            label: its column of 0 and 1.
-            on: prediction_id, request_id or unit: what the label table names.
-            key: its column of that; of the same name if left out.
-            recorded_at: its column of when a label became known; the last one counts.
-            since, until: the window; the last seven days if they are left out.
-            by: day, week or month.
-        """
-        labels = Labels.model_validate(
-            {"table": label_table, "label": label, "on": on, "key": key, "recorded_at": recorded_at}
-        )
-        self._check_labels(labels)
-        window = self._window(since, until)
-        _, report = self._monitors.performance(self.call, endpoint, labels, *window, by=by)
-        return report
-
     @action(post="/monitors/{name}/checks", on="monitor")
     def check(self, name: str, *, until: Instant | None = None) -> CheckResult:
         """Run a monitor over its window; what crosses a limit raises an alert."""
         monitor = self._monitors.monitor(self.call.connection, name)
-        if monitor.labels is not None:
-            self._check_labels(monitor.labels)
-        return self._monitors.check(self.call, name, until or self.call.now)
+        self._check_monitor(monitor)
+        result = self._monitors.check(self.call, name, until or self.call.now)
+        return self._with_leakage(monitor, result)
 
     @action(get="/endpoints/{endpoint}/reports", on="endpoint")
     def reports(self, endpoint: EndpointName, *, limit: int = 100) -> Sequence[ReportKind]:
@@ -180,16 +147,8 @@ class MonitorService(Service):
         found = self._monitors.report(self.call.connection, report)
         if not self._may_see(found.endpoint):
             raise NotFound(f"There is no report {report!r}.", hint="`falaj monitors reports`.")
+        self._check_kept(found)
         return found
-
-    def _check_labels(self, labels: Labels) -> None:
-        """Return if the caller may read the labels, all of them and in clear."""
-        # Figures over a window of one row would tell that row's label.
-        self._check_readable(
-            labels.table, f"You may not read the labels in table:{labels.table} as you stand."
-        )
-        columns = filter(None, (labels.label, labels.key or labels.on, labels.recorded_at))
-        self._guarded.check_clear(self.call, labels.table, columns, todo="compare predictions with")
 
     def _check_readable(self, table: str, refusal: str) -> None:
         if not self._may(self.call, "tables.read", AssetRef("table", table)):
@@ -199,7 +158,3 @@ class MonitorService(Service):
 
     def _may_see(self, endpoint: str) -> bool:
         return self._may(self.call, "assets.get", AssetRef("endpoint", endpoint))
-
-    def _window(self, since: datetime | None, until: datetime | None) -> tuple[datetime, datetime]:
-        end = until or self.call.now
-        return since or end - _DEFAULT_WINDOW, end

@@ -4,10 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, String, Table, Text, select
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Index,
+    Integer,
+    LargeBinary,
+    String,
+    Table,
+    Text,
+    insert,
+    select,
+)
 from sqlalchemy.engine import Connection
 
 from falaj.kernel.database import Instant, Json, metadata
+from falaj.kernel.ids import new_id
 
 reports = Table(
     "monitoring_reports",
@@ -75,8 +87,24 @@ detectors = Table(
 )
 
 
+def keep_report(connection: Connection, **values: Any) -> str:
+    """Keep a report of these columns; returns its id."""
+    report_id = new_id("report")
+    connection.execute(insert(reports).values(id=report_id, **values))
+    return report_id
+
+
 def report_rows(connection: Connection, endpoint: str, *, limit: int) -> list[Any]:
     """The newest reports of an endpoint, without their documents."""
     columns = [column for column in reports.c if column.name != "document"]
     query = select(*columns).where(reports.c.endpoint == endpoint)
     return list(connection.execute(query.order_by(reports.c.id.desc()).limit(limit)))
+
+
+def last_document(connection: Connection, kind: str, monitor: str) -> dict[str, Any] | None:
+    """The newest kept report of a kind that a monitor made."""
+    query = select(reports.c.document).where(reports.c.kind == kind, reports.c.monitor == monitor)
+    found: dict[str, Any] | None = connection.execute(
+        query.order_by(reports.c.id.desc()).limit(1)
+    ).scalar()
+    return found

@@ -133,6 +133,30 @@ class Alerts:
         _tell(call, "alert.resolved", alert)
         return self.get(call.connection, alert_id)
 
+    def standing(self, connection: Connection, name: str, subject: AssetRef) -> Alert | None:
+        """The alert of a name and subject that is not resolved; None if there is none."""
+        query = select(tables.alerts).where(tables.alerts.c.open_key == key_of(name, str(subject)))
+        row = connection.execute(query).first()
+        return None if row is None else _alert(row)
+
+    def unresolved(self, connection: Connection, *, name: str | None = None) -> list[Alert]:
+        """Every alert that is not resolved (of one name), the oldest first."""
+        table = tables.alerts
+        query = select(table).where(table.c.open_key.is_not(None))
+        if name is not None:
+            query = query.where(table.c.name == name)
+        rows = connection.execute(query.order_by(table.c.raised_at, table.c.id))
+        return [_alert(row) for row in rows]
+
+    def clear(self, call: Call, *, name: str, subject: AssetRef, resolution: str) -> Alert | None:
+        """Resolve the alert of a name and subject, as a check that finds it well again does.
+
+        Returns:
+            The alert; None if none was open.
+        """
+        standing = self.standing(call.connection, name, subject)
+        return None if standing is None else self.resolve(call, standing.id, resolution)
+
     def _seen_again(self, call: Call, key: str, row: Mapping[str, Any]) -> Alert | None:
         """The open alert, counted once more; None if it has just been resolved."""
         standing = call.connection.execute(

@@ -12,6 +12,7 @@ from sqlalchemy.engine import Connection
 from falaj.catalog.assets import Catalog
 from falaj.kernel.call import AssetRef, Call
 from falaj.kernel.errors import NotFound
+from falaj.kernel.insertion import insert_if_absent
 from falaj.operations import tables
 from falaj.operations.model import Entry
 
@@ -34,6 +35,22 @@ def entries(connection: Connection, of: str) -> list[Entry]:
         select(tables.histories).where(tables.histories.c.of == of).order_by(tables.histories.c.seq)
     )
     return [Entry(at=row.at, by=row.by, what=row.what, text=row.text) for row in rows]
+
+
+def add_link(call: Call, of: str, to: str, kind: str) -> bool:
+    """Note that something (an alert, a problem, an incident, a change) belongs to ``of``; True
+    if it was not noted before."""
+    row = {"of": of, "to": to, "kind": kind, "at": call.now}
+    return insert_if_absent(call.connection, tables.links, row)
+
+
+def linked(connection: Connection, of: str) -> dict[str, list[str]]:
+    """The ids of what belongs to ``of``, by kind, the oldest first."""
+    found: dict[str, list[str]] = {}
+    query = select(tables.links).where(tables.links.c.of == of)
+    for row in connection.execute(query.order_by(tables.links.c.at, tables.links.c.to)):
+        found.setdefault(row.kind, []).append(row.to)
+    return found
 
 
 def key_of(*parts: Any) -> str:

@@ -16,6 +16,14 @@ MOST_LISTED = 1_000
 """As many rows as a list reads; a caller's share of them is chosen by what it may see."""
 
 
+class ChangeType(StrEnum):
+    """How a change comes to be carried out, in ITIL's sense."""
+
+    NORMAL = "normal"  # asked for, then approved by another person
+    STANDARD = "standard"  # at once, inside the bounds of an approved template
+    EMERGENCY = "emergency"  # carried out first, reviewed by another person afterwards
+
+
 class ChangeState(StrEnum):
     """Where a change stands."""
 
@@ -23,6 +31,15 @@ class ChangeState(StrEnum):
     APPROVED = "approved"
     REJECTED = "rejected"
     WITHDRAWN = "withdrawn"
+    IN_REVIEW = "in_review"  # an emergency change that nobody has reviewed yet
+    REVIEWED = "reviewed"
+
+
+class Verdict(StrEnum):
+    """What a review of an emergency change found."""
+
+    JUSTIFIED = "justified"
+    UNJUSTIFIED = "unjustified"
 
 
 class Severity(StrEnum):
@@ -98,7 +115,15 @@ class Change(BaseModel):
     decided_by: str | None = None
     decided_at: datetime | None = None
     decision: str = ""
-    """The reason of the one who decided."""
+    """The reason of the one who decided or reviewed."""
+    type: ChangeType = ChangeType.NORMAL
+    template: str | None = None
+    """Of a standard change: the template's name and version, ``retraining@3``. Who approved
+    the template stands in ``decided_by``."""
+    review_due_at: datetime | None = None
+    """Of an emergency change: until when another person must have reviewed it."""
+    verdict: Verdict | None = None
+    """Of an emergency change that was reviewed."""
     history: list[Entry] = []
 
     @property
@@ -150,16 +175,83 @@ class Incident(BaseModel):
     """From 1 (at once) to 5 (when there is time)."""
     state: IncidentState
     opened_at: datetime
+    """When it was detected."""
     opened_by: str
+    began_at: datetime | None = None
+    """When the disturbance began, as far as is known."""
+    assigned_to: str | None = None
+    """The person or team that works on it."""
+    acknowledged_at: datetime | None = None
+    acknowledged_by: str | None = None
+    n_escalations: int = 0
     resolved_at: datetime | None = None
     resolved_by: str | None = None
     resolution: str = ""
+    alerts: list[str] = []
+    """The alerts that belong to it, the oldest first."""
+    problem: str | None = None
+    """Its cause, if one was opened."""
+    changes: list[str] = []
+    """The changes that caused or mended it."""
     timeline: list[Entry] = []
+
+    @property
+    def seconds_to_detect(self) -> float | None:
+        """From the beginning of the disturbance to the opening; None if nobody knows."""
+        return None if self.began_at is None else (self.opened_at - self.began_at).total_seconds()
+
+    @property
+    def seconds_to_acknowledge(self) -> float | None:
+        """From the opening to the acknowledgement; None before."""
+        at = self.acknowledged_at
+        return None if at is None else (at - self.opened_at).total_seconds()
+
+    @property
+    def seconds_to_resolve(self) -> float | None:
+        """From the opening to the resolution; None before."""
+        at = self.resolved_at
+        return None if at is None else (at - self.opened_at).total_seconds()
 
     @property
     def ref(self) -> AssetRef:
         """The incident as an asset."""
         return AssetRef("incident", self.id)
+
+
+class ProblemState(StrEnum):
+    """Where a problem stands."""
+
+    OPEN = "open"
+    KNOWN_ERROR = "known_error"  # the cause is known, and how to work around it
+    RESOLVED = "resolved"
+
+
+class Problem(BaseModel):
+    """The cause, known or not yet, of one or more incidents."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    title: str
+    subject: AssetRef
+    state: ProblemState
+    root_cause: str = ""
+    workaround: str = ""
+    opened_at: datetime
+    opened_by: str
+    resolved_at: datetime | None = None
+    resolved_by: str | None = None
+    resolution: str = ""
+    incidents: list[str] = []
+    """The incidents that it caused, the oldest first."""
+    change: str | None = None
+    """The change that resolved it."""
+    timeline: list[Entry] = []
+
+    @property
+    def ref(self) -> AssetRef:
+        """The problem as an asset."""
+        return AssetRef("problem", self.id)
 
 
 class Notification(BaseModel):

@@ -16,8 +16,10 @@ SUBSCRIBER = "operations.notifications"
 _MOST_PRESSING = 2
 _TOPICS = (
     "change.opened", "change.approved", "change.rejected", "change.withdrawn",
+    "change.carried_out", "change.emergency", "change.reviewed",
     "alert.raised", "alert.escalated", "alert.resolved",
-    "incident.opened", "incident.resolved",
+    "incident.opened", "incident.escalated", "incident.assigned", "incident.resolved",
+    "problem.opened", "problem.resolved",
 )  # fmt: skip
 
 
@@ -63,9 +65,11 @@ class Notifications:
 
 
 def _severity(event: Event) -> Severity:
-    if event.type == "incident.opened":
+    if event.type in ("incident.opened", "incident.escalated"):
         pressing = event.payload["priority"] <= _MOST_PRESSING
         return Severity.CRITICAL if pressing else Severity.WARNING
+    if event.type == "change.emergency":
+        return Severity.WARNING
     if event.type in ("alert.raised", "alert.escalated"):
         return Severity(event.payload["severity"])
     return Severity.INFO

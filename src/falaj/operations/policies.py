@@ -115,7 +115,7 @@ class PolicyProposals:
             kind = document.get("kind") if isinstance(document, Mapping) else document.kind
             if kind not in self._kinds:
                 raise InvalidInput(
-                    f"A {kind} is no policy and no read rule.",
+                    f"A {kind} is no policy, no read rule and no template of changes.",
                     hint="Plan it with `falaj definitions plan`.",
                 )
         plan = self._definitions.plan(connection, documents)

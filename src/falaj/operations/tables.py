@@ -24,6 +24,10 @@ changes = Table(
     Column("decided_at", Instant),
     Column("decision", Text, nullable=False),
     Column("waiting_key", String(64), unique=True),
+    Column("type", String(20), nullable=False, server_default="normal"),
+    Column("template", String(100), index=True),
+    Column("review_due_at", Instant),
+    Column("verdict", String(20)),
 )
 """``waiting_key`` is a hash of what is asked for while it waits, so that it waits once."""
 alerts = Table(
@@ -65,8 +69,38 @@ incidents = Table(
     Column("resolved_by", String(200)),
     Column("resolution", Text, nullable=False),
     Column("open_key", String(64), unique=True),
+    Column("began_at", Instant),
+    Column("assigned_to", String(200)),
+    Column("acknowledged_at", Instant),
+    Column("acknowledged_by", String(200)),
+    Column("n_escalations", Integer, nullable=False, server_default="0"),
 )
 """``open_key`` is a hash of the subject while the incident is open."""
+problems = Table(
+    "operations_problems",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("title", Text, nullable=False),
+    Column("subject_kind", String(40), nullable=False),
+    Column("subject_key", String(300), nullable=False),
+    Column("state", String(20), nullable=False, index=True),
+    Column("root_cause", Text, nullable=False),
+    Column("workaround", Text, nullable=False),
+    Column("opened_at", Instant, nullable=False),
+    Column("opened_by", String(200), nullable=False),
+    Column("resolved_at", Instant),
+    Column("resolved_by", String(200)),
+    Column("resolution", Text, nullable=False),
+)
+links = Table(
+    "operations_links",
+    metadata,
+    Column("of", String(64), primary_key=True),
+    Column("to", String(64), primary_key=True),
+    Column("kind", String(20), nullable=False),
+    Column("at", Instant, nullable=False),
+)
+"""What belongs to an incident or a problem: alerts, problems, incidents, changes, by ids."""
 histories = Table(
     "operations_histories",
     metadata,

@@ -15,18 +15,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from itertools import pairwise
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from falaj.kernel.errors import InvalidInput
+from falaj.rollouts.model import Spending
 
 Vector = NDArray[np.float64]
-Spending = Literal["obrien_fleming", "pocock"]
 _NODES_A_WIDTH = 5
 """Nodes of the integration for each standard deviation of a step."""
 _FEWEST_NODES, _MOST_NODES = 64, 1_536
@@ -103,6 +103,16 @@ def spending_design(
         bounds.append(bound)
         before = until
     return Design(times, tuple(bounds), alpha)
+
+
+@lru_cache(maxsize=1024)
+def next_bound(times: tuple[float, ...], alpha: float, spending: Spending) -> float:
+    """The bound of the last of some looks, as ``spending_design`` has it.
+
+    What the looks before it did is kept, so a test that goes on computes one look at a time.
+    """
+    _checked(times, alpha)
+    return _walked(times, alpha, spending)[1]
 
 
 def pocock_design(looks: int, *, alpha: float = 0.05) -> Design:
@@ -188,6 +198,18 @@ class _Walk:
         mean = self._at + self._drift * (time - self._time)
         out = ndtr((mean - edge) / width) + ndtr((-edge - mean) / width)
         return float(out @ self._mass)
+
+
+@lru_cache(maxsize=256)
+def _walked(times: tuple[float, ...], alpha: float, spending: Spending) -> tuple[_Walk, float]:
+    """The walk behind the last of some looks, and that look's bound."""
+    walk, before = _Walk(), 0.0
+    if len(times) > 1:
+        walk = copy(_walked(times[:-1], alpha, spending)[0])  # a step makes new arrays
+        before = spent(spending, alpha, times[-2])
+    bound = walk.bound(times[-1], max(spent(spending, alpha, times[-1]) - before, 0.0))
+    walk.step(times[-1], bound)
+    return walk, bound
 
 
 @cache

@@ -10,12 +10,13 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from falaj.catalog.definitions import NAME, Definition
 from falaj.kernel.call import AssetRef
-from falaj.rollouts.groupsequential import Spending
 from falaj.serving.model import EndpointName
 
 Name = Annotated[str, Field(pattern=NAME)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Error = Annotated[float, Field(gt=0, lt=0.5)]
+Spending = Literal["obrien_fleming", "pocock"]
+"""How a group sequential design spends its error over the looks."""
 CHAMPION = "champion"
 BUILT_IN = ("error_rate", "latency")
 """Metrics that need no declaration: they are read from what the workers count."""
@@ -70,8 +71,9 @@ class MetricKind(StrEnum):
 class Metric(Definition):
     """What is measured of each unit that met a variant.
 
-    ``sql`` is one SELECT over the tables of the lake that gives the columns ``unit``, ``at``
-    (when it became known, UTC), ``value`` (and ``denominator`` for a ratio). ``function`` names
+    ``sql`` is one SELECT over the tables of the lake that gives the columns ``unit``,
+    ``known_at`` (when it became known, UTC), ``value`` (and ``denominator`` for a ratio, and
+    ``variant`` for a shadow rollout, whose units meet all variants). ``function`` names
     a Python function instead (``module:name`` from the declaring repository) that is given the
     endpoint's predictions and the label tables as Arrow tables and returns such a table.
     """
@@ -115,7 +117,8 @@ class Stage(_Frozen):
     hold: timedelta = timedelta(minutes=10)
     """At least so long."""
     least_units: int = Field(default=100, ge=0)
-    """And at least so many units for each challenger: without traffic it waits."""
+    """And at least so many units for each challenger, counted since the rollout began: without
+    traffic it waits."""
 
 
 class Guardrail(_Frozen):
@@ -125,6 +128,10 @@ class Guardrail(_Frozen):
     """A built-in metric (``error_rate``, ``latency``) or a declared one."""
     tolerated: float = Field(default=0.0, ge=0)
     """How much worse is no harm yet, relative to the champion (0.02: two per cent)."""
+    between: str | None = None
+    """A request field by whose values groups are told apart: then the guardrail is of fairness.
+    Harm is that two groups lie further apart (in the metric's unit) than with the champion, by
+    more than ``tolerated``."""
 
 
 class Success(_Frozen):
@@ -190,6 +197,10 @@ class Rollout(Definition):
             raise ValueError("the shares of the challengers sum to more than 1")
         if self.how is RolloutKind.CANARY and not self.stages:
             raise ValueError("a canary needs stages")
+        if self.how is RolloutKind.CANARY and len(names) > 1 and self.success is None:
+            raise ValueError("a canary of several challengers needs a success metric to choose by")
+        if self.how is RolloutKind.BANDIT and min(c.share for c in self.challengers) < self.floor:
+            raise ValueError("a bandit's floor is above the share of a challenger")
         if (self.segment is None) == (self.how is RolloutKind.INTERLEAVED):
             raise ValueError("an interleaved rollout, and only that, needs a segment")
         if self.how in (RolloutKind.AB, RolloutKind.BANDIT) and self.success is None:
@@ -239,6 +250,31 @@ class SuccessReading(BaseModel):
     why: str = ""
 
 
+class SegmentReading(BaseModel):
+    """The success metric within the units of one segment; told, and decides nothing."""
+
+    challenger: str
+    field: str
+    value: str
+    units: int
+    estimate: float
+    """Relative difference to the champion, positive for better."""
+    p_value: float
+    """That the segment's difference is the one of all others, adjusted for all segments."""
+    differs: bool
+    """True if it is shown, with a false discovery rate of the metric's error."""
+
+
+class ChanceReading(BaseModel):
+    """What a Bayesian says of a variant; told, and decides nothing."""
+
+    variant: str
+    best: float
+    """The chance that it is the best of all."""
+    expected_loss: float
+    """How much of the metric is lost on average if it is chosen and is not the best."""
+
+
 class Look(BaseModel):
     """What was measured and concluded at one look."""
 
@@ -250,6 +286,8 @@ class Look(BaseModel):
     """The variants did not get the shares of units that they should: nothing is to be trusted."""
     weights: dict[str, float] = {}
     """Of a bandit: the shares that it asks for, by variant."""
+    segments: list[SegmentReading] = []
+    chances: list[ChanceReading] = []
 
     @property
     def breached(self) -> list[GuardrailReading]:

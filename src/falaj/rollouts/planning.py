@@ -6,7 +6,8 @@ import math
 from dataclasses import dataclass
 
 from falaj.kernel.errors import InvalidInput
-from falaj.rollouts.groupsequential import Spending, fixed_power, spending_design
+from falaj.rollouts.groupsequential import fixed_power, spending_design
+from falaj.rollouts.model import Spending
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def plan(
         [look / looks for look in range(1, looks + 1)], alpha=alpha, spending=spending
     )
     fixed = float(brentq(lambda drift: fixed_power(drift, alpha) - power, 0.01, 20.0))
-    drift = float(brentq(lambda drift: design.power(drift) - power, 0.01, 20.0, xtol=1e-6))
+    drift = float(brentq(lambda drift: design.power(drift) - power, 0.01, 20.0, xtol=1e-4))
     spread = standard_deviation**2 * (1 / share + 1 / (1 - share)) / difference**2
     units = math.ceil(drift**2 * spread)
     return Plan(

@@ -1,14 +1,20 @@
-"""What a rollout needs from elsewhere: somebody who measures."""
+"""What a rollout needs from elsewhere: somebody who measures, and somebody who divides traffic."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 from falaj.rollouts.model import Look, Rollout
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Connection
+
+    from falaj.kernel.call import Call
+    from falaj.rollouts.records import Run
 
 
 class Underway(BaseModel):
@@ -40,5 +46,90 @@ class Judge(Protocol):
 
         Raises:
             FalajError: something cannot be read; the rollout stays as it is.
+        """
+        ...
+
+
+class Division(BaseModel):
+    """How a rollout that begins wants the endpoint's units divided."""
+
+    model_config = ConfigDict(frozen=True)
+
+    run: str
+    """The id of the run (``rol_…``)."""
+    rollout: Rollout
+    shares: dict[str, float]
+    """By variant, the champion among them: with these it begins."""
+    change: str
+    """The approved change that permits it."""
+
+
+class Began(BaseModel):
+    """What serves since a rollout has begun."""
+
+    model_config = ConfigDict(frozen=True)
+
+    release: str
+    model: str
+    """The endpoint's model."""
+    champion: int
+    """The version of it that serves as champion."""
+    low: float = 0.0
+    high: float = 1.0
+    """The stretch of the places of its layer that is the rollout's."""
+
+
+class Traffic(Protocol):
+    """Divides the units of an endpoint between variants; each verb joins the call's transaction.
+
+    What a verb asked for holds on every worker at most a second after the commit, and not at
+    all if the transaction is rolled back. Every verb may be repeated.
+    """
+
+    def serving(self, connection: Connection, endpoint: str) -> str | None:
+        """The id of the release that serves now; None if none does."""
+        ...
+
+    def begin_rollout(self, call: Call, division: Division) -> Began:
+        """Let the champion and the challengers serve.
+
+        Raises:
+            Conflict: the endpoint serves nothing, or a challenger may not be served.
+            ReleaseRefused, Unavailable: a worker cannot load it; nothing was changed.
+        """
+        ...
+
+    def divide(self, call: Call, endpoint: str, shares: Mapping[str, float]) -> None:
+        """Give each challenger its share from now on; the champion has the rest.
+
+        Shares of a shadow's challengers are of the rows that they run on, behind the answer.
+
+        Raises:
+            Conflict: no rollout is underway on the endpoint.
+        """
+        ...
+
+    def end_rollout(self, call: Call, endpoint: str, *, keep: str) -> str:
+        """Let one variant serve alone; returns the id of its release.
+
+        Raises:
+            Conflict: its model version may not be served alone.
+            ReleaseRefused, Unavailable: a worker cannot load it; nothing was changed.
+        """
+        ...
+
+    def quarantine(self, call: Call, model: str, version: int, reason: str) -> None:
+        """Let a model version not be served again before a person lifts it."""
+        ...
+
+
+class Samples(Protocol):
+    """Tells requests that a variant answered, for the eyes of who looks into an incident."""
+
+    def request_ids(self, run: Run, variant: str, *, limit: int = 20) -> list[str]:
+        """The ids of the newest requests since the run began that are in the log already.
+
+        Raises:
+            FalajError: the log cannot be read.
         """
         ...

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 Places = list[tuple[int, int]]
 """For each row its part and its place there."""
 _Explained = list[dict[int, dict[str, Any]]]
-"""For each part the contributions of its rows, by their place in it."""
+"""For each part what is told of its rows, by their place in it: contributions, anomalies."""
+_COSTLY = Explain.CONTRIBUTIONS | Explain.ANOMALY
 _quoted = msgspec.json.Encoder().encode
 
 
@@ -77,8 +78,8 @@ class AnswerWriter:
         place = 0
         for request in requests:
             end = place + len(request.rows)
-            if request.explain & Explain.CONTRIBUTIONS and explained is None:
-                explained = [_contributions(part) for part in parts]
+            if request.explain & _COSTLY and explained is None:
+                explained = [_explained(part) for part in parts]
             if request.request_id is None:
                 request.request_id = ids[place]
                 named = f'"{ids[place]}"'
@@ -123,8 +124,9 @@ class AnswerWriter:
         if explain & Explain.FEATURES:
             shown = _quoted(_shown(part.vectors, place, part.variant)).decode()
             told = f'{told[:-1]},"features":{shown}}}'
-        if explain & Explain.CONTRIBUTIONS and explained is not None:
-            told = f'{told[:-1]},"contributions":{_quoted(explained[which][place]).decode()}}}'
+        if explained is not None:
+            for word, of in explained[which].get(place, {}).items():
+                told = f'{told[:-1]},"{word}":{_quoted(of).decode()}}}'
         return told
 
     def _rendered(
@@ -159,15 +161,25 @@ class AnswerWriter:
             return error
 
 
-def _contributions(part: Scored) -> dict[int, dict[str, Any]]:
-    """The contributions of the rows of a part whose requests ask for them, by place."""
-    explanation = part.variant.explanation
-    if explanation is None:  # parse has refused those requests
-        return {}
-    places = [
-        place for place, owner in enumerate(part.owners) if owner.explain & Explain.CONTRIBUTIONS
-    ]
-    return dict(zip(places, explanation.told(part.vectors.matrix[places]), strict=True))
+def _explained(part: Scored) -> dict[int, dict[str, Any]]:
+    """What is told of the rows of a part whose requests ask for it, by place."""
+    found: dict[int, dict[str, Any]] = {}
+    variant, matrix = part.variant, part.vectors.matrix
+    if variant.explanation is not None:  # else parse has refused those requests
+        places = _asking(part, Explain.CONTRIBUTIONS)
+        told = variant.explanation.told(matrix[places]) if places else []
+        for place, one in zip(places, told, strict=True):
+            found.setdefault(place, {})["contributions"] = one
+    if variant.forest is not None:
+        places = _asking(part, Explain.ANOMALY)
+        verdicts = variant.forest.told(matrix[places]) if places else []
+        for place, verdict in zip(places, verdicts, strict=True):
+            found.setdefault(place, {})["anomaly"] = verdict
+    return found
+
+
+def _asking(part: Scored, flag: int) -> list[int]:
+    return [place for place, owner in enumerate(part.owners) if owner.explain & flag]
 
 
 def _shown(vectors: Vectors, row: int, variant: CompiledVariant) -> dict[str, Any]:

@@ -34,11 +34,14 @@ def request_of(plan: RequestPlan, request: Request, caller: str) -> Parsed:
     """Decode a request; its answer is a stream too, unless ``Accept`` asks for JSON.
 
     Raises:
-        BadRequest: it is no Arrow stream, is compressed, or a column is of no field, of a
-            type that its field does not take, or nested.
+        BadRequest: it is no Arrow stream, asks for anomalies, is compressed, or a column is of
+            no field, of a type that its field does not take, or nested.
         BodyTooLarge: more rows than the endpoint takes.
     """
-    explain = bool(asked(request.query) & Explain.FEATURES)
+    flags = asked(request.query)
+    if flags & Explain.ANOMALY:
+        raise BadRequest("Anomalies are told of JSON requests.", hint="Send the rows as JSON.")
+    explain = bool(flags & Explain.FEATURES)
     as_json = b"application/json" in request.headers.get(b"accept", b"")
     if explain and not as_json:
         raise BadRequest(

@@ -32,9 +32,9 @@ from falaj.serving.batchmodel import (
     ScoringReport,
     Slice,
 )
+from falaj.serving.makingreleases import release_ref
 from falaj.serving.model import Release
 from falaj.serving.personallog import rule_of_scoring
-from falaj.serving.releases import release_ref
 
 if TYPE_CHECKING:
     from falaj.catalog.assets import Catalog

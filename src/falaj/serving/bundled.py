@@ -6,13 +6,15 @@ from typing import TYPE_CHECKING
 
 from falaj.kernel.errors import Conflict
 from falaj.models.bundles import Bundles as ModelBundles
-from falaj.models.model import Stage
+from falaj.models.model import GatesNotPassed, Stage
+from falaj.models.quarantine import check_not_quarantined
 from falaj.serving.model import Approved, ServableModel
 from falaj.training.encoding import FeatureType
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
 
+    from falaj.models.model import ModelVersion
     from falaj.models.registry import Registry
 
 
@@ -32,6 +34,7 @@ class BundledModels:
             model=bundle.model,
             native_format=native_format,
             native=native,
+            isolation=bundle.isolation,
             inputs=encoding.names,
             categories={
                 feature.name: feature.categories
@@ -65,18 +68,39 @@ class RegisteredModels:
                     "production may be served.",
                     hint="Ask for it: `falaj models promote MODEL VERSION --to production`.",
                 )
+        return self._approved(connection, found)
+
+    def challenging(self, connection: Connection, model: str, version: int) -> Approved:
+        """A version that passed its gates; see ``ports.ApprovedModels.challenging``."""
+        found = self._registry.version(connection, model, version)
+        if not found.stage.guarded:
+            raise Conflict(
+                f"{model}/{version} is in {found.stage}; a challenger must at least stand in "
+                "staging.",
+                hint=f"Ask for it: `falaj models promote {model} {version} --to staging`.",
+            )
+        report = self._registry.report(connection, model, version)
+        if report is None or not report.passed or report.bundle != found.bundle:
+            raise GatesNotPassed(
+                f"The latest gates of {model}/{version} were not passed.",
+                hint=f"Run `falaj models gates {model} {version}`.",
+            )
+        return self._approved(connection, found)
+
+    def _approved(self, connection: Connection, found: ModelVersion) -> Approved:
+        check_not_quarantined(connection, found.model, found.version)
         self._registry.trusted(connection, found)
-        moves = self._registry.history(connection, model)
+        moves = self._registry.history(connection, found.model)
         change = next(
             (
                 move.change
                 for move in moves
-                if move.version == found.version and move.to_stage is Stage.PRODUCTION
+                if move.version == found.version and move.to_stage is found.stage
             ),
             None,
         )
         return Approved(
-            model=model,
+            model=found.model,
             version=found.version,
             bundle=found.bundle,
             feature_service=found.feature_service,
@@ -85,6 +109,7 @@ class RegisteredModels:
 
     def may_return(self, connection: Connection, model: str, version: int) -> None:
         """Refuse what was taken out of production; see ``ports.ApprovedModels.may_return``."""
+        check_not_quarantined(connection, model, version)
         self._registry.trusted(connection, self._registry.version(connection, model, version))
         own = [
             move for move in self._registry.history(connection, model) if move.version == version

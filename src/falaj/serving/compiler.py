@@ -12,7 +12,7 @@ from falaj.kernel.clock import SystemClock, microseconds
 from falaj.kernel.errors import InvalidInput
 from falaj.kernel.telemetry import logger
 from falaj.serving.compositions import ComposedModel, described
-from falaj.serving.explain import Explanation
+from falaj.serving.explain import Explanation, forest_of
 from falaj.serving.plan import RequestPlan
 from falaj.serving.predictions import PredictionIds
 from falaj.serving.variants import CompiledVariant
@@ -60,7 +60,9 @@ class PlanCompiler:
         """
         variants: list[CompiledVariant] = []
         twins: list[CompiledVariant] = []
+        shadows: list[CompiledVariant] = []
         readers = self._readers(release), self._readers(release)
+        shadow_readers = (self._readers(release),)
         for variant in release.variants:
             servable, model = self._loaded(variant)
             if servable.outputs != release.outputs:
@@ -70,14 +72,18 @@ class PlanCompiler:
                     hint="Deploy the endpoint again.",
                 )
             explanation = Explanation.of(self._runtimes, servable)
-            for compiled, reader_of in zip((variants, twins), readers, strict=True):
+            forest = forest_of(servable)
+            placed = zip((variants, twins), readers, strict=True)
+            if variant.shadow:
+                placed = zip((shadows,), shadow_readers, strict=True)
+            for compiled, reader_of in placed:
                 reader = reader_of(servable)
                 compiled.append(
-                    CompiledVariant(release, variant, servable, model, reader, explanation)
+                    CompiledVariant(release, variant, servable, model, reader, explanation, forest)
                 )
             _warm(model, servable.sample)
-        aside = RequestPlan(release, twins, PredictionIds())
-        return RequestPlan(release, variants, PredictionIds(), aside=aside)
+        aside = RequestPlan(release, twins, PredictionIds(), shadows=shadows)
+        return RequestPlan(release, variants, PredictionIds(), aside=aside, shadows=shadows)
 
     def _loaded(self, variant: Variant) -> tuple[ServableModel, LoadedModel]:
         """A variant's model, or its members as one; every bundle is verified."""

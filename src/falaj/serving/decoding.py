@@ -35,11 +35,11 @@ class RequestDecoder:
         release: says the fields and the limits.
         numbers: True if its rows may stay one matrix (see ``NumberRows``): nothing but
             numbers goes from the request to the model.
-        check_explained: raises if contributions cannot be told.
+        check_explained: raises if what is asked for (flags) cannot be told.
     """
 
     def __init__(
-        self, release: Release, *, numbers: bool, check_explained: Callable[[], None]
+        self, release: Release, *, numbers: bool, check_explained: Callable[[int], None]
     ) -> None:
         self._endpoint = release.endpoint
         limits = self._limits = release.limits
@@ -72,8 +72,8 @@ class RequestDecoder:
                 f"{self._limits.body_bytes}.",
                 hint="Send the rows in several requests.",
             )
-        if explain & Explain.CONTRIBUTIONS:
-            self._check_explained()
+        if explain & (Explain.CONTRIBUTIONS | Explain.ANOMALY):
+            self._check_explained(explain)
         try:
             decoded = self._decode(body)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:

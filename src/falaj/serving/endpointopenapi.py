@@ -166,7 +166,8 @@ def _predict(release: Release) -> dict[str, Any]:
                 "in": "query",
                 "required": False,
                 "description": "`features` tells what each prediction was made of. Models of "
-                "trees also tell `contributions`, where they can.",
+                "trees also tell `contributions`, where they can; models "
+                "trained with an isolation forest also tell `anomaly`.",
                 "schema": {"type": "string", "enum": ["features"]},
                 "example": "features",
             }

@@ -35,8 +35,21 @@ class FeaturesMissing(InvalidInput):
     code = "features-missing"
 
 
+class RolloutRuns(Conflict):
+    """The endpoint serves the release of a rollout, which only its rollout changes."""
+
+    code = "rollout-runs"
+
+
+class NoRolloutRuns(Conflict):
+    """The endpoint serves no release of a rollout."""
+
+    code = "no-rollout-runs"
+
+
 class NotExplained(InvalidInput):
-    """Contributions are asked of a model that is no single tree model."""
+    """Contributions are asked of a model that is no single tree model, or anomalies of one
+    without an isolation forest."""
 
     code = "not-explained"
 
@@ -81,6 +94,8 @@ class ModelFailed(Unavailable):
     code = "model-failed"
     retryable = False
     shown = True
+    variant: str = ""
+    """Of the release; empty where none has failed by itself."""
 
 
 class ScoringFailed(Unavailable):

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from falaj.models.isolation import IsolationForest
     from falaj.serving.ports import Explainer, Runtime
 
 
@@ -29,9 +30,15 @@ class Explain:
     """The values that it was made of, their status and event times."""
     CONTRIBUTIONS = 2
     """How much each input moved the raw score (TreeSHAP); costs far more than the score."""
+    ANOMALY = 4
+    """How unlike the training rows its inputs are, by the isolation forest of the bundle."""
 
 
-_WORDS = {"features": Explain.FEATURES, "contributions": Explain.CONTRIBUTIONS}
+_WORDS = {
+    "features": Explain.FEATURES,
+    "contributions": Explain.CONTRIBUTIONS,
+    "anomaly": Explain.ANOMALY,
+}
 
 
 def asked(query: bytes) -> int:
@@ -48,7 +55,7 @@ def asked(query: bytes) -> int:
             if word not in _WORDS:
                 raise BadRequest(
                     f"There is no explanation {word[:40]!r}.",
-                    hint=f"Ask for {' or '.join(_WORDS)}, or both with a comma.",
+                    hint=f"Ask for {' or '.join(_WORDS)}, or several with commas.",
                 )
             told |= _WORDS[word]
     return told
@@ -106,6 +113,23 @@ class Explanation:
             }
             for row in found.tolist()
         ]
+
+
+def forest_of(model: ServableModel) -> IsolationForest | None:
+    """The isolation forest of a model's bundle; None if it has none. Raises Corrupt."""
+    if not model.isolation:
+        return None
+    from falaj.models.isolation import IsolationForest
+
+    return IsolationForest.read(model.isolation, len(model.inputs))
+
+
+def no_forest(label: str) -> NotExplained:
+    """That a model was trained without an isolation forest."""
+    return NotExplained(
+        f"{label} was trained without an isolation forest, so no anomaly can be told.",
+        hint="Ask without explain=anomaly, or train it with `isolation`.",
+    )
 
 
 def not_explained(label: str) -> NotExplained:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from falaj.serving.counted import (
     BUCKETS,
+    ERRED,
     FAILED,
     LATE,
     LATENCY,
@@ -14,6 +15,7 @@ from falaj.serving.counted import (
     REFUSED,
     ROW,
     ROWS,
+    SHADOW,
     SHED,
     UNLOGGED,
     UNTOLD,
@@ -52,8 +54,16 @@ _OF_WORKERS = (
 def exposition(series: Series) -> bytes:
     """The counts as text."""
     lines: list[str] = []
+    answered = {key: one for key, one in series.items() if not key[1].startswith(SHADOW)}
     for part in (_requests, _by_variant, _refused, _in_flight, _histograms, _of_workers):
-        lines += part(series)
+        lines += part(answered)
+    lines += _of_shadows(
+        {
+            (endpoint, variant.removeprefix(SHADOW)): one
+            for (endpoint, variant), one in series.items()
+            if variant.startswith(SHADOW)
+        }
+    )
     return ("\n".join(lines) + "\n").encode()
 
 
@@ -71,6 +81,11 @@ def _by_variant(series: Series) -> Iterator[str]:
             "unlogged",
             "Predictions that the log did not take.",
             lambda one: int(one.counters[UNLOGGED]),
+        ),
+        (
+            "model_failures",
+            "Requests on which a variant's own model failed, whatever they were answered.",
+            lambda one: int(one.counters[ERRED]),
         ),
     ):
         name = f"falaj_endpoint_{told}_total"
@@ -102,6 +117,25 @@ def _histograms(series: Series) -> Iterator[str]:
             if endpoint and variant:
                 labels = _labels(endpoint, variant)[1:-1]
                 yield from _buckets(name, labels, one, place)
+
+
+def _of_shadows(series: Series) -> Iterator[str]:
+    """What ran behind answers; nothing where no shadow did."""
+    if not series:
+        return
+    for told, text, value in (
+        ("requests", "Requests that a shadow ran on.", lambda one: one.answered),
+        ("failures", "Requests on which a shadow failed.", lambda one: int(one.counters[ERRED])),
+        ("dropped", "Requests that came too fast for it.", lambda one: int(one.counters[SHED])),
+    ):
+        name = f"falaj_shadow_{told}_total"
+        yield from _head(name, "counter", text)
+        for labels, one in _variants(series):
+            yield f"{name}{labels} {value(one)}"
+    name = "falaj_shadow_seconds"
+    yield from _head(name, "histogram", "Time of one run of a shadow, features included.")
+    for (endpoint, variant), one in sorted(series.items()):
+        yield from _buckets(name, _labels(endpoint, variant)[1:-1], one, LATENCY)
 
 
 def _buckets(name: str, labels: str, one: Counted, place: int) -> Iterator[str]:

@@ -53,6 +53,7 @@ from falaj.serving.model import Limits
 from falaj.serving.openinference import V2, OpenInference, asked_model, error_body
 from falaj.serving.plans import Keeper, Plans
 from falaj.serving.question import Question
+from falaj.serving.shadows import Shadows
 from falaj.serving.sleeping import Sleeping
 from falaj.serving.trails import HEADER as TRACE_CONTEXT
 from falaj.serving.trails import Ended, Trails
@@ -171,6 +172,7 @@ class InferenceApp:
         self._asking = ThreadPoolExecutor(2, thread_name_prefix="falaj-ask")
         self.admission = Admission(verifier, policy, self._asking)
         self._explaining = Explaining(self.admission, plans.release, explained)
+        self._shadows = Shadows(log)
         self._lanes: dict[str, Lane] = {}
         self.asking = Asking(
             plans=plans,
@@ -457,6 +459,7 @@ class InferenceApp:
             self._scoring,
             asyncio.get_running_loop(),
             patient=self._patient,
+            shadows=self._shadows,
         )
         return lane
 
@@ -552,6 +555,7 @@ class InferenceApp:
         for plane in self._planes:
             await plane.stop()
         loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._asking, self._shadows.stop)
         await loop.run_in_executor(self._asking, self._keeper.stop)
         await loop.run_in_executor(self._asking, self._log.stop)
         self._generating.shutdown(wait=False, cancel_futures=True)

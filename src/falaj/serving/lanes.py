@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from falaj.kernel.errors import FalajError
 from falaj.kernel.telemetry import logger
 from falaj.serving.batching import Costs, Linger
-from falaj.serving.errors import DeadlineExceeded, Overloaded, ScoringFailed
+from falaj.serving.errors import DeadlineExceeded, ModelFailed, Overloaded, ScoringFailed
 from falaj.serving.model import Durability
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from falaj.serving.plan import RequestPlan
     from falaj.serving.predictionlog import PredictionLog
     from falaj.serving.predictions import Parsed, Scored
+    from falaj.serving.shadows import Shadows
 
 INLINE_ROWS = 256
 """More rows than these are scored on a thread, so that other requests are not held up."""
@@ -59,6 +60,7 @@ class Lane:
         loop: asyncio.AbstractEventLoop,
         *,
         patient: ThreadPoolExecutor | None = None,
+        shadows: Shadows | None = None,
     ) -> None:
         self.endpoint = endpoint
         self.meter = meter
@@ -74,6 +76,7 @@ class Lane:
         self._aside = aside
         self._patient = patient or aside
         """Threads for runs that wait for another process: they keep none of ``aside`` waiting."""
+        self._shadows = shadows
         self._loop = loop
         self._waiting: list[_Waiting] = []
         self._n_rows = 0
@@ -297,6 +300,8 @@ class Lane:
             for item in group:
                 self._run([item])
             return
+        if isinstance(error, ModelFailed) and error.variant:
+            self.meter.erred(error.variant)
         self._end(group[0], error)
 
     def _without_late(self, group: list[_Waiting], now: float) -> list[_Waiting]:
@@ -349,6 +354,9 @@ class Lane:
     ) -> None:
         """Count a run that was answered: one write to shared memory for each variant."""
         done = time.perf_counter()
+        if self._shadows is not None and group[0][0].shadows:
+            busy = self._n_rows >= _LEAST_WAITING
+            self._shadows.take(group[0][0], parts, self.meter, busy=busy)
         if len(parts) == 1:
             requests = [
                 item[1]
@@ -372,6 +380,9 @@ class Lane:
         for request in requests:
             if request.trail is not None:
                 request.trail.scored(part, begun)
+        if part.failed is not None:
+            for variant, n in part.failed.items():
+                self.meter.erred(variant, n)
         vectors = part.vectors
         self.meter.variant(part.variant.variant.name).answered(
             requests, begun, done, vectors.ran - vectors.read, len(part.ids)

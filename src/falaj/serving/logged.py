@@ -3,8 +3,8 @@
 Records are packed, sealed and kept as they are; columns are made of them only when they are
 moved into the lake, by a process that nobody waits for.
 
-One lake table for each endpoint, ``predictions_<endpoint>``, whose columns never change:
-the features stand in one list column, in the order of the model version's inputs, so
+One lake table for each endpoint, ``predictions_<endpoint>``, whose columns do not depend on
+what serves: the features stand in one list column, in the order of the model version's inputs, so
 that a release with other features needs no other table.
 """
 
@@ -46,6 +46,7 @@ SCHEMA = pa.schema(
         ("outputs", pa.list_(pa.float64())),  # all of them
         ("latency_us", pa.int64()),
         ("caller", pa.string()),
+        ("shadow", pa.bool_()),  # scored behind the answer, which told nothing of it
     ]
 )
 
@@ -83,12 +84,15 @@ class LoggedRun(msgspec.Struct, array_like=True, gc=False):
     names: tuple[str, ...] = ()
     numbers: bytes = b""
     """float64 [n, names]: the rows of requests that came as one matrix."""
+    shadow: bool = False
 
 
 def logged(scored: Scored) -> LoggedRun:
     """What the log keeps of scored rows."""
     release, variant, vectors = scored.release, scored.variant.variant, scored.vectors
     unit, rows, done = release.unit, scored.rows, scored.done
+    # Nobody waited for a shadow: its latency is that of its run.
+    begun = vectors.begun if scored.shadow else 0.0
     outputs = vectors.outputs
     counts: list[int] = []
     owners: list[Parsed] = []
@@ -114,7 +118,7 @@ def logged(scored: Scored) -> LoggedRun:
         counts,
         [owner.request_id for owner in owners],
         [owner.caller for owner in owners],
-        [int((done - owner.started) * 1e6) for owner in owners],
+        [int((done - (begun or owner.started)) * 1e6) for owner in owners],
         None if unit is None else [str(getattr(row, unit)) for row in rows],
         rows,
         vectors.matrix.shape[1],
@@ -125,6 +129,7 @@ def logged(scored: Scored) -> LoggedRun:
         outputs.astype(np.float64).tobytes(),
         names,
         numbers,
+        scored.shadow,
     )
 
 
@@ -228,9 +233,18 @@ def columnar(runs: Sequence[LoggedRun]) -> pa.Table:
         return SCHEMA.empty_table()
     groups: dict[tuple[Any, ...], list[LoggedRun]] = {}
     for run in runs:
-        key = (run.release, run.variant, run.n_inputs, run.statuses is None, run.times is None)
+        key = (run.release, run.variant, run.shadow, run.n_inputs,
+               run.statuses is None, run.times is None)  # fmt: skip
         groups.setdefault(key, []).append(run)
     return pa.concat_tables([_group(group) for group in groups.values()]).combine_chunks()
+
+
+def with_all_columns(rows: pa.Table) -> pa.Table:
+    """Rows that an older version of Falaj wrote, with null for what it did not know of."""
+    for field in SCHEMA:
+        if field.name not in rows.column_names:
+            rows = rows.append_column(field, pa.nulls(rows.num_rows, field.type))
+    return rows
 
 
 def _group(group: Sequence[LoggedRun]) -> pa.Table:
@@ -265,7 +279,7 @@ def _group(group: Sequence[LoggedRun]) -> pa.Table:
     return pa.table([values[name] for name in SCHEMA.names], schema=SCHEMA)
 
 
-_SAME = ("endpoint", "release", "variant", "model", "version")
+_SAME = ("endpoint", "release", "variant", "model", "version", "shadow")
 _json = msgspec.json.Encoder().encode
 
 

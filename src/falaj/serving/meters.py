@@ -28,6 +28,7 @@ import numpy as np
 
 from falaj.serving.counted import (
     BUCKETS,
+    ERRED,
     FAILED,
     LATE,
     LATENCY,
@@ -36,6 +37,7 @@ from falaj.serving.counted import (
     N_HISTOGRAMS,
     QUEUE,
     REFUSED,
+    SHADOW,
     SHED,
     UNLOGGED,
     UNTOLD,
@@ -206,6 +208,14 @@ class Meter:
             section = self._variants[name] = self._meters.section(self._endpoint, name)
         return section
 
+    def shadow(self, name: str) -> Section:
+        """The counts of a variant that runs behind the answer."""
+        return self.variant(SHADOW + name)
+
+    def erred(self, variant: str, n: int = 1) -> None:
+        """Count requests on which a variant's own model failed, whatever they are answered."""
+        self.variant(variant).count(ERRED, n)
+
     def refused(self, status: int) -> None:
         """Count one request that got an error status."""
         self._own.count(REFUSED if status < 500 else FAILED)
@@ -309,8 +319,11 @@ class Meters:
         )
 
     def series(self) -> list[SeriesCounts]:
-        """All workers' counts of each endpoint's variant, to be told to others."""
-        found = sorted(self.totals().items())
+        """All workers' counts of each endpoint's variant, to be told to others.
+
+        Of an endpoint, what ran as a shadow comes before what answered.
+        """
+        found = sorted(self.totals().items(), key=lambda item: (item[0][0], *_shadow(item[0][1])))
         return [_told(endpoint, variant, one) for (endpoint, variant), one in found if endpoint]
 
     def exposition(self) -> bytes:
@@ -387,8 +400,9 @@ class Meters:
 def traffic_of(variants: dict[str, Counted]) -> Traffic:
     """What an endpoint's counts say, in all and by variant ("" is of no variant)."""
     total = Counted()
-    for one in variants.values():
-        total.add(one)
+    for name, one in variants.items():
+        if not name.startswith(SHADOW):
+            total.add(one)
     return Traffic(
         requests=total.requests,
         predictions=total.predictions,
@@ -401,9 +415,12 @@ def traffic_of(variants: dict[str, Counted]) -> Traffic:
         **_quantiles(total),
         variants=[
             VariantTraffic(
-                variant=name,
+                variant=name.removeprefix(SHADOW),
+                shadow=name.startswith(SHADOW),
                 requests=one.answered,
                 predictions=one.predictions,
+                failed=int(one.counters[ERRED]),
+                dropped=int(one.counters[SHED]) if name.startswith(SHADOW) else 0,
                 unlogged=int(one.counters[UNLOGGED]),
                 **_quantiles(one),
             )
@@ -416,16 +433,19 @@ def traffic_of(variants: dict[str, Counted]) -> Traffic:
 def _told(endpoint: str, variant: str, counted: Counted) -> SeriesCounts:
     counters = counted.counters
     latency = counted.histograms[LATENCY]
+    shadow = variant.startswith(SHADOW)
     return SeriesCounts(
         endpoint=endpoint,
-        variant=variant,
+        variant=variant.removeprefix(SHADOW),
+        shadow=shadow,
+        dropped=int(counters[SHED]) if shadow else 0,
         workers=counted.workers,
         in_flight=counted.in_flight,
         requests=counted.answered,
         predictions=counted.predictions,
         refused=int(counters[REFUSED]),
-        failed=int(counters[FAILED]),
-        shed=int(counters[SHED]),
+        failed=int(counters[ERRED if variant else FAILED]),
+        shed=0 if shadow else int(counters[SHED]),
         late=int(counters[LATE]),
         unlogged=int(counters[UNLOGGED]),
         runs=int(counted.histograms[MODEL].sum()),
@@ -433,6 +453,11 @@ def _told(endpoint: str, variant: str, counted: Counted) -> SeriesCounts:
         model_seconds=float(counted.sums[MODEL]),
         latency=[(int(place), int(latency[place])) for place in np.flatnonzero(latency)],
     )
+
+
+def _shadow(variant: str) -> tuple[bool, str]:
+    """Sorts shadows to the front."""
+    return not variant.startswith(SHADOW), variant
 
 
 def _quantiles(counted: Counted) -> dict[str, float | None]:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 from falaj.catalog.definitions import Definition
 from falaj.catalog.model import Relation
 from falaj.kernel.call import AssetRef
+from falaj.serving.splits import CHAMPION, Assignment
 
 EndpointName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,48}$")]
 """Lower case, starts with a letter; its prediction table is named after it."""
@@ -206,9 +207,13 @@ class Variant(_Frozen):
     bundle: str
     """The digest of the model's bundle (``sha256:…``)."""
     share: float = Field(default=1.0, ge=0, le=1)
+    """Beside an assignment, which says who meets challengers, the champion has 1 and all
+    others have 0."""
     combine: Combination | None = None
     members: tuple[PinnedMember, ...] = ()
     """All members of a composition, in order; empty for one model alone."""
+    shadow: bool = Field(default=False, exclude_if=lambda shadow: not shadow)
+    """It runs behind the answer, which never tells what it says."""
 
     @model_validator(mode="after")
     def _composed(self) -> Variant:
@@ -270,6 +275,8 @@ class Release(_Frozen):
     subject_kind: str = "person"
     attributes: dict[str, str] = {}
     """Of the endpoint, as the policy sees them: owner, classification, region."""
+    assignment: Assignment | None = Field(default=None, exclude_if=lambda given: given is None)
+    """Of a rollout: who may meet the challengers, which stand behind the champion."""
     change: str | None = None
     """The approved change that put the model into production."""
     created_at: datetime
@@ -284,9 +291,36 @@ class Release(_Frozen):
             raise ValueError("a request field is named twice")
         if self.unit is not None and self.unit not in names:
             raise ValueError(f"the unit {self.unit!r} is not a request field")
-        if len(self.variants) > 1 and self.unit is None:
+        needs_unit = len(self.variants) > 1
+        if self.assignment is not None:
+            needs_unit = self._check_assignment(self.assignment)
+        elif any(variant.shadow for variant in self.variants):
+            raise ValueError("a shadow stands beside a champion, under an assignment")
+        if needs_unit and self.unit is None:
             raise ValueError("a release with several variants needs a unit to assign them by")
         return self
+
+    def _check_assignment(self, given: Assignment) -> bool:
+        """True if units are divided, so that a request must tell its own."""
+        champion, *challengers = self.variants
+        if champion.name != CHAMPION or champion.shadow or champion.share < 1:
+            raise ValueError("the champion comes first, and its share is 1")
+        if [one.name for one in challengers] != list(given.final):
+            raise ValueError("the assignment is not about the challengers of the release")
+        shadows = {one.shadow for one in challengers}
+        if len(shadows) > 1:
+            raise ValueError("either all challengers are shadows, or none")
+        if given.segment is not None and given.segment not in [item.name for item in self.fields]:
+            raise ValueError(f"the segment {given.segment!r} is not a request field")
+        if shadows == {False} and given.segment is None and sum(given.final.values()) > 1 + 1e-9:
+            raise ValueError("the shares of the challengers sum to more than 1")
+        by_unit = shadows == {False} and given.segment is None
+        return by_unit or given.layer is not None or given.holdout > 0
+
+    @property
+    def base(self) -> str | None:
+        """Of a rollout: the release of its champion alone."""
+        return None if self.assignment is None else self.assignment.base
 
     @property
     def model(self) -> str:
@@ -341,9 +375,16 @@ class VariantTraffic(BaseModel):
     """What one variant of an endpoint answered, and its latency."""
 
     variant: str
+    shadow: bool = False
+    """It ran behind the answer; then its requests are those that it ran on."""
     requests: int = 0
     """Answered requests whose first row it scored."""
     predictions: int = 0
+    failed: int = 0
+    """Requests on which its own model failed. Where it is a challenger, the champion answered
+    them, and they count among the champion's requests as well."""
+    dropped: int = 0
+    """Requests that it should have run on as a shadow, but that came too fast."""
     unlogged: int = 0
     p50_ms: float | None = None
     p90_ms: float | None = None
@@ -387,6 +428,9 @@ class SeriesCounts(BaseModel):
     endpoint: str
     variant: str
     """Empty: requests that reached no variant, and what is of the endpoint as a whole."""
+    shadow: bool = False
+    """It ran behind the answer: no part of what the endpoint answered. Its latency is that of
+    its own runs."""
     release: str | None = None
     """The active release of the endpoint."""
     workers: int = 0
@@ -396,9 +440,13 @@ class SeriesCounts(BaseModel):
     predictions: int = 0
     refused: int = 0
     failed: int = 0
+    """Without a variant: answers 5xx. Of a variant: requests on which its own model failed; of
+    a challenger, the champion answered them, so that they are among its requests as well."""
     shed: int = 0
     late: int = 0
     unlogged: int = 0
+    dropped: int = 0
+    """Requests that a shadow should have run on, but that came too fast."""
     runs: int = 0
     """Runs of the model."""
     queue_seconds: float = 0.0
@@ -464,3 +512,5 @@ class ServableModel:
     native: bytes = field(default=b"", repr=False)
     """The model from which this one was converted, if its bundle has it; it can explain."""
     facts: Mapping[str, Any] = field(default_factory=dict)
+    isolation: bytes = field(default=b"", repr=False)
+    """The forest of the bundle that tells anomalies; empty if it has none."""

@@ -17,17 +17,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from falaj.serving.answers import AnswerWriter, Places
+from falaj.serving.assigning import Assigner
 from falaj.serving.assignment import assigned, bounds, position
 from falaj.serving.decoding import RequestDecoder
 from falaj.serving.errors import FeaturesMissing
-from falaj.serving.explain import not_explained
+from falaj.serving.explain import Explain, no_forest, not_explained
 from falaj.serving.model import FeatureStatus, MissingPolicy, Release
 from falaj.serving.predictions import NumberRows, Parsed, PredictionIds, Scored
-from falaj.serving.variants import CompiledVariant, Vectors
+from falaj.serving.standingin import Trial
+from falaj.serving.variants import CompiledVariant, Looked, Vectors
 
 if TYPE_CHECKING:
     from falaj.kernel.errors import FalajError
     from falaj.serving.requests import Told
+    from falaj.serving.splits import Split
 
 _NOTHING = Vectors(np.empty((0, 0), np.float32), None, None, np.empty((0, 0)))
 
@@ -36,6 +39,13 @@ class RequestPlan:
     """A release, compiled; made by a ``PlanCompiler``. Scores from one thread at a time.
 
     ``aside`` is its twin for a second thread: the same models, readers of its own.
+
+    Args:
+        release: what it serves.
+        variants: those that answer.
+        ids: makes the ids of its predictions.
+        aside: its twin.
+        shadows: the variants that run behind the answer, with readers of their own.
     """
 
     def __init__(
@@ -45,6 +55,7 @@ class RequestPlan:
         ids: PredictionIds,
         *,
         aside: RequestPlan | None = None,
+        shadows: Sequence[CompiledVariant] = (),
     ) -> None:
         self.n_asked = 0
         """Requests that it was to score; counted on the event loop."""
@@ -52,18 +63,23 @@ class RequestPlan:
         self.release = release
         self.limits = release.limits
         self.variants = tuple(variants)
+        """Those that may answer, the champion first."""
+        self.shadows = tuple(shadows)
         self.waits = any(variant.waits for variant in self.variants)
         """A run waits for another process, so it belongs on a thread."""
         self._ids = ids
         alone = len(self.variants) == 1 and release.unit is None
         self.decoder = RequestDecoder(
             release,
-            numbers=alone and self.variants[0].takes_numbers,
+            numbers=alone and all(one.takes_numbers for one in (*variants, *shadows)),
             check_explained=partial(_check_explained, self.variants),
         )
         self.parse = self.decoder.body
         """Decodes and checks a body; see ``RequestDecoder.body``."""
         self._uppers = bounds([variant.share for variant in release.variants])
+        self.assigner: Assigner | None = None
+        """Of a rollout: replaced whole when the split changes, never changed in place."""
+        self.divide(None)
         self._unit = attrgetter(release.unit) if release.unit else None
         self._answers = AnswerWriter(release, self.variants)
         readers = {id(variant.reader) for variant in self.variants}
@@ -79,6 +95,17 @@ class RequestPlan:
     def aside(self) -> RequestPlan:
         """The plan for a second thread."""
         return self._aside or self
+
+    def divide(self, split: Split | None) -> None:
+        """Divide the units by another split from now on; None: all meet the champion.
+
+        Costs microseconds: nothing is compiled or loaded. A run that goes on keeps the split
+        with which it began.
+        """
+        if self.release.assignment is not None:
+            self.assigner = Assigner(self.release, split)
+            if self._aside is not None:
+                self._aside.assigner = self.assigner
 
     # -- parse ----------------------------------------------------------------------
 
@@ -162,40 +189,42 @@ class RequestPlan:
 
     def _split(self, whole: Scored) -> tuple[list[Scored], Places]:
         """Score each variant's rows; also where each row went."""
-        rows, ids, owners, instants = whole.rows, whole.ids, whole.owners, whole.instants
-        uppers, unit, salt = self._uppers, self._unit, self.release.endpoint
         of_each: list[list[int]] = [[] for _ in self.variants]
-        places: Places = []
-        for place, row in enumerate(rows):
-            which = assigned(uppers, position(salt, unit(row) if unit else 0))
-            places.append((which, len(of_each[which])))
+        for place, which in enumerate(self._assigned(whole)):
             of_each[which].append(place)
-        at = whole.at_us if instants is None else instants
-        looked = self.variants[0].look(rows, at) if self._reads_once else None
-        parts: list[Scored] = []
-        numbers = []  # of each variant's part
-        for variant, mine in zip(self.variants, of_each, strict=True):
-            numbers.append(len(parts))
+        at = whole.at_us if whole.instants is None else whole.instants
+        looked = self.variants[0].look(whole.rows, at) if self._reads_once else None
+        runs: list[tuple[list[int], Scored]] = []
+        failed: dict[str, int] = {}
+        for variant, mine in zip(self.variants[1:], of_each[1:], strict=True):
             if not mine:
                 continue
-            if len(mine) < len(rows):
-                part = Scored(
-                    whole.release, variant, _NOTHING, [ids[place] for place in mine],
-                    [owners[place] for place in mine], [rows[place] for place in mine],
-                    whole.at_us, whole.requested_us, 0.0,
-                    None if instants is None else instants[mine],
-                )  # fmt: skip
-            else:
-                part, whole.variant = whole, variant
-            part.vectors = variant.run(
-                part.rows,
-                part.at_us if part.instants is None else part.instants,
-                None if looked is None else looked.only(mine),
-            )
-            parts.append(part)
-        if len(parts) < len(of_each):
-            places = [(numbers[which], number) for which, number in places]
-        return parts, places
+            if self.assigner is None:
+                runs.append((mine, _run_part(whole, variant, mine, looked)))
+                continue
+            tried = Trial(partial(_run_part, whole, variant, looked=looked), whole.owners, mine)
+            runs += tried.runs
+            of_each[0] += tried.left
+            if tried.n_failed:
+                failed[variant.variant.name] = tried.n_failed
+        if of_each[0]:
+            mine = sorted(of_each[0])
+            part = _run_part(whole, self.variants[0], mine, looked)
+            part.failed = failed or None
+            runs.insert(0, (mine, part))
+        places: Places = [(0, 0)] * len(whole.rows)
+        for number, (mine, _) in enumerate(runs):
+            for row, place in enumerate(mine):
+                places[place] = number, row
+        return [part for _, part in runs], places
+
+    def _assigned(self, whole: Scored) -> list[int]:
+        """The place of the variant that each row meets."""
+        rows = whole.rows
+        if self.assigner is not None:
+            return self.assigner.variants(rows, whole.requested_us) or [0] * len(rows)
+        uppers, unit, salt = self._uppers, self._unit, self.release.endpoint
+        return [assigned(uppers, position(salt, unit(row) if unit else 0)) for row in rows]
 
     def _refuse_incomplete(
         self, requests: list[Parsed], answers: list[Told | FalajError], parts: list[Scored]
@@ -224,10 +253,33 @@ class RequestPlan:
         parts[:] = [kept for part in parts if (kept := _without(part, lacking.keys())).ids]
 
 
-def _check_explained(variants: Sequence[CompiledVariant]) -> None:
+def _run_part(
+    whole: Scored, variant: CompiledVariant, mine: list[int], looked: Looked | None
+) -> Scored:
+    """Score some of the rows, by their places, ascending, with one variant."""
+    instants = whole.instants
+    if len(mine) < len(whole.rows):
+        part = Scored(
+            whole.release, variant, _NOTHING, [whole.ids[place] for place in mine],
+            [whole.owners[place] for place in mine], [whole.rows[place] for place in mine],
+            whole.at_us, whole.requested_us, 0.0, None if instants is None else instants[mine],
+        )  # fmt: skip
+    else:
+        part, whole.variant = whole, variant
+    part.vectors = variant.run(
+        part.rows,
+        part.at_us if part.instants is None else part.instants,
+        None if looked is None else looked.only(mine),
+    )
+    return part
+
+
+def _check_explained(variants: Sequence[CompiledVariant], explain: int) -> None:
     for variant in variants:
-        if variant.explanation is None:
+        if explain & Explain.CONTRIBUTIONS and variant.explanation is None:
             raise not_explained(variant.label)
+        if explain & Explain.ANOMALY and variant.forest is None:
+            raise no_forest(variant.label)
 
 
 def _without(part: Scored, refused: Collection[int]) -> Scored:

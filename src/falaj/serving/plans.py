@@ -16,6 +16,7 @@ from falaj.serving.errors import Asleep
 from falaj.serving.model import Release
 from falaj.serving.plan import RequestPlan
 from falaj.serving.routing import RoutingTable
+from falaj.serving.splits import Split
 from falaj.serving.yielding import yielding
 
 _POLL_SECONDS = 0.02
@@ -52,6 +53,8 @@ class Plans:
         self._refused: dict[str, str] = {}
         self._seen = -1
         self._announcements = -1
+        self._routes: dict[str, str] | None = None
+        """The active release of each endpoint, as it is served."""
         self.generation = 0
         """The generation of the table that is served."""
         self.active: dict[str, RequestPlan] = {}
@@ -143,6 +146,8 @@ class Plans:
             plan = self._compiler.compile(release)
         with self._lock:
             if self.asleep.get(endpoint) is release:
+                # Who divides the units behind this look raises the generation.
+                plan.divide(self._table.served()[2].get(endpoint))
                 # Whoever looks without the lock must find it in one of the two: see ``named``.
                 self.active = {**self.active, endpoint: plan}
                 self.asleep = {name: one for name, one in self.asleep.items() if name != endpoint}
@@ -158,11 +163,16 @@ class Plans:
         """
         with self._lock:
             seen = self._words[0]
-            generation, routes = self._table.active()
+            generation, routes, splits = self._table.served()
+            if routes == self._routes:  # units were divided anew, and nothing else
+                self._divide(self.active, splits)
+                self.generation, self._seen = generation, seen
+                return True
             awake = self._awake(routes)
             if not all(release in self._built for release in awake.values()):
                 return False
             active = {endpoint: self._built[release] for endpoint, release in awake.items()}
+            self._divide(active, splits)
             self._serve(seen, generation, active, routes)
             return True
 
@@ -170,7 +180,7 @@ class Plans:
         """Serve what the table says now; plans that nobody prepared are built here."""
         with self._building:
             seen = self._words[0]
-            generation, routes = self._table.active()
+            generation, routes, splits = self._table.served()
             active: dict[str, RequestPlan] = {}
             broken: dict[str, FalajError] = {}
             unloaded: dict[str, Release] = {}
@@ -191,6 +201,7 @@ class Plans:
                     for name in routes.keys() - active.keys() - broken.keys() - asleep:
                         if routes[name] in self._built:
                             active[name] = self._built[routes[name]]
+                    self._divide(active, splits)
                     self._serve(seen, generation, active, routes, broken, unloaded)
 
     def prepare(self) -> bool:
@@ -248,6 +259,11 @@ class Plans:
         except FalajError:
             return None  # the error is told already: it is what kept the release from loading
 
+    def _divide(self, active: dict[str, RequestPlan], splits: dict[str, Split]) -> None:
+        for endpoint, plan in active.items():
+            if plan.assigner is not None and plan.assigner.split != splits.get(endpoint):
+                plan.divide(splits.get(endpoint))
+
     def _serve(
         self,
         seen: int,
@@ -265,6 +281,7 @@ class Plans:
         # Before the errors: who finds one of them finds the document that it is about.
         self._unloaded = unloaded or {}
         self.active, self.broken = active, broken or {}
+        self._routes = routes
         self.asleep = {
             name: release for name, release in self.asleep.items() if routes.get(name) == release.id
         }

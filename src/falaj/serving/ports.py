@@ -183,7 +183,21 @@ class ApprovedModels(Protocol):
 
         Raises:
             NotFound: no such model or version.
-            Conflict: none is, or that one is not, approved for production.
+            Conflict: none is, or that one is not, approved for production, or it is in
+                quarantine.
+        """
+        ...
+
+    def challenging(self, connection: Connection, model: str, version: int) -> Approved:
+        """A version that may be tried beside the champion, under a rollout's own change.
+
+        It need not be approved for production: it stands in staging (or production), its
+        latest gates were passed, and its bundle verifies.
+
+        Raises:
+            NotFound: no such model or version.
+            Conflict: it is in an earlier stage or archived, failed its gates since, or is in
+                quarantine.
         """
         ...
 
@@ -195,7 +209,7 @@ class ApprovedModels(Protocol):
 
         Raises:
             NotFound: no such model or version.
-            Conflict: it was taken out of production.
+            Conflict: it was taken out of production, or is in quarantine.
         """
         ...
 

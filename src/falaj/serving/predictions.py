@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf, isnan
 from typing import TYPE_CHECKING, Any
@@ -135,6 +135,10 @@ class Scored:
     instants: NDArray[np.int64] | None = None
     """int64 [n]: the instant of each row, where the rows of a run are about several; then
     ``at_us`` is that of the first."""
+    failed: Mapping[str, int] | None = None
+    """Requests, by the variant that failed on them, for which this champion stood in."""
+    shadow: bool = False
+    """It was scored behind the answer, which told nothing of it."""
 
     @property
     def n_rows(self) -> int:

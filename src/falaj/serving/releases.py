@@ -12,35 +12,27 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import insert, select, update
 
-from falaj.catalog.model import Classification, Relation
 from falaj.kernel.call import AssetRef, Call
 from falaj.kernel.errors import (
     AlreadyExists,
     Conflict,
     FalajError,
-    InvalidInput,
     NotFound,
     Unavailable,
 )
-from falaj.kernel.ids import new_id
 from falaj.kernel.telemetry import logger
 from falaj.serving import tables
-from falaj.serving.errors import ReleaseNotLoaded, ReleaseRefused
-from falaj.serving.logorigins import log_origins
+from falaj.serving.errors import ReleaseNotLoaded, ReleaseRefused, RolloutRuns
+from falaj.serving.makingreleases import ReleaseMaker, release_ref
 from falaj.serving.model import (
     Activation,
-    Approved,
     Endpoint,
     EndpointSummary,
-    PinnedMember,
     Release,
     ReleaseState,
     ReleaseStatus,
-    RequestField,
-    Variant,
 )
 from falaj.serving.names import table_of
-from falaj.serving.subjects import subject_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,11 +45,6 @@ if TYPE_CHECKING:
     from falaj.serving.routing import RoutingTable
 
 _POLL_SECONDS = 0.01
-
-
-def release_ref(endpoint: str, release: str) -> AssetRef:
-    """The asset of a release."""
-    return AssetRef("release", f"{endpoint}/{release}")
 
 
 class Releases:
@@ -82,7 +69,7 @@ class Releases:
         self._table = table
         self._compiler = compiler
         self._approved = approved
-        self._features = features
+        self._maker = ReleaseMaker(approved, features, catalog)
         self._catalog = catalog
 
     # -- definitions ----------------------------------------------------------------
@@ -153,7 +140,18 @@ class Releases:
         """
         endpoint = self.endpoint(call.connection, name)
         approved = self._approved.approved(call.connection, endpoint.model, version)
-        release = self._made(call, endpoint, approved)
+        release = self.kept(call, self._maker.made(call, endpoint, approved))
+        tables.at_commit(call.connection, lambda: self._table.announce(name, release.id))
+        return release
+
+    def kept(self, call: Call, release: Release) -> Release:
+        """Keep a release that can be served; it serves nothing yet.
+
+        Raises:
+            Corrupt: a bundle does not verify.
+            InvalidInput: an input of a model would come from nowhere.
+        """
+        name = release.endpoint
         self._compiler.compile(release)  # verifies the bundle; refuses what cannot be served
         tables.keep_release(
             call.connection,
@@ -163,10 +161,9 @@ class Releases:
             state=ReleaseState.DEPLOYED,
             created_at=call.now,
         )
-        self._record(call, release)
+        self._maker.record(call, release)
         self._table.write(release)
-        tables.at_commit(call.connection, lambda: self._table.announce(name, release.id))
-        call.note(release=release.id, model=release.model, bundle=approved.bundle)
+        call.note(release=release.id, model=release.model, bundle=release.variants[0].bundle)
         call.emit("release.deployed", endpoint=name, release=release.id, model=release.model)
         return release
 
@@ -179,19 +176,24 @@ class Releases:
 
         Raises:
             NotFound: no such endpoint or release.
-            Conflict: the model version is not approved any more, or the release is retired.
+            Conflict: the model version is not approved any more, or the release is retired or
+                was made for a rollout.
+            RolloutRuns: a rollout runs on the endpoint.
             ReleaseRefused: a worker cannot load it; nothing was switched.
             Unavailable: a worker did not prepare it in time; nothing was switched.
         """
-        row = _found(tables.endpoint_row(call.connection, name, locked=True), name)
+        row = self.locked(call.connection, name)
         release = self._release(call.connection, name, release_id)
+        _check_by_hand(release, self._active(call.connection, row))
         for variant in release.variants:
             for member in variant.pinned:
                 self._approved.approved(call.connection, member.model, member.version)
-        return self._switched(call, row, release, wait_seconds)
+        return self.switched(call, row, release, wait_seconds)
 
     def rollback(self, call: Call, name: str, *, wait_seconds: float = 15.0) -> Release:
         """Let the release that served before this one serve again.
+
+        While a rollout runs, that is the one that served before it: its rollout has ended then.
 
         Raises:
             NotFound: no such endpoint.
@@ -207,10 +209,8 @@ class Releases:
             )
         call.note(rolled_back_from=row.active)
         release = self._release(call.connection, name, previous)
-        for variant in release.variants:
-            for member in variant.pinned:
-                self._approved.may_return(call.connection, member.model, member.version)
-        return self._switched(call, row, release, wait_seconds)
+        self._check_sound(call.connection, release)
+        return self.switched(call, row, release, wait_seconds)
 
     def retire(self, call: Call, name: str, release_id: str) -> None:
         """Let a release serve never again: it is neither activated nor rolled back to.
@@ -238,6 +238,10 @@ class Releases:
         )
         call.emit("release.retired", endpoint=name, release=release.id)
 
+    def locked(self, connection: Connection, name: str) -> Any:
+        """The row of an endpoint, which nobody else switches until this transaction ends."""
+        return _found(tables.endpoint_row(connection, name, locked=True), name)
+
     def deactivate(self, call: Call, name: str) -> None:
         """Let an endpoint serve nothing; its releases stay."""
         row = _found(tables.endpoint_row(call.connection, name, locked=True), name)
@@ -248,17 +252,34 @@ class Releases:
         call.emit("endpoint.deactivated", endpoint=name, previous=row.active)
 
     def withdraw(self, call: Call, revoked: Callable[[str], bool]) -> list[str]:
-        """Deactivate endpoints whose release has a revoked bundle; fulfils ``models.ports``."""
+        """Deactivate endpoints whose release has a revoked bundle; fulfils ``models.ports``.
+
+        Where only a challenger of a rollout is revoked, the champion serves on alone.
+        """
         stopped = []
         for row in tables.endpoint_rows(call.connection, locked=True):
             release = self._active(call.connection, row)
             if release is None:
                 continue
             pinned = [member for variant in release.variants for member in variant.pinned]
-            if any(revoked(member.bundle) for member in pinned):
+            if not any(revoked(member.bundle) for member in pinned):
+                continue
+            base = self._champion_alone(call.connection, release)
+            if base is None or any(
+                revoked(member.bundle) for variant in base.variants for member in variant.pinned
+            ):
                 self.deactivate(call, row.name)
-                stopped.append(str(row.name))
+            else:
+                self._flipped(call, row, base)
+            stopped.append(str(row.name))
         return stopped
+
+    def _champion_alone(self, connection: Connection, release: Release) -> Release | None:
+        """Of a rollout: the release from which it began, if that may serve."""
+        row = tables.release_row(connection, release.base or "")
+        if row is None or row.state == ReleaseState.RETIRED:
+            return None
+        return Release.model_validate(row.document)
 
     def active(self, connection: Connection, name: str) -> Release | None:
         """The active release of an endpoint; raises NotFound."""
@@ -318,20 +339,35 @@ class Releases:
         for stranger in routes.keys() & before.keys():
             self._table.flip(stranger, None)
             mended.append(stranger)
-        return mended
+        return [*mended, *(name for name in self._splits_mended(connection) if name not in mended)]
+
+    def _splits_mended(self, connection: Connection) -> list[str]:
+        """Divide the units of each endpoint as the database says."""
+        wanted = tables.wanted_splits(connection)
+        _, routes, divided = self._table.served()
+        apart = [
+            name
+            for name in routes.keys() & (wanted.keys() | divided.keys())
+            if wanted.get(name) != divided.get(name)
+            and (name not in wanted or wanted[name].release == routes[name])
+        ]
+        for name in apart:
+            self._table.split(name, wanted.get(name))
+        return sorted(apart)
 
     def apart(self, connection: Connection) -> bool:
         """True if the routing table does not say what the database says; only reads."""
         wanted = {row.name: row.active for row in tables.endpoint_rows(connection) if row.active}
-        return wanted != self._table.active()[1]
+        _, routes, divided = self._table.served()
+        return wanted != routes or tables.wanted_splits(connection) != divided
 
     def _sound(self, connection: Connection, name: str, release_id: str) -> str | None:
         """The id of a release that may be switched to, written to the table; None if it may not."""
+        base = None
         try:
             release = self._release(connection, name, release_id)
-            for variant in release.variants:
-                for member in variant.pinned:
-                    self._approved.may_return(connection, member.model, member.version)
+            base = release.base
+            self._check_sound(connection, release)
             self._compiler.compile(release)  # verifies the bundle
         except FalajError as error:
             logger(__name__).error(
@@ -340,116 +376,35 @@ class Releases:
                 release=release_id,
                 error=str(error),
             )
-            return None
+            # What is wrong with a challenger is no reason to serve nothing.
+            return None if base is None else self._sound(connection, name, base)
         self._table.write(release)
         return release.id
 
+    def _check_sound(self, connection: Connection, release: Release) -> None:
+        """Return if all that a release pins may (still) serve; raises Conflict, Corrupt."""
+        of_champion = set(release.variants[0].pinned)
+        for member in {one for variant in release.variants for one in variant.pinned}:
+            if release.assignment is None or member in of_champion:
+                self._approved.may_return(connection, member.model, member.version)
+            else:
+                self._approved.challenging(connection, member.model, member.version)
+
     # -- inside ---------------------------------------------------------------------
 
-    def _made(self, call: Call, endpoint: Endpoint, approved: Approved) -> Release:
-        service = endpoint.feature_service or approved.feature_service
-        document: dict[str, Any] | None = None
-        fields: tuple[RequestField, ...] = ()
-        if service is not None:
-            if self._features is None:
-                raise InvalidInput(
-                    f"{endpoint.name!r} needs the feature service {service!r}, and there is no "
-                    "feature store here.",
-                    hint="Set `online` in the settings.",
-                )
-            document, fields = self._features.describe(call.connection, service)
-        named = {item.name for item in fields}
-        fields += tuple(item for item in endpoint.fields if item.name not in named)
-        subject, subject_kind = subject_of(endpoint, document, fields)
-        resource = self._catalog.load(call.connection, endpoint.ref)
-        return Release(
-            id=new_id("release"),
-            endpoint=endpoint.name,
-            variants=(self._variant(call, endpoint, approved),),
-            feature_service=service,
-            features=document,
-            fields=fields,
-            unit=endpoint.unit,
-            limits=endpoint.limits,
-            durability=endpoint.durability,
-            missing=endpoint.missing,
-            subject=subject,
-            subject_kind=subject_kind,
-            attributes=dict(resource.attributes),
-            change=approved.change,
-            created_at=call.now,
-            created_by=call.principal.id,
-        )
+    def switched(self, call: Call, row: Any, release: Release, wait_seconds: float) -> Release:
+        """Let a release serve in two phases; whether it may is not asked here.
 
-    def _variant(self, call: Call, endpoint: Endpoint, approved: Approved) -> Variant:
-        """The approved version alone, or with the versions in production of all members."""
-        composition = endpoint.composition
-        if composition is None:
-            return approved.variant()
-        pinned = []
-        for member in composition.members:
-            found = approved
-            if member.model != endpoint.model:
-                found = self._approved.approved(call.connection, member.model, None)
-            pinned.append(
-                PinnedMember(
-                    model=member.model,
-                    version=found.version,
-                    bundle=found.bundle,
-                    weight=member.weight,
-                    gives=member.gives,
-                )
-            )
-        return Variant(
-            model=approved.model,
-            version=approved.version,
-            bundle=approved.bundle,
-            combine=composition.combine,
-            members=tuple(pinned),
-        )
+        Args:
+            call: the call in whose transaction this happens.
+            row: of the endpoint, locked.
+            release: kept already.
+            wait_seconds: so long may the workers take to prepare it.
 
-    def _record(self, call: Call, release: Release) -> None:
-        ref = release_ref(release.endpoint, release.id)
-        self._catalog.record(
-            call,
-            ref,
-            attributes={
-                "endpoint": release.endpoint,
-                "model": release.model,
-                "bundle": release.variants[0].bundle,
-                "change": release.change,
-            },
-        )
-        for label in {one.label for variant in release.variants for one in variant.pinned}:
-            source = AssetRef("model_version", label)
-            if not self._catalog.exists(call.connection, source):
-                self._catalog.record(call, source)
-            self._catalog.link(call, source, ref, Relation.SERVES)
-        target = AssetRef("endpoint", release.endpoint)
-        if not self._catalog.exists(call.connection, target):
-            self._catalog.record(call, target)
-        self._catalog.link(call, ref, target, Relation.SERVES)
-        self._record_log(call, release, target)
-
-    def _record_log(self, call: Call, release: Release, endpoint: AssetRef) -> None:
-        """The lake table of the predictions, as secret as the endpoint that makes them (and at
-        least personal if they are about persons), and its columns as the features in them."""
-        name, known = release.endpoint, self._catalog.get(call.connection, endpoint)
-        secret = known.classification
-        if release.subject is not None and secret is not Classification.SENSITIVE:
-            secret = Classification.PERSONAL
-        log = AssetRef("table", table_of(name))
-        self._catalog.record(
-            call,
-            log,
-            description=f"What the endpoint {name} predicted.",
-            owner=known.owner,
-            classification=secret,
-            origins=log_origins(release),
-        )
-        self._catalog.link(call, endpoint, log, Relation.PREDICTED)
-
-    def _switched(self, call: Call, row: Any, release: Release, wait_seconds: float) -> Release:
+        Raises:
+            Conflict: it is retired.
+            ReleaseRefused, Unavailable: as for ``activate``.
+        """
         name = release.endpoint
         if row.active == release.id:
             return release
@@ -466,6 +421,13 @@ class Releases:
         except (ReleaseRefused, Unavailable):
             self._table.withdraw(name)
             raise
+        self._flipped(call, row, release)
+        return release
+
+    def _flipped(self, call: Call, row: Any, release: Release) -> None:
+        """Let a release serve from the commit on, whether workers are ready for it or not."""
+        name = release.endpoint
+        self._table.write(release)
         tables.switch(
             call.connection, name, release.id, row.active, at=call.now, by=call.principal.id
         )
@@ -474,7 +436,6 @@ class Releases:
         self._catalog.record(call, ref, attributes={"release": release.id})
         call.note(release=release.id, previous=row.active)
         call.emit("release.activated", endpoint=name, release=release.id, previous=row.active)
-        return release
 
     def _await_workers(self, release: str, wait_seconds: float) -> None:
         """Return when every living worker has the release ready."""
@@ -502,21 +463,21 @@ class Releases:
 
     def _before(self, connection: Connection, name: str) -> str | None:
         """The release below the active one, when each switch back takes one off the pile."""
-        retired = {
+        left_out = {
             row.id
             for row in tables.release_rows(connection, name)
-            if row.state == ReleaseState.RETIRED
+            if row.state == ReleaseState.RETIRED or row.document.get("assignment")
         }
         pile: list[str] = []
         for row in reversed(tables.activation_rows(connection, name)):
-            if row.release is None or row.release in retired:
+            if row.release is None or row.release in left_out:
                 continue
             if row.release in pile:
                 del pile[pile.index(row.release) + 1 :]
             else:
                 pile.append(row.release)
         active = tables.endpoint_row(connection, name).active
-        if active is None:
+        if active is None or active in left_out:
             return pile[-1] if pile else None
         return pile[-2] if len(pile) > 1 else None
 
@@ -535,6 +496,20 @@ class Releases:
 
 def _endpoint(row: Any) -> Endpoint:
     return Endpoint.model_validate({k: v for k, v in row.document.items() if k != "kind"})
+
+
+def _check_by_hand(release: Release, active: Release | None) -> None:
+    """Return if a release may be activated by hand: no rollout has to do with it."""
+    if active is not None and active.assignment is not None and active.id != release.id:
+        raise RolloutRuns(
+            f"A rollout runs on {release.endpoint!r}, with the release {active.id}.",
+            hint="Stop the rollout first, or roll back: `falaj endpoints rollback NAME`.",
+        )
+    if release.assignment is not None:
+        raise Conflict(
+            f"The release {release.id} was made for a rollout.",
+            hint="Only a rollout activates it: start one.",
+        )
 
 
 def _found(row: Any, name: str) -> Any:

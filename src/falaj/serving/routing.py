@@ -11,6 +11,10 @@ second counts announcements. A switch has two phases:
 
 So a release that some worker cannot load never serves, and after the flip no answer is
 stale, even from a worker that was suspended in between.
+
+Beside the active release of an endpoint stands its *split*: what part of the units meets each
+challenger of a rollout at present. It changes in one step, which raises the generation too;
+the next request of every worker sees it, and nothing is built or loaded for it.
 """
 
 from __future__ import annotations
@@ -29,15 +33,18 @@ from pydantic import ValidationError
 
 from falaj.kernel.clock import Clock, SystemClock, from_microseconds, microseconds
 from falaj.kernel.errors import LimitExceeded, NotFound, Unavailable
+from falaj.kernel.telemetry import logger
 from falaj.lake.disk import reserved
 from falaj.serving.errors import RoutingDamaged
 from falaj.serving.model import Release, WorkerStatus
+from falaj.serving.splits import Split
 
 _GENERATION = b"generation"
 _ANNOUNCEMENTS = b"announcements"
 _ACTIVE = b"active/"
 _NEXT = b"next/"
 _RELEASE = b"release/"
+_SPLIT = b"split/"
 _MAP_BYTES = 256 << 20
 _MOST_READERS = 512
 _LOCK_BYTES = 8192 + 64 * _MOST_READERS
@@ -143,6 +150,18 @@ class RoutingTable:
             generation = int.from_bytes(transaction.get(_GENERATION) or b"", "little")
             return generation, dict(_texts(transaction, _ACTIVE))
 
+    def served(self) -> tuple[int, dict[str, str], dict[str, Split]]:
+        """As ``active``, with the split of each endpoint that has one, as one snapshot.
+
+        A split that is about another release than the active one, or that cannot be read, is
+        left out: then the champion serves.
+        """
+        with self._reading() as transaction:
+            generation = int.from_bytes(transaction.get(_GENERATION) or b"", "little")
+            routes = dict(_texts(transaction, _ACTIVE))
+            written = dict(_texts(transaction, _SPLIT))
+        return generation, routes, _splits(written, routes)
+
     def announced(self) -> tuple[int, dict[str, str]]:
         """The count of announcements, and the release announced for each endpoint."""
         with self._reading() as transaction:
@@ -175,9 +194,28 @@ class RoutingTable:
                 transaction.delete(key)
             else:
                 transaction.put(key, release_id.encode())
+            split = transaction.get(_SPLIT + endpoint.encode())
+            if split is not None and _release_of(split) != release_id:
+                transaction.delete(_SPLIT + endpoint.encode())
             announced = transaction.get(_NEXT + endpoint.encode())
             if announced is not None and announced.decode() == release_id:
                 transaction.delete(_NEXT + endpoint.encode())
+            generation = _raised(transaction, _GENERATION)
+        self._show(0, generation)
+        return generation
+
+    def split(self, endpoint: str, split: Split | None) -> int:
+        """Divide the units of an endpoint anew (None: all meet the champion).
+
+        Returns:
+            the new generation; every request that begins later is divided so.
+        """
+        with self._writing() as transaction:
+            key = _SPLIT + endpoint.encode()
+            if split is None:
+                transaction.delete(key)
+            else:
+                transaction.put(key, split.model_dump_json().encode())
             generation = _raised(transaction, _GENERATION)
         self._show(0, generation)
         return generation
@@ -251,6 +289,27 @@ def _raised(transaction: Any, key: bytes) -> int:
     value = int.from_bytes(transaction.get(key) or b"", "little") + 1
     transaction.put(key, value.to_bytes(8, "little"))
     return value
+
+
+def _splits(written: dict[str, str], routes: dict[str, str]) -> dict[str, Split]:
+    found = {}
+    for endpoint, document in written.items():
+        try:
+            split = Split.model_validate_json(document)
+        except ValidationError:
+            logger(__name__).error("split not readable: the champion serves", endpoint=endpoint)
+            continue
+        if split.release == routes.get(endpoint):
+            found[endpoint] = split
+    return found
+
+
+def _release_of(document: bytes) -> str | None:
+    """The release that a split is about; None if it cannot be read."""
+    try:
+        return Split.model_validate_json(document).release
+    except ValidationError:
+        return None
 
 
 def _texts(transaction: Any, prefix: bytes) -> Iterator[tuple[str, str]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from falaj.lake.spool import Drain, Spool, rows_of
-from falaj.serving.logged import are_records, rows_of_records
+from falaj.serving.logged import are_records, rows_of_records, with_all_columns
 from falaj.serving.names import is_log
 from falaj.serving.personallog import Latecomers, SubjectOf, people_of, with_subject
 
@@ -131,6 +131,7 @@ class PredictionDrain:
         rows = _read(data)
         if not is_log(table):
             return rows
+        rows = with_all_columns(rows)
         return with_subject(self._lake, table, rows, self._subject_of, self._latecomers)
 
 

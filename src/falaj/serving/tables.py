@@ -19,6 +19,8 @@ from sqlalchemy import (
 from sqlalchemy.engine import Connection
 
 from falaj.kernel.database import Instant, Json, metadata
+from falaj.kernel.insertion import insert_if_absent, upsert
+from falaj.serving.splits import Split
 
 endpoints = Table(
     "serving_endpoints",
@@ -52,6 +54,20 @@ activations = Table(
     Column("at", Instant, nullable=False),
     Column("by", String(200), nullable=False),
 )
+
+splits = Table(
+    "serving_splits",
+    metadata,
+    Column("endpoint", String(64), primary_key=True),
+    Column("release", String(64), nullable=False),
+    Column("shares", Json, nullable=False),
+    Column("revision", Integer, nullable=False),
+    Column("changed_at", Instant, nullable=False),
+    Column("changed_by", String(200), nullable=False),
+)
+"""The present shares of the challengers of each endpoint's rollout."""
+layers = Table("serving_layers", metadata, Column("name", String(64), primary_key=True))
+"""A row for each layer that a rollout was ever in: who gives stretches of it away locks it."""
 
 
 def endpoint_row(connection: Connection, name: str, *, locked: bool = False) -> Any:
@@ -121,6 +137,37 @@ def switch(
 def retire(connection: Connection, release: str) -> None:
     """Write that a release serves never again."""
     connection.execute(update(releases).where(releases.c.id == release).values(state="retired"))
+
+
+def wanted_splits(connection: Connection) -> dict[str, Split]:
+    """The split of each endpoint whose active release it is about."""
+    active = (endpoints.c.name == splits.c.endpoint) & (endpoints.c.active == splits.c.release)
+    rows = connection.execute(select(splits).join(endpoints, active))
+    return {row.endpoint: split_of(row) for row in rows}
+
+
+def split_row(connection: Connection, endpoint: str) -> Any:
+    """The last split of an endpoint, about whichever release, or None."""
+    return connection.execute(select(splits).where(splits.c.endpoint == endpoint)).first()
+
+
+def split_of(row: Any) -> Split:
+    """The split that a row says."""
+    return Split(
+        endpoint=row.endpoint, release=row.release, shares=row.shares, revision=row.revision
+    )
+
+
+def keep_split(connection: Connection, split: Split, *, at: Any, by: str) -> None:
+    """Write how the units of an endpoint are divided from now on."""
+    row = {**split.model_dump(), "changed_at": at, "changed_by": by}
+    upsert(connection, splits, [row])
+
+
+def lock_layer(connection: Connection, layer: str) -> None:
+    """Return when nobody else gives away stretches of a layer until this transaction ends."""
+    insert_if_absent(connection, layers, {"name": layer})
+    connection.execute(select(layers).where(layers.c.name == layer).with_for_update())
 
 
 def at_commit(connection: Connection, work: Callable[[], object]) -> None:

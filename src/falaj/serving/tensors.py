@@ -372,8 +372,8 @@ def checked_version(plan: RequestPlan, version: str) -> None:
 
 
 def versions_of(plan: RequestPlan) -> list[str]:
-    """The model versions of the active release."""
-    return sorted({str(variant.version) for variant in plan.release.variants}, key=int)
+    """The model versions of the active release that may answer; shadows never do."""
+    return sorted({str(one.variant.version) for one in plan.variants}, key=int)
 
 
 def chosen(plan: RequestPlan, names: Sequence[str]) -> list[str]:

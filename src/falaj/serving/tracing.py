@@ -12,9 +12,9 @@ from falaj.kernel.clock import from_microseconds
 from falaj.kernel.errors import InvalidInput, NotFound
 from falaj.kernel.ids import is_id
 from falaj.serving.compositions import opened
+from falaj.serving.makingreleases import release_ref
 from falaj.serving.model import FeatureStatus, Release, TraceNode
 from falaj.serving.names import table_of
-from falaj.serving.releases import release_ref
 from falaj.serving.tables import endpoint_rows, release_row
 
 if TYPE_CHECKING:

@@ -18,6 +18,7 @@ from falaj.serving.ports import GeneratingModel
 from falaj.serving.predictions import NumberRows
 
 if TYPE_CHECKING:
+    from falaj.models.isolation import IsolationForest
     from falaj.serving.explain import Explanation
     from falaj.serving.model import ServableModel
     from falaj.serving.ports import FeatureReader, LoadedModel
@@ -82,6 +83,7 @@ class CompiledVariant:
         reader: reads the features, compiled with this model's categories; None if all
             inputs come with the request.
         explanation: tells the contributions of its inputs; None if nothing can.
+        forest: tells which rows are unlike those of the training; None if it has none.
 
     Raises:
         InvalidInput: an input is neither a feature nor a request field, or is no number.
@@ -95,8 +97,10 @@ class CompiledVariant:
         model: LoadedModel,
         reader: FeatureReader | None,
         explanation: Explanation | None = None,
+        forest: IsolationForest | None = None,
     ) -> None:
         self.explanation = explanation
+        self.forest = forest
         self.waits: bool = getattr(model, "waits", False)
         self.variant = variant
         self.label = variant.label
@@ -148,13 +152,17 @@ class CompiledVariant:
             FalajError: what the online store raises.
         """
         begun = perf_counter()
-        if looked is None and self.reader is not None:
-            looked = self.look(rows, at_us)
-        elif looked is not None:
-            begun -= looked.seconds
-        matrix, statuses, times = self._assembled(rows, looked)
-        read = perf_counter()
-        outputs = self.scored(matrix)
+        try:
+            if looked is None and self.reader is not None:
+                looked = self.look(rows, at_us)
+            elif looked is not None:
+                begun -= looked.seconds
+            matrix, statuses, times = self._assembled(rows, looked)
+            read = perf_counter()
+            outputs = self.scored(matrix)
+        except ModelFailed as error:
+            error.variant = self.variant.name
+            raise
         return Vectors(matrix, statuses, times, outputs, begun, read, perf_counter())
 
     def look(self, rows: Sequence[Any], at_us: int | NDArray[np.int64]) -> Looked:

@@ -29,6 +29,7 @@ def of_registry() -> dict[str, Asked]:
         "models.set_alias": {"alias": "blue", "version": 1},
         "models.delete_version": {"version": 1, "reason": "It is a copy."},
         "models.delete": {"reason": "It is a copy."},
+        "models.quarantine": {"version": 1, "reason": "It harmed."},
     }
     more: dict[str, Callable[[World], Mapping[str, Any]]] = {
         **{name: _always(given) for name, given in late.items()},
@@ -41,6 +42,9 @@ def of_registry() -> dict[str, Asked]:
         },
         "models.remove_alias": lambda world: {"name": aliased_model(world), "alias": "blue"},
         "models.resolve": lambda world: {"name": aliased_model(world), "alias": "blue"},
+        "models.release": lambda world: {
+            "name": quarantined_model(world), "version": 1, "reason": "The labels were wrong.",
+        },
     }  # fmt: skip
     return {
         **{name: (asked, frozenset[str]()) for name, asked in more.items()},
@@ -84,6 +88,16 @@ def aliased_model(world: World) -> str:
     name = world.copied_model()
     with world.call() as call:
         registry_parts(world.premises).aliases.set(call, name, "blue", 1)
+    return name
+
+
+def quarantined_model(world: World) -> str:
+    """The name of a new model whose only version is in quarantine."""
+    from falaj.models.quarantine import quarantine
+
+    name = world.copied_model()
+    with world.call() as call:
+        quarantine(call, name, 1, "It harmed.")
     return name
 
 

@@ -15,7 +15,10 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from falaj.testing.artifactsubjects import of_artifacts
+from falaj.testing.operationsubjects import of_operations
 from falaj.testing.registrysubjects import of_registry
+from falaj.testing.retrainingsubjects import of_retraining
+from falaj.testing.rolloutsubjects import of_rollouts
 from falaj.testing.studied import studied
 from falaj.testing.trackingsubjects import of_tracking
 from falaj.testing.world import BEGIN, OWNER, definitions, door_of, training_spec
@@ -83,6 +86,16 @@ def _always(**arguments: Any) -> Callable[[World], Arguments]:
 def _fact(argument: str, fact: str = "", **more: Any) -> Callable[[World], Arguments]:
     """The argument is a thing that the world holds already."""
     return lambda world: {argument: world.facts[fact or argument], **more}
+
+
+def _loss_window(world: World) -> Arguments:
+    """Labelled predictions, of which the last day's losses are learned."""
+    world.serving()
+    now = world.premises.clock.now().replace(microsecond=0)
+    window = {"since": now - timedelta(days=1), "until": now + timedelta(days=1)}
+    both = {**window, **{f"reference_{name}": at for name, at in window.items()}}
+    told = {name: at.isoformat() for name, at in both.items()}
+    return {"endpoint": "late", "label_table": "flights", "label": "late", "key": "flight", **told}
 
 
 def _new(argument: str, make: Callable[[World], str], **more: Any) -> Callable[[World], Arguments]:
@@ -251,6 +264,8 @@ SUBJECTS: Mapping[str, Subject] = {
     "sources.loads": Subject(_always(source="flights")),
     "sources.check": Subject(_always(source="flights"), frozenset({"n_rows"})),
     "sources.results": Subject(_always(source="flights", limit=1)),
+    "contracts.check": Subject(_always(contract="flights"), _JOB),
+    "contracts.history": Subject(_always(contract="flights", limit=5)),
     "tables.get": Subject(_always(table="flights")),
     "tables.snapshots": Subject(_always(table="flights")),
     "tables.read": Subject(
@@ -305,6 +320,7 @@ SUBJECTS: Mapping[str, Subject] = {
         lambda _world: {"request": {"model": "late", "spec": training_spec()}}
     ),
     **{name: Subject(asked) for name, asked in of_tracking().items()},
+    **{name: Subject(asked) for name, asked in of_operations().items()},
     **{name: Subject(*asked) for name, asked in of_artifacts().items()},
     "training.tune": Subject(
         lambda world: {"request": {
@@ -400,9 +416,23 @@ SUBJECTS: Mapping[str, Subject] = {
     "monitors.performance": Subject(
         _always(endpoint="late", label_table="flights", label="late", key="flight")
     ),
+    "monitors.estimate": Subject(lambda world: {"endpoint": world.serving() and "late"}),
+    "monitors.losses": Subject(_loss_window),
+    "monitors.calibration": Subject(
+        _always(endpoint="late", label_table="flights", label="late", key="flight")
+    ),
+    "monitors.fairness": Subject(_always(endpoint="late", group_by="carrier")),
+    "monitors.leakage": Subject(
+        lambda world: {"endpoint": world.serving() and "late", "label_table": "flights",
+                       "label": "late", "key": "flight"}
+    ),
     "monitors.check": Subject(lambda world: {"name": world.serving() and "late-drift"}),
+    "planning.sample": Subject(_always(effect=0.1, rate=0.2, units_a_day=1000.0)),
     "monitors.reports": Subject(_always(endpoint="late")),
     "monitors.report": Subject(_fact("report")),
+    "monitors.checks": Subject(_always(name="late-drift")),
+    **{name: Subject(*asked) for name, asked in of_retraining().items()},
+    **{name: Subject(*asked) for name, asked in of_rollouts().items()},
     "changes.get": Subject(_fact("id", "change")),
     "changes.approve": Subject(_new("id", lambda world: world.change(), reason="It is good.")),
     "changes.reject": Subject(_new("id", lambda world: world.change(), reason="Not yet.")),

@@ -527,7 +527,10 @@ class World:
             for place in range(20):
                 answer = platform.endpoints.predict(
                     "late",
-                    [{"signal": chance.gauss(0, 1), "carrier": chance.choice(_CARRIERS)}],
+                    [
+                        {"signal": chance.gauss(0, 1), "carrier": chance.choice(_CARRIERS)}
+                        for _ in range(30)
+                    ],
                     request_id=f"f{place:04}",
                 )
         self.facts["prediction"] = str(answer.predictions[0]["id"])

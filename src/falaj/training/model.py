@@ -401,6 +401,16 @@ class RunDifference(BaseModel):
     environment: dict[str, tuple[str | None, ...]]
 
 
+class Isolation(BaseModel):
+    """An isolation forest of the training rows, kept with the model: it tells which requests are
+    unlike them (``explain=anomaly``)."""
+
+    n_trees: int = Field(100, ge=10, le=500)
+    rows_per_tree: int = Field(256, ge=16, le=4096)
+    share: float = Field(0.01, gt=0, lt=0.5)
+    """Of the training rows, so many are anomalies by definition; it sets the limit."""
+
+
 class TrainingRequest(RunRequest, BaseModel):
     """What a training job is asked to do."""
 
@@ -417,6 +427,8 @@ class TrainingRequest(RunRequest, BaseModel):
     """Only these features of the set; all of them if it is not given."""
     class_weights: ClassWeights | None = None
     calibration: Calibrating | None = None
+    isolation: Isolation | None = None
+    """A forest that tells anomalies among requests; none if it is not given."""
     cross_validation: CrossValidation | None = None
     checkpoint: Checkpointing = Checkpointing()
 

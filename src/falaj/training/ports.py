@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from falaj.kernel.call import Call
     from falaj.training.calibration import Calibration
     from falaj.training.encoding import Encoding
-    from falaj.training.model import CodeVersion, Run, TrainingSet
+    from falaj.training.model import CodeVersion, Isolation, Run, TrainingSet
 
 Report = Callable[[float, str], None]
 """Tells how far a piece of work is (0 to 1) and what it does; may raise to stop it."""
@@ -233,6 +233,9 @@ class Candidate:
     train: Rows
     scores: npt.NDArray[np.float64]
     """The native model's scores on the validation rows, not calibrated."""
+    isolation: Isolation | None = None
+    """What forest goes with the model, if one does."""
+    seed: int = 0
 
 
 class Packaging(Protocol):

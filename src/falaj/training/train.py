@@ -283,6 +283,8 @@ class _Work:
             train=fitting.train,
             validation=fitting.validation,
             scores=fitting.trainer.scores(fitted, fitting.validation.matrix),
+            isolation=self.request.isolation,
+            seed=self.request.seed,
         )
 
 

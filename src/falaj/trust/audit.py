@@ -74,8 +74,11 @@ class SqlAuditLog:
             cursor = raw.cursor()
             try:
                 if postgresql:
-                    cursor.execute(TURN)
-                cursor.execute(_HEAD)
+                    with raw.driver_connection.pipeline():  # one round trip for both
+                        raw.driver_connection.execute(TURN)
+                        cursor.execute(_HEAD)
+                else:
+                    cursor.execute(_HEAD)
                 seq, previous = cursor.fetchone() or (0, GENESIS)
                 previous = bytes(previous)
                 rows: list[tuple[Any, ...]] = []
@@ -199,6 +202,8 @@ def _insert(cursor: Any, rows: list[tuple[Any, ...]], *, postgresql: bool) -> No
     """Write rows as they were hashed, by the driver's own way for many."""
     if not postgresql:
         cursor.executemany(_INSERT_SQLITE, rows)
+    elif len(rows) == 1:
+        cursor.execute(_INSERT_POSTGRESQL, rows[0])
     elif len(rows) < _FEWEST_COPIED:
         cursor.executemany(_INSERT_POSTGRESQL, rows)
     else:

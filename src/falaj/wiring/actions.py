@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from falaj.catalog.service import AssetService, DefinitionService
 from falaj.features.service import Features
+from falaj.ingest.contract_service import ContractService
 from falaj.ingest.service import SourceService
 from falaj.kernel.actions import Service
 from falaj.kernel.jobs_service import JobsService
@@ -14,10 +15,16 @@ from falaj.lake.erasure_service import PrivacyService
 from falaj.lake.service import TableService
 from falaj.models.ci_service import CiService
 from falaj.models.service import ModelService
+from falaj.monitoring.retraining_service import RetrainingService
 from falaj.monitoring.service import MonitorService
+from falaj.operations.alerting_service import ReceiverService, SilenceService
+from falaj.operations.incident_service import IncidentService, ProblemService
 from falaj.operations.policy_service import PolicyService
-from falaj.operations.service import AlertService, ChangeService, IncidentService
+from falaj.operations.service import AlertService, ChangeService
+from falaj.operations.service_level_service import ServiceLevelService
 from falaj.operations.webhooks_service import WebhookService
+from falaj.rollouts.planning_service import PlanningService
+from falaj.rollouts.service import RolloutService
 from falaj.serving.service import EndpointService
 from falaj.training.costs.service import CostService
 from falaj.training.loggedmodel_service import LoggedModelService
@@ -31,14 +38,23 @@ from falaj.trust.keys_service import Keys
 from falaj.trust.ownfactors import OwnFactors
 from falaj.trust.provisioning_service import ProvisioningService
 from falaj.trust.service import AccountsService
+from falaj.wiring.anomalyparts import table_checks
 from falaj.wiring.artifactparts import logged_models
 from falaj.wiring.computeparts import cost_service, run_queue
 from falaj.wiring.facts import facts
+from falaj.wiring.operationparts import (
+    problem_service,
+    receiver_service,
+    service_level_service,
+    silence_service,
+)
 from falaj.wiring.policyparts import policy_service
 from falaj.wiring.privacyparts import privacy_service
 from falaj.wiring.provisioningparts import provisioning_service
 from falaj.wiring.readingparts import DataPlaneSight, feature_sight, guarded_lake
 from falaj.wiring.residencyparts import residency
+from falaj.wiring.retrainingparts import leakage_checks, monitor_schedules, retraining_service
+from falaj.wiring.rolloutparts import RolloutParts
 from falaj.wiring.trackingparts import experiment_service, run_service
 from falaj.wiring.tuningparts import study_service
 from falaj.wiring.watching import parity_checks
@@ -57,6 +73,9 @@ def makers(made: Premises) -> dict[type[Service], Callable[[], Service]]:
     visible = made.visible
     return {
         SourceService: lambda: SourceService(made.jobs, made.loading, residency(made).check),
+        ContractService: lambda: ContractService(
+            made.jobs, table_checks(made), residency(made).check
+        ),
         TableService: lambda: TableService(
             made.lake, guarded_lake(made), made.catalog, visible, made.may
         ),
@@ -80,11 +99,24 @@ def makers(made: Premises) -> dict[type[Service], Callable[[], Service]]:
         PipelineService: made.pipelines.service,
         ModelService: lambda: _models(made),
         EndpointService: lambda: _endpoints(made),
-        MonitorService: lambda: MonitorService(made.monitors, made.may_on, guarded_lake(made)),
+        MonitorService: lambda: MonitorService(
+            made.monitors,
+            made.may_on,
+            guarded_lake(made),
+            monitor_schedules(made),
+            leakage_checks(made),
+        ),
+        PlanningService: PlanningService,
+        RetrainingService: lambda: retraining_service(made),
+        RolloutService: lambda: RolloutParts(made).service(),
         ChangeService: lambda: ChangeService(made.changes, made.catalog, visible),
         AlertService: lambda: AlertService(made.alerts, made.catalog, visible),
         IncidentService: lambda: IncidentService(made.incidents, made.catalog, visible),
         WebhookService: lambda: WebhookService(webhooks(made)),
+        SilenceService: lambda: silence_service(made),
+        ProblemService: lambda: problem_service(made),
+        ServiceLevelService: lambda: service_level_service(made),
+        ReceiverService: lambda: receiver_service(made),
         AssetService: lambda: AssetService(made.catalog, visible),
         PrivacyService: lambda: privacy_service(made),
         AccountsService: lambda: _accounts(made),

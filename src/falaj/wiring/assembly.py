@@ -239,6 +239,7 @@ class Premises:
         from falaj.wiring.policyparts import review
         from falaj.wiring.readingparts import declared_sources
         from falaj.wiring.residencyparts import residency
+        from falaj.wiring.rolloutparts import rollout_appliers
 
         def found(connection: Any, kind: str, name: str, version: int | None = None) -> Definition:
             return self.definitions.definition(connection, kind, name, version)
@@ -251,6 +252,7 @@ class Premises:
             definition_kinds(),
             {
                 **feature_appliers(found, self.catalog),
+                **rollout_appliers(self),
                 "source": declared_sources(self),
                 "endpoint": endpoint_applied,
                 "policy": policy_applied,
@@ -270,11 +272,13 @@ class Premises:
         from falaj.operations.policies import CHANGE_KIND as POLICY
         from falaj.wiring.policyparts import proposals
         from falaj.wiring.registryparts import model_changes
+        from falaj.wiring.rolloutparts import rollout_changes
 
         def policies_approved(call: Call, change: Any) -> None:
             proposals(self).carry_out(call, change)
 
-        return Changes(self.catalog, {**model_changes(self), POLICY: policies_approved})
+        kinds = {**model_changes(self), **rollout_changes(self), POLICY: policies_approved}
+        return Changes(self.catalog, kinds, self.definitions)
 
     @part
     def incidents(self) -> Incidents:
@@ -332,6 +336,7 @@ class Premises:
             catalog=self.catalog,
             calls=self.calls,
             clock=self.clock,
+            alerts=self.alerts,
         )
 
     @property
@@ -484,19 +489,10 @@ class Premises:
 
     @part
     def monitors(self) -> Monitors:
-        """Drift and realised performance."""
-        from falaj.monitoring.drift import Drift
-        from falaj.monitoring.monitors import Monitors
-        from falaj.monitoring.performance import Performance
-        from falaj.wiring.liveparts import kept_sketches
+        """Drift, performance, calibration and fairness."""
+        from falaj.wiring.monitorparts import monitors
 
-        return Monitors(
-            Drift(self.lake, self.bundles, kept_sketches(self), self.database),
-            Performance(self.lake),
-            self.serving.releases,
-            self.definitions,
-            self.alerts,
-        )
+        return monitors(self)
 
     # ---- the door
 
@@ -525,11 +521,11 @@ class Premises:
     @part
     def backend(self) -> Backend:
         """What a local door stands on."""
-        from falaj.features.parity_records import ParityMetrics
         from falaj.wiring.actions import makers
         from falaj.wiring.auditparts import space
+        from falaj.wiring.operationparts import expose
 
-        self.telemetry.registry.register(ParityMetrics(self.database))
+        expose(self)
         return Backend(
             services=Services(makers=makers(self)),
             database=self.database,

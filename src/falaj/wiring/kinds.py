@@ -20,11 +20,18 @@ def definition_kinds() -> dict[str, type[Definition]]:
     from falaj.lake.readrules import ReadRule
     from falaj.models.model import ModelPolicy
     from falaj.monitoring.model import Monitor
+    from falaj.monitoring.retrainingwords import Retraining
+    from falaj.operations.budgets import ServiceLevel
+    from falaj.operations.routing import AlertReceiver, AlertRoute, InhibitRule
+    from falaj.operations.standard import ChangeTemplate
+    from falaj.rollouts.model import Metric, Rollout
     from falaj.serving.model import Endpoint
     from falaj.training.pipelines.model import Pipeline
 
     own: list[type[Definition]] = [
         Source, Contract, Pipeline, ModelPolicy, Endpoint, Monitor, Policy, ReadRule,
+        ChangeTemplate, Metric, Rollout, AlertReceiver, AlertRoute, InhibitRule, Retraining,
+        ServiceLevel,
     ]  # fmt: skip
     return {**{kind.kind: kind for kind in own}, **KINDS}
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from falaj.serving.predictionlog import PredictionLog
     from falaj.serving.releases import Releases
     from falaj.serving.rings import Ring
+    from falaj.serving.rolloutreleases import RolloutReleases
     from falaj.serving.routing import RoutingTable
     from falaj.serving.storedfeatures import StoredFeatures
     from falaj.serving.trails import Trails
@@ -114,6 +115,14 @@ class ServingParts:
             self.stored_features,
             self._made.catalog,
         )
+
+    @part
+    def rollout_releases(self) -> RolloutReleases:
+        """Releases of rollouts, and how their units are divided."""
+        from falaj.serving.bundled import RegisteredModels
+        from falaj.serving.rolloutreleases import RolloutReleases
+
+        return RolloutReleases(self.releases, self.routing, RegisteredModels(self._made.registry))
 
     @part
     def plans(self) -> Plans:

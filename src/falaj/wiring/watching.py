@@ -14,13 +14,15 @@ def parity_checks(made: Premises) -> ParityChecks:
     """Checks that what is served is what models are trained on."""
     from falaj.features.parity import Parity
     from falaj.features.parity_checks import ParityChecks
+    from falaj.monitoring.parityreports import ParityReports
     from falaj.serving.bundled import BundledModels
     from falaj.serving.served import LoggedRequests
 
     served = LoggedRequests(
         made.lake, made.database, made.definitions, BundledModels(made.bundles), made.clock
     )
-    return ParityChecks(Parity(made.features, served), made.alerts)
+    reports = ParityReports(made.serving.releases)
+    return ParityChecks(Parity(made.features, served), made.alerts, reports.keep)
 
 
 def statistics(made: Premises) -> FeatureStatistics:

@@ -16,13 +16,18 @@ from falaj.kernel.outbox import Subscription
 from falaj.kernel.telemetry import logger
 from falaj.trust.audit_checkpoints import Checkpointer
 from falaj.wiring import webhookparts
+from falaj.wiring.anomalyparts import anomaly_chores, table_checks
 from falaj.wiring.artifactparts import artifact_chores
 from falaj.wiring.auditparts import retention
 from falaj.wiring.computeparts import queue_chores
 from falaj.wiring.keyparts import EVERY_USES, key_jobs, uses_told
 from falaj.wiring.liveparts import kept_sketches, prediction_drain
+from falaj.wiring.operationparts import alert_sender, operation_chores
 from falaj.wiring.pipelineparts import chores as pipeline_chores
 from falaj.wiring.registryparts import adoption
+from falaj.wiring.retrainingparts import chores as retraining_chores
+from falaj.wiring.retrainingparts import retraining_jobs
+from falaj.wiring.rolloutparts import RolloutParts
 from falaj.wiring.seldom import Seldom
 from falaj.wiring.trainingparts import reproduce_job, train_job
 from falaj.wiring.watching import parity_checks, statistics
@@ -43,6 +48,7 @@ def handlers(made: Premises) -> Mapping[str, Handler]:
     What cannot be made (a disk is full, a package is missing) fails that job, and no other.
     """
     from falaj.features.service import FORGET, MATERIALIZE
+    from falaj.ingest.model import CHECK_JOB
     from falaj.ingest.service import LOAD
     from falaj.models.model import ADOPT_JOB, BRING_JOB, GATES_JOB, QUANTIZE_JOB
     from falaj.serving.batchmodel import SCORE_JOB
@@ -52,6 +58,7 @@ def handlers(made: Premises) -> Mapping[str, Handler]:
 
     makers: dict[str, Callable[[], Handler]] = {
         LOAD: lambda: _with_statistics(made, made.loading),
+        CHECK_JOB: lambda: table_checks(made),
         MATERIALIZE: lambda: _materialization(made),
         FORGET: lambda: _forgetting(made),
         PREPARE_JOB: lambda: _preparation(made),
@@ -66,6 +73,7 @@ def handlers(made: Premises) -> Mapping[str, Handler]:
         TUNE_JOB: lambda: _tuning(made),
         RUN_JOB: made.pipelines.handler,
         **key_jobs(made),
+        **retraining_jobs(made),
     }
     return {kind: _later(make) for kind, make in makers.items()}
 
@@ -213,6 +221,8 @@ def work_until(made: Premises, stopped: threading.Event) -> None:
         "chores": Chores(made).run_until,
         "streams": stream_worker(made).run_until,
         "webhooks": webhookparts.sender(made).run_until,
+        "rollouts": RolloutParts(made).engine().run_until,
+        "alerts": alert_sender(made).run_until,
     }
     threads = [
         threading.Thread(target=run, args=(stopped,), name=name) for name, run in beside.items()
@@ -293,7 +303,8 @@ class Chores:
             "lake compaction": Seldom(made.lake.compact, every_seconds=3600.0),
         }
         self._chores |= _as_settings_say(made) | artifact_chores(made) | queue_chores(made)
-        self._chores |= pipeline_chores(made)
+        self._chores |= anomaly_chores(made) | pipeline_chores(made) | retraining_chores(made)
+        self._chores |= operation_chores(made)
 
     def run_once(self) -> None:
         """Each chore once; what fails is logged and tried again next time."""

@@ -9,7 +9,8 @@ from tests.features.streams.conftest import NOW, UTC_US, declared, rows_of
 
 from falaj.features.streams.progress import NEVER
 from falaj.features.streams.worker import StreamWorker
-from falaj.ingest.model import Between, Contract, ContractBroken, NotNull, Severity
+from falaj.ingest.checks import Between, NotNull, Severity
+from falaj.ingest.model import Contract, ContractBroken
 from falaj.ingest.ports import ARROW, JSON
 from falaj.kernel.clock import microseconds
 from falaj.kernel.errors import Corrupt, InvalidInput, LimitExceeded

@@ -7,7 +7,7 @@ from falaj.kernel.errors import InvalidInput
 from falaj.models.adapters.estimator_skops import SkopsToOnnx
 from falaj.testing.smallmodels import rows_and_labels
 
-skops = pytest.importorskip("skops.io", reason="skops is no part of the tests' environment")
+skops = pytest.importorskip("skops.io")
 
 
 def estimators():

@@ -6,6 +6,7 @@ from falaj.declare import (
     CardRule,
     ChampionRule,
     DriftLimits,
+    DriftWatch,
     Endpoint,
     ExplainabilityRule,
     FairnessRule,
@@ -21,6 +22,7 @@ from falaj.declare import (
     RobustnessRule,
     SliceRule,
 )
+from falaj.serving.model import FieldType, RequestField
 
 flight_delay = ModelPolicy(
     name="flight-delay",
@@ -52,6 +54,9 @@ endpoint = Endpoint(
     name="flight-delay",
     model="flight-delay",
     description="The chance that a flight will be late, asked two hours before it should leave.",
+    feature_service="delay_features",
+    unit="passenger",
+    fields=(RequestField(name="passenger", type=FieldType.STRING, required=False, nullable=True),),
 )
 
 monitor = Monitor(
@@ -67,4 +72,13 @@ monitor = Monitor(
         recorded_at="departed_at",
     ),
     performance=PerformanceLimits(auc_at_least=0.65),
+)
+
+autumn = Monitor(
+    name="flight-delay-autumn",
+    description="Month by month; what has drifted in two months running raises an alert.",
+    endpoint="flight-delay",
+    window=timedelta(days=31),
+    drift=DriftLimits(),
+    drift_watch=DriftWatch(needed=2, of_last=2),
 )

@@ -1,8 +1,11 @@
 """How the model is trained: a pipeline whose steps ask the platform, as whoever runs it."""
 
+from datetime import timedelta
 from typing import Any
 
-from falaj.declare import Pipeline
+from falaj.declare import FromTable, Pipeline, step
+
+MONTH = timedelta(days=31)
 
 
 def training_set(platform: Any, spec: dict[str, Any]) -> str:
@@ -24,4 +27,40 @@ flight_training = Pipeline.of(
     trained,
     description="Builds the training set, trains, and registers a version of the model.",
     parameters={"spec": {}, "request": {}},
+)
+
+
+def newest(departures: Any, spec: dict[str, Any]) -> dict[str, Any]:
+    """The spec, divided so that the last month of departures tests and the one before decides
+    when to stop."""
+    import pyarrow.compute as pc
+
+    end = pc.max(departures.column("asked_at")).as_py()
+    split = {
+        "train_until": (end - 2 * MONTH).isoformat(),
+        "validation_until": (end - MONTH).isoformat(),
+    }
+    return {**spec, "split": split}
+
+
+def newest_set(newest: dict[str, Any], platform: Any) -> str:
+    """Pin and build the training set of the newest rows; its id."""
+    job = platform.training.prepare(newest)
+    found: str = platform.wait(job).result.training_set
+    return found
+
+
+def retrained(newest_set: str, platform: Any, request: dict[str, Any]) -> dict[str, Any]:
+    """Train on it; what the training job tells."""
+    job = platform.training.train({**request, "training_set": newest_set})
+    return dict(platform.wait(job).result)
+
+
+flight_retraining = Pipeline.of(
+    "flight-retraining",
+    step(newest, takes={"departures": FromTable(table="departures", columns=("asked_at",))}),
+    newest_set,
+    retrained,
+    description="Trains on what has become known, up to two months before the newest departure.",
+    parameters={"spec": {}, "request": {}, "retraining": {}},
 )

@@ -14,8 +14,9 @@ from datetime import datetime
 
 import pyarrow as pa
 
+from falaj.ingest.checks import Severity, TableCheck, Unique
 from falaj.ingest.contracts import JUDGED, Lookup, judge
-from falaj.ingest.model import Contract, Freshness, RowCount, Severity, Unique
+from falaj.ingest.model import Contract
 from falaj.ingest.typing import RAW, ROWS, Bench, bench
 
 
@@ -67,7 +68,6 @@ def _by_row(contract: Contract) -> Contract | None:
     checks = tuple(
         check.model_copy(update={"severity": Severity.QUARANTINE})
         for check in contract.checks
-        if not isinstance(check, Unique | Freshness | RowCount)
-        and check.severity is not Severity.WARN
+        if not isinstance(check, Unique | TableCheck) and check.severity is not Severity.WARN
     )
     return contract.model_copy(update={"checks": checks}) if checks else None

@@ -27,6 +27,7 @@ from falaj.lake.adapters import ducklake_engine as engine
 from falaj.lake.adapters import ducklake_statements as statements
 from falaj.lake.adapters.ducklake_engine import Place, name, text
 from falaj.lake.adapters.writer_lock import FileLock, PostgresLock
+from falaj.lake.deadline import bounded
 from falaj.lake.disk import disk_error, sync_file
 from falaj.lake.model import Column, Compaction, Extent, Snapshot, TableInfo, table_name
 from falaj.lake.rows import creatable, prepared
@@ -250,7 +251,7 @@ class DuckLake:
         stand_ins: Mapping[str, pa.Table] | None = None,
     ) -> pa.Table:
         """See ``Lake.query`` and ``StandInLake.query``."""
-        with self._reading() as cursor:
+        with self._reading() as cursor, bounded(cursor.interrupt):
             return self._answered(
                 cursor, sql, inputs or {}, snapshot, parameters, stand_ins or {}
             ).to_arrow_table()

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from falaj.ingest.checks import Severity
 from falaj.ingest.contracts import Lookup, judge
-from falaj.ingest.model import Contract, Severity
+from falaj.ingest.model import Contract
 from falaj.ingest.typing import RAW, ROWS, bench, name
 from falaj.kernel.errors import InvalidInput
 from falaj.training.pipelines.frames import TABLE, table_of
@@ -16,7 +17,7 @@ from falaj.training.pipelines.model import StepTestFailed, TestResult
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from falaj.ingest.model import Check
+    from falaj.ingest.checks import Check
     from falaj.training.pipelines.frames import Packed
 
 

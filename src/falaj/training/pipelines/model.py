@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from falaj.catalog.definitions import Definition
 from falaj.catalog.model import Relation
-from falaj.ingest.model import Check, Severity
+from falaj.ingest.checks import Check, Severity
 from falaj.kernel.call import AssetRef
 from falaj.kernel.errors import Conflict, ErrorKind, FalajError, InvalidInput
 from falaj.training.pipelines import code, cron

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from falaj.kernel.clock import from_microseconds
-from falaj.kernel.statements import Statement, marks
+from falaj.kernel.statements import Statement, all_together, marks
 from falaj.training.model import Artifact, DatasetInput, OutputModel, Run, RunState
 
 if TYPE_CHECKING:
@@ -49,30 +49,36 @@ _CHILDREN = {
     ),
 }
 
+_OF_LIST = {
+    what: Statement(text.replace("IN ({})", "= ANY(?)")) for what, text in _CHILDREN.items()
+}
+"""For PostgreSQL: one text for any number of runs, so that it is planned once."""
+
 
 def assembled(connection: Connection, rows: Sequence[tuple[Any, ...]]) -> list[Run]:
     """Runs with all that they carry but the history of metrics, in the order of the rows."""
     ids = [row[0] for row in rows]
+    children = _children(connection, ids)
     params: dict[str, dict[str, str]] = {run: {} for run in ids}
     tags: dict[str, dict[str, str]] = {run: {} for run in ids}
-    for run, key, value in children(connection, "params", ids):
+    for run, key, value in children["params"]:
         params[run][key] = value
-    for run, key, value in children(connection, "tags", ids):
+    for run, key, value in children["tags"]:
         tags[run][key] = value
     metrics: dict[str, dict[str, float]] = {run: {} for run in ids}
     measured: dict[str, dict[str, Any]] = {run: {} for run in ids}
-    for run, key, value, is_nan, step, at in children(connection, "metrics", ids):
+    for run, key, value, is_nan, step, at in children["metrics"]:
         metrics[run][key] = math.nan if is_nan else value
         measured[run][key] = (step, from_microseconds(at))
     artifacts: dict[str, list[Artifact]] = {}
-    for run, path, digest, size in children(connection, "artifacts", ids):
+    for run, path, digest, size in children["artifacts"]:
         artifacts.setdefault(run, []).append(
             Artifact.model_construct(path=path, digest=digest, size=size)
         )
-    datasets = _datasets(connection, ids)
+    datasets = _datasets(children["datasets"])
     inputs: dict[str, list[str]] = {}
     outputs: dict[str, list[OutputModel]] = {}
-    for run, direction, model, step in children(connection, "models", ids):
+    for run, direction, model, step in children["models"]:
         if direction == "input":
             inputs.setdefault(run, []).append(model)
         else:
@@ -123,11 +129,19 @@ def run_of(row: tuple[Any, ...], **carried: Any) -> Run:
     )
 
 
-def children(connection: Connection, what: str, ids: Sequence[str]) -> Iterator[tuple[Any, ...]]:
-    """The rows of one kind that belong to these runs, each beginning with its run's id."""
+def _children(connection: Connection, ids: Sequence[str]) -> dict[str, list[tuple[Any, ...]]]:
+    """The rows of each kind that belong to these runs, each beginning with its run's id."""
+    found: dict[str, list[tuple[Any, ...]]] = {what: [] for what in _CHILDREN}
     for start in range(0, len(ids), _AT_ONCE):
-        some = ids[start : start + _AT_ONCE]
-        yield from _statement(what, len(some)).all(connection, some)
+        some = list(ids[start : start + _AT_ONCE])
+        asked: list[tuple[Statement, Sequence[Any]]]
+        if connection.dialect.name == "postgresql":
+            asked = [(statement, (some,)) for statement in _OF_LIST.values()]
+        else:
+            asked = [(_statement(what, len(some)), some) for what in _CHILDREN]
+        for what, rows in zip(_CHILDREN, all_together(connection, asked), strict=True):
+            found[what] += rows
+    return found
 
 
 def _statement(what: str, n: int) -> Statement:
@@ -139,11 +153,9 @@ def _statement(what: str, n: int) -> Statement:
     return found
 
 
-def _datasets(connection: Connection, ids: Sequence[str]) -> dict[str, list[DatasetInput]]:
+def _datasets(rows: Sequence[tuple[Any, ...]]) -> dict[str, list[DatasetInput]]:
     found: dict[str, list[DatasetInput]] = {}
-    for run, name, digest, source_type, source, schema, profile, tags in children(
-        connection, "datasets", ids
-    ):
+    for run, name, digest, source_type, source, schema, profile, tags in rows:
         found.setdefault(run, []).append(
             DatasetInput.model_construct(
                 name=name,

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from falaj.kernel.errors import InvalidInput
 from falaj.serving.assignment import position
@@ -107,11 +108,32 @@ class Shares:
                 hint="Each present share lies between 0 and its final one; those sum to at most 1.",
             )
 
+    @cached_property
+    def stretches(self) -> tuple[tuple[float, float, int], ...]:
+        """From where to where each challenger is met now, and its place in the order; those
+        that nobody meets are left out."""
+        found, begin = [], 0.0
+        for index, (last, now) in enumerate(zip(self.final, self.present, strict=True)):
+            if now > 0:
+                found.append((begin, begin + now, index))
+            begin += last
+        return tuple(found)
+
     def challenger_of(self, unit: object) -> int | None:
         """Which challenger a unit meets, by its place in the order; None: the champion."""
-        place, begin = position(self.salt, unit), 0.0
-        for index, (last, now) in enumerate(zip(self.final, self.present, strict=True)):
-            if begin <= place < begin + now:
+        place = position(self.salt, unit)
+        for low, high, index in self.stretches:
+            if low <= place < high:
                 return index
-            begin += last
         return None
+
+
+def alternated(salt: str, segment: object, period: int, n: int) -> int:
+    """Which of n variants a whole segment meets in a period, by the period's number.
+
+    Of every n periods in a row, counted from a multiple of n, a segment meets each variant in
+    exactly one; in which order is drawn anew each time, for each segment by itself.
+    """
+    block, place = divmod(period, n)
+    order = sorted(range(n), key=lambda one: position(f"{salt}\x00{block}\x00{one}", segment))
+    return order[place]

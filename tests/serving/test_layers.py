@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from falaj.kernel.errors import InvalidInput
 from falaj.rollouts.allocation import mismatch_p_value
-from falaj.rollouts.layers import Layer, Shares, Stretch
+from falaj.serving.layers import Layer, Shares, Stretch
 
 UNITS = [f"user-{number}" for number in range(20_000)]
 

@@ -1,0 +1,166 @@
+"""Contracts held to a whole table as it stands: on request, and when its time has come."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import closing, suppress
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from falaj.catalog.definitions import Definitions
+from falaj.ingest import history
+from falaj.ingest.conditions import Lookup
+from falaj.ingest.contracts import Earlier, judge
+from falaj.ingest.failing import FailingChecks
+from falaj.ingest.model import CheckResult, Contract, Source
+from falaj.ingest.personal import is_secret
+from falaj.ingest.typing import ROWS, bench
+from falaj.kernel.calls import Calls
+from falaj.kernel.errors import NotFound
+from falaj.kernel.ids import new_id
+from falaj.kernel.jobs import JobRun
+from falaj.lake.ports import Lake
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from sqlalchemy.engine import Connection
+
+_STREAM = "_stream"
+
+
+def lookup_in(lake: Lake, snapshot: int | None = None) -> Lookup:
+    """Reads the tables that foreign keys name from the lake."""
+
+    def look_up(table: str, columns: Sequence[str]) -> pa.Table | None:
+        try:
+            return lake.scan(table, columns=columns, snapshot=snapshot)
+        except NotFound:
+            return None
+
+    return look_up
+
+
+def hold(
+    lake: Lake,
+    table: str,
+    contracts: Sequence[Contract],
+    *,
+    now: datetime,
+    show_values: bool,
+    earlier: Earlier = lambda _contract, _check: (),
+    loaded_at: datetime | None = None,
+    memory: str = "2GB",
+    threads: int = 2,
+) -> list[CheckResult]:
+    """Hold the rows of a table to contracts, as they stream by; changes nothing.
+
+    A whole table passes through once, and once more for the examples of what is broken; all
+    passes see the same snapshot.
+
+    Raises:
+        NotFound: there is no such table.
+        InvalidInput: a check names a column or table that there is not, or is wrong.
+    """
+    snapshot = lake.info(table).snapshot
+    with bench(memory=memory, threads=threads) as engine:
+        reader = lake.batches(table, snapshot=snapshot)
+
+        def lay(rows: pa.RecordBatchReader) -> None:
+            with suppress(Exception):  # nothing was registered yet
+                engine.unregister(_STREAM)
+            engine.register(_STREAM, rows)
+
+        def again() -> None:
+            nonlocal reader
+            reader.close()
+            reader = lake.batches(table, snapshot=snapshot)
+            lay(reader)
+
+        lay(reader)
+        engine.execute(f"CREATE TEMP VIEW {ROWS} AS SELECT * FROM {_STREAM}")
+        try:
+            return judge(
+                engine,
+                contracts,
+                now=now,
+                lookup=lookup_in(lake, snapshot),
+                show_values=show_values,
+                earlier=earlier,
+                loaded_at=loaded_at,
+                again=again,
+            ).results
+        finally:
+            with closing(reader):
+                engine.unregister(_STREAM)
+
+
+class TableChecks:
+    """The handler of the job ``contracts.check``: ``{"contract": name}``.
+
+    Args:
+        lake: holds the tables.
+        definitions: where contracts and sources are declared.
+        calls: opens the transactions of the job.
+        failing: raises alerts.
+    """
+
+    def __init__(
+        self, lake: Lake, definitions: Definitions, calls: Calls, failing: FailingChecks
+    ) -> None:
+        self._lake = lake
+        self._definitions = definitions
+        self._calls = calls
+        self._failing = failing
+
+    def __call__(self, run: JobRun, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Hold a table to a contract; the results are kept, and what used to pass alerts.
+
+        Returns ``{"check": id, "passed": bool, "results": [CheckResult as JSON]}``.
+
+        Raises:
+            NotFound: no such contract or table. InvalidInput: a check is wrong.
+        """
+        now = self._calls.now()
+        with self._calls.database.reading() as connection:
+            contract = self.contract(connection, str(arguments["contract"]))
+            show = self._may_show(connection, contract.table)
+            past = history.figures(connection, [contract], via=history.BY_CHECK)
+            loaded_at = history.loaded_at(connection, contract.table)
+        run.report(0.05, f"checking {contract.table}")
+        results = hold(
+            self._lake,
+            contract.table,
+            [contract],
+            now=now,
+            show_values=show,
+            earlier=past,
+            loaded_at=loaded_at,
+        )
+        check = new_id("load")
+        with self._calls.opened(
+            "contracts.check",
+            run.submitted_by,
+            resource=str(contract.ref),
+            arguments={"contract": contract.name},
+        ) as call:
+            self._failing.alert(call, [contract], results)
+            history.record_results(call, check, contract.table, results, via=history.BY_CHECK)
+            call.note(check=check, broken=sum(not one.passed for one in results))
+        return {
+            "check": check,
+            "passed": all(one.passed for one in results),
+            "results": [one.model_dump(mode="json") for one in results],
+        }
+
+    def contract(self, connection: Connection, name: str) -> Contract:
+        """The contract of that name; raises NotFound."""
+        found = self._definitions.definition(connection, Contract.kind, name)
+        assert isinstance(found, Contract)  # noqa: S101 - the kind says so
+        return found
+
+    def _may_show(self, connection: Connection, table: str) -> bool:
+        """True if a source says what the table's rows are, and none says they are of persons."""
+        listed = self._definitions.listed(connection, kind=Source.kind)
+        parsed = [self._definitions.definition(connection, Source.kind, v.name) for v in listed]
+        of = [one for one in parsed if isinstance(one, Source) and one.table == table]
+        return bool(of) and not any(map(is_secret, of))

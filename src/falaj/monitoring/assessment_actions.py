@@ -1,0 +1,348 @@
+"""The actions that tell how good a model is, with and without labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field, ValidationError
+
+from falaj.kernel.actions import Service, action
+from falaj.kernel.call import AssetRef, Call
+from falaj.kernel.errors import Forbidden, InvalidInput
+from falaj.monitoring.model import (
+    Column,
+    Instant,
+    KeptReport,
+    Labels,
+    Monitor,
+    PerformanceReport,
+    Period,
+    Table,
+)
+from falaj.monitoring.performancereports import (
+    CalibrationReport,
+    EstimateReport,
+    FairnessReport,
+    LabelledWindow,
+    LossReport,
+)
+from falaj.monitoring.performancewords import Share, Slice, SliceOf
+from falaj.serving.model import EndpointName
+from falaj.serving.names import table_of
+
+if TYPE_CHECKING:
+    from falaj.lake.reading import GuardedLake
+    from falaj.monitoring.monitors import Monitors
+
+DEFAULT_WINDOW = timedelta(days=7)
+_LOG_COLUMNS = {"field": ("fields",), "input": ("features",)}
+
+May = Callable[[Call, str, AssetRef], bool]
+"""True if the caller may do the named action on an asset, as the caller stands now."""
+On = Literal["prediction_id", "request_id", "unit"]
+Edges = Annotated[tuple[float, ...], Field(max_length=50)]
+Bins = Annotated[int, Field(ge=2, le=50)]
+
+
+class AssessmentActions(Service):
+    """Performance, estimated and realised, calibration and fairness."""
+
+    _monitors: Monitors
+    _may: May
+    _guarded: GuardedLake
+
+    @action(post="/endpoints/{endpoint}/performance-reports", on="endpoint")
+    def performance(
+        self,
+        endpoint: EndpointName,
+        label_table: Table,
+        label: Column,
+        *,
+        on: On = "request_id",
+        key: Column | None = None,
+        recorded_at: Column | None = None,
+        since: Instant | None = None,
+        until: Instant | None = None,
+        by: Period = "week",
+        threshold: Share = 0.5,
+        slice_by: Column | None = None,
+        slice_of: SliceOf = "field",
+        slice_edges: Edges = (),
+    ) -> PerformanceReport:
+        """Join predictions with labels that arrived late; figures by period, each with its band.
+
+        Args:
+            endpoint: which one.
+            label_table: the lake table of the outcomes.
+            label: its column of 0 and 1.
+            on: prediction_id, request_id or unit: what the label table names.
+            key: its column of that; of the same name if left out.
+            recorded_at: its column of when a label became known; the last one counts.
+            since, until: the window; the last seven days if they are left out.
+            by: day, week or month.
+            threshold: a score from here on predicts label 1.
+            slice_by: by what rows are told apart, beside all of them together.
+            slice_of: field (of the request), input (of the model), log or label (table).
+            slice_edges: where numbers are cut; quarters of the rows if left out.
+        """
+        labels = _labels(label_table, label, on, key, recorded_at)
+        slices = () if slice_by is None else (_slice(slice_by, slice_of, slice_edges),)
+        self._check_labels(labels, *slices)
+        for one in slices:
+            self._check_slice(endpoint, one)
+        window = self._window(since, until)
+        _, report = self._monitors.performance(
+            self.call, endpoint, labels, *window, by=by, threshold=threshold, slices=slices
+        )
+        return report
+
+    @action(post="/endpoints/{endpoint}/estimates", on="endpoint")
+    def estimate(
+        self,
+        endpoint: EndpointName,
+        *,
+        since: Instant | None = None,
+        until: Instant | None = None,
+        by: Period = "day",
+        threshold: Share = 0.5,
+        exact: bool = False,
+        label_table: Table | None = None,
+        label: Column | None = None,
+        on: On = "request_id",
+        key: Column | None = None,
+        recorded_at: Column | None = None,
+        reference_since: Instant | None = None,
+        reference_until: Instant | None = None,
+    ) -> EstimateReport:
+        """Tell what performance is to be expected of predictions whose labels are not known yet.
+
+        Args:
+            endpoint: which one.
+            since, until: the window; the last seven days if they are left out.
+            by: day, week or month.
+            threshold: a score from here on predicts label 1.
+            exact: read every row of the log, not the sketches of whole minutes in the window.
+            label_table, label, on, key, recorded_at: where labels of an earlier window are, as
+                for performance; the labels that the bundle keeps if left out.
+            reference_since, reference_until: that earlier window.
+        """
+        reference = self._reference(
+            label_table, label, on, key, recorded_at, reference_since, reference_until
+        )
+        window = self._window(since, until)
+        _, report = self._monitors.assessments.estimate(
+            self.call, endpoint, *window, by=by, threshold=threshold, exact=exact,
+            reference=reference,
+        )  # fmt: skip
+        return report
+
+    @action(post="/endpoints/{endpoint}/loss-estimates", on="endpoint")
+    def losses(
+        self,
+        endpoint: EndpointName,
+        label_table: Table,
+        label: Column,
+        reference_since: Instant,
+        reference_until: Instant,
+        *,
+        on: On = "request_id",
+        key: Column | None = None,
+        recorded_at: Column | None = None,
+        since: Instant | None = None,
+        until: Instant | None = None,
+        by: Period = "week",
+    ) -> LossReport:
+        """Tell what losses are to be expected, by a model that learns where this one errs.
+
+        It reads a sample of rows with their inputs: at most 20,000 of each period.
+
+        Args:
+            endpoint: which one.
+            label_table, label, on, key, recorded_at: where labels are, as for performance.
+            reference_since, reference_until: an earlier window whose labels are known.
+            since, until: the window; the last seven days if they are left out.
+            by: day, week or month.
+        """
+        reference = self._reference(
+            label_table, label, on, key, recorded_at, reference_since, reference_until
+        )
+        if reference is None:
+            raise InvalidInput("A reference is needed.", hint="Name an earlier window.")
+        self._check_log(endpoint, ("features",))
+        window = self._window(since, until)
+        _, report = self._monitors.assessments.losses(
+            self.call, endpoint, reference, *window, by=by
+        )
+        return report
+
+    @action(post="/endpoints/{endpoint}/calibration-reports", on="endpoint")
+    def calibration(
+        self,
+        endpoint: EndpointName,
+        label_table: Table,
+        label: Column,
+        *,
+        on: On = "request_id",
+        key: Column | None = None,
+        recorded_at: Column | None = None,
+        since: Instant | None = None,
+        until: Instant | None = None,
+        by: Period = "week",
+        bins: Bins = 10,
+    ) -> CalibrationReport:
+        """Tell by period whether scores come true as often as they say.
+
+        Args:
+            endpoint: which one.
+            label_table, label, on, key, recorded_at: where labels are, as for performance.
+            since, until: the window; the last seven days if they are left out.
+            by: day, week or month.
+            bins: into how many of nearly equal size the scores are put.
+        """
+        labels = _labels(label_table, label, on, key, recorded_at)
+        self._check_labels(labels)
+        window = self._window(since, until)
+        _, report = self._monitors.assessments.calibration(
+            self.call, endpoint, labels, *window, by=by, n_bins=bins
+        )
+        return report
+
+    @action(post="/endpoints/{endpoint}/fairness-reports", on="endpoint")
+    def fairness(
+        self,
+        endpoint: EndpointName,
+        group_by: Column,
+        *,
+        group_of: SliceOf = "field",
+        group_edges: Edges = (),
+        label_table: Table | None = None,
+        label: Column | None = None,
+        on: On = "request_id",
+        key: Column | None = None,
+        recorded_at: Column | None = None,
+        since: Instant | None = None,
+        until: Instant | None = None,
+        by: Period = "week",
+        threshold: Share = 0.5,
+    ) -> FairnessReport:
+        """Tell by period whether groups are treated alike; small groups are not shown.
+
+        Args:
+            endpoint: which one.
+            group_by: what tells groups apart.
+            group_of: field (of the request), input (of the model), log or label (table).
+            group_edges: where numbers are cut; quarters of the rows if left out.
+            label_table, label, on, key, recorded_at: where labels are, as for performance;
+                without them only the shares predicted positive are compared.
+            since, until: the window; the last seven days if they are left out.
+            by: day, week or month.
+            threshold: a score from here on predicts label 1.
+        """
+        groups = _slice(group_by, group_of, group_edges)
+        labels = None
+        if label_table is not None:
+            labels = _labels(label_table, _named(label), on, key, recorded_at)
+            self._check_labels(labels, groups)
+        self._check_slice(endpoint, groups)
+        window = self._window(since, until)
+        _, report = self._monitors.assessments.fairness(
+            self.call, endpoint, groups, labels, *window, by=by, threshold=threshold
+        )
+        return report
+
+    def _reference(
+        self,
+        table: str | None,
+        label: str | None,
+        on: On,
+        key: str | None,
+        recorded_at: str | None,
+        since: datetime | None,
+        until: datetime | None,
+    ) -> LabelledWindow | None:
+        if table is None and label is None and since is None and until is None:
+            return None
+        if table is None or since is None or until is None:
+            raise InvalidInput(
+                "A reference of labelled predictions is named in part.",
+                hint="Give the label table, the label and both ends of the reference's window.",
+            )
+        labels = _labels(table, _named(label), on, key, recorded_at)
+        self._check_labels(labels)
+        return LabelledWindow(labels, since, until)
+
+    def _check_monitor(self, monitor: Monitor) -> None:
+        """Return if the caller may read all that a check of the monitor reads."""
+        quality = monitor.quality
+        cuts = () if quality is None else (*quality.slices, *(q.groups for q in quality.fairness))
+        if monitor.labels is not None:
+            self._check_labels(monitor.labels, *cuts)
+        for cut in cuts:
+            self._check_slice(monitor.endpoint, cut)
+
+    def _check_kept(self, kept: KeptReport) -> None:
+        """Return if the caller may read what the groups of a kept report were told from."""
+        document = kept.document
+        cuts = [document["groups"]] if kept.kind == "fairness" else []
+        cuts += [one["slice"] for one in document.get("slices", [])]
+        for told in cuts:
+            cut = Slice.model_validate(told)
+            self._check_slice(kept.endpoint, cut)
+            if document.get("labels"):
+                self._check_labels(Labels.model_validate(document["labels"]), cut)
+
+    def _check_labels(self, labels: Labels, *cuts: Slice) -> None:
+        """Return if the caller may read the labels, all of them and in clear, and whatever else
+        of their table rows are told apart by."""
+        if not self._may(self.call, "tables.read", AssetRef("table", labels.table)):
+            # Figures over a window of one row would tell that row's label.
+            raise Forbidden(
+                f"You may not read the labels in table:{labels.table} as you stand.",
+                hint="Personal data needs a purpose and a fresh second factor.",
+            )
+        own = [cut.by for cut in cuts if cut.of == "label"]
+        columns = [labels.label, labels.key or labels.on, labels.recorded_at, *own]
+        self._guarded.check_clear(
+            self.call, labels.table, filter(None, columns), todo="compare predictions with"
+        )
+
+    def _check_slice(self, endpoint: str, cut: Slice) -> None:
+        """Return if the caller may read what tells rows of the log apart, in clear."""
+        columns = _LOG_COLUMNS.get(cut.of)
+        if columns is not None:
+            self._check_log(endpoint, columns)
+
+    def _check_log(self, endpoint: str, columns: tuple[str, ...]) -> None:
+        table = table_of(endpoint)
+        if not self._may(self.call, "tables.read", AssetRef("table", table)):
+            raise Forbidden(
+                f"You may not read the requests in table:{table} as you stand.",
+                hint="Personal data needs a purpose and a fresh second factor.",
+            )
+        self._guarded.check_clear(self.call, table, columns, todo="tell rows apart by")
+
+    def _window(self, since: datetime | None, until: datetime | None) -> tuple[datetime, datetime]:
+        end = until or self.call.now
+        return since or end - DEFAULT_WINDOW, end
+
+
+def _labels(table: str, label: str, on: On, key: str | None, recorded_at: str | None) -> Labels:
+    return Labels(table=table, label=label, on=on, key=key, recorded_at=recorded_at)
+
+
+def _slice(by: str, of: SliceOf, edges: tuple[float, ...]) -> Slice:
+    try:
+        return Slice(by=by, of=of, edges=edges)
+    except ValidationError as error:
+        told = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise InvalidInput(f"Rows cannot be told apart so: {told}.") from error
+
+
+def _named(label: str | None) -> str:
+    if label is None:
+        raise InvalidInput(
+            "The column of the labels is not named.", hint="Give `label` with the label table."
+        )
+    return label

@@ -1,0 +1,40 @@
+"""The actions on scheduled checks; ``MonitorService`` has them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
+
+from falaj.kernel.actions import Service, action
+from falaj.monitoring.schedulewords import MonitorSchedule, ScheduledCheck
+
+if TYPE_CHECKING:
+    from falaj.monitoring.schedules import MonitorSchedules
+
+Limit = Annotated[int, Field(ge=1, le=1000)]
+
+
+class ScheduleActions(Service):
+    """What monitors have checked by themselves, and when they will again."""
+
+    _schedules: MonitorSchedules | None = None
+
+    @action(get="/monitor-schedules")
+    def schedules(self) -> Sequence[MonitorSchedule]:
+        """List the monitors that check by themselves: as whom, when next, and how it went."""
+        if self._schedules is None:
+            return []
+        listed = self._schedules.listed(self.call.connection)
+        return [one for one in listed if self._may_see(one.endpoint)]
+
+    @action(get="/monitors/{name}/checks", on="monitor")
+    def checks(self, name: str, *, limit: Limit = 50) -> Sequence[ScheduledCheck]:
+        """List what a monitor's schedule has checked, the newest first, with what was found."""
+        if self._schedules is None:
+            return []
+        return self._schedules.checks(self.call.connection, name, limit=limit)
+
+    def _may_see(self, endpoint: str) -> bool:
+        raise NotImplementedError

@@ -1,0 +1,156 @@
+"""The series of a monitor, read and judged: its endpoint's, and those of the business."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from falaj.kernel.call import Call
+from falaj.kernel.errors import InvalidInput
+from falaj.monitoring import tables
+from falaj.monitoring.anomalies import Scale, expected, findings
+from falaj.monitoring.anomalywords import (
+    AnomalyReport,
+    AnomalyWatch,
+    MetricSeries,
+    SeriesFinding,
+    SeriesJudged,
+)
+from falaj.monitoring.assessments import keep
+from falaj.monitoring.series import HOUR, MINUTE, MeterSeries
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from falaj.monitoring.model import Monitor
+
+Query = Callable[[Call, str], "pa.Table"]
+"""Answers one SELECT, of tables that the caller sees whole and in clear."""
+LEAST_REQUESTS = 20
+"""Of a point with fewer, no share of errors is told."""
+Values = NDArray[np.float64]
+
+
+class SeriesAnomalies:
+    """Judges the series of monitors.
+
+    Args:
+        series: of the endpoints.
+        query: reads lake tables as a caller may.
+    """
+
+    def __init__(self, series: MeterSeries, query: Query) -> None:
+        self._series = series
+        self._query = query
+
+    def check(
+        self, call: Call, monitor: Monitor, watch: AnomalyWatch, until: datetime
+    ) -> tuple[str, list[SeriesFinding]]:
+        """Judge, and keep the report; its id, and the findings that are new since the last
+        report of this monitor or still last. Raises as ``report`` does."""
+        last = tables.last_document(call.connection, "anomalies", monitor.name)
+        told = [] if last is None else AnomalyReport.model_validate(last).findings
+        before = {(one.series, one.since) for one in told}
+        report = self.report(call, monitor, watch, until)
+        news = [
+            one for one in report.findings if one.lasts or (one.series, one.since) not in before
+        ]
+        return keep(call, "anomalies", monitor.endpoint, monitor.name, report), news
+
+    def report(
+        self, call: Call, monitor: Monitor, watch: AnomalyWatch, until: datetime
+    ) -> AnomalyReport:
+        """Hold the newest whole points before ``until`` against those before them.
+
+        Raises:
+            InvalidInput: a metric's SQL is wrong. Forbidden: the caller does not see its table.
+            NoStatsmodels: the history shows seasons and the extra is missing.
+        """
+        seconds = HOUR if watch.step == "hour" else MINUTE
+        end = datetime.fromtimestamp(int(until.timestamp()) // seconds * seconds, UTC)
+        start = end - timedelta(days=watch.history_days)
+        judged: list[SeriesJudged] = []
+        if watch.traffic or watch.latency or watch.errors:
+            of = self._series.series(call.connection, monitor.endpoint, start, end, seconds)
+            if watch.traffic:
+                judged.append(_judged("traffic", start, of.requests, Scale.COUNTS, watch))
+            if watch.latency:
+                judged.append(_judged("latency", start, of.latency, Scale.POSITIVE, watch))
+            if watch.errors:
+                judged.append(_errors(start, of.errors, of.requests, watch))
+        for metric in watch.metrics:
+            values = self._metric(call, metric, start, end, seconds)
+            low = np.nanmin(values) if np.isfinite(values).any() else 0.0
+            scale = Scale.COUNTS if low >= 0 and metric.value == "count(*)" else Scale.PLAIN
+            judged.append(_judged(metric.name, start, values, scale, watch))
+        return AnomalyReport(
+            endpoint=monitor.endpoint, monitor=monitor.name, step=watch.step,
+            since=start, until=end, series=judged,
+        )  # fmt: skip
+
+    def _metric(
+        self, call: Call, metric: MetricSeries, start: datetime, end: datetime, seconds: int
+    ) -> Values:
+        at = f'"{metric.at}"'
+        us = f"epoch_us({at}::TIMESTAMPTZ)"
+        first, last = (int(one.timestamp()) for one in (start, end))
+        where = f"AND ({metric.where}\n)" if metric.where is not None else ""
+        rows = self._query(
+            call,
+            f"SELECT {us} // {seconds * 1_000_000} AS step, ({metric.value}\n)::DOUBLE AS value"
+            f' FROM "{metric.table}" WHERE {us} >= {first * 1_000_000}'
+            f" AND {us} < {last * 1_000_000} {where} GROUP BY 1",
+        )
+        if rows.column_names != ["step", "value"]:
+            raise InvalidInput(
+                f"The value of the metric {metric.name!r} is not one aggregate.",
+                hint="Write one SQL aggregate, such as sum(amount).",
+            )
+        values = np.full((last - first) // seconds, np.nan)
+        known = [
+            (step - first // seconds, value)
+            for step, value in zip(rows["step"].to_pylist(), rows["value"].to_pylist(), strict=True)
+            if value is not None
+        ]
+        if metric.empty == "zero" and known:
+            values[min(at for at, _ in known) :] = 0.0
+        for place, value in known:
+            values[place] = value
+        return values
+
+
+def _errors(start: datetime, shares: Values, requests: Values, watch: AnomalyWatch) -> SeriesJudged:
+    told = np.where(requests >= LEAST_REQUESTS, shares, np.nan)
+    sizes = np.nan_to_num(requests[-watch.judged :])
+    return _judged("errors", start, told, Scale.SHARES, watch, sizes=sizes, only_above=True)
+
+
+def _judged(
+    name: str,
+    start: datetime,
+    values: Values,
+    scale: Scale,
+    watch: AnomalyWatch,
+    *,
+    sizes: Values | None = None,
+    only_above: bool = False,
+) -> SeriesJudged:
+    step = timedelta(seconds=HOUR if watch.step == "hour" else MINUTE)
+    n = min(watch.judged, len(values))
+    history, seen = values[: len(values) - n], values[len(values) - n :]
+    of = expected(
+        history, n, per_day=timedelta(days=1) // step, scale=scale, width=watch.width, sizes=sizes
+    )
+    times = [start + step * (len(history) + k) for k in range(n)]
+    points, found = findings(name, times, seen, of, watch, step, only_above=only_above)
+    return SeriesJudged(
+        name=name,
+        method=of.method,
+        n_history=int(np.isfinite(history).sum()),
+        points=points,
+        findings=found,
+    )

@@ -1,0 +1,60 @@
+"""How the adapters of receivers send: JSON over HTTPS through the guarded sender."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from falaj.kernel.errors import Unavailable
+
+if TYPE_CHECKING:
+    from falaj.kernel.outgoing import Outgoing
+
+LONGEST_ANSWER = 200
+
+
+def post(
+    outgoing: Outgoing, url: str, document: Any, headers: Mapping[str, str] | None = None
+) -> None:
+    """Send a document; returns if the answer is 2xx.
+
+    Raises:
+        OutgoingRefused, InvalidInput: the address may not be called.
+        Unavailable: nobody answers, or with another status; the text holds no path, which
+            is a secret of many channels.
+    """
+    answer = outgoing.send(
+        "POST",
+        url,
+        headers={
+            "Content-Type": "application/json",
+            "User-Agent": "Falaj-Alerts",
+            **(headers or {}),
+        },
+        content=json.dumps(document, ensure_ascii=False).encode(),
+    )
+    if not 200 <= answer.status_code < 300:
+        told = answer.text[:LONGEST_ANSWER].replace(url, "(address)")
+        raise Unavailable(f"{host_of(url)} answered {answer.status_code}: {told}")
+
+
+def reach(outgoing: Outgoing, url: str) -> None:
+    """Return if a server answers at the address's host, whatever it says; no path is sent.
+
+    Raises:
+        OutgoingRefused, InvalidInput, Unavailable: as for ``Outgoing.send``.
+    """
+    parts = urlsplit(url)
+    outgoing.send("GET", f"{parts.scheme}://{parts.netloc}/")
+
+
+def host_of(url: str) -> str:
+    """The host of an address, for texts."""
+    return urlsplit(url).hostname or "the server"
+
+
+def shortened(text: str, most: int) -> str:
+    """The text, cut to so many characters."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"

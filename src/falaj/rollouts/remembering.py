@@ -1,0 +1,128 @@
+"""What is remembered between two looks: stretches of constant shares, counters, progress."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from falaj.kernel.errors import Corrupt
+from falaj.rollouts.deciding import Progress
+from falaj.rollouts.model import CHAMPION, RolloutKind
+from falaj.rollouts.ports import Underway
+from falaj.rollouts.readings import Counter
+
+_MOST_STRETCHES = 64
+_LAYOUT = 1
+
+
+@dataclass
+class Stretch:
+    """A time in which the shares were constant.
+
+    Attributes:
+        since_us: its start, Unix microseconds.
+        shares: by variant; None where several stretches became one.
+    """
+
+    since_us: int
+    shares: dict[str, float] | None
+
+
+@dataclass
+class Memory:
+    """What a judge remembers of a rollout."""
+
+    looks: int = 0
+    stretches: list[Stretch] = field(default_factory=list)
+    counters: dict[str, Counter] = field(default_factory=dict)
+    """By variant, at the last look."""
+    builtin: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """By guardrail and challenger."""
+    thresholds: dict[str, float] = field(default_factory=dict)
+    """Of declared quantiles, frozen."""
+    progress: dict[str, Progress] = field(default_factory=dict)
+    """By challenger."""
+
+    @classmethod
+    def read(cls, told: Mapping[str, object]) -> Memory:
+        """Of what ``told`` gave; an empty one before the first look.
+
+        Raises:
+            Corrupt: it is something else.
+        """
+        if not told:
+            return cls()
+        known: Any = told
+        try:
+            if known["layout"] != _LAYOUT:
+                raise ValueError(f"layout {known['layout']}")
+            return cls(
+                looks=int(known["looks"]),
+                stretches=[Stretch(int(since), shares) for since, shares in known["stretches"]],
+                counters={name: Counter.read(one) for name, one in known["counters"].items()},
+                builtin=known["builtin"],
+                thresholds=known["thresholds"],
+                progress={name: Progress.read(one) for name, one in known["progress"].items()},
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise Corrupt(
+                f"What is remembered of the rollout's looks cannot be read: {error!r}.",
+                hint="Stop the rollout and start it again.",
+            ) from error
+
+    def told(self) -> dict[str, object]:
+        """As JSON."""
+        return {
+            "layout": _LAYOUT,
+            "looks": self.looks,
+            "stretches": [[one.since_us, one.shares] for one in self.stretches],
+            "counters": {name: one.told() for name, one in self.counters.items()},
+            "builtin": self.builtin,
+            "thresholds": self.thresholds,
+            "progress": {name: one.told() for name, one in self.progress.items()},
+        }
+
+    def note_shares(self, underway: Underway) -> None:
+        """Begin a new stretch if the shares are others than at the last look.
+
+        Of very many stretches (a bandit has one for each look) the oldest two that lie
+        together become one.
+        """
+        shares = shares_of_all(underway)
+        if not self.stretches:
+            self.stretches.append(Stretch(microseconds(underway.started_at), shares))
+        elif self.stretches[-1].shares != shares:
+            since = max(microseconds(underway.shares_since), self.stretches[-1].since_us + 1)
+            self.stretches.append(Stretch(since, shares))
+        while len(self.stretches) > _MOST_STRETCHES:
+            # The shortest pair, so that what is joined differs least in time.
+            ends = [one.since_us for one in self.stretches[2:]]
+            spans = [end - one.since_us for one, end in zip(self.stretches, ends, strict=False)]
+            place = spans.index(min(spans))
+            joined = Stretch(self.stretches[place].since_us, None)
+            self.stretches[place : place + 2] = [joined]
+
+    def bounds(self) -> list[int]:
+        """Where the stretches begin, in Unix microseconds."""
+        return [one.since_us for one in self.stretches]
+
+
+def shares_of_all(underway: Underway) -> dict[str, float]:
+    """Which share of all units of the endpoint meets each variant.
+
+    Whoever is held out, or elsewhere in the rollout's layer, meets the champion, and stands in
+    the prediction log as such: by chance, so the comparison is as good as among the others.
+    """
+    rollout = underway.rollout
+    part = (rollout.layer_share if rollout.layer else 1.0) * (1 - rollout.holdout)
+    if rollout.how is RolloutKind.SHADOW:
+        return dict(underway.shares)
+    shares = {name: share * part for name, share in underway.shares.items() if name != CHAMPION}
+    return {CHAMPION: 1 - sum(shares.values()), **shares}
+
+
+def microseconds(instant: datetime) -> int:
+    """Unix microseconds of an instant."""
+    return round(instant.timestamp() * 1e6)

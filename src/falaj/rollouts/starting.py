@@ -1,0 +1,225 @@
+"""The start of a rollout: asked for by one, approved by another, begun with the approval."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from falaj.kernel.call import AssetRef
+from falaj.kernel.errors import Conflict, InvalidInput
+from falaj.kernel.ids import new_id
+from falaj.operations.histories import add_entry
+from falaj.rollouts import runs
+from falaj.rollouts.concluding import shares_at
+from falaj.rollouts.model import Rollout, RolloutState
+from falaj.rollouts.ports import Division
+from falaj.rollouts.records import Run, Step
+from falaj.serving.layers import Layer, Stretch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sqlalchemy.engine import Connection
+
+    from falaj.catalog.definitions import Definitions
+    from falaj.kernel.call import Call
+    from falaj.operations.changes import Changes
+    from falaj.operations.model import Change
+    from falaj.rollouts.model import Metric
+    from falaj.rollouts.ports import Traffic
+
+START = "rollout.start"
+"""The kind of the change that starts a rollout."""
+
+
+class RolloutUnderway(Conflict):
+    """An endpoint has a rollout already, or one of the same layer takes its units."""
+
+    code = "rollout-underway"
+
+
+class Starting:
+    """Asks for starts, and begins what was approved.
+
+    Args:
+        definitions: hold the rollouts.
+        changes: where a start is asked for.
+        traffic: divides the units.
+        check: raises unless the rollout can be measured, and by the one who asks for it.
+    """
+
+    def __init__(
+        self,
+        definitions: Definitions,
+        changes: Changes,
+        traffic: Traffic,
+        check: Callable[[Call, Rollout], None],
+    ) -> None:
+        self._definitions = definitions
+        self._changes = changes
+        self._traffic = traffic
+        self._check = check
+
+    def declared(self, connection: Connection, name: str) -> Rollout:
+        """A rollout as it is declared now; raises NotFound."""
+        rollout = self._definitions.definition(connection, "rollout", name)
+        if not isinstance(rollout, Rollout):
+            raise TypeError(f"{name!r} is applied as {type(rollout).__name__}")
+        return rollout
+
+    def listed(self, connection: Connection) -> list[Rollout]:
+        """All declared rollouts by name."""
+        kept = self._definitions.listed(connection, kind="rollout")
+        return [self.declared(connection, one.name) for one in kept]
+
+    def ask(self, call: Call, name: str, reason: str) -> Change:
+        """Open the change that, approved, starts a rollout as it is declared now.
+
+        Raises:
+            NotFound: no such rollout is declared.
+            Forbidden: the caller may not read what its metrics read.
+            InvalidInput: it cannot be measured as it is declared.
+            RolloutUnderway: its endpoint has one, or its layer has no room.
+            Conflict: its endpoint serves nothing.
+            AlreadyExists: the same start waits for an approval already.
+        """
+        rollout = self.declared(call.connection, name)
+        self._check(call, rollout)
+        serving = self._free(call.connection, rollout)
+        document = rollout.model_dump(mode="json")
+        return self._changes.open(
+            call,
+            kind=START,
+            subject=AssetRef("rollout", name),
+            title=f"Start the rollout {name} on {rollout.endpoint}",
+            reason=reason,
+            evidence={
+                "serving": serving,
+                "how": str(rollout.how),
+                "challengers": document["challengers"],
+                "guardrails": document["guardrails"],
+                "success": document["success"],
+                "fingerprint": rollout.fingerprint,
+            },
+            payload={"rollout": document, "metrics": self._metrics(call.connection, rollout)},
+        )
+
+    def begin(self, call: Call, change: Change) -> None:
+        """Begin a rollout whose start was approved, as it was declared when it was asked for.
+
+        It joins the transaction of the approval: both hold or neither.
+
+        Raises:
+            RolloutUnderway: meanwhile another one has begun.
+            Conflict: meanwhile one of its metrics was declared anew.
+            Conflict, ReleaseRefused, Unavailable: champion and challengers cannot be served.
+        """
+        rollout = Rollout.model_validate(change.payload["rollout"])
+        self._definitions.alone(call.connection)  # two of one layer must not take one stretch
+        if change.payload["metrics"] != self._metrics(call.connection, rollout):
+            raise Conflict(
+                f"A metric of {rollout.name!r} is not any more what it was when the start was "
+                "asked for.",
+                hint="Reject this change, and ask for the start again.",
+            )
+        self._free(call.connection, rollout)
+        shares = shares_at(rollout, 0)
+        run_id = new_id("rol")
+        began = self._traffic.begin_rollout(
+            call, Division(run=run_id, rollout=rollout, shares=shares, change=change.id)
+        )
+        told: dict[str, Any] = {
+            "id": run_id,
+            "name": rollout.name,
+            "endpoint": rollout.endpoint,
+            "layer": rollout.layer,
+            "low": began.low,
+            "high": began.high,
+            "rollout": rollout,
+            "state": RolloutState.RUNNING,
+            "step": Step.LOOK,
+            "change": change.id,
+            "release": began.release,
+            "model": began.model,
+            "champion": began.champion,
+            "stage_since": call.now,
+            "shares": shares,
+            "shares_since": call.now,
+            "started_at": call.now,
+            "started_by": change.requested_by,
+            "due_at": call.now + rollout.look_every,
+        }
+        if not runs.begun(call.connection, Run(**told)):
+            raise _taken(rollout.endpoint)
+        add_entry(call, run_id, "started", change.reason)
+        call.note(run=run_id, release=began.release, shares=shares)
+        call.emit(
+            "rollout.started",
+            id=run_id,
+            subject=f"rollout:{rollout.name}",
+            endpoint=rollout.endpoint,
+            title=f"The rollout {rollout.name} has started on {rollout.endpoint}",
+            text=change.reason,
+        )
+
+    def metric_applied(self, call: Call, metric: Metric) -> None:
+        """Refuse to change a metric by which a rollout is measured (its kind's applier).
+
+        Who started the rollout was allowed to read what the metric read then; and figures of
+        two metrics under one name are no evidence.
+
+        Raises:
+            Conflict: an open rollout is measured by it.
+        """
+        for run in runs.all_open(call.connection):
+            if metric.ref in run.rollout.references():
+                raise Conflict(
+                    f"The rollout {run.name!r} is measured by the metric {metric.name!r}.",
+                    hint="Wait until it has ended, or declare a metric of another name.",
+                )
+
+    def _metrics(self, connection: Connection, rollout: Rollout) -> dict[str, str]:
+        """The fingerprints of the declared metrics of a rollout, by name."""
+        names = [ref.key for ref in rollout.references() if ref.kind == "metric"]
+        return {
+            name: self._definitions.definition(connection, "metric", name).fingerprint
+            for name in names
+        }
+
+    def _free(self, connection: Connection, rollout: Rollout) -> str:
+        """What serves now, if there is room for the rollout beside it."""
+        standing = runs.open_on(connection, rollout.endpoint)
+        if standing is not None:
+            raise _taken(rollout.endpoint, standing)
+        serving = self._traffic.serving(connection, rollout.endpoint)
+        if serving is None:
+            raise Conflict(
+                f"{rollout.endpoint!r} serves nothing, so that there is no champion.",
+                hint=f"Deploy one first: `falaj endpoints deploy {rollout.endpoint} --activate`.",
+            )
+        _check_room(connection, rollout)
+        return serving
+
+
+def _check_room(connection: Connection, rollout: Rollout) -> None:
+    """Return if the rollout's layer has a stretch left for it."""
+    if rollout.layer is None:
+        return
+    standing = runs.open_in(connection, rollout.layer)
+    layer = Layer(rollout.layer, {one.id: Stretch(one.low, one.high) for one in standing})
+    try:
+        layer.with_rollout(rollout.name, rollout.layer_share)
+    except InvalidInput as error:
+        names = ", ".join(f"{one.name} ({one.high - one.low:.0%})" for one in standing)
+        raise RolloutUnderway(
+            f"The layer {rollout.layer!r} has no room for {rollout.layer_share:.0%} of its units; "
+            f"it is shared by {names}.",
+            hint="Wait until one of them ends, or declare a smaller `layer_share`.",
+        ) from error
+
+
+def _taken(endpoint: str, standing: Run | None = None) -> RolloutUnderway:
+    which = f"the rollout {standing.name!r} ({standing.state})" if standing else "another rollout"
+    return RolloutUnderway(
+        f"On {endpoint!r} {which} is underway; an endpoint has one at a time.",
+        hint="Wait until it has ended, or stop it: `falaj rollouts stop NAME --reason …`.",
+    )

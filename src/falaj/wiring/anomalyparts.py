@@ -1,0 +1,70 @@
+"""The parts of contracts over time and of anomalies, joined."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from falaj.wiring.seldom import Seldom
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from falaj.ingest.tablechecks import TableChecks
+    from falaj.kernel.call import Call
+    from falaj.monitoring.series import MeterSeries
+    from falaj.monitoring.seriesanomalies import SeriesAnomalies
+    from falaj.wiring.assembly import Premises
+
+
+def table_checks(made: Premises) -> TableChecks:
+    """Holds whole tables to contracts."""
+    from falaj.ingest.failing import FailingChecks
+    from falaj.ingest.tablechecks import TableChecks
+
+    return TableChecks(made.lake, made.definitions, made.calls, FailingChecks(made.alerts))
+
+
+def meter_series(made: Premises) -> MeterSeries:
+    """Keeps the series of endpoints."""
+    from falaj.monitoring.series import MeterSeries
+
+    return MeterSeries(made.database, made.clock)
+
+
+def series_anomalies(made: Premises) -> SeriesAnomalies:
+    """Judges series; metrics are read as their caller sees them, and only in clear."""
+    from falaj.kernel.call import AssetRef
+    from falaj.kernel.errors import Forbidden
+    from falaj.monitoring.seriesanomalies import SeriesAnomalies
+    from falaj.wiring.readingparts import guarded_lake
+
+    guarded = guarded_lake(made)
+
+    def query(call: Call, sql: str) -> pa.Table:
+        for table in sorted(guarded.tables_of(sql)):
+            if not made.may_on(call, "tables.read", AssetRef("table", table)):
+                raise Forbidden(
+                    f"You may not read table:{table}, which a metric names, as you stand.",
+                    hint="Personal data needs a purpose and a fresh second factor.",
+                )
+            guarded.check_clear(call, table, None, todo="watch a metric of")
+        return guarded.query(call, sql)
+
+    return SeriesAnomalies(meter_series(made), query)
+
+
+def anomaly_chores(made: Premises) -> dict[str, Callable[[], object]]:
+    """What must be done again and again for series."""
+    from falaj.monitoring.series import place_of
+
+    kept = meter_series(made)
+
+    def look() -> None:
+        meters = made.serving.meters
+        kept.look(place_of(made.settings.home / "meters"), meters.totals)
+
+    return {
+        "series of endpoints": Seldom(look, every_seconds=1.0),
+        "old series": Seldom(kept.roll_up, every_seconds=600.0),
+    }

@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn import metrics
+from sklearn.isotonic import IsotonicRegression
+
+from falaj.kernel.errors import InvalidInput
+from falaj.monitoring.expected import (
+    FIGURES,
+    Curve,
+    Groups,
+    Vector,
+    estimated,
+    expected,
+    figures,
+    miscalibrated,
+)
+
+EDGES = np.linspace(0, 1, 65)[1:-1]
+TRUE = Curve(np.zeros(1), np.zeros(1), False, np.zeros(1), np.array([1e9]), np.array([5e8]))
+"""Scores that come true, by a reference without end."""
+
+
+def drawn(n: int, *, seed: int, shape: float = 1.5, power: float = 1.0) -> tuple[Vector, Vector]:
+    random = np.random.default_rng(seed)
+    scores = random.beta(shape, 3, n)
+    return scores, (random.random(n) < scores**power).astype(np.float64)
+
+
+def realised(labels: Vector, scores: Vector) -> dict[str, float]:
+    said = scores >= 0.5
+    return {
+        "accuracy": metrics.accuracy_score(labels, said),
+        "precision": metrics.precision_score(labels, said),
+        "recall": metrics.recall_score(labels, said),
+        "f1": metrics.f1_score(labels, said),
+        "auc": metrics.roc_auc_score(labels, scores),
+        "average_precision": metrics.average_precision_score(labels, scores),
+        "log_loss": metrics.log_loss(labels, scores),
+        "brier": metrics.brier_score_loss(labels, scores),
+        "positive_rate": float(labels.mean()),
+    }
+
+
+def counted(scores: Vector, weights: Vector | None = None) -> Vector:
+    places = np.searchsorted(EDGES, scores, side="left")
+    return np.bincount(places, weights=weights, minlength=64).astype(np.float64)
+
+
+def test_two_rows_have_the_figures_that_one_writes_down() -> None:
+    groups = Groups.of_rows(TRUE, np.array([0.2, 0.8]), 0.5)
+    found = expected(groups)
+    assert found["accuracy"] == pytest.approx((0.8 + 0.8) / 2)
+    assert found["precision"] == pytest.approx(0.8)
+    assert found["recall"] == pytest.approx(0.8 / 1.0)
+    assert found["f1"] == pytest.approx(0.8)
+    # Pairs in order: 0.8 of the one against 0.8 that the other is none; half of those with itself.
+    assert found["auc"] == pytest.approx(0.8 * 0.8 + 0.8 * 0.2 / 2 + 0.2 * 0.8 / 2)
+    assert found["average_precision"] == pytest.approx(0.8 * 0.8 + 0.2 * 0.5)
+    assert found["brier"] == pytest.approx(0.2 * 0.64 + 0.8 * 0.04)
+    assert found["positive_rate"] == pytest.approx(0.5)
+
+
+def test_labels_that_are_known_give_the_figures_of_scikit_learn() -> None:
+    scores, labels = drawn(3_000, seed=3)
+    order = np.argsort(scores)
+    found = figures(Groups.of_rows(TRUE, scores, 0.5), labels[order])
+    for name, value in realised(labels, scores).items():
+        assert found[name] == pytest.approx(value, abs=1e-12), name
+
+
+def test_a_figure_without_rows_to_tell_it_from_is_not_defined() -> None:
+    found = expected(Groups.of_rows(TRUE, np.array([0.1, 0.2]), 0.5))
+    assert np.isnan(found["precision"])
+    assert found["recall"] == 0
+    _, low, high = estimated(TRUE, Groups.of_rows(TRUE, np.array([0.1, 0.2]), 0.5), 0.95)[
+        "precision"
+    ]
+    assert np.isnan(low)
+    assert np.isnan(high)
+
+
+@settings(max_examples=12, deadline=None)
+@given(shape=st.floats(0.5, 4), seed=st.integers(0, 10_000))
+def test_calibrated_scores_tell_the_realised_performance(shape: float, seed: int) -> None:
+    scores, labels = drawn(5_000, seed=seed, shape=shape)
+    groups = Groups.of_rows(TRUE, scores, 0.5)
+    came = figures(groups, labels[np.argsort(scores)])
+    for name, (estimate, low, high) in estimated(TRUE, groups, 0.95).items():
+        assert abs(came[name] - estimate) <= 5 * max((high - low) / 3.92, 1e-6), name
+
+
+def test_the_band_holds_the_realised_figure_as_often_as_it_says() -> None:
+    held = dict.fromkeys(FIGURES, 0)
+    n = 150
+    for seed in range(n):
+        curve = Curve.of_rows(*drawn(1_500, seed=seed, power=1.4))
+        scores, labels = drawn(1_500, seed=10_000 + seed, shape=2.0, power=1.4)
+        groups = Groups.of_rows(curve, scores, 0.5)
+        found = estimated(curve, groups, 0.9)
+        for name, value in figures(groups, labels[np.argsort(scores)]).items():
+            held[name] += found[name][1] <= value <= found[name][2]
+    assert {name: share for name, share in held.items() if not 0.82 <= share / n <= 0.98} == {}
+
+
+def test_the_curve_is_the_isotonic_regression_of_scikit_learn() -> None:
+    scores, labels = drawn(4_000, seed=5, power=2.0)
+    scores = np.round(scores, 2)  # many rows of one score
+    curve = Curve.of_rows(scores, labels)
+    assert curve.needed
+    others = np.linspace(-0.2, 1.2, 777)
+    oracle = IsotonicRegression(out_of_bounds="clip").fit(scores, labels)
+    np.testing.assert_allclose(curve.applied(others), oracle.predict(others), atol=1e-6)
+
+
+def test_scores_that_come_true_are_left_alone() -> None:
+    assert not Curve.of_bins(
+        counted(s := drawn(50_000, seed=8)[0], s) / np.maximum(counted(s), 1),
+        counted(s),
+        counted(s, drawn(50_000, seed=8)[1]),
+    ).needed
+
+
+@pytest.mark.parametrize("power", [1.0, 1.5])
+def test_counts_tell_nearly_what_all_rows_tell(power: float) -> None:
+    scores, labels = drawn(40_000, seed=1, power=power)
+    later, _ = drawn(40_000, seed=2, shape=2.0)
+    exact_curve = Curve.of_rows(scores, labels)
+    exact = expected(Groups.of_rows(exact_curve, later, 0.5))
+    n = counted(scores)
+    curve = Curve.of_bins(counted(scores, scores) / np.maximum(n, 1), n, counted(scores, labels))
+    groups = Groups.of_bins(curve, EDGES, counted(later), counted(later, later), 0.5)
+    for name, value in expected(groups).items():
+        assert value == pytest.approx(exact[name], abs=0.005), name
+
+
+def test_a_threshold_inside_a_bin_cuts_it() -> None:
+    groups = Groups.of_bins(
+        TRUE, np.array([0.5]), np.array([10.0, 10.0]), np.array([2.5, 7.5]), 0.75
+    )
+    assert groups.above.tolist() == [0.0, 0.5]
+
+
+def test_a_reference_that_says_too_little_is_refused() -> None:
+    few = np.linspace(0, 1, 10)
+    with pytest.raises(InvalidInput, match="10 labelled rows"):
+        Curve.of_rows(few, (few > 0.5).astype(float))
+    many = np.linspace(0, 1, 100)
+    with pytest.raises(InvalidInput, match="with 0 of label 1"):
+        Curve.of_rows(many, np.zeros(100))
+    with pytest.raises(InvalidInput, match="neither 0 nor 1"):
+        Curve.of_rows(many, many)
+
+
+def test_rows_without_a_score_or_a_label_are_no_part_of_a_reference() -> None:
+    scores, labels = drawn(200, seed=4)
+    dirty = np.concatenate([scores, [np.nan, np.inf, 0.5]])
+    known = np.concatenate([labels, [1.0, 0.0, np.nan]])
+    np.testing.assert_array_equal(
+        Curve.of_rows(dirty, known).rates, Curve.of_rows(scores, labels).rates
+    )
+
+
+def test_the_calibration_test_is_the_chi_squared_of_its_bins() -> None:
+    from scipy.stats import chi2
+
+    means, n, ones = np.array([0.2, 0.6]), np.array([100.0, 50.0]), np.array([26.0, 24.0])
+    statistic = 36 / 20 + 36 / 80 + 36 / 30 + 36 / 20
+    assert miscalibrated(means, n, ones) == pytest.approx(chi2.sf(statistic, 2))
+    assert miscalibrated(np.array([0.5]), np.array([4.0]), np.array([4.0])) == 1.0
+
+
+def test_the_calibration_test_finds_nothing_as_often_as_it_says() -> None:
+    random = np.random.default_rng(0)
+    found = 0
+    means, n = np.linspace(0.05, 0.95, 10), np.full(10, 200.0)
+    for _ in range(400):
+        found += miscalibrated(means, n, random.binomial(200, means).astype(float)) < 0.05
+    assert 0.02 <= found / 400 <= 0.085

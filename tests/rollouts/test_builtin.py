@@ -1,0 +1,179 @@
+"""Errors and latency, from what workers count."""
+
+import numpy as np
+import pytest
+
+from falaj.rollouts import builtin
+from falaj.rollouts.builtin import dispersion
+from falaj.rollouts.model import Guardrail, Stage
+from falaj.rollouts.readings import Counter, bucket_above
+from falaj.serving.counted import histogram, upper_of
+
+ERRORS = (Guardrail(metric="error_rate"),)
+LATENCY = (Guardrail(metric="latency", tolerated=0.25),)
+
+
+def slow(rng, n, factor=1.0):
+    """The latency of answers, as the meters tell it: around 10 ms, with a long tail."""
+    counts = histogram((rng.lognormal(-4.6, 0.5, n) * factor).astype(np.float32))
+    return [(int(place), int(counts[place])) for place in np.flatnonzero(counts)]
+
+
+def count(ground, variant, requests=0, failed=0, latency=()):
+    """Count more of a variant."""
+    kept = ground.counted.setdefault(variant, {"requests": 0, "failed": 0, "latency": []})
+    both = Counter(0, 0, dict(kept["latency"])) + Counter(0, 0, dict(latency))
+    kept.update(
+        requests=kept["requests"] + requests,
+        failed=kept["failed"] + failed,
+        latency=sorted(both.latency.items()),
+    )
+
+
+def canary(ground, guardrails):
+    return ground.rollout(how="canary", guardrails=guardrails, stages=(Stage(share=0.1),))
+
+
+def test_what_was_counted_before_the_rollout_does_not_count(ground):
+    count(ground, "champion", 1_000)
+    count(ground, "new", 1_000, 900)
+    rollout = canary(ground, ERRORS)
+    [reading] = ground.look(rollout, 0).guardrails
+    assert (reading.n_challenger, reading.breached) == (0, False)
+    count(ground, "new", 10)
+    count(ground, "champion", 90)
+    [reading] = ground.look(rollout, 1).guardrails
+    assert (reading.n_challenger, reading.n_champion) == (10, 90)
+
+
+def test_a_dead_challenger_is_found_by_its_first_failures(ground):
+    rollout = canary(ground, ERRORS)
+    ground.look(rollout, 0)
+    count(ground, "champion", 90)
+    count(ground, "new", 0, 10)
+    [reading] = ground.look(rollout, 0.2).guardrails
+    assert reading.breached
+    assert reading.challenger_value == 1.0
+    assert reading.worse_by > 1
+
+
+def test_one_client_that_tries_again_a_few_times_is_no_dead_challenger(ground):
+    rollout = canary(ground, ERRORS)
+    ground.look(rollout, 0)
+    count(ground, "champion", 900)
+    count(ground, "new", 97, 3)
+    assert not ground.look(rollout, 1).breached
+
+
+def test_errors_that_both_have_alike_are_no_harm_at_any_share(ground):
+    rng = np.random.default_rng(1)
+    rollout = canary(ground, ERRORS)
+    ground.look(rollout, 0)
+    for minutes, share in enumerate([0.01, 0.1, 0.5, 0.1] * 10, 1):
+        n = rng.binomial(2_000, share)
+        rate = rng.choice([0.001, 0.05, 0.4])  # an outage that meets everybody
+        for name, requests in (("new", n), ("champion", 2_000 - n)):
+            failed = int(rng.binomial(requests, rate))
+            count(ground, name, requests - failed, failed)
+        assert not ground.look(rollout, minutes).breached
+
+
+def test_a_challenger_that_has_all_traffic_is_compared_with_nobody(ground):
+    rollout = canary(ground, ERRORS)
+    ground.look(rollout, 0)
+    count(ground, "new", 50, 50)
+    assert not ground.look(rollout, 1).breached
+
+
+def test_counters_that_begin_anew_count_from_there(ground):
+    rollout = canary(ground, ERRORS)
+    count(ground, "champion", 500, 50)
+    ground.look(rollout, 0)
+    ground.counted = {}
+    count(ground, "champion", 90, 1)
+    count(ground, "new", 10, 1)
+    [reading] = ground.look(rollout, 1).guardrails
+    assert (reading.n_champion, reading.n_challenger) == (91, 11)
+
+
+def test_a_challenger_that_is_slower_than_is_tolerated_is_found(ground):
+    rng = np.random.default_rng(2)
+    rollout = canary(ground, LATENCY)
+    ground.look(rollout, 0)
+    for minutes in range(1, 40):
+        count(ground, "champion", 2_700, latency=slow(rng, 2_700))
+        count(ground, "new", 300, latency=slow(rng, 300, 2.0))
+        look = ground.look(rollout, minutes)
+        if look.breached:
+            break
+    assert minutes <= 12
+    assert "slower than" in look.guardrails[0].why
+
+
+def test_and_one_that_is_no_slower_than_that_is_not(ground):
+    rng = np.random.default_rng(3)
+    rollout = canary(ground, LATENCY)
+    ground.look(rollout, 0)
+    for minutes in range(1, 40):
+        count(ground, "champion", 2_700, latency=slow(rng, 2_700))
+        count(ground, "new", 300, latency=slow(rng, 300, 1.2))
+        assert not ground.look(rollout, minutes).breached
+
+
+def test_before_the_champion_has_answered_a_thousand_there_is_no_threshold(ground):
+    rng = np.random.default_rng(4)
+    rollout = canary(ground, LATENCY)
+    ground.look(rollout, 0)
+    count(ground, "champion", 900, latency=slow(rng, 900))
+    count(ground, "new", 100, latency=slow(rng, 100, 50.0))
+    [reading] = ground.look(rollout, 1).guardrails
+    assert not reading.breached
+    assert "fewer than 1000" in reading.why
+
+
+def test_slowness_in_clumps_is_not_taken_for_harm():
+    """Runs of 16 requests are slow together, of both alike: 16 times the variance."""
+    rng = np.random.default_rng(5)
+    wrong = 0
+    for _ in range(40):
+        memory = builtin.begin()
+        memory.update(bucket=100, challenger_bucket=100)
+        for _ in range(120):
+            events = 16 * rng.poisson(0.5), 16 * rng.poisson(4.5)
+            new = Counter(300, 0, {50: 300 - min(events[0], 300), 200: min(events[0], 300)})
+            old = Counter(2_700, 0, {50: 2_700 - events[1], 200: events[1]})
+            reading = builtin.judged(LATENCY[0], "new", memory, old, new, 0.05)
+            if reading.breached:
+                wrong += 1
+                break
+    assert wrong <= 6
+
+
+def test_one_bad_look_does_not_hide_a_slow_challenger():
+    assert dispersion([0.4] * 20 + [500.0]) == 1.0
+    assert dispersion([9.0] * 20) > 10
+
+
+def test_an_interleaved_challenger_is_compared_by_whole_periods(ground):
+    rng = np.random.default_rng(6)
+    rollout = ground.rollout(how="interleaved", segment="city", guardrails=ERRORS)
+    ground.look(rollout, 0)
+    for hour in range(40):
+        # The segments that a variant has this hour fail ten times as often, or not.
+        for name in ("champion", "new"):
+            rate = rng.choice([0.01, 0.1])
+            count(ground, name, 1_000, int(rng.binomial(1_000, rate)))
+        assert not ground.look(rollout, 60 * hour + 30).breached
+    for hour in range(40, 120):
+        count(ground, "champion", 1_000, 30)
+        count(ground, "new", 1_000, 300)
+        if ground.look(rollout, 60 * hour + 30).breached:
+            break
+    else:
+        pytest.fail("ten times the errors were not found")
+
+
+def test_a_limit_of_latency_with_what_is_tolerated_on_it_is_never_below_it():
+    for bucket in (10, 100, 333):
+        assert upper_of(bucket_above(bucket, 1.25)) >= 1.25 * upper_of(bucket) * (1 - 1e-9)
+        assert bucket_above(bucket, 1.0) == bucket

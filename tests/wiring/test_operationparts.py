@@ -1,0 +1,118 @@
+"""Receivers of alerts as a platform makes them: secrets from settings, doctor, the way out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from falaj.interfaces.doctor import Unwell
+from falaj.interfaces.doctor_programs import receivers as doctors_receivers
+from falaj.kernel.call import AssetRef
+from falaj.kernel.errors import InvalidInput
+from falaj.kernel.settings import Settings
+from falaj.operations.model import Severity
+from falaj.operations.routing import AlertReceiver, AlertRoute
+from falaj.testing.receivers import HttpsReceiver
+from falaj.wiring.assembly import Premises, assemble
+from falaj.wiring.operationparts import alert_sender, notifiers, operation_chores
+from falaj.wiring.setup import initialise
+
+
+@pytest.fixture(scope="module")
+def channel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HttpsReceiver]:
+    made = HttpsReceiver(tmp_path_factory.mktemp("channel"), lambda _headers, _path, _told: "")
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def premises(
+    tmp_path_factory: pytest.TempPathFactory, channel: HttpsReceiver
+) -> Iterator[Premises]:
+    folder = tmp_path_factory.mktemp("project")
+    (folder / "hook").write_text(f"{channel.url}/services/from-a-file\n")
+    settings = Settings.read(
+        folder,
+        outgoing={"allowed": ["localhost"]},
+        receivers={
+            "secrets": {"on_call": "R0123"},
+            "secret_files": {"crew": folder / "hook"},
+            "ca_file": channel.ca,
+        },
+    )
+    initialise(settings, owner="owner")
+    made = assemble(settings, process="test")
+    yield made
+    made.close()
+
+
+def _declare(premises: Premises, *definitions: Any) -> None:
+    with premises.calls.opened("test", "user:owner") as call:
+        premises.definitions.apply(call, definitions)
+
+
+def test_an_alert_goes_out_as_the_settings_and_the_declarations_say(
+    premises: Premises, channel: HttpsReceiver
+) -> None:
+    _declare(
+        premises,
+        AlertReceiver(name="crew", channel="slack"),
+        AlertRoute(name="all", receiver="crew", group_wait_seconds=0),
+    )
+    with premises.calls.opened("test", "system:checks") as call:
+        subject = AssetRef("table", "flights")
+        premises.catalog.record(call, subject)
+        premises.alerts.raise_alert(
+            call, name="empty", subject=subject, severity=Severity.WARNING,
+            message="No rows came", evidence={},
+        )  # fmt: skip
+    operation_chores(premises)["alerts to receivers"]()
+    assert alert_sender(premises).run_once() == 1
+    (told,) = channel.told
+    assert "No rows came" in json.loads(told)["text"]
+    assert "can be reached" in doctors_receivers(premises)
+
+
+def test_a_receiver_without_its_secret_is_named_with_the_variable_to_set(
+    premises: Premises,
+) -> None:
+    lonely = AlertReceiver(name="night-shift", channel="pagerduty")
+    with pytest.raises(InvalidInput, match="FALAJ_RECEIVERS__SECRETS__NIGHT_SHIFT"):
+        notifiers(premises)(lonely)
+    notifiers(premises)(AlertReceiver(name="night-shift", channel="pagerduty", secret="on_call"))
+
+
+def test_doctor_names_the_receivers_that_cannot_be_reached(premises: Premises) -> None:
+    _declare(
+        premises,
+        AlertReceiver(name="inside", channel="alertmanager", url="https://127.0.0.1:9"),
+        AlertReceiver(name="lost", channel="pagerduty"),
+    )
+    with pytest.raises(Unwell) as found:
+        doctors_receivers(premises)
+    assert "inside (alertmanager) cannot be reached" in found.value.message
+    assert "lost (pagerduty) cannot be reached: The receiver 'lost' has no secret." in (
+        found.value.message
+    )
+    assert "crew" not in found.value.message
+
+
+def test_a_settings_file_that_holds_a_secret_of_a_receiver_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "falaj.toml").write_text('[receivers.secrets]\ncrew = "https://hooks/x"\n')
+    with pytest.raises(InvalidInput, match="holds a secret") as refused:
+        Settings.read(tmp_path)
+    assert "FALAJ_RECEIVERS__SECRETS__CREW" in str(refused.value)
+    assert "hooks" not in str(refused.value)
+
+
+def test_a_secret_comes_from_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FALAJ_RECEIVERS__SECRETS__ON_CALL", "R-from-the-environment")
+    settings = Settings.read(tmp_path)
+    assert settings.receivers.secret("on_call") == "R-from-the-environment"
+    assert "R-from-the-environment" not in repr(settings)
