@@ -16,7 +16,6 @@ from falaj.monitoring.driftwords import (
     ReferenceKind,
     TableDrift,
 )
-from falaj.monitoring.laketables import LakeTables
 from falaj.monitoring.leakage_actions import LeakageActions, LeakageChecks
 from falaj.monitoring.model import (
     CheckResult,
@@ -28,7 +27,6 @@ from falaj.monitoring.model import (
     Table,
 )
 from falaj.monitoring.schedule_actions import ScheduleActions
-from falaj.monitoring.tabledrift import TableDrift
 from falaj.serving.model import EndpointName
 
 if TYPE_CHECKING:
@@ -119,6 +117,8 @@ class MonitorService(AssessmentActions, LeakageActions, ScheduleActions):
             together: also tell sampled rows apart as a whole, by a classifier and by rebuilding.
             seed: of the rows that are sampled for edges and for pairs of columns.
         """
+
+        from falaj.monitoring.laketables import LakeTables
 
         for table in (reference, observed):
             self._check_readable(table, f"You may not read table:{table} as you stand.")
