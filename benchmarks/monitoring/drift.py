@@ -34,7 +34,8 @@ START = datetime(2026, 11, 1, tzinfo=UTC)
 
 def one_report(before: str, now: str) -> None:
     """Ours, of two files; what it took as JSON."""
-    from falaj.monitoring.tabledrift import ParquetColumns, compare_tables
+    from falaj.monitoring.tablecolumns import ParquetColumns
+    from falaj.monitoring.tabledrift import compare_tables
 
     started, used = time.perf_counter(), time.process_time()
     told = compare_tables(ParquetColumns(before), ParquetColumns(now))

@@ -10,7 +10,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import numpy as np
 from measuring import Row, arguments, report
 
-from falaj.monitoring.tabledrift import ArrowColumns, compare_tables
+from falaj.monitoring.tablecolumns import ArrowColumns
+from falaj.monitoring.tabledrift import compare_tables
 from falaj.testing.columns import Pair
 from falaj.testing.shifts import SHIFTS, as_table, shifted, steady
 

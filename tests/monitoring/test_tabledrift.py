@@ -12,7 +12,9 @@ from scipy import stats
 
 from falaj.kernel.errors import InvalidInput
 from falaj.monitoring.columncounts import Edges, numbers_counted
-from falaj.monitoring.tabledrift import ArrowColumns, ParquetColumns, TableDrift, compare_tables
+from falaj.monitoring.driftwords import TableDrift
+from falaj.monitoring.tablecolumns import ArrowColumns, ParquetColumns
+from falaj.monitoring.tabledrift import compare_tables
 from falaj.testing.shifts import SHIFTS, as_table, shifted, steady
 
 N = 20_000
@@ -101,6 +103,24 @@ def test_a_column_of_ever_new_words_is_no_finding_and_one_that_was_closed_is() -
     )
 
 
+def test_vectors_are_compared_as_such_and_rows_as_a_whole_where_that_is_asked() -> None:
+    random = np.random.default_rng(10)
+
+    def table(shift: float) -> ArrowColumns:
+        vectors = (random.normal(size=(600, 8)) + shift).tolist()
+        return ArrowColumns(pa.table({"v": vectors, "x": random.normal(size=600),
+                                      "y": random.normal(size=600)}))  # fmt: skip
+
+    before = table(0)
+    same = compare_tables(before, table(0), together=True)
+    assert same.alarmed == []
+    assert same.embeddings["v"].p_value > 0.001
+    assert same.separability is not None
+    assert same.separability.low < 0.5
+    assert same.reconstruction is not None
+    assert compare_tables(before, table(0.5)).alarmed == ["v"]
+
+
 def test_what_cannot_be_compared_is_refused() -> None:
     one, empty = (
         ArrowColumns(pa.table({"x": [1.0]})),
@@ -110,6 +130,6 @@ def test_what_cannot_be_compared_is_refused() -> None:
         compare_tables(one, empty)
     with pytest.raises(InvalidInput, match="'y'"):
         compare_tables(one, one, columns=["y"])
-    lists = ArrowColumns(pa.table({"x": [[1.0]]}))
+    lists = ArrowColumns(pa.table({"x": [[1]]}))
     with pytest.raises(InvalidInput, match="no column"):
         compare_tables(lists, lists)

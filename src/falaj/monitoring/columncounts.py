@@ -162,6 +162,27 @@ def is_of_words(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
+def is_of_vectors(reference: pa.Schema, observed: pa.Schema, name: str) -> bool:
+    """True for lists of floats on both sides."""
+    import pyarrow as pa
+
+    def vectors(kind: pa.DataType) -> bool:
+        lists = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+        return any(one(kind) for one in lists) and bool(pa.types.is_floating(kind.value_type))
+
+    return vectors(reference.field(name).type) and vectors(observed.field(name).type)
+
+
+def vectors_of(column: pa.ChunkedArray, rows: NDArray[np.int64]) -> Reals | None:
+    """Some rows of a column of vectors, those without one left out; None if they have not
+    all the same length, or are fewer than 20."""
+    taken = column.take(rows).drop_null().to_pylist()
+    lengths = {len(one) for one in taken}
+    if len(lengths) != 1 or len(taken) < 20:
+        return None
+    return np.array([[np.nan if v is None else v for v in one] for one in taken], np.float64)
+
+
 def _words(column: pa.ChunkedArray) -> dict[str, int]:
     import pyarrow as pa
     import pyarrow.compute as pc

@@ -249,3 +249,36 @@ class DriftReport(BaseModel):
         """What drifted, the farthest first; the score stands among them as ``score``."""
         found = [one for one in (*self.features, self.score) if one.drifted]
         return sorted(found, key=lambda one: -one.psi)
+
+
+class Discrepancy(BaseModel):
+    """How far two samples of vectors lie apart."""
+
+    squared: float
+    """The unbiased estimate of the squared discrepancy; about 0, also below, if there is none."""
+    p_value: float
+    n_reference: int
+    n_observed: int
+
+
+class TableDrift(BaseModel):
+    """How a table differs from another with the same columns."""
+
+    n_reference: int
+    n_observed: int
+    limits: DriftLimits
+    columns: list[FeatureDrift]
+    findings: list[Finding]
+    skipped: list[str]
+    """Columns of one side only, or of a type that is not compared."""
+    embeddings: dict[str, Discrepancy] = {}
+    """Of columns of vectors."""
+    separability: Separability | None = None
+    reconstruction: Reconstruction | None = None
+    """Of rows of numbers as a whole, if that was asked for."""
+
+    @property
+    def alarmed(self) -> list[str]:
+        """The columns that drifted or have a finding, by name."""
+        names = {one.name for one in self.columns if one.drifted}
+        return sorted(names | {one.column for one in self.findings})

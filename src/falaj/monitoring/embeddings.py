@@ -9,24 +9,14 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel
 
 from falaj.kernel.errors import InvalidInput
+from falaj.monitoring.driftwords import Discrepancy
 
 Matrix = NDArray[np.float64]
 MOST_ROWS = 1_000
 """Of each side; more are sampled down, since the kernel holds all pairs."""
 _LEAST_ROWS = 20
-
-
-class Discrepancy(BaseModel):
-    """How far two samples of vectors lie apart."""
-
-    squared: float
-    """The unbiased estimate of the squared discrepancy; about 0, also below, if there is none."""
-    p_value: float
-    n_reference: int
-    n_observed: int
 
 
 def discrepancy(

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from falaj.kernel.errors import LimitExceeded
-from falaj.monitoring.tabledrift import TableDrift, compare_tables
+from falaj.monitoring.driftwords import TableDrift
+from falaj.monitoring.tabledrift import compare_tables
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -67,6 +68,7 @@ class LakeTables:
         columns: Sequence[str] | None = None,
         *,
         seed: int = 0,
+        together: bool = False,
     ) -> TableDrift:
         """Compare two tables as of two snapshots; None is the latest.
 
@@ -84,4 +86,4 @@ class LakeTables:
                     f"{table!r} has {side.n_rows:,} rows; at most {MOST_ROWS:,} are compared.",
                     hint="Keep a sample of it as a table, and compare that.",
                 )
-        return compare_tables(*sides, columns=columns, seed=seed)
+        return compare_tables(*sides, columns=columns, seed=seed, together=together)

@@ -14,8 +14,8 @@ from falaj.monitoring.driftwords import (
     DriftReference,
     DriftReport,
     ReferenceKind,
+    TableDrift,
 )
-from falaj.monitoring.laketables import LakeTables
 from falaj.monitoring.leakage_actions import LeakageActions, LeakageChecks
 from falaj.monitoring.model import (
     CheckResult,
@@ -27,7 +27,6 @@ from falaj.monitoring.model import (
     Table,
 )
 from falaj.monitoring.schedule_actions import ScheduleActions
-from falaj.monitoring.tabledrift import TableDrift
 from falaj.serving.model import EndpointName
 
 if TYPE_CHECKING:
@@ -52,7 +51,6 @@ class MonitorService(AssessmentActions, LeakageActions, ScheduleActions):
         self._leaks = leaks
         self._schedules = schedules
         self._monitors = monitors
-        self._tables = LakeTables(monitors.lake)
         self._may = may
         self._guarded = guarded
 
@@ -107,6 +105,7 @@ class MonitorService(AssessmentActions, LeakageActions, ScheduleActions):
         reference_snapshot: int | None = None,
         observed_snapshot: int | None = None,
         columns: Sequence[Column] | None = None,
+        together: bool = False,
         seed: int = 0,
     ) -> TableDrift:
         """Compare two lake tables, or two snapshots of one, column by column.
@@ -115,14 +114,19 @@ class MonitorService(AssessmentActions, LeakageActions, ScheduleActions):
             reference, observed: the tables; they may be one.
             reference_snapshot, observed_snapshot: as of these; the latest if left out.
             columns: these alone; all that both tables have if left out.
+            together: also tell sampled rows apart as a whole, by a classifier and by rebuilding.
             seed: of the rows that are sampled for edges and for pairs of columns.
         """
+
+        from falaj.monitoring.laketables import LakeTables
+
         for table in (reference, observed):
             self._check_readable(table, f"You may not read table:{table} as you stand.")
             self._guarded.check_clear(self.call, table, columns, todo="compare tables by")
-        return self._tables.compared(
-            reference, observed, (reference_snapshot, observed_snapshot), columns, seed=seed
-        )
+        return LakeTables(self._monitors.lake).compared(
+            reference, observed, (reference_snapshot, observed_snapshot), columns,
+            seed=seed, together=together,
+        )  # fmt: skip
 
     @action(post="/monitors/{name}/checks", on="monitor")
     def check(self, name: str, *, until: Instant | None = None) -> CheckResult:

@@ -10,11 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel
 
 from falaj.kernel.errors import InvalidInput
 from falaj.monitoring.columncounts import (
@@ -22,14 +21,23 @@ from falaj.monitoring.columncounts import (
     ColumnCounts,
     as_numbers,
     edges_of,
+    is_of_vectors,
     is_of_words,
     numbers_counted,
+    vectors_of,
     words_counted,
 )
 from falaj.monitoring.comparing import compared
-from falaj.monitoring.driftwords import DriftLimits, FeatureDrift, Finding, QualityLimits
+from falaj.monitoring.driftwords import (
+    DriftLimits,
+    Finding,
+    QualityLimits,
+    TableDrift,
+)
+from falaj.monitoring.embeddings import discrepancy
 from falaj.monitoring.findings import found
 from falaj.monitoring.measures import measured
+from falaj.monitoring.multivariate import reconstruction, separability
 from falaj.monitoring.relations import changed_relations
 from falaj.monitoring.seen import Layout, Reals, Seen
 
@@ -43,6 +51,10 @@ _TOGETHER = 2
 """Columns that are read at a time."""
 _PAIRED = 10_000
 """Rows of each side whose columns are set against one another."""
+
+
+_PERMUTATIONS = 999
+"""Of embeddings: chance alone reaches the least p-value once in a thousand reports."""
 
 
 class Columns(Protocol):
@@ -61,24 +73,6 @@ class Columns(Protocol):
     def read(self, names: Sequence[str]) -> pa.Table:
         """Some columns, all rows; the rows come in the same order each time."""
         ...
-
-
-class TableDrift(BaseModel):
-    """How a table differs from another with the same columns."""
-
-    n_reference: int
-    n_observed: int
-    limits: DriftLimits
-    columns: list[FeatureDrift]
-    findings: list[Finding]
-    skipped: list[str]
-    """Columns of one side only, or of a type that is not compared."""
-
-    @property
-    def alarmed(self) -> list[str]:
-        """The columns that drifted or have a finding, by name."""
-        names = {one.name for one in self.columns if one.drifted}
-        return sorted(names | {one.column for one in self.findings})
 
 
 @dataclass
@@ -102,14 +96,16 @@ def compare_tables(
     limits: DriftLimits = TABLE_LIMITS,
     quality: QualityLimits = TABLE_QUALITY,
     seed: int = 0,
+    together: bool = False,
 ) -> TableDrift:
-    """Compare all columns that both tables have, of numbers, instants, booleans and text.
+    """Compare all columns that both tables have, of numbers, instants, booleans, text, vectors.
 
     Args:
         reference, observed: the tables.
         columns: these alone.
         limits, quality: when a column has drifted, and when it is faulty.
         seed: of the sampled rows.
+        together: also tell sampled rows apart as a whole, by a classifier and by rebuilding.
 
     Raises:
         InvalidInput: a named column is missing, a table is empty, or nothing can be compared.
@@ -119,33 +115,56 @@ def compare_tables(
         if not one.n_rows:
             raise InvalidInput(f"The {what} table has no rows.", hint="Name another snapshot.")
     rows = _Rows.of(reference.n_rows, observed.n_rows, seed)
-    parts = [names[start : start + _TOGETHER] for start in range(0, len(names), _TOGETHER)]
+    vectors = [name for name in names if is_of_vectors(reference.schema, observed.schema, name)]
+    plain = [name for name in names if name not in vectors]
     found_columns: list[_Compared] = []
-    with ThreadPoolExecutor(1, "drift-read") as reader, ThreadPoolExecutor(2, "drift") as threads:
-        ahead = reader.submit(_read, reference, observed, parts[0]) if parts else None
-        for number, part in enumerate(parts):
-            before, now = ahead.result() if ahead else _read(reference, observed, part)
-            if number + 1 < len(parts):  # the next ones are read while these are counted
-                ahead = reader.submit(_read, reference, observed, parts[number + 1])
-            told = threads.map(
-                _column,
-                part,
-                [before.column(name) for name in part],
-                [now.column(name) for name in part],
-                [rows] * len(part),
-            )
-            for name, column in zip(part, told, strict=True):
-                if column is None:
-                    skipped.append(name)
-                else:
-                    found_columns.append(column)
-            del before, now, told
-    if not found_columns:
+    _compare_plain(reference, observed, plain, rows, found_columns, skipped)
+    if not found_columns and not vectors:
         raise InvalidInput(
             "The tables have no column that can be compared.",
             hint="Numbers, instants, booleans and text can; both tables must have the column.",
         )
-    return _reported(found_columns, skipped, reference, observed, limits, quality)
+    report = _reported(found_columns, skipped, reference, observed, limits, quality)
+    for name in vectors:
+        _add_embedding(report, name, reference.read([name]), observed.read([name]), rows, seed)
+    if together:
+        _add_together(report, found_columns, seed)
+    return report
+
+
+def _add_embedding(
+    told: TableDrift, name: str, before: pa.Table, now: pa.Table, rows: _Rows, seed: int
+) -> None:
+    sides = [
+        vectors_of(one.column(name), places)
+        for one, places in zip((before, now), rows.pairs, strict=True)
+    ]
+    if sides[0] is None or sides[1] is None:
+        told.skipped = sorted([*told.skipped, name])
+        return
+    apart = discrepancy(sides[0], sides[1], permutations=_PERMUTATIONS, seed=seed)
+    told.embeddings[name] = apart
+    if apart.p_value <= 1 / _PERMUTATIONS:
+        told.findings.append(
+            Finding(
+                name="embedding_drift",
+                column=name,
+                numbers={"squared_discrepancy": apart.squared, "p_value": apart.p_value},
+                sentence=f"The vectors of {name} are spread in another way: squared maximum mean "
+                f"discrepancy {apart.squared:.4f} (p {apart.p_value:.3f}).",
+            )
+        )
+
+
+def _add_together(report: TableDrift, columns: list[_Compared], seed: int) -> None:
+    numbers = [one for one in columns if one.paired is not None]
+    pairs = [one.paired for one in numbers if one.paired is not None]
+    if not pairs:
+        return
+    before, now = (np.column_stack([pair[side] for pair in pairs]) for side in (0, 1))
+    names = [one.name for one in numbers]
+    report.separability = separability(names, before, now, seed=seed)
+    report.reconstruction = reconstruction(before, now, seed=seed)
 
 
 @dataclass(frozen=True)
@@ -165,6 +184,37 @@ class _Rows:
         return cls(
             some(n_reference, SAMPLE), (some(n_reference, _PAIRED), some(n_observed, _PAIRED))
         )
+
+
+def _compare_plain(
+    reference: Columns,
+    observed: Columns,
+    names: list[str],
+    rows: _Rows,
+    compared_columns: list[_Compared],
+    skipped: list[str],
+) -> None:
+    """Read and count columns, a few at a time; adds to the two lists."""
+    parts = [names[start : start + _TOGETHER] for start in range(0, len(names), _TOGETHER)]
+    with ThreadPoolExecutor(1, "drift-read") as reader, ThreadPoolExecutor(2, "drift") as threads:
+        ahead = reader.submit(_read, reference, observed, parts[0]) if parts else None
+        for number, part in enumerate(parts):
+            before, now = ahead.result() if ahead else _read(reference, observed, part)
+            if number + 1 < len(parts):  # the next ones are read while these are counted
+                ahead = reader.submit(_read, reference, observed, parts[number + 1])
+            told = threads.map(
+                _column,
+                part,
+                [before.column(name) for name in part],
+                [now.column(name) for name in part],
+                [rows] * len(part),
+            )
+            for name, column in zip(part, told, strict=True):
+                if column is None:
+                    skipped.append(name)
+                else:
+                    compared_columns.append(column)
+            del before, now, told
 
 
 def _read(reference: Columns, observed: Columns, names: list[str]) -> tuple[pa.Table, pa.Table]:
@@ -282,55 +332,3 @@ def _new_words(column: _Compared, quality: QualityLimits) -> Iterator[Finding]:
         f"know in {unknown / n:.1%} of the rows: {shown}"
         + (" and others." if len(column.unknown) > 5 else "."),
     )
-
-
-class ParquetColumns:
-    """A Parquet file, read by columns.
-
-    Args:
-        path: of the file.
-    """
-
-    def __init__(self, path: Any) -> None:
-        import pyarrow.parquet as pq
-
-        self._file = pq.ParquetFile(path)
-
-    @property
-    def n_rows(self) -> int:
-        """How many rows it has."""
-        return int(self._file.metadata.num_rows)
-
-    @property
-    def schema(self) -> pa.Schema:
-        """Its columns."""
-        return self._file.schema_arrow
-
-    def read(self, names: Sequence[str]) -> pa.Table:
-        """Some columns, all rows."""
-        return self._file.read(columns=list(names))
-
-
-class ArrowColumns:
-    """A table in memory.
-
-    Args:
-        table: its rows.
-    """
-
-    def __init__(self, table: pa.Table) -> None:
-        self._table = table
-
-    @property
-    def n_rows(self) -> int:
-        """How many rows it has."""
-        return int(self._table.num_rows)
-
-    @property
-    def schema(self) -> pa.Schema:
-        """Its columns."""
-        return self._table.schema
-
-    def read(self, names: Sequence[str]) -> pa.Table:
-        """Some columns, all rows."""
-        return self._table.select(list(names))
