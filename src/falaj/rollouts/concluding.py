@@ -83,7 +83,7 @@ def decided(run: Run, look: Look, now: datetime) -> Decision:
 
 def _by_harm(run: Run, look: Look) -> Decision | None:
     """A rollback, if a guardrail is breached that nobody has dismissed."""
-    breached = [one for one in look.breached if not _dismissed(run, one)]
+    breached = [one for one in look.breached if not one.is_among(run.dismissed)]
     if look.mismatch and MISMATCH not in run.dismissed:
         # What workers count does not depend on who is counted as a unit; all else does.
         breached = [one for one in breached if one.metric in BUILT_IN]
@@ -174,10 +174,6 @@ def _stage_done(run: Run, look: Look, now: datetime) -> bool:
     stage = run.rollout.stages[run.stage]
     units = [look.units.get(one.name, 0) for one in run.rollout.challengers]
     return now - run.stage_since >= stage.hold and min(units) >= stage.least_units
-
-
-def _dismissed(run: Run, reading: GuardrailReading) -> bool:
-    return bool({reading.metric, f"{reading.metric}/{reading.challenger}"} & set(run.dismissed))
 
 
 def _told(reading: GuardrailReading) -> str:

@@ -51,7 +51,7 @@ class RolloutJudge:
     """See ``rollouts.ports.Judge``. Safe on many threads, as long as each rollout is on one.
 
     Guardrails that are counted are looked at first, at every look, and end it if one is
-    breached. Declared metrics whose reading takes long are read again once nine times as long
+    breached that nobody has dismissed. Declared metrics whose reading takes long are read again once nine times as long
     has passed, and what they said is told meanwhile.
 
     Args:
@@ -87,7 +87,7 @@ class RolloutJudge:
         look = Look()
         self._counted(underway, memory, look, now)
         memory.looks += 1
-        if look.breached:
+        if _ends_it(underway, look):
             # Nobody waits for a slow metric where errors have told already.
             return look, memory.told()
         paced = self._paced.get(underway.id)
@@ -190,6 +190,13 @@ def fields_of(underway: Underway) -> tuple[str, ...]:
     fields += [one.between for one in rollout.guardrails]
     fields += list(rollout.success.segments) if rollout.success is not None else []
     return tuple(dict.fromkeys(one for one in fields if one))
+
+
+def _ends_it(underway: Underway, look: Look) -> bool:
+    """True if a breach of the look will be acted on, so that nothing else needs measuring."""
+    if underway.rollout.how is RolloutKind.SHADOW:
+        return False
+    return not all(one.is_among(underway.dismissed) for one in look.breached)
 
 
 def _declared_ones(look: Look) -> list[GuardrailReading]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import timedelta
 from enum import StrEnum
 from typing import Annotated, ClassVar, Literal
@@ -232,6 +233,10 @@ class GuardrailReading(BaseModel):
     """The part of the rollout's error that this one may spend."""
     breached: bool = False
     why: str = ""
+
+    def is_among(self, names: Collection[str]) -> bool:
+        """True if one of the names, ``metric`` or ``metric/challenger``, is this guardrail's."""
+        return self.metric in names or f"{self.metric}/{self.challenger}" in names
 
 
 class SuccessReading(BaseModel):
