@@ -44,3 +44,54 @@ def test_errors_of_a_shadow_end_no_look_because_they_end_no_shadow(ground):
     look = ground.look(rollout, 2)
     assert look.breached
     assert look.units["new"] == 1
+
+
+NOT_ZERO_OR_ONE = "SELECT unit, known_at, value + 7 AS value FROM {}"
+
+
+@pytest.mark.parametrize("sql", [NOT_ZERO_OR_ONE, "SELECT nothing FROM {}"])
+def test_a_metric_that_fails_makes_nobody_forget_what_was_counted(ground, sql):
+    rollout = harmed(ground)
+    ground.counted = {}
+    ground.metric("converted", sql=sql.format(ground.outcomes))
+    for k in range(1, 30):
+        ground.counted = {
+            "champion": {"requests": 900 * k, "failed": 9 * k},
+            "new": {"requests": 90 * k, "failed": 4 * k},  # four times as often
+        }
+        look = ground.look(rollout, k)
+        if look.breached:
+            break
+        assert "converted" in look.unmeasured
+        assert look.guardrails[1].why == "it could not be measured"
+    assert [one.metric for one in look.breached] == ["error_rate"]
+
+
+def test_one_metric_that_fails_hides_no_harm_in_another(ground):
+    rollout = harmed(ground)
+    ground.metric("broken", sql=NOT_ZERO_OR_ONE.format(ground.outcomes))
+    guardrails = (Guardrail(metric="broken"), Guardrail(metric="converted"))
+    look = ground.look(rollout.model_copy(update={"guardrails": guardrails}), 2)
+    assert [one.metric for one in look.breached] == ["converted"]
+    assert "0 or 1" in look.unmeasured
+
+
+def test_a_slow_metric_rests_also_if_it_fails(ground, monkeypatch):
+    rollout = harmed(ground)
+    now, tried = [0.0], []
+
+    def failing(*_args, **_more):
+        tried.append(1)
+        raise KeyError("anybody's code")
+
+    def clock():
+        now[0] += 2.0  # each look seems to take two seconds
+        return now[0]
+
+    monkeypatch.setattr(ground.judge._metrics, "sums", failing)
+    monkeypatch.setattr("falaj.rollouts.judging.monotonic", clock)
+    ground.judge._rests_from = 1.0
+    for minutes in (1, 2, 3):
+        look = ground.look(rollout, minutes, dismissed=["error_rate"])
+        assert "anybody's code" in look.unmeasured
+    assert len(tried) == 1

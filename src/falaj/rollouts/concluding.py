@@ -75,6 +75,7 @@ def decided(run: Run, look: Look, now: datetime) -> Decision:
         _by_harm(run, look)
         or _awaited(run)
         or _untrusted(run, look)
+        or _unmeasured(run, look, now)
         or _by_success(run, look, now)
         or _at_longest(run, now)
         or _onward(run, look, now)
@@ -104,6 +105,13 @@ def _untrusted(run: Run, look: Look) -> Decision | None:
     if not look.mismatch or MISMATCH in run.dismissed:
         return None
     return Decision("pause", f"Units do not fall by the shares: {_counts(look, run.shares)}.")
+
+
+def _unmeasured(run: Run, look: Look, now: datetime) -> Decision | None:
+    """Nothing good, while a guardrail or the success metric cannot be measured."""
+    if not look.unmeasured:
+        return None
+    return _at_longest(run, now) or Decision("wait", f"Not all is measured: {look.unmeasured}")
 
 
 def _at_longest(run: Run, now: datetime) -> Decision | None:

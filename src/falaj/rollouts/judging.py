@@ -11,12 +11,15 @@ looks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
 from falaj.kernel.clock import monotonic
+from falaj.kernel.errors import FalajError
+from falaj.kernel.telemetry import logger
 from falaj.rollouts import builtin
 from falaj.rollouts.allocation import is_mismatched
 from falaj.rollouts.exposures import Exposures
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
 
 _MISMATCH_ERROR = 0.001
 _REST = 9.0
+_log = logger(__name__)
 _MISMATCHED = "the variants did not get their shares of units: nothing can be compared"
 
 
@@ -97,9 +101,11 @@ class RolloutJudge:
             ]})  # fmt: skip
             return look, memory.told()
         begin = monotonic()
-        exposures = self._exposures.of(underway, fields_of(underway))
-        look.units, look.mismatch = _units(memory, exposures, underway)
-        self._of_units(underway, memory, look, exposures, now)
+        with _noted(look):
+            exposures = self._exposures.of(underway, fields_of(underway))
+            look.units, look.mismatch = _units(memory, exposures, underway)
+            self._of_units(underway, memory, look, exposures, now)
+        # Also if it failed: what takes a minute to fail must not be tried every half.
         self._pace(underway.id, look, monotonic() - begin)
         return look, memory.told()
 
@@ -167,9 +173,21 @@ class RolloutJudge:
         units = UnitLook(
             underway, memory, self._metrics, self._declared, exposures, now, fields_of(underway)
         )
+        failed: set[str] = set()
         for guardrail in wanted:
-            look.guardrails += units.guardrail(guardrail, error)
-        if rollout.success is not None:
+            measured: list[GuardrailReading] = []
+            if guardrail.metric not in failed:
+                with _noted(look):
+                    measured = units.guardrail(guardrail, error)
+            if not measured:
+                failed.add(guardrail.metric)
+                measured = [blank(guardrail, one.name, error) for one in rollout.challengers]
+                for reading in measured:
+                    reading.why = "it could not be measured"
+            look.guardrails += measured
+        if rollout.success is None or rollout.success.metric in failed:
+            return
+        with _noted(look):
             look.success = units.success(rollout.success)
             look.segments = units.segments(rollout.success)
             look.chances = units.chances(rollout.success)
@@ -190,6 +208,22 @@ def fields_of(underway: Underway) -> tuple[str, ...]:
     fields += [one.between for one in rollout.guardrails]
     fields += list(rollout.success.segments) if rollout.success is not None else []
     return tuple(dict.fromkeys(one for one in fields if one))
+
+
+@contextmanager
+def _noted(look: Look) -> Iterator[None]:
+    """Let the look say what could not be measured, and go on with all else.
+
+    Whatever it is, for a metric may be anybody's code: what was counted, and what is
+    remembered of it, must not be lost with it.
+    """
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001
+        told = str(error) if isinstance(error, FalajError) else repr(error)
+        if not isinstance(error, FalajError):
+            _log.exception("a part of a look at a rollout failed")
+        look.unmeasured = f"{look.unmeasured} {told}".strip()
 
 
 def _ends_it(underway: Underway, look: Look) -> bool:

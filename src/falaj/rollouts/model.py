@@ -289,6 +289,9 @@ class Look(BaseModel):
     """By variant."""
     mismatch: bool = False
     """The variants did not get the shares of units that they should: nothing is to be trusted."""
+    unmeasured: str = ""
+    """What could not be measured, and why; empty if all was. From such a look nothing good is
+    concluded."""
     weights: dict[str, float] = {}
     """Of a bandit: the shares that it asks for, by variant."""
     segments: list[SegmentReading] = []

@@ -47,8 +47,11 @@ class Judge(Protocol):
         It reads what is there at ``now``. Looking more often never raises the error above the
         one that the rollout states. Without traffic nothing is breached and nothing decided.
 
+        What cannot be measured is told with the look (``unmeasured``); all else is measured,
+        and remembered, nevertheless.
+
         Raises:
-            FalajError: something cannot be read; the rollout stays as it is.
+            FalajError: nothing can be read at all; the rollout stays as it is.
         """
         ...
 
