@@ -95,3 +95,36 @@ def test_a_slow_metric_rests_also_if_it_fails(ground, monkeypatch):
         look = ground.look(rollout, minutes, dismissed=["error_rate"])
         assert "anybody's code" in look.unmeasured
     assert len(tried) == 1
+
+
+def lost(ground):
+    """At 50:50 a third of the challenger's units were lost on the way, in the first minute."""
+    units = [f"u{k}" for k in range(4_000)]
+    ground.metric("converted")
+    ground.predicted(units, ["champion"] * 2_400 + ["new"] * 1_600, minute(1))
+    return ground.rollout(how="canary", guardrails=BOTH[1:])
+
+
+def test_after_a_resumed_pause_units_are_counted_against_shares_from_there(ground):
+    rollout = lost(ground)
+    assert ground.look(rollout, 2).mismatch
+    resumed = ground.look(rollout, 11, since=10)
+    assert not resumed.mismatch
+    more = [f"v{k}" for k in range(4_000)]
+    ground.predicted(more, ["champion"] * 2_400 + ["new"] * 1_600, minute(12))
+    assert ground.look(rollout, 13, since=10).mismatch  # it happens again
+
+
+def test_what_a_resting_metric_said_is_not_told_of_later_shares(ground, monkeypatch):
+    now = [0.0]
+
+    def clock():
+        now[0] += 2.0  # each look seems to take two seconds
+        return now[0]
+
+    monkeypatch.setattr("falaj.rollouts.judging.monotonic", clock)
+    ground.judge._rests_from = 1.0
+    rollout = lost(ground)
+    assert ground.look(rollout, 2).mismatch
+    assert ground.look(rollout, 3).mismatch
+    assert not ground.look(rollout, 11, since=10).mismatch

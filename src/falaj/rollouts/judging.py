@@ -45,10 +45,15 @@ _MISMATCHED = "the variants did not get their shares of units: nothing can be co
 
 @dataclass(frozen=True)
 class _Paced:
-    """What declared metrics said last, and until when that is told again (monotonic)."""
+    """What declared metrics said last, and until when that is told again (monotonic).
+
+    Attributes:
+        since: when the shares began for which they said so; of others they said nothing yet.
+    """
 
     again_at: float
     look: Look
+    since: datetime
 
 
 class RolloutJudge:
@@ -95,7 +100,11 @@ class RolloutJudge:
             # Nobody waits for a slow metric where errors have told already.
             return look, memory.told()
         paced = self._paced.get(underway.id)
-        if paced is not None and monotonic() < paced.again_at:
+        if (
+            paced is not None
+            and paced.since == underway.shares_since
+            and monotonic() < paced.again_at
+        ):
             look = paced.look.model_copy(update={"guardrails": [
                 *look.guardrails, *_declared_ones(paced.look)
             ]})  # fmt: skip
@@ -106,7 +115,7 @@ class RolloutJudge:
             look.units, look.mismatch = _units(memory, exposures, underway)
             self._of_units(underway, memory, look, exposures, now)
         # Also if it failed: what takes a minute to fail must not be tried every half.
-        self._pace(underway.id, look, monotonic() - begin)
+        self._pace(underway, look, monotonic() - begin)
         return look, memory.told()
 
     def forget(self, rollout: str) -> None:
@@ -114,11 +123,12 @@ class RolloutJudge:
         self._exposures.forget(rollout)
         self._paced.pop(rollout, None)
 
-    def _pace(self, rollout: str, look: Look, seconds: float) -> None:
+    def _pace(self, underway: Underway, look: Look, seconds: float) -> None:
         """Let declared metrics rest nine times as long as they took, if that was long."""
-        self._paced.pop(rollout, None)
+        self._paced.pop(underway.id, None)
         if seconds >= self._rests_from:
-            self._paced[rollout] = _Paced(monotonic() + _REST * seconds, look)
+            again_at = monotonic() + _REST * seconds
+            self._paced[underway.id] = _Paced(again_at, look, underway.shares_since)
 
     # -- parts of a look --------------------------------------------------------------
 

@@ -85,7 +85,8 @@ class Memory:
         }
 
     def note_shares(self, underway: Underway) -> None:
-        """Begin a new stretch if the shares are others than at the last look.
+        """Begin a new stretch if the shares are others than at the last look, or the same ones
+        began anew: after a pause, units are counted against them from there.
 
         Of very many stretches (a bandit has one for each look) the oldest two that lie
         together become one.
@@ -93,9 +94,10 @@ class Memory:
         shares = shares_of_all(underway)
         if not self.stretches:
             self.stretches.append(Stretch(microseconds(underway.started_at), shares))
-        elif self.stretches[-1].shares != shares:
-            since = max(microseconds(underway.shares_since), self.stretches[-1].since_us + 1)
-            self.stretches.append(Stretch(since, shares))
+        else:
+            last, since = self.stretches[-1], microseconds(underway.shares_since)
+            if last.shares != shares or last.since_us < since:
+                self.stretches.append(Stretch(max(since, last.since_us + 1), shares))
         while len(self.stretches) > _MOST_STRETCHES:
             # The shortest pair, so that what is joined differs least in time.
             ends = [one.since_us for one in self.stretches[2:]]
