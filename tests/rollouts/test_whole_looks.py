@@ -1,8 +1,13 @@
 """A look measures all that it can, whatever part of it tells nothing or fails."""
 
+from itertools import permutations
+
+import numpy as np
 import pytest
 
-from falaj.rollouts.model import Guardrail
+from falaj.rollouts.effects import Sums
+from falaj.rollouts.guardrails import MOST_GROUPS, judged_fairness
+from falaj.rollouts.model import Guardrail, Metric, Success
 from tests.rollouts.test_judging import converted, half, minute
 
 BOTH = (Guardrail(metric="error_rate"), Guardrail(metric="converted"))
@@ -128,3 +133,60 @@ def test_what_a_resting_metric_said_is_not_told_of_later_shares(ground, monkeypa
     assert ground.look(rollout, 2).mismatch
     assert ground.look(rollout, 3).mismatch
     assert not ground.look(rollout, 11, since=10).mismatch
+
+
+def test_a_canary_that_grows_gets_all_the_units_that_were_planned(ground):
+    ground.metric("converted")
+    success = Success(metric="converted", most_units=8_000, effect=0.5)
+    rollout = ground.rollout(how="canary", guardrails=(), success=success)
+    rng = np.random.default_rng(21)
+    # At 5 % a unit is worth 0.19; at 50 % as many units are worth five times that.
+    for n, share in enumerate([0.05, 0.5, 0.5, 0.5]):
+        units = [f"{n}-{k}" for k in range(2_000)]
+        met = np.where(rng.random(2_000) < share, "new", "champion").tolist()
+        ground.predicted(units, met, minute(10 * n + 1))
+        ground.happened(units, converted(met, {"champion": 0.3, "new": 0.3}, n), minute(10 * n + 1))
+        look = ground.look(
+            rollout, 10 * n + 2, shares={"champion": 1 - share, "new": share}, since=10 * min(n, 1)
+        )
+        decided = [one.decided for one in look.success]
+        assert decided == (["no_difference"] if n == 3 else [None])
+
+
+def test_groups_that_come_one_by_one_spend_no_more_than_the_error(monkeypatch):
+    spent, parts = {}, []
+    monkeypatch.setattr("falaj.rollouts.guardrails.threshold", lambda part: parts.append(part) or 9)
+    units, order = {0: Sums(n=1_000, y=500, yy=500)}, []
+    metric, fair = Metric(name="granted", sql="SELECT 1"), Guardrail(metric="granted", between="g")
+    for n in range(2, 33):
+        parts.clear()
+        # The newest has the name that stands first: what counts is who came first.
+        judged_fairness(
+            fair, metric, "new", {f"g{50 - k}": (units, units) for k in range(n)}, 0.05, order
+        )
+        for pair, part in zip(permutations(order, 2), parts, strict=True):
+            spent.setdefault(pair, set()).add(part)
+    assert len(order) == MOST_GROUPS
+    assert {len(each) for each in spent.values()} == {1}  # never another part
+    assert 0.04 < sum(part for [part] in spent.values()) <= 0.05
+
+
+def test_which_groups_came_first_is_remembered(ground):
+    ground.metric("granted")
+    fair = Guardrail(metric="granted", between="group")
+    rollout = ground.rollout(how="canary", guardrails=(fair,))
+    for n, group in enumerate(["b", "c", "a"]):
+        units = [f"{group}{k}" for k in range(400)]
+        ground.predicted(units, ["champion", "new"] * 200, minute(n), [{"group": group}] * 400)
+        ground.happened(units, [0.0, 1.0] * 200, minute(n))
+        ground.look(rollout, n + 1)
+    assert ground.memory["groups"] == {"granted/group/new": ["b", "c", "a"]}
+
+
+@pytest.mark.parametrize("between", [None, "group"])
+def test_a_metric_that_is_guarded_twice_in_the_same_way_is_refused(ground, between):
+    twice = [Guardrail(metric="granted", between=between, tolerated=t) for t in (0.1, 0.2)]
+    with pytest.raises(ValueError, match="guarded twice"):
+        ground.rollout(how="canary", guardrails=tuple(twice))
+    fair = Guardrail(metric="granted", between="other")
+    assert ground.rollout(how="canary", guardrails=(twice[0], fair))

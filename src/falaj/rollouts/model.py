@@ -194,6 +194,9 @@ class Rollout(Definition):
         names = [one.name for one in self.challengers]
         if len(set(names)) != len(names) or CHAMPION in names:
             raise ValueError("challengers need names of their own, other than champion")
+        guarded = [(one.metric, one.between) for one in self.guardrails]
+        if len(set(guarded)) != len(guarded):
+            raise ValueError("a metric is guarded twice in the same way: state one tolerance")
         if self.how is not RolloutKind.SHADOW and sum(c.share for c in self.challengers) > 1:
             raise ValueError("the shares of the challengers sum to more than 1")
         if self.how is RolloutKind.CANARY and not self.stages:

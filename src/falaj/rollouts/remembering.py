@@ -44,6 +44,9 @@ class Memory:
     """Of declared quantiles, frozen."""
     progress: dict[str, Progress] = field(default_factory=dict)
     """By challenger."""
+    groups: dict[str, list[str]] = field(default_factory=dict)
+    """By guardrail of fairness and challenger: groups in the order in which they had units
+    enough."""
 
     @classmethod
     def read(cls, told: Mapping[str, object]) -> Memory:
@@ -65,6 +68,7 @@ class Memory:
                 builtin=known["builtin"],
                 thresholds=known["thresholds"],
                 progress={name: Progress.read(one) for name, one in known["progress"].items()},
+                groups={name: list(one) for name, one in known.get("groups", {}).items()},
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise Corrupt(
@@ -82,6 +86,7 @@ class Memory:
             "builtin": self.builtin,
             "thresholds": self.thresholds,
             "progress": {name: one.told() for name, one in self.progress.items()},
+            "groups": self.groups,
         }
 
     def note_shares(self, underway: Underway) -> None:
