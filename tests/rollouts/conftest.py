@@ -126,6 +126,7 @@ class Ground:
         *,
         shares: Mapping[str, float] | None = None,
         since: float = 0,
+        **more: Any,
     ) -> Look:
         """Look some minutes after the start, with the memory of the look before."""
         underway = Underway(
@@ -136,6 +137,7 @@ class Ground:
             shares=dict(shares or {"champion": 0.5, "new": 0.5}),
             shares_since=START + timedelta(minutes=since),
             memory=json.loads(json.dumps(self.memory)),
+            **more,
         )
         found, self.memory = self.judge.look(underway, START + timedelta(minutes=minutes))
         return found

@@ -9,7 +9,7 @@ from falaj.rollouts.allocation import mismatch_p_value
 from falaj.rollouts.bayesian import chances
 from falaj.rollouts.deciding import Progress, decide, planned_units, relative_interval
 from falaj.rollouts.effects import Effect, Sums, mean_effect
-from falaj.rollouts.groupsequential import next_bound, spending_design
+from falaj.rollouts.groupsequential import Design, next_bound, spending_design
 from falaj.rollouts.model import Metric, Success
 from falaj.rollouts.planning import plan
 from falaj.rollouts.pooled import clusters, comparison, pooled
@@ -191,3 +191,26 @@ def test_the_figures_of_the_issue_hold_in_full():
     assert alike.decided <= 0.055
     assert better.decided >= 0.9
     assert better.users <= 0.7
+
+
+@pytest.mark.parametrize("method", ["always_valid", "group_sequential"])
+def test_most_units_is_a_number_of_units_whatever_the_shares_were_at_the_first_look(method):
+    """Of a canary at 1 %, 100,000 units are worth 3,960; at 50 % so many came soon."""
+    success = Success(metric="m", method=method, most_units=100_000, looks=5)
+    progress = Progress()
+    seen = []
+    for counted, worth in ((5_000, 198), (10_000, 5_000), (60_000, 55_000), (100_000, 95_000)):
+        half = worth // 2
+        effect = mean_effect(conversions(half, half // 10), conversions(half, half // 10))
+        reading = decide(success, "new", effect, progress, error=0.05, better="higher",
+                         units=(half, half), worth_of_unit=1.0, counted=counted)  # fmt: skip
+        seen.append(reading.decided)
+    assert seen == [None, None, None, "no_difference"]
+
+
+@pytest.mark.parametrize("spending", ["obrien_fleming", "pocock"])
+def test_a_test_that_ends_with_less_information_spends_all_of_its_error_and_no_more(spending):
+    times = (0.1, 0.35, 0.6)
+    bounds = [next_bound(times[: n + 1], 0.05, spending, ends=n == 2) for n in range(3)]
+    assert sum(Design(times, tuple(bounds), 0.05).crossing()) == pytest.approx(0.05, abs=1e-6)
+    assert bounds[-1] < next_bound(times, 0.05, spending)

@@ -5,8 +5,6 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pytest
 
-from falaj.lake.deadline import QueryTooLong
-from falaj.rollouts.metrics import MetricRefused
 from falaj.rollouts.model import Challenger, Guardrail, Success
 
 START = datetime(2026, 5, 4, 8, tzinfo=UTC)  # as in the fixtures
@@ -427,8 +425,7 @@ def test_the_outcome_of_a_shadow_must_say_whose_it_is(ground):
     assert look.units == {"champion": 500, "new": 500}
     assert look.breached
     ground.metric("right")
-    with pytest.raises(MetricRefused, match="variant"):
-        ground.look(rollout)
+    assert "variant" in ground.look(rollout).unmeasured
 
 
 @pytest.mark.parametrize(
@@ -453,8 +450,9 @@ def test_the_outcome_of_a_shadow_must_say_whose_it_is(ground):
 )
 def test_hostile_and_wrong_texts_are_refused(real_ground, sql):
     real_ground.metric("converted", sql=sql.format(outcomes=real_ground.outcomes))
-    with pytest.raises(MetricRefused):
-        real_ground.look(real_ground.rollout())
+    look = real_ground.look(real_ground.rollout())
+    assert look.unmeasured.startswith("The metric 'converted' ")
+    assert look.success == []
 
 
 def test_a_text_that_never_ends_is_ended(real_ground):
@@ -465,8 +463,7 @@ def test_a_text_that_never_ends_is_ended(real_ground):
         " TIMESTAMPTZ '2026-05-04 08:30:00+00' AS known_at"
         " FROM range(1000000) a, range(1000000) b, range(1000000) c",
     )
-    with pytest.raises(QueryTooLong, match="longer than"):
-        real_ground.look(real_ground.rollout())
+    assert "longer than" in real_ground.look(real_ground.rollout()).unmeasured
     real_ground.judge._metrics._seconds = 30
 
 

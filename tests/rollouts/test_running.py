@@ -375,3 +375,16 @@ def test_a_look_that_led_to_something_is_kept_for_good(trial: Any) -> None:
         row = connection.execute(select(looks)).one()
         assert (row.decision, row.lasting, row.seq) == ("advance", True, 1)
         assert connection.execute(select(run_rows.c.n_looks)).scalar() == 1
+
+
+def test_a_look_at_a_part_keeps_its_memory_concludes_nothing_good_and_is_told(trial: Any) -> None:
+    trial.started()
+    trial.sees(two=5_000, champion=5_000, unmeasured="The metric is wrong.")
+    for n in range(1, 4):
+        assert _alerts(trial) == {}
+        run = trial.after(300)
+        assert (run.failures, run.n_looks, run.stage) == (n, n, 0)
+    assert _alerts(trial) == {"rollout.unwatched": Severity.WARNING}
+    assert [one.memory for one in trial.judge.asked] == [{}, {"looks": 1}, {"looks": 2}]
+    trial.sees_harm(unmeasured="The metric is wrong.")
+    assert trial.after(30).state is RolloutState.ROLLED_BACK

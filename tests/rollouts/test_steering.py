@@ -143,3 +143,10 @@ def test_only_a_challenger_can_win(trial: Any) -> None:
     trial.started()
     with pytest.raises(InvalidInput, match="no challenger 'three'"):
         _steered(trial, "conclude", "three", "Why not.")
+
+
+def test_who_measures_is_told_what_was_dismissed(trial: Any) -> None:
+    trial.started()
+    _steered(trial, "override", "Its clock was wrong.", dismiss="latency/two")
+    trial.after(30)
+    assert trial.judge.asked[-1].dismissed == ["latency/two"]

@@ -75,6 +75,7 @@ def decided(run: Run, look: Look, now: datetime) -> Decision:
         _by_harm(run, look)
         or _awaited(run)
         or _untrusted(run, look)
+        or _unmeasured(run, look, now)
         or _by_success(run, look, now)
         or _at_longest(run, now)
         or _onward(run, look, now)
@@ -83,7 +84,7 @@ def decided(run: Run, look: Look, now: datetime) -> Decision:
 
 def _by_harm(run: Run, look: Look) -> Decision | None:
     """A rollback, if a guardrail is breached that nobody has dismissed."""
-    breached = [one for one in look.breached if not _dismissed(run, one)]
+    breached = [one for one in look.breached if not one.is_among(run.dismissed)]
     if look.mismatch and MISMATCH not in run.dismissed:
         # What workers count does not depend on who is counted as a unit; all else does.
         breached = [one for one in breached if one.metric in BUILT_IN]
@@ -104,6 +105,13 @@ def _untrusted(run: Run, look: Look) -> Decision | None:
     if not look.mismatch or MISMATCH in run.dismissed:
         return None
     return Decision("pause", f"Units do not fall by the shares: {_counts(look, run.shares)}.")
+
+
+def _unmeasured(run: Run, look: Look, now: datetime) -> Decision | None:
+    """Nothing good, while a guardrail or the success metric cannot be measured."""
+    if not look.unmeasured:
+        return None
+    return _at_longest(run, now) or Decision("wait", f"Not all is measured: {look.unmeasured}")
 
 
 def _at_longest(run: Run, now: datetime) -> Decision | None:
@@ -174,10 +182,6 @@ def _stage_done(run: Run, look: Look, now: datetime) -> bool:
     stage = run.rollout.stages[run.stage]
     units = [look.units.get(one.name, 0) for one in run.rollout.challengers]
     return now - run.stage_since >= stage.hold and min(units) >= stage.least_units
-
-
-def _dismissed(run: Run, reading: GuardrailReading) -> bool:
-    return bool({reading.metric, f"{reading.metric}/{reading.challenger}"} & set(run.dismissed))
 
 
 def _told(reading: GuardrailReading) -> str:

@@ -65,6 +65,7 @@ def decide(
     better: str,
     units: tuple[float, float],
     worth_of_unit: float = 1.0,
+    counted: float | None = None,
 ) -> SuccessReading:
     """One look at a challenger's success metric; ``progress`` is moved on.
 
@@ -74,7 +75,9 @@ def decide(
         better: ``higher`` or ``lower``.
         units: of champion and challenger, to be told.
         worth_of_unit: how many units in two equal sides one unit of the rollout's traffic is
-            worth to this comparison, by the present shares.
+            worth to this comparison, by those of its shares at which it is worth most.
+        counted: units of all variants so far, which ``most_units`` is a number of; None where
+            the comparison is not one of units.
 
     What was decided stays decided.
     """
@@ -99,7 +102,10 @@ def decide(
         spread = effect.variance / effect.control**2 * effect.units
         progress.planned = planned_units(success, spread, error, worth_of_unit)
     ask = _always_valid if success.method == "always_valid" else _group_sequential
-    verdict = ask(success, reading, effect, sign, progress, error)
+    ends = effect.units >= progress.planned > 0
+    if success.most_units and counted is not None:
+        ends = counted >= success.most_units
+    verdict = ask(success, reading, effect, sign, progress, error, ends=ends)
     progress.decided = progress.decided or verdict
     reading.decided = progress.decided
     return reading
@@ -110,7 +116,7 @@ def planned_units(
 ) -> float:
     """Units (as a comparison is worth them) of the planned sample.
 
-    ``most_units`` if it is declared, by what each is worth; else what finds ``effect`` with the
+    ``most_units`` if it is declared, by what each is worth at most; else what finds ``effect`` with the
     declared power.
 
     Args:
@@ -151,15 +157,15 @@ def _always_valid(
     sign: float,
     progress: Progress,
     error: float,
+    *,
+    ends: bool,
 ) -> Verdict | None:
     # It is narrowest at half of the planned sample: differences as planned end there.
     tuned = (progress.planned or 20_000.0) / 2
     radius = mean_sequence(0.0, 1.0, effect.units, alpha=error, tuned_for=tuned).high
     reading.low, reading.high = relative_interval(effect, radius, sign)
     verdict = _verdict(success, reading.low, reading.high)
-    if verdict is None and progress.planned and effect.units >= progress.planned:
-        return "no_difference"
-    return verdict
+    return "no_difference" if verdict is None and ends else verdict
 
 
 def _group_sequential(
@@ -169,6 +175,8 @@ def _group_sequential(
     sign: float,
     progress: Progress,
     error: float,
+    *,
+    ends: bool,
 ) -> Verdict | None:
     if not progress.planned:
         reading.why = "the sample is not planned yet: its spread is not known"
@@ -177,17 +185,17 @@ def _group_sequential(
     last = progress.times[-1] if progress.times else 0.0
     if last >= 1.0 or progress.decided:
         return None
+    if ends and time <= last:
+        return "no_difference"
     due = math.floor(last * success.looks + 1e-9) + 1
-    if time < due / success.looks - 1e-9:
+    if not ends and time < due / success.looks - 1e-9:
         reading.why = f"the next look is at {due / success.looks:.1%} of the planned sample"
         return None
     progress.times.append(time)
-    bound = next_bound(tuple(progress.times), error, success.spending)
+    bound = next_bound(tuple(progress.times), error, success.spending, ends=ends)
     reading.low, reading.high = relative_interval(effect, bound, sign)
     verdict = _verdict(success, reading.low, reading.high)
-    if verdict is None and time >= 1.0:
-        return "no_difference"
-    return verdict
+    return "no_difference" if verdict is None and (ends or time >= 1.0) else verdict
 
 
 def relative_interval(effect: Effect, radius: float, sign: float = 1.0) -> tuple[float, float]:

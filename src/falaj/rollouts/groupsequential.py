@@ -106,13 +106,19 @@ def spending_design(
 
 
 @lru_cache(maxsize=1024)
-def next_bound(times: tuple[float, ...], alpha: float, spending: Spending) -> float:
+def next_bound(
+    times: tuple[float, ...], alpha: float, spending: Spending, *, ends: bool = False
+) -> float:
     """The bound of the last of some looks, as ``spending_design`` has it.
 
     What the looks before it did is kept, so a test that goes on computes one look at a time.
+
+    Args:
+        ends: the test ends with this look, at less information than was planned: all that is
+            left of the error is spent at it.
     """
     _checked(times, alpha)
-    return _walked(times, alpha, spending)[1]
+    return _walked(times, alpha, spending, ends)[1]
 
 
 def pocock_design(looks: int, *, alpha: float = 0.05) -> Design:
@@ -201,13 +207,16 @@ class _Walk:
 
 
 @lru_cache(maxsize=256)
-def _walked(times: tuple[float, ...], alpha: float, spending: Spending) -> tuple[_Walk, float]:
+def _walked(
+    times: tuple[float, ...], alpha: float, spending: Spending, ends: bool = False
+) -> tuple[_Walk, float]:
     """The walk behind the last of some looks, and that look's bound."""
     walk, before = _Walk(), 0.0
     if len(times) > 1:
         walk = copy(_walked(times[:-1], alpha, spending)[0])  # a step makes new arrays
         before = spent(spending, alpha, times[-2])
-    bound = walk.bound(times[-1], max(spent(spending, alpha, times[-1]) - before, 0.0))
+    until = alpha if ends else spent(spending, alpha, times[-1])
+    bound = walk.bound(times[-1], max(until - before, 0.0))
     walk.step(times[-1], bound)
     return walk, bound
 

@@ -22,6 +22,8 @@ LEAST_UNITS = 100
 LEAST_EXPECTED = 10.0
 """Units of the rarer outcome that a proportion's challenger should have by then."""
 LEAST_CLUSTERS = 20
+MOST_GROUPS = 30
+"""That are compared with each other for fairness."""
 _BISECTIONS = 40
 
 
@@ -166,15 +168,20 @@ def judged_fairness(
     challenger: str,
     groups: Mapping[str, tuple[Mapping[int, Sums], Mapping[int, Sums]]],
     error: float,
+    order: list[str],
 ) -> GuardrailReading:
     """Whether two groups lie further apart with the challenger than with the champion.
 
     For each pair of groups g and h that (challenger's g - h) - |champion's g - h| is more than
-    what is tolerated, in the metric's unit; the error is shared over the ordered pairs. The
-    figures that are told are the widest gaps of champion and challenger.
+    what is tolerated, in the metric's unit. How many groups will come nobody knows: the k-th
+    that has units enough spends 1 / (k (k - 1)) of the error, which sums to 1 over all k ≥ 2,
+    equally over its ordered pairs with those before it. The figures that are told are the
+    widest gaps of champion and challenger.
 
     Args:
         groups: by group, the sums of champion and challenger by stretch.
+        order: the groups in the order in which they had enough units at the looks before; it is
+            moved on. Only the first ``MOST_GROUPS`` are compared.
     """
     reading = blank(guardrail, challenger, error)
     compare = comparison(metric.measures)
@@ -184,6 +191,8 @@ def judged_fairness(
         for name, both in told.items()
         if both is not None and min(both.champion.units, both.challenger.units) >= LEAST_UNITS
     }
+    order += sorted(known.keys() - set(order))[: max(MOST_GROUPS - len(order), 0)]
+    known = {name: known[name] for name in order if name in known}
     if len(known) < 2:
         reading.why = f"fewer than two groups with {LEAST_UNITS} units on each side"
         return reading
@@ -193,10 +202,10 @@ def judged_fairness(
     tried = [one.challenger.value for one in known.values()]
     reading.champion = max(figures) - min(figures)
     reading.challenger_value = max(tried) - min(tried)
-    pairs = list(permutations(known, 2))
-    part = error / len(pairs)
     level = sum(map(abs, figures)) / len(figures)
-    for high, low in pairs:
+    for high, low in permutations(known, 2):
+        k = max(order.index(high), order.index(low)) + 1
+        part = error / (k * (k - 1)) / (2 * (k - 1))
         a, b = known[high], known[low]
         before = a.champion.value - b.champion.value
         after = a.challenger.value - b.challenger.value

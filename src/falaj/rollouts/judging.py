@@ -11,12 +11,15 @@ looks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
 from falaj.kernel.clock import monotonic
+from falaj.kernel.errors import FalajError
+from falaj.kernel.telemetry import logger
 from falaj.rollouts import builtin
 from falaj.rollouts.allocation import is_mismatched
 from falaj.rollouts.exposures import Exposures
@@ -36,22 +39,28 @@ if TYPE_CHECKING:
 
 _MISMATCH_ERROR = 0.001
 _REST = 9.0
+_log = logger(__name__)
 _MISMATCHED = "the variants did not get their shares of units: nothing can be compared"
 
 
 @dataclass(frozen=True)
 class _Paced:
-    """What declared metrics said last, and until when that is told again (monotonic)."""
+    """What declared metrics said last, and until when that is told again (monotonic).
+
+    Attributes:
+        since: when the shares began for which they said so; of others they said nothing yet.
+    """
 
     again_at: float
     look: Look
+    since: datetime
 
 
 class RolloutJudge:
     """See ``rollouts.ports.Judge``. Safe on many threads, as long as each rollout is on one.
 
     Guardrails that are counted are looked at first, at every look, and end it if one is
-    breached. Declared metrics whose reading takes long are read again once nine times as long
+    breached that nobody has dismissed. Declared metrics whose reading takes long are read again once nine times as long
     has passed, and what they said is told meanwhile.
 
     Args:
@@ -87,20 +96,26 @@ class RolloutJudge:
         look = Look()
         self._counted(underway, memory, look, now)
         memory.looks += 1
-        if look.breached:
+        if _ends_it(underway, look):
             # Nobody waits for a slow metric where errors have told already.
             return look, memory.told()
         paced = self._paced.get(underway.id)
-        if paced is not None and monotonic() < paced.again_at:
+        if (
+            paced is not None
+            and paced.since == underway.shares_since
+            and monotonic() < paced.again_at
+        ):
             look = paced.look.model_copy(update={"guardrails": [
                 *look.guardrails, *_declared_ones(paced.look)
             ]})  # fmt: skip
             return look, memory.told()
         begin = monotonic()
-        exposures = self._exposures.of(underway, fields_of(underway))
-        look.units, look.mismatch = _units(memory, exposures, underway)
-        self._of_units(underway, memory, look, exposures, now)
-        self._pace(underway.id, look, monotonic() - begin)
+        with _noted(look):
+            exposures = self._exposures.of(underway, fields_of(underway))
+            look.units, look.mismatch = _units(memory, exposures, underway)
+            self._of_units(underway, memory, look, exposures, now)
+        # Also if it failed: what takes a minute to fail must not be tried every half.
+        self._pace(underway, look, monotonic() - begin)
         return look, memory.told()
 
     def forget(self, rollout: str) -> None:
@@ -108,11 +123,12 @@ class RolloutJudge:
         self._exposures.forget(rollout)
         self._paced.pop(rollout, None)
 
-    def _pace(self, rollout: str, look: Look, seconds: float) -> None:
+    def _pace(self, underway: Underway, look: Look, seconds: float) -> None:
         """Let declared metrics rest nine times as long as they took, if that was long."""
-        self._paced.pop(rollout, None)
+        self._paced.pop(underway.id, None)
         if seconds >= self._rests_from:
-            self._paced[rollout] = _Paced(monotonic() + _REST * seconds, look)
+            again_at = monotonic() + _REST * seconds
+            self._paced[underway.id] = _Paced(again_at, look, underway.shares_since)
 
     # -- parts of a look --------------------------------------------------------------
 
@@ -167,9 +183,21 @@ class RolloutJudge:
         units = UnitLook(
             underway, memory, self._metrics, self._declared, exposures, now, fields_of(underway)
         )
+        failed: set[str] = set()
         for guardrail in wanted:
-            look.guardrails += units.guardrail(guardrail, error)
-        if rollout.success is not None:
+            measured: list[GuardrailReading] = []
+            if guardrail.metric not in failed:
+                with _noted(look):
+                    measured = units.guardrail(guardrail, error)
+            if not measured:
+                failed.add(guardrail.metric)
+                measured = [blank(guardrail, one.name, error) for one in rollout.challengers]
+                for reading in measured:
+                    reading.why = "it could not be measured"
+            look.guardrails += measured
+        if rollout.success is None or rollout.success.metric in failed:
+            return
+        with _noted(look):
             look.success = units.success(rollout.success)
             look.segments = units.segments(rollout.success)
             look.chances = units.chances(rollout.success)
@@ -190,6 +218,29 @@ def fields_of(underway: Underway) -> tuple[str, ...]:
     fields += [one.between for one in rollout.guardrails]
     fields += list(rollout.success.segments) if rollout.success is not None else []
     return tuple(dict.fromkeys(one for one in fields if one))
+
+
+@contextmanager
+def _noted(look: Look) -> Iterator[None]:
+    """Let the look say what could not be measured, and go on with all else.
+
+    Whatever it is, for a metric may be anybody's code: what was counted, and what is
+    remembered of it, must not be lost with it.
+    """
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001
+        told = str(error) if isinstance(error, FalajError) else repr(error)
+        if not isinstance(error, FalajError):
+            _log.exception("a part of a look at a rollout failed")
+        look.unmeasured = f"{look.unmeasured} {told}".strip()
+
+
+def _ends_it(underway: Underway, look: Look) -> bool:
+    """True if a breach of the look will be acted on, so that nothing else needs measuring."""
+    if underway.rollout.how is RolloutKind.SHADOW:
+        return False
+    return not all(one.is_among(underway.dismissed) for one in look.breached)
 
 
 def _declared_ones(look: Look) -> list[GuardrailReading]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import timedelta
 from enum import StrEnum
 from typing import Annotated, ClassVar, Literal
@@ -193,6 +194,9 @@ class Rollout(Definition):
         names = [one.name for one in self.challengers]
         if len(set(names)) != len(names) or CHAMPION in names:
             raise ValueError("challengers need names of their own, other than champion")
+        guarded = [(one.metric, one.between) for one in self.guardrails]
+        if len(set(guarded)) != len(guarded):
+            raise ValueError("a metric is guarded twice in the same way: state one tolerance")
         if self.how is not RolloutKind.SHADOW and sum(c.share for c in self.challengers) > 1:
             raise ValueError("the shares of the challengers sum to more than 1")
         if self.how is RolloutKind.CANARY and not self.stages:
@@ -232,6 +236,10 @@ class GuardrailReading(BaseModel):
     """The part of the rollout's error that this one may spend."""
     breached: bool = False
     why: str = ""
+
+    def is_among(self, names: Collection[str]) -> bool:
+        """True if one of the names, ``metric`` or ``metric/challenger``, is this guardrail's."""
+        return self.metric in names or f"{self.metric}/{self.challenger}" in names
 
 
 class SuccessReading(BaseModel):
@@ -284,6 +292,9 @@ class Look(BaseModel):
     """By variant."""
     mismatch: bool = False
     """The variants did not get the shares of units that they should: nothing is to be trusted."""
+    unmeasured: str = ""
+    """What could not be measured, and why; empty if all was. From such a look nothing good is
+    concluded."""
     weights: dict[str, float] = {}
     """Of a bandit: the shares that it asks for, by variant."""
     segments: list[SegmentReading] = []

@@ -30,6 +30,9 @@ class Underway(BaseModel):
     """Present shares by variant, the champion among them."""
     shares_since: datetime
     """When the present shares began: units are counted against shares from here on."""
+    dismissed: list[str] = []
+    """Guardrails, as ``metric`` or ``metric/challenger``, whose breach leads to nothing: they must
+    not keep anything else from being measured."""
     memory: dict[str, object] = {}
     """What the one who measures wants to know at the next look (JSON): looks so far, the
     error that is spent, counters at the start."""
@@ -44,8 +47,11 @@ class Judge(Protocol):
         It reads what is there at ``now``. Looking more often never raises the error above the
         one that the rollout states. Without traffic nothing is breached and nothing decided.
 
+        What cannot be measured is told with the look (``unmeasured``); all else is measured,
+        and remembered, nevertheless.
+
         Raises:
-            FalajError: something cannot be read; the rollout stays as it is.
+            FalajError: nothing can be read at all; the rollout stays as it is.
         """
         ...
 

@@ -121,6 +121,7 @@ class Run(BaseModel):
             started_at=self.started_at,
             shares=self.shares,
             shares_since=self.shares_since,
+            dismissed=self.dismissed,
             memory=memory,
         )
 

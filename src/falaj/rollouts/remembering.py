@@ -44,6 +44,9 @@ class Memory:
     """Of declared quantiles, frozen."""
     progress: dict[str, Progress] = field(default_factory=dict)
     """By challenger."""
+    groups: dict[str, list[str]] = field(default_factory=dict)
+    """By guardrail of fairness and challenger: groups in the order in which they had units
+    enough."""
 
     @classmethod
     def read(cls, told: Mapping[str, object]) -> Memory:
@@ -65,6 +68,7 @@ class Memory:
                 builtin=known["builtin"],
                 thresholds=known["thresholds"],
                 progress={name: Progress.read(one) for name, one in known["progress"].items()},
+                groups={name: list(one) for name, one in known.get("groups", {}).items()},
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise Corrupt(
@@ -82,10 +86,12 @@ class Memory:
             "builtin": self.builtin,
             "thresholds": self.thresholds,
             "progress": {name: one.told() for name, one in self.progress.items()},
+            "groups": self.groups,
         }
 
     def note_shares(self, underway: Underway) -> None:
-        """Begin a new stretch if the shares are others than at the last look.
+        """Begin a new stretch if the shares are others than at the last look, or the same ones
+        began anew: after a pause, units are counted against them from there.
 
         Of very many stretches (a bandit has one for each look) the oldest two that lie
         together become one.
@@ -93,9 +99,10 @@ class Memory:
         shares = shares_of_all(underway)
         if not self.stretches:
             self.stretches.append(Stretch(microseconds(underway.started_at), shares))
-        elif self.stretches[-1].shares != shares:
-            since = max(microseconds(underway.shares_since), self.stretches[-1].since_us + 1)
-            self.stretches.append(Stretch(since, shares))
+        else:
+            last, since = self.stretches[-1], microseconds(underway.shares_since)
+            if last.shares != shares or last.since_us < since:
+                self.stretches.append(Stretch(max(since, last.since_us + 1), shares))
         while len(self.stretches) > _MOST_STRETCHES:
             # The shortest pair, so that what is joined differs least in time.
             ends = [one.since_us for one in self.stretches[2:]]

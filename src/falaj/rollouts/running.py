@@ -141,11 +141,13 @@ class Engine:
         seconds = monotonic() - begin
         decision = decided(run, look, now)
         if decision.what == "wait":
+            if look.unmeasured and run.failures + 1 == _TOLD_AFTER:
+                self._tell(run, f"not all of it is measured: {look.unmeasured}")
             with self._calls.database.transaction() as connection:
                 held = runs.held(connection, leased)
                 if held is not None:
                     self._kept(connection, held, look, decision, now)
-                self._given_back(connection, leased, memory, seconds)
+                self._given_back(connection, leased, memory, seconds, look.unmeasured)
             return False
 
         if decision.what == "roll_back":
@@ -158,14 +160,25 @@ class Engine:
 
         return self._acted(leased, decision.what, act, memory=memory, seconds=seconds)
 
+    def _tell(self, run: Run, why: str) -> None:
+        with self._calls.opened(
+            "rollouts.hindered", SYSTEM, resource=f"rollout:{run.name}"
+        ) as call:
+            self._following.hindered(call, run, why)
+
     @staticmethod
     def _kept(connection: Any, run: Run, look: Look, decision: Decision, at: datetime) -> None:
         runs.keep_look(connection, run, at, look, decision=decision.what, why=decision.why)
 
     def _given_back(
-        self, connection: Any, leased: Leased, memory: Mapping[str, object], seconds: float
+        self,
+        connection: Any,
+        leased: Leased,
+        memory: Mapping[str, object],
+        seconds: float,
+        unmeasured: str,
     ) -> None:
-        """After a look from which nothing follows."""
+        """After a look from which nothing follows; one at a part counts as a failure too."""
         runs.given_back(
             connection,
             leased,
@@ -173,7 +186,7 @@ class Engine:
             seconds=seconds,
             memory=dict(memory),
             n_looks=leased.run.n_looks + 1,
-            failures=0,
+            failures=leased.run.failures + 1 if unmeasured else 0,
         )
 
     # -- acts -----------------------------------------------------------------------

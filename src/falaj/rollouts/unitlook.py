@@ -103,10 +103,10 @@ class UnitLook:
             covariate = None
         sums = self._sums(metric, covariate)
         error = error_of_each(success.error, len(self._rollout.challengers))
-        readings, shares = [], shares_of_all(self._underway)
+        readings = []
+        counted = sum(sums.units(name) for name in self._underway.shares)
         for one in self._rollout.challengers:
             both = self._pooled(metric, sums, one.name, adjusted=covariate is not None)
-            share, rest = shares.get(one.name, 0.0), shares.get(CHAMPION, 0.0)
             readings.append(
                 decide(
                     success,
@@ -116,7 +116,8 @@ class UnitLook:
                     error=error,
                     better=metric.better,
                     units=(sums.units(CHAMPION), sums.units(one.name)),
-                    worth_of_unit=4 * share * rest / (share + rest) if share and rest else 1.0,
+                    worth_of_unit=self._worth_of_unit(one.name),
+                    counted=None if self._interleaved else counted,
                 )
             )
         return readings
@@ -168,6 +169,19 @@ class UnitLook:
         return dict(zip(names, shares, strict=True))
 
     # -- inside -----------------------------------------------------------------------
+
+    def _worth_of_unit(self, challenger: str) -> float:
+        """How many units in two equal sides a unit is worth at most, while shares grow."""
+        rollout, shares = self._rollout, shares_of_all(self._underway)
+        if rollout.how is not RolloutKind.SHADOW:
+            declared = {one.name: one.share for one in rollout.challengers}
+            declared[CHAMPION] = max(0.0, 1 - sum(declared.values()))
+            shares = shares_of_all(self._underway.model_copy(update={"shares": declared}))
+        share, rest = shares.get(challenger, 0.0), shares.get(CHAMPION, 0.0)
+        both = share + rest
+        if rollout.how in (RolloutKind.CANARY, RolloutKind.BANDIT):
+            share = min(share, both / 2)  # it grows up to that, and passes the even division
+        return 4 * share * (both - share) / both if share and both > share else 1.0
 
     def _of_success(self, success: Success) -> UnitSums:
         metric = self._declared(success.metric)
@@ -274,7 +288,8 @@ class UnitLook:
             value: (sums.of(CHAMPION, (place, value)), sums.of(name, (place, value)))
             for value in _values(sums, place)
         }
-        return judged_fairness(guardrail, metric, name, groups, error)
+        order = self._memory.groups.setdefault(f"{metric.name}/{guardrail.between}/{name}", [])
+        return judged_fairness(guardrail, metric, name, groups, error, order)
 
 
 def _values(sums: UnitSums, place: int) -> list[str]:
