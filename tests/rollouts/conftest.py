@@ -74,6 +74,8 @@ class Ground:
         variants: Sequence[str],
         at: datetime | Sequence[datetime],
         fields: Sequence[Mapping[str, object]] | None = None,
+        *,
+        release: str = "rel_1",
     ) -> None:
         """Add rows to the prediction log."""
         names = [f"p{next(self._predictions)}" for _ in units]
@@ -86,6 +88,7 @@ class Ground:
                     "prediction_id": names,
                     "request_id": names,
                     "unit": pa.array(units, pa.string()),
+                    "release": [release] * len(units),
                     "variant": list(variants),
                     "requested_at": pa.array(times, STAMP),
                     "fields": told,

@@ -110,6 +110,15 @@ def test_a_unit_counts_once_for_what_it_met_first(ground):
     assert ground.look(ground.rollout()).units == {"champion": 2, "new": 0}
 
 
+def test_what_another_release_answered_is_no_exposure(ground):
+    ground.metric("converted")
+    ground.predicted(["a", "b"], ["champion", "champion"], minute(1), release="rel_before")
+    ground.predicted(["b"], ["new"], minute(2))
+    assert ground.look(ground.rollout()).units == {"champion": 0, "new": 1}
+    ground.predicted(["c"], ["champion"], minute(3), release="rel_before")
+    assert ground.look(ground.rollout(), 61).units == {"champion": 0, "new": 1}
+
+
 def test_an_outcome_before_the_exposure_does_not_count_and_a_late_one_does(ground):
     ground.metric("converted")
     units, variants = half(400)

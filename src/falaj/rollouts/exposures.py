@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from falaj.lake.model import Extent
     from falaj.lake.ports import Lake
 
-_READ = ("prediction_id", "unit", "variant", "requested_at", "fields")
+_READ = ("prediction_id", "unit", "release", "variant", "requested_at", "fields")
 _MOST_KEPT = 16
 """Rollouts whose exposures a process keeps; those that were looked at longest ago go first."""
 
@@ -100,8 +100,8 @@ class Exposures:
             return self._lake.scan(
                 table,
                 columns=_READ,
-                where="requested_at >= $since",
-                parameters={"since": underway.started_at},
+                where="release = $release AND requested_at >= $since",
+                parameters={"release": underway.release, "since": underway.started_at},
                 snapshot=snapshot,
             )
         found = self._lake.log(table, columns=_READ, snapshot=snapshot, since=kept.extent.end)
@@ -137,7 +137,7 @@ class Exposures:
                 SELECT {unit} AS unit, variant,
                        epoch_us(requested_at)::BIGINT AS at_us, {period} AS period{comma}{told}
                 FROM rollout_fresh
-                WHERE requested_at >= $since AND list_contains($variants, variant)
+                WHERE release = $release AND requested_at >= $since AND list_contains($variants, variant)
                   AND {unit} IS NOT NULL
                 {old if kept is not None else ""}
             ) GROUP BY {", ".join(by)}
@@ -149,6 +149,7 @@ class Exposures:
             sql,
             inputs=inputs,
             parameters={
+                "release": underway.release,
                 "since": underway.started_at,
                 "variants": list(underway.shares),
                 **{f"field{n}": _path(name) for n, name in enumerate(fields)},
