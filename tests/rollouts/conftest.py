@@ -129,8 +129,14 @@ class Ground:
         *,
         shares: Mapping[str, float] | None = None,
         since: float = 0,
+        changes: Sequence[tuple[float, Mapping[str, float]]] = (),
     ) -> Look:
-        """Look some minutes after the start, with the memory of the look before."""
+        """Look some minutes after the start, with the memory of the look before.
+
+        ``changes`` are shares and the minutes since which they held, instead of ``shares``.
+        """
+        if changes:
+            since, shares = changes[-1]
         underway = Underway(
             id=f"rol_{self.endpoint}",
             rollout=rollout,
@@ -138,6 +144,7 @@ class Ground:
             started_at=START,
             shares=dict(shares or {"champion": 0.5, "new": 0.5}),
             shares_since=START + timedelta(minutes=since),
+            changes=[(START + timedelta(minutes=at), dict(told)) for at, told in changes],
             memory=json.loads(json.dumps(self.memory)),
         )
         found, self.memory = self.judge.look(underway, START + timedelta(minutes=minutes))

@@ -231,6 +231,36 @@ def test_units_from_before_the_present_shares_make_no_mismatch(ground):
     assert not ground.look(rollout, 40, since=20).mismatch
 
 
+def test_shares_that_change_twice_between_looks_deceive_nobody(ground):
+    """At half of the units for ten minutes: taken for a hundredth, it would seem much harm."""
+    ground.metric("complained", measures="events", better="lower")
+    rollout = ground.rollout(how="canary", guardrails=(Guardrail(metric="complained"),))
+    few, many, some = ({"champion": 1 - s, "new": s} for s in (0.01, 0.5, 0.25))
+    units, variants = half(2_000)
+    ground.look(rollout, 1, changes=[(0, few)])
+    ground.predicted(units, variants, minute(12))
+    ground.happened(units[::10], [1.0] * 200, minute(14))
+    look = ground.look(rollout, 22, changes=[(0, few), (10, many), (20, some)])
+    assert not look.mismatch
+    assert look.units["new"] == variants.count("new")
+    assert not look.breached
+    assert [since for since, _ in ground.memory["stretches"]] == [
+        round(minute(k).timestamp() * 1e6) for k in (0, 10, 20)
+    ]
+
+
+def test_units_are_counted_anew_once_a_mismatch_was_mended_and_the_rollout_resumed(ground):
+    ground.metric("converted")
+    rollout, equal = ground.rollout(how="canary"), {"champion": 0.5, "new": 0.5}
+    lost = [f"l{k}" for k in range(3_000)]
+    ground.predicted(lost, ["champion", "champion", "new"] * 1_000, minute(1))
+    ground.judge._rests_from = 0.0  # what was said last is told again for a while
+    assert ground.look(rollout, 10, changes=[(0, equal)]).mismatch
+    units, variants = half(3_000)
+    ground.predicted(units, variants, minute(30))
+    assert not ground.look(rollout, 40, changes=[(0, equal), (20, equal)]).mismatch
+
+
 def test_a_share_that_grows_while_the_metric_falls_deceives_nobody(ground):
     """Pooled over all time the challenger would look 40 per cent worse than the champion."""
     ground.metric("converted")

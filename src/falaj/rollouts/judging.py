@@ -83,7 +83,8 @@ class RolloutJudge:
     def look(self, underway: Underway, now: datetime) -> tuple[Look, Mapping[str, object]]:
         """See ``Judge.look``. The first look of a rollout only takes the counters down."""
         memory = Memory.read(underway.memory)
-        memory.note_shares(underway)
+        if memory.note_shares(underway):
+            self._paced.pop(underway.id, None)  # what was said of other shares holds no more
         look = Look()
         self._counted(underway, memory, look, now)
         memory.looks += 1

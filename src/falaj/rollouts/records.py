@@ -112,7 +112,9 @@ class Run(BaseModel):
         """True while the units are divided as the rollout says and a person may change it."""
         return self.step is Step.LOOK
 
-    def underway(self, memory: dict[str, object]) -> Underway:
+    def underway(
+        self, memory: dict[str, object], changes: list[tuple[datetime, dict[str, float]]]
+    ) -> Underway:
         """As the one who measures must know it."""
         return Underway(
             id=self.id,
@@ -121,6 +123,9 @@ class Run(BaseModel):
             started_at=self.started_at,
             shares=self.shares,
             shares_since=self.shares_since,
+            changes=changes,
+            low=self.low,
+            high=self.high,
             memory=memory,
         )
 

@@ -103,7 +103,7 @@ class UnitLook:
             covariate = None
         sums = self._sums(metric, covariate)
         error = error_of_each(success.error, len(self._rollout.challengers))
-        readings, shares = [], shares_of_all(self._underway)
+        readings, shares = [], shares_of_all(self._underway, self._underway.shares)
         for one in self._rollout.challengers:
             both = self._pooled(metric, sums, one.name, adjusted=covariate is not None)
             share, rest = shares.get(one.name, 0.0), shares.get(CHAMPION, 0.0)
