@@ -145,6 +145,7 @@ class Ground:
             shares=dict(shares or {"champion": 0.5, "new": 0.5}),
             shares_since=START + timedelta(minutes=since),
             changes=[(START + timedelta(minutes=at), dict(told)) for at, told in changes],
+            high=rollout.layer_share if rollout.layer else 1.0,
             memory=json.loads(json.dumps(self.memory)),
         )
         found, self.memory = self.judge.look(underway, START + timedelta(minutes=minutes))

@@ -8,6 +8,8 @@ import pytest
 from falaj.lake.deadline import QueryTooLong
 from falaj.rollouts.metrics import MetricRefused
 from falaj.rollouts.model import Challenger, Guardrail, Success
+from falaj.serving.assigning import layer_salt
+from falaj.serving.assignment import position
 
 START = datetime(2026, 5, 4, 8, tzinfo=UTC)  # as in the fixtures
 HOUR = timedelta(hours=1)
@@ -158,16 +160,38 @@ def test_rows_without_a_unit_count_where_nobody_is_assigned_by_it(ground):
     assert ground.look(ground.rollout(how="shadow")).units == {"champion": 2, "new": 1}
 
 
-def test_units_that_are_held_out_or_elsewhere_in_the_layer_make_no_mismatch(ground):
+def test_units_that_are_held_out_make_no_mismatch_and_those_elsewhere_in_the_layer_are_none(ground):
     ground.metric("converted")
     rng = np.random.default_rng(14)
-    taking_part = rng.random(6_000) < 0.5 * 0.8
-    met = np.where(taking_part & (rng.random(6_000) < 0.5), "new", "champion").tolist()
-    ground.predicted([f"u{k}" for k in range(6_000)], met, minute(1))
-    rollout = ground.rollout(layer="page", layer_share=0.5, holdout=0.2)
-    assert not ground.look(rollout).mismatch
+    units = [f"u{k}" for k in range(6_000)]
+    inside = np.array([position(layer_salt("page"), one) < 0.5 for one in units])
+    challenged = inside & (rng.random(6_000) < 0.8) & (rng.random(6_000) < 0.5)
+    met = np.where(challenged, "new", "champion").tolist()
+    ground.predicted(units, met, minute(1))
+    look = ground.look(ground.rollout(layer="page", layer_share=0.5, holdout=0.2))
+    assert not look.mismatch
+    assert sum(look.units.values()) == inside.sum()
     ground.memory = {}
     assert ground.look(ground.rollout()).mismatch
+
+
+def test_the_challenger_of_another_rollout_of_the_layer_harms_no_comparison(ground):
+    """Elsewhere in the layer another endpoint's challenger makes half of the units buy more."""
+    ground.metric("converted")
+    rng = np.random.default_rng(15)
+    units = [f"u{k}" for k in range(12_000)]
+    inside = np.array([position(layer_salt("page"), one) < 0.5 for one in units])
+    challenged = rng.random(12_000) < 0.5
+    met = np.where(inside & challenged, "new", "champion").tolist()
+    bought = rng.random(12_000) < np.where(inside | ~challenged, 0.3, 0.6)
+    ground.predicted(units, met, minute(1))
+    ground.happened(units, bought.astype(float), minute(5))
+    rollout = ground.rollout(
+        how="canary", layer="page", layer_share=0.5, guardrails=(Guardrail(metric="converted"),)
+    )
+    look = ground.look(rollout)
+    assert not look.breached
+    assert look.guardrails[0].champion == pytest.approx(0.3, abs=0.03)
 
 
 def test_errors_that_tell_enough_wait_for_no_declared_metric(ground):

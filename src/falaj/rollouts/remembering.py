@@ -116,13 +116,14 @@ class Memory:
 
 
 def shares_of_all(underway: Underway, shares: Mapping[str, float]) -> dict[str, float]:
-    """Which share of all units of the endpoint meets each variant, with these shares.
+    """Which share of the units that are compared meets each variant, with these shares.
 
-    Whoever is held out, or elsewhere in the rollout's layer, meets the champion, and stands in
-    the prediction log as such: by chance, so the comparison is as good as among the others.
+    Whoever is held out meets the champion, and stands in the prediction log as such: by chance,
+    so the comparison is as good as among the others. Units elsewhere in the rollout's layer are
+    not compared: they may meet another rollout's challenger.
     """
     rollout = underway.rollout
-    part = (rollout.layer_share if rollout.layer else 1.0) * (1 - rollout.holdout)
+    part = 1 - rollout.holdout
     if rollout.how is RolloutKind.SHADOW:
         return dict(shares)
     met = {name: share * part for name, share in shares.items() if name != CHAMPION}
