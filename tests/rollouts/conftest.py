@@ -74,6 +74,8 @@ class Ground:
         variants: Sequence[str],
         at: datetime | Sequence[datetime],
         fields: Sequence[Mapping[str, object]] | None = None,
+        *,
+        release: str = "rel_1",
     ) -> None:
         """Add rows to the prediction log."""
         names = [f"p{next(self._predictions)}" for _ in units]
@@ -86,6 +88,7 @@ class Ground:
                     "prediction_id": names,
                     "request_id": names,
                     "unit": pa.array(units, pa.string()),
+                    "release": [release] * len(units),
                     "variant": list(variants),
                     "requested_at": pa.array(times, STAMP),
                     "fields": told,
@@ -126,9 +129,15 @@ class Ground:
         *,
         shares: Mapping[str, float] | None = None,
         since: float = 0,
+        changes: Sequence[tuple[float, Mapping[str, float]]] = (),
         **more: Any,
     ) -> Look:
-        """Look some minutes after the start, with the memory of the look before."""
+        """Look some minutes after the start, with the memory of the look before.
+
+        ``changes`` are shares and the minutes since which they held, instead of ``shares``.
+        """
+        if changes:
+            since, shares = changes[-1]
         underway = Underway(
             id=f"rol_{self.endpoint}",
             rollout=rollout,
@@ -136,6 +145,8 @@ class Ground:
             started_at=START,
             shares=dict(shares or {"champion": 0.5, "new": 0.5}),
             shares_since=START + timedelta(minutes=since),
+            changes=[(START + timedelta(minutes=at), dict(told)) for at, told in changes],
+            high=rollout.layer_share if rollout.layer else 1.0,
             memory=json.loads(json.dumps(self.memory)),
             **more,
         )

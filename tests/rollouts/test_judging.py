@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from falaj.rollouts.model import Challenger, Guardrail, Success
+from falaj.serving.assigning import layer_salt
+from falaj.serving.assignment import position
 
 START = datetime(2026, 5, 4, 8, tzinfo=UTC)  # as in the fixtures
 HOUR = timedelta(hours=1)
@@ -108,6 +110,15 @@ def test_a_unit_counts_once_for_what_it_met_first(ground):
     assert ground.look(ground.rollout()).units == {"champion": 2, "new": 0}
 
 
+def test_what_another_release_answered_is_no_exposure(ground):
+    ground.metric("converted")
+    ground.predicted(["a", "b"], ["champion", "champion"], minute(1), release="rel_before")
+    ground.predicted(["b"], ["new"], minute(2))
+    assert ground.look(ground.rollout()).units == {"champion": 0, "new": 1}
+    ground.predicted(["c"], ["champion"], minute(3), release="rel_before")
+    assert ground.look(ground.rollout(), 61).units == {"champion": 0, "new": 1}
+
+
 def test_an_outcome_before_the_exposure_does_not_count_and_a_late_one_does(ground):
     ground.metric("converted")
     units, variants = half(400)
@@ -147,16 +158,38 @@ def test_rows_without_a_unit_count_where_nobody_is_assigned_by_it(ground):
     assert ground.look(ground.rollout(how="shadow")).units == {"champion": 2, "new": 1}
 
 
-def test_units_that_are_held_out_or_elsewhere_in_the_layer_make_no_mismatch(ground):
+def test_units_that_are_held_out_make_no_mismatch_and_those_elsewhere_in_the_layer_are_none(ground):
     ground.metric("converted")
     rng = np.random.default_rng(14)
-    taking_part = rng.random(6_000) < 0.5 * 0.8
-    met = np.where(taking_part & (rng.random(6_000) < 0.5), "new", "champion").tolist()
-    ground.predicted([f"u{k}" for k in range(6_000)], met, minute(1))
-    rollout = ground.rollout(layer="page", layer_share=0.5, holdout=0.2)
-    assert not ground.look(rollout).mismatch
+    units = [f"u{k}" for k in range(6_000)]
+    inside = np.array([position(layer_salt("page"), one) < 0.5 for one in units])
+    challenged = inside & (rng.random(6_000) < 0.8) & (rng.random(6_000) < 0.5)
+    met = np.where(challenged, "new", "champion").tolist()
+    ground.predicted(units, met, minute(1))
+    look = ground.look(ground.rollout(layer="page", layer_share=0.5, holdout=0.2))
+    assert not look.mismatch
+    assert sum(look.units.values()) == inside.sum()
     ground.memory = {}
     assert ground.look(ground.rollout()).mismatch
+
+
+def test_the_challenger_of_another_rollout_of_the_layer_harms_no_comparison(ground):
+    """Elsewhere in the layer another endpoint's challenger makes half of the units buy more."""
+    ground.metric("converted")
+    rng = np.random.default_rng(15)
+    units = [f"u{k}" for k in range(12_000)]
+    inside = np.array([position(layer_salt("page"), one) < 0.5 for one in units])
+    challenged = rng.random(12_000) < 0.5
+    met = np.where(inside & challenged, "new", "champion").tolist()
+    bought = rng.random(12_000) < np.where(inside | ~challenged, 0.3, 0.6)
+    ground.predicted(units, met, minute(1))
+    ground.happened(units, bought.astype(float), minute(5))
+    rollout = ground.rollout(
+        how="canary", layer="page", layer_share=0.5, guardrails=(Guardrail(metric="converted"),)
+    )
+    look = ground.look(rollout)
+    assert not look.breached
+    assert look.guardrails[0].champion == pytest.approx(0.3, abs=0.03)
 
 
 def test_errors_that_tell_enough_wait_for_no_declared_metric(ground):
@@ -218,6 +251,36 @@ def test_units_from_before_the_present_shares_make_no_mismatch(ground):
     units, variants = half(3_000)
     ground.predicted(units, variants, minute(30))
     assert not ground.look(rollout, 40, since=20).mismatch
+
+
+def test_shares_that_change_twice_between_looks_deceive_nobody(ground):
+    """At half of the units for ten minutes: taken for a hundredth, it would seem much harm."""
+    ground.metric("complained", measures="events", better="lower")
+    rollout = ground.rollout(how="canary", guardrails=(Guardrail(metric="complained"),))
+    few, many, some = ({"champion": 1 - s, "new": s} for s in (0.01, 0.5, 0.25))
+    units, variants = half(2_000)
+    ground.look(rollout, 1, changes=[(0, few)])
+    ground.predicted(units, variants, minute(12))
+    ground.happened(units[::10], [1.0] * 200, minute(14))
+    look = ground.look(rollout, 22, changes=[(0, few), (10, many), (20, some)])
+    assert not look.mismatch
+    assert look.units["new"] == variants.count("new")
+    assert not look.breached
+    assert [since for since, _ in ground.memory["stretches"]] == [
+        round(minute(k).timestamp() * 1e6) for k in (0, 10, 20)
+    ]
+
+
+def test_units_are_counted_anew_once_a_mismatch_was_mended_and_the_rollout_resumed(ground):
+    ground.metric("converted")
+    rollout, equal = ground.rollout(how="canary"), {"champion": 0.5, "new": 0.5}
+    lost = [f"l{k}" for k in range(3_000)]
+    ground.predicted(lost, ["champion", "champion", "new"] * 1_000, minute(1))
+    ground.judge._rests_from = 0.0  # what was said last is told again for a while
+    assert ground.look(rollout, 10, changes=[(0, equal)]).mismatch
+    units, variants = half(3_000)
+    ground.predicted(units, variants, minute(30))
+    assert not ground.look(rollout, 40, changes=[(0, equal), (20, equal)]).mismatch
 
 
 def test_a_share_that_grows_while_the_metric_falls_deceives_nobody(ground):

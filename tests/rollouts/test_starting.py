@@ -44,6 +44,19 @@ def test_an_approved_start_serves_the_shares_of_the_first_stage(trial: Any) -> N
     assert (first.what, first.by) == ("started", "user:omar")
 
 
+def test_a_rollout_begins_when_its_workers_have_loaded_it(trial: Any, monkeypatch: Any) -> None:
+    began, asked = trial.traffic.begin_rollout, trial.clock.now()
+
+    def slowly(*given: Any) -> Any:
+        trial.clock.move(timedelta(seconds=3))
+        return began(*given)
+
+    monkeypatch.setattr(trial.traffic, "begin_rollout", slowly)
+    run = trial.started()
+    loaded = asked + timedelta(seconds=3)
+    assert (run.started_at, run.shares_since, run.stage_since) == (loaded, loaded, loaded)
+
+
 def test_what_was_approved_begins_and_not_what_was_declared_since(trial: Any) -> None:
     rollout = trial.declared()
     with trial.call() as call:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -150,3 +151,24 @@ def test_who_measures_is_told_what_was_dismissed(trial: Any) -> None:
     _steered(trial, "override", "Its clock was wrong.", dismiss="latency/two")
     trial.after(30)
     assert trial.judge.asked[-1].dismissed == ["latency/two"]
+
+
+def test_who_measures_is_told_of_every_change_of_shares_since_the_start(trial: Any) -> None:
+    began = trial.started()
+    trial.sees()
+    trial.after()
+    for share in (0.5, 0.2):
+        trial.clock.move(timedelta(seconds=5))
+        with trial.call() as call:
+            trial.steering.override(call, "try-two", "Is it the share?", shares={"two": share})
+    trial.after()
+    told = trial.judge.asked[-1].changes
+    assert [shares["two"] for _, shares in told] == [0.1, 0.5, 0.2]
+    assert [(at - began.started_at).total_seconds() for at, _ in told] == [0, 35, 40]
+    with trial.call() as call:
+        trial.steering.pause(call, "try-two", "Lunch.")
+        trial.clock.move(timedelta(seconds=5))
+    with trial.call() as call:
+        trial.steering.resume(call, "try-two", "Back.")
+    trial.after()
+    assert [shares["two"] for _, shares in trial.judge.asked[-1].changes] == [0.1, 0.5, 0.2, 0.2]

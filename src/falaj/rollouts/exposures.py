@@ -17,13 +17,16 @@ import pyarrow as pa
 
 from falaj.rollouts.model import RolloutKind
 from falaj.rollouts.ports import Underway
+from falaj.serving.assigning import layer_salt
+from falaj.serving.assignment import position
+from falaj.serving.layers import Stretch
 from falaj.serving.names import table_of
 
 if TYPE_CHECKING:
     from falaj.lake.model import Extent
     from falaj.lake.ports import Lake
 
-_READ = ("prediction_id", "unit", "variant", "requested_at", "fields")
+_READ = ("prediction_id", "unit", "release", "variant", "requested_at", "fields")
 _MOST_KEPT = 16
 """Rollouts whose exposures a process keeps; those that were looked at longest ago go first."""
 
@@ -75,7 +78,7 @@ class Exposures:
         if kept is not None and kept.fields != tuple(fields):
             kept = None
         fresh = self._fresh(table, snapshot, kept, underway)
-        found = self._reduced(fresh, kept, underway, fields)
+        found = self._reduced(_of_layer(fresh, underway), kept, underway, fields)
         with self._lock:
             self._kept[underway.id] = _Kept(found, extent, tuple(fields), underway.started_at)
             while len(self._kept) > _MOST_KEPT:
@@ -100,8 +103,8 @@ class Exposures:
             return self._lake.scan(
                 table,
                 columns=_READ,
-                where="requested_at >= $since",
-                parameters={"since": underway.started_at},
+                where="release = $release AND requested_at >= $since",
+                parameters={"release": underway.release, "since": underway.started_at},
                 snapshot=snapshot,
             )
         found = self._lake.log(table, columns=_READ, snapshot=snapshot, since=kept.extent.end)
@@ -137,8 +140,8 @@ class Exposures:
                 SELECT {unit} AS unit, variant,
                        epoch_us(requested_at)::BIGINT AS at_us, {period} AS period{comma}{told}
                 FROM rollout_fresh
-                WHERE requested_at >= $since AND list_contains($variants, variant)
-                  AND {unit} IS NOT NULL
+                WHERE release = $release AND requested_at >= $since
+                  AND list_contains($variants, variant) AND {unit} IS NOT NULL
                 {old if kept is not None else ""}
             ) GROUP BY {", ".join(by)}
         """
@@ -149,6 +152,7 @@ class Exposures:
             sql,
             inputs=inputs,
             parameters={
+                "release": underway.release,
                 "since": underway.started_at,
                 "variants": list(underway.shares),
                 **{f"field{n}": _path(name) for n, name in enumerate(fields)},
@@ -157,6 +161,26 @@ class Exposures:
         return found.select(
             ["unit", "variant", "at_us", "period", *filter(None, names.split(", "))]
         )
+
+
+def _of_layer(rows: pa.Table, underway: Underway) -> pa.Table:
+    """The rows of units that lie in the rollout's stretch of its layer.
+
+    All others meet the champion here, and may meet a challenger of another rollout of the layer
+    elsewhere: they are no champion's units to compare with. Rows without a unit stay.
+    """
+    layer = underway.rollout.layer
+    if layer is None:
+        return rows
+    import pyarrow.compute as pc
+
+    salt, own = layer_salt(layer), Stretch(underway.low, underway.high)
+    others = [
+        unit
+        for unit in pc.unique(rows.column("unit")).to_pylist()
+        if unit is not None and not own.holds(position(salt, unit))
+    ]
+    return rows.filter(pc.invert(pc.is_in(rows.column("unit"), pa.array(others, pa.string()))))
 
 
 def _path(field: str) -> str:

@@ -60,8 +60,8 @@ class RolloutJudge:
     """See ``rollouts.ports.Judge``. Safe on many threads, as long as each rollout is on one.
 
     Guardrails that are counted are looked at first, at every look, and end it if one is
-    breached that nobody has dismissed. Declared metrics whose reading takes long are read again once nine times as long
-    has passed, and what they said is told meanwhile.
+    breached that nobody has dismissed. Declared metrics whose reading takes long are read again
+    once nine times as long has passed, and what they said is told meanwhile.
 
     Args:
         lake: holds the prediction logs and what metrics read.
@@ -92,7 +92,8 @@ class RolloutJudge:
     def look(self, underway: Underway, now: datetime) -> tuple[Look, Mapping[str, object]]:
         """See ``Judge.look``. The first look of a rollout only takes the counters down."""
         memory = Memory.read(underway.memory)
-        memory.note_shares(underway)
+        if memory.note_shares(underway):
+            self._paced.pop(underway.id, None)  # what was said of other shares holds no more
         look = Look()
         self._counted(underway, memory, look, now)
         memory.looks += 1

@@ -33,6 +33,11 @@ class Underway(BaseModel):
     dismissed: list[str] = []
     """Guardrails, as ``metric`` or ``metric/challenger``, whose breach leads to nothing: they must
     not keep anything else from being measured."""
+    changes: list[tuple[datetime, dict[str, float]]] = []
+    """From when on which shares held, the newest ones, in their order; the last are present."""
+    low: float = 0.0
+    high: float = 1.0
+    """The stretch of the places of its layer that is the rollout's."""
     memory: dict[str, object] = {}
     """What the one who measures wants to know at the next look (JSON): looks so far, the
     error that is spent, counters at the start."""

@@ -112,7 +112,9 @@ class Run(BaseModel):
         """True while the units are divided as the rollout says and a person may change it."""
         return self.step is Step.LOOK
 
-    def underway(self, memory: dict[str, object]) -> Underway:
+    def underway(
+        self, memory: dict[str, object], changes: list[tuple[datetime, dict[str, float]]]
+    ) -> Underway:
         """As the one who measures must know it."""
         return Underway(
             id=self.id,
@@ -122,6 +124,9 @@ class Run(BaseModel):
             shares=self.shares,
             shares_since=self.shares_since,
             dismissed=self.dismissed,
+            changes=changes,
+            low=self.low,
+            high=self.high,
             memory=memory,
         )
 

@@ -89,20 +89,23 @@ class Memory:
             "groups": self.groups,
         }
 
-    def note_shares(self, underway: Underway) -> None:
-        """Begin a new stretch if the shares are others than at the last look, or the same ones
-        began anew: after a pause, units are counted against them from there.
+    def note_shares(self, underway: Underway) -> bool:
+        """Begin a stretch with each change since the last look; True if there was any.
+
+        A person who resumes a paused rollout begins one too, with the same shares.
 
         Of very many stretches (a bandit has one for each look) the oldest two that lie
         together become one.
         """
-        shares = shares_of_all(underway)
-        if not self.stretches:
-            self.stretches.append(Stretch(microseconds(underway.started_at), shares))
-        else:
-            last, since = self.stretches[-1], microseconds(underway.shares_since)
-            if last.shares != shares or last.since_us < since:
-                self.stretches.append(Stretch(max(since, last.since_us + 1), shares))
+        changes = underway.changes or [(underway.shares_since, underway.shares)]
+        known = self.stretches[-1].since_us if self.stretches else -1
+        for at, shares in changes:
+            begun = Stretch(microseconds(at), shares_of_all(underway, shares))
+            if not self.stretches or begun.since_us > self.stretches[-1].since_us:
+                self.stretches.append(begun)
+            elif begun.since_us == self.stretches[-1].since_us:
+                self.stretches[-1] = begun  # nobody met what held for no time
+        changed = self.stretches[-1].since_us > known
         while len(self.stretches) > _MOST_STRETCHES:
             # The shortest pair, so that what is joined differs least in time.
             ends = [one.since_us for one in self.stretches[2:]]
@@ -110,24 +113,26 @@ class Memory:
             place = spans.index(min(spans))
             joined = Stretch(self.stretches[place].since_us, None)
             self.stretches[place : place + 2] = [joined]
+        return changed
 
     def bounds(self) -> list[int]:
         """Where the stretches begin, in Unix microseconds."""
         return [one.since_us for one in self.stretches]
 
 
-def shares_of_all(underway: Underway) -> dict[str, float]:
-    """Which share of all units of the endpoint meets each variant.
+def shares_of_all(underway: Underway, shares: Mapping[str, float]) -> dict[str, float]:
+    """Which share of the units that are compared meets each variant, with these shares.
 
-    Whoever is held out, or elsewhere in the rollout's layer, meets the champion, and stands in
-    the prediction log as such: by chance, so the comparison is as good as among the others.
+    Whoever is held out meets the champion, and stands in the prediction log as such: by chance,
+    so the comparison is as good as among the others. Units elsewhere in the rollout's layer are
+    not compared: they may meet another rollout's challenger.
     """
     rollout = underway.rollout
-    part = (rollout.layer_share if rollout.layer else 1.0) * (1 - rollout.holdout)
+    part = 1 - rollout.holdout
     if rollout.how is RolloutKind.SHADOW:
-        return dict(underway.shares)
-    shares = {name: share * part for name, share in underway.shares.items() if name != CHAMPION}
-    return {CHAMPION: 1 - sum(shares.values()), **shares}
+        return dict(shares)
+    met = {name: share * part for name, share in shares.items() if name != CHAMPION}
+    return {CHAMPION: 1 - sum(met.values()), **met}
 
 
 def microseconds(instant: datetime) -> int:

@@ -137,7 +137,7 @@ class Engine:
                 leased, "settle", lambda call, held: self._following.settled(call, held, promotion)
             )
         now = self._calls.now()
-        look, memory = self._judge.look(run.underway(leased.memory), now)
+        look, memory = self._judge.look(leased.underway(), now)
         seconds = monotonic() - begin
         decision = decided(run, look, now)
         if decision.what == "wait":

@@ -14,14 +14,17 @@ from sqlalchemy.engine import Connection
 from falaj.kernel.errors import NotFound
 from falaj.kernel.insertion import insert_if_absent
 from falaj.rollouts.model import Look, Rollout
+from falaj.rollouts.ports import Underway
 from falaj.rollouts.records import KeptLook, Run, Step
-from falaj.rollouts.tables import looks, runs
+from falaj.rollouts.tables import looks, runs, share_changes
 
 LEAST_LEASE = timedelta(seconds=10)
 MOST_PLOTTED = 300
 _ALL_KEPT = 400
 """So many of the newest looks are kept, all of them; of older ones every second, fourth …"""
 _THINNED_EVERY = 100
+_CHANGES_KEPT = 1_000
+"""Of the shares of a run the newest so many: a judge has taken older ones down long ago."""
 _OWN = {name for name in Run.model_fields if name not in ("rollout",)}
 
 
@@ -33,6 +36,12 @@ class Leased:
     memory: dict[str, object]
     token: str
     look_seconds: float
+    changes: list[tuple[datetime, dict[str, float]]]
+    """From when on which shares held, in their order."""
+
+    def underway(self) -> Underway:
+        """As the one who measures must know it."""
+        return self.run.underway(self.memory, self.changes)
 
 
 def found(connection: Connection, run_id: str, *, locked: bool = False) -> Run:
@@ -88,7 +97,10 @@ def begun(connection: Connection, run: Run) -> bool:
         "look_seconds": 0.0,
         "open_key": run.endpoint,
     }
-    return insert_if_absent(connection, runs, values)
+    if not insert_if_absent(connection, runs, values):
+        return False
+    _keep_shares(connection, run.id, run.revision, run.shares_since, run.shares)
+    return True
 
 
 def due(connection: Connection, now: datetime, *, limit: int = 50) -> list[str]:
@@ -121,7 +133,8 @@ def lease(
     token = uuid4().hex
     lasts = max(LEAST_LEASE, timedelta(seconds=4 * row.look_seconds))
     _set(connection, run_id, lease=token, leased_until=now + lasts)
-    return Leased(_run(row), dict(row.memory), token, row.look_seconds)
+    changes = _changes(connection, run_id)
+    return Leased(_run(row), dict(row.memory), token, row.look_seconds, changes)
 
 
 def held(connection: Connection, leased: Leased) -> Run | None:
@@ -157,7 +170,10 @@ def changed(connection: Connection, run: Run, **values: Any) -> Run:
     if values.get("step") is Step.NOTHING:
         values |= {"open_key": None, "due_at": None}
     _set(connection, run.id, **values)
-    return found(connection, run.id)
+    after = found(connection, run.id)
+    if "shares_since" in values:
+        _keep_shares(connection, run.id, after.revision, after.shares_since, after.shares)
+    return after
 
 
 def keep_look(connection: Connection, run: Run, at: datetime, look: Look, **told: Any) -> int:
@@ -218,6 +234,23 @@ def _thin(connection: Connection, run_id: str, newest_seq: int) -> None:
     for begin in range(0, len(gone), 500):
         part = gone[begin : begin + 500]
         connection.execute(delete(looks).where(looks.c.run == run_id, looks.c.seq.in_(part)))
+
+
+def _keep_shares(
+    connection: Connection, run_id: str, revision: int, at: datetime, shares: Mapping[str, float]
+) -> None:
+    """Keep from when on which shares hold: looks may come later than the next change."""
+    table = share_changes
+    values = {"run": run_id, "revision": revision, "at": at, "shares": dict(shares)}
+    connection.execute(insert(table).values(values))
+    old = revision - _CHANGES_KEPT
+    connection.execute(delete(table).where(table.c.run == run_id, table.c.revision <= old))
+
+
+def _changes(connection: Connection, run_id: str) -> list[tuple[datetime, dict[str, float]]]:
+    query = select(share_changes).where(share_changes.c.run == run_id)
+    rows = connection.execute(query.order_by(share_changes.c.revision))
+    return [(row.at, dict(row.shares)) for row in rows]
 
 
 def _set(connection: Connection, run_id: str, **values: Any) -> None:

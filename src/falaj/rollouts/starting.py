@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from falaj.kernel.call import AssetRef
+from falaj.kernel.clock import Clock, SystemClock
 from falaj.kernel.errors import Conflict, InvalidInput
 from falaj.kernel.ids import new_id
 from falaj.operations.histories import add_entry
@@ -45,6 +46,7 @@ class Starting:
         changes: where a start is asked for.
         traffic: divides the units.
         check: raises unless the rollout can be measured, and by the one who asks for it.
+        clock: tells when the workers had switched; None: the machine's own.
     """
 
     def __init__(
@@ -53,11 +55,13 @@ class Starting:
         changes: Changes,
         traffic: Traffic,
         check: Callable[[Call, Rollout], None],
+        clock: Clock | None = None,
     ) -> None:
         self._definitions = definitions
         self._changes = changes
         self._traffic = traffic
         self._check = check
+        self._clock = clock or SystemClock()
 
     def declared(self, connection: Connection, name: str) -> Rollout:
         """A rollout as it is declared now; raises NotFound."""
@@ -127,6 +131,8 @@ class Starting:
         began = self._traffic.begin_rollout(
             call, Division(run=run_id, rollout=rollout, shares=shares, change=change.id)
         )
+        # Workers may have loaded for seconds, in which the champion alone served.
+        now = max(call.now, self._clock.now())
         told: dict[str, Any] = {
             "id": run_id,
             "name": rollout.name,
@@ -141,12 +147,12 @@ class Starting:
             "release": began.release,
             "model": began.model,
             "champion": began.champion,
-            "stage_since": call.now,
+            "stage_since": now,
             "shares": shares,
-            "shares_since": call.now,
-            "started_at": call.now,
+            "shares_since": now,
+            "started_at": now,
             "started_by": change.requested_by,
-            "due_at": call.now,  # the first look takes the counters down from which others count
+            "due_at": now,  # the first look takes the counters down from which others count
         }
         if not runs.begun(call.connection, Run(**told)):
             raise _taken(rollout.endpoint)

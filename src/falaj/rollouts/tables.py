@@ -1,4 +1,4 @@
-"""The SQL tables of ``rollouts``: runs of rollouts, and what was seen at each look."""
+"""The SQL tables of ``rollouts``: runs of rollouts, their shares over time, and their looks."""
 
 from __future__ import annotations
 
@@ -46,6 +46,15 @@ runs = Table(
 """``open_key`` is the endpoint while the run is open, so that it has one at once; ``due_at`` is
 NULL when nothing is left to do; ``revision`` counts what changed state, stage, shares or step;
 ``low`` and ``high`` bound the run's places in its layer."""
+share_changes = Table(
+    "rollout_share_changes",
+    metadata,
+    Column("run", String(64), primary_key=True),
+    Column("revision", Integer, primary_key=True, autoincrement=False),
+    Column("at", Instant, nullable=False),
+    Column("shares", Json, nullable=False),
+)
+"""From when on which shares held; ``revision`` is the run's when they were written."""
 looks = Table(
     "rollout_looks",
     metadata,

@@ -172,11 +172,12 @@ class UnitLook:
 
     def _worth_of_unit(self, challenger: str) -> float:
         """How many units in two equal sides a unit is worth at most, while shares grow."""
-        rollout, shares = self._rollout, shares_of_all(self._underway)
+        rollout = self._rollout
+        shares = shares_of_all(self._underway, self._underway.shares)
         if rollout.how is not RolloutKind.SHADOW:
             declared = {one.name: one.share for one in rollout.challengers}
             declared[CHAMPION] = max(0.0, 1 - sum(declared.values()))
-            shares = shares_of_all(self._underway.model_copy(update={"shares": declared}))
+            shares = shares_of_all(self._underway, declared)
         share, rest = shares.get(challenger, 0.0), shares.get(CHAMPION, 0.0)
         both = share + rest
         if rollout.how in (RolloutKind.CANARY, RolloutKind.BANDIT):

@@ -174,7 +174,9 @@ class Trial:
         self.stage = Stage.STAGING
         registry: Any = SimpleNamespace(version=lambda *_asked: SimpleNamespace(stage=self.stage))
         promotions: Any = Asked(lambda: self.changes)
-        self.starting = Starting(self.definitions, self.changes, self.traffic, self._checked)
+        self.starting = Starting(
+            self.definitions, self.changes, self.traffic, self._checked, self.clock
+        )
         self.following = Following(
             self.traffic, self.changes, self.alerts, self.incidents, promotions, registry
         )

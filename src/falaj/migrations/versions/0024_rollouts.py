@@ -1,4 +1,4 @@
-"""The tables of rollouts: their runs and looks."""
+"""The tables of rollouts: their runs, shares over time, and looks."""
 
 from __future__ import annotations
 
@@ -55,6 +55,14 @@ def upgrade() -> None:
     )
     for column in ("name", "endpoint", "layer", "due_at"):
         op.create_index(op.f(f"ix_rollout_runs_{column}"), "rollout_runs", [column])
+    op.create_table(
+        "rollout_share_changes",
+        sa.Column("run", sa.String(length=64), nullable=False),
+        sa.Column("revision", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("at", Instant(), nullable=False),
+        sa.Column("shares", Json(), nullable=False),
+        sa.PrimaryKeyConstraint("run", "revision", name=op.f("pk_rollout_share_changes")),
+    )
     op.create_table(
         "rollout_looks",
         sa.Column("run", sa.String(length=64), nullable=False),
