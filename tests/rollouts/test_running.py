@@ -349,22 +349,6 @@ def test_two_worker_processes_never_look_at_one_rollout_at_once(trial: Any) -> N
     assert (n_seen, len(trial.judge.asked)) == ([0], 1)
 
 
-def test_a_look_that_outlives_its_lease_leads_to_nothing(trial: Any) -> None:
-    trial.started()
-    other = trial.new_engine()
-
-    def slow() -> None:
-        trial.judge.while_looking = lambda: None
-        trial.clock.move(timedelta(seconds=60))
-        other.run_once()
-
-    trial.judge.while_looking = slow
-    trial.sees(two=100, champion=900)
-    trial.after(300)
-    assert (trial.run().stage, len(trial.judge.asked)) == (1, 2)
-    assert _history(trial) == ["started", "advanced"]
-
-
 def test_a_look_that_takes_long_keeps_its_lease(trial: Any, monkeypatch: Any) -> None:
     monkeypatch.setattr("falaj.rollouts.leasing.RENEWED_EVERY", 0.01)
     trial.started()
@@ -391,17 +375,6 @@ def _until_leased_for(trial: Any, lease: timedelta) -> None:
                 return
         sleep(0.005)
     raise AssertionError("the lease was not renewed")
-
-
-def test_a_lease_is_not_renewed_for_one_who_has_lost_it(trial: Any) -> None:
-    run = trial.started()
-    with trial.database.transaction() as connection:
-        first = runs.lease(connection, run.id, trial.clock.now())
-        assert runs.renewed(connection, first, trial.clock.now())
-        later = trial.clock.now() + runs.LEASE
-        second = runs.lease(connection, run.id, later)
-        assert not runs.renewed(connection, first, later)
-        assert runs.renewed(connection, second, later)
 
 
 def test_a_look_that_hangs_gives_its_run_to_another_process_in_the_end(
