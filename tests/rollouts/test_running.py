@@ -2,12 +2,13 @@ from __future__ import annotations
 
 from datetime import timedelta
 from itertools import pairwise
+from time import monotonic, sleep
 from typing import Any
 
 import pytest
 from sqlalchemy import select
 
-from falaj.kernel.errors import Unavailable
+from falaj.kernel.errors import Conflict, Unavailable
 from falaj.operations.histories import entries
 from falaj.operations.model import AlertState, ChangeState, IncidentState, Severity
 from falaj.rollouts import runs
@@ -210,6 +211,64 @@ def test_harm_while_a_promotion_waits_rolls_back_and_takes_it_back(trial: Any) -
         assert trial.changes.get(connection, promotion).state is ChangeState.WITHDRAWN
 
 
+def _stuck_winner(trial: Any, step: Step) -> None:
+    """A winner whose promotion cannot be asked for, or that the workers refuse to load."""
+    trial.started(**AB)
+    trial.sees_success()
+    if step is Step.PROMOTE:
+        trial.promotions.fails = Conflict("Its gates are to be run again.")
+        trial.after(30)
+    else:
+        promotion = trial.after(30).outcome.promotion
+        trial.traffic.fails = Unavailable("A worker is away.", hint="Wait.")
+        with trial.call("user:omar") as call:
+            trial.changes.approve(call, promotion, "It pays.")
+        trial.after(1)
+    assert (trial.run().step, trial.traffic.shares["two"]) == (step, 0.5)
+
+
+@pytest.mark.parametrize("step", [Step.PROMOTE, Step.KEEP])
+def test_harm_rolls_back_while_what_follows_from_success_cannot_be_done(
+    trial: Any, step: Step
+) -> None:
+    _stuck_winner(trial, step)
+    trial.traffic.fails = None
+    trial.sees_harm()
+    run = trial.after(30)
+    assert (run.state, run.step) == (RolloutState.ROLLED_BACK, Step.NOTHING)
+    assert trial.traffic.shares == {"champion": 1.0}
+
+
+@pytest.mark.parametrize("step", [Step.PROMOTE, Step.KEEP])
+def test_guardrails_are_looked_at_as_often_as_ever_while_a_winner_is_stuck(
+    trial: Any, step: Step
+) -> None:
+    _stuck_winner(trial, step)
+    for _ in range(10):
+        n_looks, n_asked = trial.run().n_looks, len(trial.judge.asked)
+        run = trial.after(30)
+        assert (run.n_looks, len(trial.judge.asked)) == (n_looks + 1, n_asked + 1)
+        assert trial.judge.asked[-1].memory == {"looks": n_looks}
+    assert _alerts(trial) == {"rollout.unfinished": Severity.WARNING}
+
+
+@pytest.mark.parametrize("step", [Step.PROMOTE, Step.KEEP])
+def test_a_look_that_fails_hinders_no_step_that_a_person_waits_for(trial: Any, step: Step) -> None:
+    _stuck_winner(trial, step)
+    trial.judge.error = Unavailable("The lake is away.", hint="Wait.")
+    trial.traffic.fails = trial.promotions.fails = None
+    assert trial.after(30).step is (Step.AWAIT if step is Step.PROMOTE else Step.NOTHING)
+
+
+def test_a_winner_whose_promotion_cannot_be_asked_for_is_left_if_another_release_serves(
+    trial: Any,
+) -> None:
+    _stuck_winner(trial, Step.PROMOTE)
+    trial.traffic.release = "release_by_hand"
+    assert trial.after(30).step is Step.NOTHING
+    assert _history(trial)[-1] == "left"
+
+
 def test_a_mismatch_of_units_pauses_and_alerts_and_rolls_nothing_back(trial: Any) -> None:
     trial.started()
     trial.sees_harm("conversion", mismatch=True)
@@ -290,8 +349,72 @@ def test_two_worker_processes_never_look_at_one_rollout_at_once(trial: Any) -> N
     assert (n_seen, len(trial.judge.asked)) == ([0], 1)
 
 
-def test_a_look_that_outlives_its_lease_leads_to_nothing(trial: Any) -> None:
+def test_a_look_that_takes_long_keeps_its_lease(trial: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr("falaj.rollouts.leasing.RENEWED_EVERY", 0.01)
     trial.started()
+    other, taken = trial.new_engine(), []
+
+    def slow() -> None:
+        for _ in range(6):  # a minute, in which another process asks every ten seconds
+            trial.clock.move(runs.LEASE - timedelta(seconds=1))
+            _until_leased_for(trial, runs.LEASE)
+            taken.append(other.run_once())
+
+    trial.judge.while_looking = slow
+    trial.sees(two=100, champion=900)
+    assert trial.after(300).stage == 1
+    assert (taken, len(trial.judge.asked)) == ([0] * 6, 1)
+
+
+def _until_leased_for(trial: Any, lease: timedelta) -> None:
+    """Wait until the lease is renewed, for ten seconds at most."""
+    wanted, end = trial.clock.now() + lease, monotonic() + 10
+    while monotonic() < end:
+        with trial.database.reading() as connection:
+            if connection.execute(select(run_rows.c.leased_until)).scalar() >= wanted:
+                return
+        sleep(0.005)
+    raise AssertionError("the lease was not renewed")
+
+
+def test_a_look_that_hangs_gives_its_run_to_another_process_in_the_end(
+    trial: Any, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr("falaj.rollouts.leasing.RENEWED_EVERY", 0.01)
+    monkeypatch.setattr("falaj.rollouts.leasing.MOST_RENEWED", 3)
+    trial.started()
+    other = trial.new_engine()
+
+    def hangs() -> None:
+        trial.judge.while_looking = lambda: None
+        end = monotonic() + 10
+        while not other.run_once() and monotonic() < end:
+            trial.clock.move(timedelta(seconds=1))
+            sleep(0.01)
+
+    trial.judge.while_looking = hangs
+    trial.sees(two=100, champion=900)
+    trial.after(300)
+    assert (trial.run().stage, len(trial.judge.asked)) == (1, 2)
+
+
+def test_what_a_look_has_spent_is_remembered_though_nothing_follows_from_it(trial: Any) -> None:
+    trial.started()
+
+    def pause() -> None:
+        trial.judge.while_looking = lambda: None
+        with trial.call() as call:
+            trial.steering.pause(call, "try-two", "Wait.")
+
+    trial.judge.while_looking = pause
+    trial.sees(two=100, champion=900)
+    trial.after(300)
+    trial.after(30)
+    assert [one.memory for one in trial.judge.asked] == [{}, {"looks": 1}]
+
+
+def test_what_a_look_said_is_forgotten_if_its_memory_is_lost_with_the_lease(trial: Any) -> None:
+    run = trial.started()
     other = trial.new_engine()
 
     def slow() -> None:
@@ -300,10 +423,8 @@ def test_a_look_that_outlives_its_lease_leads_to_nothing(trial: Any) -> None:
         other.run_once()
 
     trial.judge.while_looking = slow
-    trial.sees(two=100, champion=900)
     trial.after(300)
-    assert (trial.run().stage, len(trial.judge.asked)) == (1, 2)
-    assert _history(trial) == ["started", "advanced"]
+    assert trial.judge.forgotten == [run.id]
 
 
 def test_what_a_killed_process_has_left_is_done_after_its_lease(trial: Any) -> None:

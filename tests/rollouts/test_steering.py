@@ -63,6 +63,39 @@ def test_a_stopped_rollout_serves_the_champion_alone(trial: Any) -> None:
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("step", [Step.PROMOTE, Step.AWAIT, Step.KEEP])
+def test_a_winner_can_be_stopped_until_it_serves_alone(trial: Any, step: Step) -> None:
+    trial.started(how=RolloutKind.AB, stages=(), success=Success(metric="error_rate"))
+    trial.sees_success()
+    if step is Step.PROMOTE:
+        trial.promotions.fails = Conflict("Its gates are to be run again.")
+    promotion = trial.after(30).outcome.promotion
+    if step is Step.KEEP:
+        with trial.call("user:omar") as call:
+            trial.changes.approve(call, promotion, "It pays.")
+        trial.traffic.fails = Conflict("Its version may not be served.")
+        trial.after(1)
+        trial.traffic.fails = None
+    assert trial.run().step is step
+    run = _steered(trial, "stop", "We saw complaints.")
+    assert (run.state, run.step) == (RolloutState.STOPPED, Step.RELEASE)
+    assert trial.traffic.shares == {"champion": 1.0, "two": 0.0}
+    assert trial.after(0).step is Step.NOTHING
+    if step is Step.AWAIT:
+        with trial.database.reading() as connection:
+            change = trial.changes.get(connection, promotion)
+        assert (change.state, change.decided_by) == (ChangeState.REJECTED, "user:amina")
+
+
+@pytest.mark.parametrize("verb", ["pause", "resume"])
+def test_a_winner_cannot_be_paused(trial: Any, verb: str) -> None:
+    trial.started(how=RolloutKind.AB, stages=(), success=Success(metric="error_rate"))
+    trial.sees_success()
+    trial.after(30)
+    with pytest.raises(Conflict, match="has succeeded"):
+        _steered(trial, verb, "Wait.")
+
+
 def test_what_has_ended_cannot_be_steered(trial: Any) -> None:
     trial.started()
     _steered(trial, "stop", "Enough.")

@@ -70,6 +70,8 @@ async def _rollout(
     offered = []
     if run is not None and run.is_live:
         offered = ["resume" if run.state == "paused" else "pause", "stop"]
+    elif run is not None and run.step.divides:
+        offered = ["stop"]
     return people.form_page(
         request,
         "rollout.html",

@@ -96,7 +96,7 @@ def _by_harm(run: Run, look: Look) -> Decision | None:
 
 def _awaited(run: Run) -> Decision | None:
     """Nothing, where a person is to decide next."""
-    awaited = run.state is RolloutState.PAUSED or run.step is Step.AWAIT
+    awaited = run.state is RolloutState.PAUSED or run.step is not Step.LOOK
     return Decision("wait") if awaited else None
 
 

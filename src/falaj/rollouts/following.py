@@ -108,8 +108,12 @@ class Following:
         return after
 
     def stopped(self, call: Call, run: Run, why: str) -> Run:
-        """End it without a winner: all units meet the champion from the commit on."""
+        """End it without a winner: all units meet the champion from the commit on.
+
+        A promotion that waits is taken back.
+        """
         self._to_champion(call, run)
+        self._promotion_taken_back(call, run, why)
         return self._ended(
             call, run, RolloutState.STOPPED, Step.RELEASE, why, shares=champion_alone(run.rollout)
         )
@@ -194,7 +198,7 @@ class Following:
                 "run": run.id,
                 "shares": run.shares,
                 "quarantined": self._versions(run),
-                "withdrawn": self._promotion_taken_back(call, run),
+                "withdrawn": self._promotion_taken_back(call, run, run.why),
             },
         )
         self._alerts.raise_alert(
@@ -308,14 +312,14 @@ class Following:
     def _versions(run: Run) -> list[int]:
         return [one.version for one in run.rollout.challengers if one.name in run.outcome.harmful]
 
-    def _promotion_taken_back(self, call: Call, run: Run) -> str | None:
-        """Take back the promotion of a winner that did harm while it waited."""
+    def _promotion_taken_back(self, call: Call, run: Run, why: str) -> str | None:
+        """Take back the promotion of a winner that did harm, or was stopped, while it waited."""
         change = self.promotion_of(call.connection, run)
         if change is None or change.state is not ChangeState.WAITING:
             return None
         if change.requested_by == call.principal.id:
-            return self._changes.withdraw(call, change.id, run.why).id
-        return self._changes.reject(call, change.id, run.why).id
+            return self._changes.withdraw(call, change.id, why).id
+        return self._changes.reject(call, change.id, why).id
 
     def _done(self, call: Call, run: Run, then: Step, what: str, why: str, **facts: Any) -> Run:
         outcome = run.outcome.model_copy(update=facts)

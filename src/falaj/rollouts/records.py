@@ -28,17 +28,23 @@ class Step(StrEnum):
     RELEASE = "release"
     """Ended without a winner: a release of the champion alone."""
     PROMOTE = "promote"
-    """Succeeded: the change that promotes the winner is asked for."""
+    """Succeeded: the change that promotes the winner is asked for. If it cannot be asked for,
+    guardrails are looked at before it is tried again."""
     AWAIT = "await"
     """Succeeded: that change is not decided yet. Guardrails are still looked at."""
     KEEP = "keep"
-    """Promoted: a release of the winner alone."""
+    """Promoted: a release of the winner alone; if that fails, watched as ``PROMOTE`` is."""
     NOTHING = "nothing"
 
     @property
     def looks(self) -> bool:
         """True while the run is measured."""
         return self in (Step.LOOK, Step.AWAIT)
+
+    @property
+    def divides(self) -> bool:
+        """True while challengers may meet units, so that harm must end it."""
+        return self in (Step.LOOK, Step.PROMOTE, Step.AWAIT, Step.KEEP)
 
 
 class Outcome(BaseModel):

@@ -11,15 +11,16 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from falaj.kernel.clock import monotonic
 from falaj.kernel.errors import FalajError
 from falaj.kernel.telemetry import logger
 from falaj.operations.model import ChangeState
 from falaj.rollouts import runs
 from falaj.rollouts.concluding import Decision, decided
+from falaj.rollouts.leasing import Renewed
 from falaj.rollouts.records import SYSTEM, Run, Step
 
 if TYPE_CHECKING:
@@ -37,6 +38,16 @@ _TOLD_AFTER = 3
 """So many failures in a row, then people are told."""
 _LONGEST_DELAY = timedelta(seconds=60)
 _log = logger(__name__)
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What one look saw, and what follows from it."""
+
+    look: Look
+    memory: Mapping[str, object]
+    decision: Decision
+    at: datetime
 
 
 class Engine:
@@ -109,19 +120,18 @@ class Engine:
             leased = runs.lease(connection, run_id, self._calls.now(), early=early)
         if leased is None:
             return False
-        begin = monotonic()
         try:
-            return self._looked(leased, begin) if leased.run.step.looks else self._stepped(leased)
+            return self._looked(leased) if leased.run.step.looks else self._stepped(leased)
         except Exception as error:  # noqa: BLE001
             # Whatever it is (a metric may be anybody's code): people are told if it stays.
             if not isinstance(error, FalajError):
                 _log.exception("a rollout was not looked after", run=run_id)
-            self._failed(leased, error, monotonic() - begin)
+            self._failed(leased, error)
             return False
 
     # -- looks ----------------------------------------------------------------------
 
-    def _looked(self, leased: Leased, begin: float) -> bool:
+    def _looked(self, leased: Leased) -> bool:
         run = leased.run
         with self._calls.database.reading() as connection:
             serving = self._traffic.serving(connection, run.endpoint)
@@ -136,29 +146,69 @@ class Engine:
             return self._acted(
                 leased, "settle", lambda call, held: self._following.settled(call, held, promotion)
             )
-        now = self._calls.now()
-        look, memory = self._judge.look(leased.underway(), now)
-        seconds = monotonic() - begin
-        decision = decided(run, look, now)
-        if decision.what == "wait":
-            if look.unmeasured and run.failures + 1 == _TOLD_AFTER:
-                self._tell(run, f"not all of it is measured: {look.unmeasured}")
-            with self._calls.database.transaction() as connection:
-                held = runs.held(connection, leased)
-                if held is not None:
-                    self._kept(connection, held, look, decision, now)
-                self._given_back(connection, leased, memory, seconds, look.unmeasured)
-            return False
+        seen = self._measured(leased)
+        if seen.decision.what != "wait":
+            return self._followed(leased, seen)
+        unmeasured = seen.look.unmeasured
+        if unmeasured and run.failures + 1 == _TOLD_AFTER:
+            self._tell(run, f"not all of it is measured: {unmeasured}")
+        with self._calls.database.transaction() as connection:
+            held = runs.held(connection, leased)
+            if held is not None:
+                self._kept(connection, held, seen)
+            kept = runs.given_back(
+                connection,
+                leased,
+                due_at=self._calls.now() + run.rollout.look_every,
+                memory=dict(seen.memory),
+                n_looks=run.n_looks + 1,
+                failures=run.failures + 1 if unmeasured else 0,
+            )
+        self._forgotten_unless(kept, run)
+        return False
 
+    def _watched(self, leased: Leased) -> bool:
+        """Look at guardrails before a step is tried again while challengers meet units.
+
+        True if it was rolled back. A look that fails hinders no step: who approved a winner
+        waits for it.
+        """
+        try:
+            seen = self._measured(leased)
+        except Exception:  # noqa: BLE001
+            # Whatever it is (a metric may be anybody's code), as in ``_one``.
+            _log.exception("the guardrails of a winner were not looked at", run=leased.run.id)
+            return False
+        if seen.decision.what != "wait":
+            self._followed(leased, seen)
+            return True
+        with self._calls.database.transaction() as connection:
+            held = runs.held(connection, leased)
+            if held is not None:
+                self._kept(connection, held, seen)
+            kept = runs.remembered(connection, leased, seen.memory, leased.run.n_looks + 1)
+        self._forgotten_unless(kept, leased.run)
+        return False
+
+    def _measured(self, leased: Leased) -> _Seen:
+        """A look, outside of any transaction, for as long as it takes."""
+        now = self._calls.now()
+        with Renewed(self._calls, leased):
+            look, memory = self._judge.look(leased.underway(), now)
+        return _Seen(look, memory, decided(leased.run, look, now), now)
+
+    def _followed(self, leased: Leased, seen: _Seen) -> bool:
+        """Do what follows from a look; True if a step is left."""
+        run, decision = leased.run, seen.decision
         if decision.what == "roll_back":
             # The record may have to wait for another transaction; requests need not.
             self._traffic.halt(run.endpoint)
 
         def act(call: Call, held: Run) -> Run:
-            self._kept(call.connection, held, look, decision, now)
+            self._kept(call.connection, held, seen)
             return self._following.act(call, held, decision)
 
-        return self._acted(leased, decision.what, act, memory=memory, seconds=seconds)
+        return self._acted(leased, decision.what, act, memory=seen.memory)
 
     def _tell(self, run: Run, why: str) -> None:
         with self._calls.opened(
@@ -167,27 +217,15 @@ class Engine:
             self._following.hindered(call, run, why)
 
     @staticmethod
-    def _kept(connection: Any, run: Run, look: Look, decision: Decision, at: datetime) -> None:
-        runs.keep_look(connection, run, at, look, decision=decision.what, why=decision.why)
+    def _kept(connection: Any, run: Run, seen: _Seen) -> None:
+        what, why = seen.decision.what, seen.decision.why
+        runs.keep_look(connection, run, seen.at, seen.look, decision=what, why=why)
 
-    def _given_back(
-        self,
-        connection: Any,
-        leased: Leased,
-        memory: Mapping[str, object],
-        seconds: float,
-        unmeasured: str,
-    ) -> None:
-        """After a look from which nothing follows; one at a part counts as a failure too."""
-        runs.given_back(
-            connection,
-            leased,
-            due_at=self._calls.now() + leased.run.rollout.look_every,
-            seconds=seconds,
-            memory=dict(memory),
-            n_looks=leased.run.n_looks + 1,
-            failures=leased.run.failures + 1 if unmeasured else 0,
-        )
+    def _forgotten_unless(self, kept: bool, run: Run) -> None:
+        """What a look has said must not be told again if its memory was lost with the lease:
+        figures without the error that they have spent would spend it twice."""
+        if not kept:
+            self._judge.forget(run.id)
 
     # -- acts -----------------------------------------------------------------------
 
@@ -198,24 +236,26 @@ class Engine:
         act: Callable[[Call, Run], Run],
         *,
         memory: Mapping[str, object] | None = None,
-        seconds: float = 0.0,
     ) -> bool:
         """Do one act in one transaction, if the run is still ours; True if a step is left."""
         run = leased.run
-        told: dict[str, Any] = {"failures": 0}
+        remembered = {} if memory is None else {"memory": dict(memory)}
+        told: dict[str, Any] = {"failures": 0, **remembered}
         if memory is not None:
-            told |= {"memory": dict(memory), "n_looks": run.n_looks + 1}
+            told["n_looks"] = run.n_looks + 1
         with self._calls.opened(f"rollouts.{what}", SYSTEM, resource=f"rollout:{run.name}") as call:
             held = runs.held(call.connection, leased)
             if held is None:
                 _log.info("a rollout changed while it was looked at", run=run.id, what=what)
-                runs.given_back(call.connection, leased, due_at=call.now, seconds=seconds)
+                # Nothing follows from the look, but it has spent its part of the error.
+                kept = runs.given_back(call.connection, leased, due_at=call.now, **remembered)
+                self._forgotten_unless(kept, run)
                 return False
             after = act(call, held)
             due_at = None
             if after.is_open:
                 due_at = call.now + after.rollout.look_every if after.step.looks else call.now
-            runs.given_back(call.connection, leased, due_at=due_at, seconds=seconds, **told)
+            runs.given_back(call.connection, leased, due_at=due_at, **told)
         if not after.is_open:
             self._judge.forget(run.id)
         return after.is_open and not after.step.looks
@@ -224,17 +264,20 @@ class Engine:
         run = leased.run
         follow = self._following
         if run.step is Step.RECORD:
-            samples = self._samples_of(run)
+            with Renewed(self._calls, leased):
+                samples = self._samples_of(run)
             return self._acted(
                 leased, "record", lambda call, held: follow.record(call, held, samples)
             )
-        if run.step in (Step.RELEASE, Step.KEEP):
+        if run.step in (Step.RELEASE, Step.PROMOTE, Step.KEEP):
             with self._calls.database.reading() as connection:
                 serving = self._traffic.serving(connection, run.endpoint)
             if serving != run.release:
                 return self._acted(
                     leased, "overtaken", lambda call, held: follow.overtaken(call, held, serving)
                 )
+        if run.step.divides and run.failures and self._watched(leased):
+            return True
         steps: dict[Step, Callable[[Call, Run], Run]] = {
             Step.QUARANTINE: follow.quarantine,
             Step.RELEASE: follow.release,
@@ -253,13 +296,13 @@ class Engine:
                 told[challenger] = f"They could not be read: {error}"
         return told
 
-    def _failed(self, leased: Leased, error: Exception, seconds: float) -> None:
+    def _failed(self, leased: Leased, error: Exception) -> None:
         """Try again, ever more seldom up to a minute, and tell people after some failures."""
         run, failures = leased.run, leased.run.failures + 1
         told = str(error) if isinstance(error, FalajError) else repr(error)
         _log.warning("rollout not looked after; tried again", run=run.id, error=told)
         delay = min(timedelta(seconds=2 ** min(failures, 6)), _LONGEST_DELAY)
-        if run.step.looks:
+        if run.step.divides:
             delay = min(delay, run.rollout.look_every)
         with self._calls.opened(
             "rollouts.hindered", SYSTEM, resource=f"rollout:{run.name}"
@@ -268,7 +311,6 @@ class Engine:
                 call.connection,
                 leased,
                 due_at=call.now + delay,
-                seconds=seconds,
                 failures=failures,
             )
             if failures == _TOLD_AFTER:

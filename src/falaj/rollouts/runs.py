@@ -18,7 +18,8 @@ from falaj.rollouts.ports import Underway
 from falaj.rollouts.records import KeptLook, Run, Step
 from falaj.rollouts.tables import looks, runs, share_changes
 
-LEAST_LEASE = timedelta(seconds=10)
+LEASE = timedelta(seconds=10)
+"""So long nobody else takes a run that was leased or whose lease was renewed last."""
 MOST_PLOTTED = 300
 _ALL_KEPT = 400
 """So many of the newest looks are kept, all of them; of older ones every second, fourth …"""
@@ -35,7 +36,6 @@ class Leased:
     run: Run
     memory: dict[str, object]
     token: str
-    look_seconds: float
     changes: list[tuple[datetime, dict[str, float]]]
     """From when on which shares held, in their order."""
 
@@ -94,7 +94,6 @@ def begun(connection: Connection, run: Run) -> bool:
         "outcome": run.outcome.model_dump(mode="json"),
         "document": run.rollout.model_dump(mode="json"),
         "memory": {},
-        "look_seconds": 0.0,
         "open_key": run.endpoint,
     }
     if not insert_if_absent(connection, runs, values):
@@ -119,10 +118,7 @@ def awaiting(connection: Connection) -> list[Run]:
 def lease(
     connection: Connection, run_id: str, now: datetime, *, early: bool = False
 ) -> Leased | None:
-    """Take a run that is due (or ``early`` one that is open); None if another was faster.
-
-    A lease lasts four times as long as the last look took, so that slow looks end in theirs.
-    """
+    """Take a run that is due (or ``early`` one that is open); None if another was faster."""
     query = select(runs).where(runs.c.id == run_id, runs.c.open_key.is_not(None))
     if not early:
         query = query.where(runs.c.due_at <= now)
@@ -131,10 +127,13 @@ def lease(
     if row is None:
         return None
     token = uuid4().hex
-    lasts = max(LEAST_LEASE, timedelta(seconds=4 * row.look_seconds))
-    _set(connection, run_id, lease=token, leased_until=now + lasts)
-    changes = _changes(connection, run_id)
-    return Leased(_run(row), dict(row.memory), token, row.look_seconds, changes)
+    _set(connection, run_id, lease=token, leased_until=now + LEASE)
+    return Leased(_run(row), dict(row.memory), token, _changes(connection, run_id))
+
+
+def renewed(connection: Connection, leased: Leased, now: datetime) -> bool:
+    """Let a lease last anew from now on; False if it is lost."""
+    return _leased_set(connection, leased, leased_until=now + LEASE)
 
 
 def held(connection: Connection, leased: Leased) -> Run | None:
@@ -152,16 +151,18 @@ def given_back(
     leased: Leased,
     *,
     due_at: datetime | None,
-    seconds: float,
     **values: Any,
-) -> None:
-    """Give a lease back, and set what is to be set, unless the lease was lost."""
-    query = update(runs).where(runs.c.id == leased.run.id, runs.c.lease == leased.token)
-    connection.execute(
-        query.values(
-            lease=None, leased_until=None, due_at=due_at, look_seconds=seconds, **_written(values)
-        )
-    )
+) -> bool:
+    """Give a lease back, and set what is to be set; False, and nothing, if it is lost."""
+    freed: dict[str, Any] = {"lease": None, "leased_until": None, "due_at": due_at}
+    return _leased_set(connection, leased, **freed, **values)
+
+
+def remembered(
+    connection: Connection, leased: Leased, memory: Mapping[str, object], n_looks: int
+) -> bool:
+    """Keep what a look wants to be remembered, and the lease; False if that is lost."""
+    return _leased_set(connection, leased, memory=dict(memory), n_looks=n_looks)
 
 
 def changed(connection: Connection, run: Run, **values: Any) -> Run:
@@ -255,6 +256,11 @@ def _changes(connection: Connection, run_id: str) -> list[tuple[datetime, dict[s
 
 def _set(connection: Connection, run_id: str, **values: Any) -> None:
     connection.execute(update(runs).where(runs.c.id == run_id).values(**_written(values)))
+
+
+def _leased_set(connection: Connection, leased: Leased, **values: Any) -> bool:
+    query = update(runs).where(runs.c.id == leased.run.id, runs.c.lease == leased.token)
+    return connection.execute(query.values(**_written(values))).rowcount == 1
 
 
 def _written(values: Mapping[str, Any]) -> dict[str, Any]:

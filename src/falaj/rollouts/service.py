@@ -111,7 +111,7 @@ class RolloutService(Service):
 
     @action(post="/rollouts/{name}/stops", on="rollout")
     def stop(self, name: Name, *, reason: str) -> Run:
-        """End a rollout: all units meet the champion."""
+        """End a rollout: all units meet the champion, also if its winner waits for approval."""
         return self._steering.stop(self.call, name, reason)
 
     @action(post="/rollouts/{name}/overrides", on="rollout", step_up=True)

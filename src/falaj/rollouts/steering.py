@@ -57,12 +57,14 @@ class Steering:
         )  # fmt: skip
 
     def stop(self, call: Call, name: str, reason: str) -> Run:
-        """End it: all units meet the champion.
+        """End it: all units meet the champion, and a promotion that waits is taken back.
+
+        It can be stopped until its winner serves alone.
 
         Raises:
             Conflict: it is not underway.
         """
-        run = self._live(call, name)
+        run = self._live(call, name, or_won=True)
         stopped = self._following.stopped(call, run, _reason(reason))
         return self._at_once(call, stopped)
 
@@ -132,14 +134,14 @@ class Steering:
     # -- inside ---------------------------------------------------------------------
 
     @staticmethod
-    def _live(call: Call, name: str) -> Run:
+    def _live(call: Call, name: str, *, or_won: bool = False) -> Run:
         run = runs.newest(call.connection, name, locked=True)
         if run is None:
             raise NotFound(
                 f"The rollout {name!r} has never run.",
                 hint=f"Ask for its start: `falaj rollouts start {name} --reason …`.",
             )
-        if not run.is_live:
+        if not (run.step.divides if or_won else run.is_live):
             raise Conflict(
                 f"The rollout {name!r} is not underway: it has {run.state}. {run.why}",
                 hint="`falaj rollouts history NAME` tells what happened.",

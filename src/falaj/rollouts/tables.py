@@ -39,7 +39,6 @@ runs = Table(
     Column("revision", Integer, nullable=False),
     Column("lease", String(64)),
     Column("leased_until", Instant),
-    Column("look_seconds", Float, nullable=False),
     Column("failures", Integer, nullable=False),
     Column("open_key", String(64), unique=True),
 )

@@ -109,10 +109,12 @@ class Scripted:
         self.says = Look()
         self.error: Exception | None = None
         self.asked: list[Underway] = []
+        self.forgotten: list[str] = []
         self.while_looking: Callable[[], object] = lambda: None
 
     def forget(self, rollout: str) -> None:
-        """There is nothing to forget."""
+        """Note it."""
+        self.forgotten.append(rollout)
 
     def look(self, underway: Underway, now: datetime) -> tuple[Look, Mapping[str, object]]:
         """What the test wants, and a memory that counts looks."""
@@ -136,11 +138,14 @@ class Asked:
 
     def __init__(self, changes: Callable[[], Changes]) -> None:
         self._changes = changes
+        self.fails: Exception | None = None
 
     def ask(
         self, call: Call, model: str, version: int, to: Stage, reason: str, *, evidence: Any
     ) -> Change:
-        """Open the change."""
+        """Open the change; raises what the test put in ``fails``."""
+        if self.fails is not None:
+            raise self.fails
         return self._changes().open(
             call, kind="promotion", subject=AssetRef("endpoint", "late"),
             title=f"{model}/{version}", reason=reason, evidence=evidence,
@@ -173,7 +178,8 @@ class Trial:
         )
         self.stage = Stage.STAGING
         registry: Any = SimpleNamespace(version=lambda *_asked: SimpleNamespace(stage=self.stage))
-        promotions: Any = Asked(lambda: self.changes)
+        self.promotions = Asked(lambda: self.changes)
+        promotions: Any = self.promotions
         self.starting = Starting(
             self.definitions, self.changes, self.traffic, self._checked, self.clock
         )

@@ -47,7 +47,6 @@ def upgrade() -> None:
         sa.Column("revision", sa.Integer(), nullable=False),
         sa.Column("lease", sa.String(length=64), nullable=True),
         sa.Column("leased_until", Instant(), nullable=True),
-        sa.Column("look_seconds", sa.Float(), nullable=False),
         sa.Column("failures", sa.Integer(), nullable=False),
         sa.Column("open_key", sa.String(length=64), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_rollout_runs")),
