@@ -142,6 +142,22 @@ def test_a_receiver_that_wants_no_ends_is_told_none(office: Office) -> None:
     assert [one.status for one in office.channel.told] == ["firing"]
 
 
+@pytest.mark.parametrize(("resolved", "told"), [(True, ["firing", "firing"]), (False, ["firing"])])
+def test_an_end_is_told_though_what_is_left_of_the_group_is_acknowledged(
+    office: Office, resolved: bool, told: list[str]
+) -> None:
+    office.declare(resolved=resolved, group_by=("subject",))
+    over, looked_after = office.alarm("drift"), office.alarm("skew")
+    office.turn()
+    with office.call() as call:
+        office.alerts.acknowledge(call, looked_after)
+    office.resolve(over)
+    office.turn(minutes=6)
+    assert [one.status for one in office.channel.told] == told
+    ended = [one.id for one in office.channel.told[-1].alerts if one.resolved_at]
+    assert ended == ([over] if resolved else [])
+
+
 def test_a_silence_keeps_quiet_until_it_ends_or_is_ended(office: Office) -> None:
     office.declare()
     with office.call() as call:

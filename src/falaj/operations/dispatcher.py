@@ -140,15 +140,18 @@ class Dispatcher:
         receiver = receivers.get(message.receiver)
         if receiver is None or (message.status == "resolved" and not receiver.send_resolved):
             return False
-        if message.status == "acknowledged" and receiver.channel not in _KNOWS_ACKNOWLEDGEMENT:
-            return False
+        status = message.status
+        if status == "acknowledged" and receiver.channel not in _KNOWS_ACKNOWLEDGEMENT:
+            if not message.resolved or not receiver.send_resolved:
+                return False
+            status = "firing"  # some of the group is over, which is told here and never again
         told = GroupMessage(
             id=new_id("notice"),
             at=now,
             group=message.group,
             route=message.route,
             receiver=message.receiver,
-            status=message.status,
+            status=status,
             labels=dict(message.labels),
             alerts=tuple(self._told(connection, message, receiver.send_resolved)),
             address=self._address(),
