@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from falaj.catalog.definitions import Definitions
 from falaj.interfaces.doctor import Unwell
 from falaj.interfaces.doctor_programs import receivers as doctors_receivers
 from falaj.kernel.call import AssetRef
@@ -39,7 +40,8 @@ def premises(
         folder,
         outgoing={"allowed": ["localhost"]},
         receivers={
-            "secrets": {"on_call": "R0123"},
+            "secrets": {"on_call": "R0123", "post": "p4ss", "keys": "https://hooks/x"},
+            "uses": {"post": {"channel": "email", "host": "mail.internal"}},
             "secret_files": {"crew": folder / "hook"},
             "ca_file": channel.ca,
         },
@@ -86,16 +88,83 @@ def test_a_receiver_without_its_secret_is_named_with_the_variable_to_set(
     notifiers(premises)(AlertReceiver(name="night-shift", channel="pagerduty", secret="on_call"))
 
 
+MAIL = {"channel": "email", "sender": "a@b.ae", "to": ("c@d.ae",), "user": "falaj"}
+ELSEWHERE = "https://evil.example"
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"channel": "alertmanager", "url": ELSEWHERE, "secret": "on_call"}, "bound to no server"),
+        ({"channel": "pagerduty", "url": ELSEWHERE, "secret": "on_call"}, "bound to no server"),
+        ({"channel": "alertmanager", "url": ELSEWHERE, "secret": "post"}, "is for email"),
+        ({"channel": "alertmanager", "url": "https://mail.internal", "secret": "post"}, "is for"),
+        ({"channel": "pagerduty", "secret": "post"}, "is for email mail.internal, not"),
+        ({**MAIL, "url": "smtp://evil.example", "secret": "post"}, "evil.example:587"),
+        ({**MAIL, "url": "smtp://mail.internal:2525", "secret": "post"}, "mail.internal:2525"),
+        ({**MAIL, "url": "smtp://mail.internal@evil.example", "secret": "post"}, "names no server"),
+        ({**MAIL, "url": "smtp://mail.internal:port", "secret": "post"}, "names no server"),
+    ],
+)
+def test_a_secret_is_sent_to_no_other_server_than_the_one_it_is_bound_to(
+    premises: Premises, given: dict[str, Any], told: str
+) -> None:
+    receiver = AlertReceiver.model_validate({"name": "thief", **given})
+    with pytest.raises(InvalidInput, match=told):
+        notifiers(premises)(receiver)
+    with pytest.raises(InvalidInput, match=told):
+        _declare(premises, receiver)
+
+
+def test_a_secret_goes_where_it_is_bound_to(premises: Premises) -> None:
+    for url in ("smtp://mail.internal", "smtp://mail.internal:587", "smtps://mail.internal"):
+        mail = AlertReceiver.model_validate({"name": "post", **MAIL, "url": url})
+        notifiers(premises)(mail)
+        _declare(premises, mail)
+
+
+def test_mail_without_a_user_is_sent_without_a_secret(premises: Premises) -> None:
+    nobody = {**MAIL, "user": "", "secret": "post", "url": "smtp://other.internal"}
+    notifiers(premises)(AlertReceiver.model_validate({"name": "post", **nobody}))
+
+
+def test_a_secret_address_is_no_key_for_pagerduty(premises: Premises) -> None:
+    with pytest.raises(InvalidInput, match="no integration key") as refused:
+        notifiers(premises)(AlertReceiver(name="keys", channel="pagerduty"))
+    assert "hooks" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        {"channel": "email"},
+        {"channel": "slack", "host": "hooks.slack.com"},
+        {"channel": "email", "host": "https://mail.internal"},
+    ],
+)
+def test_a_bond_that_says_nothing_or_too_much_is_refused(tmp_path: Path, use: Any) -> None:
+    with pytest.raises(InvalidInput):
+        Settings.read(tmp_path, receivers={"uses": {"post": use}})
+
+
 def test_doctor_names_the_receivers_that_cannot_be_reached(premises: Premises) -> None:
     _declare(
         premises,
         AlertReceiver(name="inside", channel="alertmanager", url="https://127.0.0.1:9"),
         AlertReceiver(name="lost", channel="pagerduty"),
     )
+    # Declared where the secret was not known yet.
+    early = AlertReceiver(name="early", channel="alertmanager", url=ELSEWHERE, secret="on_call")
+    elsewhere = Definitions(premises.catalog, {AlertReceiver.kind: AlertReceiver}, {})
+    with premises.calls.opened("test", "user:owner") as call:
+        elsewhere.apply(call, [early])
     with pytest.raises(Unwell) as found:
         doctors_receivers(premises)
     assert "inside (alertmanager) cannot be reached" in found.value.message
     assert "lost (pagerduty) cannot be reached: The receiver 'lost' has no secret." in (
+        found.value.message
+    )
+    assert "early (alertmanager) cannot be reached: The secret 'on_call' is bound to no" in (
         found.value.message
     )
     assert "crew" not in found.value.message

@@ -27,8 +27,14 @@ if TYPE_CHECKING:
 def notifiers(made: Premises) -> Callable[[AlertReceiver], AlertNotifier]:
     """Makes what tells a receiver of alerts."""
 
+    from falaj.operations.secret_uses import check_shape, check_use, takes_secret
+
     def notifier(receiver: AlertReceiver) -> AlertNotifier:
-        secret = made.settings.receivers.secret(receiver.secret_name)
+        settings = made.settings.receivers
+        secret = settings.secret(receiver.secret_name) if takes_secret(receiver) else ""
+        if secret:
+            check_use(receiver, settings)
+            check_shape(receiver, secret)
         if not secret and (receiver.user or receiver.channel not in ("alertmanager", "email")):
             name = receiver.secret_name
             raise InvalidInput(
