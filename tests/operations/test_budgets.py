@@ -112,11 +112,27 @@ def _counts(**given: Any) -> SeriesCounts:
 
 def test_only_answers_of_5xx_are_unavailable() -> None:
     counts = [
-        _counts(requests=90, failed=4, refused=50, shed=2),
-        _counts(variant="", failed=6),
+        _counts(requests=90, refused=50, shed=2),
+        _counts(variant="", failed=10),
         _counts(endpoint="other", requests=7),
     ]
     assert served_by(_level(), counts) == Served(total=100, good=90)
+
+
+def test_what_a_variant_failed_on_and_another_answered_was_available() -> None:
+    """And a 5xx is counted once: of its variant, and of the endpoint, are one answer."""
+    counts = [
+        _counts(variant="champion", requests=95, failed=5),
+        _counts(variant="challenger", requests=0, failed=20),
+        _counts(variant="", failed=5),
+    ]
+    assert served_by(_level(), counts) == Served(total=100, good=95)
+
+
+@pytest.mark.parametrize("slow", [{}, {"indicator": "latency", "threshold_ms": 10}])
+def test_what_ran_behind_the_answer_was_served_to_nobody(slow: dict[str, Any]) -> None:
+    shadow = _counts(variant="next", shadow=True, requests=50, failed=9, latency=[(0, 50)])
+    assert served_by(_level(**slow), [shadow]) == Served()
 
 
 @given(st.lists(st.floats(0.0001, 2.0), max_size=50), st.floats(1, 1000))
@@ -154,10 +170,10 @@ class Watched:
             self.definitions.apply(call, [level])
 
     def machine(self, name: str) -> ServedRecorder:
-        return ServedRecorder(self.definitions, lambda: self.counts, self.calls, name)
+        return ServedRecorder(self.definitions, lambda: self.counts, self.calls, lambda: name)
 
     def count(self, good: int, bad: int) -> None:
-        self.counts = [_counts(requests=good, failed=bad)]
+        self.counts = [_counts(requests=good), _counts(variant="", failed=bad)]
 
     def later(self, minutes: float) -> None:
         self.clock.move(timedelta(minutes=minutes))
@@ -197,6 +213,34 @@ def test_counters_that_begin_anew_and_other_machines_are_added(watched: Watched)
     assert other.run_once() == 1
     watched.later(1)
     assert watched.total() == (50, 50)
+
+
+def test_what_came_in_a_pause_of_the_worker_process_is_spread_over_it(watched: Watched) -> None:
+    watched.count(0, 0)
+    watched.recorder.run_once()
+    watched.later(6 * 60)
+    watched.count(3000, 7)
+    watched.recorder.run_once()
+    watched.later(1)
+    assert watched.total() == (3007, 3000)
+    with watched.calls.database.reading() as connection:
+        level, now = watched.levels.declared(connection)[0], watched.clock.now()
+        parts = [
+            ServedMinutes().served(connection, level, now - timedelta(hours=n + 1),
+                                   now - timedelta(hours=n))
+            for n in range(6)
+        ]  # fmt: skip
+    assert {part.good for part in parts} == {500}
+    assert all(part.total - part.good in (1, 2) for part in parts)
+
+
+def test_what_has_no_name_yet_is_not_looked_at(watched: Watched) -> None:
+    nowhere = watched.machine("")
+    watched.count(100, 0)
+    nowhere.run_once()
+    watched.later(1)
+    watched.count(200, 0)
+    assert nowhere.run_once() == 0
 
 
 def test_another_threshold_begins_anew(watched: Watched) -> None:

@@ -8,13 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
-from falaj.catalog.definitions import Definitions
+from falaj.catalog.definitions import Definition, Definitions
 from falaj.interfaces.doctor import Unwell
 from falaj.interfaces.doctor_programs import receivers as doctors_receivers
 from falaj.kernel.call import AssetRef
 from falaj.kernel.errors import InvalidInput
 from falaj.kernel.settings import Settings
+from falaj.monitoring.series import place_of
+from falaj.monitoring.servedtables import served_marks
+from falaj.operations.budgets import ServiceLevel
 from falaj.operations.model import Severity
 from falaj.operations.routing import AlertReceiver, AlertRoute
 from falaj.testing.receivers import HttpsReceiver
@@ -55,6 +59,13 @@ def premises(
 def _declare(premises: Premises, *definitions: Any) -> None:
     with premises.calls.opened("test", "user:owner") as call:
         premises.definitions.apply(call, definitions)
+
+
+def _declare_alone(premises: Premises, definition: Definition) -> None:
+    """Where nothing else is known that it could be judged by."""
+    alone = Definitions(premises.catalog, {definition.kind: type(definition)}, {})
+    with premises.calls.opened("test", "user:owner") as call:
+        alone.apply(call, [definition])
 
 
 def test_an_alert_goes_out_as_the_settings_and_the_declarations_say(
@@ -155,9 +166,7 @@ def test_doctor_names_the_receivers_that_cannot_be_reached(premises: Premises) -
     )
     # Declared where the secret was not known yet.
     early = AlertReceiver(name="early", channel="alertmanager", url=ELSEWHERE, secret="on_call")
-    elsewhere = Definitions(premises.catalog, {AlertReceiver.kind: AlertReceiver}, {})
-    with premises.calls.opened("test", "user:owner") as call:
-        elsewhere.apply(call, [early])
+    _declare_alone(premises, early)
     with pytest.raises(Unwell) as found:
         doctors_receivers(premises)
     assert "inside (alertmanager) cannot be reached" in found.value.message
@@ -168,6 +177,15 @@ def test_doctor_names_the_receivers_that_cannot_be_reached(premises: Premises) -
         found.value.message
     )
     assert "crew" not in found.value.message
+
+
+def test_counters_are_known_by_their_folder_and_not_by_the_machine(premises: Premises) -> None:
+    """Two installations on one machine would take each other's counts for their own."""
+    _declare_alone(premises, ServiceLevel(name="answers", endpoint="late", objective=0.99))
+    operation_chores(premises)["service levels"]()
+    with premises.database.reading() as connection:
+        (place,) = connection.execute(select(served_marks.c.machine)).scalars()
+    assert place == place_of(premises.settings.home / "meters")
 
 
 def test_a_settings_file_that_holds_a_secret_of_a_receiver_is_refused(tmp_path: Path) -> None:

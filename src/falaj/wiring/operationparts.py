@@ -166,6 +166,7 @@ def receiver_states(made: Premises) -> list[ReceiverState]:
 
 def operation_chores(made: Premises) -> dict[str, Callable[[], object]]:
     """What service management does again and again."""
+    from falaj.monitoring.series import place_of
     from falaj.monitoring.servedseries import ServedRecorder
     from falaj.operations.dispatcher import Dispatcher
     from falaj.operations.reviews import OverdueReviews
@@ -184,7 +185,12 @@ def operation_chores(made: Premises) -> dict[str, Callable[[], object]]:
         made.calls,
         address,
     )
-    recorder = ServedRecorder(made.definitions, made.serving.meters.series, made.calls)
+    recorder = ServedRecorder(
+        made.definitions,
+        made.serving.meters.series,
+        made.calls,
+        lambda: place_of(made.settings.home / "meters"),
+    )
     burns = BurnWatch(service_levels(made), made.alerts, made.calls)
 
     def served() -> None:
