@@ -91,6 +91,22 @@ def test_both_windows_must_burn_and_there_must_be_enough_requests(
     assert burn.burning is burning
 
 
+@given(st.floats(0.001, 0.9999), st.floats(1, 90))
+def test_an_outage_of_everything_raises_every_alert_whatever_the_objective(
+    objective: float, days: float
+) -> None:
+    alerts = [one for one in BY_THE_BOOK if one.hours <= days * 24]
+    level = _level(objective=objective, window_days=days, alerts=alerts)
+    found = status(level, lambda start, end: Served(1000, 0), AT)
+    assert all(one.burning for one in found.burns)
+
+
+def test_objectives_near_one_keep_the_burn_rates_of_the_workbook() -> None:
+    level = _level(objective=0.95, window_days=30)
+    assert [level.limit(one) for one in BY_THE_BOOK] == pytest.approx([14.4, 6, 1])
+    assert level.limit(BY_THE_BOOK[0]) < 1 / (1 - 0.95)
+
+
 @pytest.mark.parametrize(
     "malformed",
     [
@@ -275,6 +291,30 @@ def test_a_budget_that_burns_raises_an_alert_which_ends_with_it(watched: Watched
     watched.watch.run_once()
     with watched.calls.database.reading() as connection:
         assert watched.alerts.standing(connection, alert.name, endpoint) is None
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"alerts": [BY_THE_BOOK[1].model_copy(update={"hours": 12})]}, {"endpoint": "early"}],
+)
+def test_an_alert_that_no_level_declares_any_more_ends(
+    watched: Watched, changed: dict[str, Any]
+) -> None:
+    watched.count(0, 0)
+    watched.recorder.run_once()
+    watched.later(1)
+    watched.count(900, 100)
+    watched.recorder.run_once()
+    watched.later(1)
+    assert watched.watch.run_once() == 3
+    with watched.calls.opened("test", "user:amina") as call:
+        watched.definitions.apply(call, [_level(**changed)])
+    watched.watch.run_once()
+    with watched.calls.database.reading() as connection:
+        declared = watched.levels.declared(connection)[0]
+        names = {alert_name(declared.name, one.hours) for one in declared.alerts}
+        standing = watched.alerts.unresolved(connection)
+    assert all(one.name in names and one.subject.key == declared.endpoint for one in standing)
 
 
 def test_prometheus_reads_alerts_incidents_and_budgets(watched: Watched) -> None:
