@@ -169,6 +169,7 @@ def operation_chores(made: Premises) -> dict[str, Callable[[], object]]:
     from falaj.monitoring.series import place_of
     from falaj.monitoring.servedseries import ServedRecorder
     from falaj.operations.dispatcher import Dispatcher
+    from falaj.operations.ended_deliveries import EndedDeliveries
     from falaj.operations.reviews import OverdueReviews
     from falaj.operations.service_levels import BurnWatch
     from falaj.operations.silences import Silences
@@ -201,4 +202,5 @@ def operation_chores(made: Premises) -> dict[str, Callable[[], object]]:
         "service levels": Seldom(served, every_seconds=60.0),
         "overdue reviews": Seldom(reviews.run_once, every_seconds=60.0),
         "alerts to receivers": Seldom(dispatcher.run_once, every_seconds=1.0),
+        "old deliveries": Seldom(EndedDeliveries(made.calls).run_once, every_seconds=600.0),
     }
