@@ -19,10 +19,11 @@ from falaj.kernel.clock import SetClock
 from falaj.kernel.database import Database
 from falaj.kernel.errors import Conflict, InvalidInput, NotFound, Unavailable
 from falaj.kernel.outbox import Outbox
-from falaj.operations.alerting_model import AlertDeliveryState, GroupMessage
+from falaj.operations.alerting_model import MOST_TOLD, AlertDeliveryState, GroupMessage
 from falaj.operations.alerting_sending import ALERT, AlertSender, Deliveries
 from falaj.operations.alerts import Alerts
 from falaj.operations.dispatcher import Dispatcher
+from falaj.operations.ended_deliveries import EndedDeliveries
 from falaj.operations.incidents import Incidents
 from falaj.operations.model import Severity
 from falaj.operations.routing import AlertReceiver, AlertRoute, Matcher
@@ -142,6 +143,22 @@ def test_a_receiver_that_wants_no_ends_is_told_none(office: Office) -> None:
     assert [one.status for one in office.channel.told] == ["firing"]
 
 
+@pytest.mark.parametrize(("resolved", "told"), [(True, ["firing", "firing"]), (False, ["firing"])])
+def test_an_end_is_told_though_what_is_left_of_the_group_is_acknowledged(
+    office: Office, resolved: bool, told: list[str]
+) -> None:
+    office.declare(resolved=resolved, group_by=("subject",))
+    over, looked_after = office.alarm("drift"), office.alarm("skew")
+    office.turn()
+    with office.call() as call:
+        office.alerts.acknowledge(call, looked_after)
+    office.resolve(over)
+    office.turn(minutes=6)
+    assert [one.status for one in office.channel.told] == told
+    ended = [one.id for one in office.channel.told[-1].alerts if one.resolved_at]
+    assert ended == ([over] if resolved else [])
+
+
 def test_a_silence_keeps_quiet_until_it_ends_or_is_ended(office: Office) -> None:
     office.declare()
     with office.call() as call:
@@ -244,6 +261,66 @@ def test_a_receiver_that_is_given_up_raises_an_alert_which_ends_when_it_answers(
         assert office.alerts.standing(connection, ALERT, dead) is None
         with pytest.raises(NotFound):
             office.deliveries.get(connection, "notice_none")
+
+
+def _many(office: Office, channel: str, **given: Any) -> list[str]:
+    """130 warnings of one group and a critical alert after them."""
+    office.declare(group_by=("subject",), group_interval_seconds=1)
+    crew = AlertReceiver.model_validate({"name": "crew", "channel": channel, **given})
+    with office.call() as call:
+        office.definitions.apply(call, [crew])
+        return [
+            office.alerts.raise_alert(
+                call, name=f"drift-{n}", subject=MODEL, message=f"{n} is bad", evidence={},
+                severity=Severity.CRITICAL if n == 130 else Severity.WARNING,
+            ).id
+            for n in range(131)
+        ]  # fmt: skip
+
+
+def test_a_message_for_people_holds_a_hundred_alerts_and_says_how_many_more(
+    office: Office,
+) -> None:
+    alerts = _many(office, "slack")
+    office.turn()
+    (told,) = office.channel.told
+    assert (len(told.alerts), told.n_more_standing, told.n_more_over) == (MOST_TOLD, 31, 0)
+    assert told.severity is Severity.CRITICAL, "the most severe is among them"
+    assert told.title.startswith("[FIRING:131]")
+    assert told.title.endswith("(and 130 more)")
+    assert told.lines()[-1] == "and 31 more: `falaj alerts list` shows all"
+    assert (len(told.lines(30)), told.lines(30)[-1][:11]) == (30, "and 102 mor")
+    with office.call() as call:
+        for alert in alerts[:60]:
+            office.alerts.resolve(call, alert, "Mended")
+    office.turn(seconds=2)
+    news = office.channel.told[-1]
+    n_over = sum(one.resolved_at is not None for one in news.alerts)
+    assert (len(news.alerts), n_over) == (MOST_TOLD, MOST_TOLD // 2)
+    assert (news.n_more_standing, news.n_more_over) == (21, 10)
+
+
+def test_an_alertmanager_is_told_every_alert_in_several_messages(office: Office) -> None:
+    alerts = _many(office, "alertmanager", url="https://alertmanager.internal")
+    office.turn()
+    assert [len(told.alerts) for told in office.channel.told] == [MOST_TOLD, 31]
+    assert {one.id for told in office.channel.told for one in told.alerts} == set(alerts)
+
+
+def test_deliveries_that_ended_are_forgotten_after_thirty_days(office: Office) -> None:
+    office.declare(repeat_interval_seconds=7 * 24 * 3600, group_interval_seconds=1)
+    office.alarm()
+    office.turn()
+    office.channel.down = True
+    old = EndedDeliveries(office.calls)
+    office.turn(days=29)
+    assert old.run_once() == 0
+    assert office.states() == ["waiting", "delivered"]
+    office.clock.move(timedelta(days=2))
+    assert old.run_once() == 1
+    office.clock.move(timedelta(days=100))
+    assert old.run_once() == 0, "what waits is never forgotten"
+    assert office.states() == ["waiting"]
 
 
 def test_two_processes_that_decide_at_once_tell_it_once(office: Office) -> None:

@@ -91,6 +91,22 @@ def test_both_windows_must_burn_and_there_must_be_enough_requests(
     assert burn.burning is burning
 
 
+@given(st.floats(0.001, 0.9999), st.floats(1, 90))
+def test_an_outage_of_everything_raises_every_alert_whatever_the_objective(
+    objective: float, days: float
+) -> None:
+    alerts = [one for one in BY_THE_BOOK if one.hours <= days * 24]
+    level = _level(objective=objective, window_days=days, alerts=alerts)
+    found = status(level, lambda start, end: Served(1000, 0), AT)
+    assert all(one.burning for one in found.burns)
+
+
+def test_objectives_near_one_keep_the_burn_rates_of_the_workbook() -> None:
+    level = _level(objective=0.95, window_days=30)
+    assert [level.limit(one) for one in BY_THE_BOOK] == pytest.approx([14.4, 6, 1])
+    assert level.limit(BY_THE_BOOK[0]) < 1 / (1 - 0.95)
+
+
 @pytest.mark.parametrize(
     "malformed",
     [
@@ -112,11 +128,27 @@ def _counts(**given: Any) -> SeriesCounts:
 
 def test_only_answers_of_5xx_are_unavailable() -> None:
     counts = [
-        _counts(requests=90, failed=4, refused=50, shed=2),
-        _counts(variant="", failed=6),
+        _counts(requests=90, refused=50, shed=2),
+        _counts(variant="", failed=10),
         _counts(endpoint="other", requests=7),
     ]
     assert served_by(_level(), counts) == Served(total=100, good=90)
+
+
+def test_what_a_variant_failed_on_and_another_answered_was_available() -> None:
+    """And a 5xx is counted once: of its variant, and of the endpoint, are one answer."""
+    counts = [
+        _counts(variant="champion", requests=95, failed=5),
+        _counts(variant="challenger", requests=0, failed=20),
+        _counts(variant="", failed=5),
+    ]
+    assert served_by(_level(), counts) == Served(total=100, good=95)
+
+
+@pytest.mark.parametrize("slow", [{}, {"indicator": "latency", "threshold_ms": 10}])
+def test_what_ran_behind_the_answer_was_served_to_nobody(slow: dict[str, Any]) -> None:
+    shadow = _counts(variant="next", shadow=True, requests=50, failed=9, latency=[(0, 50)])
+    assert served_by(_level(**slow), [shadow]) == Served()
 
 
 @given(st.lists(st.floats(0.0001, 2.0), max_size=50), st.floats(1, 1000))
@@ -154,10 +186,10 @@ class Watched:
             self.definitions.apply(call, [level])
 
     def machine(self, name: str) -> ServedRecorder:
-        return ServedRecorder(self.definitions, lambda: self.counts, self.calls, name)
+        return ServedRecorder(self.definitions, lambda: self.counts, self.calls, lambda: name)
 
     def count(self, good: int, bad: int) -> None:
-        self.counts = [_counts(requests=good, failed=bad)]
+        self.counts = [_counts(requests=good), _counts(variant="", failed=bad)]
 
     def later(self, minutes: float) -> None:
         self.clock.move(timedelta(minutes=minutes))
@@ -199,6 +231,34 @@ def test_counters_that_begin_anew_and_other_machines_are_added(watched: Watched)
     assert watched.total() == (50, 50)
 
 
+def test_what_came_in_a_pause_of_the_worker_process_is_spread_over_it(watched: Watched) -> None:
+    watched.count(0, 0)
+    watched.recorder.run_once()
+    watched.later(6 * 60)
+    watched.count(3000, 7)
+    watched.recorder.run_once()
+    watched.later(1)
+    assert watched.total() == (3007, 3000)
+    with watched.calls.database.reading() as connection:
+        level, now = watched.levels.declared(connection)[0], watched.clock.now()
+        parts = [
+            ServedMinutes().served(connection, level, now - timedelta(hours=n + 1),
+                                   now - timedelta(hours=n))
+            for n in range(6)
+        ]  # fmt: skip
+    assert {part.good for part in parts} == {500}
+    assert all(part.total - part.good in (1, 2) for part in parts)
+
+
+def test_what_has_no_name_yet_is_not_looked_at(watched: Watched) -> None:
+    nowhere = watched.machine("")
+    watched.count(100, 0)
+    nowhere.run_once()
+    watched.later(1)
+    watched.count(200, 0)
+    assert nowhere.run_once() == 0
+
+
 def test_another_threshold_begins_anew(watched: Watched) -> None:
     watched.count(100, 0)
     watched.recorder.run_once()
@@ -231,6 +291,30 @@ def test_a_budget_that_burns_raises_an_alert_which_ends_with_it(watched: Watched
     watched.watch.run_once()
     with watched.calls.database.reading() as connection:
         assert watched.alerts.standing(connection, alert.name, endpoint) is None
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"alerts": [BY_THE_BOOK[1].model_copy(update={"hours": 12})]}, {"endpoint": "early"}],
+)
+def test_an_alert_that_no_level_declares_any_more_ends(
+    watched: Watched, changed: dict[str, Any]
+) -> None:
+    watched.count(0, 0)
+    watched.recorder.run_once()
+    watched.later(1)
+    watched.count(900, 100)
+    watched.recorder.run_once()
+    watched.later(1)
+    assert watched.watch.run_once() == 3
+    with watched.calls.opened("test", "user:amina") as call:
+        watched.definitions.apply(call, [_level(**changed)])
+    watched.watch.run_once()
+    with watched.calls.database.reading() as connection:
+        declared = watched.levels.declared(connection)[0]
+        names = {alert_name(declared.name, one.hours) for one in declared.alerts}
+        standing = watched.alerts.unresolved(connection)
+    assert all(one.name in names and one.subject.key == declared.endpoint for one in standing)
 
 
 def test_prometheus_reads_alerts_incidents_and_budgets(watched: Watched) -> None:

@@ -19,6 +19,7 @@ from falaj.kernel.outbox import Outbox, Subscription
 from falaj.kernel.outgoing import Outgoing, OutgoingRefused
 from falaj.kernel.settings_people import OutgoingSettings
 from falaj.operations.alerts import Alerts
+from falaj.operations.ended_deliveries import EndedDeliveries
 from falaj.operations.incidents import Incidents
 from falaj.operations.webhooks import SUBSCRIBER, Webhooks
 from falaj.operations.webhooks_model import DeliveryState, Topic
@@ -257,12 +258,27 @@ def test_the_secret_is_kept_sealed_and_a_removed_webhook_is_told_nothing(post, r
     assert post.sender.run_once() == 0
     (delivery,) = post.deliveries()
     assert delivery.state is DeliveryState.DEAD
+    assert delivery.ended_at is not None
     with post.call() as call:
         with pytest.raises(NotFound):
             post.webhooks.test(call, "ci")
         with pytest.raises(Conflict):
             post.webhooks.resend(call, delivery.id)
     assert post.add(receiver.url) != secret
+
+
+def test_deliveries_that_ended_are_forgotten_after_thirty_days(post, receiver):
+    post.add(receiver.url)
+    post.happen()
+    post.sender.run_once()
+    old = EndedDeliveries(post.calls)
+    post.clock.move(timedelta(days=29))
+    post.happen()
+    assert old.run_once() == 0
+    post.clock.move(timedelta(days=2))
+    assert old.run_once() == 1
+    (waiting,) = post.deliveries()
+    assert waiting.state is DeliveryState.WAITING
 
 
 def test_a_test_is_delivered_like_any_event(post, receiver):

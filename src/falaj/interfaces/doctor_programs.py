@@ -87,8 +87,8 @@ def receivers(made: Premises) -> str:
     if ill:
         raise Unwell(
             " ".join(f"{one.name} ({one.channel}) cannot be reached: {one.why}" for one in ill),
-            hint="Mend its declaration, its secret (receivers.secrets) or the way to it"
-            " (outgoing.allowed, receivers.ca_file).",
+            hint="Mend its declaration, its secret (receivers.secrets), what that is for"
+            " (receivers.uses) or the way to it (outgoing.allowed, receivers.ca_file).",
         )
     if not states:
         return "none is declared: alerts stand on the page and in the log alone"

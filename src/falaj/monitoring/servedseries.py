@@ -2,13 +2,12 @@
 
 The counters only grow; what is new since the last look goes to the minute of the look. They
 outlive their workers, so nothing is lost or counted twice when a worker is killed; after a
-time without looks (the worker process was down) everything since goes to one minute.
+time without looks (the worker process was down) what came since is spread evenly over it.
 """
 
 from __future__ import annotations
 
-import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -28,20 +27,26 @@ if TYPE_CHECKING:
 
 KEPT = timedelta(days=91)
 """A day more than the longest window of a service level."""
+MINUTE = timedelta(minutes=1)
+MOST_STEPS = 60
+"""Over so many minutes is spread what came in a pause, however long that was."""
 
 
 def served_by(level: ServiceLevel, counts: Iterable[SeriesCounts]) -> Served:
     """What a level's endpoint has served since the beginning, by its indicator.
+
+    What ran as a shadow answered nobody. A failure counts where it was answered by a 5xx
+    status: of a variant that failed, another one may have answered.
 
     A latency counts as good if its histogram's bucket ends at the threshold or before: the
     bucket of a request is at most 6.25 % wide, and what may be above is counted as bad.
     """
     total = good = 0
     for one in counts:
-        if one.endpoint != level.endpoint:
+        if one.endpoint != level.endpoint or one.shadow:
             continue
         if level.threshold_ms is None:
-            total += one.requests + one.failed
+            total += one.requests + (0 if one.variant else one.failed)
             good += one.requests
         else:
             limit = level.threshold_ms / 1000
@@ -66,13 +71,14 @@ class ServedMinutes:
 
 
 class ServedRecorder:
-    """Looks at the counters of this machine, and keeps what is new.
+    """Looks at the counters of this installation, and keeps what is new.
 
     Args:
         definitions: the service levels.
-        counts: of this machine's workers since the beginning (``Meters.series``).
+        counts: of its workers on this machine since the beginning (``Meters.series``).
         calls: opens the transactions, and tells the time.
-        machine: which counters these are.
+        place: which counters these are (``series.place_of`` their folder): two installations
+            on one machine have two. Asked after ``counts``; empty if it is not known yet.
     """
 
     def __init__(
@@ -80,12 +86,12 @@ class ServedRecorder:
         definitions: Definitions,
         counts: Callable[[], Iterable[SeriesCounts]],
         calls: Calls,
-        machine: str = "",
+        place: Callable[[], str],
     ) -> None:
         self._definitions = definitions
         self._counts = counts
         self._calls = calls
-        self._machine = machine or socket.gethostname()
+        self._place = place
 
     def run_once(self) -> int:
         """Look once; returns for how many levels something was new."""
@@ -95,14 +101,16 @@ class ServedRecorder:
         levels = [(self._definitions.parsed(one), one.version) for one in kept]
         if not levels:
             return 0
-        counts = list(self._counts())
+        counts, place = list(self._counts()), self._place()
+        if not place:
+            return 0
         told = [
             (level, version, served_by(level, counts))
             for level, version in levels
             if isinstance(level, ServiceLevel)
         ]
         with database.transaction() as connection:
-            new = sum(self._keep(connection, *one, now) for one in told)
+            new = sum(self._keep(connection, place, *one, now) for one in told)
             table = served_minutes
             connection.execute(delete(table).where(table.c.minute < now - KEPT))
         return new
@@ -110,17 +118,18 @@ class ServedRecorder:
     def _keep(
         self,
         connection: Connection,
+        place: str,
         level: ServiceLevel,
         version: int,
         served: Served,
         now: datetime,
     ) -> bool:
-        key = {"level": level.name, "machine": self._machine}
-        values = {"version": version, "total": served.total, "good": served.good}
+        key = {"level": level.name, "machine": place}
+        values = {"version": version, "total": served.total, "good": served.good, "at": now}
         if insert_if_absent(connection, served_marks, {**key, **values}):
             return False  # the first look: what was before is not known by minute
         table = served_marks.c
-        mine = (table.level == level.name, table.machine == self._machine)
+        mine = (table.level == level.name, table.machine == place)
         mark = connection.execute(select(served_marks).where(*mine).with_for_update()).one()
         connection.execute(update(served_marks).where(*mine).values(**values))
         if mark.version != version:
@@ -131,17 +140,31 @@ class ServedRecorder:
         good = served.good - (0 if fallen else mark.good)
         if total <= 0:
             return False
-        self._add(connection, level.name, now.replace(second=0, microsecond=0), total, good)
+        for minute, part in _spread(Served(total, good), mark.at, now):
+            self._add(connection, level.name, minute, part)
         return True
 
     @staticmethod
-    def _add(connection: Connection, level: str, minute: datetime, total: int, good: int) -> None:
-        row = {"level": level, "minute": minute, "total": total, "good": good}
+    def _add(connection: Connection, level: str, minute: datetime, new: Served) -> None:
+        row = {"level": level, "minute": minute, "total": new.total, "good": new.good}
         if insert_if_absent(connection, served_minutes, row):
             return
         table = served_minutes
         connection.execute(
             update(table)
             .where(table.c.level == level, table.c.minute == minute)
-            .values(total=table.c.total + total, good=table.c.good + good)
+            .values(total=table.c.total + new.total, good=table.c.good + new.good)
         )
+
+
+def _spread(new: Served, since: datetime, now: datetime) -> Iterator[tuple[datetime, Served]]:
+    """What is new by minute, as even as whole numbers are; the last minute is that of now."""
+    last = now.replace(second=0, microsecond=0)
+    n_minutes = (last - since.replace(second=0, microsecond=0)) // MINUTE
+    steps = max(1, min(n_minutes, MOST_STEPS))
+    bad = new.total - new.good
+    for k in range(steps):
+        good_part, bad_part = (n * (k + 1) // steps - n * k // steps for n in (new.good, bad))
+        if good_part + bad_part:
+            minute = last - (steps - 1 - k) * n_minutes // steps * MINUTE
+            yield minute, Served(good_part + bad_part, good_part)

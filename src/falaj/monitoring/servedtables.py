@@ -22,6 +22,7 @@ served_marks = Table(
     Column("version", Integer, nullable=False),
     Column("total", BigInteger, nullable=False),
     Column("good", BigInteger, nullable=False),
+    Column("at", Instant, nullable=False),
 )
-"""What a machine's counters had told of a level when they were last looked at. ``version`` is
+"""What the counters of a place had told of a level at the last look. ``version`` is
 that of the level's definition: with another threshold the old counts mean nothing."""

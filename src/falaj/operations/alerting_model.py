@@ -12,6 +12,9 @@ from falaj.operations.dispatching import Status
 from falaj.operations.model import Severity
 from falaj.operations.routing import Matchers
 
+MOST_TOLD = 100
+"""No message holds more alerts than this: it is kept until long after it was sent."""
+
 
 class ToldAlert(BaseModel):
     """One alert as a receiver is told of it."""
@@ -46,6 +49,10 @@ class GroupMessage(BaseModel):
     labels: dict[str, str]
     """The labels that the group's alerts share."""
     alerts: tuple[ToldAlert, ...]
+    n_more_standing: int = 0
+    """Alerts of the group that stand and are not among ``alerts``."""
+    n_more_over: int = 0
+    """Those that are over and not among them."""
     address: str = ""
     """Where people read more: the platform's own page; empty if it has no known address."""
 
@@ -58,20 +65,26 @@ class GroupMessage(BaseModel):
     @property
     def title(self) -> str:
         """One line: the status, how many stand, and the first one's message."""
-        n_standing = sum(one.resolved_at is None for one in self.alerts)
+        n_standing = sum(one.resolved_at is None for one in self.alerts) + self.n_more_standing
         counted = f"{self.status.upper()}:{n_standing}" if n_standing else "RESOLVED"
-        rest = f" (and {len(self.alerts) - 1} more)" if len(self.alerts) > 1 else ""
+        n_rest = len(self.alerts) - 1 + self.n_more_standing + self.n_more_over
+        rest = f" (and {n_rest} more)" if n_rest else ""
         return _one_line(f"[{counted}] {self.alerts[0].name}: {self.alerts[0].message}{rest}")
 
-    def lines(self) -> list[str]:
-        """One line for each alert."""
-        return [
+    def lines(self, most: int = MOST_TOLD + 1) -> list[str]:
+        """One line for each alert; if there are more than ``most``, the last line says so."""
+        lines = [
             _one_line(
                 f"{'resolved' if one.resolved_at else one.severity}: {one.name} of {one.subject}:"
                 f" {one.message} (since {one.raised_at.isoformat(timespec='seconds')}, {one.id})"
             )
             for one in self.alerts
         ]
+        n_more = self.n_more_standing + self.n_more_over
+        if len(lines) + bool(n_more) > most:
+            n_more += len(lines) - (most - 1)
+            lines = lines[: most - 1]
+        return [*lines, f"and {n_more} more: `falaj alerts list` shows all"] if n_more else lines
 
 
 def _one_line(text: str) -> str:

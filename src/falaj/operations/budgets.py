@@ -23,6 +23,9 @@ from falaj.operations.model import Severity
 
 SHORT = 12
 """The short window is so many times shorter than the long one (the workbook's 1/12)."""
+MOST_BAD = 0.9
+"""No alert waits for a larger share of bad requests. The workbook's burn rates are for
+objectives near 1: with 0.8 an outage of everything burns at 5, far below 14.4."""
 
 
 class BurnAlert(BaseModel):
@@ -81,6 +84,14 @@ class ServiceLevel(Definition):
         if any(alert.hours > self.window_days * 24 for alert in self.alerts):
             raise ValueError("an alert looks back further than the window")
         return self
+
+    def limit(self, alert: BurnAlert) -> float:
+        """The burn rate above which an alert is raised.
+
+        The one that spends its share of the budget in its time, or that at which ``MOST_BAD``
+        of all requests are bad, if that is lower.
+        """
+        return min(alert.rate(self.window), MOST_BAD / (1 - self.objective))
 
     def references(self) -> list[AssetRef]:
         """The endpoint."""
@@ -183,7 +194,7 @@ def status(level: ServiceLevel, counting: Counting, now: datetime) -> LevelStatu
 def _burn(level: ServiceLevel, alert: BurnAlert, counting: Counting, now: datetime) -> Burn:
     hours = timedelta(hours=alert.hours)
     long, short = counting(now - hours, now), counting(now - hours / SHORT, now)
-    limit = alert.rate(level.window)
+    limit = level.limit(alert)
     long_rate, short_rate = burn_rate(long, level.objective), burn_rate(short, level.objective)
     return Burn(
         hours=alert.hours,

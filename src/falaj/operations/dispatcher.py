@@ -17,9 +17,15 @@ from sqlalchemy import delete, insert, select, update
 from falaj.kernel.errors import NotFound
 from falaj.kernel.ids import new_id
 from falaj.kernel.insertion import insert_if_absent
-from falaj.operations.alerting_model import AlertDeliveryState, GroupMessage, Silence, ToldAlert
+from falaj.operations.alerting_model import (
+    MOST_TOLD,
+    AlertDeliveryState,
+    GroupMessage,
+    Silence,
+    ToldAlert,
+)
 from falaj.operations.alerting_tables import alert_deliveries, alert_groups
-from falaj.operations.dispatching import Group, Message, Said, Standing, dispatched
+from falaj.operations.dispatching import Group, Message, Said, Standing, Status, dispatched
 from falaj.operations.model import Alert, AlertState
 from falaj.operations.routing import (
     AlertReceiver,
@@ -43,6 +49,10 @@ _KNOWS_ACKNOWLEDGEMENT = ("pagerduty",)
 """Channels that have a word for "somebody looks after it"."""
 
 
+_KEEPS_EACH_ALERT = ("alertmanager",)
+"""Channels that must hear of every single alert, and how it ends."""
+
+
 class _Overtaken(Exception):
     """Another process has taken the turn."""
 
@@ -52,6 +62,15 @@ class _Declared:
     routes: list[AlertRoute]
     rules: list[InhibitRule]
     receivers: dict[str, AlertReceiver]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What one message holds of a group's alerts."""
+
+    alerts: tuple[ToldAlert, ...]
+    n_more_standing: int = 0
+    n_more_over: int = 0
 
 
 class Dispatcher:
@@ -135,22 +154,36 @@ class Dispatcher:
         message: Message,
         receivers: Mapping[str, AlertReceiver],
         now: datetime,
-    ) -> bool:
-        """Write a delivery, if its receiver is told such things at all."""
+    ) -> int:
+        """Write deliveries, if their receiver is told such things at all; returns how many."""
         receiver = receivers.get(message.receiver)
         if receiver is None or (message.status == "resolved" and not receiver.send_resolved):
-            return False
-        if message.status == "acknowledged" and receiver.channel not in _KNOWS_ACKNOWLEDGEMENT:
-            return False
+            return 0
+        status: Status = message.status
+        if status == "acknowledged" and receiver.channel not in _KNOWS_ACKNOWLEDGEMENT:
+            if not message.resolved or not receiver.send_resolved:
+                return 0
+            status = "firing"  # some of the group is over, which is told here and never again
+        told = self._told(connection, message, receiver.send_resolved)
+        parts = _parts(told, receiver.channel)
+        for part in parts:
+            self._put(connection, part, message, status, now)
+        return len(parts)
+
+    def _put(
+        self, connection: Connection, part: _Part, message: Message, status: Status, now: datetime
+    ) -> None:
         told = GroupMessage(
             id=new_id("notice"),
             at=now,
             group=message.group,
             route=message.route,
             receiver=message.receiver,
-            status=message.status,
+            status=status,
             labels=dict(message.labels),
-            alerts=tuple(self._told(connection, message, receiver.send_resolved)),
+            alerts=part.alerts,
+            n_more_standing=part.n_more_standing,
+            n_more_over=part.n_more_over,
             address=self._address(),
         )
         connection.execute(
@@ -167,7 +200,6 @@ class Dispatcher:
                 error="",
             )
         )
-        return True
 
     def _told(
         self, connection: Connection, message: Message, send_resolved: bool
@@ -193,6 +225,26 @@ class Dispatcher:
                 )
             )
         return found
+
+
+def _parts(told: Sequence[ToldAlert], channel: str) -> list[_Part]:
+    """What is told of these alerts, ``MOST_TOLD`` at a time.
+
+    A receiver that keeps each alert for itself is told all, in several messages. People are
+    told the most severe, of what is over half at least, and how many more there are.
+    """
+    if channel in _KEEPS_EACH_ALERT:
+        starts = range(0, len(told), MOST_TOLD)
+        return [_Part(tuple(told[start : start + MOST_TOLD])) for start in starts]
+    if len(told) <= MOST_TOLD:
+        return [_Part(tuple(told))]
+    standing = [one for one in told if one.resolved_at is None]
+    over = [one for one in told if one.resolved_at is not None]
+    standing.sort(key=lambda one: -one.severity.level)
+    n_over = min(len(over), max(MOST_TOLD // 2, MOST_TOLD - len(standing)))
+    n_standing = min(len(standing), MOST_TOLD - n_over)
+    kept = (*standing[:n_standing], *over[:n_over])
+    return [_Part(kept, len(standing) - n_standing, len(over) - n_over)]
 
 
 def labels_in(catalog: Catalog, connection: Connection, alert: Alert) -> Labels:

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from falaj.catalog.definitions import NAME, Definition
 from falaj.kernel.call import AssetRef
+from falaj.kernel.settings_receivers import Channel
 from falaj.operations.model import Alert
 
 Labels = Mapping[str, str]
@@ -171,7 +172,7 @@ class AlertReceiver(Definition):
 
     kind: ClassVar[str] = "alert_receiver"
 
-    channel: Literal["alertmanager", "pagerduty", "slack", "teams", "email", "apprise"]
+    channel: Channel
     url: str = Field("", max_length=2000)
     """The server: of an Alertmanager (``https://alertmanager.internal``), of a mail server
     (``smtp://mail.internal:587`` with STARTTLS, ``smtps://…:465`` with TLS from the start), of

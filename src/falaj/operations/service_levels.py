@@ -8,6 +8,7 @@ from falaj.kernel.call import AssetRef
 from falaj.operations.budgets import Burn, LevelStatus, Served, ServiceLevel, status
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from datetime import datetime
 
     from sqlalchemy.engine import Connection
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from falaj.operations.ports import ServedSeries
 
 WATCHER = "system:service-levels"
+_PREFIX = "service-level."
 
 
 class ServiceLevels:
@@ -77,7 +79,33 @@ class BurnWatch:
         for level in found:
             for burn in level.burns:
                 touched += self._told(level, burn)
-        return touched
+        return touched + self._cleared(found)
+
+    def _cleared(self, found: Sequence[LevelStatus]) -> int:
+        """Resolve the alerts that no level declares any more: nothing else would end them."""
+        declared = {
+            (alert_name(level.name, burn.hours), AssetRef("endpoint", level.endpoint))
+            for level in found
+            for burn in level.burns
+        }
+        with self._calls.database.reading() as connection:
+            unresolved = self._alerts.unresolved(connection)
+        stale = [
+            one
+            for one in unresolved
+            if one.name.startswith(_PREFIX) and (one.name, one.subject) not in declared
+        ]
+        for one in stale:
+            with self._calls.opened(
+                "service_levels.watch", WATCHER, resource=str(one.subject)
+            ) as call:
+                self._alerts.clear(
+                    call,
+                    name=one.name,
+                    subject=one.subject,
+                    resolution="No service level declares this alert any more.",
+                )
+        return len(stale)
 
     def _told(self, level: LevelStatus, burn: Burn) -> bool:
         name, subject = alert_name(level.name, burn.hours), AssetRef("endpoint", level.endpoint)
@@ -103,7 +131,7 @@ class BurnWatch:
 
 def alert_name(level: str, hours: float) -> str:
     """The name of the alert of a level's long window."""
-    return f"service-level.{level}.{hours:g}h"
+    return f"{_PREFIX}{level}.{hours:g}h"
 
 
 def _message(level: LevelStatus, burn: Burn) -> str:

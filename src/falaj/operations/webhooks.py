@@ -128,7 +128,12 @@ class Webhooks:
                 webhook_deliveries.c.webhook == name,
                 webhook_deliveries.c.state == DeliveryState.WAITING,
             )
-            .values(state=DeliveryState.DEAD, next_at=None, error="the webhook was removed")
+            .values(
+                state=DeliveryState.DEAD,
+                next_at=None,
+                ended_at=call.now,
+                error="the webhook was removed",
+            )
         )
         call.emit("webhook.removed", name=name)
         return found

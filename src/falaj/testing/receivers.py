@@ -163,7 +163,11 @@ class HttpsReceiver:
                 told = receiver.complain(headers, self.path, json.loads(body))
                 if not told:
                     receiver.told.append(json.dumps(json.loads(body), ensure_ascii=False))
-                self._answer(400 if told else receiver.status, told or "ok")
+                # Some servers repeat what they were sent, with the secrets in it.
+                self._answer(
+                    400 if told else receiver.status,
+                    f"{told}: {self.path} {body}" if told else "ok",
+                )
 
             def _answer(self, status: int, text: str) -> None:
                 self.send_response(status)

@@ -235,6 +235,7 @@ class Premises:
         """What is declared."""
         from falaj.features.appliers import appliers as feature_appliers
         from falaj.operations.policies import policy_applied
+        from falaj.operations.secret_uses import ReceiverReview
         from falaj.wiring.kinds import definition_kinds, definition_reviews
         from falaj.wiring.policyparts import review
         from falaj.wiring.readingparts import declared_sources
@@ -263,6 +264,7 @@ class Premises:
                 lambda: self.lake,
                 review(self),
                 residency(self),
+                ReceiverReview(self.settings.receivers),
             ),
         )
 

@@ -46,7 +46,7 @@ def definition_reviews(
     foreign: Callable[[], ForeignTables],
     lake: Callable[[], Lake],
     policies: Review,
-    residency: Review,
+    *others: Review,
 ) -> list[Review]:
     """What judges a plan: whether changes are compatible, and views fit their sources.
 
@@ -54,7 +54,7 @@ def definition_reviews(
         find: one version of a definition, as ``Definitions.definition`` gives it.
         foreign, lake: made when they are first needed.
         policies: judges the operator's own policies.
-        residency: keeps what belongs to a region in it.
+        others: of other rooms, such as what keeps data in its region.
     """
     from falaj.features.compatibility import Compatibility
     from falaj.features.exposure import ClassifiedColumns
@@ -72,5 +72,5 @@ def definition_reviews(
         ClassifiedColumns(),
         ReadRuleReview(lambda table, resulting: schema_of(lake(), table, resulting)),
         policies,
-        residency,
+        *others,
     ]

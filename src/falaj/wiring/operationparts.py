@@ -27,8 +27,14 @@ if TYPE_CHECKING:
 def notifiers(made: Premises) -> Callable[[AlertReceiver], AlertNotifier]:
     """Makes what tells a receiver of alerts."""
 
+    from falaj.operations.secret_uses import check_shape, check_use, takes_secret
+
     def notifier(receiver: AlertReceiver) -> AlertNotifier:
-        secret = made.settings.receivers.secret(receiver.secret_name)
+        settings = made.settings.receivers
+        secret = settings.secret(receiver.secret_name) if takes_secret(receiver) else ""
+        if secret:
+            check_use(receiver, settings)
+            check_shape(receiver, secret)
         if not secret and (receiver.user or receiver.channel not in ("alertmanager", "email")):
             name = receiver.secret_name
             raise InvalidInput(
@@ -160,8 +166,10 @@ def receiver_states(made: Premises) -> list[ReceiverState]:
 
 def operation_chores(made: Premises) -> dict[str, Callable[[], object]]:
     """What service management does again and again."""
+    from falaj.monitoring.series import place_of
     from falaj.monitoring.servedseries import ServedRecorder
     from falaj.operations.dispatcher import Dispatcher
+    from falaj.operations.ended_deliveries import EndedDeliveries
     from falaj.operations.reviews import OverdueReviews
     from falaj.operations.service_levels import BurnWatch
     from falaj.operations.silences import Silences
@@ -178,7 +186,12 @@ def operation_chores(made: Premises) -> dict[str, Callable[[], object]]:
         made.calls,
         address,
     )
-    recorder = ServedRecorder(made.definitions, made.serving.meters.series, made.calls)
+    recorder = ServedRecorder(
+        made.definitions,
+        made.serving.meters.series,
+        made.calls,
+        lambda: place_of(made.settings.home / "meters"),
+    )
     burns = BurnWatch(service_levels(made), made.alerts, made.calls)
 
     def served() -> None:
@@ -189,4 +202,5 @@ def operation_chores(made: Premises) -> dict[str, Callable[[], object]]:
         "service levels": Seldom(served, every_seconds=60.0),
         "overdue reviews": Seldom(reviews.run_once, every_seconds=60.0),
         "alerts to receivers": Seldom(dispatcher.run_once, every_seconds=1.0),
+        "old deliveries": Seldom(EndedDeliveries(made.calls).run_once, every_seconds=600.0),
     }

@@ -115,7 +115,7 @@ class TestPagerDuty(_ByPost):
 
     @pytest.fixture
     def secret(self) -> str:
-        return KEY
+        return KEY[::-1]
 
     @pytest.fixture
     def notifier(self, server: HttpsReceiver) -> PagerDutyNotifier:

@@ -126,5 +126,6 @@ def _make_served() -> None:
         sa.Column("version", sa.Integer(), nullable=False),
         sa.Column("total", sa.BigInteger(), nullable=False),
         sa.Column("good", sa.BigInteger(), nullable=False),
+        sa.Column("at", Instant(), nullable=False),
         sa.PrimaryKeyConstraint("level", "machine", name=op.f("pk_service_level_marks")),
     )

@@ -12,8 +12,6 @@ from falaj.kernel.errors import Unavailable
 if TYPE_CHECKING:
     from falaj.kernel.outgoing import Outgoing
 
-LONGEST_ANSWER = 200
-
 
 def post(
     outgoing: Outgoing, url: str, document: Any, headers: Mapping[str, str] | None = None
@@ -22,8 +20,8 @@ def post(
 
     Raises:
         OutgoingRefused, InvalidInput: the address may not be called.
-        Unavailable: nobody answers, or with another status; the text holds no path, which
-            is a secret of many channels.
+        Unavailable: nobody answers, or with another status. Its text holds neither the path,
+            which is a secret of many channels, nor a word of the answer, which may repeat it.
     """
     answer = outgoing.send(
         "POST",
@@ -36,8 +34,10 @@ def post(
         content=json.dumps(document, ensure_ascii=False).encode(),
     )
     if not 200 <= answer.status_code < 300:
-        told = answer.text[:LONGEST_ANSWER].replace(url, "(address)")
-        raise Unavailable(f"{host_of(url)} answered {answer.status_code}: {told}")
+        raise Unavailable(
+            f"{host_of(url)} answered {answer.status_code}.",
+            hint="What else it said is not kept: it may repeat the secret that it was sent.",
+        )
 
 
 def reach(outgoing: Outgoing, url: str) -> None:

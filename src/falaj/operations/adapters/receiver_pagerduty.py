@@ -49,7 +49,7 @@ class PagerDutyNotifier:
                     "component": first.subject.key,
                     "group": message.route,
                     "class": first.name,
-                    "custom_details": {"alerts": message.lines()[:_MOST_DETAILS]},
+                    "custom_details": {"alerts": message.lines(_MOST_DETAILS)},
                 },
             }
             if message.address:

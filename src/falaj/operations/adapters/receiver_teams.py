@@ -30,7 +30,7 @@ class TeamsNotifier:
     def tell(self, message: GroupMessage) -> None:
         """Send the card. Its texts are plain runs: data in a message makes no link."""
         colour = "good" if message.status == "resolved" else _COLOURS[message.severity]
-        lines = [shortened(line, _LONGEST_LINE) for line in message.lines()[:_MOST_LINES]]
+        lines = [shortened(line, _LONGEST_LINE) for line in message.lines(_MOST_LINES)]
         content: dict[str, Any] = {
             "$schema": "http://adaptivecards.io/schemas/adaptive-card.json",
             "type": "AdaptiveCard",
