@@ -55,11 +55,11 @@ class DriftChecks:
         found = found_in(report, watch)
         persistence.keep(
             call.connection, monitor.name, report.since, report.until, [*found, *changes],
-            at=call.now,
+            at=call.now, bundle=report.bundle, of_last=watch.of_last,
         )  # fmt: skip
         keys = persistence.lasting(
             call.connection, monitor.name, report.until,
-            needed=watch.needed, of_last=watch.of_last,
+            needed=watch.needed, of_last=watch.of_last, bundle=report.bundle,
         )  # fmt: skip
         return (
             [*(one for one in found if one.key in keys), *changes],
