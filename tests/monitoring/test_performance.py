@@ -116,7 +116,7 @@ def test_a_limit_is_crossed_only_by_the_whole_band(lake: DuckLake) -> None:
     )
     assert crossed(report, inside) == []
     strict = PerformanceLimits(auc_at_least=0.99, brier_at_most=0.01, log_loss_at_most=0.01)
-    assert [figure for figure, _ in crossed(report, strict)] == ["auc", "log_loss", "brier"]
+    assert [figure for figure, *_ in crossed(report, strict)] == ["auc", "log_loss", "brier"]
     assert crossed(report, strict.model_copy(update={"least_labels": 10**6})) == []
 
 

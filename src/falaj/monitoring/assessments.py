@@ -26,6 +26,7 @@ from falaj.monitoring.performancereports import (
     LossReport,
 )
 from falaj.monitoring.performancewords import Quality, Slice
+from falaj.monitoring.toldfrom import ToldFrom, joined, of_labels, of_log, of_rows, with_told
 
 if TYPE_CHECKING:
     from falaj.kernel.call import Call
@@ -45,6 +46,8 @@ class Found:
     """Ids of the kept reports."""
     crossed: list[tuple[checks.Crossed, str]] = field(default_factory=list)
     """Limits that were crossed, with the report that shows it."""
+    told: ToldFrom = field(default_factory=dict)
+    """What the reports were told from."""
 
 
 class Assessments:
@@ -98,7 +101,8 @@ class Assessments:
             self._active(call, endpoint), since, until, by=by, threshold=threshold,
             confidence=confidence, exact=exact, reference=reference,
         )  # fmt: skip
-        return keep(call, "estimate", endpoint, monitor, report), report
+        told = of_labels(reference.labels if reference is not None else None)
+        return keep(call, "estimate", endpoint, monitor, report, told), report
 
     def losses(
         self,
@@ -121,7 +125,8 @@ class Assessments:
         report = self._losses.report(
             self._active(call, endpoint), reference, since, until, by=by, confidence=confidence
         )
-        return keep(call, "losses", endpoint, None, report), report
+        told = joined(of_labels(reference.labels), of_rows(endpoint))
+        return keep(call, "losses", endpoint, None, report, told), report
 
     def calibration(
         self,
@@ -153,7 +158,7 @@ class Assessments:
             confidence=confidence,
             now=call.now,
         )
-        return keep(call, "calibration", endpoint, monitor, report), report
+        return keep(call, "calibration", endpoint, monitor, report, of_labels(labels)), report
 
     def fairness(
         self,
@@ -180,7 +185,8 @@ class Assessments:
             endpoint, groups, labels, since, until, by=by, threshold=threshold,
             confidence=confidence, now=call.now,
         )  # fmt: skip
-        return keep(call, "fairness", endpoint, monitor, report), report
+        told = joined(of_labels(labels, [groups]), of_log(endpoint, [groups]))
+        return keep(call, "fairness", endpoint, monitor, report, told), report
 
     def check(self, call: Call, monitor: Monitor, since: datetime, until: datetime) -> Found:
         """Measure all that a monitor declares of quality, and say what crosses its limits.
@@ -205,6 +211,7 @@ class Assessments:
                 call, endpoint, monitor.labels, *window, by=quality.by,
                 confidence=quality.confidence, monitor=monitor.name,
             )  # fmt: skip
+            found.told = joined(found.told, of_labels(monitor.labels))
             limits = quality.calibration
             _note(found, kept, checks.of_calibration(calibration, limits, quality))
         for one in quality.fairness:
@@ -212,6 +219,8 @@ class Assessments:
                 call, endpoint, one.groups, monitor.labels, *window, by=quality.by,
                 threshold=quality.threshold, confidence=quality.confidence, monitor=monitor.name,
             )  # fmt: skip
+            cuts = [one.groups]
+            found.told = joined(found.told, of_labels(monitor.labels, cuts), of_log(endpoint, cuts))
             _note(found, kept, checks.of_fairness(fairness, one, quality))
         return found
 
@@ -228,7 +237,10 @@ class Assessments:
             monitor.endpoint, labels, *window, by=quality.by, confidence=quality.confidence,
             threshold=quality.threshold, slices=quality.slices, now=call.now,
         )  # fmt: skip
-        kept = keep(call, "performance", monitor.endpoint, monitor.name, report)
+        cuts = quality.slices
+        told = joined(of_labels(labels, cuts), of_log(monitor.endpoint, cuts))
+        kept = keep(call, "performance", monitor.endpoint, monitor.name, report, told)
+        found.told = joined(found.told, told)
         _note(found, kept, checks.of_performance(report, quality))
 
     def performance(self, call: Call) -> Performance:
@@ -263,8 +275,10 @@ class Assessments:
         return release
 
 
-def keep(call: Call, kind: str, endpoint: str, monitor: str | None, report: BaseModel) -> str:
-    """Keep a report; returns its id."""
+def keep(
+    call: Call, kind: str, endpoint: str, monitor: str | None, report: BaseModel, told: ToldFrom
+) -> str:
+    """Keep a report, and what it was told from; returns its id."""
     report_id = tables.keep_report(
         call.connection,
         kind=kind,
@@ -272,7 +286,7 @@ def keep(call: Call, kind: str, endpoint: str, monitor: str | None, report: Base
         monitor=monitor,
         at=call.now,
         by=call.principal.id,
-        document=report.model_dump(mode="json"),
+        document=with_told(report.model_dump(mode="json"), told),
     )
     call.note(report=report_id)
     return report_id
