@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -37,6 +38,8 @@ from falaj.monitoring.performancewords import (
 )
 from falaj.monitoring.schedulewords import CheckState, ScheduledCheck
 from falaj.monitoring.toldfrom import UNTOLD
+from falaj.serving.model import Variant
+from falaj.testing.serving import make_release
 
 DATA = drawn()
 WINDOW = {"since": MONDAY, "until": NOW}
@@ -327,6 +330,42 @@ def test_alerts_tell_no_figures_that_were_told_from_labels(world: Assessed) -> N
     assert shown.result is not None
     assert set(shown.result["findings"]) == {UNTOLD}
     assert shown.result["alerts"] == document["alerts"]
+
+
+def test_what_the_version_before_predicted_raises_nothing_of_the_one_that_serves(
+    sqlite_database: Database, tmp_path: Path
+) -> None:
+    log = log_of(DATA)
+    harmed = [1 if i >= HARMED else 2 for i in range(log.num_rows)]
+    place = log.schema.get_field_index("version")
+    versions = pa.array(harmed, log.schema.field("version").type)
+    with closing(DuckLake(Place.of("ducklake:", tmp_path), threads=1)) as lake:
+        lake.append("predictions_delays", log.set_column(place, "version", versions))
+        lake.append("outcomes", labels_of(DATA))
+        world = Assessed(sqlite_database, lake, DATA)
+        world.declare(
+            window=timedelta(days=DAYS), labels=LABELS,
+            performance=PerformanceLimits(brier_at_most=0.2),
+            quality=quality(
+                realised=(FigureLimit(figure="brier", at_most=0.2),),
+                calibration=CalibrationLimits(error_at_most=0.02),
+                fairness=(FairnessLimits(groups=Slice(by="channel"),
+                                         demographic_parity_ratio_at_least=0.8),),
+            ),
+        )  # fmt: skip
+        world.clock.move(timedelta(days=2))
+        names = ["brier", "realised-brier", "calibration",
+                 "fairness-channel-demographic_parity_ratio"]  # fmt: skip
+        found = world.monitors.check("watched", until=NOW)
+        with sqlite_database.reading() as connection:
+            raised = [one.name for one in world.alerts.listed(connection)]
+        assert sorted(raised) == sorted(f"watched:{one}" for one in names)
+        assert len(found.alerts) == len(names)
+        second = Variant(model="delay", version=2, bundle="sha256:a")
+        world.active = make_release("release_2", variants=(second,))
+        assert world.monitors.check("watched", until=NOW).findings == []
+        with pytest.raises(NotFound, match="delay/2"):
+            world.monitors.check("watched", until=NOW + timedelta(days=8))
 
 
 def test_the_model_of_the_loss_tells_the_loss_that_came(world: Assessed) -> None:

@@ -14,7 +14,7 @@ from falaj.monitoring import tables
 from falaj.monitoring.calibration import Calibrations
 from falaj.monitoring.estimates import Estimates
 from falaj.monitoring.fairness import Fairness
-from falaj.monitoring.joined import Inputs, InputsOf, Joins
+from falaj.monitoring.joined import Inputs, InputsOf, Joins, Version
 from falaj.monitoring.losses import LossEstimates
 from falaj.monitoring.model import Labels, Monitor, Period
 from falaj.monitoring.performance import Performance
@@ -140,6 +140,7 @@ class Assessments:
         n_bins: int = 10,
         confidence: float = 0.95,
         monitor: str | None = None,
+        version: Version | None = None,
     ) -> tuple[str, CalibrationReport]:
         """Measure how often scores come true; returns the kept report's id, and the report.
 
@@ -157,6 +158,7 @@ class Assessments:
             n_bins=n_bins,
             confidence=confidence,
             now=call.now,
+            version=version,
         )
         return keep(call, "calibration", endpoint, monitor, report, of_labels(labels)), report
 
@@ -173,6 +175,7 @@ class Assessments:
         threshold: float = 0.5,
         confidence: float = 0.95,
         monitor: str | None = None,
+        version: Version | None = None,
     ) -> tuple[str, FairnessReport]:
         """Measure how groups are treated; returns the kept report's id, and the report.
 
@@ -183,13 +186,15 @@ class Assessments:
         self._releases.endpoint(call.connection, endpoint)
         report = Fairness(self.joins(call)).report(
             endpoint, groups, labels, since, until, by=by, threshold=threshold,
-            confidence=confidence, now=call.now,
+            confidence=confidence, now=call.now, version=version,
         )  # fmt: skip
         told = joined(of_labels(labels, [groups]), of_log(endpoint, [groups]))
         return keep(call, "fairness", endpoint, monitor, report, told), report
 
     def check(self, call: Call, monitor: Monitor, since: datetime, until: datetime) -> Found:
         """Measure all that a monitor declares of quality, and say what crosses its limits.
+
+        Of the version that serves: what the one before it predicted says nothing of this one.
 
         Raises:
             NotFound, InvalidInput: something cannot be measured.
@@ -198,6 +203,7 @@ class Assessments:
         if quality is None:
             return found
         window, endpoint = (since, until), monitor.endpoint
+        version = self.serving(call, endpoint)
         if quality.estimated:
             kept, estimates = self.estimate(
                 call, endpoint, *window, by=quality.by, threshold=quality.threshold,
@@ -209,7 +215,7 @@ class Assessments:
         if quality.calibration is not None and monitor.labels is not None:
             kept, calibration = self.calibration(
                 call, endpoint, monitor.labels, *window, by=quality.by,
-                confidence=quality.confidence, monitor=monitor.name,
+                confidence=quality.confidence, monitor=monitor.name, version=version,
             )  # fmt: skip
             found.told = joined(found.told, of_labels(monitor.labels))
             limits = quality.calibration
@@ -218,6 +224,7 @@ class Assessments:
             kept, fairness = self.fairness(
                 call, endpoint, one.groups, monitor.labels, *window, by=quality.by,
                 threshold=quality.threshold, confidence=quality.confidence, monitor=monitor.name,
+                version=version,
             )  # fmt: skip
             cuts = [one.groups]
             found.told = joined(found.told, of_labels(monitor.labels, cuts), of_log(endpoint, cuts))
@@ -236,6 +243,7 @@ class Assessments:
         report = self.performance(call).report(
             monitor.endpoint, labels, *window, by=quality.by, confidence=quality.confidence,
             threshold=quality.threshold, slices=quality.slices, now=call.now,
+            version=self.serving(call, monitor.endpoint),
         )  # fmt: skip
         cuts = quality.slices
         told = joined(of_labels(labels, cuts), of_log(monitor.endpoint, cuts))
@@ -266,6 +274,10 @@ class Assessments:
 
         return found
 
+    def serving(self, call: Call, endpoint: str) -> Version | None:
+        """The version that an endpoint serves; None if it serves nothing or a composition."""
+        return version_of(self._releases.active(call.connection, endpoint))
+
     def _active(self, call: Call, endpoint: str) -> Release:
         release = self._releases.active(call.connection, endpoint)
         if release is None:
@@ -290,6 +302,13 @@ def keep(
     )
     call.note(report=report_id)
     return report_id
+
+
+def version_of(release: Release | None) -> Version | None:
+    """The version of a release's first variant; None without a release, or of a composition."""
+    if release is None or release.variants[0].members:
+        return None
+    return release.variants[0].model, release.variants[0].version
 
 
 def check_window(since: datetime, until: datetime) -> None:

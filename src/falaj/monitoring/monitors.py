@@ -12,7 +12,7 @@ from falaj.catalog.definitions import Definitions
 from falaj.kernel.call import AssetRef, Call
 from falaj.kernel.errors import Conflict, NotFound
 from falaj.monitoring import tables
-from falaj.monitoring.assessments import Assessments, check_window, keep
+from falaj.monitoring.assessments import Assessments, check_window, keep, version_of
 from falaj.monitoring.driftchecks import DriftChecks, discreetly
 from falaj.monitoring.driftwords import DriftLimits, DriftReference, DriftReport, DriftWatch
 from falaj.monitoring.model import (
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from falaj.monitoring.anomalywords import AnomalyWatch
     from falaj.monitoring.drift import Drift
+    from falaj.monitoring.joined import Version
     from falaj.monitoring.performance import Performance
     from falaj.monitoring.seriesanomalies import SeriesAnomalies
     from falaj.operations.alerts import Alerts
@@ -149,6 +150,7 @@ class Monitors:
         threshold: float = 0.5,
         slices: Sequence[Slice] = (),
         monitor: str | None = None,
+        version: Version | None = None,
     ) -> tuple[str, PerformanceReport]:
         """Measure and keep a performance report; returns its id and the report.
 
@@ -162,7 +164,7 @@ class Monitors:
             measured = self.assessments.performance(call)
         report = measured.report(
             endpoint, labels, since, until, by=by, confidence=confidence,
-            threshold=threshold, slices=slices, now=call.now,
+            threshold=threshold, slices=slices, now=call.now, version=version,
         )  # fmt: skip
         told = joined(of_labels(labels, slices), of_log(endpoint, slices))
         return keep(call, "performance", endpoint, monitor, report, told), report
@@ -212,6 +214,7 @@ class Monitors:
                 until,
                 confidence=monitor.performance.confidence,
                 monitor=name,
+                version=version_of(self._releases.active(call.connection, monitor.endpoint)),
             )
             result.reports.append(kept)
             told = of_labels(monitor.labels)
