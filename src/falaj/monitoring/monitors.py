@@ -308,8 +308,11 @@ class Monitors:
 
 def crossed(report: PerformanceReport, limits: PerformanceLimits) -> list[tuple[str, str, str]]:
     """The limits that the last period with enough labels crosses, as (figure, message, the message
-    without figures)."""
-    enough = [one for one in report.periods if one.n_labels >= limits.least_labels]
+    without figures). Young periods are not looked at: the labels that arrive first may differ
+    from those that arrive late."""
+    enough = [
+        one for one in report.periods if one.n_labels >= limits.least_labels and not one.young
+    ]
     if not enough:
         return []
     last = enough[-1]
