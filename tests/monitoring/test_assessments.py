@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -26,7 +28,7 @@ from falaj.kernel.database import Database
 from falaj.kernel.errors import Conflict, Forbidden, InvalidInput, NotFound
 from falaj.lake.adapters.ducklake_engine import Place
 from falaj.lake.adapters.lake_ducklake import DuckLake
-from falaj.monitoring.model import Labels
+from falaj.monitoring.model import Labels, PerformanceLimits
 from falaj.monitoring.performancewords import (
     CalibrationLimits,
     FairnessLimits,
@@ -34,6 +36,10 @@ from falaj.monitoring.performancewords import (
     Quality,
     Slice,
 )
+from falaj.monitoring.schedulewords import CheckState, ScheduledCheck
+from falaj.monitoring.toldfrom import UNTOLD
+from falaj.serving.model import Variant
+from falaj.testing.serving import make_release
 
 DATA = drawn()
 WINDOW = {"since": MONDAY, "until": NOW}
@@ -274,6 +280,92 @@ def test_who_may_not_read_requests_learns_nothing_of_groups(world: Assessed) -> 
     with pytest.raises(Forbidden, match="predictions_delays"):
         world.monitors.report(kept.id)
     assert world.monitors.performance("delays", **OUTCOMES, **WINDOW).slices == []
+
+
+def test_a_kept_report_is_shown_to_those_alone_who_may_read_what_it_was_told_from(
+    world: Assessed,
+) -> None:
+    window = {"since": MONDAY, "until": MONDAY + timedelta(days=7)}
+    world.monitors.performance("delays", **OUTCOMES, **window)
+    world.monitors.calibration("delays", **OUTCOMES, **window)
+    reference = {"reference_since": MONDAY, "reference_until": MONDAY + timedelta(days=7)}
+    world.monitors.estimate("delays", **window, **OUTCOMES, **reference)
+    kept = world.monitors.reports("delays")
+    assert [one.kind for one in kept] == ["estimate", "calibration", "performance"]
+    for one in kept:
+        told = world.monitors.report(one.id).document["told_from"]
+        assert told == {"outcomes": ["delayed", "request_id", "known_at"]}
+    world.readable = set()
+    for one in kept:
+        with pytest.raises(Forbidden, match="outcomes"):
+            world.monitors.report(one.id)
+
+
+def test_alerts_tell_no_figures_that_were_told_from_labels(world: Assessed) -> None:
+    world.declare(
+        window=timedelta(days=DAYS), labels=LABELS,
+        performance=PerformanceLimits(auc_at_least=0.99),
+        quality=quality(realised=(FigureLimit(figure="brier", at_most=0.05),)),
+    )  # fmt: skip
+    world.clock.move(timedelta(days=2))
+    result = world.monitors.check("watched", until=NOW)
+    assert result.told_from == {"outcomes": ["delayed", "request_id", "known_at"]}
+    with world.database.reading() as connection:
+        alerts = world.alerts.listed(connection)
+    assert {one.name for one in alerts} == {"watched:auc", "watched:realised-brier"}
+    for one in alerts:
+        assert set(one.evidence) == {"report"}
+        assert "shows the figures to whoever may read outcomes" in one.message
+    assert not any(one.message in result.findings for one in alerts)
+    document = result.model_dump(mode="json")
+    check = ScheduledCheck(
+        id="check_1", monitor="watched", tick=NOW, job="job_1", principal="user:amina",
+        state=CheckState.DONE, asked_at=NOW, result=document,
+    )  # fmt: skip
+    schedules: Any = SimpleNamespace(checks=lambda _connection, _name, limit: [check])
+    world.service._schedules = schedules
+    assert world.monitors.checks("watched") == [check]
+    world.readable = set()
+    (shown,) = world.monitors.checks("watched")
+    assert shown.result is not None
+    assert set(shown.result["findings"]) == {UNTOLD}
+    assert shown.result["alerts"] == document["alerts"]
+
+
+def test_what_the_version_before_predicted_raises_nothing_of_the_one_that_serves(
+    sqlite_database: Database, tmp_path: Path
+) -> None:
+    log = log_of(DATA)
+    harmed = [1 if i >= HARMED else 2 for i in range(log.num_rows)]
+    place = log.schema.get_field_index("version")
+    versions = pa.array(harmed, log.schema.field("version").type)
+    with closing(DuckLake(Place.of("ducklake:", tmp_path), threads=1)) as lake:
+        lake.append("predictions_delays", log.set_column(place, "version", versions))
+        lake.append("outcomes", labels_of(DATA))
+        world = Assessed(sqlite_database, lake, DATA)
+        world.declare(
+            window=timedelta(days=DAYS), labels=LABELS,
+            performance=PerformanceLimits(brier_at_most=0.2),
+            quality=quality(
+                realised=(FigureLimit(figure="brier", at_most=0.2),),
+                calibration=CalibrationLimits(error_at_most=0.02),
+                fairness=(FairnessLimits(groups=Slice(by="channel"),
+                                         demographic_parity_ratio_at_least=0.8),),
+            ),
+        )  # fmt: skip
+        world.clock.move(timedelta(days=2))
+        names = ["brier", "realised-brier", "calibration",
+                 "fairness-channel-demographic_parity_ratio"]  # fmt: skip
+        found = world.monitors.check("watched", until=NOW)
+        with sqlite_database.reading() as connection:
+            raised = [one.name for one in world.alerts.listed(connection)]
+        assert sorted(raised) == sorted(f"watched:{one}" for one in names)
+        assert len(found.alerts) == len(names)
+        second = Variant(model="delay", version=2, bundle="sha256:a")
+        world.active = make_release("release_2", variants=(second,))
+        assert world.monitors.check("watched", until=NOW).findings == []
+        with pytest.raises(NotFound, match="delay/2"):
+            world.monitors.check("watched", until=NOW + timedelta(days=8))
 
 
 def test_the_model_of_the_loss_tells_the_loss_that_came(world: Assessed) -> None:

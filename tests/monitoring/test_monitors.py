@@ -16,7 +16,7 @@ from falaj.kernel.call import AssetRef
 from falaj.kernel.clock import SetClock
 from falaj.kernel.database import Database
 from falaj.kernel.door import face
-from falaj.kernel.errors import Conflict, InvalidInput, NotFound
+from falaj.kernel.errors import Conflict, Forbidden, InvalidInput, NotFound
 from falaj.lake.adapters.ducklake_engine import Place
 from falaj.lake.adapters.lake_ducklake import DuckLake
 from falaj.models.model import Statistics
@@ -166,6 +166,39 @@ def test_a_shifted_input_and_no_other_is_found(shifted: World) -> None:
     report = shifted.monitors.drift("delays", since=NOW - timedelta(days=7), until=NOW)
     assert [one.name for one in report.drifted] == ["b"]
     assert "PSI" in report.drifted[0].why
+
+
+def test_a_window_of_few_rows_has_no_distances(shifted: World) -> None:
+    start = NOW - timedelta(days=7)
+    with pytest.raises(NotFound, match="fewer than 20"):
+        shifted.monitors.drift("delays", since=start, until=start + timedelta(minutes=19))
+    window = {"since": start + timedelta(minutes=10), "until": start + timedelta(hours=2)}
+    with pytest.raises(NotFound, match="fewer than 20"):
+        shifted.monitors.drift(
+            "delays", **window, reference="fixed",
+            reference_since=start, reference_until=start + timedelta(minutes=10),
+        )  # fmt: skip
+    assert shifted.monitors.drift("delays", **window).n_observed == 110
+
+
+def test_rows_of_the_log_are_told_of_to_those_alone_who_may_read_it(shifted: World) -> None:
+    shifted.monitors.drift("delays", exact=True)
+    (kept,) = shifted.monitors.reports("delays")
+    told = shifted.monitors.report(kept.id).document["told_from"]
+    assert told == {"predictions_delays": ["features"]}
+    shifted.declare(
+        Monitor(name="whole", endpoint="delays", drift_watch=DriftWatch(sample=400, quality=None))
+    )
+    shifted.service._may = lambda _call, action, _ref: action != "tables.read"
+    for asked in (
+        lambda: shifted.monitors.drift("delays", exact=True),
+        lambda: shifted.monitors.drift("delays"),  # there are no sketches here
+        lambda: shifted.monitors.report(kept.id),
+        lambda: shifted.monitors.check("whole"),
+    ):
+        with pytest.raises(Forbidden, match="predictions_delays"):
+            asked()
+    assert len(shifted.monitors.reports("delays")) == 1
 
 
 def test_realised_figures_come_by_week_and_day(steady: World) -> None:

@@ -17,6 +17,8 @@ from falaj.monitoring.performance import Performance, mean_band
 
 MONDAY = datetime(2013, 10, 7, tzinfo=UTC)
 SINCE, UNTIL = MONDAY, MONDAY + timedelta(days=14)
+LATER = UNTIL + timedelta(days=30)
+"""When all labels have come."""
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +109,7 @@ def test_missing_tables_columns_and_windows_are_named(lake: DuckLake) -> None:
 
 
 def test_a_limit_is_crossed_only_by_the_whole_band(lake: DuckLake) -> None:
-    report = Performance(lake).report("delays", LABELS, SINCE, UNTIL)
+    report = Performance(lake).report("delays", LABELS, SINCE, UNTIL, now=LATER)
     last = report.periods[-1]
     assert last.auc is not None
     assert last.brier is not None
@@ -116,8 +118,20 @@ def test_a_limit_is_crossed_only_by_the_whole_band(lake: DuckLake) -> None:
     )
     assert crossed(report, inside) == []
     strict = PerformanceLimits(auc_at_least=0.99, brier_at_most=0.01, log_loss_at_most=0.01)
-    assert [figure for figure, _ in crossed(report, strict)] == ["auc", "log_loss", "brier"]
+    assert [figure for figure, *_ in crossed(report, strict)] == ["auc", "log_loss", "brier"]
     assert crossed(report, strict.model_copy(update={"least_labels": 10**6})) == []
+
+
+def test_a_limit_is_not_crossed_by_labels_of_which_half_have_arrived(lake: DuckLake) -> None:
+    report = Performance(lake).report("delays", LABELS, SINCE, UNTIL, now=LATER)
+    first, last = report.periods
+    assert not (first.young or last.young)
+    strict = PerformanceLimits(auc_at_least=0.99)
+    last.young = True
+    ((_, message, _),) = crossed(report, strict)
+    assert f"{first.since:%Y-%m-%d}" in message
+    first.young = True
+    assert crossed(report, strict) == []
 
 
 def test_a_band_of_a_mean_covers_as_often_as_it_says() -> None:

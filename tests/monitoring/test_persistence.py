@@ -22,18 +22,22 @@ class Kept:
     def __init__(self, database: Database) -> None:
         self.database = database
 
-    def window(self, number: int, *columns: str) -> None:
+    def window(
+        self, number: float, *columns: str, length: timedelta = HOUR, bundle: str = "b1"
+    ) -> None:
         until = START + number * HOUR
         with self.database.transaction() as connection:
             persistence.keep(
-                connection, "watch", until - HOUR, until, [of(one) for one in columns], at=until
-            )
+                connection, "watch", until - length, until, [of(one) for one in columns],
+                at=until, bundle=bundle, of_last=3,
+            )  # fmt: skip
 
-    def lasting(self, number: int, needed: int, of_last: int) -> set[str]:
+    def lasting(self, number: float, needed: int, of_last: int, bundle: str = "b1") -> set[str]:
         with self.database.reading() as connection:
             return persistence.lasting(
-                connection, "watch", START + number * HOUR, needed=needed, of_last=of_last
-            )
+                connection, "watch", START + number * HOUR,
+                needed=needed, of_last=of_last, bundle=bundle,
+            )  # fmt: skip
 
 
 @pytest.fixture
@@ -70,10 +74,42 @@ def test_an_older_window_is_judged_by_those_before_it(kept: Kept) -> None:
     assert kept.lasting(2, 2, 2) == {"drift-a"}
 
 
+def test_windows_that_overlap_count_once(kept: Kept) -> None:
+    day = 24 * HOUR
+    for number in range(24, 48):
+        kept.window(number, "a", length=day)
+        assert kept.lasting(number, 2, 3) == set()
+    kept.window(48, "a", length=day)
+    assert kept.lasting(48, 2, 3) == {"drift-a"}
+
+
+def test_what_the_version_before_showed_does_not_count(kept: Kept) -> None:
+    kept.window(1, "a", bundle="b1")
+    kept.window(2, "a", bundle="b1")
+    kept.window(3, "a", bundle="b2")
+    assert kept.lasting(3, 2, 3, bundle="b2") == set()
+    kept.window(4, "a", bundle="b2")
+    assert kept.lasting(4, 2, 3, bundle="b2") == {"drift-a"}
+
+
+def test_checks_that_are_close_to_each_other_keep_few_rows_and_lose_no_window(
+    kept: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(persistence, "WINDOWS_KEPT", 3)
+    monkeypatch.setattr(persistence, "_DENSE", 4)
+    day = 24 * HOUR
+    for number in range(24, 144):
+        kept.window(number, "a", length=day)
+    with kept.database.reading() as connection:
+        rows = connection.execute(select(func.count()).select_from(checks)).scalar()
+    assert rows is not None and rows < 40
+    assert kept.lasting(143, 3, 3) == {"drift-a"}
+
+
 def test_old_windows_are_forgotten(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(persistence, "WINDOWS_KEPT", 3)
-    for number in range(6):
+    for number in range(9):
         kept.window(number, "a")
     with kept.database.reading() as connection:
         for table in (checks, findings):
-            assert connection.execute(select(func.count()).select_from(table)).scalar() == 3
+            assert connection.execute(select(func.count()).select_from(table)).scalar() == 4

@@ -247,7 +247,9 @@ def test_new_labels_lead_to_one_retraining_for_each_training_set(
     import pyarrow as pa
 
     lake = world.premises.lake
-    declare(world, retraining(declared, of.OnLabels(table="flights", label="late", n=5)))
+    declare(
+        world, retraining(declared, of.OnLabels(table="flights", label="late", key="flight", n=5))
+    )
     gone_on(world)
     assert history(world, declared) == []
     rows = lake.scan("flights").slice(0, 6)
@@ -269,7 +271,7 @@ def test_labels_that_its_owner_may_not_read_are_not_counted(world: World, declar
             call.connection, accounts.get(call.connection, person), now=call.now, roles=("viewer",)
         )
     declare(
-        world, retraining(declared, of.OnLabels(table="flights", label="late", n=1)),
+        world, retraining(declared, of.OnLabels(table="flights", label="late", key="flight", n=1)),
         principal=f"user:{person}",
     )  # fmt: skip
     gone_on(world)

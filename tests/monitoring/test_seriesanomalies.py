@@ -5,14 +5,17 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pyarrow as pa
 import pytest
+from sqlalchemy import select
 
 from falaj.kernel.clock import SetClock
 from falaj.kernel.errors import FalajError
 from falaj.lake.adapters.lake_ducklake import DuckLake
+from falaj.lake.queries import table_names
 from falaj.monitoring.anomalywords import AnomalyWatch, MetricSeries
 from falaj.monitoring.model import Monitor
 from falaj.monitoring.series import MeterSeries
 from falaj.monitoring.seriesanomalies import SeriesAnomalies
+from falaj.monitoring.tables import reports
 from falaj.serving.counted import FAILED, LATENCY, Counted, histogram
 from falaj.testing.calls import opened_call
 
@@ -37,9 +40,13 @@ def lake(tmp_path_factory):
     made.close()
 
 
+def tables_in(lake):
+    return lambda sql: table_names(sql, lake.tables())
+
+
 def judged(database, lake, watch, until=END, times=1):
     series = MeterSeries(database, SetClock(until))
-    found = SeriesAnomalies(series, lambda _call, sql: lake.query(sql))
+    found = SeriesAnomalies(series, lambda _call, sql: lake.query(sql), tables_in(lake))
     monitor = Monitor(name="late-series", endpoint="late", anomalies=watch)
     for _ in range(times):
         with opened_call(database, now=until) as call:
@@ -65,6 +72,16 @@ def test_a_figure_of_the_business_that_falls_is_found_and_told_with_its_band(sql
     assert found.since == START + timedelta(hours=45)
     (series,) = report.series
     assert (series.method, len(series.points)) == ("rolling", 6)
+
+
+def test_a_kept_report_names_every_table_that_its_metrics_read(sqlite_database, lake):
+    nested = metric(where="amount > (SELECT max(v) FROM secrets)")
+    (report_id, _), _ = judged(sqlite_database, lake, watching(nested))
+    with sqlite_database.reading() as connection:
+        kept = connection.execute(
+            select(reports.c.document).where(reports.c.id == report_id)
+        ).scalar()
+    assert kept["told_from"] == {"sales": None, "secrets": None}
 
 
 def test_a_finding_that_is_over_is_told_once(sqlite_database, lake):

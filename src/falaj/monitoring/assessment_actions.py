@@ -10,7 +10,9 @@ from pydantic import Field, ValidationError
 
 from falaj.kernel.actions import Service, action
 from falaj.kernel.call import AssetRef, Call
-from falaj.kernel.errors import Forbidden, InvalidInput
+from falaj.kernel.errors import Forbidden, InvalidInput, NotFound
+from falaj.lake.sight import SeenInPart
+from falaj.monitoring import toldfrom
 from falaj.monitoring.model import (
     Column,
     Instant,
@@ -37,7 +39,6 @@ if TYPE_CHECKING:
     from falaj.monitoring.monitors import Monitors
 
 DEFAULT_WINDOW = timedelta(days=7)
-_LOG_COLUMNS = {"field": ("fields",), "input": ("features",)}
 
 May = Callable[[Call, str, AssetRef], bool]
 """True if the caller may do the named action on an asset, as the caller stands now."""
@@ -281,17 +282,31 @@ class AssessmentActions(Service):
             self._check_labels(monitor.labels, *cuts)
         for cut in cuts:
             self._check_slice(monitor.endpoint, cut)
+        watch = monitor.drift_watch
+        if monitor.leakage is not None or (watch is not None and watch.sample is not None):
+            self._check_log(monitor.endpoint, ("features",))
 
     def _check_kept(self, kept: KeptReport) -> None:
-        """Return if the caller may read what the groups of a kept report were told from."""
-        document = kept.document
-        cuts = [document["groups"]] if kept.kind == "fairness" else []
-        cuts += [one["slice"] for one in document.get("slices", [])]
-        for told in cuts:
-            cut = Slice.model_validate(told)
-            self._check_slice(kept.endpoint, cut)
-            if document.get("labels"):
-                self._check_labels(Labels.model_validate(document["labels"]), cut)
+        """Return if the caller may read what a kept report was told from."""
+        self._check_told(toldfrom.of_kept(kept))
+
+    def _check_told(self, told: toldfrom.ToldFrom) -> None:
+        """Return if the caller may read these columns, of all rows and in clear."""
+        for table, columns in sorted(told.items()):
+            if not self._may(self.call, "tables.read", AssetRef("table", table)):
+                raise Forbidden(
+                    f"You may not read table:{table}, which this was told from, as you stand.",
+                    hint="Personal data needs a purpose and a fresh second factor.",
+                )
+            self._guarded.check_clear(self.call, table, columns, todo="read figures of")
+
+    def _sees(self, told: toldfrom.ToldFrom) -> bool:
+        """True if the caller may read these columns."""
+        try:
+            self._check_told(told)
+        except (Forbidden, SeenInPart, NotFound):
+            return False
+        return True
 
     def _check_labels(self, labels: Labels, *cuts: Slice) -> None:
         """Return if the caller may read the labels, all of them and in clear, and whatever else
@@ -310,7 +325,7 @@ class AssessmentActions(Service):
 
     def _check_slice(self, endpoint: str, cut: Slice) -> None:
         """Return if the caller may read what tells rows of the log apart, in clear."""
-        columns = _LOG_COLUMNS.get(cut.of)
+        columns = toldfrom.LOG_COLUMNS.get(cut.of)
         if columns is not None:
             self._check_log(endpoint, columns)
 

@@ -14,7 +14,7 @@ from falaj.monitoring import tables
 from falaj.monitoring.calibration import Calibrations
 from falaj.monitoring.estimates import Estimates
 from falaj.monitoring.fairness import Fairness
-from falaj.monitoring.joined import Inputs, InputsOf, Joins
+from falaj.monitoring.joined import Inputs, InputsOf, Joins, Version
 from falaj.monitoring.losses import LossEstimates
 from falaj.monitoring.model import Labels, Monitor, Period
 from falaj.monitoring.performance import Performance
@@ -26,6 +26,7 @@ from falaj.monitoring.performancereports import (
     LossReport,
 )
 from falaj.monitoring.performancewords import Quality, Slice
+from falaj.monitoring.toldfrom import ToldFrom, joined, of_labels, of_log, of_rows, with_told
 
 if TYPE_CHECKING:
     from falaj.kernel.call import Call
@@ -45,6 +46,8 @@ class Found:
     """Ids of the kept reports."""
     crossed: list[tuple[checks.Crossed, str]] = field(default_factory=list)
     """Limits that were crossed, with the report that shows it."""
+    told: ToldFrom = field(default_factory=dict)
+    """What the reports were told from."""
 
 
 class Assessments:
@@ -98,7 +101,8 @@ class Assessments:
             self._active(call, endpoint), since, until, by=by, threshold=threshold,
             confidence=confidence, exact=exact, reference=reference,
         )  # fmt: skip
-        return keep(call, "estimate", endpoint, monitor, report), report
+        told = of_labels(reference.labels if reference is not None else None)
+        return keep(call, "estimate", endpoint, monitor, report, told), report
 
     def losses(
         self,
@@ -121,7 +125,8 @@ class Assessments:
         report = self._losses.report(
             self._active(call, endpoint), reference, since, until, by=by, confidence=confidence
         )
-        return keep(call, "losses", endpoint, None, report), report
+        told = joined(of_labels(reference.labels), of_rows(endpoint))
+        return keep(call, "losses", endpoint, None, report, told), report
 
     def calibration(
         self,
@@ -135,6 +140,7 @@ class Assessments:
         n_bins: int = 10,
         confidence: float = 0.95,
         monitor: str | None = None,
+        version: Version | None = None,
     ) -> tuple[str, CalibrationReport]:
         """Measure how often scores come true; returns the kept report's id, and the report.
 
@@ -152,8 +158,9 @@ class Assessments:
             n_bins=n_bins,
             confidence=confidence,
             now=call.now,
+            version=version,
         )
-        return keep(call, "calibration", endpoint, monitor, report), report
+        return keep(call, "calibration", endpoint, monitor, report, of_labels(labels)), report
 
     def fairness(
         self,
@@ -168,6 +175,7 @@ class Assessments:
         threshold: float = 0.5,
         confidence: float = 0.95,
         monitor: str | None = None,
+        version: Version | None = None,
     ) -> tuple[str, FairnessReport]:
         """Measure how groups are treated; returns the kept report's id, and the report.
 
@@ -178,12 +186,15 @@ class Assessments:
         self._releases.endpoint(call.connection, endpoint)
         report = Fairness(self.joins(call)).report(
             endpoint, groups, labels, since, until, by=by, threshold=threshold,
-            confidence=confidence, now=call.now,
+            confidence=confidence, now=call.now, version=version,
         )  # fmt: skip
-        return keep(call, "fairness", endpoint, monitor, report), report
+        told = joined(of_labels(labels, [groups]), of_log(endpoint, [groups]))
+        return keep(call, "fairness", endpoint, monitor, report, told), report
 
     def check(self, call: Call, monitor: Monitor, since: datetime, until: datetime) -> Found:
         """Measure all that a monitor declares of quality, and say what crosses its limits.
+
+        Of the version that serves: what the one before it predicted says nothing of this one.
 
         Raises:
             NotFound, InvalidInput: something cannot be measured.
@@ -192,6 +203,7 @@ class Assessments:
         if quality is None:
             return found
         window, endpoint = (since, until), monitor.endpoint
+        version = self.serving(call, endpoint)
         if quality.estimated:
             kept, estimates = self.estimate(
                 call, endpoint, *window, by=quality.by, threshold=quality.threshold,
@@ -203,15 +215,19 @@ class Assessments:
         if quality.calibration is not None and monitor.labels is not None:
             kept, calibration = self.calibration(
                 call, endpoint, monitor.labels, *window, by=quality.by,
-                confidence=quality.confidence, monitor=monitor.name,
+                confidence=quality.confidence, monitor=monitor.name, version=version,
             )  # fmt: skip
+            found.told = joined(found.told, of_labels(monitor.labels))
             limits = quality.calibration
             _note(found, kept, checks.of_calibration(calibration, limits, quality))
         for one in quality.fairness:
             kept, fairness = self.fairness(
                 call, endpoint, one.groups, monitor.labels, *window, by=quality.by,
                 threshold=quality.threshold, confidence=quality.confidence, monitor=monitor.name,
+                version=version,
             )  # fmt: skip
+            cuts = [one.groups]
+            found.told = joined(found.told, of_labels(monitor.labels, cuts), of_log(endpoint, cuts))
             _note(found, kept, checks.of_fairness(fairness, one, quality))
         return found
 
@@ -227,8 +243,12 @@ class Assessments:
         report = self.performance(call).report(
             monitor.endpoint, labels, *window, by=quality.by, confidence=quality.confidence,
             threshold=quality.threshold, slices=quality.slices, now=call.now,
+            version=self.serving(call, monitor.endpoint),
         )  # fmt: skip
-        kept = keep(call, "performance", monitor.endpoint, monitor.name, report)
+        cuts = quality.slices
+        told = joined(of_labels(labels, cuts), of_log(monitor.endpoint, cuts))
+        kept = keep(call, "performance", monitor.endpoint, monitor.name, report, told)
+        found.told = joined(found.told, told)
         _note(found, kept, checks.of_performance(report, quality))
 
     def performance(self, call: Call) -> Performance:
@@ -254,6 +274,10 @@ class Assessments:
 
         return found
 
+    def serving(self, call: Call, endpoint: str) -> Version | None:
+        """The version that an endpoint serves; None if it serves nothing or a composition."""
+        return version_of(self._releases.active(call.connection, endpoint))
+
     def _active(self, call: Call, endpoint: str) -> Release:
         release = self._releases.active(call.connection, endpoint)
         if release is None:
@@ -263,8 +287,10 @@ class Assessments:
         return release
 
 
-def keep(call: Call, kind: str, endpoint: str, monitor: str | None, report: BaseModel) -> str:
-    """Keep a report; returns its id."""
+def keep(
+    call: Call, kind: str, endpoint: str, monitor: str | None, report: BaseModel, told: ToldFrom
+) -> str:
+    """Keep a report, and what it was told from; returns its id."""
     report_id = tables.keep_report(
         call.connection,
         kind=kind,
@@ -272,10 +298,17 @@ def keep(call: Call, kind: str, endpoint: str, monitor: str | None, report: Base
         monitor=monitor,
         at=call.now,
         by=call.principal.id,
-        document=report.model_dump(mode="json"),
+        document=with_told(report.model_dump(mode="json"), told),
     )
     call.note(report=report_id)
     return report_id
+
+
+def version_of(release: Release | None) -> Version | None:
+    """The version of a release's first variant; None without a release, or of a composition."""
+    if release is None or release.variants[0].members:
+        return None
+    return release.variants[0].model, release.variants[0].version
 
 
 def check_window(since: datetime, until: datetime) -> None:

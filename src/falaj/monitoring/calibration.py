@@ -7,7 +7,7 @@ from datetime import datetime
 import numpy as np
 
 from falaj.monitoring.expected import Vector, miscalibrated
-from falaj.monitoring.joined import Joins
+from falaj.monitoring.joined import Joins, Version
 from falaj.monitoring.model import Band, Labels, Period
 from falaj.monitoring.performance import young_periods
 from falaj.monitoring.performancereports import (
@@ -38,18 +38,20 @@ class Calibrations:
         n_bins: int = 10,
         confidence: float = 0.95,
         now: datetime | None = None,
+        version: Version | None = None,
     ) -> CalibrationReport:
         """Reliability, expected calibration error and its test by period of [since, until).
 
         Args:
             n_bins: into how many of nearly equal size the scores are put.
             now: against which a period is young; the end of the window if left out.
+            version: whose predictions; all if left out.
 
         Raises:
             NotFound: there are no such predictions, or no label table.
             InvalidInput: a label is neither 0 nor 1, or a column is missing.
         """
-        joined = self._joins.joined(endpoint, labels, since, until, by)
+        joined = self._joins.joined(endpoint, labels, since, until, by, version=version)
         edges = bin_edges(joined.score[joined.known], n_bins)
         young = young_periods(joined, by, now or until)
         periods = []

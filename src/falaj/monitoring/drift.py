@@ -47,6 +47,8 @@ if TYPE_CHECKING:
     from falaj.monitoring.keptsketches import KeptSketches
     from falaj.serving.model import Variant
 
+LEAST_SHOWN = 20
+"""Predictions that a window needs to be compared: fewer would tell of single requests."""
 _BUNDLES = 100
 _TRAINING = DriftReference()
 _QUALITY = QualityLimits()
@@ -109,26 +111,25 @@ class Drift:
             quality: when values are faulty; None to look for no faults.
 
         Raises:
-            NotFound: there are no such predictions, or none in the reference's windows.
+            NotFound: there are fewer than 20 such predictions, or in the reference's windows.
             Corrupt: the bundle does not verify.
             InvalidInput: the endpoint serves a composition.
         """
         variant = _watched(release)
         frozen = self.frozen(variant.bundle)
         source, sketch = self._sketch(release.endpoint, variant, frozen, (since, until), exact)
+        _check_enough(release.endpoint, variant, (since, until), sketch.n)
         seen = seen_in(sketch, frozen.layout)
         before = frozen.training
         windows = windows_of(reference, since, until)
         if windows:
-            parts = [
-                self._sketch(release.endpoint, variant, frozen, one, exact, empty_ok=True)[1]
-                for one in windows
-            ]
-            whole = parts[0]
-            for one in parts[1:]:
+            parts = [self._sketch(release.endpoint, variant, frozen, one, exact) for one in windows]
+            if any(read == "rows" and one.n for read, one in parts):
+                source = "rows"
+            whole = parts[0][1]
+            for _, one in parts[1:]:
                 whole += one
-            if not whole.n:
-                raise _nothing(release.endpoint, variant, (windows[-1][0], windows[0][1]))
+            _check_enough(release.endpoint, variant, (windows[-1][0], windows[0][1]), whole.n)
             before = seen_in(whole, frozen.layout)
         distances = measured(frozen.layout, before, seen)
         columns = compared(frozen.layout, before, seen, distances, limits)
@@ -209,15 +210,11 @@ class Drift:
         frozen: Frozen,
         window: Window,
         exact: bool,
-        *,
-        empty_ok: bool = False,
     ) -> tuple[Literal["sketches", "rows"], Sketch]:
         kept = None if exact else self._remembered(endpoint, variant, *window)
         if kept is not None:
             return "sketches", kept
         sketch = self._counted(endpoint, variant, frozen, *window)
-        if not sketch.n and not empty_ok:
-            raise _nothing(endpoint, variant, window)
         return "rows", sketch
 
     def _remembered(
@@ -291,6 +288,18 @@ def _nothing(endpoint: str, variant: Variant, window: Window) -> NotFound:
         f"{window[0]:%Y-%m-%d %H:%M} and {window[1]:%Y-%m-%d %H:%M}.",
         hint="Ask for another window; fresh predictions reach the log within seconds.",
     )
+
+
+def _check_enough(endpoint: str, variant: Variant, window: Window, n: int) -> None:
+    if not n:
+        raise _nothing(endpoint, variant, window)
+    if n < LEAST_SHOWN:
+        raise NotFound(
+            f"{endpoint!r} has fewer than {LEAST_SHOWN} logged predictions of {variant.label} "
+            f"between {window[0]:%Y-%m-%d %H:%M} and {window[1]:%Y-%m-%d %H:%M}: distances over "
+            "so few would tell of single requests.",
+            hint="Ask for a longer window.",
+        )
 
 
 def _matrix(column: Any, n_inputs: int) -> NDArray[np.float32]:

@@ -10,6 +10,9 @@ from falaj.monitoring.following import followed
 from falaj.monitoring.labeldrift import label_drift
 from falaj.monitoring.sampledrift import sampled
 
+ROWS, LABELS = "rows as a whole", "labels"
+"""What findings that are told from rows are about."""
+
 if TYPE_CHECKING:
     from falaj.kernel.call import Call
     from falaj.monitoring.drift import Drift
@@ -55,16 +58,25 @@ class DriftChecks:
         found = found_in(report, watch)
         persistence.keep(
             call.connection, monitor.name, report.since, report.until, [*found, *changes],
-            at=call.now,
+            at=call.now, bundle=report.bundle, of_last=watch.of_last,
         )  # fmt: skip
         keys = persistence.lasting(
             call.connection, monitor.name, report.until,
-            needed=watch.needed, of_last=watch.of_last,
+            needed=watch.needed, of_last=watch.of_last, bundle=report.bundle,
         )  # fmt: skip
         return (
             [*(one for one in found if one.key in keys), *changes],
             [one.sentence for one in found if one.key not in keys],
         )
+
+
+def discreetly(one: Finding, report: DriftReport) -> str:
+    """A finding without figures if it was told from rows; otherwise empty."""
+    if one.name == "drift" and one.column == LABELS and report.labels is not None:
+        return "The labels have drifted"
+    if one.name == "drift" and one.column == ROWS and report.sampled is not None:
+        return "Rows of now are told from those of before"
+    return ""
 
 
 def found_in(report: DriftReport, watch: DriftWatch) -> list[Finding]:
@@ -88,7 +100,7 @@ def found_in(report: DriftReport, watch: DriftWatch) -> list[Finding]:
         found.append(
             Finding(
                 name="drift",
-                column="rows as a whole",
+                column=ROWS,
                 numbers={"auc": together.auc, "low": together.low},
                 sentence="Rows of now are told from those of before with an AUC of "
                 f"{together.auc:.3f} ({together.low:.3f} to {together.high:.3f}, limit "
@@ -99,7 +111,7 @@ def found_in(report: DriftReport, watch: DriftWatch) -> list[Finding]:
         found.append(
             Finding(
                 name="drift",
-                column="labels",
+                column=LABELS,
                 numbers={
                     "share": report.labels.observed_share,
                     "reference_share": report.labels.reference_share,

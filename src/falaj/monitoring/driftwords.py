@@ -117,6 +117,7 @@ class DriftWatch(_Frozen):
     needed: Annotated[int, Field(ge=1, le=100)] = 1
     """In how many of the last windows a thing must be found before it raises an alert."""
     of_last: Annotated[int, Field(ge=1, le=100)] = 1
+    """Windows that share no instant, and were of the version that serves."""
     quality: QualityLimits | None = QualityLimits()
     weighted: Annotated[float, Field(gt=0)] | None = None
     """Limit of the PSI of all inputs, weighted by the model's feature importance."""

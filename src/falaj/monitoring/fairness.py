@@ -15,7 +15,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from falaj.monitoring.joined import Joined, Joins
+from falaj.monitoring.joined import Joined, Joins, Version
 from falaj.monitoring.model import Band, Labels, Period
 from falaj.monitoring.performance import LEAST_SHOWN, young_periods
 from falaj.monitoring.performancereports import FairnessReport, GroupFairness, PeriodFairness
@@ -44,6 +44,7 @@ class Fairness:
         threshold: float = 0.5,
         confidence: float = 0.95,
         now: datetime | None = None,
+        version: Version | None = None,
     ) -> FairnessReport:
         """Rates by group and gaps between groups, by period of [since, until).
 
@@ -52,12 +53,13 @@ class Fairness:
             labels: where outcomes arrive; None for the shares predicted positive alone.
             threshold: a score from here on predicts label 1.
             now: against which a period is young; the end of the window if left out.
+            version: whose predictions; all if left out.
 
         Raises:
             NotFound: there are no such predictions, or no label table.
             InvalidInput: a label is neither 0 nor 1, or a column is missing.
         """
-        joined = self._joins.joined(endpoint, labels, since, until, by, groups)
+        joined = self._joins.joined(endpoint, labels, since, until, by, groups, version)
         young = young_periods(joined, by, now or until) if labels is not None else set()
         hidden, periods = 0, []
         for start, rows in joined.by_period():

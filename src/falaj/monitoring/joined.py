@@ -229,8 +229,9 @@ class Joins:
             inputs=opened,
         )
         if not found.num_rows:
+            of = "" if version is None else f" of {version[0]}/{version[1]}"
             raise NotFound(
-                f"{endpoint!r} has no logged predictions between {window[0]:%Y-%m-%d} and "
+                f"{endpoint!r} has no logged predictions{of} between {window[0]:%Y-%m-%d} and "
                 f"{window[1]:%Y-%m-%d}.",
                 hint="Ask for another window.",
             )

@@ -15,6 +15,7 @@ from falaj.kernel.ids import new_id
 from falaj.monitoring.leakagewords import LEAKAGE, LeakageLimits, LeakageReport
 from falaj.monitoring.model import CheckResult, Column, Instant, Labels, Monitor, Table
 from falaj.monitoring.tables import reports
+from falaj.monitoring.toldfrom import discreet, joined, of_labels, of_rows, with_told
 from falaj.operations.model import Severity
 from falaj.serving.model import EndpointName
 
@@ -68,17 +69,19 @@ class LeakageChecks:
             )
         judged = self._judged(call, release)
         report = self._leakage.report(release, labels, *window, limits, judged)
+        told = joined(of_labels(labels), of_rows(endpoint))
         name = monitor.name if monitor else None
         kept = new_id("report")
         call.connection.execute(
             insert(reports).values(
                 id=kept, kind=LEAKAGE, endpoint=endpoint, monitor=name, at=call.now,
-                by=call.principal.id, document=report.model_dump(mode="json"),
+                by=call.principal.id, document=with_told(report.model_dump(mode="json"), told),
             )
         )  # fmt: skip
         result = CheckResult(
             monitor=name or endpoint, since=window[0], until=window[1], reports=[kept],
             alerts=[], findings=[one.sentence for one in report.findings],
+            told_from=told,
         )  # fmt: skip
         for one in report.findings:
             alert = self._alerts.raise_alert(
@@ -86,8 +89,8 @@ class LeakageChecks:
                 name=f"{name or endpoint}:{one.key}",
                 subject=AssetRef("endpoint", endpoint),
                 severity=monitor.severity if monitor else Severity.WARNING,
-                message=one.sentence,
-                evidence={"report": kept, "finding": one.name, "name": one.column, **one.numbers},
+                message=discreet(_PLAIN[one.name].format(one.column), kept, told),
+                evidence={"report": kept, "finding": one.name, "name": one.column},
             )
             result.alerts.append(alert.id)
         call.note(report=kept, alerts=result.alerts)
@@ -100,6 +103,13 @@ class LeakageChecks:
             if one.gate == "leakage":
                 return {name: float(found) for name, found in one.evidence["features"].items()}
         return {}
+
+
+_PLAIN = {
+    "from_the_future": "Predictions were made of features from the future",
+    "label_like": "{} by itself tells the label too well",
+}
+"""Findings without their figures."""
 
 
 class LeakageActions(Service):
@@ -137,6 +147,7 @@ class LeakageActions(Service):
             {"table": label_table, "label": label, "on": on, "key": key, "recorded_at": recorded_at}
         )
         self._check_labels(labels)
+        self._check_log(endpoint, ("features",))
         if self._leaks is None:
             raise Conflict("This service was made without what looks for leakage.")
         limits = LeakageLimits(feature_auc=feature_auc)
@@ -157,10 +168,14 @@ class LeakageActions(Service):
                 "reports": [*result.reports, *more.reports],
                 "alerts": [*result.alerts, *more.alerts],
                 "findings": [*result.findings, *more.findings],
+                "told_from": joined(result.told_from, more.told_from),
             }
         )
 
     def _check_labels(self, labels: Labels) -> None:
+        raise NotImplementedError
+
+    def _check_log(self, endpoint: str, columns: tuple[str, ...]) -> None:
         raise NotImplementedError
 
     def _window(self, since: datetime | None, until: datetime | None) -> tuple[datetime, datetime]:

@@ -206,6 +206,9 @@ class CheckResult(BaseModel):
     findings: list[str]
     waiting: list[str] = []
     """What was found, and not yet in as many windows as the monitor wants."""
+    told_from: dict[str, list[str] | None] = {}
+    """The columns by table (None: all) that these sentences were told from, beyond sketches and
+    meters: who may not read them is not shown the sentences."""
 
 
 Instant = AwareDatetime

@@ -12,8 +12,8 @@ from falaj.catalog.definitions import Definitions
 from falaj.kernel.call import AssetRef, Call
 from falaj.kernel.errors import Conflict, NotFound
 from falaj.monitoring import tables
-from falaj.monitoring.assessments import Assessments, check_window, keep
-from falaj.monitoring.driftchecks import DriftChecks
+from falaj.monitoring.assessments import Assessments, check_window, keep, version_of
+from falaj.monitoring.driftchecks import DriftChecks, discreetly
 from falaj.monitoring.driftwords import DriftLimits, DriftReference, DriftReport, DriftWatch
 from falaj.monitoring.model import (
     CheckResult,
@@ -26,16 +26,22 @@ from falaj.monitoring.model import (
     ReportKind,
 )
 from falaj.monitoring.performancewords import Slice
+from falaj.monitoring.toldfrom import discreet, joined, of_drift, of_labels, of_log
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
 
+    from falaj.monitoring.anomalywords import AnomalyWatch
     from falaj.monitoring.drift import Drift
+    from falaj.monitoring.joined import Version
     from falaj.monitoring.performance import Performance
     from falaj.monitoring.seriesanomalies import SeriesAnomalies
     from falaj.operations.alerts import Alerts
     from falaj.serving.model import Release
     from falaj.serving.releases import Releases
+
+_SAID = {"series", "side", "since", "until", "n_points", "lasts"}
+"""What an alert tells of an anomaly of a metric: all but its values."""
 
 
 class Monitors:
@@ -128,7 +134,8 @@ class Monitors:
             exact=exact, reference=watch.reference, quality=watch.quality,
         )  # fmt: skip
         self._drift_checks.complete(report, watch, labels, active)
-        return keep(call, "drift", endpoint, monitor, report), report
+        told = of_drift(report, labels)
+        return keep(call, "drift", endpoint, monitor, report, told), report
 
     def performance(
         self,
@@ -143,6 +150,7 @@ class Monitors:
         threshold: float = 0.5,
         slices: Sequence[Slice] = (),
         monitor: str | None = None,
+        version: Version | None = None,
     ) -> tuple[str, PerformanceReport]:
         """Measure and keep a performance report; returns its id and the report.
 
@@ -156,9 +164,10 @@ class Monitors:
             measured = self.assessments.performance(call)
         report = measured.report(
             endpoint, labels, since, until, by=by, confidence=confidence,
-            threshold=threshold, slices=slices, now=call.now,
+            threshold=threshold, slices=slices, now=call.now, version=version,
         )  # fmt: skip
-        return keep(call, "performance", endpoint, monitor, report), report
+        told = joined(of_labels(labels, slices), of_log(endpoint, slices))
+        return keep(call, "performance", endpoint, monitor, report, told), report
 
     def check(self, call: Call, name: str, until: datetime) -> CheckResult:
         """Run a monitor over its window that ends at ``until``; raises alerts.
@@ -188,10 +197,14 @@ class Monitors:
                     report=kept,
                     features=[one.column for one in lasting],
                 )
+            told = of_drift(report, monitor.labels)
+            result.told_from = joined(told)
             for one in lasting:
+                plain = discreetly(one, report)
+                numbers = {} if plain else one.numbers
                 self._alert(call, monitor, result, one.key, one.sentence,
-                            {"report": kept, "finding": one.name, "name": one.column,
-                             **one.numbers})  # fmt: skip
+                            {"report": kept, "finding": one.name, "name": one.column, **numbers},
+                            discreet(plain, kept, told) if plain else None)  # fmt: skip
         if monitor.labels is not None and monitor.performance is not None:
             kept, realised = self.performance(
                 call,
@@ -201,25 +214,42 @@ class Monitors:
                 until,
                 confidence=monitor.performance.confidence,
                 monitor=name,
+                version=version_of(self._releases.active(call.connection, monitor.endpoint)),
             )
             result.reports.append(kept)
-            for figure, message in crossed(realised, monitor.performance):
-                self._alert(call, monitor, result, figure, message, {"report": kept})
+            told = of_labels(monitor.labels)
+            result.told_from = joined(result.told_from, told)
+            for figure, message, plain in crossed(realised, monitor.performance):
+                self._alert(call, monitor, result, figure, message, {"report": kept},
+                            discreet(plain, kept, told))  # fmt: skip
         if monitor.anomalies is not None:
-            shown, judged = self.series.check(call, monitor, monitor.anomalies, until)
-            result.reports.append(shown)
-            for one_series in judged:
-                self._alert(call, monitor, result, f"anomaly-{one_series.series}",
-                            one_series.message,
-                            {"report": shown, **one_series.model_dump(mode="json")})  # fmt: skip
+            self._check_series(call, monitor, monitor.anomalies, result)
         if monitor.quality is not None:
             found = self.assessments.check(call, monitor, since, until)
             result.reports += found.reports
-            for crossed_limit, shown in found.crossed:
-                self._alert(call, monitor, result, crossed_limit.name, crossed_limit.message,
-                            {"report": shown})  # fmt: skip
+            result.told_from = joined(result.told_from, found.told)
+            for over, shown in found.crossed:
+                plain = discreet(over.plain, shown, found.told) if over.plain else None
+                self._alert(call, monitor, result, over.name, over.message, {"report": shown},
+                            plain)  # fmt: skip
         call.note(reports=result.reports, alerts=result.alerts)
         return result
+
+    def _check_series(
+        self, call: Call, monitor: Monitor, watch: AnomalyWatch, result: CheckResult
+    ) -> None:
+        told = self.series.told_from(watch)
+        shown, judged = self.series.check(call, monitor, watch, result.until)
+        result.reports.append(shown)
+        result.told_from = joined(result.told_from, told)
+        metrics = {one.name for one in watch.metrics}
+        for one in judged:
+            hidden = one.series in metrics
+            plain = f"{one.series} is {one.side} what is usual since {one.since:%Y-%m-%d %H:%M} UTC"
+            figures = one.model_dump(mode="json", include=_SAID if hidden else None)
+            self._alert(call, monitor, result, f"anomaly-{one.series}", one.message,
+                        {"report": shown, **figures},
+                        discreet(plain, shown, told) if hidden else None)  # fmt: skip
 
     def reports(self, connection: Connection, endpoint: str, *, limit: int) -> list[ReportKind]:
         """The newest kept reports of an endpoint."""
@@ -260,34 +290,45 @@ class Monitors:
         name: str,
         message: str,
         evidence: dict[str, object],
+        discreet: str | None = None,
     ) -> None:
+        """Raise an alert; ``discreet`` is its message where not all who see it may read the
+        figures."""
         alert = self._alerts.raise_alert(
             call,
             name=f"{monitor.name}:{name}",
             subject=AssetRef("endpoint", monitor.endpoint),
             severity=monitor.severity,
-            message=message,
+            message=discreet or message,
             evidence=evidence,
         )
         result.alerts.append(alert.id)
         result.findings.append(message)
 
 
-def crossed(report: PerformanceReport, limits: PerformanceLimits) -> list[tuple[str, str]]:
-    """The limits that the last period with enough labels crosses, as (figure, message)."""
-    enough = [one for one in report.periods if one.n_labels >= limits.least_labels]
+def crossed(report: PerformanceReport, limits: PerformanceLimits) -> list[tuple[str, str, str]]:
+    """The limits that the last period with enough labels crosses, as (figure, message, the message
+    without figures). Young periods are not looked at: the labels that arrive first may differ
+    from those that arrive late."""
+    enough = [
+        one for one in report.periods if one.n_labels >= limits.least_labels and not one.young
+    ]
     if not enough:
         return []
     last = enough[-1]
-    told = f"in the {report.by} from {last.since:%Y-%m-%d} ({last.n_labels} labels)"
+    when = f"in the {report.by} from {last.since:%Y-%m-%d}"
+    told = f"{when} ({last.n_labels} labels)"
     found = []
     if limits.auc_at_least is not None and last.auc and last.auc.high < limits.auc_at_least:
-        found.append(("auc", f"AUC {last.auc.estimate:.3f} {told}, limit {limits.auc_at_least:g}"))
+        limit = limits.auc_at_least
+        found.append(("auc", f"AUC {last.auc.estimate:.3f} {told}, limit {limit:g}",
+                      f"AUC is surely below {limit:g} {when}"))  # fmt: skip
     for name, band, limit in (
         ("log_loss", last.log_loss, limits.log_loss_at_most),
         ("brier", last.brier, limits.brier_at_most),
     ):
         if limit is not None and band and band.low > limit:
             words = name.replace("_", " ")
-            found.append((name, f"{words} {band.estimate:.3f} {told}, limit {limit:g}"))
+            found.append((name, f"{words} {band.estimate:.3f} {told}, limit {limit:g}",
+                          f"{words} is surely above {limit:g} {when}"))  # fmt: skip
     return found

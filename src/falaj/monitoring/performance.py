@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 
 from falaj.lake.ports import Lake
-from falaj.monitoring.joined import InputsOf, Joined, Joins
+from falaj.monitoring.joined import InputsOf, Joined, Joins, Version
 from falaj.monitoring.model import (
     Labels,
     PerformanceReport,
@@ -48,6 +48,7 @@ class Performance:
         threshold: float = 0.5,
         slices: Sequence[Slice] = (),
         now: datetime | None = None,
+        version: Version | None = None,
     ) -> PerformanceReport:
         """The figures of [since, until) by period, each with its band.
 
@@ -58,12 +59,13 @@ class Performance:
             threshold: a score from here on predicts label 1.
             slices: by what rows are told apart, each by itself.
             now: against which a period is young; the end of the window if left out.
+            version: whose predictions; all if left out.
 
         Raises:
             NotFound: there are no such predictions, or no label table.
             InvalidInput: a label is neither 0 nor 1, or a column is missing.
         """
-        joined = self._joins.joined(endpoint, labels, since, until, by)
+        joined = self._joins.joined(endpoint, labels, since, until, by, version=version)
         periods = [
             period_of(start, rows, threshold, confidence) for start, rows in joined.by_period()
         ]
@@ -87,7 +89,7 @@ class Performance:
             warning=_warning(periods, by),
         )
         for cut in slices:
-            apart = self._joins.joined(endpoint, labels, since, until, by, cut)
+            apart = self._joins.joined(endpoint, labels, since, until, by, cut, version)
             self._add_slice(report, cut, apart)
         return report
 

@@ -1,8 +1,9 @@
 """Persistence: a thing is alerted when it was found in enough of the last windows.
 
-One window of chance raises nothing then, and a check that is repeated for the same window
-counts once. Which windows were checked is kept beside what was found, since a window without
-findings is news as well.
+One window of chance raises nothing then. Windows that overlap share rows, and would tell the same
+chance several times: so of those only the last one counts, as of checks that are repeated. What
+another model version showed does not count for the one that serves. Which windows were checked is
+kept beside what was found, since a window without findings is news as well.
 """
 
 from __future__ import annotations
@@ -21,7 +22,11 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
 
 WINDOWS_KEPT = 500
-"""Of each monitor; older ones are forgotten at its next check."""
+"""Of each monitor at least; older ones are forgotten at its next check, unless the windows that
+persistence looks back on reach farther."""
+_DENSE = 50
+"""Of checks that follow each other faster than this part of their window, those in the middle are
+forgotten: a window of 30 days that is checked each minute keeps a hundred rows for each window."""
 
 
 def keep(
@@ -32,14 +37,18 @@ def keep(
     found: Iterable[Finding],
     *,
     at: datetime,
+    bundle: str,
+    of_last: int = 1,
 ) -> None:
     """Keep what a check of [since, until) found, in the place of what was found there before.
 
     Args:
         monitor: its name.
         at: when it was checked.
+        bundle: of the model version that was looked at.
+        of_last: on how many windows persistence looks back.
     """
-    row = {"monitor": monitor, "until": until, "since": since, "at": at}
+    row = {"monitor": monitor, "until": until, "since": since, "at": at, "bundle": bundle}
     upsert(connection, checks, [row])
     mine = (findings.c.monitor == monitor, findings.c.until == until)
     connection.execute(delete(findings).where(*mine))
@@ -57,6 +66,28 @@ def keep(
     }
     if rows:
         connection.execute(insert(findings), list(rows.values()))
+    _thin(connection, monitor, since, until, bundle)
+    _forget(connection, monitor, until - (of_last + 1) * (until - since))
+
+
+def _thin(
+    connection: Connection, monitor: str, since: datetime, until: datetime, bundle: str
+) -> None:
+    """Forget the check before this one if it lies in the middle of checks that are close."""
+    before = connection.execute(
+        select(checks.c.until)
+        .where(checks.c.monitor == monitor, checks.c.until < until, checks.c.bundle == bundle)
+        .order_by(checks.c.until.desc())
+        .limit(2)
+    ).scalars().all()  # fmt: skip
+    if len(before) == 2 and until - before[1] < (until - since) / _DENSE:
+        for table in (findings, checks):
+            connection.execute(
+                delete(table).where(table.c.monitor == monitor, table.c.until == before[0])
+            )
+
+
+def _forget(connection: Connection, monitor: str, horizon: datetime) -> None:
     oldest = connection.execute(
         select(checks.c.until)
         .where(checks.c.monitor == monitor)
@@ -65,25 +96,43 @@ def keep(
         .limit(1)
     ).scalar()
     if oldest is not None:
+        last = min(oldest, horizon)
         for table in (findings, checks):
             connection.execute(
-                delete(table).where(table.c.monitor == monitor, table.c.until <= oldest)
+                delete(table).where(table.c.monitor == monitor, table.c.until <= last)
             )
 
 
 def lasting(
-    connection: Connection, monitor: str, until: datetime, *, needed: int, of_last: int
+    connection: Connection,
+    monitor: str,
+    until: datetime,
+    *,
+    needed: int,
+    of_last: int,
+    bundle: str,
 ) -> set[str]:
-    """The keys of what was found in at least ``needed`` of the ``of_last`` windows up to
-    and with the one that ends at ``until``, that one among them."""
-    windows = list(
-        connection.execute(
-            select(checks.c.until)
-            .where(checks.c.monitor == monitor, checks.c.until <= until)
+    """The keys of what was found in at least ``needed`` of ``of_last`` windows, in the one that
+    ends at ``until`` among them.
+
+    The windows are those of checks of the same bundle, no two of which share an instant: before
+    the last one comes the latest that had ended when it began, and so on.
+    """
+    windows: list[datetime] = []
+    end = until
+    while len(windows) < of_last:
+        row = connection.execute(
+            select(checks.c.until, checks.c.since)
+            .where(checks.c.monitor == monitor, checks.c.bundle == bundle, checks.c.until <= end)
             .order_by(checks.c.until.desc())
-            .limit(of_last)
-        ).scalars()
-    )
+            .limit(1)
+        ).first()
+        if row is None:
+            break
+        windows.append(row.until)
+        end = row.since
+    if not windows or windows[0] != until:
+        return set()
     counted = connection.execute(
         select(findings.c.key)
         .where(findings.c.monitor == monitor, findings.c.until.in_(windows))

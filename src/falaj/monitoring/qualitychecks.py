@@ -28,6 +28,8 @@ class Crossed:
     name: str
     """Of the alert: the same finding has the same name."""
     message: str
+    plain: str = ""
+    """Without figures, where those are told from tables that not everybody may read."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,8 @@ def of_performance(report: PerformanceReport, quality: Quality) -> list[Crossed]
                         f"{_words(limit.figure).capitalize()} is {_told(band)}{where} in the "
                         f"{report.by} from {last.since:%Y-%m-%d} ({last.n_labels} labels); "
                         f"limit {bounds}.",
+                        plain=f"{_words(limit.figure).capitalize()}{where} crosses its limit "
+                        f"({bounds}) in the {report.by} from {last.since:%Y-%m-%d}",
                     )
                 )
     return found
@@ -139,6 +143,8 @@ def of_calibration(
             f"The calibration error is {_told(band)} in the {report.by} from "
             f"{last.since:%Y-%m-%d} ({last.n_labels} labels, p = {last.p_value:.2g}); "
             f"limit {bounds}.",
+            plain=f"The calibration error crosses its limit ({bounds}) in the {report.by} from "
+            f"{last.since:%Y-%m-%d}",
         )
     ]
 
@@ -162,6 +168,8 @@ def of_fairness(report: FairnessReport, limits: FairnessLimits, quality: Quality
                     f"fairness-{report.groups.by}-{name}",
                     f"{_words(name).capitalize()} by {report.groups.by} is {_told(band)} in the "
                     f"{report.by} from {periods[-1].since:%Y-%m-%d}; limit {bounds}.",
+                    plain=f"{_words(name).capitalize()} by {report.groups.by} crosses its limit "
+                    f"({bounds}) in the {report.by} from {periods[-1].since:%Y-%m-%d}",
                 )
             )
     return found

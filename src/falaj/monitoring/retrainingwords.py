@@ -65,6 +65,8 @@ class OnLabels(_Frozen):
     table: Table
     label: Column
     """Null while it is not known."""
+    key: Column
+    """What a label is of. A key with several labels counts once: a correction is no new label."""
     n: int = Field(ge=1)
 
 

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from falaj.kernel.actions import Service, action
 from falaj.monitoring.schedulewords import MonitorSchedule, ScheduledCheck
+from falaj.monitoring.toldfrom import FIELD, ToldFrom, untold
 
 if TYPE_CHECKING:
     from falaj.monitoring.schedules import MonitorSchedules
@@ -27,14 +28,29 @@ class ScheduleActions(Service):
         if self._schedules is None:
             return []
         listed = self._schedules.listed(self.call.connection)
-        return [one for one in listed if self._may_see(one.endpoint)]
+        return [
+            one.model_copy(update={"last": None if one.last is None else self._shown(one.last)})
+            for one in listed
+            if self._may_see(one.endpoint)
+        ]
 
     @action(get="/monitors/{name}/checks", on="monitor")
     def checks(self, name: str, *, limit: Limit = 50) -> Sequence[ScheduledCheck]:
         """List what a monitor's schedule has checked, the newest first, with what was found."""
         if self._schedules is None:
             return []
-        return self._schedules.checks(self.call.connection, name, limit=limit)
+        listed = self._schedules.checks(self.call.connection, name, limit=limit)
+        return [self._shown(one) for one in listed]
+
+    def _shown(self, check: ScheduledCheck) -> ScheduledCheck:
+        """A check, without the sentences that are told from what the caller may not read."""
+        result = check.result
+        if result is None or self._sees(result.get(FIELD, {})):
+            return check
+        return check.model_copy(update={"result": untold(result)})
+
+    def _sees(self, told: ToldFrom) -> bool:
+        raise NotImplementedError
 
     def _may_see(self, endpoint: str) -> bool:
         raise NotImplementedError

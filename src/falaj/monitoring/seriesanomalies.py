@@ -22,6 +22,7 @@ from falaj.monitoring.anomalywords import (
 )
 from falaj.monitoring.assessments import keep
 from falaj.monitoring.series import HOUR, MINUTE, MeterSeries
+from falaj.monitoring.toldfrom import ToldFrom
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 Query = Callable[[Call, str], "pa.Table"]
 """Answers one SELECT, of tables that the caller sees whole and in clear."""
+TablesOf = Callable[[str], set[str]]
+"""The lake tables that a SELECT reads."""
 LEAST_REQUESTS = 20
 """Of a point with fewer, no share of errors is told."""
 Values = NDArray[np.float64]
@@ -41,11 +44,22 @@ class SeriesAnomalies:
     Args:
         series: of the endpoints.
         query: reads lake tables as a caller may.
+        tables_of: tells which of them a metric reads.
     """
 
-    def __init__(self, series: MeterSeries, query: Query) -> None:
+    def __init__(self, series: MeterSeries, query: Query, tables_of: TablesOf) -> None:
         self._series = series
         self._query = query
+        self._tables_of = tables_of
+
+    def told_from(self, watch: AnomalyWatch) -> ToldFrom:
+        """What the metrics of a monitor are told from."""
+        now = datetime.now(UTC)
+        return {
+            table: None
+            for metric in watch.metrics
+            for table in sorted(self._tables_of(_select(metric, now, now, HOUR)))
+        }
 
     def check(
         self, call: Call, monitor: Monitor, watch: AnomalyWatch, until: datetime
@@ -59,7 +73,8 @@ class SeriesAnomalies:
         news = [
             one for one in report.findings if one.lasts or (one.series, one.since) not in before
         ]
-        return keep(call, "anomalies", monitor.endpoint, monitor.name, report), news
+        told = self.told_from(watch)
+        return keep(call, "anomalies", monitor.endpoint, monitor.name, report, told), news
 
     def report(
         self, call: Call, monitor: Monitor, watch: AnomalyWatch, until: datetime
@@ -95,16 +110,8 @@ class SeriesAnomalies:
     def _metric(
         self, call: Call, metric: MetricSeries, start: datetime, end: datetime, seconds: int
     ) -> Values:
-        at = f'"{metric.at}"'
-        us = f"epoch_us({at}::TIMESTAMPTZ)"
         first, last = (int(one.timestamp()) for one in (start, end))
-        where = f"AND ({metric.where}\n)" if metric.where is not None else ""
-        rows = self._query(
-            call,
-            f"SELECT {us} // {seconds * 1_000_000} AS step, ({metric.value}\n)::DOUBLE AS value"
-            f' FROM "{metric.table}" WHERE {us} >= {first * 1_000_000}'
-            f" AND {us} < {last * 1_000_000} {where} GROUP BY 1",
-        )
+        rows = self._query(call, _select(metric, start, end, seconds))
         if rows.column_names != ["step", "value"]:
             raise InvalidInput(
                 f"The value of the metric {metric.name!r} is not one aggregate.",
@@ -121,6 +128,17 @@ class SeriesAnomalies:
         for place, value in known:
             values[place] = value
         return values
+
+
+def _select(metric: MetricSeries, start: datetime, end: datetime, seconds: int) -> str:
+    us = f'epoch_us("{metric.at}"::TIMESTAMPTZ)'
+    first, last = (int(one.timestamp()) for one in (start, end))
+    where = f"AND ({metric.where}\n)" if metric.where is not None else ""
+    return (
+        f"SELECT {us} // {seconds * 1_000_000} AS step, ({metric.value}\n)::DOUBLE AS value"
+        f' FROM "{metric.table}" WHERE {us} >= {first * 1_000_000}'
+        f" AND {us} < {last * 1_000_000} {where} GROUP BY 1"
+    )
 
 
 def _errors(start: datetime, shares: Values, requests: Values, watch: AnomalyWatch) -> SeriesJudged:

@@ -27,6 +27,7 @@ from falaj.monitoring.model import (
     Table,
 )
 from falaj.monitoring.schedule_actions import ScheduleActions
+from falaj.monitoring.toldfrom import of_drift
 from falaj.serving.model import EndpointName
 
 if TYPE_CHECKING:
@@ -86,6 +87,8 @@ class MonitorService(AssessmentActions, LeakageActions, ScheduleActions):
             reference_since, reference_until: the fixed window.
             reference_windows: how many rolling windows, or weeks back.
         """
+        if exact:
+            self._check_log(endpoint, ("features",))
         window = self._window(since, until)
         limits = DriftLimits(psi=psi_limit)
         before = DriftReference(
@@ -94,6 +97,7 @@ class MonitorService(AssessmentActions, LeakageActions, ScheduleActions):
         _, report = self._monitors.drift(
             self.call, endpoint, *window, limits, exact=exact, reference=before
         )
+        self._check_told(of_drift(report, None))  # rows are read where there is no sketch, too
         return report
 
     @action(post="/table-drift-reports")
@@ -134,6 +138,7 @@ class MonitorService(AssessmentActions, LeakageActions, ScheduleActions):
         monitor = self._monitors.monitor(self.call.connection, name)
         self._check_monitor(monitor)
         result = self._monitors.check(self.call, name, until or self.call.now)
+        self._check_told(result.told_from)  # rows, where there were no sketches
         return self._with_leakage(monitor, result)
 
     @action(get="/endpoints/{endpoint}/reports", on="endpoint")

@@ -61,6 +61,7 @@ checks = Table(
     Column("until", Instant, primary_key=True),
     Column("since", Instant, nullable=False),
     Column("at", Instant, nullable=False),
+    Column("bundle", String(100), nullable=False),
 )
 
 findings = Table(

@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Protocol
 
 from falaj.kernel.call import AssetRef
 from falaj.kernel.errors import Forbidden, InvalidInput, NotFound
+from falaj.lake.personal import rule_of
 from falaj.monitoring.retrainingwords import Cause, OnFinding, OnLabels, OnSchedule, Retraining
 from falaj.operations.model import AlertState
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from sqlalchemy.engine import Connection
 
     from falaj.lake.ports import Lake
@@ -157,11 +159,19 @@ class Triggers:
         ]
 
     def _counted(self, trigger: OnLabels, snapshot: int | None) -> int:
-        lake = self._lake()
+        """The keys that have a label, now or at a snapshot."""
+        lake, named = self._lake(), trigger.table
+        inputs: dict[str, pa.Table] = {}
         try:
+            if rule_of(lake, trigger.table) is not None:  # SQL sees nothing of sealed columns
+                columns = list(dict.fromkeys((trigger.key, trigger.label)))
+                named = "labelled"
+                inputs[named] = lake.scan(trigger.table, columns=columns, snapshot=snapshot)
             found = lake.query(
-                f'SELECT count("{trigger.label}") AS n FROM {trigger.table}', snapshot=snapshot
-            )
+                f'SELECT count(DISTINCT "{trigger.key}") AS n FROM {named} '
+                f'WHERE "{trigger.label}" IS NOT NULL',
+                inputs=inputs or None, snapshot=snapshot,
+            )  # fmt: skip
         except (NotFound, InvalidInput):
             if snapshot is None:
                 raise

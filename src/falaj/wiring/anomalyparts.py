@@ -51,7 +51,7 @@ def series_anomalies(made: Premises) -> SeriesAnomalies:
             guarded.check_clear(call, table, None, todo="watch a metric of")
         return guarded.query(call, sql)
 
-    return SeriesAnomalies(meter_series(made), query)
+    return SeriesAnomalies(meter_series(made), query, guarded.tables_of)
 
 
 def anomaly_chores(made: Premises) -> dict[str, Callable[[], object]]:

@@ -21,6 +21,7 @@ def upgrade() -> None:
         sa.Column("until", Instant(), nullable=False),
         sa.Column("since", Instant(), nullable=False),
         sa.Column("at", Instant(), nullable=False),
+        sa.Column("bundle", sa.String(length=100), nullable=False),
         sa.PrimaryKeyConstraint("monitor", "until", name=op.f("pk_monitoring_checks")),
     )
     op.create_table(
