@@ -53,7 +53,7 @@ class AssessmentActions(Service):
     _may: May
     _guarded: GuardedLake
 
-    @action(post="/endpoints/{endpoint}/performance-reports", on="endpoint")
+    @action(post="/endpoints/{endpoint}/performance-reports", on="endpoint", reads_first=True)
     def performance(
         self,
         endpoint: EndpointName,
@@ -98,7 +98,7 @@ class AssessmentActions(Service):
         )
         return report
 
-    @action(post="/endpoints/{endpoint}/estimates", on="endpoint")
+    @action(post="/endpoints/{endpoint}/estimates", on="endpoint", reads_first=True)
     def estimate(
         self,
         endpoint: EndpointName,
@@ -138,7 +138,7 @@ class AssessmentActions(Service):
         )  # fmt: skip
         return report
 
-    @action(post="/endpoints/{endpoint}/loss-estimates", on="endpoint")
+    @action(post="/endpoints/{endpoint}/loss-estimates", on="endpoint", reads_first=True)
     def losses(
         self,
         endpoint: EndpointName,
@@ -177,7 +177,7 @@ class AssessmentActions(Service):
         )
         return report
 
-    @action(post="/endpoints/{endpoint}/calibration-reports", on="endpoint")
+    @action(post="/endpoints/{endpoint}/calibration-reports", on="endpoint", reads_first=True)
     def calibration(
         self,
         endpoint: EndpointName,
@@ -209,7 +209,7 @@ class AssessmentActions(Service):
         )
         return report
 
-    @action(post="/endpoints/{endpoint}/fairness-reports", on="endpoint")
+    @action(post="/endpoints/{endpoint}/fairness-reports", on="endpoint", reads_first=True)
     def fairness(
         self,
         endpoint: EndpointName,

@@ -6,15 +6,12 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from sqlalchemy import insert
-
 from falaj.kernel.actions import Service, action
 from falaj.kernel.call import AssetRef
 from falaj.kernel.errors import Conflict
-from falaj.kernel.ids import new_id
+from falaj.monitoring.assessments import keep
 from falaj.monitoring.leakagewords import LEAKAGE, LeakageLimits, LeakageReport
 from falaj.monitoring.model import CheckResult, Column, Instant, Labels, Monitor, Table
-from falaj.monitoring.tables import reports
 from falaj.operations.model import Severity
 from falaj.serving.model import EndpointName
 
@@ -69,28 +66,26 @@ class LeakageChecks:
         judged = self._judged(call, release)
         report = self._leakage.report(release, labels, *window, limits, judged)
         name = monitor.name if monitor else None
-        kept = new_id("report")
-        call.connection.execute(
-            insert(reports).values(
-                id=kept, kind=LEAKAGE, endpoint=endpoint, monitor=name, at=call.now,
-                by=call.principal.id, document=report.model_dump(mode="json"),
-            )
-        )  # fmt: skip
+        kept = keep(call, LEAKAGE, endpoint, name, report)
         result = CheckResult(
             monitor=name or endpoint, since=window[0], until=window[1], reports=[kept],
             alerts=[], findings=[one.sentence for one in report.findings],
         )  # fmt: skip
-        for one in report.findings:
-            alert = self._alerts.raise_alert(
-                call,
-                name=f"{name or endpoint}:{one.key}",
-                subject=AssetRef("endpoint", endpoint),
-                severity=monitor.severity if monitor else Severity.WARNING,
-                message=one.sentence,
-                evidence={"report": kept, "finding": one.name, "name": one.column, **one.numbers},
-            )
-            result.alerts.append(alert.id)
-        call.note(report=kept, alerts=result.alerts)
+
+        def alerted() -> None:
+            for one in report.findings:
+                alert = self._alerts.raise_alert(
+                    call, name=f"{name or endpoint}:{one.key}",
+                    subject=AssetRef("endpoint", endpoint),
+                    severity=monitor.severity if monitor else Severity.WARNING,
+                    message=one.sentence,
+                    evidence={"report": kept, "finding": one.name, "name": one.column,
+                              **one.numbers},
+                )  # fmt: skip
+                result.alerts.append(alert.id)
+            call.note(alerts=result.alerts)
+
+        call.after_reading(alerted)
         return report, result
 
     def _judged(self, call: Call, release: Release) -> Mapping[str, float]:
@@ -107,7 +102,7 @@ class LeakageActions(Service):
 
     _leaks: LeakageChecks | None = None
 
-    @action(post="/endpoints/{endpoint}/leakage-reports", on="endpoint")
+    @action(post="/endpoints/{endpoint}/leakage-reports", on="endpoint", reads_first=True)
     def leakage(
         self,
         endpoint: EndpointName,
@@ -152,13 +147,14 @@ class LeakageActions(Service):
         _, more = self._leaks.checked(
             self.call, monitor.endpoint, monitor.labels, window, monitor.leakage, monitor=monitor
         )
-        return result.model_copy(
-            update={
-                "reports": [*result.reports, *more.reports],
-                "alerts": [*result.alerts, *more.alerts],
-                "findings": [*result.findings, *more.findings],
-            }
-        )
+
+        def added() -> None:
+            result.reports += more.reports
+            result.alerts += more.alerts
+            result.findings += more.findings
+
+        self.call.after_reading(added)
+        return result
 
     def _check_labels(self, labels: Labels) -> None:
         raise NotImplementedError

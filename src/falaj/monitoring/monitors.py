@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING
 
 from sqlalchemy import select
@@ -163,6 +164,9 @@ class Monitors:
     def check(self, call: Call, name: str, until: datetime) -> CheckResult:
         """Run a monitor over its window that ends at ``until``; raises alerts.
 
+        It measures first and then writes (``Call.after_reading``): what it found and alerted
+        stands in the result as soon as that is done.
+
         Raises:
             NotFound: no such monitor, or nothing to measure.
         """
@@ -177,21 +181,11 @@ class Monitors:
                 monitor=name, watch=monitor.drift_watch, labels=monitor.labels,
             )  # fmt: skip
             result.reports.append(kept)
-            lasting, result.waiting = self._drift_checks.lasting(
-                call, monitor, report, self._active(call, monitor.endpoint)
-            )
-            if lasting:
-                call.emit(
-                    "monitor.drifted",
-                    monitor=name,
-                    endpoint=monitor.endpoint,
-                    report=kept,
-                    features=[one.column for one in lasting],
-                )
-            for one in lasting:
-                self._alert(call, monitor, result, one.key, one.sentence,
-                            {"report": kept, "finding": one.name, "name": one.column,
-                             **one.numbers})  # fmt: skip
+            judge = partial(
+                self._judge_drift, call, monitor, result, kept, report,
+                self._active(call, monitor.endpoint),
+            )  # fmt: skip
+            call.after_reading(judge)
         if monitor.labels is not None and monitor.performance is not None:
             kept, realised = self.performance(
                 call,
@@ -218,8 +212,32 @@ class Monitors:
             for crossed_limit, shown in found.crossed:
                 self._alert(call, monitor, result, crossed_limit.name, crossed_limit.message,
                             {"report": shown})  # fmt: skip
-        call.note(reports=result.reports, alerts=result.alerts)
+        call.after_reading(lambda: call.note(reports=result.reports, alerts=result.alerts))
         return result
+
+    def _judge_drift(
+        self,
+        call: Call,
+        monitor: Monitor,
+        result: CheckResult,
+        kept: str,
+        report: DriftReport,
+        release: Release,
+    ) -> None:
+        """Keep what was found, and alert what was found often enough."""
+        lasting, result.waiting = self._drift_checks.lasting(call, monitor, report, release)
+        if lasting:
+            call.emit(
+                "monitor.drifted",
+                monitor=monitor.name,
+                endpoint=monitor.endpoint,
+                report=kept,
+                features=[one.column for one in lasting],
+            )
+        for one in lasting:
+            self._alert(call, monitor, result, one.key, one.sentence,
+                        {"report": kept, "finding": one.name, "name": one.column,
+                         **one.numbers})  # fmt: skip
 
     def reports(self, connection: Connection, endpoint: str, *, limit: int) -> list[ReportKind]:
         """The newest kept reports of an endpoint."""
@@ -261,16 +279,19 @@ class Monitors:
         message: str,
         evidence: dict[str, object],
     ) -> None:
-        alert = self._alerts.raise_alert(
-            call,
-            name=f"{monitor.name}:{name}",
-            subject=AssetRef("endpoint", monitor.endpoint),
-            severity=monitor.severity,
-            message=message,
-            evidence=evidence,
-        )
-        result.alerts.append(alert.id)
-        result.findings.append(message)
+        def raised() -> None:
+            alert = self._alerts.raise_alert(
+                call,
+                name=f"{monitor.name}:{name}",
+                subject=AssetRef("endpoint", monitor.endpoint),
+                severity=monitor.severity,
+                message=message,
+                evidence=evidence,
+            )
+            result.alerts.append(alert.id)
+            result.findings.append(message)
+
+        call.after_reading(raised)
 
 
 def crossed(report: PerformanceReport, limits: PerformanceLimits) -> list[tuple[str, str]]:

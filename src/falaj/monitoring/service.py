@@ -60,7 +60,7 @@ class MonitorService(AssessmentActions, LeakageActions, ScheduleActions):
         listed = self._monitors.listed(self.call.connection)
         return [one for one in listed if self._may_see(one.endpoint)]
 
-    @action(post="/endpoints/{endpoint}/drift-reports", on="endpoint")
+    @action(post="/endpoints/{endpoint}/drift-reports", on="endpoint", reads_first=True)
     def drift(
         self,
         endpoint: EndpointName,
@@ -96,7 +96,7 @@ class MonitorService(AssessmentActions, LeakageActions, ScheduleActions):
         )
         return report
 
-    @action(post="/table-drift-reports")
+    @action(post="/table-drift-reports", reads_first=True)
     def drift_of_tables(
         self,
         reference: Table,
@@ -128,7 +128,7 @@ class MonitorService(AssessmentActions, LeakageActions, ScheduleActions):
             seed=seed, together=together,
         )  # fmt: skip
 
-    @action(post="/monitors/{name}/checks", on="monitor")
+    @action(post="/monitors/{name}/checks", on="monitor", reads_first=True)
     def check(self, name: str, *, until: Instant | None = None) -> CheckResult:
         """Run a monitor over its window; what crosses a limit raises an alert."""
         monitor = self._monitors.monitor(self.call.connection, name)
