@@ -58,6 +58,27 @@ class Notes(Service):
         """All notes."""
         return list(self.call.connection.execute(select(notes_table.c.text)).scalars())
 
+    @action(post="/notes/{text}/copies", on="note", reads_first=True)
+    def copy(self, text: str, *, fail: bool = False) -> list[str]:
+        """Write a note that says how many there are."""
+        n = self.call.connection.execute(select(notes_table.c.text)).all()
+        self.meanwhile()
+        told: list[str] = []
+
+        def written() -> None:
+            row = {"text": f"{text} {len(n)}"}
+            self.call.connection.execute(insert(notes_table).values(**row))
+            self.call.emit("note.written", **row)
+            if fail:
+                raise Conflict("The wall is full.")
+            told.append(row["text"])
+
+        self.call.after_reading(written)
+        return told
+
+    def meanwhile(self) -> None:
+        """What others do while a note is read."""
+
     @action(post="/notes/{text}/burning", on="note", step_up=True)
     def burn(self, text: str) -> None:
         """Burn a note."""
@@ -246,7 +267,7 @@ def test_the_events_of_an_inner_call_are_kept_with_its_parents_at_the_end(world:
 
 
 def test_an_unknown_verb_is_an_attribute_error_that_lists_what_there_is(world: World) -> None:
-    with pytest.raises(AttributeError, match="write, list, burn"):
+    with pytest.raises(AttributeError, match="write, list, copy, burn"):
         world.notes().erase()  # type: ignore[attr-defined]
     assert dir(world.notes()) == ["burn", "list", "write"]
     assert repr(world.notes()) == "<notes: write, list, burn>"
@@ -290,3 +311,54 @@ def test_each_call_is_a_span_of_a_trace(world: World) -> None:
         patch.setattr(trace, "get_tracer", lambda _name: Spans())
         world.notes().list()
     assert seen == ["notes.list user:amina"]
+
+
+class Meanwhile(Notes):
+    """Notes, while somebody does something else."""
+
+    def __init__(self, act: Any) -> None:
+        self.meanwhile = act  # type: ignore[method-assign]
+
+
+def busy(world: World, act: Any) -> Notes:
+    world.backend.services = Services([Meanwhile(act)])
+    return world.notes()
+
+
+def test_others_write_while_an_action_reads_and_it_writes_afterwards(world: World) -> None:
+    def other() -> None:
+        with world.database.transaction() as connection:
+            connection.execute(insert(notes_table).values(text="other"))
+
+    assert busy(world, other).copy("mine") == ["mine 0"]
+    assert sorted(world.written()) == ["mine 0", "other"]
+    assert world.events() == ["note.written"]
+    (entry,) = world.audit.entries
+    assert (entry.action, entry.outcome) == ("notes.copy", Outcome.DONE)
+
+
+def test_what_was_forbidden_while_an_action_read_is_not_written(world: World) -> None:
+    def forbid() -> None:
+        world.backend.policy = DenyAll()
+
+    with pytest.raises(FalajError):
+        busy(world, forbid).copy("mine")
+    assert world.written() == []
+    (entry,) = world.audit.entries
+    assert entry.outcome is Outcome.REFUSED
+
+
+def test_what_an_action_that_reads_first_wrote_is_undone_when_it_fails(world: World) -> None:
+    with pytest.raises(Conflict):
+        world.notes().copy("mine", fail=True)
+    assert (world.written(), world.events()) == ([], [])
+    (entry,) = world.audit.entries
+    assert entry.outcome is Outcome.FAILED
+
+
+def test_a_repeat_of_an_action_that_reads_first_reads_nothing(world: World) -> None:
+    seen: list[int] = []
+    notes = busy(world, lambda: seen.append(1))
+    for _ in range(2):
+        assert notes.copy("mine", idempotency_key="k") == ["mine 0"]  # type: ignore[call-arg]
+    assert (world.written(), seen) == (["mine 0"], [1])

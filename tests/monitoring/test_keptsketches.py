@@ -32,7 +32,7 @@ def bins_of(model, version):
     return BINS
 
 
-def logged(times, *, model="delay", variant="champion", seed=1):
+def logged(times, *, model="delay", variant="champion", seed=1, shadow=None):
     random = np.random.default_rng(seed)
     n = len(times)
     scores = random.uniform(size=n)
@@ -44,6 +44,7 @@ def logged(times, *, model="delay", variant="champion", seed=1):
         "predicted_for": times,
         "features": random.lognormal(size=(n, 2)).astype(np.float32).tolist(),
         "score": scores,
+        "shadow": [shadow] * n,
     }
     columns = [pa.array(given.get(field.name, [None] * n), field.type) for field in SCHEMA]
     return pa.table(columns, schema=SCHEMA)
@@ -187,3 +188,19 @@ def test_what_is_added_to_a_minute_while_it_is_rolled_up_is_not_lost(postgres_da
         pass
     assert window(kept, database, at - timedelta(hours=1), NOW).n == 7
     assert count(database) == 1
+
+
+def test_what_a_shadow_said_is_no_part_of_what_was_answered(kept, database):
+    times = [NOW - timedelta(days=3, seconds=7 * number) for number in range(100)]
+    own, behind = logged(times, variant="new"), logged(times, variant="new", seed=2, shadow=True)
+    kept.take("seg_1", pa.concat_tables([own, behind]))
+    when = (NOW - timedelta(days=4), NOW)
+    with database.reading() as connection:
+        minutes = kept.minutes(connection, "delays", "delay", 1, *when)
+    assert sum(sketch.n for _, sketch in minutes) == 100
+    for _ in range(2):
+        assert same(window(kept, database, *when), of_rows(own))
+        assert same(window(kept, database, *when, variant="new"), of_rows(own))
+        told = window(kept, database, *when, variant="new", shadow=True)
+        assert same(told, of_rows(behind))
+        kept.roll_up()

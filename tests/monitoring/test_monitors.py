@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -47,7 +49,7 @@ def reference() -> Statistics:
     return statistics_of(encoding, rows, random.uniform(size=5_000))
 
 
-def logged(n: int, *, shift: float, seed: int) -> pa.Table:
+def logged(n: int, *, shift: float, seed: int, shadow: bool | None = None) -> pa.Table:
     random = np.random.default_rng(seed)
     rows = random.lognormal(size=(n, 3)).astype(np.float32)
     rows[:, 1] *= 1 + shift
@@ -68,6 +70,7 @@ def logged(n: int, *, shift: float, seed: int) -> pa.Table:
         "outputs": scores.reshape(-1, 1).tolist(),
         "latency_us": [100] * n,
         "caller": ["user:amina"] * n,
+        "shadow": [shadow] * n,
     }
     return pa.table(
         [pa.array(given.get(field.name, [None] * n), field.type) for field in SCHEMA],
@@ -356,3 +359,87 @@ def test_rows_as_a_whole_are_told_apart_on_samples(shifted: World) -> None:
     assert (told["n_reference"], told["n_observed"]) == (400, 400)
     assert told["separability"]["low"] < 0.5 < told["separability"]["high"]
     assert told["reconstruction"]["p_value"] > 0.001
+
+
+@pytest.fixture(scope="module")
+def shadowed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DuckLake]:
+    lake = DuckLake(Place.of("ducklake:", tmp_path_factory.mktemp("shadowed")), threads=1)
+    lake.append("predictions_delays", logged(3_000, shift=0.0, seed=5))
+    lake.append("predictions_delays", logged(3_000, shift=4.0, seed=6, shadow=True))
+    yield lake
+    lake.close()
+
+
+def test_the_rows_of_a_shadow_are_no_drift(sqlite_database: Database, shadowed: DuckLake) -> None:
+    report = World(sqlite_database, shadowed).monitors.drift("delays")
+    assert (report.n_observed, report.source, report.drifted) == (3_000, "rows", [])
+
+
+def test_a_sample_reads_about_as_many_rows_as_are_wanted(shadowed: DuckLake) -> None:
+    read: list[int] = []
+
+    class Counting:
+        def __getattr__(self, name: str) -> Any:
+            found = getattr(shadowed, name)
+            if name != "scan":
+                return found
+
+            def scan(*given: Any, **named: Any) -> pa.Table:
+                rows = found(*given, **named)
+                read.append(rows.num_rows)
+                return rows
+
+            return scan
+
+    bundle = SimpleNamespace(statistics=reference(), manifest=SimpleNamespace(importance={}))
+    bundles = SimpleNamespace(open_bundle=lambda _: bundle)
+    drift = Drift(Counting(), bundles)  # type: ignore[arg-type]
+    week = (NOW - timedelta(days=7), NOW)
+    sample = drift.sample(make_release(), week, 500, seed=1)
+    assert sample.shape == (500, 3)
+    assert read[0] < 800
+    assert len(np.unique(sample, axis=0)) == 500
+    assert (drift.sample(make_release(), week, 500, seed=1) == sample).all()
+    assert not np.array_equal(drift.sample(make_release(), week, 500, seed=2), sample)
+    assert len(drift.sample(make_release(), week, 9_000)) == 3_000
+
+
+class Busy:
+    """A lake, while it is read: tries at each read to be the one who writes metadata."""
+
+    def __init__(self, lake: DuckLake, database: Database) -> None:
+        self._lake = lake
+        self._file = str(database.url.database)
+        self.n = 0
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("scan", "query"):
+            self.n += 1
+            with closing(sqlite3.connect(self._file, timeout=0)) as other:
+                other.execute("BEGIN IMMEDIATE")
+                other.execute("ROLLBACK")
+        return getattr(self._lake, name)
+
+
+def test_others_write_while_a_check_measures(
+    sqlite_database: Database, lakes: dict[str, DuckLake]
+) -> None:
+    busy = Busy(lakes["shifted"], sqlite_database)
+    world = World(sqlite_database, busy)  # type: ignore[arg-type]
+    labels = Labels(table="outcomes", label="delayed")
+    world.declare(
+        Monitor(
+            name="watch",
+            endpoint="delays",
+            labels=labels,
+            performance=PerformanceLimits(auc_at_least=0.8),
+            drift_watch=DriftWatch(labels=0.1, sample=1_000),
+        )
+    )
+    told = world.monitors.check("watch")
+    assert {"b", "AUC"} <= {finding.partition(" ")[0] for finding in told.findings}
+    assert len(told.alerts) == len(told.findings)
+    assert busy.n >= 4
+    world.monitors.performance("delays", "outcomes", "delayed")
+    world.monitors.drift("delays")
+    assert len(world.monitors.reports("delays")) == 4

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from tests.monitoring.assessed import ENCODING, MONDAY, drawn, labels_of, log_of
@@ -13,12 +15,15 @@ from tests.monitoring.assessed import ENCODING, MONDAY, drawn, labels_of, log_of
 from falaj.lake.adapters.lake_ducklake import DuckLake
 from falaj.lake.personal import record_rule
 from falaj.lake.sealedcolumns import SubjectLake
+from falaj.models.reference import statistics_of
+from falaj.monitoring.drift import Drift
 from falaj.monitoring.fairness import Fairness
 from falaj.monitoring.joined import Inputs, Joins
 from falaj.monitoring.model import Labels
 from falaj.monitoring.performance import Performance
 from falaj.monitoring.performancewords import Slice
 from falaj.serving.personallog import rule_for
+from falaj.testing.serving import make_release
 from falaj.testing.subjectkeys import MemorySubjectKeys
 from falaj.trust.subjects import Subject
 
@@ -57,6 +62,14 @@ def test_a_sealed_log_is_sliced_by_fields_and_inputs(sealed: SubjectLake) -> Non
         "delays", LABELS, MONDAY, UNTIL, "day", ("delay", 1), most=100
     )
     assert inputs.shape == (100, 2)
+
+
+def test_a_sealed_log_is_sampled(sealed: SubjectLake) -> None:
+    random = np.random.default_rng(0)
+    seen = statistics_of(ENCODING, np.zeros((50, 2), np.float32), random.uniform(size=50))
+    bundle = SimpleNamespace(statistics=seen, manifest=SimpleNamespace(importance={}))
+    drift = Drift(sealed, SimpleNamespace(open_bundle=lambda _: bundle))  # type: ignore[arg-type]
+    assert drift.sample(make_release(), (MONDAY, UNTIL), 100).shape == (100, 2)
 
 
 def test_who_was_erased_counts_no_more(sealed: SubjectLake) -> None:

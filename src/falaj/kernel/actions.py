@@ -43,6 +43,7 @@ class _Mark:
     on: str
     step_up: bool
     mutates: bool
+    reads_first: bool
 
 
 def action(
@@ -53,6 +54,7 @@ def action(
     on: str = PLATFORM,
     step_up: bool = False,
     reads: bool = False,
+    reads_first: bool = False,
 ) -> Callable[[F], F]:
     """Declare a service method as an action.
 
@@ -64,6 +66,9 @@ def action(
         step_up: True if it needs a second factor from the last five minutes.
         reads: True if a POST changes nothing. A repeat of it is answered anew, so that no
             answer has to be kept, which may be about persons.
+        reads_first: True if it reads for long and then writes little, all of it by
+            ``Call.after_reading``. The door then lets it read without the transaction in
+            which it writes: others may write meanwhile.
     """
     given = [
         (method, path)
@@ -75,7 +80,8 @@ def action(
     ((method, path),) = given
 
     def mark(function: F) -> F:
-        setattr(function, _MARK, _Mark(method, path, on, step_up, method != "GET" and not reads))
+        mutates = method != "GET" and not reads
+        setattr(function, _MARK, _Mark(method, path, on, step_up, mutates, reads_first))
         return function
 
     return mark
@@ -93,6 +99,7 @@ class Action:
     step_up: bool
     mutates: bool
     function: Callable[..., Any] = field(repr=False)
+    reads_first: bool = False
 
     @property
     def name(self) -> str:
@@ -324,4 +331,5 @@ class Service:
                     step_up=mark.step_up,
                     mutates=mark.mutates,
                     function=function,
+                    reads_first=mark.reads_first,
                 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
@@ -122,6 +122,8 @@ class Call:
     notes: dict[str, Any] = field(default_factory=dict)
     records: list[AuditEntry] = field(default_factory=list)
     """Audit records of the calls made inside this one; kept with its own, at the end."""
+    waiting: list[Callable[[], None]] | None = None
+    """What an action that reads first will write; None as soon as it may write."""
 
     @property
     def principal(self) -> Principal:
@@ -131,6 +133,25 @@ class Call:
     def emit(self, event_type: str, **payload: Any) -> None:
         """Tell of something that happened; delivered after the commit, at least once."""
         self.events.append(Event(new_id("event"), event_type, self.now, payload))
+
+    def after_reading(self, write: Callable[[], None]) -> None:
+        """Write something: at once, or, of an action that reads first, when it has read.
+
+        ``write`` finds the connection and the time to write with in this call.
+        """
+        if self.waiting is None:
+            write()
+        else:
+            self.waiting.append(write)
+
+    def begin_writing(
+        self, connection: Connection, records: list[AuditEntry], now: datetime
+    ) -> None:
+        """Write what waits, in its order, through the connection of a transaction."""
+        self.connection, self.records, self.now = connection, records, now
+        waiting, self.waiting = self.waiting or [], None
+        for write in waiting:
+            write()
 
     def note(self, **facts: Any) -> None:
         """Add JSON-ready facts to this call's audit record."""

@@ -251,13 +251,17 @@ class LocalDoor:
 
             if action.mutates and self._backend.space is not None:
                 self._backend.space.demand(action.name)
+            read = None
+            if action.reads_first:
+                read = self._read_first(call_id, action, ref, checked, idempotency_key)
 
             def work(connection: Connection, records: list[AuditEntry]) -> Any:
                 started = monotonic()
                 try:
                     return self._worked(
-                        call_id, action, ref, checked, connection, records, None, idempotency_key
-                    )
+                        call_id, action, ref, checked, connection, records, None,
+                        idempotency_key, read,
+                    )  # fmt: skip
                 finally:
                     self._backend.pace.took(action.name, monotonic() - started)
 
@@ -273,6 +277,32 @@ class LocalDoor:
             self._record_alone(call_id, action, ref, checked, error, parent)
             raise
 
+    def _read_first(
+        self,
+        call_id: str,
+        action: Action,
+        ref: AssetRef,
+        checked: dict[str, Any],
+        idempotency_key: str | None,
+    ) -> tuple[Call, Any] | None:
+        """Do an action up to what it writes, which waits in its call; None if it was done before.
+
+        Whether it may be done is decided here and, as things stand then, when it writes.
+        """
+        backend = self._backend
+        with backend.database.reading() as connection:
+            resource = (
+                backend.resources.load(connection, ref) if ref.kind != PLATFORM else Resource(ref)
+            )
+            now = backend.clock.now()
+            self._decided(action, resource, now)
+            if idempotency_key:
+                fingerprint = _fingerprint(action, checked)
+                if self._kept(connection, idempotency_key, fingerprint) is not None:
+                    return None
+            call = Call(self.caller, action.name, now, connection, id=call_id, waiting=[])
+            return call, self._function(action, call, checked, resource)
+
     def _worked(
         self,
         call_id: str,
@@ -283,6 +313,7 @@ class LocalDoor:
         records: list[AuditEntry],
         parent: Call | None,
         idempotency_key: str | None,
+        read: tuple[Call, Any] | None = None,
     ) -> Any:
         backend = self._backend
         resource = (
@@ -299,17 +330,16 @@ class LocalDoor:
                     self._done(call_id, action, ref, checked, decision, now, parent, notes)
                 )
                 return action.result.validate_json(kept.answer)
-        call = Call(
-            caller=self.caller,
-            action=action.name,
-            now=now,
-            connection=connection,
-            id=call_id,
-            parent=parent.id if parent else None,
-            records=records,
-        )
-        service = backend.services.named(action.service).bound(call)
-        result = self._function(action, service, checked, resource, now)
+        if read is not None:
+            call, result = read
+            with acting(self.caller.principal.id):
+                call.begin_writing(connection, records, now)
+        else:
+            call = Call(
+                self.caller, action.name, now, connection,
+                id=call_id, parent=parent.id if parent else None, records=records,
+            )  # fmt: skip
+            result = self._function(action, call, checked, resource)
         if idempotency_key and action.mutates:
             backend.answers.keep(
                 connection,
@@ -355,16 +385,16 @@ class LocalDoor:
     def _function(
         self,
         action: Action,
-        service: Service,
+        call: Call,
         checked: Mapping[str, Any],
         resource: Resource,
-        now: Any,
     ) -> Any:
         """Do the action itself; what is missing is told in the words of what is hidden.
 
         Only to a caller from whom a thing of that kind could be hidden: to others the action's
         own words say more.
         """
+        service = self._backend.services.named(action.service).bound(call)
         try:
             with acting(self.caller.principal.id):
                 return action.function(service, **checked)
@@ -372,7 +402,7 @@ class LocalDoor:
             if type(error) is not NotFound or resource.exists or resource.ref.kind == PLATFORM:
                 raise
             hidden = Resource(resource.ref, {"classification": "sensitive"})
-            decide, fresh = self._backend.policy.decide, self.caller.stepped_up(now)
+            decide, fresh = self._backend.policy.decide, self.caller.stepped_up(call.now)
             if decide(self.caller, action.name, hidden, stepped_up=fresh).allowed:
                 raise
             if self._may_see(hidden):

@@ -54,7 +54,7 @@ class AssessmentActions(Service):
     _may: May
     _guarded: GuardedLake
 
-    @action(post="/endpoints/{endpoint}/performance-reports", on="endpoint")
+    @action(post="/endpoints/{endpoint}/performance-reports", on="endpoint", reads_first=True)
     def performance(
         self,
         endpoint: EndpointName,
@@ -99,7 +99,7 @@ class AssessmentActions(Service):
         )
         return report
 
-    @action(post="/endpoints/{endpoint}/estimates", on="endpoint")
+    @action(post="/endpoints/{endpoint}/estimates", on="endpoint", reads_first=True)
     def estimate(
         self,
         endpoint: EndpointName,
@@ -139,7 +139,7 @@ class AssessmentActions(Service):
         )  # fmt: skip
         return report
 
-    @action(post="/endpoints/{endpoint}/loss-estimates", on="endpoint")
+    @action(post="/endpoints/{endpoint}/loss-estimates", on="endpoint", reads_first=True)
     def losses(
         self,
         endpoint: EndpointName,
@@ -178,7 +178,7 @@ class AssessmentActions(Service):
         )
         return report
 
-    @action(post="/endpoints/{endpoint}/calibration-reports", on="endpoint")
+    @action(post="/endpoints/{endpoint}/calibration-reports", on="endpoint", reads_first=True)
     def calibration(
         self,
         endpoint: EndpointName,
@@ -210,7 +210,7 @@ class AssessmentActions(Service):
         )
         return report
 
-    @action(post="/endpoints/{endpoint}/fairness-reports", on="endpoint")
+    @action(post="/endpoints/{endpoint}/fairness-reports", on="endpoint", reads_first=True)
     def fairness(
         self,
         endpoint: EndpointName,

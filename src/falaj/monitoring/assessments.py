@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel
 
 from falaj.kernel.errors import Conflict, InvalidInput
+from falaj.kernel.ids import new_id
 from falaj.monitoring import qualitychecks as checks
 from falaj.monitoring import tables
 from falaj.monitoring.calibration import Calibrations
@@ -291,15 +292,15 @@ def keep(
     call: Call, kind: str, endpoint: str, monitor: str | None, report: BaseModel, told: ToldFrom
 ) -> str:
     """Keep a report, and what it was told from; returns its id."""
-    report_id = tables.keep_report(
-        call.connection,
-        kind=kind,
-        endpoint=endpoint,
-        monitor=monitor,
-        at=call.now,
-        by=call.principal.id,
-        document=with_told(report.model_dump(mode="json"), told),
-    )
+    report_id, document = new_id("report"), with_told(report.model_dump(mode="json"), told)
+
+    def kept() -> None:
+        tables.keep_report(
+            call.connection, id=report_id, kind=kind, endpoint=endpoint, monitor=monitor,
+            at=call.now, by=call.principal.id, document=document,
+        )  # fmt: skip
+
+    call.after_reading(kept)
     call.note(report=report_id)
     return report_id
 

@@ -10,10 +10,11 @@ they do not blur the distances.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
+from math import ceil
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -23,6 +24,7 @@ from falaj.kernel.errors import InvalidInput, NotFound
 from falaj.lake.ports import Lake
 from falaj.models.bundles import Bundles
 from falaj.models.model import Statistics
+from falaj.monitoring.answered import answered
 from falaj.monitoring.comparing import compared, weighted
 from falaj.monitoring.driftwords import (
     DriftLimits,
@@ -50,6 +52,9 @@ if TYPE_CHECKING:
 LEAST_SHOWN = 20
 """Predictions that a window needs to be compared: fewer would tell of single requests."""
 _BUNDLES = 100
+_PARTS = 1_000_000
+_MORE = 1.2
+"""So many times the rows that are wanted are read: chance and erasures leave enough."""
 _TRAINING = DriftReference()
 _QUALITY = QualityLimits()
 
@@ -183,7 +188,9 @@ class Drift:
         table = table_of(release.endpoint)
         if not self.lake.exists(table):
             return np.zeros((0, width))
-        features = self._logged(release.endpoint, variant, *window).column("features")
+        features = self._logged(
+            release.endpoint, variant, *window, columns=("features",), most=n, seed=seed
+        ).column("features")
         chosen = np.random.default_rng(seed).permutation(len(features))[:n]
         return _matrix(features.take(np.sort(chosen)).combine_chunks(), width).astype(np.float64)
 
@@ -245,20 +252,36 @@ class Drift:
         return sketch
 
     def _logged(
-        self, endpoint: str, variant: Variant, since: datetime, until: datetime
+        self,
+        endpoint: str,
+        variant: Variant,
+        since: datetime,
+        until: datetime,
+        *,
+        columns: Sequence[str] = ("features", "score"),
+        most: int | None = None,
+        seed: int = 0,
     ) -> pa.Table:
-        rows = self.lake.scan(
-            table_of(endpoint),
-            columns=["features", "score"],
-            where="model = $model AND version = $version "
-            "AND predicted_for >= $since AND predicted_for < $until",
-            parameters={
-                "model": variant.model,
-                "version": variant.version,
-                "since": since,
-                "until": until,
-            },
+        """The rows of a window; of more than ``most`` about a fifth more than that, by chance."""
+        table = table_of(endpoint)
+        told, _ = answered(self.lake, table)
+        where = (
+            "model = $model AND version = $version "
+            f"AND predicted_for >= $since AND predicted_for < $until AND {told}"
         )
+        bound: dict[str, Any] = {
+            "model": variant.model, "version": variant.version, "since": since, "until": until,
+        }  # fmt: skip
+        if most is not None:
+            counted = self.lake.query(
+                f'SELECT count(*) AS n FROM "{table}" WHERE {where}', parameters=bound
+            )
+            n = int(counted.column("n")[0].as_py())
+            if n > most * _MORE:
+                # What is chosen follows from the ids, so that only these rows are read.
+                where += " AND hash(prediction_id, $seed) % $parts < $chosen"
+                bound |= {"seed": seed, "parts": _PARTS, "chosen": ceil(most * _MORE / n * _PARTS)}
+        rows = self.lake.scan(table, columns=columns, where=where, parameters=bound)
         # What is known no more, because the person was erased, counts no more.
         return rows.filter(rows.column("features").is_valid())
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from falaj.kernel.errors import InvalidInput, NotFound
 from falaj.lake.personal import rule_of
 from falaj.lake.ports import Lake
+from falaj.monitoring.answered import answered
 from falaj.monitoring.expected import Vector
 from falaj.monitoring.model import Labels, Period
 from falaj.monitoring.performancewords import Slice
@@ -209,9 +210,9 @@ class Joins:
             where += " AND model = $of_model AND version = $of_version"
             bound |= {"of_model": version[0], "of_version": version[1]}
             names += ["model", "version"]
-        if "shadow" in self._lake.schema(table).names:  # older logs have no such column
-            where += " AND shadow IS NOT TRUE"  # scored behind the answer: nobody was told
-            names.append("shadow")
+        told, read = answered(self._lake, table)
+        where += f" AND {told}"
+        names += read
         used = {name: bound[name] for name in bound if f"${name}" in where}
         logged = self._named(opened, "logged", table, names, where, used)
         truths, join = self._truths(opened, labels, cut)

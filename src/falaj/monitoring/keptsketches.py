@@ -38,6 +38,11 @@ _ROLLED_AT_ONCE = 2_000
 _ATTEMPTS = 5
 _log = logger(__name__)
 
+_BEHIND = "~"
+"""Before the name of a variant that ran as a shadow: what it said has sketches of its own. No
+variant's name begins so, and the longest name has room for it."""
+_ANSWERED = sketch_rows.c.variant.not_like(f"{_BEHIND}%")
+
 BinsOf = Callable[[str, int], Bins]
 """The bins of a model's version; raises NotFound or Corrupt."""
 
@@ -116,8 +121,13 @@ class KeptSketches:
         until: datetime,
         *,
         variant: str | None = None,
+        shadow: bool = False,
     ) -> Sketch:
-        """The sketch of all that was predicted in [since, until), to the minute.
+        """The sketch of all that was answered in [since, until), to the minute.
+
+        Args:
+            variant: what this one answered alone; None for all that answered.
+            shadow: what the variant said behind the answers, and nothing else.
 
         For parts of the window that lie further back it is to the hour or to the day, as
         these are kept: a stretch counts if it begins inside the window.
@@ -134,7 +144,9 @@ class KeptSketches:
             table.starts_at < until,
         )
         if variant is not None:
-            query = query.where(table.variant == variant)
+            query = query.where(table.variant == (_BEHIND + variant if shadow else variant))
+        else:
+            query = query.where(_ANSWERED)
         kept = list(connection.execute(query).scalars())
         return put_together(self._bins_of(model, version), kept)
 
@@ -164,6 +176,7 @@ class KeptSketches:
             table.seconds == MINUTE,
             table.starts_at >= since,
             table.starts_at < until,
+            _ANSWERED,
         )
         bins = self._bins_of(model, version)
         found: dict[datetime, list[bytes]] = {}
@@ -190,8 +203,8 @@ class KeptSketches:
         if not rows.num_rows:
             return {}
         minutes = rows.column("predicted_for").cast("int64").to_numpy() // (MINUTE * 1_000_000)
-        names = ("endpoint", "model", "version", "variant")
-        columns = [rows.column(name).combine_chunks().dictionary_encode() for name in names]
+        named = [rows.column(name) for name in ("endpoint", "model", "version")]
+        columns = [one.combine_chunks().dictionary_encode() for one in (*named, _variants(rows))]
         places = np.column_stack([*(one.indices.to_numpy() for one in columns), minutes])
         groups, group_of = np.unique(places, axis=0, return_inverse=True)
         scores = rows.column("score").to_numpy()
@@ -258,3 +271,13 @@ class KeptSketches:
                 connection.execute(delete(sketch_rows).where(*same))
             self._added(connection, key, whole)
         return len(rows)
+
+
+def _variants(rows: pa.Table) -> Any:
+    """The variant of each row as its sketch is named by."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    variants = rows.column("variant")
+    behind = pc.binary_join_element_wise(pa.scalar(_BEHIND), variants, "")
+    return pc.if_else(rows.column("shadow").fill_null(False), behind, variants)

@@ -19,6 +19,7 @@ import numpy as np
 from falaj.kernel.errors import NotFound
 from falaj.lake.personal import rule_of
 from falaj.models.gating.leakagesigns import feature_power, sampled
+from falaj.monitoring.answered import answered
 from falaj.monitoring.leakagewords import (
     FeatureTells,
     LeakageFinding,
@@ -115,11 +116,9 @@ class Leakage:
         inputs: dict[str, pa.Table] = {}
         logged, labelled = table, labels.table
         when = {"since": since, "until": until}
-        # Older logs have no such column; what was scored behind an answer told nobody anything.
-        shadow = ["shadow"] if "shadow" in self._lake.schema(table).names else []
-        answered = "AND p.shadow IS NOT TRUE" if shadow else ""
+        told, own = answered(self._lake, table)
         if rule_of(self._lake, table) is not None:
-            read = ["predicted_for", "version", "features", "features_at", labels.on, *shadow]
+            read = ["predicted_for", "version", "features", "features_at", labels.on, *own]
             window = "predicted_for >= $since AND predicted_for < $until"
             inputs["logged"] = self._lake.scan(table, columns=read, where=window, parameters=when)
             logged = "logged"
@@ -138,7 +137,7 @@ class Leakage:
                    coalesce(p.features_at > p.predicted_for, false) AS early
             FROM {logged} p LEFT JOIN truths t ON p.{labels.on} = t.key
             WHERE p.predicted_for >= $since AND p.predicted_for < $until AND p.version = $version
-            {answered}
+            AND {told}
             """,
             parameters={**when, "version": version},
             inputs=inputs,

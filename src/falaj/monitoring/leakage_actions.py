@@ -6,16 +6,13 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from sqlalchemy import insert
-
 from falaj.kernel.actions import Service, action
 from falaj.kernel.call import AssetRef
 from falaj.kernel.errors import Conflict
-from falaj.kernel.ids import new_id
+from falaj.monitoring.assessments import keep
 from falaj.monitoring.leakagewords import LEAKAGE, LeakageLimits, LeakageReport
 from falaj.monitoring.model import CheckResult, Column, Instant, Labels, Monitor, Table
-from falaj.monitoring.tables import reports
-from falaj.monitoring.toldfrom import discreet, joined, of_labels, of_rows, with_told
+from falaj.monitoring.toldfrom import discreet, joined, of_labels, of_rows
 from falaj.operations.model import Severity
 from falaj.serving.model import EndpointName
 
@@ -71,29 +68,26 @@ class LeakageChecks:
         report = self._leakage.report(release, labels, *window, limits, judged)
         told = joined(of_labels(labels), of_rows(endpoint))
         name = monitor.name if monitor else None
-        kept = new_id("report")
-        call.connection.execute(
-            insert(reports).values(
-                id=kept, kind=LEAKAGE, endpoint=endpoint, monitor=name, at=call.now,
-                by=call.principal.id, document=with_told(report.model_dump(mode="json"), told),
-            )
-        )  # fmt: skip
+        kept = keep(call, LEAKAGE, endpoint, name, report, told)
         result = CheckResult(
             monitor=name or endpoint, since=window[0], until=window[1], reports=[kept],
             alerts=[], findings=[one.sentence for one in report.findings],
             told_from=told,
         )  # fmt: skip
-        for one in report.findings:
-            alert = self._alerts.raise_alert(
-                call,
-                name=f"{name or endpoint}:{one.key}",
-                subject=AssetRef("endpoint", endpoint),
-                severity=monitor.severity if monitor else Severity.WARNING,
-                message=discreet(_PLAIN[one.name].format(one.column), kept, told),
-                evidence={"report": kept, "finding": one.name, "name": one.column},
-            )
-            result.alerts.append(alert.id)
-        call.note(report=kept, alerts=result.alerts)
+
+        def alerted() -> None:
+            for one in report.findings:
+                alert = self._alerts.raise_alert(
+                    call, name=f"{name or endpoint}:{one.key}",
+                    subject=AssetRef("endpoint", endpoint),
+                    severity=monitor.severity if monitor else Severity.WARNING,
+                    message=discreet(_PLAIN[one.name].format(one.column), kept, told),
+                    evidence={"report": kept, "finding": one.name, "name": one.column},
+                )  # fmt: skip
+                result.alerts.append(alert.id)
+            call.note(alerts=result.alerts)
+
+        call.after_reading(alerted)
         return report, result
 
     def _judged(self, call: Call, release: Release) -> Mapping[str, float]:
@@ -117,7 +111,7 @@ class LeakageActions(Service):
 
     _leaks: LeakageChecks | None = None
 
-    @action(post="/endpoints/{endpoint}/leakage-reports", on="endpoint")
+    @action(post="/endpoints/{endpoint}/leakage-reports", on="endpoint", reads_first=True)
     def leakage(
         self,
         endpoint: EndpointName,
@@ -163,14 +157,15 @@ class LeakageActions(Service):
         _, more = self._leaks.checked(
             self.call, monitor.endpoint, monitor.labels, window, monitor.leakage, monitor=monitor
         )
-        return result.model_copy(
-            update={
-                "reports": [*result.reports, *more.reports],
-                "alerts": [*result.alerts, *more.alerts],
-                "findings": [*result.findings, *more.findings],
-                "told_from": joined(result.told_from, more.told_from),
-            }
-        )
+        result.told_from = joined(result.told_from, more.told_from)
+
+        def added() -> None:
+            result.reports += more.reports
+            result.alerts += more.alerts
+            result.findings += more.findings
+
+        self.call.after_reading(added)
+        return result
 
     def _check_labels(self, labels: Labels) -> None:
         raise NotImplementedError

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING
 
 from sqlalchemy import select
@@ -26,7 +27,7 @@ from falaj.monitoring.model import (
     ReportKind,
 )
 from falaj.monitoring.performancewords import Slice
-from falaj.monitoring.toldfrom import discreet, joined, of_drift, of_labels, of_log
+from falaj.monitoring.toldfrom import ToldFrom, discreet, joined, of_drift, of_labels, of_log
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
@@ -172,6 +173,9 @@ class Monitors:
     def check(self, call: Call, name: str, until: datetime) -> CheckResult:
         """Run a monitor over its window that ends at ``until``; raises alerts.
 
+        It measures first and then writes (``Call.after_reading``): what it found and alerted
+        stands in the result as soon as that is done.
+
         Raises:
             NotFound: no such monitor, or nothing to measure.
         """
@@ -186,25 +190,13 @@ class Monitors:
                 monitor=name, watch=monitor.drift_watch, labels=monitor.labels,
             )  # fmt: skip
             result.reports.append(kept)
-            lasting, result.waiting = self._drift_checks.lasting(
-                call, monitor, report, self._active(call, monitor.endpoint)
-            )
-            if lasting:
-                call.emit(
-                    "monitor.drifted",
-                    monitor=name,
-                    endpoint=monitor.endpoint,
-                    report=kept,
-                    features=[one.column for one in lasting],
-                )
             told = of_drift(report, monitor.labels)
             result.told_from = joined(told)
-            for one in lasting:
-                plain = discreetly(one, report)
-                numbers = {} if plain else one.numbers
-                self._alert(call, monitor, result, one.key, one.sentence,
-                            {"report": kept, "finding": one.name, "name": one.column, **numbers},
-                            discreet(plain, kept, told) if plain else None)  # fmt: skip
+            judge = partial(
+                self._judge_drift, call, monitor, result, kept, report,
+                self._active(call, monitor.endpoint), told,
+            )  # fmt: skip
+            call.after_reading(judge)
         if monitor.labels is not None and monitor.performance is not None:
             kept, realised = self.performance(
                 call,
@@ -229,11 +221,38 @@ class Monitors:
             result.reports += found.reports
             result.told_from = joined(result.told_from, found.told)
             for over, shown in found.crossed:
-                plain = discreet(over.plain, shown, found.told) if over.plain else None
+                shorter = discreet(over.plain, shown, found.told) if over.plain else None
                 self._alert(call, monitor, result, over.name, over.message, {"report": shown},
-                            plain)  # fmt: skip
-        call.note(reports=result.reports, alerts=result.alerts)
+                            shorter)  # fmt: skip
+        call.after_reading(lambda: call.note(reports=result.reports, alerts=result.alerts))
         return result
+
+    def _judge_drift(
+        self,
+        call: Call,
+        monitor: Monitor,
+        result: CheckResult,
+        kept: str,
+        report: DriftReport,
+        release: Release,
+        told: ToldFrom,
+    ) -> None:
+        """Keep what was found, and alert what was found often enough."""
+        lasting, result.waiting = self._drift_checks.lasting(call, monitor, report, release)
+        if lasting:
+            call.emit(
+                "monitor.drifted",
+                monitor=monitor.name,
+                endpoint=monitor.endpoint,
+                report=kept,
+                features=[one.column for one in lasting],
+            )
+        for one in lasting:
+            plain = discreetly(one, report)
+            numbers = {} if plain else one.numbers
+            self._alert(call, monitor, result, one.key, one.sentence,
+                        {"report": kept, "finding": one.name, "name": one.column, **numbers},
+                        discreet(plain, kept, told) if plain else None)  # fmt: skip
 
     def _check_series(
         self, call: Call, monitor: Monitor, watch: AnomalyWatch, result: CheckResult
@@ -294,16 +313,20 @@ class Monitors:
     ) -> None:
         """Raise an alert; ``discreet`` is its message where not all who see it may read the
         figures."""
-        alert = self._alerts.raise_alert(
-            call,
-            name=f"{monitor.name}:{name}",
-            subject=AssetRef("endpoint", monitor.endpoint),
-            severity=monitor.severity,
-            message=discreet or message,
-            evidence=evidence,
-        )
-        result.alerts.append(alert.id)
-        result.findings.append(message)
+
+        def raised() -> None:
+            alert = self._alerts.raise_alert(
+                call,
+                name=f"{monitor.name}:{name}",
+                subject=AssetRef("endpoint", monitor.endpoint),
+                severity=monitor.severity,
+                message=discreet or message,
+                evidence=evidence,
+            )
+            result.alerts.append(alert.id)
+            result.findings.append(message)
+
+        call.after_reading(raised)
 
 
 def crossed(report: PerformanceReport, limits: PerformanceLimits) -> list[tuple[str, str, str]]:
@@ -320,9 +343,9 @@ def crossed(report: PerformanceReport, limits: PerformanceLimits) -> list[tuple[
     told = f"{when} ({last.n_labels} labels)"
     found = []
     if limits.auc_at_least is not None and last.auc and last.auc.high < limits.auc_at_least:
-        limit = limits.auc_at_least
-        found.append(("auc", f"AUC {last.auc.estimate:.3f} {told}, limit {limit:g}",
-                      f"AUC is surely below {limit:g} {when}"))  # fmt: skip
+        least = limits.auc_at_least
+        found.append(("auc", f"AUC {last.auc.estimate:.3f} {told}, limit {least:g}",
+                      f"AUC is surely below {least:g} {when}"))  # fmt: skip
     for name, band, limit in (
         ("log_loss", last.log_loss, limits.log_loss_at_most),
         ("brier", last.brier, limits.brier_at_most),

@@ -67,8 +67,8 @@ class SeriesAnomalies:
         """Judge, and keep the report; its id, and the findings that are new since the last
         report of this monitor or still last. Raises as ``report`` does."""
         last = tables.last_document(call.connection, "anomalies", monitor.name)
-        told = [] if last is None else AnomalyReport.model_validate(last).findings
-        before = {(one.series, one.since) for one in told}
+        earlier = [] if last is None else AnomalyReport.model_validate(last).findings
+        before = {(one.series, one.since) for one in earlier}
         report = self.report(call, monitor, watch, until)
         news = [
             one for one in report.findings if one.lasts or (one.series, one.since) not in before

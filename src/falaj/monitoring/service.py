@@ -61,7 +61,7 @@ class MonitorService(AssessmentActions, LeakageActions, ScheduleActions):
         listed = self._monitors.listed(self.call.connection)
         return [one for one in listed if self._may_see(one.endpoint)]
 
-    @action(post="/endpoints/{endpoint}/drift-reports", on="endpoint")
+    @action(post="/endpoints/{endpoint}/drift-reports", on="endpoint", reads_first=True)
     def drift(
         self,
         endpoint: EndpointName,
@@ -100,7 +100,7 @@ class MonitorService(AssessmentActions, LeakageActions, ScheduleActions):
         self._check_told(of_drift(report, None))  # rows are read where there is no sketch, too
         return report
 
-    @action(post="/table-drift-reports")
+    @action(post="/table-drift-reports", reads_first=True)
     def drift_of_tables(
         self,
         reference: Table,
@@ -132,7 +132,7 @@ class MonitorService(AssessmentActions, LeakageActions, ScheduleActions):
             seed=seed, together=together,
         )  # fmt: skip
 
-    @action(post="/monitors/{name}/checks", on="monitor")
+    @action(post="/monitors/{name}/checks", on="monitor", reads_first=True)
     def check(self, name: str, *, until: Instant | None = None) -> CheckResult:
         """Run a monitor over its window; what crosses a limit raises an alert."""
         monitor = self._monitors.monitor(self.call.connection, name)

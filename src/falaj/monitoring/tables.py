@@ -19,7 +19,6 @@ from sqlalchemy import (
 from sqlalchemy.engine import Connection
 
 from falaj.kernel.database import Instant, Json, metadata
-from falaj.kernel.ids import new_id
 
 reports = Table(
     "monitoring_reports",
@@ -88,11 +87,9 @@ detectors = Table(
 )
 
 
-def keep_report(connection: Connection, **values: Any) -> str:
-    """Keep a report of these columns; returns its id."""
-    report_id = new_id("report")
-    connection.execute(insert(reports).values(id=report_id, **values))
-    return report_id
+def keep_report(connection: Connection, **values: Any) -> None:
+    """Keep a report of these columns."""
+    connection.execute(insert(reports).values(**values))
 
 
 def report_rows(connection: Connection, endpoint: str, *, limit: int) -> list[Any]:

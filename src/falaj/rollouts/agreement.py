@@ -39,16 +39,17 @@ def agreement(
     end = run.ended_at or now
     since = run.started_at.replace(second=0, microsecond=0)
 
-    def seen(variant: str, version: int) -> tuple[Sketch, Reals]:
+    def seen(variant: str, version: int, *, shadow: bool = False) -> tuple[Sketch, Reals]:
         until = end + timedelta(minutes=1)
         found = sketches.window(
-            connection, run.endpoint, run.model, version, since, until, variant=variant
-        )
+            connection, run.endpoint, run.model, version, since, until,
+            variant=variant, shadow=shadow,
+        )  # fmt: skip
         return found, sketches.score_edges(run.model, version)
 
     champion, edges = seen(CHAMPION, run.champion)
     return [
-        compared(one.name, champion, edges, *seen(one.name, one.version))
+        compared(one.name, champion, edges, *seen(one.name, one.version, shadow=True))
         for one in run.rollout.challengers
     ]
 
