@@ -49,9 +49,7 @@ class RolloutParts:
         from falaj.rollouts.starting import Starting
 
         made = self._made
-        return Starting(
-            made.definitions, made.changes, self.traffic, self._checked, made.clock
-        )
+        return Starting(made.definitions, made.changes, self.traffic, self._checked, made.clock)
 
     def _checked(self, call: Call, rollout: Rollout) -> None:
         """Raise unless who asks may see what the rollout is measured by."""
