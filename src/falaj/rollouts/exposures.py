@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from falaj.kernel.clock import microseconds
-from falaj.rollouts.model import CHAMPION, RolloutKind
+from falaj.rollouts.metrics import case
+from falaj.rollouts.model import CHAMPION, Rollout, RolloutKind
 from falaj.rollouts.ports import Underway
 from falaj.serving.assigning import layer_salt
 from falaj.serving.assignment import position
@@ -151,22 +152,7 @@ class Exposures:
             f"coalesce(json_extract_string(fields, $field{n}), '') AS f{n}"
             for n in range(len(fields))
         )
-        whole = rollout.how in (RolloutKind.SHADOW, RolloutKind.INTERLEAVED)
-        unit = "coalesce(unit, prediction_id)" if whole else "unit"
-        period = "0::BIGINT"
-        by, rank, settled = ["unit", "period"], "0", "true"
-        if rollout.how is RolloutKind.INTERLEAVED:
-            length = max(int(rollout.period.total_seconds() * 1e6), 1)
-            period = f"(epoch_us(requested_at) // {length})::BIGINT"
-            by += ["f0"]
-        if rollout.how is RolloutKind.SHADOW:
-            by += ["variant"]
-        if not whole:
-            by += ["stretch"]
-            constant = [n for n, one in enumerate(stretches) if one.shares is not None]
-            rank = f"(variant = '{CHAMPION}' AND list_contains({constant}::INTEGER[], stretch))"
-            began = case([(one.since_us, one.since_us) for one in stretches])
-            settled = f"at_us - {began} >= {_SETTLING_US}"
+        unit, period, by, rank, settled = _rule(rollout, stretches)
         stretch = case([(one.since_us, n) for n, one in enumerate(stretches)])
         old = f" UNION ALL SELECT unit, variant, at_us, period{comma}{names} FROM rollout_kept"
         rest = [one for one in ("variant", "at_us", *names.split(", ")) if one and one not in by]
@@ -175,7 +161,8 @@ class Exposures:
         sql = f"""
             SELECT {", ".join(by)}, {first} FROM (SELECT *, {stretch} AS stretch FROM (
                 SELECT * FROM (SELECT {unit} AS unit, variant,
-                       epoch_us(requested_at)::BIGINT AS at_us, {period} AS period{comma}{told}
+                       epoch_us(requested_at)::BIGINT AS at_us,
+                       ({period})::BIGINT AS period{comma}{told}
                 FROM rollout_fresh
                 WHERE release = $release AND requested_at >= $since
                   AND list_contains($variants, variant) AND {unit} IS NOT NULL) WHERE {settled}
@@ -211,11 +198,20 @@ class Exposures:
         )
 
 
-def case(places: Sequence[tuple[int, int]]) -> str:
-    """SQL: of pairs of a start and a figure, growing, the figure of the last that began."""
-    cases = "".join(f" WHEN at_us >= {int(at)} THEN {int(told)}" for at, told in places[:0:-1])
-    least = int(places[0][1]) if places else 0
-    return f"CASE{cases} ELSE {least} END" if cases else f"{least}"
+def _rule(rollout: Rollout, stretches: Sequence[Stretch]) -> tuple[str, str, list[str], str, str]:
+    """SQL: what is a unit, and a period; by what an exposure is one; which row comes before
+    others, whenever it was; and which rows count."""
+    if rollout.how is RolloutKind.SHADOW:
+        return "coalesce(unit, prediction_id)", "0", ["unit", "period", "variant"], "0", "true"
+    if rollout.how is RolloutKind.INTERLEAVED:
+        length = max(int(rollout.period.total_seconds() * 1e6), 1)
+        period = f"epoch_us(requested_at) // {length}"
+        return "coalesce(unit, prediction_id)", period, ["unit", "period", "f0"], "0", "true"
+    constant = [n for n, one in enumerate(stretches) if one.shares is not None]
+    rank = f"(variant = '{CHAMPION}' AND list_contains({constant}::INTEGER[], stretch))"
+    began = case([(one.since_us, one.since_us) for one in stretches])
+    settled = f"at_us - {began} >= {_SETTLING_US}"
+    return "unit", "0", ["unit", "period", "stretch"], rank, settled
 
 
 def _newest(rows: pa.Table) -> int:

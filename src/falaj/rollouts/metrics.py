@@ -18,7 +18,6 @@ from falaj.lake.filters import parsed
 from falaj.lake.model import QueryRefused
 from falaj.lake.queries import nodes, table_names
 from falaj.rollouts.effects import Sums
-from falaj.rollouts.exposures import case
 from falaj.rollouts.model import CHAMPION, Metric, MetricKind
 from falaj.serving.names import table_of
 
@@ -314,6 +313,13 @@ def _query(metric: Metric, text: str, before: str | None, asked: Asked) -> str:
                sum(x) AS x, sum(x * x) AS xx, sum(x * y) AS xy{over}
         FROM unit_placed GROUP BY GROUPING SETS ({", ".join(sets)})
         {"" if apart else "UNION ALL BY NAME " + _CLUMPED}"""
+
+
+def case(places: Sequence[tuple[int, int]]) -> str:
+    """SQL: of pairs of a start and a figure, growing, the figure of the last that began."""
+    cases = "".join(f" WHEN at_us >= {int(at)} THEN {int(told)}" for at, told in places[:0:-1])
+    least = int(places[0][1]) if places else 0
+    return f"CASE{cases} ELSE {least} END" if cases else f"{least}"
 
 
 def _clumping(metric: Metric, asked: Asked) -> str:
