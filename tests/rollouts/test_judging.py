@@ -3,9 +3,13 @@
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
+from falaj.rollouts.effects import mean_effect
+from falaj.rollouts.metrics import Asked
 from falaj.rollouts.model import Challenger, Guardrail, Success
+from falaj.rollouts.pooled import pooled
 from falaj.serving.assigning import layer_salt
 from falaj.serving.assignment import position
 
@@ -101,13 +105,13 @@ def test_the_error_is_shared_over_all_guardrails_and_challengers(ground):
     assert {one.challenger for one in readings} == {"new", "other"}
 
 
-def test_a_unit_counts_once_for_what_it_met_first(ground):
+def test_a_unit_counts_for_the_challenger_that_it_met_whoever_answered_for_it_before(ground):
     ground.metric("converted")
     ground.predicted(["a", "a", "a", "b"], ["new", "champion", "champion", "champion"],
                      [minute(3), minute(2), minute(9), minute(1)])  # fmt: skip
     ground.predicted(["a"], ["new"], START - HOUR)  # before the rollout
     ground.happened(["a", "b"], [1, 1], minute(10))
-    assert ground.look(ground.rollout()).units == {"champion": 2, "new": 0}
+    assert ground.look(ground.rollout()).units == {"champion": 1, "new": 1}
 
 
 def test_what_another_release_answered_is_no_exposure(ground):
@@ -134,11 +138,31 @@ def test_an_outcome_before_the_exposure_does_not_count_and_a_late_one_does(groun
 
 def test_rows_of_the_log_that_come_late_are_read_at_the_next_look(ground):
     ground.metric("converted")
-    ground.predicted(["a"], ["new"], minute(5))
+    ground.predicted(["a"], ["champion"], minute(5))
     rollout = ground.rollout()
-    assert ground.look(rollout, 10).units == {"champion": 0, "new": 1}
-    ground.predicted(["a", "b"], ["champion", "new"], minute(2))  # from a slower worker
+    assert ground.look(rollout, 10).units == {"champion": 1, "new": 0}
+    ground.predicted(["a", "b"], ["new", "champion"], minute(2))  # from a slower worker
     assert ground.look(rollout, 11).units == {"champion": 1, "new": 1}
+
+
+def test_rows_that_were_read_before_a_change_of_shares_was_known_are_placed_behind_it(ground):
+    ground.metric("converted")
+    _, (first, then) = everybody_back(ground, 2_000)
+    rollout = ground.rollout(how="canary")
+    ground.look(rollout, 62, changes=[(0, FEW)])  # the change came while it was looked at
+    look = ground.look(rollout, 63, changes=[(0, FEW), (60, HALF)])
+    assert look.units == {"champion": (first == "champion").sum(), "new": (then == "new").sum()}
+    assert not look.mismatch
+
+
+def test_nothing_is_an_exposure_while_a_change_of_shares_spreads(ground):
+    ground.metric("converted")
+    units, variants = half(3_000)
+    ground.predicted([f"s{k}" for k in range(900)], ["champion"] * 900, START + HOUR / 3600)
+    ground.predicted(units, variants, minute(1))
+    look = ground.look(ground.rollout())
+    assert sum(look.units.values()) == 3_000
+    assert not look.mismatch
 
 
 def test_a_process_that_starts_anew_finds_the_same_units(ground):
@@ -283,6 +307,96 @@ def test_units_are_counted_anew_once_a_mismatch_was_mended_and_the_rollout_resum
     assert not ground.look(rollout, 40, changes=[(0, equal), (20, equal)]).mismatch
 
 
+FEW, HALF = {"champion": 0.99, "new": 0.01}, {"champion": 0.5, "new": 0.5}
+
+
+def everybody_back(ground, n, shares=(0.01, 0.5), bounds=(0, 60)):
+    """The same units are seen in each stretch; what they meet there, and when."""
+    units, places = [f"u{k}" for k in range(n)], np.random.default_rng(16).random(n)
+    met = []
+    for share, bound in zip(shares, bounds, strict=True):
+        met.append(np.where(places < share, "new", "champion"))
+        ground.predicted(units, met[-1].tolist(), minute(bound + 1))
+    return units, met
+
+
+def test_units_that_meet_a_challenger_as_its_share_grows_count_for_it_from_then_on(ground):
+    """Nobody is new: harm of a fifth would be diluted, and never judged on more than 1 %."""
+    ground.metric("converted")
+    units, (first, then) = everybody_back(ground, 10_000)
+    rates = {"champion": 0.3, "new": 0.24}
+    ground.happened(units, converted(first, rates), minute(5))
+    ground.happened(units, converted(then, rates, 2), minute(65))
+    rollout = ground.rollout(how="canary", guardrails=(Guardrail(metric="converted"),))
+    ground.look(rollout, 50, changes=[(0, FEW)])
+    look = ground.look(rollout, 120, changes=[(0, FEW), (60, HALF)])
+    assert look.units["new"] == (then == "new").sum()
+    assert not look.mismatch
+    assert look.breached
+    [reading] = look.guardrails
+    assert 1 - reading.challenger_value / reading.champion == pytest.approx(0.2, abs=0.04)
+
+
+def test_what_a_unit_does_after_it_met_a_challenger_is_not_the_champions(ground):
+    ground.metric("complained", measures="events", better="lower")
+    units, (first, then) = everybody_back(ground, 4_000)
+    moved = [u for u, a, b in zip(units, first, then, strict=True) if a != b]
+    ground.happened(moved[:500], [1.0] * 500, minute(70))
+    rollout = ground.rollout(how="canary", guardrails=(Guardrail(metric="complained"),))
+    ground.look(rollout, 50, changes=[(0, FEW)])
+    [reading] = ground.look(rollout, 120, changes=[(0, FEW), (60, HALF)]).guardrails
+    assert reading.champion == 0
+    assert reading.breached
+
+
+def test_units_that_come_back_in_each_stretch_count_as_no_more_than_themselves(ground):
+    ground.metric("revenue", measures="mean")
+    habit = np.random.default_rng(17).exponential(10, 2_000)
+    rollout, widths = ground.rollout(success=Success(metric="revenue")), []
+    units, _ = everybody_back(ground, 2_000, (0.5, 0.5, 0.5), (0, 60, 120))
+    changes = [(bound, HALF) for bound in (0, 60, 120)]
+    for k in range(3):
+        ground.happened(units, habit, minute(60 * k + 5))
+        [reading] = ground.look(rollout, 60 * k + 50, changes=changes[: k + 1]).success
+        widths.append(reading.high - reading.low)
+    assert widths[2] == pytest.approx(widths[0], rel=0.02)  # not as of three times as many
+
+
+def test_a_share_that_grows_finds_no_harm_in_habits(ground):
+    """Each unit's figures are alike in all stretches, and nothing is harmed, in 60 rollouts."""
+    z = []
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        places, habit = rng.random(400), rng.normal(10, 3, 400)
+        exposures, values = [], []
+        for n, share in enumerate((0.25, 0.4, 0.5)):
+            new = places < share
+            exposures += [(f"u{k}", "new" if new[k] else "champion", n) for k in range(400)]
+            values += (habit + rng.normal(0, 1, 400)).tolist()
+        z.append(_z(ground, exposures, values, f"revenue{seed}"))
+    assert 0.75 < np.std(z) < 1.25
+    assert abs(np.mean(z)) < 0.4
+
+
+def _z(ground, rows, values, name):
+    """The effect in standard errors, of exposures in three stretches with a value in each."""
+    units, variants, stretches = (list(one) for one in zip(*rows, strict=True))
+    at = [10 * n for n in stretches]
+    exposures = pa.table({
+        "unit": units, "variant": variants, "at_us": pa.array(at, pa.int64()),
+        "until_us": pa.array([one + 10 for one in at], pa.int64()),
+        "first_us": pa.array([0] * len(at), pa.int64()),
+        "period": pa.array([0] * len(at), pa.int64()),
+    })  # fmt: skip
+    known = pa.array([one + 5 for one in at], pa.timestamp("us", tz="UTC"))
+    ground.lake.append(name, pa.table({"unit": units, "known_at": known, "value": values}))
+    metric = ground.metric(
+        "revenue", measures="mean", sql=f"SELECT unit, known_at, value FROM {name}", tables=(name,)
+    )
+    found = ground.judge._metrics.sums(metric, "shop", exposures, START, Asked(bounds=[0, 10, 20]))
+    return pooled(found.of("champion"), found.of("new"), mean_effect).effect.z
+
+
 def test_a_share_that_grows_while_the_metric_falls_deceives_nobody(ground):
     """Pooled over all time the challenger would look 40 per cent worse than the champion."""
     ground.metric("converted")
@@ -381,8 +495,8 @@ def test_a_group_sequential_design_looks_as_often_as_it_was_planned(ground):
     units, variants = half(4_200)
     happened = converted(variants, {"champion": 0.3, "new": 0.3})
     for n, (start, stop) in enumerate([(0, 1_000), (1_000, 2_400), (2_400, 2_500), (2_500, 4_200)]):
-        ground.predicted(units[start:stop], variants[start:stop], minute(n))
-        ground.happened(units[start:stop], happened[start:stop], minute(n))
+        ground.predicted(units[start:stop], variants[start:stop], minute(n + 0.5))
+        ground.happened(units[start:stop], happened[start:stop], minute(n + 0.5))
         [reading] = ground.look(rollout, n + 1).success
         assert (reading.low is None) == (n in (0, 2))
     assert reading.decided == "no_difference"
@@ -536,8 +650,8 @@ def test_a_lake_with_files_and_erasures_is_read_by_what_is_new(real_ground):
     ground.metric("converted")
     rollout = ground.rollout(success=Success(metric="converted", segments=("country",)))
     before = ground.look(rollout, 10).units
-    ground.predicted(["a", "late"], ["champion", "new"], minute(0.5))
-    assert ground.look(rollout, 11).units == {"champion": 1, "new": before["new"]}
+    ground.predicted(["late", "later"], ["champion", "new"], minute(0.5))
+    assert ground.look(rollout, 11).units == {"champion": 1, "new": before["new"] + 1}
     kept = ground.lake.scan(f"predictions_{ground.endpoint}")
     ground.lake.replace(f"predictions_{ground.endpoint}", kept.slice(0, 1))  # some are erased
     assert sum(ground.look(rollout, 12).units.values()) == 1

@@ -1,4 +1,4 @@
-"""Which variant each unit met first since a rollout began, from the prediction log.
+"""Which variant each unit met in each stretch of constant shares, from the prediction log.
 
 Read incrementally: a process keeps what it has found, and each look reads only the rows of the
 log that are new. A process that starts anew reads the rollout's rows once more. Where rows were
@@ -15,18 +15,24 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from falaj.rollouts.model import RolloutKind
+from falaj.kernel.clock import microseconds
+from falaj.rollouts.metrics import case
+from falaj.rollouts.model import CHAMPION, Rollout, RolloutKind
 from falaj.rollouts.ports import Underway
 from falaj.serving.assigning import layer_salt
 from falaj.serving.assignment import position
-from falaj.serving.layers import Stretch
+from falaj.serving.layers import Stretch as Places
 from falaj.serving.names import table_of
 
 if TYPE_CHECKING:
     from falaj.lake.model import Extent
     from falaj.lake.ports import Lake
+    from falaj.rollouts.remembering import Stretch
 
 _READ = ("prediction_id", "unit", "release", "variant", "requested_at", "fields")
+_SETTLING_US = 2_000_000
+"""So long after a change of shares nothing is an exposure: until every machine divides by it."""
+_EVER = 2**63 - 1
 _MOST_KEPT = 16
 """Rollouts whose exposures a process keeps; those that were looked at longest ago go first."""
 
@@ -37,10 +43,13 @@ class _Kept:
     extent: Extent
     fields: tuple[str, ...]
     started_at: datetime
+    bounds: list[int]
+    newest_us: int
+    """Of the rows that were read, in Unix microseconds."""
 
 
 class Exposures:
-    """Finds the first exposures of the units of rollouts. Safe on many threads.
+    """Finds the exposures of the units of rollouts. Safe on many threads.
 
     Args:
         lake: holds the prediction logs.
@@ -51,20 +60,29 @@ class Exposures:
         self._kept: dict[str, _Kept] = {}
         self._lock = threading.Lock()
 
-    def of(self, underway: Underway, fields: Sequence[str] = ()) -> pa.Table | None:
-        """The exposures of a rollout's units, one row for each; None without any prediction.
+    def of(
+        self, underway: Underway, stretches: Sequence[Stretch], fields: Sequence[str] = ()
+    ) -> pa.Table | None:
+        """The exposures of a rollout's units; None without any prediction.
 
-        A unit counts once, for the variant that it met first; of a shadow rollout once for each
-        variant, and of an interleaved one once for each segment and period; there, where an
-        endpoint has no unit, each prediction is one. Elsewhere rows without a unit do not count:
-        nobody was assigned.
+        A unit has one in each stretch of constant shares in which it was seen: of the challenger
+        that it met there, from then on, else of the champion. (The champion also answers for a
+        challenger that fails, and while a change of shares spreads.) In a stretch that several
+        became one, it is of the variant that the unit met first. Of a shadow rollout a unit has
+        one for each variant, and of an interleaved one for each segment and period; there, where
+        an endpoint has no unit, each prediction is one. Elsewhere rows without a unit do not
+        count: nobody was assigned.
 
         Args:
+            underway: the rollout.
+            stretches: of constant shares, in their order.
             fields: of the request, by whose values units shall be told apart.
 
         Returns:
-            columns ``unit``, ``variant``, ``at_us`` (Unix microseconds), ``period`` (of an
-            interleaved rollout, else 0) and for each field its value as text, ``f0``, ``f1`` …
+            columns ``unit``, ``variant``, ``at_us`` (Unix microseconds), ``until_us`` (the
+            unit's next exposure, with which this one ends), ``first_us`` (its first one),
+            ``period`` (of an interleaved rollout, else 0) and for each field its value as text,
+            ``f0``, ``f1`` …
         """
         table = table_of(underway.rollout.endpoint)
         if not self._lake.exists(table):
@@ -75,15 +93,23 @@ class Exposures:
         extent = self._lake.extent(table, snapshot)
         if kept is not None and not self._continues(kept, table, snapshot, extent, underway):
             kept = None
-        if kept is not None and kept.fields != tuple(fields):
+        bounds = [one.since_us for one in stretches]
+        if kept is not None and not (
+            kept.fields == tuple(fields)
+            # Of rows that were read before a change of shares was known only the first is kept.
+            and all(one > kept.newest_us for one in bounds if one not in kept.bounds)
+        ):
             kept = None
         fresh = self._fresh(table, snapshot, kept, underway)
-        found = self._reduced(_of_layer(fresh, underway), kept, underway, fields)
+        found = self._reduced(_of_layer(fresh, underway), kept, underway, stretches, fields)
+        newest_us = max(_newest(fresh), kept.newest_us if kept is not None else 0)
         with self._lock:
-            self._kept[underway.id] = _Kept(found, extent, tuple(fields), underway.started_at)
+            self._kept[underway.id] = _Kept(
+                found, extent, tuple(fields), underway.started_at, bounds, newest_us
+            )
             while len(self._kept) > _MOST_KEPT:
                 self._kept.pop(next(iter(self._kept)))
-        return found
+        return self._bounded(found, underway)
 
     def forget(self, rollout: str) -> None:
         """Keep nothing more of a rollout, by its id."""
@@ -111,7 +137,12 @@ class Exposures:
         return found.read_all().select(list(_READ))
 
     def _reduced(
-        self, fresh: pa.Table, kept: _Kept | None, underway: Underway, fields: Sequence[str]
+        self,
+        fresh: pa.Table,
+        kept: _Kept | None,
+        underway: Underway,
+        stretches: Sequence[Stretch],
+        fields: Sequence[str],
     ) -> pa.Table:
         rollout = underway.rollout
         names = ", ".join(f"f{place}" for place in range(len(fields)))
@@ -121,29 +152,22 @@ class Exposures:
             f"coalesce(json_extract_string(fields, $field{n}), '') AS f{n}"
             for n in range(len(fields))
         )
-        whole = rollout.how in (RolloutKind.SHADOW, RolloutKind.INTERLEAVED)
-        unit = "coalesce(unit, prediction_id)" if whole else "unit"
-        period = "0::BIGINT"
-        by = ["unit", "period"]
-        if rollout.how is RolloutKind.INTERLEAVED:
-            length = max(int(rollout.period.total_seconds() * 1e6), 1)
-            period = f"(epoch_us(requested_at) // {length})::BIGINT"
-            by += ["f0"]
-        if rollout.how is RolloutKind.SHADOW:
-            by += ["variant"]
+        unit, period, by, rank, settled = _rule(rollout, stretches)
+        stretch = case([(one.since_us, n) for n, one in enumerate(stretches)])
         old = f" UNION ALL SELECT unit, variant, at_us, period{comma}{names} FROM rollout_kept"
-        rest = [one for one in ("variant", *names.split(", ")) if one and one not in by]
+        rest = [one for one in ("variant", "at_us", *names.split(", ")) if one and one not in by]
         # Of two rows at one instant the lesser variant is taken, so that order never matters.
-        first = ", ".join(f"arg_min({one}, (at_us, variant)) AS {one}" for one in rest)
+        first = ", ".join(f"arg_min({one}, ({rank}, at_us, variant)) AS {one}" for one in rest)
         sql = f"""
-            SELECT {", ".join(by)}, min(at_us) AS at_us{", " if first else ""}{first} FROM (
-                SELECT {unit} AS unit, variant,
-                       epoch_us(requested_at)::BIGINT AS at_us, {period} AS period{comma}{told}
+            SELECT {", ".join(by)}, {first} FROM (SELECT *, {stretch} AS stretch FROM (
+                SELECT * FROM (SELECT {unit} AS unit, variant,
+                       epoch_us(requested_at)::BIGINT AS at_us,
+                       ({period})::BIGINT AS period{comma}{told}
                 FROM rollout_fresh
                 WHERE release = $release AND requested_at >= $since
-                  AND list_contains($variants, variant) AND {unit} IS NOT NULL
+                  AND list_contains($variants, variant) AND {unit} IS NOT NULL) WHERE {settled}
                 {old if kept is not None else ""}
-            ) GROUP BY {", ".join(by)}
+            )) GROUP BY {", ".join(by)}
         """
         inputs = {"rollout_fresh": fresh}
         if kept is not None:
@@ -162,6 +186,40 @@ class Exposures:
             ["unit", "variant", "at_us", "period", *filter(None, names.split(", "))]
         )
 
+    def _bounded(self, found: pa.Table, underway: Underway) -> pa.Table:
+        """Exposures with their ends."""
+        until = "lead(at_us) OVER (PARTITION BY unit ORDER BY at_us)"
+        if underway.rollout.how is RolloutKind.SHADOW:
+            until = "NULL"  # a unit meets all variants at once
+        return self._lake.query(
+            f"SELECT *, coalesce({until}, {_EVER})::BIGINT AS until_us,"
+            " min(at_us) OVER (PARTITION BY unit) AS first_us FROM rollout_kept",
+            inputs={"rollout_kept": found},
+        )
+
+
+def _rule(rollout: Rollout, stretches: Sequence[Stretch]) -> tuple[str, str, list[str], str, str]:
+    """SQL: what is a unit, and a period; by what an exposure is one; which row comes before
+    others, whenever it was; and which rows count."""
+    if rollout.how is RolloutKind.SHADOW:
+        return "coalesce(unit, prediction_id)", "0", ["unit", "period", "variant"], "0", "true"
+    if rollout.how is RolloutKind.INTERLEAVED:
+        length = max(int(rollout.period.total_seconds() * 1e6), 1)
+        period = f"epoch_us(requested_at) // {length}"
+        return "coalesce(unit, prediction_id)", period, ["unit", "period", "f0"], "0", "true"
+    constant = [n for n, one in enumerate(stretches) if one.shares is not None]
+    rank = f"(variant = '{CHAMPION}' AND list_contains({constant}::INTEGER[], stretch))"
+    began = case([(one.since_us, one.since_us) for one in stretches])
+    settled = f"at_us - {began} >= {_SETTLING_US}"
+    return "unit", "0", ["unit", "period", "stretch"], rank, settled
+
+
+def _newest(rows: pa.Table) -> int:
+    import pyarrow.compute as pc
+
+    newest = pc.max(rows.column("requested_at")).as_py()
+    return 0 if newest is None else microseconds(newest)
+
 
 def _of_layer(rows: pa.Table, underway: Underway) -> pa.Table:
     """The rows of units that lie in the rollout's stretch of its layer.
@@ -174,7 +232,7 @@ def _of_layer(rows: pa.Table, underway: Underway) -> pa.Table:
         return rows
     import pyarrow.compute as pc
 
-    salt, own = layer_salt(layer), Stretch(underway.low, underway.high)
+    salt, own = layer_salt(layer), Places(underway.low, underway.high)
     others = [
         unit
         for unit in pc.unique(rows.column("unit")).to_pylist()

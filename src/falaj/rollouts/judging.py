@@ -112,7 +112,7 @@ class RolloutJudge:
             return look, memory.told()
         begin = monotonic()
         with _noted(look):
-            exposures = self._exposures.of(underway, fields_of(underway))
+            exposures = self._exposures.of(underway, memory.stretches, fields_of(underway))
             look.units, look.mismatch = _units(memory, exposures, underway)
             self._of_units(underway, memory, look, exposures, now)
         # Also if it failed: what takes a minute to fail must not be tried every half.
@@ -260,7 +260,7 @@ def _units(
     units |= _counts(exposures)
     if underway.rollout.how in (RolloutKind.SHADOW, RolloutKind.INTERLEAVED):
         return units, False
-    # Units that came since: those that were there before stay with what they met first.
+    # Whoever was seen since: units that were there before are divided anew by the shares.
     stretch = memory.stretches[-1]
     lately = _counts(
         exposures.filter(pc.greater_equal(exposures.column("at_us"), stretch.since_us))
@@ -273,7 +273,8 @@ def _units(
 
 
 def _counts(exposures: pa.Table) -> dict[str, int]:
-    told = exposures.column("variant").value_counts().to_pylist()
+    once = exposures.group_by(["unit", "variant"]).aggregate([])
+    told = once.column("variant").value_counts().to_pylist()
     return {row["values"]: row["counts"] for row in told}
 
 

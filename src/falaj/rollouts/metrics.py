@@ -8,7 +8,7 @@ recur. Only sums leave the engine.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from falaj.lake.filters import parsed
 from falaj.lake.model import QueryRefused
 from falaj.lake.queries import nodes, table_names
 from falaj.rollouts.effects import Sums
-from falaj.rollouts.model import Metric, MetricKind
+from falaj.rollouts.model import CHAMPION, Metric, MetricKind
 from falaj.serving.names import table_of
 
 if TYPE_CHECKING:
@@ -54,8 +54,8 @@ class Cell:
 
     Attributes:
         variant: that they met.
-        period: index of the stretch of constant shares in which they met it first; of an
-            interleaved rollout the period.
+        period: index of the stretch of constant shares in which they met it; of an interleaved
+            rollout the period.
         segment: a field's place among the fields asked for and a value of it; None for all.
     """
 
@@ -83,7 +83,15 @@ class UnitSums:
 
     def units(self, variant: str) -> float:
         """Units of one variant that have a value."""
-        return sum(sums.n for sums in self.of(variant).values())
+        return round(sum(sums.n for sums in self.of(variant).values()))
+
+    def shrunk(self, clumping: float) -> UnitSums:
+        """Of as many independent units as tell as much: a factor of all their variances."""
+        by = 1 / max(clumping, 1.0)
+        return UnitSums(
+            {cell: Sums(*(one * by for one in astuple(sums))) for cell, sums in self.cells.items()},
+            {cell: (first * by, second * by) for cell, (first, second) in self.over.items()},
+        )
 
 
 @dataclass(frozen=True)
@@ -133,10 +141,12 @@ class DeclaredMetrics:
     ) -> UnitSums:
         """The metric's sums over exposed units whose value became known by ``now``.
 
-        A value counts from the unit's exposure on; several of one unit are added up (of a
-        proportion, events and a quantile: the largest counts). While a table that the metric
+        A value counts from the unit's exposure on until its next one, in a later stretch; several
+        are added up (of a proportion, events and a quantile: the largest counts). A unit that has
+        values in several stretches counts in each of them, and the sums are those of as many
+        independent units as tell as much. While a table that the metric
         names does not exist, there are no values. The covariate's values are those
-        from before the exposure; a unit that has none gets the mean of the others.
+        from before the unit's first exposure; a unit that has none gets the mean of the others.
 
         Raises:
             MetricRefused: its text or what it gives is none of a metric.
@@ -261,25 +271,26 @@ def _per_unit(metric: Metric, text: str, before: str | None, *, by_variant: bool
     ), unit_values AS (
         SELECT e.*, {one}(coalesce(v.y, 0)) AS y, sum(coalesce(v.d, 0)) AS d
         FROM rollout_exposures e {"LEFT" if events else ""} JOIN metric_values v
-          ON v.unit = e.unit AND v.at_us >= e.at_us AND v.at_us <= $now_us
+          ON v.unit = e.unit AND v.at_us >= e.at_us AND v.at_us < e.until_us AND v.at_us <= $now_us
              {"AND v.variant = e.variant" if by_variant else ""}
         WHERE v.y IS NULL OR (isfinite(v.y) AND isfinite(v.d)) GROUP BY ALL
     )"""
     if before is None:
         return f"{parts}, unit_sides AS (SELECT *, {x} AS x FROM unit_values)"
     return f"""{parts}, unit_before AS (
-        SELECT e.unit, e.variant, e.period, sum(CAST(c.value AS DOUBLE)) AS x
-        FROM rollout_exposures e JOIN {before} c
-          ON CAST(c.unit AS VARCHAR) = e.unit AND epoch_us(c.known_at) < e.at_us
+        SELECT e.unit, sum(CAST(c.value AS DOUBLE)) AS x
+        FROM (SELECT DISTINCT unit, first_us FROM rollout_exposures) e JOIN {before} c
+          ON CAST(c.unit AS VARCHAR) = e.unit AND epoch_us(c.known_at) < e.first_us
         WHERE isfinite(CAST(c.value AS DOUBLE)) GROUP BY ALL
     ), unit_sides AS (
         SELECT v.*, coalesce(b.x, avg(b.x) OVER (), 0) AS x FROM unit_values v
-        LEFT JOIN unit_before b USING (unit, variant, period)
+        LEFT JOIN unit_before b USING (unit)
     )"""
 
 
 def _query(metric: Metric, text: str, before: str | None, asked: Asked) -> str:
-    stretch = "period" if asked.pairs else _stretch(asked.bounds)
+    stretch = "period" if asked.pairs else case([(at, n) for n, at in enumerate(asked.bounds)])
+    apart = asked.pairs or asked.by_variant or len(asked.bounds) < 2
     fields = [f"f{n}" for n in range(asked.n_fields)]
     sets = ["(variant, stretch)", *(f"(variant, stretch, {name})" for name in fields)]
     if asked.pairs:
@@ -288,32 +299,76 @@ def _query(metric: Metric, text: str, before: str | None, asked: Asked) -> str:
     grouped = "".join(f", grouping({name}) AS g_{name}" for name in fields)
     over = ""
     if asked.thresholds is not None:
-        sign = ">" if metric.better == "lower" else "<"
+        sign = _beyond(metric)
         first, second = asked.thresholds
         over = (
             f", count(*) FILTER (y {sign} {first!r}::DOUBLE) AS over_first"
             f", count(*) FILTER (y {sign} {second!r}::DOUBLE) AS over_second"
         )
     return f"""{_per_unit(metric, text, before, by_variant=asked.by_variant)}
+        , unit_placed AS MATERIALIZED (SELECT *, {stretch} AS stretch FROM unit_sides)
+        {"" if apart else _clumping(metric, asked)}
         SELECT variant, stretch{named}{grouped}, count(*) AS n, min(y) AS least, max(y) AS most,
                sum(y) AS y, sum(y * y) AS yy, sum(d) AS d, sum(d * d) AS dd, sum(y * d) AS yd,
                sum(x) AS x, sum(x * x) AS xx, sum(x * y) AS xy{over}
-        FROM (SELECT *, {stretch} AS stretch FROM unit_sides)
-        GROUP BY GROUPING SETS ({", ".join(sets)})"""
+        FROM unit_placed GROUP BY GROUPING SETS ({", ".join(sets)})
+        {"" if apart else "UNION ALL BY NAME " + _CLUMPED}"""
 
 
-def _stretch(bounds: Sequence[int]) -> str:
-    """Which stretch of constant shares an exposure lies in."""
-    cases = "".join(
-        f" WHEN at_us >= {int(bound)} THEN {place}"
-        for place, bound in reversed(list(enumerate(bounds)))
-    )
-    return f"CASE{cases} ELSE 0 END"
+def case(places: Sequence[tuple[int, int]]) -> str:
+    """SQL: of pairs of a start and a figure, growing, the figure of the last that began."""
+    cases = "".join(f" WHEN at_us >= {int(at)} THEN {int(told)}" for at, told in places[:0:-1])
+    least = int(places[0][1]) if places else 0
+    return f"CASE{cases} ELSE {least} END" if cases else f"{least}"
+
+
+def _clumping(metric: Metric, asked: Asked) -> str:
+    """SQL: how many times as large as among independent rows the variance of the effect is.
+
+    The same unit has a row in each stretch in which it was seen, and its figures are alike. So
+    what each row adds to the pooled effect is summed by unit, and squared then: the variance by
+    clusters (Liang and Zeger, Biometrika 1986), against that of rows which are independent.
+    """
+    value, scale = "y", "1.0"
+    if metric.measures is MetricKind.RATIO:
+        value, scale = "(y - s.y / nullif(s.d, 0) * u.d)", "nullif(s.d / s.n, 0)"
+    elif asked.thresholds is not None:
+        value = f"(y {_beyond(metric)} {asked.thresholds[0]!r}::DOUBLE)::DOUBLE"
+    mean = "0.0" if metric.measures is MetricKind.RATIO else f"avg({value})"
+    value = value.replace("(y ", "(u.y ") if value != "y" else "u.y"
+    return f""", unit_cells AS (
+        SELECT variant, stretch, count(*)::DOUBLE AS n, sum(y) AS y, sum(d) AS d, {mean} AS mean
+        FROM unit_placed GROUP BY ALL
+    ), unit_pairs AS (
+        SELECT c.variant AS challenger, stretch, 4 * c.n * o.n / (c.n + o.n) AS weight
+        FROM unit_cells c JOIN unit_cells o USING (stretch)
+        WHERE c.variant <> '{CHAMPION}' AND o.variant = '{CHAMPION}' AND least(c.n, o.n) >= 2
+    ), unit_parts AS (
+        SELECT challenger, u.unit, sum(part) AS part, sum(part * part) AS alone FROM (
+            SELECT challenger, u.unit, weight / s.n * ({value} - s.mean) / {scale}
+                   * (CASE WHEN u.variant = challenger THEN 1 ELSE -1 END) AS part
+            FROM unit_placed u JOIN unit_cells s USING (variant, stretch)
+            JOIN unit_pairs p ON p.stretch = u.stretch
+             AND (u.variant = challenger OR u.variant = '{CHAMPION}')
+        ) u GROUP BY ALL
+    )"""
+
+
+_CLUMPED = """SELECT max(clumping) AS clumping FROM (
+    SELECT sum(part * part) / nullif(sum(alone), 0) AS clumping FROM unit_parts GROUP BY challenger
+)"""
+
+
+def _beyond(metric: Metric) -> str:
+    return ">" if metric.better == "lower" else "<"
 
 
 def _read(metric: Metric, rows: Sequence[Mapping[str, Any]], asked: Asked) -> UnitSums:
-    found = UnitSums()
+    found, clumping = UnitSums(), 1.0
     for row in rows:
+        if row["variant"] is None:
+            clumping = float(row["clumping"] or 1.0)
+            continue
         if metric.measures in (MetricKind.PROPORTION, MetricKind.EVENTS) and not (
             row["least"] >= 0 and row["most"] <= 1
         ):
@@ -333,4 +388,4 @@ def _read(metric: Metric, rows: Sequence[Mapping[str, Any]], asked: Asked) -> Un
         found.cells[cell] = Sums(*(float(row[name] or 0.0) for name in names))
         if asked.thresholds is not None:
             found.over[cell] = float(row["over_first"]), float(row["over_second"])
-    return found
+    return found.shrunk(clumping) if clumping > 1 else found
