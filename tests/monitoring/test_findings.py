@@ -54,6 +54,19 @@ def test_a_shift_is_no_change_of_unit() -> None:
     assert "unit_change" not in [name for name, _ in Pair(before, now).named()]
 
 
+def test_growth_of_a_skewed_column_is_no_change_of_unit() -> None:
+    was, now = np.random.default_rng(1), np.random.default_rng(2)
+    grown = {
+        "other shape": (was.gamma(2, size=N), now.gamma(2 * 1.6**0.7, 1.6**0.3, size=N)),
+        "no known factor": (was.exponential(size=N), now.exponential(2, size=N)),
+    }
+    for before, after in grown.values():
+        names = [name for name, _ in Pair(before, after).named()]
+        assert "unit_change" not in names
+    miles = Pair(was.gamma(2, size=N), now.gamma(2, size=N) * 1.609344).findings()[0]
+    assert "miles and kilometres" in miles.sentence
+
+
 def test_a_stuck_value_is_told_and_a_value_that_always_was_the_only_one_is_not() -> None:
     before = lognormal(1)
     (one,) = Pair(before, np.full(5_000, 1.5)).findings()

@@ -19,6 +19,13 @@ _OUTSIDE_ROWS = 15
 with a probability of 5e-6 (the sum of two exponential gaps)."""
 _EXPLAINED = 0.35
 """How much of a distance may be left after rescaling for the scale to be the reason."""
+_ORDINARY = 3.0
+"""By a smaller factor a skewed column may grow in a season. It is a change of unit only if the
+factor is known and the rescaled reference fits."""
+_FITS = 0.03
+"""What interpolation inside of bins and the error of the factor may leave of a distance."""
+_CHANCE = 1.63
+"""Of the two-sample Kolmogorov-Smirnov test with a significance of 1 %."""
 _KNOWN_SCALES = {
     1000.0: "thousands",
     100.0: "hundredths or percent",
@@ -181,7 +188,8 @@ def _unit_changes(
     """Columns whose values look as if they had been multiplied by one factor.
 
     The mean and the standard deviation must have grown alike, and the reference's bins, moved
-    by that factor, must explain most of the distance.
+    by that factor, must explain most of the distance; of a factor that a season may bring about as
+    well, all but chance.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         by_mean = observed.mean / reference.mean
@@ -195,6 +203,10 @@ def _unit_changes(
         if plain <= 0 or left > _EXPLAINED * plain:
             continue
         shown, unit = _named(factor)
+        if 1 / _ORDINARY < factor < _ORDINARY:
+            rows = 1 / observed.known[place] + 1 / reference.known[place]
+            if not unit or left > _FITS + _CHANCE * np.sqrt(rows):
+                continue
         told.append(
             Finding(
                 name="unit_change",

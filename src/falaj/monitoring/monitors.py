@@ -198,22 +198,7 @@ class Monitors:
             )  # fmt: skip
             call.after_reading(judge)
         if monitor.labels is not None and monitor.performance is not None:
-            kept, realised = self.performance(
-                call,
-                monitor.endpoint,
-                monitor.labels,
-                since,
-                until,
-                confidence=monitor.performance.confidence,
-                monitor=name,
-                version=version_of(self._releases.active(call.connection, monitor.endpoint)),
-            )
-            result.reports.append(kept)
-            told = of_labels(monitor.labels)
-            result.told_from = joined(result.told_from, told)
-            for figure, message, plain in crossed(realised, monitor.performance):
-                self._alert(call, monitor, result, figure, message, {"report": kept},
-                            discreet(plain, kept, told))  # fmt: skip
+            self._check_realised(call, monitor, monitor.labels, monitor.performance, result)
         if monitor.anomalies is not None:
             self._check_series(call, monitor, monitor.anomalies, result)
         if monitor.quality is not None:
@@ -253,6 +238,26 @@ class Monitors:
             self._alert(call, monitor, result, one.key, one.sentence,
                         {"report": kept, "finding": one.name, "name": one.column, **numbers},
                         discreet(plain, kept, told) if plain else None)  # fmt: skip
+
+    def _check_realised(
+        self,
+        call: Call,
+        monitor: Monitor,
+        labels: Labels,
+        limits: PerformanceLimits,
+        result: CheckResult,
+    ) -> None:
+        kept, realised = self.performance(
+            call, monitor.endpoint, labels, result.since, result.until,
+            confidence=limits.confidence, monitor=monitor.name,
+            version=version_of(self._releases.active(call.connection, monitor.endpoint)),
+        )  # fmt: skip
+        result.reports.append(kept)
+        told = of_labels(labels)
+        result.told_from = joined(result.told_from, told)
+        for figure, message, plain in crossed(realised, limits):
+            self._alert(call, monitor, result, figure, message, {"report": kept},
+                        discreet(plain, kept, told))  # fmt: skip
 
     def _check_series(
         self, call: Call, monitor: Monitor, watch: AnomalyWatch, result: CheckResult
