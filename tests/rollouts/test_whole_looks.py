@@ -4,11 +4,11 @@ from itertools import permutations
 
 import numpy as np
 import pytest
+from tests.rollouts.test_judging import converted, half, minute
 
 from falaj.rollouts.effects import Sums
 from falaj.rollouts.guardrails import MOST_GROUPS, judged_fairness
 from falaj.rollouts.model import Guardrail, Metric, Success
-from tests.rollouts.test_judging import converted, half, minute
 
 BOTH = (Guardrail(metric="error_rate"), Guardrail(metric="converted"))
 

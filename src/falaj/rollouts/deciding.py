@@ -116,8 +116,8 @@ def planned_units(
 ) -> float:
     """Units (as a comparison is worth them) of the planned sample.
 
-    ``most_units`` if it is declared, by what each is worth at most; else what finds ``effect`` with the
-    declared power.
+    ``most_units`` if it is declared, by what each is worth at most; else what finds ``effect``
+    with the declared power.
 
     Args:
         spread: the variance of the relative effect, times the units that it was worth.

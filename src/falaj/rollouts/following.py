@@ -271,7 +271,9 @@ class Following:
     def hindered(self, call: Call, run: Run, why: str) -> None:
         """Tell people that a run cannot be looked at, or that its end is not finished."""
         looks = run.step.looks
-        told = "cannot be looked at in full" if looks else f"has ended, but its step {run.step} fails"
+        told = (
+            "cannot be looked at in full" if looks else f"has ended, but its step {run.step} fails"
+        )
         self._alerts.raise_alert(
             call,
             name=UNWATCHED if looks else UNFINISHED,
