@@ -177,3 +177,44 @@ def test_a_limit_of_latency_with_what_is_tolerated_on_it_is_never_below_it():
     for bucket in (10, 100, 333):
         assert upper_of(bucket_above(bucket, 1.25)) >= 1.25 * upper_of(bucket) * (1 - 1e-9)
         assert bucket_above(bucket, 1.0) == bucket
+
+
+def healthy_rolled_back(failing, *, runs=40, looks=60, seed=7):
+    """The share of canaries with a tenth of 600 sticky clients that are rolled back for clients
+    half of whose requests fail, whichever model answers them."""
+    rng = np.random.default_rng(seed)
+    wrong = 0
+    for _ in range(runs):
+        new = rng.random(600) < 0.1
+        memory = builtin.begin()
+        for _ in range(looks):
+            requests = rng.poisson(5, 600)
+            failed = np.zeros(600, dtype=int)
+            failed[:failing] = rng.binomial(requests[:failing], 0.5)
+            sides = [
+                Counter(int((requests - failed)[side].sum()), int(failed[side].sum()))
+                for side in (~new, new)
+            ]
+            if builtin.judged(ERRORS[0], "new", memory, *sides, 0.025).breached:
+                wrong += 1
+                break
+    return wrong / runs
+
+
+def test_clients_that_fail_on_any_variant_are_not_taken_for_harm_at_last():
+    """Their excess on one side never varies, so evidence of it would grow for ever."""
+    assert healthy_rolled_back(60) <= 0.05
+
+
+def test_harm_that_is_plain_is_still_found_among_very_many_failures():
+    memory = builtin.begin()
+    for _ in range(100):
+        reading = builtin.judged(
+            ERRORS[0], "new", memory, Counter(9_000, 90), Counter(900, 9), 0.025
+        )
+    assert not reading.breached
+    for _ in range(60):
+        reading = builtin.judged(
+            ERRORS[0], "new", memory, Counter(9_000, 90), Counter(900, 100), 0.025
+        )
+    assert reading.breached

@@ -131,3 +131,25 @@ def test_a_plan_says_units_and_days():
     for wrong in ({}, {"rate": 0.1, "mean": 3.0, "deviation": 1.0}, {"mean": 3.0}):
         with pytest.raises(InvalidInput):
             service.size(effect=0.1, **wrong)
+
+
+FAIR = (Guardrail(metric="converted", between="sex"),)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"guardrails": FAIR},
+        {"success": Success(metric="converted", segments=("sex",))},
+        {"how": "interleaved", "segment": "sex"},
+    ],
+)
+def test_whoever_tells_units_apart_by_request_fields_must_be_allowed_to_read_requests(more):
+    cleared = []
+    guarded = SimpleNamespace(check_clear=lambda call, table, columns, todo: cleared.append(table))
+    with pytest.raises(Forbidden, match="sex of 'predictions_shop'"):
+        check_may_measure(
+            None, rollout(**more), declared, guarded, lambda _call, _do, ref: ref.key == "outcomes"
+        )
+    check_may_measure(None, rollout(**more), declared, guarded, lambda *_: True)
+    assert set(cleared) == {"outcomes", "predictions_shop"}

@@ -13,6 +13,7 @@ import statistics
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from falaj.rollouts.evidence import EventCurve, mean_evidence, threshold
 from falaj.rollouts.guardrails import LEAST_CLUSTERS, blank, breach
@@ -25,8 +26,12 @@ _LEAST_ANSWERS = 1_000
 """Of the champion, before its quantile is taken for a threshold."""
 _RESIDUALS, _LEAST_RESIDUALS = 60, 8
 CLUMP = 3.0
-"""So many failures are taken for one until it is known how they come: one client that tries again
-falls on one variant with all of its failures."""
+"""So many failures are taken for one at least: one client that tries again falls on one variant
+with all of its failures."""
+INDEPENDENT = 100.0
+"""As so many independent events all of them together are read at most. A client stays with its
+variant: what those who fail by themselves add to one side is there at every look, so it shows in
+no spread between looks, and would some day seem certain."""
 _MEDIAN_OF_CHI_SQUARED = 0.4549
 """With one degree of freedom."""
 
@@ -68,13 +73,15 @@ def judged(
     memory["logs"] = curve.logs.tolist()
     memory["tally"] = [a + b for a, b in zip(memory["tally"], found, strict=True)]
     _tell(reading, memory)
-    if len(memory["residuals"]) >= _LEAST_RESIDUALS:
-        curve.logs = curve.logs / dispersion(memory["residuals"])
-    elif guardrail.metric == "error_rate":
-        curve.logs = curve.logs / CLUMP
-    else:
+    known = len(memory["residuals"]) >= _LEAST_RESIDUALS
+    if not known and guardrail.metric != "error_rate":
         reading.why = "too little was seen to tell how much slow requests come in clumps"
         return reading
+    clump = max(
+        CLUMP if guardrail.metric == "error_rate" else 1.0,
+        dispersion(memory["residuals"]) if known else 1.0,
+    )
+    curve.logs = curve.logs / tempered(clump, memory["tally"][0] + memory["tally"][2])
     worse_by = curve.worse_by(error)
     if worse_by is not None:
         breach(reading, worse_by)
@@ -138,6 +145,16 @@ def dispersion(residuals: list[float]) -> float:
     return max(1.0, statistics.median(residuals) / _MEDIAN_OF_CHI_SQUARED)
 
 
+def tempered(clump: ArrayLike, events: ArrayLike) -> NDArray[np.float64]:
+    """By what the logarithm of evidence is divided: how many events are read as one.
+
+    Args:
+        clump: by how they come, at least 1.
+        events: of both sides so far.
+    """
+    return np.maximum(clump, np.asarray(events, dtype=np.float64) / INDEPENDENT)
+
+
 def _tally(guardrail: Guardrail, memory: Memory, champion: Counter, tried: Counter) -> Tally | None:
     if guardrail.metric == "error_rate":
         return tried.failed, tried.requests, champion.failed, champion.requests
@@ -189,4 +206,4 @@ def _tell(reading: GuardrailReading, memory: Memory) -> None:
     reading.champion = others / other_requests if other_requests else None
 
 
-__all__ = ["LATENCY_QUANTILE", "begin", "dispersion", "judged", "judged_by_period"]
+__all__ = ["LATENCY_QUANTILE", "begin", "dispersion", "judged", "judged_by_period", "tempered"]

@@ -112,7 +112,7 @@ class RolloutJudge:
             return look, memory.told()
         begin = monotonic()
         with _noted(look):
-            exposures = self._exposures.of(underway, memory.stretches, fields_of(underway))
+            exposures = self._exposures.of(underway, memory.stretches, underway.rollout.fields)
             look.units, look.mismatch = _units(memory, exposures, underway)
             self._of_units(underway, memory, look, exposures, now)
         # Also if it failed: what takes a minute to fail must not be tried every half.
@@ -182,7 +182,7 @@ class RolloutJudge:
                     look.guardrails.append(reading)
             return
         units = UnitLook(
-            underway, memory, self._metrics, self._declared, exposures, now, fields_of(underway)
+            underway, memory, self._metrics, self._declared, exposures, now, underway.rollout.fields
         )
         failed: set[str] = set()
         for guardrail in wanted:
@@ -210,15 +210,6 @@ def error_of_each(underway: Underway) -> float:
     """The part of the guardrails' error that one guardrail of one challenger may spend."""
     rollout = underway.rollout
     return rollout.guardrail_error / max(len(rollout.guardrails) * len(rollout.challengers), 1)
-
-
-def fields_of(underway: Underway) -> tuple[str, ...]:
-    """The request fields by whose values units are told apart; an interleaved one's first."""
-    rollout = underway.rollout
-    fields = [rollout.segment] if rollout.how is RolloutKind.INTERLEAVED else []
-    fields += [one.between for one in rollout.guardrails]
-    fields += list(rollout.success.segments) if rollout.success is not None else []
-    return tuple(dict.fromkeys(one for one in fields if one))
 
 
 @contextmanager
@@ -278,4 +269,4 @@ def _counts(exposures: pa.Table) -> dict[str, int]:
     return {row["values"]: row["counts"] for row in told}
 
 
-__all__ = ["RolloutJudge", "error_of_each", "fields_of"]
+__all__ = ["RolloutJudge", "error_of_each"]

@@ -211,6 +211,14 @@ class Rollout(Definition):
             raise ValueError(f"a rollout of kind {self.how} needs a success metric")
         return self
 
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The request fields by whose values units are told apart; an interleaved one's first."""
+        found = [self.segment] if self.how is RolloutKind.INTERLEAVED else []
+        found += [one.between for one in self.guardrails]
+        found += list(self.success.segments) if self.success is not None else []
+        return tuple(dict.fromkeys(one for one in found if one))
+
     def references(self) -> list[AssetRef]:
         """The endpoint, and the declared metrics."""
         named = [one.metric for one in self.guardrails]

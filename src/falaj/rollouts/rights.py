@@ -9,6 +9,7 @@ from falaj.kernel.call import AssetRef, Call
 from falaj.kernel.errors import Forbidden, InvalidInput
 from falaj.rollouts.metrics import tables_read
 from falaj.rollouts.model import BUILT_IN, Metric, MetricKind, Rollout, RolloutKind
+from falaj.serving.names import table_of
 
 if TYPE_CHECKING:
     from falaj.lake.reading import GuardedLake
@@ -72,7 +73,8 @@ def check_may_measure(
     guarded: GuardedLake,
     may: May,
 ) -> None:
-    """Return if the caller may read, in clear, every table that the rollout's metrics read.
+    """Return if the caller may read, in clear, every table that the rollout's metrics read, and
+    the prediction log where units are told apart by fields of requests.
 
     Looks are made by the platform, whoever is there: so whoever starts a rollout must be
     allowed to see what it computes with.
@@ -81,11 +83,22 @@ def check_may_measure(
         Forbidden, SeenInPart: the caller may not; and what ``check_measurable`` raises.
     """
     check_measurable(rollout, declared)
-    for metric in declared_metrics(rollout, declared):
-        for table in sorted(tables_read(metric, rollout.endpoint)):
-            if not may(call, READ, AssetRef("table", table)):
-                raise Forbidden(
-                    f"The metric {metric.name!r} reads {table!r}, which you may not read.",
-                    hint="Ask somebody who may read it to start the rollout.",
-                )
-            guarded.check_clear(call, table, None, todo="measure a rollout by")
+    read = [
+        (table, f"The metric {metric.name!r} reads")
+        for metric in declared_metrics(rollout, declared)
+        for table in sorted(tables_read(metric, rollout.endpoint))
+    ]
+    if rollout.fields:
+        read.append(
+            (
+                table_of(rollout.endpoint),
+                f"Its units are told apart by {', '.join(rollout.fields)} of",
+            )
+        )
+    for table, what in read:
+        if not may(call, READ, AssetRef("table", table)):
+            raise Forbidden(
+                f"{what} {table!r}, which you may not read.",
+                hint="Ask somebody who may read it to start the rollout.",
+            )
+        guarded.check_clear(call, table, None, todo="measure a rollout by")
