@@ -92,13 +92,15 @@ def forget_old(connection: Connection, table: str) -> None:
     Whether a check has ever passed is still known then.
     """
     of = contract_results.c
-    each = {"partition_by": (of.contract, of.check, of.via), "order_by": of.id.desc()}
-    by_result = {**each, "partition_by": (of.contract, of.check, of.passed)}
     placed = (
         select(
             of.id, of.passed,
-            func.row_number().over(**each).label("place"),
-            func.row_number().over(**by_result).label("of_its_kind"),
+            func.row_number()
+            .over(partition_by=(of.contract, of.check, of.via), order_by=of.id.desc())
+            .label("place"),
+            func.row_number()
+            .over(partition_by=(of.contract, of.check, of.passed), order_by=of.id.desc())
+            .label("of_its_kind"),
         )
         .where(of.table_name == table)
         .subquery()
