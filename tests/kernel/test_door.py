@@ -269,8 +269,8 @@ def test_the_events_of_an_inner_call_are_kept_with_its_parents_at_the_end(world:
 def test_an_unknown_verb_is_an_attribute_error_that_lists_what_there_is(world: World) -> None:
     with pytest.raises(AttributeError, match="write, list, copy, burn"):
         world.notes().erase()  # type: ignore[attr-defined]
-    assert dir(world.notes()) == ["burn", "list", "write"]
-    assert repr(world.notes()) == "<notes: write, list, burn>"
+    assert dir(world.notes()) == ["burn", "copy", "list", "write"]
+    assert repr(world.notes()) == "<notes: write, list, copy, burn>"
 
 
 def test_a_service_is_not_reached_past_the_door() -> None:

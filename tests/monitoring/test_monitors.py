@@ -23,6 +23,7 @@ from falaj.lake.adapters.ducklake_engine import Place
 from falaj.lake.adapters.lake_ducklake import DuckLake
 from falaj.models.model import Statistics
 from falaj.models.reference import statistics_of
+from falaj.monitoring import tables
 from falaj.monitoring.drift import Drift
 from falaj.monitoring.driftwords import DriftLimits, DriftReference, DriftWatch
 from falaj.monitoring.model import Labels, Monitor, PerformanceLimits
@@ -359,6 +360,21 @@ def test_rows_as_a_whole_are_told_apart_on_samples(shifted: World) -> None:
     assert (told["n_reference"], told["n_observed"]) == (400, 400)
     assert told["separability"]["low"] < 0.5 < told["separability"]["high"]
     assert told["reconstruction"]["p_value"] > 0.001
+
+
+def test_the_newest_reports_of_each_kind_and_monitor_are_kept(
+    sqlite_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "REPORTS_KEPT", 2)
+    with opened_call(sqlite_database) as call:
+        for n in range(4):
+            for kind, monitor in (("drift", None), ("drift", "watch"), ("performance", "watch")):
+                tables.keep_report(
+                    call.connection, id=f"report_{n}_{kind}_{monitor}", kind=kind,
+                    endpoint="delays", monitor=monitor, at=NOW, by="user:amina", document={"n": n},
+                )  # fmt: skip
+        rows = tables.report_rows(call.connection, "delays", limit=100)
+    assert sorted(row.id[:8] for row in rows) == ["report_2"] * 3 + ["report_3"] * 3
 
 
 @pytest.fixture(scope="module")

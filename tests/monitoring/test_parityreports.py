@@ -11,7 +11,7 @@ import pytest
 from falaj.features import parity_records
 from falaj.features.answers import Mismatch, ParityReport
 from falaj.kernel.database import Database
-from falaj.monitoring import parityreports
+from falaj.monitoring import tables
 from falaj.monitoring.parityreports import ParityReports
 from falaj.monitoring.tables import reports
 from falaj.testing.calls import opened_call
@@ -68,7 +68,7 @@ def test_a_report_tells_the_trend_up_to_itself(sqlite_database: Database) -> Non
 def test_the_oldest_reports_go_and_those_of_other_kinds_stay(
     sqlite_database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(parityreports, "KEPT", 2)
+    monkeypatch.setattr(tables, "REPORTS_KEPT", 2)
     checked(sqlite_database, report())
     with sqlite_database.transaction() as connection:
         connection.execute(reports.update().values(kind="drift"))

@@ -83,6 +83,18 @@ def test_variants_and_machines_add_up_and_endpoints_do_not(kept, clock):
     assert minutes(kept, 1).requests.tolist() == [18]
 
 
+def test_what_ran_behind_the_answers_is_no_traffic(kept, clock):
+    here = Place("a")
+    look(kept, here)
+    here.served(50)
+    here.served(50, seconds=3.0, variant="shadow/v2")
+    clock.move(timedelta(minutes=1))
+    look(kept, here)
+    series = minutes(kept, 1)
+    assert series.requests.tolist() == [50]
+    assert series.latency[0] < 0.1
+
+
 def test_two_processes_of_a_machine_count_once(kept, clock, sqlite_database):
     here, beside = Place("a"), MeterSeries(sqlite_database, clock)
     look(kept, here)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import func, insert, select
+from sqlalchemy import delete, func, insert, select
 from sqlalchemy.engine import Connection
 
 from falaj.ingest.checks import Check, Usual
@@ -20,6 +20,9 @@ from falaj.kernel.call import Call
 
 BY_LOAD, BY_CHECK = "load", "check"
 """What measured a result: a load, its own rows; or a check, the whole table."""
+RESULTS_KEPT = 1_000
+"""So many results of each check of a contract stay, and the last that passed, however old."""
+_SELDOM = 256
 MOST_HISTORY = 400
 """Of earlier figures, so many are the past of a ``usual`` check."""
 
@@ -76,6 +79,35 @@ def record_results(
             for result in results
         ],
     )
+    newest = call.connection.execute(
+        select(func.max(contract_results.c.id)).where(contract_results.c.load == load)
+    ).scalar_one()
+    if newest // _SELDOM != (newest - len(results)) // _SELDOM:  # it looks at all of a table's
+        forget_old(call.connection, table)
+
+
+def forget_old(connection: Connection, table: str) -> None:
+    """Forget the oldest results of each check of a table's contracts.
+
+    Whether a check has ever passed is still known then.
+    """
+    of = contract_results.c
+    placed = (
+        select(
+            of.id, of.passed,
+            func.row_number()
+            .over(partition_by=(of.contract, of.check, of.via), order_by=of.id.desc())
+            .label("place"),
+            func.row_number()
+            .over(partition_by=(of.contract, of.check, of.passed), order_by=of.id.desc())
+            .label("of_its_kind"),
+        )
+        .where(of.table_name == table)
+        .subquery()
+    )  # fmt: skip
+    is_last_passed = placed.c.passed & (placed.c.of_its_kind == 1)
+    old = select(placed.c.id).where(placed.c.place > RESULTS_KEPT, ~is_last_passed)
+    connection.execute(delete(contract_results).where(of.id.in_(old)))
 
 
 def found(

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from falaj.kernel.actions import Service, action
 from falaj.kernel.call import AssetRef
 from falaj.kernel.errors import Conflict
-from falaj.monitoring.assessments import keep
 from falaj.monitoring.leakagewords import LEAKAGE, LeakageLimits, LeakageReport
 from falaj.monitoring.model import CheckResult, Column, Instant, Labels, Monitor, Table
 from falaj.monitoring.toldfrom import discreet, joined, of_labels, of_rows
@@ -59,6 +58,8 @@ class LeakageChecks:
             Conflict: the endpoint serves nothing.
             NotFound: no such endpoint, no predictions in the window or no label table.
         """
+        from falaj.monitoring.assessments import keep  # it computes: actions are listed without
+
         release = self._releases.active(call.connection, endpoint)
         if release is None:
             raise Conflict(

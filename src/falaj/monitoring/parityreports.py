@@ -9,11 +9,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import delete, insert, select
-
 from falaj.features.parity_records import history
 from falaj.kernel.ids import new_id
-from falaj.monitoring.tables import reports
+from falaj.monitoring.tables import keep_report
 
 if TYPE_CHECKING:
     from falaj.features.answers import ParityReport
@@ -21,8 +19,6 @@ if TYPE_CHECKING:
     from falaj.serving.releases import Releases
 
 PARITY = "parity"
-KEPT = 1_000
-"""So many parity reports of each endpoint stay."""
 BEFORE = 20
 """So many earlier checks does a report tell the trend of."""
 
@@ -58,9 +54,8 @@ class ParityReports:
                 "by": call.principal.id,
                 "document": document,
             }
-            call.connection.execute(insert(reports).values(**row))
+            keep_report(call.connection, **row)
             kept.append(str(row["id"]))
-            _forget_old(call, endpoint)
         return kept
 
     def _fed(self, call: Call, service: str) -> list[str]:
@@ -84,11 +79,3 @@ def _trend(call: Call, report: ParityReport) -> list[dict[str, Any]]:
         {"at": one.at.isoformat(), "share": _share(one.report), "source": str(one.report.source)}
         for one in reversed(kept)
     ]
-
-
-def _forget_old(call: Call, endpoint: str) -> None:
-    mine = (reports.c.endpoint == endpoint, reports.c.kind == PARITY)
-    newest = select(reports.c.id).where(*mine).order_by(reports.c.id.desc())
-    last = call.connection.execute(newest.offset(KEPT).limit(1)).scalar()
-    if last is not None:
-        call.connection.execute(delete(reports).where(*mine, reports.c.id <= last))

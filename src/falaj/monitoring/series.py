@@ -26,7 +26,7 @@ from falaj.kernel.clock import Clock
 from falaj.kernel.database import Database
 from falaj.kernel.insertion import insert_if_absent
 from falaj.monitoring.seriestables import meter_marks, meter_series
-from falaj.serving.counted import BUCKETS, FAILED, LATENCY, REFUSED, Counted, quantile
+from falaj.serving.counted import BUCKETS, FAILED, LATENCY, REFUSED, SHADOW, Counted, quantile
 
 MINUTE, HOUR = 60, 3600
 MINUTES_KEPT, HOURS_KEPT = timedelta(days=2), timedelta(days=400)
@@ -179,8 +179,8 @@ def _figures(values: dict[str, Any], minutes: int) -> tuple[float, float, float]
 
 def _by_endpoint(totals: Mapping[tuple[str, str], Counted]) -> dict[str, _Seen]:
     merged: dict[str, Counted] = {}
-    for (endpoint, _), one in totals.items():
-        if endpoint:
+    for (endpoint, variant), one in totals.items():
+        if endpoint and not variant.startswith(SHADOW):  # nobody was answered by a shadow
             merged.setdefault(endpoint, Counted()).add(one)
     return {endpoint: _seen(one) for endpoint, one in merged.items()}
 

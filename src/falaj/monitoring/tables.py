@@ -13,6 +13,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    delete,
     insert,
     select,
 )
@@ -87,9 +88,19 @@ detectors = Table(
 )
 
 
+REPORTS_KEPT = 1_000
+"""So many reports of each kind stay of each monitor, and of each endpoint those that no monitor
+made."""
+
+
 def keep_report(connection: Connection, **values: Any) -> None:
-    """Keep a report of these columns."""
+    """Keep a report of these columns, and forget the oldest of its like."""
     connection.execute(insert(reports).values(**values))
+    alike = [reports.c[name] == values[name] for name in ("kind", "endpoint", "monitor")]
+    newest = select(reports.c.id).where(*alike).order_by(reports.c.id.desc())
+    last = connection.execute(newest.offset(REPORTS_KEPT).limit(1)).scalar()
+    if last is not None:
+        connection.execute(delete(reports).where(*alike, reports.c.id <= last))
 
 
 def report_rows(connection: Connection, endpoint: str, *, limit: int) -> list[Any]:
