@@ -214,9 +214,9 @@ class Monitors:
             result.reports += found.reports
             result.told_from = joined(result.told_from, found.told)
             for over, shown in found.crossed:
-                plain = discreet(over.plain, shown, found.told) if over.plain else None
+                hidden = discreet(over.plain, shown, found.told) if over.plain else None
                 self._alert(call, monitor, result, over.name, over.message, {"report": shown},
-                            plain)  # fmt: skip
+                            hidden)  # fmt: skip
         call.note(reports=result.reports, alerts=result.alerts)
         return result
 
@@ -325,9 +325,9 @@ def crossed(report: PerformanceReport, limits: PerformanceLimits) -> list[tuple[
     told = f"{when} ({last.n_labels} labels)"
     found = []
     if limits.auc_at_least is not None and last.auc and last.auc.high < limits.auc_at_least:
-        limit = limits.auc_at_least
-        found.append(("auc", f"AUC {last.auc.estimate:.3f} {told}, limit {limit:g}",
-                      f"AUC is surely below {limit:g} {when}"))  # fmt: skip
+        least = limits.auc_at_least
+        found.append(("auc", f"AUC {last.auc.estimate:.3f} {told}, limit {least:g}",
+                      f"AUC is surely below {least:g} {when}"))  # fmt: skip
     for name, band, limit in (
         ("log_loss", last.log_loss, limits.log_loss_at_most),
         ("brier", last.brier, limits.brier_at_most),
