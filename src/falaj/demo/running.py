@@ -89,13 +89,18 @@ class Person:
     password: str = field(repr=False)
     totp_secret: str = field(repr=False)
     platform: Platform
+    used: str = field(repr=False)
+    """The code that was used last: each is good once."""
 
     def enter(self, up: Up) -> None:
         """Log in anew, with password and a code that was not used yet: a session and a second
-        factor last five minutes."""
+        factor last five minutes. Waits for the next code if it must."""
+        totp = pyotp.TOTP(self.totp_secret)
+        while totp.now() == self.used:
+            time.sleep(0.2)
+        self.used = totp.now()
         with httpx.Client(base_url=up.control, verify=trusted(up.control, up.ca)) as client:
-            code = pyotp.TOTP(self.totp_secret).now()
-            body = {"name": self.name, "password": self.password, "code": code}
+            body = {"name": self.name, "password": self.password, "code": self.used}
             told = sent(client, client.build_request("POST", "/auth/login", json=body)).json()
         self.platform.close()
         self.platform = connect(up.control, token=told["access_token"], ca=up.ca)
@@ -112,7 +117,7 @@ def enrolled(up: Up, link: str, name: str, password: str) -> Person:
         code = pyotp.TOTP(offer["totp_secret"]).now()
         confirmed = posted("/auth/confirm", {"ticket": offer["ticket"], "code": code})
     platform = connect(up.control, token=confirmed["tokens"]["access_token"], ca=up.ca)
-    return Person(name, password, offer["totp_secret"], platform)
+    return Person(name, password, offer["totp_secret"], platform, code)
 
 
 def hired(owner: Platform, name: str) -> str:

@@ -17,7 +17,7 @@ from pathlib import Path
 import pyotp
 from rich.console import Console
 
-from falaj.demo import again, flights, proof, tried
+from falaj.demo import again, compared, flights, proof, tried
 from falaj.demo.definitions.features import NOT_FOR_THE_MODEL, delay_features
 from falaj.demo.definitions.model import endpoint
 from falaj.demo.live import BEGIN, END, Lived, autumn, lived
@@ -126,11 +126,15 @@ def _served(
     flights.promote(owner, approver.platform, story, version)
     again.permit(owner, approver.platform, story)
     flights.serve(owner, story)
+    compared.challenge(owner, approver.platform, story, version)
     _materialised(story, owner)
     feed = connect(up.control, service=FEED, secret=secrets[FEED], ca=up.ca)
     questions = Questions(up, endpoint.name, service=DESK, secret=secrets[DESK])
     try:
-        seen = _lived(story, premises, owner, feed, questions)
+        outcomes = compared.Outcomes(premises, OWNER)
+        seen = _lived(story, premises, owner, feed, questions, outcomes)
+        approver.enter(up)
+        compared.decide(owner, approver.platform, story, outcomes)
         _watched(story, owner)
         again.drift(owner, story, plan)
         again.retrain(owner, story)
@@ -181,7 +185,12 @@ def _materialised(story: Story, owner: Platform) -> None:
 
 
 def _lived(
-    story: Story, premises: Premises, owner: Platform, feed: Platform, questions: Questions
+    story: Story,
+    premises: Premises,
+    owner: Platform,
+    feed: Platform,
+    questions: Questions,
+    outcomes: compared.Outcomes,
 ) -> Lived:
     seen = Lived()
     why = "October to December again, in the order of time: events pushed, predictions asked."
@@ -190,7 +199,7 @@ def _lived(
     with story.chapter("Lived", why):
         replay = autumn(premises.settings.data_folders[0])
         with story.progress("replaying", len(replay)) as bar:
-            for seen in lived(replay, feed, questions):
+            for seen in lived(replay, feed, questions, outcomes.after):
                 bar.advance(1)
                 bar.say(f"{len(seen.answers):,} predictions")
         milliseconds = sorted(1e3 * one.seconds for one in seen.answers)
