@@ -14,7 +14,7 @@ import pytest
 from falaj.demo import compared
 from falaj.demo.definitions.model import endpoint
 from falaj.demo.live import BEGIN, END, Lived, drawn
-from falaj.demo.running import Answered
+from falaj.demo.running import Answered, Codes
 from falaj.rollouts.metrics import tables_read
 from falaj.serving.names import table_of
 
@@ -67,3 +67,8 @@ def test_the_test_can_be_decided_by_fewer_flights_than_are_asked_about(
     asked = drawn(year["departures"]).column("asked_at")
     live = pc.and_(pc.greater_equal(asked, BEGIN), pc.less(asked, END))
     assert made.success.most_units < pc.sum(live).as_py()
+
+
+def test_a_code_of_an_authenticator_is_given_once() -> None:
+    codes = Codes("JBSWY3DPEHPK3PXP", last=0)
+    assert codes.next() != codes.next()

@@ -30,7 +30,7 @@ from falaj.operations.standard import Bound, ChangeTemplate
 TEMPLATE = "flight-delay-retrained"
 RETRAINING = "flight-delay-again"
 NO_WORSE_BY = 0.01
-PATIENCE_SECONDS = 300.0
+PATIENCE_SECONDS = 600.0
 
 
 def template() -> ChangeTemplate:

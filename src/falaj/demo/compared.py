@@ -8,6 +8,8 @@ this run: the test lives on the platform's clock, on which an autumn takes less 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -35,6 +37,7 @@ from falaj.rollouts.model import (
     RolloutState,
     Success,
 )
+from falaj.rollouts.records import Run
 from falaj.serving.names import table_of
 from falaj.training.model import TrainingRequest
 from falaj.wiring.assembly import Premises
@@ -48,7 +51,7 @@ TOLERATED = 0.05
 MOST_FLIGHTS = 4_000
 LOOKS = 4
 TICKS_TOGETHER = 10
-PATIENCE_SECONDS = 120.0
+PATIENCE_SECONDS = 300.0
 
 
 def metric() -> Metric:
@@ -124,10 +127,10 @@ class Outcomes:
                 )
 
 
-def challenge(
-    owner: Platform, approver: Platform, story: Story, version: ModelVersion
-) -> ModelVersion:
-    """Train a smaller model on the same rows, and start an A/B test of it."""
+@contextmanager
+def challenged(owner: Platform, story: Story, version: ModelVersion) -> Iterator[ModelVersion]:
+    """The chapter: train a smaller model on the same rows, and run its gates; then a test of it
+    is started."""
     why = "Would a much smaller model tell as many flights rightly? The autumn will decide."
     with story.chapter("Challenged", why):
         training_set = owner.runs.get(version.run).training_set
@@ -137,22 +140,26 @@ def challenge(
         told = followed(owner, story, owner.training.train(request), "training a smaller model")
         small: ModelVersion = owner.models.get(version.model, told["version"])
         followed(owner, story, owner.models.gates(small.model, small.version), "running the gates")
-        change = owner.models.promote(
-            flight_delay.name, small.version, to=Stage.STAGING, reason="A fraction of the trees."
-        )
-        approver.changes.approve(change.id, reason="Its gates passed.")
-        story.done(
-            f"version {small.version} passed its gates, and stands in staging",
-            validation_auc=small.metrics["validation_auc"],
-        )
-        owner.definitions.apply([metric().document(), ab_test(small.version).document()])
-        start = owner.rollouts.start(TEST, reason="Half of the flights each.")
-        approver.changes.approve(start.id, reason="Who is told wrongly still gets a forecast.")
-        story.done(
-            f"{TEST}: half of the flights each; at most {MOST_FLIGHTS:,} flights, {LOOKS} looks; "
-            f"enough is not to tell {TOLERATED:.0%} fewer rightly"
-        )
-    return small
+        yield small
+
+
+def challenge(owner: Platform, approver: Platform, story: Story, small: ModelVersion) -> None:
+    """Start an A/B test of the smaller model, as two people want it."""
+    change = owner.models.promote(
+        flight_delay.name, small.version, to=Stage.STAGING, reason="A fraction of the trees."
+    )
+    approver.changes.approve(change.id, reason="Its gates passed.")
+    story.done(
+        f"version {small.version} passed its gates, and stands in staging",
+        validation_auc=small.metrics["validation_auc"],
+    )
+    owner.definitions.apply([metric().document(), ab_test(small.version).document()])
+    start = owner.rollouts.start(TEST, reason="Half of the flights each.")
+    approver.changes.approve(start.id, reason="Who is told wrongly still gets a forecast.")
+    story.done(
+        f"{TEST}: half of the flights each; at most {MOST_FLIGHTS:,} flights, {LOOKS} looks; "
+        f"enough is not to tell {TOLERATED:.0%} fewer rightly"
+    )
 
 
 def decide(owner: Platform, approver: Platform, story: Story, outcomes: Outcomes) -> None:
@@ -201,7 +208,7 @@ def _closed(owner: Platform) -> None:
     _until(owner, lambda run: not run.is_open)
 
 
-def _until(owner: Platform, holds: Any) -> None:
+def _until(owner: Platform, holds: Callable[[Run], bool]) -> None:
     until = time.monotonic() + PATIENCE_SECONDS
     while True:
         run = owner.rollouts.show(TEST).run

@@ -43,7 +43,7 @@ ROLLOUT, CHALLENGER, CAUGHT = "flight-delay-canary", "hasty", "caught"
 BOARDINGS = "boardings"
 CATCHES = {CHAMPION: 0.9, CHALLENGER: 0.6}
 """How many of the played passengers catch their flight, by the variant that advised them."""
-PATIENCE_SECONDS = 120.0
+PATIENCE_SECONDS = 300.0
 AT_ONCE = 60
 PAUSE_SECONDS = 0.3
 AFTERWARDS = 200
