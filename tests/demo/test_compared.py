@@ -70,5 +70,5 @@ def test_the_test_can_be_decided_by_fewer_flights_than_are_asked_about(
 
 
 def test_a_code_of_an_authenticator_is_given_once() -> None:
-    codes = Codes("JBSWY3DPEHPK3PXP", last=0)
+    codes = Codes("JBSWY3DPEHPK3PXP" * 2, last=0)
     assert codes.next() != codes.next()
