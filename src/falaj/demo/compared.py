@@ -171,9 +171,13 @@ def decide(owner: Platform, approver: Platform, story: Story, outcomes: Outcomes
         rows: list[list[Any]] = []
         for kept in looks:
             for one in kept.look.success:
-                if one.low is not None and one.high is not None and one.estimate is not None:
+                if one.low is None or one.high is None or one.estimate is None:
+                    continue
+                # Between its planned looks a group sequential test tells its last one again.
+                n = [int(one.n_champion), int(one.n_challenger)]
+                if not rows or rows[-1][1:3] != n:
                     rows.append(
-                        [len(rows) + 1, int(one.n_champion), int(one.n_challenger),
+                        [len(rows) + 1, *n,
                          f"{one.estimate:+.1%}", f"{one.low:+.1%} to {one.high:+.1%}",
                          (one.decided or "goes on").replace("_", " ")]
                     )  # fmt: skip
