@@ -6,8 +6,6 @@ from typing import Any
 from falaj.declare import FromTable, Pipeline, step
 
 MONTH = timedelta(days=31)
-MONTHS_TO_TRAIN = 6
-"""That a retraining looks back, beside the two months that decide and test."""
 
 
 def training_set(platform: Any, spec: dict[str, Any]) -> str:
@@ -33,8 +31,8 @@ flight_training = Pipeline.of(
 
 
 def newest(departures: Any, spec: dict[str, Any]) -> dict[str, Any]:
-    """The spec over the newest eight months of departures, divided so that the last one tests
-    and the one before decides when to stop."""
+    """The spec, divided so that the last month of departures tests and the one before decides
+    when to stop."""
     import pyarrow.compute as pc
 
     end = pc.max(departures.column("asked_at")).as_py()
@@ -42,9 +40,7 @@ def newest(departures: Any, spec: dict[str, Any]) -> dict[str, Any]:
         "train_until": (end - 2 * MONTH).isoformat(),
         "validation_until": (end - MONTH).isoformat(),
     }
-    begin = end - (MONTHS_TO_TRAIN + 2) * MONTH
-    spine = f"{spec['spine_query']} WHERE asked_at >= TIMESTAMPTZ '{begin.isoformat()}'"
-    return {**spec, "spine_query": spine, "split": split}
+    return {**spec, "split": split}
 
 
 def newest_set(newest: dict[str, Any], platform: Any) -> str:
@@ -65,7 +61,6 @@ flight_retraining = Pipeline.of(
     step(newest, takes={"departures": FromTable(table="departures", columns=("asked_at",))}),
     newest_set,
     retrained,
-    description="Trains on six months of what has become known, up to two months before the "
-    "newest departure.",
+    description="Trains on what has become known, up to two months before the newest departure.",
     parameters={"spec": {}, "request": {}, "retraining": {}},
 )
