@@ -21,7 +21,8 @@ DECEMBER = datetime(2013, 12, 31, 22, tzinfo=UTC)
 
 def test_the_newest_month_tests_and_the_one_before_decides_when_to_stop() -> None:
     asked = [DECEMBER - timedelta(days=day) for day in (40, 0, 90)]
-    found = newest(pa.table({"asked_at": asked}), {"label": "late"})
+    given = {"label": "late"}
+    found = newest(pa.table({"asked_at": asked}), given)
     assert found["label"] == "late"
     assert datetime.fromisoformat(found["split"]["validation_until"]) == DECEMBER - timedelta(31)
     assert datetime.fromisoformat(found["split"]["train_until"]) == DECEMBER - timedelta(62)
@@ -80,6 +81,6 @@ def test_each_passenger_is_new_and_what_is_played_hangs_on_the_variant_alone() -
     assert met == {CHAMPION: 2_000, tried.CHALLENGER: 2_000}
     units = written[0].column("unit").to_pylist()
     assert len(set(units)) == 4_000
-    assert [one["inputs"][0]["passenger"] for one in questions.bodies] == units
+    assert [one["inputs"][0]["advised"] for one in questions.bodies] == units
     rates = {name: passengers.caught[name] / 2_000 for name in met}
     assert rates == pytest.approx(tried.CATCHES, abs=0.04)

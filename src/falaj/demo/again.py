@@ -30,9 +30,7 @@ from falaj.operations.standard import Bound, ChangeTemplate
 TEMPLATE = "flight-delay-retrained"
 RETRAINING = "flight-delay-again"
 NO_WORSE_BY = 0.01
-N_TREES = 120
-"""Fewer than in the first training: the demo is told in a sitting."""
-PATIENCE_SECONDS = 300.0
+PATIENCE_SECONDS = 600.0
 
 
 def template() -> ChangeTemplate:
@@ -60,7 +58,6 @@ def retraining(plan: ServicePlan) -> Retraining:
     """
     request = training_request(tuple(plan.outputs)).model_dump(mode="json")
     spec = request.pop("spec")
-    request["params"]["n_trees"] = N_TREES
     return Retraining(
         name=RETRAINING,
         endpoint=endpoint.name,

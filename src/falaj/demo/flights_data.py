@@ -39,13 +39,13 @@ SPLIT = TimeSplit(
 """Train January to August, validate September, test October to December."""
 
 PARAMETERS: dict[str, int | float] = {
-    "n_trees": 250,
+    "n_trees": 100,
     "early_stopping_rounds": 50,
-    "learning_rate": 0.05,
+    "learning_rate": 0.12,
     "num_leaves": 31,
     "min_data_in_leaf": 300,
     "feature_fraction": 0.5,
-    "bagging_fraction": 0.8,
+    "bagging_fraction": 0.5,
     "bagging_freq": 1,
 }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from falaj.demo.definitions.sources import departures, schedule, weather
 from falaj.demo.flights_data import REQUEST_COLUMNS, SPLIT, history
-from falaj.demo.replay import Replay, Stream, sampled
+from falaj.demo.replay import Replay, Stream, Tick, sampled
 from falaj.demo.running import Answered, Questions
 from falaj.interfaces.platform import Platform
 
@@ -48,10 +48,7 @@ def autumn(folder: Path) -> Replay:
         folder: from which relative paths count.
     """
     left = history(departures, folder)
-    asked = left.select(["asked_at", "flight_id", *REQUEST_COLUMNS])
-    requests = sampled(
-        asked, asked_at="asked_at", span=TICK, spans=_SHARE_OF_TICKS, rows=_SHARE_OF_ROWS
-    )
+    requests = drawn(left)
     streams = [
         Stream("departures", left, "departed_at"),
         Stream("schedule", history(schedule, folder), "scheduled_at"),
@@ -60,13 +57,24 @@ def autumn(folder: Path) -> Replay:
     return Replay(streams, requests, asked_at="asked_at", begin=BEGIN, end=END, span=TICK)
 
 
-def lived(replay: Replay, feed: Platform, questions: Questions) -> Iterator[Lived]:
+def drawn(departures: pa.Table) -> pa.Table:
+    """The sample of flights that is asked about, of all departures of the year."""
+    asked = departures.select(["asked_at", "flight_id", *REQUEST_COLUMNS])
+    return sampled(
+        asked, asked_at="asked_at", span=TICK, spans=_SHARE_OF_TICKS, rows=_SHARE_OF_ROWS
+    )
+
+
+def lived(
+    replay: Replay, feed: Platform, questions: Questions, after: Callable[[Tick, Lived], None]
+) -> Iterator[Lived]:
     """Replay tick by tick: push what has happened, then ask; yields after each tick.
 
     Args:
         replay: the autumn.
         feed: the platform as the service account that pushes, over HTTPS.
         questions: asks the endpoint.
+        after: is told each tick and what was measured so far, when its answers are there.
     """
     seen = Lived()
     for number, tick in enumerate(replay):
@@ -84,15 +92,19 @@ def lived(replay: Replay, feed: Platform, questions: Questions) -> Iterator[Live
             began = time.perf_counter()
             seen.answers += questions.ask(bodies)
             seen.asking_seconds += time.perf_counter() - began
+        after(tick, seen)
         yield seen
 
 
 def request_of(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The body of one prediction request: asked as of two hours before departure."""
+    """The body of one prediction request: asked as of two hours before departure.
+
+    Unless the caller says otherwise, the flight itself is what is advised.
+    """
     return {
         "request_id": row["flight_id"],
         "at": row["asked_at"],
-        "inputs": [{name: row[name] for name in REQUEST_COLUMNS}],
+        "inputs": [{**{name: row[name] for name in REQUEST_COLUMNS}, "advised": row["flight_id"]}],
     }
 
 

@@ -82,20 +82,47 @@ def started(folder: Path, home: Path) -> Up:
 
 
 @dataclass
+class Codes:
+    """An authenticator whose codes are given once each.
+
+    Args:
+        secret: shared with the platform.
+        last: the number of the 30-second step whose code was used last; the present one if None.
+    """
+
+    secret: str = field(repr=False)
+    last: int | None = None
+
+    def __post_init__(self) -> None:
+        self._totp = pyotp.TOTP(self.secret)
+        self.last = self._now() if self.last is None else self.last
+
+    def next(self) -> str:
+        """A code that was not used yet, at most one step ahead; waits for it if it must."""
+        step = max((self.last or 0) + 1, self._now())
+        while step > self._now() + 1:
+            time.sleep(0.2)
+        self.last = step
+        return self._totp.generate_otp(step)
+
+    def _now(self) -> int:
+        return int(time.time()) // self._totp.interval
+
+
+@dataclass
 class Person:
     """Somebody who enrolled by a one-time link, with an authenticator of their own."""
 
     name: str
     password: str = field(repr=False)
-    totp_secret: str = field(repr=False)
+    codes: Codes
     platform: Platform
 
     def enter(self, up: Up) -> None:
         """Log in anew, with password and a code that was not used yet: a session and a second
         factor last five minutes."""
         with httpx.Client(base_url=up.control, verify=trusted(up.control, up.ca)) as client:
-            code = pyotp.TOTP(self.totp_secret).now()
-            body = {"name": self.name, "password": self.password, "code": code}
+            body = {"name": self.name, "password": self.password, "code": self.codes.next()}
             told = sent(client, client.build_request("POST", "/auth/login", json=body)).json()
         self.platform.close()
         self.platform = connect(up.control, token=told["access_token"], ca=up.ca)
@@ -109,10 +136,10 @@ def enrolled(up: Up, link: str, name: str, password: str) -> Person:
             return sent(client, client.build_request("POST", path, json=dict(body))).json()
 
         offer = posted("/auth/enrol", {"secret": link, "name": name, "password": password})
-        code = pyotp.TOTP(offer["totp_secret"]).now()
-        confirmed = posted("/auth/confirm", {"ticket": offer["ticket"], "code": code})
+        codes = Codes(offer["totp_secret"], last=0)
+        confirmed = posted("/auth/confirm", {"ticket": offer["ticket"], "code": codes.next()})
     platform = connect(up.control, token=confirmed["tokens"]["access_token"], ca=up.ca)
-    return Person(name, password, offer["totp_secret"], platform)
+    return Person(name, password, codes, platform)
 
 
 def hired(owner: Platform, name: str) -> str:

@@ -11,17 +11,15 @@ import shutil
 import statistics
 import tempfile
 import time
-from datetime import timedelta
 from pathlib import Path
 
-import pyotp
 from rich.console import Console
 
-from falaj.demo import again, flights, proof, tried
+from falaj.demo import again, compared, flights, proof, tried
 from falaj.demo.definitions.features import NOT_FOR_THE_MODEL, delay_features
 from falaj.demo.definitions.model import endpoint
 from falaj.demo.live import BEGIN, END, Lived, autumn, lived
-from falaj.demo.running import Person, Questions, Up, enrolled, hired, running
+from falaj.demo.running import Codes, Person, Questions, Up, enrolled, hired, running
 from falaj.demo.story import Story
 from falaj.demo.tuning import tune
 from falaj.features.model import FeatureView
@@ -29,14 +27,13 @@ from falaj.features.plan import ServicePlan
 from falaj.interfaces.declarations import declared
 from falaj.interfaces.platform import Platform, connect, near
 from falaj.interfaces.trees import trace_tree
-from falaj.kernel.clock import SystemClock
 from falaj.kernel.confinement import can_confine
 from falaj.kernel.errors import Unavailable
 from falaj.kernel.settings import Settings
 from falaj.models.model import ModelVersion
 from falaj.trust.model import Role
 from falaj.wiring.assembly import Premises
-from falaj.wiring.setup import Initialised, initialise
+from falaj.wiring.setup import initialise
 
 OWNER, APPROVER, FEED, DESK = "noura", "khalid", "departure-feed", "gate-desk"
 PASSWORD = "seven wells under one hill"  # noqa: S105 - of a person that this program plays
@@ -80,26 +77,24 @@ def tell(console: Console, *, keep: bool = False, where: Path | None = None) -> 
     )
     # What the demo's steps run is the demo's own: it need not be confined where that cannot be.
     settings = Settings.read(folder, pipelines={"confined": can_confine()})
-    owner_secrets = _founded(story, settings)
+    codes = _founded(story, settings)
     premises = Premises(settings, process="demo")
     try:
-        _told(story, folder, premises, owner_secrets, keep=keep)
+        _told(story, folder, premises, codes, keep=keep)
     finally:
         premises.close()
         if where is None and not keep:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _founded(story: Story, settings: Settings) -> Initialised:
+def _founded(story: Story, settings: Settings) -> Codes:
     with story.chapter("Founded", "falaj init: keys, encrypted stores, an owner with two factors."):
         made = initialise(settings, owner=OWNER)
         story.done(f"a platform in {settings.home}, owned by {made.owner}")
-    return made
+    return Codes(made.totp_secret)
 
 
-def _told(
-    story: Story, folder: Path, premises: Premises, owner_secrets: Initialised, *, keep: bool
-) -> None:
+def _told(story: Story, folder: Path, premises: Premises, codes: Codes, *, keep: bool) -> None:
     with near(premises) as owner:
         sources = flights.declare(owner, story)
         flights.load(owner, story, sources)
@@ -108,7 +103,7 @@ def _told(
         tune(owner, story, version)
         flights.judge(owner, story, version)
         with running(folder, premises.settings.home, keep=keep) as up:
-            _served(story, premises, owner, up, owner_secrets, version, plan, keep=keep)
+            _served(story, premises, owner, up, codes, version, plan, keep=keep)
 
 
 def _served(
@@ -116,28 +111,36 @@ def _served(
     premises: Premises,
     owner: Platform,
     up: Up,
-    owner_secrets: Initialised,
+    codes: Codes,
     version: ModelVersion,
     plan: ServicePlan,
     *,
     keep: bool,
 ) -> None:
-    approver, secrets = _peopled(story, owner, up, owner_secrets)
+    approver, secrets = _peopled(story, owner, up, codes)
     flights.promote(owner, approver.platform, story, version)
     again.permit(owner, approver.platform, story)
     flights.serve(owner, story)
+    with compared.challenged(owner, story, version) as small:
+        approver.enter(up)
+        owner.step_up(codes.next())
+        compared.challenge(owner, approver.platform, story, small)
     _materialised(story, owner)
     feed = connect(up.control, service=FEED, secret=secrets[FEED], ca=up.ca)
     questions = Questions(up, endpoint.name, service=DESK, secret=secrets[DESK])
     try:
-        seen = _lived(story, premises, owner, feed, questions)
+        outcomes = compared.Outcomes(premises, OWNER)
+        seen = _lived(story, premises, owner, feed, questions, outcomes)
+        approver.enter(up)
+        owner.step_up(codes.next())
+        compared.decide(owner, approver.platform, story, outcomes)
         _watched(story, owner)
         again.drift(owner, story, plan)
         again.retrain(owner, story)
         waiting = again.stop_for_a_person(owner, story)
         questions.rested()
         approver.enter(up)
-        owner.step_up(pyotp.TOTP(owner_secrets.totp_secret).now())
+        owner.step_up(codes.next())
         tried.try_and_roll_back(owner, approver.platform, story, premises, questions, waiting)
     finally:
         questions.close()
@@ -148,12 +151,10 @@ def _served(
     _ended(story, premises, up, approver, plan, keep=keep)
 
 
-def _peopled(
-    story: Story, owner: Platform, up: Up, owner_secrets: Initialised
-) -> tuple[Person, dict[str, str]]:
+def _peopled(story: Story, owner: Platform, up: Up, codes: Codes) -> tuple[Person, dict[str, str]]:
     with story.chapter("Peopled", "falaj up is running; a second person enrols over HTTPS."):
         story.done("control plane, inference and worker are up", seconds=up.seconds)
-        owner.step_up(_next_code(owner_secrets.totp_secret))
+        owner.step_up(codes.next())
         invitation = owner.accounts.invite(APPROVER, roles=(Role.APPROVER, Role.VIEWER))
         link = invitation.secret.get_secret_value()
         approver = enrolled(up, link, APPROVER, PASSWORD)
@@ -161,12 +162,6 @@ def _peopled(
         secrets = {name: hired(owner, name) for name in (FEED, DESK)}
         story.done(f"{FEED} and {DESK} are programs with the role `service`")
     return approver, secrets
-
-
-def _next_code(secret: str) -> str:
-    """A code that was not used yet: `init` has used the present one, and each is good once."""
-    totp = pyotp.TOTP(secret)
-    return totp.at(SystemClock().now() + timedelta(seconds=totp.interval))
 
 
 def _materialised(story: Story, owner: Platform) -> None:
@@ -181,7 +176,12 @@ def _materialised(story: Story, owner: Platform) -> None:
 
 
 def _lived(
-    story: Story, premises: Premises, owner: Platform, feed: Platform, questions: Questions
+    story: Story,
+    premises: Premises,
+    owner: Platform,
+    feed: Platform,
+    questions: Questions,
+    outcomes: compared.Outcomes,
 ) -> Lived:
     seen = Lived()
     why = "October to December again, in the order of time: events pushed, predictions asked."
@@ -190,7 +190,7 @@ def _lived(
     with story.chapter("Lived", why):
         replay = autumn(premises.settings.data_folders[0])
         with story.progress("replaying", len(replay)) as bar:
-            for seen in lived(replay, feed, questions):
+            for seen in lived(replay, feed, questions, outcomes.after):
                 bar.advance(1)
                 bar.say(f"{len(seen.answers):,} predictions")
         milliseconds = sorted(1e3 * one.seconds for one in seen.answers)
@@ -342,7 +342,7 @@ def _ended(
         lines += [
             f"The platform is running: {up.control}",
             f"Log in as {approver.name}, password: {approver.password}",
-            f"authenticator secret: {approver.totp_secret}",
+            f"authenticator secret: {approver.codes.secret}",
             f"Certificate authority: {up.ca}",
             f"Stop it with: kill {up.process.pid}",
         ]

@@ -43,8 +43,9 @@ ROLLOUT, CHALLENGER, CAUGHT = "flight-delay-canary", "hasty", "caught"
 BOARDINGS = "boardings"
 CATCHES = {CHAMPION: 0.9, CHALLENGER: 0.6}
 """How many of the played passengers catch their flight, by the variant that advised them."""
-PATIENCE_SECONDS = 120.0
-AT_ONCE = 40
+PATIENCE_SECONDS = 300.0
+AT_ONCE = 60
+PAUSE_SECONDS = 0.3
 AFTERWARDS = 200
 
 
@@ -102,7 +103,7 @@ class Passengers:
         for _ in range(n):
             body = request_of(self.rows[self.n % len(self.rows)])
             body["request_id"] = passenger = f"passenger-{self.n}"
-            body["inputs"] = [{**body["inputs"][0], "passenger": passenger}]
+            body["inputs"] = [{**body["inputs"][0], "advised": passenger}]
             bodies.append(body)
             self.n += 1
         now: dict[str, int] = {}
@@ -159,6 +160,7 @@ def try_and_roll_back(
                         f"{ROLLOUT} was not rolled back in {PATIENCE_SECONDS:.0f} s.",
                         hint="See falaj-up.log in the demo's folder.",
                     )
+                time.sleep(PAUSE_SECONDS)
         seconds = time.monotonic() - began
         story.table(
             ["advised by", "passengers", "caught the flight"],

@@ -12,7 +12,7 @@ from falaj.training.tuning.request import Budget, TuningRequest
 from falaj.training.tuning.space import Floats, Integers
 
 N_TRIALS = 4
-TREES = Budget(first=5, most=15)
+TREES = Budget(first=4, most=12)
 STUDY = "flight-delay-trees"
 
 
@@ -31,6 +31,7 @@ def tuning_request(version: ModelVersion, training_set: str) -> TuningRequest:
         budget=TREES,
         pruner=Pruner(kind="halving", min_resource=TREES.first),
         train_best=False,
+        workers=1,
     )
 
 

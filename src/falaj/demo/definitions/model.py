@@ -55,8 +55,9 @@ endpoint = Endpoint(
     model="flight-delay",
     description="The chance that a flight will be late, asked two hours before it should leave.",
     feature_service="delay_features",
-    unit="passenger",
-    fields=(RequestField(name="passenger", type=FieldType.STRING, required=False, nullable=True),),
+    # Whom or what the answer is for: the flight itself, or one of its passengers.
+    unit="advised",
+    fields=(RequestField(name="advised", type=FieldType.STRING, required=False, nullable=True),),
 )
 
 monitor = Monitor(
