@@ -19,10 +19,11 @@ import pyarrow as pa
 from falaj.catalog.model import Classification
 from falaj.demo.definitions.model import endpoint, flight_delay
 from falaj.demo.flights import followed
-from falaj.demo.flights_data import PARAMETERS
+from falaj.demo.flights_data import PARAMETERS, training_request
 from falaj.demo.live import Lived
 from falaj.demo.replay import Tick
 from falaj.demo.story import Story
+from falaj.features.plan import ServicePlan
 from falaj.interfaces.platform import Platform
 from falaj.kernel.errors import Unavailable
 from falaj.lake.service import record_table
@@ -128,14 +129,19 @@ class Outcomes:
 
 
 @contextmanager
-def challenged(owner: Platform, story: Story, version: ModelVersion) -> Iterator[ModelVersion]:
-    """The chapter: train a smaller model on the same rows, and run its gates; then a test of it
-    is started."""
+def challenged(
+    owner: Platform, story: Story, version: ModelVersion, plan: ServicePlan
+) -> Iterator[ModelVersion]:
+    """The chapter: train a smaller model on the same rows and inputs, and run its gates; then a
+    test of it is started."""
     why = "Would a much smaller model tell as many flights rightly? The autumn will decide."
     with story.chapter("Challenged", why):
         training_set = owner.runs.get(version.run).training_set
         request = TrainingRequest(
-            model=version.model, training_set=training_set, params={**PARAMETERS, **SMALL}
+            model=version.model,
+            training_set=training_set,
+            features=training_request(tuple(plan.outputs)).features,
+            params={**PARAMETERS, **SMALL},
         )
         told = followed(owner, story, owner.training.train(request), "training a smaller model")
         small: ModelVersion = owner.models.get(version.model, told["version"])

@@ -121,7 +121,7 @@ def _served(
     flights.promote(owner, approver.platform, story, version)
     again.permit(owner, approver.platform, story)
     flights.serve(owner, story)
-    with compared.challenged(owner, story, version) as small:
+    with compared.challenged(owner, story, version, plan) as small:
         approver.enter(up)
         owner.step_up(codes.next())
         compared.challenge(owner, approver.platform, story, small)
