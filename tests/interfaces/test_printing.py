@@ -50,6 +50,17 @@ def test_the_id_in_a_list_is_never_cut_and_empty_columns_are_left_out() -> None:
     assert "counts" not in text and "empty" not in text
 
 
+def test_a_result_that_has_a_form_for_people_is_shown_in_it_and_whole_as_json() -> None:
+    class Turned(Answer):
+        def for_people(self) -> dict[str, Any]:
+            return {"first": self.empty or "nothing"}
+
+    assert printed(Turned(id="a")).split() == ["first", "nothing"]
+    console = Console(width=80, record=True, file=io.StringIO())
+    show(console, Turned(id="a"), as_json=True)
+    assert '"id": "a"' in console.export_text()
+
+
 def test_one_field_is_printed_whole_and_plain_one_line_for_each_item() -> None:
     long = "x" * 60
     assert only([Answer(id=long), Answer(id="b")], "id") == [long, "b"]

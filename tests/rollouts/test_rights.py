@@ -17,7 +17,7 @@ from falaj.rollouts.rights import check_may_measure, check_measurable
 METRICS = {
     "converted": {"sql": "SELECT unit, known_at, value FROM outcomes"},
     "seconds": {"sql": "SELECT unit, known_at, value FROM outcomes", "measures": "quantile"},
-    "clicks": {"sql": "SELECT 1 FROM outcomes", "measures": "ratio"},
+    "clicks": {"sql": "SELECT * FROM outcomes", "measures": "ratio"},
     "scores": {
         "sql": "SELECT unit, requested_at AS known_at, score AS value FROM predictions_shop"
     },

@@ -12,7 +12,14 @@ from falaj.kernel.errors import Conflict, Unavailable
 from falaj.operations.histories import entries
 from falaj.operations.model import AlertState, ChangeState, IncidentState, Severity
 from falaj.rollouts import runs
-from falaj.rollouts.model import RolloutKind, RolloutState, Success
+from falaj.rollouts.model import (
+    Guardrail,
+    GuardrailReading,
+    Metric,
+    RolloutKind,
+    RolloutState,
+    Success,
+)
 from falaj.rollouts.records import SYSTEM, Step
 from falaj.rollouts.tables import looks
 from falaj.rollouts.tables import runs as run_rows
@@ -43,6 +50,55 @@ def test_a_stage_is_held_for_its_time_and_its_units(trial: Any) -> None:
     run = trial.after(30)
     assert (run.stage, trial.traffic.shares) == (1, {"champion": 0.5, "two": 0.5})
     assert run.stage_since == run.shares_since == trial.clock.now()
+
+
+def _reading(**given: Any) -> GuardrailReading:
+    told = {
+        "metric": "bought", "challenger": "two", "n_champion": 0, "n_challenger": 0,
+        "champion": None, "challenger_value": None, "worse_by": None, "error": 0.02,
+    }  # fmt: skip
+    return GuardrailReading(**(told | given))
+
+
+@pytest.mark.parametrize("sides", [{}, {"n_champion": 900}, {"n_challenger": 100}])
+def test_a_stage_is_held_while_a_declared_guardrail_measured_nothing(
+    trial: Any, sides: dict[str, int]
+) -> None:
+    trial.started()
+    trial.sees(two=500, champion=4500, guardrails=[_reading(**sides)])
+    assert trial.after(3600).stage == 0
+    with trial.database.reading() as connection:
+        why = runs.latest_look(connection, trial.run().id).why
+    assert "bought has measured no unit of" in why
+    assert ("champion" in why, "two" in why) == (
+        "n_champion" not in sides, "n_challenger" not in sides
+    )  # fmt: skip
+    trial.sees(two=500, champion=4500, guardrails=[_reading(n_champion=900, n_challenger=100)])
+    assert trial.after(30).stage == 1
+
+
+def test_nobody_wins_a_canary_that_a_declared_guardrail_never_measured(trial: Any) -> None:
+    trial.started(success=Success(metric="error_rate"))
+    for _ in range(2):
+        trial.sees(two=500, champion=500)
+        trial.after(3600)
+    trial.sees_success(guardrails=[_reading()])
+    assert trial.after(3600).state is RolloutState.RUNNING
+    trial.sees_success(guardrails=[_reading(n_champion=9, n_challenger=9)])
+    assert trial.after(3600).state is RolloutState.SUCCEEDED
+
+
+def test_a_guardrail_that_was_dismissed_holds_no_stage_and_a_counted_one_neither(
+    trial: Any,
+) -> None:
+    with trial.call() as call:
+        trial.definitions.apply(call, [Metric(name="bought", sql="SELECT 1")])
+    trial.started(guardrails=(Guardrail(metric="bought"), Guardrail(metric="latency")))
+    trial.sees(two=500, champion=4500, guardrails=[_reading(), _reading(metric="latency")])
+    assert trial.after(3600).stage == 0
+    with trial.call() as call:
+        trial.steering.override(call, "try-two", "Its table is late.", dismiss="bought")
+    assert trial.after(3600).stage == 1
 
 
 def test_without_traffic_a_canary_waits_and_is_never_aborted(trial: Any) -> None:

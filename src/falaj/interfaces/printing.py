@@ -6,7 +6,7 @@ import json
 import unicodedata
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from pydantic import BaseModel, TypeAdapter
 from rich.console import Console
@@ -21,11 +21,23 @@ _OVERRIDES = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 _REVEALED = {"reveal_once": True}
 
 
+@runtime_checkable
+class _ForPeople(Protocol):
+    """A result whose fields are not in the order in which a person wants to know them."""
+
+    def for_people(self) -> Mapping[str, Any]: ...
+
+
 def show(console: Console, result: Any, *, as_json: bool) -> None:
-    """Print a result: JSON for programs, or a table or list for people."""
+    """Print a result: JSON for programs, or a table or list for people.
+
+    A result that has a method ``for_people`` is shown to them as that tells it.
+    """
     if as_json:
         console.print_json(json.dumps(_rendered(result)))
         return
+    if isinstance(result, _ForPeople):
+        result = result.for_people()
     if result is None:
         console.print("done")
     elif isinstance(result, BaseModel):

@@ -6,7 +6,7 @@ then the next stage or the next weights. Nothing follows from the absence of tra
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
@@ -142,8 +142,11 @@ def _onward(run: Run, look: Look, now: datetime) -> Decision:
     rollout = run.rollout
     if rollout.how is RolloutKind.BANDIT:
         return _weighed(run, look)
-    if rollout.how is not RolloutKind.CANARY or not _stage_done(run, look, now):
+    if rollout.how is not RolloutKind.CANARY or not _stage_held(run, look, now):
         return Decision("wait")
+    if unseen := unseen_guardrails(look, run.dismissed):
+        told = "; ".join(map(_unseen_told, unseen))
+        return Decision("wait", f"Stage {run.stage + 1} is held until all is guarded: {told}.")
     if run.stage + 1 < len(rollout.stages):
         shares = shares_at(rollout, run.stage + 1)
         return Decision("advance", f"Stage {run.stage + 1} was held without harm.", shares)
@@ -174,10 +177,28 @@ def _weighed(run: Run, look: Look) -> Decision:
 
 
 def _through(run: Run, look: Look, now: datetime) -> bool:
-    return run.stage + 1 >= len(run.rollout.stages) and _stage_done(run, look, now)
+    return (
+        run.stage + 1 >= len(run.rollout.stages)
+        and _stage_held(run, look, now)
+        and not unseen_guardrails(look, run.dismissed)
+    )
 
 
-def _stage_done(run: Run, look: Look, now: datetime) -> bool:
+def unseen_guardrails(look: Look, dismissed: Collection[str] = ()) -> list[GuardrailReading]:
+    """The declared guardrails that have measured no unit of the challenger or of the champion.
+
+    They guard nothing yet: a join that never matches looks like a metric without harm.
+    """
+    return [
+        one
+        for one in look.guardrails
+        if one.metric not in BUILT_IN
+        and not one.is_among(dismissed)
+        and not (one.n_champion and one.n_challenger)
+    ]
+
+
+def _stage_held(run: Run, look: Look, now: datetime) -> bool:
     """True if the stage was held as long, and met by as many units, as it says."""
     stage = run.rollout.stages[run.stage]
     units = [look.units.get(one.name, 0) for one in run.rollout.challengers]
@@ -191,6 +212,13 @@ def _told(reading: GuardrailReading) -> str:
         f"{reading.metric} of {reading.challenger} is {_figure(reading.challenger_value)} "
         f"against {_figure(reading.champion)} of the champion"
     )
+
+
+def _unseen_told(reading: GuardrailReading) -> str:
+    sides = [(reading.n_champion, CHAMPION), (reading.n_challenger, reading.challenger)]
+    names = " and ".join(name for n, name in sides if not n)
+    why = f" ({reading.why.rstrip('.')})" if reading.why else ""
+    return f"the guardrail {reading.metric} has measured no unit of {names}{why}"
 
 
 def _success_told(reading: SuccessReading) -> str:

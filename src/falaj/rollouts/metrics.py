@@ -224,6 +224,42 @@ def tables_read(metric: Metric, endpoint: str) -> set[str]:
     return checked(metric, {*metric.tables, table_of(endpoint)})
 
 
+def columns_of(metric: Metric, *, by_variant: bool = False) -> tuple[str, ...]:
+    """The columns that a metric gives; ``by_variant`` as those of a shadow rollout do."""
+    ratio = ("denominator",) if metric.measures is MetricKind.RATIO else ()
+    return ("unit", "known_at", "value", *ratio, *(("variant",) if by_variant else ()))
+
+
+def check_there(lake: Lake, metric: Metric, endpoint: str, *, by_variant: bool = False) -> None:
+    """Return if a metric can be measured on the tables as they are now; reads no row of them.
+
+    Raises:
+        MetricRefused: a table that it names does not exist, or its text does not fit them.
+    """
+    missing = [table for table in metric.tables if not lake.exists(table)]
+    if missing:
+        raise MetricRefused(
+            f"The metric {metric.name!r} reads {missing[0]!r}, and there is no such table.",
+            hint="Load it first, if with one row; `falaj tables list` shows all.",
+        )
+    if metric.sql is None or not all(map(lake.exists, tables_read(metric, endpoint))):
+        return  # a function's answer is not known before it runs, nor a log before its first row
+    numbers = [one for one in columns_of(metric) if one in ("value", "denominator")]
+    cast = "".join(f", CAST({one} AS DOUBLE) AS {one}" for one in numbers)
+    sql = (
+        f"SELECT CAST(unit AS VARCHAR) AS unit, epoch_us(known_at)::BIGINT AS at_us{cast}"
+        f"{', variant' if by_variant else ''} FROM ({metric.sql}\n) LIMIT 0"
+    )
+    try:
+        with queries_within(_SECONDS):
+            lake.query(sql)
+    except InvalidInput as error:
+        raise MetricRefused(
+            f"The metric {metric.name!r} cannot be measured: {error.message}",
+            hint=f"It gives the columns {', '.join(columns_of(metric, by_variant=by_variant))}.",
+        ) from error
+
+
 def checked(metric: Metric, allowed: Collection[str]) -> set[str]:
     """The tables that a metric's SQL reads, all of them among those that are allowed.
 

@@ -205,6 +205,12 @@ class RolloutStatus(BaseModel):
     agreement: list[Agreement] = []
     """Of a shadow: how far its challengers say what the champion says."""
 
+    def for_people(self) -> dict[str, Any]:
+        """What is shown at a terminal: how it stands first, and the declaration once."""
+        from falaj.rollouts.telling import told
+
+        return told(self)
+
 
 class RolloutHistory(BaseModel):
     """All runs of a rollout, the newest first, and what happened to the newest one."""

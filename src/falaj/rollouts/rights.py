@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 
 from falaj.kernel.call import AssetRef, Call
 from falaj.kernel.errors import Forbidden, InvalidInput
-from falaj.rollouts.metrics import tables_read
+from falaj.rollouts.metricreview import check_columns
+from falaj.rollouts.metrics import check_there, tables_read
 from falaj.rollouts.model import BUILT_IN, Metric, MetricKind, Rollout, RolloutKind
 from falaj.serving.names import table_of
 
 if TYPE_CHECKING:
+    from falaj.lake.ports import Lake
     from falaj.lake.reading import GuardedLake
 
 READ = "tables.read"
@@ -35,6 +37,7 @@ def check_measurable(rollout: Rollout, declared: Callable[[str], Metric]) -> Non
     """
     for metric in declared_metrics(rollout, declared):
         tables_read(metric, rollout.endpoint)
+        check_columns(metric, by_variant=rollout.how is RolloutKind.SHADOW)
     for guardrail in rollout.guardrails:
         if guardrail.between is None:
             continue
@@ -64,6 +67,17 @@ def check_measurable(rollout: Rollout, declared: Callable[[str], Metric]) -> Non
             f"{success.metric!r} is a ratio, which Falaj adjusts by no covariate.",
             hint="Leave the covariate out.",
         )
+
+
+def check_tables(rollout: Rollout, declared: Callable[[str], Metric], lake: Lake) -> None:
+    """Return if the tables that a rollout's metrics read are there, and fit them.
+
+    Raises:
+        MetricRefused: one of them is not, or does not.
+    """
+    for metric in declared_metrics(rollout, declared):
+        shadow = rollout.how is RolloutKind.SHADOW
+        check_there(lake, metric, rollout.endpoint, by_variant=shadow)
 
 
 def check_may_measure(

@@ -62,6 +62,7 @@ def definition_reviews(
     from falaj.features.subjectviews import SubjectsNamed
     from falaj.ingest.declared import ColumnsOfPlans
     from falaj.lake.readrules import ReadRuleReview
+    from falaj.rollouts.metricreview import MetricReview
     from falaj.wiring.readingparts import schema_of
 
     return [
@@ -71,6 +72,7 @@ def definition_reviews(
         ColumnsOfPlans(),
         ClassifiedColumns(),
         ReadRuleReview(lambda table, resulting: schema_of(lake(), table, resulting)),
+        MetricReview(),
         policies,
         *others,
     ]

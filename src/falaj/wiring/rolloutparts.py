@@ -53,7 +53,7 @@ class RolloutParts:
 
     def _checked(self, call: Call, rollout: Rollout) -> None:
         """Raise unless who asks may see what the rollout is measured by."""
-        from falaj.rollouts.rights import check_may_measure
+        from falaj.rollouts.rights import check_may_measure, check_tables
         from falaj.wiring.readingparts import guarded_lake
 
         made = self._made
@@ -62,6 +62,7 @@ class RolloutParts:
             return _metric(made.definitions.definition(call.connection, "metric", name))
 
         check_may_measure(call, rollout, declared, guarded_lake(made), made.may_on)
+        check_tables(rollout, declared, made.lake)
 
     @cached_property
     def following(self) -> Following:
