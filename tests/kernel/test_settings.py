@@ -63,6 +63,16 @@ def test_workers_that_cannot_be_are_refused(tmp_path: Path, text: str) -> None:
         Settings.read(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["FALAJ_OUTGOING__ALLOWED", "FALAJ_DATA_FOLDERS", "FALAJ_HTTP"])
+def test_a_variable_that_is_no_list_is_named_with_the_way_to_write_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv(name, "127.0.0.1")
+    with pytest.raises(InvalidInput, match=f"variable {name} is not valid JSON") as refused:
+        Settings.read(tmp_path)
+    assert f"""{name}='["127.0.0.1"]'""" in refused.value.hint
+
+
 def test_a_database_password_comes_from_the_environment_and_is_not_shown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

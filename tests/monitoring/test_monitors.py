@@ -26,7 +26,7 @@ from falaj.models.reference import statistics_of
 from falaj.monitoring import tables
 from falaj.monitoring.drift import Drift
 from falaj.monitoring.driftwords import DriftLimits, DriftReference, DriftWatch
-from falaj.monitoring.model import Labels, Monitor, PerformanceLimits
+from falaj.monitoring.model import Labels, Monitor, NoPredictions, PerformanceLimits
 from falaj.monitoring.monitors import Monitors
 from falaj.monitoring.performance import Performance
 from falaj.monitoring.service import MonitorService
@@ -241,6 +241,12 @@ def test_a_check_raises_one_alert_for_each_finding_and_not_again_while_it_is_ope
 def test_a_check_of_a_steady_endpoint_raises_nothing(steady: World) -> None:
     steady.declare(Monitor(name="watch", endpoint="delays"))
     assert steady.monitors.check("watch").findings == []
+
+
+def test_a_monitor_without_predictions_says_so_and_alerts_nothing(steady: World) -> None:
+    steady.declare(Monitor(name="silent", endpoint="delays"))
+    with pytest.raises(NoPredictions, match="no logged predictions"):
+        steady.monitors.check("silent", until=NOW + timedelta(days=30))
 
 
 def test_what_cannot_be_measured_is_told(steady: World) -> None:

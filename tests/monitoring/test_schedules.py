@@ -20,7 +20,7 @@ from falaj.kernel.database import Database
 from falaj.kernel.errors import NotFound, Unavailable
 from falaj.kernel.jobs import Jobs, Worker, job_rows
 from falaj.kernel.outbox import Outbox
-from falaj.monitoring.model import Monitor
+from falaj.monitoring.model import Monitor, NoPredictions
 from falaj.monitoring.schedules import CheckJob, MonitorSchedules
 from falaj.monitoring.schedulewords import CHECK_JOB, CheckSchedule, CheckState
 from falaj.operations.alerts import Alerts
@@ -170,6 +170,20 @@ def test_failures_alert_after_as_many_in_a_row_as_declared_and_a_success_ends_th
     house.error = None
     house.look()
     assert house.alert_states() == [AlertState.RESOLVED]
+
+
+def test_an_endpoint_without_predictions_is_no_failure_however_long(house: House) -> None:
+    house.declare(CheckSchedule(every=HOUR, alert_after=1))
+    house.error = NoPredictions("'delays' has no logged predictions.")
+    for _ in range(3):
+        house.look()
+    assert house.alert_states() == []
+    with house.database.reading() as connection:
+        (told,) = house.schedules.listed(connection)
+    assert told.n_failed == 0
+    assert told.last is not None
+    assert (told.last.state, told.last.error) == (CheckState.NO_PREDICTIONS, None)
+    assert told.last.result == {"nothing": ["'delays' has no logged predictions."]}
 
 
 def test_what_may_pass_is_tried_again_within_one_check(house: House) -> None:

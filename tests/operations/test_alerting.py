@@ -125,6 +125,7 @@ def test_an_alert_reaches_the_receiver_of_its_route_and_so_does_its_end(office: 
     assert [one.status for one in office.channel.told] == ["firing", "resolved"]
     assert office.channel.told[1].group == told.group
     assert office.channel.told[1].alerts[0].resolved_at is not None
+    assert office.channel.told[1].alerts[0].message == "It is over. Before: drift is bad"
 
 
 def test_an_alert_that_no_route_takes_is_told_to_nobody(office: Office) -> None:

@@ -105,6 +105,14 @@ def test_a_resolved_alert_opens_anew(subjects: Database) -> None:
     assert second.n_seen == 1
 
 
+def test_the_news_of_an_end_say_that_it_is_over(subjects: Database) -> None:
+    first = _raised(subjects)
+    with opened_call(subjects, "user:omar") as call:
+        alerts.resolve(call, first.id, "The sensor was replaced")
+        (told,) = [event.payload for event in call.events if event.type == "alert.resolved"]
+    assert told["title"] == f"It is over. Before: {first.message}"
+
+
 def test_an_acknowledged_alert_stays_open(subjects: Database) -> None:
     first = _raised(subjects)
     for _ in range(2):

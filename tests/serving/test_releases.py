@@ -185,6 +185,16 @@ def test_a_version_that_is_not_approved_is_not_deployed(world: World) -> None:
     assert world.endpoints.releases("delays") == []
 
 
+def test_a_unit_that_is_no_request_field_is_refused_with_the_way_to_declare_it(
+    world: World,
+) -> None:
+    world.apply(Endpoint(name="delays", model="delay", unit="customer"))
+    with pytest.raises(InvalidInput, match="unit 'customer' of 'delays'") as refused:
+        world.endpoints.deploy("delays")
+    assert 'RequestField(name="customer"' in refused.value.hint
+    assert world.endpoints.releases("delays") == []
+
+
 def test_an_approval_that_was_withdrawn_stops_the_activation(world: World) -> None:
     release = world.endpoints.deploy("delays")
     world.versions.approved_ones.clear()

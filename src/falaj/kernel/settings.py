@@ -7,9 +7,11 @@ Secrets come from the environment or from files that a setting names, never from
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
 from contextvars import ContextVar
+from json import JSONDecodeError
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -26,6 +28,7 @@ from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
     TomlConfigSettingsSource,
 )
 
@@ -297,6 +300,8 @@ class Settings(BaseSettings):
                 f"The settings are wrong: {told}.",
                 hint=f"They were read from arguments, FALAJ_* variables and {file}.",
             ) from None
+        except SettingsError as error:
+            raise _not_json(error) from None
         finally:
             _READ_FROM.reset(reset)
         base = folder.resolve()
@@ -337,6 +342,22 @@ class Settings(BaseSettings):
             return self.lake
         connection = postgres_tls.secured(rest, self.database_ca_file, setting="lake")
         return f"ducklake:postgres:{connection}"
+
+
+def _not_json(error: SettingsError) -> InvalidInput:
+    """Names the variable whose text is no JSON, not the text: it may be a secret."""
+    text = error.__cause__.doc if isinstance(error.__cause__, JSONDecodeError) else None
+    named = sorted(
+        name for name, value in os.environ.items()
+        if name.upper().startswith("FALAJ_") and value == text
+    )  # fmt: skip
+    if not named:
+        return InvalidInput(f"The settings are wrong: {error}.", hint="Mend the FALAJ_* variables.")
+    return InvalidInput(
+        f"The variable {' or '.join(named)} is not valid JSON, in which a setting of several "
+        "values is written.",
+        hint=f"""A list is {named[0]}='["127.0.0.1"]', a mapping '{{"name": "value"}}'.""",
+    )
 
 
 def _check_file(file: Path) -> None:

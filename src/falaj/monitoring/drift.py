@@ -35,6 +35,7 @@ from falaj.monitoring.driftwords import (
 )
 from falaj.monitoring.findings import found
 from falaj.monitoring.measures import measured
+from falaj.monitoring.model import NoPredictions
 from falaj.monitoring.references import Window, told, windows_of
 from falaj.monitoring.seen import Layout, Seen, seen_in, seen_in_training
 from falaj.monitoring.sketches import Bins, Sketch
@@ -116,7 +117,7 @@ class Drift:
             quality: when values are faulty; None to look for no faults.
 
         Raises:
-            NotFound: there are fewer than 20 such predictions, or in the reference's windows.
+            NoPredictions: there are fewer than 20 such predictions, or in the reference's windows.
             Corrupt: the bundle does not verify.
             InvalidInput: the endpoint serves a composition.
         """
@@ -134,7 +135,14 @@ class Drift:
             whole = parts[0][1]
             for _, one in parts[1:]:
                 whole += one
-            _check_enough(release.endpoint, variant, (windows[-1][0], windows[0][1]), whole.n)
+            whole_window = (windows[-1][0], windows[0][1])
+            try:
+                _check_enough(release.endpoint, variant, whole_window, whole.n)
+            except NoPredictions as error:
+                if reference.kind != "fixed":
+                    raise
+                # It will never have any: somebody has to name another one.
+                raise NotFound(error.message, hint="Name another window as reference.") from None
             before = seen_in(whole, frozen.layout)
         distances = measured(frozen.layout, before, seen)
         columns = compared(frozen.layout, before, seen, distances, limits)
@@ -305,8 +313,8 @@ def _watched(release: Release) -> Variant:
     return variant
 
 
-def _nothing(endpoint: str, variant: Variant, window: Window) -> NotFound:
-    return NotFound(
+def _nothing(endpoint: str, variant: Variant, window: Window) -> NoPredictions:
+    return NoPredictions(
         f"{endpoint!r} has no logged predictions of {variant.label} between "
         f"{window[0]:%Y-%m-%d %H:%M} and {window[1]:%Y-%m-%d %H:%M}.",
         hint="Ask for another window; fresh predictions reach the log within seconds.",
@@ -317,7 +325,7 @@ def _check_enough(endpoint: str, variant: Variant, window: Window, n: int) -> No
     if not n:
         raise _nothing(endpoint, variant, window)
     if n < LEAST_SHOWN:
-        raise NotFound(
+        raise NoPredictions(
             f"{endpoint!r} has fewer than {LEAST_SHOWN} logged predictions of {variant.label} "
             f"between {window[0]:%Y-%m-%d %H:%M} and {window[1]:%Y-%m-%d %H:%M}: distances over "
             "so few would tell of single requests.",

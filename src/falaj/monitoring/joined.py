@@ -16,7 +16,7 @@ from falaj.lake.personal import rule_of
 from falaj.lake.ports import Lake
 from falaj.monitoring.answered import answered
 from falaj.monitoring.expected import Vector
-from falaj.monitoring.model import Labels, Period
+from falaj.monitoring.model import Labels, NoPredictions, Period
 from falaj.monitoring.performancewords import Slice
 from falaj.serving.names import table_of
 from falaj.training.encoding import Encoding
@@ -128,7 +128,8 @@ class Joins:
             version: whose predictions; all if left out.
 
         Raises:
-            NotFound: there are no such predictions, or no label table.
+            NoPredictions: there are none in the window.
+            NotFound: there is no label table.
             InvalidInput: a label is neither 0 nor 1, or a column is missing.
         """
         window = (since, until)
@@ -193,7 +194,11 @@ class Joins:
     ) -> pa.Table:
         """Period, score, label, delay and one more expression of each prediction."""
         table = table_of(endpoint)
-        self._check_there(table, "prediction log")
+        if not self._lake.exists(table):
+            raise NoPredictions(
+                f"{endpoint!r} has no logged predictions: there is no table {table!r} yet.",
+                hint="Fresh predictions reach the log within seconds.",
+            )
         if labels is not None:
             self._check_labels(labels, cut)
         elif cut is not None and cut.of == "label":
@@ -231,7 +236,7 @@ class Joins:
         )
         if not found.num_rows:
             of = "" if version is None else f" of {version[0]}/{version[1]}"
-            raise NotFound(
+            raise NoPredictions(
                 f"{endpoint!r} has no logged predictions{of} between {window[0]:%Y-%m-%d} and "
                 f"{window[1]:%Y-%m-%d}.",
                 hint="Ask for another window.",

@@ -26,6 +26,7 @@ from falaj.monitoring.leakagewords import (
     LeakageLimits,
     LeakageReport,
 )
+from falaj.monitoring.model import NoPredictions
 from falaj.serving.names import table_of
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ class Leakage:
         variant = release.variants[0]
         rows = self._rows(release.endpoint, labels, since, until, variant.version)
         if not rows.num_rows:
-            raise NotFound(
+            raise NoPredictions(
                 f"{release.endpoint!r} has no logged predictions of version {variant.version} "
                 f"between {since:%Y-%m-%d} and {until:%Y-%m-%d}.",
                 hint="Ask for another window.",
@@ -105,12 +106,16 @@ class Leakage:
         self, endpoint: str, labels: Labels, since: datetime, until: datetime, version: int
     ) -> pa.Table:
         table = table_of(endpoint)
-        for wanted, told in ((table, "prediction log"), (labels.table, "label table")):
-            if not self._lake.exists(wanted):
-                raise NotFound(
-                    f"There is no {told} {wanted!r} in the lake yet.",
-                    hint="`falaj tables list` shows what there is.",
-                )
+        if not self._lake.exists(table):
+            raise NoPredictions(
+                f"{endpoint!r} has no logged predictions: there is no table {table!r} yet.",
+                hint="Fresh predictions reach the log within seconds.",
+            )
+        if not self._lake.exists(labels.table):
+            raise NotFound(
+                f"There is no label table {labels.table!r} in the lake yet.",
+                hint="`falaj tables list` shows what there is.",
+            )
         key = labels.key or labels.on
         latest = f'"{labels.recorded_at}" DESC, ' if labels.recorded_at else ""
         inputs: dict[str, pa.Table] = {}

@@ -10,7 +10,15 @@ from falaj.kernel.actions import Service, action
 from falaj.kernel.call import AssetRef
 from falaj.kernel.errors import Conflict
 from falaj.monitoring.leakagewords import LEAKAGE, LeakageLimits, LeakageReport
-from falaj.monitoring.model import CheckResult, Column, Instant, Labels, Monitor, Table
+from falaj.monitoring.model import (
+    CheckResult,
+    Column,
+    Instant,
+    Labels,
+    Monitor,
+    NoPredictions,
+    Table,
+)
 from falaj.monitoring.toldfrom import discreet, joined, of_labels, of_rows
 from falaj.operations.model import Severity
 from falaj.serving.model import EndpointName
@@ -155,9 +163,16 @@ class LeakageActions(Service):
         if monitor.leakage is None or monitor.labels is None or self._leaks is None:
             return result
         window = (result.since, result.until)
-        _, more = self._leaks.checked(
-            self.call, monitor.endpoint, monitor.labels, window, monitor.leakage, monitor=monitor
-        )
+        try:
+            _, more = self._leaks.checked(
+                self.call, monitor.endpoint, monitor.labels, window, monitor.leakage,
+                monitor=monitor,
+            )  # fmt: skip
+        except NoPredictions as error:
+            if not result.reports:
+                raise
+            result.nothing.append(error.message)
+            return result
         result.told_from = joined(result.told_from, more.told_from)
 
         def added() -> None:

@@ -9,6 +9,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validato
 
 from falaj.catalog.definitions import Definition
 from falaj.kernel.call import AssetRef
+from falaj.kernel.errors import NotFound
 from falaj.monitoring.anomalywords import AnomalyWatch
 from falaj.monitoring.driftwords import DriftLimits, DriftWatch
 from falaj.monitoring.leakagewords import LeakageLimits
@@ -21,6 +22,12 @@ Column = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,62}$")]
 Table = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
 Period = Literal["day", "week", "month"]
 Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class NoPredictions(NotFound):
+    """An endpoint has no predictions in a window, or too few of them to measure."""
+
+    code = "no-predictions"
 
 
 class _Frozen(BaseModel):
@@ -206,6 +213,8 @@ class CheckResult(BaseModel):
     findings: list[str]
     waiting: list[str] = []
     """What was found, and not yet in as many windows as the monitor wants."""
+    nothing: list[str] = []
+    """Why parts of the monitor had nothing to measure: there were no predictions."""
     told_from: dict[str, list[str] | None] = {}
     """The columns by table (None: all) that these sentences were told from, beyond sketches and
     meters: who may not read them is not shown the sentences."""

@@ -21,6 +21,7 @@ from falaj.monitoring.model import (
     KeptReport,
     Labels,
     Monitor,
+    NoPredictions,
     PerformanceLimits,
     PerformanceReport,
     Period,
@@ -174,20 +175,37 @@ class Monitors:
         """Run a monitor over its window that ends at ``until``; raises alerts.
 
         It measures first and then writes (``Call.after_reading``): what it found and alerted
-        stands in the result as soon as that is done.
+        stands in the result as soon as that is done. A part that has no predictions to measure
+        is told as ``nothing``; series are judged all the same, for silence is one too.
 
         Raises:
-            NotFound: no such monitor, or nothing to measure.
+            NotFound: no such monitor, or something else that it measures is missing.
+            NoPredictions: no part had anything to measure.
         """
         monitor = self.monitor(call.connection, name)
         since = until - monitor.window
         result = CheckResult(
             monitor=name, since=since, until=until, reports=[], alerts=[], findings=[]
         )
+        empty: NoPredictions | None = None
+        for part in (self._check_drift, self._check_performance, self._check_quality):
+            try:
+                part(call, monitor, result)
+            except NoPredictions as error:
+                result.nothing.append(error.message)
+                empty = error
+        if monitor.anomalies is not None:
+            self._check_series(call, monitor, monitor.anomalies, result)
+        if empty is not None and not result.reports:
+            raise empty
+        call.after_reading(lambda: call.note(reports=result.reports, alerts=result.alerts))
+        return result
+
+    def _check_drift(self, call: Call, monitor: Monitor, result: CheckResult) -> None:
         if monitor.drift is not None:
             kept, report = self.drift(
-                call, monitor.endpoint, since, until, monitor.drift,
-                monitor=name, watch=monitor.drift_watch, labels=monitor.labels,
+                call, monitor.endpoint, result.since, result.until, monitor.drift,
+                monitor=monitor.name, watch=monitor.drift_watch, labels=monitor.labels,
             )  # fmt: skip
             result.reports.append(kept)
             told = of_drift(report, monitor.labels)
@@ -197,20 +215,20 @@ class Monitors:
                 self._active(call, monitor.endpoint), told,
             )  # fmt: skip
             call.after_reading(judge)
+
+    def _check_performance(self, call: Call, monitor: Monitor, result: CheckResult) -> None:
         if monitor.labels is not None and monitor.performance is not None:
             self._check_realised(call, monitor, monitor.labels, monitor.performance, result)
-        if monitor.anomalies is not None:
-            self._check_series(call, monitor, monitor.anomalies, result)
+
+    def _check_quality(self, call: Call, monitor: Monitor, result: CheckResult) -> None:
         if monitor.quality is not None:
-            found = self.assessments.check(call, monitor, since, until)
+            found = self.assessments.check(call, monitor, result.since, result.until)
             result.reports += found.reports
             result.told_from = joined(result.told_from, found.told)
             for over, shown in found.crossed:
                 shorter = discreet(over.plain, shown, found.told) if over.plain else None
                 self._alert(call, monitor, result, over.name, over.message, {"report": shown},
                             shorter)  # fmt: skip
-        call.after_reading(lambda: call.note(reports=result.reports, alerts=result.alerts))
-        return result
 
     def _judge_drift(
         self,

@@ -21,7 +21,7 @@ from falaj.kernel.ids import new_id
 from falaj.kernel.insertion import insert_if_absent
 from falaj.kernel.jobs import JobState
 from falaj.kernel.telemetry import logger
-from falaj.monitoring.model import Monitor
+from falaj.monitoring.model import Monitor, NoPredictions
 from falaj.monitoring.scheduletables import check_rows
 from falaj.monitoring.schedulewords import (
     CHECK_JOB,
@@ -170,9 +170,10 @@ class MonitorSchedules:
         if not job.state.ended:
             return
         done = job.state is JobState.DONE
+        found = CheckState.NO_PREDICTIONS if _silent(job.result) else CheckState.DONE
         told = job.error or {"code": "job-cancelled", "message": "Somebody stopped the check."}
         values = {
-            "state": CheckState.DONE if done else CheckState.FAILED,
+            "state": found if done else CheckState.FAILED,
             "ended_at": job.ended_at,
             "result": job.result if done else None,
             "error": None if done else told,
@@ -225,17 +226,26 @@ class CheckJob:
         self._asking = asking
 
     def __call__(self, job: JobRun, arguments: Mapping[str, Any]) -> Any:
-        """Check; returns the ``CheckResult`` as JSON. The same time is checked once."""
+        """Check; returns the ``CheckResult`` as JSON, of which only ``nothing`` is there if there
+        were no predictions to measure. The same time is checked once."""
         monitor, tick = str(arguments["monitor"]), str(arguments["tick"])
         ask = self._asking(job.submitted_by)
-        return ask("monitors.check", [monitor], {"until": tick}, f"check:{monitor}:{tick}")
+        try:
+            return ask("monitors.check", [monitor], {"until": tick}, f"check:{monitor}:{tick}")
+        except NoPredictions as error:
+            return {"nothing": [error.message]}
+
+
+def _silent(result: Any) -> bool:
+    """True if a check found no predictions in any of its parts."""
+    return isinstance(result, dict) and bool(result.get("nothing")) and not result.get("reports")
 
 
 def failed_in_a_row(newest_first: list[ScheduledCheck]) -> int:
     """How many of the checks that ended failed since the last one that did not."""
     n = 0
     for check in newest_first:
-        if check.state is CheckState.DONE:
+        if check.state in (CheckState.DONE, CheckState.NO_PREDICTIONS):
             break
         n += check.state is CheckState.FAILED
     return n

@@ -73,6 +73,8 @@ class CheckState(StrEnum):
     WAITING = "waiting"
     """Its job has not ended."""
     DONE = "done"
+    NO_PREDICTIONS = "no predictions"
+    """It was done, and there was nothing to measure: no failure."""
     FAILED = "failed"
 
 
@@ -90,7 +92,7 @@ class ScheduledCheck(BaseModel):
     asked_at: datetime
     ended_at: datetime | None = None
     result: dict[str, Any] | None = None
-    """What it found: a ``CheckResult``."""
+    """What it found: a ``CheckResult``; ``nothing`` alone if there were no predictions."""
     error: dict[str, Any] | None = None
 
 

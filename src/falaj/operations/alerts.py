@@ -16,7 +16,7 @@ from falaj.kernel.insertion import insert_if_absent
 from falaj.operations import tables
 from falaj.operations.histories import key_of, record_about
 from falaj.operations.incidents import Incidents
-from falaj.operations.model import MOST_LISTED, Alert, AlertState, Severity, told
+from falaj.operations.model import MOST_LISTED, Alert, AlertState, Severity, over, told
 
 
 class Alerts:
@@ -212,7 +212,7 @@ def _tell(call: Call, event: str, alert: Alert) -> None:
         event,
         id=alert.id,
         subject=str(alert.subject),
-        title=alert.message,
+        title=over(alert.message) if event == "alert.resolved" else alert.message,
         text=alert.name,
         severity=str(alert.severity),
     )

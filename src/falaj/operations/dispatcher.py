@@ -27,6 +27,7 @@ from falaj.operations.alerting_model import (
 from falaj.operations.alerting_tables import alert_deliveries, alert_groups
 from falaj.operations.dispatching import Group, Message, Said, Standing, Status, dispatched
 from falaj.operations.model import Alert, AlertState
+from falaj.operations.model import over as over_told
 from falaj.operations.routing import (
     AlertReceiver,
     AlertRoute,
@@ -217,7 +218,9 @@ class Dispatcher:
                     name=alert.name,
                     subject=alert.subject,
                     severity=alert.severity,
-                    message=alert.message,
+                    message=over_told(alert.message)
+                    if ended and alert.resolved_at
+                    else alert.message,
                     labels=dict(labels),
                     raised_at=alert.raised_at,
                     resolved_at=ended,

@@ -280,6 +280,11 @@ def priority_of(impact: Scale, urgency: Scale) -> int:
     return 1 + (Scale.HIGH.level - impact.level) + (Scale.HIGH.level - urgency.level)
 
 
+def over(message: str) -> str:
+    """What an alert said, as news of its end: nobody shall read that it goes on."""
+    return f"It is over. Before: {message}"
+
+
 def told(what: str, text: str, *, required: bool = True) -> str:
     """The text without the blanks around it.
 

@@ -44,7 +44,8 @@ class ReleaseMaker:
 
         Raises:
             Conflict: a member of its composition is not in production.
-            InvalidInput: it needs a feature store, and there is none.
+            InvalidInput: it needs a feature store, and there is none; its unit is no field of
+                its requests.
         """
         service = endpoint.feature_service or approved.feature_service
         document: dict[str, Any] | None = None
@@ -59,6 +60,7 @@ class ReleaseMaker:
             document, fields = self._features.describe(call.connection, service)
         named = {item.name for item in fields}
         fields += tuple(item for item in endpoint.fields if item.name not in named)
+        _check_unit(endpoint, fields)
         subject, subject_kind = subject_of(endpoint, document, fields)
         resource = self._catalog.load(call.connection, endpoint.ref)
         return Release(
@@ -148,3 +150,14 @@ class ReleaseMaker:
             origins=log_origins(release),
         )
         self._catalog.link(call, endpoint, log, Relation.PREDICTED)
+
+
+def _check_unit(endpoint: Endpoint, fields: tuple[RequestField, ...]) -> None:
+    """No plan can know this: the feature service of the deployed version asks for fields too."""
+    unit, names = endpoint.unit, [item.name for item in fields]
+    if unit is not None and unit not in names:
+        raise InvalidInput(
+            f"The unit {unit!r} of {endpoint.name!r} is no field of its requests, which are "
+            f"{', '.join(names) or 'none'}.",
+            hint=f'Declare it: `fields=(RequestField(name="{unit}", type="string"),)`.',
+        )
