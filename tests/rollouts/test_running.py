@@ -68,7 +68,8 @@ def test_a_stage_is_held_while_a_declared_guardrail_measured_nothing(
     trial.sees(two=500, champion=4500, guardrails=[_reading(**sides)])
     assert trial.after(3600).stage == 0
     with trial.database.reading() as connection:
-        why = runs.latest_look(connection, trial.run().id).why
+        latest = runs.latest_look(connection, trial.run().id)
+    why = latest.why if latest else ""
     assert "bought has measured no unit of" in why
     assert ("champion" in why, "two" in why) == (
         "n_champion" not in sides, "n_challenger" not in sides
