@@ -191,7 +191,7 @@ def test_a_unit_that_is_no_request_field_is_refused_with_the_way_to_declare_it(
     world.apply(Endpoint(name="delays", model="delay", unit="customer"))
     with pytest.raises(InvalidInput, match="unit 'customer' of 'delays'") as refused:
         world.endpoints.deploy("delays")
-    assert "RequestField(name=\"customer\"" in refused.value.hint
+    assert 'RequestField(name="customer"' in refused.value.hint
     assert world.endpoints.releases("delays") == []
 
 
