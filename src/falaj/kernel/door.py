@@ -494,7 +494,8 @@ class _Refusal(Exception):
 def _step_up_needed(action: Action) -> StepUpRequired:
     return StepUpRequired(
         f"{action.name} needs a second factor from the last five minutes.",
-        hint="Repeat it with a one-time code: `falaj --code …`, or platform.step_up(code) first.",
+        hint=f"Repeat it with a one-time code: `falaj --code … {action.service} {action.command} "
+        "…`, or platform.step_up(code) first.",
     )
 
 

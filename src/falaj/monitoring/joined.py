@@ -194,11 +194,7 @@ class Joins:
     ) -> pa.Table:
         """Period, score, label, delay and one more expression of each prediction."""
         table = table_of(endpoint)
-        if not self._lake.exists(table):
-            raise NoPredictions(
-                f"{endpoint!r} has no logged predictions: there is no table {table!r} yet.",
-                hint="Fresh predictions reach the log within seconds.",
-            )
+        self._check_logged(endpoint, table)
         if labels is not None:
             self._check_labels(labels, cut)
         elif cut is not None and cut.of == "label":
@@ -301,6 +297,13 @@ class Joins:
         if self._inputs_of is None:
             raise InvalidInput("Inputs are not known here.", hint="Slice by a request field.")
         return self._inputs_of(endpoint)
+
+    def _check_logged(self, endpoint: str, table: str) -> None:
+        if not self._lake.exists(table):
+            raise NoPredictions(
+                f"{endpoint!r} has no logged predictions: there is no table {table!r} yet.",
+                hint="Fresh predictions reach the log within seconds.",
+            )
 
     def _check_there(self, table: str, told: str) -> None:
         if not self._lake.exists(table):
