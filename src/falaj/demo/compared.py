@@ -102,6 +102,14 @@ class Outcomes:
     _left: dict[str, float] = field(default_factory=dict)
     _ticks: int = 0
 
+    def begin(self) -> None:
+        """Make the table, so that a metric may name it; no outcome is known yet."""
+        self.premises.lake.append(OUTCOMES, _outcomes([], [], []))
+        with self.premises.calls.opened("demo.outcomes", f"user:{self.owner}") as call:
+            record_table(
+                call, self.premises.catalog, OUTCOMES, classification=Classification.INTERNAL
+            )
+
     def after(self, tick: Tick, seen: Lived) -> None:
         """Keep what left in a tick; tell it with others, after the tick's answers."""
         rows = tick.events.get("departures")
@@ -118,14 +126,17 @@ class Outcomes:
             return
         now = pa.array([datetime.now(UTC)] * len(asked), pa.timestamp("us", tz="UTC"))
         late = pa.array([self._left.pop(one) for one in asked], pa.float64())
-        lake, first = self.premises.lake, not self.premises.lake.exists(OUTCOMES)
-        lake.append(OUTCOMES, pa.table({"unit": asked, "known_at": now, "late": late}))
+        self.premises.lake.append(OUTCOMES, _outcomes(asked, now, late))
         self.n += len(asked)
-        if first:
-            with self.premises.calls.opened("demo.outcomes", f"user:{self.owner}") as call:
-                record_table(
-                    call, self.premises.catalog, OUTCOMES, classification=Classification.INTERNAL
-                )
+
+
+def _outcomes(units: Any, known_at: Any, late: Any) -> pa.Table:
+    types = (pa.string(), pa.timestamp("us", tz="UTC"), pa.float64())
+    columns = [
+        pa.array(one, kind) if isinstance(one, list) else one
+        for one, kind in zip((units, known_at, late), types, strict=True)
+    ]
+    return pa.table(columns, names=["unit", "known_at", "late"])
 
 
 @contextmanager

@@ -124,12 +124,13 @@ def _served(
     with compared.challenged(owner, story, version, plan) as small:
         approver.enter(up)
         owner.step_up(codes.next())
+        outcomes = compared.Outcomes(premises, OWNER)
+        outcomes.begin()
         compared.challenge(owner, approver.platform, story, small)
     _materialised(story, owner)
     feed = connect(up.control, service=FEED, secret=secrets[FEED], ca=up.ca)
     questions = Questions(up, endpoint.name, service=DESK, secret=secrets[DESK])
     try:
-        outcomes = compared.Outcomes(premises, OWNER)
         seen = _lived(story, premises, owner, feed, questions, outcomes)
         approver.enter(up)
         owner.step_up(codes.next())
