@@ -99,14 +99,16 @@ def test_a_prediction_is_traced_back_to_its_source(engineer, told):
     assert kinds >= {"prediction", "release", "model_version", "training_set", "table", "source"}
 
 
-def test_the_drift_report_counts_the_prediction(engineer):
+def test_the_drift_report_counts_the_predictions(engineer, story):
+    engineer.endpoints.predict("late", [story.QUESTION] * 24)  # fewer than 20 tell no distances
+
     def report():
         try:
             return engineer.monitors.drift("late")
         except NotFound:
             return None
 
-    assert eventually(report, what="the drift report").n_observed >= 1
+    assert eventually(report, what="the drift report").n_observed >= 20
 
 
 def test_the_audit_log_of_the_whole_flow_verifies(running):

@@ -222,6 +222,8 @@ def test_killed_drains_and_killed_writers_neither_lose_nor_double_a_flushed_row(
         pass
     found = stored(lake)
     assert len(found) == len(set(found))
-    assert found == list(range(len(found)))
+    # Names of segments of one millisecond come in any order: the last one may be cut off too soon.
+    whole = found if flushed is not None else found[:-1]
+    assert whole == list(range(len(whole)))
     assert flushed is None or len(found) >= flushed + 1
     assert not list(folder.glob("*.segment"))

@@ -175,7 +175,7 @@ def test_which_groups_came_first_is_remembered(ground):
     ground.metric("granted")
     fair = Guardrail(metric="granted", between="group")
     rollout = ground.rollout(how="canary", guardrails=(fair,))
-    for n, group in enumerate(["b", "c", "a"]):
+    for n, group in enumerate(["b", "c", "a"], start=1):  # a stretch's first seconds do not count
         units = [f"{group}{k}" for k in range(400)]
         ground.predicted(units, ["champion", "new"] * 200, minute(n), [{"group": group}] * 400)
         ground.happened(units, [0.0, 1.0] * 200, minute(n))
