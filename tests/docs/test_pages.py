@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -31,8 +32,9 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def platform(project: Path) -> Iterator[Platform]:
-    with falaj.open(project) as opened:
+def platform(project: Path, tmp_path: Path) -> Iterator[Platform]:
+    """On a copy: what is declared there, such as receivers without secrets, stays there."""
+    with falaj.open(shutil.copytree(project, tmp_path / "copy")) as opened:
         yield opened
 
 

@@ -250,6 +250,17 @@ def arena(tmp_path_factory, story):
         made.close()
 
 
+def every_answer_stands_in_the_log(arena):
+    def logged():
+        found = arena.premises.lake.query("SELECT count(*) AS n FROM predictions_offers")
+        return found.to_pylist()[0]["n"] >= arena.answered
+
+    eventually(logged, seconds=60, every=0.5, what="the log holds every answer")
+    assert arena.premises.lake.query(
+        "SELECT count(*) AS n, count(DISTINCT unit) AS units FROM predictions_offers"
+    ).to_pylist() == [{"n": arena.answered, "units": arena.answered}]
+
+
 def test_a_good_challenger_wins_and_is_promoted_though_a_worker_is_killed(arena):
     champion, good = arena.serving()[0], arena.brought("staging")
     arena.started(
@@ -270,6 +281,7 @@ def test_a_good_challenger_wins_and_is_promoted_though_a_worker_is_killed(arena)
         assert promotion.evidence["rollout"]["success"][0]["decided"] == "better"
         approver.changes.approve(promotion.id, reason="It pays.")
     eventually(lambda: arena.serving() == [good], seconds=20, what="the winner serves alone")
+    every_answer_stands_in_the_log(arena)
 
 
 @pytest.mark.nightly
@@ -306,14 +318,4 @@ def test_a_challenger_whose_model_fails_is_rolled_back_and_nobody_notices(arena)
     assert (run.state, run.outcome.harmful) == ("rolled_back", ["dead"])
     assert "error_rate of dead" in run.why
     assert (asked.failed, set(asked.met)) == (0, {"champion"})  # which stood in for the dead one
-
-
-def test_every_answer_stands_in_the_prediction_log(arena):
-    def logged():
-        found = arena.premises.lake.query("SELECT count(*) AS n FROM predictions_offers")
-        return found.to_pylist()[0]["n"] >= arena.answered
-
-    eventually(logged, seconds=60, every=0.5, what="the log holds every answer")
-    assert arena.premises.lake.query(
-        "SELECT count(*) AS n, count(DISTINCT unit) AS units FROM predictions_offers"
-    ).to_pylist() == [{"n": arena.answered, "units": arena.answered}]
+    every_answer_stands_in_the_log(arena)
