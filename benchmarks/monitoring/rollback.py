@@ -62,6 +62,9 @@ class Verdict:
         self.said_at = time.perf_counter()
         return look, {}
 
+    def forget(self, rollout: str) -> None:
+        """Nothing is kept."""
+
 
 class NoRequests:
     """No samples: the log is not moved into a lake here."""

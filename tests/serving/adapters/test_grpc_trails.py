@@ -86,7 +86,7 @@ def test_each_message_is_a_line_of_the_access_log_whatever_becomes_of_it(tmp_pat
         running.activate(make_release("release_2", durability=Durability.REQUEST))
         running.spools.gate.clear()
         with pytest.raises(grpc.RpcError):
-            stub.ModelInfer(row(), metadata=METADATA, timeout=0.3)
+            stub.ModelInfer(row(), metadata=METADATA, timeout=0.6)
         until = time.monotonic() + 10
         while path.read_text().count("\n") < 7 and time.monotonic() < until:
             time.sleep(0.05)

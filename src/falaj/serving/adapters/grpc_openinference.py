@@ -58,6 +58,8 @@ _MOST_STREAMS = 256
 """Calls of one connection at once."""
 _IDLE_MS = 300_000
 _GRACE_SECONDS = 5.0
+_ON_ITS_WAY_SECONDS = 0.25
+"""A client's deadline ends by its own clock, as much earlier as its call was on its way."""
 _Told = Callable[[bytes, Any, "Request | None"], Awaitable[bytes]]
 """Answers a call's message; a request with a trail if somebody wants to know of it."""
 
@@ -230,7 +232,7 @@ class GrpcInference:
     def _cancelled(self, request: Request | None, context: Any) -> None:
         """Tell of a call that its client's deadline has ended; who has gone is told nothing."""
         remaining = context.time_remaining()
-        if remaining is not None and remaining <= 0:
+        if remaining is not None and remaining <= _ON_ITS_WAY_SECONDS:
             late = DeadlineExceeded("The deadline of the call was over before its answer.")
             self._trails.ended(request, context, status=504, code=_code_of(504), error=late)
 
