@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import ssl
 import threading
 import time
 import tracemalloc
@@ -11,7 +12,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+import uvloop
 
+from falaj.kernel.clock import SystemClock
 from falaj.serving.front import (
     MOST_WAITING,
     Bounds,
@@ -21,6 +24,7 @@ from falaj.serving.front import (
     Told,
     _Connection,
 )
+from falaj.trust.certificates import CertificateAuthority, ServerCertificate, client_context
 
 LIMIT = 2_000
 
@@ -76,16 +80,30 @@ class Echo:
 class Served:
     """A front on a thread, and raw connections to it."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, front: Front, echo: Echo, port: int):
-        self.loop, self.front, self.echo, self.port = loop, front, echo, port
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        front: Front,
+        port: int,
+        trusting: ssl.SSLContext | None = None,
+    ) -> None:
+        assert isinstance(front.application, Echo)
+        self.loop, self.front, self.echo, self.port = loop, front, front.application, port
+        self.trusting = trusting
+        """How clients reach it over TLS; None for clear text."""
 
     def do(self, work: Callable[[], Any]) -> None:
         self.loop.call_soon_threadsafe(work)
 
     @contextmanager
     def connected(self) -> Iterator[socket.socket]:
-        with socket.create_connection(("127.0.0.1", self.port), timeout=5) as connection:
-            yield connection
+        with socket.create_connection(("127.0.0.1", self.port), timeout=5) as plain:
+            plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # a piece is a piece
+            if self.trusting is None:
+                yield plain
+                return
+            with self.trusting.wrap_socket(plain, server_hostname="127.0.0.1") as connection:
+                yield connection
 
     def say(self, *parts: bytes) -> bytes:
         """Everything that is answered until the other side hangs up, or is silent."""
@@ -113,26 +131,23 @@ def until(met: Callable[[], bool], seconds: float = 5.0) -> None:
         time.sleep(0.01)
 
 
-@pytest.fixture
-def served() -> Iterator[Served]:
+@contextmanager
+def serving(certificate: ServerCertificate | None = None) -> Iterator[Served]:
+    """A front that serves, over TLS if there is a certificate."""
     ready, found = threading.Event(), list[Served]()
     stop: list[asyncio.Event] = []
 
     async def main() -> None:
-        import uvloop  # noqa: F401 - the loop that serves
-
         bound = socket.create_server(("127.0.0.1", 0))
-        echo = Echo()
-        front = Front(echo, bounds=Bounds(head=0.3, idle=0.6))
-        await front.listen([bound])
+        front = Front(Echo(), bounds=Bounds(head=0.3, idle=0.6, handshake=0.5, farewell=1.0))
+        await front.listen([bound], certificate and certificate.server_context())
         stop.append(asyncio.Event())
-        port = bound.getsockname()[1]
-        found.append(Served(asyncio.get_running_loop(), front, echo, port))
+        trusting = certificate and client_context(certificate.ca_path)
+        loop, port = asyncio.get_running_loop(), bound.getsockname()[1]
+        found.append(Served(loop, front, port, trusting))
         ready.set()
         await stop[0].wait()
         await front.close(grace_seconds=2.0)
-
-    import uvloop
 
     thread = threading.Thread(target=lambda: uvloop.run(main()), daemon=True)
     thread.start()
@@ -141,6 +156,18 @@ def served() -> Iterator[Served]:
     found[0].do(stop[0].set)
     thread.join(10)
     assert not thread.is_alive()
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> ServerCertificate:
+    authority = CertificateAuthority(tmp_path_factory.mktemp("tls"), clock=SystemClock())
+    return authority.server_certificate(["127.0.0.1"])
+
+
+@pytest.fixture(params=["clear text", "TLS"])
+def served(request: pytest.FixtureRequest, certificate: ServerCertificate) -> Iterator[Served]:
+    with serving(certificate if request.param == "TLS" else None) as made:
+        yield made
 
 
 GET = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"
@@ -374,15 +401,17 @@ def test_a_client_that_does_not_read_is_let_go(served: Served) -> None:
         until(lambda: not served.front.connections, 8.0)
 
 
-def test_a_client_that_says_no_more_still_gets_its_answer(served: Served) -> None:
-    with served.connected() as connection:
-        connection.sendall(post(b"1", path=b"/later"))
-        connection.shutdown(socket.SHUT_WR)
-        until(lambda: len(served.echo.asked) == 1)
-        time.sleep(0.05)
-        served.do(served.echo.release.set)
-        assert b'"body": "1"' in heard(connection)
-    until(lambda: not served.front.connections)
+def test_a_client_that_says_no_more_still_gets_its_answer() -> None:
+    # In clear text: over TLS a client that ends its half leaves nothing to answer with.
+    with serving() as served:
+        with served.connected() as connection:
+            connection.sendall(post(b"1", path=b"/later"))
+            connection.shutdown(socket.SHUT_WR)
+            until(lambda: len(served.echo.asked) == 1)
+            time.sleep(0.05)
+            served.do(served.echo.release.set)
+            assert b'"body": "1"' in heard(connection)
+        until(lambda: not served.front.connections)
 
 
 def test_a_client_that_has_gone_costs_nothing(served: Served) -> None:
@@ -434,8 +463,6 @@ def test_many_idle_connections_do_not_hinder_others(served: Served) -> None:
 
 
 def test_requests_in_flight_are_answered_when_it_stops() -> None:
-    import uvloop
-
     async def main() -> bytes:
         bound = socket.create_server(("127.0.0.1", 0))
         echo = Echo()

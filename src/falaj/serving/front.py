@@ -28,6 +28,7 @@ import httptools
 from falaj.serving.backpressure import BackPressure
 from falaj.serving.heads import Head, KnownHeads
 from falaj.serving.requests import Application, Request, Response, Told, shown_certificate
+from falaj.serving.secured import Secured
 from falaj.serving.streaming import Chunks, Stream
 from falaj.trust.bindings import thumbprint
 
@@ -79,6 +80,10 @@ class Bounds:
     """For one part of an answer that comes in parts to be made."""
     stream: float = 900.0
     """For such an answer as a whole."""
+    handshake: float = 60.0
+    """For TLS to be agreed on."""
+    farewell: float = 30.0
+    """For a client to say over TLS that it has seen our end."""
 
 
 class _Connection(asyncio.Protocol):
@@ -507,10 +512,22 @@ class Front:
         self.secure = context is not None
         for one in sockets:
             server = await self.loop.create_server(
-                lambda: _Connection(self), sock=one, ssl=context, backlog=2048
+                lambda: self._connection(context), sock=one, backlog=2048
             )
             self._servers.append(server)
         self._sweep()
+
+    def _connection(self, context: ssl.SSLContext | None) -> asyncio.Protocol:
+        connection = _Connection(self)
+        if context is None:
+            return connection
+        return Secured(
+            context,
+            connection,
+            self.loop,
+            handshake_seconds=self.bounds.handshake,
+            farewell_seconds=self.bounds.farewell,
+        )
 
     def _sweep(self) -> None:
         now = time.perf_counter()
