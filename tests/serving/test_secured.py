@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.serving.test_front import GET, Served, heard, post, serving, until
+from tests.serving.fronts import GET, Served, heard, post, serving, until
 
 from falaj.kernel.clock import SystemClock
 from falaj.trust.certificates import CertificateAuthority, ServerCertificate, client_context
