@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from falaj.kernel.errors import InvalidInput
-from falaj.monitoring.columncounts import Edges, numbers_counted
+from falaj.monitoring.columncounts import Edges, Numbers, as_numbers, numbers_counted
 from falaj.monitoring.driftwords import TableDrift
 from falaj.monitoring.tablecolumns import ArrowColumns, ParquetColumns
 from falaj.monitoring.tabledrift import compare_tables
@@ -57,15 +57,34 @@ def test_distances_of_skewed_columns_are_those_of_scipy() -> None:
 @given(
     st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=60),
     st.lists(st.floats(), max_size=60),
+    st.integers(0, 60),
 )
-def test_the_kernel_counts_as_a_search_does(edges: list[float], values: list[float]) -> None:
+def test_the_kernel_counts_as_a_search_does(
+    edges: list[float], values: list[float], cut: int
+) -> None:
     growing = np.unique(np.array(edges))
     column = np.array(values, dtype=np.float64)
-    told = numbers_counted(column, Edges.of(growing))
+    column.flags.writeable = False
+    told = numbers_counted(Numbers((column[:cut], column[cut:])), Edges.of(growing))
     known = column[~np.isnan(column)]
     places = np.searchsorted(growing, known, side="left")
     assert told.counts.tolist() == np.bincount(places, minlength=len(growing) + 1).tolist()
     assert (told.missing, told.infinite) == (np.isnan(column).sum(), np.isinf(column).sum())
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.lists(st.none() | st.floats(), max_size=9), max_size=6), st.data())
+def test_a_column_in_pieces_has_the_rows_and_extremes_of_the_whole(
+    pieces: list[list[float | None]], data: st.DataObject
+) -> None:
+    told = as_numbers(pa.chunked_array(pieces, pa.float64()))
+    assert told is not None
+    whole = np.array([np.nan if v is None else v for one in pieces for v in one], np.float64)
+    n = len(whole)
+    rows = np.array(sorted(data.draw(st.lists(st.integers(0, n - 1), max_size=20))) if n else [])
+    np.testing.assert_array_equal(told.at(rows.astype(np.int64)), whole[rows.astype(np.int64)])
+    finite = whole[np.isfinite(whole)]
+    assert told.extremes() == ((finite.min(), finite.max()) if len(finite) else None)
 
 
 def test_parquet_files_of_many_types_are_compared_and_what_cannot_be_is_named(

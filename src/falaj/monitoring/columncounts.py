@@ -69,17 +69,57 @@ class Edges:
         return cls(values, starts, first, shift)
 
 
-def edges_of(values: NDArray[np.float64], rows: NDArray[np.int64]) -> Edges:
-    """Quantiles of a column at sampled rows, between the extremes of the whole column."""
-    if not len(values):
+@dataclass(frozen=True)
+class Numbers:
+    """A column of numbers in the pieces that it was read in; NaN is missing.
+
+    Pieces are counted one by one: to join them first would take more time than to count them,
+    most of it to get new memory.
+    """
+
+    parts: tuple[NDArray[np.float64], ...]
+
+    def at(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        """The values of some rows, given in growing order."""
+        ends = np.cumsum([len(part) for part in self.parts])
+        cuts = np.searchsorted(rows, ends)
+        starts = ends - [len(part) for part in self.parts]
+        taken = [
+            part[rows[low:high] - start]
+            for part, start, low, high in zip(
+                self.parts, starts, [0, *cuts[:-1]], cuts, strict=True
+            )
+        ]
+        return np.concatenate(taken) if taken else np.zeros(0)
+
+    def extremes(self) -> tuple[float, float] | None:
+        """The least and the greatest finite number; None if there is none."""
+        low, high = np.inf, -np.inf
+        for part in self.parts:
+            if not len(part):
+                continue
+            ends = float(np.fmin.reduce(part)), float(np.fmax.reduce(part))
+            if not np.isfinite(ends).all():
+                finite = part[np.isfinite(part)]
+                if not len(finite):
+                    continue
+                ends = float(finite.min()), float(finite.max())
+            low, high = min(low, ends[0]), max(high, ends[1])
+        return (low, high) if low <= high else None
+
+
+def edges_of(values: Numbers, rows: NDArray[np.int64]) -> Edges:
+    """Quantiles of a column at sampled rows, between the extremes of the whole column.
+
+    Args:
+        values: the column.
+        rows: which rows are sampled, in growing order.
+    """
+    extremes = values.extremes()
+    if extremes is None:
         return Edges.of(np.zeros(0))
-    low, high = float(np.fmin.reduce(values)), float(np.fmax.reduce(values))
-    if not (np.isfinite(low) and np.isfinite(high)):
-        finite = values[np.isfinite(values)]
-        if not len(finite):
-            return Edges.of(np.zeros(0))
-        low, high = float(finite.min()), float(finite.max())
-    sample = values[rows]
+    low, high = extremes
+    sample = values.at(rows)
     sample = np.sort(sample[np.isfinite(sample)])
     edges = np.zeros(0)
     if len(sample):
@@ -89,13 +129,14 @@ def edges_of(values: NDArray[np.float64], rows: NDArray[np.int64]) -> Edges:
     return Edges.of(np.concatenate(([np.nextafter(low, -np.inf)], inner, [high])))
 
 
-def numbers_counted(values: NDArray[np.float64], edges: Edges) -> ColumnCounts:
-    """Count a column of numbers; NaN is missing."""
+def numbers_counted(values: Numbers, edges: Edges) -> ColumnCounts:
+    """Count a column of numbers."""
     from falaj.monitoring.kernels_counting import count
 
     counts = np.zeros(len(edges.values) + 1, dtype=np.int64)
     sums = np.array([0, 0, 0, 0, np.inf, -np.inf], dtype=np.float64)
-    count(values, edges.values, edges.starts, edges.first, edges.shift, counts, sums)
+    for part in values.parts:
+        count(part, edges.values, edges.starts, edges.first, edges.shift, counts, sums)
     missing, infinite, total, squares, low, high = sums.tolist()
     return ColumnCounts(
         counts.astype(np.float64), int(missing), int(infinite), total, squares, low, high
@@ -132,25 +173,47 @@ def words_counted(
     )
 
 
-def as_numbers(column: pa.ChunkedArray) -> NDArray[np.float64] | None:
-    """A column as float64 with NaN for null; instants in seconds; None if it is none."""
+def as_numbers(column: pa.ChunkedArray) -> Numbers | None:
+    """A column as numbers with NaN for null; instants in seconds; None if it is none."""
+    import pyarrow as pa
+
+    parts = []
+    for chunk in column.chunks or [pa.array([], column.type)]:
+        numbers = _chunk_of_numbers(chunk)
+        if numbers is None:
+            return None
+        parts.append(_seen_by_numpy(numbers))
+    return Numbers(tuple(parts))
+
+
+def _seen_by_numpy(chunk: pa.Array) -> NDArray[np.float64]:
+    """What Arrow holds, as kernels take it: not copied, not to be written.
+
+    ``chunk.to_numpy`` does the same, and loads pandas first.
+    """
+    data = chunk.buffers()[1]
+    part = np.zeros(0) if data is None else np.frombuffer(data, np.float64)
+    part = part[chunk.offset : chunk.offset + len(chunk)]
+    part.flags.writeable = False
+    return part
+
+
+def _chunk_of_numbers(chunk: pa.Array) -> pa.Array | None:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    kind = column.type
+    kind = chunk.type
     if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
-        column = column.cast(pa.timestamp("us", getattr(kind, "tz", None))).cast(pa.int64())
-        column = pc.divide(column.cast(pa.float64(), safe=False), 1e6)
+        chunk = chunk.cast(pa.timestamp("us", getattr(kind, "tz", None))).cast(pa.int64())
+        chunk = pc.divide(chunk.cast(pa.float64(), safe=False), 1e6)
     elif pa.types.is_boolean(kind):
-        column = column.cast(pa.int8()).cast(pa.float64())
+        chunk = chunk.cast(pa.int8()).cast(pa.float64())
     elif pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
-        column = column.cast(pa.float64(), safe=False)
+        if not pa.types.is_float64(kind):
+            chunk = chunk.cast(pa.float64(), safe=False)
     else:
         return None
-    if column.null_count:
-        column = pc.fill_null(column, float("nan"))
-    values = column.to_numpy()
-    return np.require(values, np.float64, ["C", "W"])
+    return pc.fill_null(chunk, float("nan")) if chunk.null_count else chunk
 
 
 def is_of_words(kind: pa.DataType) -> bool:

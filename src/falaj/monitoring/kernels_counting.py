@@ -21,6 +21,7 @@ def count(
     """Add values to the counts of bins, and to what else is summed of them.
 
     Args:
+        values: not written, and marked so: then one compiled form does for what Arrow holds.
         edges: growing; bin ``i`` holds ``edges[i-1] < v <= edges[i]``.
         starts: of each cell, counted from ``first``, how many edges lie before it; one more
             than there are cells. A cell is what shares all bits of a number but the last

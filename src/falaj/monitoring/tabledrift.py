@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from threading import Lock
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -47,8 +48,6 @@ if TYPE_CHECKING:
 TABLE_LIMITS = DriftLimits(missing=0.05, wasserstein=0.1, ks=0.1, jensen_shannon=0.1)
 """A tenth of a standard deviation, or of the rows, by any measure."""
 TABLE_QUALITY = QualityLimits()
-_TOGETHER = 2
-"""Columns that are read at a time."""
 _PAIRED = 10_000
 """Rows of each side whose columns are set against one another."""
 
@@ -194,31 +193,20 @@ def _compare_plain(
     compared_columns: list[_Compared],
     skipped: list[str],
 ) -> None:
-    """Read and count columns, a few at a time; adds to the two lists."""
-    parts = [names[start : start + _TOGETHER] for start in range(0, len(names), _TOGETHER)]
-    with ThreadPoolExecutor(1, "drift-read") as reader, ThreadPoolExecutor(2, "drift") as threads:
-        ahead = reader.submit(_read, reference, observed, parts[0]) if parts else None
-        for number, part in enumerate(parts):
-            before, now = ahead.result() if ahead else _read(reference, observed, part)
-            if number + 1 < len(parts):  # the next ones are read while these are counted
-                ahead = reader.submit(_read, reference, observed, parts[number + 1])
-            told = threads.map(
-                _column,
-                part,
-                [before.column(name) for name in part],
-                [now.column(name) for name in part],
-                [rows] * len(part),
-            )
-            for name, column in zip(part, told, strict=True):
-                if column is None:
-                    skipped.append(name)
-                else:
-                    compared_columns.append(column)
-            del before, now, told
+    """Read and count columns, two at a time; adds to the two lists."""
+    reading = Lock()
 
+    def column(name: str) -> _Compared | None:
+        with reading:  # tables need not bear two readers; while one reads, the other one counts
+            before, now = reference.read([name]), observed.read([name])
+        return _column(name, before.column(name), now.column(name), rows)
 
-def _read(reference: Columns, observed: Columns, names: list[str]) -> tuple[pa.Table, pa.Table]:
-    return reference.read(names), observed.read(names)
+    with ThreadPoolExecutor(2, "drift") as threads:
+        for name, told in zip(names, threads.map(column, names), strict=True):
+            if told is None:
+                skipped.append(name)
+            else:
+                compared_columns.append(told)
 
 
 def _common(
@@ -248,7 +236,7 @@ def _column(
         return None
     edges = edges_of(values[0], rows.edges)
     sides = numbers_counted(values[0], edges), numbers_counted(values[1], edges)
-    paired = values[0][rows.pairs[0]], values[1][rows.pairs[1]]
+    paired = values[0].at(rows.pairs[0]), values[1].at(rows.pairs[1])
     return _Compared(name, True, edges.values, sides, paired=paired)
 
 
