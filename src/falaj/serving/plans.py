@@ -214,9 +214,10 @@ class Plans:
                 self._refused = {
                     name: why for name, why in self._refused.items() if name in routes.values()
                 }
-            for release in self._awake(routes).values():
+            for endpoint, release in self._awake(routes).items():
+                serving = self.active.get(endpoint)
                 try:
-                    self._plan(release)
+                    self._plan(release, compiled=serving is not None and serving.compiled)
                 except FalajError as error:
                     with self._lock:
                         self._refused[release] = str(error)
@@ -241,12 +242,18 @@ class Plans:
         asleep = {endpoint: release.id for endpoint, release in self.asleep.items()}
         return {name: release for name, release in routes.items() if asleep.get(name) != release}
 
-    def _plan(self, release: str) -> RequestPlan:
-        """The plan of a release, built if need be; the caller holds ``_building``."""
+    def _plan(self, release: str, *, compiled: bool = False) -> RequestPlan:
+        """The plan of a release, built if need be; the caller holds ``_building``.
+
+        What takes the place of a plan whose models are compiled is ``compiled`` before it
+        answers: else the load that is there would fall on their slower form.
+        """
         plan = self._built.get(release)
         if plan is None:
             with yielding():
                 plan = self._compiler.compile(self._table.release(release))
+                if compiled:
+                    plan.compile()
             with self._lock:
                 self._built[release] = plan
                 self._refused.pop(release, None)
