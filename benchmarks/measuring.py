@@ -87,7 +87,13 @@ def quantile(values: Sequence[float], share: float) -> float:
 
 
 def peak_megabytes() -> float:
-    """The greatest resident size of this process so far, in MB."""
+    """The greatest resident size of this process so far, in MB.
+
+    ``ru_maxrss`` would count what the parent held when it started this process.
+    """
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return float(line.split()[1]) / 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 

@@ -21,7 +21,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
-from measuring import ROOT, Row, arguments, median, report
+from measuring import ROOT, Row, arguments, median, peak_megabytes, report
 
 N_COLUMNS = 60
 PEERS = {"alibi": 5.0, "whylogs": 15.0}
@@ -47,19 +47,11 @@ def one_report(before: str, now: str) -> None:
             {
                 "seconds": time.perf_counter() - started,
                 "processor": time.process_time() - used,
-                "peak_mb": peak_mb(),
+                "peak_mb": peak_megabytes(),
                 "drifted": told.alarmed,
             }
         )
     )
-
-
-def peak_mb() -> float:
-    """The most memory that this process held; what its parent held is not its own."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return float(line.split()[1]) / 1024
-    raise SystemExit("This system does not tell the peak of a process's memory.")
 
 
 def run(python: Path, *command: str) -> dict[str, Any] | None:

@@ -31,7 +31,7 @@ def judged(columns, *checks, tables=None, **options):
         return judge(engine, [contract], now=NOW, lookup=lookup, **options)
 
 
-def streamed(columns, *checks, tables=None, existing=None, **options):
+def streamed(columns, *checks, tables=None, seen=None, **options):
     """As ``judged``, of rows that can be read but once."""
     rows = pa.table(columns)
     contract = Contract(name="c", table="t", checks=checks)
@@ -42,13 +42,30 @@ def streamed(columns, *checks, tables=None, existing=None, **options):
         return None if found is None else pa.table(found).select(list(wanted))
 
     with bench(memory="500MB", threads=1) as engine:
-
-        def lay():
-            engine.register("_stream", rows.to_reader(max_chunksize=2))
-
-        lay()
+        stream = Stream(engine, rows)
+        if seen is not None:
+            seen.append(stream)
+        stream.whole()
         engine.execute(f"CREATE TEMP VIEW {ROWS} AS SELECT * FROM _stream")
-        return judge(engine, [contract], now=NOW, lookup=lookup, again=lay, **options)
+        return judge(engine, [contract], now=NOW, lookup=lookup, again=stream, **options)
+
+
+class Stream:
+    """Lays rows two at a time, as a lake would more of them."""
+
+    def __init__(self, engine, rows):
+        self.engine, self.rows, self.n_pieces = engine, rows, 0
+
+    def whole(self):
+        self.engine.register("_stream", self.rows.to_reader(max_chunksize=2))
+
+    def pieces(self):
+        n_before = 0
+        for batch in self.rows.to_batches(max_chunksize=2):
+            self.engine.register("_stream", pa.Table.from_batches([batch]))
+            self.n_pieces += 1
+            yield n_before
+            n_before += batch.num_rows
 
 
 AT = [NOW - timedelta(hours=1), None, NOW - timedelta(hours=3)]
@@ -230,6 +247,8 @@ def test_rows_that_stream_by_are_judged_as_those_that_are_kept(first, second):
         assert one.n_violations == other_one.n_violations, one.check
         assert len(one.examples) == len(other_one.examples) or one.check.startswith("unique")
         assert all(example.values is None for example in other_one.examples)
+        if not one.check.startswith("unique"):
+            assert [e.row for e in one.examples] == [e.row for e in other_one.examples], one.check
 
 
 def test_examples_of_rows_that_stream_by_show_the_row_or_the_repeated_values():
@@ -239,6 +258,14 @@ def test_examples_of_rows_that_stream_by_show_the_row_or_the_repeated_values():
     ).results
     assert [(one.row, one.values) for one in unique.examples] == [(3, {"v": 2})]
     assert [(one.row, one.values) for one in filled.examples] == [(4, {"v": None, "w": "d"})]
+
+
+def test_rows_that_stream_by_are_read_again_until_there_are_enough_examples():
+    columns = {"v": [0, -1, -2, 3, -4, -5, 6, -7, -8, -9, -10] + [1] * 50}
+    seen = []
+    (one,) = streamed(columns, {"check": "between", "column": "v", "least": 0}, seen=seen).results
+    assert (one.n_violations, [example.row for example in one.examples]) == (8, [2, 3, 5, 6, 8])
+    assert seen[0].n_pieces == 4
 
 
 def usual(past, n_rows, now=NOW, **more):

@@ -7,10 +7,10 @@ few examples, and those to set aside.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 
 import duckdb
 
@@ -28,6 +28,18 @@ JUDGED = "_judged"
 N_EXAMPLES = 5
 Earlier = Callable[[Contract, Check], Past]
 """The earlier figures of a check."""
+
+
+class Again(Protocol):
+    """Lays rows that can be read but once (a stream from the lake) into ``ROWS`` anew."""
+
+    def whole(self) -> None:
+        """All of them."""
+        ...
+
+    def pieces(self) -> Iterator[int]:
+        """Piece by piece; gives how many rows came before. The caller need not take all."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -56,7 +68,7 @@ def judge(
     show_values: bool = True,
     earlier: Earlier = lambda _contract, _check: (),
     loaded_at: datetime | None = None,
-    again: Callable[[], None] | None = None,
+    again: Again | None = None,
 ) -> Judgement:
     """Hold the rows of ``ROWS`` to contracts.
 
@@ -89,7 +101,8 @@ def judge(
         if suspected and again is None:
             found |= _looked_at(bench, suspected)
         elif suspected and again is not None:
-            found |= _streamed(bench, suspected, sorted(columns), again)
+            counts = {place: n for place, (n, _) in found.items()}
+            found |= _streamed(bench, suspected, counts, sorted(columns), again)
     except duckdb.OutOfMemoryException:
         raise
     except duckdb.Error as error:
@@ -147,35 +160,58 @@ def _looked_at(
 
 
 def _streamed(
-    bench: Bench, suspected: dict[int, Compiled], columns: Sequence[str], again: Callable[[], None]
+    bench: Bench,
+    suspected: dict[int, Compiled],
+    counts: Mapping[int, int],
+    columns: Sequence[str],
+    again: Again,
 ) -> dict[int, tuple[int, list[Example]]]:
-    """As ``_looked_at``, of rows that come once: all plain checks in one more pass, and one for
-    each ``unique``, which needs its own columns only."""
-    found: dict[int, tuple[int, list[Example]]] = {}
-    plain = {p: one for p, one in suspected.items() if not isinstance(one.check, Unique)}
-    if plain:
-        again()
-        conditions = ", ".join(
-            f"coalesce(({one.violating}\n), false) AS b{place}" for place, one in plain.items()
-        )
-        told = ", ".join(
-            f"count_if(b{place}), arg_min(seen, _row, {N_EXAMPLES}) FILTER (WHERE b{place})"
-            for place in plain
-        )
-        seen = ", ".join(f"{name(one)} := r.{name(one)}" for one in columns)
-        row = _only_row(bench,
-            f"SELECT {told} FROM (SELECT row_number() OVER () AS _row,"
-            f" struct_pack(_row := row_number() OVER (), {seen}) AS seen, {conditions}"
-            f" FROM {ROWS} r)"
-        )  # fmt: skip
-        for at, place in enumerate(plain):
-            shown = [_example(dict(one)) for one in row[2 * at + 1] or []]
-            found[place] = (int(row[2 * at]), shown)
+    """As ``_looked_at``, of rows that come once and are counted already.
+
+    The first rows that violate checks are looked for piece by piece, until enough are found,
+    which mostly is soon. Each ``unique`` takes a pass of its own columns, which counts exactly
+    what was counted by hashes.
+    """
+    found: dict[int, tuple[int, list[Example]]] = {
+        place: (counts[place], []) for place in suspected
+    }
+    left = {p: one for p, one in suspected.items() if not isinstance(one.check, Unique)}
+    if left:
+        for n_before in again.pieces():
+            for place, shown in _first_ones(bench, left, columns, n_before).items():
+                n, examples = found[place]
+                examples += shown[: N_EXAMPLES - len(examples)]
+                if len(examples) >= min(N_EXAMPLES, n):
+                    del left[place]
+            if not left:
+                break
     for place, one in suspected.items():
         if isinstance(one.check, Unique):
-            again()
+            again.whole()
             found[place] = _repeated(bench, one.check)
     return found
+
+
+def _first_ones(
+    bench: Bench, broken: Mapping[int, Compiled], columns: Sequence[str], n_before: int
+) -> dict[int, list[Example]]:
+    """The first rows of a piece that violate each check, numbered behind those before it."""
+    seen = ", ".join(f"{name(one)} := r.{name(one)}" for one in columns)
+    conditions = ", ".join(
+        f"coalesce(({one.violating}\n), false) AS b{place}" for place, one in broken.items()
+    )
+    told = ", ".join(
+        f"arg_min(seen, seen._row, {N_EXAMPLES}) FILTER (WHERE b{place})" for place in broken
+    )
+    row = _only_row(
+        bench,
+        f"SELECT {told} FROM (SELECT struct_pack(_row := {n_before} + row_number() OVER (),"
+        f" {seen}) AS seen, {conditions} FROM {ROWS} r)",
+    )
+    return {
+        place: [_example(dict(one)) for one in shown or []]
+        for place, shown in zip(broken, row, strict=True)
+    }
 
 
 def _repeated(bench: Bench, check: Unique) -> tuple[int, list[Example]]:

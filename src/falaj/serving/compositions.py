@@ -140,7 +140,8 @@ class ComposedModel:
 
     def compile(self) -> bool:
         """Have every member take its faster form; returns whether one has any."""
-        return any([one.compile() for one in self._compiling])
+        taken = [one.compile() for one in self._compiling]
+        return any(taken)
 
     def run(self, rows: NDArray[np.float32]) -> NDArray[np.floating[Any]]:
         """The weighted mean of the members, or what the last of a chain gives: [n, 1]."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from typing import Any
+from typing import Any, cast
 
 _RECORD_BYTES = 16 * 1024
 """Of plain text, at most, in one record of TLS."""
@@ -110,7 +110,7 @@ class Secured(asyncio.Protocol):
         self._rest()
         self._open = True
         self._flush()
-        self._reader.connection_made(self)
+        self._reader.connection_made(cast("asyncio.Transport", self))  # as far as it is used
         return self._socket is not None
 
     def _plain(self, n_bytes: int) -> bytes:
