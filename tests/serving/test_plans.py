@@ -52,6 +52,10 @@ class Plan:
 
     def __init__(self, release: Release) -> None:
         self.release = release
+        self.compiled = False
+
+    def compile(self) -> None:
+        self.compiled = True
 
 
 class Endpoint:
@@ -78,6 +82,23 @@ def test_the_release_that_served_before_is_not_loaded_again_for_a_rollback(tmp_p
     assert endpoint.serve(1, 2) == ["release_1", "release_2"]
     assert endpoint.serve(1, 2, 1) == []
     assert endpoint.plans.active["delays"].release.id == "release_1"
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_the_successor_of_a_plan_with_compiled_models_is_compiled_before_it_answers(
+    tmp_path: Path, compiled: bool
+) -> None:
+    endpoint = Endpoint(tmp_path, keep_seconds=60)
+    endpoint.table.announce("delays", "release_1")
+    endpoint.plans.prepare()
+    endpoint.serve(1)
+    first: Any = endpoint.plans.active["delays"]
+    assert not first.compiled, "a worker that starts answers as soon as it can"
+    first.compiled = compiled
+    endpoint.table.announce("delays", "release_2")
+    endpoint.plans.prepare()
+    endpoint.serve(2)
+    assert endpoint.plans.active["delays"].compiled == compiled
 
 
 def test_only_one_release_is_kept_for_a_rollback(tmp_path: Path) -> None:
