@@ -123,14 +123,17 @@ def until(met: Callable[[], bool], seconds: float = 5.0) -> None:
 
 
 @contextmanager
-def serving(certificate: ServerCertificate | None = None) -> Iterator[Served]:
+def serving(
+    certificate: ServerCertificate | None = None,
+    bounds: Bounds = Bounds(head=0.3, idle=0.6, handshake=5.0, farewell=1.0),  # noqa: B008
+) -> Iterator[Served]:
     """A front that serves, over TLS if there is a certificate."""
     ready, found = threading.Event(), list[Served]()
     stop: list[asyncio.Event] = []
 
     async def main() -> None:
         bound = socket.create_server(("127.0.0.1", 0))
-        front = Front(Echo(), bounds=Bounds(head=0.3, idle=0.6, handshake=0.5, farewell=1.0))
+        front = Front(Echo(), bounds=bounds)
         await front.listen([bound], certificate and certificate.server_context())
         stop.append(asyncio.Event())
         trusting = certificate and client_context(certificate.ca_path)
