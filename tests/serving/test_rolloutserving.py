@@ -197,7 +197,8 @@ def test_a_request_that_spoils_a_run_costs_the_challenger_no_other_one(running: 
     answers, parts = made.score(parsed)
     told = [json.loads(bytes(one))["predictions"][0]["variant"] for one in answers]  # type: ignore[arg-type]
     assert told == ["champion" if number == 3 else "new" for number in range(8)]
-    assert [part.failed for part in parts if part.failed] == [{"new": 1}]
+    told_of = [{name: len(some) for name, some in part.failed.items()} for part in parts if part.failed]
+    assert told_of == [{"new": 1}]
     assert sorted(one for part in parts for one in part.ids) == sorted(
         json.loads(bytes(one))["predictions"][0]["id"]  # type: ignore[arg-type]
         for one in answers
