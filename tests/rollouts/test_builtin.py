@@ -198,8 +198,14 @@ def test_a_limit_of_latency_with_what_is_tolerated_on_it_is_never_below_it():
 )
 def test_clients_that_fail_on_any_variant_are_seldom_taken_for_harm(failing):
     """Their excess on one side never varies, so evidence by requests would grow for ever."""
-    found = found_after(Clients(**failing), simulations=40, minutes=20, seed=7)
+    found = found_after(Clients(**failing), simulations=60, minutes=30, seed=7)
     assert np.isfinite(found).mean() <= 0.05
+
+
+def test_as_requests_of_their_own_their_failures_would_be_taken_for_harm():
+    clients = Clients(failing=3, by_requests=True)
+    found = found_after(clients, simulations=60, minutes=20, seed=7)
+    assert np.isfinite(found).mean() >= 0.15
 
 
 def test_twice_the_errors_on_a_tenth_of_the_traffic_are_found_in_minutes():

@@ -35,6 +35,8 @@ class Clients:
         failing_rate: the share of their requests that fails.
         failing_eager: how many times as many requests as another client each of them sends.
         error: that the guardrail may spend.
+        by_requests: take each request for a unit of its own, which is how one counts without
+            units.
     """
 
     n: int = 600
@@ -47,6 +49,7 @@ class Clients:
     failing_eager: float = 1.0
     error: float = 0.05
     look_seconds: int = 30
+    by_requests: bool = False
 
 
 def found_after(clients: Clients, *, simulations: int, minutes: float, seed: int) -> Floats:
@@ -70,7 +73,7 @@ class _Traffic:
     """The requests of one canary; clients are assigned their variant and bucket once."""
 
     def __init__(self, clients: Clients, rng: np.random.Generator) -> None:
-        self._rng = rng
+        self._rng, self._by_requests = rng, clients.by_requests
         seconds = clients.look_seconds
         each = clients.requests_a_second * seconds / max(clients.n, 1)
         shares = np.array([1 - clients.share, clients.share])[:, None]
@@ -91,6 +94,11 @@ class _Traffic:
         requests, failing = rng.poisson(self._requests), rng.poisson(self._failing)
         events = rng.binomial(requests, self._rates) + rng.binomial(failing, self._failing_rate)
         requests = requests + failing
+        if self._by_requests:
+            even = np.full(UNIT_BUCKETS, 1 / UNIT_BUCKETS)
+            events, requests = (
+                rng.multinomial(one.sum(axis=1), even) for one in (events, requests)
+            )
         return Tally(events[0], requests[0]), Tally(events[1], requests[1])
 
     def _placed(self, n: int, share: float) -> Ints:
