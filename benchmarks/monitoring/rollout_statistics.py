@@ -190,7 +190,7 @@ def main():
     rows = success_rows(500 if small else 10_000)
     rows += false_rollbacks(200 if small else 2_000)
     rows += delays(300 if small else 2_000)
-    rows += of_clients(*((100, 120) if small else (200, DAY)))
+    rows += of_clients(*((100, 120) if small else (200, 480)))
     rows += cost_of_counting()
     report("monitoring", "Rollouts judged in simulations", rows, given)
 

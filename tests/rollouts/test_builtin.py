@@ -215,6 +215,13 @@ def test_twice_the_errors_on_a_tenth_of_the_traffic_are_found_in_minutes():
     assert np.isfinite(found).all()
 
 
+def test_clients_that_always_fail_hide_no_harm_to_all_others():
+    clients = Clients(errors=0.02, errors_times=2, error=0.01, failing=20)
+    found = found_after(clients, simulations=40, minutes=60, seed=10)
+    assert np.median(found) <= 15
+    assert np.isfinite(found).all()
+
+
 @pytest.mark.parametrize("n", [0, 600])
 def test_a_dead_challenger_is_found_at_the_first_looks(n):
     clients = Clients(n=n, errors_times=1e9, error=0.01, look_seconds=2)

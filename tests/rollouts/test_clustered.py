@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from falaj.rollouts.clustered import Clusters
+from falaj.rollouts.clustered import Clusters, outlying
 from falaj.serving.unitcounts import UNIT_BUCKETS
 
 
@@ -104,3 +104,26 @@ def test_many_at_once_give_what_each_gives_and_what_is_told_is_read():
         assert many.design_effect()[place] == pytest.approx(float(one.design_effect()))
         read = Clusters.read(0.1, json.loads(json.dumps(one.told())))
         assert read.design_effect() == pytest.approx(float(one.design_effect()), rel=1e-4)
+
+
+def test_of_independent_events_no_bucket_stands_out():
+    rng = np.random.default_rng(3)
+    found = 0
+    for rate in (0.001, 0.02, 0.4):
+        for mean in (2, 50, 3_000):
+            for _ in range(40):
+                requests = rng.poisson(mean * rng.gamma(2, 0.5, UNIT_BUCKETS))
+                found += outlying(rng.binomial(requests, rate), requests).sum()
+    assert found <= 1
+
+
+def test_a_client_that_always_fails_stands_out_soon_and_a_dead_variant_does_not():
+    rng = np.random.default_rng(4)
+    requests = rng.poisson(30, UNIT_BUCKETS)
+    events = rng.binomial(requests, 0.02)
+    events[17] += 12
+    requests[17] += 12
+    assert outlying(events, requests).nonzero()[0].tolist() == [17]
+    dead = rng.binomial(requests, 0.1)  # a tenth of all requests
+    assert not outlying(dead, requests).any()
+    assert not outlying(at(), at()).any()

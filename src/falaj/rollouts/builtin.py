@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from falaj.rollouts.clustered import Clusters
+from falaj.rollouts.clustered import Clusters, outlying
 from falaj.rollouts.evidence import EventCurve, mean_evidence, threshold
 from falaj.rollouts.guardrails import LEAST_CLUSTERS, blank, breach
 from falaj.rollouts.model import Guardrail, GuardrailReading
@@ -39,7 +39,15 @@ Counted = tuple[int, int, int, int]
 
 def begin() -> Memory:
     """What is remembered of a guardrail from the first look on."""
-    return {"logs": None, "tally": [0, 0, 0, 0], "residuals": [], "clusters": None, "seen": None}
+    return {
+        "logs": None,
+        "tally": [0, 0, 0, 0],
+        "judged": [0, 0, 0, 0],
+        "residuals": [],
+        "clusters": None,
+        "units": None,
+        "seen": None,
+    }
 
 
 def judged(
@@ -73,6 +81,8 @@ def weighed(
 ) -> GuardrailReading:
     """As ``judged``, of what happened since the look before."""
     reading = blank(guardrail, challenger, error)
+    _take(reading, memory, (*tried.totals, *champion.totals))
+    champion, tried = _without_outlying(memory, champion, tried)
     found = (*tried.totals, *champion.totals)
     tolerated = _tolerated(guardrail)
     curve = EventCurve.empty(tolerated)
@@ -84,7 +94,7 @@ def weighed(
     curve.add(events, others, requests, other_requests)
     clusters.add(tried.events, champion.events, tried.requests, champion.requests)
     memory["logs"], memory["clusters"] = curve.logs.tolist(), clusters.told()
-    _take(reading, memory, found)
+    memory["judged"] = [a + b for a, b in zip(memory["judged"], found, strict=True)]
     known = len(memory["residuals"]) >= _LEAST_RESIDUALS
     if not known and guardrail.metric != "error_rate":
         reading.why = "too little was seen to tell how much slow requests come in clumps"
@@ -192,6 +202,24 @@ def moved_on(
     return present[0].since(before[0]), present[1].since(before[1])
 
 
+def _without_outlying(memory: Memory, champion: Tally, tried: Tally) -> tuple[Tally, Tally]:
+    """What happened, without the buckets that stood out in the looks before this one.
+
+    Whoever fails at every request has told that after some of them; all further ones would
+    hide what happens to everybody else. Which buckets are left out depends neither on this look
+    nor on the variant that they failed with, so it favours none.
+    """
+    known = Tally.nothing() if memory["units"] is None else Tally.read(memory["units"])
+    kept = ~outlying(known.events, known.requests)
+    both = Tally(
+        known.events + champion.events + tried.events,
+        known.requests + champion.requests + tried.requests,
+    )
+    memory["units"] = both.told()
+    left = [Tally(one.events * kept, one.requests * kept) for one in (champion, tried)]
+    return left[0], left[1]
+
+
 def _frozen(guardrail: Guardrail, memory: Memory, present: NDArray[np.int64]) -> bool:
     """Freeze the threshold of the latency if the champion has answered enough by now."""
     begun = np.zeros(BUCKETS, np.int64)
@@ -230,7 +258,8 @@ def _note_residual(memory: Memory, found: Counted) -> None:
     events, requests, others, other_requests = waiting
     # Those of this look are not in the tally yet, but those that waited are.
     e, n, o, m = (
-        all_ - (kept - new) for all_, kept, new in zip(memory["tally"], waiting, found, strict=True)
+        all_ - (kept - new)
+        for all_, kept, new in zip(memory["judged"], waiting, found, strict=True)
     )
     if not (requests and other_requests):
         return

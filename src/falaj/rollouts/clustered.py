@@ -26,6 +26,7 @@ units that fail m times each it is m, so that k events are read. It is taken for
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -37,6 +38,28 @@ from falaj.serving.unitcounts import UNIT_BUCKETS
 
 Floats = NDArray[np.float64]
 _DIGITS = 6
+
+
+_USUAL = 0.75
+"""The part of the buckets with the lowest rates, that the usual rate is taken of."""
+_TIMES, _DEVIATIONS, _LEAST = 3.0, 4.0, 4.0
+
+
+def outlying(events: ArrayLike, requests: ArrayLike) -> NDArray[np.bool_]:
+    """The buckets that have far more events than is usual, whichever variant had them.
+
+    Those beyond 3 times what the usual rate expects, and 4 events and 4 standard deviations more.
+    Of independent events hardly any bucket of a million has so many.
+
+    Args:
+        events, requests: of both sides together so far, [unit buckets].
+    """
+    y, n = (np.asarray(one, dtype=np.float64) for one in (events, requests))
+    rates = np.sort(y / np.maximum(n, 1.0))
+    seen = np.count_nonzero(n)
+    usual = rates[len(rates) - seen :][: math.ceil(_USUAL * seen)]
+    expected = n * (float(usual.mean()) if seen else 0.0)
+    return np.asarray(y > _TIMES * expected + _DEVIATIONS * np.sqrt(expected) + _LEAST)
 
 
 @dataclass

@@ -132,7 +132,9 @@ def cells_of(
         latency[100] = requests
     rows = np.repeat(np.arange(BUCKETS + 1), np.append(latency, failed))
     rows = np.random.default_rng(first).permutation(rows)
-    places = (first + np.arange(len(rows))) % UNIT_BUCKETS if bucket is None else bucket
+    places = (first + np.arange(len(rows))) % UNIT_BUCKETS
+    if bucket is not None:
+        places[:] = bucket
     np.add.at(cells, (rows, places), 1)
     return cells
 
