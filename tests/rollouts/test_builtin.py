@@ -128,6 +128,22 @@ def test_and_one_that_is_no_slower_than_that_is_not(ground):
         assert not ground.look(rollout, minutes).breached
 
 
+@pytest.mark.parametrize(("bucket", "found"), [(3, False), (None, True)])
+def test_slow_requests_of_one_client_are_no_slow_challenger_but_of_many_they_are(
+    ground, bucket, found
+):
+    rng = np.random.default_rng(12)
+    rollout = canary(ground, LATENCY)
+    ground.look(rollout, 0)
+    breached = False
+    for minutes in range(1, 40):
+        count(ground, "champion", latency=slow(rng, 2_700))
+        count(ground, "new", latency=slow(rng, 290))
+        count(ground, "new", latency=slow(rng, 10, 50.0), bucket=bucket, first=minutes)
+        breached = breached or bool(ground.look(rollout, minutes).breached)
+    assert breached == found
+
+
 def test_before_the_champion_has_answered_a_thousand_there_is_no_threshold(ground):
     rng = np.random.default_rng(4)
     rollout = canary(ground, LATENCY)
