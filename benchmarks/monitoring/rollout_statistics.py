@@ -7,12 +7,19 @@ that has a power of 92.6 % for a lift of a tenth. Harm: a canary with a tenth of
 second under five guardrails (errors, latency, conversion, revenue, fairness) that share an error
 of 5 %, looked at every 30 s; beside it, on the same traffic, thresholds on windows of one minute
 as Argo Rollouts (``failureLimit: 3``) and Flagger (``threshold: 5``) are set up with, and a
-z-test at 5 % that is looked at every minute. The judged functions are those that judge real
-rollouts (``falaj.testing.rolloutsimulations``).
+z-test at 5 % that is looked at every minute. Clients: the guardrail of errors alone where
+requests come from sticky clients, some of whom always fail, beside the same guardrail of requests
+that are each taken for a unit of its own. The judged functions are those that judge real rollouts
+(``falaj.testing.rolloutsimulations``, ``falaj.testing.clientsimulations``). What it costs to count
+a request by its unit is measured on the function that workers call.
 """
 
 import sys
+from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
+from time import perf_counter
+from types import SimpleNamespace
 
 import numpy as np
 
@@ -21,6 +28,9 @@ from measuring import Row, arguments, report
 
 from falaj.rollouts.groupsequential import fixed_power
 from falaj.rollouts.model import Success
+from falaj.serving.predictions import Parsed
+from falaj.serving.unitcounts import UnitCells
+from falaj.testing.clientsimulations import Clients, found_after
 from falaj.testing.rolloutsimulations import Canary, canaries, successes
 
 RATE, LIFT, DRIFT = 0.1, 0.1, 3.4066
@@ -118,6 +128,61 @@ def delays(simulations):
     return rows
 
 
+def of_clients(simulations, minutes):
+    """Healthy canaries among clients who always fail, and harm by its size."""
+    rows = []
+    size = f"{simulations:,} canaries, {minutes / 60:g} h"
+    for name, clients in (
+        ("3 clients of 600 always fail", Clients(failing=3)),
+        ("10 of 600, 20 times as eager", Clients(failing=10, failing_eager=20)),
+        ("60 of 660 fail every second time", Clients(failing=60, failing_rate=0.5)),
+    ):
+        found, plain = (
+            found_after(one, simulations=simulations, minutes=minutes, seed=16)
+            for one in (clients, replace(clients, by_requests=True))
+        )
+        ours = 100 * np.isfinite(found).mean()
+        rows.append(
+            Row(f"healthy canary rolled back for errors, {name}", size, "%", ours,
+                100 * float(np.isfinite(plain).mean()), "counted by request", goal="≤ 5 %",
+                met=bool(ours <= 5))
+        )  # fmt: skip
+    part = Canary().error / 5  # of five guardrails
+    twice = Clients(errors=0.02, errors_times=2, error=part)
+    for name, clients in (
+        ("errors 4 % instead of 2 %", twice),
+        ("errors 4 % instead of 2 %, each request its own client", replace(twice, n=0)),
+        ("errors 4 % instead of 2 %, 3 clients of 600 always fail", replace(twice, failing=3)),
+        ("all requests fail", replace(twice, errors_times=1e9)),
+        ("all requests fail, looked at every second", replace(
+            twice, errors_times=1e9, look_seconds=1)),
+    ):  # fmt: skip
+        found = found_after(clients, simulations=3 * simulations, minutes=240, seed=17)
+        for which, share in (("median", 0.5), ("9 of 10", 0.9)):
+            rows.append(
+                Row(f"{name}, found after ({which})", f"{3 * simulations:,} canaries", "min",
+                    float(np.quantile(found, share, method="lower")))
+            )  # fmt: skip
+    return rows
+
+
+def cost_of_counting():
+    """A request counted by its unit, on the path of a request."""
+    rows = [SimpleNamespace(who=f"client-{number:07d}") for number in range(2_000)]
+    asked = [Parsed([row], None, None, 0, "u", number * 1e-6) for number, row in enumerate(rows)]
+    cells, unit, best = UnitCells(bytearray(1 << 20)), attrgetter("who"), np.inf
+    for _ in range(50):
+        begun = perf_counter()
+        for one in asked:
+            cells.answered([one], unit, 0.005)
+        best = min(best, perf_counter() - begun)
+    micro = best / len(asked) * 1e6
+    return [
+        Row("a request counted by its unit", "2,000 units, one a call", "µs", micro,
+            goal="≤ 1 µs", met=bool(micro <= 1))
+    ]  # fmt: skip
+
+
 def main():
     """Simulate, and report."""
     given = arguments(__doc__)
@@ -125,6 +190,8 @@ def main():
     rows = success_rows(500 if small else 10_000)
     rows += false_rollbacks(200 if small else 2_000)
     rows += delays(300 if small else 2_000)
+    rows += of_clients(*((100, 120) if small else (200, 480)))
+    rows += cost_of_counting()
     report("monitoring", "Rollouts judged in simulations", rows, given)
 
 

@@ -29,7 +29,7 @@ from falaj.rollouts.model import (
     Success,
 )
 from falaj.rollouts.ports import Underway
-from falaj.serving.model import SeriesCounts
+from falaj.rollouts.readings import Ints
 from falaj.testing.rollouttrial import trial  # noqa: F401 - a fixture
 
 START = datetime(2026, 5, 4, 8, tzinfo=UTC)
@@ -44,17 +44,17 @@ class Ground:
         self.endpoint = f"shop{number}"
         self.outcomes = f"outcomes{number}"
         self.metrics: dict[str, Metric] = {}
-        self.counted: dict[str, dict[str, Any]] = {}
+        self.counted: dict[str, Ints] = {}
+        self.shadows: set[str] = set()
         # On a busy machine any look may take long, and would rest.
-        self.judge = RolloutJudge(lake, self.series, self.declared, seconds=30, rests_from=1e9)
+        self.judge = RolloutJudge(lake, self.cells, self.declared, seconds=30, rests_from=1e9)
         self.memory: Mapping[str, object] = {}
         self._predictions = count()
 
-    def series(self) -> list[SeriesCounts]:
-        return [
-            SeriesCounts(endpoint=self.endpoint, variant=name, **one)
-            for name, one in self.counted.items()
-        ]
+    def cells(self, endpoint: str) -> dict[tuple[str, bool], Ints]:
+        if endpoint != self.endpoint:
+            return {}
+        return {(name, name in self.shadows): one for name, one in self.counted.items()}
 
     def declared(self, name: str) -> Metric:
         if name not in self.metrics:

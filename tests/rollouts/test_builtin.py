@@ -6,8 +6,10 @@ import pytest
 from falaj.rollouts import builtin
 from falaj.rollouts.builtin import dispersion
 from falaj.rollouts.model import Guardrail, Stage
-from falaj.rollouts.readings import Counter, bucket_above
+from falaj.rollouts.readings import Tally, bucket_above
 from falaj.serving.counted import histogram, upper_of
+from falaj.serving.unitcounts import UNIT_BUCKETS
+from falaj.testing.clientsimulations import Clients, cells_of, found_after
 
 ERRORS = (Guardrail(metric="error_rate"),)
 LATENCY = (Guardrail(metric="latency", tolerated=0.25),)
@@ -15,19 +17,19 @@ LATENCY = (Guardrail(metric="latency", tolerated=0.25),)
 
 def slow(rng, n, factor=1.0):
     """The latency of answers, as the meters tell it: around 10 ms, with a long tail."""
-    counts = histogram((rng.lognormal(-4.6, 0.5, n) * factor).astype(np.float32))
-    return [(int(place), int(counts[place])) for place in np.flatnonzero(counts)]
+    return histogram((rng.lognormal(-4.6, 0.5, n) * factor).astype(np.float32))
 
 
-def count(ground, variant, requests=0, failed=0, latency=()):
+def count(ground, variant, requests=0, failed=0, **more):
     """Count more of a variant."""
-    kept = ground.counted.setdefault(variant, {"requests": 0, "failed": 0, "latency": []})
-    both = Counter(0, 0, dict(kept["latency"])) + Counter(0, 0, dict(latency))
-    kept.update(
-        requests=kept["requests"] + requests,
-        failed=kept["failed"] + failed,
-        latency=sorted(both.latency.items()),
-    )
+    kept = ground.counted.get(variant, 0)
+    ground.counted[variant] = kept + cells_of(requests, failed, **more)
+
+
+def spread(events, requests):
+    """A tally in which each request comes from a unit of its own, as far as buckets go."""
+    even = [np.diff(np.arange(UNIT_BUCKETS + 1) * n // UNIT_BUCKETS) for n in (events, requests)]
+    return Tally(*even)
 
 
 def canary(ground, guardrails):
@@ -61,8 +63,14 @@ def test_one_client_that_tries_again_a_few_times_is_no_dead_challenger(ground):
     rollout = canary(ground, ERRORS)
     ground.look(rollout, 0)
     count(ground, "champion", 900)
-    count(ground, "new", 97, 3)
+    count(ground, "new", 70)
+    count(ground, "new", 0, 30, bucket=7)
     assert not ground.look(rollout, 1).breached
+    ground.counted, ground.memory = {}, {}
+    ground.look(rollout, 0)
+    count(ground, "champion", 900)
+    count(ground, "new", 70, 30)
+    assert ground.look(rollout, 1).breached
 
 
 def test_errors_that_both_have_alike_are_no_harm_at_any_share(ground):
@@ -120,6 +128,22 @@ def test_and_one_that_is_no_slower_than_that_is_not(ground):
         assert not ground.look(rollout, minutes).breached
 
 
+@pytest.mark.parametrize(("bucket", "found"), [(3, False), (None, True)])
+def test_slow_requests_of_one_client_are_no_slow_challenger_but_of_many_they_are(
+    ground, bucket, found
+):
+    rng = np.random.default_rng(12)
+    rollout = canary(ground, LATENCY)
+    ground.look(rollout, 0)
+    breached = False
+    for minutes in range(1, 40):
+        count(ground, "champion", latency=slow(rng, 2_700))
+        count(ground, "new", latency=slow(rng, 290))
+        count(ground, "new", latency=slow(rng, 10, 50.0), bucket=bucket, first=minutes)
+        breached = breached or bool(ground.look(rollout, minutes).breached)
+    assert breached == found
+
+
 def test_before_the_champion_has_answered_a_thousand_there_is_no_threshold(ground):
     rng = np.random.default_rng(4)
     rollout = canary(ground, LATENCY)
@@ -139,10 +163,9 @@ def test_slowness_in_clumps_is_not_taken_for_harm():
         memory = builtin.begin()
         memory.update(bucket=100, challenger_bucket=100)
         for _ in range(120):
-            events = 16 * rng.poisson(0.5), 16 * rng.poisson(4.5)
-            new = Counter(300, 0, {50: 300 - min(events[0], 300), 200: min(events[0], 300)})
-            old = Counter(2_700, 0, {50: 2_700 - events[1], 200: events[1]})
-            reading = builtin.judged(LATENCY[0], "new", memory, old, new, 0.05)
+            new = spread(min(16 * rng.poisson(0.5), 300), 300)
+            old = spread(16 * rng.poisson(4.5), 2_700)
+            reading = builtin.weighed(LATENCY[0], "new", memory, old, new, 0.05)
             if reading.breached:
                 wrong += 1
                 break
@@ -179,42 +202,68 @@ def test_a_limit_of_latency_with_what_is_tolerated_on_it_is_never_below_it():
         assert bucket_above(bucket, 1.0) == bucket
 
 
-def healthy_rolled_back(failing, *, runs=40, looks=60, seed=7):
-    """The share of canaries with a tenth of 600 sticky clients that are rolled back for clients
-    half of whose requests fail, whichever model answers them."""
-    rng = np.random.default_rng(seed)
-    wrong = 0
-    for _ in range(runs):
-        new = rng.random(600) < 0.1
-        memory = builtin.begin()
-        for _ in range(looks):
-            requests = rng.poisson(5, 600)
-            failed = np.zeros(600, dtype=int)
-            failed[:failing] = rng.binomial(requests[:failing], 0.5)
-            sides = [
-                Counter(int((requests - failed)[side].sum()), int(failed[side].sum()))
-                for side in (~new, new)
-            ]
-            if builtin.judged(ERRORS[0], "new", memory, *sides, 0.025).breached:
-                wrong += 1
-                break
-    return wrong / runs
+@pytest.mark.parametrize(
+    "failing",
+    [
+        {"failing": 1},
+        {"failing": 3},
+        {"failing": 10, "failing_eager": 20},
+        {"failing": 60, "failing_rate": 0.5},
+        {"failing": 20, "share": 0.01},
+    ],
+)
+def test_clients_that_fail_on_any_variant_are_seldom_taken_for_harm(failing):
+    """Their excess on one side never varies, so evidence by requests would grow for ever."""
+    found = found_after(Clients(**failing), simulations=60, minutes=30, seed=7)
+    assert np.isfinite(found).mean() <= 0.05
 
 
-def test_clients_that_fail_on_any_variant_are_not_taken_for_harm_at_last():
-    """Their excess on one side never varies, so evidence of it would grow for ever."""
-    assert healthy_rolled_back(60) <= 0.05
+def test_as_requests_of_their_own_their_failures_would_be_taken_for_harm():
+    clients = Clients(failing=3, by_requests=True)
+    found = found_after(clients, simulations=60, minutes=20, seed=7)
+    assert np.isfinite(found).mean() >= 0.15
+
+
+def test_twice_the_errors_on_a_tenth_of_the_traffic_are_found_in_minutes():
+    clients = Clients(errors=0.02, errors_times=2, error=0.01)
+    found = found_after(clients, simulations=60, minutes=60, seed=8)
+    assert np.median(found) <= 6
+    assert np.isfinite(found).all()
+
+
+def test_clients_that_always_fail_hide_no_harm_to_all_others():
+    clients = Clients(errors=0.02, errors_times=2, error=0.01, failing=20)
+    found = found_after(clients, simulations=40, minutes=60, seed=10)
+    assert np.median(found) <= 15
+    assert np.isfinite(found).all()
+
+
+@pytest.mark.parametrize("n", [0, 600])
+def test_a_dead_challenger_is_found_at_the_first_looks(n):
+    clients = Clients(n=n, errors_times=1e9, error=0.01, look_seconds=2)
+    found = found_after(clients, simulations=60, minutes=1, seed=9)
+    assert np.quantile(found, 0.95) <= 6 / 60
 
 
 def test_harm_that_is_plain_is_still_found_among_very_many_failures():
     memory = builtin.begin()
     for _ in range(100):
-        reading = builtin.judged(
-            ERRORS[0], "new", memory, Counter(9_000, 90), Counter(900, 9), 0.025
-        )
-    assert not reading.breached
+        old, new = spread(90, 9_090), spread(9, 909)
+        assert not builtin.weighed(ERRORS[0], "new", memory, old, new, 0.025).breached
     for _ in range(60):
-        reading = builtin.judged(
-            ERRORS[0], "new", memory, Counter(9_000, 90), Counter(900, 100), 0.025
-        )
+        old, new = spread(90, 9_090), spread(100, 1_000)
+        reading = builtin.weighed(ERRORS[0], "new", memory, old, new, 0.025)
     assert reading.breached
+
+
+def test_what_is_remembered_from_before_units_were_counted_begins_the_counting_anew(ground):
+    rollout = canary(ground, ERRORS)
+    count(ground, "champion", 90)
+    ground.look(rollout, 0)
+    ground.memory = {**ground.memory, "layout": 1, "counters": {}, "builtin": {"error_rate/new": 5}}
+    count(ground, "new", 0, 10)
+    [reading] = ground.look(rollout, 1).guardrails
+    assert (reading.n_challenger, reading.breached) == (0, False)
+    count(ground, "champion", 90)
+    count(ground, "new", 0, 10)
+    assert ground.look(rollout, 2).breached

@@ -12,6 +12,7 @@ from falaj.rollouts.model import Challenger, Guardrail, Success
 from falaj.rollouts.pooled import pooled
 from falaj.serving.assigning import layer_salt
 from falaj.serving.assignment import position
+from falaj.testing.clientsimulations import cells_of
 
 START = datetime(2026, 5, 4, 8, tzinfo=UTC)  # as in the fixtures
 HOUR = timedelta(hours=1)
@@ -224,7 +225,7 @@ def test_errors_that_tell_enough_wait_for_no_declared_metric(ground):
     ground.look(rollout, 0)
     ground.predicted(["a"], ["new"], minute(1))
     ground.happened(["a"], [1], minute(1))
-    ground.counted = {"champion": {"requests": 90}, "new": {"requests": 0, "failed": 20}}
+    ground.counted = {"champion": cells_of(90), "new": cells_of(0, 20)}
     assert [one.metric for one in ground.look(rollout, 2).breached] == ["error_rate"]
 
 

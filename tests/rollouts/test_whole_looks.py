@@ -9,6 +9,7 @@ from tests.rollouts.test_judging import converted, half, minute
 from falaj.rollouts.effects import Sums
 from falaj.rollouts.guardrails import MOST_GROUPS, judged_fairness
 from falaj.rollouts.model import Guardrail, Metric, Success
+from falaj.testing.clientsimulations import cells_of
 
 BOTH = (Guardrail(metric="error_rate"), Guardrail(metric="converted"))
 
@@ -21,7 +22,7 @@ def harmed(ground):
     ground.happened(units, converted(variants, {"champion": 0.2, "new": 0.1}), minute(1))
     rollout = ground.rollout(how="canary", guardrails=BOTH)
     ground.look(rollout, 0)
-    ground.counted = {"champion": {"requests": 900}, "new": {"requests": 0, "failed": 100}}
+    ground.counted = {"champion": cells_of(900), "new": cells_of(0, 100)}
     return rollout
 
 
@@ -42,10 +43,8 @@ def test_errors_of_a_shadow_end_no_look_because_they_end_no_shadow(ground):
     ground.predicted(["a"], ["new"], minute(1))
     rollout = ground.rollout(how="shadow", guardrails=BOTH[:1])
     ground.look(rollout, 0)
-    ground.counted = {
-        "champion": {"requests": 900},
-        "new": {"requests": 0, "failed": 100, "shadow": True},
-    }
+    ground.counted = {"champion": cells_of(900), "new": cells_of(0, 100)}
+    ground.shadows = {"new"}
     look = ground.look(rollout, 2)
     assert look.breached
     assert look.units["new"] == 1
@@ -61,8 +60,8 @@ def test_a_metric_that_fails_makes_nobody_forget_what_was_counted(ground, sql):
     ground.metric("converted", sql=sql.format(ground.outcomes))
     for k in range(1, 30):
         ground.counted = {
-            "champion": {"requests": 900 * k, "failed": 9 * k},
-            "new": {"requests": 90 * k, "failed": 4 * k},  # four times as often
+            "champion": cells_of(900 * k, 9 * k),
+            "new": cells_of(90 * k, 4 * k),  # four times as often
         }
         look = ground.look(rollout, k)
         if look.breached:

@@ -31,6 +31,7 @@ from falaj.serving.routing import RoutingTable
 from falaj.serving.shadows import MOST_ROWS
 from falaj.serving.splits import Assignment, Split
 from falaj.serving.spools import DirectorySpools, PredictionDrain
+from falaj.serving.unitcounts import ERRED_ROW, bucket_of
 from falaj.testing.serving import MemoryBundles, Running, make_release, servable, worker
 
 FIELDS = (
@@ -115,6 +116,15 @@ class Rollout:
         self.running.log.flush()
         return self.running.spools.rows(f"predictions_{self.name}")
 
+    def units(self, variant: str, *, shadow: bool = False) -> dict[str, dict[int, int]]:
+        """Answered and failed requests by bucket of units."""
+        cells = self.running.meters.units(self.name)[variant, shadow]
+        parts = {"answered": cells[:ERRED_ROW].sum(axis=0), "failed": cells[ERRED_ROW]}
+        return {
+            name: {int(place): int(one[place]) for place in one.nonzero()[0]}
+            for name, one in parts.items()
+        }
+
     def series(self) -> dict[tuple[str, bool], SeriesCounts]:
         return {
             (one.variant, one.shadow): one
@@ -183,6 +193,43 @@ def test_a_challenger_that_fails_is_stood_in_for_by_the_champion_and_counted(
     assert Counter(one["variant"] for one in rollout.logged()) == {"champion": 3, "new": 1}
 
 
+def test_requests_and_failures_of_a_rollout_are_counted_by_their_units(running: Running) -> None:
+    rollout = Rollout(running, "by_units", bundle="sha256:x")
+    rollout.divided(1.0)
+    for _ in range(3):
+        rollout.asked(row("b", POISON))
+    rollout.asked(row("a"), row("c"))
+    assert rollout.units("new") == {"answered": {bucket_of("a"): 1}, "failed": {bucket_of("b"): 3}}
+    assert rollout.units("champion") == {"answered": {bucket_of("b"): 3}, "failed": {}}
+    # Both rows run together, so nobody knows which one it was: the first has it.
+    rollout.asked(row("a"), row("d", POISON))
+    assert rollout.units("new")["failed"] == {bucket_of("b"): 3, bucket_of("a"): 1}
+
+
+def test_a_failure_of_the_champion_counts_for_its_unit(running: Running) -> None:
+    rollout = Rollout(running, "broken_by_units", champion="sha256:x")
+    running.predict({"inputs": [row("b", POISON)]}, endpoint=rollout.name)
+    assert rollout.units("champion")["failed"] == {bucket_of("b"): 1}
+
+
+def test_a_shadow_is_counted_by_units_as_well(running: Running) -> None:
+    rollout = Rollout(running, "shadowed_by_units", bundle="sha256:x", shadow=True)
+    rollout.divided(1.0)
+    rollout.asked(row("a"), row("a"))
+    until(lambda: ("new", True) in running.meters.units(rollout.name))
+    rollout.asked(row("b", POISON))
+    until(lambda: bool(rollout.units("new", shadow=True)["failed"]))
+    found = rollout.units("new", shadow=True)
+    assert found == {"answered": {bucket_of("a"): 1}, "failed": {bucket_of("b"): 1}}
+
+
+def test_without_a_rollout_nothing_is_counted_by_units(running: Running) -> None:
+    running.activate(make_release("release_uncounted", endpoint="uncounted"))
+    inputs = {name: value for name, value in row().items() if name != "who"}
+    assert running.predict({"inputs": [inputs]}, endpoint="uncounted").status_code == 200
+    assert running.meters.units("uncounted") == {}
+
+
 def test_a_request_that_spoils_a_run_costs_the_challenger_no_other_one(running: Running) -> None:
     rollout = Rollout(running, "spoilt", bundle="sha256:x")
     rollout.divided(1.0)
@@ -197,7 +244,10 @@ def test_a_request_that_spoils_a_run_costs_the_challenger_no_other_one(running: 
     answers, parts = made.score(parsed)
     told = [json.loads(bytes(one))["predictions"][0]["variant"] for one in answers]  # type: ignore[arg-type]
     assert told == ["champion" if number == 3 else "new" for number in range(8)]
-    assert [part.failed for part in parts if part.failed] == [{"new": 1}]
+    told_of = [
+        {name: len(some) for name, some in part.failed.items()} for part in parts if part.failed
+    ]
+    assert told_of == [{"new": 1}]
     assert sorted(one for part in parts for one in part.ids) == sorted(
         json.loads(bytes(one))["predictions"][0]["id"]  # type: ignore[arg-type]
         for one in answers

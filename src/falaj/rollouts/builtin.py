@@ -5,6 +5,9 @@ each variant really had, so no share need be known, and none need be constant. O
 the requests that are slower than a frozen threshold are compared, the champion's 99th
 percentile: a request of the challenger counts if it is slower than that by more than is
 tolerated.
+
+Requests are counted, but units are assigned: the evidence of a likelihood of independent events
+is divided by how much less they tell, by units (``clustered``) and between looks.
 """
 
 from __future__ import annotations
@@ -15,34 +18,36 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from falaj.rollouts.clustered import Clusters, outlying
 from falaj.rollouts.evidence import EventCurve, mean_evidence, threshold
 from falaj.rollouts.guardrails import LEAST_CLUSTERS, blank, breach
 from falaj.rollouts.model import Guardrail, GuardrailReading
-from falaj.rollouts.readings import Counter, bucket_above
-from falaj.serving.counted import upper_of
+from falaj.rollouts.readings import Counter, Tally, bucket_above, bucket_at
+from falaj.serving.counted import BUCKETS, upper_of
 
 LATENCY_QUANTILE = 0.99
 _LEAST_ANSWERS = 1_000
 """Of the champion, before its quantile is taken for a threshold."""
 _RESIDUALS, _LEAST_RESIDUALS = 60, 8
-CLUMP = 3.0
-"""So many failures are taken for one at least: one client that tries again falls on one variant
-with all of its failures."""
-INDEPENDENT = 100.0
-"""As so many independent events all of them together are read at most. A client stays with its
-variant: what those who fail by themselves add to one side is there at every look, so it shows in
-no spread between looks, and would some day seem certain."""
 _MEDIAN_OF_CHI_SQUARED = 0.4549
 """With one degree of freedom."""
 
 Memory = dict[str, Any]
-Tally = tuple[int, int, int, int]
+Counted = tuple[int, int, int, int]
 """Events and requests of the challenger, then of the champion."""
 
 
 def begin() -> Memory:
     """What is remembered of a guardrail from the first look on."""
-    return {"logs": None, "tally": [0, 0, 0, 0], "residuals": [], "history": Counter().told()}
+    return {
+        "logs": None,
+        "tally": [0, 0, 0, 0],
+        "judged": [0, 0, 0, 0],
+        "residuals": [],
+        "clusters": None,
+        "units": None,
+        "seen": None,
+    }
 
 
 def judged(
@@ -56,32 +61,46 @@ def judged(
     """The guardrail at a look; ``memory`` is moved on.
 
     Args:
-        champion, tried: what happened since the look before, of champion and challenger.
+        champion, tried: what was counted since the beginning, of champion and challenger. The
+            first look only takes it down.
         error: that this guardrail and challenger may spend.
     """
+    moved = moved_on(guardrail, memory, champion, tried)
+    if moved is None:
+        return _without_threshold(guardrail, challenger, error)
+    return weighed(guardrail, challenger, memory, *moved, error)
+
+
+def weighed(
+    guardrail: Guardrail,
+    challenger: str,
+    memory: Memory,
+    champion: Tally,
+    tried: Tally,
+    error: float,
+) -> GuardrailReading:
+    """As ``judged``, of what happened since the look before."""
     reading = blank(guardrail, challenger, error)
-    found = _tally(guardrail, memory, champion, tried)
-    if found is None:
-        reading.why = f"the champion has answered fewer than {_LEAST_ANSWERS} requests"
-        return reading
-    events, requests, others, other_requests = found
-    curve = EventCurve.empty(guardrail.tolerated if guardrail.metric == "error_rate" else 0.0)
+    _take(reading, memory, (*tried.totals, *champion.totals))
+    champion, tried = _without_outlying(memory, champion, tried)
+    found = (*tried.totals, *champion.totals)
+    tolerated = _tolerated(guardrail)
+    curve = EventCurve.empty(tolerated)
     if memory["logs"] is not None:
         curve.logs = np.array(memory["logs"], dtype=np.float64)
+    clusters = Clusters.read(tolerated, memory["clusters"])
     _note_residual(memory, found)
+    events, requests, others, other_requests = found
     curve.add(events, others, requests, other_requests)
-    memory["logs"] = curve.logs.tolist()
-    memory["tally"] = [a + b for a, b in zip(memory["tally"], found, strict=True)]
-    _tell(reading, memory)
+    clusters.add(tried.events, champion.events, tried.requests, champion.requests)
+    memory["logs"], memory["clusters"] = curve.logs.tolist(), clusters.told()
+    memory["judged"] = [a + b for a, b in zip(memory["judged"], found, strict=True)]
     known = len(memory["residuals"]) >= _LEAST_RESIDUALS
     if not known and guardrail.metric != "error_rate":
         reading.why = "too little was seen to tell how much slow requests come in clumps"
         return reading
-    clump = max(
-        CLUMP if guardrail.metric == "error_rate" else 1.0,
-        dispersion(memory["residuals"]) if known else 1.0,
-    )
-    curve.logs = curve.logs / tempered(clump, memory["tally"][0] + memory["tally"][2])
+    between = dispersion(memory["residuals"]) if known else 1.0
+    curve.logs = curve.logs / tempered(clusters.design_effect(), between)
     worse_by = curve.worse_by(error)
     if worse_by is not None:
         breach(reading, worse_by)
@@ -109,12 +128,12 @@ def judged_by_period(
     Segments differ, and in one period a variant has some of them: each period gives one
     difference of rates, which chance makes positive as often as negative.
     """
+    moved = moved_on(guardrail, memory, champion, tried)
+    if moved is None:
+        return _without_threshold(guardrail, challenger, error)
     reading = blank(guardrail, challenger, error)
-    found = _tally(guardrail, memory, champion, tried)
-    if found is None:
-        reading.why = f"the champion has answered fewer than {_LEAST_ANSWERS} requests"
-        return reading
-    tolerated = guardrail.tolerated if guardrail.metric == "error_rate" else 0.0
+    found = (*moved[1].totals, *moved[0].totals)
+    tolerated = _tolerated(guardrail)
     open_, pairs = memory.setdefault("open", [period, 0, 0, 0, 0]), memory.setdefault("pairs", [])
     if open_[0] != period:
         _, events, requests, others, other_requests = open_
@@ -122,8 +141,7 @@ def judged_by_period(
             pairs.append([events / requests, others / other_requests])
         open_[:] = [period, 0, 0, 0, 0]
     open_[1:] = [a + b for a, b in zip(open_[1:], found, strict=True)]
-    memory["tally"] = [a + b for a, b in zip(memory["tally"], found, strict=True)]
-    _tell(reading, memory)
+    _take(reading, memory, found)
     if len(pairs) < LEAST_CLUSTERS:
         reading.why = f"{len(pairs)} of {LEAST_CLUSTERS} periods are over"
         return reading
@@ -145,38 +163,92 @@ def dispersion(residuals: list[float]) -> float:
     return max(1.0, statistics.median(residuals) / _MEDIAN_OF_CHI_SQUARED)
 
 
-def tempered(clump: ArrayLike, events: ArrayLike) -> NDArray[np.float64]:
+def tempered(by_units: ArrayLike, between: ArrayLike) -> NDArray[np.float64]:
     """By what the logarithm of evidence is divided: how many events are read as one.
 
+    As variances of two ways of clustering add up, less what both have (Cameron, Gelbach and
+    Miller, Journal of Business & Economic Statistics 29, 2011).
+
     Args:
-        clump: by how they come, at least 1.
-        events: of both sides so far.
+        by_units: their design effect, at least 1.
+        between: the dispersion between looks, at least 1.
     """
-    return np.maximum(clump, np.asarray(events, dtype=np.float64) / INDEPENDENT)
+    effect, spread = (np.asarray(one, dtype=np.float64) for one in (by_units, between))
+    return np.asarray(effect + spread - 1.0)
 
 
-def _tally(guardrail: Guardrail, memory: Memory, champion: Counter, tried: Counter) -> Tally | None:
+def moved_on(
+    guardrail: Guardrail, memory: Memory, champion: Counter, tried: Counter
+) -> tuple[Tally, Tally] | None:
+    """What happened since the look before, of champion and challenger; ``memory`` is moved on.
+
+    None as long as there is no threshold of the latency. What chooses it is not judged by it.
+    """
     if guardrail.metric == "error_rate":
-        return tried.failed, tried.requests, champion.failed, champion.requests
-    if "bucket" not in memory:
-        # What chooses the threshold is not judged by it.
-        history = Counter.read(memory["history"]) + champion
-        memory["history"] = history.told()
-        if history.answered < _LEAST_ANSWERS:
+        present = [Tally(one.failed, one.failed + one.answered) for one in (champion, tried)]
+    else:
+        if "bucket" not in memory and not _frozen(guardrail, memory, champion.histogram()):
             return None
-        bucket = memory["bucket"] = history.bucket_at(LATENCY_QUANTILE) or 0
-        memory["challenger_bucket"] = bucket_above(bucket, 1 + guardrail.tolerated)
-        memory["history"] = Counter().told()
-        return 0, 0, 0, 0
-    return (
-        tried.slower_than(memory["challenger_bucket"]),
-        tried.answered,
-        champion.slower_than(memory["bucket"]),
-        champion.answered,
+        limits = memory["bucket"], memory["challenger_bucket"]
+        present = [
+            Tally(one.slower_than(limit), one.answered)
+            for one, limit in zip((champion, tried), limits, strict=True)
+        ]
+    seen = memory["seen"]
+    memory["seen"] = [one.told() for one in present]
+    if seen is None:
+        return Tally.nothing(), Tally.nothing()
+    before = [Tally.read(one) for one in seen]
+    return present[0].since(before[0]), present[1].since(before[1])
+
+
+def _without_outlying(memory: Memory, champion: Tally, tried: Tally) -> tuple[Tally, Tally]:
+    """What happened, without the buckets that stood out in the looks before this one.
+
+    Whoever fails at every request has told that after some of them; all further ones would
+    hide what happens to everybody else. Which buckets are left out depends neither on this look
+    nor on the variant that they failed with, so it favours none.
+    """
+    known = Tally.nothing() if memory["units"] is None else Tally.read(memory["units"])
+    kept = ~outlying(known.events, known.requests)
+    both = Tally(
+        known.events + champion.events + tried.events,
+        known.requests + champion.requests + tried.requests,
     )
+    memory["units"] = both.told()
+    left = [Tally(one.events * kept, one.requests * kept) for one in (champion, tried)]
+    return left[0], left[1]
 
 
-def _note_residual(memory: Memory, found: Tally) -> None:
+def _frozen(guardrail: Guardrail, memory: Memory, present: NDArray[np.int64]) -> bool:
+    """Freeze the threshold of the latency if the champion has answered enough by now."""
+    begun = np.zeros(BUCKETS, np.int64)
+    for place, n in memory.get("begun", [[place, n] for place, n in enumerate(present.tolist())]):
+        begun[place] = n
+    grown = present - begun
+    if (grown < 0).any():  # counted anew
+        begun[:], grown = 0, present
+    memory["begun"] = [[place, int(begun[place])] for place in np.flatnonzero(begun).tolist()]
+    if grown.sum() < _LEAST_ANSWERS:
+        return False
+    bucket = memory["bucket"] = bucket_at(grown, LATENCY_QUANTILE) or 0
+    memory["challenger_bucket"] = bucket_above(bucket, 1 + guardrail.tolerated)
+    del memory["begun"]
+    return True
+
+
+def _tolerated(guardrail: Guardrail) -> float:
+    """Of latency it stands in the threshold already."""
+    return guardrail.tolerated if guardrail.metric == "error_rate" else 0.0
+
+
+def _without_threshold(guardrail: Guardrail, challenger: str, error: float) -> GuardrailReading:
+    reading = blank(guardrail, challenger, error)
+    reading.why = f"the champion has answered fewer than {_LEAST_ANSWERS} requests"
+    return reading
+
+
+def _note_residual(memory: Memory, found: Counted) -> None:
     """How far the split of events lies from that of all looks before, squared.
 
     Looks are taken together until there are events enough to say.
@@ -186,7 +258,8 @@ def _note_residual(memory: Memory, found: Tally) -> None:
     events, requests, others, other_requests = waiting
     # Those of this look are not in the tally yet, but those that waited are.
     e, n, o, m = (
-        all_ - (kept - new) for all_, kept, new in zip(memory["tally"], waiting, found, strict=True)
+        all_ - (kept - new)
+        for all_, kept, new in zip(memory["judged"], waiting, found, strict=True)
     )
     if not (requests and other_requests):
         return
@@ -199,11 +272,22 @@ def _note_residual(memory: Memory, found: Tally) -> None:
         waiting[:] = [0, 0, 0, 0]
 
 
-def _tell(reading: GuardrailReading, memory: Memory) -> None:
+def _take(reading: GuardrailReading, memory: Memory, found: Counted) -> None:
+    """Add what happened to the tally, and tell it."""
+    memory["tally"] = [a + b for a, b in zip(memory["tally"], found, strict=True)]
     events, requests, others, other_requests = memory["tally"]
     reading.n_challenger, reading.n_champion = requests, other_requests
     reading.challenger_value = events / requests if requests else None
     reading.champion = others / other_requests if other_requests else None
 
 
-__all__ = ["LATENCY_QUANTILE", "begin", "dispersion", "judged", "judged_by_period", "tempered"]
+__all__ = [
+    "LATENCY_QUANTILE",
+    "begin",
+    "dispersion",
+    "judged",
+    "judged_by_period",
+    "moved_on",
+    "tempered",
+    "weighed",
+]

@@ -11,7 +11,7 @@ looks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from falaj.lake.ports import Lake
     from falaj.rollouts.ports import Underway
-    from falaj.serving.model import SeriesCounts
+    from falaj.rollouts.readings import Ints
 
 _MISMATCH_ERROR = 0.001
 _REST = 9.0
@@ -65,7 +65,8 @@ class RolloutJudge:
 
     Args:
         lake: holds the prediction logs and what metrics read.
-        series: what all workers counted of each endpoint's variant (``Meters.series``).
+        counted: of an endpoint, what all workers counted of its variants by units
+            (``Meters.units``).
         declared: the metric of a name; raises NotFound.
         run: runs metrics that are Python functions; None refuses them.
         seconds: that one reading of a metric may take.
@@ -75,7 +76,7 @@ class RolloutJudge:
     def __init__(
         self,
         lake: Lake,
-        series: Callable[[], Sequence[SeriesCounts]],
+        counted: Callable[[str], Mapping[tuple[str, bool], Ints]],
         declared: Callable[[str], Metric],
         *,
         run: RunFunction | None = None,
@@ -83,7 +84,7 @@ class RolloutJudge:
         rests_from: float = 1.0,
     ) -> None:
         self._rests_from = rests_from
-        self._series = series
+        self._cells = counted
         self._declared = declared
         self._exposures = Exposures(lake)
         self._metrics = DeclaredMetrics(lake, run=run, seconds=seconds)
@@ -139,13 +140,8 @@ class RolloutJudge:
         shadows = (
             [one.name for one in rollout.challengers] if rollout.how is RolloutKind.SHADOW else []
         )
-        present = counters(self._series(), rollout.endpoint, shadows)
-        first = memory.looks == 0
-        since = {
-            name: Counter() if first else one.since(memory.counters.get(name, Counter()))
-            for name, one in present.items()
-        }
-        champion = since.get(CHAMPION, Counter())
+        present = counters(self._cells(rollout.endpoint), shadows)
+        champion = present.get(CHAMPION, Counter())
         error = error_of_each(underway)
         period = microseconds(now) // max(round(rollout.period.total_seconds() * 1e6), 1)
         for guardrail in rollout.guardrails:
@@ -153,7 +149,7 @@ class RolloutJudge:
                 continue
             for one in rollout.challengers:
                 kept = memory.builtin.setdefault(f"{guardrail.metric}/{one.name}", builtin.begin())
-                tried = since.get(one.name, Counter())
+                tried = present.get(one.name, Counter())
                 if rollout.how is RolloutKind.INTERLEAVED:
                     reading = builtin.judged_by_period(
                         guardrail, one.name, kept, champion, tried, error, period
@@ -161,7 +157,6 @@ class RolloutJudge:
                 else:
                     reading = builtin.judged(guardrail, one.name, kept, champion, tried, error)
                 look.guardrails.append(reading)
-        memory.counters = {**memory.counters, **present}
 
     def _of_units(
         self,

@@ -1,92 +1,111 @@
-"""What workers counted of each variant between two looks.
+"""What workers counted of each variant by buckets of units, and what of it is new.
 
-Counters only grow, over all workers and restarts of a machine; where one has become smaller
+Counts only grow, over all workers and restarts of a machine; where one has become smaller
 it began anew (its folder was lost), and what it holds now is what happened since.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from falaj.serving.counted import BUCKETS, buckets_of, quantile, upper_of
-from falaj.serving.model import SeriesCounts
+from falaj.serving.unitcounts import ERRED_ROW, UNIT_BUCKETS
+
+Ints = NDArray[np.int64]
+
+
+def _nothing() -> Ints:
+    return np.zeros((BUCKETS + 1, UNIT_BUCKETS), np.int64)
 
 
 @dataclass(frozen=True)
 class Counter:
-    """Requests of one variant: since the beginning, or of a stretch of time."""
+    """Requests of one variant since the beginning.
 
-    answered: int = 0
-    failed: int = 0
-    latency: Mapping[int, int] = field(default_factory=dict)
-    """Answered requests by bucket of the histogram (``serving.counted``)."""
+    Attributes:
+        cells: int64 [latency buckets + 1, unit buckets] (``serving.unitcounts``).
+    """
+
+    cells: Ints = field(default_factory=_nothing)
 
     @property
-    def requests(self) -> int:
-        """Those that were answered, and those that failed."""
-        return self.answered + self.failed
+    def failed(self) -> Ints:
+        """By bucket of units, those on which the variant's model failed."""
+        return np.asarray(self.cells[ERRED_ROW])
 
-    def since(self, before: Counter) -> Counter:
-        """What happened after an earlier reading."""
-        restarted = (
-            self.answered < before.answered
-            or self.failed < before.failed
-            or any(self.latency.get(place, 0) < n for place, n in before.latency.items())
-        )
-        if restarted:
-            return self
-        grown = {n: k - before.latency.get(n, 0) for n, k in self.latency.items()}
-        return Counter(
-            self.answered - before.answered,
-            self.failed - before.failed,
-            {place: n for place, n in grown.items() if n},
-        )
+    @property
+    def answered(self) -> Ints:
+        """By bucket of units."""
+        return np.asarray(self.cells[:BUCKETS].sum(axis=0))
 
-    def __add__(self, other: Counter) -> Counter:
-        both = dict(self.latency)
-        for place, n in other.latency.items():
-            both[place] = both.get(place, 0) + n
-        return Counter(self.answered + other.answered, self.failed + other.failed, both)
+    def slower_than(self, bucket: int) -> Ints:
+        """By bucket of units, answered requests in the buckets of latency above one."""
+        return np.asarray(self.cells[bucket + 1 : BUCKETS].sum(axis=0))
 
-    def slower_than(self, bucket: int) -> int:
-        """Answered requests in the buckets above one."""
-        return sum(n for place, n in self.latency.items() if place > bucket)
+    def histogram(self) -> Ints:
+        """Answered requests by bucket of latency."""
+        return np.asarray(self.cells[:BUCKETS].sum(axis=1))
 
-    def bucket_at(self, share: float) -> int | None:
-        """The bucket in which a quantile of the latency lies; None of nothing."""
-        counts = np.zeros(BUCKETS, np.int64)
-        for place, n in self.latency.items():
-            counts[place] = n
-        upper = quantile(counts, share)
-        return None if upper is None else int(buckets_of(np.array([upper], np.float32))[0]) - 1
 
-    def told(self) -> list[Any]:
-        """As JSON."""
-        return [self.answered, self.failed, sorted(self.latency.items())]
+@dataclass(frozen=True)
+class Tally:
+    """Events, and requests with those among them, by bucket of units: int64 [unit buckets]."""
+
+    events: Ints
+    requests: Ints
 
     @classmethod
-    def read(cls, told: Sequence[Any]) -> Counter:
+    def nothing(cls) -> Tally:
+        """Before anything was seen."""
+        return cls(np.zeros(UNIT_BUCKETS, np.int64), np.zeros(UNIT_BUCKETS, np.int64))
+
+    @property
+    def totals(self) -> tuple[int, int]:
+        """Events and requests over all units."""
+        return int(self.events.sum()), int(self.requests.sum())
+
+    def since(self, before: Tally) -> Tally:
+        """What happened after an earlier reading."""
+        events, requests = self.events - before.events, self.requests - before.requests
+        if (events < 0).any() or (requests < 0).any():
+            return self
+        return Tally(events, requests)
+
+    def told(self) -> list[list[int]]:
+        """As JSON."""
+        return [self.events.tolist(), self.requests.tolist()]
+
+    @classmethod
+    def read(cls, told: Sequence[Any]) -> Tally:
         """Of what ``told`` gave."""
-        return cls(int(told[0]), int(told[1]), {int(k): int(n) for k, n in told[2]})
+        return cls(np.array(told[0], np.int64), np.array(told[1], np.int64))
 
 
 def counters(
-    series: Iterable[SeriesCounts], endpoint: str, shadows: Collection[str] = ()
+    cells: Mapping[tuple[str, bool], Ints], shadows: Collection[str] = ()
 ) -> dict[str, Counter]:
-    """The counters of one endpoint by variant, since the beginning.
+    """The counters of one endpoint by variant.
 
     Args:
+        cells: by variant, and whether it ran as a shadow.
         shadows: the variants of which those requests are meant that they ran behind.
     """
     return {
-        one.variant: Counter(one.requests, one.failed, dict(one.latency))
-        for one in series
-        if one.endpoint == endpoint and one.variant and one.shadow == (one.variant in shadows)
+        variant: Counter(one)
+        for (variant, shadow), one in cells.items()
+        if shadow == (variant in shadows)
     }
+
+
+def bucket_at(histogram: Ints, share: float) -> int | None:
+    """The bucket in which a quantile of the latency lies; None of nothing."""
+    upper = quantile(histogram, share)
+    return None if upper is None else int(buckets_of(np.array([upper], np.float32))[0]) - 1
 
 
 def bucket_above(bucket: int, factor: float) -> int:

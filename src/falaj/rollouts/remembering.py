@@ -1,4 +1,4 @@
-"""What is remembered between two looks: stretches of constant shares, counters, progress."""
+"""What is remembered between two looks: stretches of constant shares, counts, progress."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from falaj.kernel.errors import Corrupt
 from falaj.rollouts.deciding import Progress
 from falaj.rollouts.model import CHAMPION, RolloutKind
 from falaj.rollouts.ports import Underway
-from falaj.rollouts.readings import Counter
 
 _MOST_STRETCHES = 64
-_LAYOUT = 1
+_LAYOUT, _BY_REQUESTS = 2, 1
+"""The layout; and one of before errors and latency were counted by units: these are then counted
+from the next look on."""
 
 
 @dataclass
@@ -36,8 +37,6 @@ class Memory:
 
     looks: int = 0
     stretches: list[Stretch] = field(default_factory=list)
-    counters: dict[str, Counter] = field(default_factory=dict)
-    """By variant, at the last look."""
     builtin: dict[str, dict[str, Any]] = field(default_factory=dict)
     """By guardrail and challenger."""
     thresholds: dict[str, float] = field(default_factory=dict)
@@ -59,13 +58,12 @@ class Memory:
             return cls()
         known: Any = told
         try:
-            if known["layout"] != _LAYOUT:
+            if known["layout"] not in (_LAYOUT, _BY_REQUESTS):
                 raise ValueError(f"layout {known['layout']}")
             return cls(
                 looks=int(known["looks"]),
                 stretches=[Stretch(int(since), shares) for since, shares in known["stretches"]],
-                counters={name: Counter.read(one) for name, one in known["counters"].items()},
-                builtin=known["builtin"],
+                builtin=known["builtin"] if known["layout"] == _LAYOUT else {},
                 thresholds=known["thresholds"],
                 progress={name: Progress.read(one) for name, one in known["progress"].items()},
                 groups={name: list(one) for name, one in known.get("groups", {}).items()},
@@ -82,7 +80,6 @@ class Memory:
             "layout": _LAYOUT,
             "looks": self.looks,
             "stretches": [[one.since_us, one.shares] for one in self.stretches],
-            "counters": {name: one.told() for name, one in self.counters.items()},
             "builtin": self.builtin,
             "thresholds": self.thresholds,
             "progress": {name: one.told() for name, one in self.progress.items()},

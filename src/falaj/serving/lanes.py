@@ -301,7 +301,10 @@ class Lane:
                 self._run([item])
             return
         if isinstance(error, ModelFailed) and error.variant:
+            plan, request, _ = group[0]
             self.meter.erred(error.variant)
+            if plan.assigner is not None:
+                self.meter.units(error.variant).erred(request.rows[0], request, plan.unit)
         self._end(group[0], error)
 
     def _without_late(self, group: list[_Waiting], now: float) -> list[_Waiting]:
@@ -363,7 +366,7 @@ class Lane:
                 for item, answer in zip(group, answers, strict=True)
                 if not isinstance(answer, FalajError)
             ]
-            self._counted(parts[0], requests, begun, done)
+            self._counted(group[0][0], parts[0], requests, begun, done)
             return
         refused = {
             id(item[1])
@@ -374,19 +377,31 @@ class Lane:
         scored = [part.owners for part in parts] if lone else _first_scored(parts)
         for part, requests in zip(parts, scored, strict=True):
             told = [one for one in requests if id(one) not in refused] if refused else requests
-            self._counted(part, told, begun, done)
+            self._counted(group[0][0], part, told, begun, done)
 
-    def _counted(self, part: Scored, requests: list[Parsed], begun: float, done: float) -> None:
+    def _counted(
+        self,
+        plan: RequestPlan,
+        part: Scored,
+        requests: list[Parsed],
+        begun: float,
+        done: float,
+    ) -> None:
         for request in requests:
             if request.trail is not None:
                 request.trail.scored(part, begun)
         if part.failed is not None:
-            for variant, n in part.failed.items():
-                self.meter.erred(variant, n)
-        vectors = part.vectors
-        self.meter.variant(part.variant.variant.name).answered(
+            for variant, failed in part.failed.items():
+                self.meter.erred(variant, len(failed))
+                cells = self.meter.units(variant)
+                for request, row in failed:
+                    cells.erred(row, request, plan.unit)
+        vectors, name = part.vectors, part.variant.variant.name
+        self.meter.variant(name).answered(
             requests, begun, done, vectors.ran - vectors.read, len(part.ids)
         )
+        if plan.assigner is not None:
+            self.meter.units(name).answered(requests, plan.unit, done)
 
     def _answer_when_kept(
         self,

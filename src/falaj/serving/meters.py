@@ -7,6 +7,9 @@ folded yet. So a worker that is killed, at any instant, loses no count.
 
 A file is locked for as long as its worker lives. The counts of workers that have ended are
 moved into one file when the next worker starts, each exactly once.
+
+Beside it lies, of a worker that served a rollout, a file of the same counts by buckets of units
+(``unitcounts``), which nobody reads but who judges a rollout.
 """
 
 from __future__ import annotations
@@ -46,8 +49,11 @@ from falaj.serving.counted import (
 )
 from falaj.serving.exposition import exposition
 from falaj.serving.model import SeriesCounts, Traffic, VariantTraffic
+from falaj.serving.unitcounts import SUFFIX as UNITS
+from falaj.serving.unitcounts import UnitCells, UnitFile, add_cells, add_file, packed, unpacked
 
 if TYPE_CHECKING:
+    from falaj.serving.counted import Counts
     from falaj.serving.predictions import Parsed
 
 RUN = np.dtype(
@@ -198,6 +204,7 @@ class Meter:
         self._meters = meters
         self._endpoint = endpoint
         self._variants: dict[str, Section] = {}
+        self._cells: dict[str, UnitCells] = {}
         self._own = meters.section(endpoint, "")
         """Of requests that reached no variant."""
 
@@ -211,6 +218,13 @@ class Meter:
     def shadow(self, name: str) -> Section:
         """The counts of a variant that runs behind the answer."""
         return self.variant(SHADOW + name)
+
+    def units(self, variant: str) -> UnitCells:
+        """The counts of one variant of a rollout by buckets of units."""
+        cells = self._cells.get(variant)
+        if cells is None:
+            cells = self._cells[variant] = self._meters.unit_cells(self._endpoint, variant)
+        return cells
 
     def erred(self, variant: str, n: int = 1) -> None:
         """Count requests on which a variant's own model failed, whatever they are answered."""
@@ -240,6 +254,8 @@ class _Ended(msgspec.Struct):
     """Their files, as long as these may still stand there."""
     series: list[tuple[str, str, list[int], list[float], bytes]] = []
     """(endpoint, variant, counters, sums, histograms)."""
+    units: list[tuple[str, str, bytes]] = []
+    """(endpoint, variant, cells by buckets of units, packed)."""
 
 
 class Meters:
@@ -257,6 +273,9 @@ class Meters:
         self._own: dict[str, Meter] = {}
         self._sections: dict[tuple[str, str], Section] = {}
         self._file = -1
+        self._place = directory
+        """Of its file, once it is made."""
+        self._units: UnitFile | None = None
         self._making = threading.Lock()
 
     def of(self, endpoint: str) -> Meter:
@@ -283,6 +302,15 @@ class Meters:
             self._sections[endpoint, variant] = section
             return section
 
+    def unit_cells(self, endpoint: str, variant: str) -> UnitCells:
+        """This worker's counts of a rollout's variant by units; made when first asked for."""
+        with self._making:
+            if self._units is None:
+                if self._file < 0:
+                    self._begin()
+                self._units = UnitFile(self._place.with_suffix(UNITS))
+            return self._units.section(endpoint, variant)
+
     def lines_dropped(self, n: int) -> None:
         """Count lines that the access log could not take."""
         self.section("", "").count(UNTOLD, n)
@@ -296,7 +324,9 @@ class Meters:
         with self._making:
             if self._file >= 0:
                 os.close(self._file)
-            self._file = -1
+            if self._units is not None:
+                self._units.close()
+            self._file, self._units = -1, None
             self._own, self._sections = {}, {}
 
     def totals(self) -> dict[tuple[str, str], Counted]:
@@ -326,6 +356,26 @@ class Meters:
         found = sorted(self.totals().items(), key=lambda item: (item[0][0], *_shadow(item[0][1])))
         return [_told(endpoint, variant, one) for (endpoint, variant), one in found if endpoint]
 
+    def units(self, endpoint: str) -> dict[tuple[str, bool], Counts]:
+        """All workers' counts of a rollout's variants by buckets of units, since the beginning.
+
+        Returns:
+            by variant, and whether it ran as a shadow: int64 [latency buckets + 1, unit
+            buckets], answered requests; the last row are requests on which its model failed.
+        """
+        found: dict[tuple[str, str], Counts] = {}
+        with self._locked(fcntl.LOCK_SH):
+            ended = self._ended()
+            for name, variant, cells in ended.units:
+                if name == endpoint:
+                    add_cells(found, (name, variant), unpacked(cells))
+            for path in self._files(ended):
+                add_file(found, path.with_suffix(UNITS), endpoint)
+        return {
+            (variant.removeprefix(SHADOW), variant.startswith(SHADOW)): cells
+            for (_, variant), cells in found.items()
+        }
+
     def exposition(self) -> bytes:
         """The counts in Prometheus' text format."""
         return exposition(self.totals())
@@ -334,11 +384,11 @@ class Meters:
 
     def _begin(self) -> None:
         """Make this worker's file, and take over the counts of workers that have ended."""
-        name = f"{self._worker}.{secrets.token_hex(6)}{_SUFFIX}"
+        self._place = self._directory / f"{self._worker}.{secrets.token_hex(6)}{_SUFFIX}"
         with self._locked(fcntl.LOCK_EX):
             self._take_over()
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-            self._file = os.open(self._directory / name, flags, 0o600)
+            self._file = os.open(self._place, flags, 0o600)
             fcntl.flock(self._file, fcntl.LOCK_EX)
 
     def _take_over(self) -> None:
@@ -349,23 +399,26 @@ class Meters:
         """
         ended = self._ended()
         for name in ended.merged:
-            (self._directory / name).unlink(missing_ok=True)
+            _removed(self._directory / name)
         found = {
             (endpoint, variant): _thawed(counters, sums, histograms)
             for endpoint, variant, counters, sums, histograms in ended.series
         }
+        units = {(name, variant): unpacked(cells) for name, variant, cells in ended.units}
         gone = [path for path in self._files(ended) if not _is_held(path, fcntl.LOCK_EX)]
         for path in gone:
             _add_file(found, path, living=False)
+            add_file(units, path.with_suffix(UNITS), None)
         if not gone and not ended.merged:
             return
         series = [
             (endpoint, variant, one.counters.tolist(), one.sums.tolist(), one.histograms.tobytes())
             for (endpoint, variant), one in sorted(found.items())
         ]
-        self._write_ended(_Ended([path.name for path in gone], series))
+        cells = [(*key, packed(one)) for key, one in sorted(units.items())]
+        self._write_ended(_Ended([path.name for path in gone], series, cells))
         for path in gone:
-            path.unlink(missing_ok=True)
+            _removed(path)
 
     def _files(self, ended: _Ended) -> list[Path]:
         merged = set(ended.merged)
@@ -471,6 +524,12 @@ def _thawed(counters: list[int], sums: list[float], histograms: bytes) -> Counte
         np.array(sums, np.float64),
         np.frombuffer(histograms, np.int64).reshape(N_HISTOGRAMS, BUCKETS).copy(),
     )
+
+
+def _removed(path: Path) -> None:
+    """Remove a worker's files; the one by which it is found goes last."""
+    path.with_suffix(UNITS).unlink(missing_ok=True)
+    path.unlink(missing_ok=True)
 
 
 def _is_held(path: Path, how: int) -> bool:

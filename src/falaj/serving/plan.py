@@ -80,7 +80,8 @@ class RequestPlan:
         self.assigner: Assigner | None = None
         """Of a rollout: replaced whole when the split changes, never changed in place."""
         self.divide(None)
-        self._unit = attrgetter(release.unit) if release.unit else None
+        self.unit = attrgetter(release.unit) if release.unit else None
+        """The unit of a decoded row; None where the release has none."""
         self._answers = AnswerWriter(release, self.variants)
         readers = {id(variant.reader) for variant in self.variants}
         self._reads_once = len(readers) == 1 and self.variants[0].reads_features
@@ -205,7 +206,7 @@ class RequestPlan:
         at = whole.at_us if whole.instants is None else whole.instants
         looked = self.variants[0].look(whole.rows, at) if self._reads_once else None
         runs: list[tuple[list[int], Scored]] = []
-        failed: dict[str, int] = {}
+        failed: dict[str, list[tuple[Parsed, Any]]] = {}
         for variant, mine in zip(self.variants[1:], of_each[1:], strict=True):
             if not mine:
                 continue
@@ -215,8 +216,10 @@ class RequestPlan:
             tried = Trial(partial(_run_part, whole, variant, looked=looked), whole.owners, mine)
             runs += tried.runs
             of_each[0] += tried.left
-            if tried.n_failed:
-                failed[variant.variant.name] = tried.n_failed
+            if tried.failed:
+                failed[variant.variant.name] = [
+                    (whole.owners[place], whole.rows[place]) for place in tried.failed
+                ]
         if of_each[0]:
             mine = sorted(of_each[0])
             part = _run_part(whole, self.variants[0], mine, looked)
@@ -233,7 +236,7 @@ class RequestPlan:
         rows = whole.rows
         if self.assigner is not None:
             return self.assigner.variants(rows, whole.requested_us) or [0] * len(rows)
-        uppers, unit, salt = self._uppers, self._unit, self.release.endpoint
+        uppers, unit, salt = self._uppers, self.unit, self.release.endpoint
         return [assigned(uppers, position(salt, unit(row) if unit else 0)) for row in rows]
 
     def _refuse_incomplete(

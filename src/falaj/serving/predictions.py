@@ -135,8 +135,9 @@ class Scored:
     instants: NDArray[np.int64] | None = None
     """int64 [n]: the instant of each row, where the rows of a run are about several; then
     ``at_us`` is that of the first."""
-    failed: Mapping[str, int] | None = None
-    """Requests, by the variant that failed on them, for which this champion stood in."""
+    failed: Mapping[str, Sequence[tuple[Parsed, Any]]] | None = None
+    """Requests for which this champion stood in, by the variant that failed on them, each with
+    the first of its rows that it failed on."""
     shadow: bool = False
     """It was scored behind the answer, which told nothing of it."""
 

@@ -11,11 +11,12 @@ import asyncio
 import threading
 import time
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from falaj.kernel.telemetry import logger
-from falaj.serving.counted import ERRED, SHED, UNLOGGED
+from falaj.serving.counted import ERRED, SHADOW, SHED, UNLOGGED
 from falaj.serving.predictions import Parsed, PredictionIds, Scored
 from falaj.serving.yielding import yielding
 
@@ -142,6 +143,9 @@ class Shadows:
         due.meter.shadow(variant.variant.name).answered(
             begun, vectors.begun, done, vectors.ran - vectors.read, mine.n_rows
         )
+        cells = due.meter.units(SHADOW + variant.variant.name)
+        for request, row in _firsts(mine, range(mine.n_rows)):
+            cells.ran(row, request, plan.unit, done - vectors.begun)
         if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._logged, scored, due.meter)
 
@@ -152,12 +156,25 @@ class Shadows:
 
     def _failed(self, due: _Due, error: Exception) -> None:
         name = due.plan.shadows[due.which].variant.name
-        owners = {id(due.part.owners[place]) for place in due.places}
-        due.meter.shadow(name).count(ERRED, len(owners))
+        firsts = _firsts(due.part, due.places)
+        due.meter.shadow(name).count(ERRED, len(firsts))
+        cells = due.meter.units(SHADOW + name)
+        for request, row in firsts:
+            cells.erred(row, request, due.plan.unit)
         now = time.monotonic()
         if now - self._told >= _TELL_SECONDS:
             self._told = now
             logger(__name__).error("shadow failed", variant=name, error=str(error) or repr(error))
+
+
+def _firsts(part: Scored, places: Iterable[int]) -> list[tuple[Parsed, Any]]:
+    """The requests of some rows, each with the first of these."""
+    found: dict[int, tuple[Parsed, Any]] = {}
+    for place in places:
+        owner = part.owners[place]
+        if id(owner) not in found:
+            found[id(owner)] = owner, part.rows[place]
+    return list(found.values())
 
 
 def _n_owners(part: Scored) -> int:

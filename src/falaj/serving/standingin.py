@@ -41,8 +41,8 @@ class Trial:
         """The rows that it scored, by their places, in one run or in several."""
         self.left: list[int] = []
         """The places of the rows that the champion is to score."""
-        self.n_failed = 0
-        """Requests on which the model failed."""
+        self.failed: list[int] = []
+        """Of each request on which the model failed, the place of its first row."""
         try:
             self.runs.append((mine, run(mine)))
         except ModelFailed as error:
@@ -51,19 +51,19 @@ class Trial:
             for place in mine:
                 by_owner.setdefault(id(owners[place]), []).append(place)
             if len(by_owner) == 1:
-                self.n_failed, self.left = 1, mine
+                self.failed, self.left = mine[:1], mine
                 return
             for places in by_owner.values():
                 self._alone(run, places)
 
     def _alone(self, run: Callable[[list[int]], Scored], places: list[int]) -> None:
-        if self.n_failed >= _MOST_FAILURES:
+        if len(self.failed) >= _MOST_FAILURES:
             self.left += places
             return
         try:
             self.runs.append((places, run(places)))
         except ModelFailed:
-            self.n_failed += 1
+            self.failed.append(places[0])
             self.left += places
 
 

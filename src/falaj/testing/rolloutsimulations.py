@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from falaj.rollouts.builtin import CLUMP, tempered
 from falaj.rollouts.deciding import Progress, decide
 from falaj.rollouts.effects import Sums, mean_effect
 from falaj.rollouts.evidence import EventCurve, threshold
@@ -168,7 +167,6 @@ def canaries(canary: Canary, *, simulations: int, minutes: int, seed: int) -> Fo
     rng = np.random.default_rng(seed)
     champion, tried = _Side(simulations), _Side(simulations)
     curves = {name: EventCurve.empty(0.0, (simulations,), nulls=1) for name in _GUARDRAILS[:2]}
-    counted = {name: np.zeros(simulations) for name in curves}
     by = {name: np.full(simulations, np.inf) for name in _GUARDRAILS}
     limit = threshold(canary.error / len(_GUARDRAILS))
     others = _Others(simulations)
@@ -185,13 +183,9 @@ def canaries(canary: Canary, *, simulations: int, minutes: int, seed: int) -> Fo
         slow = _events(rng, new, old, canary.slow, canary.slow_times)
         for name, (events, rest) in zip(_GUARDRAILS, (failed, slow), strict=False):
             curves[name].add(events, rest, new, old)
-            counted[name] += events + rest
-        shown = {}
-        for name, curve in curves.items():
-            # As for real ones whose events do not vary between looks.
-            clump = CLUMP if name == "error_rate" else 1.0
-            judged = EventCurve(0.0, curve.logs / tempered(clump, counted[name])[:, None, None])
-            shown[name] = judged.log_evidence()[:, 0] >= limit
+        # As for real ones whose requests come each from a unit of its own: none tells less than
+        # one. Of clients with many requests see ``clientsimulations``.
+        shown = {name: curve.log_evidence()[:, 0] >= limit for name, curve in curves.items()}
         shown |= _of_units(champion, tried, limit)
         for name, harm in shown.items():
             by[name] = np.where(harm & np.isinf(by[name]), seconds / 60, by[name])

@@ -90,7 +90,7 @@ class RolloutParts:
             with made.database.reading() as connection:
                 return _metric(made.definitions.definition(connection, "metric", name))
 
-        return RolloutJudge(made.lake, made.serving.meters.series, declared, run=LimitedFunctions())
+        return RolloutJudge(made.lake, made.serving.meters.units, declared, run=LimitedFunctions())
 
     def engine(self) -> Engine:
         """Who looks after rollouts."""

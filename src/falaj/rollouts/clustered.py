@@ -1,0 +1,124 @@
+"""By how much events that come from the same units tell less than as many independent ones.
+
+Units are assigned, requests are counted: those of one unit are correlated (a client that tries
+again, or one that fails whichever variant answers it). Events by *buckets* of units are sums over
+clusters, and these are independent if units are.
+
+Of a look t let the champion have c requests and o events, the challenger v and e, of them n₀, y₀
+and n₁, y₁ in a bucket b. If the challenger has just 1 + τ times as many events as the champion
+(τ is what is tolerated), an event falls on it with the chance p = (1 + τ)v / ((1 + τ)v + c), and
+ρ = (e + o) / ((1 + τ)v + c) is the champion's rate. The excess of the challenger's events over
+what p has them, S = Σ_t e - p(e + o), is the sum over buckets of
+
+    W_b = Σ_t (1 - p)(y₁ - ρ(1 + τ)n₁) - p(y₀ - ρn₀)
+
+and Σ_b W_b² estimates its variance under the null, whatever the correlation inside of units, and
+across looks and variants. It is the variance of a ratio of sums over clusters by the delta method
+(Deng, Knoblich and Lu, KDD 2018, formula 4) with the residuals taken about the null; over looks,
+the robust variance of the score in the proportional hazards model (Lin and Wei, Journal of the
+American Statistical Association 84, 1989). About the null, since about its own rate a variant
+with one unit has no spread at all and would be certain of it.
+
+Independent events would give Σ_t (1 - p)²e + p²o. The quotient is the *design effect*, by which
+events are divided before an exact method reads them (Rao and Scott, Biometrics 48, 1992): with k
+units that fail m times each it is m, so that k events are read. It is taken for at least 1.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from falaj.serving.unitcounts import UNIT_BUCKETS
+
+Floats = NDArray[np.float64]
+_DIGITS = 6
+
+
+_USUAL = 0.75
+"""The part of the buckets with the lowest rates, that the usual rate is taken of."""
+_TIMES, _DEVIATIONS, _LEAST = 3.0, 4.0, 4.0
+
+
+def outlying(events: ArrayLike, requests: ArrayLike) -> NDArray[np.bool_]:
+    """The buckets that have far more events than is usual, whichever variant had them.
+
+    Those beyond 3 times what the usual rate expects, and 4 events and 4 standard deviations more.
+    Of independent events hardly any bucket of a million has so many.
+
+    Args:
+        events, requests: of both sides together so far, [unit buckets].
+    """
+    y, n = (np.asarray(one, dtype=np.float64) for one in (events, requests))
+    rates = np.sort(y / np.maximum(n, 1.0))
+    seen = np.count_nonzero(n)
+    usual = rates[len(rates) - seen :][: math.ceil(_USUAL * seen)]
+    expected = n * (float(usual.mean()) if seen else 0.0)
+    return np.asarray(y > _TIMES * expected + _DEVIATIONS * np.sqrt(expected) + _LEAST)
+
+
+@dataclass
+class Clusters:
+    """The excess of each bucket of units so far, of one comparison or of many at once.
+
+    Attributes:
+        tolerated: relative; how many more events are no harm.
+        excess: float64 [..., unit buckets], W_b.
+        independent: float64 [...], the variance of its sum if all events were independent.
+    """
+
+    tolerated: float
+    excess: Floats
+    independent: Floats
+
+    @classmethod
+    def empty(cls, tolerated: float, shape: tuple[int, ...] = ()) -> Clusters:
+        """Before anything was seen; ``shape`` as of the arrays that ``add`` is given."""
+        return cls(tolerated, np.zeros((*shape, UNIT_BUCKETS)), np.zeros(shape))
+
+    def add(
+        self, events: ArrayLike, others: ArrayLike, requests: ArrayLike, other_requests: ArrayLike
+    ) -> None:
+        """Take what happened between two looks, each [..., unit buckets].
+
+        Args:
+            events, others: of the challenger, and of the champion.
+            requests, other_requests: of each, those with an event among them. Where either
+                had none, nothing is compared.
+        """
+        y1, y0, n1, n0 = (np.asarray(one, dtype=np.float64) for one in
+                          (events, others, requests, other_requests))  # fmt: skip
+        e, o, v, c = (one.sum(axis=-1, keepdims=True) for one in (y1, y0, n1, n0))
+        both = (v > 0) & (c > 0)
+        expected = (1 + self.tolerated) * v
+        whole = np.where(both, expected + c, 1.0)
+        p, rate = expected / whole, (e + o) / whole
+        mine = (1 - p) * (y1 - rate * (1 + self.tolerated) * n1)
+        excess = mine - p * (y0 - rate * n0)
+        self.excess = self.excess + np.where(both, excess, 0.0)
+        independent = np.where(both, (1 - p) ** 2 * e + p**2 * o, 0.0)
+        self.independent = self.independent + independent[..., 0]
+
+    def design_effect(self) -> Floats:
+        """How many events are worth one independent one, [...]; at least 1."""
+        variance = (self.excess**2).sum(axis=-1)
+        known = self.independent > 0
+        effect = variance / np.where(known, self.independent, 1.0)
+        return np.asarray(np.where(known, np.maximum(effect, 1.0), 1.0))
+
+    def told(self) -> dict[str, Any]:
+        """Of one comparison, as JSON."""
+        rounded = [round(one, _DIGITS) for one in self.excess.tolist()]
+        return {"excess": rounded, "independent": float(self.independent)}
+
+    @classmethod
+    def read(cls, tolerated: float, told: Mapping[str, Any] | None) -> Clusters:
+        """Of what ``told`` gave; None: before anything was seen."""
+        if told is None:
+            return cls.empty(tolerated)
+        return cls(tolerated, np.array(told["excess"]), np.array(told["independent"]))
