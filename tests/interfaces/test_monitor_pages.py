@@ -9,6 +9,7 @@ import pytest
 from fastapi.testclient import TestClient
 from tests.interfaces.watched import HOSTILE, IMAGE, ORIGIN, Watched
 
+from falaj.interfaces.cookies import own_page
 from falaj.testing.browsers import Browser
 from falaj.trust.model import Role
 from falaj.trust.policy_store import put
@@ -132,7 +133,7 @@ def test_performance_sets_what_is_known_beside_what_is_estimated(amina: Browser)
 def test_performance_shows_slices_losses_and_calibration(amina: Browser) -> None:
     text = amina.open("/monitors/watch/performance").text
     told = words(text)
-    assert "1 groups have too few labels to be shown." in told
+    assert "Groups with too few labels to be shown: 1." in told
     assert IMAGE not in text
     assert "&#34;&gt;&lt;img src=x" in text
     assert "0.41 (0.36 to 0.46)" in told
@@ -145,7 +146,7 @@ def test_fairness_that_is_told_from_people_is_not_shown_without_a_right_to_it(
     told = words(amina.open("/monitors/watch/performance").text)
     assert "Fairness by channel" in told
     assert "Fairness by gender" not in told
-    assert "1 of them cannot be shown" in told
+    assert "Kept reports of fairness that cannot be shown: 1." in told
 
 
 def test_a_source_shows_freshness_volume_and_failures_without_values(amina: Browser) -> None:
@@ -185,3 +186,10 @@ def test_alert_incident_monitor_endpoint_and_rollout_lead_to_each_other(
 def test_a_monitor_that_there_is_not_is_a_page_that_says_so(amina: Browser) -> None:
     assert amina.open("/monitors/none").status_code == 404
     assert amina.open(f"/monitors/{HOSTILE.replace('/', '%2F')}").status_code in {404, 422}
+
+
+def test_whoever_signs_in_comes_back_to_the_page_that_was_asked_for(watched: Watched) -> None:
+    page = Browser(TestClient(watched.app, base_url=ORIGIN)).open("/login?next=/monitors/watch")
+    assert 'value="/monitors/watch"' in page.text
+    for foreign in ("/monitors/../account/deeds/x", "/monitors//evil", "/monitors/a/deeds/b"):
+        assert own_page(foreign) == "/account"

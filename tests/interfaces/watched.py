@@ -23,6 +23,7 @@ from falaj.ingest.checks import NotNull
 from falaj.ingest.model import CheckResult, Contract, Example, LoadReport, LoadState, Source
 from falaj.interfaces.processes import control_app
 from falaj.kernel.call import AssetRef, Call
+from falaj.kernel.ids import new_id
 from falaj.kernel.settings import Settings
 from falaj.models.model import ModelPolicy
 from falaj.monitoring import persistence
@@ -63,7 +64,18 @@ from falaj.monitoring.performancewords import (
     Slice,
 )
 from falaj.operations.model import Severity
-from falaj.rollouts.model import Challenger, Rollout, RolloutKind, Success
+from falaj.rollouts import runs
+from falaj.rollouts.model import (
+    Challenger,
+    GuardrailReading,
+    Look,
+    Rollout,
+    RolloutKind,
+    RolloutState,
+    Success,
+    SuccessReading,
+)
+from falaj.rollouts.records import Run, Step
 from falaj.serving.model import Endpoint
 from falaj.testing.browsers import Browser, forms
 from falaj.trust.model import Role
@@ -142,6 +154,7 @@ class Watched:
                 evidence={"report": "report_1"},
             ).id  # fmt: skip
             self.incident = self.premises.incidents.listed(call.connection)[0].id
+            self._rolled_out(call)
         self._loaded()
 
     def _checked(self, call: Call, until: datetime, place: int) -> None:
@@ -256,6 +269,35 @@ class Watched:
                 {labels.table: ["late", groups.by]},
             )  # fmt: skip
 
+    def _rolled_out(self, call: Call) -> None:
+        """A run of the rollout, with five looks."""
+        run = Run(
+            id=new_id("rol"), name="try-two", endpoint="late", rollout=ROLLOUT, change="change_1",
+            state=RolloutState.RUNNING, step=Step.LOOK, release="release_1", model="late",
+            champion=1, stage_since=self.now, shares={"champion": 0.5, "two": 0.5},
+            shares_since=self.now, started_at=self.now, started_by="user:amina", due_at=self.now,
+            why=f"It runs {HOSTILE}.",
+        )  # fmt: skip
+        assert runs.begun(call.connection, run)
+        for place in range(5):
+            counted: dict[str, Any] = {"n_champion": 100.0, "n_challenger": 100.0}
+            look = Look(
+                units={"champion": 512, "two": 498},
+                guardrails=[
+                    GuardrailReading(metric="latency", challenger="two", champion=0.012, error=0.02,
+                                     challenger_value=0.013, worse_by=-0.02, **counted)
+                ],
+                success=[
+                    SuccessReading(metric="error_rate", challenger="two", estimate=0.01 * place,
+                                   low=-0.2 + 0.02 * place, high=0.3 - 0.02 * place, **counted)
+                ],
+            )  # fmt: skip
+            at = self.now + timedelta(minutes=place)
+            runs.keep_look(
+                call.connection, run.model_copy(update={"n_looks": place}), at, look,
+                decision="wait", why="",
+            )  # fmt: skip
+
     def _loaded(self) -> None:
         """Three loads of orders, of which the last breaks the contract."""
         for place, state in enumerate((LoadState.DONE, LoadState.DONE, LoadState.REFUSED)):
@@ -275,9 +317,9 @@ class Watched:
             with self.premises.calls.opened("test.load", "user:owner") as call:
                 history.record(call, report, f"content-{place}")
 
-    def browser(self, name: str, *roles: Role) -> Browser:
+    def browser(self, name: str, *roles: Role, origin: str = ORIGIN) -> Browser:
         """A browser in which a new person of these roles has signed in."""
-        web: httpx.Client = TestClient(self.app, base_url=ORIGIN)
+        web: httpx.Client = TestClient(self.app, base_url=origin)
         found = Browser(web)
         link = self._invited(name, roles)
         page = found.open(f"/enrol?secret={link}")

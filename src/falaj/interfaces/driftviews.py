@@ -15,10 +15,6 @@ if TYPE_CHECKING:
 _MOST_ROWS = 100
 _MOST_PLOTS = 6
 _MOST_WINDOWS = 15
-HIDDEN = (
-    " of them cannot be shown: they were told from tables that you may not read as you stand."
-    " Personal data needs a purpose and a fresh second factor."
-)
 
 
 def sections(status: MonitorStatus, course: MonitorCourse) -> list[Section]:
@@ -26,7 +22,7 @@ def sections(status: MonitorStatus, course: MonitorCourse) -> list[Section]:
     from falaj.monitoring.driftwords import DriftReport
 
     reports = [DriftReport.model_validate(one.document) for one in course.reports]
-    hidden = [f"{course.n_not_shown}{HIDDEN}"] if course.n_not_shown else []
+    hidden = not_shown(course)
     if not reports:
         asked = "measures no drift" if status.monitor.drift is None else "has no report of drift"
         return [Section("Drift", words=(f"This monitor {asked}.", *hidden))]
@@ -42,6 +38,17 @@ def sections(status: MonitorStatus, course: MonitorCourse) -> list[Section]:
         _predictions(reports, in_a_row),
         _labels(reports),
         Section("Over time", tables=(_windows(reports),)),
+    ]
+
+
+def not_shown(course: MonitorCourse) -> list[str]:
+    """That reports are kept which the visitor may not see; nothing if there are none."""
+    if not course.n_not_shown:
+        return []
+    return [
+        f"Kept reports of {course.kind} that cannot be shown: {course.n_not_shown}. They were told"
+        " from tables that you may not read as you stand. Personal data needs a purpose and a"
+        " fresh second factor."
     ]
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
-from falaj.interfaces.driftviews import HIDDEN
+from falaj.interfaces.driftviews import not_shown
 from falaj.interfaces.plots import Series, course_plot
 from falaj.interfaces.sheets import Cell, Figure, Section, Table, figure, share
 
@@ -72,11 +72,7 @@ def sections(monitor: Monitor, courses: Mapping[str, MonitorCourse]) -> list[Sec
         kind: [model.model_validate(one.document) for one in courses[kind].reports]
         for kind, model in models.items()
     }
-    hidden = [
-        f"{course.n_not_shown} reports of {kind} are kept, and {course.n_not_shown}{HIDDEN}"
-        for kind, course in courses.items()
-        if course.n_not_shown
-    ]
+    hidden = [words for course in courses.values() for words in not_shown(course)]
     found: list[Section] = [Section("", words=hidden)] if hidden else []
     limits = limits_of(monitor)
     known: list[PerformanceReport] = read["performance"]
@@ -282,7 +278,7 @@ def _slices(report: PerformanceReport, limits: Mapping[str, Limits]) -> list[Sec
         )
         words = [f"Known figures by {cut.by} ({_OF[cut.of]}), told from labels."]
         if report.n_groups_not_shown:
-            words.append(f"{report.n_groups_not_shown} groups have too few labels to be shown.")
+            words.append(f"Groups with too few labels to be shown: {report.n_groups_not_shown}.")
         caption = f"Known figures by {cut.by}, by {report.by}"
         found.append(Section(f"By {cut.by}", words=words, tables=(Table(caption, columns, rows),)))
     return found
