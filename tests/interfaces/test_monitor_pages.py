@@ -88,7 +88,7 @@ def test_a_monitor_shows_value_limit_p_value_and_windows_in_a_row(amina: Browser
     text = amina.open("/monitors/watch").text
     (row,) = re.findall(r"<tr><th scope=\"row\">wind</th>.*?</tr>", text)
     assert words(row) == (
-        "wind 0.45 0.45 – 0.225 0.0003 1.0% to 2.0% 4 drifted: PSI 0.29 (limit 0.2)"
+        "wind drifted: PSI 0.29 (limit 0.2) 4 0.45 0.45 – 0.225 0.0003 1.0% to 2.0%"
     )
     assert "PSI (limit 0.2)" in text
 
@@ -122,9 +122,10 @@ def test_a_monitor_without_a_check_says_so(amina: Browser) -> None:
 def test_performance_sets_what_is_known_beside_what_is_estimated(amina: Browser) -> None:
     text = amina.open("/monitors/watch/performance").text
     told = words(text)
+    # An AUC of 0.81 on the reference may fall by 0.05, to 0.76.
     assert "Known figures are told from labels that have arrived." in told
     assert "Estimated figures use no label" in told
-    assert "Known (at least 0.7) Labels Estimated (at least 0.7)" in told
+    assert "Known (at least 0.7) Labels Estimated (at least 0.76)" in told
     assert "0.6 (0.57 to 0.63), beyond its limit 30 of 200 0.79 (0.74 to 0.84)" in told
     assert "young: labels are still coming" in told
     assert 'class="line second"' in text

@@ -75,14 +75,14 @@ def _features(report: DriftReport, in_a_row: dict[tuple[str, str], int]) -> Tabl
         "Inputs, those that drifted first",
         (
             "Input",
+            "Verdict",
+            "Windows in a row",
             f"PSI (limit {limits.psi:g})",
             _column("KS distance", limits.ks),
             _column("Wasserstein", limits.wasserstein),
             _column("Jensen-Shannon", limits.jensen_shannon),
             "Adjusted p",
             f"Missing, was to is (limit {limits.missing:g})",
-            "Windows in a row",
-            "Verdict",
         ),
         [_feature(one, in_a_row) for one in farthest],
     )
@@ -99,14 +99,14 @@ def _column(name: str, limit: float | None) -> str:
 def _feature(one: FeatureDrift, in_a_row: dict[tuple[str, str], int]) -> list[Cell | str]:
     return [
         one.name,
+        Cell(f"drifted: {one.why}", strong=True) if one.drifted else "alike",
+        str(in_a_row.get(("drift", one.name), 0)),
         figure(one.psi),
         figure(one.ks),
         figure(one.wasserstein),
         figure(one.jensen_shannon),
         figure(one.adjusted_p_value, ".2g"),
         f"{share(one.missing_reference)} to {share(one.missing_observed)}",
-        str(in_a_row.get(("drift", one.name), 0)),
-        Cell(f"drifted: {one.why}", strong=True) if one.drifted else "alike",
     ]
 
 

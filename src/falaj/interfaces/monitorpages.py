@@ -20,6 +20,7 @@ from falaj.interfaces.sheets import (
     Table,
     add_sheet,
     at,
+    lasting,
     page_of,
     seen,
 )
@@ -111,7 +112,7 @@ def _facts(status: MonitorStatus) -> list[tuple[str, Sequence[Cell]]]:
         ("Model that serves", [Cell("nothing" if status.model is None else served)]),
         ("Last verdict", [Cell(_verdict(status), strong=status.n_alerts > 0)]),
         ("Checked", [Cell(at(status.checked_at) or "never")]),
-        ("Window", [Cell(str(status.monitor.window))]),
+        ("Window", [Cell(lasting(status.monitor.window))]),
         ("Severity of its alerts", [Cell(str(status.monitor.severity))]),
     ]
 

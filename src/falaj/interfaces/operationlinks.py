@@ -150,7 +150,7 @@ async def of_incident(
         return []
     monitors = await seen(people, visitor, "monitors.overview")
     return [
-        ("Monitor", Cell(one.name, page_of("monitor", one.name)))
+        ("Monitor of the endpoint", Cell(one.name, page_of("monitor", one.name)))
         for one in monitors or ()
         if one.endpoint == incident.subject.key
     ]

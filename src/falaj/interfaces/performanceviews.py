@@ -51,7 +51,6 @@ class Limits:
 
     known: tuple[float | None, float | None] = (None, None)
     estimated: tuple[float | None, float | None] = (None, None)
-    worse_by: float | None = None
 
 
 def sections(monitor: Monitor, courses: Mapping[str, MonitorCourse]) -> list[Section]:
@@ -74,9 +73,10 @@ def sections(monitor: Monitor, courses: Mapping[str, MonitorCourse]) -> list[Sec
     }
     hidden = [words for course in courses.values() for words in not_shown(course)]
     found: list[Section] = [Section("", words=hidden)] if hidden else []
-    limits = limits_of(monitor)
     known: list[PerformanceReport] = read["performance"]
     estimated: list[EstimateReport] = read["estimate"]
+    reference = estimated[0].reference_figures if estimated else {}
+    limits = limits_of(monitor, {str(name): value for name, value in reference.items()})
     for by in dict.fromkeys([*(one.by for one in known), *(one.by for one in estimated)]):
         of_by = [one for one in known if one.by == by], [one for one in estimated if one.by == by]
         found += _by(by, *of_by, limits)
@@ -89,8 +89,14 @@ def sections(monitor: Monitor, courses: Mapping[str, MonitorCourse]) -> list[Sec
     return found
 
 
-def limits_of(monitor: Monitor) -> dict[str, Limits]:
-    """What a monitor declares of each figure; those that are always shown come first."""
+def limits_of(monitor: Monitor, reference: Mapping[str, float]) -> dict[str, Limits]:
+    """What a monitor declares of each figure; those that are always shown come first.
+
+    Args:
+        reference: figures that were realised on the reference of the estimates.
+    """
+    from falaj.monitoring.qualitychecks import Bounds
+
     found = {name: Limits() for name in _ALWAYS}
     given = monitor.performance
     if given is not None:
@@ -100,10 +106,11 @@ def limits_of(monitor: Monitor) -> dict[str, Limits]:
     quality = monitor.quality
     for one in quality.realised if quality else ():
         before = found.get(one.figure, Limits())
-        found[one.figure] = Limits((one.at_least, one.at_most), before.estimated, before.worse_by)
+        found[one.figure] = Limits((one.at_least, one.at_most), before.estimated)
     for one in quality.estimated if quality else ():
+        bounds = Bounds.of(one, reference.get(one.figure))
         before = found.get(one.figure, Limits())
-        found[one.figure] = Limits(before.known, (one.at_least, one.at_most), one.worse_by)
+        found[one.figure] = Limits(before.known, (bounds.low, bounds.high))
     return found
 
 
@@ -239,8 +246,8 @@ def _judged(band: Band | None, limits: tuple[float | None, float | None]) -> Cel
 
 def _limit(limits: tuple[float | None, float | None]) -> str:
     least, most = limits
-    told = [f"at least {least:g}"] if least is not None else []
-    told += [f"at most {most:g}"] if most is not None else []
+    told = [f"at least {least:.3g}"] if least is not None else []
+    told += [f"at most {most:.3g}"] if most is not None else []
     return f" ({' and '.join(told)})" if told else ""
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 WIDTH, HEIGHT = 640, 200
-_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 8, 8, 24
+_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 8, 12, 26
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,8 @@ def course_plot(
     ]
     bottom, top = min([bottom, *ends]), max([top, *ends])
     margin = 0.1 * (top - bottom) or 0.1 * abs(top) or 0.1
-    frame = _Frame(min(instants), max(instants), bottom - margin, top + margin)
+    floor = max(0.0, bottom - margin) if bottom >= 0 else bottom - margin
+    frame = _Frame(min(instants), max(instants), floor, top + margin)
     marks = tuple(
         Tick(frame.y(value), f"{value:{form}}")
         for value in (frame.bottom, (frame.bottom + frame.top) / 2, frame.top)

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
-from math import isfinite
+from datetime import datetime, timedelta
+from math import isfinite, isinf, isnan
 from typing import Any
 from urllib.parse import quote
 
@@ -128,7 +128,21 @@ def at(instant: datetime | None) -> str:
 
 def figure(value: float | None, form: str = ".3g") -> str:
     """A figure; a dash if it is not known."""
-    return "–" if value is None or not isfinite(value) else f"{value:{form}}"
+    if value is None or isnan(value):
+        return "–"
+    if isinf(value):
+        return "∞" if value > 0 else "-∞"
+    return f"{value:{form}}"
+
+
+def lasting(length: timedelta) -> str:
+    """A length of time in the largest unit that tells it in whole numbers."""
+    seconds = length.total_seconds()
+    for name, unit in (("day", 86_400), ("hour", 3_600), ("minute", 60)):
+        if seconds >= unit and seconds % unit == 0:
+            count = int(seconds // unit)
+            return f"{count} {name}" if count == 1 else f"{count} {name}s"
+    return f"{seconds:g} seconds"
 
 
 def share(value: float | None) -> str:
