@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request
+from starlette.concurrency import run_in_threadpool
 
 from falaj.interfaces import driftviews, performanceviews
 from falaj.interfaces.operationlinks import about
@@ -89,7 +90,7 @@ async def _one(people: People, visitor: Visitor, request: Request) -> Sheet:
     )
     sections = [
         Section("", facts=_facts(status)),
-        *driftviews.sections(status, course),
+        *await run_in_threadpool(driftviews.sections, status, course),
         *await _schedule(people, visitor, name),
         *await about(people, visitor, status.endpoint, named=f"{name}:"),
     ]
@@ -144,6 +145,7 @@ async def _performance(people: People, visitor: Visitor, request: Request) -> Sh
         )
         for kind in ("performance", "estimate", "losses", "calibration", "fairness")
     }
+    told = await run_in_threadpool(performanceviews.sections, status.monitor, courses)
     return Sheet(
         f"Performance: {name}",
         back=(
@@ -152,5 +154,5 @@ async def _performance(people: People, visitor: Visitor, request: Request) -> Sh
             (page_of("endpoint", status.endpoint), f"Endpoint {status.endpoint}"),
         ),
         words=performanceviews.WORDS,
-        sections=performanceviews.sections(status.monitor, courses),
+        sections=told,
     )

@@ -42,7 +42,7 @@ _WORDS = {"auc": "AUC", "f1": "F1", "brier": "Brier score", "log_loss": "log los
 _ALWAYS = ("auc", "log_loss", "brier")
 _MOST_PERIODS = 12
 _MOST_OF_SLICES = 4
-"""Periods that are told of each group."""
+"""Periods that are told of each group; fewer of more slices, so that the page stays small."""
 
 
 @dataclass(frozen=True)
@@ -260,7 +260,9 @@ def figure_words(name: str) -> str:
 def _slices(report: PerformanceReport, limits: Mapping[str, Limits]) -> list[Section]:
     """Known figures of each group in the last periods."""
     found = []
-    for cut in dict.fromkeys(one.slice for one in report.slices):
+    cuts = dict.fromkeys(one.slice for one in report.slices)
+    most = min(_MOST_OF_SLICES, max(1, 2 * _MOST_OF_SLICES // max(1, len(cuts))))
+    for cut in cuts:
         groups = [one for one in report.slices if one.slice == cut]
         names = [
             name
@@ -275,7 +277,7 @@ def _slices(report: PerformanceReport, limits: Mapping[str, Limits]) -> list[Sec
                 *(_judged(_band(period, name), limits[name].known) for name in names),
             )
             for one in groups
-            for period in reversed(one.periods[-_MOST_OF_SLICES:])
+            for period in reversed(one.periods[-most:])
         ]
         columns = (
             "Group",
