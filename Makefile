@@ -15,7 +15,7 @@ SIZE ?= small
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help install demo test coverage test-nightly check format docs peers model-signing sbom wrk \
-	softhsm oidc-provider mlflow-client torch bench lock clean
+	softhsm oidc-provider axe mlflow-client torch bench lock clean
 .DEFAULT_GOAL := help
 
 help: ## list what can be made
@@ -34,14 +34,14 @@ install: $(READY) ## make .venv with everything that the lock names
 demo: $(READY) ## the whole story on real flights, in a few minutes
 	@$(BIN)/falaj demo
 
-test: $(READY) softhsm oidc-provider mlflow-client ## the ordinary tests
+test: $(READY) softhsm oidc-provider axe mlflow-client ## the ordinary tests
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not nightly"
 
-coverage: $(READY) softhsm oidc-provider mlflow-client ## the ordinary tests, counting the lines that they reach; a third slower
+coverage: $(READY) softhsm oidc-provider axe mlflow-client ## the ordinary tests, counting the lines that they reach; a third slower
 	$(BIN)/coverage erase
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not nightly" --cov --cov-report=term
 
-test-nightly: $(READY) oidc-provider mlflow-client ## the slow profile: many kills, long simulations
+test-nightly: $(READY) oidc-provider axe mlflow-client ## the slow profile: many kills, long simulations
 	$(BIN)/python -m pytest -n $(WORKERS) -m nightly
 
 check: $(READY) ## format, lint, types, layers, documentation
@@ -118,6 +118,14 @@ tests/oidc-provider/node_modules/.package-lock.json: tests/oidc-provider/package
 		|| echo "The OpenID provider of the tests could not be installed (it needs Node 20 or newer, and npm): its tests are skipped."
 
 oidc-provider: tests/oidc-provider/node_modules/.package-lock.json ## install the OpenID provider that tests of signing in use
+
+# axe-core looks at our pages, in a browser, for what keeps people from using them.
+tests/axe/node_modules/.package-lock.json: tests/axe/package-lock.json
+	@npm ci --prefix tests/axe --ignore-scripts --no-audit --no-fund --loglevel=error >/dev/null \
+		&& touch $@ \
+		|| echo "axe-core could not be installed (it needs Node and npm): the tests of accessibility are skipped."
+
+axe: tests/axe/node_modules/.package-lock.json ## install what the tests of accessibility look at pages with
 
 # Those who watch over data and models, for benchmarks/monitoring.
 .venv-peers/%/.ready: benchmarks/monitoring/peers/requirements-%.txt | $(READY)

@@ -32,6 +32,8 @@ OTHER_ROUTES = {
     "/auth/device", "/auth/device/step-up", "/auth/device/token",
     "/login", "/login/passkey", "/login/passkey/options", "/enrol/passkey",
     "/enrol/passkey/options", "/step-up", "/step-up/passkey", "/step-up/passkey/options",
+    "/endpoints", "/endpoints/{name}", "/monitors", "/monitors/{name}",
+    "/monitors/{name}/performance", "/sources", "/sources/{name}", "/contracts/{name}",
     "/rollouts", "/rollouts/{name}", "/rollouts/{name}/deeds/{deed}",
     "/alerts", "/alerts/{id}", "/alerts/{id}/deed", "/incidents", "/incidents/{id}",
     "/incidents/{id}/deed", "/problems", "/problems/{id}", "/changes", "/changes/{id}",
@@ -54,6 +56,8 @@ FOR_STRANGERS = {
     "/auth/device",  # codes that open nothing before somebody approves
     "/login", "/account", "/step-up", "/device", "/account/sign-out",  # lead to the sign-in
     "/rollouts", "/rollouts/{name}",  # so do these
+    "/endpoints", "/endpoints/{name}", "/monitors", "/monitors/{name}",
+    "/monitors/{name}/performance", "/sources", "/sources/{name}", "/contracts/{name}",
     "/alerts", "/alerts/{id}", "/incidents", "/incidents/{id}", "/problems", "/problems/{id}",
     "/changes", "/changes/{id}", "/silences", "/service-levels",
 }  # fmt: skip

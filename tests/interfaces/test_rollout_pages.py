@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from datetime import timedelta
 
@@ -10,7 +11,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from falaj.features.model import FeatureService
-from falaj.interfaces.plots import band_plot
+from falaj.interfaces.plots import Series, band_plot, course_plot
 from falaj.interfaces.processes import control_app
 from falaj.kernel.clock import SystemClock
 from falaj.kernel.ids import new_id
@@ -123,7 +124,7 @@ def test_the_page_shows_shares_guardrails_and_the_estimate_over_looks(browser: B
         "<polygon",
     ):
         assert told in page
-    assert "<script" not in page.split("<main>")[1]
+    assert "<script" not in page.split("<main")[1]
     assert "&lt;b&gt;bold" in page
     assert "It &lt;i&gt;runs" in page
 
@@ -162,3 +163,27 @@ def test_a_plot_needs_two_points_and_holds_zero() -> None:
     places = [tuple(map(float, one.split(","))) for one in plot.line.split()]
     assert places[0][0] < places[1][0] <= plot.right
     assert all(down < plot.zero for _, down in places)
+
+
+def test_a_course_needs_two_instants_and_holds_its_limits() -> None:
+    later = START + timedelta(minutes=1)
+    assert course_plot([Series("psi", [START], [0.1])], [0.2]) is None
+    assert course_plot([Series("psi", [START, later], [0.1, None])], [0.2]) is None
+    plot = course_plot([Series("psi", [START, later], [0.0, 0.1])], [0.2])
+    assert plot is not None
+    (drawn,) = plot.drawn
+    assert [across for across, _ in drawn.dots] == [plot.left, plot.right]
+    assert plot.limits[0].at < drawn.dots[1][1] < drawn.dots[0][1]
+    assert plot.ticks[0].text == "0"  # what is never below 0 is drawn from there
+
+
+def test_an_endless_interval_leaves_the_frame_and_stretches_it_not() -> None:
+    times = [START, START + timedelta(minutes=1)]
+    plot = course_plot([Series("loss", times, [0.4, 0.5], [0.3, 0.4], [math.inf, 0.6])])
+    assert plot is not None
+    assert all(0 <= down <= plot.height for down in _downs(plot.drawn[0].band))
+    assert float(plot.ticks[-1].text) < 1
+
+
+def _downs(points: str) -> list[float]:
+    return [float(one.split(",")[1]) for one in points.split()]

@@ -127,7 +127,9 @@ class Assessed:
         rows = np.column_stack([scores, random.integers(0, 2, 20_000)]).astype(np.float32)
         self.bundle = SimpleNamespace(
             statistics=statistics_of(ENCODING, rows, scores, labels),
-            manifest=SimpleNamespace(signature=SimpleNamespace(encoding=ENCODING)),
+            manifest=SimpleNamespace(
+                signature=SimpleNamespace(encoding=ENCODING), importance={"a": 3.0, "kind": 1.0}
+            ),
         )
         releases: Any = SimpleNamespace(active=self._active, endpoint=self._endpoint)
         bundles: Any = SimpleNamespace(open_bundle=lambda _: self.bundle)

@@ -28,6 +28,7 @@ from falaj.kernel.database import Database
 from falaj.kernel.errors import Conflict, Forbidden, InvalidInput, NotFound
 from falaj.lake.adapters.ducklake_engine import Place
 from falaj.lake.adapters.lake_ducklake import DuckLake
+from falaj.monitoring.coursewords import Verdict
 from falaj.monitoring.model import Labels, PerformanceLimits
 from falaj.monitoring.performancewords import (
     CalibrationLimits,
@@ -494,3 +495,66 @@ def test_a_composition_is_refused(world: Assessed) -> None:
         world.monitors.estimate("delays", **WINDOW)
     with pytest.raises(InvalidInput, match="composition"):
         world.monitors.performance("delays", **OUTCOMES, **WINDOW, slice_by="a", slice_of="input")
+
+
+def test_a_monitor_tells_its_last_verdict_and_the_model_that_it_watches(world: Assessed) -> None:
+    crossed = quality(realised=(FigureLimit(figure="brier", at_most=0.05),))
+    world.declare(window=timedelta(days=DAYS), labels=LABELS, quality=crossed)
+    (before,) = world.monitors.overview()
+    assert (before.verdict, before.checked_at) == (Verdict.NEVER, None)
+    world.clock.move(timedelta(days=2))
+    result = world.monitors.check("watched", until=NOW)
+    (after,) = world.monitors.overview()
+    assert (after.name, after.endpoint, after.model) == ("watched", "delays", "delay")
+    assert (after.verdict, after.n_alerts) == (Verdict.ALERTING, len(result.alerts))
+    assert after.checked_at == world.clock.now()
+    assert world.monitors.show("watched").monitor.quality == crossed
+
+
+def test_a_check_that_finds_nothing_is_quiet(world: Assessed) -> None:
+    world.declare(
+        window=timedelta(days=DAYS), labels=LABELS,
+        quality=quality(realised=(FigureLimit(figure="brier", at_most=0.9),)),
+    )  # fmt: skip
+    world.monitors.check("watched", until=NOW)
+    assert world.monitors.show("watched").verdict is Verdict.QUIET
+
+
+def test_a_course_holds_reports_of_the_monitor_alone_the_newest_first(world: Assessed) -> None:
+    world.declare(
+        window=timedelta(days=7), labels=LABELS,
+        quality=quality(realised=(FigureLimit(figure="brier", at_most=0.05),)),
+    )  # fmt: skip
+    first = world.monitors.check("watched", until=MONDAY + timedelta(days=7)).reports
+    world.monitors.performance("delays", **OUTCOMES, **WINDOW)
+    second = world.monitors.check("watched", until=NOW).reports
+    course = world.monitors.course("watched", "performance")
+    assert [one.id for one in course.reports] == [*second, *first]
+    assert course.n_not_shown == 0
+    assert [one.id for one in world.monitors.course("watched", "performance", limit=1).reports] == (
+        second
+    )
+    assert world.monitors.course("watched", "drift").reports == []
+
+
+def test_a_course_counts_what_the_caller_may_not_see_and_shows_none_of_it(
+    world: Assessed,
+) -> None:
+    world.declare(
+        window=timedelta(days=DAYS), labels=LABELS,
+        quality=quality(realised=(FigureLimit(figure="brier", at_most=0.05),)),
+    )  # fmt: skip
+    world.monitors.check("watched", until=NOW)
+    world.readable = set()
+    course = world.monitors.course("watched", "performance")
+    assert (course.reports, course.n_not_shown) == ([], 1)
+
+
+def test_whoever_may_not_see_the_endpoint_sees_no_monitor_of_it(world: Assessed) -> None:
+    world.declare(labels=LABELS)
+    world.service._may = lambda _call, _action, ref: ref.kind != "endpoint"
+    assert world.monitors.overview() == []
+    with pytest.raises(NotFound, match="no monitor"):
+        world.monitors.show("watched")
+    with pytest.raises(NotFound, match="no monitor"):
+        world.monitors.course("watched", "drift")

@@ -39,6 +39,11 @@ class Kept:
                 needed=needed, of_last=of_last, bundle=bundle,
             )  # fmt: skip
 
+    def in_a_row(self) -> dict[str, tuple[int, datetime]]:
+        with self.database.reading() as connection:
+            found = persistence.in_a_row(connection, "watch")
+        return {one.column: (one.windows, one.since) for one in found}
+
 
 @pytest.fixture
 def kept(sqlite_database: Database) -> Kept:
@@ -113,3 +118,24 @@ def test_old_windows_are_forgotten(kept: Kept, monkeypatch: pytest.MonkeyPatch) 
     with kept.database.reading() as connection:
         for table in (checks, findings):
             assert connection.execute(select(func.count()).select_from(table)).scalar() == 4
+
+
+def test_windows_in_a_row_are_counted_back_to_the_first_without_the_finding(kept: Kept) -> None:
+    assert kept.in_a_row() == {}
+    for number, found in enumerate([("a", "b"), ("a",), ("a", "b"), ("a", "b", "c")], 1):
+        kept.window(number, *found)
+    assert kept.in_a_row() == {
+        "a": (4, START),
+        "b": (2, START + 2 * HOUR),
+        "c": (1, START + 3 * HOUR),
+    }
+    kept.window(5)
+    assert kept.in_a_row() == {}
+
+
+def test_windows_that_overlap_or_are_of_another_version_are_not_in_a_row(kept: Kept) -> None:
+    kept.window(1, "a", bundle="b0")
+    kept.window(2, "a")
+    kept.window(2.5, "a")
+    kept.window(3.5, "a")
+    assert kept.in_a_row() == {"a": (2, START + 1.5 * HOUR)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from urllib.parse import urlsplit
 
@@ -16,6 +17,11 @@ PASSING = "__Host-falaj-provider"
 """What a browser keeps while its person is at an identity provider; it opens nothing."""
 _LONGEST = 200
 _PAGES = frozenset({"/", "/account", "/device", "/step-up"})
+_ROOMS = re.compile(
+    r"/(alerts|changes|contracts|endpoints|incidents|monitors|problems|rollouts|service-levels"
+    r"|silences|sources)(/[A-Za-z0-9_-]+(/performance)?)?"
+)
+"""Pages that only tell: an alert's message leads to them, and so does the sign-in after it."""
 
 
 def cookie(request: Request, name: str, *, longest: int = _LONGEST) -> str:
@@ -57,6 +63,8 @@ def own_page(asked: str, *, otherwise: str = "/account") -> str:
         parts = urlsplit(asked)
     except ValueError:
         return otherwise
-    if parts.scheme or parts.netloc or parts.path not in _PAGES or asked.startswith("//"):
+    if parts.scheme or parts.netloc or asked.startswith("//"):
+        return otherwise
+    if parts.path not in _PAGES and not _ROOMS.fullmatch(parts.path):
         return otherwise
     return f"{parts.path}?{parts.query}" if parts.query else parts.path

@@ -6,7 +6,7 @@ show and do are actions through the door, as anywhere.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -14,7 +14,12 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
 
+from falaj.interfaces.operationlinks import of_alert, of_change, of_incident
+from falaj.interfaces.sheets import Cell as Link
+from falaj.interfaces.sheets import linked, page_of
 from falaj.interfaces.visitors import People, add_page_route, form_of, to, to_login
+from falaj.kernel.call import AssetRef
+from falaj.trust.websessions import Visitor
 
 Cell = str | tuple[str, str]
 """A text, or a text and the page that it leads to."""
@@ -34,6 +39,8 @@ class Room:
     facts: Callable[[Any], Sequence[tuple[str, Cell]]] = lambda _one: ()
     deed: tuple[str, str] = ("", "")
     """An action that its page offers, and what the button says."""
+    links: Callable[[People, Visitor, Any], Awaitable[list[tuple[str, Link]]]] | None = None
+    """What else it hangs together with, as far as the visitor may see it."""
 
 
 def _at(instant: datetime | None) -> str:
@@ -45,12 +52,17 @@ def _took(seconds: float | None) -> str:
 
 
 def _links(kind: str, ids: Sequence[str]) -> list[tuple[str, Cell]]:
-    return [(kind.capitalize(), (one, f"/{kind}s/{one}")) for one in ids]
+    return [(kind.capitalize(), (one, page_of(kind, one))) for one in ids]
+
+
+def _about(subject: AssetRef) -> Cell:
+    told = linked(subject)
+    return (told.text, told.page)
 
 
 def _alert(one: Any) -> Sequence[tuple[str, Cell]]:
     return [
-        ("About", str(one.subject)),
+        ("About", _about(one.subject)),
         ("Severity", str(one.severity)),
         ("State", str(one.state)),
         ("Raised", _at(one.raised_at)),
@@ -65,7 +77,7 @@ def _alert(one: Any) -> Sequence[tuple[str, Cell]]:
 
 def _incident(one: Any) -> Sequence[tuple[str, Cell]]:
     return [
-        ("Configuration item", str(one.subject)),
+        ("Configuration item", _about(one.subject)),
         ("Priority", f"{one.priority} (impact {one.impact}, urgency {one.urgency})"),
         ("State", str(one.state)),
         ("Assigned to", one.assigned_to or ""),
@@ -82,7 +94,7 @@ def _incident(one: Any) -> Sequence[tuple[str, Cell]]:
 
 def _problem(one: Any) -> Sequence[tuple[str, Cell]]:
     return [
-        ("About", str(one.subject)),
+        ("About", _about(one.subject)),
         ("State", str(one.state).replace("_", " ")),
         ("Root cause", one.root_cause),
         ("Workaround", one.workaround),
@@ -95,7 +107,7 @@ def _problem(one: Any) -> Sequence[tuple[str, Cell]]:
 
 def _change(one: Any) -> Sequence[tuple[str, Cell]]:
     return [
-        ("About", str(one.subject)),
+        ("About", _about(one.subject)),
         ("Type", str(one.type)),
         ("Kind", one.kind),
         ("State", str(one.state).replace("_", " ")),
@@ -112,22 +124,23 @@ def _change(one: Any) -> Sequence[tuple[str, Cell]]:
 def _level(one: Any) -> Sequence[Cell]:
     attained = "no requests" if one.attained is None else f"{one.attained:.4%}"
     burning = [f"{burn.hours:g} h: {burn.long_rate:.1f}" for burn in one.burns if burn.burning]
-    return [one.name, one.endpoint, f"{one.indicator} {one.objective:.4%}", attained,
+    endpoint = (one.endpoint, page_of("endpoint", one.endpoint))
+    return [one.name, endpoint, f"{one.indicator} {one.objective:.4%}", attained,
             f"{one.budget_left:.0%}", ", ".join(burning) or "calm"]  # fmt: skip
 
 
 ROOMS: Mapping[str, Room] = {
     "alerts": Room(
         "Alerts", "alerts.list", ("Alert", "About", "Severity", "State", "Since"),
-        lambda one: [(one.name, f"/alerts/{one.id}"), str(one.subject), str(one.severity),
+        lambda one: [(one.name, f"/alerts/{one.id}"), _about(one.subject), str(one.severity),
                      str(one.state), _at(one.raised_at)],
-        "alerts.get", _alert, ("alerts.acknowledge", "Acknowledge"),
+        "alerts.get", _alert, ("alerts.acknowledge", "Acknowledge"), of_alert,
     ),
     "incidents": Room(
         "Incidents", "incidents.list", ("Incident", "About", "Priority", "State", "Opened"),
-        lambda one: [(one.title, f"/incidents/{one.id}"), str(one.subject), str(one.priority),
+        lambda one: [(one.title, f"/incidents/{one.id}"), _about(one.subject), str(one.priority),
                      str(one.state), _at(one.opened_at)],
-        "incidents.get", _incident, ("incidents.acknowledge", "Acknowledge"),
+        "incidents.get", _incident, ("incidents.acknowledge", "Acknowledge"), of_incident,
     ),
     "problems": Room(
         "Problems", "problems.list", ("Problem", "About", "State", "Opened"),
@@ -137,9 +150,9 @@ ROOMS: Mapping[str, Room] = {
     ),
     "changes": Room(
         "Changes", "changes.list", ("Change", "About", "Type", "State", "Asked for"),
-        lambda one: [(one.title, f"/changes/{one.id}"), str(one.subject), str(one.type),
+        lambda one: [(one.title, f"/changes/{one.id}"), _about(one.subject), str(one.type),
                      str(one.state).replace("_", " "), _at(one.requested_at)],
-        "changes.get", _change,
+        "changes.get", _change, links=of_change,
     ),
     "silences": Room(
         "Silences", "silences.list", ("Alerts", "Reason", "By", "From", "Until"),
@@ -191,7 +204,10 @@ def _page(people: People, name: str, room: Room) -> Any:
         if visitor is None:
             return to_login(request)
         found = await people.call(visitor, room.one, id=request.path_params["id"])
-        told = room.facts(found)
+        told = list(room.facts(found))
+        if room.links is not None:
+            more = await room.links(people, visitor, found)
+            told += [(label, (one.text, one.page)) for label, one in more]
         offered = room.deed[0] and found.acknowledged_at is None and str(found.state) == "open"
         return people.form_page(
             request,

@@ -8,13 +8,16 @@ from fastapi import FastAPI
 
 from falaj.interfaces.accountpage import add_account_page
 from falaj.interfaces.devicepage import add_device_page, add_device_routes
+from falaj.interfaces.endpointpages import add_endpoint_pages
 from falaj.interfaces.federated import add_federation
 from falaj.interfaces.hosts import Addresses
+from falaj.interfaces.monitorpages import add_monitor_pages
 from falaj.interfaces.operationpages import add_operation_pages
 from falaj.interfaces.pages import add_pages
 from falaj.interfaces.passkeyroutes import add_passkey_routes
 from falaj.interfaces.rolloutpages import add_rollout_pages
 from falaj.interfaces.signin import add_sign_in
+from falaj.interfaces.sourcepages import add_source_pages
 from falaj.interfaces.visitors import Pages, People
 from falaj.trust.passkeys import RelyingParty
 from falaj.wiring.federationparts import federated_logout, federation
@@ -52,6 +55,9 @@ def add_people(app: FastAPI, premises: Premises, addresses: Addresses, *, versio
     add_device_routes(app, devices, people)
     add_sign_in(app, people)
     add_account_page(app, people)
+    add_endpoint_pages(app, people)
+    add_monitor_pages(app, people)
+    add_source_pages(app, people)
     add_rollout_pages(app, people)
     add_operation_pages(app, people)
     add_device_page(app, devices, people)

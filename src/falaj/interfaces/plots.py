@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 WIDTH, HEIGHT = 640, 200
-_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 8, 8, 24
+_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 8, 12, 26
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,123 @@ def band_plot(
         ticks=tuple(Tick(y(value), f"{value:+.1%}") for value in (bottom, 0.0, top)),
         begin=f"{begin:%Y-%m-%d %H:%M}",
         end=f"{end:%Y-%m-%d %H:%M}",
+    )
+
+
+@dataclass(frozen=True)
+class Series:
+    """Figures over time, each with its interval if it has one."""
+
+    name: str
+    at: Sequence[datetime]
+    values: Sequence[float | None]
+    low: Sequence[float | None] = ()
+    high: Sequence[float | None] = ()
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A series in the units of the plot's frame."""
+
+    name: str
+    line: str
+    """Empty with fewer than two points."""
+    band: str
+    dots: tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True)
+class CoursePlot:
+    """Series over time, and the limits that they are held to."""
+
+    drawn: tuple[Drawn, ...]
+    """The first is drawn as a whole line, the second dashed."""
+    limits: tuple[Tick, ...]
+    ticks: tuple[Tick, ...]
+    begin: str
+    end: str
+    width: int = WIDTH
+    height: int = HEIGHT
+    left: int = _LEFT
+    right: int = WIDTH - _RIGHT
+
+
+def course_plot(
+    series: Sequence[Series], limits: Sequence[float] = (), form: str = ".3g"
+) -> CoursePlot | None:
+    """A plot of figures over time with their limits; None with fewer than two instants.
+
+    The vertical axis holds all figures, limits and intervals; an interval that is more than
+    three times as wide as all the rest leaves it.
+    """
+    instants = [when for one in series for when, value in _known(one)]
+    if len(set(instants)) < 2:
+        return None
+    values = [value for one in series for _, value in _known(one)] + list(limits)
+    bottom, top = min(values), max(values)
+    reach = 3 * (top - bottom) or abs(top) or 1.0
+    ends = [
+        end
+        for one in series
+        for end in (*one.low, *one.high)
+        if end is not None and bottom - reach <= end <= top + reach
+    ]
+    bottom, top = min([bottom, *ends]), max([top, *ends])
+    margin = 0.1 * (top - bottom) or 0.1 * abs(top) or 0.1
+    floor = max(0.0, bottom - margin) if bottom >= 0 else bottom - margin
+    frame = _Frame(min(instants), max(instants), floor, top + margin)
+    marks = tuple(
+        Tick(frame.y(value), f"{value:{form}}")
+        for value in (frame.bottom, (frame.bottom + frame.top) / 2, frame.top)
+    )
+    return CoursePlot(
+        drawn=tuple(_drawn(one, frame) for one in series if _known(one)),
+        limits=tuple(Tick(frame.y(limit), f"{limit:{form}}") for limit in dict.fromkeys(limits)),
+        ticks=marks,
+        begin=f"{frame.begin:%Y-%m-%d %H:%M}",
+        end=f"{frame.end:%Y-%m-%d %H:%M}",
+    )
+
+
+@dataclass(frozen=True)
+class _Frame:
+    begin: datetime
+    end: datetime
+    bottom: float
+    top: float
+
+    def x(self, when: datetime) -> float:
+        gone = (when - self.begin).total_seconds() / (self.end - self.begin).total_seconds()
+        return round(_LEFT + gone * (WIDTH - _LEFT - _RIGHT), 1)
+
+    def y(self, value: float) -> float:
+        within = min(max(value, self.bottom), self.top)
+        down = (self.top - within) / (self.top - self.bottom)
+        return round(_TOP + down * (HEIGHT - _TOP - _BOTTOM), 1)
+
+
+def _known(series: Series) -> list[tuple[datetime, float]]:
+    return [
+        (when, value)
+        for when, value in zip(series.at, series.values, strict=True)
+        if value is not None and math.isfinite(value)
+    ]
+
+
+def _drawn(series: Series, frame: _Frame) -> Drawn:
+    places = [(frame.x(when), frame.y(value)) for when, value in _known(series)]
+    ends = [
+        (when, low, high)
+        for when, low, high in zip(series.at, series.low, series.high, strict=False)
+        if low is not None and high is not None and not math.isnan(low + high)
+    ]
+    outline = [(frame.x(when), frame.y(high)) for when, _, high in ends]
+    outline += [(frame.x(when), frame.y(low)) for when, low, _ in reversed(ends)]
+    return Drawn(
+        name=series.name,
+        line=_points(places) if len(places) > 1 else "",
+        band=_points(outline) if len(ends) > 1 else "",
+        dots=tuple(places),
     )
 
 

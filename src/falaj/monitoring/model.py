@@ -117,6 +117,11 @@ class Band(BaseModel):
     low: float
     high: float
 
+    def beyond(self, least: float | None, most: float | None) -> bool:
+        """True if the whole band lies below ``least`` or above ``most``; None bounds nothing."""
+        below = least is not None and self.high < least
+        return below or (most is not None and self.low > most)
+
 
 class PeriodPerformance(BaseModel):
     """How right the predictions of one period turned out to be."""

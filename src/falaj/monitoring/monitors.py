@@ -14,6 +14,7 @@ from falaj.kernel.call import AssetRef, Call
 from falaj.kernel.errors import Conflict, NotFound
 from falaj.monitoring import tables
 from falaj.monitoring.assessments import Assessments, check_window, keep, version_of
+from falaj.monitoring.courses import Courses
 from falaj.monitoring.driftchecks import DriftChecks, discreetly
 from falaj.monitoring.driftwords import DriftLimits, DriftReference, DriftReport, DriftWatch
 from falaj.monitoring.model import (
@@ -77,6 +78,7 @@ class Monitors:
         self._drift_checks = DriftChecks(drift, performance)
         self._assessments = assessments
         self.lake = drift.lake
+        self.courses = Courses(releases, alerts)
 
     @property
     def series(self) -> SeriesAnomalies:

@@ -9,6 +9,7 @@ kept beside what was found, since a window without findings is news as well.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ from falaj.monitoring.driftwords import Finding
 from falaj.monitoring.tables import checks, findings
 
 if TYPE_CHECKING:
-    from sqlalchemy.engine import Connection
+    from sqlalchemy.engine import Connection, Row
 
 WINDOWS_KEPT = 500
 """Of each monitor at least; older ones are forgotten at its next check, unless the windows that
@@ -27,6 +28,60 @@ persistence looks back on reach farther."""
 _DENSE = 50
 """Of checks that follow each other faster than this part of their window, those in the middle are
 forgotten: a window of 30 days that is checked each minute keeps a hundred rows for each window."""
+_LONGEST = 100
+"""So many windows are looked back on at most, when those in a row are counted."""
+
+
+@dataclass(frozen=True)
+class InARow:
+    """What the newest check of a monitor found, and for how long it has been so."""
+
+    name: str
+    """Of the finding, such as ``drift`` or ``null_surge``."""
+    column: str
+    windows: int
+    """That end with the newest one, share no instant, and in each of which it was found."""
+    since: datetime
+    """Where the first of them begins."""
+
+
+def in_a_row(connection: Connection, monitor: str) -> list[InARow]:
+    """All that the newest check found, with the windows in a row in which it was found.
+
+    The windows are chosen as for ``lasting``, at most a hundred of them.
+    """
+    row = _window(connection, monitor, None, None)
+    if row is None:
+        return []
+    mine = findings.c.monitor == monitor
+    now = connection.execute(
+        select(findings.c.key, findings.c.name, findings.c.subject)
+        .where(mine, findings.c.until == row.until)
+        .order_by(findings.c.key)
+    )
+    found = {one.key: InARow(one.name, one.subject, 1, row.since) for one in now}
+    still = set(found)
+    for _ in range(_LONGEST - 1):
+        row = _window(connection, monitor, row.since, row.bundle) if still else None
+        if row is None:
+            break
+        before = select(findings.c.key).where(mine, findings.c.until == row.until)
+        still &= set(connection.execute(before).scalars())
+        for key in still:
+            found[key] = replace(found[key], windows=found[key].windows + 1, since=row.since)
+    return list(found.values())
+
+
+def _window(
+    connection: Connection, monitor: str, until: datetime | None, bundle: str | None
+) -> Row[datetime, datetime, str] | None:
+    """The newest checked window, of those that end no later than ``until`` and of a bundle."""
+    query = select(checks.c.until, checks.c.since, checks.c.bundle).where(
+        checks.c.monitor == monitor
+    )
+    if until is not None:
+        query = query.where(checks.c.until <= until, checks.c.bundle == bundle)
+    return connection.execute(query.order_by(checks.c.until.desc()).limit(1)).first()
 
 
 def keep(

@@ -55,10 +55,7 @@ class Bounds:
 
     def crossed(self, band: Band | None) -> bool:
         """True if the whole band lies beyond."""
-        if band is None:
-            return False
-        below = self.low is not None and band.high < self.low
-        return below or (self.high is not None and band.low > self.high)
+        return band is not None and band.beyond(self.low, self.high)
 
     def crossed_last(self, bands: Sequence[Band | None], in_a_row: int) -> bool:
         """True if each of so many last bands lies beyond."""

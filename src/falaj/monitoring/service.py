@@ -9,6 +9,7 @@ from falaj.kernel.actions import action
 from falaj.kernel.call import AssetRef
 from falaj.kernel.errors import Forbidden, NotFound
 from falaj.monitoring.assessment_actions import AssessmentActions, May
+from falaj.monitoring.course_actions import CourseActions
 from falaj.monitoring.driftwords import (
     DriftLimits,
     DriftReference,
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from falaj.monitoring.schedules import MonitorSchedules
 
 
-class MonitorService(AssessmentActions, LeakageActions, ScheduleActions):
+class MonitorService(AssessmentActions, LeakageActions, ScheduleActions, CourseActions):
     """Drift, performance, calibration and fairness, from the prediction log."""
 
     name: ClassVar[str] = "monitors"

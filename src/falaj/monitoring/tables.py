@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import (
@@ -14,6 +15,7 @@ from sqlalchemy import (
     Table,
     Text,
     delete,
+    func,
     insert,
     select,
 )
@@ -116,4 +118,27 @@ def last_document(connection: Connection, kind: str, monitor: str) -> dict[str, 
     found: dict[str, Any] | None = connection.execute(
         query.order_by(reports.c.id.desc()).limit(1)
     ).scalar()
+    return found
+
+
+def course_rows(
+    connection: Connection, kind: str, endpoint: str, monitor: str | None, *, limit: int
+) -> list[Any]:
+    """The newest kept reports of a kind with their documents, the newest first; of what no
+    monitor made if ``monitor`` is None."""
+    alike = (
+        reports.c.kind == kind,
+        reports.c.endpoint == endpoint,
+        reports.c.monitor.is_(None) if monitor is None else reports.c.monitor == monitor,
+    )
+    query = select(reports).where(*alike).order_by(reports.c.id.desc()).limit(limit)
+    return list(connection.execute(query))
+
+
+def last_report_at(connection: Connection, endpoint: str, monitor: str) -> datetime | None:
+    """When a monitor last kept a report of its endpoint; None if it never did."""
+    query = select(func.max(reports.c.at)).where(
+        reports.c.endpoint == endpoint, reports.c.monitor == monitor
+    )
+    found: datetime | None = connection.execute(query).scalar()
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Row, select, update
@@ -102,6 +103,20 @@ class Alerts:
         if state is not None:
             query = query.where(table.c.state == state)
         return [_alert(row) for row in connection.execute(query)]
+
+    def seen_since(
+        self, connection: Connection, subject: AssetRef, since: datetime, *, prefix: str
+    ) -> list[str]:
+        """The names of the alerts of a subject that were raised (or raised again) since an
+        instant, and whose names begin so."""
+        table = tables.alerts
+        query = select(table.c.name).where(
+            table.c.subject_kind == subject.kind,
+            table.c.subject_key == subject.key,
+            table.c.last_seen_at >= since,
+            table.c.name.startswith(prefix, autoescape=True),
+        )
+        return list(connection.execute(query.order_by(table.c.name)).scalars())
 
     def acknowledge(self, call: Call, alert_id: str) -> Alert:
         """Say that one looks after it; it stays open. Raises Conflict if it is resolved."""

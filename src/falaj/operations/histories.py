@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import func, insert, select
@@ -46,10 +47,15 @@ def add_link(call: Call, of: str, to: str, kind: str) -> bool:
 
 def linked(connection: Connection, of: str) -> dict[str, list[str]]:
     """The ids of what belongs to ``of``, by kind, the oldest first."""
-    found: dict[str, list[str]] = {}
-    query = select(tables.links).where(tables.links.c.of == of)
+    return linked_each(connection, [of])[of]
+
+
+def linked_each(connection: Connection, of: Sequence[str]) -> dict[str, dict[str, list[str]]]:
+    """As ``linked``, of each of several."""
+    found: dict[str, dict[str, list[str]]] = {one: {} for one in of}
+    query = select(tables.links).where(tables.links.c.of.in_(of))
     for row in connection.execute(query.order_by(tables.links.c.at, tables.links.c.to)):
-        found.setdefault(row.kind, []).append(row.to)
+        found[row.of].setdefault(row.kind, []).append(row.to)
     return found
 
 

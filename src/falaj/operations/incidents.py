@@ -6,6 +6,7 @@ downstream of it, medium when anything does, else low.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
@@ -19,7 +20,15 @@ from falaj.kernel.errors import Conflict, InvalidInput, NotFound
 from falaj.kernel.ids import new_id
 from falaj.kernel.insertion import insert_if_absent
 from falaj.operations import tables
-from falaj.operations.histories import add_entry, add_link, entries, key_of, linked, record_about
+from falaj.operations.histories import (
+    add_entry,
+    add_link,
+    entries,
+    key_of,
+    linked,
+    linked_each,
+    record_about,
+)
 from falaj.operations.model import (
     MOST_LISTED,
     Alert,
@@ -267,7 +276,9 @@ class Incidents:
         )
         if state is not None:
             query = query.where(table.c.state == state)
-        return [_incident(row) for row in connection.execute(query)]
+        found = [_incident(row) for row in connection.execute(query)]
+        links = linked_each(connection, [one.id for one in found])
+        return [one.model_copy(update=_links(links[one.id])) for one in found]
 
     def note(self, call: Call, incident_id: str, text: str) -> Incident:
         """Add a line to the timeline, also of a resolved incident."""
@@ -340,12 +351,7 @@ class Incidents:
             )
         links = linked(connection, incident_id)
         return _incident(row).model_copy(
-            update={
-                "timeline": entries(connection, incident_id),
-                "alerts": links.get("alert", []),
-                "changes": links.get("change", []),
-                "problem": next(iter(links.get("problem", [])), None),
-            }
+            update={"timeline": entries(connection, incident_id), **_links(links)}
         )
 
 
@@ -365,6 +371,15 @@ def _incident(row: Row[Any]) -> Incident:
     values |= {"subject": AssetRef(row.subject_kind, row.subject_key)}
     values |= {"timeline": [], "alerts": [], "changes": []}
     return Incident.model_validate(values)
+
+
+def _links(links: Mapping[str, list[str]]) -> dict[str, Any]:
+    """What belongs to an incident, as its fields."""
+    return {
+        "alerts": links.get("alert", []),
+        "changes": links.get("change", []),
+        "problem": next(iter(links.get("problem", [])), None),
+    }
 
 
 def _began(alert: Alert) -> datetime:

@@ -5,6 +5,7 @@ Only where Debian's ``chromium`` (or Chrome) is at hand; nothing is downloaded f
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import shutil
@@ -43,6 +44,25 @@ class Chromium:
     def open(self, url: str) -> None:
         """Go to an address, as if it was typed."""
         self._ask("Page.navigate", url=url)
+
+    def keep_cookie(self, url: str, name: str, value: str) -> None:
+        """Have a cookie, as if the site at ``url`` had given it."""
+        self._ask("Network.setCookie", url=url, name=name, value=value, secure=True, httpOnly=True,
+                  path="/")  # fmt: skip
+
+    def show_as(self, *, width: int, dark: bool, height: int = 900) -> None:
+        """Show pages in a window of so many CSS pixels, as a light or a dark desk wants them."""
+        self._ask(
+            "Emulation.setDeviceMetricsOverride",
+            width=width, height=height, deviceScaleFactor=1, mobile=False,
+        )  # fmt: skip
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self._ask("Emulation.setEmulatedMedia", features=[scheme])
+
+    def picture(self) -> bytes:
+        """The whole page as it looks now, a PNG."""
+        told = self._ask("Page.captureScreenshot", format="png", captureBeyondViewport=True)
+        return base64.b64decode(told["data"])
 
     def script(self, text: str) -> Any:
         """What a script in the page comes to."""

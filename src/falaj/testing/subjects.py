@@ -431,6 +431,8 @@ SUBJECTS: Mapping[str, Subject] = {
     "monitors.reports": Subject(_always(endpoint="late")),
     "monitors.report": Subject(_fact("report")),
     "monitors.checks": Subject(_always(name="late-drift")),
+    "monitors.show": Subject(_always(name="late-drift")),
+    "monitors.course": Subject(_always(name="late-drift", kind="drift")),
     **{name: Subject(*asked) for name, asked in of_retraining().items()},
     **{name: Subject(*asked) for name, asked in of_rollouts().items()},
     "changes.get": Subject(_fact("id", "change")),

@@ -1,0 +1,166 @@
+"""The alerts, incidents, rollouts and changes of an endpoint or a monitor, for its page.
+
+Each list is that of the action of its name, so that nobody finds here what that would not show.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING, Any
+
+from falaj.interfaces.sheets import Cell, Section, Table, at, linked, page_of, seen
+from falaj.interfaces.visitors import People
+from falaj.kernel.call import AssetRef
+from falaj.trust.websessions import Visitor
+
+if TYPE_CHECKING:
+    from falaj.operations.model import Alert, Change, Incident
+    from falaj.rollouts.records import RolloutSummary
+
+_MOST = 20
+
+
+async def about(
+    people: People,
+    visitor: Visitor,
+    endpoint: str,
+    *,
+    named: str = "",
+    approved: Collection[str] = (),
+) -> list[Section]:
+    """What there is about an endpoint; at most twenty of each, the newest first.
+
+    Args:
+        named: only alerts whose names begin so, with their incidents and the changes of those.
+        approved: ids of changes that belong to it beside those about it and its rollouts.
+    """
+    subject = AssetRef("endpoint", endpoint)
+    lists = {
+        name: await seen(people, visitor, f"{name}.list")
+        for name in ("alerts", "incidents", "rollouts", "changes")
+    }
+    alerts = [
+        one for one in lists["alerts"] or () if one.subject == subject and _begins(one, named)
+    ]
+    raised = {one.id for one in alerts}
+    incidents = [
+        one
+        for one in lists["incidents"] or ()
+        if raised & set(one.alerts) or (not named and one.subject == subject)
+    ]
+    rollouts = [one for one in lists["rollouts"] or () if one.endpoint == endpoint]
+    subjects = {subject, *(AssetRef("rollout", one.name) for one in rollouts)}
+    ids = {*approved, *(change for one in incidents for change in one.changes)}
+    changes = [one for one in lists["changes"] or () if one.id in ids or one.subject in subjects]
+    hidden = [name for name, found in lists.items() if found is None]
+    tables = [
+        *_alerts(alerts[:_MOST]),
+        *_incidents(incidents[:_MOST]),
+        *_rollouts(rollouts[:_MOST]),
+        *_changes(changes[:_MOST]),
+    ]
+    words = [f"You may not list {', '.join(hidden)}."] if hidden else []
+    if not tables:
+        words.append("There are none, or none that you may see.")
+    return [Section("Alerts, incidents and changes", words=words, tables=tables)]
+
+
+def _begins(alert: Alert, named: str) -> bool:
+    return alert.name.startswith(named)
+
+
+def _alerts(found: Sequence[Alert]) -> list[Table]:
+    rows = [
+        (
+            Cell(one.name, page_of("alert", one.id)),
+            Cell(str(one.state), strong=str(one.state) == "open"),
+            str(one.severity),
+            at(one.raised_at),
+            one.message,
+        )
+        for one in found
+    ]
+    return _table("Alerts", ("Alert", "State", "Severity", "Raised", "Message"), rows)
+
+
+def _incidents(found: Sequence[Incident]) -> list[Table]:
+    rows = [
+        (
+            Cell(one.title, page_of("incident", one.id)),
+            str(one.state),
+            str(one.priority),
+            at(one.opened_at),
+        )
+        for one in found
+    ]
+    return _table("Incidents", ("Incident", "State", "Priority", "Opened"), rows)
+
+
+def _rollouts(found: Sequence[RolloutSummary]) -> list[Table]:
+    rows = [
+        (
+            Cell(one.name, page_of("rollout", one.name)),
+            str(one.how),
+            "never started" if one.state is None else str(one.state).replace("_", " "),
+            at(one.started_at),
+        )
+        for one in found
+    ]
+    return _table("Rollouts", ("Rollout", "Kind", "State", "Since"), rows)
+
+
+def _changes(found: Sequence[Change]) -> list[Table]:
+    rows = [
+        (
+            Cell(one.title, page_of("change", one.id)),
+            linked(one.subject),
+            str(one.state).replace("_", " "),
+            at(one.requested_at),
+        )
+        for one in found
+    ]
+    return _table("Changes", ("Change", "About", "State", "Asked for"), rows)
+
+
+def _table(caption: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[Table]:
+    return [Table(caption, columns, rows)] if rows else []
+
+
+async def of_alert(people: People, visitor: Visitor, alert: Alert) -> list[tuple[str, Cell]]:
+    """The monitor that raised an alert, and the incidents that it belongs to."""
+    told: list[tuple[str, Cell]] = []
+    monitor, colon, _ = alert.name.partition(":")
+    if colon and alert.subject.kind == "endpoint":
+        monitors = await seen(people, visitor, "monitors.overview")
+        if any(one.name == monitor for one in monitors or ()):
+            told.append(("Monitor", Cell(monitor, page_of("monitor", monitor))))
+    incidents = await seen(people, visitor, "incidents.list")
+    return told + [
+        ("Incident", Cell(one.title, page_of("incident", one.id)))
+        for one in incidents or ()
+        if alert.id in one.alerts
+    ]
+
+
+async def of_incident(
+    people: People, visitor: Visitor, incident: Incident
+) -> list[tuple[str, Cell]]:
+    """The monitors of the endpoint that an incident is about."""
+    if incident.subject.kind != "endpoint":
+        return []
+    monitors = await seen(people, visitor, "monitors.overview")
+    return [
+        ("Monitor of the endpoint", Cell(one.name, page_of("monitor", one.name)))
+        for one in monitors or ()
+        if one.endpoint == incident.subject.key
+    ]
+
+
+async def of_change(people: People, visitor: Visitor, change: Change) -> list[tuple[str, Cell]]:
+    """The incidents that name a change."""
+    incidents = await seen(people, visitor, "incidents.list")
+    return [
+        ("Incident", Cell(one.title, page_of("incident", one.id)))
+        for one in incidents or ()
+        if change.id in one.changes
+    ]
