@@ -113,6 +113,7 @@ class Sight:
             self.check_log(call, endpoint, columns)
 
     def check_log(self, call: Call, endpoint: str, columns: tuple[str, ...]) -> None:
+        """Return if the caller may read these columns of the requests, in clear."""
         table = table_of(endpoint)
         if not self.may(call, "tables.read", AssetRef("table", table)):
             raise Forbidden(

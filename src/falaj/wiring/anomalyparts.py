@@ -10,6 +10,7 @@ from falaj.wiring.seldom import Seldom
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from falaj.ingest.contract_service import ContractService
     from falaj.ingest.scheduled import ContractSchedules
     from falaj.ingest.tablechecks import TableChecks
     from falaj.kernel.call import Call
@@ -32,6 +33,15 @@ def contract_schedules(made: Premises) -> ContractSchedules:
     from falaj.ingest.scheduled import ContractSchedules
 
     return ContractSchedules(made.calls, made.jobs, made.definitions, made.alerts)
+
+
+def contract_service(made: Premises) -> ContractService:
+    """The actions of contracts."""
+    from falaj.ingest.contract_service import ContractService
+    from falaj.wiring.residencyparts import residency
+
+    checks, schedules = table_checks(made), contract_schedules(made)
+    return ContractService(made.jobs, checks, schedules, made.may_on, residency(made).check)
 
 
 def contract_jobs(made: Premises) -> dict[str, Callable[[], Handler]]:
