@@ -543,3 +543,25 @@ def test_a_worker_that_is_killed_trains_nothing_twice_and_promotes_nothing_witho
         assert len(platform.changes.list()) == changes + 1
         assert len(platform.endpoints.releases("late")) == releases + 1
         assert platform.models.gate_report("late", run.version or 0).passed
+
+
+def test_a_worker_that_is_killed_behind_the_start_of_a_rollout_starts_no_second_one(
+    world: World,
+) -> None:
+    with world.call("user:omar") as call:
+        permitted = of.ChangeTemplate(
+            name="late-tried", change="rollout.start", subjects=("rollout:*",)
+        )
+        world.premises.definitions.apply(call, [permitted.document()])
+    with world.opened() as platform:
+        changes = len(platform.changes.list())
+    standard = of.Standard(template="late-tried", no_worse_by=0.05)
+    place = tried(world, "killed-trying", standard=standard)
+    killed_at(world, RetrainingState.DONE)  # the rollout runs, and nobody has said so
+    gone_on(world)
+    (run,) = history(world, "killed-trying")
+    withdrawn(world, "killed-trying")
+    assert (run.state, run.standard, run.error) == (RetrainingState.DONE, True, None)
+    with world.opened() as platform:
+        assert len(platform.changes.list()) == changes + 1
+        assert [one.state for one in platform.rollouts.history(place).runs] == ["running"]
