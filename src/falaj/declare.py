@@ -105,7 +105,7 @@ from falaj.rollouts.model import (
     Stage,
     Success,
 )
-from falaj.serving.model import Combination, Composition, Endpoint, Limits, Member
+from falaj.serving.model import Combination, Composition, Endpoint, Limits, Member, RequestField
 from falaj.training.pipelines.model import (
     Cron,
     FromParameter,
@@ -203,6 +203,7 @@ __all__ = [
     "Quality",
     "QualityLimits",
     "ReadRule",
+    "RequestField",
     "Retraining",
     "RobustnessRule",
     "Rollout",

@@ -16,12 +16,14 @@ from falaj.ingest.contract_service import ContractService
 from falaj.ingest.declared import DeclaredSources
 from falaj.ingest.failing import FailingChecks
 from falaj.ingest.files import Files
-from falaj.ingest.model import CHECK_JOB, Contract, Source
+from falaj.ingest.model import CHECK_JOB, SCHEDULED_JOB, Contract, Source
 from falaj.ingest.pipelines import KIND, Loading
+from falaj.ingest.scheduled import ContractSchedules, ScheduledCheckJob
 from falaj.ingest.service import SourceService
 from falaj.ingest.tablechecks import TableChecks
 from falaj.kernel.calls import Calls
 from falaj.kernel.clock import SetClock
+from falaj.kernel.errors import FalajError
 from falaj.kernel.jobs import Jobs, JobState, Worker
 from falaj.kernel.outbox import Outbox
 from falaj.lake.adapters.lake_ducklake import DuckLake
@@ -62,11 +64,18 @@ class Workshop:
             alerts=self.alerts,
         )
         self.checks = TableChecks(lake, self.definitions, calls, FailingChecks(self.alerts))
-        handlers = {KIND: self.loading, CHECK_JOB: self.checks}
+        self.schedules = ContractSchedules(calls, self.jobs, self.definitions, self.alerts)
+        self.asked: list[tuple[str, str]] = []
+        self.refusal: FalajError | None = None
+        handlers = {
+            KIND: self.loading,
+            CHECK_JOB: self.checks,
+            SCHEDULED_JOB: ScheduledCheckJob(self.asking),
+        }
         self.worker = Worker(self.jobs, handlers, name="w1")
         services = [
             SourceService(self.jobs, self.loading),
-            ContractService(self.jobs, self.checks),
+            ContractService(self.jobs, self.checks, self.schedules, lambda *_: True),
         ]
         self.door = make_door(database, services, resources=self.catalog, clock=self.clock)
         self.actions = {found.verb: found for found in SourceService.actions()}
@@ -74,11 +83,32 @@ class Workshop:
         self.stopped = threading.Event()
 
     def apply(self, *definitions):
-        with opened_call(self.database) as call:
+        with opened_call(self.database, now=self.clock.now()) as call:
             self.definitions.apply(call, list(definitions))
 
     def ask(self, verb, **arguments):
         return self.door.call(self.actions[verb], arguments)
+
+    def asking(self, principal):
+        """Asks as the worker does."""
+
+        def ask(name, values, named, key):
+            self.asked.append((principal, key))
+            if self.refusal is not None:
+                raise self.refusal
+            return self.ask(name, contract=values[0], **named).model_dump(mode="json")
+
+        return ask
+
+    def look(self, after=timedelta(hours=1)):
+        """Look at the schedules after a while, and do all that follows; how many began."""
+        self.clock.move(after)
+        begun = self.schedules.run_once()
+        for _ in range(2):  # a job that asks, and the one that was asked for
+            while self.worker.run_one():
+                pass
+            self.schedules.run_once()
+        return begun
 
     def load(self, source, **arguments):
         """Submit a load and run the worker; the job as it ended."""

@@ -12,9 +12,8 @@ COLUMNS = {"id": "integer", "at": "instant", "amount": "number"}
 
 
 def orders(**more):
-    return Source(
-        name="orders", table="orders", path="orders*.csv", columns=COLUMNS, mode="replace", **more
-    )
+    given = {"columns": COLUMNS, "mode": "replace"} | more
+    return Source(name="orders", table="orders", path="orders*.csv", **given)
 
 
 def contract(*checks):
@@ -138,3 +137,92 @@ def test_a_table_or_contract_that_there_is_not_is_named(workshop):
         workshop.ask("contracts.check", contract="nope")
     with pytest.raises(InvalidInput, match="limit"):
         workshop.ask("contracts.history", contract="orders-contract", limit=0)
+
+
+def test_an_alert_ends_by_itself_when_the_next_load_passes_and_says_by_what(workshop):
+    workshop.apply(orders(), contract(AMOUNT))
+    for amount in ("1.5", "-1", "2.5"):
+        rows(workshop, 5, amount=amount)
+        report = workshop.loaded("orders")
+    (alert,) = workshop.open_alerts()
+    assert alert.state == "resolved"
+    assert report["id"] in alert.resolution
+    assert "0 of 5 rows" in alert.resolution
+
+
+def test_a_check_that_fails_again_after_its_alert_ended_opens_another_one(workshop):
+    workshop.apply(orders(), contract(AMOUNT))
+    for amount in ("1.5", "-1", "2.5", "-2"):
+        rows(workshop, 5, amount=amount)
+        workshop.loaded("orders")
+    assert [alert.state for alert in workshop.open_alerts()] == ["open", "resolved"]
+
+
+def test_a_load_that_appends_ends_no_alert_that_is_of_the_whole_table(workshop):
+    appending = orders(mode="append")
+    workshop.apply(appending, contract(AMOUNT))
+    rows(workshop, 5)
+    workshop.loaded("orders")
+    rows(workshop, 4, amount="-1")
+    workshop.loaded("orders")
+    workshop.checked("orders-contract")
+    rows(workshop, 3, amount="7")
+    workshop.loaded("orders")
+    (alert,) = workshop.open_alerts()
+    assert (alert.state, alert.n_seen) == ("open", 2)
+
+
+def test_a_check_of_the_mended_table_ends_its_alert(workshop):
+    workshop.apply(orders(), contract(AMOUNT))
+    rows(workshop, 5)
+    workshop.loaded("orders")
+    rows(workshop, 5, amount="-1")
+    workshop.loaded("orders")
+    workshop.checked("orders-contract")
+    mended = workshop.lake.scan("orders").set_column(2, "amount", [[1.0] * 5])
+    workshop.lake.append_many({"orders": mended}, key="mended", replace=["orders"])
+    found = workshop.checked("orders-contract")
+    (alert,) = workshop.open_alerts()
+    assert alert.state == "resolved"
+    assert alert.resolution.startswith(found["check"])
+
+
+def test_the_next_load_ends_the_alert_that_a_table_is_too_old(workshop):
+    fresh = {"check": "freshness", "max_age_seconds": 3600, "severity": "warn"}
+    workshop.apply(orders(mode="append"), contract(fresh))
+    rows(workshop, 4)
+    workshop.loaded("orders")
+    workshop.clock.move(timedelta(hours=5))
+    workshop.checked("orders-contract")
+    rows(workshop, 3)
+    workshop.loaded("orders")
+    (alert,) = workshop.open_alerts()
+    assert alert.state == "resolved"
+
+
+def test_an_alert_of_a_check_that_the_contract_has_no_more_ends(workshop):
+    workshop.apply(orders(), contract(AMOUNT))
+    for amount in ("1.5", "-1"):
+        rows(workshop, 5, amount=amount)
+        workshop.loaded("orders")
+    workshop.apply(contract({**AMOUNT, "least": -5}))
+    rows(workshop, 6, amount="-1")
+    workshop.loaded("orders")
+    (alert,) = workshop.open_alerts()
+    assert "no check of this name any more" in alert.resolution
+
+
+def test_alerts_of_two_long_checks_that_begin_alike_are_told_apart(workshop):
+    begin = " OR ".join(f"amount = {1000 + number}" for number in range(20))
+    alike = [
+        {"check": "expression", "sql": f"{begin} OR amount = {last}", "severity": "warn"}
+        for last in ("1.5", "2.5")
+    ]
+    workshop.apply(orders(), contract(*alike))
+    for amount in ("1.5", "2.5", "1.5"):
+        rows(workshop, 5, amount=amount)
+        workshop.loaded("orders")
+    first, second = workshop.open_alerts()
+    assert len(first.name) <= 100
+    assert first.name != second.name
+    assert {first.state, second.state} == {"open", "resolved"}

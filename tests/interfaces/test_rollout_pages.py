@@ -53,7 +53,7 @@ def premises(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Premises]:
         fields = FeatureService(name="fields", request_fields={"x": "float64"})
         never = ROLLOUT.model_copy(update={"name": "never"})
         made.definitions.apply(
-            call, [fields, policy, Endpoint(name="late", model="late"), ROLLOUT, never]
+            call, [fields, policy, Endpoint(name="late", model="late", unit="x"), ROLLOUT, never]
         )
         _run(call.connection)
     yield made

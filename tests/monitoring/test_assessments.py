@@ -100,6 +100,20 @@ def test_sketches_tell_nearly_what_rows_tell(world: Assessed) -> None:
             assert ours.figures[name].estimate == pytest.approx(band.estimate, abs=0.005), name
 
 
+@pytest.mark.parametrize("exact", [True, False])
+def test_a_period_of_few_rows_says_that_it_cannot_tell(
+    sqlite_database: Database, tmp_path: Path, exact: bool
+) -> None:
+    few = log_of(DATA).slice(0, 19)
+    with closing(DuckLake(Place.of("ducklake:", tmp_path), threads=1)) as lake:
+        lake.append("predictions_delays", few)
+        world = Assessed(sqlite_database, lake, DATA)
+        world.kept.take("all", few)
+        [period] = world.monitors.estimate("delays", **WINDOW, by="month", exact=exact).periods
+    assert (period.n_predictions, period.figures) == (19, {})
+    assert period.cannot_tell == "19 rows are too few: at least 20 tell something."
+
+
 def test_labels_of_an_earlier_window_are_a_reference(world: Assessed) -> None:
     report = world.monitors.estimate(
         "delays", since=MONDAY + timedelta(days=7), until=NOW, **OUTCOMES,

@@ -17,6 +17,7 @@ from falaj.monitoring.expected import (
     expected,
     figures,
     miscalibrated,
+    told,
 )
 
 EDGES = np.linspace(0, 1, 65)[1:-1]
@@ -180,3 +181,46 @@ def test_the_calibration_test_finds_nothing_as_often_as_it_says() -> None:
     for _ in range(400):
         found += miscalibrated(means, n, random.binomial(200, means).astype(float)) < 0.05
     assert 0.02 <= found / 400 <= 0.085
+
+
+def calm(n: int, rate: float) -> Groups:
+    """So many rows of scores around a rate."""
+    return Groups.of_rows(TRUE, np.linspace(0.5, 1.5, n) * rate, 0.5)
+
+
+@pytest.mark.parametrize("n", [1, 19])
+def test_of_fewer_than_twenty_rows_nothing_is_told(n: int) -> None:
+    names, why = told(calm(n, 0.5))
+    assert (names, why) == (
+        frozenset(), f"{n} rows are too few: at least 20 tell something.",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("rate", "label"), [(0.02, 1), (0.98 / 1.5, 0)])
+def test_shares_of_a_class_of_which_few_rows_are_expected_are_not_told(
+    rate: float, label: int
+) -> None:
+    n = 100 if label else 14
+    scores = np.full(n, rate) if label else np.full(n, 0.98)
+    groups = Groups.of_rows(TRUE, np.concatenate((scores, np.full(10, 0.98 - 0.96 * label))), 0.5)
+    names, why = told(groups)
+    assert names == frozenset(FIGURES) - {"recall", "auc", "average_precision"}
+    assert f"rows of label {label} are expected, too few" in why
+
+
+def test_twenty_rows_of_both_classes_are_told_in_full() -> None:
+    assert told(calm(20, 0.5)) == (frozenset(FIGURES), "")
+
+
+def test_bands_hold_down_to_the_floor() -> None:
+    random = np.random.default_rng(3)
+    curve = Curve.of_rows(*drawn(5_000, seed=4))
+    held: list[bool] = []
+    while len(held) < 250:
+        scores = np.sort(random.beta(1.5, 3, 20) * 0.9)
+        groups = Groups.of_rows(curve, scores, 0.5)
+        labels = (random.random(20) < scores).astype(np.float64)
+        if "average_precision" in told(groups)[0] and labels.any():
+            _, low, high = estimated(curve, groups, 0.95)["average_precision"]
+            held.append(low <= metrics.average_precision_score(labels, scores) <= high)
+    assert np.mean(held) >= 0.85  # of the hardest figure

@@ -193,7 +193,7 @@ def test_rows_of_the_log_are_told_of_to_those_alone_who_may_read_it(shifted: Wor
     shifted.declare(
         Monitor(name="whole", endpoint="delays", drift_watch=DriftWatch(sample=400, quality=None))
     )
-    shifted.service._may = lambda _call, action, _ref: action != "tables.read"
+    shifted.service._sight.may = lambda _call, action, _ref: action != "tables.read"
     for asked in (
         lambda: shifted.monitors.drift("delays", exact=True),
         lambda: shifted.monitors.drift("delays"),  # there are no sketches here

@@ -11,16 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from falaj import declare as of
 from falaj.kernel.call import AssetRef
-from falaj.kernel.errors import FalajError
+from falaj.kernel.errors import FalajError, InvalidInput
 from falaj.kernel.jobs import Worker
 from falaj.monitoring.retraining import Retrainer
 from falaj.monitoring.retrainingwords import RetrainingRun, RetrainingState
 from falaj.operations.model import AlertState, ChangeState, Severity
+from falaj.rollouts.starting import with_version
+from falaj.testing import rolloutsubjects
 from falaj.testing.world import BEGIN, World, training_spec
 from falaj.wiring.retrainingparts import retrainer
+from falaj.wiring.rolloutparts import RolloutParts
 
 DAY = timedelta(days=1)
 SMALL = {"n_trees": 15, "num_leaves": 7, "num_threads": 1}
@@ -387,6 +391,80 @@ def test_a_champion_that_changed_meanwhile_has_the_gates_run_again(world: World)
     assert sorted(sum(told.what == "again" for told in one.story) for one in runs) == [0, 1]
 
 
+def tried(world: World, name: str, **given: Any) -> str:
+    """The endpoint and rollout by which the versions of a retraining are tried, that was begun."""
+    place = rolloutsubjects.declared(world)
+    declare(world, retraining(name, endpoint=place, rollout=place, **given))
+    with world.opened() as platform:
+        platform.retraining.run(name, reason="The runways have changed.")
+    return place
+
+
+def test_a_version_is_tried_by_a_rollout_once_another_person_approves(
+    world: World, declared: str
+) -> None:
+    place = tried(world, declared)
+    gone_on(world)
+    (run,) = history(world, declared)
+    assert (run.state, run.story[-1].what) == (RetrainingState.WAITING, "rollout")
+    with world.call("user:omar") as call:
+        asked = world.premises.changes.get(call.connection, run.change or "")
+        assert (asked.evidence["version"]["stage"], asked.requested_by) == (
+            "development", "user:amina",
+        )  # fmt: skip
+        assert "no template" in asked.reason
+        world.premises.changes.approve(call, run.change or "", "Ten per cent of them.")
+    gone_on(world)
+    (run,) = history(world, declared)
+    assert run.state is RetrainingState.DONE
+    with world.opened() as platform:
+        began = platform.rollouts.show(place)
+        assert str(platform.models.get("late", run.version or 0).stage) == "staging"
+    assert began.run is not None
+    assert began.run.rollout.challengers[0].version == run.version
+    assert began.run.state == "running"
+
+
+def test_inside_bounds_a_rollout_begins_by_itself_and_the_next_one_waits_for_its_end(
+    world: World, declared: str
+) -> None:
+    with world.call("user:omar") as call:
+        permitted = of.ChangeTemplate(
+            name="late-tried", change="rollout.start", subjects=("rollout:*",),
+            bounds=(of.Bound(fact="evidence.version.same_contract", one_of=(True,)),),
+        )  # fmt: skip
+        world.premises.definitions.apply(call, [permitted.document()])
+    standard = of.Standard(template="late-tried", no_worse_by=0.05)
+    place = tried(world, declared, standard=standard)
+    gone_on(world)
+    (run,) = history(world, declared)
+    assert (run.state, run.standard) == (RetrainingState.DONE, True)
+    with world.opened() as platform:
+        assert platform.rollouts.show(place).run.state == "running"
+        platform.retraining.run(declared, reason="Once more.")
+    gone_on(world)
+    assert history(world, declared)[0].state is RetrainingState.PROMOTING
+    with world.opened() as platform:
+        platform.rollouts.stop(place, reason="It was a mistake.")
+    RolloutParts(world.premises).engine().run_once()
+    gone_on(world)
+    assert history(world, declared)[0].state is RetrainingState.DONE
+
+
+def test_a_rollout_that_tries_a_version_has_one_challenger() -> None:
+    two = of.Rollout(
+        name="two", endpoint="late", how="shadow",
+        challengers=(of.Challenger(name="a", version=1), of.Challenger(name="b", version=2)),
+    )  # fmt: skip
+    with pytest.raises(InvalidInput, match="2 challengers"):
+        with_version(two, 3)
+
+
+def test_a_retraining_tries_its_version_or_lets_it_serve() -> None:
+    with pytest.raises(ValidationError, match="choose one"):
+        retraining("both", rollout="late", release=True)
+
+
 WORKER = """
 import os, signal, sys, threading
 from falaj.kernel.jobs import Worker
@@ -465,3 +543,25 @@ def test_a_worker_that_is_killed_trains_nothing_twice_and_promotes_nothing_witho
         assert len(platform.changes.list()) == changes + 1
         assert len(platform.endpoints.releases("late")) == releases + 1
         assert platform.models.gate_report("late", run.version or 0).passed
+
+
+def test_a_worker_that_is_killed_behind_the_start_of_a_rollout_starts_no_second_one(
+    world: World,
+) -> None:
+    with world.call("user:omar") as call:
+        permitted = of.ChangeTemplate(
+            name="late-tried", change="rollout.start", subjects=("rollout:*",)
+        )
+        world.premises.definitions.apply(call, [permitted.document()])
+    with world.opened() as platform:
+        changes = len(platform.changes.list())
+    standard = of.Standard(template="late-tried", no_worse_by=0.05)
+    place = tried(world, "killed-trying", standard=standard)
+    killed_at(world, RetrainingState.DONE)  # the rollout runs, and nobody has said so
+    gone_on(world)
+    (run,) = history(world, "killed-trying")
+    withdrawn(world, "killed-trying")
+    assert (run.state, run.standard, run.error) == (RetrainingState.DONE, True, None)
+    with world.opened() as platform:
+        assert len(platform.changes.list()) == changes + 1
+        assert [one.state for one in platform.rollouts.history(place).runs] == ["running"]

@@ -19,14 +19,15 @@ from falaj.kernel.clock import SetClock
 from falaj.kernel.database import Database
 from falaj.kernel.errors import Conflict, InvalidInput, NotFound, Unavailable
 from falaj.kernel.outbox import Outbox
-from falaj.operations.alerting_model import MOST_TOLD, AlertDeliveryState, GroupMessage
-from falaj.operations.alerting_sending import ALERT, AlertSender, Deliveries
+from falaj.operations.alerting_model import MOST_TOLD, GroupMessage
+from falaj.operations.alerting_sending import ALERT, WAITS, AlertDeliveries, ToReceivers
 from falaj.operations.alerts import Alerts
 from falaj.operations.dispatcher import Dispatcher
 from falaj.operations.ended_deliveries import EndedDeliveries
 from falaj.operations.incidents import Incidents
-from falaj.operations.model import Severity
+from falaj.operations.model import DeliveryState, Severity
 from falaj.operations.routing import AlertReceiver, AlertRoute, Matcher
+from falaj.operations.sending import Sender
 from falaj.operations.silences import Silences
 from falaj.testing.fakes import MemoryAudit
 
@@ -55,7 +56,7 @@ class Office:
 
     def __init__(self, database: Database) -> None:
         self.clock, self.channel = SetClock(AT), Channel()
-        self.catalog, self.deliveries = Catalog(), Deliveries()
+        self.catalog, self.deliveries = Catalog(), AlertDeliveries()
         kinds: Any = {one.kind: one for one in (AlertReceiver, AlertRoute)}
         self.definitions = Definitions(self.catalog, kinds, {})
         self.calls = Calls(database, MemoryAudit(), Outbox(), self.clock)
@@ -65,9 +66,8 @@ class Office:
             self.definitions, self.alerts, self.silences, self.catalog, self.calls,
             lambda: "https://falaj.example.ae",
         )  # fmt: skip
-        self.sender = AlertSender(
-            self.definitions, lambda _one: self.channel, self.calls, self.alerts, 3
-        )
+        messages = ToReceivers(self.definitions, lambda _one: self.channel, self.calls, self.alerts)
+        self.sender = Sender(messages, self.calls, 3, WAITS)
 
     @contextmanager
     def call(self, who: str = "user:amina") -> Iterator[Call]:
@@ -250,7 +250,7 @@ def test_a_receiver_that_is_given_up_raises_an_alert_which_ends_when_it_answers(
     dead = AssetRef("alert_receiver", "crew")
     with office.calls.database.reading() as connection:
         standing = office.alerts.standing(connection, ALERT, dead)
-        (delivery,) = office.deliveries.listed(connection, state=AlertDeliveryState.DEAD)
+        (delivery,) = office.deliveries.listed(connection, state=DeliveryState.DEAD)
     assert standing is not None
     assert (delivery.attempts, delivery.error) == (3, "The channel does not answer.")
     office.channel.down = False

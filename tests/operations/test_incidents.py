@@ -133,6 +133,26 @@ def test_a_resolved_incident_takes_notes_and_links_and_nothing_else(desk: Desk) 
         incidents.note(call, one, "It was the firewall")
 
 
+def test_the_end_of_an_alert_stands_in_the_timeline_of_its_open_incident(desk: Desk) -> None:
+    one = desk.alarm().id
+    with desk.at(30, "system:checks") as call:
+        alerts.clear(call, name="empty", subject=TABLE, resolution="load_7 brought 40 rows.")
+    incident = desk.get(one)
+    assert incident.state == "open"
+    last = incident.timeline[-1]
+    assert (last.what, last.by) == ("alert resolved", "system:checks")
+    assert last.text.startswith("load_7 brought 40 rows.")
+
+
+def test_a_resolved_incident_says_nothing_of_the_later_end_of_its_alert(desk: Desk) -> None:
+    one = desk.alarm().id
+    with desk.at(30) as call:
+        incidents.resolve(call, one, "The source is back")
+    with desk.at(31) as call:
+        alerts.clear(call, name="empty", subject=TABLE, resolution="All well.")
+    assert desk.get(one).timeline[-1].what == "resolved"
+
+
 @pytest.mark.parametrize(
     ("to", "error"),
     [(TABLE, InvalidInput), (AssetRef("change", "change_none"), NotFound)],

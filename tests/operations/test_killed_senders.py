@@ -17,7 +17,7 @@ from falaj.kernel.calls import Calls
 from falaj.kernel.clock import SetClock
 from falaj.kernel.database import Database
 from falaj.kernel.outbox import Outbox
-from falaj.operations.alerting_sending import Deliveries
+from falaj.operations.alerting_sending import AlertDeliveries
 from falaj.operations.alerts import Alerts
 from falaj.operations.incidents import Incidents
 from falaj.operations.model import Severity
@@ -37,11 +37,12 @@ from falaj.kernel.calls import Calls
 from falaj.kernel.clock import SetClock
 from falaj.kernel.database import Database
 from falaj.kernel.outbox import Outbox
-from falaj.operations.alerting_sending import AlertSender
+from falaj.operations.alerting_sending import ToReceivers
 from falaj.operations.alerts import Alerts
 from falaj.operations.dispatcher import Dispatcher
 from falaj.operations.incidents import Incidents
 from falaj.operations.routing import AlertReceiver, AlertRoute
+from falaj.operations.sending import Sender
 from falaj.operations.silences import Silences
 from falaj.testing.fakes import MemoryAudit
 
@@ -68,7 +69,8 @@ calls = Calls(database, MemoryAudit(), Outbox(), SetClock(datetime.fromisoformat
 alerts = Alerts(catalog, Incidents(catalog))
 Dispatcher(definitions, alerts, Silences(catalog), catalog, calls, address).run_once()
 die_at("decided")
-AlertSender(definitions, lambda _one: Channel(), calls, alerts, 3).run_once()
+messages = ToReceivers(definitions, lambda _one: Channel(), calls, alerts)
+Sender(messages, calls, 3).run_once()
 """
 
 
@@ -118,7 +120,7 @@ def test_whoever_is_killed_is_followed_by_another_that_tells_it(
     told = out.read_text().split()
     assert (len(told), len(set(told))) == (n_told, 1)
     with database.reading() as connection:
-        (delivery,) = Deliveries().listed(connection)
+        (delivery,) = AlertDeliveries().listed(connection)
     assert (delivery.id, delivery.state) == (told[0], "delivered")
     assert process(timedelta(minutes=8)) == 0
     assert out.read_text().split() == told

@@ -21,9 +21,11 @@ from falaj.kernel.settings_people import OutgoingSettings
 from falaj.operations.alerts import Alerts
 from falaj.operations.ended_deliveries import EndedDeliveries
 from falaj.operations.incidents import Incidents
+from falaj.operations.model import DeliveryState
+from falaj.operations.sending import Sender
 from falaj.operations.webhooks import SUBSCRIBER, Webhooks
-from falaj.operations.webhooks_model import DeliveryState, Topic
-from falaj.operations.webhooks_sending import ALERT, WebhookSender
+from falaj.operations.webhooks_model import Topic
+from falaj.operations.webhooks_sending import ALERT, ToWebhooks
 from falaj.operations.webhooks_tables import webhooks as rows
 from falaj.testing.pages import blocks
 from falaj.trust.adapters.keys_file import FileKeyring, MachineSeal
@@ -94,7 +96,8 @@ class Post:
         self.alerts = Alerts(catalog, Incidents(catalog))
         self.events = Subscription(database, SUBSCRIBER, self.webhooks.handle, begin="now")
         self.events.deliver()
-        self.sender = WebhookSender(self.webhooks, self.calls, outgoing, self.alerts, attempts)
+        deliveries = ToWebhooks(self.webhooks, self.calls, outgoing, self.alerts)
+        self.sender = Sender(deliveries, self.calls, attempts)
 
     @contextmanager
     def call(self):

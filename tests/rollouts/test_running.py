@@ -188,13 +188,6 @@ def test_if_no_challenger_won_the_champion_serves_alone(trial: Any, decided: str
     assert _alerts(trial) == {}
 
 
-def test_nothing_decided_in_the_longest_time_ends_it(trial: Any) -> None:
-    trial.started(**AB, longest=timedelta(hours=1))
-    assert trial.after(3599).state is RolloutState.RUNNING
-    run = trial.after(30)
-    assert (run.state, trial.traffic.shares) == (RolloutState.STOPPED, {"champion": 1.0})
-
-
 def test_a_breach_returns_traffic_first_then_records_then_quarantines(trial: Any) -> None:
     trial.started()
     trial.sees_harm()

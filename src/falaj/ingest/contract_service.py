@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from falaj.catalog.residency import Stays, anywhere
 from falaj.ingest import history
-from falaj.ingest.model import CHECK_JOB, TrendPoint
+from falaj.ingest.model import (
+    CHECK_JOB,
+    Contract,
+    ContractCheck,
+    ContractSchedule,
+    TrendPoint,
+)
 from falaj.kernel.actions import Service, action
-from falaj.kernel.call import AssetRef
+from falaj.kernel.call import AssetRef, Call
 from falaj.kernel.errors import InvalidInput
 from falaj.kernel.jobs import Job, Jobs
 from falaj.lake.service import TABLE
 
 if TYPE_CHECKING:
+    from falaj.ingest.scheduled import ContractSchedules
     from falaj.ingest.tablechecks import TableChecks
 
 MOST_POINTS = 5000
+May = Callable[[Call, str, AssetRef], bool]
+"""True if a caller may do an action on an asset."""
 
 
 class ContractService(Service):
@@ -25,9 +34,18 @@ class ContractService(Service):
 
     name: ClassVar[str] = "contracts"
 
-    def __init__(self, jobs: Jobs, checks: TableChecks, stays: Stays = anywhere) -> None:
+    def __init__(
+        self,
+        jobs: Jobs,
+        checks: TableChecks,
+        schedules: ContractSchedules,
+        may: May,
+        stays: Stays = anywhere,
+    ) -> None:
         self._jobs = jobs
         self._checks = checks
+        self._schedules = schedules
+        self._may = may
         self._stays = stays
 
     @action(post="/contracts/{contract}/checks", on="contract")
@@ -36,6 +54,28 @@ class ContractService(Service):
         found = self._checks.contract(self.call.connection, contract)
         self._stays(self.call.connection, "lake", [found.ref, AssetRef(TABLE, found.table)])
         return self._jobs.submit(self.call, CHECK_JOB, {"contract": found.name})
+
+    @action(get="/contract-schedules")
+    def schedules(self) -> Sequence[ContractSchedule]:
+        """List the contracts that are checked by a schedule: as whom, when next, how it went."""
+        listed = self._schedules.listed(self.call.connection)
+        kind = Contract.kind
+        return [
+            one for one in listed
+            if self._may(self.call, "assets.get", AssetRef(kind, one.contract))
+        ]  # fmt: skip
+
+    @action(get="/contracts/{contract}/checks", on="contract")
+    def checks(self, contract: str, *, limit: int = 50) -> Sequence[ContractCheck]:
+        """List the checks that a contract's schedule asked for, the newest first.
+
+        Args:
+            contract: which one.
+            limit: of checks.
+        """
+        if not 1 <= limit <= MOST_POINTS:
+            raise InvalidInput(f"limit is {limit}; it is between 1 and {MOST_POINTS}.")
+        return self._schedules.checks(self.call.connection, contract, limit=limit)
 
     @action(get="/contracts/{contract}/history", on="contract")
     def history(

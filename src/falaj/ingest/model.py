@@ -15,12 +15,15 @@ from falaj.catalog.model import Classification, Relation
 from falaj.ingest.checks import TABLE, Check, ColumnName, Severity
 from falaj.kernel.errors import Conflict, InvalidInput
 from falaj.lake.queries import through_expressions
+from falaj.operations.scheduled_model import CheckSchedule, Look
 
 TYPE = re.compile(r"^(text|integer|number|boolean|date|instant|decimal\((\d{1,2}), ?(\d{1,2})\))$")
 
 
 CHECK_JOB = "contracts.check"
 """The kind of the job that holds a whole table to a contract."""
+SCHEDULED_JOB = "contracts.check-by-schedule"
+"""The kind of the job that asks for such a check when its time has come."""
 
 
 class SourceBroken(InvalidInput):
@@ -145,13 +148,16 @@ class Source(Definition):
 
 
 class Contract(Definition):
-    """What must be true of the rows of a lake table, checked by every load into it."""
+    """What must be true of the rows of a lake table, checked by every load into it, and of the
+    whole table at the times of its schedule."""
 
     kind: ClassVar[str] = "contract"
     relation: ClassVar[Relation] = Relation.DEFINES
 
     table: str = Field(pattern=TABLE)
     checks: tuple[Check, ...] = Field(min_length=1)
+    schedule: CheckSchedule | None = None
+    """When the table as it stands is held to it; None leaves it to loads and people."""
 
     def shape(self) -> dict[str, Any]:
         """What decides on which rows pass, JSON-ready."""
@@ -203,6 +209,32 @@ class TrendPoint(BaseModel):
     value: float | None
     low: float | None
     high: float | None
+
+
+class ContractCheck(Look):
+    """One check of a contract's whole table that its schedule asked for.
+
+    ``result`` holds ``check``, under which ``contracts.history`` has what was found; ``passed``;
+    and ``broken``: the number of its checks that failed.
+    """
+
+    contract: str
+
+
+class ContractSchedule(BaseModel):
+    """A contract that is checked by a schedule, and how it goes."""
+
+    contract: str
+    table: str
+    schedule: CheckSchedule
+    principal: str
+    """As whom its checks are done: whoever applied it last."""
+    next_at: datetime
+    last: ContractCheck | None = None
+    n_failed: int = 0
+    """Checks in a row that could not be done, up to the last one that ended."""
+    broken: list[int] = []
+    """How many of its checks failed at each of the last looks, the newest first."""
 
 
 class LoadState(StrEnum):

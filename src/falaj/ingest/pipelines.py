@@ -24,7 +24,7 @@ from falaj.ingest import history
 from falaj.ingest.checks import NotNull, Severity
 from falaj.ingest.contracts import Earlier, Judgement, judge
 from falaj.ingest.declared import record_quarantine
-from falaj.ingest.failing import FailingChecks
+from falaj.ingest.failing import FailingChecks, Look
 from falaj.ingest.files import File, Files, Read
 from falaj.ingest.model import (
     CheckResult,
@@ -258,7 +258,9 @@ class Loading:
             update={"state": LoadState.REFUSED, "n_written": 0, "n_quarantined": 0}
         )
         with self._opened(run, plan) as call:
-            self._failing.alert(call, plan.contracts, report.checks)
+            self._failing.follow(
+                call, plan.contracts, report.checks, Look(report.id, whole=False, stands=False)
+            )
             history.record(call, refused, plan.content)
             call.emit("load.refused", source=plan.source.name, load=report.id)
         if broken:
@@ -303,7 +305,8 @@ class Loading:
                 call.connection, source.name, digest=plan.digest
             ):
                 return  # a load that ran beside this one has recorded the same write
-            self._failing.alert(call, plan.contracts, report.checks)
+            look = Look(report.id, whole=source.mode is Mode.REPLACE)
+            self._failing.follow(call, plan.contracts, report.checks, look)
             history.record(call, report, plan.content)
             if report.n_quarantined:
                 record_quarantine(call, self._catalog, source)

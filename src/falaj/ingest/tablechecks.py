@@ -11,7 +11,7 @@ from falaj.catalog.definitions import Definitions
 from falaj.ingest import history
 from falaj.ingest.conditions import Lookup
 from falaj.ingest.contracts import Earlier, judge
-from falaj.ingest.failing import FailingChecks
+from falaj.ingest.failing import FailingChecks, Look
 from falaj.ingest.model import CheckResult, Contract, Source
 from falaj.ingest.personal import is_secret
 from falaj.ingest.typing import ROWS, Bench, bench
@@ -152,7 +152,8 @@ class TableChecks:
         self._failing = failing
 
     def __call__(self, run: JobRun, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """Hold a table to a contract; the results are kept, and what used to pass alerts.
+        """Hold a table to a contract; the results are kept; what used to pass alerts, and what
+        passes again ends its alert.
 
         Returns ``{"check": id, "passed": bool, "results": [CheckResult as JSON]}``.
 
@@ -182,7 +183,7 @@ class TableChecks:
             resource=str(contract.ref),
             arguments={"contract": contract.name},
         ) as call:
-            self._failing.alert(call, [contract], results)
+            self._failing.follow(call, [contract], results, Look(check, whole=True))
             history.record_results(call, check, contract.table, results, via=history.BY_CHECK)
             call.note(check=check, broken=sum(not one.passed for one in results))
         return {

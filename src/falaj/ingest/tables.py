@@ -47,3 +47,20 @@ contract_results = Table(
     Column("high", Float),
     Column("via", String(10)),
 )
+contract_checks = Table(
+    "contract_checks",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("contract", String(64), nullable=False),
+    Column("tick", Instant, nullable=False),
+    Column("job", String(64), nullable=False),
+    Column("principal", String(200), nullable=False),
+    Column("state", String(20), nullable=False),
+    Column("asked_at", Instant, nullable=False),
+    Column("ended_at", Instant),
+    Column("result", Json),
+    Column("error", Json),
+    Index("ix_contract_checks_contract_tick", "contract", "tick", unique=True),
+    Index("ix_contract_checks_state", "state"),
+)
+"""One row for each time of a schedule: the unique index lets two workers begin one check once."""

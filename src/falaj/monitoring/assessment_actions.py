@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, ValidationError
 
 from falaj.kernel.actions import Service, action
-from falaj.kernel.call import AssetRef, Call
-from falaj.kernel.errors import Forbidden, InvalidInput, NotFound
-from falaj.lake.sight import SeenInPart
-from falaj.monitoring import toldfrom
+from falaj.kernel.errors import InvalidInput
 from falaj.monitoring.model import (
     Column,
     Instant,
-    KeptReport,
     Labels,
-    Monitor,
     PerformanceReport,
     Period,
     Table,
@@ -31,17 +25,12 @@ from falaj.monitoring.performancereports import (
     LossReport,
 )
 from falaj.monitoring.performancewords import Share, Slice, SliceOf
+from falaj.monitoring.sight import Sight, asked_window
 from falaj.serving.model import EndpointName
-from falaj.serving.names import table_of
 
 if TYPE_CHECKING:
-    from falaj.lake.reading import GuardedLake
     from falaj.monitoring.monitors import Monitors
 
-DEFAULT_WINDOW = timedelta(days=7)
-
-May = Callable[[Call, str, AssetRef], bool]
-"""True if the caller may do the named action on an asset, as the caller stands now."""
 On = Literal["prediction_id", "request_id", "unit"]
 Edges = Annotated[tuple[float, ...], Field(max_length=50)]
 Bins = Annotated[int, Field(ge=2, le=50)]
@@ -51,8 +40,7 @@ class AssessmentActions(Service):
     """Performance, estimated and realised, calibration and fairness."""
 
     _monitors: Monitors
-    _may: May
-    _guarded: GuardedLake
+    _sight: Sight
 
     @action(post="/endpoints/{endpoint}/performance-reports", on="endpoint", reads_first=True)
     def performance(
@@ -90,10 +78,10 @@ class AssessmentActions(Service):
         """
         labels = _labels(label_table, label, on, key, recorded_at)
         slices = () if slice_by is None else (_slice(slice_by, slice_of, slice_edges),)
-        self._check_labels(labels, *slices)
+        self._sight.check_labels(self.call, labels, *slices)
         for one in slices:
-            self._check_slice(endpoint, one)
-        window = self._window(since, until)
+            self._sight.check_slice(self.call, endpoint, one)
+        window = asked_window(self.call, since, until)
         _, report = self._monitors.performance(
             self.call, endpoint, labels, *window, by=by, threshold=threshold, slices=slices
         )
@@ -132,7 +120,7 @@ class AssessmentActions(Service):
         reference = self._reference(
             label_table, label, on, key, recorded_at, reference_since, reference_until
         )
-        window = self._window(since, until)
+        window = asked_window(self.call, since, until)
         _, report = self._monitors.assessments.estimate(
             self.call, endpoint, *window, by=by, threshold=threshold, exact=exact,
             reference=reference,
@@ -171,8 +159,8 @@ class AssessmentActions(Service):
         )
         if reference is None:
             raise InvalidInput("A reference is needed.", hint="Name an earlier window.")
-        self._check_log(endpoint, ("features",))
-        window = self._window(since, until)
+        self._sight.check_log(self.call, endpoint, ("features",))
+        window = asked_window(self.call, since, until)
         _, report = self._monitors.assessments.losses(
             self.call, endpoint, reference, *window, by=by
         )
@@ -203,8 +191,8 @@ class AssessmentActions(Service):
             bins: into how many of nearly equal size the scores are put.
         """
         labels = _labels(label_table, label, on, key, recorded_at)
-        self._check_labels(labels)
-        window = self._window(since, until)
+        self._sight.check_labels(self.call, labels)
+        window = asked_window(self.call, since, until)
         _, report = self._monitors.assessments.calibration(
             self.call, endpoint, labels, *window, by=by, n_bins=bins
         )
@@ -245,9 +233,9 @@ class AssessmentActions(Service):
         labels = None
         if label_table is not None:
             labels = _labels(label_table, _named(label), on, key, recorded_at)
-            self._check_labels(labels, groups)
-        self._check_slice(endpoint, groups)
-        window = self._window(since, until)
+            self._sight.check_labels(self.call, labels, groups)
+        self._sight.check_slice(self.call, endpoint, groups)
+        window = asked_window(self.call, since, until)
         _, report = self._monitors.assessments.fairness(
             self.call, endpoint, groups, labels, *window, by=by, threshold=threshold
         )
@@ -271,76 +259,8 @@ class AssessmentActions(Service):
                 hint="Give the label table, the label and both ends of the reference's window.",
             )
         labels = _labels(table, _named(label), on, key, recorded_at)
-        self._check_labels(labels)
+        self._sight.check_labels(self.call, labels)
         return LabelledWindow(labels, since, until)
-
-    def _check_monitor(self, monitor: Monitor) -> None:
-        """Return if the caller may read all that a check of the monitor reads."""
-        quality = monitor.quality
-        cuts = () if quality is None else (*quality.slices, *(q.groups for q in quality.fairness))
-        if monitor.labels is not None:
-            self._check_labels(monitor.labels, *cuts)
-        for cut in cuts:
-            self._check_slice(monitor.endpoint, cut)
-        watch = monitor.drift_watch
-        if monitor.leakage is not None or (watch is not None and watch.sample is not None):
-            self._check_log(monitor.endpoint, ("features",))
-
-    def _check_kept(self, kept: KeptReport) -> None:
-        """Return if the caller may read what a kept report was told from."""
-        self._check_told(toldfrom.of_kept(kept))
-
-    def _check_told(self, told: toldfrom.ToldFrom) -> None:
-        """Return if the caller may read these columns, of all rows and in clear."""
-        for table, columns in sorted(told.items()):
-            if not self._may(self.call, "tables.read", AssetRef("table", table)):
-                raise Forbidden(
-                    f"You may not read table:{table}, which this was told from, as you stand.",
-                    hint="Personal data needs a purpose and a fresh second factor.",
-                )
-            self._guarded.check_clear(self.call, table, columns, todo="read figures of")
-
-    def _sees(self, told: toldfrom.ToldFrom) -> bool:
-        """True if the caller may read these columns."""
-        try:
-            self._check_told(told)
-        except (Forbidden, SeenInPart, NotFound):
-            return False
-        return True
-
-    def _check_labels(self, labels: Labels, *cuts: Slice) -> None:
-        """Return if the caller may read the labels, all of them and in clear, and whatever else
-        of their table rows are told apart by."""
-        if not self._may(self.call, "tables.read", AssetRef("table", labels.table)):
-            # Figures over a window of one row would tell that row's label.
-            raise Forbidden(
-                f"You may not read the labels in table:{labels.table} as you stand.",
-                hint="Personal data needs a purpose and a fresh second factor.",
-            )
-        own = [cut.by for cut in cuts if cut.of == "label"]
-        columns = [labels.label, labels.key or labels.on, labels.recorded_at, *own]
-        self._guarded.check_clear(
-            self.call, labels.table, filter(None, columns), todo="compare predictions with"
-        )
-
-    def _check_slice(self, endpoint: str, cut: Slice) -> None:
-        """Return if the caller may read what tells rows of the log apart, in clear."""
-        columns = toldfrom.LOG_COLUMNS.get(cut.of)
-        if columns is not None:
-            self._check_log(endpoint, columns)
-
-    def _check_log(self, endpoint: str, columns: tuple[str, ...]) -> None:
-        table = table_of(endpoint)
-        if not self._may(self.call, "tables.read", AssetRef("table", table)):
-            raise Forbidden(
-                f"You may not read the requests in table:{table} as you stand.",
-                hint="Personal data needs a purpose and a fresh second factor.",
-            )
-        self._guarded.check_clear(self.call, table, columns, todo="tell rows apart by")
-
-    def _window(self, since: datetime | None, until: datetime | None) -> tuple[datetime, datetime]:
-        end = until or self.call.now
-        return since or end - DEFAULT_WINDOW, end
 
 
 def _labels(table: str, label: str, on: On, key: str | None, recorded_at: str | None) -> Labels:

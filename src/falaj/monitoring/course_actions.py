@@ -15,6 +15,7 @@ from falaj.monitoring.model import Monitor
 
 if TYPE_CHECKING:
     from falaj.monitoring.monitors import Monitors
+    from falaj.monitoring.sight import Sight
 
 Reports = Annotated[int, Field(ge=1, le=200)]
 
@@ -23,6 +24,7 @@ class CourseActions(Service):
     """How monitors stand, and what their checks have kept."""
 
     _monitors: Monitors
+    _sight: Sight
 
     @action(get="/monitor-overview")
     def overview(self) -> Sequence[MonitorSummary]:
@@ -31,7 +33,7 @@ class CourseActions(Service):
         return [
             self._monitors.courses.summary(connection, one)
             for one in self._monitors.listed(connection)
-            if self._may_see(one.endpoint)
+            if self._sight.may_know(self.call, one.endpoint)
         ]
 
     @action(get="/monitors/{name}", on="monitor")
@@ -50,7 +52,7 @@ class CourseActions(Service):
         """
         monitor = self._seen(name)
         kept = self._monitors.courses.reports(self.call.connection, monitor, kind, limit=limit)
-        shown = [one for one in kept if self._sees(toldfrom.of_kept(one))]
+        shown = [one for one in kept if self._sight.sees(self.call, toldfrom.of_kept(one))]
         return MonitorCourse(
             monitor=name, kind=kind, reports=shown, n_not_shown=len(kept) - len(shown)
         )
@@ -58,12 +60,6 @@ class CourseActions(Service):
     def _seen(self, name: str) -> Monitor:
         """A monitor, whose endpoint the caller sees too."""
         monitor = self._monitors.monitor(self.call.connection, name)
-        if not self._may_see(monitor.endpoint):
+        if not self._sight.may_know(self.call, monitor.endpoint):
             raise NotFound(f"There is no monitor {name!r}.", hint="`falaj monitors list`.")
         return monitor
-
-    def _sees(self, told: toldfrom.ToldFrom) -> bool:
-        raise NotImplementedError
-
-    def _may_see(self, endpoint: str) -> bool:
-        raise NotImplementedError

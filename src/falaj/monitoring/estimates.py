@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Literal, cast
 import numpy as np
 
 from falaj.kernel.errors import InvalidInput, NotFound
-from falaj.monitoring.expected import Curve, Groups, Vector, check_reference, estimated, figures
+from falaj.monitoring.expected import (
+    Curve,
+    Groups,
+    Vector,
+    check_reference,
+    estimated,
+    figures,
+    told,
+)
 from falaj.monitoring.joined import Joins
 from falaj.monitoring.model import Band, Period
 from falaj.monitoring.performance import end_of
@@ -107,13 +115,7 @@ class Estimates:
                 for start, n, totals in found
             ]
         periods = [
-            EstimatedPeriod(
-                since=start,
-                n_predictions=int(one.n.sum()),
-                figures=_bands(known.curve, one, confidence),
-            )
-            for start, one in groups
-            if len(one.n)
+            _period(start, known.curve, one, confidence) for start, one in groups if len(one.n)
         ]
         return EstimateReport(
             endpoint=release.endpoint,
@@ -237,16 +239,23 @@ def _of_bundle(variant: Variant, statistics: Statistics, threshold: float) -> _R
     curve = Curve.of_bins(totals / np.maximum(n, 1), n, ones)
     edges = np.array(statistics.scores.edges, dtype=np.float64)
     groups = Groups.of_bins(curve, edges, n, totals, threshold)
-    told = _named(figures(groups, ones[n > 0]))
-    return _Reference(curve, int(n.sum()), told, "bundle")
+    realised = _named(figures(groups, ones[n > 0]))
+    return _Reference(curve, int(n.sum()), realised, "bundle")
 
 
-def _bands(curve: Curve, groups: Groups, confidence: float) -> dict[Figure, Band]:
-    return {
-        cast("Figure", name): Band(estimate=estimate, low=low, high=high)
-        for name, (estimate, low, high) in estimated(curve, groups, confidence).items()
-        if np.isfinite((estimate, low, high)).all()
-    }
+def _period(start: datetime, curve: Curve, groups: Groups, confidence: float) -> EstimatedPeriod:
+    names, why = told(groups)
+    found = estimated(curve, groups, confidence) if names else {}
+    return EstimatedPeriod(
+        since=start,
+        n_predictions=int(groups.n.sum()),
+        figures={
+            cast("Figure", name): Band(estimate=estimate, low=low, high=high)
+            for name, (estimate, low, high) in found.items()
+            if name in names and np.isfinite((estimate, low, high)).all()
+        },
+        cannot_tell=why,
+    )
 
 
 def _named(found: dict[str, float]) -> dict[Figure, float]:

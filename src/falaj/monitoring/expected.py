@@ -39,6 +39,15 @@ FIGURES = (
 """What is estimated."""
 LOSSES = frozenset({"log_loss", "brier"})
 """Those figures of which less is better."""
+LEAST_ROWS = 20
+"""Of so few rows or more something is told. Simulated with scores around 3, 10 and 50 % (120 times
+each, 95 % bands): with 10 rows the band of the average precision holds in 46, 71 and 94 % of cases,
+and one row's score shows through a loss; with 20 all others hold in 92 % and more."""
+LEAST_OF_EACH = 5.0
+"""Of so many expected labels 1 and 0 figures are told that are shares of one class. With 3 the band
+of the average precision held in 82 % of cases, with 5 to 10 in 88 to 96."""
+OF_A_CLASS = ("recall", "auc", "average_precision")
+"""Figures that are shares of the rows of one class."""
 DRAWS = 200
 """Of labels, from which the bands' widths are told."""
 _SEED = 7
@@ -228,6 +237,22 @@ def figures(groups: Groups, ones: Vector) -> dict[str, Any]:
             "brier": (ones * (1 - scores) ** 2 + zeros * scores**2).sum(-1) / rows,
             "positive_rate": positive / rows,
         }
+
+
+def told(groups: Groups) -> tuple[frozenset[str], str]:
+    """The figures that so few rows can tell, and why not all; the text is empty if they can."""
+    rows = float(groups.n.sum())
+    if rows < LEAST_ROWS:
+        return frozenset(), f"{rows:.0f} rows are too few: at least {LEAST_ROWS} tell something."
+    ones = float((groups.n * groups.rates).sum())
+    fewer, label = min((ones, 1), (rows - ones, 0))
+    if fewer >= LEAST_OF_EACH:
+        return frozenset(FIGURES), ""
+    why = (
+        f"{', '.join(OF_A_CLASS)}: {fewer:.1f} rows of label {label} are expected, too few: at "
+        f"least {LEAST_OF_EACH:g} tell something."
+    )
+    return frozenset(FIGURES) - frozenset(OF_A_CLASS), why
 
 
 def estimated(

@@ -19,6 +19,7 @@ from falaj.monitoring.model import (
     NoPredictions,
     Table,
 )
+from falaj.monitoring.sight import Sight, asked_window
 from falaj.monitoring.toldfrom import discreet, joined, of_labels, of_rows
 from falaj.operations.model import Severity
 from falaj.serving.model import EndpointName
@@ -119,6 +120,7 @@ class LeakageActions(Service):
     """Whether features know what they cannot know."""
 
     _leaks: LeakageChecks | None = None
+    _sight: Sight
 
     @action(post="/endpoints/{endpoint}/leakage-reports", on="endpoint", reads_first=True)
     def leakage(
@@ -149,12 +151,12 @@ class LeakageActions(Service):
         labels = Labels.model_validate(
             {"table": label_table, "label": label, "on": on, "key": key, "recorded_at": recorded_at}
         )
-        self._check_labels(labels)
-        self._check_log(endpoint, ("features",))
+        self._sight.check_labels(self.call, labels)
+        self._sight.check_log(self.call, endpoint, ("features",))
         if self._leaks is None:
             raise Conflict("This service was made without what looks for leakage.")
         limits = LeakageLimits(feature_auc=feature_auc)
-        window = self._window(since, until)
+        window = asked_window(self.call, since, until)
         report, _ = self._leaks.checked(self.call, endpoint, labels, window, limits)
         return report
 
@@ -182,12 +184,3 @@ class LeakageActions(Service):
 
         self.call.after_reading(added)
         return result
-
-    def _check_labels(self, labels: Labels) -> None:
-        raise NotImplementedError
-
-    def _check_log(self, endpoint: str, columns: tuple[str, ...]) -> None:
-        raise NotImplementedError
-
-    def _window(self, since: datetime | None, until: datetime | None) -> tuple[datetime, datetime]:
-        raise NotImplementedError

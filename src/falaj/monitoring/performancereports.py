@@ -29,6 +29,8 @@ class EstimatedPeriod(BaseModel):
     figures: dict[Figure, Band]
     """Between the ends of the band the realised figure should lie, while the reference holds.
     A figure that is not defined (nothing predicted positive) is left out."""
+    cannot_tell: str = ""
+    """Why figures are left out of which so few rows say nothing; empty if none is."""
 
 
 class EstimateReport(BaseModel):

@@ -72,6 +72,11 @@ class Promoting:
         self._asks = asks
         self._may = may
 
+    def outside(self, call: Call, declared: Retraining, version: int) -> list[str]:
+        """Why a version is outside of the retraining's bounds; empty if it is inside."""
+        facts = compared(self._registry, self._bundles, call, declared.model, version)
+        return outside_of(declared, facts)
+
     def promoted(
         self, call: Call, declared: Retraining, run: RetrainingRun, version: int
     ) -> tuple[Change, list[str]]:
@@ -87,11 +92,9 @@ class Promoting:
                 hint="Let somebody who may apply the retraining.",
             )
         reason = f"Retrained by {declared.name}: {run.cause.text}"[:1000]
-        found = self.compared(call, declared.model, version)
+        found = compared(self._registry, self._bundles, call, declared.model, version)
         evidence = {"retraining": {"run": run.id, "cause": run.cause.text, **found}}
-        outside = ["the retraining names no template of standard changes"]
-        if declared.standard is not None:
-            outside = broken(declared.standard, found)
+        outside = outside_of(declared, found)
         if declared.standard is not None and not outside:
             template = declared.standard.template
             try:
@@ -105,29 +108,32 @@ class Promoting:
         evidence["retraining"]["outside"] = outside
         return self._asks.ask(call, declared.model, version, reason, evidence), outside
 
-    def compared(self, call: Call, model: str, version: int) -> dict[str, Any]:
-        """How a version differs from the one in production, as gates and bundles tell."""
-        report = self._registry.report(call.connection, model, version)
-        mine = self._registry.version(call.connection, model, version)
-        champion = self._registry.champion(call.connection, model)
-        facts: dict[str, Any] = {
-            "champion": champion.version if champion else None,
-            "difference": difference(report),
-            "same_feature_service": False,
-            "same_contract": False,
-        }
-        if champion is None:
-            return facts
-        new = self._bundles.open_bundle(mine.bundle).manifest
-        old = self._bundles.open_bundle(champion.bundle).manifest
-        facts["same_feature_service"] = (
-            new.feature_service == old.feature_service
-            and new.feature_service_fingerprint == old.feature_service_fingerprint
-        )
-        facts["same_contract"] = new.signature.label == old.signature.label and _inputs(
-            new
-        ) == _inputs(old)
+
+def compared(
+    registry: Registry, bundles: Bundles, call: Call, model: str, version: int
+) -> dict[str, Any]:
+    """How a version differs from the one in production, as gates and bundles tell (JSON)."""
+    report = registry.report(call.connection, model, version)
+    mine = registry.version(call.connection, model, version)
+    champion = registry.champion(call.connection, model)
+    facts: dict[str, Any] = {
+        "champion": champion.version if champion else None,
+        "difference": difference(report),
+        "same_feature_service": False,
+        "same_contract": False,
+    }
+    if champion is None:
         return facts
+    new = bundles.open_bundle(mine.bundle).manifest
+    old = bundles.open_bundle(champion.bundle).manifest
+    facts["same_feature_service"] = (
+        new.feature_service == old.feature_service
+        and new.feature_service_fingerprint == old.feature_service_fingerprint
+    )
+    facts["same_contract"] = new.signature.label == old.signature.label and _inputs(new) == _inputs(
+        old
+    )
+    return facts
 
 
 def difference(report: GateReport | None) -> dict[str, Any] | None:
@@ -137,6 +143,13 @@ def difference(report: GateReport | None) -> dict[str, Any] | None:
             found = result.evidence.get("difference")
             return {"metric": result.evidence.get("metric"), **found} if found else None
     return None
+
+
+def outside_of(declared: Retraining, facts: Mapping[str, Any]) -> list[str]:
+    """Why a version may not take its way by a standard change; empty if it may."""
+    if declared.standard is None:
+        return ["the retraining names no template of standard changes"]
+    return broken(declared.standard, facts)
 
 
 def broken(standard: Standard, facts: Mapping[str, Any]) -> list[str]:

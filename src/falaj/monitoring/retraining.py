@@ -10,6 +10,7 @@ and the move that follows it are one transaction.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -29,6 +30,7 @@ from falaj.monitoring.retrainingwords import (
     Told,
 )
 from falaj.operations.model import ChangeState
+from falaj.operations.standard import OutsideBounds
 from falaj.serving.errors import RolloutRuns
 
 if TYPE_CHECKING:
@@ -49,6 +51,10 @@ if TYPE_CHECKING:
 
 _MOST_MOVES = 20
 """As many as a retraining has in all, and some to spare."""
+_ROOM_AGAIN = timedelta(minutes=1)
+"""A rollout lasts for days: each time that it is in the way stands in the audit log."""
+_NO_ROOM = "rollout-underway"
+"""The code of the refusal to start a second rollout on an endpoint, or in a full layer."""
 _MOST_JUDGED = 3
 """So often are gates run again because the champion changed meanwhile."""
 
@@ -101,6 +107,7 @@ class Retrainer:
         self._retrainings = retrainings
         self._promoting = promoting
         self._log = logger(__name__)
+        self._room_again: dict[str, datetime] = {}
         self._steps: dict[RetrainingState, Callable[[RetrainingRun, Retraining], bool]] = {
             RetrainingState.BEGUN: self._train,
             RetrainingState.TRAINING: self._trained,
@@ -309,8 +316,9 @@ class Retrainer:
         If another champion than the one that the gates compared with is in production by now, the
         gates run again.
         """
+        asked = self._asked if declared.rollout is None else self._tried
         try:
-            return self._asked(run, declared)
+            return asked(run, declared)
         except GatesNotPassed:
             n_judged = sum(one.what == "gates" for one in run.story)
             if n_judged > _MOST_JUDGED:
@@ -340,6 +348,54 @@ class Retrainer:
             self._retrainings.link(call, run, change.ref)
         return True
 
+    def _tried(self, run: RetrainingRun, declared: Retraining) -> bool:
+        """Ask for the rollout: as a standard change inside the bounds, else of another person."""
+        if self._waits_for_room(run):
+            return False
+        with self._opened(run, "retraining.compare") as call:
+            outside = self._promoting.outside(call, declared, run.version or 0)
+        try:
+            change, outside = self._start_asked(run, declared, outside)
+        except FalajError as error:
+            if error.code != _NO_ROOM:
+                raise
+            self._room_again[run.id] = self._calls.now() + _ROOM_AGAIN
+            return False
+        standard = not outside
+        told = f"{change['id']} began the rollout {declared.rollout}, inside the bounds"
+        if not standard:
+            told = f"{change['id']} waits for another person: {'; '.join(outside)}"
+        ref = AssetRef("change", change["id"])
+        with self._opened(run, "retraining.rollout") as call:
+            refs = (str(ref), f"rollout:{declared.rollout}")
+            line = Told(at=call.now, what="rollout", text=told, refs=refs)
+            to = RetrainingState.DONE if standard else RetrainingState.WAITING
+            self._retrainings.move(call, run, to, line, change=ref.key, standard=standard)
+            self._retrainings.link(call, run, ref)
+        return True
+
+    def _start_asked(
+        self, run: RetrainingRun, declared: Retraining, outside: list[str]
+    ) -> tuple[Mapping[str, Any], list[str]]:
+        """The change as the door answered, and why it is no standard one."""
+        ask = self._asking(run.principal)
+        why = f"Retrained by {declared.name}: {run.cause.text}"[:1000]
+        given = {"version": run.version, "reason": why}
+        if declared.standard is not None and not outside:
+            by = {**given, "template": declared.standard.template}
+            try:
+                key = f"{run.id}/rollout/standard"
+                return ask("rollouts.start", [declared.rollout], by, key), []
+            except (NotFound, OutsideBounds) as error:  # nothing was begun
+                outside = [error.message]
+        given["reason"] = f"{why} It is no standard change: {'; '.join(outside)}"[:2000]
+        return ask("rollouts.start", [declared.rollout], given, f"{run.id}/rollout"), outside
+
+    def _waits_for_room(self, run: RetrainingRun) -> bool:
+        """True while it is not to be asked again whether its endpoint is free."""
+        again = self._room_again.get(run.id)
+        return again is not None and self._calls.now() < again
+
     def _decided(self, run: RetrainingRun, declared: Retraining) -> bool:
         """Once a person has decided: go on, or end."""
         with self._calls.database.reading() as connection:
@@ -358,12 +414,15 @@ class Retrainer:
 
     def _release(self, run: RetrainingRun, declared: Retraining) -> bool:
         """Let the endpoint serve it, once no rollout runs on it."""
+        if self._waits_for_room(run):
+            return False
         asked = {"version": run.version, "activate": True}
         try:
             release = self._asking(run.principal)(
                 "endpoints.deploy", [declared.endpoint], asked, f"{run.id}/release"
             )
         except RolloutRuns:
+            self._room_again[run.id] = self._calls.now() + _ROOM_AGAIN
             return False
         with self._opened(run, "retraining.release") as call:
             ref = AssetRef("release", f"{declared.endpoint}/{release['id']}")

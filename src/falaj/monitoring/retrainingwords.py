@@ -103,7 +103,8 @@ class Standard(_Frozen):
     """
 
     template: Name
-    """The approved ``change_template`` that permits the promotion."""
+    """The approved ``change_template`` that permits the promotion (``model_promotion``), or the
+    start of the rollout (``rollout.start``)."""
     no_worse_by: float = Field(0.0, ge=0)
     """The lower end of the interval of the difference lies at most so far below 0."""
 
@@ -113,7 +114,8 @@ class Retraining(Definition):
 
     It acts as whoever applied it, with the roles that the account has at that time. Gates
     run on each version. With ``standard``, a version inside the bounds is promoted by a
-    standard change; any other promotion waits for another person.
+    standard change; any other promotion waits for another person. With ``rollout``, what is
+    asked for, in the same two ways, is that rollout with the version in its challenger's place.
     """
 
     kind: ClassVar[str] = "retraining"
@@ -137,6 +139,9 @@ class Retraining(Definition):
     standard: Standard | None = None
     release: bool = False
     """Let the endpoint serve the version as soon as it is in production."""
+    rollout: Name | None = None
+    """Instead of its promotion, ask for the start of this declared rollout, of one challenger on
+    the same endpoint. What becomes of the version is the rollout's to decide then."""
     active: bool = True
 
     @model_validator(mode="after")
@@ -147,6 +152,8 @@ class Retraining(Definition):
             raise ValueError("parameters are a pipeline's")
         if (self.training is None) != (self.newest is None):
             raise ValueError("a training needs `newest`, and nothing else does")
+        if self.rollout is not None and self.release:
+            raise ValueError("`rollout` tries the version; `release` lets it serve: choose one")
         if self.training is not None:
             if self.training.spec is None:
                 raise ValueError("the training needs a spec: a set that stands has no newer rows")
@@ -155,12 +162,14 @@ class Retraining(Definition):
         return self
 
     def references(self) -> list[AssetRef]:
-        """The monitors, the endpoint, and the pipeline if there is one."""
+        """The monitors, the endpoint, and the pipeline and the rollout if there are any."""
         named = [one.monitor for one in self.triggers if isinstance(one, OnFinding)]
         found = [AssetRef("endpoint", self.endpoint)]
         found += [AssetRef("monitor", one) for one in dict.fromkeys(named)]
         if self.pipeline is not None:
             found.append(AssetRef("pipeline", self.pipeline))
+        if self.rollout is not None:
+            found.append(AssetRef("rollout", self.rollout))
         return found
 
 

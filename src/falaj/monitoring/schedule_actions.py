@@ -9,10 +9,11 @@ from pydantic import Field
 
 from falaj.kernel.actions import Service, action
 from falaj.monitoring.schedulewords import MonitorSchedule, ScheduledCheck
-from falaj.monitoring.toldfrom import FIELD, ToldFrom, untold
+from falaj.monitoring.toldfrom import FIELD, untold
 
 if TYPE_CHECKING:
     from falaj.monitoring.schedules import MonitorSchedules
+    from falaj.monitoring.sight import Sight
 
 Limit = Annotated[int, Field(ge=1, le=1000)]
 
@@ -21,6 +22,7 @@ class ScheduleActions(Service):
     """What monitors have checked by themselves, and when they will again."""
 
     _schedules: MonitorSchedules | None = None
+    _sight: Sight
 
     @action(get="/monitor-schedules")
     def schedules(self) -> Sequence[MonitorSchedule]:
@@ -31,7 +33,7 @@ class ScheduleActions(Service):
         return [
             one.model_copy(update={"last": None if one.last is None else self._shown(one.last)})
             for one in listed
-            if self._may_see(one.endpoint)
+            if self._sight.may_know(self.call, one.endpoint)
         ]
 
     @action(get="/monitors/{name}/checks", on="monitor")
@@ -45,12 +47,6 @@ class ScheduleActions(Service):
     def _shown(self, check: ScheduledCheck) -> ScheduledCheck:
         """A check, without the sentences that are told from what the caller may not read."""
         result = check.result
-        if result is None or self._sees(result.get(FIELD, {})):
+        if result is None or self._sight.sees(self.call, result.get(FIELD, {})):
             return check
         return check.model_copy(update={"result": untold(result)})
-
-    def _sees(self, told: ToldFrom) -> bool:
-        raise NotImplementedError
-
-    def _may_see(self, endpoint: str) -> bool:
-        raise NotImplementedError

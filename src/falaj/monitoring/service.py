@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from falaj.kernel.actions import action
-from falaj.kernel.call import AssetRef
-from falaj.kernel.errors import Forbidden, NotFound
-from falaj.monitoring.assessment_actions import AssessmentActions, May
+from falaj.kernel.errors import NotFound
+from falaj.monitoring.assessment_actions import AssessmentActions
 from falaj.monitoring.course_actions import CourseActions
 from falaj.monitoring.driftwords import (
     DriftLimits,
@@ -28,6 +27,7 @@ from falaj.monitoring.model import (
     Table,
 )
 from falaj.monitoring.schedule_actions import ScheduleActions
+from falaj.monitoring.sight import Sight, asked_window
 from falaj.monitoring.toldfrom import of_drift
 from falaj.serving.model import EndpointName
 
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from falaj.lake.reading import GuardedLake
     from falaj.monitoring.monitors import Monitors
     from falaj.monitoring.schedules import MonitorSchedules
+    from falaj.monitoring.sight import May
 
 
 class MonitorService(AssessmentActions, LeakageActions, ScheduleActions, CourseActions):
@@ -53,14 +54,13 @@ class MonitorService(AssessmentActions, LeakageActions, ScheduleActions, CourseA
         self._leaks = leaks
         self._schedules = schedules
         self._monitors = monitors
-        self._may = may
-        self._guarded = guarded
+        self._sight = Sight(may, guarded)
 
     @action(get="/monitors")
     def list(self) -> Sequence[Monitor]:
         """List the declared monitors."""
         listed = self._monitors.listed(self.call.connection)
-        return [one for one in listed if self._may_see(one.endpoint)]
+        return [one for one in listed if self._sight.may_know(self.call, one.endpoint)]
 
     @action(post="/endpoints/{endpoint}/drift-reports", on="endpoint", reads_first=True)
     def drift(
@@ -89,8 +89,8 @@ class MonitorService(AssessmentActions, LeakageActions, ScheduleActions, CourseA
             reference_windows: how many rolling windows, or weeks back.
         """
         if exact:
-            self._check_log(endpoint, ("features",))
-        window = self._window(since, until)
+            self._sight.check_log(self.call, endpoint, ("features",))
+        window = asked_window(self.call, since, until)
         limits = DriftLimits(psi=psi_limit)
         before = DriftReference(
             kind=reference, since=reference_since, until=reference_until, windows=reference_windows
@@ -98,7 +98,8 @@ class MonitorService(AssessmentActions, LeakageActions, ScheduleActions, CourseA
         _, report = self._monitors.drift(
             self.call, endpoint, *window, limits, exact=exact, reference=before
         )
-        self._check_told(of_drift(report, None))  # rows are read where there is no sketch, too
+        # Rows are read where there is no sketch, too.
+        self._sight.check_told(self.call, of_drift(report, None))
         return report
 
     @action(post="/table-drift-reports", reads_first=True)
@@ -126,8 +127,7 @@ class MonitorService(AssessmentActions, LeakageActions, ScheduleActions, CourseA
         from falaj.monitoring.laketables import LakeTables
 
         for table in (reference, observed):
-            self._check_readable(table, f"You may not read table:{table} as you stand.")
-            self._guarded.check_clear(self.call, table, columns, todo="compare tables by")
+            self._sight.check_table(self.call, table, columns)
         return LakeTables(self._monitors.lake).compared(
             reference, observed, (reference_snapshot, observed_snapshot), columns,
             seed=seed, together=together,
@@ -137,9 +137,9 @@ class MonitorService(AssessmentActions, LeakageActions, ScheduleActions, CourseA
     def check(self, name: str, *, until: Instant | None = None) -> CheckResult:
         """Run a monitor over its window; what crosses a limit raises an alert."""
         monitor = self._monitors.monitor(self.call.connection, name)
-        self._check_monitor(monitor)
+        self._sight.check_monitor(self.call, monitor)
         result = self._monitors.check(self.call, name, until or self.call.now)
-        self._check_told(result.told_from)  # rows, where there were no sketches
+        self._sight.check_told(self.call, result.told_from)  # rows, where there were no sketches
         return self._with_leakage(monitor, result)
 
     @action(get="/endpoints/{endpoint}/reports", on="endpoint")
@@ -151,16 +151,7 @@ class MonitorService(AssessmentActions, LeakageActions, ScheduleActions, CourseA
     def report(self, report: str) -> KeptReport:
         """Show a kept report."""
         found = self._monitors.report(self.call.connection, report)
-        if not self._may_see(found.endpoint):
+        if not self._sight.may_know(self.call, found.endpoint):
             raise NotFound(f"There is no report {report!r}.", hint="`falaj monitors reports`.")
-        self._check_kept(found)
+        self._sight.check_kept(self.call, found)
         return found
-
-    def _check_readable(self, table: str, refusal: str) -> None:
-        if not self._may(self.call, "tables.read", AssetRef("table", table)):
-            raise Forbidden(
-                refusal, hint="Personal data needs a purpose and a fresh second factor."
-            )
-
-    def _may_see(self, endpoint: str) -> bool:
-        return self._may(self.call, "assets.get", AssetRef("endpoint", endpoint))

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from datetime import datetime
-from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict
 
 from falaj.kernel.call import AssetRef
 from falaj.operations.dispatching import Status
-from falaj.operations.model import Severity
+from falaj.operations.model import DeliveryState, Severity
 from falaj.operations.routing import Matchers
 
 MOST_TOLD = 100
@@ -114,14 +113,6 @@ class Silence(BaseModel):
         return self.starts_at <= at < self.ends_at
 
 
-class AlertDeliveryState(StrEnum):
-    """Where a delivery stands."""
-
-    WAITING = "waiting"
-    DELIVERED = "delivered"
-    DEAD = "dead"  # tried as often as may be; it can be sent again by hand
-
-
 class AlertDelivery(BaseModel):
     """One message on its way to one receiver."""
 
@@ -131,7 +122,7 @@ class AlertDelivery(BaseModel):
     receiver: str
     group: str
     status: str
-    state: AlertDeliveryState
+    state: DeliveryState
     attempts: int
     created_at: datetime
     next_at: datetime | None = None

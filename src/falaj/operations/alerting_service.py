@@ -10,14 +10,15 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from falaj.kernel.actions import Service, action
 from falaj.kernel.errors import FalajError, InvalidInput
-from falaj.operations.alerting_model import AlertDelivery, AlertDeliveryState, Silence
+from falaj.operations.alerting_model import AlertDelivery, Silence
+from falaj.operations.model import DeliveryState
 from falaj.operations.routing import AlertReceiver, Matcher
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
 
     from falaj.catalog.definitions import Definitions
-    from falaj.operations.alerting_sending import Deliveries, MakeNotifier
+    from falaj.operations.alerting_sending import AlertDeliveries, MakeNotifier
     from falaj.operations.silences import Silences
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$")]
@@ -90,7 +91,7 @@ class ReceiverService(Service):
     name = "receivers"
 
     def __init__(
-        self, definitions: Definitions, deliveries: Deliveries, notifier: MakeNotifier
+        self, definitions: Definitions, deliveries: AlertDeliveries, notifier: MakeNotifier
     ) -> None:
         self._definitions = definitions
         self._deliveries = deliveries
@@ -106,13 +107,11 @@ class ReceiverService(Service):
         self,
         receiver: Name | None = None,
         *,
-        state: AlertDeliveryState | None = None,
+        state: DeliveryState | None = None,
         limit: Limit = 50,
     ) -> DeliveryList:
         """The newest messages first: attempts, why they were not taken, when the next is due."""
-        return self._deliveries.listed(
-            self.call.connection, receiver=receiver, state=state, limit=limit
-        )
+        return self._deliveries.listed(self.call.connection, to=receiver, state=state, limit=limit)
 
     @action(post="/receiver-deliveries/{delivery}/attempts")
     def resend(self, delivery: str) -> AlertDelivery:

@@ -145,6 +145,7 @@ class Alerts:
             resolution=told("resolution", resolution),
             open_key=None,
         )
+        self._incidents.alert_ended(call, self.get(call.connection, alert_id))
         _tell(call, "alert.resolved", alert)
         return self.get(call.connection, alert_id)
 
@@ -160,6 +161,17 @@ class Alerts:
         query = select(table).where(table.c.open_key.is_not(None))
         if name is not None:
             query = query.where(table.c.name == name)
+        rows = connection.execute(query.order_by(table.c.raised_at, table.c.id))
+        return [_alert(row) for row in rows]
+
+    def about(self, connection: Connection, subject: AssetRef) -> list[Alert]:
+        """Every alert about a subject that is not resolved, the oldest first."""
+        table = tables.alerts
+        query = select(table).where(
+            table.c.open_key.is_not(None),
+            table.c.subject_kind == subject.kind,
+            table.c.subject_key == subject.key,
+        )
         rows = connection.execute(query.order_by(table.c.raised_at, table.c.id))
         return [_alert(row) for row in rows]
 

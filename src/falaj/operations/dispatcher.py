@@ -19,14 +19,13 @@ from falaj.kernel.ids import new_id
 from falaj.kernel.insertion import insert_if_absent
 from falaj.operations.alerting_model import (
     MOST_TOLD,
-    AlertDeliveryState,
     GroupMessage,
     Silence,
     ToldAlert,
 )
 from falaj.operations.alerting_tables import alert_deliveries, alert_groups
 from falaj.operations.dispatching import Group, Message, Said, Standing, Status, dispatched
-from falaj.operations.model import Alert, AlertState
+from falaj.operations.model import Alert, AlertState, DeliveryState
 from falaj.operations.model import over as over_told
 from falaj.operations.routing import (
     AlertReceiver,
@@ -194,7 +193,7 @@ class Dispatcher:
                 group_key=told.group,
                 status=told.status,
                 body=told.model_dump_json(),
-                state=AlertDeliveryState.WAITING,
+                state=DeliveryState.WAITING,
                 attempts=0,
                 created_at=now,
                 next_at=now,

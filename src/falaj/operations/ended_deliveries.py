@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Table, delete, func, select
 
 from falaj.operations.alerting_tables import alert_deliveries
+from falaj.operations.model import DeliveryState
 from falaj.operations.webhooks_tables import webhook_deliveries
 
 if TYPE_CHECKING:
     from falaj.kernel.calls import Calls
 
 KEPT = timedelta(days=30)
-WAITING = "waiting"
-"""As both kinds of delivery call what is still to be sent."""
 _AT_A_TIME = 500
 """Rows in one transaction: others are not to wait for it."""
 
@@ -41,7 +40,7 @@ class EndedDeliveries:
         ended_at = func.coalesce(table.c.ended_at, table.c.created_at)
         old = (
             select(table.c.id)
-            .where(table.c.state != WAITING, ended_at < self._calls.now() - KEPT)
+            .where(table.c.state != DeliveryState.WAITING, ended_at < self._calls.now() - KEPT)
             .limit(_AT_A_TIME)
         )
         n_forgotten = 0
@@ -53,6 +52,6 @@ class EndedDeliveries:
             with self._calls.database.transaction() as connection:
                 gone = connection.execute(
                     # One that is sent again meanwhile waits, and stays.
-                    delete(table).where(table.c.id.in_(ids), table.c.state != WAITING)
+                    delete(table).where(table.c.id.in_(ids), table.c.state != DeliveryState.WAITING)
                 )
             n_forgotten += gone.rowcount

@@ -9,9 +9,14 @@ from typing import TYPE_CHECKING
 from sqlalchemy import func, select
 
 from falaj.operations import tables
-from falaj.operations.alerting_model import AlertDeliveryState
 from falaj.operations.alerting_tables import alert_deliveries
-from falaj.operations.model import AlertState, ChangeState, IncidentState, ProblemState
+from falaj.operations.model import (
+    AlertState,
+    ChangeState,
+    DeliveryState,
+    IncidentState,
+    ProblemState,
+)
 
 if TYPE_CHECKING:
     from prometheus_client.core import GaugeMetricFamily
@@ -86,7 +91,7 @@ class OperationsMetrics:
         _count(connection, families["changes"], tables.changes, ["type", "state"],
                ("state", [ChangeState.WAITING, ChangeState.IN_REVIEW]))  # fmt: skip
         _count(connection, families["alert_messages"], alert_deliveries, ["receiver", "state"],
-               ("state", [AlertDeliveryState.WAITING, AlertDeliveryState.DEAD]))  # fmt: skip
+               ("state", [DeliveryState.WAITING, DeliveryState.DEAD]))  # fmt: skip
 
     def _budgets(self, connection: Connection, families: dict[str, GaugeMetricFamily]) -> None:
         for level in self._levels.statuses(connection, self._clock.now()):

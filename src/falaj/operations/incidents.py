@@ -256,6 +256,15 @@ class Incidents:
                 add_link(call, to.key, incident_id, "incident")
         return self.get(call.connection, incident_id)
 
+    def alert_ended(self, call: Call, alert: Alert) -> None:
+        """Say in the timelines of the open incidents that an alert belongs to that it is over,
+        and how; they stay open, for whoever looks after them to close."""
+        incident, link = tables.incidents.c, tables.links.c
+        mine = select(link.of).where(link.to == alert.id, link.kind == "alert")
+        query = select(incident.id).where(incident.id.in_(mine), incident.open_key.is_not(None))
+        for row in call.connection.execute(query.order_by(incident.id).with_for_update()).all():
+            add_entry(call, row.id, "alert resolved", f"{alert.resolution} ({alert.id})")
+
     def get(self, connection: Connection, incident_id: str) -> Incident:
         """One incident with its timeline; raises NotFound."""
         return self._found(connection, incident_id, locked=False)

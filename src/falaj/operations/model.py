@@ -299,3 +299,11 @@ def told(what: str, text: str, *, required: bool = True) -> str:
             f"The {what} has {len(stripped)} characters.", hint=f"At most {LONGEST_TEXT} are kept."
         )
     return stripped
+
+
+class DeliveryState(StrEnum):
+    """Where a message to a receiver or a webhook stands."""
+
+    WAITING = "waiting"
+    DELIVERED = "delivered"
+    DEAD = "dead"  # tried as often as may be; it can be sent again by hand

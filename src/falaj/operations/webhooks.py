@@ -19,11 +19,12 @@ from sqlalchemy import Row, insert, select, update
 from falaj.kernel.call import AssetRef, Event
 from falaj.kernel.errors import Conflict, InvalidInput, NotFound
 from falaj.kernel.ids import new_id
+from falaj.operations.model import DeliveryState
+from falaj.operations.sending import Deliveries
 from falaj.operations.webhooks_model import (
     OFFERED,
     SECRET_PREFIX,
     Delivery,
-    DeliveryState,
     Topic,
     Webhook,
     WebhookSecret,
@@ -65,6 +66,8 @@ class Webhooks:
         self._catalog = catalog
         self._keys = keys
         self._outgoing = outgoing
+        hint = "`falaj webhooks deliveries` lists them."
+        self._kept = Deliveries(webhook_deliveries, _delivery, "webhook", hint)
 
     def add(self, call: Call, name: str, url: str, topics: Sequence[Topic]) -> WebhookSecret:
         """Add an endpoint; the answer holds its secret, which is not shown again.
@@ -185,25 +188,12 @@ class Webhooks:
             raise Conflict(
                 f"The webhook {found.webhook!r} was removed.", hint="Add it again first."
             ) from None
-        call.connection.execute(
-            update(webhook_deliveries)
-            .where(webhook_deliveries.c.id == delivery_id)
-            .values(state=DeliveryState.WAITING, attempts=0, next_at=call.now, ended_at=None)
-        )
         call.note(webhook=found.webhook)
-        return self.delivery(call.connection, delivery_id)
+        return self._kept.again(call, delivery_id)
 
     def delivery(self, connection: Connection, delivery_id: str) -> Delivery:
         """One delivery; raises NotFound."""
-        row = connection.execute(
-            select(webhook_deliveries).where(webhook_deliveries.c.id == delivery_id)
-        ).first()
-        if row is None:
-            raise NotFound(
-                f"There is no delivery {delivery_id!r}.",
-                hint="`falaj webhooks deliveries` lists them.",
-            )
-        return _delivery(row)
+        return self._kept.get(connection, delivery_id)
 
     def deliveries(
         self,
@@ -214,17 +204,7 @@ class Webhooks:
         limit: int = 100,
     ) -> list[Delivery]:
         """The newest deliveries first."""
-        table = webhook_deliveries.c
-        query = (
-            select(webhook_deliveries)
-            .order_by(table.created_at.desc(), table.id.desc())
-            .limit(limit)
-        )
-        if webhook is not None:
-            query = query.where(table.webhook == webhook)
-        if state is not None:
-            query = query.where(table.state == state)
-        return [_delivery(row) for row in connection.execute(query)]
+        return self._kept.listed(connection, to=webhook, state=state, limit=limit)
 
     def _deliver(self, connection: Connection, name: str, topic: Topic, event: Event) -> str:
         delivery_id = new_id("delivery")

@@ -18,6 +18,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from falaj.kernel.call import AssetRef, Event
+from falaj.operations.model import DeliveryState
 from falaj.trust.model import OneTimeSecret
 
 SECRET_PREFIX = "whsec_"  # noqa: S105 - what secrets begin with
@@ -82,14 +83,6 @@ class WebhookSecret(BaseModel):
 
     name: str
     secret: OneTimeSecret
-
-
-class DeliveryState(StrEnum):
-    """Where a delivery stands."""
-
-    WAITING = "waiting"
-    DELIVERED = "delivered"
-    DEAD = "dead"  # tried as often as may be; it can be sent again by hand
 
 
 class Delivery(BaseModel):

@@ -7,10 +7,10 @@ from typing import Annotated
 from pydantic import Field
 
 from falaj.kernel.actions import Service, action
+from falaj.operations.model import DeliveryState
 from falaj.operations.webhooks import Webhooks
 from falaj.operations.webhooks_model import (
     Delivery,
-    DeliveryState,
     Topic,
     Webhook,
     WebhookSecret,

@@ -1,11 +1,12 @@
 """What follows from a look: a pure function of how a run stands and what was seen.
 
-In this order: harm, then shares of units that do not fit, then the longest time, then success,
+In this order: harm, then shares of units that do not fit, then success, then the longest time,
 then the next stage or the next weights. Nothing follows from the absence of traffic.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -26,6 +27,8 @@ from falaj.rollouts.records import Run, Step
 What = Literal["wait", "advance", "weigh", "succeed", "stop", "roll_back", "pause"]
 LEAST_MOVE = 0.01
 """Weights of a bandit that differ by less move nobody: each move is a write to all workers."""
+LEAST_UNITS = 100
+"""As a stage of a canary asks for by default: fewer say nothing of harm."""
 MISMATCH = "mismatch"
 """The name under which a person may dismiss a mismatch of units and shares."""
 
@@ -77,7 +80,7 @@ def decided(run: Run, look: Look, now: datetime) -> Decision:
         or _untrusted(run, look)
         or _unmeasured(run, look, now)
         or _by_success(run, look, now)
-        or _at_longest(run, now)
+        or _at_longest(run, now, look)
         or _onward(run, look, now)
     )
 
@@ -111,14 +114,44 @@ def _unmeasured(run: Run, look: Look, now: datetime) -> Decision | None:
     """Nothing good, while a guardrail or the success metric cannot be measured."""
     if not look.unmeasured:
         return None
-    return _at_longest(run, now) or Decision("wait", f"Not all is measured: {look.unmeasured}")
+    return _at_longest(run, now, look) or Decision(
+        "wait", f"Not all is measured: {look.unmeasured}"
+    )
 
 
-def _at_longest(run: Run, now: datetime) -> Decision | None:
-    """The end of a run that has taken its longest time."""
+def _at_longest(run: Run, now: datetime, look: Look | None = None) -> Decision | None:
+    """The end of a run that has taken its longest time, as it was declared."""
     if now - run.started_at < run.rollout.longest:
         return None
-    return Decision("stop", f"Nothing was decided in its longest time, {run.rollout.longest}.")
+    told = f"Nothing was decided in its longest time, {run.rollout.longest}"
+    if run.rollout.at_longest == "champion" or look is None:
+        return Decision("stop", f"{told}.")
+    if lacking := _not_held(run, look, now):
+        return Decision("stop", f"{told}, and it is not promoted: {'; '.join(lacking)}.")
+    winner = run.rollout.challengers[0].name
+    return Decision(
+        "succeed", f"{told}, and all guardrails held: declared to be promoted then.", winner=winner
+    )
+
+
+def _not_held(run: Run, look: Look, now: datetime) -> list[str]:
+    """Why it cannot be said that the guardrails of a run have held; empty if they have."""
+    lacking = [f"not all was measured ({look.unmeasured.rstrip('.')})"] if look.unmeasured else []
+    if look.mismatch:
+        lacking.append("units do not fall by the shares")
+    # A dismissed guardrail may have been breached: that is no ground to promote by default.
+    lacking += [f"{_told(one)}, though that was dismissed" for one in look.breached]
+    seen = Counter(one.metric for one in look.guardrails if one.n_champion and one.n_challenger)
+    wanted = Counter(one.metric for one in run.rollout.guardrails)
+    lacking += [f"the guardrail {one} has not measured both sides" for one in wanted - seen]
+    challenger = run.rollout.challengers[0].name
+    units = look.units.get(challenger, 0)
+    if run.rollout.how is RolloutKind.CANARY:
+        if run.stage + 1 < len(run.rollout.stages) or not _stage_held(run, look, now):
+            lacking.append(f"its stage {run.stage + 1} of {len(run.rollout.stages)} was not held")
+    elif units < LEAST_UNITS:
+        lacking.append(f"{challenger} was met by {units} units, fewer than {LEAST_UNITS}")
+    return lacking
 
 
 def _by_success(run: Run, look: Look, now: datetime) -> Decision | None:

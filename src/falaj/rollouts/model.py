@@ -188,6 +188,9 @@ class Rollout(Definition):
     """Of an interleaved rollout: how long a segment meets one variant."""
     look_every: timedelta = timedelta(seconds=30)
     longest: timedelta = timedelta(days=30)
+    at_longest: Literal["champion", "promote"] = "champion"
+    """What a run ends with that took its longest time and was not decided: the champion alone, or
+    a request to promote its one challenger, where all guardrails have measured and held."""
 
     @model_validator(mode="after")
     def _whole(self) -> Rollout:
@@ -209,7 +212,17 @@ class Rollout(Definition):
             raise ValueError("an interleaved rollout, and only that, needs a segment")
         if self.how in (RolloutKind.AB, RolloutKind.BANDIT) and self.success is None:
             raise ValueError(f"a rollout of kind {self.how} needs a success metric")
+        if self.at_longest == "promote":
+            self._check_promoted_at_longest()
         return self
+
+    def _check_promoted_at_longest(self) -> None:
+        if self.how in (RolloutKind.SHADOW, RolloutKind.BANDIT):
+            raise ValueError(f"a rollout of kind {self.how} is not promoted at its longest time")
+        if len(self.challengers) > 1:
+            raise ValueError("of several challengers, only a decision can promote one")
+        if not self.guardrails:
+            raise ValueError("without guardrails nothing can have held: at_longest is champion")
 
     @property
     def fields(self) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
 
     from falaj.kernel.call import Call
+    from falaj.operations.model import Change
     from falaj.rollouts.records import Run
 
 
@@ -154,5 +155,28 @@ class Samples(Protocol):
 
         Raises:
             FalajError: the log cannot be read.
+        """
+        ...
+
+
+class Versions(Protocol):
+    """Model versions that shall be tried in the place of a declared challenger's."""
+
+    def told(self, call: Call, endpoint: str, version: int) -> dict[str, Any]:
+        """What whoever decides is shown of a version (JSON): its ``model``, ``version``,
+        ``stage`` and gates, and how it compares with the champion.
+
+        Raises:
+            NotFound: no such endpoint or version.
+            GatesNotPassed, Conflict: its gates were not passed, or not against today's champion.
+            Forbidden: it stands in no stage that is tried yet, and the caller may not ask for one.
+        """
+        ...
+
+    def staged(self, call: Call, change: Change, model: str, version: int) -> None:
+        """Let a version in development take staging, by the change that has it tried.
+
+        Raises:
+            GatesNotPassed, Conflict: its gates do not hold any more.
         """
         ...

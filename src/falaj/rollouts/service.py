@@ -38,6 +38,7 @@ Agreeing = Callable[["Connection", Run, "datetime"], Sequence[Agreement]]
 """Compares what the challengers of a shadow say with what the champion says."""
 Part = Annotated[float, Field(ge=0, le=1)]
 Limit = Annotated[int, Field(ge=1, le=1000)]
+Version = Annotated[int, Field(ge=1)]
 
 
 class RolloutService(Service):
@@ -95,9 +96,24 @@ class RolloutService(Service):
         return RolloutHistory(runs=found, entries=told)
 
     @action(post="/rollouts/{name}/starts", on="rollout")
-    def start(self, name: Name, *, reason: str) -> Change:
-        """Ask for the start of a rollout as it is declared; another person approves it."""
-        return self._starting.ask(self.call, name, reason)
+    def start(
+        self,
+        name: Name,
+        *,
+        reason: str,
+        version: Version | None = None,
+        template: Name | None = None,
+    ) -> Change:
+        """Ask for the start of a rollout as it is declared; another person approves it.
+
+        Args:
+            name: the rollout.
+            reason: why, for the record.
+            version: of the model, tried in the place of its one challenger's; from development
+                it takes staging with the approval.
+            template: of standard changes (`rollout.start`); inside its bounds it begins at once.
+        """
+        return self._starting.ask(self.call, name, reason, version=version, template=template)
 
     @action(post="/rollouts/{name}/pauses", on="rollout")
     def pause(self, name: Name, *, reason: str) -> Run:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from falaj.operations.changes import Changes
     from falaj.operations.model import Change
     from falaj.rollouts.model import Metric
-    from falaj.rollouts.ports import Traffic
+    from falaj.rollouts.ports import Traffic, Versions
 
 START = "rollout.start"
 """The kind of the change that starts a rollout."""
@@ -47,6 +47,7 @@ class Starting:
         traffic: divides the units.
         check: raises unless the rollout can be measured, and by the one who asks for it.
         clock: tells when the workers had switched; None: the machine's own.
+        versions: tell of versions that take a declared challenger's place; None: none may.
     """
 
     def __init__(
@@ -56,12 +57,14 @@ class Starting:
         traffic: Traffic,
         check: Callable[[Call, Rollout], None],
         clock: Clock | None = None,
+        versions: Versions | None = None,
     ) -> None:
         self._definitions = definitions
         self._changes = changes
         self._traffic = traffic
         self._check = check
         self._clock = clock or SystemClock()
+        self._versions = versions
 
     def declared(self, connection: Connection, name: str) -> Rollout:
         """A rollout as it is declared now; raises NotFound."""
@@ -75,37 +78,70 @@ class Starting:
         kept = self._definitions.listed(connection, kind="rollout")
         return [self.declared(connection, one.name) for one in kept]
 
-    def ask(self, call: Call, name: str, reason: str) -> Change:
+    def ask(
+        self,
+        call: Call,
+        name: str,
+        reason: str,
+        *,
+        version: int | None = None,
+        template: str | None = None,
+    ) -> Change:
         """Open the change that, approved, starts a rollout as it is declared now.
 
+        Args:
+            call: of the one who asks.
+            name: of the rollout.
+            reason: why, for the approver.
+            version: is tried in the place of its one challenger's, as a retraining asks for it.
+                A version in development takes staging with the approval.
+            template: of standard changes; inside its bounds the rollout begins at once.
+
         Raises:
-            NotFound: no such rollout is declared.
+            NotFound: no such rollout is declared, or no such version or template.
             Forbidden: the caller may not read what its metrics read.
-            InvalidInput: it cannot be measured as it is declared.
+            InvalidInput: it cannot be measured as it is declared, or has several challengers
+                and a version is given.
             RolloutUnderway: its endpoint has one, or its layer has no room.
-            Conflict: its endpoint serves nothing.
+            Conflict: its endpoint serves nothing, or the version may not be tried.
+            OutsideBounds: it is not inside the template.
             AlreadyExists: the same start waits for an approval already.
         """
         rollout = self.declared(call.connection, name)
+        told: dict[str, Any] = {}
+        if version is not None:
+            rollout = with_version(rollout, version)
+            if self._versions is None:
+                raise InvalidInput("Versions other than the declared ones are not tried here.")
+            told = self._versions.told(call, rollout.endpoint, version)
         self._check(call, rollout)
         serving = self._free(call.connection, rollout)
         document = rollout.model_dump(mode="json")
-        return self._changes.open(
-            call,
-            kind=START,
-            subject=AssetRef("rollout", name),
-            title=f"Start the rollout {name} on {rollout.endpoint}",
-            reason=reason,
-            evidence={
-                "serving": serving,
-                "how": str(rollout.how),
-                "challengers": document["challengers"],
-                "guardrails": document["guardrails"],
-                "success": document["success"],
-                "fingerprint": rollout.fingerprint,
-            },
-            payload={"rollout": document, "metrics": self._metrics(call.connection, rollout)},
-        )
+        payload = {"rollout": document, "metrics": self._metrics(call.connection, rollout)}
+        evidence = {
+            "serving": serving,
+            "how": str(rollout.how),
+            "challengers": document["challengers"],
+            "guardrails": document["guardrails"],
+            "success": document["success"],
+            "fingerprint": rollout.fingerprint,
+        }
+        title = f"Start the rollout {name} on {rollout.endpoint}"
+        if told:
+            evidence["version"] = told
+            payload["version"] = {"model": told["model"], "version": version}
+            title += f" with version {version} of {told['model']}"
+        change: dict[str, Any] = {
+            "kind": START,
+            "subject": AssetRef("rollout", name),
+            "title": title,
+            "reason": reason,
+            "evidence": evidence,
+            "payload": payload,
+        }
+        if template is not None:
+            return self._changes.carry_out_standard(call, template, **change)
+        return self._changes.open(call, **change)
 
     def begin(self, call: Call, change: Change) -> None:
         """Begin a rollout whose start was approved, as it was declared when it was asked for.
@@ -126,6 +162,9 @@ class Starting:
                 hint="Reject this change, and ask for the start again.",
             )
         self._free(call.connection, rollout)
+        tried = change.payload.get("version")
+        if tried is not None and self._versions is not None:
+            self._versions.staged(call, change, tried["model"], tried["version"])
         shares = shares_at(rollout, 0)
         run_id = new_id("rol")
         began = self._traffic.begin_rollout(
@@ -204,6 +243,18 @@ class Starting:
             )
         _check_room(connection, rollout)
         return serving
+
+
+def with_version(rollout: Rollout, version: int) -> Rollout:
+    """A rollout of one challenger, with another version in its place; raises InvalidInput."""
+    if len(rollout.challengers) != 1:
+        raise InvalidInput(
+            f"The rollout {rollout.name!r} has {len(rollout.challengers)} challengers: in whose "
+            f"place version {version} is tried cannot be told.",
+            hint="Declare a rollout of one challenger.",
+        )
+    challenger = rollout.challengers[0].model_copy(update={"version": version})
+    return rollout.model_copy(update={"challengers": (challenger,)})
 
 
 def _check_room(connection: Connection, rollout: Rollout) -> None:

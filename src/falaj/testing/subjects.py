@@ -265,6 +265,7 @@ SUBJECTS: Mapping[str, Subject] = {
     "sources.check": Subject(_always(source="flights"), frozenset({"n_rows"})),
     "sources.results": Subject(_always(source="flights", limit=1)),
     "contracts.check": Subject(_always(contract="flights"), _JOB),
+    "contracts.checks": Subject(_always(contract="flights", limit=5)),
     "contracts.history": Subject(_always(contract="flights", limit=5)),
     "tables.get": Subject(_always(table="flights")),
     "tables.snapshots": Subject(_always(table="flights")),

@@ -10,8 +10,11 @@ from falaj.wiring.seldom import Seldom
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from falaj.ingest.contract_service import ContractService
+    from falaj.ingest.scheduled import ContractSchedules
     from falaj.ingest.tablechecks import TableChecks
     from falaj.kernel.call import Call
+    from falaj.kernel.jobs import Handler
     from falaj.monitoring.series import MeterSeries
     from falaj.monitoring.seriesanomalies import SeriesAnomalies
     from falaj.wiring.assembly import Premises
@@ -23,6 +26,35 @@ def table_checks(made: Premises) -> TableChecks:
     from falaj.ingest.tablechecks import TableChecks
 
     return TableChecks(made.lake, made.definitions, made.calls, FailingChecks(made.alerts))
+
+
+def contract_schedules(made: Premises) -> ContractSchedules:
+    """What begins the checks of contracts that are due."""
+    from falaj.ingest.scheduled import ContractSchedules
+
+    return ContractSchedules(made.calls, made.jobs, made.definitions, made.alerts)
+
+
+def contract_service(made: Premises) -> ContractService:
+    """The actions of contracts."""
+    from falaj.ingest.contract_service import ContractService
+    from falaj.wiring.residencyparts import residency
+
+    checks, schedules = table_checks(made), contract_schedules(made)
+    return ContractService(made.jobs, checks, schedules, made.may_on, residency(made).check)
+
+
+def contract_jobs(made: Premises) -> dict[str, Callable[[], Handler]]:
+    """What makes the handlers of jobs of contracts."""
+    from falaj.ingest.model import CHECK_JOB, SCHEDULED_JOB
+
+    def scheduled() -> Handler:
+        from falaj.ingest.scheduled import ScheduledCheckJob
+        from falaj.wiring.retrainingparts import asking
+
+        return ScheduledCheckJob(asking(made))
+
+    return {CHECK_JOB: lambda: table_checks(made), SCHEDULED_JOB: scheduled}
 
 
 def meter_series(made: Premises) -> MeterSeries:
@@ -55,7 +87,7 @@ def series_anomalies(made: Premises) -> SeriesAnomalies:
 
 
 def anomaly_chores(made: Premises) -> dict[str, Callable[[], object]]:
-    """What must be done again and again for series."""
+    """What must be done again and again for series and for contracts."""
     from falaj.monitoring.series import place_of
 
     kept = meter_series(made)
@@ -64,7 +96,9 @@ def anomaly_chores(made: Premises) -> dict[str, Callable[[], object]]:
         meters = made.serving.meters
         kept.look(place_of(made.settings.home / "meters"), meters.totals)
 
+    contracts = contract_schedules(made)
     return {
+        "contract schedules": Seldom(contracts.run_once, every_seconds=1.0),
         "series of endpoints": Seldom(look, every_seconds=1.0),
         "old series": Seldom(kept.roll_up, every_seconds=600.0),
     }

@@ -63,6 +63,7 @@ def definition_reviews(
     from falaj.ingest.declared import ColumnsOfPlans
     from falaj.lake.readrules import ReadRuleReview
     from falaj.rollouts.metricreview import MetricReview
+    from falaj.rollouts.rolloutreview import RolloutReview
     from falaj.wiring.readingparts import schema_of
 
     return [
@@ -73,6 +74,7 @@ def definition_reviews(
         ClassifiedColumns(),
         ReadRuleReview(lambda table, resulting: schema_of(lake(), table, resulting)),
         MetricReview(),
+        RolloutReview(find),
         policies,
         *others,
     ]

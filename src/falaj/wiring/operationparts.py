@@ -10,7 +10,6 @@ from falaj.kernel.errors import InvalidInput
 from falaj.wiring.seldom import Seldom
 
 if TYPE_CHECKING:
-    from falaj.operations.alerting_sending import AlertSender
     from falaj.operations.alerting_service import (
         ReceiverService,
         ReceiverState,
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from falaj.operations.incident_service import ProblemService
     from falaj.operations.ports import AlertNotifier
     from falaj.operations.routing import AlertReceiver
+    from falaj.operations.sending import Sender
     from falaj.operations.service_level_service import ServiceLevelService
     from falaj.operations.service_levels import ServiceLevels
     from falaj.wiring.assembly import Premises
@@ -94,12 +94,13 @@ def _trusted(made: Premises) -> ssl.SSLContext | None:
         ) from None
 
 
-def alert_sender(made: Premises) -> AlertSender:
+def alert_sender(made: Premises) -> Sender:
     """What sends to receivers of alerts."""
-    from falaj.operations.alerting_sending import AlertSender
+    from falaj.operations.alerting_sending import WAITS, ToReceivers
+    from falaj.operations.sending import Sender
 
-    attempts = made.settings.receivers.attempts
-    return AlertSender(made.definitions, notifiers(made), made.calls, made.alerts, attempts)
+    messages = ToReceivers(made.definitions, notifiers(made), made.calls, made.alerts)
+    return Sender(messages, made.calls, made.settings.receivers.attempts, WAITS)
 
 
 def silence_service(made: Premises) -> SilenceService:
@@ -149,10 +150,10 @@ def expose(made: Premises) -> None:
 
 def receiver_service(made: Premises) -> ReceiverService:
     """The actions on receivers."""
-    from falaj.operations.alerting_sending import Deliveries
+    from falaj.operations.alerting_sending import AlertDeliveries
     from falaj.operations.alerting_service import ReceiverService
 
-    return ReceiverService(made.definitions, Deliveries(), notifiers(made))
+    return ReceiverService(made.definitions, AlertDeliveries(), notifiers(made))
 
 
 def receiver_states(made: Premises) -> list[ReceiverState]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from falaj.kernel.call import AssetRef
@@ -70,11 +71,16 @@ def retraining_jobs(made: Premises) -> dict[str, Callable[[], Handler]]:
 
 def chores(made: Premises) -> dict[str, Callable[[], object]]:
     """What must be done again and again."""
+
+    @cache
+    def kept() -> Retrainer:  # it remembers what is in its way
+        return retrainer(made)
+
     return {
         "monitor schedules": Seldom(
             lambda: monitor_schedules(made).run_once(), every_seconds=EVERY_SECONDS
         ),
-        "retraining": Seldom(lambda: retrainer(made).run_once(), every_seconds=EVERY_SECONDS),
+        "retraining": Seldom(lambda: kept().run_once(), every_seconds=EVERY_SECONDS),
     }
 
 

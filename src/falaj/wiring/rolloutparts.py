@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from falaj.catalog.definitions import Applier, Definition
     from falaj.kernel.call import Call
     from falaj.operations.changes import ChangeHandler
+    from falaj.operations.model import Change
     from falaj.rollouts.following import Following
     from falaj.rollouts.ports import Judge
     from falaj.rollouts.records import Agreement, Run
@@ -49,7 +50,14 @@ class RolloutParts:
         from falaj.rollouts.starting import Starting
 
         made = self._made
-        return Starting(made.definitions, made.changes, self.traffic, self._checked, made.clock)
+        return Starting(
+            made.definitions,
+            made.changes,
+            self.traffic,
+            self._checked,
+            made.clock,
+            TriedVersions(made),
+        )
 
     def _checked(self, call: Call, rollout: Rollout) -> None:
         """Raise unless who asks may see what the rollout is measured by."""
@@ -116,6 +124,58 @@ class RolloutParts:
         from falaj.wiring.liveparts import kept_sketches
 
         return agreement(kept_sketches(self._made), connection, run, now)
+
+
+class TriedVersions:
+    """Versions of the registry; fulfils ``rollouts.ports.Versions``."""
+
+    def __init__(self, made: Premises) -> None:
+        self._made = made
+
+    def told(self, call: Call, endpoint: str, version: int) -> dict[str, Any]:
+        """See ``Versions.told``."""
+        from falaj.kernel.errors import Forbidden
+        from falaj.models.model import Stage
+        from falaj.monitoring.promoting import compared
+        from falaj.wiring.retrainingparts import Standing
+
+        made = self._made
+        model = made.serving.releases.endpoint(call.connection, endpoint).model
+        found = made.registry.version(call.connection, model, version)
+        # As for production: if it wins, nothing but the rollout stands between.
+        report = made.promotions.permitted(call, found, Stage.PRODUCTION)
+        if not found.stage.guarded and not Standing(made).may_promote(call, model, version):
+            raise Forbidden(
+                f"{call.principal.id} may not ask for a stage of {model}, and version {version} "
+                f"stands in {found.stage}.",
+                hint="Let somebody who may, or have it promoted to staging first.",
+            )
+        return {
+            "model": model,
+            "version": version,
+            "stage": str(found.stage),
+            "gate_report": report.id if report else None,
+            **compared(made.registry, made.bundles, call, model, version),
+        }
+
+    def staged(self, call: Call, change: Change, model: str, version: int) -> None:
+        """See ``Versions.staged``."""
+        from falaj.models.model import Stage
+
+        made = self._made
+        found = made.registry.version(call.connection, model, version)
+        if found.stage is not Stage.DEVELOPMENT:
+            return
+        report = made.promotions.permitted(call, found, Stage.STAGING)
+        made.registry.move(
+            call,
+            found,
+            Stage.STAGING,
+            change=change.id,
+            asked_by=change.requested_by,
+            reason=change.reason,
+            gate_report=report.id if report else None,
+        )
 
 
 def _metric(found: Definition) -> Metric:

@@ -11,7 +11,7 @@ from falaj.operations.webhooks import Webhooks
 
 if TYPE_CHECKING:
     from falaj.kernel.outbox import Subscription
-    from falaj.operations.webhooks_sending import WebhookSender
+    from falaj.operations.sending import Sender
     from falaj.wiring.assembly import Premises
 
 
@@ -35,13 +35,13 @@ def webhooks(made: Premises) -> Webhooks:
     return Webhooks(made.catalog, made.keys, outgoing(made))
 
 
-def sender(made: Premises) -> WebhookSender:
+def sender(made: Premises) -> Sender:
     """What sends deliveries."""
-    from falaj.operations.webhooks_sending import WebhookSender
+    from falaj.operations.sending import Sender
+    from falaj.operations.webhooks_sending import ToWebhooks
 
-    return WebhookSender(
-        webhooks(made), made.calls, outgoing(made), made.alerts, made.settings.webhooks.attempts
-    )
+    deliveries = ToWebhooks(webhooks(made), made.calls, outgoing(made), made.alerts)
+    return Sender(deliveries, made.calls, made.settings.webhooks.attempts)
 
 
 def events(made: Premises) -> Subscription:

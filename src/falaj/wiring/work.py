@@ -16,7 +16,7 @@ from falaj.kernel.outbox import Subscription
 from falaj.kernel.telemetry import logger
 from falaj.trust.audit_checkpoints import Checkpointer
 from falaj.wiring import webhookparts
-from falaj.wiring.anomalyparts import anomaly_chores, table_checks
+from falaj.wiring.anomalyparts import anomaly_chores, contract_jobs
 from falaj.wiring.artifactparts import artifact_chores
 from falaj.wiring.auditparts import retention
 from falaj.wiring.computeparts import queue_chores
@@ -48,7 +48,6 @@ def handlers(made: Premises) -> Mapping[str, Handler]:
     What cannot be made (a disk is full, a package is missing) fails that job, and no other.
     """
     from falaj.features.service import FORGET, MATERIALIZE
-    from falaj.ingest.model import CHECK_JOB
     from falaj.ingest.service import LOAD
     from falaj.models.model import ADOPT_JOB, BRING_JOB, GATES_JOB, QUANTIZE_JOB
     from falaj.serving.batchmodel import SCORE_JOB
@@ -58,7 +57,6 @@ def handlers(made: Premises) -> Mapping[str, Handler]:
 
     makers: dict[str, Callable[[], Handler]] = {
         LOAD: lambda: _with_statistics(made, made.loading),
-        CHECK_JOB: lambda: table_checks(made),
         MATERIALIZE: lambda: _materialization(made),
         FORGET: lambda: _forgetting(made),
         PREPARE_JOB: lambda: _preparation(made),
@@ -73,6 +71,7 @@ def handlers(made: Premises) -> Mapping[str, Handler]:
         TUNE_JOB: lambda: _tuning(made),
         RUN_JOB: made.pipelines.handler,
         **key_jobs(made),
+        **contract_jobs(made),
         **retraining_jobs(made),
     }
     return {kind: _later(make) for kind, make in makers.items()}

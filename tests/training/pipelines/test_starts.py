@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from falaj.kernel.clock import SetClock
+from falaj.kernel.cron import Cron
 from falaj.kernel.errors import Conflict, InvalidInput, NotFound
-from falaj.training.pipelines.cron import Cron
 from falaj.training.pipelines.schedules import Schedules
 
 HEAD = "from falaj.declare import Cron, FromTable, NewData, OnEvent, Pipeline, step\n"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from falaj.kernel.errors import Unavailable
+from falaj.operations.sending import is_taken, posted
 
 if TYPE_CHECKING:
     from falaj.kernel.outgoing import Outgoing
@@ -23,19 +24,11 @@ def post(
         Unavailable: nobody answers, or with another status. Its text holds neither the path,
             which is a secret of many channels, nor a word of the answer, which may repeat it.
     """
-    answer = outgoing.send(
-        "POST",
-        url,
-        headers={
-            "Content-Type": "application/json",
-            "User-Agent": "Falaj-Alerts",
-            **(headers or {}),
-        },
-        content=json.dumps(document, ensure_ascii=False).encode(),
-    )
-    if not 200 <= answer.status_code < 300:
+    body = json.dumps(document, ensure_ascii=False).encode()
+    status = posted(outgoing, url, body, agent="Falaj-Alerts", sign=lambda _body: headers or {})
+    if not is_taken(status):
         raise Unavailable(
-            f"{host_of(url)} answered {answer.status_code}.",
+            f"{host_of(url)} answered {status}.",
             hint="What else it said is not kept: it may repeat the secret that it was sent.",
         )
 

@@ -15,9 +15,10 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from falaj.catalog.definitions import Definition
 from falaj.catalog.model import Relation
 from falaj.ingest.checks import Check, Severity
+from falaj.kernel import cron
 from falaj.kernel.call import AssetRef
 from falaj.kernel.errors import Conflict, ErrorKind, FalajError, InvalidInput
-from falaj.training.pipelines import code, cron
+from falaj.training.pipelines import code
 
 RUN_JOB = "pipelines.run"
 """The kind of the job that executes a run."""

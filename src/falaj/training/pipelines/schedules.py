@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Row, insert, select, update
 
+from falaj.kernel.cron import Cron as CronTimes
 from falaj.kernel.errors import Conflict, FalajError, NotFound
 from falaj.kernel.telemetry import logger
 from falaj.training.pipelines.backfills import SINCE, UNTIL
-from falaj.training.pipelines.cron import Cron as CronTimes
 from falaj.training.pipelines.graph import record_run
 from falaj.training.pipelines.model import Cron, NewData, OnEvent, Pipeline, Schedule, Trigger
 from falaj.training.pipelines.tables import pipeline_schedules
