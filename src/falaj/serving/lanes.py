@@ -384,9 +384,10 @@ class Lane:
             for variant, n in part.failed.items():
                 self.meter.erred(variant, n)
         vectors = part.vectors
-        self.meter.variant(part.variant.variant.name).answered(
-            requests, begun, done, vectors.ran - vectors.read, len(part.ids)
-        )
+        section = self.meter.variant(part.variant.variant.name)
+        section.answered(requests, begun, done, vectors.ran - vectors.read, len(part.ids))
+        if vectors.judged is not None:
+            section.tagged(len(part.ids), int(vectors.judged.anomalous.sum()))
 
     def _answer_when_kept(
         self,

@@ -139,9 +139,10 @@ class Shadows:
             shadow=True,
         )
         begun = [Parsed([], None, None, 0, "", vectors.begun)] * _n_owners(mine)
-        due.meter.shadow(variant.variant.name).answered(
-            begun, vectors.begun, done, vectors.ran - vectors.read, mine.n_rows
-        )
+        section = due.meter.shadow(variant.variant.name)
+        section.answered(begun, vectors.begun, done, vectors.ran - vectors.read, mine.n_rows)
+        if vectors.judged is not None:
+            section.tagged(mine.n_rows, int(vectors.judged.anomalous.sum()))
         if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._logged, scored, due.meter)
 
