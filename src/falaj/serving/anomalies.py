@@ -52,9 +52,24 @@ class Judged:
             for score, anomalous in zip(self.scores.tolist(), self.anomalous.tolist(), strict=True)
         ]
 
+    def put(self, places: NDArray[np.int64], some: Judged) -> None:
+        """Take what was found of some of the rows, by their places."""
+        self.scores[places] = some.scores
+        self.anomalous[places] = some.anomalous
+
+    @classmethod
+    def nothing(cls, n: int) -> Judged:
+        """Of n rows, none of which was judged yet: NaN and False."""
+        return cls(np.full(n, np.nan), np.zeros(n, np.bool_))
+
     def packed(self) -> bytes:
         """All scores (float64), then all verdicts (a byte each)."""
         return self.scores.tobytes() + self.anomalous.tobytes()
+
+
+def tag_columns(release: Release) -> tuple[str, ...]:
+    """The columns that the tag adds to the outputs of a release; none where it tags nothing."""
+    return (SCORE, ANOMALOUS) if release.anomalies is AnomalyPolicy.TAG else ()
 
 
 class Judge(Protocol):

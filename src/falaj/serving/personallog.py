@@ -16,6 +16,7 @@ import msgspec
 import pyarrow as pa
 
 from falaj.lake.personal import PersonalGroup, PersonalRule, record_rule, rule_of
+from falaj.serving.anomalies import tag_columns
 from falaj.trust.subjects import Subject, SubjectKeys
 
 if TYPE_CHECKING:
@@ -41,15 +42,15 @@ def rule_for(table: str, kind: str) -> PersonalRule:
 
 def rule_of_scoring(table: str, keys: Sequence[str], release: Release) -> PersonalRule | None:
     """What the lake seals of a scoring's output: if the column that names the person is among
-    its keys, that, the other keys, the outputs and what went wrong; else None, for nothing in
-    it tells whom a row is about."""
+    its keys, that, the other keys, the outputs with their tags, and what went wrong; else None,
+    for nothing in it tells whom a row is about."""
     if release.subject is None or release.subject not in keys:
         return None
     others = tuple(name for name in keys if name != release.subject)
     group = PersonalGroup(
         subject=release.subject,
         kind=release.subject_kind,
-        columns=(*others, *release.outputs, "error"),
+        columns=(*others, *release.outputs, *tag_columns(release), "error"),
     )
     return PersonalRule(table=table, groups=(group,))
 
