@@ -105,11 +105,16 @@ class IsolationForest:
         depth: NDArray[np.float64],
         limit: NDArray[np.float64],
     ) -> None:
+        from falaj.models.kernels_isolation import score  # loading numba takes 0.3 s
+
+        self._score = score
         self._n_trees, nodes = left.shape
         begins = (np.arange(self._n_trees) * nodes)[:, None]
-        steps = np.stack([left + begins, right + begins, feature], axis=2)
-        self._steps = plain(steps.reshape(-1), np.int32)
-        self._cuts, self._lengths = plain(cut.ravel(), float), plain(length.ravel(), float)
+        words = np.stack([left + begins, right + begins, feature, np.zeros_like(left)], axis=2)
+        self._nodes = plain(words.reshape(-1), np.int32)
+        self._cuts = self._nodes.view(np.float32)
+        self._cuts[3::4] = _not_above(cut.ravel())
+        self._lengths = plain(length.ravel(), np.float64)
         self._fill = plain(fill, np.float32)
         self.depth = depth
         self._depth = float(depth)
@@ -141,17 +146,18 @@ class IsolationForest:
         Raises:
             InvalidInput: the rows have not the forest's width.
         """
-        from falaj.models.kernels_isolation import score  # loading numba takes 0.3 s
-
-        rows = plain(matrix, np.float32)
+        flags = matrix.flags
+        rows = matrix
+        if matrix.dtype != np.float32 or not (flags.c_contiguous and flags.writeable):
+            rows = plain(matrix, np.float32)
         if rows.ndim != 2 or rows.shape[1] != len(self._fill):
             raise InvalidInput(
                 f"The rows are of the shape {rows.shape}; the forest has {len(self._fill)} inputs.",
                 hint="Give it the inputs of its model.",
             )
         found = np.empty(len(rows))
-        score(
-            rows, self._fill, self._steps, self._cuts, self._lengths, self._n_trees, self._depth,
+        self._score(
+            rows, self._fill, self._nodes, self._cuts, self._lengths, self._n_trees, self._depth,
             found,
         )  # fmt: skip
         return found
@@ -177,6 +183,13 @@ def _check(arrays: dict[str, NDArray[Any]], n_inputs: int) -> None:
         raise ValueError("it is of other inputs")
     if not (np.isfinite(arrays["length"]).all() and arrays["depth"] > 0):
         raise ValueError("its paths have no length")
+
+
+def _not_above(cuts: NDArray[np.float64]) -> NDArray[np.float32]:
+    """The greatest float32 that is not above each cut: no float32 lies between the two, so that
+    all values fall to the same sides."""
+    near = cuts.astype(np.float32)
+    return np.where(near > cuts, np.nextafter(near, np.float32(-np.inf)), near)
 
 
 def _depths(tree: Any) -> NDArray[np.float64]:

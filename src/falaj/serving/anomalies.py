@@ -25,7 +25,7 @@ SCORE, ANOMALOUS = "anomaly_score", "anomalous"
 """What the tag is called where it is columns, or parameters."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Judged:
     """What was found of n rows."""
 
