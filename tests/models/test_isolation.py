@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.ensemble import IsolationForest as Grower
 
-from falaj.kernel.errors import Corrupt
+from falaj.kernel.errors import Corrupt, InvalidInput
 from falaj.models.isolation import IsolationForest, grown
 
 ROWS = np.random.default_rng(0).normal(size=(2000, 4)).astype(np.float32)
@@ -25,9 +25,22 @@ def test_scores_are_those_of_scikit_learn(forest):
 
 
 def test_a_row_unlike_the_others_is_an_anomaly_and_one_in_their_midst_is_not(forest):
-    far, near = forest.told(np.array([[9, -9, 9, 9], [0, 0, 0, 0]], np.float32))
-    assert (far["anomalous"], near["anomalous"]) == (True, False)
-    assert far["score"] > 0.6 > 0.5 > near["score"]
+    far, near = forest.scores(np.array([[9, -9, 9, 9], [0, 0, 0, 0]], np.float32))
+    assert far > forest.limit > near
+    assert far > 0.6 > 0.5 > near
+
+
+def test_rows_of_another_width_are_refused(forest):
+    with pytest.raises(InvalidInput, match="4 inputs"):
+        forest.scores(np.zeros((2, 3), np.float32))
+
+
+def test_one_row_scores_as_it_does_among_others_and_in_any_layout(forest):
+    rows = np.random.default_rng(5).normal(size=(40, 4), scale=2).astype(np.float32)
+    alone = [forest.scores(rows[place : place + 1])[0] for place in range(len(rows))]
+    assert forest.scores(np.asfortranarray(rows)).tolist() == alone
+    rows.setflags(write=False)
+    assert forest.scores(rows).tolist() == alone
 
 
 def test_the_declared_share_of_training_rows_lies_above_the_limit(forest):

@@ -13,10 +13,10 @@ from falaj.lake.adapters.lake_ducklake import DuckLake
 from falaj.lake.queries import table_names
 from falaj.monitoring.anomalywords import AnomalyWatch, MetricSeries
 from falaj.monitoring.model import Monitor
-from falaj.monitoring.series import MeterSeries
+from falaj.monitoring.series import HOUR, MeterSeries
 from falaj.monitoring.seriesanomalies import SeriesAnomalies
 from falaj.monitoring.tables import reports
-from falaj.serving.counted import FAILED, LATENCY, Counted, histogram
+from falaj.serving.counted import ANOMALOUS, FAILED, LATENCY, TAGGED, Counted, histogram
 from falaj.testing.calls import opened_call
 
 START = datetime(2026, 5, 1, tzinfo=UTC)
@@ -139,6 +139,57 @@ def test_errors_and_latency_that_rise_are_found_in_the_meters(sqlite_database, l
     errors = next(finding for finding in news if finding.series == "errors")
     assert (errors.side, errors.n_points, errors.lasts) == ("above", 5, True)
     assert [one.name for one in report.series] == ["traffic", "latency", "errors"]
+
+
+def tagging(database, clock, *, minutes=40, odd=35):
+    """Meters that are looked at each minute; of 200 tagged predictions 2 are anomalous, and from
+    a minute on 60."""
+    series = MeterSeries(database, clock)
+    one = Counted()
+    series.look("here", lambda: {("late", "v1"): one})
+    for minute in range(minutes):
+        one.histograms[LATENCY] += histogram(np.full(200, 0.01, np.float32))
+        one.counters[TAGGED] += 200
+        one.counters[ANOMALOUS] += 60 if minute >= odd else 2
+        clock.move(timedelta(minutes=1))
+        series.look("here", lambda: {("late", "v1"): one})
+    return series
+
+
+def test_a_share_of_unusual_requests_that_rises_is_found(sqlite_database, lake):
+    clock = SetClock(START)
+    tagging(sqlite_database, clock)
+    watch = AnomalyWatch(step="minute", history_days=1, judged=10)
+    (_, news), report = judged(sqlite_database, lake, watch, clock.now())
+    assert [one.name for one in report.series] == ["traffic", "latency", "errors", "anomalous"]
+    (found,) = news
+    assert (found.series, found.side, found.n_points) == ("anomalous", "above", 5)
+    assert (found.seen, found.expected) == (pytest.approx(0.3), pytest.approx(0.01, abs=0.005))
+
+
+def test_a_monitor_may_leave_the_share_of_unusual_requests_out(sqlite_database, lake):
+    clock = SetClock(START)
+    tagging(sqlite_database, clock)
+    watch = AnomalyWatch(**QUIET, anomalous=False, step="minute", history_days=1, judged=10)
+    (_, news), report = judged(sqlite_database, lake, watch, clock.now())
+    assert (news, report.series) == ([], [])
+    assert (
+        "anomalous" in Monitor(name="m", endpoint="late", anomalies=watch).document()["anomalies"]
+    )
+    usual = Monitor(name="m", endpoint="late", anomalies=AnomalyWatch())
+    assert "anomalous" not in usual.document()["anomalies"]
+
+
+def test_shares_of_old_minutes_are_summed_into_hours(sqlite_database):
+    clock = SetClock(START)
+    series = tagging(sqlite_database, clock, minutes=60, odd=30)
+    clock.move(timedelta(days=3))
+    assert series.roll_up() == 1
+    with sqlite_database.reading() as connection:
+        of = series.series(connection, "late", START, START + timedelta(hours=2), HOUR)
+    assert of.tagged[0] == 60 * 200
+    assert of.anomalous[0] == pytest.approx((30 * 2 + 30 * 60) / (60 * 200))
+    assert np.isnan(of.anomalous[1])
 
 
 def test_an_endpoint_that_nobody_has_looked_at_is_judged_by_nothing(sqlite_database, lake):

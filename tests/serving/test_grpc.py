@@ -6,7 +6,7 @@ import queue
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,13 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import InferenceServerException
 
 from falaj.kernel.clock import SystemClock
+from falaj.models.isolation import IsolationForest, grown
 from falaj.serving.adapters.grpc_messages import MESSAGES, message
 from falaj.serving.adapters.grpc_openinference import GrpcInference
 from falaj.serving.adapters.runtime_onnx import OnnxRuntime
 from falaj.serving.compiler import PlanCompiler
 from falaj.serving.inference import InferenceApp
-from falaj.serving.model import Durability, FieldType, Limits, RequestField
+from falaj.serving.model import AnomalyPolicy, Durability, FieldType, Limits, RequestField
 from falaj.serving.routing import RoutingTable
 from falaj.testing.serving import (
     MemoryBundles,
@@ -193,6 +194,22 @@ def test_tritonclient_infers(shared: Worker) -> None:
             ids = [one.decode() for one in answer.as_numpy("prediction_id")]
             assert told.parameters["prediction_ids"].string_param == ",".join(ids)
             assert told.parameters["release"].string_param == "release_1"
+
+
+def test_the_tags_of_a_release_stand_in_the_parameters(alone: Worker) -> None:
+    rows = np.random.default_rng(0).normal(size=(500, 3)).astype(np.float32)
+    forest = grown(rows, n_trees=30, rows_per_tree=128, share=0.02, seed=1)
+    alone.running.bundles.models["sha256:t"] = replace(servable(0), isolation=forest)
+    alone.running.activate(
+        make_release("release_t", bundle="sha256:t", anomalies=AnomalyPolicy.TAG)
+    )
+    asked = np.array([[0, 0, 0], [50, -50, 50]], np.float32)
+    with triton.InferenceServerClient(f"127.0.0.1:{alone.port}") as client:
+        told = client.infer("delays", matrix(asked), headers=TOKEN).get_response().parameters
+    assert told["anomalous"].string_param == "false,true"
+    wanted = IsolationForest.read(forest, 3).scores(asked)
+    scores = told["anomaly_score"].string_param.split(",")
+    assert [float(one) for one in scores] == wanted.tolist()
 
 
 def test_tritonclient_streams_requests_and_hears_of_errors_in_their_order(

@@ -10,6 +10,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -127,6 +128,40 @@ def test_files_of_ended_workers_do_not_grow_and_their_counts_stay(tmp_path: Path
     Meters(tmp_path, "next").of("delays")
     assert Meters(tmp_path, "reader").traffic("delays").requests == 61
     assert {path.name.partition(".")[0] for path in tmp_path.glob("*.meter")} == {"living", "next"}
+
+
+def test_tags_are_counted_by_variant_and_outlive_their_worker(tmp_path: Path) -> None:
+    for number in range(2):
+        meters = Meters(tmp_path, f"w{number}")
+        run(meters, 2, rows=8)
+        meters.of("delays").variant("champion").tagged(8, 3)
+        meters.of("delays").shadow("new").tagged(8, 8)
+        meters.of("delays").in_flight(7)
+        meters.close()
+    traffic = Meters(tmp_path, "reader").traffic("delays")
+    assert (traffic.tagged, traffic.anomalous) == (16, 6)  # no shadow answers
+    by_variant = {(one.variant, one.shadow): one.anomalous for one in traffic.variants}
+    assert by_variant == {("champion", False): 6, ("new", True): 16}
+
+
+def test_counts_of_an_older_version_with_fewer_counters_are_read_rightly(tmp_path: Path) -> None:
+    meters = Meters(tmp_path, "w0")
+    run(meters, 3, rows=3)
+    meters.of("delays").refused(503)
+    meters.of("delays").in_flight(7)
+    # As they stand in its page: eight counters, then what is in flight, then nothing.
+    (page,) = tmp_path.glob("w0.*.meter")
+    words = np.frombuffer(page.read_bytes(), np.int64)[:32]
+    assert words[2:11].tolist() == [0, 1, 1, 0, 0, 0, 0, 0, 7]
+    assert not words[11:].any()
+    meters.close()
+    Meters(tmp_path, "w1").of("delays")
+    ended = msgspec.msgpack.decode((tmp_path / "ended").read_bytes())
+    for one in ended["series"]:
+        del one[2][8:]
+    (tmp_path / "ended").write_bytes(msgspec.msgpack.encode(ended))
+    traffic = Meters(tmp_path, "reader").traffic("delays")
+    assert (traffic.requests, traffic.failed, traffic.shed, traffic.tagged) == (4, 1, 1, 0)
 
 
 class Killed(BaseException):

@@ -11,9 +11,17 @@ from falaj.features.plan import ServicePlan
 from falaj.kernel.clock import microseconds
 from falaj.kernel.errors import InvalidInput
 from falaj.lake.adapters.lake_ducklake import DuckLake
+from falaj.lake.personal import PersonalGroup, PersonalRule
 from falaj.lake.sealedcolumns import SubjectLake
 from falaj.serving.logged import LoggedRun, PackedRecords, columnar, encoded
-from falaj.serving.model import Endpoint, FieldType, Release, RequestField, Variant
+from falaj.serving.model import (
+    AnomalyPolicy,
+    Endpoint,
+    FieldType,
+    Release,
+    RequestField,
+    Variant,
+)
 from falaj.serving.personallog import PERSONAL, rule_for, rule_of_scoring
 from falaj.serving.spools import DirectorySpools, PredictionDrain
 from falaj.serving.subjects import subject_of
@@ -96,6 +104,16 @@ def test_a_log_about_nobody_is_as_it_was_and_may_become_one_about_persons(log):
     log.keep(run("4713", release="release_0"))
     log.drain.run_once()
     assert [row["subject"] for row in log.rows()] == [None, "4712", None]
+
+
+def test_a_log_that_an_older_version_began_learns_that_tags_are_personal_too(log):
+    older = PersonalGroup(subject="subject", kind="holder", columns=("unit", "fields", "score"))
+    log.lake.record_rule(PersonalRule(table=TABLE, groups=(older,)))
+    log.keep(run("4711"))
+    log.drain.run_once()
+    (group,) = log.lake.rule(TABLE).groups
+    assert set(group.columns) == set(PERSONAL)
+    assert {"anomaly_score", "anomalous"} <= set(group.columns)
 
 
 def test_what_waits_is_counted_and_moved_without_what_it_says_of_an_erased_person(log):
@@ -195,6 +213,9 @@ def test_the_output_of_a_scoring_is_sealed_if_it_names_the_person():
     assert rule.groups[0].sealed == ("card", "shop", "score", "error")
     assert rule.groups[0].kind == "holder"
     assert rule_of_scoring("scores", ("shop",), release) is None
+    tagged = release.model_copy(update={"anomalies": AnomalyPolicy.TAG})
+    rule = rule_of_scoring("scores", ("card",), tagged)
+    assert rule.groups[0].sealed == ("card", "score", "anomaly_score", "anomalous", "error")
     nobody = release.model_copy(update={"subject": None})
     assert rule_of_scoring("scores", ("card",), nobody) is None
 

@@ -8,10 +8,12 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from sqlalchemy.engine import Connection
 
@@ -20,10 +22,12 @@ from falaj.catalog.definitions import Definitions
 from falaj.kernel.call import AssetRef
 from falaj.kernel.database import Database
 from falaj.kernel.errors import Conflict, InvalidInput, Unavailable
+from falaj.models.isolation import grown
 from falaj.serving.compiler import PlanCompiler
 from falaj.serving.errors import NoRolloutRuns, RolloutRuns
 from falaj.serving.layers import Stretch
 from falaj.serving.model import (
+    AnomalyPolicy,
     Approved,
     Combination,
     Composition,
@@ -476,3 +480,19 @@ def test_a_release_without_a_rollout_is_written_as_before_there_were_any(world: 
     assert "shadow" not in document["variants"][0]
     running = world.begun()
     assert Release.model_validate_json(running.model_dump_json()) == running
+
+
+def test_a_challenger_without_a_forest_is_refused_where_the_champion_tags(world: World) -> None:
+    rows = np.random.default_rng(0).normal(size=(200, 3)).astype(np.float32)
+    forest = grown(rows, n_trees=10, rows_per_tree=64, share=0.02, seed=1)
+    world.bundles.models["sha256:a"] = replace(servable(0), isolation=forest)
+    with opened_call(world.database) as call:
+        tagging = Endpoint(
+            name="delays", model="delay", fields=FIELDS, unit="who", anomalies=AnomalyPolicy.TAG
+        )
+        world.releases.applied(call, tagging)
+    assert world.served().anomalies is AnomalyPolicy.TAG
+    with pytest.raises(InvalidInput, match="delay/2 was trained without an isolation forest"):
+        world.begun()
+    world.bundles.models["sha256:b"] = replace(servable(1), isolation=forest)
+    assert world.begun().anomalies is AnomalyPolicy.TAG

@@ -39,6 +39,9 @@ class AnomalyWatch(BaseModel):
     """The 95th percentile of the seconds to the answer."""
     errors: bool = True
     """The share of requests answered by a status of 500 and above; only too many are told."""
+    anomalous: bool = Field(default=True, exclude_if=bool)
+    """The share of predictions that the isolation forest of the model finds anomalous, where the
+    endpoint tags them; only too many are told."""
     metrics: tuple[MetricSeries, ...] = ()
     step: Step = "hour"
     """A point of a series. Minutes are kept for two days: too short for a daily pattern."""
@@ -54,7 +57,7 @@ class AnomalyWatch(BaseModel):
 
     @model_validator(mode="after")
     def _names_differ(self) -> AnomalyWatch:
-        names = ["traffic", "latency", "errors", *(one.name for one in self.metrics)]
+        names = ["traffic", "latency", "errors", "anomalous", *(one.name for one in self.metrics)]
         if len(set(names)) != len(names):
             raise ValueError("two series have the same name")
         if self.persistence > self.judged:

@@ -1,4 +1,5 @@
-"""Series of each endpoint by minute: requests, errors and latencies, from the workers' meters.
+"""Series of each endpoint by minute: requests, errors, latencies and how many predictions an
+isolation forest found anomalous, from the workers' meters.
 
 Meters only ever grow. A chore looks at them once a minute and adds the difference to what it
 saw before to the minute that has passed; what it saw is noted in the same transaction, so that
@@ -26,7 +27,17 @@ from falaj.kernel.clock import Clock
 from falaj.kernel.database import Database
 from falaj.kernel.insertion import insert_if_absent
 from falaj.monitoring.seriestables import meter_marks, meter_series
-from falaj.serving.counted import BUCKETS, FAILED, LATENCY, REFUSED, SHADOW, Counted, quantile
+from falaj.serving.counted import (
+    ANOMALOUS,
+    BUCKETS,
+    FAILED,
+    LATENCY,
+    REFUSED,
+    SHADOW,
+    TAGGED,
+    Counted,
+    quantile,
+)
 
 MINUTE, HOUR = 60, 3600
 MINUTES_KEPT, HOURS_KEPT = timedelta(days=2), timedelta(days=400)
@@ -45,6 +56,8 @@ class _Seen(msgspec.Struct):
     errors: int = 0
     refused: int = 0
     latencies: dict[int, int] = {}
+    tagged: int = 0
+    anomalous: int = 0
 
 
 @dataclass(frozen=True)
@@ -57,6 +70,10 @@ class EndpointSeries:
     """The share of requests."""
     latency: NDArray[np.float64]
     """The 95th percentile, in seconds."""
+    tagged: NDArray[np.float64]
+    """Predictions that an isolation forest tagged."""
+    anomalous: NDArray[np.float64]
+    """The share of them that it found anomalous; NaN where it tagged none."""
 
 
 def place_of(folder: Path) -> str:
@@ -156,15 +173,16 @@ class MeterSeries:
             at = _floor(row.starts_at, seconds)
             found[at] = _sum(found.get(at), row._asdict())
         least = LEAST_MINUTES if seconds == HOUR else 1
-        figures = np.full((3, n), np.nan)
+        figures = np.full((5, n), np.nan)
         for k, at in enumerate(times):
             values = found.get(at)
             if values is not None and values["minutes"] >= least:
                 figures[:, k] = _figures(values, seconds // MINUTE)
-        return EndpointSeries(times, figures[0], figures[1], figures[2])
+        return EndpointSeries(times, *figures)
 
 
-def _figures(values: dict[str, Any], minutes: int) -> tuple[float, float, float]:
+def _figures(values: dict[str, Any], minutes: int) -> tuple[float, ...]:
+    """Of a step, in the order of ``EndpointSeries``."""
     requests = values["requests"]
     counts = np.zeros(BUCKETS, np.int64)
     for bucket, n in _unpacked(values["latencies"]).items():
@@ -174,6 +192,8 @@ def _figures(values: dict[str, Any], minutes: int) -> tuple[float, float, float]
         requests * minutes / values["minutes"],  # a minute that nobody saw is like the others
         values["errors"] / requests if requests else np.nan,
         np.nan if latency is None else latency,
+        values["tagged"],
+        values["anomalous"] / values["tagged"] if values["tagged"] else np.nan,
     )
 
 
@@ -192,6 +212,8 @@ def _seen(one: Counted) -> _Seen:
         int(one.counters[FAILED]),
         int(one.counters[REFUSED]),
         {int(bucket): int(counts[bucket]) for bucket in np.flatnonzero(counts)},
+        int(one.counters[TAGGED]),
+        int(one.counters[ANOMALOUS]),
     )
 
 
@@ -215,8 +237,10 @@ def _add_minutes(
             values = {
                 "minutes": 1,
                 "requests": _part(seen.requests - old.requests, k, n_minutes),
-                "errors": _part(seen.errors - old.errors, k, n_minutes),
-                "refused": _part(seen.refused - old.refused, k, n_minutes),
+                **{
+                    name: _part(getattr(seen, name) - getattr(old, name), k, n_minutes)
+                    for name in ("errors", "refused", "tagged", "anomalous")
+                },
                 "latencies": _packed(latencies),
             }
             _add(connection, endpoint, since + timedelta(minutes=k), MINUTE, values)
@@ -246,7 +270,7 @@ def _add(
     )
 
 
-_VALUES = ("minutes", "requests", "errors", "refused", "latencies")
+_VALUES = ("minutes", "requests", "errors", "refused", "latencies", "tagged", "anomalous")
 
 
 def _sum(one: dict[str, Any] | None, other: dict[str, Any]) -> dict[str, Any]:

@@ -34,7 +34,7 @@ Query = Callable[[Call, str], "pa.Table"]
 TablesOf = Callable[[str], set[str]]
 """The lake tables that a SELECT reads."""
 LEAST_REQUESTS = 20
-"""Of a point with fewer, no share of errors is told."""
+"""Of a point with fewer (requests, or tagged predictions), no share is told."""
 Values = NDArray[np.float64]
 
 
@@ -88,15 +88,7 @@ class SeriesAnomalies:
         seconds = HOUR if watch.step == "hour" else MINUTE
         end = datetime.fromtimestamp(int(until.timestamp()) // seconds * seconds, UTC)
         start = end - timedelta(days=watch.history_days)
-        judged: list[SeriesJudged] = []
-        if watch.traffic or watch.latency or watch.errors:
-            of = self._series.series(call.connection, monitor.endpoint, start, end, seconds)
-            if watch.traffic:
-                judged.append(_judged("traffic", start, of.requests, Scale.COUNTS, watch))
-            if watch.latency:
-                judged.append(_judged("latency", start, of.latency, Scale.POSITIVE, watch))
-            if watch.errors:
-                judged.append(_errors(start, of.errors, of.requests, watch))
+        judged = self._of_endpoint(call, monitor.endpoint, watch, start, end, seconds)
         for metric in watch.metrics:
             values = self._metric(call, metric, start, end, seconds)
             low = np.nanmin(values) if np.isfinite(values).any() else 0.0
@@ -106,6 +98,30 @@ class SeriesAnomalies:
             endpoint=monitor.endpoint, monitor=monitor.name, step=watch.step,
             since=start, until=end, series=judged,
         )  # fmt: skip
+
+    def _of_endpoint(
+        self,
+        call: Call,
+        endpoint: str,
+        watch: AnomalyWatch,
+        start: datetime,
+        end: datetime,
+        seconds: int,
+    ) -> list[SeriesJudged]:
+        """The series that the meters of an endpoint tell."""
+        judged: list[SeriesJudged] = []
+        if not (watch.traffic or watch.latency or watch.errors or watch.anomalous):
+            return judged
+        of = self._series.series(call.connection, endpoint, start, end, seconds)
+        if watch.traffic:
+            judged.append(_judged("traffic", start, of.requests, Scale.COUNTS, watch))
+        if watch.latency:
+            judged.append(_judged("latency", start, of.latency, Scale.POSITIVE, watch))
+        if watch.errors:
+            judged.append(_shares("errors", start, of.errors, of.requests, watch))
+        if watch.anomalous and np.nansum(of.tagged):  # else the endpoint has never tagged any
+            judged.append(_shares("anomalous", start, of.anomalous, of.tagged, watch))
+        return judged
 
     def _metric(
         self, call: Call, metric: MetricSeries, start: datetime, end: datetime, seconds: int
@@ -141,10 +157,13 @@ def _select(metric: MetricSeries, start: datetime, end: datetime, seconds: int) 
     )
 
 
-def _errors(start: datetime, shares: Values, requests: Values, watch: AnomalyWatch) -> SeriesJudged:
-    told = np.where(requests >= LEAST_REQUESTS, shares, np.nan)
-    sizes = np.nan_to_num(requests[-watch.judged :])
-    return _judged("errors", start, told, Scale.SHARES, watch, sizes=sizes, only_above=True)
+def _shares(
+    name: str, start: datetime, shares: Values, of: Values, watch: AnomalyWatch
+) -> SeriesJudged:
+    """A share of what was counted at each point, of which only too much is told."""
+    told = np.where(of >= LEAST_REQUESTS, shares, np.nan)
+    sizes = np.nan_to_num(of[-watch.judged :])
+    return _judged(name, start, told, Scale.SHARES, watch, sizes=sizes, only_above=True)
 
 
 def _judged(

@@ -17,6 +17,8 @@ meter_series = Table(
     Column("errors", BigInteger, nullable=False),
     Column("refused", BigInteger, nullable=False),
     Column("latencies", LargeBinary, nullable=False),
+    Column("tagged", BigInteger, nullable=False, server_default="0"),
+    Column("anomalous", BigInteger, nullable=False, server_default="0"),
     Index("ix_meter_series_seconds_starts_at", "seconds", "starts_at"),
 )
 

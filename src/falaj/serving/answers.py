@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from falaj.kernel.clock import from_microseconds
 from falaj.kernel.errors import FalajError
+from falaj.serving.anomalies import Judged
 from falaj.serving.explain import Explain
-from falaj.serving.model import FeatureStatus
+from falaj.serving.model import AnomalyPolicy, FeatureStatus
 from falaj.serving.predictions import Outcome
 
 if TYPE_CHECKING:
@@ -36,15 +37,17 @@ class AnswerWriter:
 
     def __init__(self, release: Release, variants: Sequence[CompiledVariant]) -> None:
         self._variants = tuple(variants)
+        self._tagged = release.anomalies is AnomalyPolicy.TAG
         self._head, self._item = _templates(release)
         self._tails = [
             f',"variant":"{one.variant.name}","model":"{one.label}"' + "}" for one in variants
         ]
         begin = f'{{"request_id":%s,{self._head.replace("%", "%%")}'
-        self._lone = f"{begin}{self._item}]}}"
+        tag = "%s" if self._tagged else ""
+        self._lone = f"{begin}{self._item[:-1]}{tag}}}]}}"
         """The whole answer to a request of one row, where there is one variant; or by variant:"""
         self._lones = [
-            f"{begin}{self._item[:-1]}{tail.replace('%', '%%')}]}}" for tail in self._tails
+            f"{begin}{self._item[:-1]}{tag}{tail.replace('%', '%%')}]}}" for tail in self._tails
         ]
 
     def written(
@@ -70,6 +73,7 @@ class AnswerWriter:
             scored = [part.vectors.outputs.tolist() for part in parts]
             scores = scored[0] if places is None else [scored[part][row] for part, row in places]
             finite = _finite(scores)
+        tags = _tags(parts, places) if self._tagged and scores else None
         lones = [self._lone]
         if places is not None:
             lones = [self._lones[self._variants.index(part.variant)] for part in parts]
@@ -89,15 +93,17 @@ class AnswerWriter:
                 answers.append(self._rendered(plan, request, ids, parts, places, place))
             elif end - place == 1 and finite and not request.explain:
                 lone = lones[0 if places is None else places[place][0]]
-                answers.append((lone % (named, ids[place], *scores[place])).encode())
+                more = scores[place] if tags is None else (*scores[place], tags[place])
+                answers.append((lone % (named, ids[place], *more)).encode())
             else:
-                told = [
+                items = [
                     self._told(
                         row, ids[row], scores[row], parts, places, request.explain, explained
                     )
                     for row in range(place, end)
                 ]
-                answers.append(f'{{"request_id":{named},{self._head}{",".join(told)}]}}'.encode())
+                items = items if tags is None else _tagged(items, tags[place:end])
+                answers.append(f'{{"request_id":{named},{self._head}{",".join(items)}]}}'.encode())
             place = end
         return answers
 
@@ -111,7 +117,7 @@ class AnswerWriter:
         explain: int,
         explained: _Explained | None,
     ) -> str:
-        """One row of an answer."""
+        """One row of an answer, without its tag."""
         item = self._item
         if not _finite([scores]):
             item = item.replace("%r", "%s")
@@ -154,7 +160,8 @@ class AnswerWriter:
             which, place = (0, first + row) if places is None else places[first + row]
             return parts[which].variant, parts[which].vectors.matrix[place]
 
-        outcome = Outcome(ids[first : first + n], outputs, labels, scored)
+        judged = _judged(parts, places, first, n) if self._tagged else None
+        outcome = Outcome(ids[first : first + n], outputs, labels, scored, judged)
         try:
             return request.render(plan, request, outcome)
         except FalajError as error:
@@ -170,12 +177,35 @@ def _explained(part: Scored) -> dict[int, dict[str, Any]]:
         told = variant.explanation.told(matrix[places]) if places else []
         for place, one in zip(places, told, strict=True):
             found.setdefault(place, {})["contributions"] = one
-    if variant.forest is not None:
+    if variant.judge is not None and part.vectors.judged is None:  # else every row has its tag
         places = _asking(part, Explain.ANOMALY)
-        verdicts = variant.forest.told(matrix[places]) if places else []
+        verdicts = variant.judge.judged(matrix[places]).told() if places else []
         for place, verdict in zip(places, verdicts, strict=True):
             found.setdefault(place, {})["anomaly"] = verdict
     return found
+
+
+def _tags(parts: list[Scored], places: Places | None) -> list[str]:
+    """The tag of each row, as text."""
+    texts = [part.vectors.judged.texts() for part in parts if part.vectors.judged is not None]
+    return texts[0] if places is None else [texts[part][row] for part, row in places]
+
+
+def _tagged(items: list[str], tags: list[str]) -> list[str]:
+    """Rows of an answer, with their tags at their ends."""
+    return [f"{item[:-1]}{tag}}}" for item, tag in zip(items, tags, strict=True)]
+
+
+def _judged(parts: list[Scored], places: Places | None, first: int, n: int) -> Judged:
+    """The tags of the rows of one request."""
+    found = [part.vectors.judged for part in parts if part.vectors.judged is not None]
+    if places is None:
+        return Judged(found[0].scores[first : first + n], found[0].anomalous[first : first + n])
+    where = places[first : first + n]
+    return Judged(
+        np.array([found[part].scores[row] for part, row in where]),
+        np.array([found[part].anomalous[row] for part, row in where]),
+    )
 
 
 def _asking(part: Scored, flag: int) -> list[int]:

@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from falaj.serving.anomalies import ANOMALOUS, SCORE
 from falaj.serving.arrowbodies import table_of_stream
 from falaj.serving.errors import BadRequest
 from falaj.serving.explain import Explain, asked
 from falaj.serving.featurebodies import ARROW
 from falaj.serving.front import Response
 from falaj.serving.inferencebodies import instant_of
-from falaj.serving.model import FieldType, RequestField
+from falaj.serving.model import AnomalyPolicy, FieldType, RequestField
 from falaj.serving.tensors import column_of
 
 if TYPE_CHECKING:
@@ -34,13 +35,17 @@ def request_of(plan: RequestPlan, request: Request, caller: str) -> Parsed:
     """Decode a request; its answer is a stream too, unless ``Accept`` asks for JSON.
 
     Raises:
-        BadRequest: it is no Arrow stream, asks for anomalies, is compressed, or a column is of
-            no field, of a type that its field does not take, or nested.
+        BadRequest: it is no Arrow stream, asks for anomalies of an endpoint that does not tag
+            them, is compressed, or a column is of no field, of a type that its field does not
+            take, or nested.
         BodyTooLarge: more rows than the endpoint takes.
     """
     flags = asked(request.query)
-    if flags & Explain.ANOMALY:
-        raise BadRequest("Anomalies are told of JSON requests.", hint="Send the rows as JSON.")
+    if flags & Explain.ANOMALY and plan.release.anomalies is not AnomalyPolicy.TAG:
+        raise BadRequest(
+            "Anomalies are told of JSON requests.",
+            hint='Send the rows as JSON, or let the endpoint tag all: anomalies="tag".',
+        )
     explain = bool(flags & Explain.FEATURES)
     as_json = b"application/json" in request.headers.get(b"accept", b"")
     if explain and not as_json:
@@ -220,6 +225,9 @@ def _answer(plan: RequestPlan, request: Parsed, outcome: Outcome) -> Told:
     for place, name in enumerate(plan.release.outputs):
         columns[name] = pa.array(np.ascontiguousarray(outcome.outputs[:, place], dtype="<f8"))
     columns["model"] = pa.array(outcome.labels, pa.string())
+    if outcome.judged is not None:
+        columns[SCORE] = pa.array(outcome.judged.scores)
+        columns[ANOMALOUS] = pa.array(outcome.judged.anomalous)
     schema = pa.schema(
         [pa.field(name, values.type) for name, values in columns.items()],
         metadata={"release": plan.release.id, "request_id": request.request_id or ""},

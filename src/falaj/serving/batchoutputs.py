@@ -9,6 +9,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from falaj.kernel.errors import InvalidInput
+from falaj.serving.anomalies import ANOMALOUS, SCORE
 from falaj.serving.batchmodel import OWN_COLUMNS
 from falaj.serving.batchscoring import Block
 from falaj.serving.model import Release
@@ -82,6 +83,13 @@ def output_rows(
     for place, name in enumerate(release.outputs):
         column = outputs[:, place]
         columns[name] = pa.array(column, mask=~np.isfinite(column))
+    judged = [block.judged for block in blocks if block.judged is not None]
+    if judged:
+        scores = np.concatenate([one.scores for one in judged])
+        verdicts = np.concatenate([one.anomalous for one in judged])
+        unknown = np.isnan(scores)
+        columns[SCORE] = pa.array(scores, mask=unknown)
+        columns[ANOMALOUS] = pa.array(verdicts, mask=unknown)
     chosen = pa.array(variants, mask=variants < 0)
     for name, words in (
         ("variant", [variant.name for variant in release.variants]),

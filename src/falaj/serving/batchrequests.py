@@ -19,6 +19,7 @@ from falaj.kernel.errors import (
 )
 from falaj.kernel.jobs import Job
 from falaj.lake.model import SchemaMismatch, table_name
+from falaj.serving.anomalies import tag_columns
 from falaj.serving.batch import SCORED_BY, most_secret
 from falaj.serving.batchexport import TOLD
 from falaj.serving.batchinputs import columns_of
@@ -122,7 +123,7 @@ class Scorings:
         self._check_kept(call, endpoint, table, read, to_file=parquet is not None)
         of_endpoint = self._catalog.get(call.connection, AssetRef("endpoint", endpoint))
         secret = most_secret(level, classification, of_endpoint.classification)
-        self._check_output(call, endpoint, to, [*OWN_COLUMNS, *keys, *release.outputs])
+        self._check_output(call, endpoint, to, [*OWN_COLUMNS, *keys, *_outputs(release)])
         if parquet is not None:
             self._check_file(call, parquet)
         request = ScoreRequest(
@@ -215,7 +216,7 @@ class Scorings:
                     hint=f"It has {', '.join(columns)}.",
                 )
         at_of(at, columns)
-        check_columns(keys, release.outputs)
+        check_columns(keys, _outputs(release))
 
     def _check_output(self, call: Call, endpoint: str, to: str, columns: Sequence[str]) -> None:
         """Raise unless the output table is new, or holds scorings of the same form."""
@@ -253,6 +254,11 @@ class Scorings:
         if not parquet.endswith(".parquet"):
             raise InvalidInput(f"{parquet!r} does not end in .parquet.", hint="Name it so.")
         self._files().target(parquet, TOLD, unless=lambda _path: False)
+
+
+def _outputs(release: Release) -> tuple[str, ...]:
+    """The columns that a release gives: its outputs, and their tags where it has them."""
+    return (*release.outputs, *tag_columns(release))
 
 
 def _read(

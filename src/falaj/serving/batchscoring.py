@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from falaj.kernel.errors import FalajError
+from falaj.serving.anomalies import Judged, tag_columns
 from falaj.serving.assignment import assigned, bounds, position
 from falaj.serving.batchfields import ARROW, Checked, FieldCheck
 from falaj.serving.model import FeatureStatus, MissingPolicy
@@ -50,6 +51,9 @@ class Block:
     """(n,) the place of the variant in the release; -1 where no variant was assigned."""
     errors: dict[int, str] = field(default_factory=dict)
     """Why a row has no outputs, by its place."""
+    judged: Judged | None = None
+    """How unlike the training rows each is, where the release tags anomalies; NaN where there are
+    no outputs."""
 
 
 class BatchPlan:
@@ -68,6 +72,7 @@ class BatchPlan:
         self._checks = {item.name: FieldCheck(item, as_text=as_text) for item in release.fields}
         self._uppers = bounds([variant.share for variant in release.variants])
         self._refuses = release.missing is MissingPolicy.REFUSE
+        self._tags = bool(tag_columns(release))
         self._matrices = {
             index: _Matrix(variant)
             for index, variant in enumerate(plan.variants)
@@ -102,7 +107,10 @@ class BatchPlan:
                 those that fail could not be told apart in a minute.
         """
         block = Block(
-            np.full((n, len(self.outputs)), np.nan), np.full(n, -1, np.int32), dict(errors)
+            np.full((n, len(self.outputs)), np.nan),
+            np.full(n, -1, np.int32),
+            dict(errors),
+            Judged.nothing(n) if self._tags else None,
         )
         checked = {name: one.checked(columns.get(name), n) for name, one in self._checks.items()}
         for found in checked.values():
@@ -165,6 +173,8 @@ class BatchPlan:
 
             def score(part: slice, some: Places = some, filled: Any = filled) -> None:
                 block.outputs[some[part]] = variant.scored(filled[part])
+                if variant.tags is not None and block.judged is not None:
+                    block.judged.put(some[part], variant.tags.judged(filled[part]))
 
             _isolated(score, some, block, first_only=first_only)
 
@@ -190,6 +200,8 @@ class BatchPlan:
                 at = at_us if isinstance(at_us, int) else at_us[its]
                 vectors = variant.run(rows[part], at)
                 block.outputs[its] = vectors.outputs
+                if vectors.judged is not None and block.judged is not None:
+                    block.judged.put(its, vectors.judged)
                 if self._refuses and vectors.statuses is not None:
                     self._refuse(variant, vectors, its, block)
 
@@ -206,6 +218,8 @@ class BatchPlan:
             names = sorted({variant.columns[column] for column in np.flatnonzero(absent[row])})
             place = int(places[row])
             block.outputs[place] = np.nan
+            if block.judged is not None:
+                block.judged.put(np.array([place]), Judged.nothing(1))
             block.errors[place] = f"No fresh value of {', '.join(names)} for this input."
 
 

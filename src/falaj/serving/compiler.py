@@ -11,13 +11,15 @@ import numpy as np
 from falaj.kernel.clock import SystemClock, microseconds
 from falaj.kernel.errors import InvalidInput
 from falaj.kernel.telemetry import logger
+from falaj.serving.anomalies import check_tagged, judge_of, warmed
 from falaj.serving.compositions import ComposedModel, described
-from falaj.serving.explain import Explanation, forest_of
+from falaj.serving.explain import Explanation
 from falaj.serving.plan import RequestPlan
 from falaj.serving.predictions import PredictionIds
 from falaj.serving.variants import CompiledVariant
 
 if TYPE_CHECKING:
+    from falaj.serving.anomalies import Judge
     from falaj.serving.model import Release, ServableModel, Variant
     from falaj.serving.ports import Bundles, FeatureReader, FeatureReaders, LoadedModel, Runtime
 
@@ -56,7 +58,8 @@ class PlanCompiler:
         Raises:
             Corrupt: a bundle does not verify, or is no model.
             NotFound: a bundle is not there.
-            InvalidInput: a model's input is neither a feature nor a request field.
+            InvalidInput: a model's input is neither a feature nor a request field, or the release
+                tags anomalies and a model has no isolation forest.
         """
         variants: list[CompiledVariant] = []
         twins: list[CompiledVariant] = []
@@ -64,7 +67,7 @@ class PlanCompiler:
         readers = self._readers(release), self._readers(release)
         shadow_readers = (self._readers(release),)
         for variant in release.variants:
-            servable, model = self._loaded(variant)
+            servable, model, judge = self._loaded(release, variant)
             if servable.outputs != release.outputs:
                 raise InvalidInput(
                     f"{variant.label} gives {', '.join(servable.outputs)}; the release "
@@ -72,27 +75,32 @@ class PlanCompiler:
                     hint="Deploy the endpoint again.",
                 )
             explanation = Explanation.of(self._runtimes, servable)
-            forest = forest_of(servable)
             placed = zip((variants, twins), readers, strict=True)
             if variant.shadow:
                 placed = zip((shadows,), shadow_readers, strict=True)
             for compiled, reader_of in placed:
                 reader = reader_of(servable)
                 compiled.append(
-                    CompiledVariant(release, variant, servable, model, reader, explanation, forest)
+                    CompiledVariant(release, variant, servable, model, reader, explanation, judge)
                 )
             _warm(model, servable.sample)
+            warmed(judge, servable.sample, len(servable.inputs))
         aside = RequestPlan(release, twins, PredictionIds(), shadows=shadows)
         return RequestPlan(release, variants, PredictionIds(), aside=aside, shadows=shadows)
 
-    def _loaded(self, variant: Variant) -> tuple[ServableModel, LoadedModel]:
-        """A variant's model, or its members as one; every bundle is verified."""
+    def _loaded(
+        self, release: Release, variant: Variant
+    ) -> tuple[ServableModel, LoadedModel, Judge | None]:
+        """A variant's model, or its members as one, and what judges its inputs; every bundle is
+        verified."""
         models = [self._bundles.open(member.bundle) for member in variant.pinned]
+        check_tagged(release, variant, models)
         loaded = [runtime_of(self._runtimes, one.format).load(one) for one in models]
         if not variant.members:
-            return models[0], loaded[0]
+            return models[0], loaded[0], judge_of(models, None)
         whole = described(variant, models)
-        return whole, ComposedModel(variant, whole, models, loaded)
+        composed = ComposedModel(variant, whole, models, loaded)
+        return whole, composed, judge_of(models, composed)
 
     def _readers(self, release: Release) -> Callable[[ServableModel], FeatureReader | None]:
         """Gives the reader of each model; models that read the same have the same one."""

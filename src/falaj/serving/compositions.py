@@ -145,25 +145,48 @@ class ComposedModel:
 
     def run(self, rows: NDArray[np.float32]) -> NDArray[np.floating[Any]]:
         """The weighted mean of the members, or what the last of a chain gives: [n, 1]."""
-        check_rows(rows, self.n_inputs)
-        known = rows
-        if self._width > self.n_inputs:
-            known = np.empty((len(rows), self._width), dtype=np.float32)
-            known[:, : self.n_inputs] = rows
+        known = self._known(rows)
         mean = np.zeros((len(rows), 1))
         last: NDArray[np.floating[Any]] = mean
         for (run, places, words), weight, gives in zip(
             self._members, self._weights, self._gives, strict=True
         ):
-            mine = known.take(places, 1)
-            for column, table in words.items():
-                mine[:, column] = _translated(mine[:, column], table)
-            last = run(mine)
+            last = run(_taken(known, places, words))
             if gives >= 0:
                 known[:, gives] = last[:, 0]
             if self._mean:
                 mean += weight * last
         return mean if self._mean else last
+
+    def inputs_of_members(self, rows: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        """What each member reads of rows, in its own order; in a chain those that give something
+        are run for it."""
+        known = self._known(rows)
+        found = []
+        for (run, places, words), gives in zip(self._members, self._gives, strict=True):
+            found.append(_taken(known, places, words))
+            if gives >= 0:
+                known[:, gives] = run(found[-1])[:, 0]
+        return found
+
+    def _known(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The rows, with room for what members give to others."""
+        check_rows(rows, self.n_inputs)
+        if self._width == self.n_inputs:
+            return rows
+        known = np.empty((len(rows), self._width), dtype=np.float32)
+        known[:, : self.n_inputs] = rows
+        return known
+
+
+def _taken(
+    known: NDArray[np.float32], places: NDArray[np.intp], words: Mapping[int, NDArray[np.float32]]
+) -> NDArray[np.float32]:
+    """The inputs of a member: its columns, its words by its own list."""
+    mine = known.take(places, 1)
+    for column, table in words.items():
+        mine[:, column] = _translated(mine[:, column], table)
+    return mine
 
 
 def _words(whole: ServableModel, model: ServableModel) -> Mapping[int, NDArray[np.float32]]:

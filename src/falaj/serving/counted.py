@@ -21,11 +21,12 @@ LATENCY, QUEUE, MODEL, ROWS = range(4)
 waited for its turn, seconds of the model's run, and rows scored in one run."""
 N_HISTOGRAMS = 4
 
-REFUSED, FAILED, SHED, LATE, UNLOGGED, UNTOLD, UNTRACED, ERRED = range(8)
+REFUSED, FAILED, SHED, LATE, UNLOGGED, UNTOLD, UNTRACED, ERRED, TAGGED, ANOMALOUS = range(10)
 """The counters: answers 4xx, 5xx, 429 or 503, 504; predictions that are in no log; lines of
 the access log and spans that were dropped; requests on which a variant's own model failed,
-whatever they were answered. Of a shadow, SHED are requests on which it did not run."""
-N_COUNTERS = 8
+whatever they were answered; predictions that an isolation forest tagged, and those of them that
+it found anomalous. Of a shadow, SHED are requests on which it did not run."""
+N_COUNTERS = 10
 SHADOW: Final = "shadow/"
 """Before the name of a variant that ran behind the answer: its counts are a series of their
 own, and no part of what the endpoint answered."""

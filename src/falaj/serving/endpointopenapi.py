@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from falaj.kernel.problems import MEDIA_TYPE
+from falaj.serving.anomalies import tag_columns
 from falaj.serving.featurebodies import ARROW
 from falaj.serving.model import FeatureStatus, FieldType, Release, RequestField
 from falaj.serving.tensors import DATATYPES, MODEL, PREDICTION_ID
@@ -121,6 +122,27 @@ def _request(release: Release) -> dict[str, Any]:
     }
 
 
+_ANOMALY: dict[str, Any] = {
+    "type": "object",
+    "description": "How unlike the rows of the training the inputs of this row are, by the "
+    "isolation forest of the model.",
+    "properties": {
+        "score": {
+            "type": "number",
+            "minimum": 0,
+            "maximum": 1,
+            "description": "About 0.5 is ordinary.",
+        },
+        "anomalous": {
+            "type": "boolean",
+            "description": "The score is above the limit that was frozen with the model.",
+        },
+    },
+    "required": ["score", "anomalous"],
+    "additionalProperties": False,
+}
+
+
 def _answer(release: Release) -> dict[str, Any]:
     scores = {name: {"type": ["number", "null"]} for name in release.outputs}
     feature = {
@@ -132,16 +154,18 @@ def _answer(release: Release) -> dict[str, Any]:
         },
         "required": ["value", "status", "event_time"],
     }
+    tag = ["anomaly"] if tag_columns(release) else []
     prediction = {
         "type": "object",
         "properties": {
             "id": _TEXT,
             **scores,
+            "anomaly": _ANOMALY,
             "variant": _TEXT,
             "model": _TEXT,
             "features": {"type": "object", "additionalProperties": feature},
         },
-        "required": ["id", *release.outputs],
+        "required": ["id", *release.outputs, *tag],
     }
     return {
         "type": "object",
@@ -167,7 +191,8 @@ def _predict(release: Release) -> dict[str, Any]:
                 "required": False,
                 "description": "`features` tells what each prediction was made of. Models of "
                 "trees also tell `contributions`, where they can; models "
-                "trained with an isolation forest also tell `anomaly`.",
+                "trained with an isolation forest also tell `anomaly`"
+                f"{', which every answer here does' if tag_columns(release) else ''}.",
                 "schema": {"type": "string", "enum": ["features"]},
                 "example": "features",
             }
@@ -271,6 +296,12 @@ def _tensor(name: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _answered_parameters(release: Release) -> dict[str, Any]:
+    """What an answer says of itself; of several rows, with commas between them."""
+    names = ("release", "model", "prediction_ids", *tag_columns(release))
+    return {**_PARAMETERS, "properties": dict.fromkeys(names, _TEXT), "required": list(names)}
+
+
 def _inference_schemas(release: Release) -> dict[str, Any]:
     outputs = {"enum": [*release.outputs, PREDICTION_ID, MODEL]}
     n_outputs = len(release.outputs) + 2
@@ -298,7 +329,7 @@ def _inference_schemas(release: Release) -> dict[str, Any]:
                 "model_name": _TEXT,
                 "model_version": _TEXT,
                 "id": _TEXT,
-                "parameters": _PARAMETERS,
+                "parameters": _answered_parameters(release),
                 "outputs": {"type": "array", "items": _tensor(outputs)},
             },
             "required": ["model_name", "model_version", "outputs"],

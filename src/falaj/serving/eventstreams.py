@@ -75,6 +75,7 @@ class EventStreams:
     ) -> AsyncGenerator[bytes, None]:
         endpoint = plan.release.endpoint
         self._open[endpoint] += 1
+        tags = None if outcome.judged is None else outcome.judged.told()
         try:
             for row, one in enumerate(outcome.ids):
                 variant, inputs = outcome.scored(row)
@@ -88,6 +89,8 @@ class EventStreams:
                     )
                 }
                 told = {"row": row, "id": one, **scores, "model": variant.label}
+                if tags is not None:
+                    told["anomaly"] = tags[row]
                 yield _event(b"prediction", told)
             yield _event(
                 b"end",

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from falaj.models.isolation import IsolationForest
     from falaj.serving.ports import Explainer, Runtime
 
 
@@ -113,15 +112,6 @@ class Explanation:
             }
             for row in found.tolist()
         ]
-
-
-def forest_of(model: ServableModel) -> IsolationForest | None:
-    """The isolation forest of a model's bundle; None if it has none. Raises Corrupt."""
-    if not model.isolation:
-        return None
-    from falaj.models.isolation import IsolationForest
-
-    return IsolationForest.read(model.isolation, len(model.inputs))
 
 
 def no_forest(label: str) -> NotExplained:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from falaj.serving.counted import (
+    ANOMALOUS,
     BUCKETS,
     ERRED,
     FAILED,
@@ -17,6 +18,7 @@ from falaj.serving.counted import (
     ROWS,
     SHADOW,
     SHED,
+    TAGGED,
     UNLOGGED,
     UNTOLD,
     UNTRACED,
@@ -86,6 +88,16 @@ def _by_variant(series: Series) -> Iterator[str]:
             "model_failures",
             "Requests on which a variant's own model failed, whatever they were answered.",
             lambda one: int(one.counters[ERRED]),
+        ),
+        (
+            "tagged",
+            "Predictions that an isolation forest tagged.",
+            lambda one: int(one.counters[TAGGED]),
+        ),
+        (
+            "anomalous",
+            "Tagged predictions above the limit of their isolation forest.",
+            lambda one: int(one.counters[ANOMALOUS]),
         ),
     ):
         name = f"falaj_endpoint_{told}_total"

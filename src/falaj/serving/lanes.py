@@ -397,9 +397,10 @@ class Lane:
                 for request, row in failed:
                     cells.erred(row, request, plan.unit)
         vectors, name = part.vectors, part.variant.variant.name
-        self.meter.variant(name).answered(
-            requests, begun, done, vectors.ran - vectors.read, len(part.ids)
-        )
+        section = self.meter.variant(name)
+        section.answered(requests, begun, done, vectors.ran - vectors.read, len(part.ids))
+        if vectors.judged is not None:
+            section.tagged(len(part.ids), int(vectors.judged.anomalous.sum()))
         if plan.assigner is not None:
             self.meter.units(name).answered(requests, plan.unit, done)
 

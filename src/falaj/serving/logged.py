@@ -47,6 +47,8 @@ SCHEMA = pa.schema(
         ("latency_us", pa.int64()),
         ("caller", pa.string()),
         ("shadow", pa.bool_()),  # scored behind the answer, which told nothing of it
+        ("anomaly_score", pa.float64()),  # of the isolation forest; null where nothing is tagged
+        ("anomalous", pa.bool_()),  # that score is above the limit of the forest
     ]
 )
 
@@ -85,6 +87,9 @@ class LoggedRun(msgspec.Struct, array_like=True, gc=False):
     numbers: bytes = b""
     """float64 [n, names]: the rows of requests that came as one matrix."""
     shadow: bool = False
+    judged: bytes = b""
+    """float64 [n] scores of the isolation forest, then bool [n] verdicts; empty where the release
+    tags nothing."""
 
 
 def logged(scored: Scored) -> LoggedRun:
@@ -130,6 +135,7 @@ def logged(scored: Scored) -> LoggedRun:
         names,
         numbers,
         scored.shadow,
+        b"" if vectors.judged is None else vectors.judged.packed(),
     )
 
 
@@ -234,7 +240,7 @@ def columnar(runs: Sequence[LoggedRun]) -> pa.Table:
     groups: dict[tuple[Any, ...], list[LoggedRun]] = {}
     for run in runs:
         key = (run.release, run.variant, run.shadow, run.n_inputs,
-               run.statuses is None, run.times is None)  # fmt: skip
+               run.statuses is None, run.times is None, not run.judged)  # fmt: skip
         groups.setdefault(key, []).append(run)
     return pa.concat_tables([_group(group) for group in groups.values()]).combine_chunks()
 
@@ -275,10 +281,12 @@ def _group(group: Sequence[LoggedRun]) -> pa.Table:
         "outputs": _lists(outputs),
         "latency_us": pa.array(_by_row(group, "latencies_us"), pa.int64()),
         "caller": pa.array(_by_row(group, "callers"), pa.string()),
+        **_tags(group, n),
     }
     return pa.table([values[name] for name in SCHEMA.names], schema=SCHEMA)
 
 
+_TAG = ("anomaly_score", "anomalous")
 _SAME = ("endpoint", "release", "variant", "model", "version", "shadow")
 _json = msgspec.json.Encoder().encode
 
@@ -308,6 +316,19 @@ def _units(run: LoggedRun) -> Sequence[str | None]:
 def _matrix(parts: Sequence[bytes], dtype: Any, width: int) -> Any:
     data = parts[0] if len(parts) == 1 else b"".join(parts)
     return np.frombuffer(data, dtype).reshape(-1, width)
+
+
+def _tags(group: Sequence[LoggedRun], n: int) -> dict[str, pa.Array]:
+    """The columns of the tag; null where the release tags nothing."""
+    if not group[0].judged:
+        return {name: pa.nulls(n, SCHEMA.field(name).type) for name in _TAG}
+    scores = [run.judged[: 8 * len(run.ids)] for run in group]
+    verdicts = [run.judged[8 * len(run.ids) :] for run in group]
+    columns = (
+        np.frombuffer(b"".join(scores), np.float64),
+        np.frombuffer(b"".join(verdicts), np.bool_),
+    )
+    return {name: pa.array(column) for name, column in zip(_TAG, columns, strict=True)}
 
 
 def _instants(microseconds: Any) -> pa.Array:

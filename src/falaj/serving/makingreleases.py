@@ -74,6 +74,7 @@ class ReleaseMaker:
             limits=endpoint.limits,
             durability=endpoint.durability,
             missing=endpoint.missing,
+            anomalies=endpoint.anomalies,
             subject=subject,
             subject_kind=subject_kind,
             attributes=dict(resource.attributes),

@@ -30,6 +30,7 @@ import msgspec
 import numpy as np
 
 from falaj.serving.counted import (
+    ANOMALOUS,
     BUCKETS,
     ERRED,
     FAILED,
@@ -42,6 +43,7 @@ from falaj.serving.counted import (
     REFUSED,
     SHADOW,
     SHED,
+    TAGGED,
     UNLOGGED,
     UNTOLD,
     UNTRACED,
@@ -80,7 +82,11 @@ _SUMS = 8 * (1 + N_HISTOGRAMS)
 _COPY = _SUMS + 8 * N_HISTOGRAMS * BUCKETS
 _ARRIVALS_AT = _HEAD + 2 * _COPY
 _RUNS_AT = _ARRIVALS_AT + 8 * _ARRIVALS
-_FLIPS, _COUNTERS, _IN_FLIGHT = 1, 2, 2 + N_COUNTERS
+_FLIPS, _COUNTERS, _IN_FLIGHT = 1, 2, 10
+_SLOTS = [_COUNTERS + n if n < _IN_FLIGHT - _COUNTERS else _COUNTERS + 1 + n
+          for n in range(N_COUNTERS)]  # fmt: skip
+"""Where each counter stands. Those that came later stand behind the requests in flight, so that
+workers of an older version, which may still run or have just ended, are read rightly."""
 _SUFFIX, _ENDED, _LOCK = ".meter", "ended", "lock"
 _TRIES = 100
 
@@ -156,7 +162,13 @@ class Section:
     def count(self, counter: int, n: int = 1) -> None:
         """Add to a counter; from any thread."""
         with self._lock:
-            self._head[_COUNTERS + counter] += n
+            self._head[_SLOTS[counter]] += n
+
+    def tagged(self, n_rows: int, n_anomalous: int) -> None:
+        """Count predictions that an isolation forest tagged, and those that it found anomalous."""
+        with self._lock:
+            self._head[_SLOTS[TAGGED]] += n_rows
+            self._head[_SLOTS[ANOMALOUS]] += n_anomalous
 
     def in_flight(self, n: int) -> None:
         """Note how many requests are in work now."""
@@ -464,6 +476,8 @@ def traffic_of(variants: dict[str, Counted]) -> Traffic:
         shed=int(total.counters[SHED]),
         late=int(total.counters[LATE]),
         unlogged=int(total.counters[UNLOGGED]),
+        tagged=int(total.counters[TAGGED]),
+        anomalous=int(total.counters[ANOMALOUS]),
         in_flight=total.in_flight,
         **_quantiles(total),
         variants=[
@@ -475,6 +489,8 @@ def traffic_of(variants: dict[str, Counted]) -> Traffic:
                 failed=int(one.counters[ERRED]),
                 dropped=int(one.counters[SHED]) if name.startswith(SHADOW) else 0,
                 unlogged=int(one.counters[UNLOGGED]),
+                tagged=int(one.counters[TAGGED]),
+                anomalous=int(one.counters[ANOMALOUS]),
                 **_quantiles(one),
             )
             for name, one in sorted(variants.items())
@@ -519,8 +535,10 @@ def _quantiles(counted: Counted) -> dict[str, float | None]:
 
 
 def _thawed(counters: list[int], sums: list[float], histograms: bytes) -> Counted:
+    known = np.zeros(N_COUNTERS, np.int64)
+    known[: len(counters)] = counters  # an older version had fewer
     return Counted(
-        np.array(counters, np.int64),
+        known,
         np.array(sums, np.float64),
         np.frombuffer(histograms, np.int64).reshape(N_HISTOGRAMS, BUCKETS).copy(),
     )
@@ -561,7 +579,7 @@ def _add_file(found: dict[tuple[str, str], Counted], path: Path, *, living: bool
             runs = np.frombuffer(data, RUN, _RUNS, _RUNS_AT)
             arrivals = np.frombuffer(data, np.float64, _ARRIVALS, _ARRIVALS_AT)
             counted.tally(runs[runs["number"] > copy.folded[0]], arrivals)
-            counted.counters[:] = head[_COUNTERS : _COUNTERS + N_COUNTERS]
+            counted.counters[:] = [head[slot] for slot in _SLOTS]
             if living:
                 counted.in_flight, counted.workers = head[_IN_FLIGHT], 1
             found.setdefault((endpoint, variant), Counted()).add(counted)

@@ -43,6 +43,13 @@ class MissingPolicy(StrEnum):
     REFUSE = "refuse"  # answer that the features are missing
 
 
+class AnomalyPolicy(StrEnum):
+    """Who is told how unlike the training rows a row is, by the isolation forest of the model."""
+
+    ASKED = "asked"  # who asks for it, with explain=anomaly
+    TAG = "tag"  # everybody, with every prediction; and the prediction log
+
+
 class FeatureStatus(IntEnum):
     """What became of one feature in one read."""
 
@@ -149,6 +156,10 @@ class Endpoint(Definition):
     limits: Limits = Limits()
     durability: Durability = Durability.BATCH
     missing: MissingPolicy = MissingPolicy.MODEL
+    anomalies: AnomalyPolicy = Field(
+        default=AnomalyPolicy.ASKED, exclude_if=lambda given: given is AnomalyPolicy.ASKED
+    )
+    """``tag``: its models were trained with an isolation forest, which tags every prediction."""
     subject: str | None = None
     """The request field that names the person whom a prediction is about; None: the one that
     the views of its features name, if any. The prediction log is kept under that person's key."""
@@ -270,6 +281,9 @@ class Release(_Frozen):
     limits: Limits = Limits()
     durability: Durability = Durability.BATCH
     missing: MissingPolicy = MissingPolicy.MODEL
+    anomalies: AnomalyPolicy = Field(
+        default=AnomalyPolicy.ASKED, exclude_if=lambda given: given is AnomalyPolicy.ASKED
+    )
     subject: str | None = None
     """The request field that names the person whom a prediction is about."""
     subject_kind: str = "person"
@@ -386,6 +400,10 @@ class VariantTraffic(BaseModel):
     dropped: int = 0
     """Requests that it should have run on as a shadow, but that came too fast."""
     unlogged: int = 0
+    tagged: int = 0
+    """Predictions that its isolation forest tagged (``anomalies = "tag"``)."""
+    anomalous: int = 0
+    """Of these, the ones above the limit of the forest."""
     p50_ms: float | None = None
     p90_ms: float | None = None
     p99_ms: float | None = None
@@ -410,6 +428,10 @@ class Traffic(BaseModel):
     """Of these, requests whose deadline had passed (504)."""
     unlogged: int = 0
     """Predictions that the full log buffer could not take (``durability = "batch"``)."""
+    tagged: int = 0
+    """Predictions that an isolation forest tagged (``anomalies = "tag"``)."""
+    anomalous: int = 0
+    """Of these, the ones above the limit of their forest."""
     in_flight: int = 0
     """Requests in work when the workers last looked (each second)."""
     p50_ms: float | None = None

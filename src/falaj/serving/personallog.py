@@ -3,7 +3,7 @@
 Nothing of it costs a worker anything: rows wait as they always do, in memory and in sealed
 segments, and are told apart when they are moved. Then a column ``subject`` is added, which
 names the person whom a row is about, and the lake seals it with all that the row says of
-them: the unit, the request, the features, the score and the outputs.
+them: the unit, the request, the features, the score, the outputs and the tag of anomalies.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import msgspec
 import pyarrow as pa
 
 from falaj.lake.personal import PersonalGroup, PersonalRule, record_rule, rule_of
+from falaj.serving.anomalies import tag_columns
 from falaj.trust.subjects import Subject, SubjectKeys
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from falaj.serving.model import Release
 
 SUBJECT = "subject"
-PERSONAL = ("unit", "fields", "features", "score", "outputs")
+PERSONAL = ("unit", "fields", "features", "score", "outputs", "anomaly_score", "anomalous")
 """What a row of the prediction log says of a person."""
 SubjectOf = Callable[[str], tuple[str, str] | None]
 """The request field that names the person, and the kind of persons, of a release by its id;
@@ -41,15 +42,15 @@ def rule_for(table: str, kind: str) -> PersonalRule:
 
 def rule_of_scoring(table: str, keys: Sequence[str], release: Release) -> PersonalRule | None:
     """What the lake seals of a scoring's output: if the column that names the person is among
-    its keys, that, the other keys, the outputs and what went wrong; else None, for nothing in
-    it tells whom a row is about."""
+    its keys, that, the other keys, the outputs with their tags, and what went wrong; else None,
+    for nothing in it tells whom a row is about."""
     if release.subject is None or release.subject not in keys:
         return None
     others = tuple(name for name in keys if name != release.subject)
     group = PersonalGroup(
         subject=release.subject,
         kind=release.subject_kind,
-        columns=(*others, *release.outputs, "error"),
+        columns=(*others, *release.outputs, *tag_columns(release), "error"),
     )
     return PersonalRule(table=table, groups=(group,))
 
@@ -134,7 +135,12 @@ def with_subject(
     if not kinds and rule is None:
         return rows
     kind = kinds[-1] if kinds or rule is None else rule.groups[0].kind
-    if rule is None or rule.groups[0].kind != kind:
+    # A log that was begun by an older version learns what else is personal.
+    if (
+        rule is None
+        or rule.groups[0].kind != kind
+        or not set(PERSONAL) <= set(rule.groups[0].columns)
+    ):
         record_rule(lake, rule_for(table, kind))
     people = people_of(rows, subject_of)
     if latecomers is not None:

@@ -291,7 +291,7 @@ def _check_explained(variants: Sequence[CompiledVariant], explain: int) -> None:
     for variant in variants:
         if explain & Explain.CONTRIBUTIONS and variant.explanation is None:
             raise not_explained(variant.label)
-        if explain & Explain.ANOMALY and variant.forest is None:
+        if explain & Explain.ANOMALY and variant.judge is None:
             raise no_forest(variant.label)
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from falaj.serving.requests import Told
 
 if TYPE_CHECKING:
+    from falaj.serving.anomalies import Judged
     from falaj.serving.model import Release
     from falaj.serving.plan import RequestPlan
     from falaj.serving.trails import Trail
@@ -66,6 +67,8 @@ class Outcome:
     """``model/version`` that scored each row."""
     scored: Callable[[int], tuple[CompiledVariant, NDArray[np.float32]]]
     """The variant that scored a row, and the model's inputs [inputs] of that row."""
+    judged: Judged | None = None
+    """How unlike the training rows each row is, where the release tags anomalies."""
 
 
 class Parsed:
@@ -157,6 +160,7 @@ class Scored:
                 statuses=None if vectors.statuses is None else vectors.statuses[places],
                 times=None if vectors.times is None else vectors.times[places],
                 outputs=vectors.outputs[places],
+                judged=None if vectors.judged is None else vectors.judged.only(places),
             ),
             ids=[self.ids[place] for place in places],
             owners=[self.owners[place] for place in places],

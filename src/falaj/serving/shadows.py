@@ -140,9 +140,10 @@ class Shadows:
             shadow=True,
         )
         begun = [Parsed([], None, None, 0, "", vectors.begun)] * _n_owners(mine)
-        due.meter.shadow(variant.variant.name).answered(
-            begun, vectors.begun, done, vectors.ran - vectors.read, mine.n_rows
-        )
+        section = due.meter.shadow(variant.variant.name)
+        section.answered(begun, vectors.begun, done, vectors.ran - vectors.read, mine.n_rows)
+        if vectors.judged is not None:
+            section.tagged(mine.n_rows, int(vectors.judged.anomalous.sum()))
         cells = due.meter.units(SHADOW + variant.variant.name)
         for request, row in _firsts(mine, range(mine.n_rows)):
             cells.ran(row, request, plan.unit, done - vectors.begun)

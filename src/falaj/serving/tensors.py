@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from falaj.kernel.clock import from_microseconds
+from falaj.serving.anomalies import parameters
 from falaj.serving.errors import BadRequest
 from falaj.serving.model import FieldType, RequestField
 
@@ -407,13 +408,15 @@ def answered(plan: RequestPlan, names: Sequence[str], outcome: Outcome) -> list[
 
 
 def facts_of(plan: RequestPlan, outcome: Outcome) -> dict[str, str]:
-    """What an answer's parameters tell: the release, the models and the prediction ids."""
+    """What an answer's parameters tell: the release, the models, the prediction ids, and the tags
+    where the release has them."""
     models = sorted(set(outcome.labels))
-    return {
+    facts = {
         "release": plan.release.id,
         "model": ",".join(models),
         "prediction_ids": ",".join(outcome.ids),
     }
+    return facts if outcome.judged is None else facts | parameters(outcome.judged)
 
 
 def version_told(outcome: Outcome) -> str:

@@ -13,12 +13,19 @@ from numpy.typing import NDArray
 
 from falaj.kernel.errors import FalajError, InvalidInput
 from falaj.serving.errors import ModelFailed
-from falaj.serving.model import FeatureStatus, FieldType, Release, RequestField, Variant
+from falaj.serving.model import (
+    AnomalyPolicy,
+    FeatureStatus,
+    FieldType,
+    Release,
+    RequestField,
+    Variant,
+)
 from falaj.serving.ports import Compiles, GeneratingModel
 from falaj.serving.predictions import NumberRows
 
 if TYPE_CHECKING:
-    from falaj.models.isolation import IsolationForest
+    from falaj.serving.anomalies import Judge, Judged
     from falaj.serving.explain import Explanation
     from falaj.serving.model import ServableModel
     from falaj.serving.ports import FeatureReader, LoadedModel
@@ -45,6 +52,8 @@ class Vectors:
     """Behind that, before the model ran."""
     ran: float = 0.0
     """Behind the model's run."""
+    judged: Judged | None = None
+    """How unlike the training rows each is, where the release tags anomalies."""
 
 
 @dataclass(slots=True)
@@ -83,7 +92,7 @@ class CompiledVariant:
         reader: reads the features, compiled with this model's categories; None if all
             inputs come with the request.
         explanation: tells the contributions of its inputs; None if nothing can.
-        forest: tells which rows are unlike those of the training; None if it has none.
+        judge: tells which rows are unlike those of the training; None if nothing can.
 
     Raises:
         InvalidInput: an input is neither a feature nor a request field, or is no number.
@@ -97,10 +106,12 @@ class CompiledVariant:
         model: LoadedModel,
         reader: FeatureReader | None,
         explanation: Explanation | None = None,
-        forest: IsolationForest | None = None,
+        judge: Judge | None = None,
     ) -> None:
         self.explanation = explanation
-        self.forest = forest
+        self.judge = judge
+        self.tags = judge if release.anomalies is AnomalyPolicy.TAG else None
+        """The judge, where it is asked of every row."""
         self.waits: bool = getattr(model, "waits", False)
         self.variant = variant
         self.label = variant.label
@@ -163,7 +174,10 @@ class CompiledVariant:
         except ModelFailed as error:
             error.variant = self.variant.name
             raise
-        return Vectors(matrix, statuses, times, outputs, begun, read, perf_counter())
+        found = Vectors(matrix, statuses, times, outputs, begun, read, perf_counter())
+        if self.tags is not None:
+            found.judged = self.tags.judged(matrix)
+        return found
 
     def look(self, rows: Sequence[Any], at_us: int | NDArray[np.int64]) -> Looked:
         """Look the features of rows up, for every variant that has the same reader.
