@@ -7,9 +7,9 @@ long as there are none. What SQLite writes is compared with what was hashed by w
 where it differs (it escapes some text in another way, a column holds bytes) the page is to be
 looked at closely, record by record. It costs time and never a finding.
 
-A page that is ready waits up to 5 ms (``sys.getswitchinterval``) for the interpreter's lock, which
-whoever hashes does not give up by itself. Pages therefore grow, from what a small log needs to
-where that wait is small beside a page, and two are begun ahead, so that the hashing never waits.
+The thread waits up to 5 ms (``sys.getswitchinterval``) for the interpreter's lock, which whoever
+hashes does not give up by itself, at the start and at the end of each page. Pages therefore grow,
+from what a small log needs to where these waits are small beside a page, and two are begun ahead.
 """
 
 from __future__ import annotations
@@ -134,10 +134,10 @@ class PagesAhead:
         return page
 
     def _grow(self, page: Page, written: _Written | None) -> None:
-        """Let the next page have twice as many records, as long as they fit."""
+        """Let the next page have half as many records again, as long as they fit."""
         n_bytes = len(written[1]) if written else 0
         fitting = len(page.records) * _LARGEST_BYTES // max(1, n_bytes)
-        self._size = max(1, min(2 * self._size, self._largest, fitting))
+        self._size = max(1, min((self._size * 3 + 1) // 2, self._largest, fitting))
 
     def _begin(self, low: int) -> None:
         """Let the thread read on behind ``low``."""
@@ -150,7 +150,7 @@ class PagesAhead:
 
     def _read(self, low: int, high: int) -> _Written | None:
         try:
-            written: _Written = self._connection.execute(_SQL.format(low=low, high=high)).fetchone()
+            written: _Written = self._connection.execute(_SQL, (low, high)).fetchone()
         except sqlite3.Error:  # bytes where a text should be, or more than one row can hold
             return None
         return written
@@ -176,5 +176,5 @@ _SQL = (
     "sum(sound) FROM (SELECT "
     f"json_array({_VALUES}) AS record, hex(hash) AS digest, "
     f"typeof(hash) = 'blob' AND length(hash) = {HASH_BYTES} AS sound "
-    "FROM audit_records WHERE seq > {low} AND seq <= {high} ORDER BY seq)"
+    "FROM audit_records WHERE seq > ? AND seq <= ? ORDER BY seq)"
 )
