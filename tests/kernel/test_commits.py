@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import Column, Integer, String, Table, event, insert, select
 from sqlalchemy.engine import Connection
 
-from falaj.kernel.commits import AuditFailed, Commits, _Ask
+from falaj.kernel.commits import AT_ONCE, AuditFailed, Commits, _Ask
 from falaj.kernel.database import Database, metadata
 from falaj.kernel.door import Pace
 from falaj.kernel.errors import Conflict, Unavailable
@@ -344,3 +344,38 @@ def test_an_interrupted_last_one_holds_no_leader_up(embedded: World) -> None:
         commits._wait(ask)
     assert commits._chains == 0
     assert commits._all_awake.is_set()
+
+
+@pytest.mark.parametrize("n_waiting", [1, 2, 3, 7, 64])
+def test_a_few_of_those_who_wait_are_woken_at_once_and_each_wakes_another(
+    embedded: World, n_waiting: int
+) -> None:
+    commits = embedded.commits
+    asks = [_Ask(None, []) for _ in range(n_waiting)]
+    for ask in asks:
+        ask.waiting = ask.woken.acquire()
+    commits._wake(asks)
+    asleep = list(asks)
+    while asleep:
+        up = [ask for ask in asleep if not ask.woken.locked()]
+        assert 1 <= len(up) <= AT_ONCE
+        assert not commits._all_awake.is_set()
+        for ask in up:
+            asleep.remove(ask)
+            commits._wait(ask)
+    assert all(ask.done for ask in asks)
+    assert commits._all_awake.is_set()
+    assert commits._chains == 0
+
+
+def test_those_who_went_away_are_left_out_when_the_others_are_woken(embedded: World) -> None:
+    commits = embedded.commits
+    asks = [_Ask(None, []) for _ in range(5)]
+    for ask in asks:
+        ask.waiting = ask.woken.acquire()
+    asks[0].gone = asks[4].gone = True
+    commits._wake(asks)
+    for ask in asks[1:4]:
+        assert not ask.woken.locked()
+        commits._wait(ask)
+    assert commits._chains == 0

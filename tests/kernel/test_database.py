@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Column, Integer, Table, func, insert, select
+from sqlalchemy import Column, Integer, Table, func, insert, select, text
 
 from falaj.kernel.call import Event
 from falaj.kernel.database import Database, Instant, Json, metadata, retried
@@ -68,6 +69,25 @@ def test_a_database_that_was_not_set_up_says_so(tmp_path: Path) -> None:
     with pytest.raises(Unavailable, match="falaj init"), empty.reading() as connection:
         connection.execute(select(things))
     empty.close()
+
+
+def test_a_database_that_another_process_keeps_locked_says_so_and_serves_afterwards(
+    tmp_path: Path,
+) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'locked.db'}", busy_seconds=0.1)
+    with database.transaction() as connection:
+        connection.execute(text("CREATE TABLE t (a INTEGER)"))
+    other = sqlite3.connect(tmp_path / "locked.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(Unavailable, match="locked"), database.transaction():
+        raise AssertionError("a transaction without its lock")
+    other.execute("ROLLBACK")
+    other.close()
+    with database.transaction() as connection:
+        connection.execute(text("INSERT INTO t VALUES (1)"))
+    with database.reading() as connection:
+        assert connection.execute(text("SELECT a FROM t")).scalars().all() == [1]
+    database.close()
 
 
 def test_a_server_that_does_not_answer_is_unavailable() -> None:

@@ -287,6 +287,14 @@ def test_calls_are_counted_with_their_outcome(world: World) -> None:
     assert 'falaj_actions_total{action="notes.write",outcome="failed"} 1.0' in text
 
 
+def test_calls_that_end_the_same_way_are_counted_together(world: World) -> None:
+    for _ in range(3):
+        world.notes().list()
+    text = world.backend.telemetry.exposition().decode()
+    assert 'falaj_actions_total{action="notes.list",outcome="done"} 3.0' in text
+    assert 'falaj_action_seconds_count{action="notes.list"} 3.0' in text
+
+
 def test_rows_of_data_never_stand_in_the_record(world: World) -> None:
     write = world.backend.services.actions["notes.write"]
     assert write.recorded({"rows": [{"name": "Amina"}]}) == {"rows": "(1 items)"}

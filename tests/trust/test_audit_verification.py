@@ -604,13 +604,45 @@ def test_what_is_read_ahead_is_what_is_there(sqlite_database, monkeypatch):
     assert not [one for one in threading.enumerate() if one.name.startswith("falaj-audit")]
 
 
+def widths(connection, **sizes):
+    """How many records each page has that is read of a log of 100."""
+    ahead, at, found = PagesAhead(connection.connection.driver_connection, 100, **sizes), 0, []
+    while at < 100:
+        page = ahead.part(at, 100)
+        found.append(page.high - page.low)
+        at = page.high
+    ahead.close()
+    return found
+
+
+def test_pages_grow_as_long_as_their_records_fit(sqlite_database, monkeypatch):
+    fill(sqlite_database, 100)
+    with sqlite_database.reading() as connection:
+        grown = widths(connection, page=4, largest=16)
+        assert (grown[0], max(grown), sum(grown)) == (4, 16, 100)
+        monkeypatch.setattr("falaj.trust.audit_pages._LARGEST_BYTES", 2_500)  # some 8 records
+        small = widths(connection, page=4, largest=16)
+        assert max(small[3:]) < 10
+        assert sum(small) == 100
+
+
+def test_what_is_read_ahead_is_given_up_when_the_log_is_read_no_further(sqlite_database):
+    fill(sqlite_database, 100)
+    with sqlite_database.reading() as connection:
+        ahead = PagesAhead(connection.connection.driver_connection, 100, page=10, largest=10)
+        assert ahead.part(0, 10).high == 10
+        assert ahead.part(50, 60).low == 50  # those behind the first page are of no use
+        ahead.close()
+        assert connection.execute(select(func.count()).select_from(audit_records)).scalar() == 100
+
+
 def test_a_page_that_is_not_whole_is_looked_at_closely(sqlite_database):
     fill(sqlite_database, 40)
     log = Tamperer(sqlite_database)
     log.run("DELETE FROM audit_records WHERE seq = 12")
     log.run("UPDATE audit_records SET hash = hex(hash) WHERE seq = 30")
     with sqlite_database.reading() as connection:
-        ahead = PagesAhead(connection.connection.driver_connection, 40, page=10)
+        ahead = PagesAhead(connection.connection.driver_connection, 40, page=10, largest=10)
         assert [ahead.part(low, low + 10) is None for low in (0, 10, 20, 30)] == [
             False, True, True, False
         ]  # fmt: skip

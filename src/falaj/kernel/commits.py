@@ -18,6 +18,7 @@ import contextvars
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from typing import Any, TypeVar, cast
 
 from sqlalchemy.engine import Connection
@@ -35,6 +36,9 @@ MOST = 128
 """How many calls share a commit at most."""
 LONGEST_SECONDS = 0.002
 """How long a transaction takes in more calls: what the first of them waits beyond its own."""
+AT_ONCE = 3
+"""How many of those who shared a commit get up at the same time: while one of them is being woken
+(tens of microseconds where a core has gone to sleep), the others use the interpreter."""
 
 
 class AuditFailed(Exception):
@@ -208,22 +212,27 @@ class Commits:
             self._pass_on()
 
     def _wake(self, taken: Sequence[_Ask]) -> None:
-        """Wake those whose calls are done: the first of them, who wakes the next, and so on.
+        """Wake those whose calls are done: the first few, each of whom wakes another, and so on.
 
-        Woken at once, they would all run to wait for the interpreter's lock, and then again.
+        Woken all at once, they would all run to wait for the interpreter's lock, and then again.
+        Woken one by one, they would leave that lock to nobody while each of them gets up.
         """
-        last: _Ask | None = None
+        heads: list[_Ask] = []
         with self._lock:
-            for ask in reversed(taken):
+            for ask in taken:
                 ask.done = True
-                if ask.waiting and not ask.gone:
-                    if last is None:
-                        ask.last = True
-                        self._chains += 1
-                        self._all_awake.clear()
-                    ask.after, last = last, ask
-        if last is not None:
-            last.wake()
+            waiting = [ask for ask in taken if ask.waiting and not ask.gone]
+            for first in range(min(AT_ONCE, len(waiting))):
+                chain = waiting[first::AT_ONCE]
+                for one, other in pairwise(chain):
+                    one.after = other
+                chain[-1].last = True
+                heads.append(chain[0])
+            if heads:
+                self._chains += len(heads)
+                self._all_awake.clear()
+        for ask in heads:
+            ask.wake()
 
     def _awake(self, ask: _Ask) -> None:
         """The last of those who are woken one by one is awake."""

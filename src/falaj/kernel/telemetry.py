@@ -19,6 +19,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from opentelemetry.trace import Tracer
+    from prometheus_client import Counter, Histogram
+
 
 class Telemetry:
     """Metrics and logs of one process."""
@@ -41,12 +44,17 @@ class Telemetry:
             registry=self.registry,
             buckets=(0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30),
         )
+        self._known: dict[tuple[str, str], tuple[Counter, Histogram]] = {}
+        """The metrics of each action and outcome: to look them up took longer than to count."""
+        self._tracer: Tracer | None = None
 
     def span(self, name: str, **attributes: str) -> AbstractContextManager[Any]:
         """A trace span around a piece of work; costs next to nothing until traces are exported."""
-        from opentelemetry import trace
+        if self._tracer is None:
+            from opentelemetry import trace
 
-        return trace.get_tracer("falaj").start_as_current_span(name, attributes=attributes)
+            self._tracer = trace.get_tracer("falaj")  # tells exporters that come later, too
+        return self._tracer.start_as_current_span(name, attributes=attributes)
 
     def within(self, traceparent: str | None) -> AbstractContextManager[Any]:
         """Spans begun inside belong to the trace that a W3C ``traceparent`` names, if it does."""
@@ -54,8 +62,15 @@ class Telemetry:
 
     def action(self, name: str, outcome: str, seconds: float) -> None:
         """Count one call of an action."""
-        self._actions.labels(name, str(outcome)).inc()
-        self._seconds.labels(name).observe(seconds)
+        known = self._known.get((name, outcome))
+        if known is None:
+            known = self._known[name, outcome] = (
+                self._actions.labels(name, str(outcome)),
+                self._seconds.labels(name),
+            )
+        counted, timed = known
+        counted.inc()
+        timed.observe(seconds)
 
     def exposition(self) -> bytes:
         """The metrics in Prometheus' text format."""
