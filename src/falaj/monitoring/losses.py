@@ -4,12 +4,13 @@ A model of the loss learns, on labelled predictions of an earlier window, how fa
 model errs for which inputs and scores; what it says of later predictions is their expected
 loss. Unlike an estimate from scores alone it sees that rows have moved to where the served
 model is badly calibrated. It needs rows with their inputs, so it reads a sample of the log.
-(As in NannyML, which does it for regression; here the losses are those of a probability.)
+(As in NannyML, which does it for regression; here of a probability's losses too.)
 """
 
 from __future__ import annotations
 
 from datetime import datetime
+from math import sqrt
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,8 @@ from falaj.monitoring.expected import Vector
 from falaj.monitoring.joined import Joins, instant
 from falaj.monitoring.model import Band, Period
 from falaj.monitoring.performancereports import LabelledWindow, LossPeriod, LossReport
+from falaj.monitoring.performancewords import Task
+from falaj.monitoring.regression import root_of
 
 if TYPE_CHECKING:
     from falaj.serving.model import Release
@@ -43,6 +46,7 @@ _PARAMETERS = {
     "verbosity": -1,
 }
 _ROUNDS = 100
+_ROOTED = "rmse"
 
 
 class LossModel:
@@ -102,7 +106,8 @@ class LossEstimates:
         by: Period = "week",
         confidence: float = 0.95,
     ) -> LossReport:
-        """Log loss and Brier score that are expected of [since, until) by period.
+        """Log loss and Brier score that are expected of [since, until) by period; of regression
+        the mean absolute and the root mean squared error.
 
         Args:
             release: whose first variant is looked at, in all releases that served it.
@@ -114,9 +119,10 @@ class LossEstimates:
         """
         variant = single(release)
         version = (variant.model, variant.version)
+        task = reference.labels.task
         known, inputs = self._joins.sampled(
             release.endpoint, reference.labels, reference.since, reference.until, "month",
-            version, MOST_REFERENCE_ROWS,
+            version, MOST_REFERENCE_ROWS, tasks=("binary", "regression"),
         )  # fmt: skip
         labelled = known.known
         if labelled.sum() < _FEWEST:
@@ -125,9 +131,9 @@ class LossEstimates:
                 f"losses from.",
                 hint=f"Name a window with at least {_FEWEST}.",
             )
-        brier, logs = losses(known.label[labelled], known.score[labelled])
+        realised = losses(known.label[labelled], known.score[labelled], task)
         rows = _with_score(inputs[labelled], known.score[labelled])
-        of_brier, of_logs = LossModel(rows, brier), LossModel(rows, logs)
+        models = {name: LossModel(rows, one) for name, one in realised.items()}
         asked, seen = self._joins.sampled(
             release.endpoint, None, since, until, by, version, MOST_ROWS
         )
@@ -143,8 +149,10 @@ class LossEstimates:
                     since=instant(start),
                     n_predictions=int((totals.period == start).sum()),
                     n_sampled=len(matrix),
-                    log_loss=of_logs.band(matrix, confidence),
-                    brier=of_brier.band(matrix, confidence),
+                    **{
+                        name: _told(name, one.band(matrix, confidence))
+                        for name, one in models.items()
+                    },
                 )
             )
         return LossReport(
@@ -155,18 +163,34 @@ class LossEstimates:
             since=since,
             until=until,
             n_reference=int(labelled.sum()),
-            reference_log_loss=float(logs.mean()),
-            reference_brier=float(brier.mean()),
-            gain=of_brier.gain,
+            task=task,
+            gain=next(iter(models.values())).gain,
             periods=periods,
+            **{f"reference_{name}": _mean(name, one) for name, one in realised.items()},
         )
 
 
-def losses(labels: Vector, scores: Vector) -> tuple[Vector, Vector]:
-    """The Brier and log loss of each row; scores are kept 1e-6 away from 0 and 1, so that one
-    row that was surely wrong does not teach the model of the loss all that it knows."""
+def losses(labels: Vector, scores: Vector, task: Task = "binary") -> dict[str, Vector]:
+    """The losses of each row by the figure that they add up to; the first tells the gain.
+
+    Of probabilities the Brier and the log loss; scores are kept 1e-6 away from 0 and 1, so that
+    one row that was surely wrong does not teach the model of the loss all that it knows. Of
+    numbers the absolute and the squared error, the root of whose mean is told.
+    """
+    off = scores - labels
+    if task == "regression":
+        return {"mae": np.abs(off), _ROOTED: off**2}
     p = np.clip(scores, _LEAST_PROBABILITY, 1 - _LEAST_PROBABILITY)
-    return (scores - labels) ** 2, -(labels * np.log(p) + (1 - labels) * np.log1p(-p))
+    return {"brier": off**2, "log_loss": -(labels * np.log(p) + (1 - labels) * np.log1p(-p))}
+
+
+def _told(name: str, band: Band) -> Band:
+    return root_of(band) if name == _ROOTED else band
+
+
+def _mean(name: str, one: Vector) -> float:
+    mean = float(one.mean())
+    return sqrt(mean) if name == _ROOTED else mean
 
 
 def _with_score(inputs: NDArray[np.float32], scores: Vector) -> Any:
