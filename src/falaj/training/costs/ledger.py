@@ -1,4 +1,4 @@
-"""The ledger: what every fit held, used and cost; and the price tables it is charged by."""
+"""The ledger: what fits, trials and steps held, used and cost; and by which price tables."""
 
 from __future__ import annotations
 
@@ -16,7 +16,14 @@ from falaj.kernel.errors import InvalidInput
 from falaj.kernel.ids import new_id
 from falaj.kernel.jobs import JobState, job_rows
 from falaj.kernel.resources import Resources, Used
-from falaj.training.costs.model import SMALLEST, Charge, Prices, PriceTable, RunUsage
+from falaj.training.costs.model import (
+    SMALLEST,
+    Charge,
+    Prices,
+    PriceTable,
+    RunUsage,
+    UsageKind,
+)
 from falaj.training.costs.pricing import charges
 from falaj.training.costs.tables import charge_rows, price_rows, usage_rows
 
@@ -96,7 +103,27 @@ class Ledger:
 
         Returns the id of the account.
         """
-        self.close_lost(connection, usage_rows.c.job == job)
+        self.close_lost(connection, self.of_job(job))
+        return self.open(
+            connection, run=run, model=model, team=team, job=job, resources=resources,
+            limited=limited, now=now,
+        )  # fmt: skip
+
+    def open(
+        self,
+        connection: Connection,
+        *,
+        run: str,
+        model: str,
+        team: str,
+        job: str,
+        resources: Resources,
+        limited: bool,
+        now: datetime,
+        kind: UsageKind = UsageKind.FIT,
+        part: str = "",
+    ) -> str:
+        """Open an account beside others of the same job; its id."""
         usage_id = new_id("usage")
         connection.execute(
             insert(usage_rows).values(
@@ -116,16 +143,23 @@ class Ledger:
                     "used": Used().model_dump(mode="json"),
                     "limited": limited,
                 },
+                kind=kind,
+                part=part,
             )
         )
         return usage_id
 
-    def alive(self, connection: Connection, usage_id: str, now: datetime) -> None:
-        """The fit still runs: were it lost now, it would be charged until here."""
+    @staticmethod
+    def of_job(job: str) -> Any:
+        """Which accounts are a job's, for ``alive``, ``close_all`` and ``close_lost``."""
+        return usage_rows.c.job == job
+
+    def alive(self, connection: Connection, which: Any, now: datetime) -> None:
+        """What is open of these (an account by its id, or some) still runs: were it lost now, it
+        would be charged until here."""
+        which = usage_rows.c.id == which if isinstance(which, str) else which
         connection.execute(
-            update(usage_rows)
-            .where(usage_rows.c.id == usage_id, usage_rows.c.outcome == OPEN)
-            .values(ended_at=now)
+            update(usage_rows).where(which, usage_rows.c.outcome == OPEN).values(ended_at=now)
         )
 
     def close(
@@ -170,11 +204,17 @@ class Ledger:
 
     def close_lost(self, connection: Connection, which: Any) -> int:
         """End open accounts whose worker is gone, at their last sign of life; returns how many."""
+        return self.close_all(connection, which, None, LOST)
+
+    def close_all(
+        self, connection: Connection, which: Any, now: datetime | None, outcome: str
+    ) -> int:
+        """End open accounts, now or (None) at their last sign of life; returns how many."""
         rows = connection.execute(
             select(usage_rows).where(usage_rows.c.outcome == OPEN, which)
         ).all()
         for row in rows:
-            self.close(connection, row.id, now=row.ended_at, used=Used(), outcome=LOST)
+            self.close(connection, row.id, now=now or row.ended_at, used=Used(), outcome=outcome)
         return len(rows)
 
     def unsettled(self, connection: Connection) -> bool:
@@ -190,7 +230,7 @@ class Ledger:
 
     def usages(
         self, connection: Connection, *, run: str | None = None, model: str | None = None,
-        limit: int = 1000,
+        kind: UsageKind | None = None, limit: int = 1000,
     ) -> list[RunUsage]:  # fmt: skip
         """Ended attempts, the newest first."""
         query = select(usage_rows).where(usage_rows.c.outcome != OPEN)
@@ -198,6 +238,8 @@ class Ledger:
             query = query.where(usage_rows.c.run_id == run)
         if model is not None:
             query = query.where(usage_rows.c.model == model)
+        if kind is not None:
+            query = query.where(usage_rows.c.kind == kind)
         query = query.order_by(usage_rows.c.begun_at.desc(), usage_rows.c.id.desc()).limit(limit)
         rows = connection.execute(query).all()
         charged = self._charges(connection, [row.id for row in rows])
@@ -276,5 +318,7 @@ def _usage(row: Row[Any], charged: tuple[Charge, ...]) -> RunUsage:
         used=Used.model_validate(row.document["used"]),
         limited=row.document["limited"],
         outcome=row.outcome,
+        kind=UsageKind(row.kind),
+        part=row.part,
         charges=charged,
     )

@@ -103,6 +103,8 @@ class PipelineJob:
         ) as call:
             on.platform.check_runs(call, run.pipeline)
             job.report(0.0, "", connection=call.connection)
+            if on.meters is not None:
+                on.meters.taken_up(call.connection, job.id)
             on.runs.set(call.connection, run_id, state=PipelineState.RUNNING, snapshot=snapshot)
         with on.calls.database.reading() as connection:
             return on.runs.get(connection, run_id)
@@ -126,6 +128,8 @@ class PipelineJob:
                 job.report(1.0, "", connection=call.connection)
             else:
                 job.hold(call.connection)
+            if on.meters is not None:
+                on.meters.close_all(call.connection, job.id, str(state))
             on.runs.end(call, run.id, state, error=error)
             ended = on.runs.get(call.connection, run.id)
             record_graph(call, self._catalog, self._jobs, ended, pipeline)
