@@ -1,6 +1,8 @@
 """Steps of pipelines are charged with the journal, and stop when their team's budget is spent."""
 
 import os
+import time
+from datetime import timedelta
 from decimal import Decimal
 
 import pytest
@@ -25,14 +27,6 @@ def wrong(slow):
 
 two = Pipeline.of("NAME", step(slow, cached=True), step(wrong, retries=0), memory_bytes=MEMORY)
 """.replace("MEMORY", str(2 * GIB))
-ONE = """
-from falaj.declare import Pipeline, step
-
-def quick():
-    return 1
-
-one = Pipeline.of("NAME", step(quick))
-"""
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +68,18 @@ def test_what_comes_from_the_cache_costs_nothing(priced):
     assert set(usages(priced, again.id)) == {"wrong"}
 
 
-@pytest.fixture(scope="module")
+LONG = """
+from falaj.declare import Pipeline, step
+
+def long():
+    import time
+    time.sleep(60)
+
+one = Pipeline.of("NAME", step(long))
+"""
+
+
+@pytest.fixture
 def poor(tmp_path_factory):
     """A house whose team may use a millionth of a core-hour, 3.6 ms, each month."""
     name = "FALAJ_QUEUE__TEAMS"
@@ -98,3 +103,14 @@ def test_a_team_whose_budget_is_spent_runs_no_step_and_no_pipeline(poor):
         poor.platform.pipelines.run(name)
     with pytest.raises(BudgetSpent, match="core-hours"):
         poor.platform.pipelines.retry(run.id)
+
+
+@pytest.mark.nightly
+def test_a_step_that_runs_is_stopped_when_the_budget_is_spent(poor):
+    begun = time.monotonic()
+    run = poor.run(poor.declare(LONG.replace("NAME", "long")))
+    assert time.monotonic() - begun < 30
+    assert (run.state, run.error["code"]) == ("failed", "budget-spent")
+    (usage,) = poor.platform.costs.usage(run=run.id)
+    assert (usage.part, usage.outcome) == ("long", "failed")
+    assert usage.ended_at - usage.begun_at >= timedelta(seconds=4)
