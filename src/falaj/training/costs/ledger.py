@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
@@ -31,6 +32,23 @@ OPEN, LOST = "open", "lost"
 _MILLION = 1_000_000
 CORE_HOUR = 3_600_000_000
 """Core-time is counted in microseconds of a whole core."""
+
+
+@dataclass(frozen=True)
+class Held:
+    """What was held by something that has ended before it was written down."""
+
+    run: str
+    model: str
+    team: str
+    job: str
+    kind: UsageKind
+    part: str
+    resources: Resources
+    begun_at: datetime
+    ended_at: datetime
+    used: Used
+    outcome: str
 
 
 class Ledger:
@@ -138,11 +156,7 @@ class Ledger:
                 gpu_time=0,
                 cpu_seconds=0.0,
                 outcome=OPEN,
-                document={
-                    "resources": resources.model_dump(mode="json"),
-                    "used": Used().model_dump(mode="json"),
-                    "limited": limited,
-                },
+                document=_document(resources, Used(), limited=limited),
                 kind=kind,
                 part=part,
             )
@@ -172,14 +186,11 @@ class Ledger:
         if row is None or row.outcome != OPEN:
             return
         resources = _resources(row)
-        held = max(0, microseconds(now) - microseconds(row.begun_at))
         connection.execute(
             update(usage_rows)
             .where(usage_rows.c.id == usage_id)
             .values(
-                ended_at=now,
-                core_time=held * resources.cpu_thousandths // 1000,
-                gpu_time=held * resources.gpu_thousandths // 1000,
+                **_times(resources, row.begun_at, now),
                 cpu_seconds=used.cpu_seconds,
                 outcome=outcome,
                 document={**row.document, "used": used.model_dump(mode="json")},
@@ -187,20 +198,35 @@ class Ledger:
         )
         made = charges(self.tables(connection), resources, row.begun_at, now)
         if made:
-            connection.execute(
-                insert(charge_rows),
-                [
-                    {
-                        "usage_id": usage_id,
-                        "version": one.version,
-                        "begins_at": one.begins_at,
-                        "ends_at": one.ends_at,
-                        "currency": one.currency,
-                        "millionths": int(one.amount * _MILLION),
-                    }
-                    for one in made
-                ],
+            connection.execute(insert(charge_rows), [_charge_row(usage_id, one) for one in made])
+
+    def add(self, connection: Connection, ended: Sequence[Held]) -> None:
+        """Write down and charge, all at once, what has ended already."""
+        tables = self.tables(connection)
+        usages, made = [], []
+        for one in ended:
+            usage_id = new_id("usage")
+            usages.append(
+                {
+                    "id": usage_id,
+                    "run_id": one.run,
+                    "model": one.model,
+                    "team": one.team,
+                    "job": one.job,
+                    "begun_at": one.begun_at,
+                    **_times(one.resources, one.begun_at, one.ended_at),
+                    "cpu_seconds": one.used.cpu_seconds,
+                    "outcome": one.outcome,
+                    "document": _document(one.resources, one.used, limited=False),
+                    "kind": one.kind,
+                    "part": one.part,
+                }
             )
+            found = charges(tables, one.resources, one.begun_at, one.ended_at)
+            made += [_charge_row(usage_id, charge) for charge in found]
+        connection.execute(insert(usage_rows), usages)
+        if made:
+            connection.execute(insert(charge_rows), made)
 
     def close_lost(self, connection: Connection, which: Any) -> int:
         """End open accounts whose worker is gone, at their last sign of life; returns how many."""
@@ -294,6 +320,34 @@ class Ledger:
             )
             found[row.usage_id] = (*found.get(row.usage_id, ()), charge)
         return found
+
+
+def _document(resources: Resources, used: Used, *, limited: bool) -> dict[str, Any]:
+    return {
+        "resources": resources.model_dump(mode="json"),
+        "used": used.model_dump(mode="json"),
+        "limited": limited,
+    }
+
+
+def _times(resources: Resources, begun_at: datetime, ended_at: datetime) -> dict[str, Any]:
+    held = max(0, microseconds(ended_at) - microseconds(begun_at))
+    return {
+        "ended_at": ended_at,
+        "core_time": held * resources.cpu_thousandths // 1000,
+        "gpu_time": held * resources.gpu_thousandths // 1000,
+    }
+
+
+def _charge_row(usage_id: str, one: Charge) -> dict[str, Any]:
+    return {
+        "usage_id": usage_id,
+        "version": one.version,
+        "begins_at": one.begins_at,
+        "ends_at": one.ends_at,
+        "currency": one.currency,
+        "millionths": int(one.amount * _MILLION),
+    }
 
 
 def _orphaned() -> Any:

@@ -7,6 +7,8 @@ closes accounts in the transaction in which it records what they are of.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from sqlalchemy import select
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from falaj.kernel.clock import Clock
     from falaj.kernel.settings_queue import QueueSettings
     from falaj.training.costs.budgets import Budgets
-    from falaj.training.costs.ledger import Ledger
+    from falaj.training.costs.ledger import Held, Ledger
     from falaj.training.costs.model import UsageKind
     from falaj.training.costs.teams import Teams
 
@@ -75,8 +77,9 @@ class Meters:
         team: str,
         job: str,
         resources: Resources,
+        begun_at: datetime | None = None,
     ) -> str:
-        """Open the account of a part of a run; its id."""
+        """Open the account of a part of a run, which begins now if not before; its id."""
         return self._ledger.open(
             connection,
             run=run,
@@ -85,7 +88,7 @@ class Meters:
             job=job,
             resources=resources,
             limited=False,
-            now=self._clock.now(),
+            now=begun_at or self._clock.now(),
             kind=kind,
             part=part,
         )
@@ -94,9 +97,30 @@ class Meters:
         """All that is open of a job still runs."""
         self._ledger.alive(connection, self._ledger.of_job(job), self._clock.now())
 
-    def close(self, connection: Connection, usage: str, used: Used, outcome: str) -> None:
-        """A part ended: charge it."""
-        self._ledger.close(connection, usage, now=self._clock.now(), used=used, outcome=outcome)
+    def close(
+        self,
+        connection: Connection,
+        usage: str,
+        used: Used,
+        outcome: str,
+        *,
+        ended_at: datetime | None = None,
+    ) -> None:
+        """A part ended, now if not before: charge it."""
+        now = ended_at or self._clock.now()
+        self._ledger.close(connection, usage, now=now, used=used, outcome=outcome)
+
+    def add(self, connection: Connection, ended: Sequence[Held]) -> None:
+        """Charge parts that have ended before they were written down."""
+        self._ledger.add(connection, ended)
+
+    def limited(self, team: str) -> bool:
+        """True if a team has a budget."""
+        return self._budgets.limited(team)
+
+    def now(self) -> datetime:
+        """The instant, by the clock of the accounts."""
+        return self._clock.now()
 
     def close_all(self, connection: Connection, job: str, outcome: str) -> None:
         """A job ended: charge what is still open of it until now."""

@@ -111,7 +111,8 @@ class Execution:
     _last: dict[str, int] = field(default_factory=dict)
     """The last attempt that was made at each step, which its retries move on."""
     _gone: Counter[str] = field(default_factory=Counter)
-    _costs: StepCosts | None = None
+    costs: StepCosts | None = None
+    """The accounts of its steps; set when it begins, if steps are charged."""
 
     def finished(self) -> None:
         """Run what is not done.
@@ -121,7 +122,7 @@ class Execution:
         """
         self.records = {one.step: one for one in self.run.steps}
         if self.on.meters is not None:
-            self._costs = StepCosts(self.on.meters, self.run, self.pipeline)
+            self.costs = StepCosts(self.on.meters, self.run, self.pipeline)
         self._forget_lost()
         order = self.pipeline.order()
         active: dict[Future[_Made], str] = {}
@@ -228,14 +229,14 @@ class Execution:
         )
         with self.on.calls.database.transaction() as connection:
             self.job.report(n_done / len(self.pipeline.steps), told, connection=connection)
-            if self._costs is not None:
+            if self.costs is not None:
                 try:
                     if any(one.state is StepState.RUNNING for one in records):
-                        self._costs.check(connection)
+                        self.costs.check(connection)
                 except BudgetSpent as error:
                     refused = error
                     records = [one for one in records if one.state is not StepState.RUNNING]
-                self._costs.recorded(connection, records)
+                self.costs.recorded(connection, records)
             self.on.runs.record(connection, self.run.id, records)
             for record in records:
                 if record.state is StepState.DONE and record.step in self._keys:
@@ -267,8 +268,8 @@ class Execution:
             n_done = sum(self._is_done(step.name) for step in self.pipeline.steps)
             names = ", ".join(sorted(active.values())[:3])
             self.job.report(n_done / len(self.pipeline.steps), names)
-            if self._costs is not None:
-                self._costs.alive(self.on.calls.database)
+            if self.costs is not None:
+                self.costs.alive(self.on.calls.database)
             return []
         news, failed = [], None
         for future in done:
@@ -437,8 +438,8 @@ class Execution:
             )
             try:
                 answer = self.runner.run(task, ask)
-                if self._costs is not None:
-                    self._costs.used(step.name, answer)
+                if self.costs is not None:
+                    self.costs.used(step.name, answer)
                 break
             except REPEATED as error:
                 made = attempt - record.attempts
