@@ -91,9 +91,8 @@ class Estimates:
         """
         variant = single(release)
         if reference is not None and reference.labels.task == "classes":
-            return self._of_classes(
-                release, variant, reference, since, until, by, threshold, confidence
-            )
+            told = (by, threshold, confidence)
+            return self._of_classes(release, variant, reference, (since, until), *told)
         statistics = self._bundles.open_bundle(variant.bundle).statistics
         known = (
             _of_bundle(variant, statistics, threshold)
@@ -101,10 +100,8 @@ class Estimates:
             else self._of_labels(release.endpoint, variant, reference, threshold)
         )
         edges = np.array(statistics.scores.edges, dtype=np.float64)
-        source: Literal["sketches", "rows"] = "sketches"
         found = None if exact else self._counted(release.endpoint, variant, since, until, by)
         if found is None:
-            source = "rows"
             groups = self._listed(release.endpoint, variant, since, until, by, known, threshold)
         else:
             groups = [
@@ -130,7 +127,7 @@ class Estimates:
             until=until,
             threshold=threshold,
             confidence=confidence,
-            source=source,
+            source="rows" if found is None else "sketches",
             reference=known.source,
             n_reference=known.n,
             recalibrated=known.curve.needed,
@@ -144,13 +141,13 @@ class Estimates:
         release: Release,
         variant: Variant,
         reference: LabelledWindow,
-        since: datetime,
-        until: datetime,
+        window: tuple[datetime, datetime],
         by: Period,
         threshold: float,
         confidence: float,
     ) -> EstimateReport:
         """As ``report``, of several classes: from rows, for sketches hold one score."""
+        since, until = window
         version = (variant.model, variant.version)
         known = self._joins.joined(
             release.endpoint, reference.labels, reference.since, reference.until, "month",

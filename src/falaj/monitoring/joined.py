@@ -149,6 +149,8 @@ class Joins:
         expression, bound, extra = self._sliced(endpoint, cut)
         if classes is not None:
             expression, extra = f"p.outputs, {expression}", (*extra, "outputs")
+        if labels is not None and labels.classes:
+            bound = {**bound, "classes": list(labels.classes)}
         ends = "ORDER BY p.prediction_id"
         found = self._found(
             endpoint, labels, window, by, cut, version, f"{expression} AS slice", extra, ends, bound
@@ -241,8 +243,6 @@ class Joins:
         used = {name: bound[name] for name in bound if f"${name}" in where}
         logged = self._named(opened, "logged", table, names, where, used)
         truths, join = self._truths(opened, labels, cut)
-        if labels is not None and labels.classes:
-            bound["classes"] = list(labels.classes)
         found = self._lake.query(
             f"""
             WITH truths AS ({truths}),

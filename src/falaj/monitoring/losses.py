@@ -9,6 +9,7 @@ model is badly calibrated. It needs rows with their inputs, so it reads a sample
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from math import sqrt
 from statistics import NormalDist
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 from falaj.kernel.errors import InvalidInput
 from falaj.monitoring.estimates import single
 from falaj.monitoring.expected import Vector
-from falaj.monitoring.joined import Joins, instant
+from falaj.monitoring.joined import Joined, Joins, instant
 from falaj.monitoring.model import Band, Period
 from falaj.monitoring.performancereports import LabelledWindow, LossPeriod, LossReport
 from falaj.monitoring.performancewords import Task
@@ -138,23 +139,6 @@ class LossEstimates:
             release.endpoint, None, since, until, by, version, MOST_ROWS
         )
         totals = self._joins.joined(release.endpoint, None, since, until, by, version=version)
-        periods = []
-        for start in np.unique(asked.period):
-            chosen = (asked.period == start) & np.isfinite(asked.score)
-            if not chosen.any():
-                continue
-            matrix = _with_score(seen[chosen], asked.score[chosen])
-            periods.append(
-                LossPeriod(
-                    since=instant(start),
-                    n_predictions=int((totals.period == start).sum()),
-                    n_sampled=len(matrix),
-                    **{
-                        name: _told(name, one.band(matrix, confidence))
-                        for name, one in models.items()
-                    },
-                )
-            )
         return LossReport(
             endpoint=release.endpoint,
             model=variant.model,
@@ -165,9 +149,35 @@ class LossEstimates:
             n_reference=int(labelled.sum()),
             task=task,
             gain=next(iter(models.values())).gain,
-            periods=periods,
+            periods=_periods(models, asked, seen, totals.period, confidence),
             **{f"reference_{name}": _mean(name, one) for name, one in realised.items()},
         )
+
+
+def _periods(
+    models: Mapping[str, LossModel],
+    asked: Joined,
+    seen: NDArray[np.float32],
+    periods: Vector,
+    confidence: float,
+) -> list[LossPeriod]:
+    """What is expected of each period of sampled rows; ``periods`` are those of all rows."""
+    found = []
+    for start in np.unique(asked.period):
+        chosen = (asked.period == start) & np.isfinite(asked.score)
+        if not chosen.any():
+            continue
+        matrix = _with_score(seen[chosen], asked.score[chosen])
+        told = {name: _told(name, one.band(matrix, confidence)) for name, one in models.items()}
+        found.append(
+            LossPeriod(
+                since=instant(start),
+                n_predictions=int((periods == start).sum()),
+                n_sampled=len(matrix),
+                **told,
+            )
+        )
+    return found
 
 
 def losses(labels: Vector, scores: Vector, task: Task = "binary") -> dict[str, Vector]:
