@@ -15,7 +15,7 @@ SIZE ?= small
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help install demo test coverage test-nightly check format docs peers model-signing sbom wrk \
-	softhsm oidc-provider axe mlflow-client torch bench lock clean
+	softhsm oidc-provider axe mlflow-client mlflow-torch torch bench lock clean
 .DEFAULT_GOAL := help
 
 help: ## list what can be made
@@ -98,6 +98,13 @@ mlflow-client: .venv-peers/mlflow/.ready ## make the MLflow client that tests an
 .venv/.torch: $(READY)
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip >/dev/null
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "torch==2.13.0" "lightning==2.6.6" && touch $@
+
+.venv-peers/mlflow/.torch: .venv-peers/mlflow/.ready
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip >/dev/null
+	@$(BIN)/python -m pip --python .venv-peers/mlflow/bin/python install --quiet --disable-pip-version-check \
+		"torch==2.13.0" "lightning==2.6.6" && touch $@
+
+mlflow-torch: .venv-peers/mlflow/.torch ## install both beside MLflow's client as well, for the nightly tests of mlflow.pytorch
 
 torch: .venv/.torch ## install PyTorch and Lightning, for the tests that use them
 

@@ -12,13 +12,22 @@ from sqlalchemy import update
 from falaj.kernel.adapters.compute_local import LocalCompute
 from falaj.kernel.adapters.compute_ray import RayCompute
 from falaj.kernel.jobs import Jobs, JobState, Worker, job_rows
+from falaj.kernel.resources import Resources, Used
+from falaj.kernel.settings_queue import QueueSettings, TeamRule
 from falaj.testing.world import World, door_of
 from falaj.training.adapters.trainer_lightgbm import LightGbmTrainer
+from falaj.training.costs.budgets import Budgets
+from falaj.training.costs.ledger import Ledger
+from falaj.training.costs.meters import Meters
+from falaj.training.costs.model import Grouping, UsageKind
+from falaj.training.costs.reports import cost_report
+from falaj.training.costs.teams import Teams
 from falaj.training.model import RunState, TrainingRequest
 from falaj.training.tuning.bench import TrialBench
 from falaj.training.tuning.model import TUNE_JOB, StudyTaken, TrialState
 from falaj.training.tuning.studies import Studies
 from falaj.wiring import tuningparts
+from falaj.wiring.computeparts import meters
 
 _NAMES = itertools.count()
 SPACE = {
@@ -340,3 +349,79 @@ def test_trials_run_in_processes_of_which_one_is_killed(world, asked):
     trials = trials_of(world, job)
     assert [trial.number for trial in trials] == list(range(6))
     assert {trial.state for trial in trials} == {TrialState.COMPLETE}
+
+
+def usages_of(world, job):
+    with world.premises.database.reading() as connection:
+        found = Ledger().usages(connection)
+    return {int(one.part): one for one in found if one.job == job}
+
+
+def test_each_trial_is_charged_to_the_model_for_what_it_held(world, bench, asked):
+    request = asked(
+        n_trials=10,
+        budget={"first": 2, "most": 18},
+        pruner={"kind": "hyperband", "min_resource": 2, "max_resource": 18},
+    )
+    job = submitted(world, request)
+    run(world, Here(bench))
+    trials = {one.number: one for one in trials_of(world, job)}
+    charged = usages_of(world, job)
+    assert set(charged) == set(trials)
+    for number, one in charged.items():
+        assert (one.kind, one.model) == ("trial", request["training"]["model"])
+        assert one.run == ended(world, job).result["study"]
+        assert one.outcome == ("pruned" if trials[number].state is TrialState.PRUNED else "done")
+        assert one.used.cpu_seconds > 0
+    assert {one.outcome for one in charged.values()} == {"done", "pruned"}
+    with world.premises.database.reading() as connection:
+        found = cost_report(connection, Grouping.MODEL, model=request["training"]["model"])
+    assert found.lines[0].n_attempts == 10
+
+
+def test_a_trial_whose_worker_was_lost_is_charged_and_so_is_the_one_that_follows(
+    world, bench, asked
+):
+    job = submitted(world, asked(n_trials=2))
+    made = world.premises
+    with made.database.transaction() as connection:  # what a killed attempt leaves behind
+        meters(made).begin(
+            connection, UsageKind.TRIAL, run="run_lost", part="0", model="m", team="everyone",
+            job=job, resources=Resources(),
+        )  # fmt: skip
+    run(world, Here(bench))
+    with made.database.reading() as connection:
+        found = [one.outcome for one in Ledger().usages(connection) if one.job == job]
+    assert sorted(found) == ["done", "done", "lost"]
+
+
+def test_a_team_whose_budget_is_spent_begins_no_more_trials(world, bench, asked):
+    made = world.premises
+    settings = QueueSettings(teams=(TeamRule(name="everyone", core_hours_per_month=10.0),))
+    ledger = Ledger()
+    budgets = Budgets(settings, ledger, made.clock)
+    job = submitted(world, asked())
+
+    def spent(n):
+        if n == 2:  # somebody else of the team spends what is left
+            with made.database.transaction() as connection:
+                other = ledger.begin(
+                    connection, run="run_other", model="other", team="everyone", job="job_other",
+                    resources=Resources(cpus=1000), limited=False, now=made.clock.now(),
+                )  # fmt: skip
+                later = made.clock.now() + timedelta(minutes=1)
+                ledger.close(connection, other, now=later, used=Used(), outcome="done")
+
+    handler = tuningparts.tuning(made, compute=lambda: Here(bench, before=spent))
+    handler._meters = Meters(ledger, budgets, Teams(settings), settings, made.clock)
+    assert Worker(made.jobs, {TUNE_JOB: handler}, name="poor").run_one()
+    found = ended(world, job)
+    assert (found.state, found.error["code"]) == (JobState.FAILED, "budget-spent")
+    with made.database.reading() as connection:
+        (study,) = Studies(made.runs).listed(connection, name=found.arguments["study"])
+        trials = Studies(made.runs).trials(connection, study.run)
+        assert made.runs.get(connection, study.run).state is RunState.FAILED
+    states = [trial.state for trial in trials]
+    assert states == [TrialState.COMPLETE] * 3 + [TrialState.FAILED]
+    assert "ended before this trial" in trials[3].reason
+    assert set(usages_of(world, job)) == {0, 1, 2}

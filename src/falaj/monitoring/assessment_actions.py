@@ -24,7 +24,7 @@ from falaj.monitoring.performancereports import (
     LabelledWindow,
     LossReport,
 )
-from falaj.monitoring.performancewords import Share, Slice, SliceOf
+from falaj.monitoring.performancewords import Share, Slice, SliceOf, Task
 from falaj.monitoring.sight import Sight, asked_window
 from falaj.serving.model import EndpointName
 
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 On = Literal["prediction_id", "request_id", "unit"]
 Edges = Annotated[tuple[float, ...], Field(max_length=50)]
+Classes = Annotated[tuple[str, ...], Field(max_length=1_000)]
 Bins = Annotated[int, Field(ge=2, le=50)]
 
 
@@ -59,13 +60,15 @@ class AssessmentActions(Service):
         slice_by: Column | None = None,
         slice_of: SliceOf = "field",
         slice_edges: Edges = (),
+        task: Task = "binary",
+        classes: Classes = (),
     ) -> PerformanceReport:
         """Join predictions with labels that arrived late; figures by period, each with its band.
 
         Args:
             endpoint: which one.
             label_table: the lake table of the outcomes.
-            label: its column of 0 and 1.
+            label: its column of 0 and 1, or of what the task says.
             on: prediction_id, request_id or unit: what the label table names.
             key: its column of that; of the same name if left out.
             recorded_at: its column of when a label became known; the last one counts.
@@ -75,8 +78,10 @@ class AssessmentActions(Service):
             slice_by: by what rows are told apart, beside all of them together.
             slice_of: field (of the request), input (of the model), log or label (table).
             slice_edges: where numbers are cut; quarters of the rows if left out.
+            task: binary (labels 0 and 1), regression (numbers) or classes.
+            classes: of these, the labels in the order of the outputs; their numbers if left out.
         """
-        labels = _labels(label_table, label, on, key, recorded_at)
+        labels = _labels(label_table, label, on, key, recorded_at, task, classes)
         slices = () if slice_by is None else (_slice(slice_by, slice_of, slice_edges),)
         self._sight.check_labels(self.call, labels, *slices)
         for one in slices:
@@ -104,6 +109,8 @@ class AssessmentActions(Service):
         recorded_at: Column | None = None,
         reference_since: Instant | None = None,
         reference_until: Instant | None = None,
+        task: Task = "binary",
+        classes: Classes = (),
     ) -> EstimateReport:
         """Tell what performance is to be expected of predictions whose labels are not known yet.
 
@@ -116,10 +123,13 @@ class AssessmentActions(Service):
             label_table, label, on, key, recorded_at: where labels of an earlier window are, as
                 for performance; the labels that the bundle keeps if left out.
             reference_since, reference_until: that earlier window.
+            task: binary (labels 0 and 1) or classes, of which an earlier window is needed.
+            classes: of these, the labels in the order of the outputs; their numbers if left out.
         """
         reference = self._reference(
-            label_table, label, on, key, recorded_at, reference_since, reference_until
-        )
+            label_table, label, on, key, recorded_at, reference_since, reference_until, task,
+            classes,
+        )  # fmt: skip
         window = asked_window(self.call, since, until)
         _, report = self._monitors.assessments.estimate(
             self.call, endpoint, *window, by=by, threshold=threshold, exact=exact,
@@ -142,6 +152,7 @@ class AssessmentActions(Service):
         since: Instant | None = None,
         until: Instant | None = None,
         by: Period = "week",
+        task: Task = "binary",
     ) -> LossReport:
         """Tell what losses are to be expected, by a model that learns where this one errs.
 
@@ -153,9 +164,10 @@ class AssessmentActions(Service):
             reference_since, reference_until: an earlier window whose labels are known.
             since, until: the window; the last seven days if they are left out.
             by: day, week or month.
+            task: binary (labels 0 and 1) or regression (numbers).
         """
         reference = self._reference(
-            label_table, label, on, key, recorded_at, reference_since, reference_until
+            label_table, label, on, key, recorded_at, reference_since, reference_until, task
         )
         if reference is None:
             raise InvalidInput("A reference is needed.", hint="Name an earlier window.")
@@ -250,21 +262,39 @@ class AssessmentActions(Service):
         recorded_at: str | None,
         since: datetime | None,
         until: datetime | None,
+        task: Task = "binary",
+        classes: tuple[str, ...] = (),
     ) -> LabelledWindow | None:
-        if table is None and label is None and since is None and until is None:
+        plain = task == "binary" and not classes
+        if plain and table is None and label is None and since is None and until is None:
             return None
         if table is None or since is None or until is None:
             raise InvalidInput(
                 "A reference of labelled predictions is named in part.",
                 hint="Give the label table, the label and both ends of the reference's window.",
             )
-        labels = _labels(table, _named(label), on, key, recorded_at)
+        labels = _labels(table, _named(label), on, key, recorded_at, task, classes)
         self._sight.check_labels(self.call, labels)
         return LabelledWindow(labels, since, until)
 
 
-def _labels(table: str, label: str, on: On, key: str | None, recorded_at: str | None) -> Labels:
-    return Labels(table=table, label=label, on=on, key=key, recorded_at=recorded_at)
+def _labels(
+    table: str,
+    label: str,
+    on: On,
+    key: str | None,
+    recorded_at: str | None,
+    task: Task = "binary",
+    classes: tuple[str, ...] = (),
+) -> Labels:
+    try:
+        return Labels(
+            table=table, label=label, on=on, key=key, recorded_at=recorded_at, task=task,
+            classes=classes,
+        )  # fmt: skip
+    except ValidationError as error:
+        told = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise InvalidInput(f"Labels cannot be told so: {told}.") from error
 
 
 def _slice(by: str, of: SliceOf, edges: tuple[float, ...]) -> Slice:

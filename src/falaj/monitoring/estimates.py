@@ -24,6 +24,7 @@ from falaj.monitoring.expected import (
 )
 from falaj.monitoring.joined import Joins
 from falaj.monitoring.model import Band, Period
+from falaj.monitoring.multiclass import ClassCurves
 from falaj.monitoring.performance import end_of
 from falaj.monitoring.performancereports import EstimatedPeriod, EstimateReport, LabelledWindow
 from falaj.monitoring.performancewords import Figure
@@ -97,6 +98,9 @@ class Estimates:
                 given; or the reference says too little; or the endpoint serves a composition.
         """
         variant = single(release)
+        if reference is not None and reference.labels.task == "classes":
+            told = (by, threshold, confidence)
+            return self._of_classes(release, variant, reference, (since, until), *told)
         statistics = self._bundles.open_bundle(variant.bundle).statistics
         known = (
             _of_bundle(variant, statistics, threshold)
@@ -104,10 +108,8 @@ class Estimates:
             else self._of_labels(release.endpoint, variant, reference, threshold)
         )
         edges = np.array(statistics.scores.edges, dtype=np.float64)
-        source: Literal["sketches", "rows"] = "sketches"
         found = None if exact else self._counted(release.endpoint, variant, since, until, by)
         if found is None:
-            source = "rows"
             groups = self._listed(release.endpoint, variant, since, until, by, known, threshold)
         else:
             groups = [
@@ -127,12 +129,64 @@ class Estimates:
             until=until,
             threshold=threshold,
             confidence=confidence,
-            source=source,
+            source="rows" if found is None else "sketches",
             reference=known.source,
             n_reference=known.n,
             recalibrated=known.curve.needed,
             reference_figures=known.figures,
             n_predictions=sum(one.n_predictions for one in periods),
+            periods=periods,
+        )
+
+    def _of_classes(
+        self,
+        release: Release,
+        variant: Variant,
+        reference: LabelledWindow,
+        window: tuple[datetime, datetime],
+        by: Period,
+        threshold: float,
+        confidence: float,
+    ) -> EstimateReport:
+        """As ``report``, of several classes: from rows, for sketches hold one score."""
+        since, until = window
+        version = (variant.model, variant.version)
+        known = self._joins.joined(
+            release.endpoint, reference.labels, reference.since, reference.until, "month",
+            version=version, tasks=("classes",),
+        )  # fmt: skip
+        rows = known.chosen(known.known)
+        assert rows.shares is not None  # noqa: S101 - joined for classes
+        names = reference.labels.classes
+        curves = ClassCurves.of_rows(rows.shares, rows.label.astype(np.int64), names)
+        asked = self._joins.joined(
+            release.endpoint, None, since, until, by, version=version, classes=names
+        )
+        periods = []
+        for start, part in asked.by_period():
+            assert part.shares is not None  # noqa: S101 - joined for classes
+            shares = part.shares[np.isfinite(part.score)]
+            if len(shares):
+                bands = curves.expected(shares, confidence)
+                told = {cast("Figure", name): band for name, band in bands.items()}
+                periods.append(EstimatedPeriod(since=start, n_predictions=len(part), figures=told))
+        return EstimateReport(
+            endpoint=release.endpoint,
+            model=variant.model,
+            version=variant.version,
+            bundle=variant.bundle,
+            by=by,
+            since=since,
+            until=until,
+            task="classes",
+            threshold=threshold,
+            confidence=confidence,
+            source="rows",
+            reference="labels",
+            n_reference=curves.n,
+            recalibrated=curves.needed,
+            reference_figures=_named(dict(curves.figures)),
+            n_predictions=len(asked),
             periods=periods,
         )
 

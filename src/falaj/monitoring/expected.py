@@ -37,7 +37,7 @@ FIGURES = (
     "positive_rate",
 )
 """What is estimated."""
-LOSSES = frozenset({"log_loss", "brier"})
+LOSSES = frozenset({"log_loss", "brier", "mae", "rmse"})
 """Those figures of which less is better."""
 LEAST_ROWS = 20
 """Of so few rows or more something is told. Simulated with scores around 3, 10 and 50 % (120 times
@@ -126,11 +126,15 @@ class Curve:
 
         Of shape (DRAWS, scores): from the posterior of each stretch's rate (Jeffreys' prior).
         """
-        places = np.clip(np.searchsorted(self.starts, scores, side="right") - 1, 0, None)
-        return np.asarray(self._off[:, places])
+        return np.asarray(self.drawn_off[:, self.stretches(scores)])
+
+    def stretches(self, scores: Vector) -> NDArray[np.int64]:
+        """The place of the stretch that each score lies in."""
+        return np.clip(np.searchsorted(self.starts, scores, side="right") - 1, 0, None)
 
     @cached_property
-    def _off(self) -> Vector:
+    def drawn_off(self) -> Vector:
+        """As ``off``, of each stretch: (DRAWS, stretches)."""
         random = np.random.default_rng(_SEED)
         alpha, beta = self.ones + 0.5, self.n - self.ones + 0.5
         drawn = random.beta(alpha, beta, size=(DRAWS, len(alpha)))

@@ -17,7 +17,8 @@ from falaj.lake.ports import Lake
 from falaj.monitoring.answered import answered
 from falaj.monitoring.expected import Vector
 from falaj.monitoring.model import Labels, NoPredictions, Period
-from falaj.monitoring.performancewords import Slice
+from falaj.monitoring.multiclass import Matrix, class_shares
+from falaj.monitoring.performancewords import Slice, Task
 from falaj.serving.names import table_of
 from falaj.training.encoding import Encoding
 
@@ -52,11 +53,12 @@ class Joined:
 
     Attributes:
         period: the first instant of the period, in microseconds.
-        score: finite or not.
-        label: 0 or 1; NaN if it is not known.
+        score: finite or not; of classes, the probability of the likeliest one.
+        label: as its task says (of classes, the place of one); NaN if it is not known.
         delay: seconds from the prediction to its first label; NaN if it is not known.
         group: the place of its group in ``groups``, -1 if that is none of them.
         groups: the names of the groups, by number or size.
+        shares: the probabilities of the classes, (rows, classes); of classes alone.
     """
 
     period: Vector
@@ -65,6 +67,7 @@ class Joined:
     delay: Vector
     group: NDArray[np.int64]
     groups: tuple[str, ...] = ()
+    shares: Matrix | None = None
 
     def __len__(self) -> int:
         return len(self.score)
@@ -83,6 +86,7 @@ class Joined:
             label=self.label[rows],
             delay=self.delay[rows],
             group=self.group[rows],
+            shares=None if self.shares is None else self.shares[rows],
         )
 
     def by_period(self) -> list[tuple[datetime, Joined]]:
@@ -117,6 +121,9 @@ class Joins:
         by: Period,
         cut: Slice | None = None,
         version: Version | None = None,
+        *,
+        tasks: tuple[Task, ...] = ("binary",),
+        classes: tuple[str, ...] | None = None,
     ) -> Joined:
         """The predictions about [since, until), each with the label that was recorded last.
 
@@ -126,23 +133,38 @@ class Joins:
             labels: where they arrive; None for predictions alone.
             cut: by what rows are put into groups.
             version: whose predictions; all if left out.
+            tasks: what kinds of labels are of use here.
+            classes: without labels, read the probabilities of these classes (of any, if empty).
 
         Raises:
             NoPredictions: there are none in the window.
             NotFound: there is no label table.
-            InvalidInput: a label is neither 0 nor 1, or a column is missing.
+            InvalidInput: a label is not of its task, that is of no use here, or a column is
+                missing.
         """
         window = (since, until)
+        task = check_task(labels, tasks)
+        if labels is not None and task == "classes":
+            classes = labels.classes
         expression, bound, extra = self._sliced(endpoint, cut)
+        if classes is not None:
+            expression, extra = f"p.outputs, {expression}", (*extra, "outputs")
+        if labels is not None and labels.classes:
+            bound = {**bound, "classes": list(labels.classes)}
         ends = "ORDER BY p.prediction_id"
         found = self._found(
             endpoint, labels, window, by, cut, version, f"{expression} AS slice", extra, ends, bound
         )
         period, score, label, delay = _read(found)
+        shares = None
+        if classes is not None:
+            shares = class_shares(found.column("outputs"), classes)
+            score = shares.max(axis=1)
+        _check_values(label, task, 0 if shares is None else shares.shape[1])
         places, names = (np.full(len(score), -1), ()) if cut is None else grouped(
             found.column("slice"), cut, self._words(endpoint, cut)
         )  # fmt: skip
-        return Joined(period, score, label, delay, places, names)
+        return Joined(period, score, label, delay, places, names, shares)
 
     def sampled(
         self,
@@ -153,6 +175,8 @@ class Joins:
         by: Period,
         version: Version,
         most: int,
+        *,
+        tasks: tuple[Task, ...] = ("binary",),
     ) -> tuple[Joined, NDArray[np.float32]]:
         """A sample of each period's predictions of a version, with what the model read.
 
@@ -165,6 +189,7 @@ class Joins:
         Raises:
             as ``joined``.
         """
+        task = check_task(labels, tasks)
         ends = (
             "AND p.features IS NOT NULL QUALIFY row_number() OVER (PARTITION BY period "
             "ORDER BY hash(p.prediction_id), p.prediction_id) <= $most ORDER BY p.prediction_id"
@@ -174,6 +199,7 @@ class Joins:
             {"most": most},
         )  # fmt: skip
         period, score, label, delay = _read(found)
+        _check_values(label, task, 0)
         values = found.column("features").combine_chunks().flatten()
         matrix = np.asarray(values.to_numpy(zero_copy_only=False), dtype=np.float32)
         none = np.full(len(score), -1)
@@ -252,6 +278,9 @@ class Joins:
         latest = f'"{at}" DESC, ' if at else ""
         known_at = f'min("{at}") OVER (PARTITION BY "{key}")' if at else "NULL::TIMESTAMPTZ"
         value = f'CAST("{labels.label}" AS DOUBLE)'
+        if labels.classes:  # a word that is none of them becomes -1, which is refused
+            place = f'list_position($classes, CAST("{labels.label}" AS VARCHAR))'
+            value = f"CAST(coalesce({place}, 0) - 1 AS DOUBLE)"
         told = f'CAST("{extra}" AS VARCHAR)' if extra else "NULL"
         truths = f"""
             SELECT CAST("{key}" AS VARCHAR) AS key, {value} AS label, {known_at} AS known_at,
@@ -325,10 +354,10 @@ class Joins:
                     hint=f"It has: {', '.join(sorted(schema.names))}.",
                 )
         kind = str(schema.field(labels.label).type)
-        if not kind.startswith(_NUMBERS):
+        if not labels.classes and not kind.startswith(_NUMBERS):
             raise InvalidInput(
                 f"The labels in {labels.table}.{labels.label} are of the type {kind}.",
-                hint="Give a boolean column, or 0 and 1; null while the label is not known.",
+                hint=_WANTED[labels.task],
             )
         if labels.recorded_at is not None:
             told = str(schema.field(labels.recorded_at).type)
@@ -424,16 +453,51 @@ def _as_numbers(column: Any) -> Vector | None:
 
 
 def _read(found: pa.Table) -> tuple[Vector, Vector, Vector, Vector]:
-    """Periods, scores, labels and delays; raises InvalidInput if a label is neither 0 nor 1."""
-    period, score, label, delay = (
-        _numbers(found, name) for name in ("period", "score", "label", "delay")
+    """Periods, scores, labels and delays."""
+    return (
+        _numbers(found, "period"),
+        _numbers(found, "score"),
+        _numbers(found, "label"),
+        _numbers(found, "delay"),
     )
-    if not np.isin(label[~np.isnan(label)], (0.0, 1.0)).all():
+
+
+_WANTED: dict[Task, str] = {
+    "binary": "Give a boolean column, or 0 and 1; null while the label is not known. Of numbers "
+    "say that the task is `regression`, of several classes `classes`.",
+    "regression": "Give a column of finite numbers; null while the label is not known.",
+    "classes": "Name all classes in the order of the outputs, or give their places, from 0 on; "
+    "null while the label is not known.",
+}
+
+
+def check_task(labels: Labels | None, tasks: tuple[Task, ...]) -> Task:
+    """The task of labels; raises InvalidInput if it is none of those that are of use."""
+    task: Task = "binary" if labels is None else labels.task
+    if task not in tasks and labels is not None:
+        told = {"binary": "0 and 1", "regression": "numbers", "classes": "classes"}
         raise InvalidInput(
-            "The label column holds values other than 0 and 1.",
-            hint="Give a boolean column, or 0 and 1; null while the label is not known.",
+            f"This is told from labels that are {' or '.join(told[one] for one in tasks)}; "
+            f"those in {labels.table}.{labels.label} are said to be {told[task]}.",
+            hint="Realised performance is told of all of them.",
         )
-    return period, score, label, delay
+    return task
+
+
+def _check_values(label: Vector, task: Task, n_classes: int) -> None:
+    """Raise InvalidInput if a label that is known is not of its task."""
+    known = label[~np.isnan(label)]
+    if task == "binary" and not np.isin(known, (0.0, 1.0)).all():
+        raise InvalidInput(
+            "The label column holds values other than 0 and 1.", hint=_WANTED["binary"]
+        )
+    if task == "regression" and not np.isfinite(known).all():
+        raise InvalidInput("The label column holds infinite values.", hint=_WANTED["regression"])
+    if task == "classes" and not np.isin(known, np.arange(n_classes)).all():
+        raise InvalidInput(
+            f"The label column holds values that are none of the {n_classes} classes.",
+            hint=_WANTED["classes"],
+        )
 
 
 def _numbers(found: pa.Table, name: str) -> Vector:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from falaj.kernel.errors import NotFound
 from falaj.monitoring.counts import proportions_differ
 from falaj.monitoring.driftwords import DriftReference, LabelDrift
+from falaj.monitoring.joined import check_task
 from falaj.monitoring.references import windows_of
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ def label_drift(
         window: of the predictions; labels that arrive later are not in it yet.
         limit: difference of the shares from which labels have drifted.
     """
+    check_task(labels, ("binary",))
     if reference.kind == "training":
         reference = DriftReference(kind="rolling")
     k_now, n_now = _counted(performance, endpoint, labels, window)

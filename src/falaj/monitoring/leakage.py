@@ -20,6 +20,7 @@ from falaj.kernel.errors import NotFound
 from falaj.lake.personal import rule_of
 from falaj.models.gating.leakagesigns import feature_power, sampled
 from falaj.monitoring.answered import answered
+from falaj.monitoring.joined import check_task
 from falaj.monitoring.leakagewords import (
     FeatureTells,
     LeakageFinding,
@@ -106,6 +107,7 @@ class Leakage:
         self, endpoint: str, labels: Labels, since: datetime, until: datetime, version: int
     ) -> pa.Table:
         table = table_of(endpoint)
+        check_task(labels, ("binary",))
         if not self._lake.exists(table):
             raise NoPredictions(
                 f"{endpoint!r} has no logged predictions: there is no table {table!r} yet.",

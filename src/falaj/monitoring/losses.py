@@ -4,12 +4,14 @@ A model of the loss learns, on labelled predictions of an earlier window, how fa
 model errs for which inputs and scores; what it says of later predictions is their expected
 loss. Unlike an estimate from scores alone it sees that rows have moved to where the served
 model is badly calibrated. It needs rows with their inputs, so it reads a sample of the log.
-(As in NannyML, which does it for regression; here the losses are those of a probability.)
+(As in NannyML, which does it for regression; here of a probability's losses too.)
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
+from math import sqrt
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +21,11 @@ from numpy.typing import NDArray
 from falaj.kernel.errors import InvalidInput
 from falaj.monitoring.estimates import single
 from falaj.monitoring.expected import Vector
-from falaj.monitoring.joined import Joins, instant
+from falaj.monitoring.joined import Joined, Joins, instant
 from falaj.monitoring.model import Band, Period
 from falaj.monitoring.performancereports import LabelledWindow, LossPeriod, LossReport
+from falaj.monitoring.performancewords import Task
+from falaj.monitoring.regression import root_of
 
 if TYPE_CHECKING:
     from falaj.serving.model import Release
@@ -43,6 +47,7 @@ _PARAMETERS = {
     "verbosity": -1,
 }
 _ROUNDS = 100
+_ROOTED = "rmse"
 
 
 class LossModel:
@@ -102,7 +107,8 @@ class LossEstimates:
         by: Period = "week",
         confidence: float = 0.95,
     ) -> LossReport:
-        """Log loss and Brier score that are expected of [since, until) by period.
+        """Log loss and Brier score that are expected of [since, until) by period; of regression
+        the mean absolute and the root mean squared error.
 
         Args:
             release: whose first variant is looked at, in all releases that served it.
@@ -114,9 +120,10 @@ class LossEstimates:
         """
         variant = single(release)
         version = (variant.model, variant.version)
+        task = reference.labels.task
         known, inputs = self._joins.sampled(
             release.endpoint, reference.labels, reference.since, reference.until, "month",
-            version, MOST_REFERENCE_ROWS,
+            version, MOST_REFERENCE_ROWS, tasks=("binary", "regression"),
         )  # fmt: skip
         labelled = known.known
         if labelled.sum() < _FEWEST:
@@ -125,28 +132,13 @@ class LossEstimates:
                 f"losses from.",
                 hint=f"Name a window with at least {_FEWEST}.",
             )
-        brier, logs = losses(known.label[labelled], known.score[labelled])
+        realised = losses(known.label[labelled], known.score[labelled], task)
         rows = _with_score(inputs[labelled], known.score[labelled])
-        of_brier, of_logs = LossModel(rows, brier), LossModel(rows, logs)
+        models = {name: LossModel(rows, one) for name, one in realised.items()}
         asked, seen = self._joins.sampled(
             release.endpoint, None, since, until, by, version, MOST_ROWS
         )
         totals = self._joins.joined(release.endpoint, None, since, until, by, version=version)
-        periods = []
-        for start in np.unique(asked.period):
-            chosen = (asked.period == start) & np.isfinite(asked.score)
-            if not chosen.any():
-                continue
-            matrix = _with_score(seen[chosen], asked.score[chosen])
-            periods.append(
-                LossPeriod(
-                    since=instant(start),
-                    n_predictions=int((totals.period == start).sum()),
-                    n_sampled=len(matrix),
-                    log_loss=of_logs.band(matrix, confidence),
-                    brier=of_brier.band(matrix, confidence),
-                )
-            )
         return LossReport(
             endpoint=release.endpoint,
             model=variant.model,
@@ -155,18 +147,60 @@ class LossEstimates:
             since=since,
             until=until,
             n_reference=int(labelled.sum()),
-            reference_log_loss=float(logs.mean()),
-            reference_brier=float(brier.mean()),
-            gain=of_brier.gain,
-            periods=periods,
+            task=task,
+            gain=next(iter(models.values())).gain,
+            periods=_periods(models, asked, seen, totals.period, confidence),
+            **{f"reference_{name}": _mean(name, one) for name, one in realised.items()},
         )
 
 
-def losses(labels: Vector, scores: Vector) -> tuple[Vector, Vector]:
-    """The Brier and log loss of each row; scores are kept 1e-6 away from 0 and 1, so that one
-    row that was surely wrong does not teach the model of the loss all that it knows."""
+def _periods(
+    models: Mapping[str, LossModel],
+    asked: Joined,
+    seen: NDArray[np.float32],
+    periods: Vector,
+    confidence: float,
+) -> list[LossPeriod]:
+    """What is expected of each period of sampled rows; ``periods`` are those of all rows."""
+    found = []
+    for start in np.unique(asked.period):
+        chosen = (asked.period == start) & np.isfinite(asked.score)
+        if not chosen.any():
+            continue
+        matrix = _with_score(seen[chosen], asked.score[chosen])
+        told = {name: _told(name, one.band(matrix, confidence)) for name, one in models.items()}
+        found.append(
+            LossPeriod(
+                since=instant(start),
+                n_predictions=int((periods == start).sum()),
+                n_sampled=len(matrix),
+                **told,
+            )
+        )
+    return found
+
+
+def losses(labels: Vector, scores: Vector, task: Task = "binary") -> dict[str, Vector]:
+    """The losses of each row by the figure that they add up to; the first tells the gain.
+
+    Of probabilities the Brier and the log loss; scores are kept 1e-6 away from 0 and 1, so that
+    one row that was surely wrong does not teach the model of the loss all that it knows. Of
+    numbers the absolute and the squared error, the root of whose mean is told.
+    """
+    off = scores - labels
+    if task == "regression":
+        return {"mae": np.abs(off), _ROOTED: off**2}
     p = np.clip(scores, _LEAST_PROBABILITY, 1 - _LEAST_PROBABILITY)
-    return (scores - labels) ** 2, -(labels * np.log(p) + (1 - labels) * np.log1p(-p))
+    return {"brier": off**2, "log_loss": -(labels * np.log(p) + (1 - labels) * np.log1p(-p))}
+
+
+def _told(name: str, band: Band) -> Band:
+    return root_of(band) if name == _ROOTED else band
+
+
+def _mean(name: str, one: Vector) -> float:
+    mean = float(one.mean())
+    return sqrt(mean) if name == _ROOTED else mean
 
 
 def _with_score(inputs: NDArray[np.float32], scores: Vector) -> Any:

@@ -13,7 +13,7 @@ from falaj.kernel.errors import NotFound
 from falaj.monitoring.anomalywords import AnomalyWatch
 from falaj.monitoring.driftwords import DriftLimits, DriftWatch
 from falaj.monitoring.leakagewords import LeakageLimits
-from falaj.monitoring.performancewords import Quality, Slice
+from falaj.monitoring.performancewords import FIGURES_OF, Quality, Slice, Task
 from falaj.monitoring.schedulewords import CheckSchedule
 from falaj.operations.model import Severity
 from falaj.serving.model import EndpointName
@@ -39,13 +39,35 @@ class Labels(_Frozen):
 
     table: Table
     label: Column
-    """0 or 1 (or a boolean); null while it is not known."""
+    """As ``task`` says; null while it is not known."""
     on: Literal["prediction_id", "request_id", "unit"] = "request_id"
     """The column of the prediction log that the label's ``key`` answers."""
     key: Column | None = None
     """The label table's column; of the same name as ``on`` if None."""
     recorded_at: Column | None = None
     """If a key has several labels, the one recorded last counts."""
+    task: Task = "binary"
+    """``binary``: 0 or 1 (or a boolean), against the score as the probability of 1;
+    ``regression``: a number, against the score as what was predicted of it; ``classes``: a
+    class, against all outputs as the probabilities of the classes in their order."""
+    classes: Annotated[tuple[str, ...], Field(max_length=1_000)] = ()
+    """The labels that stand for the outputs, in their order; without them labels are numbers
+    of outputs, from 0 on."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.classes and self.task != "classes":
+            raise ValueError('classes are of the task "classes"')
+        if self.classes and not 2 <= len(set(self.classes)) == len(self.classes):
+            raise ValueError("classes are at least two different ones")
+        return self
+
+    def document(self) -> dict[str, Any]:
+        """As plain data, without what is as it always was before it could be said."""
+        told = self.model_dump(mode="json")
+        if self.task == "binary":
+            del told["task"], told["classes"]
+        return told
 
 
 class PerformanceLimits(_Frozen):
@@ -92,7 +114,29 @@ class Monitor(Definition):
     def _labelled(self) -> Self:
         if self.labels is None and self.quality is not None and self.quality.needs_labels:
             raise ValueError("a limit of `quality` needs labels; say in `labels` where they arrive")
+        if self.labels is not None and self.labels.task != "binary":
+            self._check_task(self.labels.task)
         return self
+
+    def _check_task(self, task: Task) -> None:
+        """Raise ValueError if something is watched that labels of another kind do not tell."""
+        watch = self.drift_watch
+        if self.performance is not None:
+            raise ValueError("`performance` is of labels 0 and 1; give `quality` `realised` limits")
+        if self.leakage is not None or (watch is not None and watch.labels is not None):
+            raise ValueError("`leakage` and drift of labels are told from labels 0 and 1")
+        quality = self.quality
+        if quality is None:
+            return
+        if quality.estimated or quality.calibration is not None or quality.fairness:
+            raise ValueError(
+                "`estimated`, `calibration` and `fairness` are of labels 0 and 1; others have "
+                "`realised` limits"
+            )
+        for one in quality.realised:
+            if one.figure not in FIGURES_OF[task]:
+                told = ", ".join(sorted(FIGURES_OF[task]))
+                raise ValueError(f"{task} labels have no {one.figure}, but {told}")
 
     def document(self) -> dict[str, Any]:
         """As ``Definition.document``; what is unset and came later is left out, so that a
@@ -101,6 +145,8 @@ class Monitor(Definition):
         kept = {name: one for name, one in told.items() if one is not None or name in _FIRST}
         if kept["drift"] is not None:
             kept["drift"] = {name: one for name, one in kept["drift"].items() if one is not None}
+        if self.labels is not None:
+            kept["labels"] = self.labels.document()
         return kept
 
     def references(self) -> list[AssetRef]:
@@ -131,6 +177,7 @@ class PeriodPerformance(BaseModel):
     n_labels: int
     positive_rate: float | None = None
     mean_score: float | None = None
+    """Of classes, the mean probability of the likeliest one."""
     auc: Band | None = None
     """None without both classes."""
     log_loss: Band | None = None
@@ -142,6 +189,14 @@ class PeriodPerformance(BaseModel):
     """None without a positive label."""
     f1: Band | None = None
     average_precision: Band | None = None
+    mae: Band | None = None
+    """Of regression: the mean absolute error, in the label's unit."""
+    rmse: Band | None = None
+    """Of regression: the root of the mean squared error, in the label's unit."""
+    bias: Band | None = None
+    """Of regression: the mean of what was predicted less what came."""
+    macro_f1: Band | None = None
+    """Of classes: the mean of their F1, over those that came or were predicted."""
     young: bool = False
     """More labels of it are likely to arrive: its figures may change, and those that arrive
     early may differ from those that arrive late."""

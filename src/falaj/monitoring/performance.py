@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -10,19 +10,23 @@ import numpy as np
 from falaj.lake.ports import Lake
 from falaj.monitoring.joined import InputsOf, Joined, Joins, Version
 from falaj.monitoring.model import (
+    Band,
     Labels,
     PerformanceReport,
     Period,
     PeriodPerformance,
     SlicePerformance,
 )
-from falaj.monitoring.performancewords import Slice
+from falaj.monitoring.multiclass import realised_classes
+from falaj.monitoring.performancewords import Slice, Task
 from falaj.monitoring.realised import mean_band, realised
+from falaj.monitoring.regression import realised_numbers
 
 LEAST_SHOWN = 20
 """Labels that a group needs in a period to have figures there: fewer would tell of persons."""
 _ENOUGH_LABELLED = 0.9
 _FEWEST_DELAYS = 50
+_ALL: tuple[Task, ...] = ("binary", "regression", "classes")
 
 
 class Performance:
@@ -63,11 +67,12 @@ class Performance:
 
         Raises:
             NotFound: there are no such predictions, or no label table.
-            InvalidInput: a label is neither 0 nor 1, or a column is missing.
+            InvalidInput: a label is not of its task, or a column is missing.
         """
-        joined = self._joins.joined(endpoint, labels, since, until, by, version=version)
+        joined = self._joins.joined(endpoint, labels, since, until, by, version=version, tasks=_ALL)
         periods = [
-            period_of(start, rows, threshold, confidence) for start, rows in joined.by_period()
+            period_of(start, rows, threshold, confidence, labels.task)
+            for start, rows in joined.by_period()
         ]
         half, late = _delays(joined)
         young = young_periods(joined, by, now or until)
@@ -89,7 +94,7 @@ class Performance:
             warning=_warning(periods, by),
         )
         for cut in slices:
-            apart = self._joins.joined(endpoint, labels, since, until, by, cut, version)
+            apart = self._joins.joined(endpoint, labels, since, until, by, cut, version, tasks=_ALL)
             self._add_slice(report, cut, apart)
         return report
 
@@ -108,7 +113,9 @@ class Performance:
                     since=start, n_predictions=len(part), n_labels=int(part.known.sum())
                 )
                 if found.n_labels >= LEAST_SHOWN:
-                    found = period_of(start, part, report.threshold, report.confidence)
+                    found = period_of(
+                        start, part, report.threshold, report.confidence, report.labels.task
+                    )
                 found.young = start in young
                 periods.append(found)
             report.slices.append(
@@ -123,7 +130,7 @@ class Performance:
 
 
 def period_of(
-    since: datetime, rows: Joined, threshold: float, confidence: float
+    since: datetime, rows: Joined, threshold: float, confidence: float, task: Task = "binary"
 ) -> PeriodPerformance:
     """The figures of the rows of one period."""
     known = rows.known
@@ -132,7 +139,14 @@ def period_of(
     if not len(y):
         return told
     told.mean_score = float(s.mean())
-    for name, band in realised(y, s, threshold, confidence).items():
+    found: Mapping[str, Band | None]
+    if task == "regression":
+        found = realised_numbers(y, s, confidence)
+    elif task == "classes" and rows.shares is not None:
+        found = realised_classes(y.astype(np.int64), rows.shares[known], confidence)
+    else:
+        found = realised(y, s, threshold, confidence)
+    for name, band in found.items():
         if name == "positive_rate":
             told.positive_rate = float(y.mean())
         else:

@@ -9,7 +9,7 @@ from typing import Literal
 from pydantic import BaseModel
 
 from falaj.monitoring.model import Band, Labels, Period
-from falaj.monitoring.performancewords import Figure, Gap, Slice
+from falaj.monitoring.performancewords import Figure, Gap, Slice, Task
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,9 @@ class EstimateReport(BaseModel):
     by: Period
     since: datetime
     until: datetime
+    task: Task = "binary"
     threshold: float
+    """Of no meaning for classes: the likeliest one is predicted."""
     confidence: float
     source: Literal["sketches", "rows"]
     """What the scores were taken from: counts on the bins of kept sketches, or every row."""
@@ -65,8 +67,11 @@ class LossPeriod(BaseModel):
     since: datetime
     n_predictions: int
     n_sampled: int
-    log_loss: Band
-    brier: Band
+    log_loss: Band | None = None
+    brier: Band | None = None
+    mae: Band | None = None
+    """Of regression, in the label's unit; so is the next."""
+    rmse: Band | None = None
 
 
 class LossReport(BaseModel):
@@ -80,12 +85,16 @@ class LossReport(BaseModel):
     until: datetime
     n_reference: int
     """Labelled rows that the model of the loss has learned from and was judged on."""
-    reference_log_loss: float
-    reference_brier: float
+    task: Task = "binary"
+    reference_log_loss: float | None = None
+    reference_brier: float | None = None
+    reference_mae: float | None = None
+    reference_rmse: float | None = None
     """Realised on those."""
     gain: float
-    """By what share the model of the Brier loss errs less, on rows that it has not seen, than the
-    mean loss does; 0 or less: inputs tell nothing of where the model errs."""
+    """By what share the model of the Brier loss (of regression: of the absolute error) errs less,
+    on rows that it has not seen, than the mean loss does; 0 or less: inputs tell nothing of where
+    the model errs."""
     periods: list[LossPeriod]
 
 

@@ -8,6 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,62}$")]
+Task = Literal["binary", "regression", "classes"]
+"""What labels are: 0 and 1; numbers; or one of several classes."""
 Figure = Literal[
     "accuracy",
     "precision",
@@ -18,7 +20,19 @@ Figure = Literal[
     "log_loss",
     "brier",
     "positive_rate",
+    "mae",
+    "rmse",
+    "macro_f1",
 ]
+FIGURES_OF: dict[Task, frozenset[Figure]] = {
+    "binary": frozenset(
+        ("accuracy", "precision", "recall", "f1", "auc", "average_precision", "log_loss", "brier",
+         "positive_rate")
+    ),
+    "regression": frozenset(("mae", "rmse")),
+    "classes": frozenset(("accuracy", "macro_f1", "log_loss")),
+}  # fmt: skip
+"""What is realised of each kind of labels, and may be limited."""
 Gap = Literal[
     "demographic_parity_difference",
     "demographic_parity_ratio",

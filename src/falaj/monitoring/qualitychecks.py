@@ -109,10 +109,10 @@ def of_performance(report: PerformanceReport, quality: Quality) -> list[Crossed]
                 found.append(
                     Crossed(
                         f"realised-{limit.figure}{suffix}",
-                        f"{_words(limit.figure).capitalize()} is {_told(band)}{where} in the "
+                        f"{_first(limit.figure)} is {_told(band)}{where} in the "
                         f"{report.by} from {last.since:%Y-%m-%d} ({last.n_labels} labels); "
                         f"limit {bounds}.",
-                        plain=f"{_words(limit.figure).capitalize()}{where} crosses its limit "
+                        plain=f"{_first(limit.figure)}{where} crosses its limit "
                         f"({bounds}) in the {report.by} from {last.since:%Y-%m-%d}",
                     )
                 )
@@ -163,9 +163,9 @@ def of_fairness(report: FairnessReport, limits: FairnessLimits, quality: Quality
             found.append(
                 Crossed(
                     f"fairness-{report.groups.by}-{name}",
-                    f"{_words(name).capitalize()} by {report.groups.by} is {_told(band)} in the "
+                    f"{_first(name)} by {report.groups.by} is {_told(band)} in the "
                     f"{report.by} from {periods[-1].since:%Y-%m-%d}; limit {bounds}.",
-                    plain=f"{_words(name).capitalize()} by {report.groups.by} crosses its limit "
+                    plain=f"{_first(name)} by {report.groups.by} crosses its limit "
                     f"({bounds}) in the {report.by} from {periods[-1].since:%Y-%m-%d}",
                 )
             )
@@ -187,4 +187,13 @@ def _told(band: Band) -> str:
 
 
 def _words(name: str) -> str:
-    return {"auc": "AUC", "f1": "F1"}.get(name, name.replace("_", " "))
+    return _NAMES.get(name, name.replace("_", " "))
+
+
+def _first(name: str) -> str:
+    """As the first word of a sentence."""
+    words = _words(name)
+    return words[:1].upper() + words[1:]
+
+
+_NAMES = {"auc": "AUC", "f1": "F1", "macro_f1": "macro F1", "mae": "MAE", "rmse": "RMSE"}

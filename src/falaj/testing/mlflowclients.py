@@ -22,6 +22,10 @@ from falaj.wiring.assembly import Premises
 
 INTERPRETER = Path(__file__).parents[3] / ".venv-peers" / "mlflow" / "bin" / "python"
 MISSING = "MLflow's client is not there: `make mlflow-client` installs it"
+TORCH = INTERPRETER.parents[1] / ".torch"
+WITHOUT_TORCH = (
+    "PyTorch is not in the environment of MLflow's client: `make mlflow-torch` installs it"
+)
 _NAME = "trainer"
 _QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from falaj.kernel.compute import task
 from falaj.training.costs.budgets import Budgets
 from falaj.training.costs.ledger import Ledger
+from falaj.training.costs.meters import Meters
 from falaj.training.costs.queueing import RunQueue
 from falaj.training.costs.teams import Teams
 from falaj.wiring.seldom import Seldom
@@ -36,6 +37,12 @@ def run_queue(made: Premises) -> RunQueue:
     """Lets training requests into the queue."""
     settings = made.settings.queue
     return RunQueue(settings, Teams(settings), _budgets(made))
+
+
+def meters(made: Premises) -> Meters:
+    """Charges trials of studies and steps of pipelines."""
+    settings = made.settings.queue
+    return Meters(Ledger(), _budgets(made), Teams(settings), settings, made.clock)
 
 
 def _budgets(made: Premises) -> Budgets:

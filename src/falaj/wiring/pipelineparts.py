@@ -13,6 +13,7 @@ from falaj.kernel.compute import task
 from falaj.kernel.door import LocalDoor
 from falaj.kernel.errors import Conflict, Forbidden, InvalidInput, NotFound
 from falaj.kernel.jobs import Worker
+from falaj.wiring.computeparts import meters
 
 if TYPE_CHECKING:
     from falaj.kernel.jobs import Handler
@@ -80,7 +81,7 @@ class PipelineParts:
         made = self._made
         return PipelineService(
             self.runs, self.schedules, self.backfills, self.values, self.platform, made.catalog,
-            made.visible,
+            made.visible, meters(made),
         )  # fmt: skip
 
     def handler(self) -> Handler:
@@ -89,7 +90,9 @@ class PipelineParts:
         from falaj.training.pipelines.running import PipelineJob
 
         made = self._made
-        on = Surround(made.calls, made.clock, self.runs, made.lake, self.values, self.platform)
+        on = Surround(
+            made.calls, made.clock, self.runs, made.lake, self.values, self.platform, meters(made)
+        )
         return PipelineJob(on, made.catalog, made.jobs, self._opened, self.backfills.ended)
 
     def events(self) -> Subscription:

@@ -13,6 +13,7 @@ from falaj.wiring import stores
 if TYPE_CHECKING:
     from falaj.kernel.compute import Compute
     from falaj.kernel.jobs import Handler
+    from falaj.kernel.resources import Used
     from falaj.training.tuning.bench import TrialBench
     from falaj.training.tuning.service import StudyService
     from falaj.wiring.assembly import Premises
@@ -33,7 +34,7 @@ def tuning(made: Premises, *, compute: Callable[[], Compute] | None = None) -> H
     """The handler of tuning jobs, on the given compute or on the one that the settings name."""
     from falaj.training.tuning.job import TuneJob
     from falaj.training.tuning.studies import Studies
-    from falaj.wiring.computeparts import run_queue
+    from falaj.wiring.computeparts import meters, run_queue
     from falaj.wiring.scoring import plain_settings
     from falaj.wiring.trainingparts import trainers
 
@@ -43,6 +44,7 @@ def tuning(made: Premises, *, compute: Callable[[], Compute] | None = None) -> H
         studies=Studies(made.runs),
         trainers=trainers(made),
         queue=run_queue(made),
+        meters=meters(made),
         jobs=made.jobs,
         compute=compute or made.compute.opened,
         try_trial=try_trial,
@@ -52,12 +54,17 @@ def tuning(made: Premises, *, compute: Callable[[], Compute] | None = None) -> H
 
 @task
 def try_trial(item: Any) -> Any:
-    """Try one set of parameters, as ``TuneJob`` asks; the metrics by name."""
+    """Try one set of parameters, as ``TuneJob`` asks: the metrics by name, and what it used."""
+    from falaj.training.limitedfits import fitted_here
+
+    used: list[Used] = []
     bench = _OPENED.get(item["bench"])
     if bench is None:
         _OPENED.clear()
         bench = _OPENED[item["bench"]] = _bench(item)
-    return bench.measured(item["params"], item["metrics"])
+    given = (item["params"], item["metrics"])
+    found = fitted_here(bench.measured, given, {}, measured=used.append)
+    return {"metrics": found, "used": used[0].model_dump()}
 
 
 def _bench(item: Mapping[str, Any]) -> TrialBench:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from falaj.testing.mlflowclients import INTERPRETER, MISSING, for_clients
+from falaj.testing.mlflowclients import INTERPRETER, MISSING, TORCH, WITHOUT_TORCH, for_clients
 from falaj.testing.world import World
 
 
@@ -27,6 +27,14 @@ def unmodified(clients):
     if not INTERPRETER.exists():
         pytest.skip(MISSING)
     return clients
+
+
+@pytest.fixture
+def with_torch(unmodified):
+    """The same, where PyTorch and Lightning are in the client's environment."""
+    if not TORCH.exists():
+        pytest.skip(WITHOUT_TORCH)
+    return unmodified
 
 
 @pytest.fixture

@@ -109,3 +109,20 @@ def test_ten_clients_at_once_each_find_what_they_kept(unmodified):
             assert told == {
                 "param": str(number), "history": [1 / (n + 1) for n in range(5)], "texts": True,
             }  # fmt: skip
+
+
+@pytest.mark.nightly
+def test_a_network_trained_by_lightning_under_autolog_is_loaded_by_every_form(with_torch):
+    told = with_torch.run(SCRIPTS / "pytorch.py", "autolog")
+    assert told["status"] == "FINISHED"
+    assert (told["epochs"], told["optimizer"]) == ("3", "Adam")
+    assert told["loss"] == [0, 1, 2]
+    assert "model_summary.txt" in told["artifacts"]
+    assert told["same"] == dict.fromkeys(FORMS, True)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("form", ["pt2", "pickle"])
+def test_a_network_that_is_logged_by_hand_is_loaded_by_every_form(with_torch, form):
+    told = with_torch.run(SCRIPTS / "pytorch.py", "log", form)
+    assert told["same"] == dict.fromkeys(FORMS, True)

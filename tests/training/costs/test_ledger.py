@@ -128,7 +128,7 @@ def test_what_may_not_be_seen_is_one_line_of_others(books):
     books.price("1")
     for model in ("late", "hidden", "secret"):
         books.fit(model=model, run=model)
-    found = report(books, Grouping.MODEL, lambda name: name == "late")
+    found = report(books, Grouping.MODEL, lambda _kind, name: name == "late")
     assert [(line.name, line.amounts[0].amount) for line in found.lines] == [
         (OTHERS, 2), ("late", 1)
     ]  # fmt: skip

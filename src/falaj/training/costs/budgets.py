@@ -63,10 +63,12 @@ class Budgets:
 
     def hold(self, connection: Connection, team: str) -> str | None:
         """Why nothing of a team may begin, or None."""
+        return self.of(connection, team).over or None if self.limited(team) else None
+
+    def limited(self, team: str) -> bool:
+        """True if a team has a budget."""
         rule = self._settings.team(team)
-        if rule.core_hours_per_month is None and rule.money_per_month is None:
-            return None
-        return self.of(connection, team).over or None
+        return rule.core_hours_per_month is not None or rule.money_per_month is not None
 
     def check(self, connection: Connection, team: str) -> None:
         """Raise BudgetSpent if nothing is left."""

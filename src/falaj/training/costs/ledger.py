@@ -1,8 +1,9 @@
-"""The ledger: what every fit held, used and cost; and the price tables it is charged by."""
+"""The ledger: what fits, trials and steps held, used and cost; and by which price tables."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
@@ -16,7 +17,14 @@ from falaj.kernel.errors import InvalidInput
 from falaj.kernel.ids import new_id
 from falaj.kernel.jobs import JobState, job_rows
 from falaj.kernel.resources import Resources, Used
-from falaj.training.costs.model import SMALLEST, Charge, Prices, PriceTable, RunUsage
+from falaj.training.costs.model import (
+    SMALLEST,
+    Charge,
+    Prices,
+    PriceTable,
+    RunUsage,
+    UsageKind,
+)
 from falaj.training.costs.pricing import charges
 from falaj.training.costs.tables import charge_rows, price_rows, usage_rows
 
@@ -24,6 +32,23 @@ OPEN, LOST = "open", "lost"
 _MILLION = 1_000_000
 CORE_HOUR = 3_600_000_000
 """Core-time is counted in microseconds of a whole core."""
+
+
+@dataclass(frozen=True)
+class Held:
+    """What was held by something that has ended before it was written down."""
+
+    run: str
+    model: str
+    team: str
+    job: str
+    kind: UsageKind
+    part: str
+    resources: Resources
+    begun_at: datetime
+    ended_at: datetime
+    used: Used
+    outcome: str
 
 
 class Ledger:
@@ -96,7 +121,27 @@ class Ledger:
 
         Returns the id of the account.
         """
-        self.close_lost(connection, usage_rows.c.job == job)
+        self.close_lost(connection, self.of_job(job))
+        return self.open(
+            connection, run=run, model=model, team=team, job=job, resources=resources,
+            limited=limited, now=now,
+        )  # fmt: skip
+
+    def open(
+        self,
+        connection: Connection,
+        *,
+        run: str,
+        model: str,
+        team: str,
+        job: str,
+        resources: Resources,
+        limited: bool,
+        now: datetime,
+        kind: UsageKind = UsageKind.FIT,
+        part: str = "",
+    ) -> str:
+        """Open an account beside others of the same job; its id."""
         usage_id = new_id("usage")
         connection.execute(
             insert(usage_rows).values(
@@ -111,21 +156,24 @@ class Ledger:
                 gpu_time=0,
                 cpu_seconds=0.0,
                 outcome=OPEN,
-                document={
-                    "resources": resources.model_dump(mode="json"),
-                    "used": Used().model_dump(mode="json"),
-                    "limited": limited,
-                },
+                document=_document(resources, Used(), limited=limited),
+                kind=kind,
+                part=part,
             )
         )
         return usage_id
 
-    def alive(self, connection: Connection, usage_id: str, now: datetime) -> None:
-        """The fit still runs: were it lost now, it would be charged until here."""
+    @staticmethod
+    def of_job(job: str) -> Any:
+        """Which accounts are a job's, for ``alive``, ``close_all`` and ``close_lost``."""
+        return usage_rows.c.job == job
+
+    def alive(self, connection: Connection, which: Any, now: datetime) -> None:
+        """What is open of these (an account by its id, or some) still runs: were it lost now, it
+        would be charged until here."""
+        which = usage_rows.c.id == which if isinstance(which, str) else which
         connection.execute(
-            update(usage_rows)
-            .where(usage_rows.c.id == usage_id, usage_rows.c.outcome == OPEN)
-            .values(ended_at=now)
+            update(usage_rows).where(which, usage_rows.c.outcome == OPEN).values(ended_at=now)
         )
 
     def close(
@@ -138,14 +186,11 @@ class Ledger:
         if row is None or row.outcome != OPEN:
             return
         resources = _resources(row)
-        held = max(0, microseconds(now) - microseconds(row.begun_at))
         connection.execute(
             update(usage_rows)
             .where(usage_rows.c.id == usage_id)
             .values(
-                ended_at=now,
-                core_time=held * resources.cpu_thousandths // 1000,
-                gpu_time=held * resources.gpu_thousandths // 1000,
+                **_times(resources, row.begun_at, now),
                 cpu_seconds=used.cpu_seconds,
                 outcome=outcome,
                 document={**row.document, "used": used.model_dump(mode="json")},
@@ -153,28 +198,49 @@ class Ledger:
         )
         made = charges(self.tables(connection), resources, row.begun_at, now)
         if made:
-            connection.execute(
-                insert(charge_rows),
-                [
-                    {
-                        "usage_id": usage_id,
-                        "version": one.version,
-                        "begins_at": one.begins_at,
-                        "ends_at": one.ends_at,
-                        "currency": one.currency,
-                        "millionths": int(one.amount * _MILLION),
-                    }
-                    for one in made
-                ],
+            connection.execute(insert(charge_rows), [_charge_row(usage_id, one) for one in made])
+
+    def add(self, connection: Connection, ended: Sequence[Held]) -> None:
+        """Write down and charge, all at once, what has ended already."""
+        tables = self.tables(connection)
+        usages, made = [], []
+        for one in ended:
+            usage_id = new_id("usage")
+            usages.append(
+                {
+                    "id": usage_id,
+                    "run_id": one.run,
+                    "model": one.model,
+                    "team": one.team,
+                    "job": one.job,
+                    "begun_at": one.begun_at,
+                    **_times(one.resources, one.begun_at, one.ended_at),
+                    "cpu_seconds": one.used.cpu_seconds,
+                    "outcome": one.outcome,
+                    "document": _document(one.resources, one.used, limited=False),
+                    "kind": one.kind,
+                    "part": one.part,
+                }
             )
+            found = charges(tables, one.resources, one.begun_at, one.ended_at)
+            made += [_charge_row(usage_id, charge) for charge in found]
+        connection.execute(insert(usage_rows), usages)
+        if made:
+            connection.execute(insert(charge_rows), made)
 
     def close_lost(self, connection: Connection, which: Any) -> int:
         """End open accounts whose worker is gone, at their last sign of life; returns how many."""
+        return self.close_all(connection, which, None, LOST)
+
+    def close_all(
+        self, connection: Connection, which: Any, now: datetime | None, outcome: str
+    ) -> int:
+        """End open accounts, now or (None) at their last sign of life; returns how many."""
         rows = connection.execute(
             select(usage_rows).where(usage_rows.c.outcome == OPEN, which)
         ).all()
         for row in rows:
-            self.close(connection, row.id, now=row.ended_at, used=Used(), outcome=LOST)
+            self.close(connection, row.id, now=now or row.ended_at, used=Used(), outcome=outcome)
         return len(rows)
 
     def unsettled(self, connection: Connection) -> bool:
@@ -190,7 +256,7 @@ class Ledger:
 
     def usages(
         self, connection: Connection, *, run: str | None = None, model: str | None = None,
-        limit: int = 1000,
+        kind: UsageKind | None = None, limit: int = 1000,
     ) -> list[RunUsage]:  # fmt: skip
         """Ended attempts, the newest first."""
         query = select(usage_rows).where(usage_rows.c.outcome != OPEN)
@@ -198,6 +264,8 @@ class Ledger:
             query = query.where(usage_rows.c.run_id == run)
         if model is not None:
             query = query.where(usage_rows.c.model == model)
+        if kind is not None:
+            query = query.where(usage_rows.c.kind == kind)
         query = query.order_by(usage_rows.c.begun_at.desc(), usage_rows.c.id.desc()).limit(limit)
         rows = connection.execute(query).all()
         charged = self._charges(connection, [row.id for row in rows])
@@ -254,6 +322,34 @@ class Ledger:
         return found
 
 
+def _document(resources: Resources, used: Used, *, limited: bool) -> dict[str, Any]:
+    return {
+        "resources": resources.model_dump(mode="json"),
+        "used": used.model_dump(mode="json"),
+        "limited": limited,
+    }
+
+
+def _times(resources: Resources, begun_at: datetime, ended_at: datetime) -> dict[str, Any]:
+    held = max(0, microseconds(ended_at) - microseconds(begun_at))
+    return {
+        "ended_at": ended_at,
+        "core_time": held * resources.cpu_thousandths // 1000,
+        "gpu_time": held * resources.gpu_thousandths // 1000,
+    }
+
+
+def _charge_row(usage_id: str, one: Charge) -> dict[str, Any]:
+    return {
+        "usage_id": usage_id,
+        "version": one.version,
+        "begins_at": one.begins_at,
+        "ends_at": one.ends_at,
+        "currency": one.currency,
+        "millionths": int(one.amount * _MILLION),
+    }
+
+
 def _orphaned() -> Any:
     running = select(job_rows.c.id).where(job_rows.c.state == JobState.RUNNING)
     return usage_rows.c.job.not_in(running)
@@ -276,5 +372,7 @@ def _usage(row: Row[Any], charged: tuple[Charge, ...]) -> RunUsage:
         used=Used.model_validate(row.document["used"]),
         limited=row.document["limited"],
         outcome=row.outcome,
+        kind=UsageKind(row.kind),
+        part=row.part,
         charges=charged,
     )

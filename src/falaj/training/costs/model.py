@@ -53,8 +53,19 @@ class Charge(BaseModel):
     amount: Decimal
 
 
+class UsageKind(StrEnum):
+    """What was charged."""
+
+    FIT = "fit"
+    TRIAL = "trial"
+    """Of a study; its run is the study's."""
+    STEP = "step"
+    """Of a run of a pipeline."""
+
+
 class RunUsage(BaseModel):
-    """One attempt at a run: what it asked for, what it used, how it ended, what it cost."""
+    """One attempt at a run, or at a part of one: what it asked for, what it used, how it ended,
+    what it cost."""
 
     id: str
     run: str
@@ -69,6 +80,9 @@ class RunUsage(BaseModel):
     """Whether it ran in a process of its own; else its figures are of the whole worker."""
     outcome: str
     """``done``, or the code of the error that ended it."""
+    kind: UsageKind = UsageKind.FIT
+    part: str = ""
+    """Of a run: the number of a trial, the name of a step; empty for a fit."""
     charges: tuple[Charge, ...] = ()
 
 
@@ -112,6 +126,8 @@ class Grouping(StrEnum):
     MODEL = "model"
     TEAM = "team"
     MONTH = "month"
+    KIND = "kind"
+    """Fits, trials and steps."""
 
 
 class ModelCost(BaseModel):

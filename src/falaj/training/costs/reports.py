@@ -21,10 +21,14 @@ from falaj.training.costs.model import (
     CostReport,
     Grouping,
     ModelCost,
+    UsageKind,
 )
 from falaj.training.costs.tables import charge_rows, usage_rows
 
-OTHERS = "(others)"
+OTHERS, PIPELINES = "(others)", "(pipelines)"
+"""The lines of what one may not know of, and of what is of no model."""
+ASSETS = {UsageKind.STEP: "pipeline_run"}
+"""What kind of asset the run of a usage is, if it is no run."""
 
 
 class _Sum:
@@ -52,7 +56,7 @@ def _selected(since: datetime | None, until: datetime | None, model: str | None)
 def cost_report(
     connection: Connection,
     by: Grouping,
-    seen: Callable[[str], bool] = lambda _name: True,
+    seen: Callable[[str, str], bool] = lambda _kind, _name: True,
     *,
     since: datetime | None = None,
     until: datetime | None = None,
@@ -61,14 +65,19 @@ def cost_report(
     """What ended attempts that began in a time used and cost, by one kind of thing.
 
     Names that are not ``seen`` are added up as one line, ``(others)``.
+
+    Args:
+        seen: of the kind of an asset (``run``, ``pipeline_run``, ``model``) and its name.
     """
     conditions = _selected(since, until, model)
     told: dict[str, str] = {}
     sums: dict[str, _Sum] = {}
     line_of: dict[str, str] = {}
     for row in connection.execute(select(usage_rows).where(*conditions)):
-        name = _name(row, by)
-        name = told.setdefault(name, name if seen(name) else OTHERS)
+        name, asset = _name(row, by)
+        if name not in told:
+            told[name] = name if asset is None or seen(asset, name) else OTHERS
+        name = told[name]
         line_of[row.id] = name
         line = sums.setdefault(name, _Sum())
         line.n += 1
@@ -125,11 +134,15 @@ def listed(sums: Mapping[str, Decimal]) -> tuple[Amount, ...]:
     return tuple(Amount(currency=name, amount=sums[name]) for name in sorted(sums))
 
 
-def _name(row: Any, by: Grouping) -> str:
+def _name(row: Any, by: Grouping) -> tuple[str, str | None]:
+    """Of the line that a usage belongs to, and which kind of asset that is, if it is one."""
     if by is Grouping.MONTH:
-        return f"{row.begun_at:%Y-%m}"
-    column = {Grouping.RUN: "run_id", Grouping.MODEL: "model", Grouping.TEAM: "team"}[by]
-    return str(getattr(row, column))
+        return f"{row.begun_at:%Y-%m}", None
+    if by is Grouping.RUN:
+        return row.run_id, ASSETS.get(UsageKind(row.kind), "run")
+    if by is Grouping.MODEL:
+        return (row.model, "model") if row.model else (PIPELINES, None)
+    return (row.team if by is Grouping.TEAM else row.kind), None
 
 
 def _line(name: str, line: _Sum) -> CostLine:

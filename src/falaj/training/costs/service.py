@@ -22,8 +22,9 @@ from falaj.training.costs.model import (
     Prices,
     PriceTable,
     RunUsage,
+    UsageKind,
 )
-from falaj.training.costs.reports import cost_report, model_cost
+from falaj.training.costs.reports import ASSETS, cost_report, model_cost
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
@@ -72,14 +73,14 @@ class CostService(Service):
         until: datetime | None = None,
         model: str | None = None,
     ) -> CostReport:
-        """What fits that began in a time used and cost; the lines add up to the totals exactly.
+        """What began in a time (fits, trials of studies, steps of pipelines) used and cost.
 
-        Runs and models that the caller may not know of are one line, ``(others)``.
+        The lines add up to the totals exactly. Runs and models that the caller may not know of
+        are one line, ``(others)``; steps of pipelines are of no model, ``(pipelines)``.
         """
-        kind = {Grouping.RUN: "run", Grouping.MODEL: "model"}.get(by)
 
-        def seen(name: str) -> bool:
-            return kind is None or self._sees(self.call, kind, name)
+        def seen(kind: str, name: str) -> bool:
+            return self._sees(self.call, kind, name)
 
         return cost_report(self.call.connection, by, seen, since=since, until=until, model=model)
 
@@ -87,13 +88,13 @@ class CostService(Service):
     def usage(
         self, *, run: str | None = None, model: str | None = None, limit: Limit = 100
     ) -> Usages:
-        """Each attempt at a fit: what it asked for, used and cost; the newest first."""
+        """Each attempt at a fit, trial or step: what it held, used and cost; the newest first."""
         found = self._ledger.usages(self.call.connection, run=run, model=model, limit=limit)
-        return [one for one in found if self._sees(self.call, "run", one.run)]
+        return [one for one in found if self._sees(self.call, ASSETS.get(one.kind, "run"), one.run)]
 
     @action(get="/costs/models/{model}", on="model")
     def model(self, model: str) -> ModelCost:
-        """What training a model has cost, in all and for each 1,000 predictions."""
+        """What training and tuning a model has cost, in all and for each 1,000 predictions."""
         self._check_known(model)
         n_predictions = self._predictions(self.call.connection, model)
         return model_cost(self.call.connection, model, n_predictions)
@@ -102,7 +103,8 @@ class CostService(Service):
     def advice(self, model: str) -> Advice:
         """What a model's runs should ask for, from what its past runs used."""
         self._check_known(model)
-        return advised(model, self._ledger.usages(self.call.connection, model=model))
+        connection, fit = self.call.connection, UsageKind.FIT
+        return advised(model, self._ledger.usages(connection, model=model, kind=fit))
 
     @action(get="/costs/budgets")
     def budgets(self) -> BudgetList:

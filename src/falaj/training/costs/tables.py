@@ -21,6 +21,7 @@ usage_rows = Table(
     metadata,
     Column("id", String(64), primary_key=True),
     Column("run_id", String(64), nullable=False, index=True),
+    # Empty for steps of pipelines, which are of no one model.
     Column("model", String(200), nullable=False, index=True),
     Column("team", String(63), nullable=False),
     Column("job", String(64), nullable=False),
@@ -34,6 +35,9 @@ usage_rows = Table(
     # "open" until it has ended.
     Column("outcome", String(100), nullable=False, index=True),
     Column("document", Json, nullable=False),
+    # A ``UsageKind``; of trials and steps also which one of its run it was.
+    Column("kind", String(20), nullable=False, server_default="fit"),
+    Column("part", String(200), nullable=False, server_default=""),
     Index("ix_run_usages_team_begun_at", "team", "begun_at"),
 )
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from falaj.kernel.errors import FalajError, NotFound
 from falaj.kernel.jobs import JobCancelled
+from falaj.training.costs.budgets import BudgetSpent
 from falaj.training.pipelines.checks import tested
 from falaj.training.pipelines.code import reached_modules
 from falaj.training.pipelines.frames import TABLE, packed, table_of
@@ -39,6 +40,7 @@ from falaj.training.pipelines.model import (
     TestResult,
 )
 from falaj.training.pipelines.ports import StepRunner, StepTask
+from falaj.training.pipelines.stepcosts import StepCosts
 from falaj.training.pipelines.values import Values, cache_key, value_facts
 
 if TYPE_CHECKING:
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
     from falaj.kernel.clock import Clock
     from falaj.kernel.jobs import JobRun
     from falaj.lake.ports import Lake
+    from falaj.training.costs.meters import Meters
     from falaj.training.pipelines.frames import Packed
     from falaj.training.pipelines.ports import Ask, Surroundings
     from falaj.training.pipelines.runs import PipelineRuns
@@ -69,6 +72,8 @@ class Surround:
     lake: Lake
     values: Values
     platform: Surroundings
+    meters: Meters | None = None
+    """Charge steps; None where nothing is charged."""
 
 
 @dataclass
@@ -106,6 +111,8 @@ class Execution:
     _last: dict[str, int] = field(default_factory=dict)
     """The last attempt that was made at each step, which its retries move on."""
     _gone: Counter[str] = field(default_factory=Counter)
+    costs: StepCosts | None = None
+    """The accounts of its steps; set when it begins, if steps are charged."""
 
     def finished(self) -> None:
         """Run what is not done.
@@ -114,6 +121,8 @@ class Execution:
             JobCancelled, LeaseLost: stop; FalajError: what a step raised, which is recorded.
         """
         self.records = {one.step: one for one in self.run.steps}
+        if self.on.meters is not None:
+            self.costs = StepCosts(self.on.meters, self.run, self.pipeline)
         self._forget_lost()
         order = self.pipeline.order()
         active: dict[Future[_Made], str] = {}
@@ -207,7 +216,12 @@ class Execution:
         return begun
 
     def _recorded(self, records: list[StepRecord]) -> None:
-        """Write records in one transaction, in which the job's lease is renewed."""
+        """Write records in one transaction, in which the job's lease is renewed.
+
+        Raises:
+            BudgetSpent: a step was to begin, and the team has nothing left; what ended is written.
+        """
+        refused: BudgetSpent | None = None
         n_done = sum(self._is_done(step.name) for step in self.pipeline.steps)
         running = [one.step for one in records if one.state is not StepState.DONE]
         told = f"{n_done} of {len(self.pipeline.steps)} steps" + (
@@ -215,6 +229,14 @@ class Execution:
         )
         with self.on.calls.database.transaction() as connection:
             self.job.report(n_done / len(self.pipeline.steps), told, connection=connection)
+            if self.costs is not None:
+                try:
+                    if any(one.state is StepState.RUNNING for one in records):
+                        self.costs.check(connection)
+                except BudgetSpent as error:
+                    refused = error
+                    records = [one for one in records if one.state is not StepState.RUNNING]
+                self.costs.recorded(connection, records)
             self.on.runs.record(connection, self.run.id, records)
             for record in records:
                 if record.state is StepState.DONE and record.step in self._keys:
@@ -222,6 +244,8 @@ class Execution:
             for key in self._hits:
                 self.on.runs.used(connection, key, self.on.clock.now())
             self._hits = []
+        if refused is not None:
+            raise refused
 
     def _cached(self, connection: Any, record: StepRecord) -> None:
         """Keep what a step gave for later runs, if it was computed here."""
@@ -244,6 +268,8 @@ class Execution:
             n_done = sum(self._is_done(step.name) for step in self.pipeline.steps)
             names = ", ".join(sorted(active.values())[:3])
             self.job.report(n_done / len(self.pipeline.steps), names)
+            if self.costs is not None:
+                self.costs.alive(self.on.calls.database)
             return []
         news, failed = [], None
         for future in done:
@@ -412,6 +438,8 @@ class Execution:
             )
             try:
                 answer = self.runner.run(task, ask)
+                if self.costs is not None:
+                    self.costs.used(step.name, answer)
                 break
             except REPEATED as error:
                 made = attempt - record.attempts

@@ -50,21 +50,22 @@ class PipelineJob:
         run = self._begun(job, run, pipeline)
         memory = pipeline.memory_bytes
         runner = self._opened(pipeline.compute, pipeline.parallel, memory)
+        execution = Execution(self._on, job, run, pipeline, runner)
         try:
-            Execution(self._on, job, run, pipeline, runner).finished()
+            execution.finished()
         except LeaseLost:
             raise
         except JobCancelled:
-            self._end(job, run, pipeline, PipelineState.CANCELLED)
+            self._end(execution, PipelineState.CANCELLED)
             raise
         except FalajError as error:
             if not error.retryable:
                 told = {"code": error.code, "message": error.message, "hint": error.hint}
-                self._end(job, run, pipeline, PipelineState.FAILED, told)
+                self._end(execution, PipelineState.FAILED, told)
             raise
         finally:
             runner.close()
-        self._end(job, run, pipeline, PipelineState.DONE)
+        self._end(execution, PipelineState.DONE)
         return {"run": run_id, "steps": len(pipeline.steps)}
 
     def _read(self, run_id: str) -> tuple[PipelineRun, Pipeline]:
@@ -103,19 +104,19 @@ class PipelineJob:
         ) as call:
             on.platform.check_runs(call, run.pipeline)
             job.report(0.0, "", connection=call.connection)
+            if on.meters is not None:
+                on.meters.taken_up(call.connection, job.id)
             on.runs.set(call.connection, run_id, state=PipelineState.RUNNING, snapshot=snapshot)
         with on.calls.database.reading() as connection:
             return on.runs.get(connection, run_id)
 
     def _end(
         self,
-        job: JobRun,
-        run: PipelineRun,
-        pipeline: Pipeline,
+        execution: Execution,
         state: PipelineState,
         error: dict[str, Any] | None = None,
     ) -> None:
-        on = self._on
+        on, job, run, pipeline = self._on, execution.job, execution.run, execution.pipeline
         with on.calls.opened(
             f"pipelines.{state}",
             run.principal,
@@ -126,6 +127,8 @@ class PipelineJob:
                 job.report(1.0, "", connection=call.connection)
             else:
                 job.hold(call.connection)
+            if execution.costs is not None:
+                execution.costs.ended(call.connection, str(state))
             on.runs.end(call, run.id, state, error=error)
             ended = on.runs.get(call.connection, run.id)
             record_graph(call, self._catalog, self._jobs, ended, pipeline)

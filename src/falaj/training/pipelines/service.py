@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from falaj.catalog.assets import Catalog
     from falaj.kernel.call import Call
     from falaj.kernel.ports import Resource
+    from falaj.training.costs.meters import Meters
     from falaj.training.pipelines.backfills import Backfills
     from falaj.training.pipelines.ports import Surroundings
     from falaj.training.pipelines.runs import PipelineRuns
@@ -55,6 +56,7 @@ class PipelineService(Service):
         platform: Surroundings,
         catalog: Catalog,
         visible: Visible,
+        meters: Meters,
     ) -> None:
         self._runs = runs
         self._schedules = schedules
@@ -63,11 +65,13 @@ class PipelineService(Service):
         self._platform = platform
         self._catalog = catalog
         self._visible = visible
+        self._meters = meters
 
     @action(post="/pipelines/{name}/runs", on="pipeline")
     def run(self, name: str, *, parameters: Parameters = {}) -> PipelineRun:  # noqa: B006
         """Begin a run of a pipeline as it is applied now; its code is pinned by its hash."""
         self._check_tables(name)
+        self._check_budget()
         run = self._runs.begin(self.call, name, parameters)
         record_run(self.call, self._catalog, run, self._pipeline(name, run.version))
         return run
@@ -117,6 +121,7 @@ class PipelineService(Service):
         """Let a run that failed or was cancelled go on with the steps that are not done."""
         found = self._runs.get(self.call.connection, run)
         self._check_tables(found.pipeline)
+        self._check_budget()
         return self._runs.again(self.call, run)
 
     @action(post="/pipelines/{name}/schedule", on="pipeline")
@@ -152,6 +157,7 @@ class PipelineService(Service):
         It needs the parameters ``since`` and ``until``, which each run is given.
         """
         self._check_tables(name)
+        self._check_budget()
         return self._backfills.begin(
             self.call, self._pipeline(name), since, until,
             every=every, parallel=parallel, parameters=parameters,
@@ -168,6 +174,7 @@ class PipelineService(Service):
         """Let a back-fill go on: runs that failed are tried again, the others follow."""
         found = self._backfills.get(self.call.connection, backfill)
         self._check_own(found)
+        self._check_budget()
         return self._backfills.resume(self.call, backfill)
 
     @action(post="/pipeline-backfills/{backfill}/cancellation", on="backfill")
@@ -179,6 +186,10 @@ class PipelineService(Service):
 
     def _pipeline(self, name: str, version: int | None = None) -> Pipeline:
         return self._runs.pipeline(self.call.connection, name, version)
+
+    def _check_budget(self) -> None:
+        """Raise BudgetSpent if nothing is left to the caller's team; each step asks again."""
+        self._meters.admit(self.call.connection, self.call.principal.id)
 
     def _check_own(self, found: Backfill) -> None:
         """What the caller may not know of is missing."""

@@ -19,25 +19,28 @@ from falaj.kernel.compute import Compute, Plain, Task
 from falaj.kernel.errors import FalajError, InvalidInput, NotFound, Unavailable
 from falaj.kernel.ids import new_id
 from falaj.kernel.jobs import JobCancelled, JobTakenAway, LeaseLost
+from falaj.training.costs.budgets import BudgetSpent
 from falaj.training.model import TRAIN_JOB, RunState
 from falaj.training.ports import chosen
 from falaj.training.train import built_set, stated
 from falaj.training.tuning.model import Study, StudyTaken, TrialRecord, best_of
 from falaj.training.tuning.request import TuningRequest
 from falaj.training.tuning.space import suggested
+from falaj.training.tuning.trialcosts import TrialCosts
 
 if TYPE_CHECKING:
     from optuna import Trial
 
     from falaj.kernel.calls import Calls
     from falaj.kernel.jobs import JobRun, Jobs
+    from falaj.training.costs.meters import Meters
     from falaj.training.costs.queueing import RunQueue
     from falaj.training.model import TrainingSet
     from falaj.training.ports import Trainer
     from falaj.training.training_sets import TrainingSets
     from falaj.training.tuning.studies import Studies
 
-PASSING = (JobCancelled, JobTakenAway, LeaseLost, StudyTaken, Unavailable)
+PASSING = (BudgetSpent, JobCancelled, JobTakenAway, LeaseLost, StudyTaken, Unavailable)
 """What ends the work of this process, and says nothing of the trials that are under way."""
 JOB_TAG, MODEL_TAG = "falaj.job", "falaj.model"
 
@@ -60,6 +63,7 @@ class TuneJob:
         trainers: by name.
         jobs: takes the training with the best parameters.
         queue: what that training claims; None if nothing is counted.
+        meters: charge the trials; None if nothing is charged.
         compute: opens what the trials run on.
         try_trial: the task that tries one set of parameters (see ``TrialBench``).
         settings: of the platform, as plain data, for the task.
@@ -74,6 +78,7 @@ class TuneJob:
         trainers: Mapping[str, Trainer],
         jobs: Jobs,
         queue: RunQueue | None = None,
+        meters: Meters | None = None,
         compute: Callable[[], Compute],
         try_trial: Task,
         settings: Mapping[str, Plain],
@@ -84,6 +89,7 @@ class TuneJob:
         self._trainers = dict(trainers)
         self._jobs = jobs
         self._queue = queue
+        self._meters = meters
         self._compute = compute
         self._try = try_trial
         self._settings = dict(settings)
@@ -167,9 +173,13 @@ class TuneJob:
         from falaj.training.tuning.storage import StudyStorage
         from falaj.training.tuning.tuner import Tuner
 
+        costs = self._costs(job, request, study)
+
         def keep(trials: list[TrialRecord], attrs: dict[str, Any]) -> None:
             with self._opened(job, request, study.run) as call:
                 self._studies.keep(call, study.run, _tuner(job), trials, attrs)
+                if costs is not None:
+                    costs.alive(call.connection)
 
         def report(message: str) -> None:
             share = storage.n_ended() / request.n_trials
@@ -186,7 +196,7 @@ class TuneJob:
             recorder = Recorder(storage, keep)
             try:
                 Tuner(study.spec, storage, recorder, open_after=PASSING).run(
-                    self._objective(job, request, made, compute, report),
+                    self._objective(job, request, made, compute, report, costs),
                     workers=min(request.workers or compute.n_slots, request.n_trials),
                     catch=(FalajError,),
                     told=told,
@@ -203,6 +213,7 @@ class TuneJob:
         made: TrainingSet,
         compute: Compute,
         report: Callable[[str], None],
+        costs: TrialCosts | None,
     ) -> Callable[[Trial], list[float]]:
         from falaj.training.tuning.library import imported
 
@@ -217,14 +228,18 @@ class TuneJob:
             "metrics": wanted,
         }
 
-        def objective(trial: Trial) -> list[float]:
+        def tried(trial: Trial, told: Callable[[Plain], None]) -> list[float]:
             params = {**request.training.params, **suggested(request.space, trial)}
             found: dict[str, float] = {}
             for rung in rungs:
                 report(f"trying parameters of trial {trial.number}")
+                if costs is not None and rung != rungs[0]:
+                    costs.check()
                 if request.budget is not None:
                     params = {**params, request.budget.parameter: rung}
-                (found,) = compute.ordered(self._try, [{**item, "params": params}])
+                (answer,) = compute.ordered(self._try, [{**item, "params": params}])
+                found = answer["metrics"]
+                told(answer["used"])
                 if request.budget is not None and len(request.metrics) == 1:
                     trial.report(found[request.metrics[0]], rung)
                     if rung != rungs[-1] and trial.should_prune():
@@ -234,7 +249,25 @@ class TuneJob:
                 trial.set_constraint(metric, math.inf if math.isnan(value) else value)
             return [found[metric] for metric in request.metrics]
 
+        def objective(trial: Trial) -> list[float]:
+            if costs is None:
+                return tried(trial, lambda _used: None)
+            with costs.charged(trial.number, passing=pruned) as told:
+                return tried(trial, told)
+
         return objective
+
+    def _costs(self, job: JobRun, request: TuningRequest, study: Study) -> TrialCosts | None:
+        if self._meters is None:
+            return None
+        return TrialCosts(
+            self._meters,
+            self._calls.database,
+            job=job.id,
+            principal=job.submitted_by,
+            study=study.run,
+            training=request.training,
+        )
 
     def _ended(
         self,

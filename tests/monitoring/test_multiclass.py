@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from sklearn import metrics
+
+from falaj.kernel.errors import InvalidInput
+from falaj.monitoring.multiclass import ClassCurves, class_shares, realised_classes
+
+RANDOM = np.random.default_rng(8)
+
+
+def drawn(n: int, *, sharpness: float = 2.0, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities of four classes, the last one rare, and classes that come true so."""
+    random = np.random.default_rng(seed)
+    logits = random.normal(size=(n, 4)) * sharpness - np.array([0, 0, 0.5, 1.5])
+    shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    labels = (random.random(n)[:, None] > shares.cumsum(axis=1)).sum(axis=1)
+    return shares, np.minimum(labels, 3)
+
+
+def test_the_macro_f1_is_that_of_scikit_learns_documentation() -> None:
+    """f1_score of [0, 1, 2, 0, 1, 2] and [0, 2, 1, 0, 0, 1] is 0.26 by macro average."""
+    labels, said = np.array([0, 1, 2, 0, 1, 2]), np.array([0, 2, 1, 0, 0, 1])
+    found = realised_classes(labels, np.eye(3)[said], 0.95)
+    assert found["macro_f1"].estimate == pytest.approx(0.8 / 3)
+
+
+def test_the_log_loss_is_that_of_scikit_learns_documentation() -> None:
+    """log_loss of ham and spam, 0.21616…"""
+    shares = np.array([[0.1, 0.9], [0.9, 0.1], [0.8, 0.2], [0.35, 0.65]])
+    found = realised_classes(np.array([1, 0, 0, 1]), shares, 0.95)
+    assert found["log_loss"].estimate == pytest.approx(0.21616187468057912)
+
+
+def test_figures_are_those_of_scikit_learn_also_where_a_class_never_came() -> None:
+    shares, labels = drawn(3_000)
+    for rows in (slice(None), labels != 3):
+        p, y = shares[rows], labels[rows]
+        found = realised_classes(y, p, 0.95)
+        said = p.argmax(axis=1)
+        wanted = {
+            "accuracy": metrics.accuracy_score(y, said),
+            "macro_f1": metrics.f1_score(y, said, average="macro"),
+            "log_loss": metrics.log_loss(y, p, labels=range(4)),
+        }
+        assert {name: band.estimate for name, band in found.items()} == pytest.approx(wanted)
+
+
+def test_two_classes_have_the_figures_of_a_binary_model() -> None:
+    from falaj.monitoring.realised import realised
+
+    scores = RANDOM.random(800)
+    labels = (RANDOM.random(800) < scores).astype(int)
+    found = realised_classes(labels, np.column_stack([1 - scores, scores]), 0.95)
+    known = realised(labels.astype(float), scores, 0.5, 0.95)
+    for name in ("accuracy", "log_loss"):
+        other = known[name]
+        assert other is not None
+        assert found[name].model_dump() == pytest.approx(other.model_dump())
+
+
+def test_the_bands_hold_the_true_figures_as_often_as_they_say() -> None:
+    shares, labels = drawn(400_000)
+    true = realised_classes(labels, shares, 0.9)
+    held = dict.fromkeys(true, 0)
+    for part in range(1_000):
+        rows = slice(part * 400, (part + 1) * 400)
+        for name, band in realised_classes(labels[rows], shares[rows], 0.9).items():
+            held[name] += band.low <= true[name].estimate <= band.high
+    assert all(870 <= times <= 930 for times in held.values()), held
+
+
+def test_few_rows_that_are_all_right_are_not_surely_right() -> None:
+    found = realised_classes(np.array([0, 1, 2] * 5), np.eye(3)[[0, 1, 2] * 5], 0.95)
+    assert found["macro_f1"].estimate == 1.0
+    assert found["macro_f1"].low == pytest.approx(found["accuracy"].low)
+    assert found["accuracy"].low < 0.8
+
+
+def test_scores_that_come_true_are_left_as_they_are() -> None:
+    shares, labels = drawn(20_000)
+    curves = ClassCurves.of_rows(shares, labels)
+    later, came = drawn(4_000, sharpness=1.0, seed=1)
+    found = curves.expected(later, 0.95)
+    realised = realised_classes(came, later, 0.95)
+    for name, band in found.items():
+        assert band.low < realised[name].estimate < band.high, name
+    assert found["accuracy"].estimate < curves.figures["accuracy"] - 0.1
+
+
+def test_scores_that_are_too_sure_are_set_right() -> None:
+    shares, labels = drawn(30_000, sharpness=1.0, seed=2)
+    sure = shares**2 / (shares**2).sum(axis=1, keepdims=True)
+    curves = ClassCurves.of_rows(sure[:20_000], labels[:20_000])
+    assert curves.needed
+    found = curves.expected(sure[20_000:], 0.95)
+    realised = realised_classes(labels[20_000:], sure[20_000:], 0.95)
+    plain = sure[20_000:].max(axis=1).mean()
+    assert plain > found["accuracy"].high
+    for name, band in found.items():
+        assert band.low < realised[name].estimate < band.high, name
+
+
+def test_the_bands_of_what_is_expected_hold_what_comes_as_often_as_they_say() -> None:
+    held = {"accuracy": 0, "macro_f1": 0, "log_loss": 0}
+    for seed in range(300):
+        shares, labels = drawn(2_000, seed=seed)
+        curves = ClassCurves.of_rows(shares[:1_000], labels[:1_000])
+        realised = realised_classes(labels[1_000:], shares[1_000:], 0.9)
+        for name, band in curves.expected(shares[1_000:], 0.9).items():
+            held[name] += band.low <= realised[name].estimate <= band.high
+    assert all(250 <= times <= 292 for times in held.values()), held
+
+
+def test_a_class_that_never_came_is_named() -> None:
+    shares, labels = drawn(1_000)
+    with pytest.raises(InvalidInput, match="0 of the class 'rare'"):
+        ClassCurves.of_rows(shares[labels != 3], labels[labels != 3], ("a", "b", "c", "rare"))
+
+
+@pytest.mark.parametrize(
+    ("outputs", "match"),
+    [
+        ([[0.5], [0.4]], "have 1 outputs"),
+        ([[0.5, 0.5], [0.2, 0.3, 0.5]], "2 or 3 outputs"),
+        ([[0.5, 0.9], [0.4, 0.6]], "do not add up to 1"),
+        ([[1.5, -0.5], [0.4, 0.6]], "one is negative"),
+    ],
+)
+def test_outputs_that_are_no_probabilities_are_refused(
+    outputs: list[list[float]], match: str
+) -> None:
+    with pytest.raises(InvalidInput, match=match):
+        class_shares(pa.chunked_array([pa.array(outputs)]), ())
+
+
+def test_other_numbers_of_outputs_than_classes_are_refused() -> None:
+    with pytest.raises(InvalidInput, match="of 3 classes"):
+        class_shares(pa.array([[0.5, 0.5]]), ("a", "b", "c"))

@@ -1,0 +1,116 @@
+"""Steps of pipelines are charged with the journal, and stop when their team's budget is spent."""
+
+import os
+import time
+from datetime import timedelta
+from decimal import Decimal
+
+import pytest
+from tests.training.pipelines.conftest import House
+
+from falaj.kernel.resources import GIB
+from falaj.training.costs.budgets import BudgetSpent
+from falaj.training.costs.model import Prices
+
+TWO = """
+from falaj.declare import Pipeline, step
+
+def slow():
+    import time
+    until = time.process_time() + 0.2
+    while time.process_time() < until:
+        sum(range(1000))
+    return 1
+
+def wrong(slow):
+    raise ValueError("it is wrong")
+
+two = Pipeline.of("NAME", step(slow, cached=True), step(wrong, retries=0), memory_bytes=MEMORY)
+""".replace("MEMORY", str(2 * GIB))
+
+
+@pytest.fixture(scope="module")
+def priced(house):
+    house.platform.costs.set_prices(
+        Prices(currency="AED", cpu_hour=Decimal(3600), memory_gib_hour=Decimal(1800))
+    )
+    return house
+
+
+def usages(house, run):
+    return {one.part: one for one in house.platform.costs.usage(run=run)}
+
+
+def test_each_step_that_is_computed_is_charged_for_the_time_that_it_took(priced):
+    name = priced.declare(TWO.replace("NAME", "two"))
+    run = priced.run(name)
+    found = usages(priced, run.id)
+    slow, wrong = found["slow"], found["wrong"]
+    assert (slow.kind, slow.model, slow.outcome, slow.job) == ("step", "", "done", run.job)
+    assert slow.used.cpu_seconds >= 0.2
+    assert slow.used.peak_memory_bytes > 0
+    # A second of a core and of two GiB costs 1 + 2 x 0.5.
+    held = (slow.ended_at - slow.begun_at).total_seconds()
+    assert held >= 0.2
+    assert float(slow.charges[0].amount) == pytest.approx(2 * held, abs=1e-5)
+    assert wrong.outcome == "step-failed"
+    lines = {one.name: one for one in priced.platform.costs.report(by="run").lines}
+    assert lines[run.id].n_attempts == 2
+    assert lines[run.id].amounts[0].amount == sum(one.charges[0].amount for one in found.values())
+    kinds = {one.name for one in priced.platform.costs.report(by="kind").lines}
+    assert kinds == {"step"}
+
+
+def test_what_comes_from_the_cache_costs_nothing(priced):
+    name = priced.declare(TWO.replace("NAME", "again"))
+    priced.run(name)
+    again = priced.run(name)
+    assert set(usages(priced, again.id)) == {"wrong"}
+
+
+LONG = """
+from falaj.declare import Pipeline, step
+
+def long():
+    import time
+    time.sleep(60)
+
+one = Pipeline.of("NAME", step(long))
+"""
+
+
+@pytest.fixture
+def poor(tmp_path_factory):
+    """A house whose team may use a millionth of a core-hour, 3.6 ms, each month."""
+    name = "FALAJ_QUEUE__TEAMS"
+    os.environ[name] = '[{"name": "everyone", "core_hours_per_month": 1e-6}]'
+    try:
+        made = House(tmp_path_factory.mktemp("poor"))
+    finally:
+        del os.environ[name]
+    yield made
+    made.close()
+
+
+def test_a_team_whose_budget_is_spent_runs_no_step_and_no_pipeline(poor):
+    name = poor.declare(TWO.replace("NAME", "two"))
+    run = poor.run(name)
+    steps = {one.step: str(one.state) for one in run.steps}
+    assert (run.state, steps) == ("failed", {"slow": "done"})
+    assert run.error["code"] == "budget-spent"
+    assert "everyone" in run.error["message"]
+    with pytest.raises(BudgetSpent, match="core-hours"):
+        poor.platform.pipelines.run(name)
+    with pytest.raises(BudgetSpent, match="core-hours"):
+        poor.platform.pipelines.retry(run.id)
+
+
+@pytest.mark.nightly
+def test_a_step_that_runs_is_stopped_when_the_budget_is_spent(poor):
+    begun = time.monotonic()
+    run = poor.run(poor.declare(LONG.replace("NAME", "long")))
+    assert time.monotonic() - begun < 30
+    assert (run.state, run.error["code"]) == ("failed", "budget-spent")
+    (usage,) = poor.platform.costs.usage(run=run.id)
+    assert (usage.part, usage.outcome) == ("long", "failed")
+    assert usage.ended_at - usage.begun_at >= timedelta(seconds=4)
