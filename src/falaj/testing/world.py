@@ -13,9 +13,11 @@ import io
 import json
 import math
 import random
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest import mock
@@ -42,6 +44,7 @@ ENDPOINT = AssetRef("endpoint", "late")
 _CARRIERS = ("AA", "UA", "WN")
 _REVEALED = {"reveal_once": True}
 _N_ROWS = 900
+_KEPT_OPEN_SECONDS = 60.0
 
 
 def write_flights(file: Path) -> None:
@@ -135,6 +138,7 @@ class World:
         self.facts: dict[str, str] = {}
         """Names of things that were made: ``run``, ``release``, ``prediction`` …"""
         self._made = 0
+        self._platforms: dict[bool, tuple[float, Platform]] = {}
 
     @classmethod
     @contextmanager
@@ -193,6 +197,12 @@ class World:
         """What ``falaj.open(folder)`` gives, with a fresh second factor if wanted."""
         import falaj
 
+        with self._as_owner(stepped_up):
+            yield falaj.open(self.folder)
+
+    @contextmanager
+    def _as_owner(self, stepped_up: bool) -> Iterator[None]:
+        """Whoever opens the folder meanwhile has a fresh second factor if wanted."""
         authentication = self.premises.authentication
         by_key = authentication.by_key
 
@@ -201,7 +211,7 @@ class World:
             return caller.with_factor(self.premises.clock.now()) if stepped_up else caller
 
         with mock.patch.object(authentication, "by_key", with_factor):
-            yield falaj.open(self.folder)
+            yield
 
     # ---- asking
 
@@ -213,9 +223,16 @@ class World:
         return asked[way](action, arguments, stepped_up)
 
     def _in_python(self, action: Action, arguments: Mapping[str, Any], stepped_up: bool) -> Any:
-        with self.opened(stepped_up=stepped_up) as platform:
-            service = getattr(platform, action.service)
-            return _json(action, getattr(service, action.verb)(**arguments))
+        service = getattr(self._at_hand(stepped_up), action.service)
+        return _json(action, getattr(service, action.verb)(**arguments))
+
+    def _at_hand(self, stepped_up: bool) -> Platform:
+        """The folder's platform, opened anew once a minute: a second factor does not stay fresh."""
+        kept = self._platforms.get(stepped_up)
+        if kept is None or time.monotonic() - kept[0] > _KEPT_OPEN_SECONDS:
+            with self.opened(stepped_up=stepped_up) as platform:
+                kept = self._platforms[stepped_up] = (time.monotonic(), platform)
+        return kept[1]
 
     def _over_http(self, action: Action, arguments: Mapping[str, Any], stepped_up: bool) -> Any:
         from falaj.interfaces.client import RemoteDoor
@@ -226,17 +243,15 @@ class World:
         return _json(action, getattr(service, action.verb)(**arguments))
 
     def _by_command(self, action: Action, arguments: Mapping[str, Any], stepped_up: bool) -> Any:
-        from falaj.interfaces.cli import app
-
         words = ["--folder", str(self.folder), "--json", action.service, action.command]
         told, wrong, code = io.StringIO(), io.StringIO(), 0
         with (
-            self.opened(stepped_up=stepped_up),
+            self._as_owner(stepped_up),
             contextlib.redirect_stdout(told),
             contextlib.redirect_stderr(wrong),
         ):
             try:
-                app([*words, *command_words(action, arguments)], prog_name="falaj")
+                _command_line()([*words, *command_words(action, arguments)], prog_name="falaj")
             except SystemExit as ended:
                 code = ended.code if isinstance(ended.code, int) else 1
         if code:
@@ -548,6 +563,16 @@ class World:
     def close(self) -> None:
         """Close the HTTP client."""
         self.http.close()
+
+
+@cache
+def _command_line() -> Callable[..., Any]:
+    """The command `falaj`, made once: a test asks it hundreds of times."""
+    from typer.main import get_command
+
+    from falaj.interfaces.cli import app
+
+    return get_command(app)
 
 
 def command_words(action: Action, arguments: Mapping[str, Any]) -> list[str]:
