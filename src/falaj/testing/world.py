@@ -14,10 +14,10 @@ import json
 import math
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from functools import cache
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest import mock
@@ -27,6 +27,8 @@ from falaj.kernel.door import LocalDoor, face
 from falaj.kernel.jobs import Worker
 from falaj.kernel.settings import Settings
 from falaj.operations.model import Severity
+from falaj.testing.asked import command_line, command_words
+from falaj.testing.worldcopies import copied
 
 if TYPE_CHECKING:
     from starlette.testclient import TestClient
@@ -126,42 +128,59 @@ class World:
     """
 
     def __init__(self, premises: Premises, folder: Path) -> None:
-        from starlette.testclient import TestClient as Client
-
-        from falaj.interfaces.processes import control_app
-
         self.premises = premises
         self.folder = folder
-        self.http: TestClient = Client(
-            control_app(premises), base_url="https://localhost", raise_server_exceptions=False
-        )
         self.facts: dict[str, str] = {}
         """Names of things that were made: ``run``, ``release``, ``prediction`` …"""
         self._made = 0
         self._platforms: dict[bool, tuple[float, Platform]] = {}
 
+    @cached_property
+    def http(self) -> TestClient:
+        """The control plane's HTTP application."""
+        from starlette.testclient import TestClient as Client
+
+        from falaj.interfaces.processes import control_app
+
+        app = control_app(self.premises)
+        return Client(app, base_url="https://localhost", raise_server_exceptions=False)
+
     @classmethod
     @contextmanager
     def made(cls, folder: Path) -> Iterator[World]:
         """A world in an empty folder; everything is given back at the end."""
-        from falaj.wiring import assembly, setup
+        known = copied(folder, cls._filled)
+        with cls._opened_in(folder) as world:
+            world.facts.update(known["facts"])
+            world._made = known["made"]
+            yield world
+
+    @classmethod
+    def _filled(cls, folder: Path) -> dict[str, Any]:
+        """Fill an empty folder; what the world knows of itself."""
+        from falaj.wiring import setup
+
+        write_flights(folder / "flights.csv")
+        setup.initialise(Settings.read(folder), owner=OWNER)
+        with cls._opened_in(folder) as world:
+            world._fill()
+            return {"facts": world.facts, "made": world._made}
+
+    @classmethod
+    @contextmanager
+    def _opened_in(cls, folder: Path) -> Iterator[World]:
+        from falaj.wiring import assembly
 
         # Another world of this process may be open, and have put itself in its place.
         assemble = getattr(assembly.assemble, "replaced", assembly.assemble)
-
-        settings = Settings.read(folder)
-        write_flights(folder / "flights.csv")
-        setup.initialise(settings, owner=OWNER)
-        premises = assemble(settings)
+        premises = assemble(Settings.read(folder))
         close = premises.close
         # Stores that one process may open once are shared by all doors of the world.
         ours = mock.Mock(return_value=premises, replaced=assemble)
         shared = mock.patch("falaj.wiring.assembly.assemble", ours)
         with mock.patch.object(premises, "close", lambda: None), shared:
             try:
-                world = cls(premises, folder)
-                world._fill()
-                yield world
+                yield cls(premises, folder)
             finally:
                 close()
 
@@ -251,7 +270,7 @@ class World:
             contextlib.redirect_stderr(wrong),
         ):
             try:
-                _command_line()([*words, *command_words(action, arguments)], prog_name="falaj")
+                command_line()([*words, *command_words(action, arguments)], prog_name="falaj")
             except SystemExit as ended:
                 code = ended.code if isinstance(ended.code, int) else 1
         if code:
@@ -562,33 +581,8 @@ class World:
 
     def close(self) -> None:
         """Close the HTTP client."""
-        self.http.close()
-
-
-@cache
-def _command_line() -> Callable[..., Any]:
-    """The command `falaj`, made once: a test asks it hundreds of times."""
-    from typer.main import get_command
-
-    from falaj.interfaces.cli import app
-
-    return get_command(app)
-
-
-def command_words(action: Action, arguments: Mapping[str, Any]) -> list[str]:
-    """The words of the command line that stand for these arguments."""
-    from falaj.interfaces.texts import jsonable, to_text
-
-    positional, options = [], []
-    for name in action.signature.parameters:
-        if name not in arguments:
-            continue
-        text = to_text(action, name, jsonable(arguments[name]))
-        if name in action.path_arguments:
-            positional.append(text)
-        else:
-            options += ["--" + name.replace("_", "-"), text]
-    return [*options, *positional]
+        if "http" in vars(self):
+            self.http.close()
 
 
 def _json(action: Action, result: Any) -> Any:
