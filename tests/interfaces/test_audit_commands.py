@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from falaj.testing.installations import Installation, falaj_command
+from falaj.testing.asked import falaj_here
+from falaj.testing.installations import Installation
 
 
 @pytest.fixture(scope="module")
@@ -24,9 +25,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Installation:
 
 
 def run(installed: Installation, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        falaj_command(installed.folder, *arguments), capture_output=True, text=True, check=False
-    )
+    return falaj_here(installed.folder, *arguments)
 
 
 def test_export_writes_each_record_once_and_says_how_to_go_on(installed: Installation) -> None:

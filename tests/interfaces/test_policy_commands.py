@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from pathlib import Path
 
 import pytest
 
-from falaj.testing.installations import Installation, falaj_command
+from falaj.testing.asked import falaj_here as run
+from falaj.testing.installations import Installation
 
 DECLARED = '''
 from falaj.declare import Policy
@@ -49,11 +49,6 @@ what = "endpoint:late"
 environment = "test"
 expect = "permit"
 """
-
-
-def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = falaj_command(folder, *arguments)
-    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture

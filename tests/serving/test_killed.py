@@ -146,7 +146,7 @@ def test_a_killed_worker_loses_nothing_that_its_durability_promised(
     table = RoutingTable(prepared / "routing")
     table.write(make_release(durability=durability))
     table.flip("delays", "release_1")
-    answered = answered_until_killed(prepared, seconds=2.5)
+    answered = answered_until_killed(prepared, seconds=1)  # some flushes, and a moment of one
     logged = logged_in(prepared, programs.keys_of(prepared))
     assert len(set(logged)) == len(logged)
     lost = {one for one in answered if one not in set(logged)}

@@ -127,7 +127,7 @@ def stop_for_a_person(owner: Platform, story: Story) -> int:
     Returns:
         The version that waits.
     """
-    why = "The template permits one a day. The next one is made as well, and then it waits."
+    why = "The template permits one a day. The next one is trained too, on the same rows; it waits."
     with story.chapter("Stopped", why):
         owner.retraining.run(RETRAINING, reason="The snow of January is coming.")
         run = _followed(owner, story, n=2)

@@ -8,7 +8,7 @@ that nothing is ever applied that could not be computed.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.engine import Connection
 
@@ -19,13 +19,13 @@ from falaj.catalog.model import Classification, Relation
 from falaj.features import lineage, ondemand
 from falaj.features.exposure import refuse_as_harmless
 from falaj.features.model import Entity, FeatureService, FeatureView, OnDemandFeatures
-from falaj.features.plan import ServicePlan
 from falaj.features.purposes import purposes_of
 from falaj.features.sources import ForeignTable, Stream
-from falaj.features.versions import refuse_retired
-from falaj.features.views import ViewPlan
 from falaj.kernel.call import AssetRef, Call
 from falaj.kernel.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from falaj.features.plan import ServicePlan
 
 Find = Callable[..., Definition]
 """``find(connection, kind, name)`` gives the current definition in a transaction, with a
@@ -70,17 +70,24 @@ def appliers(
             _as_secret_as_its_table(call, catalog, definition)
         entity = find(call.connection, Entity.kind, definition.entity)
         if isinstance(entity, Entity):
+            from falaj.features.views import ViewPlan
+
             ViewPlan.of(definition, entity)
         if catalog is not None:
             lineage.record_view(call, catalog, definition)
 
     def on_demand(call: Call, definition: OnDemandFeatures) -> None:
+        from falaj.features.versions import refuse_retired
+
         refuse_retired(call.connection, definition)
         ondemand.compiled(definition.source)
         if catalog is not None:
             lineage.record_on_demand(call, catalog, definition)
 
     def service(call: Call, definition: FeatureService) -> None:
+        from falaj.features.plan import ServicePlan
+        from falaj.features.versions import refuse_retired
+
         refuse_retired(call.connection, definition)
         plan = ServicePlan.of(definition, _Within(call.connection, find))
         _as_secret_as_its_views(plan)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -109,6 +110,12 @@ class ServiceGroup(TyperGroup):
         return self._loaded().commands.get(cmd_name)
 
 
+@cache
+def _service_group(name: str) -> ServiceGroup:
+    """The same group each time: a process that runs many commands makes their parsers once."""
+    return ServiceGroup(name, SERVICES[name])
+
+
 class Root(TyperGroup):
     """The top-level commands, then one group for each service."""
 
@@ -119,7 +126,7 @@ class Root(TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """An own command, or the group of a service."""
         if cmd_name in SERVICES:
-            return ServiceGroup(cmd_name, SERVICES[cmd_name])
+            return _service_group(cmd_name)
         return self.commands.get(cmd_name)
 
 

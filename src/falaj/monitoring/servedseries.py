@@ -16,7 +16,6 @@ from sqlalchemy import delete, func, select, update
 from falaj.kernel.insertion import insert_if_absent
 from falaj.monitoring.servedtables import served_marks, served_minutes
 from falaj.operations.budgets import Served, ServiceLevel
-from falaj.serving.counted import upper_of
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
@@ -41,6 +40,8 @@ def served_by(level: ServiceLevel, counts: Iterable[SeriesCounts]) -> Served:
     A latency counts as good if its histogram's bucket ends at the threshold or before: the
     bucket of a request is at most 6.25 % wide, and what may be above is counted as bad.
     """
+    from falaj.serving.counted import upper_of
+
     total = good = 0
     for one in counts:
         if one.endpoint != level.endpoint or one.shadow:

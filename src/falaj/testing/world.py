@@ -13,9 +13,11 @@ import io
 import json
 import math
 import random
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest import mock
@@ -25,6 +27,8 @@ from falaj.kernel.door import LocalDoor, face
 from falaj.kernel.jobs import Worker
 from falaj.kernel.settings import Settings
 from falaj.operations.model import Severity
+from falaj.testing.asked import command_line, command_words
+from falaj.testing.worldcopies import copied
 
 if TYPE_CHECKING:
     from starlette.testclient import TestClient
@@ -42,6 +46,7 @@ ENDPOINT = AssetRef("endpoint", "late")
 _CARRIERS = ("AA", "UA", "WN")
 _REVEALED = {"reveal_once": True}
 _N_ROWS = 900
+_KEPT_OPEN_SECONDS = 60.0
 
 
 def write_flights(file: Path) -> None:
@@ -123,41 +128,59 @@ class World:
     """
 
     def __init__(self, premises: Premises, folder: Path) -> None:
+        self.premises = premises
+        self.folder = folder
+        self.facts: dict[str, str] = {}
+        """Names of things that were made: ``run``, ``release``, ``prediction`` …"""
+        self._made = 0
+        self._platforms: dict[bool, tuple[float, Platform]] = {}
+
+    @cached_property
+    def http(self) -> TestClient:
+        """The control plane's HTTP application."""
         from starlette.testclient import TestClient as Client
 
         from falaj.interfaces.processes import control_app
 
-        self.premises = premises
-        self.folder = folder
-        self.http: TestClient = Client(
-            control_app(premises), base_url="https://localhost", raise_server_exceptions=False
-        )
-        self.facts: dict[str, str] = {}
-        """Names of things that were made: ``run``, ``release``, ``prediction`` …"""
-        self._made = 0
+        app = control_app(self.premises)
+        return Client(app, base_url="https://localhost", raise_server_exceptions=False)
 
     @classmethod
     @contextmanager
     def made(cls, folder: Path) -> Iterator[World]:
         """A world in an empty folder; everything is given back at the end."""
-        from falaj.wiring import assembly, setup
+        known = copied(folder, cls._filled)
+        with cls._opened_in(folder) as world:
+            world.facts.update(known["facts"])
+            world._made = known["made"]
+            yield world
+
+    @classmethod
+    def _filled(cls, folder: Path) -> dict[str, Any]:
+        """Fill an empty folder; what the world knows of itself."""
+        from falaj.wiring import setup
+
+        write_flights(folder / "flights.csv")
+        setup.initialise(Settings.read(folder), owner=OWNER)
+        with cls._opened_in(folder) as world:
+            world._fill()
+            return {"facts": world.facts, "made": world._made}
+
+    @classmethod
+    @contextmanager
+    def _opened_in(cls, folder: Path) -> Iterator[World]:
+        from falaj.wiring import assembly
 
         # Another world of this process may be open, and have put itself in its place.
         assemble = getattr(assembly.assemble, "replaced", assembly.assemble)
-
-        settings = Settings.read(folder)
-        write_flights(folder / "flights.csv")
-        setup.initialise(settings, owner=OWNER)
-        premises = assemble(settings)
+        premises = assemble(Settings.read(folder))
         close = premises.close
         # Stores that one process may open once are shared by all doors of the world.
         ours = mock.Mock(return_value=premises, replaced=assemble)
         shared = mock.patch("falaj.wiring.assembly.assemble", ours)
         with mock.patch.object(premises, "close", lambda: None), shared:
             try:
-                world = cls(premises, folder)
-                world._fill()
-                yield world
+                yield cls(premises, folder)
             finally:
                 close()
 
@@ -193,6 +216,12 @@ class World:
         """What ``falaj.open(folder)`` gives, with a fresh second factor if wanted."""
         import falaj
 
+        with self._as_owner(stepped_up):
+            yield falaj.open(self.folder)
+
+    @contextmanager
+    def _as_owner(self, stepped_up: bool) -> Iterator[None]:
+        """Whoever opens the folder meanwhile has a fresh second factor if wanted."""
         authentication = self.premises.authentication
         by_key = authentication.by_key
 
@@ -201,7 +230,7 @@ class World:
             return caller.with_factor(self.premises.clock.now()) if stepped_up else caller
 
         with mock.patch.object(authentication, "by_key", with_factor):
-            yield falaj.open(self.folder)
+            yield
 
     # ---- asking
 
@@ -213,9 +242,16 @@ class World:
         return asked[way](action, arguments, stepped_up)
 
     def _in_python(self, action: Action, arguments: Mapping[str, Any], stepped_up: bool) -> Any:
-        with self.opened(stepped_up=stepped_up) as platform:
-            service = getattr(platform, action.service)
-            return _json(action, getattr(service, action.verb)(**arguments))
+        service = getattr(self._at_hand(stepped_up), action.service)
+        return _json(action, getattr(service, action.verb)(**arguments))
+
+    def _at_hand(self, stepped_up: bool) -> Platform:
+        """The folder's platform, opened anew once a minute: a second factor does not stay fresh."""
+        kept = self._platforms.get(stepped_up)
+        if kept is None or time.monotonic() - kept[0] > _KEPT_OPEN_SECONDS:
+            with self.opened(stepped_up=stepped_up) as platform:
+                kept = self._platforms[stepped_up] = (time.monotonic(), platform)
+        return kept[1]
 
     def _over_http(self, action: Action, arguments: Mapping[str, Any], stepped_up: bool) -> Any:
         from falaj.interfaces.client import RemoteDoor
@@ -226,17 +262,15 @@ class World:
         return _json(action, getattr(service, action.verb)(**arguments))
 
     def _by_command(self, action: Action, arguments: Mapping[str, Any], stepped_up: bool) -> Any:
-        from falaj.interfaces.cli import app
-
         words = ["--folder", str(self.folder), "--json", action.service, action.command]
         told, wrong, code = io.StringIO(), io.StringIO(), 0
         with (
-            self.opened(stepped_up=stepped_up),
+            self._as_owner(stepped_up),
             contextlib.redirect_stdout(told),
             contextlib.redirect_stderr(wrong),
         ):
             try:
-                app([*words, *command_words(action, arguments)], prog_name="falaj")
+                command_line()([*words, *command_words(action, arguments)], prog_name="falaj")
             except SystemExit as ended:
                 code = ended.code if isinstance(ended.code, int) else 1
         if code:
@@ -547,23 +581,8 @@ class World:
 
     def close(self) -> None:
         """Close the HTTP client."""
-        self.http.close()
-
-
-def command_words(action: Action, arguments: Mapping[str, Any]) -> list[str]:
-    """The words of the command line that stand for these arguments."""
-    from falaj.interfaces.texts import jsonable, to_text
-
-    positional, options = [], []
-    for name in action.signature.parameters:
-        if name not in arguments:
-            continue
-        text = to_text(action, name, jsonable(arguments[name]))
-        if name in action.path_arguments:
-            positional.append(text)
-        else:
-            options += ["--" + name.replace("_", "-"), text]
-    return [*options, *positional]
+        if "http" in vars(self):
+            self.http.close()
 
 
 def _json(action: Action, result: Any) -> Any:

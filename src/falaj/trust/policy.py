@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from importlib.resources import files
 from typing import Any, TypeAlias
 
@@ -280,12 +281,13 @@ class CedarPolicy:
         return Decision(answer.allowed, tuple(reasons) or (DEFAULT,))
 
     def _parsed(self, added: Mapping[str, str]) -> _Prepared:
-        texts = {name: _built_in(name) for name in ("roles.cedar", "guards.cedar")}
-        for name, text in added.items():
-            texts[f"the added policy {name!r}"] = text
         by_id: dict[str, Written] = {}
-        for name, text in texts.items():
-            for policy_id, written in self._checked(name, text).items():
+        found = [(name, written) for name, written in _shipped(self.schema).items()]
+        for added_name, text in added.items():
+            name = f"the added policy {added_name!r}"
+            found.append((name, _checked(name, text, self._schema)))
+        for name, checked in found:
+            for policy_id, written in checked.items():
                 if policy_id in by_id:
                     raise InvalidInput(
                         f"The policy id {policy_id!r} stands twice, again in {name}.",
@@ -295,35 +297,44 @@ class CedarPolicy:
         asked = frozenset[str]().union(*(policy.asks for policy in by_id.values()))
         return _Prepared(by_id, asks_age="mfa_seconds" in asked, asks_via="via" in asked)
 
-    def _checked(self, name: str, text: str) -> dict[str, Written]:
-        """The policies of one text by their ``@id``; raises InvalidInput."""
-        try:
-            parsed = json.loads(cedarpy.policies_to_json_str(text))
-        except ValueError as error:
+
+@lru_cache(maxsize=4)
+def _shipped(schema: str) -> Mapping[str, Mapping[str, Written]]:
+    """The built-in policies by text and ``@id``; they are validated once for a schema."""
+    parsed = cedarpy.Schema.from_str(schema)
+    names = ("roles.cedar", "guards.cedar")
+    return {name: _checked(name, _built_in(name), parsed) for name in names}
+
+
+def _checked(name: str, text: str, schema: cedarpy.Schema) -> dict[str, Written]:
+    """The policies of one text by their ``@id``; raises InvalidInput."""
+    try:
+        parsed = json.loads(cedarpy.policies_to_json_str(text))
+    except ValueError as error:
+        raise InvalidInput(
+            f"The policies of {name} do not parse: {error}.", hint="Mend the Cedar text."
+        ) from error
+    result = cedarpy.validate_policies(text, schema)
+    if not result.validation_passed:
+        told = "; ".join(str(problem) for problem in result.errors[:3])
+        raise InvalidInput(
+            f"The policies of {name} do not fit the platform's schema: {told}.",
+            hint="The package's trust/policies/entities.cedarschema names what there is.",
+        )
+    if parsed.get("templates"):
+        raise InvalidInput(
+            f"The policies of {name} hold a template.", hint="Write out its policies."
+        )
+    by_id: dict[str, Written] = {}
+    for policy in parsed["staticPolicies"].values():
+        policy_id = policy.get("annotations", {}).get("id")
+        if not policy_id or policy_id in by_id:
             raise InvalidInput(
-                f"The policies of {name} do not parse: {error}.", hint="Mend the Cedar text."
-            ) from error
-        result = cedarpy.validate_policies(text, self._schema)
-        if not result.validation_passed:
-            told = "; ".join(str(problem) for problem in result.errors[:3])
-            raise InvalidInput(
-                f"The policies of {name} do not fit the platform's schema: {told}.",
-                hint="The package's trust/policies/entities.cedarschema names what there is.",
+                f"A policy of {name} has no `@id` of its own.",
+                hint="Name each policy: decisions and audit records quote the name.",
             )
-        if parsed.get("templates"):
-            raise InvalidInput(
-                f"The policies of {name} hold a template.", hint="Write out its policies."
-            )
-        by_id: dict[str, Written] = {}
-        for policy in parsed["staticPolicies"].values():
-            policy_id = policy.get("annotations", {}).get("id")
-            if not policy_id or policy_id in by_id:
-                raise InvalidInput(
-                    f"A policy of {name} has no `@id` of its own.",
-                    hint="Name each policy: decisions and audit records quote the name.",
-                )
-            by_id[policy_id] = Written.of(policy_id, policy)
-        return by_id
+        by_id[policy_id] = Written.of(policy_id, policy)
+    return by_id
 
 
 def _typed(principal: str) -> bool:

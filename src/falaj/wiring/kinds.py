@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from falaj.catalog.definitions import Definition, Review
 
 if TYPE_CHECKING:
+    from sqlalchemy.engine import Connection
+
+    from falaj.catalog.definitions import Resulting
+    from falaj.catalog.planning import PlannedDefinition
     from falaj.features.foreign import ForeignTables
     from falaj.lake.ports import Lake
 
@@ -58,18 +62,25 @@ def definition_reviews(
     """
     from falaj.features.compatibility import Compatibility
     from falaj.features.exposure import ClassifiedColumns
-    from falaj.features.fitting import Fitting
-    from falaj.features.subjectviews import SubjectsNamed
     from falaj.ingest.declared import ColumnsOfPlans
     from falaj.lake.readrules import ReadRuleReview
     from falaj.rollouts.metricreview import MetricReview
     from falaj.rollouts.rolloutreview import RolloutReview
     from falaj.wiring.readingparts import schema_of
 
+    def fitting(
+        connection: Connection, items: Sequence[PlannedDefinition], after: Resulting
+    ) -> list[PlannedDefinition]:
+        # With numpy and pyarrow, for which most processes, that plan nothing, need not wait.
+        from falaj.features.fitting import Fitting
+        from falaj.features.subjectviews import SubjectsNamed
+
+        fit = Fitting(lambda table: foreign().schema(table), lake)(connection, items, after)
+        return SubjectsNamed()(connection, fit, after)
+
     return [
         Compatibility(find),
-        Fitting(lambda table: foreign().schema(table), lake),
-        SubjectsNamed(),
+        fitting,
         ColumnsOfPlans(),
         ClassifiedColumns(),
         ReadRuleReview(lambda table, resulting: schema_of(lake(), table, resulting)),

@@ -43,7 +43,14 @@ def newest(departures: Any, spec: dict[str, Any]) -> dict[str, Any]:
     return {**spec, "split": split}
 
 
-def newest_set(newest: dict[str, Any], platform: Any) -> str:
+def newest_set(
+    newest: dict[str, Any],
+    platform: Any,
+    departures: Any,  # noqa: ARG001 - while these tables stand still, the set stays what it is
+    schedule: Any,  # noqa: ARG001
+    weather: Any,  # noqa: ARG001
+    aircraft: Any,  # noqa: ARG001
+) -> str:
     """Pin and build the training set of the newest rows; its id."""
     job = platform.training.prepare(newest)
     found: str = platform.wait(job).result.training_set
@@ -59,7 +66,17 @@ def retrained(newest_set: str, platform: Any, request: dict[str, Any]) -> dict[s
 flight_retraining = Pipeline.of(
     "flight-retraining",
     step(newest, takes={"departures": FromTable(table="departures", columns=("asked_at",))}),
-    newest_set,
+    # The next retraining takes the same set unless a table that it is made of has changed.
+    step(
+        newest_set,
+        cached=True,
+        takes={
+            "departures": FromTable(table="departures", columns=("asked_at",)),
+            "schedule": FromTable(table="schedule", columns=("scheduled_at",)),
+            "weather": FromTable(table="weather", columns=("known_at",)),
+            "aircraft": FromTable(table="aircraft", columns=("tailnum",)),
+        },
+    ),
     retrained,
     description="Trains on what has become known, up to two months before the newest departure.",
     parameters={"spec": {}, "request": {}, "retraining": {}},
