@@ -138,6 +138,20 @@ def test_when_the_loop_has_nothing_to_do_they_wake_before_their_turn(loop: HandL
     assert idle.n_resting < busy.n_resting - 400
 
 
+def test_a_busy_loop_that_is_on_time_now_and_then_wakes_nobody_before_their_turn(
+    loop: HandLoop,
+) -> None:
+    made = pressure(loop)
+    clients = [Client() for _ in range(1_500)]
+    for client in clients:
+        made.refused(client, 0)
+    begun = loop.now
+    for late in (0.0, 0.003, 0.0, 0.0, 0.002, 0.0, 0.0, 0.0, 0.004) * 6:
+        loop.move(0.005 + late)
+    woken = sum("wake" in one.told for one in clients)
+    assert woken == pytest.approx((loop.now - begun) * 0.05 / 25e-6, rel=0.05)
+
+
 def test_what_waited_in_the_kernel_is_read_before_it_is_told_that_all_is_read(
     loop: HandLoop,
 ) -> None:

@@ -21,6 +21,8 @@ _BURST_SECONDS = 0.02
 _LONGEST_SECONDS = 1.0
 _TICK_SECONDS = 0.005
 _ON_TIME_SECONDS = 0.001
+_QUIET_TICKS = 4
+"""So many timers in a row must fire on time: one does so by chance in a loop that is busy."""
 _AT_ONCE = 64
 
 
@@ -43,8 +45,8 @@ class Connection(Protocol):
 class BackPressure:
     """Lets refused connections rest, in the order in which they were refused.
 
-    A timer that fires on time says that the loop has nothing to do; then some may wake
-    before their turn.
+    Timers that fire on time, one after the other, say that the loop has nothing to do; then some
+    may wake before their turn.
 
     Args:
         loop: the event loop that serves the connections.
@@ -56,6 +58,7 @@ class BackPressure:
         """When the next refusal would be within the share."""
         self._resting: deque[tuple[float, Connection]] = deque()
         self._due = 0.0
+        self._n_on_time = 0
         self._timer: asyncio.TimerHandle | None = None
 
     @property
@@ -74,6 +77,7 @@ class BackPressure:
         connection.rest()
         self._resting.append((turn, connection))
         if self._timer is None:
+            self._n_on_time = 0
             self._schedule(now)
 
     def close(self) -> None:
@@ -90,7 +94,9 @@ class BackPressure:
 
     def _tick(self) -> None:
         now, resting = self._loop.time(), self._resting
-        early = _AT_ONCE if now - self._due < _ON_TIME_SECONDS else 0
+        on_time = now - self._due < _ON_TIME_SECONDS
+        self._n_on_time = self._n_on_time + 1 if on_time else 0
+        early = _AT_ONCE if self._n_on_time >= _QUIET_TICKS else 0
         woken = []
         while resting and (resting[0][0] <= now or early > 0):
             if resting[0][0] > now:
