@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+import threading
 import time
 import weakref
 from pathlib import Path
@@ -99,6 +100,24 @@ def test_the_successor_of_a_plan_with_compiled_models_is_compiled_before_it_answ
     endpoint.plans.prepare()
     endpoint.serve(2)
     assert endpoint.plans.active["delays"].compiled == compiled
+
+
+def test_a_release_whose_models_take_long_to_compile_is_ready_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("falaj.serving.plans._COMPILING_SECONDS", 0.05)
+    goes_on = threading.Event()
+    monkeypatch.setattr(Plan, "compile", lambda _self: goes_on.wait(20))
+    endpoint = Endpoint(tmp_path, keep_seconds=60)
+    endpoint.serve(1)
+    serving: Any = endpoint.plans.active["delays"]
+    serving.compiled = True
+    endpoint.table.announce("delays", "release_2")
+    begun = time.monotonic()
+    endpoint.plans.prepare()
+    assert time.monotonic() - begun < 10
+    assert endpoint.plans.prepared()["release_2"] == "ready"
+    goes_on.set()
 
 
 def test_only_one_release_is_kept_for_a_rollback(tmp_path: Path) -> None:
