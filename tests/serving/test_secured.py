@@ -144,6 +144,28 @@ def test_who_is_told_the_end_and_does_not_answer_is_let_go(served: Served, clien
     assert len(served.echo.asked) == 1
 
 
+def test_a_long_answer_comes_whole_though_it_is_the_last_one(client: Client) -> None:
+    client.shake()
+    client.send(client.sealed(b"GET /large HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n"))
+    told = client.heard()
+    assert told.endswith(b"\r\n\r\n" + b"x" * 1_000_000)
+    assert client.tls.read(1) == b"", "and then the other side says its end"
+
+
+def test_who_reads_slowly_but_reads_gets_all_of_it(served: Served, client: Client) -> None:
+    client.shake()
+    asked = b"GET /large HTTP/1.1\r\nhost: a\r\n\r\n" * 15
+    client.send(client.sealed(asked + b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n"))
+    told = 0
+    begun = time.monotonic()
+    while part := client.plain.recv(1 << 16):
+        told += len(part)
+        if time.monotonic() < begun + 2.5:  # longer than the time of a farewell
+            time.sleep(0.02)
+    assert told > 15_000_000
+    until(lambda: not served.front.connections)
+
+
 def test_a_changed_byte_ends_the_connection_and_nothing_of_it_is_read(
     served: Served, client: Client
 ) -> None:

@@ -13,6 +13,8 @@ import asyncio
 import ssl
 from typing import Any, cast
 
+_PIECE_BYTES = 64 * 1024
+"""Of an answer, that are encrypted before they are handed on."""
 _RECORD_BYTES = 16 * 1024
 """Of plain text, at most, in one record of TLS."""
 
@@ -139,8 +141,26 @@ class Secured(asyncio.Protocol):
             return
         except ssl.SSLError:
             pass
+        self._hang_up()
+
+    def _hang_up(self) -> None:
+        """Close the socket behind what is written; but do not wait for ever that it is read."""
         if self._socket is not None:
+            self._await_farewell()
             self._socket.close()
+
+    def _await_farewell(self) -> None:
+        """Give the client its time: to answer our end, or to read some of what is written."""
+        self._rest()
+        n_unread = self._socket.get_write_buffer_size()
+        self._timer = self._loop.call_later(self._farewell_seconds, self._out_of_time, n_unread)
+
+    def _out_of_time(self, n_unread: int) -> None:
+        self._timer = None
+        if self._socket is not None and self._socket.get_write_buffer_size() < n_unread:
+            self._await_farewell()  # it reads
+        else:
+            self.abort()
 
     def _flush(self) -> None:
         if self._socket is not None and self._outgoing.pending:
@@ -150,8 +170,7 @@ class Secured(asyncio.Protocol):
         """End a connection whose bytes are not TLS, or not by its rules."""
         self._closing = True
         self._flush()
-        if self._socket is not None:
-            self._socket.close()
+        self._hang_up()
 
     def _rest(self) -> None:
         if self._timer is not None:
@@ -165,9 +184,11 @@ class Secured(asyncio.Protocol):
         if self._closing:
             return
         try:
-            n_written = self._tls.write(data)
+            n_written = self._tls.write(data if len(data) <= _PIECE_BYTES else data[:_PIECE_BYTES])
             while n_written < len(data):
-                n_written += self._tls.write(memoryview(data)[n_written:])
+                if self._outgoing.pending > _PIECE_BYTES:
+                    self._flush()  # the buffer never shrinks: it need not hold a whole answer
+                n_written += self._tls.write(memoryview(data)[n_written : n_written + _PIECE_BYTES])
         except ssl.SSLError:
             self.abort()
             return
@@ -184,10 +205,10 @@ class Secured(asyncio.Protocol):
             pass  # "want read": the client has not said its end yet
         else:
             self._flush()
-            self._socket.close()
+            self._hang_up()
             return
         self._flush()
-        self._timer = self._loop.call_later(self._farewell_seconds, self.abort)
+        self._await_farewell()
         self._socket.resume_reading()
 
     def abort(self) -> None:
