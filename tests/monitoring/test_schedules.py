@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from sqlalchemy import select
+from sqlalchemy import delete, select, update
 
 from falaj.catalog.assets import Catalog
 from falaj.catalog.definitions import Definitions
+from falaj.catalog.tables import definition_versions
 from falaj.kernel.call import AssetRef
 from falaj.kernel.calls import Calls
 from falaj.kernel.clock import SetClock
@@ -224,6 +225,62 @@ def test_a_monitor_that_cannot_be_looked_after_holds_up_no_other(
     monkeypatch.setattr(MonitorSchedules, "_begin", broken)
     house.clock.move(HOUR)
     assert house.schedules.run_once() == 1
+
+
+def test_a_monitor_that_no_longer_parses_is_logged_once_and_holds_up_no_other(
+    house: House, capsys: pytest.CaptureFixture[str]
+) -> None:
+    house.declare(CheckSchedule(every=HOUR))
+    with house.calls.opened("test.declare", "user:amina") as call:
+        other = Monitor(name="a-first", endpoint="delays", schedule=CheckSchedule(every=HOUR))
+        house.definitions.apply(call, [other])
+    house.clock.move(HOUR)
+    assert house.schedules.run_once() == 2
+    house.work()
+    broken = {"kind": "monitor", "name": "a-first", "endpoint": "delays", "gone": 1}
+    with house.database.transaction() as connection:
+        table = definition_versions
+        connection.execute(update(table).where(table.c.name == "a-first").values(document=broken))
+    assert [house.look() for _ in range(3)] == [1, 1, 1]
+    with house.database.reading() as connection:
+        (check,) = house.schedules.checks(connection, "a-first", limit=9)
+        (listed,) = house.schedules.listed(connection)
+    assert (check.state, listed.monitor) == (CheckState.DONE, "watch")
+    assert "".join(capsys.readouterr()).count("no longer fits") == 1
+
+
+def test_a_result_that_cannot_be_kept_holds_up_no_other(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house.declare(CheckSchedule(every=HOUR))
+    with house.calls.opened("test.declare", "user:amina") as call:
+        other = Monitor(name="a-first", endpoint="delays", schedule=CheckSchedule(every=HOUR))
+        house.definitions.apply(call, [other])
+    settle = MonitorSchedules._settle
+
+    def broken(self: MonitorSchedules, name: str, check: Any) -> None:
+        if name == "a-first":
+            raise KeyError("results")
+        settle(self, name, check)
+
+    monkeypatch.setattr(MonitorSchedules, "_settle", broken)
+    assert [house.look(), house.look()] == [2, 1]
+
+
+def test_a_check_whose_job_is_no_more_has_failed_and_the_next_one_is_begun(house: House) -> None:
+    house.declare(CheckSchedule(every=HOUR))
+    house.clock.move(HOUR)
+    assert house.schedules.run_once() == 1
+    with house.database.transaction() as connection:
+        connection.execute(delete(job_rows))
+    assert house.look() == 1
+    with house.database.reading() as connection:
+        done, lost = house.schedules.checks(connection, "watch", limit=9)
+    assert (done.state, lost.state) == (CheckState.DONE, CheckState.FAILED)
+    assert lost.error == {
+        "code": "not-found", "message": "The job of the check is no more on record.",
+    }  # fmt: skip
+    assert lost.ended_at == BEGIN + 2 * HOUR
 
 
 def test_a_monitor_that_is_applied_without_its_schedule_checks_no_more(house: House) -> None:
