@@ -283,6 +283,38 @@ def test_a_check_whose_job_is_no_more_has_failed_and_the_next_one_is_begun(house
     assert lost.ended_at == BEGIN + 2 * HOUR
 
 
+YEAR = timedelta(days=365)
+
+
+@pytest.mark.parametrize("done", [True, False])
+def test_a_clock_that_was_ahead_for_a_while_keeps_no_check_and_no_alert_away(
+    house: House, done: bool
+) -> None:
+    house.declare(CheckSchedule(every=HOUR, alert_after=2))
+    house.clock.move(YEAR)
+    assert house.schedules.run_once() == 1
+    if done:
+        house.work()
+        house.schedules.run_once()
+    house.clock.move(-YEAR)
+    house.error = NotFound("There is nothing to measure.")
+    assert [house.look(), house.look()] == [1, 1]
+    assert house.alert_states() == [AlertState.OPEN]
+    with house.database.reading() as connection:
+        (told,) = house.schedules.listed(connection)
+    assert told.n_failed == 2
+
+
+@pytest.mark.parametrize("schedule", [CheckSchedule(every=HOUR), CheckSchedule(cron="0 * * * *")])
+def test_a_monitor_that_was_applied_while_the_clock_was_ahead_is_checked_now(
+    house: House, schedule: CheckSchedule
+) -> None:
+    house.clock.move(YEAR)
+    house.declare(schedule)
+    house.clock.move(-YEAR)
+    assert [house.look(), house.look(), house.look(after=HOUR / 10)] == [1, 1, 0]
+
+
 def test_a_monitor_that_is_applied_without_its_schedule_checks_no_more(house: House) -> None:
     house.declare(CheckSchedule(every=HOUR))
     house.declare(None)

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from sqlalchemy import delete, select, update
@@ -45,6 +45,8 @@ KEPT = 1_000
 """So many checks of each definition stay on record."""
 FAILING = "checks-fail"
 """The last part of the name of the alert that checks fail."""
+UNKNOWN = timedelta(days=1)
+"""So far back times are made up for where all that is known lies in the future."""
 L = TypeVar("L", bound=Look)
 
 
@@ -176,9 +178,17 @@ class ScheduledChecks(Generic[L]):
         self._definitions.version(connection, self._watched.kind, name)
         return self.newest(connection, name, limit=limit)
 
-    def newest(self, connection: Connection, name: str, *, limit: int) -> list[L]:
-        """As ``checks``, also of a definition that is no more."""
+    def newest(
+        self, connection: Connection, name: str, *, limit: int, until: datetime | None = None
+    ) -> list[L]:
+        """As ``checks``, also of a definition that is no more.
+
+        Args:
+            until: leaves out what is of later times. There are some if the clock was ahead.
+        """
         query = select(self._watched.rows).where(self._of(name)).order_by(self._rows.tick.desc())
+        if until is not None:
+            query = query.where(self._rows.tick <= until)
         return [self._look(row) for row in connection.execute(query.limit(limit))]
 
     def _of(self, name: str) -> Any:
@@ -192,11 +202,13 @@ class ScheduledChecks(Generic[L]):
         self, connection: Connection, version: VersionedDefinition, schedule: CheckSchedule
     ) -> datetime | None:
         """The time for which a check is to be begun now."""
-        newest = self.newest(connection, version.name, limit=1)
+        now = self._calls.now()
+        newest = self.newest(connection, version.name, limit=1, until=now)
         if newest and newest[0].state is CheckState.WAITING:
             return None
-        since = max([version.at, *(one.tick for one in newest)])
-        return schedule.due(since, self._calls.now())
+        # What was written while the clock was ahead must not keep checks away until then.
+        past = [at for at in (version.at, *(one.tick for one in newest)) if at <= now]
+        return schedule.due(max(past, default=now - UNKNOWN), now)
 
     def _begin(self, version: VersionedDefinition, schedule: CheckSchedule) -> int:
         with self._calls.database.reading() as connection:
@@ -273,7 +285,8 @@ class ScheduledChecks(Generic[L]):
             over = f"The {self._watched.kind} can be checked again."
             self._alerts.clear(call, name=alert, subject=subject, resolution=over)
             return
-        n = failed_in_a_row(self.newest(call.connection, name, limit=schedule.alert_after))
+        newest = self.newest(call.connection, name, limit=schedule.alert_after, until=call.now)
+        n = failed_in_a_row(newest)
         if n >= schedule.alert_after:
             message = error.get("message", "")
             self._alerts.raise_alert(
