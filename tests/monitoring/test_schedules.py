@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -142,6 +144,40 @@ def test_two_workers_that_both_saw_that_a_check_is_due_begin_one(house: House) -
     assert second.run_once() == 0
     with house.database.reading() as connection:
         assert len(connection.execute(select(job_rows)).all()) == 1
+
+
+def test_two_workers_on_either_side_of_a_time_begin_one_check(database: Database) -> None:
+    house = House(database)
+    house.declare(CheckSchedule(every=HOUR))
+    house.clock.move(HOUR)
+    asked, other_ended = threading.Event(), threading.Event()
+
+    class Slow(Jobs):
+        """Lets another worker look before this one's check is committed."""
+
+        def submit(self, *args: Any, **named: Any) -> Any:
+            job = super().submit(*args, **named)
+            asked.set()
+            other_ended.wait(0.5)
+            return job
+
+    first, second = house.other(), house.other()
+    first._jobs = Slow(database, house.clock)
+    later = SetClock(house.clock.now() + HOUR)
+    second._calls = Calls(database, MemoryAudit(), Outbox(), later)
+
+    def look() -> int:
+        assert asked.wait(30)
+        begun = second.run_once()
+        other_ended.set()
+        return begun
+
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(look)
+        assert (first.run_once(), other.result(30)) == (1, 0)
+    with database.reading() as connection:
+        (check,) = house.schedules.checks(connection, "watch", limit=9)
+    assert check.tick == BEGIN + HOUR / 2
 
 
 def test_while_a_check_waits_no_other_of_its_monitor_is_begun(house: House) -> None:

@@ -1,7 +1,8 @@
 """Checks by a schedule, each time once, as whoever applied the definition.
 
 A time of a schedule is a row, written in the transaction that submits the check's job: so two
-workers that see the same time begin one check. The job asks the door with a key that is made of
+workers that see the same time begin one check. Its definition is locked meanwhile: so do two of
+which one sees the next time already. The job asks the door with a key that is made of
 the time: so a worker that is killed after the check and before it could say so leaves one check.
 While a check waits for its turn no other one of its definition is begun: the times that go by
 meanwhile are one check afterwards.
@@ -217,6 +218,8 @@ class ScheduledChecks(Generic[L]):
         resource = f"{self._watched.kind}:{version.name}"
         action = f"{self._watched.actions}.schedule"
         with self._calls.opened(action, version.by, resource=resource) as call:
+            # Another worker may be beginning a check of another time, which is not to be seen yet.
+            self._definitions.hold(call.connection, self._watched.kind, version.name)
             tick = self._due(call.connection, version, schedule)
             if tick is None:
                 return 0
