@@ -207,6 +207,31 @@ def test_on_a_full_disk_requests_are_answered_and_the_log_says_what_is_missing(
     assert "not counted for its guardrails" in "".join(capsys.readouterr())
 
 
+@pytest.mark.parametrize("given_back", [True, False])
+def test_after_a_disk_that_had_room_for_part_of_a_section_the_next_one_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given_back: bool
+) -> None:
+    def half(file: int, place: int, length: int) -> None:
+        os.truncate(file, place + length // 2)
+        raise OSError(28, "No space left on device")
+
+    def failing(*_: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    meters = Meters(tmp_path, "w0")
+    answered(meters, "a")
+    with monkeypatch.context() as patched:
+        patched.setattr(unitcounts.os, "posix_fallocate", half)
+        if not given_back:
+            patched.setattr(unitcounts.os, "ftruncate", failing)
+        meters.of("shop").units("lost").erred(Row("a"), asked("a"), WHO)
+    (file,) = tmp_path.glob("*.units")
+    assert (file.stat().st_size == 1 << 20) == given_back
+    meters.of("shop").units("later").erred(Row("b"), asked("b"), WHO)
+    assert {variant for variant, _ in meters.units("shop")} == {"new", "later"}
+    assert by_bucket(meters, "later").sum() == 1
+
+
 def test_a_section_that_is_made_in_this_very_moment_is_passed_over(tmp_path: Path) -> None:
     path = tmp_path / "w.units"
     path.write_bytes(bytes(1 << 20))
