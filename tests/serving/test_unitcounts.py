@@ -157,6 +157,18 @@ def test_taking_over_counts_each_exactly_once_wherever_it_is_killed(
         assert by_bucket(Meters(tmp_path, "reader")).sum() == 10
 
 
+def test_a_file_by_units_without_its_meters_goes_and_those_of_living_workers_stay(
+    tmp_path: Path,
+) -> None:
+    living = Meters(tmp_path, "living")
+    answered(living, "a", "b")
+    left = tmp_path / "w9.0123456789ab.units"
+    left.write_bytes(bytes(1 << 20))
+    Meters(tmp_path, "next").of("shop").refused(400)
+    assert not left.exists()
+    assert by_bucket(Meters(tmp_path, "reader")).sum() == 2
+
+
 WORKER = """
 import sys
 from pathlib import Path
