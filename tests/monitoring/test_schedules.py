@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -9,10 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from sqlalchemy import select
+from sqlalchemy import delete, select, update
 
 from falaj.catalog.assets import Catalog
 from falaj.catalog.definitions import Definitions
+from falaj.catalog.tables import definition_versions
 from falaj.kernel.call import AssetRef
 from falaj.kernel.calls import Calls
 from falaj.kernel.clock import SetClock
@@ -143,6 +146,40 @@ def test_two_workers_that_both_saw_that_a_check_is_due_begin_one(house: House) -
         assert len(connection.execute(select(job_rows)).all()) == 1
 
 
+def test_two_workers_on_either_side_of_a_time_begin_one_check(database: Database) -> None:
+    house = House(database)
+    house.declare(CheckSchedule(every=HOUR))
+    house.clock.move(HOUR)
+    asked, other_ended = threading.Event(), threading.Event()
+
+    class Slow(Jobs):
+        """Lets another worker look before this one's check is committed."""
+
+        def submit(self, *args: Any, **named: Any) -> Any:
+            job = super().submit(*args, **named)
+            asked.set()
+            other_ended.wait(0.5)
+            return job
+
+    first, second = house.other(), house.other()
+    first._jobs = Slow(database, house.clock)
+    later = SetClock(house.clock.now() + HOUR)
+    second._calls = Calls(database, MemoryAudit(), Outbox(), later)
+
+    def look() -> int:
+        assert asked.wait(30)
+        begun = second.run_once()
+        other_ended.set()
+        return begun
+
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(look)
+        assert (first.run_once(), other.result(30)) == (1, 0)
+    with database.reading() as connection:
+        (check,) = house.schedules.checks(connection, "watch", limit=9)
+    assert check.tick == BEGIN + HOUR / 2
+
+
 def test_while_a_check_waits_no_other_of_its_monitor_is_begun(house: House) -> None:
     house.declare(CheckSchedule(every=HOUR))
     house.clock.move(HOUR)
@@ -224,6 +261,94 @@ def test_a_monitor_that_cannot_be_looked_after_holds_up_no_other(
     monkeypatch.setattr(MonitorSchedules, "_begin", broken)
     house.clock.move(HOUR)
     assert house.schedules.run_once() == 1
+
+
+def test_a_monitor_that_no_longer_parses_is_logged_once_and_holds_up_no_other(
+    house: House, capsys: pytest.CaptureFixture[str]
+) -> None:
+    house.declare(CheckSchedule(every=HOUR))
+    with house.calls.opened("test.declare", "user:amina") as call:
+        other = Monitor(name="a-first", endpoint="delays", schedule=CheckSchedule(every=HOUR))
+        house.definitions.apply(call, [other])
+    house.clock.move(HOUR)
+    assert house.schedules.run_once() == 2
+    house.work()
+    broken = {"kind": "monitor", "name": "a-first", "endpoint": "delays", "gone": 1}
+    with house.database.transaction() as connection:
+        table = definition_versions
+        connection.execute(update(table).where(table.c.name == "a-first").values(document=broken))
+    assert [house.look() for _ in range(3)] == [1, 1, 1]
+    with house.database.reading() as connection:
+        (check,) = house.schedules.checks(connection, "a-first", limit=9)
+        (listed,) = house.schedules.listed(connection)
+    assert (check.state, listed.monitor) == (CheckState.DONE, "watch")
+    assert "".join(capsys.readouterr()).count("no longer fits") == 1
+
+
+def test_a_result_that_cannot_be_kept_holds_up_no_other(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house.declare(CheckSchedule(every=HOUR))
+    with house.calls.opened("test.declare", "user:amina") as call:
+        other = Monitor(name="a-first", endpoint="delays", schedule=CheckSchedule(every=HOUR))
+        house.definitions.apply(call, [other])
+    settle = MonitorSchedules._settle
+
+    def broken(self: MonitorSchedules, name: str, check: Any) -> None:
+        if name == "a-first":
+            raise KeyError("results")
+        settle(self, name, check)
+
+    monkeypatch.setattr(MonitorSchedules, "_settle", broken)
+    assert [house.look(), house.look()] == [2, 1]
+
+
+def test_a_check_whose_job_is_no_more_has_failed_and_the_next_one_is_begun(house: House) -> None:
+    house.declare(CheckSchedule(every=HOUR))
+    house.clock.move(HOUR)
+    assert house.schedules.run_once() == 1
+    with house.database.transaction() as connection:
+        connection.execute(delete(job_rows))
+    assert house.look() == 1
+    with house.database.reading() as connection:
+        done, lost = house.schedules.checks(connection, "watch", limit=9)
+    assert (done.state, lost.state) == (CheckState.DONE, CheckState.FAILED)
+    assert lost.error == {
+        "code": "not-found", "message": "The job of the check is no more on record.",
+    }  # fmt: skip
+    assert lost.ended_at == BEGIN + 2 * HOUR
+
+
+YEAR = timedelta(days=365)
+
+
+@pytest.mark.parametrize("done", [True, False])
+def test_a_clock_that_was_ahead_for_a_while_keeps_no_check_and_no_alert_away(
+    house: House, done: bool
+) -> None:
+    house.declare(CheckSchedule(every=HOUR, alert_after=2))
+    house.clock.move(YEAR)
+    assert house.schedules.run_once() == 1
+    if done:
+        house.work()
+        house.schedules.run_once()
+    house.clock.move(-YEAR)
+    house.error = NotFound("There is nothing to measure.")
+    assert [house.look(), house.look()] == [1, 1]
+    assert house.alert_states() == [AlertState.OPEN]
+    with house.database.reading() as connection:
+        (told,) = house.schedules.listed(connection)
+    assert told.n_failed == 2
+
+
+@pytest.mark.parametrize("schedule", [CheckSchedule(every=HOUR), CheckSchedule(cron="0 * * * *")])
+def test_a_monitor_that_was_applied_while_the_clock_was_ahead_is_checked_now(
+    house: House, schedule: CheckSchedule
+) -> None:
+    house.clock.move(YEAR)
+    house.declare(schedule)
+    house.clock.move(-YEAR)
+    assert [house.look(), house.look(), house.look(after=HOUR / 10)] == [1, 1, 0]
 
 
 def test_a_monitor_that_is_applied_without_its_schedule_checks_no_more(house: House) -> None:

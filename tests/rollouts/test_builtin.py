@@ -93,15 +93,33 @@ def test_a_challenger_that_has_all_traffic_is_compared_with_nobody(ground):
     assert not ground.look(rollout, 1).breached
 
 
-def test_counters_that_begin_anew_count_from_there(ground):
+def test_counters_that_begin_anew_count_from_the_look_that_sees_it(ground):
     rollout = canary(ground, ERRORS)
     count(ground, "champion", 500, 50)
+    count(ground, "new", 50, 5)
     ground.look(rollout, 0)
     ground.counted = {}
     count(ground, "champion", 90, 1)
     count(ground, "new", 10, 1)
     [reading] = ground.look(rollout, 1).guardrails
+    assert (reading.n_champion, reading.n_challenger) == (0, 0)
+    count(ground, "champion", 90, 1)
+    count(ground, "new", 10, 1)
+    [reading] = ground.look(rollout, 2).guardrails
     assert (reading.n_champion, reading.n_challenger) == (91, 11)
+
+
+def test_failures_from_before_the_rollout_are_no_evidence_after_some_counts_were_lost(ground):
+    rollout = canary(ground, ERRORS)
+    count(ground, "champion", 5_000)
+    count(ground, "new", 500, 500)
+    before = dict(ground.counted)
+    count(ground, "champion", 90)
+    count(ground, "new", 10)
+    ground.look(rollout, 0)
+    ground.counted = before  # what was written last did not reach the disk
+    [reading] = ground.look(rollout, 1).guardrails
+    assert (reading.n_champion, reading.n_challenger, reading.breached) == (0, 0, False)
 
 
 def test_a_challenger_that_is_slower_than_is_tolerated_is_found(ground):

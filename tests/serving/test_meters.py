@@ -164,6 +164,24 @@ def test_counts_of_an_older_version_with_fewer_counters_are_read_rightly(tmp_pat
     assert (traffic.requests, traffic.failed, traffic.shed, traffic.tagged) == (4, 1, 1, 0)
 
 
+def test_counts_of_a_newer_version_with_more_counters_are_read_as_far_as_they_are_known(
+    tmp_path: Path,
+) -> None:
+    meters = Meters(tmp_path, "w0")
+    run(meters, 3, rows=3)
+    meters.of("delays").refused(503)
+    meters.close()
+    Meters(tmp_path, "w1").of("delays")
+    ended = msgspec.msgpack.decode((tmp_path / "ended").read_bytes())
+    for one in ended["series"]:
+        one[2] += [5, 7]
+    (tmp_path / "ended").write_bytes(msgspec.msgpack.encode(ended))
+    traffic = Meters(tmp_path, "reader").traffic("delays")
+    assert (traffic.requests, traffic.failed, traffic.shed) == (4, 1, 1)
+    Meters(tmp_path, "w2").of("delays")
+    assert Meters(tmp_path, "reader").traffic("delays").requests == 4
+
+
 class Killed(BaseException):
     """Stands for SIGKILL: nothing behind it runs."""
 

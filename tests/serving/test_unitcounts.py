@@ -157,6 +157,18 @@ def test_taking_over_counts_each_exactly_once_wherever_it_is_killed(
         assert by_bucket(Meters(tmp_path, "reader")).sum() == 10
 
 
+def test_a_file_by_units_without_its_meters_goes_and_those_of_living_workers_stay(
+    tmp_path: Path,
+) -> None:
+    living = Meters(tmp_path, "living")
+    answered(living, "a", "b")
+    left = tmp_path / "w9.0123456789ab.units"
+    left.write_bytes(bytes(1 << 20))
+    Meters(tmp_path, "next").of("shop").refused(400)
+    assert not left.exists()
+    assert by_bucket(Meters(tmp_path, "reader")).sum() == 2
+
+
 WORKER = """
 import sys
 from pathlib import Path
@@ -205,6 +217,31 @@ def test_on_a_full_disk_requests_are_answered_and_the_log_says_what_is_missing(
     answered(meters, "a")
     assert meters.units("shop") == {}
     assert "not counted for its guardrails" in "".join(capsys.readouterr())
+
+
+@pytest.mark.parametrize("given_back", [True, False])
+def test_after_a_disk_that_had_room_for_part_of_a_section_the_next_one_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given_back: bool
+) -> None:
+    def half(file: int, place: int, length: int) -> None:
+        os.truncate(file, place + length // 2)
+        raise OSError(28, "No space left on device")
+
+    def failing(*_: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    meters = Meters(tmp_path, "w0")
+    answered(meters, "a")
+    with monkeypatch.context() as patched:
+        patched.setattr(unitcounts.os, "posix_fallocate", half)
+        if not given_back:
+            patched.setattr(unitcounts.os, "ftruncate", failing)
+        meters.of("shop").units("lost").erred(Row("a"), asked("a"), WHO)
+    (file,) = tmp_path.glob("*.units")
+    assert (file.stat().st_size == 1 << 20) == given_back
+    meters.of("shop").units("later").erred(Row("b"), asked("b"), WHO)
+    assert {variant for variant, _ in meters.units("shop")} == {"new", "later"}
+    assert by_bucket(meters, "later").sum() == 1
 
 
 def test_a_section_that_is_made_in_this_very_moment_is_passed_over(tmp_path: Path) -> None:

@@ -311,6 +311,13 @@ class Definitions:
             select(tables.locks).where(tables.locks.c.name == _APPLY_LOCK).with_for_update()
         )
 
+    @staticmethod
+    def hold(connection: Connection, kind: str, name: str) -> None:
+        """Wait until no other transaction holds this definition or applies it, and keep others
+        waiting. On SQLite whoever writes is alone anyhow."""
+        which = tables.definitions.c.kind == kind, tables.definitions.c.name == name
+        connection.execute(select(tables.definitions.c.name).where(*which).with_for_update())
+
     def _planned(
         self, connection: Connection, documents: Sequence[Document]
     ) -> tuple[Plan, dict[AssetRef, Definition]]:

@@ -73,11 +73,11 @@ class ContractSchedules(ScheduledChecks[ContractCheck]):
 
     def listed(self, connection: Connection) -> list[ContractSchedule]:
         """The contracts that have a schedule, by name."""
-        found = []
+        found, now = [], self._calls.now()
         for version, contract, schedule in self.scheduled(connection):
             assert isinstance(contract, Contract)  # noqa: S101 - its kind says so
             limit = max(schedule.alert_after + 1, MOST_TOLD)
-            newest = self.newest(connection, version.name, limit=limit)
+            newest = self.newest(connection, version.name, limit=limit, until=now)
             done = [one.result for one in newest if one.result is not None]
             found.append(
                 ContractSchedule(
@@ -85,7 +85,7 @@ class ContractSchedules(ScheduledChecks[ContractCheck]):
                     table=contract.table,
                     schedule=schedule,
                     principal=version.by,
-                    next_at=schedule.after(self._calls.now()),
+                    next_at=schedule.after(now),
                     last=newest[0] if newest else None,
                     n_failed=failed_in_a_row(newest),
                     broken=[int(one["broken"]) for one in done[:MOST_TOLD]],

@@ -76,17 +76,18 @@ class MonitorSchedules(ScheduledChecks[ScheduledCheck]):
 
     def listed(self, connection: Connection) -> list[MonitorSchedule]:
         """The monitors that have a schedule, by name."""
-        found = []
+        found, now = [], self._calls.now()
         for version, monitor, schedule in self.scheduled(connection):
             assert isinstance(monitor, Monitor)  # noqa: S101 - its kind says so
-            newest = self.newest(connection, version.name, limit=schedule.alert_after + 1)
+            limit = schedule.alert_after + 1
+            newest = self.newest(connection, version.name, limit=limit, until=now)
             found.append(
                 MonitorSchedule(
                     monitor=version.name,
                     endpoint=monitor.endpoint,
                     schedule=schedule,
                     principal=version.by,
-                    next_at=schedule.after(self._calls.now()),
+                    next_at=schedule.after(now),
                     last=newest[0] if newest else None,
                     n_failed=failed_in_a_row(newest),
                 )

@@ -1,7 +1,8 @@
 """Checks by a schedule, each time once, as whoever applied the definition.
 
 A time of a schedule is a row, written in the transaction that submits the check's job: so two
-workers that see the same time begin one check. The job asks the door with a key that is made of
+workers that see the same time begin one check. Its definition is locked meanwhile: so do two of
+which one sees the next time already. The job asks the door with a key that is made of
 the time: so a worker that is killed after the check and before it could say so leaves one check.
 While a check waits for its turn no other one of its definition is begun: the times that go by
 meanwhile are one check afterwards.
@@ -9,9 +10,10 @@ meanwhile are one check afterwards.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from sqlalchemy import delete, select, update
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
     from falaj.catalog.planning import VersionedDefinition
     from falaj.kernel.call import AssetRef, Call
     from falaj.kernel.calls import Calls
-    from falaj.kernel.jobs import Jobs
+    from falaj.kernel.jobs import Job, Jobs
     from falaj.operations.alerts import Alerts
     from falaj.operations.model import Severity
 
@@ -44,6 +46,8 @@ KEPT = 1_000
 """So many checks of each definition stay on record."""
 FAILING = "checks-fail"
 """The last part of the name of the alert that checks fail."""
+UNKNOWN = timedelta(days=1)
+"""So far back times are made up for where all that is known lies in the future."""
 L = TypeVar("L", bound=Look)
 
 
@@ -102,11 +106,13 @@ class ScheduledChecks(Generic[L]):
         self._watched = watched
         self._rows = watched.rows.c
         self._log = logger(__name__)
+        self._troubles: dict[tuple[str, str], str] = {}
+        """Of each definition what went wrong last, so that the log says it once."""
 
     def run_once(self) -> int:
         """Settle the checks that ended and begin those that are due; returns how many it began.
 
-        A definition that cannot be looked after is logged, and holds up no other.
+        A definition that cannot be looked after is logged once, and holds up no other.
         """
         rows = self._watched.rows
         with self._calls.database.reading() as connection:
@@ -114,36 +120,76 @@ class ScheduledChecks(Generic[L]):
             query = select(rows).where(self._rows.state == CheckState.WAITING)
             waiting = connection.execute(query).all()
         for row in waiting:
-            self._settle(str(getattr(row, self._watched.kind)), self._look(row))
+            name = str(getattr(row, self._watched.kind))
+            with self._apart("check not settled", name):
+                self._settle(name, self._look(row))
         begun = 0
         for version, _, schedule in kept:
-            try:
+            with self._apart("check not begun", version.name):
                 begun += self._begin(version, schedule)
-            except FalajError as error:
-                given = {self._watched.kind: version.name}
-                self._log.warning("check not begun", **given, error=str(error))
         return begun
+
+    @contextmanager
+    def _apart(self, what: str, name: str) -> Iterator[None]:
+        """Log what goes wrong with one definition, so that the others are looked after."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001
+            # Whatever it is (a result that is not what was expected): it is tried again.
+            self._note(what, name, error)
+        else:
+            self._troubles.pop((what, name), None)
+
+    def _note(self, what: str, name: str, error: Exception) -> None:
+        """Log what went wrong, once: it is tried again each second."""
+        told = f"{type(error).__name__}: {error}"
+        if self._troubles.get((what, name)) != told:
+            self._troubles[what, name] = told
+            trace = None if isinstance(error, FalajError) else error
+            self._log.warning(what, **{self._watched.kind: name}, error=told, exc_info=trace)
 
     def scheduled(
         self, connection: Connection
     ) -> list[tuple[VersionedDefinition, Definition, CheckSchedule]]:
-        """The definitions that have a schedule."""
+        """The definitions that have a schedule; without those that no longer fit."""
         found = []
         for version in self._definitions.listed(connection, kind=self._watched.kind):
-            definition = self._definitions.parsed(version)
-            schedule = self._watched.schedule(definition)
-            if schedule is not None:
-                found.append((version, definition, schedule))
+            read = self._read(version)
+            if read is not None:
+                found.append((version, *read))
         return found
+
+    def _read(self, version: VersionedDefinition) -> tuple[Definition, CheckSchedule] | None:
+        """A definition that has a schedule, with it.
+
+        None also if what an older version of the platform took no longer fits: the log says so.
+        """
+        what = "a definition no longer fits, and is not checked by its schedule"
+        try:
+            definition = self._definitions.parsed(version)
+        except FalajError as error:
+            self._note(what, version.name, error)
+            return None
+        self._troubles.pop((what, version.name), None)
+        schedule = self._watched.schedule(definition)
+        return None if schedule is None else (definition, schedule)
 
     def checks(self, connection: Connection, name: str, *, limit: int) -> list[L]:
         """The newest checks of a definition, the newest first; raises NotFound without it."""
         self._definitions.version(connection, self._watched.kind, name)
         return self.newest(connection, name, limit=limit)
 
-    def newest(self, connection: Connection, name: str, *, limit: int) -> list[L]:
-        """As ``checks``, also of a definition that is no more."""
+    def newest(
+        self, connection: Connection, name: str, *, limit: int, until: datetime | None = None
+    ) -> list[L]:
+        """As ``checks``, also of a definition that is no more.
+
+        Args:
+            until: leaves out what is of later times. There are some if the clock was ahead.
+        """
         query = select(self._watched.rows).where(self._of(name)).order_by(self._rows.tick.desc())
+        if until is not None:
+            query = query.where(self._rows.tick <= until)
         return [self._look(row) for row in connection.execute(query.limit(limit))]
 
     def _of(self, name: str) -> Any:
@@ -157,11 +203,13 @@ class ScheduledChecks(Generic[L]):
         self, connection: Connection, version: VersionedDefinition, schedule: CheckSchedule
     ) -> datetime | None:
         """The time for which a check is to be begun now."""
-        newest = self.newest(connection, version.name, limit=1)
+        now = self._calls.now()
+        newest = self.newest(connection, version.name, limit=1, until=now)
         if newest and newest[0].state is CheckState.WAITING:
             return None
-        since = max([version.at, *(one.tick for one in newest)])
-        return schedule.due(since, self._calls.now())
+        # What was written while the clock was ahead must not keep checks away until then.
+        past = [at for at in (version.at, *(one.tick for one in newest)) if at <= now]
+        return schedule.due(max(past, default=now - UNKNOWN), now)
 
     def _begin(self, version: VersionedDefinition, schedule: CheckSchedule) -> int:
         with self._calls.database.reading() as connection:
@@ -170,6 +218,8 @@ class ScheduledChecks(Generic[L]):
         resource = f"{self._watched.kind}:{version.name}"
         action = f"{self._watched.actions}.schedule"
         with self._calls.opened(action, version.by, resource=resource) as call:
+            # Another worker may be beginning a check of another time, which is not to be seen yet.
+            self._definitions.hold(call.connection, self._watched.kind, version.name)
             tick = self._due(call.connection, version, schedule)
             if tick is None:
                 return 0
@@ -194,50 +244,52 @@ class ScheduledChecks(Generic[L]):
         return int(changed.rowcount)
 
     def _settle(self, name: str, check: L) -> None:
-        """Keep what became of a check whose job has ended."""
+        """Keep what became of a check whose job has ended, or is no more on record."""
         with self._calls.database.reading() as connection:
             try:
                 job = self._jobs.get(connection, check.job)
             except NotFound:
-                return
-        if not job.state.ended:
+                job = None
+        if job is not None and not job.state.ended:
             return
-        done = job.state is JobState.DONE
+        done = job if job is not None and job.state is JobState.DONE else None
         mine = (self._rows.id == check.id, self._rows.state == CheckState.WAITING)
         resource, action = f"{self._watched.kind}:{name}", f"{self._watched.actions}.settle"
-        further = self._watched.next_job(job.result) if done else None
+        further = self._watched.next_job(done.result) if done else None
         with self._calls.opened(action, check.principal, resource=resource) as call:
             if further is not None:
                 self._set(call, *mine, job=further)
                 call.note(check=check.id, job=further)
                 return
-            told = job.error or {"code": "job-cancelled", "message": "Somebody stopped the check."}
-            state = self._watched.state(job.result) if done else CheckState.FAILED
+            told = None if done else _why_not(job)
+            state = self._watched.state(done.result) if done else CheckState.FAILED
             changed = self._set(
                 call,
                 *mine,
                 state=state,
-                ended_at=job.ended_at,
-                result=self._watched.kept(job.result) if done else None,
-                error=None if done else told,
+                ended_at=job.ended_at if job else call.now,
+                result=self._watched.kept(done.result) if done else None,
+                error=told,
             )
             if changed:
                 call.note(check=check.id, state=str(state))
-                self._tell(call, name, None if done else told)
+                self._tell(call, name, told)
                 self._forget_old(call.connection, name)
 
     def _tell(self, call: Call, name: str, error: Mapping[str, Any] | None) -> None:
         """Raise an alert for the last of too many failures; say that it is over after a success."""
-        definition = self._definitions.definition(call.connection, self._watched.kind, name)
-        schedule = self._watched.schedule(definition)
-        if schedule is None:
+        version = self._definitions.version(call.connection, self._watched.kind, name)
+        read = self._read(version)
+        if read is None:
             return
+        definition, schedule = read
         alert, (subject, severity) = f"{name}:{FAILING}", self._watched.about(definition)
         if error is None:
             over = f"The {self._watched.kind} can be checked again."
             self._alerts.clear(call, name=alert, subject=subject, resolution=over)
             return
-        n = failed_in_a_row(self.newest(call.connection, name, limit=schedule.alert_after))
+        newest = self.newest(call.connection, name, limit=schedule.alert_after, until=call.now)
+        n = failed_in_a_row(newest)
         if n >= schedule.alert_after:
             message = error.get("message", "")
             self._alerts.raise_alert(
@@ -256,6 +308,13 @@ class ScheduledChecks(Generic[L]):
         if last is not None:
             old = (self._of(name), self._rows.tick <= last)
             connection.execute(delete(self._watched.rows).where(*old))
+
+
+def _why_not(job: Job | None) -> dict[str, Any]:
+    """The error of a check that was not done."""
+    if job is None:
+        return {"code": "not-found", "message": "The job of the check is no more on record."}
+    return job.error or {"code": "job-cancelled", "message": "Somebody stopped the check."}
 
 
 def failed_in_a_row(newest_first: Sequence[Look]) -> int:

@@ -2,15 +2,16 @@
 
 Messages to receivers of alerts and deliveries to webhooks are rows that are written in the
 transaction of what they tell. A sender claims those that are due, sends them outside of any
-transaction, and writes down how that ended: so each is sent at least once, and by one process at
-a time. What is sent, how, and to whom it matters is an ``Outbound``'s; the rest is here.
+transaction, and writes down how each ended as it ends: so each is sent at least once, and by one
+process at a time. Who was held up for longer than its claim holds writes nothing. What is sent,
+how, and to whom it matters is an ``Outbound``'s; the rest is here.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
@@ -99,7 +100,10 @@ class Outbound(Protocol):
         ...
 
     def ended(self, call: Call, row: Row[Any], answer: Answer, *, dead: bool) -> None:
-        """Tell whom it matters to how an attempt ended, in the transaction that says so."""
+        """Tell whom it matters to how an attempt ended, in the transaction that says so.
+
+        Not asked of an attempt that ended too late to count.
+        """
         ...
 
 
@@ -129,8 +133,16 @@ class Sender:
             return 0
         # One that does not answer must not hold up the others.
         with ThreadPoolExecutor(_AT_A_TIME, thread_name_prefix="falaj-sending") as pool:
-            for row, answer in zip(claimed, pool.map(self._sent, claimed), strict=True):
-                self._record(row, answer)
+            sending = {pool.submit(self._sent, row): row for row in claimed}
+            # As each ends: what was sent is sent again if this is killed before it is recorded.
+            for sent in as_completed(sending):
+                row = sending[sent]
+                try:
+                    self._record(row, sent.result())
+                except Exception:  # noqa: BLE001
+                    # The claim runs out, and it is sent again; the others are not.
+                    what = self._outbound.action
+                    self._log.exception("sent, but not recorded", what=what, id=row.id)
         return len(claimed)
 
     def run_until(self, stopped: threading.Event) -> None:
@@ -171,7 +183,7 @@ class Sender:
             return Answer(f"{type(error).__name__}; the log tells more")
 
     def _record(self, row: Row[Any], answer: Answer) -> None:
-        """Write how an attempt ended."""
+        """Write how an attempt ended, unless another one has been made since."""
         now, attempts, table = self._calls.now(), row.attempts + 1, self._outbound.rows
         dead = bool(answer.error) and attempts >= self._attempts
         values: dict[str, Any] = {"error": answer.error, **self._outbound.kept(answer)}
@@ -188,12 +200,14 @@ class Sender:
             arguments={**facts, "attempt": attempts},
         ) as call:
             call.note(error=answer.error, status=answer.status)
-            call.connection.execute(
-                update(table)
-                .where(table.c.id == row.id, table.c.state == DeliveryState.WAITING)
-                .values(**values)
+            waiting = table.c.id == row.id, table.c.state == DeliveryState.WAITING
+            changed = call.connection.execute(
+                update(table).where(*waiting, table.c.attempts == attempts).values(**values)
             )
-            self._outbound.ended(call, row, answer, dead=dead)
+            if changed.rowcount:
+                self._outbound.ended(call, row, answer, dead=dead)
+            else:
+                call.note(late=True)
 
 
 D = TypeVar("D", bound=BaseModel)

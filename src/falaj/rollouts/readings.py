@@ -1,7 +1,8 @@
 """What workers counted of each variant by buckets of units, and what of it is new.
 
-Counts only grow, over all workers and restarts of a machine; where one has become smaller
-it began anew (its folder was lost), and what it holds now is what happened since.
+Counts only grow, over all workers and their restarts. Where one has become smaller, some were lost
+(with their folder, or as the power failed): which of the others are new cannot be told. So nothing
+of that look is taken for new, and counting goes on from what it found.
 """
 
 from __future__ import annotations
@@ -70,10 +71,10 @@ class Tally:
         return int(self.events.sum()), int(self.requests.sum())
 
     def since(self, before: Tally) -> Tally:
-        """What happened after an earlier reading."""
+        """What happened after an earlier reading; nothing if any count became smaller since."""
         events, requests = self.events - before.events, self.requests - before.requests
         if (events < 0).any() or (requests < 0).any():
-            return self
+            return Tally.nothing()
         return Tally(events, requests)
 
     def told(self) -> list[list[int]]:

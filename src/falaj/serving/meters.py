@@ -412,6 +412,9 @@ class Meters:
         ended = self._ended()
         for name in ended.merged:
             _removed(self._directory / name)
+        for path in self._directory.glob(f"*{UNITS}"):
+            if not path.with_suffix(_SUFFIX).exists():  # left by a power failure
+                path.unlink(missing_ok=True)
         found = {
             (endpoint, variant): _thawed(counters, sums, histograms)
             for endpoint, variant, counters, sums, histograms in ended.series
@@ -433,10 +436,8 @@ class Meters:
             _removed(path)
 
     def _files(self, ended: _Ended) -> list[Path]:
-        merged = set(ended.merged)
-        return [
-            path for path in sorted(self._directory.glob(f"*{_SUFFIX}")) if path.name not in merged
-        ]
+        merged, found = set(ended.merged), sorted(self._directory.glob(f"*{_SUFFIX}"))
+        return [path for path in found if path.name not in merged]
 
     def _ended(self) -> _Ended:
         try:
@@ -536,7 +537,7 @@ def _quantiles(counted: Counted) -> dict[str, float | None]:
 
 def _thawed(counters: list[int], sums: list[float], histograms: bytes) -> Counted:
     known = np.zeros(N_COUNTERS, np.int64)
-    known[: len(counters)] = counters  # an older version had fewer
+    known[: len(counters)] = counters[:N_COUNTERS]  # an older version had fewer, a newer one more
     return Counted(
         known,
         np.array(sums, np.float64),

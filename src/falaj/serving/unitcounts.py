@@ -14,6 +14,7 @@ import mmap
 import os
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from math import frexp
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -154,9 +155,15 @@ class UnitFile:
         if self._file < 0:
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
             self._file = os.open(self._path, flags, 0o600)
-        place = os.fstat(self._file).st_size
+        # Readers look at multiples of a section only.
+        place = -(-os.fstat(self._file).st_size // _SECTION) * _SECTION
         # Set aside: a write to a hole of a mapped file on a full disk would end the process.
-        os.posix_fallocate(self._file, place, _SECTION)
+        try:
+            os.posix_fallocate(self._file, place, _SECTION)
+        except OSError:
+            with suppress(OSError):  # the next section is put behind what is left
+                os.ftruncate(self._file, place)  # it may have set aside a part
+            raise
         page = mmap.mmap(self._file, _SECTION, offset=place)
         key = msgspec.json.encode((endpoint, variant))
         page[_KEY : _KEY + len(key)] = key
