@@ -209,6 +209,21 @@ def test_failures_alert_after_as_many_in_a_row_as_declared_and_a_success_ends_th
     assert house.alert_states() == [AlertState.RESOLVED]
 
 
+def test_an_alert_tells_receivers_nothing_of_the_inside_of_what_failed(house: House) -> None:
+    house.declare(CheckSchedule(every=HOUR, alert_after=1))
+    house.error = OSError("/secret/place on db.internal: no route")  # type: ignore[assignment]
+    for _ in range(8):  # its job is tried again first
+        house.look()
+    with house.database.reading() as connection:
+        (alert,) = house.alerts.listed(connection)
+        known = house.schedules.checks(connection, "watch", limit=9)
+    check = next(one for one in known if one.error is not None)
+    for told in (alert.message, str(alert.evidence), str(check.error)):
+        assert "secret" not in told
+        assert "db.internal" not in told
+    assert check.job in str(check.error)
+
+
 def test_an_endpoint_without_predictions_is_no_failure_however_long(house: House) -> None:
     house.declare(CheckSchedule(every=HOUR, alert_after=1))
     house.error = NoPredictions("'delays' has no logged predictions.")

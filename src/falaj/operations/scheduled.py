@@ -22,6 +22,7 @@ from falaj.kernel.errors import FalajError, NotFound
 from falaj.kernel.ids import new_id
 from falaj.kernel.insertion import insert_if_absent
 from falaj.kernel.jobs import JobState
+from falaj.kernel.problems import public_failure
 from falaj.kernel.telemetry import logger
 from falaj.operations.scheduled_model import CheckSchedule, CheckState, Look
 
@@ -314,7 +315,10 @@ def _why_not(job: Job | None) -> dict[str, Any]:
     """The error of a check that was not done."""
     if job is None:
         return {"code": "not-found", "message": "The job of the check is no more on record."}
-    return job.error or {"code": "job-cancelled", "message": "Somebody stopped the check."}
+    if not job.error:
+        return {"code": "job-cancelled", "message": "Somebody stopped the check."}
+    # It is told to receivers of alerts too: internals stay in the log of the job.
+    return dict(public_failure(job.error, log=f"The log tells more of {job.id}."))
 
 
 def failed_in_a_row(newest_first: Sequence[Look]) -> int:
