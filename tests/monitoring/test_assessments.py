@@ -566,7 +566,7 @@ def test_a_course_counts_what_the_caller_may_not_see_and_shows_none_of_it(
 
 def test_whoever_may_not_see_the_endpoint_sees_no_monitor_of_it(world: Assessed) -> None:
     world.declare(labels=LABELS)
-    world.service._may = lambda _call, _action, ref: ref.kind != "endpoint"
+    world.service._sight.may = lambda _call, _action, ref: ref.kind != "endpoint"
     assert world.monitors.overview() == []
     with pytest.raises(NotFound, match="no monitor"):
         world.monitors.show("watched")

@@ -60,10 +60,12 @@ class Secured(asyncio.Protocol):
     # -- to the socket --------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin the handshake."""
         self._socket = transport
         self._timer = self._loop.call_later(self._handshake_seconds, self.abort)
 
     def data_received(self, data: bytes) -> None:
+        """Hand on whatever can be decrypted."""
         self._incoming.write(data)
         if not self._open and not self._shaken():
             return
@@ -81,19 +83,23 @@ class Secured(asyncio.Protocol):
             self._flush()  # keys that the client asked to change, an alert
 
     def eof_received(self) -> bool:
+        """Tell the reader that nothing more comes, and let the socket be closed."""
         if self._open and not self._closing:
             self._reader.eof_received()
         return False  # then the socket is closed
 
     def pause_writing(self) -> None:
+        """Tell the reader that the client does not read."""
         if self._open:
             self._reader.pause_writing()
 
     def resume_writing(self) -> None:
+        """Tell the reader that the client reads again."""
         if self._open:
             self._reader.resume_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """Tell the reader, also where there never was a handshake."""
         self._rest()
         self._socket = None
         self._closing = True
