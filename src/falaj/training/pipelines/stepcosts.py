@@ -142,8 +142,9 @@ class StepCosts:
                     resources=self._resources,
                     begun_at=one.begun_at,
                 )
-        if self._running:
-            self._meters.alive(connection, self._run.job)
+        mine = [one.usage for one in self._running.values() if one.usage]
+        if mine:
+            self._meters.alive(connection, mine)
 
     def _team_of(self, connection: Connection) -> str:
         if not self._team:
