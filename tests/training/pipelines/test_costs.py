@@ -1,20 +1,23 @@
 """Steps of pipelines are charged with the journal, and stop when their team's budget is spent."""
 
 import os
+import threading
 import time
 from contextlib import contextmanager
 from datetime import timedelta
 from decimal import Decimal
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 from tests.training.pipelines.conftest import House
 
+from falaj.kernel.jobs import Worker, job_rows
 from falaj.kernel.resources import GIB
 from falaj.training.costs.budgets import BudgetSpent
 from falaj.training.costs.ledger import OPEN
 from falaj.training.costs.model import Prices
 from falaj.training.costs.tables import usage_rows
+from falaj.training.pipelines import stepcosts
 from falaj.training.pipelines.values import Values
 
 TWO = """
@@ -71,6 +74,48 @@ def test_what_comes_from_the_cache_costs_nothing(priced):
     priced.run(name)
     again = priced.run(name)
     assert set(usages(priced, again.id)) == {"wrong"}
+
+
+WAITS = """
+from falaj.declare import Pipeline, step
+
+def quick():
+    return 1
+
+def waits(quick):
+    import time
+    time.sleep(3)
+    return 2
+
+two = Pipeline.of("waits", step(quick, cached=False), step(waits, cached=False))
+"""
+
+
+def test_what_had_ended_is_charged_when_the_machine_is_taken_away(priced, monkeypatch):
+    monkeypatch.setattr(stepcosts, "_WRITTEN_SECONDS", 3600.0)  # nothing is due meanwhile
+    run = priced.platform.pipelines.run(priced.declare(WAITS))
+
+    def reclaimed():
+        until = time.monotonic() + 60
+        while time.monotonic() < until:
+            steps = priced.platform.pipelines.get(run.id).steps
+            if any((one.step, str(one.state)) == ("waits", "running") for one in steps):
+                break
+            time.sleep(0.05)
+        with priced.made.database.transaction() as connection:
+            mine = job_rows.c.id == run.job
+            connection.execute(update(job_rows).where(mine).values(reclaim_asked=True))
+
+    asking = threading.Thread(target=reclaimed, daemon=True)
+    asking.start()
+    assert Worker(priced.made.jobs, priced.made.handlers, name="taken away").run_one()
+    asking.join(60)
+    before = {name: one.outcome for name, one in usages(priced, run.id).items()}
+    assert before == {"quick": "done", "waits": "job-taken-away"}
+    priced.work()
+    assert priced.platform.pipelines.get(run.id).state == "done"
+    parts = [(one.part, one.outcome) for one in priced.platform.costs.usage(run=run.id)]
+    assert sorted(parts) == [("quick", "done"), ("waits", "done"), ("waits", "job-taken-away")]
 
 
 LONG = """
