@@ -2,11 +2,12 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+import pyarrow as pa
 import pytest
 
-from falaj.ingest.model import Contract, Source
+from falaj.ingest.model import CHECK_JOB, Contract, Source
 from falaj.kernel.errors import InvalidInput, NotFound
-from falaj.kernel.jobs import JobState
+from falaj.kernel.jobs import JobRun, JobState, LeaseLost, Worker
 
 COLUMNS = {"id": "integer", "at": "instant", "amount": "number"}
 
@@ -226,3 +227,67 @@ def test_alerts_of_two_long_checks_that_begin_alike_are_told_apart(workshop):
     assert len(first.name) <= 100
     assert first.name != second.name
     assert {first.state, second.state} == {"open", "resolved"}
+
+
+class PowerCut(BaseException):
+    """The worker is gone: nothing is told, nothing is cleaned up."""
+
+
+class Cut(Worker):
+    """A worker that is lost after its handler and before it can end the job."""
+
+    def _end(self, *_args, **_named):
+        raise PowerCut
+
+
+def kept(workshop):
+    """The points of checks of the whole table."""
+    points = workshop.ask("contracts.history", contract="orders-contract", limit=10)
+    return [one for one in points if one.via == "check"]
+
+
+def test_a_check_whose_worker_died_before_it_could_say_so_is_kept_once(workshop):
+    workshop.apply(orders(), contract(AMOUNT))
+    rows(workshop, 3)
+    workshop.loaded("orders")
+    stood = workshop.lake.scan("orders")
+    at = stood.schema.get_field_index("amount")
+    wrong = pa.array([-1.0] * 3, stood.schema.field(at).type)
+    workshop.lake.replace("orders", stood.set_column(at, stood.schema.field(at), wrong))
+    job = workshop.ask("contracts.check", contract="orders-contract")
+    workshop.clock.move(timedelta(seconds=1))
+    with pytest.raises(PowerCut):
+        Cut(workshop.jobs, {CHECK_JOB: workshop.checks}, name="cut").run_one()
+    (alert,) = workshop.open_alerts()
+    workshop.clock.move(timedelta(minutes=1))
+    done = workshop.ended(job)
+    assert (done.state, done.result["passed"]) == (JobState.DONE, False)
+    assert len(kept(workshop)) == 1
+    (same,) = workshop.open_alerts()
+    assert (same.id, same.n_seen) == (alert.id, 1)
+
+
+def test_a_worker_that_is_overtaken_keeps_no_results_beside_the_next(workshop):
+    workshop.apply(orders(), contract(AMOUNT))
+    rows(workshop, 3)
+    workshop.loaded("orders")
+    job = workshop.ask("contracts.check", contract="orders-contract")
+    workshop.clock.move(timedelta(seconds=1))
+
+    class HeldUp(JobRun):
+        def report(self, *told, **more):
+            """Tell, and stand still until another worker has done the job."""
+            super().report(*told, **more)
+            workshop.clock.move(timedelta(minutes=1))
+            workshop.ended(job)
+
+    def late(run, arguments):
+        held = HeldUp(workshop.jobs, run.id, "late", run.submitted_by, run.checkpoint)
+        with pytest.raises(LeaseLost):
+            workshop.checks(held, arguments)
+        raise PowerCut
+
+    with pytest.raises(PowerCut):
+        Worker(workshop.jobs, {CHECK_JOB: late}, name="late").run_one()
+    assert workshop.job(job.id).state is JobState.DONE
+    assert len(kept(workshop)) == 1

@@ -565,3 +565,76 @@ def test_a_worker_that_is_killed_behind_the_start_of_a_rollout_starts_no_second_
     with world.opened() as platform:
         assert len(platform.changes.list()) == changes + 1
         assert [one.state for one in platform.rollouts.history(place).runs] == ["running"]
+
+
+def changes_for(world: World, place: str) -> list[Any]:
+    with world.opened() as platform:
+        return [one for one in platform.changes.list() if str(one.subject) == f"rollout:{place}"]
+
+
+@pytest.mark.parametrize("now_inside", [True, False], ids=["inside", "outside-otherwise"])
+def test_a_worker_that_is_killed_behind_a_refusal_asks_the_same_person_again(
+    world: World, now_inside: bool
+) -> None:
+    name = f"killed-refused-{now_inside}".lower()
+    standard = of.Standard(template=name, no_worse_by=0.05)
+    place = tried(world, name, standard=standard)
+    killed_at(world, RetrainingState.WAITING)  # the change waits, and nobody has said so
+    bounds = () if now_inside else (of.Bound(fact="evidence.how", one_of=("nothing",)),)
+    with world.call("user:omar") as call:  # by now the template is there, and says otherwise
+        permitted = of.ChangeTemplate(
+            name=name, change="rollout.start", subjects=("rollout:*",), bounds=bounds
+        )
+        world.premises.definitions.apply(call, [permitted.document()])
+    gone_on(world)
+    (run,) = history(world, name)
+    withdrawn(world, name)
+    assert (run.state, run.standard, run.error) == (RetrainingState.WAITING, False, None)
+    assert [one.id for one in changes_for(world, place)] == [run.change]
+    with world.opened() as platform:
+        assert platform.rollouts.history(place).runs == []
+
+
+def test_a_rollout_that_began_inside_bounds_is_not_asked_for_again_outside_of_them(
+    world: World,
+) -> None:
+    with world.call("user:omar") as call:
+        permitted = of.ChangeTemplate(
+            name="late-began", change="rollout.start", subjects=("rollout:*",)
+        )
+        world.premises.definitions.apply(call, [permitted.document()])
+    standard = of.Standard(template="late-began", no_worse_by=0.05)
+    place = tried(world, "killed-inside", standard=standard)
+    killed_at(world, RetrainingState.DONE)
+    by = retrainer(world.premises)
+    by._promoting.outside = lambda *_: ["another champion"]  # type: ignore[method-assign]
+    gone_on(world, by)
+    (run,) = history(world, "killed-inside")
+    withdrawn(world, "killed-inside")
+    assert (run.state, run.standard, run.error) == (RetrainingState.DONE, True, None)
+    assert [one.id for one in changes_for(world, place)] == [run.change]
+
+
+def test_bounds_are_held_anew_once_a_rollout_that_was_in_the_way_has_ended(
+    world: World, declared: str
+) -> None:
+    with world.call("user:omar") as call:
+        permitted = of.ChangeTemplate(
+            name="late-anew", change="rollout.start", subjects=("rollout:*",)
+        )
+        world.premises.definitions.apply(call, [permitted.document()])
+    place = tried(world, declared, standard=of.Standard(template="late-anew", no_worse_by=0.05))
+    gone_on(world)
+    with world.opened() as platform:
+        platform.retraining.run(declared, reason="Once more.")
+    gone_on(world)
+    assert history(world, declared)[0].choice is None
+    with world.opened() as platform:
+        platform.rollouts.stop(place, reason="It was a mistake.")
+    RolloutParts(world.premises).engine().run_once()
+    by = retrainer(world.premises)
+    by._promoting.outside = lambda *_: ["another champion"]  # type: ignore[method-assign]
+    gone_on(world, by)
+    run = history(world, declared)[0]
+    assert (run.state, run.standard) == (RetrainingState.WAITING, False)
+    assert "another champion" in run.story[-1].text

@@ -11,7 +11,7 @@ from sqlalchemy import update
 
 from falaj.kernel.adapters.compute_local import LocalCompute
 from falaj.kernel.adapters.compute_ray import RayCompute
-from falaj.kernel.jobs import Jobs, JobState, Worker, job_rows
+from falaj.kernel.jobs import JobRun, Jobs, JobState, LeaseLost, Worker, job_rows
 from falaj.kernel.resources import Resources, Used
 from falaj.kernel.settings_queue import QueueSettings, TeamRule
 from falaj.testing.world import World, door_of
@@ -26,6 +26,7 @@ from falaj.training.model import RunState, TrainingRequest
 from falaj.training.tuning.bench import TrialBench
 from falaj.training.tuning.model import TUNE_JOB, StudyTaken, TrialState
 from falaj.training.tuning.studies import Studies
+from falaj.training.tuning.trialcosts import TrialCosts
 from falaj.wiring import tuningparts
 from falaj.wiring.computeparts import meters
 
@@ -390,6 +391,31 @@ def test_a_trial_whose_worker_was_lost_is_charged_and_so_is_the_one_that_follows
             job=job, resources=Resources(),
         )  # fmt: skip
     run(world, Here(bench))
+    with made.database.reading() as connection:
+        found = [one.outcome for one in Ledger().usages(connection) if one.job == job]
+    assert sorted(found) == ["done", "done", "lost"]
+
+
+def test_an_attempt_that_has_lost_the_job_leaves_all_accounts_to_the_next(world, bench, asked):
+    made, request = world.premises, asked(n_trials=2)
+    job = submitted(world, request)
+
+    def overtaken(n):
+        if n != 1:
+            return
+        training = TrainingRequest.model_validate(request["training"])
+        late = JobRun(made.jobs, job, "late", "user:amina", None)
+        with pytest.raises(LeaseLost):  # it would close the account of the trial that runs
+            TrialCosts(meters(made), made.database, job=late, study="run_late", training=training)
+        over = made.clock.now() - timedelta(seconds=1)
+        taken = update(job_rows).where(job_rows.c.id == job)
+        with made.database.transaction() as connection:
+            connection.execute(taken.values(leased_by="another", leased_until=over))
+
+    run(world, Here(bench, before=overtaken))
+    assert ended(world, job).state is JobState.RUNNING
+    run(world, Here(bench), name="another")
+    assert ended(world, job).state is JobState.DONE
     with made.database.reading() as connection:
         found = [one.outcome for one in Ledger().usages(connection) if one.job == job]
     assert sorted(found) == ["done", "done", "lost"]

@@ -153,13 +153,17 @@ class TableChecks:
 
     def __call__(self, run: JobRun, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """Hold a table to a contract; the results are kept; what used to pass alerts, and what
-        passes again ends its alert.
+        passes again ends its alert. An attempt that follows one that had kept its results and was
+        lost returns them.
 
         Returns ``{"check": id, "passed": bool, "results": [CheckResult as JSON]}``.
 
         Raises:
             NotFound: no such contract or table. InvalidInput: a check is wrong.
+            LeaseLost: another worker checks; nothing was kept.
         """
+        if run.checkpoint is not None:  # they are kept, and their worker died before it said so
+            return dict(run.checkpoint)
         now = self._calls.now()
         with self._calls.database.reading() as connection:
             contract = self.contract(connection, str(arguments["contract"]))
@@ -177,20 +181,22 @@ class TableChecks:
             loaded_at=loaded_at,
         )
         check = new_id("load")
+        told = {
+            "check": check,
+            "passed": all(one.passed for one in results),
+            "results": [one.model_dump(mode="json") for one in results],
+        }
         with self._calls.opened(
             "contracts.check",
             run.submitted_by,
             resource=str(contract.ref),
             arguments={"contract": contract.name},
         ) as call:
+            run.save(told, connection=call.connection)  # proves the lease
             self._failing.follow(call, [contract], results, Look(check, whole=True))
             history.record_results(call, check, contract.table, results, via=history.BY_CHECK)
             call.note(check=check, broken=sum(not one.passed for one in results))
-        return {
-            "check": check,
-            "passed": all(one.passed for one in results),
-            "results": [one.model_dump(mode="json") for one in results],
-        }
+        return told
 
     def contract(self, connection: Connection, name: str) -> Contract:
         """The contract of that name; raises NotFound."""

@@ -21,6 +21,7 @@ from falaj.kernel.telemetry import logger
 from falaj.models.model import GatesNotPassed
 from falaj.monitoring.retrainings import Stale
 from falaj.monitoring.retrainingwords import (
+    CHOICE,
     GIVEN,
     Cause,
     Retraining,
@@ -349,22 +350,30 @@ class Retrainer:
         return True
 
     def _tried(self, run: RetrainingRun, declared: Retraining) -> bool:
-        """Ask for the rollout: as a standard change inside the bounds, else of another person."""
+        """Ask for the rollout: as a standard change inside the bounds, else of another person.
+
+        Which of both, and why, is kept before it is asked for: another attempt asks for the same,
+        whatever the bounds say by then. What was refused was not begun, and is chosen anew.
+        """
         if self._waits_for_room(run):
             return False
-        with self._opened(run, "retraining.compare") as call:
-            outside = self._promoting.outside(call, declared, run.version or 0)
+        choice = run.choice or self._choice(run, declared)
         try:
-            change, outside = self._start_asked(run, declared, outside)
+            change = self._start_asked(run, declared, choice)
         except FalajError as error:
-            if error.code != _NO_ROOM:
+            if error.code == _NO_ROOM:
+                self._chosen(run, None, instead_of=choice)
+                self._room_again[run.id] = self._calls.now() + _ROOM_AGAIN
+                return False
+            if not (_is_standard(choice) and isinstance(error, NotFound | OutsideBounds)):
                 raise
-            self._room_again[run.id] = self._calls.now() + _ROOM_AGAIN
-            return False
-        standard = not outside
+            normal = Told(at=self._calls.now(), what=CHOICE, text=error.message)
+            self._chosen(run, normal, instead_of=choice)
+            return True
+        standard = _is_standard(choice)
         told = f"{change['id']} began the rollout {declared.rollout}, inside the bounds"
         if not standard:
-            told = f"{change['id']} waits for another person: {'; '.join(outside)}"
+            told = f"{change['id']} waits for another person: {choice.text}"
         ref = AssetRef("change", change["id"])
         with self._opened(run, "retraining.rollout") as call:
             refs = (str(ref), f"rollout:{declared.rollout}")
@@ -374,22 +383,37 @@ class Retrainer:
             self._retrainings.link(call, run, ref)
         return True
 
+    def _choice(self, run: RetrainingRun, declared: Retraining) -> Told:
+        """How the rollout is asked for, as the bounds are now; kept. Raises Stale."""
+        with self._opened(run, "retraining.compare") as call:
+            outside = self._promoting.outside(call, declared, run.version or 0)
+            text = "; ".join(outside)
+            refs: tuple[str, ...] = ()
+            if declared.standard is not None and not outside:
+                text, refs = "inside the bounds", (f"change_template:{declared.standard.template}",)
+            choice = Told(at=call.now, what=CHOICE, text=text, refs=refs)
+            standing = self._retrainings.choose(call, run, choice, instead_of=None)
+        return standing or choice
+
+    def _chosen(self, run: RetrainingRun, choice: Told | None, *, instead_of: Told) -> None:
+        with self._opened(run, "retraining.choose") as call:
+            self._retrainings.choose(call, run, choice, instead_of=instead_of)
+
     def _start_asked(
-        self, run: RetrainingRun, declared: Retraining, outside: list[str]
-    ) -> tuple[Mapping[str, Any], list[str]]:
-        """The change as the door answered, and why it is no standard one."""
+        self, run: RetrainingRun, declared: Retraining, choice: Told
+    ) -> Mapping[str, Any]:
+        """The change as the door answered; asked for again, it is the same one."""
         ask = self._asking(run.principal)
         why = f"Retrained by {declared.name}: {run.cause.text}"[:1000]
         given = {"version": run.version, "reason": why}
-        if declared.standard is not None and not outside:
-            by = {**given, "template": declared.standard.template}
-            try:
-                key = f"{run.id}/rollout/standard"
-                return ask("rollouts.start", [declared.rollout], by, key), []
-            except (NotFound, OutsideBounds) as error:  # nothing was begun
-                outside = [error.message]
-        given["reason"] = f"{why} It is no standard change: {'; '.join(outside)}"[:2000]
-        return ask("rollouts.start", [declared.rollout], given, f"{run.id}/rollout"), outside
+        if declared.standard is not None and _is_standard(choice):
+            given["template"] = declared.standard.template
+            key = f"{run.id}/rollout/standard"
+        else:
+            given["reason"] = f"{why} It is no standard change: {choice.text}"[:2000]
+            key = f"{run.id}/rollout"
+        change: Mapping[str, Any] = ask("rollouts.start", [declared.rollout], given, key)
+        return change
 
     def _waits_for_room(self, run: RetrainingRun) -> bool:
         """True while it is not to be asked again whether its endpoint is free."""
@@ -522,6 +546,11 @@ def _request(declared: Retraining, run: RetrainingRun) -> dict[str, Any]:
         raise TypeError("a retraining without a pipeline has a training with a spec")
     spec = request.spec.model_copy(update={"split": newest.split(run.begun_at)})
     return request.model_copy(update={"spec": spec}).model_dump(mode="json")
+
+
+def _is_standard(choice: Told) -> bool:
+    """True if a standard change was chosen; the choice names its template."""
+    return bool(choice.refs)
 
 
 def _gates_told(report: GateReport) -> str:

@@ -18,6 +18,7 @@ from falaj.kernel.ids import new_id
 from falaj.kernel.insertion import insert_if_absent
 from falaj.monitoring.retrainingtables import cause_rows, retraining_rows
 from falaj.monitoring.retrainingwords import (
+    CHOICE,
     Cause,
     Retraining,
     RetrainingRun,
@@ -191,7 +192,7 @@ class Retrainings:
         """
         values: dict[str, Any] = {"state": to, **facts}
         if told is not None:
-            values["story"] = [one.model_dump(mode="json") for one in (*run.story, told)]
+            values["story"] = _told(run, told)
         if to.ended:
             values |= {"ended_at": call.now, "open_key": None}
         mine = (retraining_rows.c.id == run.id, retraining_rows.c.state == run.state)
@@ -200,6 +201,30 @@ class Retrainings:
             raise Stale(f"The retraining {run.id} is not {run.state} any more.")
         call.note(retraining=run.id, state=str(to))
         call.emit(f"retraining.{to}", retraining=run.retraining, run=run.id)
+
+    def choose(
+        self, call: Call, run: RetrainingRun, choice: Told | None, *, instead_of: Told | None
+    ) -> Told | None:
+        """Keep what is to be asked for, before it is; returns the choice that stands then.
+
+        What was chosen by then stands, unless it is ``instead_of``: of two workers, and of two
+        attempts, the second asks for what the first one has asked for.
+
+        Raises:
+            Stale: the retraining has moved on.
+        """
+        mine = (retraining_rows.c.id == run.id, retraining_rows.c.state == run.state)
+        row = call.connection.execute(
+            select(retraining_rows).where(*mine).with_for_update()
+        ).first()
+        if row is None:
+            raise Stale(f"The retraining {run.id} is not {run.state} any more.")
+        now = _run(row)
+        if now.choice != instead_of:
+            return now.choice
+        call.note(retraining=run.id, choice=choice.text if choice else None)
+        self._set(call, run.id, story=_told(now, *([choice] if choice else [])))
+        return choice
 
     def end_badly(
         self,
@@ -255,6 +280,12 @@ def _joined(causes: Sequence[Cause]) -> Cause:
         alerts=tuple(dict.fromkeys(alert for one in causes for alert in one.alerts)),
         reports=tuple(dict.fromkeys(report for one in causes for report in one.reports)),
     )
+
+
+def _told(run: RetrainingRun, *more: Told) -> list[dict[str, Any]]:
+    """The story with more lines, as it is kept; what was chosen is done with."""
+    before = [one for one in run.story if one.what != CHOICE]
+    return [one.model_dump(mode="json") for one in (*before, *more)]
 
 
 def _run(row: Any) -> RetrainingRun:

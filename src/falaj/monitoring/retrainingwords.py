@@ -19,6 +19,8 @@ from falaj.training.model import Name as ModelName
 Name = Annotated[str, Field(pattern=NAME)]
 GIVEN = "retraining"
 """The parameter that a pipeline's run is given its cause in, if it has it."""
+CHOICE = "choice"
+"""The line of a story that tells what is asked for next; it stands until the next move."""
 
 
 class _Frozen(BaseModel):
@@ -253,6 +255,11 @@ class RetrainingRun(BaseModel):
     release: str | None = None
     error: dict[str, Any] | None = None
     story: list[Told] = []
+
+    @property
+    def choice(self) -> Told | None:
+        """What is asked for next, or was asked for and is not told yet; None if that is open."""
+        return next((one for one in self.story if one.what == CHOICE), None)
 
 
 class RetrainingStatus(BaseModel):

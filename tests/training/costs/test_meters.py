@@ -84,16 +84,28 @@ def test_reports_tell_fits_trials_and_steps_apart(books, meters):
 
 def test_what_a_lost_worker_left_open_ends_when_the_job_is_taken_up(books, meters):
     books.price("1")
-    begun(books, meters)
+    mine = begun(books, meters)
     books.clock.move(HOUR)
     with books.database.transaction() as connection:
-        meters.alive(connection, "job_9")
+        meters.alive(connection, [mine])
     books.clock.move(5 * HOUR)
     with books.database.transaction() as connection:
         meters.taken_up(connection, "job_9")
     with books.database.reading() as connection:
         (usage,) = books.ledger.usages(connection)
     assert (usage.outcome, usage.charges[0].amount) == ("lost", 1)
+
+
+def test_a_sign_of_life_is_of_ones_own_accounts_alone(books, meters):
+    books.price("1")
+    mine, forgotten = begun(books, meters), begun(books, meters, part="forgotten")
+    books.clock.move(HOUR)
+    with books.database.transaction() as connection:
+        meters.alive(connection, [mine])
+        meters.taken_up(connection, "job_9")
+    with books.database.reading() as connection:
+        found = {one.id: one.ended_at - one.begun_at for one in books.ledger.usages(connection)}
+    assert found == {mine: HOUR, forgotten: timedelta(0)}
 
 
 def test_what_is_open_when_a_job_ends_is_charged_until_then(books, meters):

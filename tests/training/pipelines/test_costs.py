@@ -1,16 +1,24 @@
 """Steps of pipelines are charged with the journal, and stop when their team's budget is spent."""
 
 import os
+import threading
 import time
+from contextlib import contextmanager
 from datetime import timedelta
 from decimal import Decimal
 
 import pytest
+from sqlalchemy import select, update
 from tests.training.pipelines.conftest import House
 
+from falaj.kernel.jobs import Worker, job_rows
 from falaj.kernel.resources import GIB
 from falaj.training.costs.budgets import BudgetSpent
+from falaj.training.costs.ledger import OPEN
 from falaj.training.costs.model import Prices
+from falaj.training.costs.tables import usage_rows
+from falaj.training.pipelines import stepcosts
+from falaj.training.pipelines.values import Values
 
 TWO = """
 from falaj.declare import Pipeline, step
@@ -68,6 +76,48 @@ def test_what_comes_from_the_cache_costs_nothing(priced):
     assert set(usages(priced, again.id)) == {"wrong"}
 
 
+WAITS = """
+from falaj.declare import Pipeline, step
+
+def quick():
+    return 1
+
+def waits(quick):
+    import time
+    time.sleep(3)
+    return 2
+
+two = Pipeline.of("waits", step(quick, cached=False), step(waits, cached=False))
+"""
+
+
+def test_what_had_ended_is_charged_when_the_machine_is_taken_away(priced, monkeypatch):
+    monkeypatch.setattr(stepcosts, "_WRITTEN_SECONDS", 3600.0)  # nothing is due meanwhile
+    run = priced.platform.pipelines.run(priced.declare(WAITS))
+
+    def reclaimed():
+        until = time.monotonic() + 60
+        while time.monotonic() < until:
+            steps = priced.platform.pipelines.get(run.id).steps
+            if any((one.step, str(one.state)) == ("waits", "running") for one in steps):
+                break
+            time.sleep(0.05)
+        with priced.made.database.transaction() as connection:
+            mine = job_rows.c.id == run.job
+            connection.execute(update(job_rows).where(mine).values(reclaim_asked=True))
+
+    asking = threading.Thread(target=reclaimed, daemon=True)
+    asking.start()
+    assert Worker(priced.made.jobs, priced.made.handlers, name="taken away").run_one()
+    asking.join(60)
+    before = {name: one.outcome for name, one in usages(priced, run.id).items()}
+    assert before == {"quick": "done", "waits": "job-taken-away"}
+    priced.work()
+    assert priced.platform.pipelines.get(run.id).state == "done"
+    parts = [(one.part, one.outcome) for one in priced.platform.costs.usage(run=run.id)]
+    assert sorted(parts) == [("quick", "done"), ("waits", "done"), ("waits", "job-taken-away")]
+
+
 LONG = """
 from falaj.declare import Pipeline, step
 
@@ -79,17 +129,66 @@ one = Pipeline.of("NAME", step(long))
 """
 
 
+@contextmanager
+def limited(folder, core_hours):
+    """A house whose team has so many core-hours each month."""
+    name = "FALAJ_QUEUE__TEAMS"
+    os.environ[name] = f'[{{"name": "everyone", "core_hours_per_month": {core_hours}}}]'
+    try:
+        made = House(folder)
+    finally:
+        del os.environ[name]
+    try:
+        yield made
+    finally:
+        made.close()
+
+
 @pytest.fixture
 def poor(tmp_path_factory):
     """A house whose team may use a millionth of a core-hour, 3.6 ms, each month."""
-    name = "FALAJ_QUEUE__TEAMS"
-    os.environ[name] = '[{"name": "everyone", "core_hours_per_month": 1e-6}]'
-    try:
-        made = House(tmp_path_factory.mktemp("poor"))
-    finally:
-        del os.environ[name]
-    yield made
-    made.close()
+    with limited(tmp_path_factory.mktemp("poor"), 1e-6) as made:
+        yield made
+
+
+CHAIN = """
+from falaj.declare import Pipeline, step
+
+def first():
+    return 1
+
+def second(first, weight):
+    return first * weight
+
+chain = Pipeline.of("chain", step(first, cached=True), second, parameters={"weight": 2})
+"""
+
+
+def test_a_step_whose_input_was_forgotten_is_charged_for_each_begin_until_it_stops(
+    tmp_path_factory, monkeypatch
+):
+    with limited(tmp_path_factory.mktemp("rich"), 1000) as rich:
+        name = rich.declare(CHAIN)
+        rich.run(name)
+        fetched, forgotten = Values.fetched, []
+
+        def late(values, value):
+            if not forgotten:
+                forgotten.append(value.digest)
+                values._blobs.forget(value.digest)
+            return fetched(values, value)
+
+        monkeypatch.setattr(Values, "fetched", late)
+        run = rich.run(name, weight=3)
+        assert (run.state, len(forgotten)) == ("done", 1)
+        found = rich.platform.costs.usage(run=run.id)
+        parts = sorted((one.part, one.outcome) for one in found)
+        assert parts == [("first", "done"), ("second", "done"), ("second", "input-forgotten")]
+        of = {one.outcome: one for one in found if one.part == "second"}
+        assert of["input-forgotten"].ended_at <= of["done"].begun_at
+        with rich.made.database.reading() as connection:
+            open_ones = connection.execute(select(usage_rows).where(usage_rows.c.outcome == OPEN))
+            assert open_ones.all() == []
 
 
 def test_a_team_whose_budget_is_spent_runs_no_step_and_no_pipeline(poor):

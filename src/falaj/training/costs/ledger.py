@@ -165,15 +165,17 @@ class Ledger:
 
     @staticmethod
     def of_job(job: str) -> Any:
-        """Which accounts are a job's, for ``alive``, ``close_all`` and ``close_lost``."""
+        """Which accounts are a job's, for ``close_all`` and ``close_lost``."""
         return usage_rows.c.job == job
 
-    def alive(self, connection: Connection, which: Any, now: datetime) -> None:
-        """What is open of these (an account by its id, or some) still runs: were it lost now, it
-        would be charged until here."""
-        which = usage_rows.c.id == which if isinstance(which, str) else which
+    def alive(self, connection: Connection, usages: str | Sequence[str], now: datetime) -> None:
+        """What is open of these accounts still runs: were it lost now, it would be charged until
+        here."""
+        ids = [usages] if isinstance(usages, str) else list(usages)
         connection.execute(
-            update(usage_rows).where(which, usage_rows.c.outcome == OPEN).values(ended_at=now)
+            update(usage_rows)
+            .where(usage_rows.c.id.in_(ids), usage_rows.c.outcome == OPEN)
+            .values(ended_at=now)
         )
 
     def close(

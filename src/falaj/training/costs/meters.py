@@ -93,9 +93,9 @@ class Meters:
             part=part,
         )
 
-    def alive(self, connection: Connection, job: str) -> None:
-        """All that is open of a job still runs."""
-        self._ledger.alive(connection, self._ledger.of_job(job), self._clock.now())
+    def alive(self, connection: Connection, usages: Sequence[str]) -> None:
+        """What is open of these accounts still runs; whoever opened them says so, of no others."""
+        self._ledger.alive(connection, usages, self._clock.now())
 
     def close(
         self,

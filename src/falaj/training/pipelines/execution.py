@@ -276,6 +276,8 @@ class Execution:
             active.pop(future)
             made = future.result()
             if made.gone:
+                if self.costs is not None:
+                    self.costs.gone(made.record.step)
                 self._forget_lost()
                 continue
             self.records[made.record.step] = made.record

@@ -59,7 +59,9 @@ class PipelineJob:
             self._end(execution, PipelineState.CANCELLED)
             raise
         except FalajError as error:
-            if not error.retryable:
+            if error.retryable:  # the job is taken up again
+                self._charge(execution, error.code)
+            else:
                 told = {"code": error.code, "message": error.message, "hint": error.hint}
                 self._end(execution, PipelineState.FAILED, told)
             raise
@@ -109,6 +111,14 @@ class PipelineJob:
             on.runs.set(call.connection, run_id, state=PipelineState.RUNNING, snapshot=snapshot)
         with on.calls.database.reading() as connection:
             return on.runs.get(connection, run_id)
+
+    def _charge(self, execution: Execution, outcome: str) -> None:
+        """Charge what this attempt has held, and is not written; raises LeaseLost."""
+        if execution.costs is None:
+            return
+        with self._on.calls.database.transaction() as connection:
+            execution.job.hold(connection)
+            execution.costs.ended(connection, outcome)
 
     def _end(
         self,

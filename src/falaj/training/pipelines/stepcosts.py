@@ -30,11 +30,17 @@ if TYPE_CHECKING:
 _WRITTEN_SECONDS = 1.0
 
 
+FORGOTTEN = "input-forgotten"
+"""The outcome of a step that begins again, after what it takes was made again."""
+
+
 @dataclass
 class _Running:
     begun_at: datetime
     usage: str | None = None
     """Its account, once it has run for so long that it has one."""
+    stopped_at: datetime | None = None
+    """When it had to stop, if it is to begin again."""
 
 
 class StepCosts:
@@ -70,8 +76,15 @@ class StepCosts:
             peak_memory_bytes=answer.peak_bytes,
         )
 
+    def gone(self, step: str) -> None:
+        """What a step takes was forgotten: it holds nothing more until it begins again."""
+        if step in self._running:
+            self._running[step].stopped_at = self._meters.now()
+
     def recorded(self, connection: Connection, records: Iterable[StepRecord]) -> None:
         """Steps begin and end; what is due is written."""
+        for step in [name for name, one in self._running.items() if one.stopped_at is not None]:
+            self._end(connection, step, FORGOTTEN)
         for record in records:
             if record.state is StepState.RUNNING:
                 begun_at = self._meters.now()
@@ -103,7 +116,7 @@ class StepCosts:
 
     def _end(self, connection: Connection, step: str, outcome: str) -> None:
         one, used = self._running.pop(step), self._used.pop(step, Used())
-        now = self._meters.now()
+        now = one.stopped_at or self._meters.now()
         if one.usage is not None:
             self._meters.close(connection, one.usage, used, outcome, ended_at=now)
             return
@@ -142,8 +155,9 @@ class StepCosts:
                     resources=self._resources,
                     begun_at=one.begun_at,
                 )
-        if self._running:
-            self._meters.alive(connection, self._run.job)
+        mine = [one.usage for one in self._running.values() if one.usage and not one.stopped_at]
+        if mine:
+            self._meters.alive(connection, mine)
 
     def _team_of(self, connection: Connection) -> str:
         if not self._team:

@@ -263,8 +263,7 @@ class TuneJob:
         return TrialCosts(
             self._meters,
             self._calls.database,
-            job=job.id,
-            principal=job.submitted_by,
+            job=job,
             study=study.run,
             training=request.training,
         )

@@ -1,7 +1,12 @@
-"""The accounts of a study's trials: each is charged for what it held while it was tried."""
+"""The accounts of a study's trials: each is charged for what it held while it was tried.
+
+Each transaction proves that this attempt still holds the job: one that was taken for lost closes
+nothing of the next, and leaves its own accounts to it.
+"""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -15,6 +20,7 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
 
     from falaj.kernel.database import Database
+    from falaj.kernel.jobs import JobRun
     from falaj.training.costs.meters import Meters
     from falaj.training.model import TrainingRequest
 
@@ -27,7 +33,7 @@ class TrialCosts:
     Args:
         meters: open and close accounts.
         database: of their transactions.
-        job, principal: of the job; its team pays.
+        job: its lease is proved; the team of its place, or of who submitted it, pays.
         study: the study's run.
         training: what every trial fits, and with which resources.
     """
@@ -37,8 +43,7 @@ class TrialCosts:
         meters: Meters,
         database: Database,
         *,
-        job: str,
-        principal: str,
+        job: JobRun,
         study: str,
         training: TrainingRequest,
     ) -> None:
@@ -48,9 +53,18 @@ class TrialCosts:
         self._study = study
         self._model = training.model
         self._resources = resources_of(training, meters.settings)
-        with database.transaction() as connection:
-            meters.taken_up(connection, job)
-            self._team = meters.team(connection, job, principal)
+        self._open: set[str] = set()
+        self._one_at_a_time = threading.Lock()
+        with self._held() as connection:
+            meters.taken_up(connection, job.id)
+            self._team = meters.team(connection, job.id, job.submitted_by)
+
+    @contextmanager
+    def _held(self) -> Iterator[Connection]:
+        """A transaction that only the attempt that holds the job commits; raises LeaseLost."""
+        with self._database.transaction() as connection:
+            self._job.hold(connection)
+            yield connection
 
     @contextmanager
     def charged(
@@ -64,8 +78,9 @@ class TrialCosts:
 
         Raises:
             BudgetSpent: nothing is left to the team.
+            LeaseLost: another attempt has the job; it has closed, or closes, the account.
         """
-        with self._database.transaction() as connection:
+        with self._held() as connection:
             self._meters.check(connection, self._team)
             usage = self._meters.begin(
                 connection,
@@ -74,9 +89,11 @@ class TrialCosts:
                 part=str(number),
                 model=self._model,
                 team=self._team,
-                job=self._job,
+                job=self._job.id,
                 resources=self._resources,
             )
+        with self._one_at_a_time:
+            self._open.add(usage)
         fits: list[Used] = []
         outcome = _BROKEN
         try:
@@ -89,7 +106,9 @@ class TrialCosts:
             outcome = error.code
             raise
         finally:
-            with self._database.transaction() as connection:
+            with self._one_at_a_time:
+                self._open.discard(usage)
+            with self._held() as connection:
                 self._meters.close(connection, usage, _added(fits), outcome)
 
     def check(self) -> None:
@@ -98,8 +117,11 @@ class TrialCosts:
             self._meters.check(connection, self._team)
 
     def alive(self, connection: Connection) -> None:
-        """The trials that are under way still run."""
-        self._meters.alive(connection, self._job)
+        """The trials that are under way here still run."""
+        with self._one_at_a_time:
+            mine = sorted(self._open)
+        if mine:
+            self._meters.alive(connection, mine)
 
 
 def _added(fits: list[Used]) -> Used:
