@@ -76,7 +76,7 @@ from falaj.rollouts.model import (
     SuccessReading,
 )
 from falaj.rollouts.records import Run, Step
-from falaj.serving.model import Endpoint
+from falaj.serving.model import Endpoint, RequestField
 from falaj.testing.browsers import Browser, forms
 from falaj.trust.model import Role
 from falaj.wiring.assembly import Premises, assemble
@@ -106,6 +106,10 @@ MONITOR = Monitor(
         fairness=(FairnessLimits(groups=GENDER, demographic_parity_ratio_at_least=0.8),),
     ),
 )
+ENDPOINT = Endpoint(
+    name="late", model="late", unit="customer",
+    fields=(RequestField(name="customer", type="string"),),
+)  # fmt: skip
 SOURCE = Source(name="orders", table="orders", path="orders.csv", columns={"price": "number"})
 CONTRACT = Contract(name="orders-contract", table="orders", checks=(NotNull(column="price"),))
 ROLLOUT = Rollout(
@@ -133,9 +137,8 @@ class Watched:
             quiet = Monitor(name="quiet", endpoint="late")
             self.premises.definitions.apply(
                 call,
-                [fields, policy, Endpoint(name="late", model="late"), MONITOR, quiet, SOURCE,
-                 CONTRACT, ROLLOUT],
-            )  # fmt: skip
+                [fields, policy, ENDPOINT, MONITOR, quiet, SOURCE, CONTRACT, ROLLOUT],
+            )
             for table, classification in (
                 (LABELS.table, Classification.INTERNAL),
                 (PEOPLE.table, Classification.PERSONAL),
