@@ -232,6 +232,23 @@ def test_alert_incident_monitor_endpoint_and_rollout_lead_to_each_other(
         assert [one for one in leads if f'href="{one}"' not in text] == [], path
 
 
+@pytest.mark.parametrize(
+    ("name", "share", "shadow", "told"),
+    [
+        ("divided", 0.2, False, "champion late 1 80.0% two late 2 20.0%"),
+        ("shadowed", 0.5, True, "champion late 1 100.0% two late 2 in the shadow"),
+        ("undivided", None, False, "champion late 1 100.0% two late 2 0.0%"),
+    ],
+)
+def test_an_endpoint_shows_the_variants_that_serve_and_what_share_meets_each_now(
+    amina: Browser, watched: Watched, name: str, share: float | None, shadow: bool, told: str
+) -> None:
+    watched.serve_two(name, share, shadow=shadow)
+    text = words(amina.open(f"/endpoints/{name}").text)
+    assert f"Variant Model Share {told}" in text
+    assert "Nothing serves now." not in text
+
+
 @pytest.mark.usefixtures("busy")
 def test_what_is_about_an_endpoint_is_found_among_thousands_about_others(
     amina: Browser, watched: Watched
