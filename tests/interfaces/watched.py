@@ -106,6 +106,7 @@ MONITOR = Monitor(
         slices=(CHANNEL,),
         calibration=CalibrationLimits(),
         fairness=(FairnessLimits(groups=GENDER, demographic_parity_ratio_at_least=0.8),),
+        least_rows=50,
     ),
 )
 ENDPOINT = Endpoint(
