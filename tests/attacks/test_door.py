@@ -8,8 +8,16 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
+from falaj.features.model import FeatureService
 from falaj.kernel.call import AssetRef
 from falaj.kernel.errors import FalajError, Forbidden, InvalidInput, NotFound
+from falaj.kernel.resources import Resources, Used
+from falaj.models.model import ModelPolicy
+from falaj.monitoring.model import Monitor
+from falaj.monitoring.scheduletables import check_rows
+from falaj.serving.model import Endpoint
+from falaj.training.costs.ledger import Ledger
+from falaj.training.costs.model import Grouping
 from falaj.trust.audit_tables import audit_records
 
 COLUMNS = {"name": "text", "salary": "integer", "paid_at": "instant"}
@@ -166,3 +174,50 @@ def test_labels_that_may_not_be_read_are_not_told_by_a_report_either(people: Any
             people.caller("ml_engineer"), "monitors.performance",
             endpoint="any", label_table="people", label="salary",
         )  # fmt: skip
+
+
+def test_the_checks_of_a_monitor_are_hidden_with_its_endpoint(site: Any) -> None:
+    viewer = site.caller("viewer")
+    monitor = Monitor(name="hidden-watch", endpoint="hidden-late", schedule={"every": 3600})
+    with site.premises.calls.opened("test.prepare", "user:owner") as call:
+        fields = FeatureService(name="hidden-fields", request_fields={"x": "float64"})
+        model = ModelPolicy(name="hidden-late", feature_service="hidden-fields", label="late")
+        endpoint = Endpoint(name="hidden-late", model="hidden-late")
+        site.premises.definitions.apply(call, [fields, model, endpoint, monitor])
+        call.connection.execute(
+            check_rows.insert().values(
+                id="check_1", monitor="hidden-watch", tick=call.now, job="job_1",
+                principal="user:owner", state="done", asked_at=call.now, ended_at=call.now,
+                result={"findings": ["wind has drifted"]},
+            )
+        )  # fmt: skip
+    (check,) = site.ask(viewer, "monitors.checks", name="hidden-watch")
+    assert check.result == {"findings": ["wind has drifted"]}
+    with site.premises.calls.opened("test.prepare", "user:owner") as call:
+        ref = AssetRef("endpoint", "hidden-late")
+        site.premises.catalog.describe(call, ref, classification="personal")
+    for action in ("monitors.show", "monitors.checks"):
+        with pytest.raises(NotFound, match="no monitor 'hidden-watch'"):
+            site.ask(viewer, action, name="hidden-watch")
+
+
+@pytest.mark.parametrize("by", list(Grouping))
+def test_a_cost_by_month_does_not_tell_of_a_model_that_is_hidden(site: Any, by: Grouping) -> None:
+    ledger, name = Ledger(), f"hidden-{by}"
+    with site.premises.calls.opened("test.prepare", "user:owner") as call:
+        site.premises.catalog.record(call, AssetRef("model", name))
+        usage = ledger.begin(
+            call.connection, run="run_1", model=name, team="amber", job=f"job_{by}",
+            resources=Resources(), limited=True, now=call.now,
+        )  # fmt: skip
+        used = Used(wall_seconds=1)
+        ledger.close(call.connection, usage, now=call.now, used=used, outcome="done")
+    viewer = site.caller("viewer")
+    (line,) = site.ask(viewer, "costs.report", by=by, model=name).lines
+    assert line.n_attempts == 1
+    with site.premises.calls.opened("test.prepare", "user:owner") as call:
+        ref = AssetRef("model", name)
+        site.premises.catalog.describe(call, ref, classification="personal")
+    for hidden in (name, "which-never-was"):
+        with pytest.raises(NotFound, match=f"no model '{hidden}'"):
+            site.ask(viewer, "costs.report", by=by, model=hidden)

@@ -83,6 +83,26 @@ def test_a_figure_that_is_known_and_estimated_stands_in_one_row_by_week(world: A
     assert rows[0][3].text != "–"
 
 
+def test_a_period_that_is_too_thin_for_an_alert_is_not_called_beyond_its_limit(
+    world: Assessed,
+) -> None:
+    def told() -> str:
+        return " ".join(
+            cell.text
+            for section in viewed(world).values()
+            for place in range(len(section.tables))
+            for row in cells(section, place)
+            for cell in row
+        )
+
+    assert told().count("beyond its limit") > 0
+    assert "to tell" not in told()
+    thin = QUALITY.model_copy(update={"least_rows": 10**6})
+    world.declare(window=timedelta(days=DAYS), labels=LABELS, quality=thin)
+    assert "beyond its limit" not in told()
+    assert "too few labels to tell" in told()
+
+
 def test_an_estimate_is_held_to_the_reference_that_it_may_fall_short_of(world: Assessed) -> None:
     document = world.monitors.course("watched", "estimate").reports[0].document
     least = document["reference_figures"]["f1"] - 0.1

@@ -76,7 +76,9 @@ from falaj.rollouts.model import (
     SuccessReading,
 )
 from falaj.rollouts.records import Run, Step
-from falaj.serving.model import Endpoint
+from falaj.serving import tables
+from falaj.serving.model import Endpoint, Release, RequestField, Variant
+from falaj.serving.splits import Assignment, Split
 from falaj.testing.browsers import Browser, forms
 from falaj.trust.model import Role
 from falaj.wiring.assembly import Premises, assemble
@@ -104,8 +106,13 @@ MONITOR = Monitor(
         slices=(CHANNEL,),
         calibration=CalibrationLimits(),
         fairness=(FairnessLimits(groups=GENDER, demographic_parity_ratio_at_least=0.8),),
+        least_rows=50,
     ),
 )
+ENDPOINT = Endpoint(
+    name="late", model="late", unit="customer",
+    fields=(RequestField(name="customer", type="string"),),
+)  # fmt: skip
 SOURCE = Source(name="orders", table="orders", path="orders.csv", columns={"price": "number"})
 CONTRACT = Contract(name="orders-contract", table="orders", checks=(NotNull(column="price"),))
 ROLLOUT = Rollout(
@@ -133,9 +140,8 @@ class Watched:
             quiet = Monitor(name="quiet", endpoint="late")
             self.premises.definitions.apply(
                 call,
-                [fields, policy, Endpoint(name="late", model="late"), MONITOR, quiet, SOURCE,
-                 CONTRACT, ROLLOUT],
-            )  # fmt: skip
+                [fields, policy, ENDPOINT, MONITOR, quiet, SOURCE, CONTRACT, ROLLOUT],
+            )
             for table, classification in (
                 (LABELS.table, Classification.INTERNAL),
                 (PEOPLE.table, Classification.PERSONAL),
@@ -316,6 +322,37 @@ class Watched:
             )  # fmt: skip
             with self.premises.calls.opened("test.load", "user:owner") as call:
                 history.record(call, report, f"content-{place}")
+
+    def serve_two(self, name: str, share: float | None, *, shadow: bool = False) -> None:
+        """Let an endpoint of this name serve two variants.
+
+        Args:
+            share: of the units, that meets the challenger; None: nobody has said it yet.
+            shadow: it runs behind the answer.
+        """
+        releases = self.premises.serving.releases
+        pinned: dict[str, Any] = {"model": "late", "bundle": f"sha256:{'0' * 64}"}
+        with self.premises.calls.opened("test.serve", "user:owner") as call:
+            declared = ENDPOINT.model_copy(update={"name": name})
+            self.premises.definitions.apply(call, [declared])
+            release = Release(
+                id=new_id("release"), endpoint=name, fields=declared.fields, unit="customer",
+                variants=(
+                    Variant(**pinned, version=1),
+                    Variant(**pinned, version=2, name="two", share=0, shadow=shadow),
+                ),
+                assignment=Assignment(salt=name, final={"two": 0.5}),
+                created_at=call.now, created_by="user:owner",
+            )  # fmt: skip
+            tables.keep_release(
+                call.connection, id=release.id, endpoint=name, created_at=call.now,
+                document=release.model_dump(mode="json"), state="deployed",
+            )  # fmt: skip
+            row = releases.locked(call.connection, name)
+            releases._flipped(call, row, release)  # no worker has to load it
+        if share is not None:
+            split = Split(endpoint=name, release=release.id, shares={"two": share})
+            releases._table.split(name, split)
 
     def browser(self, name: str, *roles: Role, origin: str = ORIGIN) -> Browser:
         """A browser in which a new person of these roles has signed in."""

@@ -11,7 +11,7 @@ from falaj.kernel.call import AssetRef, Call, Caller
 from falaj.kernel.clock import SetClock
 from falaj.kernel.database import Database
 from falaj.kernel.door import LocalDoor, face
-from falaj.kernel.errors import Forbidden, NotFound, StepUpRequired
+from falaj.kernel.errors import Forbidden, InvalidInput, NotFound, StepUpRequired
 from falaj.kernel.ports import Outcome, Resource
 from falaj.operations.alerts import Alerts
 from falaj.operations.changes import Changes
@@ -139,6 +139,49 @@ def test_alerts_through_the_door(database: Database, raised: dict[str, Alert]) -
     assert door.resolve(listed.id, resolution="Over").resolution == "Over"
     with pytest.raises(NotFound):
         door.resolve(raised[SECRET.key].id, resolution="Over")
+
+
+def test_lists_are_told_of_what_one_asks_about_and_may_see(
+    database: Database, make_call: Any, asked: dict[str, Change], raised: dict[str, Alert]
+) -> None:
+    with make_call(database, "system:monitor", now=AT) as call:
+        for place in range(3):
+            ref = AssetRef("model_version", f"delay/{place + 10}")
+            catalog.record(call, ref)
+            alerts.raise_alert(call, name="drift", subject=ref, message="PSI 0.4",
+                               severity=Severity.CRITICAL, evidence={})  # fmt: skip
+    with database.reading() as connection:
+        (found,) = alerts.listed(connection, subjects=[MODEL], limit=1)
+    assert found.id == raised[MODEL.key].id
+    door = _door(database)
+    both = [str(MODEL), str(SECRET)]
+    lists = (face(AlertService, door), face(IncidentService, door), face(ChangeService, door))
+    for service in lists:
+        assert [one.subject for one in service.list(subjects=both)] == [MODEL]
+        assert service.list(subjects=[str(SECRET)]) == service.list(subjects=[]) == []
+        with pytest.raises(InvalidInput, match="is no asset"):
+            service.list(subjects=["nothing"])
+    mine = face(ChangeService, door)
+    ids = [one.id for one in asked.values()]
+    assert [one.subject for one in mine.list(ids=ids)] == [MODEL]
+    assert mine.list(ids=[]) == mine.list(ids=ids, subjects=[str(SECRET)]) == []
+
+
+def test_incidents_about_a_subject_are_also_those_that_its_alerts_and_changes_belong_to(
+    database: Database, make_call: Any, asked: dict[str, Change], raised: dict[str, Alert]
+) -> None:
+    door = face(IncidentService, _door(database, "user:sara", "steward"))
+    mine, other = (
+        next(one.id for one in door.list() if one.subject == ref) for ref in (MODEL, SECRET)
+    )
+    for belonging in (asked[MODEL.key].ref, raised[MODEL.key].ref):
+        third = AssetRef("model_version", f"third/{belonging.kind}")
+        with make_call(database, now=AT) as call:
+            catalog.record(call, third)
+        opened = door.open(str(third), title="Slow")
+        door.link(opened.id, to=str(belonging))
+        assert {one.id for one in door.list(subjects=[str(MODEL)])} >= {mine, opened.id}
+    assert other not in {one.id for one in door.list(subjects=[str(MODEL)])}
 
 
 def test_incidents_through_the_door(database: Database, raised: dict[str, Alert]) -> None:

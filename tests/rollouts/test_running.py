@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
+from falaj.kernel.call import AssetRef
 from falaj.kernel.errors import Conflict, Unavailable
+from falaj.operations import tables
 from falaj.operations.histories import entries
-from falaj.operations.model import AlertState, ChangeState, IncidentState, Severity
+from falaj.operations.model import AlertState, ChangeState, IncidentState, Scale, Severity
 from falaj.rollouts import runs
 from falaj.rollouts.model import (
     Guardrail,
@@ -23,6 +25,7 @@ from falaj.rollouts.model import (
 from falaj.rollouts.records import SYSTEM, Step
 from falaj.rollouts.tables import looks
 from falaj.rollouts.tables import runs as run_rows
+from falaj.testing.calls import opened_call
 
 AB: dict[str, Any] = {
     "how": RolloutKind.AB, "stages": (), "success": Success(metric="error_rate"),
@@ -220,6 +223,25 @@ def test_a_rollback_opens_an_incident_with_its_evidence_and_an_emergency_change(
     assert told["guardrails"][0]["challenger_value"] == 0.4
     assert told["units"] == {"champion": 1800, "two": 200}
     assert change.payload["quarantined"] == [2]
+
+
+def test_a_rollback_finds_its_incident_among_a_thousand_newer_ones(trial: Any) -> None:
+    trial.started()
+    now = trial.clock.now()
+    with opened_call(trial.database, now=now) as call:
+        endpoint = AssetRef("endpoint", "late")
+        own = trial.incidents.open(call, endpoint, "Slow", urgency=Scale.HIGH)
+        newer = {
+            "title": "t", "subject_kind": "endpoint", "subject_key": "elsewhere", "impact": "high",
+            "urgency": "high", "priority": 1, "state": "open", "opened_by": "user:omar",
+            "opened_at": now + timedelta(seconds=1), "resolution": "",
+        }  # fmt: skip
+        rows = [{**newer, "id": f"incident_z{place}"} for place in range(1000)]
+        call.connection.execute(tables.incidents.insert(), rows)
+    trial.sees_harm()
+    run = trial.after(30)
+    assert (run.state, run.step) == (RolloutState.ROLLED_BACK, Step.NOTHING)
+    assert run.outcome.incident == own.id
 
 
 def test_samples_that_cannot_be_read_hinder_no_rollback(trial: Any) -> None:

@@ -71,7 +71,7 @@ def _serving(status: EndpointStatus) -> Section:
         (
             one.name,
             ", ".join(f"{each.model} {each.version}" for each in one.pinned),
-            "in the shadow" if one.shadow else share(one.share),
+            "in the shadow" if one.shadow else share(status.shares[one.name]),
         )
         for one in active.variants
     ]

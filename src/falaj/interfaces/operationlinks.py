@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from falaj.rollouts.records import RolloutSummary
 
 _MOST = 20
+_MOST_ASKED = 1_000
+"""Assets or ids that are asked about at once."""
 
 
 async def about(
@@ -36,12 +38,11 @@ async def about(
     """
     subject = AssetRef("endpoint", endpoint)
     lists = {
-        name: await seen(people, visitor, f"{name}.list")
-        for name in ("alerts", "incidents", "rollouts", "changes")
+        name: await seen(people, visitor, f"{name}.list", subjects=[str(subject)])
+        for name in ("alerts", "incidents")
     }
-    alerts = [
-        one for one in lists["alerts"] or () if one.subject == subject and _begins(one, named)
-    ]
+    lists["rollouts"] = await seen(people, visitor, "rollouts.list")
+    alerts = [one for one in lists["alerts"] or () if one.name.startswith(named)]
     raised = {one.id for one in alerts}
     incidents = [
         one
@@ -49,15 +50,16 @@ async def about(
         if raised & set(one.alerts) or (not named and one.subject == subject)
     ]
     rollouts = [one for one in lists["rollouts"] or () if one.endpoint == endpoint]
-    subjects = {subject, *(AssetRef("rollout", one.name) for one in rollouts)}
-    ids = {*approved, *(change for one in incidents for change in one.changes)}
-    changes = [one for one in lists["changes"] or () if one.id in ids or one.subject in subjects]
+    subjects = [subject, *(AssetRef("rollout", one.name) for one in rollouts)]
+    ids = [*approved, *(change for one in incidents for change in one.changes)]
+    changes = await _changed(people, visitor, subjects, ids)
+    lists["changes"] = changes
     hidden = [name for name, found in lists.items() if found is None]
     tables = [
         *_alerts(alerts[:_MOST]),
         *_incidents(incidents[:_MOST]),
         *_rollouts(rollouts[:_MOST]),
-        *_changes(changes[:_MOST]),
+        *_changes((changes or ())[:_MOST]),
     ]
     words = [f"You may not list {', '.join(hidden)}."] if hidden else []
     if not tables:
@@ -65,8 +67,21 @@ async def about(
     return [Section("Alerts, incidents and changes", words=words, tables=tables)]
 
 
-def _begins(alert: Alert, named: str) -> bool:
-    return alert.name.startswith(named)
+async def _changed(
+    people: People, visitor: Visitor, subjects: Sequence[AssetRef], ids: Sequence[str]
+) -> list[Change] | None:
+    """The changes about some assets or with one of some ids, the newest first; None if the
+    visitor may list none."""
+    asked: list[dict[str, Any]] = [{"subjects": [str(one) for one in subjects[:_MOST_ASKED]]}]
+    if ids:
+        asked.append({"ids": ids[:_MOST_ASKED]})
+    found: dict[str, Change] = {}
+    for one in asked:
+        listed = await seen(people, visitor, "changes.list", **one)
+        if listed is None:
+            return None
+        found.update({change.id: change for change in listed})
+    return sorted(found.values(), key=lambda one: (one.requested_at, one.id), reverse=True)
 
 
 def _alerts(found: Sequence[Alert]) -> list[Table]:
@@ -134,7 +149,7 @@ async def of_alert(people: People, visitor: Visitor, alert: Alert) -> list[tuple
         monitors = await seen(people, visitor, "monitors.overview")
         if any(one.name == monitor for one in monitors or ()):
             told.append(("Monitor", Cell(monitor, page_of("monitor", monitor))))
-    incidents = await seen(people, visitor, "incidents.list")
+    incidents = await seen(people, visitor, "incidents.list", subjects=[str(alert.subject)])
     return told + [
         ("Incident", Cell(one.title, page_of("incident", one.id)))
         for one in incidents or ()
@@ -158,7 +173,7 @@ async def of_incident(
 
 async def of_change(people: People, visitor: Visitor, change: Change) -> list[tuple[str, Cell]]:
     """The incidents that name a change."""
-    incidents = await seen(people, visitor, "incidents.list")
+    incidents = await seen(people, visitor, "incidents.list", subjects=[str(change.subject)])
     return [
         ("Incident", Cell(one.title, page_of("incident", one.id)))
         for one in incidents or ()

@@ -6,7 +6,7 @@ Reports of several checks tell of the same periods; of each period the newest on
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
@@ -22,9 +22,11 @@ if TYPE_CHECKING:
     from falaj.monitoring.model import Band, Monitor, PerformanceReport, PeriodPerformance
     from falaj.monitoring.performancereports import (
         CalibrationReport,
+        EstimatedPeriod,
         EstimateReport,
         FairnessReport,
         LossReport,
+        PeriodCalibration,
         PeriodFairness,
     )
 
@@ -51,6 +53,20 @@ class Limits:
 
     known: tuple[float | None, float | None] = (None, None)
     estimated: tuple[float | None, float | None] = (None, None)
+    least_labels: int = 0
+    """Known figures of a period with fewer raise no alert."""
+    least_rows: int = 0
+    """Nor do estimated ones of a period with fewer predictions."""
+
+    def known_cell(self, period: PeriodPerformance, name: str) -> Cell:
+        """What a figure of a period is, held against the limits."""
+        return _judged(_band(period, name), self.known, _of_labels(period, self.least_labels))
+
+    def estimated_cell(self, period: EstimatedPeriod, name: str) -> Cell:
+        """As ``known_cell``, of an estimated figure."""
+        figures: Mapping[str, Band] = {str(one): band for one, band in period.figures.items()}
+        enough = period.n_predictions >= self.least_rows
+        return _judged(figures.get(name), self.estimated, "" if enough else _FEW_PREDICTIONS)
 
 
 def sections(monitor: Monitor, courses: Mapping[str, MonitorCourse]) -> list[Section]:
@@ -100,17 +116,22 @@ def limits_of(monitor: Monitor, reference: Mapping[str, float]) -> dict[str, Lim
     found = {name: Limits() for name in _ALWAYS}
     given = monitor.performance
     if given is not None:
-        found["auc"] = Limits(known=(given.auc_at_least, None))
-        found["log_loss"] = Limits(known=(None, given.log_loss_at_most))
-        found["brier"] = Limits(known=(None, given.brier_at_most))
+        least = given.least_labels
+        found["auc"] = Limits(known=(given.auc_at_least, None), least_labels=least)
+        found["log_loss"] = Limits(known=(None, given.log_loss_at_most), least_labels=least)
+        found["brier"] = Limits(known=(None, given.brier_at_most), least_labels=least)
     quality = monitor.quality
-    for one in quality.realised if quality else ():
+    if quality is None:
+        return found
+    for one in quality.realised:
         before = found.get(one.figure, Limits())
-        found[one.figure] = Limits((one.at_least, one.at_most), before.estimated)
-    for one in quality.estimated if quality else ():
+        known = (one.at_least, one.at_most)
+        found[one.figure] = replace(before, known=known, least_labels=quality.least_rows)
+    for one in quality.estimated:
         bounds = Bounds.of(one, reference.get(one.figure))
         before = found.get(one.figure, Limits())
-        found[one.figure] = Limits(before.known, (bounds.low, bounds.high))
+        known = (bounds.low, bounds.high)
+        found[one.figure] = replace(before, estimated=known, least_rows=quality.least_rows)
     return found
 
 
@@ -193,13 +214,13 @@ def _figure(
     caption = f"{told} by {by}: known (whole line) and estimated (dashed), with their bands"
     rows = []
     for since in reversed(times[-_MOST_PERIODS:]):
-        one = realised.get(since)
+        one, guess = realised.get(since), expected.get(since)
         rows.append(
             (
                 f"{since:%Y-%m-%d}",
-                _judged(known.get(since), limits.known),
+                _NONE if one is None else limits.known_cell(one, name),
                 "–" if one is None else f"{one.n_labels} of {one.n_predictions}",
-                _judged(guessed.get(since), limits.estimated),
+                _NONE if guess is None else limits.estimated_cell(guess, name),
                 "young: labels are still coming" if one is not None and one.young else "",
             )
         )
@@ -236,12 +257,33 @@ def _band(period: PeriodPerformance, name: str) -> Band | None:
     return found if isinstance(found, Band) else None
 
 
-def _judged(band: Band | None, limits: tuple[float | None, float | None]) -> Cell:
+def _judged(band: Band | None, limits: tuple[float | None, float | None], doubt: str = "") -> Cell:
+    """A figure with its band, and whether that lies beyond the limits.
+
+    Args:
+        band: None if there is no figure.
+        limits: between which it must lie.
+        doubt: why a figure of that period raises no alert, and is not called beyond its limit.
+    """
     if band is None:
-        return Cell("–")
+        return _NONE
     told = f"{figure(band.estimate)} ({figure(band.low)} to {figure(band.high)})"
-    over = band.beyond(*limits)
-    return Cell(f"{told}, beyond its limit" if over else told, strong=over)
+    if not band.beyond(*limits):
+        return Cell(told)
+    return Cell(f"{told}, {doubt or 'beyond its limit'}", strong=not doubt)
+
+
+def _of_labels(period: PeriodPerformance | PeriodCalibration, least: int) -> str:
+    """Why what labels tell of a period raises no alert; empty if it may."""
+    if period.young:
+        return _YOUNG
+    return _FEW_LABELS if period.n_labels < least else ""
+
+
+_NONE = Cell("–")
+_YOUNG = "too young to tell"
+_FEW_LABELS = "too few labels to tell"
+_FEW_PREDICTIONS = "too few predictions to tell"
 
 
 def _limit(limits: tuple[float | None, float | None]) -> str:
@@ -274,7 +316,7 @@ def _slices(report: PerformanceReport, limits: Mapping[str, Limits]) -> list[Sec
                 one.group,
                 f"{period.since:%Y-%m-%d}{' (young)' if period.young else ''}",
                 f"{period.n_labels} of {period.n_predictions}",
-                *(_judged(_band(period, name), limits[name].known) for name in names),
+                *(limits[name].known_cell(period, name) for name in names),
             )
             for one in groups
             for period in reversed(one.periods[-most:])
@@ -332,14 +374,16 @@ def _calibration(monitor: Monitor, reports: Sequence[CalibrationReport]) -> list
     """How often scores came true, by period; and by score in the last one."""
     if not reports:
         return []
-    declared = monitor.quality.calibration if monitor.quality else None
+    quality = monitor.quality
+    declared = quality.calibration if quality else None
     most = None if declared is None else declared.error_at_most
+    least = quality.least_rows if quality else 0
     by = reports[0].by
     periods = newest(one.periods for one in reports if one.by == by)
     rows = [
         (
             f"{since:%Y-%m-%d}",
-            _judged(one.error, (None, most)),
+            _judged(one.error, (None, most), _of_labels(one, least)),
             figure(one.by_chance),
             figure(one.p_value, ".2g"),
             f"{one.n_labels} of {one.n_predictions}",
@@ -387,7 +431,8 @@ def _reliability(by: str, period: Any) -> Table:
 
 def _fairness(monitor: Monitor, reports: Sequence[FairnessReport]) -> list[Section]:
     """Gaps between groups over time, and the groups of the last period."""
-    declared = monitor.quality.fairness if monitor.quality else ()
+    quality = monitor.quality
+    declared, least = (quality.fairness, quality.least_rows) if quality else ((), 0)
     found = []
     for groups in dict.fromkeys(one.groups for one in reports):
         alike = [one for one in reports if one.groups == groups]
@@ -396,11 +441,11 @@ def _fairness(monitor: Monitor, reports: Sequence[FairnessReport]) -> list[Secti
         for one in declared:
             if one.groups == groups:
                 limits.update({str(name): limit for name, limit in one.limits.items()})
-        found.append(_groups(alike, limits))
+        found.append(_groups(alike, limits, least))
     return found
 
 
-def _groups(reports: Sequence[FairnessReport], limits: Mapping[str, float]) -> Section:
+def _groups(reports: Sequence[FairnessReport], limits: Mapping[str, float], least: int) -> Section:
     latest = reports[0]
     by = latest.by
     periods: dict[datetime, PeriodFairness] = newest(one.periods for one in reports)
@@ -409,7 +454,7 @@ def _groups(reports: Sequence[FairnessReport], limits: Mapping[str, float]) -> S
     rows: list[Sequence[Cell | str]] = [
         (
             f"{since:%Y-%m-%d}{' (young)' if one.young else ''}",
-            *(_judged(_gap(one, name), bounds[name]) for name in names),
+            *(_judged(_gap(one, name), bounds[name], _of_gap(one, name, least)) for name in names),
         )
         for since, one in list(reversed(periods.items()))[:_MOST_PERIODS]
     ]
@@ -436,6 +481,14 @@ def _groups(reports: Sequence[FairnessReport], limits: Mapping[str, float]) -> S
         " are not shown.",
     ]
     return Section(f"Fairness by {latest.groups.by}", words=words, figures=figures, tables=tables)
+
+
+def _of_gap(period: PeriodFairness, name: str, least: int) -> str:
+    """Why a gap of a period raises no alert; empty if it may."""
+    if period.young and not name.startswith("demographic_parity"):  # which needs no label
+        return _YOUNG
+    few = sum(one.n_predictions for one in period.groups) < least
+    return _FEW_PREDICTIONS if few else ""
 
 
 def _gap(period: PeriodFairness, name: str) -> Band | None:

@@ -80,7 +80,7 @@ async def _source(people: People, visitor: Visitor, request: Request) -> Sheet:
     contracts = await seen(people, visitor, "definitions.list", kind="contract")
     table = loads[0].table if loads else declared.document["table"] if declared else ""
     held = [one for one in contracts or () if one.document.get("table") == table]
-    subjects = [AssetRef("source", name), AssetRef("table", table)]
+    subjects = [AssetRef("source", name), *([AssetRef("table", table)] if table else [])]
     subjects += [AssetRef("contract", one.name) for one in held]
     return Sheet(
         name,
@@ -265,7 +265,8 @@ async def alerts_of(
     people: People, visitor: Visitor, subjects: Sequence[AssetRef]
 ) -> list[Section]:
     """The newest alerts about some assets; nothing if there are none."""
-    alerts: Sequence[Alert] = await seen(people, visitor, "alerts.list") or ()
+    asked = [str(one) for one in subjects]
+    alerts: Sequence[Alert] = await seen(people, visitor, "alerts.list", subjects=asked) or ()
     rows = [
         (
             Cell(one.name, page_of("alert", one.id)),
@@ -275,7 +276,6 @@ async def alerts_of(
             one.message,
         )
         for one in alerts
-        if one.subject in subjects
     ][:_MOST_ROWS]
     if not rows:
         return []

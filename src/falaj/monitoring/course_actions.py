@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field
 
 from falaj.kernel.actions import Service, action
-from falaj.kernel.errors import NotFound
 from falaj.monitoring import toldfrom
 from falaj.monitoring.coursewords import CourseOf, MonitorCourse, MonitorStatus, MonitorSummary
 from falaj.monitoring.model import Monitor
@@ -60,6 +59,5 @@ class CourseActions(Service):
     def _seen(self, name: str) -> Monitor:
         """A monitor, whose endpoint the caller sees too."""
         monitor = self._monitors.monitor(self.call.connection, name)
-        if not self._sight.may_know(self.call, monitor.endpoint):
-            raise NotFound(f"There is no monitor {name!r}.", hint="`falaj monitors list`.")
+        self._sight.check_known(self.call, monitor)
         return monitor

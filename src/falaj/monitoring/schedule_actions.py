@@ -12,6 +12,7 @@ from falaj.monitoring.schedulewords import MonitorSchedule, ScheduledCheck
 from falaj.monitoring.toldfrom import FIELD, untold
 
 if TYPE_CHECKING:
+    from falaj.monitoring.monitors import Monitors
     from falaj.monitoring.schedules import MonitorSchedules
     from falaj.monitoring.sight import Sight
 
@@ -21,6 +22,7 @@ Limit = Annotated[int, Field(ge=1, le=1000)]
 class ScheduleActions(Service):
     """What monitors have checked by themselves, and when they will again."""
 
+    _monitors: Monitors
     _schedules: MonitorSchedules | None = None
     _sight: Sight
 
@@ -41,6 +43,7 @@ class ScheduleActions(Service):
         """List what a monitor's schedule has checked, the newest first, with what was found."""
         if self._schedules is None:
             return []
+        self._sight.check_known(self.call, self._monitors.monitor(self.call.connection, name))
         listed = self._schedules.checks(self.call.connection, name, limit=limit)
         return [self._shown(one) for one in listed]
 

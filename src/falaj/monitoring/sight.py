@@ -48,6 +48,15 @@ class Sight:
         """True if the caller may know of an endpoint."""
         return self.may(call, "assets.get", AssetRef("endpoint", endpoint))
 
+    def check_known(self, call: Call, monitor: Monitor) -> None:
+        """Return if the caller may know of a monitor's endpoint; else there is no such monitor.
+
+        What a monitor declares and finds tells of its endpoint, whose classification may be
+        stricter than its own.
+        """
+        if not self.may_know(call, monitor.endpoint):
+            raise NotFound(f"There is no monitor {monitor.name!r}.", hint="`falaj monitors list`.")
+
     def check_table(self, call: Call, table: str, columns: Iterable[str] | None) -> None:
         """Return if the caller may read a table and these columns of it (None: all)."""
         if not self.may(call, "tables.read", AssetRef("table", table)):

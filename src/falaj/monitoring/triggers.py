@@ -106,8 +106,8 @@ class Triggers:
         fitting = [
             alert
             for state in (AlertState.OPEN, AlertState.ACKNOWLEDGED)
-            for alert in self._alerts.listed(connection, state=state)
-            if alert.subject == subject and _fits(alert, trigger) and alert.last_seen_at > since
+            for alert in self._alerts.listed(connection, state=state, subjects=[subject])
+            if _fits(alert, trigger) and alert.last_seen_at > since
         ]
         if not fitting:
             return []

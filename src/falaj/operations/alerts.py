@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -18,6 +18,7 @@ from falaj.operations import tables
 from falaj.operations.histories import key_of, record_about
 from falaj.operations.incidents import Incidents
 from falaj.operations.model import MOST_LISTED, Alert, AlertState, Severity, over, told
+from falaj.operations.subjects import about
 
 
 class Alerts:
@@ -95,13 +96,16 @@ class Alerts:
         connection: Connection,
         *,
         state: AlertState | None = None,
+        subjects: Sequence[AssetRef] | None = None,
         limit: int = MOST_LISTED,
     ) -> list[Alert]:
-        """The alerts, the newest first."""
+        """The alerts, the newest first; of ``subjects``, or of everything without."""
         table = tables.alerts
         query = select(table).limit(limit).order_by(table.c.raised_at.desc(), table.c.id.desc())
         if state is not None:
             query = query.where(table.c.state == state)
+        if subjects is not None:
+            query = query.where(about(table, subjects))
         return [_alert(row) for row in connection.execute(query)]
 
     def seen_since(

@@ -9,7 +9,7 @@ recorded; another person reviews it within 24 hours.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +33,7 @@ from falaj.operations.model import (
     told,
 )
 from falaj.operations.standard import ChangeTemplate, OutsideBounds
+from falaj.operations.subjects import about
 
 if TYPE_CHECKING:
     from falaj.catalog.definitions import Definitions
@@ -260,13 +261,20 @@ class Changes:
         connection: Connection,
         *,
         state: ChangeState | None = None,
+        subjects: Sequence[AssetRef] | None = None,
+        ids: Collection[str] | None = None,
         limit: int = MOST_LISTED,
     ) -> list[Change]:
-        """The changes, the newest first, without their histories."""
+        """The changes, the newest first, without their histories; of ``subjects`` and with one
+        of the ``ids``, or of everything without."""
         table = tables.changes
         query = select(table).limit(limit).order_by(table.c.requested_at.desc(), table.c.id.desc())
         if state is not None:
             query = query.where(table.c.state == state)
+        if subjects is not None:
+            query = query.where(about(table, subjects))
+        if ids is not None:
+            query = query.where(table.c.id.in_(ids))
         return [_change(row) for row in connection.execute(query)]
 
     def approve(self, call: Call, change_id: str, reason: str) -> Change:

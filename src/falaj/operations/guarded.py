@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Annotated
+
+from pydantic import Field
 
 from falaj.catalog.assets import Catalog
 from falaj.kernel.actions import Service
 from falaj.kernel.call import AssetRef, Call
 from falaj.kernel.errors import InvalidInput
 from falaj.kernel.ports import Resource
+from falaj.operations.model import MOST_LISTED
 
 Visible = Callable[[Call, Resource], bool]
 """True if the caller may know of the resource."""
+Subjects = Annotated[list[str], Field(max_length=MOST_LISTED)]
+"""Assets, as ``kind:key``."""
 
 
 class Guarded(Service):
@@ -24,6 +30,13 @@ class Guarded(Service):
     def may_see(self, ref: AssetRef) -> bool:
         """True if the caller may know of an asset."""
         return self._visible(self.call, self._catalog.load(self.call.connection, ref))
+
+    def subjects(self, named: Sequence[str] | None) -> Sequence[AssetRef] | None:
+        """The assets that a caller asks about, as ``kind:key``, without those that it may not
+        know of; None if it asks about all. Raises InvalidInput."""
+        if named is None:
+            return None
+        return [ref for ref in map(asset, named) if self.may_see(ref)]
 
 
 def asset(text: str) -> AssetRef:

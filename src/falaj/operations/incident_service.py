@@ -10,7 +10,7 @@ from pydantic import Field
 from falaj.kernel.actions import action
 from falaj.kernel.call import AssetRef
 from falaj.kernel.errors import InvalidInput, NotFound
-from falaj.operations.guarded import Guarded, Visible, asset
+from falaj.operations.guarded import Guarded, Subjects, Visible, asset
 from falaj.operations.incident_times import IncidentReport, reported
 from falaj.operations.model import Incident, IncidentState, Problem, ProblemState, Scale
 
@@ -35,9 +35,19 @@ class IncidentService(Guarded):
         self._incidents = incidents
 
     @action(get="/incidents")
-    def list(self, state: IncidentState | None = None) -> IncidentList:
-        """The incidents, the most pressing first."""
-        listed = self._incidents.listed(self.call.connection, state=state)
+    def list(
+        self, state: IncidentState | None = None, *, subjects: Subjects | None = None
+    ) -> IncidentList:
+        """The incidents, the most pressing first.
+
+        Args:
+            state: in which they are.
+            subjects: only those about one of these assets (``kind:key``), and those to which an
+                alert or a change about one belongs.
+        """
+        listed = self._incidents.listed(
+            self.call.connection, state=state, subjects=self.subjects(subjects)
+        )
         return [incident for incident in listed if self.may_see(incident.ref)]
 
     @action(get="/incidents/{id}", on="incident")

@@ -6,7 +6,7 @@ downstream of it, medium when anything does, else low.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -39,6 +39,7 @@ from falaj.operations.model import (
     priority_of,
     told,
 )
+from falaj.operations.subjects import concerning
 
 _URGENCY = {
     Severity.INFO: Scale.LOW,
@@ -274,9 +275,13 @@ class Incidents:
         connection: Connection,
         *,
         state: IncidentState | None = None,
+        subjects: Sequence[AssetRef] | None = None,
         limit: int = MOST_LISTED,
     ) -> list[Incident]:
-        """The incidents, the most pressing first, then the newest; without timelines."""
+        """The incidents, the most pressing first, then the newest; without timelines.
+
+        With ``subjects``: those about one, or to which an alert or a change about one belongs.
+        """
         table = tables.incidents
         query = (
             select(table)
@@ -285,6 +290,8 @@ class Incidents:
         )
         if state is not None:
             query = query.where(table.c.state == state)
+        if subjects is not None:
+            query = query.where(concerning(subjects))
         found = [_incident(row) for row in connection.execute(query)]
         links = linked_each(connection, [one.id for one in found])
         return [one.model_copy(update=_links(links[one.id])) for one in found]

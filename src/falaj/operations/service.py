@@ -11,8 +11,9 @@ from falaj.kernel.actions import action
 from falaj.kernel.errors import NotFound
 from falaj.operations.alerts import Alerts
 from falaj.operations.changes import Changes
-from falaj.operations.guarded import Guarded, Visible, asset
+from falaj.operations.guarded import Guarded, Subjects, Visible, asset
 from falaj.operations.model import (
+    MOST_LISTED,
     Alert,
     AlertState,
     Change,
@@ -24,6 +25,7 @@ Kind = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
 Facts = dict[str, Any]
 ChangeList = list[Change]
 AlertList = list[Alert]
+Ids = Annotated[list[str], Field(max_length=MOST_LISTED)]
 
 
 class ChangeService(Guarded):
@@ -36,9 +38,23 @@ class ChangeService(Guarded):
         self._changes = changes
 
     @action(get="/changes")
-    def list(self, state: ChangeState | None = None) -> ChangeList:
-        """The changes, the newest first."""
-        listed = self._changes.listed(self.call.connection, state=state)
+    def list(
+        self,
+        state: ChangeState | None = None,
+        *,
+        subjects: Subjects | None = None,
+        ids: Ids | None = None,
+    ) -> ChangeList:
+        """The changes, the newest first.
+
+        Args:
+            state: in which they are.
+            subjects: only those about one of these assets (``kind:key``).
+            ids: only those with one of these ids.
+        """
+        listed = self._changes.listed(
+            self.call.connection, state=state, subjects=self.subjects(subjects), ids=ids
+        )
         return [change for change in listed if self.may_see(change.ref)]
 
     @action(get="/changes/{id}", on="change")
@@ -104,9 +120,18 @@ class AlertService(Guarded):
         self._alerts = alerts
 
     @action(get="/alerts")
-    def list(self, state: AlertState | None = None) -> AlertList:
-        """The alerts, the newest first."""
-        listed = self._alerts.listed(self.call.connection, state=state)
+    def list(
+        self, state: AlertState | None = None, *, subjects: Subjects | None = None
+    ) -> AlertList:
+        """The alerts, the newest first.
+
+        Args:
+            state: in which they are.
+            subjects: only those about one of these assets (``kind:key``).
+        """
+        listed = self._alerts.listed(
+            self.call.connection, state=state, subjects=self.subjects(subjects)
+        )
         return [alert for alert in listed if self.may_see(alert.ref)]
 
     @action(get="/alerts/{id}", on="alert")

@@ -209,7 +209,9 @@ class Following:
             message=title[:1000],
             evidence={**evidence, "change": emergency.id},
         )
-        opened = self._incidents.listed(call.connection, state=IncidentState.OPEN)
+        opened = self._incidents.listed(
+            call.connection, state=IncidentState.OPEN, subjects=[endpoint]
+        )
         incident = next(one for one in opened if one.subject == endpoint)
         self._incidents.note(
             call, incident.id, f"All units meet the champion. Emergency change: {emergency.id}."

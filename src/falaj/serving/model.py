@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 from falaj.catalog.definitions import Definition
 from falaj.catalog.model import Relation
 from falaj.kernel.call import AssetRef
-from falaj.serving.splits import CHAMPION, Assignment
+from falaj.serving.splits import CHAMPION, Assignment, Split
 
 EndpointName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,48}$")]
 """Lower case, starts with a letter; its prediction table is named after it."""
@@ -336,6 +336,19 @@ class Release(_Frozen):
         """Of a rollout: the release of its champion alone."""
         return None if self.assignment is None else self.assignment.base
 
+    def shares(self, split: Split | None) -> dict[str, float]:
+        """Of the units that take part, what share meets each variant under a split, by name.
+
+        One that runs in the shadow has that of the units that it runs beside; they meet the
+        champion.
+        """
+        if self.assignment is None:
+            return {one.name: one.share for one in self.variants}
+        now = {} if split is None or split.release != self.id else split.shares
+        found = {one.name: now.get(one.name, 0.0) for one in self.variants[1:]}
+        met = sum(found[one.name] for one in self.variants[1:] if not one.shadow)
+        return {self.variants[0].name: 1 - met, **found}
+
     @property
     def model(self) -> str:
         """``model/version`` of the first variant."""
@@ -491,6 +504,8 @@ class EndpointStatus(BaseModel):
 
     endpoint: str
     active: Release | None
+    shares: dict[str, float] = {}
+    """Of the active release: what share of units meets each variant now, as ``Release.shares``."""
     generation: int
     workers: list[WorkerStatus]
     traffic: Traffic

@@ -87,10 +87,11 @@ class EndpointService(Service):
     def status(self, name: EndpointName) -> EndpointStatus:
         """Show an endpoint now: its active release, its workers, its traffic and latency."""
         active = self._releases.active(self.call.connection, name)
-        generation, _ = self._table.active()
+        generation, _, splits = self._table.served()
         return EndpointStatus(
             endpoint=name,
             active=active,
+            shares={} if active is None else active.shares(splits.get(name)),
             generation=generation,
             workers=self._table.workers(),
             traffic=self._traffic(name),

@@ -78,6 +78,11 @@ class CostService(Service):
         The lines add up to the totals exactly. Runs and models that the caller may not know of
         are one line, ``(others)``; steps of pipelines are of no model, ``(pipelines)``.
         """
+        if model is not None:
+            # Lines of months, teams and kinds would tell the cost of a model that is hidden.
+            if not self._sees(self.call, "model", model):
+                raise _unknown(model)
+            self._check_known(model)
 
         def seen(kind: str, name: str) -> bool:
             return self._sees(self.call, kind, name)
@@ -129,4 +134,8 @@ class CostService(Service):
         connection = self.call.connection
         registered = self._resources.load(connection, AssetRef("model", model)).exists
         if not registered and not self._ledger.usages(connection, model=model, limit=1):
-            raise NotFound(f"There is no model {model!r}.", hint="`falaj models list` shows all.")
+            raise _unknown(model)
+
+
+def _unknown(model: str) -> NotFound:
+    return NotFound(f"There is no model {model!r}.", hint="`falaj models list` shows all.")
