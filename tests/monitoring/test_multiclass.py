@@ -114,6 +114,44 @@ def test_the_bands_of_what_is_expected_hold_what_comes_as_often_as_they_say() ->
     assert all(250 <= times <= 292 for times in held.values()), held
 
 
+def with_a_rare_class(n: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities of three classes that come true, the third 1 % of rows and told well."""
+    often, apart = np.array([0.495, 0.495, 0.01]), np.array([1.6, 1.6, 4.0])
+    labels = random.choice(3, size=n, p=often)
+    seen = random.normal(size=(n, 3))
+    seen[np.arange(n), labels] += apart[labels]
+    chances = often * np.exp(seen * apart - apart**2 / 2)
+    return chances / chances.sum(axis=1, keepdims=True), labels
+
+
+@pytest.mark.parametrize("found", [True, False])
+def test_one_row_does_not_make_the_f1_of_its_class_sure(found: bool) -> None:
+    """100 rows, one of them of the third class: alone it tells nearly nothing of that class."""
+    labels = np.array([0, 1] * 49 + [0, 2])
+    said = labels.copy()
+    said[:8:2] = 1
+    said[-1] = 2 if found else 0
+    band = realised_classes(labels, np.eye(3)[said], 0.95)["macro_f1"]
+    if found:
+        assert band.low < band.estimate - 0.15
+    else:
+        assert band.high > band.estimate + 0.2
+
+
+def test_the_realised_band_holds_where_a_class_has_few_rows() -> None:
+    random = np.random.default_rng(1)
+    true = realised_classes(*with_a_rare_class(400_000, random)[::-1], 0.95)["macro_f1"].estimate
+    held = seen = 0
+    for _ in range(500):
+        shares, labels = with_a_rare_class(100, random)
+        if not ((labels == 2) | (shares.argmax(axis=1) == 2)).any():
+            continue  # then it is the mean of two classes, which is another figure
+        band = realised_classes(labels, shares, 0.95)["macro_f1"]
+        held += band.low <= true <= band.high
+        seen += 1
+    assert held / seen > 0.87
+
+
 def test_a_class_that_never_came_is_named() -> None:
     shares, labels = drawn(1_000)
     with pytest.raises(InvalidInput, match="0 of the class 'rare'"):

@@ -39,14 +39,21 @@ def realised_classes(labels: Classes, shares: Matrix, confidence: float) -> dict
         labels: the places of the classes that came, of shape (rows,), at least one row.
         shares: the probabilities of the classes, of shape (rows, classes); a row sums to 1.
     """
-    said, rows = shares.argmax(axis=1), np.arange(len(labels))
-    came = np.eye(shares.shape[1])[labels]
-    estimate, influence = _macro_f1(said, came)
+    said, rows, k = shares.argmax(axis=1), np.arange(len(labels)), shares.shape[1]
+    counts = np.bincount(said * k + labels, minlength=k * k).reshape(k, k).astype(np.float64)
+    estimate, influence = _macro_f1(said, np.eye(k)[labels])
     spread = float(influence[rows, labels].std(ddof=1)) if len(rows) > 1 else float("inf")
-    right = int((said == labels).sum())
+    square = (_z(confidence) * spread) ** 2 / len(rows)
+    below, above = _of_few(counts, confidence)
+    low, high = estimate - (square + below) ** 0.5, estimate + (square + above) ** 0.5
+    if spread == 0:
+        # No row differs from another: at most as sure as so many of which all, or none, are right.
+        alike = _known(share_band(estimate * len(rows), len(rows), confidence))
+        low, high = min(low, alike.low), max(high, alike.high)
+    right = int(counts.trace())
     return {
         "accuracy": _known(share_band(right, len(labels), confidence)),
-        "macro_f1": _between(estimate, spread / len(rows) ** 0.5, confidence, len(rows)),
+        "macro_f1": Band(estimate=estimate, low=max(0.0, low), high=min(1.0, high)),
         "log_loss": mean_band(_log_losses(shares)[rows, labels], confidence),
     }
 
@@ -175,13 +182,34 @@ def _log_losses(shares: Matrix) -> Matrix:
     return np.asarray(-np.log(np.clip(shares, _LEAST_PROBABILITY, 1.0)))
 
 
-def _between(estimate: float, error: float, confidence: float, n: int) -> Band:
-    """A normal band within [0, 1]; where no row differs from another, that of as many rows of
-    which all, or none, are right."""
-    if error == 0:
-        return _known(share_band(estimate * n, n, confidence))
-    half = _z(confidence) * error
-    return Band(estimate=estimate, low=max(0.0, estimate - half), high=min(1.0, estimate + half))
+def _of_few(counts: Matrix, confidence: float) -> tuple[float, float]:
+    """What the influence leaves out of the macro F1's band where a class has few rows.
+
+    F1 is 2q/(1 + q) of the share q of hits among the rows that are or were said to be the class,
+    so that it has Wilson's band carried over. One row that was found, or missed, does not make
+    its class's F1 a sure 1 or 0: where that band is wider than the class's normal one, the
+    difference is added, squared and on each side for itself (as in Zou and Donner, Statistics in
+    Medicine 27, 2008).
+
+    Args:
+        counts: rows by the class that they were said to be and that they are.
+
+    Returns:
+        what to add to the square of the band's half below, and above.
+    """
+    rows = counts.sum(axis=0) + counts.sum(axis=1) - counts.diagonal()
+    below = above = 0.0
+    for hits, n in zip(counts.diagonal().tolist(), rows.tolist(), strict=True):
+        band = share_band(hits, n, confidence)
+        if band is None:
+            continue
+        low, f1, high = (2 * q / (1 + q) for q in (band.low, band.estimate, band.high))
+        q = band.estimate
+        normal = (_z(confidence) * 2 / (1 + q) ** 2) ** 2 * q * (1 - q) / n
+        below += max(0.0, (f1 - low) ** 2 - normal)
+        above += max(0.0, (high - f1) ** 2 - normal)
+    k = int((rows > 0).sum())
+    return below / k**2, above / k**2
 
 
 def _z(confidence: float) -> float:
