@@ -127,6 +127,40 @@ def test_the_bands_of_what_is_expected_hold_what_comes_as_often_as_they_say(
     assert all(least[name] <= held[name] / times <= 0.98 for name in held), held
 
 
+def too_sure(
+    n: int, k: int, apart: float, random: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities of k classes whose logits are twice what they should be, and the classes."""
+    logits = random.normal(size=(n, k)) * apart
+    true = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    labels = (random.random(n)[:, None] > true.cumsum(axis=1)).sum(axis=1)
+    return true**2 / (true**2).sum(axis=1, keepdims=True), np.minimum(labels, k - 1)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize(
+    ("k", "n_reference", "n", "apart", "least"),
+    [
+        (3, 300, 5_000, 2.0, 0.86),
+        (3, 1_000, 5_000, 2.0, 0.90),
+        (5, 1_000, 5_000, 2.0, 0.90),
+        (3, 1_000, 2_000, 1.0, 0.78),
+    ],
+)
+def test_the_bands_of_scores_that_are_too_sure_hold_as_the_decision_record_says(
+    k: int, n_reference: int, n: int, apart: float, least: float
+) -> None:
+    held, times = dict.fromkeys(("accuracy", "macro_f1", "log_loss"), 0), 200
+    for seed in range(times):
+        random = np.random.default_rng(seed)
+        curves = ClassCurves.of_rows(*too_sure(n_reference, k, 2.0, random))
+        shares, labels = too_sure(n, k, apart, random)
+        came = realised_classes(labels, shares, 0.95)
+        for name, band in curves.expected(shares, 0.95)[0].items():
+            held[name] += band.low <= came[name].estimate <= band.high
+    assert min(held.values()) / times >= least, held
+
+
 def with_a_rare_class(n: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Probabilities of three classes that come true, the third 1 % of rows and told well."""
     often, apart = np.array([0.495, 0.495, 0.01]), np.array([1.6, 1.6, 4.0])
