@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,13 @@ DATA = drawn()
 def lake(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DuckLake]:
     folder: Path = tmp_path_factory.mktemp("tasks")
     opened = DuckLake(Place.of("ducklake:", folder), threads=1)
+    fill(opened)
+    yield opened
+    opened.close()
+
+
+def fill(opened: DuckLake, n_logged: int = N) -> None:
+    """Write the first so many predictions, and the labels of all."""
     log = log_of(DATA)
     place = log.schema.get_field_index("outputs")
     # A row's first output is its score: of the classes' rows that plays no part, so that one log
@@ -58,7 +66,7 @@ def lake(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DuckLake]:
         place, "outputs", pa.array(DATA["shares"].tolist(), pa.list_(pa.float64()))
     )
     log = log.set_column(log.schema.get_field_index("score"), "score", pa.array(DATA["told"]))
-    opened.append("predictions_delays", log)
+    opened.append("predictions_delays", log.slice(0, n_logged))
     n = N - A_DAY
     at = pa.array([at_of(i) + timedelta(days=1) for i in range(n)], pa.timestamp("us", tz="UTC"))
     opened.append(
@@ -73,8 +81,6 @@ def lake(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DuckLake]:
             }
         ),
     )
-    yield opened
-    opened.close()
 
 
 @pytest.fixture
@@ -170,6 +176,21 @@ def test_figures_of_classes_are_told_before_their_labels_arrive(world: Assessed)
     for name, one in wanted.items():
         assert told[name].low < one < told[name].high, name  # type: ignore[index]
     assert told["accuracy"].high < report.periods[0].figures["accuracy"].low
+
+
+def test_a_period_of_few_rows_says_of_classes_that_it_cannot_tell(
+    sqlite_database: Database, tmp_path: Path
+) -> None:
+    with closing(DuckLake(Place.of("ducklake:", tmp_path), threads=1)) as lake:
+        fill(lake, HARMED + 19)
+        report = Assessed(sqlite_database, lake, DATA).monitors.estimate(
+            "delays", since=MONDAY + timedelta(days=7), until=NOW, by="week",
+            label_table="outcomes", label="cause", reference_since=MONDAY,
+            reference_until=MONDAY + timedelta(days=7), task="classes", classes=CLASSES,
+        )  # fmt: skip
+    [period] = report.periods
+    assert (period.n_predictions, period.figures) == (19, {})
+    assert period.cannot_tell == "19 rows are too few: at least 20 tell something."
 
 
 def test_what_needs_labels_0_and_1_refuses_others(world: Assessed) -> None:

@@ -167,9 +167,13 @@ class Estimates:
             assert part.shares is not None  # noqa: S101 - joined for classes
             shares = part.shares[np.isfinite(part.score)]
             if len(shares):
-                bands = curves.expected(shares, confidence)
+                bands, why = curves.expected(shares, confidence)
                 told = {cast("Figure", name): band for name, band in bands.items()}
-                periods.append(EstimatedPeriod(since=start, n_predictions=len(part), figures=told))
+                periods.append(
+                    EstimatedPeriod(
+                        since=start, n_predictions=len(part), figures=told, cannot_tell=why
+                    )
+                )
         return EstimateReport(
             endpoint=release.endpoint,
             model=variant.model,

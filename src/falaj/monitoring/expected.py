@@ -246,8 +246,8 @@ def figures(groups: Groups, ones: Vector) -> dict[str, Any]:
 def told(groups: Groups) -> tuple[frozenset[str], str]:
     """The figures that so few rows can tell, and why not all; the text is empty if they can."""
     rows = float(groups.n.sum())
-    if rows < LEAST_ROWS:
-        return frozenset(), f"{rows:.0f} rows are too few: at least {LEAST_ROWS} tell something."
+    if why := too_few(rows):
+        return frozenset(), why
     ones = float((groups.n * groups.rates).sum())
     fewer, label = min((ones, 1), (rows - ones, 0))
     if fewer >= LEAST_OF_EACH:
@@ -257,6 +257,13 @@ def told(groups: Groups) -> tuple[frozenset[str], str]:
         f"least {LEAST_OF_EACH:g} tell something."
     )
     return frozenset(FIGURES) - frozenset(OF_A_CLASS), why
+
+
+def too_few(rows: float) -> str:
+    """Why so few rows tell nothing; empty if they are enough."""
+    if rows >= LEAST_ROWS:
+        return ""
+    return f"{rows:.0f} rows are too few: at least {LEAST_ROWS} tell something."
 
 
 def estimated(
@@ -338,6 +345,13 @@ def _check_enough(n: float, ones: float) -> None:
         )
 
 
+def knots_of(scores: Vector, n: Vector, ones: Vector) -> tuple[Vector, Vector]:
+    """The knots and rates of the isotonic regression of ones/n on growing scores."""
+    knots, rates, _, _, blocks = _fitted(scores, n, ones)
+    ends = _ends(blocks, len(knots))
+    return knots[ends], rates[ends]
+
+
 def _isotonic(
     scores: Vector, n: Vector, ones: Vector
 ) -> tuple[Vector, Vector, Vector, Vector, Vector]:
@@ -377,10 +391,9 @@ def _helps(s: Vector, y: Vector, seed: int) -> bool:
         learned = ~tested
         if not tested.any() or not learned.any():
             continue
-        knots, rates, _, _, blocks = _fitted(s[learned], whole[: int(learned.sum())], y[learned])
-        ends = _ends(blocks, len(knots))
+        knots, rates = knots_of(s[learned], whole[: int(learned.sum())], y[learned])
         raw.append(s[tested])
-        calibrated.append(np.interp(s[tested], knots[ends], rates[ends]))
+        calibrated.append(np.interp(s[tested], knots, rates))
         truth.append(y[tested])
     if not truth:
         return False

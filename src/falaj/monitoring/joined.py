@@ -15,9 +15,10 @@ from falaj.kernel.errors import InvalidInput, NotFound
 from falaj.lake.personal import rule_of
 from falaj.lake.ports import Lake
 from falaj.monitoring.answered import answered
+from falaj.monitoring.crossfitted import Matrix
 from falaj.monitoring.expected import Vector
 from falaj.monitoring.model import Labels, NoPredictions, Period
-from falaj.monitoring.multiclass import Matrix, class_shares
+from falaj.monitoring.multiclass import class_shares
 from falaj.monitoring.performancewords import Slice, Task
 from falaj.serving.names import table_of
 from falaj.training.encoding import Encoding

@@ -9,6 +9,7 @@ Applied Intelligence 52, 2022). So one formula gives all bands.
 What is expected is told from probabilities that were set right on a labelled reference: each
 class by an isotonic regression of its own, one against the rest, and all of them of a row
 divided by their sum (confidence-based performance estimation, as NannyML does it for classes).
+What these curves err by is told by rows that they were not fitted on; see ``crossfitted``.
 """
 
 from __future__ import annotations
@@ -19,17 +20,23 @@ from statistics import NormalDist
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from falaj.kernel.errors import InvalidInput
-from falaj.monitoring.expected import DRAWS, Curve
+from falaj.monitoring.crossfitted import (
+    Classes,
+    Gaps,
+    Matrix,
+    log_losses,
+    means_by,
+    normalised,
+)
+from falaj.monitoring.expected import LEAST_OF_EACH, Curve, Vector, too_few
 from falaj.monitoring.model import Band
 from falaj.monitoring.realised import mean_band, share_band
 
-Matrix = NDArray[np.float64]
-Classes = NDArray[np.int64]
-_LEAST_PROBABILITY = 1e-15
 _FEWEST = 20
+_HARDLY_THERE = 0.01
+"""A class whose chance to come is smaller plays no part in what a macro F1 can be told of."""
 
 
 def realised_classes(labels: Classes, shares: Matrix, confidence: float) -> dict[str, Band]:
@@ -39,15 +46,23 @@ def realised_classes(labels: Classes, shares: Matrix, confidence: float) -> dict
         labels: the places of the classes that came, of shape (rows,), at least one row.
         shares: the probabilities of the classes, of shape (rows, classes); a row sums to 1.
     """
-    said, rows = shares.argmax(axis=1), np.arange(len(labels))
-    came = np.eye(shares.shape[1])[labels]
-    estimate, influence = _macro_f1(said, came)
-    spread = float(influence[rows, labels].std(ddof=1)) if len(rows) > 1 else float("inf")
-    right = int((said == labels).sum())
+    said, rows, k = shares.argmax(axis=1), np.arange(len(labels)), shares.shape[1]
+    counts = np.bincount(said * k + labels, minlength=k * k).reshape(k, k).astype(np.float64)
+    there = (counts.sum(axis=0) + counts.sum(axis=1) > 0).astype(np.float64)
+    estimate, influence = _macro_f1(counts / len(rows), there)
+    spread = float(influence[said, labels].std(ddof=1)) if len(rows) > 1 else float("inf")
+    square = (_z(confidence) * spread) ** 2 / len(rows)
+    below, above = _of_few(counts, confidence)
+    low, high = estimate - (square + below) ** 0.5, estimate + (square + above) ** 0.5
+    if spread == 0:
+        # No row differs from another: at most as sure as so many of which all, or none, are right.
+        alike = _known(share_band(estimate * len(rows), len(rows), confidence))
+        low, high = min(low, alike.low), max(high, alike.high)
+    right = int(counts.trace())
     return {
         "accuracy": _known(share_band(right, len(labels), confidence)),
-        "macro_f1": _between(estimate, spread / len(rows) ** 0.5, confidence, len(rows)),
-        "log_loss": mean_band(_log_losses(shares)[rows, labels], confidence),
+        "macro_f1": Band(estimate=estimate, low=max(0.0, low), high=min(1.0, high)),
+        "log_loss": mean_band(log_losses(shares)[rows, labels], confidence),
     }
 
 
@@ -57,13 +72,17 @@ class ClassCurves:
 
     Attributes:
         curves: one for each class.
+        gaps: what they err by on rows that they were not fitted on.
         n: rows of the reference.
         figures: realised on it.
+        names: of the classes; their places if empty.
     """
 
     curves: tuple[Curve, ...]
+    gaps: Gaps
     n: int
     figures: Mapping[str, float]
+    names: tuple[str, ...] = ()
 
     @property
     def needed(self) -> bool:
@@ -81,10 +100,9 @@ class ClassCurves:
         for place in range(shares.shape[1]):
             ones = int((labels == place).sum())
             if n < _FEWEST or not 0 < ones < n:
-                told = repr(names[place]) if names else str(place)
                 raise InvalidInput(
-                    f"A reference of {n} labelled rows with {ones} of the class {told} says too "
-                    "little.",
+                    f"A reference of {n} labelled rows with {ones} of the class "
+                    f"{_name(names, place)} says too little.",
                     hint=f"At least {_FEWEST} rows are needed, and some of every class.",
                 )
         curves = tuple(
@@ -92,11 +110,12 @@ class ClassCurves:
             for place in range(shares.shape[1])
         )
         found = realised_classes(labels, shares, 0.95)
-        return cls(curves, n, {name: band.estimate for name, band in found.items()})
+        realised = {name: band.estimate for name, band in found.items()}
+        return cls(curves, Gaps.of_rows(curves, shares, labels), n, realised, names)
 
     def applied(self, shares: Matrix) -> Matrix:
         """The probabilities set right, of the same shape; a row sums to 1."""
-        return _normalised(self._told(shares), shares)
+        return normalised(self._told(shares), shares)
 
     def _told(self, shares: Matrix) -> Matrix:
         """How often each class came at its probability, not divided by their sum."""
@@ -104,84 +123,123 @@ class ClassCurves:
             [curve.applied(shares[:, place]) for place, curve in enumerate(self.curves)]
         )
 
-    def expected(self, shares: Matrix, confidence: float) -> dict[str, Band]:
-        """The figures to be expected of rows without labels.
+    def expected(self, shares: Matrix, confidence: float) -> tuple[dict[str, Band], str]:
+        """The figures to be expected of rows without labels, and why not all of them.
 
         While what the reference tells still holds, the realised figures lie in the bands in
         about the given share of cases: they hold what chance adds to the labels, and what a
-        finite reference leaves open.
+        finite reference leaves open. The text is empty if all figures can be told.
         """
-        told = self._told(shares)
-        said, q = shares.argmax(axis=1), _normalised(told, shares)
-        right = np.zeros_like(q)
-        right[np.arange(len(q)), said] = 1.0
-        macro, influence = _macro_f1(said, q)
-        logs = _log_losses(shares)
+        if why := too_few(len(shares)):
+            return {}, why
+        n, k = shares.shape
+        said, told, logs = shares.argmax(axis=1), self._told(shares), log_losses(shares)
+        weights = np.bincount(said, minlength=k) / n
+        off = self.gaps.off if self.needed else np.zeros((k, k))
+        q = normalised(told, shares)
+        confusion = means_by(said, q, k) * weights[:, None] + weights[:, None] * off
+        confusion = normalised(np.maximum(confusion, 0.0), confusion) * weights[:, None]
+        q = normalised(np.clip(q + off[said], 0.0, 1.0), q)
+        there, unsure = self._there(said, q, confusion.sum(axis=0) * n)
+        macro, influence = _macro_f1(confusion, there)
         # The log loss of a class hangs on its own probability alone, of which is known how often
         # it comes true: to divide by the row's sum would only take that away.
         log_loss = float((told * logs).sum(axis=1).mean())
+        log_loss += self.gaps.log_added(shares) if self.needed else 0.0
+        losses = (np.eye(k), influence)
+        left, log_left = self.gaps.errors(shares, losses)
         found = {}
-        for name, losses, estimate, most in (
-            ("accuracy", right, float((q * right).sum(axis=1).mean()), 1.0),
-            ("macro_f1", influence, macro, 1.0),
-            ("log_loss", logs, log_loss, float("inf")),
+        for name, rows, estimate, error, most in (
+            ("accuracy", losses[0][said], float(confusion.trace()), left[0], 1.0),
+            ("macro_f1", losses[1][said], macro, left[1], 1.0),
+            ("log_loss", logs, max(0.0, log_loss), log_left, float("inf")),
         ):
-            half = _z(confidence) * self._error(shares, q, losses)
-            low, high = max(0.0, estimate - half), min(most, estimate + half)
-            found[name] = Band(estimate=estimate, low=low, high=high)
-        return found
+            centred = rows - (q * rows).sum(axis=1, keepdims=True)
+            chance = float((q * centred**2).sum()) / n**2
+            found[name] = _between(estimate, (chance + error) ** 0.5, confidence, most)
+        if unsure:
+            del found["macro_f1"]
+        return found, unsure
 
-    def _error(self, shares: Matrix, q: Matrix, losses: Matrix) -> float:
-        """The standard error of a mean of losses whose classes are drawn with chances q."""
-        n = len(q)
-        centred = losses - (q * losses).sum(axis=1, keepdims=True)
-        chance = float((q * centred**2).sum()) / n**2
-        drawn = np.zeros(DRAWS)
-        for place, curve in enumerate(self.curves):
-            # Of a stretch of the curve all rows are off together: sum what it does to the mean.
-            stretches = curve.stretches(shares[:, place])
-            weights = np.bincount(stretches, weights=centred[:, place], minlength=len(curve.n))
-            drawn += curve.drawn_off @ (weights / n)
-        return float(np.sqrt(chance + drawn.var(ddof=1)))
+    def _there(self, said: Classes, q: Matrix, rows: Vector) -> tuple[Vector, str]:
+        """The chance of each class to be among the rows, and why the macro F1 cannot be told.
+
+        Args:
+            said: what each row predicts.
+            q: the chances of the classes, (rows, classes).
+            rows: how many are expected of each class.
+        """
+        with np.errstate(divide="ignore"):
+            there = -np.expm1(np.log1p(-np.minimum(q, 1.0)).sum(axis=0))
+        there[np.unique(said)] = 1.0
+        few = np.flatnonzero((rows < LEAST_OF_EACH) & (there > _HARDLY_THERE))
+        if not len(few):
+            return there, ""
+        place = min(few, key=lambda one: (rows[one], one))
+        return there, (
+            f"macro_f1: {rows[place]:.1f} rows of the class {_name(self.names, int(place))} are "
+            f"expected, too few: at least {LEAST_OF_EACH:g} tell something."
+        )
 
 
-def _normalised(told: Matrix, otherwise: Matrix) -> Matrix:
-    sums = told.sum(axis=1, keepdims=True)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(sums > 0, told / sums, otherwise)
-
-
-def _macro_f1(said: Classes, came: Matrix) -> tuple[float, Matrix]:
-    """The mean of the classes' F1, and the influence on it of each class that a row may be.
+def _macro_f1(confusion: Matrix, there: Vector) -> tuple[float, Matrix]:
+    """The mean of the classes' F1, and the influence on it of a row, by what it was said to be
+    and what it is.
 
     Args:
-        said: the place of the class that each row predicts.
-        came: the chance of each class, (rows, classes); 0 and 1 if it is known.
+        confusion: the share of rows by the class that they were said to be and that they are.
+        there: the chance of each class to be among the rows, or predicted.
     """
-    n, k = came.shape
-    hits = np.bincount(said, weights=came[np.arange(n), said], minlength=k) / n
-    ends = came.sum(axis=0) / n + np.bincount(said, minlength=k) / n
-    there = ends > 0
-    f1 = np.divide(2 * hits, ends, out=np.zeros(k), where=there)
-    scale = np.divide(1.0, ends, out=np.zeros(k), where=there) / there.sum()
+    hits = confusion.diagonal()
+    ends = confusion.sum(axis=0) + confusion.sum(axis=1)
+    weights = np.where(ends > 0, there, 0.0)
+    weights = weights / weights.sum()
+    f1 = np.divide(2 * hits, ends, out=np.zeros(len(hits)), where=ends > 0)
+    scale = np.divide(weights, ends, out=np.zeros(len(hits)), where=ends > 0)
     # A row that is c and was said to be j adds to what both of these have, and to the hits if
     # they are one: d(2 h / e) = (2 dh - F1 de) / e.
-    influence = np.tile(-f1 * scale, (n, 1)) - (f1 * scale)[said][:, None]
-    influence[np.arange(n), said] += 2 * scale[said]
-    return float(f1[there].mean()), influence
+    influence = np.diag(2 * scale) - (f1 * scale)[None, :] - (f1 * scale)[:, None]
+    return float(f1 @ weights), influence
 
 
-def _log_losses(shares: Matrix) -> Matrix:
-    return np.asarray(-np.log(np.clip(shares, _LEAST_PROBABILITY, 1.0)))
+def _of_few(counts: Matrix, confidence: float) -> tuple[float, float]:
+    """What the influence leaves out of the macro F1's band where a class has few rows.
+
+    F1 is 2q/(1 + q) of the share q of hits among the rows that are or were said to be the class,
+    so that it has Wilson's band carried over. One row that was found, or missed, does not make
+    its class's F1 a sure 1 or 0: where that band is wider than the class's normal one, the
+    difference is added, squared and on each side for itself (as in Zou and Donner, Statistics in
+    Medicine 27, 2008).
+
+    Args:
+        counts: rows by the class that they were said to be and that they are.
+
+    Returns:
+        what to add to the square of the band's half below, and above.
+    """
+    rows = counts.sum(axis=0) + counts.sum(axis=1) - counts.diagonal()
+    below = above = 0.0
+    for hits, n in zip(counts.diagonal().tolist(), rows.tolist(), strict=True):
+        band = share_band(hits, n, confidence)
+        if band is None:
+            continue
+        low, f1, high = (2 * q / (1 + q) for q in (band.low, band.estimate, band.high))
+        q = band.estimate
+        normal = (_z(confidence) * 2 / (1 + q) ** 2) ** 2 * q * (1 - q) / n
+        below += max(0.0, (f1 - low) ** 2 - normal)
+        above += max(0.0, (high - f1) ** 2 - normal)
+    k = int((rows > 0).sum())
+    return below / k**2, above / k**2
 
 
-def _between(estimate: float, error: float, confidence: float, n: int) -> Band:
-    """A normal band within [0, 1]; where no row differs from another, that of as many rows of
-    which all, or none, are right."""
-    if error == 0:
-        return _known(share_band(estimate * n, n, confidence))
+def _between(estimate: float, error: float, confidence: float, most: float) -> Band:
+    """A normal band within [0, most]."""
     half = _z(confidence) * error
-    return Band(estimate=estimate, low=max(0.0, estimate - half), high=min(1.0, estimate + half))
+    return Band(estimate=estimate, low=max(0.0, estimate - half), high=min(most, estimate + half))
+
+
+def _name(names: tuple[str, ...], place: int) -> str:
+    return repr(names[place]) if names else str(place)
 
 
 def _z(confidence: float) -> float:
