@@ -218,6 +218,28 @@ def test_clients_that_fail_on_any_variant_are_seldom_taken_for_harm(failing):
     assert np.isfinite(found).mean() <= 0.05
 
 
+@pytest.mark.parametrize(
+    "large",
+    [
+        {"large": 3},
+        {"large": 5, "metric": "latency"},
+        {"large": 8, "large_rate": 1.0, "large_variant": "challenger"},
+    ],
+)
+def test_a_client_with_most_of_the_traffic_that_fails_otherwise_is_no_harm(large):
+    """Such a client pulls the rate and the shares to itself, and must not vanish in them."""
+    clients = Clients(errors=0.02, error=0.025, **large)
+    found = found_after(clients, simulations=30, minutes=60, seed=11)
+    assert np.isfinite(found).mean() <= 0.05
+
+
+def test_a_client_with_most_of_the_traffic_hides_no_harm_to_all_others():
+    clients = Clients(errors=0.02, errors_times=2, error=0.01, large=3, large_rate=0.02)
+    found = found_after(clients, simulations=30, minutes=60, seed=12)
+    assert np.median(found) <= 15
+    assert np.isfinite(found).mean() >= 0.9
+
+
 def test_as_requests_of_their_own_their_failures_would_be_taken_for_harm():
     clients = Clients(failing=3, by_requests=True)
     found = found_after(clients, simulations=60, minutes=20, seed=7)
