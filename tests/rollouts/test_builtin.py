@@ -196,6 +196,43 @@ def test_an_interleaved_challenger_is_compared_by_whole_periods(ground):
         pytest.fail("ten times the errors were not found")
 
 
+def test_errors_are_judged_from_the_first_requests_of_both_sides_on(ground):
+    rollout = canary(ground, ERRORS)
+    ground.look(rollout, 0)
+    count(ground, "champion", 90)
+    assert not ground.look(rollout, 1).guardrails[0].judged
+    count(ground, "champion", 90)
+    count(ground, "new", 10)
+    assert ground.look(rollout, 2).guardrails[0].judged
+
+
+def test_latency_is_judged_once_its_threshold_and_the_spread_between_looks_are_known(ground):
+    rng = np.random.default_rng(13)
+    rollout = canary(ground, LATENCY)
+    told = []
+    for minutes in range(30):
+        count(ground, "champion", latency=slow(rng, 5_400))
+        count(ground, "new", latency=slow(rng, 600))
+        [reading] = ground.look(rollout, minutes).guardrails
+        told.append(reading.judged)
+        assert reading.n_challenger == 600 * max(0, minutes - 1)
+    begun = told.index(True)
+    assert begun >= 9  # the threshold, and eight looks with slow requests enough
+    assert all(told[begun:])
+
+
+def test_an_interleaved_challenger_is_judged_when_twenty_periods_are_over(ground):
+    rollout = ground.rollout(how="interleaved", segment="city", guardrails=ERRORS)
+    told = []
+    for hour in range(22):
+        count(ground, "champion", 1_000, 10)
+        count(ground, "new", 1_000, 10)
+        [reading] = ground.look(rollout, 60 * hour).guardrails
+        told.append(reading.judged)
+    assert told.index(True) == 21  # the first look only takes down, so that hour has nothing
+    assert reading.n_challenger == 21 * 1_010
+
+
 def test_a_limit_of_latency_with_what_is_tolerated_on_it_is_never_below_it():
     for bucket in (10, 100, 333):
         assert upper_of(bucket_above(bucket, 1.25)) >= 1.25 * upper_of(bucket) * (1 - 1e-9)

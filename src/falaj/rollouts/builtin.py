@@ -20,8 +20,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from falaj.rollouts.clustered import Clusters, outlying
 from falaj.rollouts.evidence import EventCurve, mean_evidence, threshold
-from falaj.rollouts.guardrails import LEAST_CLUSTERS, blank, breach
-from falaj.rollouts.model import Guardrail, GuardrailReading
+from falaj.rollouts.guardrails import blank, breach
+from falaj.rollouts.model import LEAST_PERIODS, Guardrail, GuardrailReading
 from falaj.rollouts.readings import Counter, Tally, bucket_above, bucket_at
 from falaj.serving.counted import BUCKETS, upper_of
 
@@ -100,6 +100,7 @@ def weighed(
         reading.why = "too little was seen to tell how much slow requests come in clumps"
         return reading
     between = dispersion(memory["residuals"]) if known else 1.0
+    reading.judged = min(memory["judged"][1], memory["judged"][3]) > 0
     curve.logs = curve.logs / tempered(clusters.design_effect(), between)
     worse_by = curve.worse_by(error)
     if worse_by is not None:
@@ -142,12 +143,14 @@ def judged_by_period(
         open_[:] = [period, 0, 0, 0, 0]
     open_[1:] = [a + b for a, b in zip(open_[1:], found, strict=True)]
     _take(reading, memory, found)
-    if len(pairs) < LEAST_CLUSTERS:
-        reading.why = f"{len(pairs)} of {LEAST_CLUSTERS} periods are over"
+    if len(pairs) < LEAST_PERIODS:
+        reading.why = f"{len(pairs)} of {LEAST_PERIODS} periods are over"
         return reading
     rates = np.array(pairs)
     harm = rates[:, 0] - rates[:, 1] * (1 + tolerated)
     variance, scale = float(harm.var(ddof=1)) / len(harm), float(rates[:, 1].mean())
+    # Where the champion never fails, harm has no scale: that none was seen is all that can be told.
+    reading.judged = scale > 0 or not harm.any()
     if scale > 0 and mean_evidence(harm.mean(), variance, scale) >= threshold(error):
         breach(reading, tolerated)
     return reading
