@@ -93,7 +93,18 @@ def test_a_breach_that_somebody_dismissed_is_no_guardrail_that_held(trial: Any) 
     trial.sees(two=200, champion=900, guardrails=breached)
     run = trial.after(3630)
     assert run.state is RolloutState.STOPPED
-    assert "though that was dismissed" in run.why
+    assert "error_rate was dismissed" in run.why
+
+
+def test_nor_is_one_that_was_dismissed_and_is_not_breached_in_the_last_look(trial: Any) -> None:
+    trial.started(**PROMOTED)
+    trial.sees(two=200, champion=900, guardrails=_held())
+    trial.after(30)
+    with trial.call() as call:
+        trial.steering.override(call, "try-two", "It is known.", dismiss="error_rate")
+    run = trial.after(3630)
+    assert run.state is RolloutState.STOPPED
+    assert "error_rate was dismissed" in run.why
 
 
 @pytest.mark.parametrize(

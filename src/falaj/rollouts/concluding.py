@@ -139,8 +139,10 @@ def _not_held(run: Run, look: Look, now: datetime) -> list[str]:
     lacking = [f"not all was measured ({look.unmeasured.rstrip('.')})"] if look.unmeasured else []
     if look.mismatch:
         lacking.append("units do not fall by the shares")
-    # A dismissed guardrail may have been breached: that is no ground to promote by default.
-    lacking += [f"{_told(one)}, though that was dismissed" for one in look.breached]
+    # What was dismissed may have been breached, and what is breached leads to nothing then: that
+    # is no ground to promote by default, whatever the last look says of it.
+    lacking += [f"{one} was dismissed" for one in sorted(run.dismissed)]
+    lacking += [_told(one) for one in look.breached]
     seen = Counter(one.metric for one in look.guardrails if one.judged)
     wanted = Counter(one.metric for one in run.rollout.guardrails)
     lacking += [_unjudged(one, look) for one in wanted - seen]
