@@ -172,6 +172,27 @@ def test_slowness_in_clumps_is_not_taken_for_harm():
     assert wrong <= 6
 
 
+def test_failures_in_clumps_are_seldom_taken_for_harm_before_their_spread_is_known():
+    """In each look a variant fails more or less often: twice the variance, of both alike."""
+    rng, wrong = np.random.default_rng(3), 0
+    for _ in range(150):
+        memory = builtin.begin()
+        for _ in range(7):
+            rates = 0.02 * rng.gamma(10, 1 / 10, 2)
+            old, new = (
+                Tally(rng.binomial(n, rate), n)
+                for n, rate in zip(
+                    (rng.poisson(18, UNIT_BUCKETS), rng.poisson(2, UNIT_BUCKETS)),
+                    rates,
+                    strict=True,
+                )
+            )
+            if builtin.weighed(ERRORS[0], "new", memory, old, new, 0.05).breached:
+                wrong += 1
+                break
+    assert wrong <= 8
+
+
 def test_one_bad_look_does_not_hide_a_slow_challenger():
     assert dispersion([0.4] * 20 + [500.0]) == 1.0
     assert dispersion([9.0] * 20) > 10

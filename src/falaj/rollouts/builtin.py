@@ -29,6 +29,8 @@ LATENCY_QUANTILE = 0.99
 _LEAST_ANSWERS = 1_000
 """Of the champion, before its quantile is taken for a threshold."""
 _RESIDUALS, _LEAST_RESIDUALS = 60, 8
+_BEFORE_KNOWN = 2.0
+"""The dispersion of errors between looks until there are residuals enough to tell it."""
 _MEDIAN_OF_CHI_SQUARED = 0.4549
 """With one degree of freedom."""
 
@@ -99,7 +101,7 @@ def weighed(
     if not known and guardrail.metric != "error_rate":
         reading.why = "too little was seen to tell how much slow requests come in clumps"
         return reading
-    between = dispersion(memory["residuals"]) if known else 1.0
+    between = dispersion(memory["residuals"]) if known else _BEFORE_KNOWN
     reading.judged = min(memory["judged"][1], memory["judged"][3]) > 0
     curve.logs = curve.logs / tempered(clusters.design_effect(), between)
     worse_by = curve.worse_by(error)
