@@ -318,6 +318,24 @@ def test_clients_that_always_fail_hide_no_harm_to_all_others():
     assert np.isfinite(found).all()
 
 
+def test_thousands_of_failures_of_one_client_in_one_look_hide_no_later_harm():
+    rng, late = np.random.default_rng(4), []
+    for _ in range(8):
+        memory = builtin.begin()
+        for look in range(100):
+            requests = np.array([rng.poisson(n, UNIT_BUCKETS) for n in (5.3, 0.6)])
+            events = rng.binomial(requests, [[0.02], [0.02 if look < 15 else 0.04]])
+            if look == 5:
+                events[0, 7] += 2_000
+                requests[0, 7] += 2_000
+            old, new = (Tally(*one) for one in zip(events, requests, strict=True))
+            if builtin.weighed(ERRORS[0], "new", memory, old, new, 0.01).breached:
+                break
+        late.append(look - 15)
+    assert np.median(late) <= 40
+    assert min(late) >= 0
+
+
 @pytest.mark.parametrize("n", [0, 600])
 def test_a_dead_challenger_is_found_at_the_first_looks(n):
     clients = Clients(n=n, errors_times=1e9, error=0.01, look_seconds=2)

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from falaj.rollouts.clustered import Clusters, outlying
+from falaj.rollouts.clustered import Clusters, capped, outlying
 from falaj.serving.unitcounts import UNIT_BUCKETS
 
 
@@ -164,3 +164,17 @@ def test_a_client_that_always_fails_stands_out_soon_and_a_dead_variant_does_not(
     dead = rng.binomial(requests, 0.1)  # a tenth of all requests
     assert not outlying(dead, requests).any()
     assert not outlying(at(), at()).any()
+
+
+def test_of_one_that_stands_out_in_a_look_as_much_is_read_as_would_not_and_of_an_outage_all():
+    rng = np.random.default_rng(5)
+    requests = rng.poisson(300, UNIT_BUCKETS)
+    before = rng.binomial(requests, 0.02)
+    events = rng.binomial(requests, 0.02)
+    more, all_requests = events.copy(), 2 * requests
+    more[17] += 250
+    part = capped(more, requests, before + more, all_requests)
+    assert part[17] * more[17] == pytest.approx(3 * 6 + 4 * 6**0.5 + 4, rel=0.3)
+    assert (np.delete(part, 17) == 1).all()
+    outage = rng.binomial(requests, 0.7)
+    assert (capped(outage, requests, before + outage, all_requests) == 1).all()

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from falaj.rollouts.clustered import Clusters, outlying
+from falaj.rollouts.clustered import Clusters, capped, outlying
 from falaj.rollouts.evidence import EventCurve, mean_evidence, threshold
 from falaj.rollouts.guardrails import blank, breach
 from falaj.rollouts.model import LEAST_PERIODS, Guardrail, GuardrailReading
@@ -212,7 +212,8 @@ def _without_outlying(memory: Memory, champion: Tally, tried: Tally) -> tuple[Ta
 
     Whoever fails at every request has told that after some of them; all further ones would
     hide what happens to everybody else. Which buckets are left out depends neither on this look
-    nor on the variant that they failed with, so it favours none.
+    nor on the variant that they failed with, so it favours none. In the look itself, a bucket's
+    failures are read up to where it stands out among the others of that look.
     """
     known = Tally.nothing() if memory["units"] is None else Tally.read(memory["units"])
     kept = ~outlying(known.events, known.requests)
@@ -221,7 +222,9 @@ def _without_outlying(memory: Memory, champion: Tally, tried: Tally) -> tuple[Ta
         known.requests + champion.requests + tried.requests,
     )
     memory["units"] = both.told()
-    left = [Tally(one.events * kept, one.requests * kept) for one in (champion, tried)]
+    look = (champion.events + tried.events, champion.requests + tried.requests)
+    part = kept * capped(*look, both.events, both.requests)
+    left = [Tally(one.events * part, one.requests * kept) for one in (champion, tried)]
     return left[0], left[1]
 
 

@@ -68,11 +68,40 @@ def outlying(events: ArrayLike, requests: ArrayLike) -> NDArray[np.bool_]:
         events, requests: of both sides together so far, [unit buckets].
     """
     y, n = (np.asarray(one, dtype=np.float64) for one in (events, requests))
+    return np.asarray(y > _limits(n, _usual(y, n)))
+
+
+def capped(
+    events: ArrayLike, requests: ArrayLike, all_events: ArrayLike, all_requests: ArrayLike
+) -> Floats:
+    """The part of each bucket's events in one look that is read: up to where it stands out.
+
+    A look in which one bucket has thousands of events would else stay in the sums for ever. The
+    part is the same for both variants, so it favours none. What is usual is taken from all looks,
+    or from this one where that is more: in an outage nobody stands out.
+
+    Args:
+        events, requests: of both sides together in the look, [unit buckets].
+        all_events, all_requests: the same so far, this look included.
+    """
+    y, n, all_y, all_n = (
+        np.asarray(one, dtype=np.float64) for one in (events, requests, all_events, all_requests)
+    )
+    limits = _limits(n, max(_usual(y, n), _usual(all_y, all_n)))
+    return np.asarray(np.minimum(1.0, limits / np.maximum(y, 1.0)))
+
+
+def _usual(y: Floats, n: Floats) -> float:
+    """The mean rate of events of the buckets with the lowest rates."""
     rates = np.sort(y / np.maximum(n, 1.0))
     seen = np.count_nonzero(n)
-    usual = rates[len(rates) - seen :][: math.ceil(_USUAL * seen)]
-    expected = n * (float(usual.mean()) if seen else 0.0)
-    return np.asarray(y > _TIMES * expected + _DEVIATIONS * np.sqrt(expected) + _LEAST)
+    return float(rates[len(rates) - seen :][: math.ceil(_USUAL * seen)].mean()) if seen else 0.0
+
+
+def _limits(n: Floats, rate: float) -> Floats:
+    """How many events of so many requests do not stand out yet, by bucket."""
+    expected = n * rate
+    return np.asarray(_TIMES * expected + _DEVIATIONS * np.sqrt(expected) + _LEAST)
 
 
 @dataclass
