@@ -136,6 +136,11 @@ def of_clients(simulations, minutes):
         ("3 clients of 600 always fail", Clients(failing=3)),
         ("10 of 600, 20 times as eager", Clients(failing=10, failing_eager=20)),
         ("60 of 660 fail every second time", Clients(failing=60, failing_rate=0.5)),
+        ("one never fails and sends 3 times the rest", Clients(errors=0.02, large=3, error=0.025)),
+        (
+            "one always fails and sends 8 times the rest",
+            Clients(errors=0.02, large=8, large_rate=1, large_variant="challenger", error=0.025),
+        ),
     ):
         found, plain = (
             found_after(one, simulations=simulations, minutes=minutes, seed=16)

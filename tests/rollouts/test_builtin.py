@@ -190,6 +190,27 @@ def test_slowness_in_clumps_is_not_taken_for_harm():
     assert wrong <= 6
 
 
+def test_failures_in_clumps_are_seldom_taken_for_harm_before_their_spread_is_known():
+    """In each look a variant fails more or less often: twice the variance, of both alike."""
+    rng, wrong = np.random.default_rng(3), 0
+    for _ in range(150):
+        memory = builtin.begin()
+        for _ in range(7):
+            rates = 0.02 * rng.gamma(10, 1 / 10, 2)
+            old, new = (
+                Tally(rng.binomial(n, rate), n)
+                for n, rate in zip(
+                    (rng.poisson(18, UNIT_BUCKETS), rng.poisson(2, UNIT_BUCKETS)),
+                    rates,
+                    strict=True,
+                )
+            )
+            if builtin.weighed(ERRORS[0], "new", memory, old, new, 0.05).breached:
+                wrong += 1
+                break
+    assert wrong <= 8
+
+
 def test_one_bad_look_does_not_hide_a_slow_challenger():
     assert dispersion([0.4] * 20 + [500.0]) == 1.0
     assert dispersion([9.0] * 20) > 10
@@ -214,6 +235,43 @@ def test_an_interleaved_challenger_is_compared_by_whole_periods(ground):
         pytest.fail("ten times the errors were not found")
 
 
+def test_errors_are_judged_from_the_first_requests_of_both_sides_on(ground):
+    rollout = canary(ground, ERRORS)
+    ground.look(rollout, 0)
+    count(ground, "champion", 90)
+    assert not ground.look(rollout, 1).guardrails[0].judged
+    count(ground, "champion", 90)
+    count(ground, "new", 10)
+    assert ground.look(rollout, 2).guardrails[0].judged
+
+
+def test_latency_is_judged_once_its_threshold_and_the_spread_between_looks_are_known(ground):
+    rng = np.random.default_rng(13)
+    rollout = canary(ground, LATENCY)
+    told = []
+    for minutes in range(30):
+        count(ground, "champion", latency=slow(rng, 5_400))
+        count(ground, "new", latency=slow(rng, 600))
+        [reading] = ground.look(rollout, minutes).guardrails
+        told.append(reading.judged)
+        assert reading.n_challenger == 600 * max(0, minutes - 1)
+    begun = told.index(True)
+    assert begun >= 9  # the threshold, and eight looks with slow requests enough
+    assert all(told[begun:])
+
+
+def test_an_interleaved_challenger_is_judged_when_twenty_periods_are_over(ground):
+    rollout = ground.rollout(how="interleaved", segment="city", guardrails=ERRORS)
+    told = []
+    for hour in range(22):
+        count(ground, "champion", 1_000, 10)
+        count(ground, "new", 1_000, 10)
+        [reading] = ground.look(rollout, 60 * hour).guardrails
+        told.append(reading.judged)
+    assert told.index(True) == 21  # the first look only takes down, so that hour has nothing
+    assert reading.n_challenger == 21 * 1_010
+
+
 def test_a_limit_of_latency_with_what_is_tolerated_on_it_is_never_below_it():
     for bucket in (10, 100, 333):
         assert upper_of(bucket_above(bucket, 1.25)) >= 1.25 * upper_of(bucket) * (1 - 1e-9)
@@ -236,6 +294,28 @@ def test_clients_that_fail_on_any_variant_are_seldom_taken_for_harm(failing):
     assert np.isfinite(found).mean() <= 0.05
 
 
+@pytest.mark.parametrize(
+    "large",
+    [
+        {"large": 3},
+        {"large": 5, "metric": "latency"},
+        {"large": 8, "large_rate": 1.0, "large_variant": "challenger"},
+    ],
+)
+def test_a_client_with_most_of_the_traffic_that_fails_otherwise_is_no_harm(large):
+    """Such a client pulls the rate and the shares to itself, and must not vanish in them."""
+    clients = Clients(errors=0.02, error=0.025, **large)
+    found = found_after(clients, simulations=30, minutes=60, seed=11)
+    assert np.isfinite(found).mean() <= 0.05
+
+
+def test_a_client_with_most_of_the_traffic_hides_no_harm_to_all_others():
+    clients = Clients(errors=0.02, errors_times=2, error=0.01, large=3, large_rate=0.02)
+    found = found_after(clients, simulations=30, minutes=60, seed=12)
+    assert np.median(found) <= 15
+    assert np.isfinite(found).mean() >= 0.9
+
+
 def test_as_requests_of_their_own_their_failures_would_be_taken_for_harm():
     clients = Clients(failing=3, by_requests=True)
     found = found_after(clients, simulations=60, minutes=20, seed=7)
@@ -254,6 +334,24 @@ def test_clients_that_always_fail_hide_no_harm_to_all_others():
     found = found_after(clients, simulations=40, minutes=60, seed=10)
     assert np.median(found) <= 15
     assert np.isfinite(found).all()
+
+
+def test_thousands_of_failures_of_one_client_in_one_look_hide_no_later_harm():
+    rng, late = np.random.default_rng(4), []
+    for _ in range(8):
+        memory = builtin.begin()
+        for look in range(100):
+            requests = np.array([rng.poisson(n, UNIT_BUCKETS) for n in (5.3, 0.6)])
+            events = rng.binomial(requests, [[0.02], [0.02 if look < 15 else 0.04]])
+            if look == 5:
+                events[0, 7] += 2_000
+                requests[0, 7] += 2_000
+            old, new = (Tally(*one) for one in zip(events, requests, strict=True))
+            if builtin.weighed(ERRORS[0], "new", memory, old, new, 0.01).breached:
+                break
+        late.append(look - 15)
+    assert np.median(late) <= 40
+    assert min(late) >= 0
 
 
 @pytest.mark.parametrize("n", [0, 600])

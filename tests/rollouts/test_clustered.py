@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from falaj.rollouts.clustered import Clusters, outlying
+from falaj.rollouts.clustered import Clusters, capped, outlying
 from falaj.serving.unitcounts import UNIT_BUCKETS
 
 
@@ -34,7 +34,38 @@ def test_a_client_that_fails_many_times_is_read_as_one_event(times):
         clusters = Clusters.empty(0.0)
         n = np.full(UNIT_BUCKETS, 1e6)
         clusters.add(events, others, n / 9, n)
-        assert clusters.design_effect() == pytest.approx(times, rel=0.02)
+        assert 0.98 * times < clusters.design_effect() < 1.08 * times
+
+
+def excess_over_its_deviation(clusters, events, others, requests, other_requests):
+    """Of a look at which the buckets had so many events and requests."""
+    clusters.add(events, others, requests, other_requests)
+    e, o, v, c = (np.sum(one) for one in (events, others, requests, other_requests))
+    p = v / (v + c)
+    return (e - p * (e + o)) / np.sqrt(clusters.design_effect() * clusters.independent)
+
+
+@pytest.mark.parametrize("large", [1, 2, 4])
+def test_large_clients_that_never_fail_and_meet_the_champion_are_no_evidence_of_harm(large):
+    """It is what chance does with some of nine in ten: all others fail alike on both sides."""
+    n = np.full(UNIT_BUCKETS, 1_000.0)
+    champion = 0.9 * n
+    champion[:large] += 4 * n.sum() / large
+    found = excess_over_its_deviation(
+        Clusters.empty(0.0), 0.002 * n, 0.018 * n, 0.1 * n, champion
+    )  # fmt: skip
+    assert 0 < found < 1.5
+
+
+@pytest.mark.parametrize("large", [1, 2, 4])
+def test_large_clients_that_always_fail_with_the_challenger_are_read_as_so_many_events(large):
+    n = np.full(UNIT_BUCKETS, 6.0)
+    fails = np.zeros(UNIT_BUCKETS)
+    fails[:large] = 12_000 / large
+    found = excess_over_its_deviation(
+        Clusters.empty(0.0), 0.1 * 0.02 * n + fails, 0.9 * 0.02 * n, 0.1 * n + fails, 0.9 * n
+    )
+    assert 0 < found <= 1.02 * np.sqrt(large)
 
 
 def test_a_variant_with_one_unit_alone_is_not_certain_of_it():
@@ -73,6 +104,7 @@ def test_the_sum_of_squares_is_the_variance_of_the_excess_over_many_assignments(
     eager = rng.gamma(0.5, 20, 300)
     fails = np.where(rng.random(300) < 0.2, rng.random(300), 0.01)
     sums, estimates = [], []
+    by_design = []
     for _ in range(600):
         new = rng.random(300) < 0.2
         buckets = rng.integers(UNIT_BUCKETS, size=300)
@@ -89,8 +121,10 @@ def test_the_sum_of_squares_is_the_variance_of_the_excess_over_many_assignments(
             clusters.add(*parts)
         sums.append(clusters.excess.sum())
         estimates.append((clusters.excess**2).sum())
+        by_design.append((clusters.design**2).sum())
     assert np.mean(sums) == pytest.approx(0, abs=4 * np.std(sums) / np.sqrt(len(sums)))
     assert np.mean(estimates) == pytest.approx(np.var(sums), rel=0.2)
+    assert np.mean(by_design) == pytest.approx(np.var(sums), rel=0.2)
 
 
 def test_many_at_once_give_what_each_gives_and_what_is_told_is_read():
@@ -102,8 +136,11 @@ def test_many_at_once_give_what_each_gives_and_what_is_told_is_read():
         one = Clusters.empty(0.1)
         one.add(*(part[place] for part in parts))
         assert many.design_effect()[place] == pytest.approx(float(one.design_effect()))
-        read = Clusters.read(0.1, json.loads(json.dumps(one.told())))
+        told = json.loads(json.dumps(one.told()))
+        read = Clusters.read(0.1, told)
         assert read.design_effect() == pytest.approx(float(one.design_effect()), rel=1e-4)
+        told.pop("design")  # as what was remembered before it was kept
+        assert Clusters.read(0.1, told).design_effect() >= 1.0
 
 
 def test_of_independent_events_no_bucket_stands_out():
@@ -127,3 +164,17 @@ def test_a_client_that_always_fails_stands_out_soon_and_a_dead_variant_does_not(
     dead = rng.binomial(requests, 0.1)  # a tenth of all requests
     assert not outlying(dead, requests).any()
     assert not outlying(at(), at()).any()
+
+
+def test_of_one_that_stands_out_in_a_look_as_much_is_read_as_would_not_and_of_an_outage_all():
+    rng = np.random.default_rng(5)
+    requests = rng.poisson(300, UNIT_BUCKETS)
+    before = rng.binomial(requests, 0.02)
+    events = rng.binomial(requests, 0.02)
+    more, all_requests = events.copy(), 2 * requests
+    more[17] += 250
+    part = capped(more, requests, before + more, all_requests)
+    assert part[17] * more[17] == pytest.approx(3 * 6 + 4 * 6**0.5 + 4, rel=0.3)
+    assert (np.delete(part, 17) == 1).all()
+    outage = rng.binomial(requests, 0.7)
+    assert (capped(outage, requests, before + outage, all_requests) == 1).all()

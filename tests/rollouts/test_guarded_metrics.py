@@ -22,7 +22,22 @@ def test_revenue_and_ratios_are_guarded_as_well(ground):
     rollout = ground.rollout(
         how="canary", guardrails=tuple(Guardrail(metric=m) for m in ("revenue", "clicks"))
     )
-    assert [one.breached for one in ground.look(rollout).guardrails] == [True, True]
+    guardrails = ground.look(rollout).guardrails
+    assert [(one.breached, one.judged) for one in guardrails] == [(True, True)] * 2
+
+
+@pytest.mark.parametrize(("n", "judged"), [(40, False), (2_000, True)])
+@pytest.mark.parametrize("measures", ["proportion", "mean"])
+def test_a_metric_of_few_units_is_measured_but_not_judged(ground, measures, n, judged):
+    ground.metric("bought", measures=measures)
+    units, variants = half(n)
+    ground.predicted(units, variants, minute(1))
+    ground.happened(units, [1.0, 1.0, 0.0, 0.0] * (n // 4), minute(5))
+    rollout = ground.rollout(how="canary", guardrails=(Guardrail(metric="bought"),))
+    [reading] = ground.look(rollout).guardrails
+    assert reading.n_champion
+    assert reading.n_challenger
+    assert reading.judged == judged
 
 
 def test_counted_units_are_compared_exactly_whichever_way_is_better(ground):
@@ -38,6 +53,7 @@ def test_counted_units_are_compared_exactly_whichever_way_is_better(ground):
     )
     complained, bought = ground.look(rollout).guardrails
     assert complained.breached
+    assert complained.judged
     assert complained.n_champion + complained.n_challenger == 2_000  # those without one count
     assert not bought.breached
     swapped = [u for u in units if met[u] != "new"][10:400]

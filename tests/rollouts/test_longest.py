@@ -18,10 +18,10 @@ AB: dict[str, Any] = {
 PROMOTED: dict[str, Any] = {**AB, "longest": timedelta(hours=1), "at_longest": "promote"}
 
 
-def _reading(metric: str, n: float) -> GuardrailReading:
+def _reading(metric: str, n: float, *, judged: bool = True) -> GuardrailReading:
     return GuardrailReading(
         metric=metric, challenger="two", n_champion=9000, n_challenger=n, champion=None,
-        challenger_value=None, worse_by=None, error=0.02,
+        challenger_value=None, worse_by=None, error=0.02, judged=judged and n > 0,
     )  # fmt: skip
 
 
@@ -55,8 +55,12 @@ def test_guardrails_that_held_for_the_longest_time_let_a_person_promote_if_so_de
     ("seen", "told"),
     [
         ({"two": 99, "guardrails": _held()}, "met by 99 units"),
-        ({"two": 200, "guardrails": _held(latency=0)}, "latency has not measured both sides"),
-        ({"two": 200, "guardrails": _held()[:1]}, "latency has not measured both sides"),
+        ({"two": 200, "guardrails": _held(latency=0)}, "latency has measured no unit of two"),
+        ({"two": 200, "guardrails": _held()[:1]}, "latency was not judged"),
+        (
+            {"two": 200, "guardrails": [_held()[0], _reading("latency", 900, judged=False)]},
+            "latency of two was not judged yet",
+        ),
         ({"two": 200, "guardrails": _held(), "unmeasured": "No table."}, "not all was measured"),
     ],
 )
@@ -89,7 +93,18 @@ def test_a_breach_that_somebody_dismissed_is_no_guardrail_that_held(trial: Any) 
     trial.sees(two=200, champion=900, guardrails=breached)
     run = trial.after(3630)
     assert run.state is RolloutState.STOPPED
-    assert "though that was dismissed" in run.why
+    assert "error_rate was dismissed" in run.why
+
+
+def test_nor_is_one_that_was_dismissed_and_is_not_breached_in_the_last_look(trial: Any) -> None:
+    trial.started(**PROMOTED)
+    trial.sees(two=200, champion=900, guardrails=_held())
+    trial.after(30)
+    with trial.call() as call:
+        trial.steering.override(call, "try-two", "It is known.", dismiss="error_rate")
+    run = trial.after(3630)
+    assert run.state is RolloutState.STOPPED
+    assert "error_rate was dismissed" in run.why
 
 
 @pytest.mark.parametrize(

@@ -121,3 +121,15 @@ def test_a_retraining_names_a_rollout_that_can_try_its_version(
     endpoints = [late(unit="carrier"), of.Endpoint(name="other", model="late", unit="carrier")]
     with pytest.raises(InvalidInput, match=told):
         plans.plan(*endpoints, rollout(**given), again)
+
+
+def test_an_interleaved_rollout_is_not_promoted_before_its_guardrails_can_be_judged(
+    plans: Plans,
+) -> None:
+    told: dict[str, Any] = {
+        "how": "interleaved", "stages": (), "segment": "carrier", "period": timedelta(hours=1),
+        "at_longest": "promote",
+    }  # fmt: skip
+    with pytest.raises(InvalidInput, match="judged from 20 periods"):
+        plans.plan(late(), rollout(**told, longest=timedelta(hours=19)))
+    assert "rollout:try" in plans.plan(late(), rollout(**told, longest=timedelta(hours=20)))

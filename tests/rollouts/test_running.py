@@ -63,6 +63,9 @@ def _reading(**given: Any) -> GuardrailReading:
     return GuardrailReading(**(told | given))
 
 
+SEEN = {"n_champion": 900, "n_challenger": 100}
+
+
 @pytest.mark.parametrize("sides", [{}, {"n_champion": 900}, {"n_challenger": 100}])
 def test_a_stage_is_held_while_a_declared_guardrail_measured_nothing(
     trial: Any, sides: dict[str, int]
@@ -77,8 +80,28 @@ def test_a_stage_is_held_while_a_declared_guardrail_measured_nothing(
     assert ("champion" in why, "two" in why) == (
         "n_champion" not in sides, "n_challenger" not in sides
     )  # fmt: skip
-    trial.sees(two=500, champion=4500, guardrails=[_reading(n_champion=900, n_challenger=100)])
+    trial.sees(two=500, champion=4500, guardrails=[_reading(**SEEN, judged=True)])
     assert trial.after(30).stage == 1
+
+
+@pytest.mark.parametrize("metric", ["bought", "latency"])
+def test_a_stage_is_held_while_a_guardrail_has_measured_but_judged_nothing(
+    trial: Any, metric: str
+) -> None:
+    trial.started()
+    unjudged = _reading(metric=metric, **SEEN, why="fewer than 100 units")
+    trial.sees(two=500, champion=4500, guardrails=[unjudged])
+    assert trial.after(3600).stage == 0
+    with trial.database.reading() as connection:
+        latest = runs.latest_look(connection, trial.run().id)
+    assert f"{metric} of two was not judged yet (fewer than 100 units)" in latest.why
+    trial.sees(two=500, champion=4500, guardrails=[_reading(metric=metric, **SEEN, judged=True)])
+    assert trial.after(30).stage == 1
+
+
+def test_a_reading_from_before_it_was_told_whether_it_was_judged_is_still_read() -> None:
+    old = _reading(**SEEN).model_dump(exclude={"judged"})
+    assert not GuardrailReading.model_validate(old).judged
 
 
 def test_nobody_wins_a_canary_that_a_declared_guardrail_never_measured(trial: Any) -> None:
@@ -88,20 +111,19 @@ def test_nobody_wins_a_canary_that_a_declared_guardrail_never_measured(trial: An
         trial.after(3600)
     trial.sees_success(guardrails=[_reading()])
     assert trial.after(3600).state is RolloutState.RUNNING
-    trial.sees_success(guardrails=[_reading(n_champion=9, n_challenger=9)])
+    trial.sees_success(guardrails=[_reading(**SEEN, judged=True)])
     assert trial.after(3600).state is RolloutState.SUCCEEDED
 
 
-def test_a_guardrail_that_was_dismissed_holds_no_stage_and_a_counted_one_neither(
-    trial: Any,
-) -> None:
+def test_a_guardrail_that_was_dismissed_holds_no_stage(trial: Any) -> None:
     with trial.call() as call:
         trial.definitions.apply(call, [Metric(name="bought", sql="SELECT 1")])
     trial.started(guardrails=(Guardrail(metric="bought"), Guardrail(metric="latency")))
     trial.sees(two=500, champion=4500, guardrails=[_reading(), _reading(metric="latency")])
-    assert trial.after(3600).stage == 0
-    with trial.call() as call:
-        trial.steering.override(call, "try-two", "Its table is late.", dismiss="bought")
+    for name in ("bought", "latency"):
+        assert trial.after(3600).stage == 0
+        with trial.call() as call:
+            trial.steering.override(call, "try-two", "Its table is late.", dismiss=name)
     assert trial.after(3600).stage == 1
 
 

@@ -200,6 +200,7 @@ def test_requests_and_failures_of_a_rollout_are_counted_by_their_units(running: 
         rollout.asked(row("b", POISON))
     rollout.asked(row("a"), row("c"))
     assert rollout.units("new") == {"answered": {bucket_of("a"): 1}, "failed": {bucket_of("b"): 3}}
+    # The champion has no units of its own, so it is compared by those that it answered for.
     assert rollout.units("champion") == {"answered": {bucket_of("b"): 3}, "failed": {}}
     # Both rows run together, so nobody knows which one it was: the first has it.
     rollout.asked(row("a"), row("d", POISON))
@@ -210,6 +211,49 @@ def test_a_failure_of_the_champion_counts_for_its_unit(running: Running) -> None
     rollout = Rollout(running, "broken_by_units", champion="sha256:x")
     running.predict({"inputs": [row("b", POISON)]}, endpoint=rollout.name)
     assert rollout.units("champion")["failed"] == {bucket_of("b"): 1}
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_a_request_that_fails_with_the_champion_too_is_the_challengers_failure(
+    running: Running, n: int
+) -> None:
+    name = f"both_broken_{n}"
+    rollout = Rollout(running, name, champion="sha256:x", bundle="sha256:x")
+    rollout.divided(0.5)
+    units = [f"u{number}" for number in range(20)]
+    met = {unit: rollout.asked(row(unit))[0]["variant"] for unit in units}
+    unit = next(unit for unit in units if met[unit] == "new")
+    answer = running.predict({"inputs": [row(unit, POISON)] * n}, endpoint=name)
+    assert (answer.status_code, answer.json()["code"]) == (500, "model-failed")
+    assert rollout.units("new")["failed"] == {bucket_of(unit): 1}
+    assert rollout.units("champion")["failed"] == {}
+    counted = rollout.series()
+    assert [counted[one, False].failed for one in ("new", "champion", "")] == [1, 1, 1]
+
+
+def test_where_all_meet_the_challenger_what_fails_with_both_is_counted_for_both(
+    running: Running,
+) -> None:
+    rollout = Rollout(running, "all_broken", champion="sha256:x", bundle="sha256:x")
+    rollout.divided(1.0)
+    assert running.predict({"inputs": [row("b", POISON)]}, endpoint="all_broken").is_error
+    for variant in ("new", "champion"):
+        assert rollout.units(variant) == {"answered": {}, "failed": {bucket_of("b"): 1}}
+
+
+def test_of_a_crowd_each_unit_stays_with_the_variant_that_it_meets(running: Running) -> None:
+    """Also of those that are not tried any more, after some of a run have failed."""
+    rollout = Rollout(running, "crowded_by_units", bundle="sha256:x")
+    rollout.divided(0.5)
+    names = [f"u{number}" for number in range(64)]
+    variants = {name: rollout.asked(row(name))[0]["variant"] for name in names}
+    before = {one: sum(rollout.units(one)["answered"].values()) for one in ("champion", "new")}
+    with ThreadPoolExecutor(16) as crowd:
+        list(crowd.map(lambda name: rollout.asked(row(name, POISON)), names))
+    met = Counter(variants.values())
+    after = {one: rollout.units(one) for one in ("champion", "new")}
+    assert sum(after["champion"]["answered"].values()) - before["champion"] == met["champion"]
+    assert 1 <= sum(after["new"]["failed"].values()) <= met["new"]
 
 
 def test_a_shadow_is_counted_by_units_as_well(running: Running) -> None:

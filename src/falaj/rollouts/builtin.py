@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from falaj.rollouts.clustered import Clusters, outlying
+from falaj.rollouts.clustered import Clusters, capped, outlying
 from falaj.rollouts.evidence import EventCurve, mean_evidence, threshold
-from falaj.rollouts.guardrails import LEAST_CLUSTERS, blank, breach
-from falaj.rollouts.model import Guardrail, GuardrailReading
+from falaj.rollouts.guardrails import blank, breach
+from falaj.rollouts.model import LEAST_PERIODS, Guardrail, GuardrailReading
 from falaj.rollouts.readings import Counter, Tally, bucket_above, bucket_at
 from falaj.serving.counted import BUCKETS, upper_of
 
@@ -29,6 +29,8 @@ LATENCY_QUANTILE = 0.99
 _LEAST_ANSWERS = 1_000
 """Of the champion, before its quantile is taken for a threshold."""
 _RESIDUALS, _LEAST_RESIDUALS = 60, 8
+_BEFORE_KNOWN = 2.0
+"""The dispersion of errors between looks until there are residuals enough to tell it."""
 _MEDIAN_OF_CHI_SQUARED = 0.4549
 """With one degree of freedom."""
 
@@ -99,7 +101,8 @@ def weighed(
     if not known and guardrail.metric != "error_rate":
         reading.why = "too little was seen to tell how much slow requests come in clumps"
         return reading
-    between = dispersion(memory["residuals"]) if known else 1.0
+    between = dispersion(memory["residuals"]) if known else _BEFORE_KNOWN
+    reading.judged = min(memory["judged"][1], memory["judged"][3]) > 0
     curve.logs = curve.logs / tempered(clusters.design_effect(), between)
     worse_by = curve.worse_by(error)
     if worse_by is not None:
@@ -142,12 +145,14 @@ def judged_by_period(
         open_[:] = [period, 0, 0, 0, 0]
     open_[1:] = [a + b for a, b in zip(open_[1:], found, strict=True)]
     _take(reading, memory, found)
-    if len(pairs) < LEAST_CLUSTERS:
-        reading.why = f"{len(pairs)} of {LEAST_CLUSTERS} periods are over"
+    if len(pairs) < LEAST_PERIODS:
+        reading.why = f"{len(pairs)} of {LEAST_PERIODS} periods are over"
         return reading
     rates = np.array(pairs)
     harm = rates[:, 0] - rates[:, 1] * (1 + tolerated)
     variance, scale = float(harm.var(ddof=1)) / len(harm), float(rates[:, 1].mean())
+    # Where the champion never fails, harm has no scale: that none was seen is all that can be told.
+    reading.judged = scale > 0 or not harm.any()
     if scale > 0 and mean_evidence(harm.mean(), variance, scale) >= threshold(error):
         breach(reading, tolerated)
     return reading
@@ -207,7 +212,8 @@ def _without_outlying(memory: Memory, champion: Tally, tried: Tally) -> tuple[Ta
 
     Whoever fails at every request has told that after some of them; all further ones would
     hide what happens to everybody else. Which buckets are left out depends neither on this look
-    nor on the variant that they failed with, so it favours none.
+    nor on the variant that they failed with, so it favours none. In the look itself, a bucket's
+    failures are read up to where it stands out among the others of that look.
     """
     known = Tally.nothing() if memory["units"] is None else Tally.read(memory["units"])
     kept = ~outlying(known.events, known.requests)
@@ -216,7 +222,9 @@ def _without_outlying(memory: Memory, champion: Tally, tried: Tally) -> tuple[Ta
         known.requests + champion.requests + tried.requests,
     )
     memory["units"] = both.told()
-    left = [Tally(one.events * kept, one.requests * kept) for one in (champion, tried)]
+    look = (champion.events + tried.events, champion.requests + tried.requests)
+    part = kept * capped(*look, both.events, both.requests)
+    left = [Tally(one.events * part, one.requests * kept) for one in (champion, tried)]
     return left[0], left[1]
 
 

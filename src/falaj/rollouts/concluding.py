@@ -139,11 +139,13 @@ def _not_held(run: Run, look: Look, now: datetime) -> list[str]:
     lacking = [f"not all was measured ({look.unmeasured.rstrip('.')})"] if look.unmeasured else []
     if look.mismatch:
         lacking.append("units do not fall by the shares")
-    # A dismissed guardrail may have been breached: that is no ground to promote by default.
-    lacking += [f"{_told(one)}, though that was dismissed" for one in look.breached]
-    seen = Counter(one.metric for one in look.guardrails if one.n_champion and one.n_challenger)
+    # What was dismissed may have been breached, and what is breached leads to nothing then: that
+    # is no ground to promote by default, whatever the last look says of it.
+    lacking += [f"{one} was dismissed" for one in sorted(run.dismissed)]
+    lacking += [_told(one) for one in look.breached]
+    seen = Counter(one.metric for one in look.guardrails if one.judged)
     wanted = Counter(one.metric for one in run.rollout.guardrails)
-    lacking += [f"the guardrail {one} has not measured both sides" for one in wanted - seen]
+    lacking += [_unjudged(one, look) for one in wanted - seen]
     challenger = run.rollout.challengers[0].name
     units = look.units.get(challenger, 0)
     if run.rollout.how is RolloutKind.CANARY:
@@ -218,17 +220,11 @@ def _through(run: Run, look: Look, now: datetime) -> bool:
 
 
 def unseen_guardrails(look: Look, dismissed: Collection[str] = ()) -> list[GuardrailReading]:
-    """The declared guardrails that have measured no unit of the challenger or of the champion.
+    """The guardrails whose evidence was not judged: too little, or nothing, was measured.
 
     They guard nothing yet: a join that never matches looks like a metric without harm.
     """
-    return [
-        one
-        for one in look.guardrails
-        if one.metric not in BUILT_IN
-        and not one.is_among(dismissed)
-        and not (one.n_champion and one.n_challenger)
-    ]
+    return [one for one in look.guardrails if not one.is_among(dismissed) and not one.judged]
 
 
 def _stage_held(run: Run, look: Look, now: datetime) -> bool:
@@ -251,7 +247,14 @@ def _unseen_told(reading: GuardrailReading) -> str:
     sides = [(reading.n_champion, CHAMPION), (reading.n_challenger, reading.challenger)]
     names = " and ".join(name for n, name in sides if not n)
     why = f" ({reading.why.rstrip('.')})" if reading.why else ""
+    if not names:
+        return f"the guardrail {reading.metric} of {reading.challenger} was not judged yet{why}"
     return f"the guardrail {reading.metric} has measured no unit of {names}{why}"
+
+
+def _unjudged(metric: str, look: Look) -> str:
+    found = [one for one in look.guardrails if one.metric == metric and not one.judged]
+    return _unseen_told(found[0]) if found else f"the guardrail {metric} was not judged"
 
 
 def _success_told(reading: SuccessReading) -> str:

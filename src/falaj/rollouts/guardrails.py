@@ -112,6 +112,7 @@ def judged_means(
         )
         return bool(found >= threshold(error))
 
+    reading.judged = True
     if shown(guardrail.tolerated):
         low, high = guardrail.tolerated, guardrail.tolerated + 10.0
         for _ in range(_BISECTIONS):
@@ -151,6 +152,7 @@ def judged_events(
             curve.add(others, events, other_share, share)
         else:
             curve.add(events, others, share, other_share)
+        reading.judged |= min(units, other_units, share, other_share) > 0
         totals += (events, units, others, other_units)
     events, units, others, other_units = totals.tolist()
     reading.n_challenger, reading.n_champion = units, other_units
@@ -196,6 +198,7 @@ def judged_fairness(
     if len(known) < 2:
         reading.why = f"fewer than two groups with {LEAST_UNITS} units on each side"
         return reading
+    reading.judged = True
     reading.n_champion = sum(one.champion.units for one in known.values())
     reading.n_challenger = sum(one.challenger.units for one in known.values())
     figures = [one.champion.value for one in known.values()]

@@ -21,6 +21,8 @@ Spending = Literal["obrien_fleming", "pocock"]
 CHAMPION = "champion"
 BUILT_IN = ("error_rate", "latency")
 """Metrics that need no declaration: they are read from what the workers count."""
+LEAST_PERIODS = 20
+"""Of an interleaved rollout, before errors and latency are judged."""
 
 
 class _Frozen(BaseModel):
@@ -190,7 +192,7 @@ class Rollout(Definition):
     longest: timedelta = timedelta(days=30)
     at_longest: Literal["champion", "promote"] = "champion"
     """What a run ends with that took its longest time and was not decided: the champion alone, or
-    a request to promote its one challenger, where all guardrails have measured and held."""
+    a request to promote its one challenger, where all guardrails were judged and held."""
 
     @model_validator(mode="after")
     def _whole(self) -> Rollout:
@@ -255,6 +257,9 @@ class GuardrailReading(BaseModel):
     """Relative; how much worse than the champion the challenger surely is at least."""
     error: float
     """The part of the rollout's error that this one may spend."""
+    judged: bool = False
+    """True if evidence was there and was compared with what shows harm; without, it guards
+    nothing yet. Looks from before this was kept have it not."""
     breached: bool = False
     why: str = ""
 

@@ -55,9 +55,12 @@ class Counter:
 
 @dataclass(frozen=True)
 class Tally:
-    """Events, and requests with those among them, by bucket of units: int64 [unit buckets]."""
+    """Events, and requests with those among them, by bucket of units: [unit buckets].
 
-    events: Ints
+    int64; float64 where only a part of the events of a bucket is read.
+    """
+
+    events: Ints | NDArray[np.float64]
     requests: Ints
 
     @classmethod
@@ -68,7 +71,7 @@ class Tally:
     @property
     def totals(self) -> tuple[int, int]:
         """Events and requests over all units."""
-        return int(self.events.sum()), int(self.requests.sum())
+        return round(float(self.events.sum())), int(self.requests.sum())
 
     def since(self, before: Tally) -> Tally:
         """What happened after an earlier reading; nothing if any count became smaller since."""

@@ -11,7 +11,7 @@ from falaj.features.plan import ServicePlan
 from falaj.kernel.errors import FalajError, InvalidInput, NotFound
 from falaj.models.model import ModelPolicy
 from falaj.monitoring.retrainingwords import Retraining
-from falaj.rollouts.model import Rollout, RolloutKind
+from falaj.rollouts.model import LEAST_PERIODS, Rollout, RolloutKind
 from falaj.serving.model import Endpoint
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ class RolloutReview:
         return list(items)
 
     def _check(self, connection: Connection, rollout: Rollout, after: Resulting) -> None:
+        _check_periods(rollout)
         endpoint = after.get(Endpoint.kind, rollout.endpoint)
         if not isinstance(endpoint, Endpoint):
             return  # refused elsewhere
@@ -122,6 +123,20 @@ def divides_units(rollout: Rollout) -> bool:
     if rollout.layer is not None or rollout.holdout > 0:
         return True
     return rollout.how not in (RolloutKind.SHADOW, RolloutKind.INTERLEAVED)
+
+
+def _check_periods(rollout: Rollout) -> None:
+    """Refuse an end by promotion before whose time no guardrail can be judged."""
+    if rollout.how is not RolloutKind.INTERLEAVED or rollout.at_longest != "promote":
+        return
+    if rollout.longest < LEAST_PERIODS * rollout.period:
+        raise InvalidInput(
+            f"The rollout {rollout.name!r} is to be promoted after {rollout.longest}, and "
+            f"guardrails of an interleaved one are judged from {LEAST_PERIODS} periods of "
+            f"{rollout.period} on.",
+            hint=f"Declare longest={LEAST_PERIODS * rollout.period} or more, a shorter period, or "
+            'at_longest="champion".',
+        )
 
 
 def _check_tried(retraining: Retraining, name: str, after: Resulting) -> None:

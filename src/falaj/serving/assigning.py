@@ -47,6 +47,10 @@ class Assigner:
         self.present = tuple(min(now.get(name, 0.0), last) for name, last in given.final.items())
         self.on = any(share > 0 for share in self.present)
         """False if nobody meets a challenger."""
+        self.leaves_champion = bool(
+            given.holdout or given.layer or given.segment or sum(self.present) < 1 - 1e-9
+        )
+        """True if some units meet the champion: else there are only those it stands in for."""
         self._unit = attrgetter(release.unit) if release.unit else None
         self._segment = attrgetter(given.segment) if given.segment else None
         self._period_us = 0 if given.period is None else round(given.period.total_seconds() * 1e6)

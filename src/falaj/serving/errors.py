@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from falaj.kernel.errors import Conflict, Corrupt, InvalidInput, LimitExceeded, Unavailable
+
+if TYPE_CHECKING:
+    from falaj.serving.predictions import Failed
 
 
 class BadRequest(InvalidInput):
@@ -96,6 +101,8 @@ class ModelFailed(Unavailable):
     shown = True
     variant: str = ""
     """Of the release; empty where none has failed by itself."""
+    failed: Failed | None = None
+    """Where the champion failed when it stood in for others: see ``predictions.Scored.failed``."""
 
 
 class ScoringFailed(Unavailable):

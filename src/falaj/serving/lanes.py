@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from falaj.serving.meters import Meter
     from falaj.serving.plan import RequestPlan
     from falaj.serving.predictionlog import PredictionLog
-    from falaj.serving.predictions import Parsed, Scored
+    from falaj.serving.predictions import Failed, Parsed, Scored
     from falaj.serving.shadows import Shadows
 
 INLINE_ROWS = 256
@@ -303,7 +303,11 @@ class Lane:
         if isinstance(error, ModelFailed) and error.variant:
             plan, request, _ = group[0]
             self.meter.erred(error.variant)
-            if plan.assigner is not None:
+            if error.failed is not None:
+                self._stood_in(plan, error.failed)
+            assigner = plan.assigner
+            # Whom it stood in for are units of others, unless it has none of its own.
+            if assigner is not None and (error.failed is None or not assigner.leaves_champion):
                 self.meter.units(error.variant).erred(request.rows[0], request, plan.unit)
         self._end(group[0], error)
 
@@ -391,18 +395,24 @@ class Lane:
             if request.trail is not None:
                 request.trail.scored(part, begun)
         if part.failed is not None:
-            for variant, failed in part.failed.items():
-                self.meter.erred(variant, len(failed))
-                cells = self.meter.units(variant)
-                for request, row in failed:
-                    cells.erred(row, request, plan.unit)
+            self._stood_in(plan, part.failed)
         vectors, name = part.vectors, part.variant.variant.name
         section = self.meter.variant(name)
         section.answered(requests, begun, done, vectors.ran - vectors.read, len(part.ids))
         if vectors.judged is not None:
             section.tagged(len(part.ids), int(vectors.judged.anomalous.sum()))
         if plan.assigner is not None:
+            if part.stood_in:
+                requests = [one for one in requests if id(one) not in part.stood_in]
             self.meter.units(name).answered(requests, plan.unit, done)
+
+    def _stood_in(self, plan: RequestPlan, of_variants: Failed) -> None:
+        """Count the failures of those for whom the champion stood in, whatever it came to."""
+        for variant, failed in of_variants.items():
+            self.meter.erred(variant, len(failed))
+            cells = self.meter.units(variant)
+            for request, row in failed:
+                cells.erred(row, request, plan.unit)
 
     def _answer_when_kept(
         self,

@@ -20,7 +20,7 @@ from falaj.serving.answers import AnswerWriter, Places
 from falaj.serving.assigning import Assigner
 from falaj.serving.assignment import assigned, bounds, position
 from falaj.serving.decoding import RequestDecoder
-from falaj.serving.errors import FeaturesMissing
+from falaj.serving.errors import FeaturesMissing, ModelFailed
 from falaj.serving.explain import Explain, no_forest, not_explained
 from falaj.serving.model import FeatureStatus, MissingPolicy, Release
 from falaj.serving.predictions import NumberRows, Parsed, PredictionIds, Scored
@@ -207,6 +207,7 @@ class RequestPlan:
         looked = self.variants[0].look(whole.rows, at) if self._reads_once else None
         runs: list[tuple[list[int], Scored]] = []
         failed: dict[str, list[tuple[Parsed, Any]]] = {}
+        left: list[int] = []
         for variant, mine in zip(self.variants[1:], of_each[1:], strict=True):
             if not mine:
                 continue
@@ -215,15 +216,22 @@ class RequestPlan:
                 continue
             tried = Trial(partial(_run_part, whole, variant, looked=looked), whole.owners, mine)
             runs += tried.runs
-            of_each[0] += tried.left
+            left += tried.left
             if tried.failed:
                 failed[variant.variant.name] = [
                     (whole.owners[place], whole.rows[place]) for place in tried.failed
                 ]
-        if of_each[0]:
-            mine = sorted(of_each[0])
-            part = _run_part(whole, self.variants[0], mine, looked)
-            part.failed = failed or None
+        if of_each[0] or left:
+            mine = sorted(of_each[0] + left)
+            try:
+                part = _run_part(whole, self.variants[0], mine, looked)
+            except ModelFailed as error:
+                error.failed = failed or None
+                raise
+            if failed:
+                part.failed = failed
+                if self.assigner is not None and self.assigner.leaves_champion:
+                    part.stood_in = frozenset(id(whole.owners[place]) for place in left)
             runs.insert(0, (mine, part))
         places: Places = [(0, 0)] * len(whole.rows)
         for number, (mine, _) in enumerate(runs):

@@ -115,6 +115,8 @@ class Parsed:
 
 Render = Callable[["RequestPlan", Parsed, Outcome], Told]
 """Writes the answer to a request in a protocol of its own; it may raise FalajError."""
+Failed = Mapping[str, Sequence[tuple[Parsed, Any]]]
+"""By variant, the requests that it failed on, each with the first row of which that is known."""
 
 
 @dataclass(slots=True)
@@ -138,9 +140,13 @@ class Scored:
     instants: NDArray[np.int64] | None = None
     """int64 [n]: the instant of each row, where the rows of a run are about several; then
     ``at_us`` is that of the first."""
-    failed: Mapping[str, Sequence[tuple[Parsed, Any]]] | None = None
+    failed: Failed | None = None
     """Requests for which this champion stood in, by the variant that failed on them, each with
     the first of its rows that it failed on."""
+    stood_in: frozenset[int] = frozenset()
+    """The requests (by identity) for which it stood in, also those that were not tried any more:
+    their units are those of other variants. Empty where the champion has no units of its own,
+    for then only these requests tell that it would not have failed."""
     shadow: bool = False
     """It was scored behind the answer, which told nothing of it."""
 

@@ -7,6 +7,7 @@ whichever variant answers them. Every look goes through ``rollouts.builtin.weigh
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,8 @@ from falaj.serving.unitcounts import UNIT_BUCKETS
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+_SLOW = 200
+"""The bucket of a latency that slow requests are told by; which one, changes nothing here."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,11 @@ class Clients:
         failing: clients more whose requests fail whichever variant answers.
         failing_rate: the share of their requests that fails.
         failing_eager: how many times as many requests as another client each of them sends.
+        large: how many times the requests of all other clients one client more sends; 0: there is
+            none.
+        large_variant: the one that it meets, which else is left to chance.
+        large_rate: the share of its requests that fails, whichever variant answers.
+        metric: ``latency`` reads as slow what else fails.
         error: that the guardrail may spend.
         by_requests: take each request for a unit of its own, which is how one counts without
             units.
@@ -47,6 +55,10 @@ class Clients:
     failing: int = 0
     failing_rate: float = 1.0
     failing_eager: float = 1.0
+    large: float = 0.0
+    large_variant: Literal["champion", "challenger"] = "champion"
+    large_rate: float = 0.0
+    metric: Literal["error_rate", "latency"] = "error_rate"
     error: float = 0.05
     look_seconds: int = 30
     by_requests: bool = False
@@ -55,11 +67,13 @@ class Clients:
 def found_after(clients: Clients, *, simulations: int, minutes: float, seed: int) -> Floats:
     """When each of many canaries was rolled back for errors, in minutes; infinite: never."""
     rng = np.random.default_rng(seed)
-    guardrail = Guardrail(metric="error_rate")
+    guardrail = Guardrail(metric=clients.metric)
     found = np.full(simulations, np.inf)
     for number in range(simulations):
         traffic = _Traffic(clients, rng)
         memory = builtin.begin()
+        if clients.metric == "latency":
+            memory["bucket"] = memory["challenger_bucket"] = _SLOW
         for look in range(1, round(minutes * 60 / clients.look_seconds) + 1):
             champion, tried = traffic.look()
             reading = builtin.weighed(guardrail, "new", memory, champion, tried, clients.error)
@@ -85,6 +99,11 @@ class _Traffic:
         failing = self._placed(clients.failing, clients.share)
         self._failing = eager * clients.failing_eager * failing
         self._failing_rate = clients.failing_rate
+        self._large = np.zeros((2, UNIT_BUCKETS))
+        side = 1 if clients.large_variant == "challenger" else 0
+        place = int(rng.integers(UNIT_BUCKETS)) if clients.large else 0
+        self._large[side, place] = clients.large * clients.requests_a_second * seconds
+        self._large_rate = clients.large_rate
         rate = clients.errors
         self._rates = np.array([rate, min(rate * clients.errors_times, 1.0)])[:, None]
 
@@ -94,6 +113,9 @@ class _Traffic:
         requests, failing = rng.poisson(self._requests), rng.poisson(self._failing)
         events = rng.binomial(requests, self._rates) + rng.binomial(failing, self._failing_rate)
         requests = requests + failing
+        if self._large.any():
+            large = rng.poisson(self._large)
+            events, requests = events + rng.binomial(large, self._large_rate), requests + large
         if self._by_requests:
             even = np.full(UNIT_BUCKETS, 1 / UNIT_BUCKETS)
             events, requests = (
