@@ -150,6 +150,8 @@ def test_derived_columns_build_on_each_other_and_on_the_load():
         "CAST('x' AS INTEGER)",
         "(SELECT content FROM read_text('/etc/passwd'))",
         "(SELECT count(*) FROM '/etc/passwd')",
+        "error('x' || a)",
+        "1) AS d FROM _typed; UPDATE _rows SET a = 0; SELECT (1",
         "1); COPY (SELECT 1) TO '/tmp/falaj-out.csv'; --",
     ],
 )

@@ -14,6 +14,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import duckdb
 import pyarrow as pa
 
+from falaj.ingest.expressions import HINT, objection
 from falaj.ingest.files import Read
 from falaj.ingest.model import TYPE, Format, Source, SourceBroken
 from falaj.kernel.errors import InvalidInput, LimitExceeded
@@ -98,6 +99,13 @@ def derive(bench: Bench, source: Source, now: datetime) -> None:
     Raises:
         SourceBroken: an expression is wrong, or fails for a value.
     """
+    for column, said in source.derived.items():
+        why = objection(said)  # plans ask, too; this one may have been applied before they did
+        if why is not None:  # whatever else it holds would be run as well
+            raise SourceBroken(
+                f"The derived columns of {source.name!r} cannot be computed: of {column!r}, {why}.",
+                hint=HINT,
+            )
     derived = "".join(
         f", ({expression}\n) AS {name(column)}" for column, expression in source.derived.items()
     )
