@@ -372,3 +372,14 @@ def test_of_persons_no_single_value_stands_in_a_figure():
     largest, mean = judged({"v": [1.0, 7.0]}, *checks, show_values=False).results
     assert (largest.measured, largest.value) == ("kept", None)
     assert mean.value == 4.0
+
+
+@pytest.mark.parametrize("held", [judged, streamed])
+def test_of_persons_an_error_names_the_check_and_no_value(held):
+    checks = [a_check("not_null"), {"check": "expression", "sql": "CAST(v AS INTEGER) > 0"}]
+    rows = {"v": ["1", "amina@example.org"]}
+    with pytest.raises(InvalidInput, match=r"ConversionException in expression\(CAST") as caught:
+        held(rows, *checks, show_values=False)
+    assert "amina" not in str(caught.value)
+    with pytest.raises(InvalidInput, match="amina"):
+        held(rows, *checks)

@@ -18,7 +18,7 @@ from falaj.ingest.checks import Check, Severity, Statistic, Unique
 from falaj.ingest.conditions import Compiled, Compiler, Lookup
 from falaj.ingest.figures import Asked, figure_of
 from falaj.ingest.model import CheckResult, Contract, Example
-from falaj.ingest.typing import RAW, ROWS, Bench, first_line, name, text
+from falaj.ingest.typing import RAW, ROWS, Bench, name, plain, text
 from falaj.ingest.usual import Past
 from falaj.kernel.errors import InvalidInput
 
@@ -78,7 +78,7 @@ def judge(
         now: what freshness is measured from.
         lookup: reads the tables that foreign keys name.
         existing: the lake table whose rows stand beside these, for ``unique``.
-        show_values: False keeps the values of violating rows out of the results.
+        show_values: False keeps the values of rows out of results and errors.
         earlier: what a ``usual`` check has measured before.
         loaded_at: of the newest load into the table; ``now`` if None.
         again: lays the same rows into ``ROWS`` anew, without ``_row``, where they can be
@@ -107,8 +107,11 @@ def judge(
         raise
     except duckdb.Error as error:
         told = ", ".join(repr(contract.name) for contract in contracts)
+        why = plain(error, show_values=show_values)
+        if not show_values:
+            why += _where(bench, compiled, again)
         raise InvalidInput(
-            f"The contract {told} cannot be checked: {first_line(error)}.",
+            f"The contract {told} cannot be checked: {why}.",
             hint="Correct the expression or the type of its bounds.",
         ) from None
     results = [
@@ -134,6 +137,23 @@ def _measured(bench: Bench, compiled: Sequence[Compiled]) -> tuple[Any, ...]:
     rows = f"(SELECT r.*, {', '.join(beside)} FROM {ROWS} r)" if beside else ROWS
     aggregates = ", ".join(["count(*)", *(one.measured for one in compiled)])
     return bench.execute(f"SELECT {aggregates} FROM {rows} r").fetchone() or ()
+
+
+def _where(bench: Bench, compiled: Sequence[Compiled], again: Again | None) -> str:
+    """The check that cannot be made of the rows, in words; nothing if it is none by itself.
+
+    The error itself is not told where values are not, and it may be of any of them.
+    """
+    for one in compiled:
+        if again is not None:
+            again.whole()
+        try:
+            _measured(bench, [one])
+        except duckdb.OutOfMemoryException:
+            raise
+        except duckdb.Error:
+            return f" in {one.check.label}"
+    return ""
 
 
 def _looked_at(

@@ -17,6 +17,7 @@ import pyarrow as pa
 from falaj.ingest.expressions import HINT, objection
 from falaj.ingest.files import Read
 from falaj.ingest.model import TYPE, Format, Source, SourceBroken
+from falaj.ingest.personal import is_secret
 from falaj.kernel.errors import InvalidInput, LimitExceeded
 
 Bench = duckdb.DuckDBPyConnection
@@ -86,10 +87,17 @@ def lay_out(bench: Bench, source: Source, read: Read, now: datetime) -> None:
     typed = [(column, _expression(source, column)) for column in source.columns]
     select = ", ".join(f"{expression} AS {name(column)}" for column, expression in typed)
     reasons = ", ".join(_reason(source, column, expression) for column, expression in typed)
-    bench.execute(
-        f"CREATE TEMP TABLE {TYPED} AS SELECT r._row, {select},"
-        f" nullif(concat_ws('; ', {reasons}), '') AS _reason FROM {RAW} r"
-    )
+    try:
+        bench.execute(
+            f"CREATE TEMP TABLE {TYPED} AS SELECT r._row, {select},"
+            f" nullif(concat_ws('; ', {reasons}), '') AS _reason FROM {RAW} r"
+        )
+    except duckdb.ConversionException as error:  # of Parquet: an integer beyond 64 bits
+        raise SourceBroken(
+            f"A value of {source.name!r} does not fit the type of its column:"
+            f" {plain(error, show_values=not is_secret(source))}.",
+            hint="Declare a type that holds all values of the file.",
+        ) from None
     derive(bench, source, now)
 
 
@@ -120,13 +128,19 @@ def derive(bench: Bench, source: Source, now: datetime) -> None:
         raise
     except duckdb.Error as error:
         raise SourceBroken(
-            f"The derived columns of {source.name!r} cannot be computed: {first_line(error)}.",
+            f"The derived columns of {source.name!r} cannot be computed:"
+            f" {plain(error, show_values=not is_secret(source))}.",
             hint="Correct the expression; TRY_CAST and CASE help with odd values.",
         ) from None
 
 
-def first_line(error: Exception) -> str:
-    """The first line of an error of the engine."""
+def plain(error: Exception, *, show_values: bool) -> str:
+    """What an error of the engine says: its first line, or its kind alone.
+
+    The line may quote a value of a row (``Could not convert string 'amina@…'``).
+    """
+    if not show_values:
+        return type(error).__name__
     return str(error).strip().splitlines()[0].rstrip(".")
 
 
