@@ -1,12 +1,19 @@
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from falaj.ingest.failing import FailingChecks
 from falaj.ingest.model import Contract, Source
+from falaj.kernel.call import Call
 from falaj.kernel.errors import InvalidInput, NotFound
 from falaj.kernel.jobs import JobState
+from falaj.operations.alerts import Alerts
+from falaj.operations.incidents import Incidents
+from falaj.testing.calls import make_caller
+
+NOW = datetime(2026, 6, 1, 13, tzinfo=UTC)
 
 COLUMNS = {"id": "integer", "at": "instant", "amount": "number"}
 
@@ -148,6 +155,31 @@ def test_an_alert_ends_by_itself_when_the_next_load_passes_and_says_by_what(work
     assert alert.state == "resolved"
     assert report["id"] in alert.resolution
     assert "0 of 5 rows" in alert.resolution
+
+
+class ResolvedMeanwhile(Alerts):
+    """Somebody resolves each alert as soon as it has been read."""
+
+    def about(self, connection, subject):
+        found = super().about(connection, subject)
+        other = Call(make_caller("user:basma"), "alerts.resolve", NOW, connection)
+        for one in found:
+            self.resolve(other, one.id, "seen to")
+        return found
+
+
+def test_a_load_whose_alert_somebody_resolves_meanwhile_is_done_and_recorded(workshop):
+    workshop.apply(orders(), contract(AMOUNT))
+    for amount in ("1.5", "-1"):
+        rows(workshop, 5, amount=amount)
+        workshop.loaded("orders")
+    raced = ResolvedMeanwhile(workshop.catalog, Incidents(workshop.catalog))
+    workshop.loading._failing = FailingChecks(raced)
+    rows(workshop, 6, amount="2.5")
+    report = workshop.loaded("orders")
+    (alert,) = workshop.open_alerts()
+    assert (alert.state, alert.resolution) == ("resolved", "seen to")
+    assert workshop.ask("loads", source="orders")[0].id == report["id"]
 
 
 def test_a_check_that_fails_again_after_its_alert_ended_opens_another_one(workshop):
