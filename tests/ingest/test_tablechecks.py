@@ -6,12 +6,12 @@ import pytest
 
 from falaj.ingest.failing import FailingChecks
 from falaj.ingest.model import Contract, Source
-from falaj.kernel.call import Call
+from falaj.kernel.call import AssetRef, Call
 from falaj.kernel.errors import InvalidInput, NotFound
 from falaj.kernel.jobs import JobState
 from falaj.operations.alerts import Alerts
 from falaj.operations.incidents import Incidents
-from falaj.testing.calls import make_caller
+from falaj.testing.calls import make_caller, opened_call
 
 NOW = datetime(2026, 6, 1, 13, tzinfo=UTC)
 
@@ -125,6 +125,50 @@ def test_examples_show_values_only_of_tables_that_a_source_declares_to_be_of_nob
     (result,) = workshop.checked("orders-contract")["results"]
     assert result["examples"][0]["values"] is None
     assert result["n_violations"] == 3
+
+
+def shown(workshop):
+    """Whether each way to the results of the table shows values."""
+    checked = workshop.checked("orders-contract")["results"]
+    asked = [one.model_dump() for one in workshop.ask("check", source="orders")]
+    kept = [one.model_dump() for one in workshop.ask("results", source="orders")]
+    return [
+        any(e["values"] is not None for one in found for e in one["examples"])
+        for found in (checked, asked, kept)
+    ]
+
+
+BROKEN = {**AMOUNT, "severity": "warn", "least": 9}
+
+
+def test_of_a_table_that_another_source_says_is_of_persons_no_way_shows_values(workshop):
+    workshop.apply(orders(), contract(BROKEN))
+    _stood(workshop)
+    assert shown(workshop) == [True, True, True]
+    other = {"name": "others", "table": "orders", "path": "others.csv", "columns": COLUMNS}
+    workshop.apply(Source(**other, classifications={"amount": "personal"}))
+    assert shown(workshop) == [False, False, False]
+
+
+@pytest.mark.parametrize(
+    "said", [{"classification": "personal"}, {"columns": {"amount": "personal"}}]
+)
+def test_of_a_table_that_a_steward_has_raised_no_way_shows_values(workshop, said):
+    workshop.apply(orders(), contract(BROKEN))
+    _stood(workshop)
+    with opened_call(workshop.database, roles=["steward"], now=workshop.clock.now()) as call:
+        workshop.catalog.describe(call, AssetRef("table", "orders"), **said)
+    assert shown(workshop) == [False, False, False]
+    rows(workshop, 4)
+    report = workshop.loaded("orders")
+    assert all(e["values"] is None for one in report["checks"] for e in one["examples"])
+
+
+def test_of_a_source_that_names_subjects_kept_examples_lose_their_values(workshop):
+    workshop.apply(orders(), contract(BROKEN))
+    _stood(workshop)
+    workshop.apply(orders(subject="id"))
+    assert shown(workshop)[2] is False
 
 
 def _stood(workshop):

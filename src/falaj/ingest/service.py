@@ -69,7 +69,8 @@ class SourceService(Service):
         found = self._loading.source(connection, source)
         contracts = self._loading.contracts_of(connection, found.table)
         self._held(self.call, contracts)
-        results = self._loading.check(found, contracts) if contracts else []
+        show = self._loading.may_show(connection, found)
+        results = self._loading.check(found, contracts, show_values=show) if contracts else []
         history.record_results(self.call, new_id("load"), found.table, results)
         self.call.note(checks=len(results), broken=sum(not one.passed for one in results))
         return results
@@ -79,7 +80,7 @@ class SourceService(Service):
         """The newest results of the source's contracts, with examples of violating rows."""
         found = self._loading.source(self.call.connection, source)
         kept = history.results(self.call.connection, found.table, _limited(limit))
-        if not found.is_of_people:
+        if self._loading.may_show(self.call.connection, found):
             return kept
         return [one.model_copy(update={"examples": _without_values(one)}) for one in kept]
 

@@ -69,16 +69,20 @@ def text(value: str) -> str:
     return "'" + value.replace("'", "''") + "'"
 
 
-def lay_out(bench: Bench, source: Source, read: Read, now: datetime) -> None:
+def lay_out(
+    bench: Bench, source: Source, read: Read, now: datetime, *, show_values: bool = True
+) -> None:
     """Make the tables ``RAW``, ``TYPED`` and ``ROWS`` of what was read.
 
     ``TYPED`` has ``_row``, the typed columns and ``_reason`` (null if every value is of its
-    type); ``ROWS`` has those without a reason, with derived columns.
+    type); ``ROWS`` has those without a reason, with derived columns. No error quotes a value
+    of a source of persons, nor, without ``show_values``, of another.
 
     Raises:
         SourceBroken: a Parquet column has another type than declared; a derived column
             cannot be computed.
     """
+    show_values = show_values and not is_secret(source)
     if source.format is Format.PARQUET:
         _same_types(source, read.rows.schema)
     if source.zone is not None:
@@ -95,13 +99,13 @@ def lay_out(bench: Bench, source: Source, read: Read, now: datetime) -> None:
     except duckdb.ConversionException as error:  # of Parquet: an integer beyond 64 bits
         raise SourceBroken(
             f"A value of {source.name!r} does not fit the type of its column:"
-            f" {plain(error, show_values=not is_secret(source))}.",
+            f" {plain(error, show_values=show_values)}.",
             hint="Declare a type that holds all values of the file.",
         ) from None
-    derive(bench, source, now)
+    derive(bench, source, now, show_values=show_values)
 
 
-def derive(bench: Bench, source: Source, now: datetime) -> None:
+def derive(bench: Bench, source: Source, now: datetime, *, show_values: bool) -> None:
     """Make ``ROWS`` from ``TYPED``: the usable rows with their derived columns.
 
     Raises:
@@ -129,7 +133,7 @@ def derive(bench: Bench, source: Source, now: datetime) -> None:
     except duckdb.Error as error:
         raise SourceBroken(
             f"The derived columns of {source.name!r} cannot be computed:"
-            f" {plain(error, show_values=not is_secret(source))}.",
+            f" {plain(error, show_values=show_values)}.",
             hint="Correct the expression; TRY_CAST and CASE help with odd values.",
         ) from None
 

@@ -24,9 +24,12 @@ if TYPE_CHECKING:
 def table_checks(made: Premises) -> TableChecks:
     """Holds whole tables to contracts."""
     from falaj.ingest.failing import FailingChecks
+    from falaj.ingest.openness import Openness
     from falaj.ingest.tablechecks import TableChecks
 
-    return TableChecks(made.lake, made.definitions, made.calls, FailingChecks(made.alerts))
+    openness = Openness(made.definitions, made.catalog, made.lake)
+    failing = FailingChecks(made.alerts)
+    return TableChecks(made.lake, made.definitions, made.calls, failing, openness)
 
 
 def contract_schedules(made: Premises) -> ContractSchedules:
