@@ -33,12 +33,13 @@ def known_in(table: str) -> dict[str, Any]:
 def wards(site: Any) -> Any:
     """Tables that everybody may read, but for the names in one; and one that is personal."""
     engineer = site.caller("ml_engineer", name="ida")
-    for name, more in {
+    said: dict[str, dict[str, Any]] = {
         "guesses": {},
         "wards": {},
         "nurses": {"classifications": {"name": "personal"}},
         "patients": {"classification": "personal"},
-    }.items():
+    }
+    for name, more in said.items():
         text = "id,name,seen_at\n" + ROW.format(1, "zaynab") + ROW.format(2, "yusuf")
         (site.folder / f"{name}.csv").write_text(text, encoding="utf-8")
         site.ask(engineer, "definitions.apply", documents=[source(name, **more)])
