@@ -17,6 +17,7 @@ from falaj.ingest.declared import DeclaredSources
 from falaj.ingest.failing import FailingChecks
 from falaj.ingest.files import Files
 from falaj.ingest.model import CHECK_JOB, SCHEDULED_JOB, Contract, Source
+from falaj.ingest.openness import Openness
 from falaj.ingest.pipelines import KIND, Loading
 from falaj.ingest.scheduled import ContractSchedules, ScheduledCheckJob
 from falaj.ingest.service import SourceService
@@ -63,7 +64,9 @@ class Workshop:
             clock=self.clock,
             alerts=self.alerts,
         )
-        self.checks = TableChecks(lake, self.definitions, calls, FailingChecks(self.alerts))
+        openness = Openness(self.definitions, self.catalog, lake)
+        failing = FailingChecks(self.alerts)
+        self.checks = TableChecks(lake, self.definitions, calls, failing, openness)
         self.schedules = ContractSchedules(calls, self.jobs, self.definitions, self.alerts)
         self.asked: list[tuple[str, str]] = []
         self.refusal: FalajError | None = None

@@ -372,3 +372,39 @@ def test_of_persons_no_single_value_stands_in_a_figure():
     largest, mean = judged({"v": [1.0, 7.0]}, *checks, show_values=False).results
     assert (largest.measured, largest.value) == ("kept", None)
     assert mean.value == 4.0
+
+
+@pytest.mark.parametrize("held", [judged, streamed])
+def test_of_persons_an_error_names_the_check_and_no_value(held):
+    checks = [a_check("not_null"), {"check": "expression", "sql": "CAST(v AS INTEGER) > 0"}]
+    rows = {"v": ["1", "amina@example.org"]}
+    with pytest.raises(InvalidInput, match=r"ConversionException in expression\(CAST") as caught:
+        held(rows, *checks, show_values=False)
+    assert "amina" not in str(caught.value)
+    with pytest.raises(InvalidInput, match="amina"):
+        held(rows, *checks)
+
+
+def test_of_rows_that_stream_by_a_window_looks_beyond_its_piece():
+    """Pieces are of two rows: within each, no value is below the one before."""
+    rows = {"n": [1, 2, 3, 4, 5, 6], "v": [1, 3, 2, 5, 4, 6]}
+    check = {"check": "expression", "sql": "v >= lag(v) OVER (ORDER BY n)"}
+    (result,) = streamed(rows, check).results
+    assert result.n_violations == 2
+    assert [one.row for one in result.examples] == [3, 5]
+    only_once = {"check": "expression", "sql": "row_number() OVER (ORDER BY n) > 1"}
+    (result,) = streamed(rows, only_once).results
+    assert [one.row for one in result.examples] == [1]
+
+
+def test_a_lake_table_may_have_a_column_by_the_name_of_the_rows_number():
+    rows = {"_row": [7, 8, 8], "v": [1, None, 3]}
+    filled, unique, there = streamed(
+        rows,
+        a_check("not_null"),
+        {"check": "unique", "columns": ["_row"]},
+        {"check": "has_columns", "columns": ["_row", "v"], "exact": True},
+    ).results
+    assert [(one.row, one.values) for one in filled.examples] == [(2, {"_row": 8, "v": None})]
+    assert [(one.row, one.values) for one in unique.examples] == [(3, {"_row": 8})]
+    assert there.passed

@@ -42,6 +42,12 @@ def contract(*checks):
     return Contract(name="orders-contract", table="orders", checks=checks)
 
 
+OWN_STATEMENT = (
+    "true), true)) AS _beside2 FROM _rows r) r; UPDATE _rows SET amount = 0;"
+    " SELECT count(*), 0, 0, 0 FROM (SELECT r.*, (NOT coalesce((true"
+)
+
+
 def ids(workshop, **options):
     return sorted(workshop.lake.scan("orders", **options)["id"].to_pylist())
 
@@ -300,3 +306,23 @@ def test_a_load_whose_worker_is_killed_is_finished_by_another_exactly_once(
     assert workshop.lake.count("orders_quarantine") == 1
     assert len(workshop.ask("loads", source="orders")) == 1
     assert done.result["snapshot"] == workshop.lake.snapshots("orders")[-1].id
+
+
+def test_a_condition_that_brings_statements_of_its_own_is_refused_and_changes_no_row(workshop):
+    """It was applied before plans judged conditions."""
+    workshop.apply(orders(), contract({"check": "expression", "sql": OWN_STATEMENT}))
+    workshop.write("orders.csv", [row(1), row(2)], HEADER)
+    job = workshop.load("orders")
+    assert job.state is JobState.FAILED
+    assert "cannot be checked" in job.error["message"]
+    assert "orders" not in workshop.lake.tables()
+
+
+def test_a_derived_column_that_brings_statements_of_its_own_is_refused(workshop):
+    said = "1) AS d FROM _typed; UPDATE _rows SET amount = 0; SELECT (1"
+    workshop.apply(orders(derived={"d": said}))
+    workshop.write("orders.csv", [row(1), row(2)], HEADER)
+    job = workshop.load("orders")
+    assert job.state is JobState.FAILED
+    assert "'d'" in job.error["message"]
+    assert "orders" not in workshop.lake.tables()

@@ -1,13 +1,20 @@
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pyarrow as pa
 import pytest
 
+from falaj.ingest.failing import FailingChecks
 from falaj.ingest.model import CHECK_JOB, Contract, Source
+from falaj.kernel.call import AssetRef, Call
 from falaj.kernel.errors import InvalidInput, NotFound
 from falaj.kernel.jobs import JobRun, JobState, LeaseLost, Worker
+from falaj.operations.alerts import Alerts
+from falaj.operations.incidents import Incidents
+from falaj.testing.calls import make_caller, opened_call
+
+NOW = datetime(2026, 6, 1, 13, tzinfo=UTC)
 
 COLUMNS = {"id": "integer", "at": "instant", "amount": "number"}
 
@@ -121,6 +128,50 @@ def test_examples_show_values_only_of_tables_that_a_source_declares_to_be_of_nob
     assert result["n_violations"] == 3
 
 
+def shown(workshop):
+    """Whether each way to the results of the table shows values."""
+    checked = workshop.checked("orders-contract")["results"]
+    asked = [one.model_dump() for one in workshop.ask("check", source="orders")]
+    kept = [one.model_dump() for one in workshop.ask("results", source="orders")]
+    return [
+        any(e["values"] is not None for one in found for e in one["examples"])
+        for found in (checked, asked, kept)
+    ]
+
+
+BROKEN = {**AMOUNT, "severity": "warn", "least": 9}
+
+
+def test_of_a_table_that_another_source_says_is_of_persons_no_way_shows_values(workshop):
+    workshop.apply(orders(), contract(BROKEN))
+    _stood(workshop)
+    assert shown(workshop) == [True, True, True]
+    other = {"name": "others", "table": "orders", "path": "others.csv", "columns": COLUMNS}
+    workshop.apply(Source(**other, classifications={"amount": "personal"}))
+    assert shown(workshop) == [False, False, False]
+
+
+@pytest.mark.parametrize(
+    "said", [{"classification": "personal"}, {"columns": {"amount": "personal"}}]
+)
+def test_of_a_table_that_a_steward_has_raised_no_way_shows_values(workshop, said):
+    workshop.apply(orders(), contract(BROKEN))
+    _stood(workshop)
+    with opened_call(workshop.database, roles=["steward"], now=workshop.clock.now()) as call:
+        workshop.catalog.describe(call, AssetRef("table", "orders"), **said)
+    assert shown(workshop) == [False, False, False]
+    rows(workshop, 4)
+    report = workshop.loaded("orders")
+    assert all(e["values"] is None for one in report["checks"] for e in one["examples"])
+
+
+def test_of_a_source_that_names_subjects_kept_examples_lose_their_values(workshop):
+    workshop.apply(orders(), contract(BROKEN))
+    _stood(workshop)
+    workshop.apply(orders(subject="id"))
+    assert shown(workshop)[2] is False
+
+
 def _stood(workshop):
     """Rows that break the contract, written past it."""
     rows(workshop, 3)
@@ -149,6 +200,31 @@ def test_an_alert_ends_by_itself_when_the_next_load_passes_and_says_by_what(work
     assert alert.state == "resolved"
     assert report["id"] in alert.resolution
     assert "0 of 5 rows" in alert.resolution
+
+
+class ResolvedMeanwhile(Alerts):
+    """Somebody resolves each alert as soon as it has been read."""
+
+    def about(self, connection, subject):
+        found = super().about(connection, subject)
+        other = Call(make_caller("user:basma"), "alerts.resolve", NOW, connection)
+        for one in found:
+            self.resolve(other, one.id, "seen to")
+        return found
+
+
+def test_a_load_whose_alert_somebody_resolves_meanwhile_is_done_and_recorded(workshop):
+    workshop.apply(orders(), contract(AMOUNT))
+    for amount in ("1.5", "-1"):
+        rows(workshop, 5, amount=amount)
+        workshop.loaded("orders")
+    raced = ResolvedMeanwhile(workshop.catalog, Incidents(workshop.catalog))
+    workshop.loading._failing = FailingChecks(raced)
+    rows(workshop, 6, amount="2.5")
+    report = workshop.loaded("orders")
+    (alert,) = workshop.open_alerts()
+    assert (alert.state, alert.resolution) == ("resolved", "seen to")
+    assert workshop.ask("loads", source="orders")[0].id == report["id"]
 
 
 def test_a_check_that_fails_again_after_its_alert_ended_opens_another_one(workshop):

@@ -150,12 +150,24 @@ def test_derived_columns_build_on_each_other_and_on_the_load():
         "CAST('x' AS INTEGER)",
         "(SELECT content FROM read_text('/etc/passwd'))",
         "(SELECT count(*) FROM '/etc/passwd')",
+        "error('x' || a)",
+        "1) AS d FROM _typed; UPDATE _rows SET a = 0; SELECT (1",
         "1); COPY (SELECT 1) TO '/tmp/falaj-out.csv'; --",
     ],
 )
 def test_a_wrong_or_hostile_expression_is_told(expression):
     with pytest.raises(SourceBroken, match="derived columns"):
         laid({"a": "integer"}, {"a": ["1"]}, derived={"d": expression})
+
+
+def test_of_persons_a_derived_column_that_fails_quotes_no_value():
+    given = {"v": "text"}, {"v": ["amina@example.org"]}
+    derived = {"d": "CAST(v AS INTEGER)"}
+    with pytest.raises(SourceBroken, match="ConversionException") as caught:
+        laid(*given, derived=derived, classifications={"v": "personal"})
+    assert "amina" not in str(caught.value)
+    with pytest.raises(SourceBroken, match="amina"):
+        laid(*given, derived=derived)
 
 
 def test_a_load_that_needs_too_much_memory_is_told():
@@ -200,3 +212,11 @@ def test_a_parquet_instant_without_a_zone_needs_one_declared():
 def test_a_parquet_column_of_another_type_is_named(kind, array):
     with pytest.raises(SourceBroken, match=r"'v'.*not"):
         parquet(kind, array)
+
+
+def test_a_parquet_number_beyond_its_type_is_told_without_it_where_it_is_of_persons():
+    array = pa.array([2**63 + 7], pa.uint64())
+    with pytest.raises(SourceBroken, match=str(2**63 + 7)):
+        parquet("integer", array)
+    with pytest.raises(SourceBroken, match="ConversionException"):
+        parquet("integer", array, classification="personal")

@@ -26,6 +26,7 @@ from falaj.ingest.checks import (
     Usual,
     Value,
 )
+from falaj.ingest.expressions import HINT, objection
 from falaj.ingest.model import Contract
 from falaj.ingest.typing import Bench, name, text
 from falaj.kernel.errors import InvalidInput
@@ -84,7 +85,8 @@ class Compiler:
         """A check in SQL; ``place`` tells its tables apart from those of other checks.
 
         Raises:
-            InvalidInput: it names a column or a table that there is not.
+            InvalidInput: it names a column or a table that there is not, or its SQL is more
+                than one expression.
         """
         self._known(contract, check)
         if isinstance(check, Unique):
@@ -102,7 +104,7 @@ class Compiler:
         if isinstance(check, NotNull):
             return f"{name(check.column)} IS NULL"
         if isinstance(check, Expression):
-            return f"NOT coalesce(({check.sql}\n), true)"
+            return f"NOT coalesce(({_alone(check.sql)}\n), true)"
         if isinstance(check, ForeignKey):
             return self._unknown(check, place)
         assert not isinstance(check, Unique)  # noqa: S101 - it is compiled by itself
@@ -163,6 +165,14 @@ class Compiler:
                     f" {contract.table!r}, which there is not.",
                     hint=f"Its columns are {', '.join(sorted(self._columns - {'_row'}))}.",
                 )
+
+
+def _alone(said: str) -> str:
+    """A condition that is one expression: whatever else it holds would be run as well."""
+    why = objection(said)  # plans ask, too; this one may have been applied before they did
+    if why is not None:
+        raise InvalidInput(f"The condition {said!r} cannot be checked: {why}.", hint=HINT)
+    return said
 
 
 def _odd(check: Between | InSet | NotInSet | Matches | Length) -> str:

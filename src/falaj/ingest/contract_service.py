@@ -14,6 +14,7 @@ from falaj.ingest.model import (
     ContractSchedule,
     TrendPoint,
 )
+from falaj.ingest.readable import Asked, anybody
 from falaj.kernel.actions import Service, action
 from falaj.kernel.call import AssetRef, Call
 from falaj.kernel.errors import InvalidInput
@@ -41,17 +42,23 @@ class ContractService(Service):
         schedules: ContractSchedules,
         may: May,
         stays: Stays = anywhere,
+        asked: Asked = anybody,
     ) -> None:
         self._jobs = jobs
         self._checks = checks
         self._schedules = schedules
         self._may = may
         self._stays = stays
+        self._asked = asked
 
     @action(post="/contracts/{contract}/checks", on="contract")
     def check(self, contract: str) -> Job:
-        """Hold the table as it stands to a contract; what used to pass and fails alerts."""
+        """Hold the table as it stands to a contract; what used to pass and fails alerts.
+
+        Whoever asks must be able to read rows of the table, and all that its foreign keys name.
+        """
         found = self._checks.contract(self.call.connection, contract)
+        self._asked(self.call, [found])
         self._stays(self.call.connection, "lake", [found.ref, AssetRef(TABLE, found.table)])
         return self._jobs.submit(self.call, CHECK_JOB, {"contract": found.name})
 

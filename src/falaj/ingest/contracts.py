@@ -14,11 +14,12 @@ from typing import Any, Protocol
 
 import duckdb
 
-from falaj.ingest.checks import Check, Severity, Statistic, Unique
+from falaj.ingest.checks import Check, Expression, Severity, Statistic, Unique
 from falaj.ingest.conditions import Compiled, Compiler, Lookup
+from falaj.ingest.expressions import has_window
 from falaj.ingest.figures import Asked, figure_of
 from falaj.ingest.model import CheckResult, Contract, Example
-from falaj.ingest.typing import RAW, ROWS, Bench, first_line, name, text
+from falaj.ingest.typing import RAW, ROWS, Bench, name, plain, text
 from falaj.ingest.usual import Past
 from falaj.kernel.errors import InvalidInput
 
@@ -78,7 +79,7 @@ def judge(
         now: what freshness is measured from.
         lookup: reads the tables that foreign keys name.
         existing: the lake table whose rows stand beside these, for ``unique``.
-        show_values: False keeps the values of violating rows out of the results.
+        show_values: False keeps the values of rows out of results and errors.
         earlier: what a ``usual`` check has measured before.
         loaded_at: of the newest load into the table; ``now`` if None.
         again: lays the same rows into ``ROWS`` anew, without ``_row``, where they can be
@@ -92,7 +93,8 @@ def judge(
     columns = {str(row[0]) for row in bench.execute(f"DESCRIBE {ROWS}").fetchall()}
     compiler = Compiler(bench, lookup, existing, columns)
     compiled = [compiler.compiled(*one, place) for place, one in enumerate(checks)]
-    asked = Asked(now, loaded_at or now, frozenset(columns - {"_row"}), earlier)
+    own = columns - {"_row"} if again is None else columns  # of a stream it is the table's
+    asked = Asked(now, loaded_at or now, frozenset(own), earlier)
     try:
         n_rows, *measured = _measured(bench, compiled)
         found = {place: (int(n or 0), list[Example]()) for place, n in enumerate(measured)
@@ -107,8 +109,11 @@ def judge(
         raise
     except duckdb.Error as error:
         told = ", ".join(repr(contract.name) for contract in contracts)
+        why = plain(error, show_values=show_values)
+        if not show_values:
+            why += _where(bench, compiled, again)
         raise InvalidInput(
-            f"The contract {told} cannot be checked: {first_line(error)}.",
+            f"The contract {told} cannot be checked: {why}.",
             hint="Correct the expression or the type of its bounds.",
         ) from None
     results = [
@@ -134,6 +139,23 @@ def _measured(bench: Bench, compiled: Sequence[Compiled]) -> tuple[Any, ...]:
     rows = f"(SELECT r.*, {', '.join(beside)} FROM {ROWS} r)" if beside else ROWS
     aggregates = ", ".join(["count(*)", *(one.measured for one in compiled)])
     return bench.execute(f"SELECT {aggregates} FROM {rows} r").fetchone() or ()
+
+
+def _where(bench: Bench, compiled: Sequence[Compiled], again: Again | None) -> str:
+    """The check that cannot be made of the rows, in words; nothing if it is none by itself.
+
+    The error itself is not told where values are not, and it may be of any of them.
+    """
+    for one in compiled:
+        if again is not None:
+            again.whole()
+        try:
+            _measured(bench, [one])
+        except duckdb.OutOfMemoryException:
+            raise
+        except duckdb.Error:
+            return f" in {one.check.label}"
+    return ""
 
 
 def _looked_at(
@@ -170,30 +192,54 @@ def _streamed(
 
     The first rows that violate checks are looked for piece by piece, until enough are found,
     which mostly is soon. Each ``unique`` takes a pass of its own columns, which counts exactly
-    what was counted by hashes.
+    what was counted by hashes; each condition that looks at other rows takes one of all rows.
     """
+    number = _free(columns)
     found: dict[int, tuple[int, list[Example]]] = {
         place: (counts[place], []) for place in suspected
     }
-    left = {p: one for p, one in suspected.items() if not isinstance(one.check, Unique)}
+    windows = {p: one for p, one in suspected.items() if _looks_around(one.check)}
+    left = {p: one for p, one in suspected.items()
+            if not isinstance(one.check, Unique) and p not in windows}  # fmt: skip
     if left:
         for n_before in again.pieces():
-            for place, shown in _first_ones(bench, left, columns, n_before).items():
+            for place, shown in _first_ones(bench, left, columns, number, n_before).items():
                 n, examples = found[place]
                 examples += shown[: N_EXAMPLES - len(examples)]
                 if len(examples) >= min(N_EXAMPLES, n):
                     del left[place]
             if not left:
                 break
+    for place, one in windows.items():
+        again.whole()
+        shown = _first_ones(bench, {place: one}, columns, number, 0)[place]
+        found[place] = (counts[place], shown)
     for place, one in suspected.items():
         if isinstance(one.check, Unique):
             again.whole()
-            found[place] = _repeated(bench, one.check)
+            found[place] = _repeated(bench, one.check, number)
     return found
 
 
+def _looks_around(check: Check) -> bool:
+    """True if whether a row violates it depends on other rows as well."""
+    return isinstance(check, Expression) and has_window(check.sql)
+
+
+def _free(columns: Sequence[str]) -> str:
+    """A name for the number of a row that is none of the columns."""
+    taken, number = {one.lower() for one in columns}, "_row"
+    while number in taken:
+        number = f"_{number}"
+    return number
+
+
 def _first_ones(
-    bench: Bench, broken: Mapping[int, Compiled], columns: Sequence[str], n_before: int
+    bench: Bench,
+    broken: Mapping[int, Compiled],
+    columns: Sequence[str],
+    number: str,
+    n_before: int,
 ) -> dict[int, list[Example]]:
     """The first rows of a piece that violate each check, numbered behind those before it."""
     seen = ", ".join(f"{name(one)} := r.{name(one)}" for one in columns)
@@ -201,30 +247,30 @@ def _first_ones(
         f"coalesce(({one.violating}\n), false) AS b{place}" for place, one in broken.items()
     )
     told = ", ".join(
-        f"arg_min(seen, seen._row, {N_EXAMPLES}) FILTER (WHERE b{place})" for place in broken
+        f"arg_min(seen, seen.{number}, {N_EXAMPLES}) FILTER (WHERE b{place})" for place in broken
     )
     row = _only_row(
         bench,
-        f"SELECT {told} FROM (SELECT struct_pack(_row := {n_before} + row_number() OVER (),"
+        f"SELECT {told} FROM (SELECT struct_pack({number} := {n_before} + row_number() OVER (),"
         f" {seen}) AS seen, {conditions} FROM {ROWS} r)",
     )
     return {
-        place: [_example(dict(one)) for one in shown or []]
+        place: [_example(dict(one), number) for one in shown or []]
         for place, shown in zip(broken, row, strict=True)
     }
 
 
-def _repeated(bench: Bench, check: Unique) -> tuple[int, list[Example]]:
+def _repeated(bench: Bench, check: Unique, number: str) -> tuple[int, list[Example]]:
     keys = ", ".join(map(name, check.columns))
     whole = " AND ".join(f"{name(column)} IS NOT NULL" for column in check.columns)
     seen = ", ".join(f"{name(one)} := {name(one)}" for one in check.columns)
     n, shown = _only_row(bench,
-        f"SELECT coalesce(sum(n - 1), 0), arg_min(seen, seen._row, {N_EXAMPLES}) FROM"
-        f" (SELECT count(*) AS n, struct_pack(_row := max(_row), {seen}) AS seen FROM"
-        f" (SELECT row_number() OVER () AS _row, {keys} FROM {ROWS}) WHERE {whole}"
+        f"SELECT coalesce(sum(n - 1), 0), arg_min(seen, seen.{number}, {N_EXAMPLES}) FROM"
+        f" (SELECT count(*) AS n, struct_pack({number} := max({number}), {seen}) AS seen FROM"
+        f" (SELECT row_number() OVER () AS {number}, {keys} FROM {ROWS}) WHERE {whole}"
         f" GROUP BY {keys} HAVING count(*) > 1)"
     )  # fmt: skip
-    return int(n), [_example(dict(one)) for one in shown or []]
+    return int(n), [_example(dict(one), number) for one in shown or []]
 
 
 def _only_row(bench: Bench, sql: str) -> list[Any]:
@@ -250,9 +296,10 @@ def _counted(
     )
 
 
-def _example(row: dict[str, Any]) -> Example:
-    number = int(row.pop("_row"))
-    return Example(row=number, values=_plain(row))
+def _example(row: dict[str, Any], number: str) -> Example:
+    """A row of which one item is its number."""
+    at = int(row.pop(number))
+    return Example(row=at, values=_plain(row))
 
 
 def _told_openly(check: Check, show_values: bool, result: CheckResult) -> CheckResult:

@@ -11,7 +11,9 @@ from falaj.ingest import history
 from falaj.ingest.checks import Freshness, Severity
 from falaj.ingest.model import CheckResult, Contract
 from falaj.kernel.call import Call
+from falaj.kernel.errors import Conflict
 from falaj.operations.alerts import Alerts
+from falaj.operations.model import AlertState
 from falaj.operations.model import Severity as Matters
 
 if TYPE_CHECKING:
@@ -88,12 +90,24 @@ class FailingChecks:
                 whole = look.whole or (before is not None and _of_whole_table(before))
                 raised.append(_raise(self._alerts, call, contract, result, whole=whole))
             for alert, words in _over(contract, mine, list(standing.values()), look):
-                self._alerts.resolve(call, alert.id, words)
-                ended.append(alert.id)
+                if self._resolved(call, alert, words):
+                    ended.append(alert.id)
         if raised:
             call.note(alerts=raised)
         if ended:
             call.note(alerts_ended=ended)
+
+    def _resolved(self, call: Call, alert: Alert, words: str) -> bool:
+        """Resolve an alert; False if somebody has since it was read, which is as well: the
+        rows are in the lake, and what tells of them must be recorded."""
+        assert self._alerts is not None  # noqa: S101 - follow has looked
+        try:
+            self._alerts.resolve(call, alert.id, words)
+        except Conflict:
+            if self._alerts.get(call.connection, alert.id).state is not AlertState.RESOLVED:
+                raise
+            return False
+        return True
 
 
 def _raise(

@@ -35,9 +35,9 @@ from falaj.ingest.model import (
     Mode,
     Source,
 )
+from falaj.ingest.openness import Openness
 from falaj.ingest.personal import (
     SUBJECT,
-    is_secret,
     rule_of_quarantine,
     rule_of_source,
     subjects_of,
@@ -78,6 +78,8 @@ class Plan:
     """The load that has done all this already."""
     past: Earlier
     """What ``usual`` checks measured at earlier loads."""
+    show_values: bool
+    """Whether values of its rows may stand in messages and results."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,7 @@ class Loading:
         self._calls = calls
         self._clock = clock
         self._failing = FailingChecks(alerts)
+        self._openness = Openness(definitions, catalog, lake)
         self._memory = memory
         self._threads = threads
 
@@ -159,8 +162,16 @@ class Loading:
         self._record(run, plan, report)
         return report.model_dump(mode="json")
 
-    def check(self, source: Source, contracts: Sequence[Contract]) -> list[CheckResult]:
+    def may_show(self, connection: Any, source: Source) -> bool:
+        """True if values of the rows of a source's table, whoever brought them, may be shown."""
+        return self._openness.of(connection, source.table)
+
+    def check(
+        self, source: Source, contracts: Sequence[Contract], *, show_values: bool
+    ) -> list[CheckResult]:
         """Hold the rows that stand in a source's table to contracts; changes nothing.
+
+        ``show_values`` is what ``may_show`` says: its rows may be another source's.
 
         Raises:
             NotFound: the table has not been loaded yet.
@@ -170,7 +181,7 @@ class Loading:
             source.table,
             contracts,
             now=self._clock.now(),
-            show_values=not is_secret(source),
+            show_values=show_values,
             memory=self._memory,
             threads=self._threads,
         )
@@ -192,6 +203,7 @@ class Loading:
             source = self.source(connection, name)
             contracts = self.contracts_of(connection, source.table)
             past = history.figures(connection, contracts, via=history.BY_LOAD)
+            show = self.may_show(connection, source)
         files = self._files.found(source)
         content = _digest([file.digest for file in files])
         digest = _digest([content, source.shape(), [one.shape() for one in contracts]])
@@ -209,14 +221,14 @@ class Loading:
                 " earlier definition; their rows would stand in the table twice.",
                 hint="Use mode 'replace', or load with again=True if that is what you want.",
             )
-        return Plan(source, contracts, files, content, digest, key, same, past)
+        return Plan(source, contracts, files, content, digest, key, same, past, show)
 
     def _sorted(self, plan: Plan, read: Read, now: datetime, *, before: int | None) -> _Sorted:
         source = plan.source
         implied = _implied(source)
         contracts = [*([implied] if implied else []), *plan.contracts]
         with bench(memory=self._memory, threads=self._threads) as engine:
-            lay_out(engine, source, read, now)
+            lay_out(engine, source, read, now, show_values=plan.show_values)
             judgement = judge(
                 engine,
                 contracts,
@@ -224,7 +236,7 @@ class Loading:
                 lookup=lookup_in(self._lake, before),
                 earlier=plan.past,
                 existing=source.table if source.mode is Mode.APPEND else None,
-                show_values=not is_secret(source),
+                show_values=plan.show_values,
             )
             aside = [
                 *((row, reason, line) for row, reason, line in read.malformed),
@@ -269,7 +281,7 @@ class Loading:
                 for result in broken[:_SHOWN_REASONS]
             )
             message = f"The rows of {plan.source.name!r} break their contract: {told}."
-        elif is_secret(plan.source):  # reasons quote values
+        elif not plan.show_values:  # reasons quote values
             message = f"No row of {plan.source.name!r} is usable: {len(rows.aside)} were set aside."
         else:
             reasons = "; ".join(f"row {row}: {why}" for row, why, _ in rows.aside[:_SHOWN_REASONS])

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from falaj.catalog.residency import Stays, anywhere
 from falaj.ingest import history
 from falaj.ingest.model import CheckResult, Example, LoadReport
+from falaj.ingest.readable import Asked, anybody
 from falaj.kernel.actions import Service, action
 from falaj.kernel.call import AssetRef
 from falaj.kernel.errors import InvalidInput
@@ -29,8 +30,17 @@ class SourceService(Service):
 
     name = "sources"
 
-    def __init__(self, jobs: Jobs, loading: Loading, stays: Stays = anywhere) -> None:
+    def __init__(
+        self,
+        jobs: Jobs,
+        loading: Loading,
+        stays: Stays = anywhere,
+        loaded: Asked = anybody,
+        held: Asked = anybody,
+    ) -> None:
         self._jobs = jobs
+        self._loaded = loaded
+        self._held = held
         self._stays = stays
         self._loading = loading
 
@@ -43,6 +53,7 @@ class SourceService(Service):
         found = self._loading.source(self.call.connection, source)
         refs = [found.ref, AssetRef(TABLE, found.table)]
         self._stays(self.call.connection, "lake", refs)
+        self._loaded(self.call, self._loading.contracts_of(self.call.connection, found.table))
         return self._jobs.submit(self.call, LOAD, {"source": found.name, "again": again})
 
     @action(get="/sources/{source}/loads", on="source")
@@ -57,7 +68,9 @@ class SourceService(Service):
         connection = self.call.connection
         found = self._loading.source(connection, source)
         contracts = self._loading.contracts_of(connection, found.table)
-        results = self._loading.check(found, contracts) if contracts else []
+        self._held(self.call, contracts)
+        show = self._loading.may_show(connection, found)
+        results = self._loading.check(found, contracts, show_values=show) if contracts else []
         history.record_results(self.call, new_id("load"), found.table, results)
         self.call.note(checks=len(results), broken=sum(not one.passed for one in results))
         return results
@@ -67,7 +80,7 @@ class SourceService(Service):
         """The newest results of the source's contracts, with examples of violating rows."""
         found = self._loading.source(self.call.connection, source)
         kept = history.results(self.call.connection, found.table, _limited(limit))
-        if not found.is_of_people:
+        if self._loading.may_show(self.call.connection, found):
             return kept
         return [one.model_copy(update={"examples": _without_values(one)}) for one in kept]
 

@@ -12,8 +12,8 @@ from falaj.ingest import history
 from falaj.ingest.conditions import Lookup
 from falaj.ingest.contracts import Earlier, judge
 from falaj.ingest.failing import FailingChecks, Look
-from falaj.ingest.model import CheckResult, Contract, Source
-from falaj.ingest.personal import is_secret
+from falaj.ingest.model import CheckResult, Contract
+from falaj.ingest.openness import Openness
 from falaj.ingest.typing import ROWS, Bench, bench
 from falaj.kernel.calls import Calls
 from falaj.kernel.errors import NotFound
@@ -141,11 +141,18 @@ class TableChecks:
         definitions: where contracts and sources are declared.
         calls: opens the transactions of the job.
         failing: raises alerts.
+        openness: tells of which tables values may be shown.
     """
 
     def __init__(
-        self, lake: Lake, definitions: Definitions, calls: Calls, failing: FailingChecks
+        self,
+        lake: Lake,
+        definitions: Definitions,
+        calls: Calls,
+        failing: FailingChecks,
+        openness: Openness,
     ) -> None:
+        self._openness = openness
         self._lake = lake
         self._definitions = definitions
         self._calls = calls
@@ -167,7 +174,7 @@ class TableChecks:
         now = self._calls.now()
         with self._calls.database.reading() as connection:
             contract = self.contract(connection, str(arguments["contract"]))
-            show = self._may_show(connection, contract.table)
+            show = self._openness.of(connection, contract.table)
             past = history.figures(connection, [contract], via=history.BY_CHECK)
             loaded_at = history.loaded_at(connection, contract.table)
         run.report(0.05, f"checking {contract.table}")
@@ -203,10 +210,3 @@ class TableChecks:
         found = self._definitions.definition(connection, Contract.kind, name)
         assert isinstance(found, Contract)  # noqa: S101 - the kind says so
         return found
-
-    def _may_show(self, connection: Connection, table: str) -> bool:
-        """True if a source says what the table's rows are, and none says they are of persons."""
-        listed = self._definitions.listed(connection, kind=Source.kind)
-        parsed = [self._definitions.definition(connection, Source.kind, v.name) for v in listed]
-        of = [one for one in parsed if isinstance(one, Source) and one.table == table]
-        return bool(of) and not any(map(is_secret, of))

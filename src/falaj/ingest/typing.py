@@ -14,8 +14,10 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import duckdb
 import pyarrow as pa
 
+from falaj.ingest.expressions import HINT, objection
 from falaj.ingest.files import Read
 from falaj.ingest.model import TYPE, Format, Source, SourceBroken
+from falaj.ingest.personal import is_secret
 from falaj.kernel.errors import InvalidInput, LimitExceeded
 
 Bench = duckdb.DuckDBPyConnection
@@ -67,16 +69,20 @@ def text(value: str) -> str:
     return "'" + value.replace("'", "''") + "'"
 
 
-def lay_out(bench: Bench, source: Source, read: Read, now: datetime) -> None:
+def lay_out(
+    bench: Bench, source: Source, read: Read, now: datetime, *, show_values: bool = True
+) -> None:
     """Make the tables ``RAW``, ``TYPED`` and ``ROWS`` of what was read.
 
     ``TYPED`` has ``_row``, the typed columns and ``_reason`` (null if every value is of its
-    type); ``ROWS`` has those without a reason, with derived columns.
+    type); ``ROWS`` has those without a reason, with derived columns. No error quotes a value
+    of a source of persons, nor, without ``show_values``, of another.
 
     Raises:
         SourceBroken: a Parquet column has another type than declared; a derived column
             cannot be computed.
     """
+    show_values = show_values and not is_secret(source)
     if source.format is Format.PARQUET:
         _same_types(source, read.rows.schema)
     if source.zone is not None:
@@ -85,19 +91,33 @@ def lay_out(bench: Bench, source: Source, read: Read, now: datetime) -> None:
     typed = [(column, _expression(source, column)) for column in source.columns]
     select = ", ".join(f"{expression} AS {name(column)}" for column, expression in typed)
     reasons = ", ".join(_reason(source, column, expression) for column, expression in typed)
-    bench.execute(
-        f"CREATE TEMP TABLE {TYPED} AS SELECT r._row, {select},"
-        f" nullif(concat_ws('; ', {reasons}), '') AS _reason FROM {RAW} r"
-    )
-    derive(bench, source, now)
+    try:
+        bench.execute(
+            f"CREATE TEMP TABLE {TYPED} AS SELECT r._row, {select},"
+            f" nullif(concat_ws('; ', {reasons}), '') AS _reason FROM {RAW} r"
+        )
+    except duckdb.ConversionException as error:  # of Parquet: an integer beyond 64 bits
+        raise SourceBroken(
+            f"A value of {source.name!r} does not fit the type of its column:"
+            f" {plain(error, show_values=show_values)}.",
+            hint="Declare a type that holds all values of the file.",
+        ) from None
+    derive(bench, source, now, show_values=show_values)
 
 
-def derive(bench: Bench, source: Source, now: datetime) -> None:
+def derive(bench: Bench, source: Source, now: datetime, *, show_values: bool) -> None:
     """Make ``ROWS`` from ``TYPED``: the usable rows with their derived columns.
 
     Raises:
         SourceBroken: an expression is wrong, or fails for a value.
     """
+    for column, said in source.derived.items():
+        why = objection(said)  # plans ask, too; this one may have been applied before they did
+        if why is not None:  # whatever else it holds would be run as well
+            raise SourceBroken(
+                f"The derived columns of {source.name!r} cannot be computed: of {column!r}, {why}.",
+                hint=HINT,
+            )
     derived = "".join(
         f", ({expression}\n) AS {name(column)}" for column, expression in source.derived.items()
     )
@@ -112,13 +132,19 @@ def derive(bench: Bench, source: Source, now: datetime) -> None:
         raise
     except duckdb.Error as error:
         raise SourceBroken(
-            f"The derived columns of {source.name!r} cannot be computed: {first_line(error)}.",
+            f"The derived columns of {source.name!r} cannot be computed:"
+            f" {plain(error, show_values=show_values)}.",
             hint="Correct the expression; TRY_CAST and CASE help with odd values.",
         ) from None
 
 
-def first_line(error: Exception) -> str:
-    """The first line of an error of the engine."""
+def plain(error: Exception, *, show_values: bool) -> str:
+    """What an error of the engine says: its first line, or its kind alone.
+
+    The line may quote a value of a row (``Could not convert string 'amina@…'``).
+    """
+    if not show_values:
+        return type(error).__name__
     return str(error).strip().splitlines()[0].rstrip(".")
 
 

@@ -222,9 +222,15 @@ def _through(run: Run, look: Look, now: datetime) -> bool:
 def unseen_guardrails(look: Look, dismissed: Collection[str] = ()) -> list[GuardrailReading]:
     """The guardrails whose evidence was not judged: too little, or nothing, was measured.
 
-    They guard nothing yet: a join that never matches looks like a metric without harm.
+    They guard nothing yet: a join that never matches looks like a metric without harm. Latency is
+    left out: it is judged after tens of thousands of requests only, which a small firm would wait
+    for in vain, and it rolls back as soon as it can.
     """
-    return [one for one in look.guardrails if not one.is_among(dismissed) and not one.judged]
+    return [
+        one
+        for one in look.guardrails
+        if not one.judged and one.metric != "latency" and not one.is_among(dismissed)
+    ]
 
 
 def _stage_held(run: Run, look: Look, now: datetime) -> bool:

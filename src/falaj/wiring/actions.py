@@ -38,7 +38,7 @@ from falaj.trust.keys_service import Keys
 from falaj.trust.ownfactors import OwnFactors
 from falaj.trust.provisioning_service import ProvisioningService
 from falaj.trust.service import AccountsService
-from falaj.wiring.anomalyparts import contract_service
+from falaj.wiring.anomalyparts import contract_service, source_service
 from falaj.wiring.artifactparts import logged_models
 from falaj.wiring.computeparts import cost_service, run_queue
 from falaj.wiring.facts import facts
@@ -72,7 +72,7 @@ def makers(made: Premises) -> dict[type[Service], Callable[[], Service]]:
     """
     visible = made.visible
     return {
-        SourceService: lambda: SourceService(made.jobs, made.loading, residency(made).check),
+        SourceService: lambda: source_service(made),
         ContractService: lambda: contract_service(made),
         TableService: lambda: TableService(
             made.lake, guarded_lake(made), made.catalog, visible, made.may

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from falaj.ingest.contract_service import ContractService
     from falaj.ingest.scheduled import ContractSchedules
+    from falaj.ingest.service import SourceService
     from falaj.ingest.tablechecks import TableChecks
     from falaj.kernel.call import Call
     from falaj.kernel.jobs import Handler
@@ -23,9 +24,12 @@ if TYPE_CHECKING:
 def table_checks(made: Premises) -> TableChecks:
     """Holds whole tables to contracts."""
     from falaj.ingest.failing import FailingChecks
+    from falaj.ingest.openness import Openness
     from falaj.ingest.tablechecks import TableChecks
 
-    return TableChecks(made.lake, made.definitions, made.calls, FailingChecks(made.alerts))
+    openness = Openness(made.definitions, made.catalog, made.lake)
+    failing = FailingChecks(made.alerts)
+    return TableChecks(made.lake, made.definitions, made.calls, failing, openness)
 
 
 def contract_schedules(made: Premises) -> ContractSchedules:
@@ -38,10 +42,22 @@ def contract_schedules(made: Premises) -> ContractSchedules:
 def contract_service(made: Premises) -> ContractService:
     """The actions of contracts."""
     from falaj.ingest.contract_service import ContractService
+    from falaj.wiring.readingparts import contract_sight
     from falaj.wiring.residencyparts import residency
 
     checks, schedules = table_checks(made), contract_schedules(made)
-    return ContractService(made.jobs, checks, schedules, made.may_on, residency(made).check)
+    held = contract_sight(made).check_held
+    return ContractService(made.jobs, checks, schedules, made.may_on, residency(made).check, held)
+
+
+def source_service(made: Premises) -> SourceService:
+    """The actions of sources."""
+    from falaj.ingest.service import SourceService
+    from falaj.wiring.readingparts import contract_sight
+    from falaj.wiring.residencyparts import residency
+
+    sight, stays = contract_sight(made), residency(made).check
+    return SourceService(made.jobs, made.loading, stays, sight.check_loaded, sight.check_held)
 
 
 def contract_jobs(made: Premises) -> dict[str, Callable[[], Handler]]:

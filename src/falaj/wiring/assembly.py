@@ -238,7 +238,7 @@ class Premises:
         from falaj.operations.secret_uses import ReceiverReview
         from falaj.wiring.kinds import definition_kinds, definition_reviews
         from falaj.wiring.policyparts import review
-        from falaj.wiring.readingparts import declared_sources
+        from falaj.wiring.readingparts import ingest_appliers
         from falaj.wiring.residencyparts import residency
         from falaj.wiring.rolloutparts import rollout_appliers
 
@@ -254,7 +254,7 @@ class Premises:
             {
                 **feature_appliers(found, self.catalog),
                 **rollout_appliers(self),
-                "source": declared_sources(self),
+                **ingest_appliers(self),
                 "endpoint": endpoint_applied,
                 "policy": policy_applied,
             },

@@ -63,6 +63,7 @@ def definition_reviews(
     from falaj.features.compatibility import Compatibility
     from falaj.features.exposure import ClassifiedColumns
     from falaj.ingest.declared import ColumnsOfPlans
+    from falaj.ingest.expressions import ExpressionsOfPlans
     from falaj.lake.readrules import ReadRuleReview
     from falaj.rollouts.metricreview import MetricReview
     from falaj.rollouts.rolloutreview import RolloutReview
@@ -81,6 +82,7 @@ def definition_reviews(
     return [
         Compatibility(find),
         fitting,
+        ExpressionsOfPlans(),
         ColumnsOfPlans(),
         ClassifiedColumns(),
         ReadRuleReview(lambda table, resulting: schema_of(lake(), table, resulting)),

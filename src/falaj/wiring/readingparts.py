@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from falaj.kernel.call import Call, Caller
 from falaj.kernel.errors import NotFound
@@ -11,11 +11,12 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from sqlalchemy.engine import Connection
 
-    from falaj.catalog.definitions import Resulting
+    from falaj.catalog.definitions import Applier, Resulting
     from falaj.features.exposure import FeatureSight
     from falaj.features.plan import ServicePlan
     from falaj.ingest.declared import DeclaredSources
     from falaj.ingest.model import Source
+    from falaj.ingest.readable import ContractSight
     from falaj.lake.ports import Lake
     from falaj.lake.reading import GuardedLake
     from falaj.serving.model import Release
@@ -81,6 +82,22 @@ class DataPlaneSight:
         plan = ServicePlan.from_documents(release.features["definitions"])
         permitted(plan, caller.purpose)
         self.features(caller, plan)
+
+
+def contract_sight(made: Premises) -> ContractSight:
+    """Refuses contracts that ask about what a caller may not read."""
+    from falaj.ingest.readable import ContractSight
+
+    return ContractSight(made.may, made.catalog.load, lambda: guarded_lake(made))
+
+
+def ingest_appliers(made: Premises) -> dict[str, Applier]:
+    """What happens when a source or a contract is applied, by the kind of definition."""
+
+    def contract(call: Call, definition: Any) -> None:
+        contract_sight(made).check_applied(call, definition)
+
+    return {"source": declared_sources(made), "contract": contract}
 
 
 def declared_sources(made: Premises) -> DeclaredSources:
