@@ -84,7 +84,7 @@ def test_a_stage_is_held_while_a_declared_guardrail_measured_nothing(
     assert trial.after(30).stage == 1
 
 
-@pytest.mark.parametrize("metric", ["bought", "latency"])
+@pytest.mark.parametrize("metric", ["bought", "error_rate"])
 def test_a_stage_is_held_while_a_guardrail_has_measured_but_judged_nothing(
     trial: Any, metric: str
 ) -> None:
@@ -97,6 +97,13 @@ def test_a_stage_is_held_while_a_guardrail_has_measured_but_judged_nothing(
     assert f"{metric} of two was not judged yet (fewer than 100 units)" in latest.why
     trial.sees(two=500, champion=4500, guardrails=[_reading(metric=metric, **SEEN, judged=True)])
     assert trial.after(30).stage == 1
+
+
+def test_latency_that_is_not_judged_yet_holds_no_stage(trial: Any) -> None:
+    trial.started()
+    unjudged = _reading(metric="latency", **SEEN, why="its spread is not known yet")
+    trial.sees(two=500, champion=4500, guardrails=[unjudged])
+    assert trial.after(3600).stage == 1
 
 
 def test_a_reading_from_before_it_was_told_whether_it_was_judged_is_still_read() -> None:
@@ -118,9 +125,9 @@ def test_nobody_wins_a_canary_that_a_declared_guardrail_never_measured(trial: An
 def test_a_guardrail_that_was_dismissed_holds_no_stage(trial: Any) -> None:
     with trial.call() as call:
         trial.definitions.apply(call, [Metric(name="bought", sql="SELECT 1")])
-    trial.started(guardrails=(Guardrail(metric="bought"), Guardrail(metric="latency")))
-    trial.sees(two=500, champion=4500, guardrails=[_reading(), _reading(metric="latency")])
-    for name in ("bought", "latency"):
+    trial.started(guardrails=(Guardrail(metric="bought"), Guardrail(metric="error_rate")))
+    trial.sees(two=500, champion=4500, guardrails=[_reading(), _reading(metric="error_rate")])
+    for name in ("bought", "error_rate"):
         assert trial.after(3600).stage == 0
         with trial.call() as call:
             trial.steering.override(call, "try-two", "Its table is late.", dismiss=name)

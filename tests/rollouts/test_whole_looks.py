@@ -58,11 +58,11 @@ def test_a_metric_that_fails_makes_nobody_forget_what_was_counted(ground, sql):
     rollout = harmed(ground)
     ground.counted = {}
     ground.metric("converted", sql=sql.format(ground.outcomes))
+    champion, new = cells_of(), cells_of()
     for k in range(1, 30):
-        ground.counted = {
-            "champion": cells_of(900 * k, 9 * k),
-            "new": cells_of(90 * k, 4 * k),  # four times as often
-        }
+        champion = champion + cells_of(900, 9, first=37 * k)
+        new = new + cells_of(90, 4, first=41 * k)  # four times as often
+        ground.counted = {"champion": champion, "new": new}
         look = ground.look(rollout, k)
         if look.breached:
             break
