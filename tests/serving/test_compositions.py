@@ -213,26 +213,6 @@ def test_a_release_of_several_formats_answers_through_one_plan_and_verifies_ever
         compiler.compile(made)
 
 
-class Compiling(Linear):
-    """A model that has a faster form."""
-
-    compiled = False
-
-    def compile(self) -> bool:
-        self.compiled = True
-        return True
-
-
-def test_the_members_that_have_a_faster_form_take_it_together() -> None:
-    members = [Compiling(1.0, 0.0), Linear(0.0, 1.0), Compiling(1.0, 1.0)]
-    which = variant(Combination.MEAN, pinned("m"), pinned("n"), pinned("o"))
-    whole = composed(which, [model("a", "b")] * 3, members)
-    assert not whole.compiled
-    assert whole.compile()
-    assert [getattr(one, "compiled", None) for one in members] == [True, None, True]
-    assert whole.compiled
-
-
 def test_a_release_that_was_written_before_compositions_still_loads() -> None:
     document = make_release().model_dump(mode="json")
     for one in document["variants"]:

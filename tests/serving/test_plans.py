@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import gc
-import threading
 import time
 import weakref
 from pathlib import Path
@@ -53,10 +52,6 @@ class Plan:
 
     def __init__(self, release: Release) -> None:
         self.release = release
-        self.compiled = False
-
-    def compile(self) -> None:
-        self.compiled = True
 
 
 class Endpoint:
@@ -83,41 +78,6 @@ def test_the_release_that_served_before_is_not_loaded_again_for_a_rollback(tmp_p
     assert endpoint.serve(1, 2) == ["release_1", "release_2"]
     assert endpoint.serve(1, 2, 1) == []
     assert endpoint.plans.active["delays"].release.id == "release_1"
-
-
-@pytest.mark.parametrize("compiled", [True, False])
-def test_the_successor_of_a_plan_with_compiled_models_is_compiled_before_it_answers(
-    tmp_path: Path, compiled: bool
-) -> None:
-    endpoint = Endpoint(tmp_path, keep_seconds=60)
-    endpoint.table.announce("delays", "release_1")
-    endpoint.plans.prepare()
-    endpoint.serve(1)
-    first: Any = endpoint.plans.active["delays"]
-    assert not first.compiled, "a worker that starts answers as soon as it can"
-    first.compiled = compiled
-    endpoint.table.announce("delays", "release_2")
-    endpoint.plans.prepare()
-    endpoint.serve(2)
-    assert endpoint.plans.active["delays"].compiled == compiled
-
-
-def test_a_release_whose_models_take_long_to_compile_is_ready_without(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("falaj.serving.plans._COMPILING_SECONDS", 0.05)
-    goes_on = threading.Event()
-    monkeypatch.setattr(Plan, "compile", lambda _self: goes_on.wait(20))
-    endpoint = Endpoint(tmp_path, keep_seconds=60)
-    endpoint.serve(1)
-    serving: Any = endpoint.plans.active["delays"]
-    serving.compiled = True
-    endpoint.table.announce("delays", "release_2")
-    begun = time.monotonic()
-    endpoint.plans.prepare()
-    assert time.monotonic() - begun < 10
-    assert endpoint.plans.prepared()["release_2"] == "ready"
-    goes_on.set()
 
 
 def test_only_one_release_is_kept_for_a_rollback(tmp_path: Path) -> None:

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from falaj.kernel.errors import InvalidInput
 from falaj.serving.model import Combination, PinnedMember, ServableModel, Variant
-from falaj.serving.ports import Compiles
 from falaj.serving.widths import check_rows
 
 if TYPE_CHECKING:
@@ -116,7 +115,6 @@ class ComposedModel:
         loaded: Sequence[LoadedModel],
     ) -> None:
         self.n_inputs = len(whole.inputs)
-        self._compiling = [one for one in loaded if isinstance(one, Compiles)]
         self.waits = any(getattr(one, "waits", False) for one in loaded)
         self._mean = variant.combine is not Combination.CHAIN
         members = variant.members
@@ -132,16 +130,6 @@ class ComposedModel:
             (one.run, np.array([columns[name] for name in model.inputs]), _words(whole, model))
             for one, model in zip(loaded, models, strict=True)
         ]
-
-    @property
-    def compiled(self) -> bool:
-        """Whether a member has taken its faster form; see ``Compiles``."""
-        return any(one.compiled for one in self._compiling)
-
-    def compile(self) -> bool:
-        """Have every member take its faster form; returns whether one has any."""
-        taken = [one.compile() for one in self._compiling]
-        return any(taken)
 
     def run(self, rows: NDArray[np.float32]) -> NDArray[np.floating[Any]]:
         """The weighted mean of the members, or what the last of a chain gives: [n, 1]."""

@@ -93,16 +93,6 @@ class RequestPlan:
         return self.decoder.row_type
 
     @property
-    def compiled(self) -> bool:
-        """Whether a model that answers has taken a faster form that it has."""
-        return any(variant.compiled for variant in self.variants)
-
-    def compile(self) -> None:
-        """Have every model take its faster form now, if it has one."""
-        for variant in (*self.variants, *self.shadows):
-            variant.compile()
-
-    @property
     def aside(self) -> RequestPlan:
         """The plan for a second thread."""
         return self._aside or self

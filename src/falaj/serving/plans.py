@@ -21,9 +21,6 @@ from falaj.serving.yielding import yielding
 
 _POLL_SECONDS = 0.02
 _REPORT_SECONDS = 1.0
-_COMPILING_SECONDS = 2.0
-"""So long what is announced waits for its models to be compiled, all of it together: a worker that
-does not report for some seconds is taken for dead."""
 
 
 class Plans:
@@ -217,12 +214,9 @@ class Plans:
                 self._refused = {
                     name: why for name, why in self._refused.items() if name in routes.values()
                 }
-            until = time.monotonic() + _COMPILING_SECONDS
-            for endpoint, release in self._awake(routes).items():
-                serving = self.active.get(endpoint)
-                compiled = serving is not None and serving.compiled
+            for release in self._awake(routes).values():
                 try:
-                    self._plan(release, compiled_until=until if compiled else 0.0)
+                    self._plan(release)
                 except FalajError as error:
                     with self._lock:
                         self._refused[release] = str(error)
@@ -247,21 +241,12 @@ class Plans:
         asleep = {endpoint: release.id for endpoint, release in self.asleep.items()}
         return {name: release for name, release in routes.items() if asleep.get(name) != release}
 
-    def _plan(self, release: str, *, compiled_until: float = 0.0) -> RequestPlan:
-        """The plan of a release, built if need be; the caller holds ``_building``.
-
-        What takes the place of a plan whose models are compiled is compiled before it answers:
-        else the load that is there would fall on their slower form. It is waited for until
-        ``compiled_until`` (``time.monotonic()``), and goes on aside.
-        """
+    def _plan(self, release: str) -> RequestPlan:
+        """The plan of a release, built if need be; the caller holds ``_building``."""
         plan = self._built.get(release)
         if plan is None:
             with yielding():
                 plan = self._compiler.compile(self._table.release(release))
-                if compiled_until:
-                    compiling = threading.Thread(target=plan.compile, name="compile-models")
-                    compiling.start()
-                    compiling.join(max(0.0, compiled_until - time.monotonic()))
             with self._lock:
                 self._built[release] = plan
                 self._refused.pop(release, None)

@@ -98,20 +98,6 @@ class LoadedModel(Protocol):
         ...
 
 
-@runtime_checkable
-class Compiles(Protocol):
-    """A model in memory that has a faster form, which it takes when it has been asked often."""
-
-    @property
-    def compiled(self) -> bool:
-        """Whether it has taken it."""
-        ...
-
-    def compile(self) -> bool:
-        """Take it now; returns whether there is one. Safe on many threads."""
-        ...
-
-
 class Explainer(Protocol):
     """Tells how much each input of a row moved its score. Pure, and safe on many threads."""
 

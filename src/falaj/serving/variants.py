@@ -21,7 +21,7 @@ from falaj.serving.model import (
     RequestField,
     Variant,
 )
-from falaj.serving.ports import Compiles, GeneratingModel
+from falaj.serving.ports import GeneratingModel
 from falaj.serving.predictions import NumberRows
 
 if TYPE_CHECKING:
@@ -200,16 +200,6 @@ class CompiledVariant:
                 hint="Mend the on-demand feature function, or the input.",
             ) from error
         return Looked(values, statuses, times, perf_counter() - begun)
-
-    @property
-    def compiled(self) -> bool:
-        """Whether the model has taken a faster form that it has."""
-        return isinstance(self._model, Compiles) and self._model.compiled
-
-    def compile(self) -> None:
-        """Have the model take its faster form now, if it has one."""
-        if isinstance(self._model, Compiles):
-            self._model.compile()
 
     def scored(self, matrix: NDArray[np.float32]) -> NDArray[np.floating[Any]]:
         """The model's outputs [n, k] for its inputs [n, columns]; raises ModelFailed."""

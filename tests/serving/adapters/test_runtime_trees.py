@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import onnx
@@ -16,13 +16,12 @@ from falaj.kernel.errors import InvalidInput
 from falaj.serving.adapters import runtime_trees
 from falaj.serving.adapters.runtime_onnx import OnnxRuntime
 from falaj.serving.adapters.runtime_trees import TreeRuntime
-from falaj.serving.compiler import PlanCompiler
-from falaj.serving.model import FieldType, RequestField, ServableModel
+from falaj.serving.model import ServableModel
 from falaj.serving.trees.checking import difference, hard_rows
 from falaj.serving.trees.graphs import read_graph
 from falaj.serving.trees.scorer import TreeScorer
 from falaj.testing.runtimes import RuntimeSuite
-from falaj.testing.serving import MemoryBundles, make_release, servable
+from falaj.testing.serving import servable
 
 BRANCHES = [
     "BRANCH_LEQ", "BRANCH_LT", "BRANCH_GT", "BRANCH_GTE", "BRANCH_EQ", "BRANCH_NEQ",
@@ -450,15 +449,3 @@ def test_rows_of_another_layout_or_type_are_scored_by_the_compiled_loops(monkeyp
 
 def test_the_module_names_how_often_a_model_is_asked_first():
     assert TreeRuntime(OnnxRuntime(device="cpu"))._after_runs == runtime_trees.AFTER_RUNS > 3
-
-
-def test_the_plan_of_a_release_compiles_its_models_when_it_is_told_to(tmp_path):
-    fields = tuple(RequestField(name=name, type=FieldType.FLOAT) for name in "abcd")
-    release = make_release(fields=fields)
-    model = replace(classifier(), inputs=tuple("abcd"), outputs=release.outputs)
-    runtime = TreeRuntime(OnnxRuntime(device="cpu"))
-    plan = PlanCompiler(MemoryBundles({"sha256:a": model}), [runtime], None).compile(release)
-    assert not plan.compiled
-    plan.compile()
-    assert plan.compiled
-    assert plan.aside.compiled, "its twin has the same models"
