@@ -7,13 +7,14 @@ import json
 import socket
 import threading
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import uvloop
+from tests.serving.fronts import heard, until
 
 from falaj.serving.adapters.runtime_onnx import OnnxRuntime
 from falaj.serving.compiler import PlanCompiler
@@ -98,24 +99,6 @@ class Served:
         with self.connected() as connection:
             connection.sendall(data)
             return heard(connection)
-
-
-def heard(connection: socket.socket, seconds: float = 0.4) -> bytes:
-    connection.settimeout(seconds)
-    data = b""
-    try:
-        while part := connection.recv(1 << 16):
-            data += part
-    except (TimeoutError, ConnectionResetError):
-        pass
-    return data
-
-
-def until(met: Callable[[], bool], seconds: float = 5.0) -> None:
-    end = time.monotonic() + seconds
-    while not met():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Self
 
@@ -91,6 +90,7 @@ class _Stream:
         self._snapshot = snapshot
         self._engine = engine
         self._reader: pa.RecordBatchReader | None = None
+        self._laid = False
 
     def __enter__(self) -> Self:
         self.whole()
@@ -123,9 +123,10 @@ class _Stream:
             n_before += batch.num_rows
 
     def _lay(self, rows: pa.RecordBatchReader | pa.Table) -> None:
-        with suppress(Exception):  # nothing was registered yet
+        if self._laid:
             self._engine.unregister(_STREAM)
         self._engine.register(_STREAM, rows)
+        self._laid = True
 
     def _close(self) -> None:
         if self._reader is not None:
