@@ -78,6 +78,15 @@ def test_who_is_refused_now_and_then_is_read_at_once(loop: HandLoop) -> None:
     assert client.told == []
 
 
+def test_the_first_refusal_of_a_client_is_only_counted(loop: HandLoop) -> None:
+    made, spared, client = pressure(loop), Client(), Client()
+    for _ in range(1_000):
+        made.refused(spared, 0, again=False)
+    assert spared.told == []
+    made.refused(client, 0)
+    assert client.told == ["rest"]  # those before it have used up the share
+
+
 def test_all_refusals_together_take_a_twentieth_of_the_time(loop: HandLoop) -> None:
     made = pressure(loop)
     clients = [Client() for _ in range(1_500)]
@@ -232,6 +241,46 @@ def test_a_crowd_that_asks_again_at_once_rests_and_everybody_is_answered() -> No
     assert answers == [b"HTTP/1.1 503 Service Unavailable"] * 1_000
     assert most > 0
     assert any(rested)  # some asked while they rested: the application knows since when
+
+
+class Every(Full):
+    """Refuses as ``answers`` says, then goes on refusing."""
+
+    def __init__(self, answers: str) -> None:
+        super().__init__()
+        self._answers = iter(answers)
+
+    def __call__(self, request: Request) -> Told:
+        return b"taken" if next(self._answers, "-") == "+" else super().__call__(request)
+
+
+async def rests_after(answers: str) -> list[bool]:
+    """After each answer, whether the connection rests; the share of refusals is used up."""
+    import socket
+
+    front = Front(Every(answers))
+    listening = socket.create_server(("127.0.0.1", 0))
+    await front.listen([listening])
+    for _ in range(10_000):
+        front.pressure.refused(Client(), 0, again=False)
+    reader, writer = await asyncio.open_connection(*listening.getsockname())
+    found = []
+    for _ in answers:
+        writer.write(ASKED)
+        await reader.readuntil(b"\r\n\r\n")
+        await reader.readexactly(5)
+        found.append(front.pressure.n_resting == 1)
+    writer.close()
+    await front.close()
+    return found
+
+
+def test_a_client_that_is_answered_in_between_is_not_kept_waiting() -> None:
+    assert asyncio.run(rests_after("-+-+-+-+")) == [False] * 8
+
+
+def test_a_client_rests_for_every_second_refusal_in_a_row() -> None:
+    assert asyncio.run(rests_after("----")) == [False, True, False, True]
 
 
 def test_a_front_that_closes_does_not_wait_for_those_who_rest() -> None:

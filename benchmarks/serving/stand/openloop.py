@@ -3,7 +3,8 @@
 It is a process of its own on the client's core. Arrivals are random (Poisson) at a stated
 mean rate; each takes a keep-alive connection that is free. Latency counts from the instant
 at which a request was due, so a client that falls behind shows in it; how far it fell
-behind, and how many requests found no connection, is told too.
+behind, and how many requests found no connection, is told too. Answers that come when the load
+is over are counted by themselves: they were not given under it.
 """
 
 from __future__ import annotations
@@ -35,12 +36,14 @@ class Offered:
     offered: float
     """Requests that were sent, a second."""
     accepted: float
-    """Answers with status 200, a second."""
+    """Answers with status 200, a second, while the load went on."""
     refused: float
     """Answers with status 429 or 503 that say when to come back, a second."""
     p50_ms: float
     p99_ms: float
     """Of the accepted."""
+    afterwards: int
+    """Answers with status 200 that came when nothing was sent any more."""
     errors: int
     """Other answers, refusals without Retry-After, broken connections."""
     crowded_out: int
@@ -82,7 +85,8 @@ class OpenLoad:
         self.accepted: list[float] = []
         self.late: list[float] = []
         self.statuses: Counter[str] = Counter()
-        self.refused = self.errors = self.crowded_out = self.sent = 0
+        self.refused = self.errors = self.crowded_out = self.sent = self.afterwards = 0
+        self._until = 0.0
         self._over = False
 
     async def run(self, port: int, connections: int) -> None:
@@ -93,6 +97,7 @@ class OpenLoad:
             self._free.append(made[1])
         chance = random.Random(1)
         began = time.perf_counter()
+        self._until = began + self._seconds
         due = 0.0
         place = 0
         while due < self._seconds:
@@ -128,7 +133,11 @@ class OpenLoad:
         status = answer[9:12]
         self.statuses[status.decode("latin-1")] += 1
         if status == b"200":
-            self.accepted.append(time.perf_counter() - connection.due)
+            now = time.perf_counter()
+            if now > self._until:
+                self.afterwards += 1
+            else:
+                self.accepted.append(now - connection.due)
         elif status in (b"429", b"503") and b"retry-after:" in answer.lower():
             self.refused += 1
         else:
@@ -151,6 +160,7 @@ class OpenLoad:
             self.refused / self._seconds,
             times[len(times) // 2] * 1e3 if times else 0.0,
             times[int(0.99 * len(times))] * 1e3 if times else 0.0,
+            self.afterwards,
             self.errors,
             self.crowded_out,
             late[int(0.99 * len(late))] * 1e3 if late else 0.0,

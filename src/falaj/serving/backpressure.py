@@ -2,9 +2,13 @@
 
 A refusal costs a worker less than an answer, but not nothing: who is refused and asks again
 at once, many times over, would leave no time for those who can be answered. So all refusals
-together may take a twentieth of a worker's time. Where they would take more, the connection that
-was refused rests: what it sends waits in the kernel until its turn, a second at the longest,
-which is what ``Retry-After`` says.
+together may take a twentieth of a worker's time. Where they would take more, a connection that
+was refused twice in a row rests: what it sends waits in the kernel until its turn, a second at the
+longest, which is what ``Retry-After`` says.
+
+Twice, because what waited in the kernel is refused when it is read at last: its answer would come
+late. The request behind it has not waited, and gets its chance. And a client of an endpoint that is
+seldom full does not wait behind the crowd of another.
 """
 
 from __future__ import annotations
@@ -66,13 +70,19 @@ class BackPressure:
         """How many connections rest now."""
         return len(self._resting)
 
-    def refused(self, connection: Connection, n_bytes: int) -> None:
-        """A request of so many bytes was refused: let its connection rest if need be."""
+    def refused(self, connection: Connection, n_bytes: int, *, again: bool = True) -> None:
+        """A request of so many bytes was refused: let its connection rest if need be.
+
+        Args:
+            connection: who sent it.
+            n_bytes: the length of its body.
+            again: the one before on this connection was refused too; the first is only counted.
+        """
         now = self._loop.time()
         cost = (_SECONDS + n_bytes * _SECONDS_PER_BYTE) / _SHARE
         turn = max(self._turn, now - _BURST_SECONDS) + cost
         self._turn = turn = min(turn, now + _LONGEST_SECONDS)
-        if turn <= now:
+        if turn <= now or not again:
             return
         connection.rest()
         self._resting.append((turn, connection))

@@ -25,6 +25,7 @@ from weakref import WeakSet
 
 import httptools
 
+from falaj.serving.accepting import Accepting
 from falaj.serving.backpressure import BackPressure
 from falaj.serving.heads import Head, KnownHeads
 from falaj.serving.requests import Application, Request, Response, Told, shown_certificate
@@ -118,6 +119,8 @@ class _Connection(asyncio.Protocol):
         self._resting = False
         self._rested = 0.0
         """Since when what is read now may have waited in the kernel; 0 if it has not."""
+        self._spared = False
+        """The last answer was a refusal, and the connection did not rest for it."""
         self.certificate: str | None = None
         self.shown: bytes | None = None
         self.until = time.perf_counter() + front.bounds.head
@@ -323,6 +326,7 @@ class _Connection(asyncio.Protocol):
                 and not self._half_closed
             ):
                 self._transport.write(_OK % (len(told), told))
+                self._spared = False
                 continue
             if isinstance(told, BaseException):
                 told = self._application.failure(request.path, told, self._client())
@@ -373,7 +377,10 @@ class _Connection(asyncio.Protocol):
             self._refused = True
             self._close()
         elif answer.status in _COME_BACK:
-            self._front.pressure.refused(self, len(request.body))
+            again, self._spared = self._spared, not self._spared
+            self._front.pressure.refused(self, len(request.body), again=again)
+        else:
+            self._spared = False
 
     def _send(self, request: Request, chunks: Chunks, *, keep: bool) -> None:
         """Send an answer that comes in parts; those behind it wait until it has ended."""
@@ -501,7 +508,7 @@ class Front:
         self.secure = False
         self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
         self.pressure = BackPressure(self.loop)
-        self._servers: list[asyncio.Server] = []
+        self._servers: list[Accepting] = []
         self._sweeper: asyncio.TimerHandle | None = None
 
     async def listen(
@@ -511,9 +518,8 @@ class Front:
         await self.application.start()
         self.secure = context is not None
         for one in sockets:
-            server = await self.loop.create_server(
-                lambda: self._connection(context), sock=one, backlog=2048
-            )
+            server = Accepting(one, lambda: self._connection(context), self.loop)
+            await server.start(backlog=2048)
             self._servers.append(server)
         self._sweep()
 

@@ -41,8 +41,6 @@ _ASIDE_ROWS = 4_096
 """The most rows of several requests that are scored in one run on a thread."""
 _LEAST_WAITING = 32
 """So many rows may always wait, however slow the model is."""
-_GRACE, _MOST_GRACE = 0.005, 8.0
-"""Of each request, one in so many may have waited too long: fewer than its 99th percentile."""
 Tell = Callable[["Told | FalajError"], None]
 """Takes the answer to one request; called on the event loop, once."""
 _Waiting = tuple["RequestPlan", "Parsed", Tell]
@@ -90,8 +88,6 @@ class Lane:
         """Seconds from turn to turn for each row scored, with all that the loop did besides, in
         the faster of the last two turns; 0 unless rows were left waiting."""
         self._latest = 0.0
-        self._grace = 0.0
-        """So many requests may be taken though they have waited too long."""
         self._turned = 0.0
         self._n_scored = 0
 
@@ -151,12 +147,10 @@ class Lane:
         most, n_rows = limits.queue_seconds, self._n_rows
         if n_rows >= _LEAST_WAITING and n_rows * max(self.costs.per_row, self._pace) > most:
             return True
-        if not rested or self._begun - rested <= most:
-            return False
-        if self._grace < 1:  # it has waited for long already, and others have not
-            return True
-        self._grace -= 1
-        return False
+        # What has waited for long makes room for what has not, while the endpoint is asked much.
+        return bool(rested) and (
+            self._begun - rested > most and time.perf_counter() - self._begun <= most
+        )
 
     def overloaded(self) -> Overloaded:
         """What a request is told that does not fit."""
@@ -184,7 +178,6 @@ class Lane:
             self._pace, self._latest = min(latest, self._latest), latest
         n_waiting = self._n_rows
         waiting, self._waiting = self._waiting, []
-        self._grace = min(self._grace + _GRACE * len(waiting), _MOST_GRACE)
         self._n_rows = 0
         pending, until = _groups(waiting), now + _TURN_SECONDS
         while pending:
