@@ -121,8 +121,9 @@ class Encoding(BaseModel):
 def learned(table: pa.Table, names: Sequence[str], labels: npt.NDArray[np.float64]) -> Encoding:
     """The encoding of training rows.
 
-    The words of a text column are ordered by their smoothed rate of label 1, so that a
-    tree can part them with one threshold; at most 64 words with at least 50 rows are kept.
+    The words of a text column are ordered by the smoothed mean of their labels (of 0 and 1:
+    the rate of 1), so that a tree can part them with one threshold; at most 64 words with at
+    least 50 rows are kept.
 
     Raises:
         InvalidInput: a column is neither a number, a boolean nor text.

@@ -16,14 +16,24 @@ import pyarrow as pa
 
 from falaj.kernel.errors import InvalidInput
 from falaj.training import calibration
-from falaj.training.encoding import Encoding, as_labels, instants, learned
+from falaj.training.encoding import Encoding, instants, learned
 from falaj.training.folds import folds_of
-from falaj.training.metrics import binary_metrics
 from falaj.training.model import TEST, TRAIN, VALIDATION, TrainingRequest, TrainingSet
 from falaj.training.options import ClassWeights
 from falaj.training.partition import place_of_group, words_of
-from falaj.training.ports import UNKEPT, Checkpoints, FittedModel, Report, Rows, Trainer, untold
+from falaj.training.ports import (
+    UNKEPT,
+    Checkpoints,
+    FittedModel,
+    Report,
+    Rows,
+    Trainer,
+    check_task,
+    untold,
+)
+from falaj.training.rowmetrics import metrics_of
 from falaj.training.splits import GroupSplit
+from falaj.training.targets import Target
 from falaj.training.training_sets import part_of
 
 
@@ -60,6 +70,27 @@ class Fitting:
         return self.made.trainable()[0]
 
     @cached_property
+    def target(self) -> Target:
+        """What the model shall predict.
+
+        Raises:
+            InvalidInput: the trainer does not learn that, or the request asks for something
+                that is of labels 0 and 1 alone.
+        """
+        target = self.made.spec.target
+        check_task(self.trainer, target)
+        asked = {"class_weights": self.request.class_weights,
+                 "calibration": self.request.calibration}  # fmt: skip
+        for name, value in asked.items():
+            if value is not None and target.task != "binary":
+                raise InvalidInput(
+                    f"`{name}` is of labels 0 and 1; the task of {self.made.id} is "
+                    f"{target.task!r}.",
+                    hint="Train without it.",
+                )
+        return target
+
+    @cached_property
     def encoding(self) -> Encoding:
         """The encoding, learned from the training rows alone."""
         return self._learned(part_of(self.rows, TRAIN))
@@ -90,7 +121,7 @@ class Fitting:
 
     def encoded(self, table: pa.Table, encoding: Encoding) -> Rows:
         """Rows of the set as the model reads them."""
-        return Rows(encoding.matrix(table), as_labels(table.column(self.label), self.label))
+        return Rows(encoding.matrix(table), self._labels(table), target=self.target)
 
     def fitted(self, *, report: Report = untold, checkpoints: Checkpoints = UNKEPT) -> FittedModel:
         """Fit, and calibrate if that was asked for; raises as ``Trainer.fit`` does."""
@@ -108,7 +139,7 @@ class Fitting:
         """The metrics of both judging parts, and the figures among the facts."""
         metrics = self._of_part(VALIDATION, fitted, self.validation)
         test = self.test
-        if test.labels.size and 0 < test.labels.sum() < test.labels.size:
+        if test.labels.size and test.labels.min() < test.labels.max():
             metrics |= self._of_part(TEST, fitted, test)
         return metrics | {
             name: float(value)
@@ -133,7 +164,7 @@ class Fitting:
             return []
         table = part_of(self.rows, TRAIN)
         timestamp = self.made.spec.timestamp
-        labels = as_labels(table.column(self.label), self.label)
+        labels = self._labels(table)
         folds = folds_of(
             wanted,
             at=instants(table.column(timestamp), timestamp),
@@ -154,7 +185,7 @@ class Fitting:
             )
             judged = self.encoded(table.take(fold.judged), encoding)
             scores = self.trainer.scores(fitted, judged.matrix)
-            found.append(binary_metrics(judged.labels, scores))
+            found.append(metrics_of(self.target, judged.labels, scores))
             kept(found)
         return found
 
@@ -178,8 +209,14 @@ class Fitting:
         )
 
     def _learned(self, table: pa.Table) -> Encoding:
-        labels = as_labels(table.column(self.label), self.label)
+        labels = self._labels(table)
+        if self.target.classes:  # classes have no order: words are ordered by the largest one
+            largest = np.bincount(labels.astype(np.int64)).argmax()
+            labels = (labels == largest).astype(np.float64)
         return learned(table, self.features, labels)
+
+    def _labels(self, table: pa.Table) -> npt.NDArray[np.float64]:
+        return self.target.labels(table.column(self.label), self.label)
 
     def _weighted(self, rows: Rows) -> Rows:
         if self.request.class_weights is None:
@@ -188,9 +225,8 @@ class Fitting:
 
     def _of_part(self, part: str, fitted: FittedModel, rows: Rows) -> dict[str, float]:
         scores = scored(self.trainer, fitted, rows.matrix)
-        return {
-            f"{part}_{name}": value for name, value in binary_metrics(rows.labels, scores).items()
-        }
+        found = metrics_of(self.target, rows.labels, scores)
+        return {f"{part}_{name}": value for name, value in found.items()}
 
     def _calibrated_on(self, table: pa.Table) -> npt.NDArray[np.bool_]:
         """True for the validation rows that the calibration is fitted on."""
@@ -213,7 +249,7 @@ class Fitting:
 def scored(
     trainer: Trainer, fitted: FittedModel, matrix: npt.NDArray[np.float32]
 ) -> npt.NDArray[np.float64]:
-    """The probabilities that the model gives, with its calibration."""
+    """What the model gives, with its calibration."""
     raw = trainer.scores(fitted, matrix)
     return raw if fitted.calibration is None else fitted.calibration.applied(raw)
 

@@ -44,7 +44,7 @@ def folds_of(
 
     Args:
         at: the instant of each row, Unix microseconds, in any order.
-        labels: 0 or 1.
+        labels: of any task; for classes every fold needs two of them.
         groups: of each row; needed where ``wanted`` names a column of groups. A row without
             one belongs to no other.
 
@@ -60,11 +60,10 @@ def folds_of(
         for what, rows in (
             ("learns from", fold.train), ("stops by", fold.stopping), ("judges", fold.judged),
         ):  # fmt: skip
-            ones = labels[rows].sum()
-            if not 0 < ones < rows.size:
+            if rows.size == 0 or labels[rows].min() == labels[rows].max():
                 raise InvalidInput(
-                    f"Fold {place + 1} of {len(found)} {what} {rows.size} rows, {int(ones)} of"
-                    " them of label 1: both classes are needed.",
+                    f"Fold {place + 1} of {len(found)} {what} {rows.size} rows, whose labels are"
+                    " all the same: at least two are needed.",
                     hint="Ask for fewer folds, or a shorter embargo.",
                 )
     return found

@@ -13,6 +13,7 @@ from falaj.kernel.errors import InvalidInput
 from falaj.training.options import Calibrating, Checkpointing, ClassWeights, CrossValidation
 from falaj.training.resources import RunRequest
 from falaj.training.splits import GroupSplit, StratifiedSplit
+from falaj.training.targets import ClassName, Target, Task, check_classes
 
 Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]*$")]
 Workspace = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
@@ -76,6 +77,10 @@ class TrainingSetSpec(BaseModel):
 
     feature_service: Name
     label: Column | None = None
+    task: Task = "binary"
+    """What the label is: 0 and 1, a number (``regression``), or one of several ``classes``."""
+    classes: tuple[ClassName, ...] = ()
+    """Of the task ``classes``: every word of the label."""
     spine: Table | tuple[Table, ...] | None = None
     """A lake table, or tables with the same columns."""
     spine_query: Annotated[str, Field(min_length=1, max_length=20_000)] | None = None
@@ -90,6 +95,11 @@ class TrainingSetSpec(BaseModel):
         if self.spine is None:
             return ()
         return (self.spine,) if isinstance(self.spine, str) else self.spine
+
+    @property
+    def target(self) -> Target:
+        """What a model of this set predicts."""
+        return Target(task=self.task, classes=self.classes)
 
     def trainable(self) -> tuple[str, Split]:
         """The label and the split.
@@ -112,6 +122,9 @@ class TrainingSetSpec(BaseModel):
             raise ValueError("give either spine (a table) or spine_query (a SELECT), not both")
         if self.label == self.timestamp:
             raise ValueError("the label and the timestamp cannot be the same column")
+        check_classes(self.task, self.classes)
+        if self.task == "regression" and isinstance(self.split, StratifiedSplit):
+            raise ValueError("a stratified split is of labels with classes; numbers have none")
         return self
 
 

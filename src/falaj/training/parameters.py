@@ -62,10 +62,10 @@ def _fits(value: Any, wanted: type) -> bool:
 
 
 def check_learnable(train: Rows, validation: Rows) -> None:
-    """Raise unless both parts have rows of both classes, and there is something to learn from.
+    """Raise unless both parts have rows with different labels, and inputs to learn from.
 
     Raises:
-        InvalidInput: a part is empty, or has no inputs. SingleClass: it has one class.
+        InvalidInput: a part is empty, or has no inputs. SingleClass: all its labels are the same.
     """
     for part, rows in (("train", train), ("validation", validation)):
         if rows.labels.size == 0:
@@ -76,9 +76,15 @@ def check_learnable(train: Rows, validation: Rows) -> None:
             raise InvalidInput("There are no features to learn from.", hint="Name at least one.")
         if rows.labels.min() == rows.labels.max():
             raise SingleClass(
-                f"All labels of the {part} part are {int(rows.labels[0])}.",
+                f"All labels of the {part} part are {_told(rows)}.",
                 hint="Check the label column and the boundaries of the split.",
             )
+
+
+def _told(rows: Rows) -> str:
+    """The first label, as its users know it."""
+    first = rows.labels[0]
+    return repr(rows.target.classes[int(first)]) if rows.target.classes else f"{first:g}"
 
 
 def finite(matrix: Any) -> Any:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from falaj.kernel.errors import InvalidInput
+from falaj.training.targets import BINARY, Target, Task
 
 if TYPE_CHECKING:
     import numpy as np
@@ -88,7 +89,7 @@ class DefinitionPins(Protocol):
 
 @dataclass(frozen=True)
 class Rows:
-    """Encoded examples: float32 of shape (rows, inputs) and a label of 0 or 1 for each.
+    """Encoded examples: float32 of shape (rows, inputs) and a label for each, as ``Target`` says.
 
     ``weights`` is what each row counts in the loss, float64 and positive; None: all the same.
     """
@@ -96,6 +97,7 @@ class Rows:
     matrix: npt.NDArray[np.float32]
     labels: npt.NDArray[np.float64]
     weights: npt.NDArray[np.float64] | None = None
+    target: Target = BINARY
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,8 @@ class FittedModel:
     trainer cannot tell."""
     calibration: Calibration | None = None
     """Turns the native scores into probabilities; part of the packaged model."""
+    target: Target = BINARY
+    """What it predicts."""
 
 
 class Checkpoints(Protocol):
@@ -157,10 +161,12 @@ class Traits:
     """It watches the validation rows and keeps the best round."""
     resumes: bool
     """It offers its state while it fits, and goes on from one to the same bytes."""
+    tasks: tuple[Task, ...] = ("binary",)
+    """What labels it learns."""
 
 
 class Trainer(Protocol):
-    """Fits a model of a binary label on float32 inputs in which NaN is a missing value.
+    """Fits a model of a label on float32 inputs in which NaN is a missing value.
 
     Words come as their places in a frozen list (see ``Encoding``). All trainers read the
     weights of rows. Nothing that a trainer returns is a pickle.
@@ -197,7 +203,11 @@ class Trainer(Protocol):
     def scores(
         self, fitted: FittedModel, matrix: npt.NDArray[np.float32]
     ) -> npt.NDArray[np.float64]:
-        """The probability of label 1 for each row, by the native model, not calibrated."""
+        """The scores of each row by the native model, not calibrated.
+
+        Of shape [rows]: the probability of label 1, or the predicted number; of classes
+        [rows, classes], the probability of each.
+        """
         ...
 
     def code(self, params: Mapping[str, Any] | None = None) -> CodeVersion:
@@ -209,7 +219,7 @@ class Scores(Protocol):
     """A model in memory that scores rows."""
 
     def scores(self, matrix: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-        """The probability of label 1 for each row."""
+        """The first output for each row."""
         ...
 
 
@@ -261,3 +271,12 @@ def chosen(trainers: Mapping[str, Trainer], name: str) -> Trainer:
             f"There is no trainer {name!r}.", hint=f"Choose one of: {', '.join(sorted(trainers))}."
         )
     return trainers[name]
+
+
+def check_task(trainer: Trainer, target: Target) -> None:
+    """Raise InvalidInput unless the trainer learns labels of that task."""
+    if target.task not in trainer.traits.tasks:
+        raise InvalidInput(
+            f"The trainer {trainer.name!r} does not learn the task {target.task!r}.",
+            hint=f"It learns: {', '.join(trainer.traits.tasks)}.",
+        )

@@ -17,7 +17,7 @@ import pyarrow as pa
 from falaj.kernel.errors import InvalidInput
 from falaj.lake.content import canonical, content_hash
 from falaj.lake.personal import n_erasures, record_rule, rule_of_query
-from falaj.training.encoding import as_labels, instants
+from falaj.training.encoding import instants
 from falaj.training.model import TEST, TRAIN, VALIDATION, Split, TrainingSetSpec
 from falaj.training.partition import parts_of
 
@@ -109,7 +109,7 @@ def split_rows(
     instants(rows.column(spec.timestamp), spec.timestamp)  # or it is refused
     known = np.ones(len(rows), np.bool_)
     if spec.label is not None:
-        known = ~np.isnan(as_labels(rows.column(spec.label), spec.label))
+        known = ~np.isnan(spec.target.labels(rows.column(spec.label), spec.label))
     others = [name for name in rows.column_names if name != spec.timestamp]
     kept = rows.filter(pa.array(known))
     kept = kept.sort_by([(name, "ascending") for name in (spec.timestamp, *others)])

@@ -498,7 +498,7 @@ def _n_rows(rows: pa.Table | None, n_all: int) -> dict[str, int]:
 
 
 def _positive_rate(spec: TrainingSetSpec, rows: pa.Table | None) -> Mapping[str, float]:
-    if rows is None or spec.label is None:
+    if rows is None or spec.label is None or spec.task != "binary":
         return {}
     labels = as_labels(rows.column(spec.label), spec.label)
     parts = np.asarray(rows.column(SPLIT).to_pylist(), dtype=object)
