@@ -26,6 +26,7 @@ from falaj.serving.compiler import PlanCompiler
 from falaj.serving.model import FieldType, RequestField, Variant
 from falaj.testing.serving import make_release, onnx_classifier
 from falaj.training.encoding import EncodedFeature, Encoding, FeatureType
+from falaj.training.targets import Target
 
 NOW = datetime(2026, 11, 1, tzinfo=UTC)
 ENCODING = Encoding(
@@ -115,8 +116,9 @@ class Registry:
             training_set="t", feature_service="s", metrics={}, created_at=NOW, created_by="user:a",
         )  # fmt: skip
 
-    def trusted(self, connection: Any, version: ModelVersion) -> None:
-        pass
+    def trusted(self, connection: Any, version: ModelVersion) -> Any:
+        signature = SimpleNamespace(target=Target(task="classes", classes=("early", "late")))
+        return SimpleNamespace(manifest=SimpleNamespace(signature=signature))
 
     def champion(self, connection: Any, model: str) -> ModelVersion | None:
         return self.version(connection, model, 2) if model == "delay" else None
@@ -153,6 +155,7 @@ def test_only_what_is_in_production_is_approved_and_its_change_is_named(
     found = registered.approved(connection, "delay", None)
     assert (found.version, found.bundle, found.change) == (2, "b2", "change_7")
     assert found.variant().label == "delay/2"
+    assert found.outputs == ("early", "late")
     assert registered.approved(connection, "delay", 2) == found
     with pytest.raises(Conflict, match="staging"):
         registered.approved(connection, "delay", 1)

@@ -118,7 +118,7 @@ def test_stratified_folds_have_the_share_of_ones_of_all_rows():
 
 def test_what_cannot_be_judged_is_refused_with_the_reason():
     at, ones = np.arange(40) * HOUR, np.ones(40)
-    with pytest.raises(InvalidInput, match="both classes are needed"):
+    with pytest.raises(InvalidInput, match="all the same: at least two are needed"):
         folds_of(CrossValidation(folds=2), at=at, labels=ones)
     with pytest.raises(InvalidInput, match="learns from 0 rows"):
         wanted = CrossValidation(folds=3, embargo=timedelta(days=400))

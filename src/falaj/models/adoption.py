@@ -110,7 +110,8 @@ class AdoptJob:
 
         Raises:
             NotFound: the folder holds no such file. Corrupt: its bytes were changed.
-            InvalidInput: no flavour can be served, or the model gives no probabilities.
+            InvalidInput: no flavour can be served, or the model gives something else than
+                its policy's task asks for.
             Conflict: the version got another bundle meanwhile.
         """
         asked = AdoptRequest.model_validate(arguments)
@@ -134,7 +135,9 @@ class AdoptJob:
         found = scanned(request, data)
         if flavour.model_format is None:
             rows = self._bringing.rows(request, Encoding(features=inputs))
-            data = self._estimators.convert(data, rows)
+            with self._calls.database.reading() as connection:
+                target = self._registry.policy(connection, asked.model).target
+            data = self._estimators.convert(data, rows, target)
         check_bytes(data, model_format)
         bundle = self._bringing.packaged(
             request, data, sha256, by=job.submitted_by, report=job.report

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
@@ -26,6 +27,7 @@ from falaj.models.model import BRING_JOB, Brought, Manifest, ModelFormat, ModelN
 from falaj.models.reference import statistics_of
 from falaj.training.encoding import EncodedFeature, Encoding
 from falaj.training.model import TEST
+from falaj.training.targets import Target
 from falaj.training.training_sets import part_of
 from falaj.trust.secretscan import scan_file
 
@@ -48,6 +50,8 @@ READ_AT_ONCE = 32 << 20
 """A larger file is read by the job alone: a request must not hold up its door and a transaction."""
 MOST_SAMPLE_ROWS = 100_000
 _TRIED_ROWS, _MISSING_SHARE = 256, 0.1
+_SUM_TOLERANCE = 1e-3
+"""Of float32 probabilities of up to a hundred classes."""
 
 
 class FileStamp(BaseModel):
@@ -162,7 +166,7 @@ class BringJob:
         Raises:
             Conflict: the file is not the one that was asked for any more.
             Corrupt, InvalidInput: it is no model of that format and those inputs, or it
-                gives something else than probabilities.
+                gives something else than its policy's task asks for.
         """
         request = BringRequest.model_validate(arguments)
         data, stamp = read(found(self._files, request.file, "The model"))
@@ -193,7 +197,7 @@ class BringJob:
 
         Raises:
             Corrupt, InvalidInput: it is no model of that format and those inputs, or it
-                gives something else than probabilities.
+                gives something else than its policy's task asks for.
         """
         with self._calls.database.reading() as connection:
             judge = check_judge(connection, self._registry, self._training_sets, request)
@@ -201,20 +205,21 @@ class BringJob:
         encoding = Encoding(features=request.inputs)
         matrix = self.rows(request, encoding)
         report(0.5, "trying the model")
-        scorer = self._scorers.of(request.model_format, data, encoding.names)
-        scores = probabilities(scorer.scores(matrix), request.file)
-        probabilities(scorer.scores(made_up_rows(encoding)), request.file)
+        target = judge.target
+        scorer = self._scorers.of(request.model_format, data, encoding.names, target.outputs)
+        scores = answers(scorer.scores(matrix), request.file, target)
+        answers(scorer.scores(made_up_rows(encoding)), request.file, target)
         manifest = Manifest(
             model=request.model,
             run="",
             trainer=f"brought ({request.model_format})",
-            feature_service=judge["feature_service"],
-            feature_service_fingerprint=judge["fingerprint"],
+            feature_service=judge.feature_service,
+            feature_service_fingerprint=judge.fingerprint,
             definitions={},
             training_set=request.training_set or "",
             training_set_hash="",
             snapshot=0,
-            signature=Signature(encoding=encoding, label=judge["label"]),
+            signature=Signature(encoding=encoding, label=judge.label, target=target),
             metrics={},
             facts={"sample_rows": float(len(matrix))},
             model_format=request.model_format,
@@ -227,11 +232,12 @@ class BringJob:
             ),
             created_at=request.asked_at,
         )
+        statistics = statistics_of(encoding, matrix, scores, task=target.task)
         return self._bundles.keep(
             manifest,
             {
                 request.model_format.file: data,
-                STATISTICS: statistics_of(encoding, matrix, scores).model_dump_json().encode(),
+                STATISTICS: statistics.model_dump_json().encode(),
                 CARD: card(manifest, owner=by).encode(),
             },
             of_bringing(self._bundles.builder, manifest),
@@ -266,7 +272,7 @@ def scanned(request: BringRequest, data: bytes) -> dict[str, Any]:
 def made_up_rows(encoding: Encoding) -> Any:
     """Rows of small and large numbers, known words and missing values; always the same.
 
-    Nobody's data: a model must give a probability whatever a client sends.
+    Nobody's data: a model must give an answer whatever a client sends.
     """
     random = np.random.default_rng(0)
     rows = random.normal(size=(_TRIED_ROWS, len(encoding.features)))
@@ -278,17 +284,28 @@ def made_up_rows(encoding: Encoding) -> Any:
     return rows.astype(np.float32)
 
 
+@dataclass(frozen=True)
+class Judge:
+    """What a brought model is held to."""
+
+    label: str
+    target: Target
+    feature_service: str
+    fingerprint: str
+    """Of the feature service's definition; empty without a training set."""
+
+
 def check_judge(
     connection: Connection,
     registry: Registry,
     training_sets: TrainingSets,
     request: BringRequest,
-) -> dict[str, str]:
-    """Label and feature service by the model's policy; the training set must be for them.
+) -> Judge:
+    """Label, task and feature service by the model's policy; the training set must be for them.
 
     Raises:
         NotFound: there is no policy, or no such training set.
-        InvalidInput: the training set has another label or feature service, or no split.
+        InvalidInput: the training set has another label, task or feature service, or no split.
     """
     policy = registry.policy(connection, request.model)
     fingerprint = ""
@@ -302,21 +319,41 @@ def check_judge(
                 f"{request.model!r} is for {policy.label!r} by {policy.feature_service!r}.",
                 hint="Name a training set that was made for this model's policy.",
             )
+        if made.spec.target != policy.target:
+            raise InvalidInput(
+                f"The training set {made.id} is of the task {made.spec.task!r}, the policy of "
+                f"{request.model!r} of {policy.task!r}"
+                + (" with other classes." if made.spec.task == policy.task else "."),
+                hint="Name a training set that was made for this model's policy.",
+            )
         fingerprint = made.definitions.get(f"feature_service:{service}", "")
-    return {
-        "label": policy.label,
-        "feature_service": policy.feature_service,
-        "fingerprint": fingerprint,
-    }
+    return Judge(policy.label, policy.target, policy.feature_service, fingerprint)
 
 
-def probabilities(scores: Any, file: str) -> Any:
-    """The scores, if all of them are probabilities; raises InvalidInput."""
+def answers(scores: Any, file: str, target: Target) -> Any:
+    """The scores, if all of them are what the task asks for; raises InvalidInput.
+
+    Numbers must be finite, probabilities lie between 0 and 1, and those of classes sum to 1.
+    """
+    if target.task == "regression":
+        if not np.isfinite(scores).all():
+            raise InvalidInput(
+                f"The model {file!r} gives numbers that are not finite.",
+                hint="Bring one that gives a number also for a row with missing values: put what "
+                "fills them in into the model.",
+            )
+        return scores
+    if target.classes and not np.allclose(scores.sum(axis=1), 1.0, atol=_SUM_TOLERANCE):
+        raise InvalidInput(
+            f"The model {file!r} gives probabilities whose sum is not 1.",
+            hint=f"Bring one that gives the probability of each of {', '.join(target.classes)}, "
+            "in that order, also for a row with missing values.",
+        )
     if not (np.isfinite(scores).all() and (scores >= 0).all() and (scores <= 1).all()):
         raise InvalidInput(
             f"The model {file!r} gives numbers that are no probabilities "
             f"(from {np.nanmin(scores):.4g} to {np.nanmax(scores):.4g}, or none at all).",
-            hint="Bring a classifier that gives the probability of label 1, also for a row "
+            hint="Bring a classifier that gives the probability of its label, also for a row "
             "with missing values: put what fills them in into the model.",
         )
     return scores

@@ -138,14 +138,15 @@ class Gates:
     def _scorer(self, bundle: Bundle) -> Scorer:
         manifest = bundle.manifest
         names = manifest.signature.encoding.names
-        return self._scorers.of(manifest.model_format, bundle.model, names)
+        outputs = manifest.signature.target.outputs
+        return self._scorers.of(manifest.model_format, bundle.model, names, outputs)
 
     def _gates(self, policy: ModelPolicy, parent: Parent | None) -> list[Named]:
         """The gates that a policy asks for, by name, in the order of their results."""
         gates: list[Named] = [
             ("bundle", bundle_gate),
             ("supply_chain", self._supply_chain_gate(policy)),
-            ("contract", contract_gate(policy.label, policy.feature_service)),
+            ("contract", contract_gate(policy.label, policy.feature_service, policy.target)),
             *_of_rows(policy),
         ]
         if policy.latency:

@@ -4,11 +4,13 @@ The AUC: DeLong, DeLong and Clarke-Pearson (Biometrics 44, 1988), computed from 
 Sun and Xu (IEEE Signal Processing Letters 21, 2014), O(n log n). Log loss and Brier score are
 means over rows, and so is their difference on the same rows: the normal interval of a mean. The
 calibration error's difference: percentiles of a seeded paired bootstrap (Efron and Tibshirani,
-An Introduction to the Bootstrap, 1993, chapter 13). All take the rows as independent.
+An Introduction to the Bootstrap, 1993, chapter 13). Metrics of numbers and of several classes:
+by their influence functions (``training.rowmetrics``). All take the rows as independent.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -23,8 +25,15 @@ from falaj.training.metrics import (
     checked,
     midranks,
 )
+from falaj.training.rowmetrics import Estimate, measured
+from falaj.training.targets import BINARY, Target
 
 _RESAMPLES = 400
+BOUNDS = {
+    "auc": (0.0, 1.0), "accuracy": (0.0, 1.0), "balanced_accuracy": (0.0, 1.0),
+    "r2": (-math.inf, 1.0),
+}  # fmt: skip
+"""What a metric can be; the others are 0 or more."""
 
 
 @dataclass(frozen=True)
@@ -82,8 +91,13 @@ def normal_interval(estimate: float, error: float, *, confidence: float = 0.95) 
     return Interval(estimate, estimate - half, estimate + half, p_value)
 
 
-def metric_error(metric: str, labels: Vector, scores: Vector) -> tuple[float, float]:
-    """A metric with its standard error: auc, log_loss or brier."""
+def metric_error(
+    metric: str, labels: Vector, scores: Vector, *, target: Target = BINARY
+) -> tuple[float, float]:
+    """A metric with its standard error: auc, log_loss or brier; of other tasks any."""
+    if target.task != "binary":
+        found = measured(target, metric, labels, scores)
+        return found.value, found.error
     if metric == "auc":
         return auc_error(labels, scores)
     losses = LOSSES[metric](*checked(labels, scores))
@@ -91,17 +105,23 @@ def metric_error(metric: str, labels: Vector, scores: Vector) -> tuple[float, fl
 
 
 def metric_interval(
-    metric: str, labels: Vector, scores: Vector, *, confidence: float = 0.95
+    metric: str,
+    labels: Vector,
+    scores: Vector,
+    *,
+    confidence: float = 0.95,
+    target: Target = BINARY,
 ) -> Interval:
-    """A metric with its interval: auc, log_loss or brier.
+    """A metric with its interval: auc, log_loss or brier; of other tasks any.
 
     The calibration error is biased upwards and has an interval of its own (``gating``).
     """
-    if metric == "auc":
+    if metric == "auc" and target.task == "binary":
         return auc_interval(labels, scores, confidence=confidence)
-    estimate, error = metric_error(metric, labels, scores)
+    estimate, error = metric_error(metric, labels, scores, target=target)
     half = _quantile(confidence) * error
-    return Interval(estimate, max(0.0, estimate - half), estimate + half)
+    least, most = BOUNDS.get(metric, (0.0, math.inf))
+    return Interval(estimate, max(least, estimate - half), min(most, estimate + half))
 
 
 def metric_difference(
@@ -112,12 +132,20 @@ def metric_difference(
     *,
     confidence: float = 0.95,
     seed: int = 7,
+    target: Target = BINARY,
 ) -> Interval:
     """How much better ``scores`` are than ``others``, in the metric's good direction.
 
     The AUC by DeLong; log loss and Brier score by the mean of the rows' differences; the
-    calibration error by the percentiles of a paired bootstrap (400 resamples).
+    calibration error by the percentiles of a paired bootstrap (400 resamples). The metrics of
+    other tasks by the difference of their influences.
     """
+    if target.task != "binary":
+        ours = measured(target, metric, labels, scores)
+        theirs = measured(target, metric, labels, others)
+        good = 1.0 if HIGHER_IS_BETTER[metric] else -1.0
+        apart = Estimate(ours.value - theirs.value, ours.influence - theirs.influence)
+        return normal_interval(good * apart.value, apart.error, confidence=confidence)
     if metric == "auc":
         return auc_difference(labels, scores, others, confidence=confidence)
     y, s = checked(labels, scores)

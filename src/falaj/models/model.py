@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from falaj.catalog.definitions import Definition
 from falaj.kernel.call import AssetRef
 from falaj.kernel.errors import Conflict
 from falaj.models.gating.rules import (
+    METRICS,
     CalibrationRule,
     CardRule,
     ChampionRule,
@@ -31,6 +32,7 @@ from falaj.models.gating.rules import (
 )
 from falaj.training.encoding import Encoding
 from falaj.training.model import Name
+from falaj.training.targets import ClassName, Target, Task, check_classes
 
 GATES_JOB = "models.gates"
 BRING_JOB = "models.bring"
@@ -48,7 +50,7 @@ ModelName = Annotated[
 AliasName = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[A-Za-z0-9_\-]+$")]
 GUARDED_ALIASES = ("champion", "production", "staging")
 _LATER = ("parent", "supply_chain", "guarded_aliases", "fairness", "robustness", "memory",
-          "explainability", "card", "inputs")  # fmt: skip
+          "explainability", "card", "inputs", "task", "classes")  # fmt: skip
 """Fields of a policy that came later; a document leaves them out as ``gating.rules`` says."""
 
 
@@ -113,13 +115,19 @@ class ModelPolicy(Definition):
     """Of the model."""
     feature_service: Name
     label: str
+    task: Task = "binary"
+    """What the label is: 0 and 1, a number (``regression``), or one of several ``classes``."""
+    classes: tuple[ClassName, ...] = ()
+    """Of the task ``classes``: every word of the label."""
     intended_use: str = ""
     limitations: str = ""
     floors: tuple[MetricRule, ...] = ()
     champion: ChampionRule | None = ChampionRule()
+    """Of other tasks than labels 0 and 1 by the root of the mean square, or the log loss."""
     slices: tuple[SliceRule, ...] = ()
     calibration: Share | CalibrationRule | None = 0.05
-    """The greatest expected calibration error; a number is the limit of a ``CalibrationRule``."""
+    """The greatest expected calibration error; a number is the limit of a ``CalibrationRule``.
+    It is of labels 0 and 1; of others there is none."""
     latency: LatencyRule | None = LatencyRule()
     largest_megabytes: Annotated[float, Field(gt=0)] | None = 100.0
     parent: ParentRule = ParentRule()
@@ -133,6 +141,45 @@ class ModelPolicy(Definition):
     explainability: ExplainabilityRule | None = None
     card: CardRule | None = None
     inputs: InputsRule | None = None
+
+    @property
+    def target(self) -> Target:
+        """What its versions predict."""
+        return Target(task=self.task, classes=self.classes)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_the_task(cls, given: Any) -> Any:
+        """The rules that stand where none is given, as they suit the task."""
+        task = given.get("task") if isinstance(given, dict) else None
+        if task not in ("regression", "classes"):
+            return given
+        champion = ChampionRule(metric=METRICS[task][0])
+        return {"champion": champion, "calibration": None, **given}
+
+    @model_validator(mode="after")
+    def _rules_of_the_task(self) -> Self:
+        check_classes(self.task, self.classes)
+        known = METRICS[self.task]
+        asked: list[str] = [one.metric for one in self.floors]
+        asked += [one.metric for one in self.slices]
+        if self.champion is not None:
+            asked.append(self.champion.metric)
+        for metric in asked:
+            if metric not in known:
+                raise ValueError(
+                    f"{metric!r} is no metric of the task {self.task!r}; it has {', '.join(known)}"
+                )
+        if self.task != "binary":
+            of_two = {
+                "calibration": self.calibration is not None,
+                "fairness": bool(self.fairness),
+                "robustness": self.robustness is not None,
+            }
+            for name, given in of_two.items():
+                if given:
+                    raise ValueError(f"`{name}` is of labels 0 and 1, not of {self.task!r}")
+        return self
 
     def document(self) -> dict[str, Any]:
         """As ``Definition.document``; a rule that is as it always was is left out, so that
@@ -219,8 +266,10 @@ class Signature(BaseModel):
     encoding: Encoding
     input_name: str = "inputs"
     output_name: str = "probability"
-    """A float tensor of shape (rows, 1): the probability of label 1."""
+    """A float tensor of shape (rows, 1): the probability of label 1, or as ``ports`` says."""
     label: str
+    target: Target = Target()
+    """What the label is, and so what the model gives."""
 
 
 class Brought(BaseModel):

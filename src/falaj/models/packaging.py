@@ -13,8 +13,9 @@ from falaj.models.cards import card
 from falaj.models.files import check_bytes
 from falaj.models.isolation import ISOLATION, grown
 from falaj.models.model import Manifest, ModelFormat, Signature
+from falaj.models.ports import OUTPUT_NAMES
 from falaj.models.reference import statistics_of
-from falaj.training.metrics import binary_metrics
+from falaj.training.rowmetrics import metrics_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -61,13 +62,14 @@ class ModelPackaging:
         is stays what it is.
 
         Raises:
-            ConversionDiffers: a probability differs by more than 1e-5 on a validation row.
+            ConversionDiffers: a probability differs by more than 1e-5 on a validation row (a
+                number by more than that of the greatest, if that is beyond 1).
             InvalidInput: a calibrated model cannot be packaged as ONNX.
         """
         fitted, matrix = candidate.fitted, candidate.validation.matrix
-        names = fitted.encoding.names
+        names, target = fitted.encoding.names, fitted.target
         model_format, model = self._packaged(fitted)
-        scores = self._scorers.of(model_format, model, names).scores(matrix)
+        scores = self._scorers.of(model_format, model, names, target.outputs).scores(matrix)
         worst = _compared(scores, candidate.scores, "model")
         if fitted.calibration is not None:
             if model_format is not ModelFormat.ONNX:
@@ -77,7 +79,7 @@ class ModelPackaging:
                 )
             wanted = fitted.calibration.applied(scores)
             model = self._calibrate(model, fitted.calibration)
-            scores = self._scorers.of(model_format, model, names).scores(matrix)
+            scores = self._scorers.of(model_format, model, names, target.outputs).scores(matrix)
             worst = max(worst, _compared(scores, wanted, "calibration"))
         made = candidate.training_set
         service = made.spec.feature_service
@@ -92,10 +94,15 @@ class ModelPackaging:
             training_set=made.id,
             training_set_hash=made.content_hash,
             snapshot=made.spine_snapshot,
-            signature=Signature(encoding=fitted.encoding, label=label),
+            signature=Signature(
+                encoding=fitted.encoding,
+                output_name=OUTPUT_NAMES[target.task],
+                label=label,
+                target=target,
+            ),
             metrics={
                 f"validation_{name}": value
-                for name, value in binary_metrics(candidate.validation.labels, scores).items()
+                for name, value in metrics_of(target, candidate.validation.labels, scores).items()
             },
             facts=_facts(fitted, worst),
             importance=dict(fitted.importance),
@@ -104,8 +111,9 @@ class ModelPackaging:
             created_at=candidate.run.started_at,
         )
         statistics = statistics_of(
-            fitted.encoding, candidate.train.matrix, scores, candidate.validation.labels
-        )
+            fitted.encoding, candidate.train.matrix, scores, candidate.validation.labels,
+            task=target.task,
+        )  # fmt: skip
         return self._bundles.keep(
             manifest,
             {
@@ -153,10 +161,11 @@ def _facts(fitted: FittedModel, worst: float) -> dict[str, float | str]:
 
 def _compared(found: npt.NDArray[np.float64], wanted: npt.NDArray[np.float64], what: str) -> float:
     """The greatest difference; raises ConversionDiffers if it is too great."""
-    worst = float(np.max(np.abs(found - wanted)))
+    scale = max(1.0, float(np.max(np.abs(wanted))))  # of probabilities it is 1
+    worst = float(np.max(np.abs(found - wanted))) / scale
     if not worst <= TOLERANCE:
         raise ConversionDiffers(
-            f"The packaged {what}'s probabilities differ from the native ones by {worst:.2e}.",
+            f"The packaged {what}'s answers differ from the native ones by {worst:.2e}.",
             hint="Nothing was packaged; report this model's parameters to the maintainers.",
             worst=worst,
             tolerance=TOLERANCE,

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
+
+from falaj.training.targets import BINARY, Target, Task
 
 if TYPE_CHECKING:
     import numpy as np
@@ -16,14 +19,19 @@ if TYPE_CHECKING:
     from falaj.training.ports import FittedModel
 
 INPUT_NAME, OUTPUT_NAME = "inputs", "probability"
+OUTPUT_NAMES: Mapping[Task, str] = MappingProxyType(
+    {"binary": OUTPUT_NAME, "regression": "value", "classes": "probabilities"}
+)
+"""Of a model's graph, by what it predicts."""
 
 
 class OnnxConverter(Protocol):
     """Turns a native model into ONNX.
 
-    The graph takes ``inputs`` (float32, rows x inputs) and gives ``probability``
-    (float32, rows x 1). For every float32 input, also NaN, it answers as the native model
-    does, within 1e-5.
+    The graph takes ``inputs`` (float32, rows x inputs) and gives ``probability`` (float32,
+    rows x 1), or of other tasks ``value`` (rows x 1) and ``probabilities`` (rows x classes).
+    For every float32 input, also NaN, it answers as the native model does, within 1e-5 (of a
+    number: of the greatest one, if that is beyond 1).
     """
 
     def convert(self, fitted: FittedModel) -> bytes:
@@ -32,14 +40,15 @@ class OnnxConverter(Protocol):
 
 
 class EstimatorConverter(Protocol):
-    """Turns a stored scikit-learn classifier into ONNX, without running what it holds."""
+    """Turns a stored scikit-learn estimator into ONNX, without running what it holds."""
 
-    def convert(self, data: bytes, rows: npt.NDArray[np.float32]) -> bytes:
+    def convert(self, data: bytes, rows: npt.NDArray[np.float32], target: Target = BINARY) -> bytes:
         """The ONNX model's bytes, as ``OnnxConverter`` makes them.
 
         Args:
             data: as skops wrote it.
             rows: float32 [n, f]; on each the ONNX model answers as the estimator does.
+            target: what it predicts.
 
         Raises:
             InvalidInput: it holds types that are not trusted, or cannot be converted.
@@ -63,7 +72,7 @@ class Scorer(Protocol):
     """A loaded model; one thread, so that times are those of one core."""
 
     def scores(self, matrix: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-        """The probability of label 1 for each row."""
+        """What it gives for each row, of shape [rows], or of classes [rows, classes]."""
         ...
 
     def seconds_per_row(self, matrix: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
@@ -74,15 +83,22 @@ class Scorer(Protocol):
 class ScorerFactory(Protocol):
     """Loads models to score rows with them, outside of serving."""
 
-    def of(self, model_format: str, model: bytes, names: tuple[str, ...]) -> Scorer:
+    def of(
+        self,
+        model_format: str,
+        model: bytes,
+        names: tuple[str, ...],
+        outputs: tuple[str, ...] = BINARY.outputs,
+    ) -> Scorer:
         """A scorer of a model of any format.
 
         Args:
             names: of the model's inputs, in order.
+            outputs: the names of what it gives for a row.
 
         Raises:
             Corrupt: the bytes are no such model.
-            InvalidInput: its shape is not one output from these inputs, or there is no
+            InvalidInput: it does not give these outputs from these inputs, or there is no
                 runtime for the format here.
         """
         ...
@@ -145,6 +161,7 @@ class Weighing(Protocol):
         model: bytes,
         names: tuple[str, ...],
         matrix: npt.NDArray[np.float32],
+        outputs: tuple[str, ...] = BINARY.outputs,
     ) -> Footprint:
         """Load a model and score the rows in a new process, and tell what that took.
 

@@ -94,13 +94,21 @@ class QuantizeJob:
         """Returns the model, the new version, its bundle, and what was measured.
 
         Raises:
-            InvalidInput: the model has no dense layer.
+            InvalidInput: the model has no dense layer, or predicts something else than the
+                probability of label 1.
         """
         request = QuantizeRequest.model_validate(arguments)
         with self._calls.database.reading() as connection:
             found = self._registry.version(connection, request.model, request.version)
             made = self._training_sets.get(connection, found.training_set)
         bundle = self._bundles.open_bundle(found.bundle)
+        task = bundle.manifest.signature.target.task
+        if task != "binary":
+            raise InvalidInput(
+                f"{request.model}/{request.version} predicts the task {task!r}; only models of "
+                "labels 0 and 1 are quantised.",
+                hint="Serve the version as it is.",
+            )
         job.report(0.1, "quantising")
         onnx = self._quantizer.quantized(bundle.onnx)
         job.report(0.4, "reading rows")

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from falaj.models.model import FeatureStatistics, Histogram, Statistics
 from falaj.training.encoding import Encoding, FeatureType
+from falaj.training.targets import Task
 
 N_BINS = 64
 
@@ -20,15 +21,19 @@ def statistics_of(
     matrix: npt.NDArray[np.float32],
     scores: npt.NDArray[np.float64],
     labels: npt.NDArray[np.float64] | None = None,
+    *,
+    task: Task = "binary",
 ) -> Statistics:
     """The reference of a model.
 
     Args:
         encoding: the model's inputs.
         matrix: the training rows, encoded.
-        scores: the model's probabilities on the validation rows.
+        scores: what the model gives on the validation rows; of several classes the
+            probability of the most probable one is kept.
         labels: 0 or 1 of those rows, if they are known: what performance is estimated from
-            later, while no labels have arrived yet.
+            later, while no labels have arrived yet. Those of other tasks are not kept.
+        task: what the model predicts.
     """
     features = []
     for place, feature in enumerate(encoding.features):
@@ -63,7 +68,9 @@ def statistics_of(
                 n_infinite=int(known.size - finite.size),
             )
         )
-    edges = score_edges(scores)
+    if scores.ndim == 2:
+        scores = scores.max(axis=1)
+    edges = range_edges(scores) if task == "regression" else score_edges(scores)
     return Statistics(
         n_rows=len(matrix),
         features=tuple(features),
@@ -71,7 +78,7 @@ def statistics_of(
             edges=tuple(edges.tolist()),
             counts=tuple(counted(scores, edges).tolist()),
         ),
-        **_classes(scores, labels, edges),
+        **_classes(scores, labels if task == "binary" else None, edges),
     )
 
 

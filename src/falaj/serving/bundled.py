@@ -36,6 +36,7 @@ class BundledModels:
             native=native,
             isolation=bundle.isolation,
             inputs=encoding.names,
+            outputs=bundle.manifest.signature.target.outputs,
             categories={
                 feature.name: feature.categories
                 for feature in encoding.features
@@ -89,7 +90,7 @@ class RegisteredModels:
 
     def _approved(self, connection: Connection, found: ModelVersion) -> Approved:
         check_not_quarantined(connection, found.model, found.version)
-        self._registry.trusted(connection, found)
+        bundle = self._registry.trusted(connection, found)
         moves = self._registry.history(connection, found.model)
         change = next(
             (
@@ -104,6 +105,7 @@ class RegisteredModels:
             version=found.version,
             bundle=found.bundle,
             feature_service=found.feature_service,
+            outputs=bundle.manifest.signature.target.outputs,
             change=change,
         )
 

@@ -70,6 +70,7 @@ class ReleaseMaker:
             feature_service=service,
             features=document,
             fields=fields,
+            outputs=approved.outputs,
             unit=endpoint.unit,
             limits=endpoint.limits,
             durability=endpoint.durability,

@@ -254,6 +254,8 @@ class Approved(BaseModel):
     bundle: str
     feature_service: str | None = None
     """The one that it was trained on."""
+    outputs: tuple[str, ...] = ("score",)
+    """The names of what it gives for a row."""
     change: str | None = None
     """The change that approved it."""
 

@@ -118,6 +118,12 @@ class RolloutReleases:
         variants = [lead]
         for name, version, _ in challengers:
             found = self._approved.challenging(call.connection, lead.model, version)
+            if found.outputs != champion.outputs:
+                raise Conflict(
+                    f"{lead.model}/{version} gives {', '.join(found.outputs)}, the champion "
+                    f"{', '.join(champion.outputs)}: they do not answer the same question.",
+                    hint="Deploy it to an endpoint of its own.",
+                )
             variants.append(_challenger(lead, found, name, shadow=shadow))
         unit = self._releases.endpoint(call.connection, endpoint).unit or champion.unit
         release = _release(call, champion, variants, given, unit=unit, change=change)

@@ -14,6 +14,8 @@ from falaj.kernel.errors import InvalidInput
 from falaj.training.encoding import EncodedFeature, Encoding, FeatureType
 from falaj.training.metrics import SingleClass, auc, log_loss
 from falaj.training.ports import UNKEPT, Checkpoints, FittedModel, Rows, Trainer
+from falaj.training.rowmetrics import metrics_of
+from falaj.training.targets import Target
 
 ENCODING = Encoding(
     features=(
@@ -66,6 +68,24 @@ def examples(seed: int, n: int = MANY, *, rarer: bool = False) -> Rows:
     return Rows(matrix, labels)
 
 
+NUMBER = Target(task="regression")
+WORDS = Target(task="classes", classes=("low", "mid", "high"))
+
+
+def examples_of(target: Target, seed: int, n: int = MANY) -> Rows:
+    """Rows of another task than 0 and 1, whose label a number and a word tell in part."""
+    random = np.random.default_rng(seed)
+    matrix = random.normal(size=(n, 3)).astype(np.float32)
+    matrix[:, 2] = random.integers(0, 3, n)
+    if target.task == "regression":
+        labels = 1_000 + 100 * matrix[:, 0] + 30 * matrix[:, 2] + random.normal(size=n) * 20
+    else:
+        odds = 2.0 * np.column_stack((-matrix[:, 0], matrix[:, 2] - 1, matrix[:, 0]))
+        labels = (odds + random.gumbel(size=odds.shape)).argmax(axis=1)
+    matrix[random.random(matrix.shape) < 0.05] = np.nan
+    return Rows(matrix, labels.astype(np.float64), target=target)
+
+
 def _silent(_share: float, _told: str) -> None:
     pass
 
@@ -83,6 +103,11 @@ class TrainerSuite:
         """Parameters of a fit that takes well under a second and, where the trainer can be
         resumed, offers its state at least four times."""
         raise NotImplementedError
+
+    @pytest.fixture
+    def params_of_numbers(self, params: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Parameters of a fit to numbers, where they are others."""
+        return params
 
     def fitted(
         self,
@@ -115,6 +140,31 @@ class TrainerSuite:
         assert scores.shape == (MANY,)
         assert np.all((scores >= 0) & (scores <= 1))
         assert auc(unseen.labels, scores) > 0.75
+
+    def test_it_learns_numbers_if_it_says_so(
+        self, trainer: Trainer, params_of_numbers: Mapping[str, Any]
+    ) -> None:
+        if "regression" not in trainer.traits.tasks:
+            pytest.skip("it does not")
+        parts = (examples_of(NUMBER, 1), examples_of(NUMBER, 2))
+        fitted = replace(self.fitted(trainer, params_of_numbers, *parts), target=NUMBER)
+        unseen = examples_of(NUMBER, 3)
+        scores = trainer.scores(fitted, unseen.matrix)
+        assert scores.shape == (MANY,)
+        assert metrics_of(NUMBER, unseen.labels, scores)["r2"] > 0.5
+
+    def test_it_learns_classes_if_it_says_so(
+        self, trainer: Trainer, params: Mapping[str, Any]
+    ) -> None:
+        if "classes" not in trainer.traits.tasks:
+            pytest.skip("it does not")
+        parts = (examples_of(WORDS, 1), examples_of(WORDS, 2))
+        fitted = replace(self.fitted(trainer, params, *parts), target=WORDS)
+        unseen = examples_of(WORDS, 3)
+        scores = trainer.scores(fitted, unseen.matrix)
+        assert scores.shape == (MANY, 3)
+        np.testing.assert_allclose(scores.sum(axis=1), 1.0, atol=1e-5)
+        assert metrics_of(WORDS, unseen.labels, scores)["balanced_accuracy"] > 0.55
 
     def test_the_same_rows_and_seed_give_the_same_bytes_or_nothing_is_promised(
         self, trainer: Trainer, params: Mapping[str, Any]

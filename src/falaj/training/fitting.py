@@ -79,14 +79,20 @@ class Fitting:
         """
         target = self.made.spec.target
         check_task(self.trainer, target)
-        asked = {"class_weights": self.request.class_weights,
-                 "calibration": self.request.calibration}  # fmt: skip
-        for name, value in asked.items():
-            if value is not None and target.task != "binary":
+        weights = self.request.class_weights
+        balanced = weights is not None and weights.balanced and bool(target.classes)
+        asked = {
+            "class_weights": weights is not None and not balanced,
+            "calibration": self.request.calibration is not None,
+            "cross_validation of the kind stratified": target.task == "regression"
+            and self.request.cross_validation is not None
+            and self.request.cross_validation.kind == "stratified",
+        }
+        for name, given in asked.items():
+            if given and target.task != "binary":
                 raise InvalidInput(
-                    f"`{name}` is of labels 0 and 1; the task of {self.made.id} is "
-                    f"{target.task!r}.",
-                    hint="Train without it.",
+                    f"`{name}` is not of the task {target.task!r}, which {self.made.id} is of.",
+                    hint="Train without it, or in another way.",
                 )
         return target
 
@@ -198,7 +204,7 @@ class Fitting:
         report: Report,
         checkpoints: Checkpoints = UNKEPT,
     ) -> FittedModel:
-        return self.trainer.fit(
+        made = self.trainer.fit(
             train,
             validation,
             encoding,
@@ -207,6 +213,7 @@ class Fitting:
             report=report,
             checkpoints=checkpoints,
         )
+        return replace(made, target=train.target)
 
     def _learned(self, table: pa.Table) -> Encoding:
         labels = self._labels(table)
@@ -221,6 +228,8 @@ class Fitting:
     def _weighted(self, rows: Rows) -> Rows:
         if self.request.class_weights is None:
             return rows
+        if self.target.classes:
+            return replace(rows, weights=balanced_weights(rows.labels, len(self.target.classes)))
         return replace(rows, weights=weights_of(self.request.class_weights, rows.labels))
 
     def _of_part(self, part: str, fitted: FittedModel, rows: Rows) -> dict[str, float]:
@@ -262,6 +271,14 @@ def weights_of(wanted: ClassWeights, labels: npt.NDArray[np.float64]) -> npt.NDA
         zero = labels.size / max(2 * (labels.size - n_ones), 1.0)
         one = labels.size / max(2 * n_ones, 1.0)
     return np.where(labels == 1.0, one, zero)
+
+
+def balanced_weights(labels: npt.NDArray[np.float64], n_classes: int) -> npt.NDArray[np.float64]:
+    """A row of class c counts n / (k n_c): every class that there is has the same sum."""
+    counts = np.bincount(labels.astype(np.int64), minlength=n_classes)
+    return (labels.size / (np.count_nonzero(counts) * np.maximum(counts, 1)))[
+        labels.astype(np.int64)
+    ]
 
 
 def summary(folds: list[dict[str, float]]) -> dict[str, float]:

@@ -137,8 +137,12 @@ def binary_metrics(labels: Any, scores: Any) -> dict[str, float]:
     }
 
 
-HIGHER_IS_BETTER = {"auc": True, "log_loss": False, "brier": False, "calibration_error": False}
-"""For each metric that a gate may compare, its good direction."""
+HIGHER_IS_BETTER = {
+    "auc": True, "log_loss": False, "brier": False, "calibration_error": False,
+    "rmse": False, "mae": False, "r2": True, "accuracy": True, "balanced_accuracy": True,
+}  # fmt: skip
+"""For each metric that a gate may compare, its good direction; the later ones are of
+``rowmetrics``."""
 
 FUNCTIONS = {
     "auc": auc,

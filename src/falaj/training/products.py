@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from falaj.kernel.errors import Corrupt, NotFound
 from falaj.training.calibration import Calibration
@@ -15,6 +15,7 @@ from falaj.training.distributions import installed
 from falaj.training.encoding import Encoding
 from falaj.training.model import Artifact, Run, TrainingRequest
 from falaj.training.ports import FittedModel
+from falaj.training.targets import BINARY, Target
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,6 +32,8 @@ class _Facts(BaseModel):
     facts: dict[str, float | str]
     importance: dict[str, float]
     calibration: Calibration | None = None
+    target: Target = Field(default=BINARY, exclude_if=lambda given: given == BINARY)
+    """Left out where it is what it always was: the same model keeps its digest."""
 
 
 def kept_request(blobs: SealedBlobs, request: TrainingRequest) -> list[Artifact]:
@@ -52,6 +55,7 @@ def facts_of(fitted: FittedModel) -> bytes:
         facts=dict(fitted.facts),
         importance=dict(fitted.importance),
         calibration=fitted.calibration,
+        target=fitted.target,
     )
     return facts.model_dump_json().encode()
 
@@ -66,6 +70,7 @@ def fetched_model(blobs: SealedBlobs, run: Run) -> FittedModel:
         facts=facts.facts,
         importance=facts.importance,
         calibration=facts.calibration,
+        target=facts.target,
     )
 
 

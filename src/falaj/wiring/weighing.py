@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from falaj.kernel.compute import task
 from falaj.models.ports import Footprint
+from falaj.training.targets import BINARY
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,6 +39,7 @@ class FreshProcess:
         model: bytes,
         names: tuple[str, ...],
         matrix: npt.NDArray[np.float32],
+        outputs: tuple[str, ...] = BINARY.outputs,
     ) -> Footprint:
         """What it took; see ``Weighing.weighed``."""
         from falaj.kernel.adapters.compute_local import LocalCompute
@@ -46,6 +48,7 @@ class FreshProcess:
             "format": str(model_format),
             "model": model,
             "names": list(names),
+            "outputs": list(outputs),
             "rows": matrix.astype("<f4").tobytes(),
             "pickles": self._pickles,
         }
@@ -70,7 +73,7 @@ def weigh(item: Any) -> Any:
     before = _resident("VmRSS")
     started = time.perf_counter()
     scorer = RuntimeScorers(runtimes_with(pickles=item["pickles"])).of(
-        item["format"], item["model"], names
+        item["format"], item["model"], names, tuple(item["outputs"])
     )
     load_seconds = time.perf_counter() - started
     scorer.scores(matrix)

@@ -18,7 +18,7 @@ from falaj.wiring.weighing import FreshProcess
 class Scales:
     """Tells what it was told; keeps how many rows it was given."""
 
-    def weighed(self, model_format, model, names, matrix):
+    def weighed(self, model_format, model, names, matrix, outputs=("score",)):
         """100 MB."""
         self.n_rows = len(matrix)
         return Footprint(100_000_000, 40_000_000, 0.5)
@@ -44,7 +44,7 @@ def test_where_memory_cannot_be_measured_the_gate_fails(made):
 class Broken:
     """Nothing stands on it."""
 
-    def weighed(self, model_format, model, names, matrix):
+    def weighed(self, model_format, model, names, matrix, outputs=("score",)):
         """Its process was killed."""
         raise TaskLost("The process of the task was lost 3 times.")
 

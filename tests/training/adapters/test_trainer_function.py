@@ -27,7 +27,8 @@ def fit(train, validation, *, names, seed, options):
 
     clip = lambda m: np.clip(m, -3e38, 3e38)
     booster = lightgbm.train(
-        {"objective": "binary", "verbosity": -1, "num_threads": 1, "num_leaves": 7},
+        {"objective": options.get("objective", "binary"), "verbosity": -1, "num_threads": 1,
+         "num_leaves": 7},
         lightgbm.Dataset(clip(train.matrix), train.labels, weight=train.weights),
         options.get("rounds", 25),
     )
@@ -77,6 +78,12 @@ class TestFunctionTrainer(TrainerSuite):
     @pytest.fixture
     def params(self):
         return {"function": "mine.py:fit", "options": {"rounds": 15}}
+
+    @pytest.fixture
+    def params_of_numbers(self):
+        return {
+            "function": "mine.py:fit", "options": {"rounds": 60, "objective": "regression"}
+        }  # fmt: skip
 
 
 def test_its_facts_and_options_come_through_and_its_code_is_the_users_file(tmp_path):

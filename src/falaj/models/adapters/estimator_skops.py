@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from falaj.kernel.errors import InvalidInput, Unavailable
 from falaj.models.adapters.onnx_sklearn import SklearnToOnnx
+from falaj.training.targets import BINARY, Target
 
 TRUSTED = frozenset(
     {
@@ -34,7 +35,7 @@ TRUSTED = frozenset(
 class SkopsToOnnx:
     """Reads and converts; fulfils ``ports.EstimatorConverter``."""
 
-    def convert(self, data: bytes, rows: npt.NDArray[np.float32]) -> bytes:
+    def convert(self, data: bytes, rows: npt.NDArray[np.float32], target: Target = BINARY) -> bytes:
         """The ONNX model of the estimator; see ``ports.EstimatorConverter``."""
         try:
             import skops.io as skops
@@ -57,4 +58,4 @@ class SkopsToOnnx:
                 f"The model holds types that are not trusted: {', '.join(sorted(untrusted))[:300]}",
                 hint="Log it as ONNX: mlflow.onnx.",
             )
-        return SklearnToOnnx().convert(estimator, rows)
+        return SklearnToOnnx().convert(estimator, rows, target)

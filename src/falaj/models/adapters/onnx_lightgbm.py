@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from falaj.kernel.errors import InvalidInput
-from falaj.models.ports import INPUT_NAME, OUTPUT_NAME
+from falaj.models.ports import INPUT_NAME, OUTPUT_NAMES
 
 if TYPE_CHECKING:
     from falaj.training.ports import FittedModel
+    from falaj.training.targets import Target
 
 _CATEGORICAL, _DEFAULT_LEFT, _MISSING_NAN = 1, 2, 8
 _MISSING_BITS = 12
@@ -31,7 +32,7 @@ _AS_ZERO = np.float32(1e-35)
 
 
 class LightGbmToOnnx:
-    """Converts binary LightGBM models; see ``OnnxConverter``."""
+    """Converts LightGBM models; see ``OnnxConverter``."""
 
     def convert(self, fitted: FittedModel) -> bytes:
         """The ONNX model's bytes."""
@@ -52,7 +53,7 @@ class LightGbmToOnnx:
             zipmap=False,
             target_opset=_OPSET,
         )
-        return _plain(converted)
+        return _plain(converted, fitted.target)
 
 
 def exact(text: str) -> str:
@@ -100,21 +101,24 @@ def _floor32(threshold: float) -> float:
     return float(rounded)
 
 
-def _plain(model: Any) -> bytes:
-    """The graph with one output: the probability of label 1, of shape (rows, 1)."""
+def _plain(model: Any, target: Target) -> bytes:
+    """The graph with one output, as ``OnnxConverter`` names and shapes it."""
     from onnx import TensorProto, checker, helper, numpy_helper
 
     graph = model.graph
     graph.name = "falaj"  # the converter's name is random; the same model is the same bytes
-    probabilities = next(output.name for output in graph.output if output.name != "label")
-    place = numpy_helper.from_array(np.array([1], dtype=np.int64), "place_of_one")
-    graph.initializer.append(place)
-    graph.node.append(
-        helper.make_node("Gather", [probabilities, "place_of_one"], [OUTPUT_NAME], axis=1)
-    )
+    given = next(output.name for output in graph.output if output.name != "label")
+    wanted = OUTPUT_NAMES[target.task]
+    if target.task == "binary":
+        place = numpy_helper.from_array(np.array([1], dtype=np.int64), "place_of_one")
+        graph.initializer.append(place)
+        graph.node.append(helper.make_node("Gather", [given, "place_of_one"], [wanted], axis=1))
+    else:
+        _renamed(graph, given, wanted)
+    width = len(target.outputs)
     del graph.output[:]
-    graph.output.append(helper.make_tensor_value_info(OUTPUT_NAME, TensorProto.FLOAT, ["rows", 1]))
-    _prune(graph)
+    graph.output.append(helper.make_tensor_value_info(wanted, TensorProto.FLOAT, ["rows", width]))
+    _prune(graph, wanted)
     # The converter keeps them in a set, whose order differs from process to process.
     opsets = sorted(model.opset_import, key=lambda opset: str(opset.domain))
     del model.opset_import[:]
@@ -123,9 +127,20 @@ def _plain(model: Any) -> bytes:
     return bytes(model.SerializeToString(deterministic=True))
 
 
-def _prune(graph: Any) -> None:
+def _renamed(graph: Any, given: str, wanted: str) -> None:
+    """Call an output of the ensemble as it is called here."""
+    for node in graph.node:
+        for place, name in enumerate(node.output):
+            if name == given:
+                node.output[place] = wanted
+        for place, name in enumerate(node.input):
+            if name == given:
+                node.input[place] = wanted
+
+
+def _prune(graph: Any, output: str) -> None:
     """Leave out the nodes that the output does not need (the label's)."""
-    needed = {OUTPUT_NAME}
+    needed = {output}
     kept = []
     for node in reversed(graph.node):
         if needed.intersection(node.output):

@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from falaj.kernel.errors import Corrupt, InvalidInput
-from falaj.models.ports import INPUT_NAME, OUTPUT_NAME
+from falaj.models.ports import INPUT_NAME, OUTPUT_NAMES
+from falaj.training.targets import BINARY
 
 _ROWS_AT_ONCE = 65_536
 
@@ -21,12 +22,13 @@ class OnnxScorer:
         self._session = session
 
     def scores(self, matrix: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-        """The probability of label 1 for each row."""
-        result = np.empty(len(matrix), dtype=np.float64)
-        for start in range(0, len(matrix), _ROWS_AT_ONCE):
-            part = np.ascontiguousarray(matrix[start : start + _ROWS_AT_ONCE])
-            result[start : start + len(part)] = self._run(part)[:, 0]
-        return result
+        """What the model gives; see ``Scorer.scores``."""
+        parts = [
+            self._run(np.ascontiguousarray(matrix[start : start + _ROWS_AT_ONCE]))
+            for start in range(0, max(len(matrix), 1), _ROWS_AT_ONCE)
+        ]
+        found = np.concatenate(parts).astype(np.float64)
+        return found[:, 0] if found.shape[1] == 1 else found
 
     def seconds_per_row(self, matrix: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
         """The time of each row, run alone."""
@@ -41,13 +43,19 @@ class OnnxScorer:
         return taken
 
     def _run(self, matrix: npt.NDArray[np.float32]) -> Any:
-        return self._session.run([OUTPUT_NAME], {INPUT_NAME: matrix})[0]
+        return self._session.run(None, {INPUT_NAME: matrix})[0]
 
 
 class OnnxScorers:
     """Loads ONNX models of our own making; see ``ScorerFactory``."""
 
-    def of(self, model_format: str, model: bytes, names: tuple[str, ...]) -> OnnxScorer:
+    def of(
+        self,
+        model_format: str,
+        model: bytes,
+        names: tuple[str, ...],
+        outputs: tuple[str, ...] = BINARY.outputs,
+    ) -> OnnxScorer:
         """A scorer of an ONNX model; raises InvalidInput for another format."""
         if model_format != "onnx":
             raise InvalidInput(
@@ -76,10 +84,10 @@ class OnnxScorers:
             ) from error
         inputs = [found.name for found in session.get_inputs()]
         outputs = [found.name for found in session.get_outputs()]
-        if inputs != [INPUT_NAME] or outputs != [OUTPUT_NAME]:
+        if inputs != [INPUT_NAME] or len(outputs) != 1 or outputs[0] not in OUTPUT_NAMES.values():
             raise Corrupt(
                 f"The ONNX model has inputs {inputs} and outputs {outputs}, not "
-                f"{INPUT_NAME!r} and {OUTPUT_NAME!r}.",
+                f"{INPUT_NAME!r} and one of {', '.join(OUTPUT_NAMES.values())}.",
                 hint="Package the model again.",
             )
         return OnnxScorer(session)

@@ -96,7 +96,9 @@ def memory_gate(rule: MemoryRule, weighing: Weighing | None) -> Gate:
         rows = np.resize(examined.matrix, (rule.n_rows, examined.matrix.shape[1]))
         names = manifest.signature.encoding.names
         try:
-            found = weighing.weighed(manifest.model_format, examined.bundle.model, names, rows)
+            found = weighing.weighed(
+                manifest.model_format, examined.bundle.model, names, rows, examined.target.outputs
+            )
         except FalajError as error:  # it may have been killed for the memory that it took
             told = f"a fresh process could not load it and score: {error.message}"
             return result("memory", False, told, {"code": error.code, "hardware": machine})

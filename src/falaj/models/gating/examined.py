@@ -14,9 +14,10 @@ from falaj.kernel.clock import microseconds
 from falaj.kernel.errors import InvalidInput
 from falaj.models.bundles import Bundle
 from falaj.models.model import GateResult, Outcome
-from falaj.training.encoding import as_labels, instants
+from falaj.training.encoding import instants
 from falaj.training.metrics import Vector
 from falaj.training.model import TrainingSet
+from falaj.training.targets import Target
 from falaj.training.training_sets import unseen
 
 if TYPE_CHECKING:
@@ -56,7 +57,25 @@ class Examined:
     def labels(self) -> Vector:
         """Label of each test row."""
         label, _ = self.training_set.trainable()
-        return as_labels(self.rows.column(label), label)
+        return self.target.labels(self.rows.column(label), label)
+
+    @property
+    def target(self) -> Target:
+        """What the version predicts."""
+        return self.bundle.manifest.signature.target
+
+    def contrasts(self, labels: Vector) -> list[Vector]:
+        """Labels as ones of 0 and 1, by which an input alone can be asked what it tells.
+
+        Of numbers: above the median; of classes: each class against the others, where both
+        have at least ten rows.
+        """
+        if self.target.task == "binary":
+            return [labels]
+        if self.target.task == "regression":
+            return [(labels > np.median(labels)).astype(np.float64)]
+        each = [(labels == place).astype(np.float64) for place in range(len(self.target.classes))]
+        return [one for one in each if rarest(one) >= LEAST_OF_EACH]
 
     @cached_property
     def matrix(self) -> Any:
@@ -65,7 +84,7 @@ class Examined:
 
     @cached_property
     def scores(self) -> Vector:
-        """The packaged model's probabilities."""
+        """What the packaged model gives for each row."""
         return self.scorer.scores(self.matrix)
 
     @cached_property

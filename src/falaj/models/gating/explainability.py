@@ -9,7 +9,9 @@ import numpy as np
 from falaj.models.gating.examined import WORST_SHOWN, Examined, Gate, result
 from falaj.models.gating.leakagesigns import sampled
 from falaj.models.gating.rules import ExplainabilityRule
-from falaj.training.metrics import auc
+from falaj.training.metrics import Vector, auc
+from falaj.training.rowmetrics import loss_of
+from falaj.training.targets import Target
 
 if TYPE_CHECKING:
     from falaj.models.model import GateResult
@@ -50,19 +52,25 @@ def explainability_gate(rule: ExplainabilityRule) -> Gate:
 
 
 def permuted(examined: Examined) -> dict[str, float]:
-    """How far the AUC falls when the values of one input are shuffled, for each input.
+    """How much worse the model gets when the values of one input are shuffled, for each input.
+
+    By the AUC, of numbers by the root of the mean square, of classes by the log loss.
 
     Breiman, Machine Learning 45 (2001); one seeded shuffle over at most 20,000 test rows, and
     falls below 0 count as 0.
     """
     places = sampled(len(examined.labels))
     labels, matrix = examined.labels[places], examined.matrix[places]
-    whole = auc(labels, examined.scores[places])
+    whole = _goodness(examined.target, labels, examined.scores[places])
     random = np.random.default_rng(7)
     found = {}
     for place, name in enumerate(examined.bundle.manifest.signature.encoding.names):
         shuffled = matrix.copy()
         shuffled[:, place] = random.permutation(shuffled[:, place])
         scores = examined.scorer.scores(shuffled)
-        found[name] = max(0.0, whole - auc(labels, scores))
+        found[name] = max(0.0, whole - _goodness(examined.target, labels, scores))
     return found
+
+
+def _goodness(target: Target, labels: Vector, scores: Vector) -> float:
+    return auc(labels, scores) if target.task == "binary" else -loss_of(target, labels, scores)

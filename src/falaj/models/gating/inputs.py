@@ -13,6 +13,7 @@ from falaj.models.gating.proportions import newcombe, wilson
 from falaj.models.gating.rules import InputsRule
 from falaj.training.encoding import FeatureType, numbers
 from falaj.training.model import TRAIN
+from falaj.training.targets import BINARY, Target
 from falaj.training.training_sets import part_of
 
 if TYPE_CHECKING:
@@ -23,13 +24,17 @@ TEXT = frozenset({"string"})
 """The declared types that a model reads as words; others are numbers."""
 
 
-def contract_gate(label: str, feature_service: str) -> Gate:
-    """The model was trained for the label and the feature service of its policy."""
+def contract_gate(label: str, feature_service: str, target: Target = BINARY) -> Gate:
+    """The model was trained for the label, the task and the feature service of its policy."""
 
     def gate(examined: Examined) -> GateResult:
         manifest = examined.bundle.manifest
         found = {"label": manifest.signature.label, "feature_service": manifest.feature_service}
         wanted = {"label": label, "feature_service": feature_service}
+        own = manifest.signature.target
+        if (own, target) != (BINARY, BINARY):
+            found |= {"task": own.task, "classes": ", ".join(own.classes)}
+            wanted |= {"task": target.task, "classes": ", ".join(target.classes)}
         good = found == wanted
         message = "inputs and label as declared" if good else f"{found} is not {wanted}"
         return result("contract", good, message, {"found": found, "declared": wanted})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from falaj.models.gating.examined import WORST_SHOWN, Examined, Gate, result
-from falaj.models.gating.leakagesigns import feature_power, own_rows, sampled
+from falaj.models.gating.leakagesigns import feature_power, own_rows, sampled, strongest_of
 from falaj.models.gating.rowsigns import divided_groups, later_instants, misplaced, twins
 from falaj.models.gating.rules import LeakageRule
 from falaj.models.intervals import auc_interval
@@ -22,11 +22,18 @@ def leakage_gate(rule: LeakageRule) -> Gate:
         names, words = encoding.names, encoding.words
         places = sampled(len(examined.labels))
         matrix, labels = examined.matrix[places], examined.labels[places]
-        model = auc_interval(examined.labels, examined.scores)
-        strongest = feature_power(names, matrix, labels)
-        own = own_rows(names, matrix, labels, rule.first_event_auc, words=words)
+        contrasts = examined.contrasts(labels)
+        strongest = strongest_of(feature_power(names, matrix, one) for one in contrasts)
+        own = [
+            found
+            for one in contrasts
+            for found in own_rows(names, matrix, one, rule.first_event_auc, words=words)
+        ]
         signs = []
-        if model.estimate > rule.model_auc:
+        model = None
+        if examined.target.task == "binary":
+            model = auc_interval(examined.labels, examined.scores)
+        if model is not None and model.estimate > rule.model_auc:
             signs.append(
                 f"the model's AUC {model.estimate:.3f} is above {rule.model_auc}: was the "
                 "question asked at a time when the answer was known?"
@@ -42,7 +49,7 @@ def leakage_gate(rule: LeakageRule) -> Gate:
             for one in own
         ]
         evidence: dict[str, Any] = {
-            "model_auc": model.evidence(),
+            **({} if model is None else {"model_auc": model.evidence()}),
             "limits": rule.model_dump(),
             "features": {one.feature: one.auc for one in strongest[:WORST_SHOWN]},
             "own_rows": [vars(one) for one in own[:WORST_SHOWN]],
@@ -53,8 +60,8 @@ def leakage_gate(rule: LeakageRule) -> Gate:
             "leakage",
             not signs,
             "; ".join(signs[:5])
-            or f"strongest feature {strongest[0].feature} alone reaches "
-            f"{strongest[0].auc:.3f}, the model {model.estimate:.3f}",
+            or f"strongest feature {strongest[0].feature} alone reaches {strongest[0].auc:.3f}"
+            + ("" if model is None else f", the model {model.estimate:.3f}"),
             evidence,
         )
 

@@ -3,14 +3,15 @@
 Three signs, all measured on rows that the model has not seen:
 
 - the model's own AUC is beyond what the task allows (asked at the wrong time);
-- a single feature, by itself, tells the label too well;
+- a single feature, by itself, tells the label too well (of numbers: whether it lies above the
+  median; of classes: one of them);
 - among rows whose *count* feature is 1 another feature gives the label away: the window
   behind both then holds exactly one event, the row itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,6 +58,16 @@ def feature_power(
         FeaturePower(name, power(matrix[:, place], labels)) for place, name in enumerate(names)
     ]
     return sorted(found, key=lambda one: (-one.auc, one.feature))
+
+
+def strongest_of(found: Iterable[list[FeaturePower]]) -> list[FeaturePower]:
+    """Of each feature the greatest power over several labels, the greatest first."""
+    best: dict[str, float] = {}
+    for powers in found:
+        for one in powers:
+            best[one.feature] = max(best.get(one.feature, 0.0), one.auc)
+    together = [FeaturePower(feature, reached) for feature, reached in best.items()]
+    return sorted(together, key=lambda one: (-one.auc, one.feature))
 
 
 def power(values: npt.NDArray[np.float32], labels: Vector) -> float:

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from falaj.kernel.clock import microseconds
 from falaj.models.gating.examined import Examined, result
-from falaj.training.encoding import as_labels, instants
+from falaj.training.encoding import instants
 from falaj.training.metrics import FUNCTIONS, Vector
 
 if TYPE_CHECKING:
@@ -72,11 +72,11 @@ def unseen(
     until = f"{brought.trained_until:%Y-%m-%d %H:%M}"
     label, _ = training_set.trainable()
     kept = test.filter(pa.array(later))
-    ones = as_labels(kept.column(label), label)
-    if not 0 < ones.sum() < len(ones):
-        why = f"{told}; no test rows of both classes lie after {until}"
+    found = bundle.manifest.signature.target.labels(kept.column(label), label)
+    if found.size == 0 or found.min() == found.max():
+        why = f"{told}; no test rows with different labels lie after {until}"
         return test, result("origin", False, why, evidence)
-    why = f"{told}, by its word on rows until {until}; judged on {len(ones)} later rows"
+    why = f"{told}, by its word on rows until {until}; judged on {len(found)} later rows"
     return kept, result("origin", True, why, evidence)
 
 

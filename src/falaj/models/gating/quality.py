@@ -4,36 +4,56 @@ from __future__ import annotations
 
 from typing import Any
 
+from falaj.kernel.errors import InvalidInput
 from falaj.models.gating.calibration import error_interval
 from falaj.models.gating.examined import LEAST_OF_EACH, Examined, Gate, rarest, result, skipped
 from falaj.models.gating.rules import ChampionRule, MetricRule
 from falaj.models.intervals import Interval, metric_difference, metric_interval
 from falaj.models.model import GateResult
 from falaj.training.metrics import FUNCTIONS, HIGHER_IS_BETTER, Vector
+from falaj.training.targets import BINARY, Target
 
 _METHODS = {
     "auc": "DeLong", "log_loss": "mean of the rows", "brier": "mean of the rows",
     "calibration_error": "noise of the bins",
+    "rmse": "delta method", "mae": "mean of the rows", "r2": "delta method",
+    "accuracy": "mean of the rows", "balanced_accuracy": "delta method",
 }  # fmt: skip
 _PAIRED = {
     "auc": "DeLong, paired", "log_loss": "mean of the rows' differences",
     "brier": "mean of the rows' differences", "calibration_error": "paired bootstrap, 400",
+    "rmse": "delta method, paired", "mae": "mean of the rows' differences",
+    "r2": "delta method, paired", "accuracy": "mean of the rows' differences",
+    "balanced_accuracy": "delta method, paired",
 }  # fmt: skip
 
 
-def estimated(metric: str, labels: Vector, scores: Vector, confidence: float) -> Interval:
-    """A metric with its interval, whichever it is."""
-    if metric == "calibration_error":
-        return error_interval(labels, scores, confidence=confidence)
-    return metric_interval(metric, labels, scores, confidence=confidence)
+def estimated(
+    metric: str, labels: Vector, scores: Vector, confidence: float, target: Target = BINARY
+) -> Interval:
+    """A metric with its interval, whichever it is.
+
+    Raises:
+        InvalidInput: the task of the labels has no such metric.
+    """
+    if target.task == "binary":
+        if metric not in FUNCTIONS:
+            raise InvalidInput(
+                f"{metric!r} is no metric of labels 0 and 1.",
+                hint=f"They have: {', '.join(FUNCTIONS)}. Or declare the model's `task`.",
+            )
+        if metric == "calibration_error":
+            return error_interval(labels, scores, confidence=confidence)
+    return metric_interval(metric, labels, scores, confidence=confidence, target=target)
 
 
 def metric_gate(rule: MetricRule) -> Gate:
     """The metric reaches its limit on the test rows."""
 
     def gate(examined: Examined) -> GateResult:
-        value = FUNCTIONS[rule.metric](examined.labels, examined.scores)
-        found = estimated(rule.metric, examined.labels, examined.scores, rule.confidence)
+        target = examined.target
+        found = estimated(rule.metric, examined.labels, examined.scores, rule.confidence, target)
+        value = found.estimate
         higher = HIGHER_IS_BETTER[rule.metric]
         best, worst = (found.high, found.low) if higher else (found.low, found.high)
         held = {"estimate": value, "not_surely_beyond": best, "surely_within": worst}[rule.require]
@@ -46,8 +66,9 @@ def metric_gate(rule: MetricRule) -> Gate:
             "confidence": rule.confidence,
             "method": _METHODS[rule.metric],
             "n_rows": len(examined.labels),
-            "positive_rate": float(examined.labels.mean()),
         }
+        if target.task == "binary":
+            evidence["positive_rate"] = float(examined.labels.mean())
         sign = "≥" if higher else "≤"
         how = "" if rule.require == "estimate" else f", {rule.require.replace('_', ' ')}"
         message = (
@@ -82,14 +103,14 @@ def champion_gate(rule: ChampionRule) -> Gate:
                 {**evidence, "missing": missing},
             )
         later = examined.after_champion
-        if not 0 < examined.labels[later].sum() < later.sum():
+        few = fewest(examined, later)
+        if few == 0:
             return result(
                 "champion",
                 False,
-                "no test rows of both classes lie after the champion's own training rows",
+                "no test rows with different labels lie after the champion's own training rows",
                 {**evidence, "n_rows": int(later.sum())},
             )
-        few = rarest(examined.labels[later])
         if few < LEAST_OF_EACH:
             return result(
                 "champion",
@@ -98,6 +119,14 @@ def champion_gate(rule: ChampionRule) -> Gate:
                 f"rows are of the rarer class, too few to compare (at least {LEAST_OF_EACH})",
                 {**evidence, "n_rows": int(later.sum()), "n_of_the_rarer_class": few},
             )
+        if examined.champion.manifest.signature.target != examined.target:
+            return result(
+                "champion",
+                False,
+                f"version {examined.champion_version} predicts something else, so that the two "
+                "cannot be compared",
+                evidence,
+            )
         others = examined.champion_scorer.scores(encoding.matrix(examined.rows))
         found = metric_difference(
             rule.metric,
@@ -105,6 +134,7 @@ def champion_gate(rule: ChampionRule) -> Gate:
             examined.scores[later],
             others[later],
             confidence=rule.confidence,
+            target=examined.target,
         )
         return result(
             "champion",
@@ -121,6 +151,15 @@ def champion_gate(rule: ChampionRule) -> Gate:
         )
 
     return gate
+
+
+def fewest(examined: Examined, rows: Any) -> int:
+    """How many rows there are to compare by: of the rarer class, or of numbers in all; 0 if all
+    their labels are the same."""
+    labels = examined.labels[rows]
+    if labels.size == 0 or labels.min() == labels.max():
+        return 0
+    return rarest(labels) if examined.target.task == "binary" else labels.size
 
 
 def _holds(rule: ChampionRule, found: Interval) -> bool:

@@ -6,11 +6,27 @@ their default, so that a policy keeps its fingerprint over versions of the platf
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+import math
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-Metric = Literal["auc", "log_loss", "brier", "calibration_error"]
+from falaj.training.targets import Task
+
+Metric = Literal[
+    "auc", "log_loss", "brier", "calibration_error",
+    "rmse", "mae", "r2", "accuracy", "balanced_accuracy",
+]  # fmt: skip
+METRICS: Mapping[Task, tuple[Metric, ...]] = MappingProxyType(
+    {
+        "binary": ("auc", "log_loss", "brier", "calibration_error"),
+        "regression": ("rmse", "mae", "r2"),
+        "classes": ("log_loss", "brier", "accuracy", "balanced_accuracy"),
+    }
+)
+"""Of each task those that there are, first the one that versions are compared by."""
 Share = Annotated[float, Field(ge=0, le=1)]
 Confidence = Annotated[float, Field(gt=0.5, lt=1)]
 Burden = Literal["not_surely_beyond", "surely_within"]
@@ -78,12 +94,24 @@ class SliceRule(Rule):
 
     columns: Annotated[tuple[str, ...], Field(min_length=1)]
     """Each column is sliced by itself: by its words or numbers."""
-    metric: Literal["auc", "brier", "log_loss"] = "auc"
-    limit: Share
+    metric: Literal[
+        "auc", "brier", "log_loss", "rmse", "mae", "r2", "accuracy", "balanced_accuracy"
+    ] = "auc"
+    limit: float
     least_rows: Annotated[int, Field(ge=2)] = 200
     """Smaller slices, and those with fewer than 10 rows of a class, are judged as one."""
     confidence: Confidence = 0.95
     correction: Literal["holm", "none"] = "holm"
+
+    @model_validator(mode="after")
+    def _limit_of_the_metric(self) -> Self:
+        least = -math.inf if self.metric == "r2" else 0.0
+        most = math.inf if self.metric in ("rmse", "mae", "log_loss") else 1.0
+        if self.metric == "brier":
+            most = 2.0  # of several classes
+        if not least <= self.limit <= most:
+            raise ValueError(f"{self.metric} can be {least:g} to {most:g}, not {self.limit:g}")
+        return self
 
 
 class CalibrationRule(Rule):

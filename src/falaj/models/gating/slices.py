@@ -24,7 +24,7 @@ from falaj.models.gating.examined import (
 )
 from falaj.models.gating.proportions import holm, quantile
 from falaj.models.gating.rules import SliceRule
-from falaj.models.intervals import Interval, metric_error
+from falaj.models.intervals import BOUNDS, Interval, metric_error
 from falaj.models.model import GateResult
 from falaj.training.metrics import HIGHER_IS_BETTER
 
@@ -91,30 +91,32 @@ class Slices:
         known = sorted(set(words.tolist()))
         for place, word in enumerate(known):
             inside = words == word
-            if self._judgeable(examined.labels[inside]):
+            if self._judgeable(examined, inside):
                 name = f"slice {place + 1} of {len(known)}" if hidden else word
                 self._judged.append(self._slice(examined, column, name, inside))
             else:
                 small.append(word)
         self._n_small[column] = len(small)
         inside = np.isin(words.astype(str), np.array(small, dtype=str))
-        if len(small) > 1 and self._judgeable(examined.labels[inside]):
+        if len(small) > 1 and self._judgeable(examined, inside):
             self._judged.append(self._slice(examined, column, TOGETHER, inside))
 
-    def _judgeable(self, labels: Any) -> bool:
+    def _judgeable(self, examined: Examined, inside: Any) -> bool:
+        labels = examined.labels[inside]
+        if labels.size < self._rule.least_rows or labels.min() == labels.max():
+            return False
         least = min(LEAST_OF_EACH, self._rule.least_rows // 2)
-        enough = labels.size >= self._rule.least_rows
-        return bool(enough and rarest(labels) >= least)
+        return examined.target.task != "binary" or rarest(labels) >= least
 
     def _slice(self, examined: Examined, column: str, word: str, inside: Any) -> Slice:
         rule = self._rule
         y, s = examined.labels[inside], examined.scores[inside]
-        estimate, error = metric_error(rule.metric, y, s)
+        estimate, error = metric_error(rule.metric, y, s, target=examined.target)
         half = quantile(rule.confidence) * error
         beyond = rule.limit - estimate if HIGHER_IS_BETTER[rule.metric] else estimate - rule.limit
         p_value = NormalDist().cdf(-beyond / error) if error > 0 else float(beyond <= 0)
-        top = 1.0 if rule.metric == "auc" else float("inf")
-        found = Interval(estimate, max(0.0, estimate - half), min(top, estimate + half))
+        least, most = BOUNDS.get(rule.metric, (0.0, float("inf")))
+        found = Interval(estimate, max(least, estimate - half), min(most, estimate + half))
         return Slice(column, word, int(y.size), found, p_value)
 
     def _result(self, examined: Examined, column: str) -> GateResult:

@@ -15,11 +15,11 @@ from typing import Any
 from falaj.kernel.compute import Plain, task
 from falaj.kernel.errors import InvalidInput
 from falaj.training.adapters.trainer_lightgbm import (
-    _FIXED,
     LightGbmTrainer,
     _Begun,
     _finished,
     _lightgbm,
+    fixed,
 )
 from falaj.training.distributed.crew import CrewBroken
 from falaj.training.distributed.members import Joined, Keeping, address, gather, join, report
@@ -46,7 +46,8 @@ def lightgbm_member(item: Plain) -> Plain:
     n_trees, rounds = full.pop("n_trees"), full.pop("early_stopping_rounds")
     full.pop("checkpoint_rounds")
     settings: dict[str, Any] = {
-        **full, **_FIXED, "seed": joined.shared["seed"], "data_random_seed": joined.shared["seed"]
+        **full, **fixed(joined.part.target),
+        "seed": joined.shared["seed"], "data_random_seed": joined.shared["seed"],
     }  # fmt: skip
     if joined.n_workers > 1:
         settings |= {

@@ -15,17 +15,17 @@ from typing import Any
 from falaj.kernel.compute import Plain, task
 from falaj.kernel.errors import InvalidInput
 from falaj.training.adapters.trainer_xgboost import (
-    _FIXED,
     XgBoostTrainer,
     _Begun,
     _finished,
+    fixed,
 )
 from falaj.training.distributed.crew import CrewBroken
 from falaj.training.distributed.members import Joined, Keeping, address, gather, join, report
 from falaj.training.extras import library
-from falaj.training.metrics import log_loss
 from falaj.training.parameters import finite
 from falaj.training.plainly import plainly
+from falaj.training.rowmetrics import loss_of
 from falaj.training.stopping import Patience
 
 _REPORT_EVERY = 10
@@ -46,7 +46,8 @@ def xgboost_member(item: Plain) -> Plain:
     n_trees, rounds = full.pop("n_trees"), full.pop("early_stopping_rounds")
     full.pop("checkpoint_rounds")
     settings = {
-        **full, **_FIXED, "nthread": full.pop("num_threads"), "seed": joined.shared["seed"]
+        **full, **fixed(joined.part.target),
+        "nthread": full.pop("num_threads"), "seed": joined.shared["seed"],
     }  # fmt: skip
     settings.pop("num_threads", None)
     state = _Begun(patience=Patience(rounds=rounds))
@@ -107,7 +108,7 @@ def _grow(
     patience = state.patience
     while patience.n_done < n_trees and not patience.over:
         booster.update(train, patience.n_done)
-        loss = log_loss(watched.labels, booster.predict(validation))
+        loss = loss_of(watched.target, watched.labels, booster.predict(validation))
         patience.saw(loss)
         if joined.rank == 0 and patience.n_done % _REPORT_EVERY == 0:
             report(patience.n_done / n_trees, f"tree {patience.n_done}, loss {loss:.5f}")

@@ -87,7 +87,9 @@ class FunctionTrainer:
     """
 
     name = "python"
-    traits = Traits(identical=False, stops_early=False, resumes=False)
+    traits = Traits(
+        identical=False, stops_early=False, resumes=False, tasks=("binary", "regression")
+    )
 
     def __init__(
         self,
@@ -165,8 +167,11 @@ class FunctionTrainer:
             importance=told.importance,
         )
         scores = self.scores(fitted, validation.matrix)
-        if not (np.isfinite(scores).all() and scores.min() >= 0 and scores.max() <= 1):
-            raise _failed(full["function"], "its model gives numbers that are no probabilities")
+        good, wanted = np.isfinite(scores).all(), "finite"
+        if train.target.task == "binary":
+            good, wanted = good and scores.min() >= 0 and scores.max() <= 1, "probabilities"
+        if not good:
+            raise _failed(full["function"], f"its model gives numbers that are not all {wanted}")
         return fitted
 
     def scores(

@@ -23,6 +23,7 @@ from falaj.training.model import CodeVersion
 from falaj.training.parameters import at_least_one, check_learnable, completed
 from falaj.training.ports import UNKEPT, Checkpoints, FittedModel, Report, Rows, Traits
 from falaj.training.stopping import Patience
+from falaj.training.targets import Target
 
 DEFAULTS: dict[str, Any] = {
     "n_trees": 600,
@@ -48,9 +49,13 @@ _ALSO = {
     "extra_trees": bool,
     "monotone_constraints": list,
 }
+_OBJECTIVES = {
+    "binary": ("binary", "binary_logloss"),
+    "regression": ("regression", "rmse"),
+    "classes": ("multiclass", "multi_logloss"),
+}
+"""Of each task, what is learned by and what is watched."""
 _FIXED = {
-    "objective": "binary",
-    "metric": ["binary_logloss"],
     "deterministic": True,
     "force_row_wise": True,
     "verbosity": -1,
@@ -59,14 +64,20 @@ _REPORT_EVERY = 10
 
 
 class LightGbmTrainer:
-    """Fits binary LightGBM models; ``n_trees`` is the most, early stopping finds the best.
+    """Fits LightGBM models; ``n_trees`` is the most (of each class), early stopping finds the
+    best.
 
     Float32 inputs, missing values as NaN, no native categories (words are encoded as
     places in a frozen list), so that the model converts to ONNX exactly.
     """
 
     name = "lightgbm"
-    traits = Traits(identical=True, stops_early=True, resumes=True)
+    traits = Traits(
+        identical=True,
+        stops_early=True,
+        resumes=True,
+        tasks=("binary", "regression", "classes"),
+    )
 
     def parameters(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """The defaults with the given parameters over them; see ``Trainer.parameters``."""
@@ -90,7 +101,7 @@ class LightGbmTrainer:
         full = self.parameters(params)
         n_trees, rounds = full.pop("n_trees"), full.pop("early_stopping_rounds")
         every = full.pop("checkpoint_rounds")
-        settings = {**full, **_FIXED, "data_random_seed": seed}
+        settings = {**full, **fixed(train.target), "data_random_seed": seed}
         names = [f"f{place}" for place in range(len(encoding.features))]
         state = _Begun(patience=Patience(rounds=rounds))
         if (kept := checkpoints.last()) is not None:
@@ -112,7 +123,7 @@ class LightGbmTrainer:
     def scores(
         self, fitted: FittedModel, matrix: npt.NDArray[np.float32]
     ) -> npt.NDArray[np.float64]:
-        """The probabilities by LightGBM itself."""
+        """The scores by LightGBM itself."""
         lightgbm = _lightgbm()
         booster = lightgbm.Booster(model_str=fitted.data.decode())
         return np.asarray(booster.predict(matrix), dtype=np.float64)
@@ -120,6 +131,13 @@ class LightGbmTrainer:
     def code(self, params: Mapping[str, Any] | None = None) -> CodeVersion:
         """This module."""
         return code_version(type(self))
+
+
+def fixed(target: Target) -> dict[str, Any]:
+    """What LightGBM is told that nobody may choose."""
+    objective, metric = _OBJECTIVES[target.task]
+    told = {**_FIXED, "objective": objective, "metric": [metric]}
+    return {**told, "num_class": len(target.classes)} if target.classes else told
 
 
 class _Begun(BaseModel):

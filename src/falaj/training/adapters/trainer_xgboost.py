@@ -19,11 +19,12 @@ from falaj.kernel.errors import InvalidInput
 from falaj.training.encoding import Encoding
 from falaj.training.environment import code_version
 from falaj.training.extras import library
-from falaj.training.metrics import log_loss
 from falaj.training.model import CodeVersion
 from falaj.training.parameters import at_least_one, check_learnable, completed, finite
 from falaj.training.ports import UNKEPT, Checkpoints, FittedModel, Report, Rows, Traits
+from falaj.training.rowmetrics import loss_of
 from falaj.training.stopping import Patience
+from falaj.training.targets import Target
 
 DEFAULTS: dict[str, Any] = {
     "n_trees": 600,
@@ -48,8 +49,12 @@ _ALSO = {
     "colsample_bynode": float,
     "grow_policy": str,
 }
+_OBJECTIVES = {
+    "binary": "binary:logistic",
+    "regression": "reg:squarederror",
+    "classes": "multi:softprob",
+}
 _FIXED = {
-    "objective": "binary:logistic",
     "tree_method": "hist",
     "seed_per_iteration": True,
     "verbosity": 0,
@@ -59,13 +64,19 @@ _REPORT_EVERY = 10
 
 
 class XgBoostTrainer:
-    """Fits binary XGBoost models; ``n_trees`` is the most, early stopping finds the best.
+    """Fits XGBoost models; ``n_trees`` is the most (of each class), early stopping finds the
+    best.
 
     Float32 inputs, missing values as NaN; infinities count as the greatest finite values.
     """
 
     name = "xgboost"
-    traits = Traits(identical=True, stops_early=True, resumes=True)
+    traits = Traits(
+        identical=True,
+        stops_early=True,
+        resumes=True,
+        tasks=("binary", "regression", "classes"),
+    )
 
     def parameters(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """The defaults with the given parameters over them; see ``Trainer.parameters``."""
@@ -90,7 +101,7 @@ class XgBoostTrainer:
         full = self.parameters(params)
         n_trees, rounds = full.pop("n_trees"), full.pop("early_stopping_rounds")
         every, n_threads = full.pop("checkpoint_rounds"), full.pop("num_threads")
-        settings = {**full, **_FIXED, "nthread": n_threads, "seed": seed}
+        settings = {**full, **fixed(train.target), "nthread": n_threads, "seed": seed}
         state = _Begun(patience=Patience(rounds=rounds))
         if (kept := checkpoints.last()) is not None:
             state = _Begun.model_validate_json(kept)
@@ -107,7 +118,7 @@ class XgBoostTrainer:
             )
             while state.patience.n_done < n_trees and not state.patience.over:
                 n = min(every, n_trees - state.patience.n_done)
-                grown = _grown(state, parts, validation.labels, settings, n, tell)
+                grown = _grown(state, parts, validation, settings, n, tell)
                 state.model = base64.b64encode(grown).decode()
                 checkpoints.keep(state.patience.n_done, lambda: state.model_dump_json().encode())
         except xgboost.core.XGBoostError as error:
@@ -120,7 +131,7 @@ class XgBoostTrainer:
     def scores(
         self, fitted: FittedModel, matrix: npt.NDArray[np.float32]
     ) -> npt.NDArray[np.float64]:
-        """The probabilities by XGBoost itself."""
+        """The scores by XGBoost itself."""
         xgboost = library("xgboost", "xgboost")
         booster = xgboost.Booster(model_file=bytearray(fitted.data))
         return np.asarray(booster.inplace_predict(finite(matrix)), dtype=np.float64)
@@ -128,6 +139,12 @@ class XgBoostTrainer:
     def code(self, params: Mapping[str, Any] | None = None) -> CodeVersion:
         """This module."""
         return code_version(type(self))
+
+
+def fixed(target: Target) -> dict[str, Any]:
+    """What XGBoost is told that nobody may choose."""
+    told = {**_FIXED, "objective": _OBJECTIVES[target.task]}
+    return {**told, "num_class": len(target.classes)} if target.classes else told
 
 
 class _Begun(BaseModel):
@@ -141,7 +158,7 @@ class _Begun(BaseModel):
 def _grown(
     state: _Begun,
     parts: tuple[Any, Any],
-    labels: npt.NDArray[np.float64],
+    watched: Rows,
     settings: Mapping[str, Any],
     n: int,
     tell: Callable[[float], None],
@@ -156,7 +173,7 @@ def _grown(
     for _ in range(n):
         booster.update(train, state.patience.n_done)
         # Its own evaluation is told as text, and rounded.
-        loss = log_loss(labels, booster.predict(validation))
+        loss = loss_of(watched.target, watched.labels, booster.predict(validation))
         state.patience.saw(loss)
         tell(loss)
         if state.patience.over:

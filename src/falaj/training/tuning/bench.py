@@ -10,8 +10,8 @@ import numpy as np
 
 from falaj.kernel.errors import InvalidInput
 from falaj.training.fitting import Fitting
-from falaj.training.metrics import binary_metrics
 from falaj.training.model import VALIDATION
+from falaj.training.rowmetrics import metrics_of
 from falaj.training.training_sets import part_of
 from falaj.training.tuning.request import PARITY
 
@@ -61,7 +61,7 @@ class TrialBench:
         seconds = time.perf_counter() - begun
         known = {
             **{k: float(v) for k, v in fitted.facts.items() if isinstance(v, int | float)},
-            **binary_metrics(validation.labels, scores),
+            **metrics_of(fitting.target, validation.labels, scores),
             "size_bytes": float(len(fitted.data)),
             "microseconds_per_row": 1e6 * seconds / max(validation.labels.size, 1),
         }
@@ -80,6 +80,12 @@ class TrialBench:
 
     def _parity(self, column: str, scores: npt.NDArray[np.float64]) -> float:
         """The demographic parity difference over the groups of a column."""
+        if self._fitting.target.task != "binary":
+            raise InvalidInput(
+                f"{PARITY}{column} is of labels 0 and 1; those of {self._made.id} are of the task "
+                f"{self._fitting.target.task!r}.",
+                hint="Leave the constraint out.",
+            )
         validation = part_of(self._fitting.rows, VALIDATION)
         if column not in validation.column_names:
             raise InvalidInput(
