@@ -30,7 +30,7 @@ def statistics_of(
         encoding: the model's inputs.
         matrix: the training rows, encoded.
         scores: what the model gives on the validation rows; of several classes the
-            probability of the most probable one is kept.
+            probability of the first one is kept.
         labels: 0 or 1 of those rows, if they are known: what performance is estimated from
             later, while no labels have arrived yet. Those of other tasks are not kept.
         task: what the model predicts.
@@ -69,7 +69,7 @@ def statistics_of(
             )
         )
     if scores.ndim == 2:
-        scores = scores.max(axis=1)
+        scores = scores[:, 0]  # the log keeps the first output as the score
     edges = range_edges(scores) if task == "regression" else score_edges(scores)
     return Statistics(
         n_rows=len(matrix),

@@ -24,9 +24,10 @@ from falaj.monitoring.performancereports import (
     LabelledWindow,
     LossReport,
 )
-from falaj.monitoring.performancewords import Share, Slice, SliceOf, Task
+from falaj.monitoring.performancewords import Share, Slice, SliceOf
 from falaj.monitoring.sight import Sight, asked_window
 from falaj.serving.model import EndpointName
+from falaj.training.targets import Task
 
 if TYPE_CHECKING:
     from falaj.monitoring.monitors import Monitors

@@ -19,9 +19,10 @@ from falaj.monitoring.crossfitted import Matrix
 from falaj.monitoring.expected import Vector
 from falaj.monitoring.model import Labels, NoPredictions, Period
 from falaj.monitoring.multiclass import class_shares
-from falaj.monitoring.performancewords import Slice, Task
+from falaj.monitoring.performancewords import Slice
 from falaj.serving.names import table_of
 from falaj.training.encoding import Encoding
+from falaj.training.targets import Task
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -24,8 +24,8 @@ from falaj.monitoring.expected import Vector
 from falaj.monitoring.joined import Joined, Joins, instant
 from falaj.monitoring.model import Band, Period
 from falaj.monitoring.performancereports import LabelledWindow, LossPeriod, LossReport
-from falaj.monitoring.performancewords import Task
 from falaj.monitoring.regression import root_of
+from falaj.training.targets import Task
 
 if TYPE_CHECKING:
     from falaj.serving.model import Release

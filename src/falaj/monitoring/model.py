@@ -13,10 +13,11 @@ from falaj.kernel.errors import NotFound
 from falaj.monitoring.anomalywords import AnomalyWatch
 from falaj.monitoring.driftwords import DriftLimits, DriftWatch
 from falaj.monitoring.leakagewords import LeakageLimits
-from falaj.monitoring.performancewords import FIGURES_OF, Quality, Slice, Task
+from falaj.monitoring.performancewords import FIGURES_OF, Quality, Slice
 from falaj.monitoring.schedulewords import CheckSchedule
 from falaj.operations.model import Severity
 from falaj.serving.model import EndpointName
+from falaj.training.targets import Task
 
 Column = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,62}$")]
 Table = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")]

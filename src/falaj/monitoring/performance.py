@@ -18,9 +18,10 @@ from falaj.monitoring.model import (
     SlicePerformance,
 )
 from falaj.monitoring.multiclass import realised_classes
-from falaj.monitoring.performancewords import Slice, Task
+from falaj.monitoring.performancewords import Slice
 from falaj.monitoring.realised import mean_band, realised
 from falaj.monitoring.regression import realised_numbers
+from falaj.training.targets import Task
 
 LEAST_SHOWN = 20
 """Labels that a group needs in a period to have figures there: fewer would tell of persons."""

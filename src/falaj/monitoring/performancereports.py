@@ -9,7 +9,8 @@ from typing import Literal
 from pydantic import BaseModel
 
 from falaj.monitoring.model import Band, Labels, Period
-from falaj.monitoring.performancewords import Figure, Gap, Slice, Task
+from falaj.monitoring.performancewords import Figure, Gap, Slice
+from falaj.training.targets import Task
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from falaj.training.targets import Task
+
 Share = Annotated[float, Field(ge=0, le=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,62}$")]
-Task = Literal["binary", "regression", "classes"]
-"""What labels are: 0 and 1; numbers; or one of several classes."""
 Figure = Literal[
     "accuracy",
     "precision",

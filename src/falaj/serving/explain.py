@@ -75,7 +75,10 @@ class Explanation:
 
     @classmethod
     def of(cls, runtimes: Sequence[Runtime], model: ServableModel) -> Explanation | None:
-        """The explanation of a model; None if no runtime can explain it."""
+        """The explanation of a model; None if no runtime can explain it, or it has several
+        outputs."""
+        if len(model.outputs) != 1:
+            return None
         source = model
         if model.native:
             source = ServableModel(model.native_format, model.native, model.inputs, model.outputs)
@@ -86,7 +89,7 @@ class Explanation:
 
     def told(self, rows: NDArray[np.float32]) -> list[dict[str, Any]]:
         """For each row float32 [n, inputs] the base value, each input's contribution, and
-        their sum: the raw score (for a classifier the log odds).
+        their sum: the raw score (for a classifier the log odds, else the number).
 
         Raises:
             ModelFailed: the contributions of this input cannot be told.
@@ -125,6 +128,6 @@ def no_forest(label: str) -> NotExplained:
 def not_explained(label: str) -> NotExplained:
     """That a model has no contributions to tell."""
     return NotExplained(
-        f"{label} has no contributions to tell: only single tree models have.",
+        f"{label} has no contributions to tell: only single tree models of one output have.",
         hint="Ask without explain=contributions; explain=features tells what it read.",
     )

@@ -14,6 +14,8 @@ from falaj.models.adapters.onnx_lightgbm import LightGbmToOnnx
 from falaj.models.adapters.onnx_xgboost import XgBoostToOnnx
 from falaj.models.adapters.scoring_onnxruntime import OnnxScorers
 from falaj.serving.adapters.runtime_onnx import OnnxRuntime
+from falaj.serving.adapters.runtime_trees import TreeRuntime
+from falaj.serving.model import ServableModel
 from falaj.serving.scorers import RuntimeScorers
 from falaj.testing.trainers import ENCODING, NUMBER, WORDS, examples_of
 from falaj.training.adapters.trainer_lightgbm import LightGbmTrainer
@@ -57,6 +59,17 @@ def test_the_packaged_model_answers_as_the_native_one(kind, target):
         found = scorer.scores(matrix)
         assert found.shape == native.shape
         assert np.abs(found - native).max() / scale < 1e-5
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+@pytest.mark.parametrize("target", [NUMBER, WORDS], ids=lambda one: one.task)
+def test_compiled_trees_answer_as_onnx_runtime_to_the_bit(kind, target):
+    onnx, matrix = KINDS[kind][1].convert(fitted(kind, target)), hostile()
+    servable = ServableModel("onnx", onnx, ENCODING.names, target.outputs)
+    plain, compiled = OnnxRuntime(device="cpu"), TreeRuntime(OnnxRuntime(device="cpu"))
+    loaded = compiled.load(servable)
+    assert loaded.compile()
+    np.testing.assert_array_equal(loaded.run(matrix), plain.load(servable).run(matrix))
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))

@@ -54,10 +54,36 @@ def test_nodes_that_form_no_tree_are_refused(child: int) -> None:
         levels(broken)
 
 
-@pytest.mark.parametrize("threshold", [np.inf, -np.inf, np.nan])
-def test_a_threshold_that_is_no_number_is_refused(threshold: float) -> None:
+@pytest.mark.parametrize(
+    ("mode", "threshold"),
+    [
+        (Mode.LEQ, np.nan),
+        (Mode.EQ, np.inf),
+        (Mode.NEQ, -np.inf),
+        (Mode.LT, -np.inf),
+        (Mode.GTE, np.inf),
+    ],
+)
+def test_a_threshold_that_is_no_number_to_order_by_is_refused(mode: Mode, threshold: float) -> None:
     with pytest.raises(NotCompilable, match="infinite or NaN"):
-        sides(stump(threshold=threshold))
+        sides(stump(mode, threshold=threshold))
+
+
+@pytest.mark.parametrize("missing", [False, True])
+@pytest.mark.parametrize(
+    ("mode", "threshold"),
+    [(Mode.LEQ, np.inf), (Mode.GT, np.inf), (Mode.LEQ, -np.inf), (Mode.GT, -np.inf)],
+)
+def test_an_infinite_threshold_tells_missing_values_from_others(
+    mode: Mode, threshold: float, missing: bool
+) -> None:
+    no, yes, stepped, missing_yes = sides(stump(mode, threshold=threshold, missing=missing))
+    compare = {Mode.LEQ: np.less_equal, Mode.GT: np.greater}[mode]
+    for x in np.array([-np.inf, -3.4e38, 0.0, 3.4e38, np.inf], dtype=np.float32):
+        read = min(x, np.finfo(np.float32).max) if missing_yes[0] else x  # as kernels do
+        assert (yes[0] if read > stepped[0] else no[0]) == (1 if compare(x, threshold) else 2)
+    if missing_yes[0]:
+        assert np.float32(np.inf) > stepped[0]  # which NaN is made
 
 
 @pytest.mark.parametrize("missing", [False, True])

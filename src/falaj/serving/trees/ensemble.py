@@ -135,11 +135,15 @@ def sides(trees: Ensemble) -> tuple[NDArray[np.int64], NDArray[np.int64], Any, A
         another value than t?".
 
     Raises:
-        NotCompilable: a threshold is NaN or infinite.
+        NotCompilable: a threshold is NaN, or infinite where it is not asked whether a value is
+            at most as great (or greater). "Is x at most infinity?" is how LightGBM tells missing
+            values from all others: where NaN counts as "yes", the greatest finite number stands
+            in infinity's place, and a kernel reads infinity as that number.
     """
     mode, threshold = trees.mode, trees.threshold
     branch = mode != Mode.LEAF
-    if not np.isfinite(threshold[branch]).all():
+    endless = np.isinf(threshold) & np.isin(mode, (Mode.LEQ, Mode.GT))
+    if not (np.isfinite(threshold) | endless)[branch].all():
         raise NotCompilable(
             "A threshold of the trees is infinite or NaN.", hint="Serve it with ONNX Runtime."
         )
@@ -154,4 +158,5 @@ def sides(trees: Ensemble) -> tuple[NDArray[np.int64], NDArray[np.int64], Any, A
     # A NaN answers every comparison with false, and x ≠ t with true.
     missing_yes = np.where(swapped, trees.missing_is_true, ~trees.missing_is_true)
     missing_yes |= mode == Mode.NEQ
+    exact[missing_yes & np.isposinf(exact)] = np.finfo(np.float32).max
     return no, yes, exact, missing_yes

@@ -29,6 +29,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 U = np.uintp
 trailing_zeros: Any = numbers.trailing_zeros
 _LANES = 16
+_GREATEST = np.float32(np.finfo(np.float32).max)
 """Rows, or trees, that one vector instruction takes; LLVM splits it where it is too wide."""
 
 # The header, in words.
@@ -198,15 +199,18 @@ def _finished(scores: Any, words: Any, floats: Any) -> None:
 
 @_part
 def _filled(row: Any, words: Any, columns: Any, lane: Any, step: Any) -> None:
-    """The columns that the nodes ask for: a feature or its negative, NaN kept or made +inf."""
+    """The columns that the nodes ask for: a feature or its negative, NaN kept or made +inf.
+
+    Where NaN is made +inf, +inf is made the greatest finite number, to be told from it.
+    """
     table = U(words[COLUMNS])
     for c in range(words[N_COLUMNS]):
         kind = words[table + U(c)]
         x = row[U(kind >> np.uint32(2))]
         if kind & np.uint32(1):
             x = -x
-        if kind & np.uint32(2) and np.isnan(x):
-            x = np.float32(np.inf)
+        if kind & np.uint32(2):
+            x = np.float32(np.inf) if np.isnan(x) else min(x, _GREATEST)
         columns[U(c) * step + lane] = x
 
 
