@@ -2,6 +2,7 @@
 
 import csv
 import time
+from datetime import UTC, datetime
 
 import pytest
 
@@ -18,6 +19,7 @@ from falaj.declare import (
 from falaj.interfaces.platform import JobFailed
 from falaj.training.model import TrainingRequest, TrainingSetSpec
 
+BEGIN = datetime(2025, 1, 1, tzinfo=UTC)
 KINDS = ("early", "on time", "late")
 MINUTES = ModelPolicy(
     name="minutes", feature_service="known", label="minutes", task="regression", latency=None,
@@ -141,6 +143,26 @@ def test_the_gates_and_the_card_tell_what_is_of_the_task(served):
     card = served.models.card("minutes", 1)
     assert "rmse" in card
     assert "kind" not in card
+
+
+def test_a_model_of_numbers_that_was_made_elsewhere_is_brought_and_judged(served, running):
+    (running.installation.folder / "minutes.py").write_text(
+        "import numpy as np\n"
+        "class Model:\n"
+        "    def __init__(self, folder): pass\n"
+        "    def predict(self, rows): return 12 + 8 * np.nan_to_num(rows[:, 0])\n"
+    )
+    version = served.models.get("minutes", 1)
+    job = served.models.bring(
+        "minutes", file="minutes.py", model_format="python", inputs=[{"name": "signal"}],
+        training_set=version.training_set, trained_until=BEGIN,
+    )  # fmt: skip
+    brought = served.wait(job).result["version"]
+    served.wait(served.models.gates("minutes", brought))
+    gates = {one.gate: one for one in served.models.gate_report("minutes", brought).results}
+    assert str(gates["metric:rmse"].outcome) == "passed"
+    assert gates["champion"].evidence["metric"] == "rmse"
+    assert "Predicts the number" in served.models.card("minutes", brought)
 
 
 def test_a_trainer_that_does_not_learn_the_task_says_so(served, story):

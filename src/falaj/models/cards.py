@@ -153,7 +153,10 @@ class Cards:
 
 def _purpose(facts: CardFacts) -> list[Section]:
     label, policy, owner = facts.manifest.signature.label, facts.policy, facts.owner
-    first: list[Line] = [("Predicts the probability of ", Code(label), ".")]
+    target = facts.manifest.signature.target
+    what = {"binary": "the probability of ", "regression": "the number ",
+            "classes": f"to which of {len(target.classes)} classes a row belongs by "}[target.task]  # fmt: skip
+    first: list[Line] = [(f"Predicts {what}", Code(label), ".")]
     sections: list[Section] = []
     first += paragraphs(facts.description)
     if policy is not None:
