@@ -171,7 +171,9 @@ def test_a_trainer_that_does_not_learn_the_task_says_so(served, story):
         knowledge="event", split=story.SPEC.split, task="regression",
     )  # fmt: skip
     job = served.training.train(
-        TrainingRequest(model="minutes", spec=spec, trainer="torch", params={"epochs": 1})
+        TrainingRequest(
+            model="minutes", spec=spec, trainer="sklearn", params={"estimator": "naive_bayes"}
+        )
     )
     with pytest.raises(JobFailed, match="does not learn the task 'regression'"):
         served.wait(job)

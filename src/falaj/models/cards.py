@@ -154,8 +154,11 @@ class Cards:
 def _purpose(facts: CardFacts) -> list[Section]:
     label, policy, owner = facts.manifest.signature.label, facts.policy, facts.owner
     target = facts.manifest.signature.target
-    what = {"binary": "the probability of ", "regression": "the number ",
-            "classes": f"to which of {len(target.classes)} classes a row belongs by "}[target.task]  # fmt: skip
+    what = {
+        "binary": "the probability of ",
+        "regression": "the number ",
+        "classes": f"to which of {len(target.classes)} classes a row belongs by ",
+    }[target.task]
     first: list[Line] = [(f"Predicts {what}", Code(label), ".")]
     sections: list[Section] = []
     first += paragraphs(facts.description)

@@ -20,6 +20,8 @@ from falaj.kernel.errors import Corrupt
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from falaj.training.ports import Rows
+
     Array = npt.NDArray[np.float32]
 
 FORMAT = "network"
@@ -30,7 +32,8 @@ WIDEST = 10.0
 @dataclass(frozen=True)
 class Network:
     """Arrays of float32: ``centers`` and ``scales`` [f], then weights [out, in] and offsets
-    [out] of each layer; the first has 2 f inputs, the last one output, the log odds."""
+    [out] of each layer; the first has 2 f inputs. The last has one output, the log odds or the
+    predicted number, or of classes one for each, whose softmax are the probabilities."""
 
     centers: Array
     scales: Array
@@ -42,6 +45,16 @@ class Network:
         for place, (weights, offsets) in enumerate(self.layers):
             arrays |= {f"weights_{place}": weights, f"offsets_{place}": offsets}
         return packed_arrays(arrays)
+
+
+@dataclass(frozen=True)
+class Standard:
+    """Mean and standard deviation of each input, and of a number that is predicted."""
+
+    centers: Array
+    scales: Array
+    label_center: float = 0.0
+    label_scale: float = 1.0
 
 
 def unpacked(data: bytes) -> Network:
@@ -71,6 +84,15 @@ def standardising(matrix: Array) -> tuple[Array, Array]:
     scales = np.sqrt((spread**2).sum(axis=0) / n)
     scales = np.where(scales > 1e-12, scales, 1.0)
     return centers.astype(np.float32), scales.astype(np.float32)
+
+
+def standard_of(rows: Rows) -> Standard:
+    """What a fit on these rows takes its inputs and labels to be like."""
+    centers, scales = standardising(rows.matrix)
+    if rows.target.task != "regression":
+        return Standard(centers, scales)
+    spread = float(rows.labels.std())
+    return Standard(centers, scales, float(rows.labels.mean()), spread if spread > 0 else 1.0)
 
 
 def read_as(matrix: Array, centers: Array, scales: Array) -> Array:

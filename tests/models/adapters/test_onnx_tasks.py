@@ -5,12 +5,14 @@ Runtime, and by compiled trees where they can be compiled.
 """
 
 from dataclasses import replace
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
 
 from falaj.kernel.errors import InvalidInput
 from falaj.models.adapters.onnx_lightgbm import LightGbmToOnnx
+from falaj.models.adapters.onnx_network import NetworkToOnnx
 from falaj.models.adapters.onnx_xgboost import XgBoostToOnnx
 from falaj.models.adapters.scoring_onnxruntime import OnnxScorers
 from falaj.serving.adapters.runtime_onnx import OnnxRuntime
@@ -19,12 +21,19 @@ from falaj.serving.model import ServableModel
 from falaj.serving.scorers import RuntimeScorers
 from falaj.testing.trainers import ENCODING, NUMBER, WORDS, examples_of
 from falaj.training.adapters.trainer_lightgbm import LightGbmTrainer
+from falaj.training.adapters.trainer_torch import TorchTrainer
 from falaj.training.adapters.trainer_xgboost import XgBoostTrainer
 
 KINDS = {
     "lightgbm": (LightGbmTrainer(), LightGbmToOnnx(), {"n_trees": 40, "min_data_in_leaf": 20}),
     "xgboost": (XgBoostTrainer(), XgBoostToOnnx(), {"n_trees": 40}),
+    "torch": (TorchTrainer(), NetworkToOnnx(), {"epochs": 4, "hidden": [8]}),
 }
+TREES = [kind for kind in KINDS if kind != "torch"]
+needs_torch = pytest.mark.skipif(
+    find_spec("torch") is None, reason="needs PyTorch: `make torch` installs it"
+)
+EVERY = [*TREES, pytest.param("torch", marks=needs_torch)]
 
 
 def fitted(kind, target, **params):
@@ -46,7 +55,7 @@ def hostile(seed=9):
     return matrix
 
 
-@pytest.mark.parametrize("kind", sorted(KINDS))
+@pytest.mark.parametrize("kind", EVERY)
 @pytest.mark.parametrize("target", [NUMBER, WORDS], ids=lambda one: one.task)
 def test_the_packaged_model_answers_as_the_native_one(kind, target):
     trainer, converter, _ = KINDS[kind]
@@ -61,7 +70,7 @@ def test_the_packaged_model_answers_as_the_native_one(kind, target):
         assert np.abs(found - native).max() / scale < 1e-5
 
 
-@pytest.mark.parametrize("kind", sorted(KINDS))
+@pytest.mark.parametrize("kind", TREES)
 @pytest.mark.parametrize("target", [NUMBER, WORDS], ids=lambda one: one.task)
 def test_compiled_trees_answer_as_onnx_runtime_to_the_bit(kind, target):
     onnx, matrix = KINDS[kind][1].convert(fitted(kind, target)), hostile()
@@ -72,7 +81,7 @@ def test_compiled_trees_answer_as_onnx_runtime_to_the_bit(kind, target):
     np.testing.assert_array_equal(loaded.run(matrix), plain.load(servable).run(matrix))
 
 
-@pytest.mark.parametrize("kind", sorted(KINDS))
+@pytest.mark.parametrize("kind", EVERY)
 @pytest.mark.parametrize("target", [NUMBER, WORDS], ids=lambda one: one.task)
 def test_the_same_model_becomes_the_same_bytes(kind, target):
     converter = KINDS[kind][1]
@@ -80,7 +89,7 @@ def test_the_same_model_becomes_the_same_bytes(kind, target):
     assert converter.convert(model) == converter.convert(model)
 
 
-@pytest.mark.parametrize("kind", sorted(KINDS))
+@pytest.mark.parametrize("kind", EVERY)
 def test_a_model_of_numbers_is_no_model_of_classes(kind):
     model = fitted(kind, NUMBER)
     with pytest.raises(InvalidInput):

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from falaj.kernel.errors import InvalidInput
-from falaj.models.ports import INPUT_NAME, OUTPUT_NAME
+from falaj.models.ports import INPUT_NAME, OUTPUT_NAMES
 from falaj.training.networks import FORMAT, WIDEST, Network, unpacked
 
 if TYPE_CHECKING:
     from falaj.training.ports import FittedModel
+    from falaj.training.targets import Target
 
 _OPSET, _IR = 15, 8
 
@@ -26,10 +27,10 @@ class NetworkToOnnx:
                 f"A model of the format {fitted.format!r} cannot be converted by this converter.",
                 hint="Give a dense network.",
             )
-        return _model(unpacked(fitted.data))
+        return _model(unpacked(fitted.data), fitted.target)
 
 
-def _model(network: Network) -> bytes:
+def _model(network: Network, target: Target) -> bytes:
     from onnx import TensorProto, checker, helper, numpy_helper
 
     initializers: list[Any] = []
@@ -54,16 +55,21 @@ def _model(network: Network) -> bytes:
     last = len(network.layers) - 1
     for place, (weights, offsets) in enumerate(network.layers):
         names = [constant(f"weights_{place}", weights), constant(f"offsets_{place}", offsets)]
-        told = "log_odds" if place == last else f"sum_{place}"
+        told = "outputs" if place == last else f"sum_{place}"
         nodes.append(node("Gemm", [f"layer_{place}", *names], [told], transB=1))
         if place != last:
             nodes.append(node("Relu", [told], [f"layer_{place + 1}"]))
-    nodes.append(node("Sigmoid", ["log_odds"], [OUTPUT_NAME]))
+    wanted = OUTPUT_NAMES[target.task]
+    if target.classes:
+        nodes.append(node("Softmax", ["outputs"], [wanted], axis=1))
+    else:
+        kind = "Sigmoid" if target.task == "binary" else "Identity"
+        nodes.append(node(kind, ["outputs"], [wanted]))
     graph = helper.make_graph(
         nodes,
         "falaj",
         [helper.make_tensor_value_info(INPUT_NAME, TensorProto.FLOAT, ["rows", None])],
-        [helper.make_tensor_value_info(OUTPUT_NAME, TensorProto.FLOAT, ["rows", 1])],
+        [helper.make_tensor_value_info(wanted, TensorProto.FLOAT, ["rows", len(target.outputs)])],
         initializers,
     )
     model = helper.make_model(

@@ -72,7 +72,7 @@ def torch_member(item: Plain) -> Plain:
     params = TorchTrainer().parameters(joined.shared["params"])
     torch.set_num_threads(params["num_threads"])
     where = _placement(torch, params)
-    standard = gather(plainly(list(networks.standardising(joined.part.matrix))))
+    standard = gather(plainly(networks.standard_of(joined.part)))
     keeping = Keeping(item["every_seconds"]) if joined.rank == 0 else None
     torch.manual_seed(joined.shared["seed"])
     fit = _CrewFit(
@@ -82,7 +82,7 @@ def torch_member(item: Plain) -> Plain:
         where,
         report if joined.rank == 0 else _untold,
         _Checkpoints(joined.last, keeping),
-        tuple(rebuilt_from(standard[0])),
+        rebuilt_from(standard[0]),
     )
     if joined.last is None:
         torch.manual_seed(joined.shared["seed"] + joined.rank)  # each its own order of rows

@@ -21,13 +21,14 @@ from falaj.training import networks
 from falaj.training.encoding import Encoding
 from falaj.training.environment import code_version
 from falaj.training.extras import library
-from falaj.training.metrics import log_loss
 from falaj.training.model import CodeVersion
-from falaj.training.networks import FORMAT, Network
+from falaj.training.networks import FORMAT, Network, Standard
 from falaj.training.parameters import at_least_one, check_learnable, completed
 from falaj.training.placement import Placement, placed
 from falaj.training.ports import UNKEPT, Checkpoints, FittedModel, Report, Rows, Traits
+from falaj.training.rowmetrics import loss_of
 from falaj.training.stopping import Patience
+from falaj.training.targets import Task
 
 DEFAULTS: dict[str, Any] = {
     "hidden": [64, 32],
@@ -47,10 +48,18 @@ _MOST_UNITS, _MOST_LAYERS = 8_192, 16
 
 
 class TorchTrainer:
-    """Fits dense networks with AdamW on the cross-entropy; early stopping finds the best epoch."""
+    """Fits dense networks with AdamW on the cross-entropy, of numbers on the squared error.
+
+    Early stopping finds the best epoch.
+    """
 
     name = "torch"
-    traits = Traits(identical=True, stops_early=True, resumes=True)
+    traits = Traits(
+        identical=True,
+        stops_early=True,
+        resumes=True,
+        tasks=("binary", "regression", "classes"),
+    )
 
     def parameters(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """The defaults with the given parameters over them; see ``Trainer.parameters``."""
@@ -103,7 +112,7 @@ class TorchTrainer:
     def scores(
         self, fitted: FittedModel, matrix: npt.NDArray[np.float32]
     ) -> npt.NDArray[np.float64]:
-        """The probabilities by PyTorch."""
+        """The scores by PyTorch."""
         torch = library("torch", "torch")
         found = networks.unpacked(fitted.data)
         with torch.inference_mode():
@@ -113,11 +122,23 @@ class TorchTrainer:
                 x = torch.nn.functional.linear(
                     x, torch.from_numpy(weights), torch.from_numpy(offsets)
                 )
-            return np.asarray(torch.sigmoid(x.double())[:, 0].numpy(), dtype=np.float64)
+            return answers_of(x.double().numpy(), fitted.target.task)
 
     def code(self, params: Mapping[str, Any] | None = None) -> CodeVersion:
         """This module."""
         return code_version(type(self))
+
+
+def answers_of(outputs: npt.NDArray[np.float64], task: Task) -> npt.NDArray[np.float64]:
+    """What the outputs of a network [rows, outputs] say; see ``Trainer.scores``."""
+    if task == "regression":
+        return outputs[:, 0]
+    if task == "binary":
+        found: npt.NDArray[np.float64] = 1 / (1 + np.exp(-np.clip(outputs[:, 0], -500, 500)))
+        return found
+    raised = np.exp(outputs - outputs.max(axis=1, keepdims=True))
+    shares: npt.NDArray[np.float64] = raised / raised.sum(axis=1, keepdims=True)
+    return shares
 
 
 def _placement(torch: Any, params: Mapping[str, Any]) -> Placement:
@@ -148,14 +169,13 @@ class _Fit:
         where: Placement,
         report: Report,
         checkpoints: Checkpoints,
-        standard: tuple[Any, Any] | None = None,
+        standard: Standard | None = None,
     ) -> None:
         torch = library("torch", "torch")
         self.torch, self.params, self.where = torch, params, where
         self._report, self._checkpoints = report, checkpoints
-        self.centers: Any
-        self.scales: Any
-        self.centers, self.scales = standard or networks.standardising(train.matrix)
+        self.target = train.target
+        self.standard = standard or networks.standard_of(train)
         self._train = _Batch(*(self._tensor(one) for one in self._arrays(train)))
         self._validation = validation
         self._watched = self._tensor(self._arrays(validation)[0]).to(where.device)
@@ -172,8 +192,10 @@ class _Fit:
 
     def _arrays(self, rows: Rows) -> tuple[Any, Any, Any]:
         weights = np.ones(len(rows.labels)) if rows.weights is None else rows.weights
-        read = networks.read_as(rows.matrix, self.centers, self.scales)
-        return read, rows.labels.astype(np.float32), weights.astype(np.float32)
+        standard = self.standard
+        read = networks.read_as(rows.matrix, standard.centers, standard.scales)
+        labels = (rows.labels - standard.label_center) / standard.label_scale
+        return read, labels.astype(np.float32), weights.astype(np.float32)
 
     def _tensor(self, array: Any) -> Any:
         made = self.torch.from_numpy(np.ascontiguousarray(array))
@@ -186,7 +208,7 @@ class _Fit:
         for before, after in pairwise(widths):
             layers += [nn.Linear(before, after), nn.ReLU()]
             layers += [nn.Dropout(self.params["dropout"])] if self.params["dropout"] else []
-        return nn.Sequential(*layers, nn.Linear(widths[-1], 1))
+        return nn.Sequential(*layers, nn.Linear(widths[-1], len(self.target.outputs)))
 
     def batches(self) -> Iterator[_Batch]:
         """The training rows of one epoch in a new random order."""
@@ -199,21 +221,30 @@ class _Fit:
             yield _Batch(*(one.to(device, non_blocking=pinned) for one in chosen))
 
     def loss(self, batch: _Batch) -> Any:
-        """The weighted mean cross-entropy of a batch."""
+        """The weighted mean loss of a batch."""
         with self.torch.autocast(self.where.device, self.torch.bfloat16, enabled=self.where.bf16):
-            logits = self.module(batch.rows)[:, 0]
-        losses = self.torch.nn.functional.binary_cross_entropy_with_logits(
-            logits.float(), batch.labels, reduction="none"
-        )
+            outputs = self.module(batch.rows)
+        of = self.torch.nn.functional
+        if self.target.classes:
+            losses = of.cross_entropy(outputs.float(), batch.labels.long(), reduction="none")
+        else:
+            learn = (
+                of.mse_loss
+                if self.target.task == "regression"
+                else of.binary_cross_entropy_with_logits
+            )
+            losses = learn(outputs[:, 0].float(), batch.labels, reduction="none")
         return (losses * batch.weights).sum() / batch.weights.sum()
 
     def ended_epoch(self) -> bool:
         """Judge the epoch, keep the state if it is due; True if another one shall follow."""
         self.module.eval()
         with self.torch.inference_mode():
-            logits = self.module(self._watched)[:, 0].double().cpu().numpy()
+            outputs = self.module(self._watched).double().cpu().numpy()
         self.module.train()
-        loss = log_loss(self._validation.labels, 1 / (1 + np.exp(-np.clip(logits, -500, 500))))
+        outputs = outputs * self.standard.label_scale + self.standard.label_center
+        scores = answers_of(outputs, self.target.task)
+        loss = loss_of(self.target, self._validation.labels, scores)
         if self.patience.saw(loss):
             self._best = self._weights()
         done = self.patience.n_done
@@ -253,10 +284,14 @@ class _Fit:
             torch.cuda.set_rng_state(torch.from_numpy(arrays["random_cuda"]))
 
     def network(self) -> Network:
-        """The network of the best epoch."""
+        """The network of the best epoch; a predicted number is in the label's own unit."""
         names = sorted({int(name.partition(".")[0]) for name in self._best})
         layers = tuple((self._best[f"{n}.weight"], self._best[f"{n}.bias"]) for n in names)
-        return Network(self.centers, self.scales, layers)
+        standard = self.standard
+        weights, offsets = layers[-1]
+        scale = np.float32(standard.label_scale)
+        last = (weights * scale, offsets * scale + np.float32(standard.label_center))
+        return Network(standard.centers, standard.scales, (*layers[:-1], last))
 
 
 def _finished(fit: _Fit, encoding: Encoding) -> FittedModel:
