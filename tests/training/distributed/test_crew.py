@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from falaj.kernel.compute import TaskLost, task
 from falaj.kernel.errors import Conflict
 from falaj.kernel.resources import MIB, Resources
 from falaj.testing.crews import kill_a_worker_after
+from falaj.testing.trainers import ENCODING, NUMBER, WORDS, examples_of
 from falaj.training.adapters.distributed_lightgbm import lightgbm_member
 from falaj.training.distributed.crew import CrewWork, TooFewWorkers, fitted_by_crew
 from falaj.training.distributed.members import Keeping, gather, join, report
@@ -193,6 +195,38 @@ def test_trees_on_two_workers_are_as_good_as_on_one_though_one_is_killed(compute
     of_crew, of_one = killed_and_alone(compute, name, LARGER)
     assert of_crew == pytest.approx(of_one, abs=0.02)
     assert of_one > 0.75
+
+
+@pytest.mark.parametrize("target", [NUMBER, WORDS], ids=lambda one: one.task)
+@pytest.mark.parametrize("name", ["lightgbm", "xgboost", "torch"])
+def test_other_labels_are_learned_by_two_workers_as_well_as_by_one(compute, name, target):
+    from falaj.training.rowmetrics import metrics_of
+
+    if name == "torch":
+        pytest.importorskip("torch", reason="PyTorch is not installed: make torch")
+        from falaj.training.adapters.distributed_torch import torch_member
+        from falaj.training.adapters.trainer_torch import TorchTrainer
+
+        few = {"epochs": 10, "batch_rows": 128, "hidden": [16], "learning_rate": 0.01}
+        trainer, member, params = TorchTrainer(), torch_member, few
+    else:
+        trainer, member, params = trees_of(name)
+    train, validation = examples_of(target, 1, 3000), examples_of(target, 2, 1000)
+    given = {"params": params, "seed": 3}
+    work = crew_work(member, train, validation, ENCODING, **given, here=True, every_seconds=60.0)
+    resources = TWO.model_copy(update={"memory_bytes": 2048 * MIB})
+    fitted, _ = fit(compute, work, resources)
+    alone = trainer.fit(train, validation, ENCODING, **given, report=untold)
+    metric = "rmse" if target is NUMBER else "log_loss"
+    of_crew, of_one = (
+        metrics_of(
+            target, validation.labels,
+            trainer.scores(replace(one, target=target), validation.matrix),
+        )[metric]
+        for one in (fitted, alone)
+    )  # fmt: skip
+    assert fitted.facts["n_workers"] == 2
+    assert of_crew == pytest.approx(of_one, rel=0.15)
 
 
 def network_killed_and_alone(compute):
