@@ -35,7 +35,7 @@ INLINE_ROWS = 256
 """More rows than these are scored on a thread, so that other requests are not held up."""
 _INLINE_SECONDS = 0.02
 """So is a run that takes longer than this."""
-_TURN_SECONDS = 0.004
+_TURN_SECONDS = 0.0015
 """One turn of a lane scores about so much; the rest waits until others had theirs."""
 _ASIDE_ROWS = 4_096
 """The most rows of several requests that are scored in one run on a thread."""
