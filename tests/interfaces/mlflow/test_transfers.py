@@ -4,11 +4,13 @@ import os
 import socket
 import ssl
 import threading
+import time
 from contextlib import ExitStack
 from urllib.parse import urlsplit
 
 import pytest
 
+from falaj.interfaces.http import SOON_SECONDS
 from falaj.testing.installations import client, eventually
 
 API = "/mlflow/api/2.0/mlflow-artifacts/artifacts"
@@ -68,6 +70,7 @@ def test_who_is_put_out_while_the_body_arrives_is_not_let_through(clients, run):
             return web.get(API, params={"path": f"x/{run}/artifacts"}).status_code == 401
 
     eventually(refused, what="the token is revoked")
+    time.sleep(SOON_SECONDS)  # an upload that is quicker than this is not asked twice
     upload.sendall(os.urandom(100_000))
     assert status(upload) == 401
     assert kept(clients) == before
