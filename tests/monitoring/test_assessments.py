@@ -572,3 +572,5 @@ def test_whoever_may_not_see_the_endpoint_sees_no_monitor_of_it(world: Assessed)
         world.monitors.show("watched")
     with pytest.raises(NotFound, match="no monitor"):
         world.monitors.course("watched", "drift")
+    with pytest.raises(NotFound, match="no monitor"):
+        world.monitors.check("watched", until=NOW)

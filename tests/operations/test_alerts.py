@@ -95,6 +95,20 @@ def test_another_name_or_subject_is_another_alert(subjects: Database) -> None:
     assert len(ids) == 3
 
 
+def test_alerts_are_found_by_how_their_names_begin_however_many_are_newer(
+    subjects: Database,
+) -> None:
+    mine = _raised(subjects, name="monitor_a.drift")
+    _raised(subjects, name="monitor%a.drift")
+    for number in range(5):
+        _raised(subjects, name=f"monitor_b.{number}")
+    with subjects.reading() as connection:
+        found = alerts.listed(connection, subjects=[ENDPOINT], named="monitor_a.", limit=3)
+        assert [one.id for one in found] == [mine.id]
+        assert len(alerts.listed(connection, named="monitor", limit=100)) == 7
+        assert alerts.listed(connection, named="%") == []
+
+
 def test_a_resolved_alert_opens_anew(subjects: Database) -> None:
     first = _raised(subjects)
     with opened_call(subjects, "user:omar") as call:

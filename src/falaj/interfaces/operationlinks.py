@@ -37,12 +37,13 @@ async def about(
         approved: ids of changes that belong to it beside those about it and its rollouts.
     """
     subject = AssetRef("endpoint", endpoint)
+    about_it = {"subjects": [str(subject)]}
     lists = {
-        name: await seen(people, visitor, f"{name}.list", subjects=[str(subject)])
-        for name in ("alerts", "incidents")
+        "alerts": await seen(people, visitor, "alerts.list", **about_it, named=named),
+        "incidents": await seen(people, visitor, "incidents.list", **about_it),
     }
     lists["rollouts"] = await seen(people, visitor, "rollouts.list")
-    alerts = [one for one in lists["alerts"] or () if one.name.startswith(named)]
+    alerts = lists["alerts"] or ()
     raised = {one.id for one in alerts}
     incidents = [
         one

@@ -137,6 +137,7 @@ class MonitorService(AssessmentActions, LeakageActions, ScheduleActions, CourseA
     def check(self, name: str, *, until: Instant | None = None) -> CheckResult:
         """Run a monitor over its window; what crosses a limit raises an alert."""
         monitor = self._monitors.monitor(self.call.connection, name)
+        self._sight.check_known(self.call, monitor)
         self._sight.check_monitor(self.call, monitor)
         result = self._monitors.check(self.call, name, until or self.call.now)
         self._sight.check_told(self.call, result.told_from)  # rows, where there were no sketches

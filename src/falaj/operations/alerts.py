@@ -97,15 +97,22 @@ class Alerts:
         *,
         state: AlertState | None = None,
         subjects: Sequence[AssetRef] | None = None,
+        named: str = "",
         limit: int = MOST_LISTED,
     ) -> list[Alert]:
-        """The alerts, the newest first; of ``subjects``, or of everything without."""
+        """The alerts, the newest first; of ``subjects``, or of everything without.
+
+        Args:
+            named: only those whose names begin so.
+        """
         table = tables.alerts
         query = select(table).limit(limit).order_by(table.c.raised_at.desc(), table.c.id.desc())
         if state is not None:
             query = query.where(table.c.state == state)
         if subjects is not None:
             query = query.where(about(table, subjects))
+        if named:
+            query = query.where(table.c.name.startswith(named, autoescape=True))
         return [_alert(row) for row in connection.execute(query)]
 
     def seen_since(

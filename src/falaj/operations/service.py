@@ -121,16 +121,21 @@ class AlertService(Guarded):
 
     @action(get="/alerts")
     def list(
-        self, state: AlertState | None = None, *, subjects: Subjects | None = None
+        self,
+        state: AlertState | None = None,
+        *,
+        subjects: Subjects | None = None,
+        named: Annotated[str, Field(max_length=200)] = "",
     ) -> AlertList:
         """The alerts, the newest first.
 
         Args:
             state: in which they are.
             subjects: only those about one of these assets (``kind:key``).
+            named: only those whose names begin so.
         """
         listed = self._alerts.listed(
-            self.call.connection, state=state, subjects=self.subjects(subjects)
+            self.call.connection, state=state, subjects=self.subjects(subjects), named=named
         )
         return [alert for alert in listed if self.may_see(alert.ref)]
 
