@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from falaj.kernel.errors import FalajError
+from falaj.kernel.errors import Conflict, FalajError
 from falaj.serving.compiler import PlanCompiler
 from falaj.serving.errors import Overloaded
 from falaj.serving.lanes import Lane
@@ -24,6 +24,8 @@ from falaj.serving.meters import Meters
 from falaj.serving.model import Durability, Limits, ServableModel
 from falaj.serving.plan import RequestPlan
 from falaj.serving.predictionlog import PredictionLog
+from falaj.serving.predictions import Parsed, Scored
+from falaj.serving.standingin import in_the_place_of
 from falaj.testing.serving import MemoryBundles, MemorySpools, make_release
 
 
@@ -152,6 +154,51 @@ def test_who_waited_to_be_read_for_longer_than_the_queue_may_last_is_told_to_com
     others, late = asyncio.run(main())
     assert others == [False, False, False]
     assert late == [True] * 10
+
+
+@pytest.mark.parametrize(
+    ("cause", "code"),
+    [(Conflict("The rows are gone."), "conflict"), (RuntimeError("odd"), "scoring-failed")],
+)
+def test_a_challengers_failure_counts_though_the_champion_met_another_error_in_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cause: Exception, code: str
+) -> None:
+    plan, _ = paced(lambda n: 0.0)
+
+    def failing(requests: list[Parsed]) -> Any:
+        found = {"new": [(one, one.rows[0]) for one in requests]}
+
+        def run() -> Scored:
+            raise cause
+
+        return in_the_place_of(found, run)
+
+    monkeypatch.setattr(plan, "score", failing)
+
+    erred: list[tuple[str, int]] = []
+    counted: list[int] = []
+
+    async def main() -> list[str]:
+        with laned(tmp_path) as lane:
+            monkeypatch.setattr(
+                lane.meter, "erred", lambda variant, n=1: erred.append((variant, n))
+            )
+            told = await asyncio.gather(
+                *(lane.scored(plan, asked(plan, x)) for x in range(3)), return_exceptions=True
+            )
+            counted.append(sum(n for variant, n in erred if variant == "new"))
+            return [one.code for one in told if isinstance(one, FalajError)]
+
+    assert asyncio.run(main()) == [code] * 3
+    assert counted == [3]
+
+
+def test_where_nobody_has_failed_an_error_of_the_champion_is_its_own() -> None:
+    def run() -> Scored:
+        raise Conflict("The rows are gone.")
+
+    with pytest.raises(Conflict):
+        in_the_place_of({}, run)
 
 
 def test_who_waited_to_be_read_is_answered_when_the_crowd_has_gone(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from falaj.kernel.telemetry import logger
 from falaj.serving.batching import Costs, Linger
 from falaj.serving.errors import DeadlineExceeded, ModelFailed, Overloaded, ScoringFailed
 from falaj.serving.model import Durability
+from falaj.serving.standingin import StandInFailed
 
 if TYPE_CHECKING:
     from falaj.serving.front import Response, Told
@@ -239,7 +240,7 @@ class Lane:
         try:
             answers, parts = plan.score(requests)
         except Exception as error:  # noqa: BLE001 - nobody else would ever end these requests
-            self._failed(group, _told(error))
+            self._failed(group, error)
         else:
             ended = time.perf_counter()
             self.costs.saw(n_rows, ended - begun)
@@ -268,7 +269,7 @@ class Lane:
             if error is None:
                 self._ended_aside(group, n_rows, begun, done.result())
             else:
-                self._failed(group, _told(error))
+                self._failed(group, error)
             if self._waiting and not self._scheduled and not self._running:
                 self._schedule()
 
@@ -280,29 +281,33 @@ class Lane:
             group = self._without_late(group, run.began)
             n_rows = sum(len(request.rows) for _, request, _ in group)
         if run.error is not None:
-            self._failed(group, _told(run.error))
+            self._failed(group, run.error)
         elif group:
             if group[0][1].explain <= 1:  # what contributions cost says nothing of a score
                 self.costs.saw(n_rows, run.seconds)
                 self.linger.saw(n_rows, self.costs, time.perf_counter())
             self._answered(group, run.answers, run.parts, begun)
 
-    def _failed(self, group: list[_Waiting], error: FalajError) -> None:
+    def _failed(self, group: list[_Waiting], error: BaseException) -> None:
         """One request may have spoilt the run for all: score each alone, then answer."""
         if len(group) > 1:
             for item in group:
                 self._run([item])
             return
-        if isinstance(error, ModelFailed) and error.variant:
-            plan, request, _ = group[0]
-            self.meter.erred(error.variant)
-            if error.failed is not None:
-                self._stood_in(plan, error.failed)
+        plan, request, _ = group[0]
+        if isinstance(error, StandInFailed):
+            self._stood_in(plan, error.failed)
+            error = error.cause
+        told = _told(error)
+        if isinstance(told, ModelFailed) and told.variant:
+            self.meter.erred(told.variant)
+            if told.failed is not None:
+                self._stood_in(plan, told.failed)
             assigner = plan.assigner
             # Whom it stood in for are units of others, unless it has none of its own.
-            if assigner is not None and (error.failed is None or not assigner.leaves_champion):
-                self.meter.units(error.variant).erred(request.rows[0], request, plan.unit)
-        self._end(group[0], error)
+            if assigner is not None and (told.failed is None or not assigner.leaves_champion):
+                self.meter.units(told.variant).erred(request.rows[0], request, plan.unit)
+        self._end(group[0], told)
 
     def _without_late(self, group: list[_Waiting], now: float) -> list[_Waiting]:
         kept = []

@@ -20,11 +20,11 @@ from falaj.serving.answers import AnswerWriter, Places
 from falaj.serving.assigning import Assigner
 from falaj.serving.assignment import assigned, bounds, position
 from falaj.serving.decoding import RequestDecoder
-from falaj.serving.errors import FeaturesMissing, ModelFailed
+from falaj.serving.errors import FeaturesMissing
 from falaj.serving.explain import Explain, no_forest, not_explained
 from falaj.serving.model import FeatureStatus, MissingPolicy, Release
 from falaj.serving.predictions import NumberRows, Parsed, PredictionIds, Scored
-from falaj.serving.standingin import Trial
+from falaj.serving.standingin import Trial, in_the_place_of
 from falaj.serving.variants import CompiledVariant, Looked, Vectors
 
 if TYPE_CHECKING:
@@ -213,11 +213,9 @@ class RequestPlan:
                 ]
         if of_each[0] or left:
             mine = sorted(of_each[0] + left)
-            try:
-                part = _run_part(whole, self.variants[0], mine, looked)
-            except ModelFailed as error:
-                error.failed = failed or None
-                raise
+            part = in_the_place_of(
+                failed, partial(_run_part, whole, self.variants[0], mine, looked)
+            )
             if failed:
                 part.failed = failed
                 if self.assigner is not None and self.assigner.leaves_champion:

@@ -10,13 +10,43 @@ from falaj.kernel.telemetry import logger
 from falaj.serving.errors import ModelFailed
 
 if TYPE_CHECKING:
-    from falaj.serving.predictions import Parsed, Scored
+    from falaj.serving.predictions import Failed, Parsed, Scored
 
 _MOST_FAILURES = 4
 """So many requests of one run are tried alone and fail; the rest is not tried any more."""
 _TELL_SECONDS = 10.0
 _told: dict[str, float] = {}
 """By model version, when its failure was last told in the log (``time.monotonic()``)."""
+
+
+class StandInFailed(Exception):
+    """The champion met an error that is not its model's, in the place of those that had failed.
+
+    Theirs must be counted whatever comes of it; the client is told of the ``cause``.
+    """
+
+    def __init__(self, cause: Exception, failed: Failed) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
+        self.failed = failed
+
+
+def in_the_place_of(failed: Failed, run: Callable[[], Scored]) -> Scored:
+    """What the champion gives in the place of those that failed; none may have.
+
+    Raises:
+        ModelFailed: its model failed too; the error tells of those that had before.
+        StandInFailed: some had failed, and it met another error.
+    """
+    try:
+        return run()
+    except ModelFailed as error:
+        error.failed = failed or None
+        raise
+    except Exception as error:
+        if not failed:
+            raise
+        raise StandInFailed(error, failed) from error
 
 
 class Trial:
