@@ -18,6 +18,7 @@ from falaj.training.costs.ledger import OPEN
 from falaj.training.costs.model import Prices
 from falaj.training.costs.tables import usage_rows
 from falaj.training.pipelines import stepcosts
+from falaj.training.pipelines.execution import Execution
 from falaj.training.pipelines.values import Values
 
 TWO = """
@@ -116,6 +117,23 @@ def test_what_had_ended_is_charged_when_the_machine_is_taken_away(priced, monkey
     assert priced.platform.pipelines.get(run.id).state == "done"
     parts = [(one.part, one.outcome) for one in priced.platform.costs.usage(run=run.id)]
     assert sorted(parts) == [("quick", "done"), ("waits", "done"), ("waits", "job-taken-away")]
+
+
+def test_what_had_ended_is_charged_when_the_platform_meets_a_fault(priced, monkeypatch):
+    monkeypatch.setattr(stepcosts, "_WRITTEN_SECONDS", 3600.0)  # nothing is due meanwhile
+    run = priced.platform.pipelines.run(priced.declare(CHAIN.replace('"chain"', '"faulty"')))
+    finished = Execution.finished
+
+    def faulty(self):
+        finished(self)
+        raise OSError("the disk is gone")
+
+    with monkeypatch.context() as while_faulty:
+        while_faulty.setattr(Execution, "finished", faulty)
+        assert Worker(priced.made.jobs, priced.made.handlers, name="faulty").run_one()
+    assert {name: one.outcome for name, one in usages(priced, run.id).items()} == {
+        "first": "done", "second": "done",
+    }  # fmt: skip
 
 
 LONG = """

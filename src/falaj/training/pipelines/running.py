@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from falaj.kernel.errors import Conflict, FalajError
 from falaj.kernel.jobs import JobCancelled, LeaseLost
+from falaj.kernel.problems import INTERNAL
 from falaj.training.pipelines.execution import Execution, Surround
 from falaj.training.pipelines.graph import record_graph
 from falaj.training.pipelines.model import PipelineState, RunFailed
@@ -64,6 +65,9 @@ class PipelineJob:
             else:
                 told = {"code": error.code, "message": error.message, "hint": error.hint}
                 self._end(execution, PipelineState.FAILED, told)
+            raise
+        except Exception:  # a fault of the platform: the job is taken up again
+            self._charge(execution, INTERNAL)
             raise
         finally:
             runner.close()
