@@ -2,11 +2,13 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from falaj.ingest.checks import Between, Unique
 from falaj.ingest.contracts import judge
 from falaj.ingest.model import Contract
 from falaj.ingest.typing import RAW, ROWS, bench
@@ -408,3 +410,54 @@ def test_a_lake_table_may_have_a_column_by_the_name_of_the_rows_number():
     assert [(one.row, one.values) for one in filled.examples] == [(2, {"_row": 8, "v": None})]
     assert [(one.row, one.values) for one in unique.examples] == [(3, {"_row": 8})]
     assert there.passed
+
+
+NUMBERS = {
+    "int8": pa.int8(), "int16": pa.int16(), "int32": pa.int32(), "int64": pa.int64(),
+    "uint32": pa.uint32(), "uint64": pa.uint64(),
+}  # fmt: skip
+
+
+@given(
+    kind=st.sampled_from(sorted(NUMBERS)),
+    values=st.lists(
+        st.one_of(st.none(), st.integers(0, 100), st.integers(0, 20), st.just(127)), max_size=60
+    ),
+    shift=st.sampled_from([0, 0, -(2**7), -(2**31), -(2**63), 2**62, 2**63]),
+    far=st.booleans(),
+)
+@settings(deadline=None, max_examples=150)
+def test_whole_numbers_are_unique_as_the_plain_definition_says(kind, values, shift, far):
+    column = [None if one is None else one + shift for one in values]
+    if far:
+        column += [2**62, -(2**62)]
+    try:
+        array = pa.array(column, NUMBERS[kind])
+    except (pa.ArrowInvalid, OverflowError):
+        return  # they do not fit the type
+    found = judged({"k": array}, Unique(columns=("k",))).results[0]
+    known = [one for one in column if one is not None]
+    assert found.n_violations == len(known) - len(set(known))
+    assert found.passed == (len(known) == len(set(known)))
+
+
+@pytest.mark.parametrize("form", ["VIEW", "TABLE"])
+def test_examples_are_the_first_rows_however_many_threads_look(form):
+    random = np.random.default_rng(3)
+    n = 400_000
+    values = random.normal(size=n)
+    rows = pa.table({"a": values, "b": -values, "_row": np.arange(1, n + 1)})
+    batches = pa.Table.from_batches(rows.to_batches(max_chunksize=20_000))
+    checks = (Between(column="a", least=-3.5), Between(column="b", least=-3.0, greatest=3.0))
+    contract = Contract(name="c", table="t", checks=checks)
+    wanted = [(values < -3.5).nonzero()[0][:5] + 1, (abs(values) > 3.0).nonzero()[0][:5] + 1]
+    for _ in range(5):
+        with bench(memory="2GB", threads=2) as engine:
+            engine.register(RAW, batches)
+            engine.execute(f"CREATE TEMP {form} {ROWS} AS SELECT * FROM {RAW}")
+            found = judge(engine, [contract], now=NOW, lookup=lambda *_: None).results
+        shown = [[example.row for example in one.examples] for one in found]
+        assert shown == [one.tolist() for one in wanted]
+        assert [one.n_violations for one in found] == [
+            int((values < -3.5).sum()), int((abs(values) > 3.0).sum())
+        ]  # fmt: skip

@@ -28,10 +28,16 @@ from falaj.ingest.checks import (
 )
 from falaj.ingest.expressions import HINT, objection
 from falaj.ingest.model import Contract
-from falaj.ingest.typing import Bench, name, text
+from falaj.ingest.typing import ROWS, Bench, name, text
 from falaj.kernel.errors import InvalidInput
 
 DAY_US = 86_400_000_000
+_WHOLE = frozenset(
+    {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER"}
+)
+"""Types of whole numbers whose differences the engine's numbers hold."""
+_MOST_BITS = 1 << 27
+"""16 MB; so far may the least and the greatest number lie apart."""
 Lookup = Callable[[str, Sequence[str]], pa.Table | None]
 """The columns of a lake table as they stood before the load; None if there is no table."""
 _STATISTICS = {
@@ -71,15 +77,23 @@ class Compiler:
         lookup: reads the tables that foreign keys name.
         existing: the lake table whose rows stand beside these, for ``unique``.
         columns: of the rows.
+        once: the rows can be read but once, so that nothing may be asked of them beforehand.
     """
 
     def __init__(
-        self, bench: Bench, lookup: Lookup, existing: str | None, columns: set[str]
+        self,
+        bench: Bench,
+        lookup: Lookup,
+        existing: str | None,
+        columns: set[str],
+        *,
+        once: bool = False,
     ) -> None:
         self._bench = bench
         self._lookup = lookup
         self._existing = existing
         self._columns = columns
+        self._once = once
 
     def compiled(self, contract: Contract, check: Check, place: int) -> Compiled:
         """A check in SQL; ``place`` tells its tables apart from those of other checks.
@@ -129,11 +143,14 @@ class Compiler:
         """Unique, told by hashes: as many hashes as rows are surely as many values.
 
         A hash is 8 bytes whatever the columns are. Fewer hashes than rows are a suspicion,
-        which the exact condition decides.
+        which the exact condition decides. Whole numbers that lie near each other are told by a
+        bit for each, which takes a sixth of the time.
         """
         columns = [f"r.{name(column)}" for column in check.columns]
         whole = " AND ".join(f"{column} IS NOT NULL" for column in columns)
-        hashes = f"count(DISTINCT hash({', '.join(columns)})) FILTER (WHERE {whole})"
+        hashes = self._bits(check) or (
+            f"count(DISTINCT hash({', '.join(columns)})) FILTER (WHERE {whole})"
+        )
         suspected = f"count_if({whole}) - {hashes}"
         here = f"row_number() OVER (PARTITION BY {', '.join(columns)} ORDER BY r._row) > 1"
         before = None
@@ -151,6 +168,18 @@ class Compiler:
             f"{whole} AND ({here} OR {there})",
             f"({whole} AND {there}) AS _beside{place}",
         )
+
+    def _bits(self, check: Unique) -> str | None:
+        """The number of distinct values by a bit for each; None where that is not the thing."""
+        if self._once or len(check.columns) != 1:
+            return None
+        column = name(check.columns[0])
+        kind, low, high = self._bench.execute(
+            f"SELECT typeof(any_value({column})), min({column}), max({column}) FROM {ROWS}"
+        ).fetchall()[0]
+        if kind not in _WHOLE or low is None or high - low >= _MOST_BITS:
+            return None
+        return f"coalesce(bit_count(bitstring_agg(r.{column}, {low}, {high})), 0)"
 
     def _known(self, contract: Contract, check: Check) -> None:
         if isinstance(check, HasColumns):

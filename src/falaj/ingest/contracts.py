@@ -91,7 +91,7 @@ def judge(
     """
     checks = [(contract, check) for contract in contracts for check in contract.checks]
     columns = {str(row[0]) for row in bench.execute(f"DESCRIBE {ROWS}").fetchall()}
-    compiler = Compiler(bench, lookup, existing, columns)
+    compiler = Compiler(bench, lookup, existing, columns, once=again is not None)
     compiled = [compiler.compiled(*one, place) for place, one in enumerate(checks)]
     own = columns - {"_row"} if again is None else columns  # of a stream it is the table's
     asked = Asked(now, loaded_at or now, frozenset(own), earlier)
@@ -101,7 +101,8 @@ def judge(
                  if compiled[place].violating is not None}  # fmt: skip
         suspected = {place: compiled[place] for place, (n, _) in found.items() if n}
         if suspected and again is None:
-            found |= _looked_at(bench, suspected)
+            counts = {place: n for place, (n, _) in found.items()}
+            found |= _looked_at(bench, suspected, counts)
         elif suspected and again is not None:
             counts = {place: n for place, (n, _) in found.items()}
             found |= _streamed(bench, suspected, counts, sorted(columns), again)
@@ -159,8 +160,38 @@ def _where(bench: Bench, compiled: Sequence[Compiled], again: Again | None) -> s
 
 
 def _looked_at(
-    bench: Bench, suspected: dict[int, Compiled]
+    bench: Bench, suspected: dict[int, Compiled], counts: Mapping[int, int]
 ) -> dict[int, tuple[int, list[Example]]]:
+    """How many rows violate each check, and the first ones.
+
+    Most checks are counted already, so that the first rows are enough, which the engine gives
+    in the order of the rows without going further (it preserves insertion order).
+    """
+    found: dict[int, tuple[int, list[Example]]] = {}
+    whole = {place: one for place, one in suspected.items() if _asks_for_all(one.check)}
+    if whole:
+        found = _judged(bench, whole)
+    found |= {place: (counts[place], []) for place in suspected if place not in whole}
+    first = " UNION ALL ".join(
+        f"(SELECT {place}, _row FROM {ROWS} r WHERE coalesce(({one.violating}\n), false)"
+        f" LIMIT {N_EXAMPLES})"
+        for place, one in suspected.items()
+        if place not in whole
+    )
+    if first:
+        for place, row in sorted(bench.execute(first).fetchall()):
+            found[int(place)][1].append(Example(row=int(row)))
+    return found
+
+
+def _asks_for_all(check: Check) -> bool:
+    """True if every row that violates it is wanted: to be set aside, or to be counted exactly."""
+    if isinstance(check, Unique) or check.severity is Severity.QUARANTINE:
+        return True
+    return _looks_around(check)
+
+
+def _judged(bench: Bench, suspected: dict[int, Compiled]) -> dict[int, tuple[int, list[Example]]]:
     """Make ``JUDGED`` of the rows that violate a check; their number and first ones."""
     conditions = ", ".join(
         f"coalesce(({one.violating}\n), false) AS b{place}" for place, one in suspected.items()
