@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 
@@ -28,7 +29,7 @@ from falaj.ingest.checks import (
 )
 from falaj.ingest.expressions import HINT, objection
 from falaj.ingest.model import Contract
-from falaj.ingest.typing import ROWS, Bench, name, text
+from falaj.ingest.typing import Bench, name, text
 from falaj.kernel.errors import InvalidInput
 
 DAY_US = 86_400_000_000
@@ -38,6 +39,8 @@ _WHOLE = frozenset(
 """Types of whole numbers whose differences the engine's numbers hold."""
 _MOST_BITS = 1 << 27
 """16 MB; so far may the least and the greatest number lie apart."""
+Extent = Callable[[str], tuple[str, Any, Any]]
+"""The type of a column as the engine names it, and its least and greatest value."""
 Lookup = Callable[[str, Sequence[str]], pa.Table | None]
 """The columns of a lake table as they stood before the load; None if there is no table."""
 _STATISTICS = {
@@ -49,6 +52,12 @@ _STATISTICS = {
     "median": "median({})",
     "null_share": "(1 - count({}) / greatest(count(*), 1))",
 }
+
+
+def extent_sql(column: str, rows: str) -> str:
+    """The query of an ``Extent``."""
+    told = name(column)
+    return f"SELECT typeof(any_value({told})) AS kind, min({told}), max({told}) FROM {rows}"
 
 
 @dataclass(frozen=True)
@@ -77,7 +86,8 @@ class Compiler:
         lookup: reads the tables that foreign keys name.
         existing: the lake table whose rows stand beside these, for ``unique``.
         columns: of the rows.
-        once: the rows can be read but once, so that nothing may be asked of them beforehand.
+        extent: tells the type of a column and its least and greatest value; None where nothing
+            may be asked of the rows beforehand.
     """
 
     def __init__(
@@ -86,14 +96,13 @@ class Compiler:
         lookup: Lookup,
         existing: str | None,
         columns: set[str],
-        *,
-        once: bool = False,
+        extent: Extent | None = None,
     ) -> None:
         self._bench = bench
         self._lookup = lookup
         self._existing = existing
         self._columns = columns
-        self._once = once
+        self._extent = extent
 
     def compiled(self, contract: Contract, check: Check, place: int) -> Compiled:
         """A check in SQL; ``place`` tells its tables apart from those of other checks.
@@ -171,14 +180,12 @@ class Compiler:
 
     def _bits(self, check: Unique) -> str | None:
         """The number of distinct values by a bit for each; None where that is not the thing."""
-        if self._once or len(check.columns) != 1:
+        if self._extent is None or len(check.columns) != 1:
             return None
-        column = name(check.columns[0])
-        kind, low, high = self._bench.execute(
-            f"SELECT typeof(any_value({column})), min({column}), max({column}) FROM {ROWS}"
-        ).fetchall()[0]
+        kind, low, high = self._extent(check.columns[0])
         if kind not in _WHOLE or low is None or high - low >= _MOST_BITS:
             return None
+        column = name(check.columns[0])
         return f"coalesce(bit_count(bitstring_agg(r.{column}, {low}, {high})), 0)"
 
     def _known(self, contract: Contract, check: Check) -> None:

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import duckdb
 
 from falaj.ingest.checks import Check, Expression, Severity, Statistic, Unique
-from falaj.ingest.conditions import Compiled, Compiler, Lookup
+from falaj.ingest.conditions import Compiled, Compiler, Extent, Lookup, extent_sql
 from falaj.ingest.expressions import has_window
 from falaj.ingest.figures import Asked, figure_of
 from falaj.ingest.model import CheckResult, Contract, Example
@@ -70,6 +70,7 @@ def judge(
     earlier: Earlier = lambda _contract, _check: (),
     loaded_at: datetime | None = None,
     again: Again | None = None,
+    extent: Extent | None = None,
 ) -> Judgement:
     """Hold the rows of ``ROWS`` to contracts.
 
@@ -85,13 +86,16 @@ def judge(
         again: lays the same rows into ``ROWS`` anew, without ``_row``, where they can be
             read but once (a stream from the lake). Nothing is set aside then, examples are
             numbered as the rows come, and of ``unique`` show the repeated values.
+        extent: tells the extent of a column of such rows, so that ``unique`` need not hash.
 
     Raises:
         InvalidInput: a check names a column or a table that there is not, or is wrong.
     """
     checks = [(contract, check) for contract in contracts for check in contract.checks]
     columns = {str(row[0]) for row in bench.execute(f"DESCRIBE {ROWS}").fetchall()}
-    compiler = Compiler(bench, lookup, existing, columns, once=again is not None)
+    if again is None:
+        extent = _extent_in(bench)
+    compiler = Compiler(bench, lookup, existing, columns, extent)
     compiled = [compiler.compiled(*one, place) for place, one in enumerate(checks)]
     own = columns - {"_row"} if again is None else columns  # of a stream it is the table's
     asked = Asked(now, loaded_at or now, frozenset(own), earlier)
@@ -132,6 +136,16 @@ def judge(
     if show_values:
         results = _with_values(bench, results)
     return Judgement(results, _set_aside(bench, suspected))
+
+
+def _extent_in(bench: Bench) -> Extent:
+    """Tells the extents of the columns of ``ROWS``."""
+
+    def told(column: str) -> tuple[str, Any, Any]:
+        kind, low, high = bench.execute(extent_sql(column, ROWS)).fetchall()[0]
+        return str(kind), low, high
+
+    return told
 
 
 def _measured(bench: Bench, compiled: Sequence[Compiled]) -> tuple[Any, ...]:

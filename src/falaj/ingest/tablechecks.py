@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, Self
 
 from falaj.catalog.definitions import Definitions
 from falaj.ingest import history
-from falaj.ingest.conditions import Lookup
+from falaj.ingest.conditions import Extent, Lookup, extent_sql
 from falaj.ingest.contracts import Earlier, judge
 from falaj.ingest.failing import FailingChecks, Look
 from falaj.ingest.model import CheckResult, Contract
 from falaj.ingest.openness import Openness
-from falaj.ingest.typing import ROWS, Bench, bench
+from falaj.ingest.typing import ROWS, Bench, bench, name
 from falaj.kernel.calls import Calls
 from falaj.kernel.errors import NotFound
 from falaj.kernel.ids import new_id
@@ -78,7 +78,19 @@ def hold(
             earlier=earlier,
             loaded_at=loaded_at,
             again=stream,
+            extent=_extent_in(lake, table, snapshot),
         ).results
+
+
+def _extent_in(lake: Lake, table: str, snapshot: int) -> Extent:
+    """Tells the extents of the columns of a table, which the lake reads by themselves."""
+
+    def told(column: str) -> tuple[str, Any, Any]:
+        (row,) = lake.query(extent_sql(column, name(table)), snapshot=snapshot).to_pylist()
+        kind, low, high = row.values()
+        return str(kind), low, high
+
+    return told
 
 
 class _Stream:
