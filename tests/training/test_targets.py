@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from falaj.kernel.errors import InvalidInput
 from falaj.training.model import TrainingSetSpec
 from falaj.training.splits import StratifiedSplit
-from falaj.training.targets import BINARY, Target
+from falaj.training.targets import BINARY, RESERVED, Target
 
 SIZES = Target(task="classes", classes=("small", "large"))
 NUMBER = Target(task="regression")
@@ -72,6 +72,8 @@ def test_what_a_model_gives_is_named():
         ("classes", ("one",), "needs 2 to 100"),
         ("classes", ("a", "b", "a"), "named twice"),
         ("classes", ("a", ""), "at least 1 character"),
+        ("classes", ("a", "Id"), "no class can be called 'Id'"),
+        ("classes", ("late", "Late"), "differ in capitals alone"),
         ("binary", ("a", "b"), "are of the task"),
         ("regression", ("a", "b"), "are of the task"),
     ],
@@ -88,3 +90,11 @@ def test_numbers_have_no_strata():
         TrainingSetSpec(
             feature_service="s", label="y", spine="t", task="regression", split=StratifiedSplit()
         )
+
+
+def test_no_class_can_hide_what_an_answer_or_a_table_of_scores_tells():
+    from falaj.serving.anomalies import ANOMALOUS, SCORE
+    from falaj.serving.batchmodel import OWN_COLUMNS
+    from falaj.serving.tensors import MODEL, PREDICTION_ID
+
+    assert {ANOMALOUS, SCORE, MODEL, PREDICTION_ID, *OWN_COLUMNS} <= RESERVED

@@ -23,6 +23,15 @@ Task = Literal["binary", "regression", "classes"]
 """What labels are: 0 and 1; numbers; or one of several classes."""
 ClassName = Annotated[str, Field(min_length=1, max_length=100)]
 MOST_CLASSES = 100
+RESERVED = frozenset(
+    {
+        "id", "row", "model", "variant", "features", "contributions", "anomaly",
+        "prediction_id", "anomaly_score", "anomalous", "scoring", "row_number", "error",
+        "version", "release", "predicted_for", "request_id",
+    }
+)  # fmt: skip
+"""What stands beside the probabilities in an answer or a table of them, so that no class may be
+called so, in capitals or not."""
 SCORE = "score"
 
 
@@ -89,6 +98,11 @@ def check_classes(task: Task, classes: tuple[str, ...]) -> None:
         raise ValueError(f"the task 'classes' needs 2 to {MOST_CLASSES} `classes`, all by name")
     if len(set(classes)) < len(classes):
         raise ValueError("a class is named twice")
+    taken = [one for one in classes if one.lower() in RESERVED]
+    if taken:
+        raise ValueError(f"no class can be called {taken[0]!r}: answers have a part of that name")
+    if len({one.lower() for one in classes}) < len(classes):
+        raise ValueError("two classes differ in capitals alone: no table can have both columns")
 
 
 BINARY = Target()
