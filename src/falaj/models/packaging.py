@@ -81,35 +81,7 @@ class ModelPackaging:
             model = self._calibrate(model, fitted.calibration)
             scores = self._scorers.of(model_format, model, names, target.outputs).scores(matrix)
             worst = max(worst, _compared(scores, wanted, "calibration"))
-        made = candidate.training_set
-        service = made.spec.feature_service
-        label, _ = made.trainable()
-        manifest = Manifest(
-            model=candidate.model,
-            run=candidate.run.id,
-            trainer=candidate.run.params.get("trainer", fitted.format),
-            feature_service=service,
-            feature_service_fingerprint=made.definitions.get(f"feature_service:{service}", ""),
-            definitions=made.definitions,
-            training_set=made.id,
-            training_set_hash=made.content_hash,
-            snapshot=made.spine_snapshot,
-            signature=Signature(
-                encoding=fitted.encoding,
-                output_name=OUTPUT_NAMES[target.task],
-                label=label,
-                target=target,
-            ),
-            metrics={
-                f"validation_{name}": value
-                for name, value in metrics_of(target, candidate.validation.labels, scores).items()
-            },
-            facts=_facts(fitted, worst),
-            importance=dict(fitted.importance),
-            model_format=model_format,
-            native_format=fitted.format,
-            created_at=candidate.run.started_at,
-        )
+        manifest = _manifest(candidate, model_format, scores, worst)
         statistics = statistics_of(
             fitted.encoding, candidate.train.matrix, scores, candidate.validation.labels,
             task=target.task,
@@ -123,7 +95,7 @@ class ModelPackaging:
                 STATISTICS: statistics.model_dump_json().encode(),
                 CARD: card(manifest, owner=candidate.run.started_by).encode(),
             },
-            of_training(self._bundles.builder, manifest, candidate.run, made),
+            of_training(self._bundles.builder, manifest, candidate.run, candidate.training_set),
         )
 
     def _packaged(self, fitted: FittedModel) -> tuple[ModelFormat, bytes]:
@@ -141,6 +113,47 @@ class ModelPackaging:
     def register(self, call: Call, model: str, run: str, bundle: str) -> int:
         """Add the bundle as the next version of the model; a repeat returns the first."""
         return self._registry.register(call, model, run=run, bundle=bundle).version
+
+
+def _manifest(
+    candidate: Candidate,
+    model_format: ModelFormat,
+    scores: npt.NDArray[np.float64],
+    worst: float,
+) -> Manifest:
+    """What the bundle of a candidate is and comes from.
+
+    Args:
+        scores: the packaged model's on the validation rows.
+        worst: the greatest difference between those and the native model's.
+    """
+    made, fitted = candidate.training_set, candidate.fitted
+    service, target = made.spec.feature_service, fitted.target
+    label, _ = made.trainable()
+    measured = metrics_of(target, candidate.validation.labels, scores)
+    return Manifest(
+        model=candidate.model,
+        run=candidate.run.id,
+        trainer=candidate.run.params.get("trainer", fitted.format),
+        feature_service=service,
+        feature_service_fingerprint=made.definitions.get(f"feature_service:{service}", ""),
+        definitions=made.definitions,
+        training_set=made.id,
+        training_set_hash=made.content_hash,
+        snapshot=made.spine_snapshot,
+        signature=Signature(
+            encoding=fitted.encoding,
+            output_name=OUTPUT_NAMES[target.task],
+            label=label,
+            target=target,
+        ),
+        metrics={f"validation_{name}": value for name, value in measured.items()},
+        facts=_facts(fitted, worst),
+        importance=dict(fitted.importance),
+        model_format=model_format,
+        native_format=fitted.format,
+        created_at=candidate.run.started_at,
+    )
 
 
 def _beside(candidate: Candidate) -> dict[str, bytes]:

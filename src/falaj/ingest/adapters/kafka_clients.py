@@ -72,9 +72,12 @@ class KafkaPlace:
         Raises:
             InvalidInput: it is no such URL, or holds a password.
         """
-        parts = urlsplit(url)
+        scheme, _, behind = url.partition("://")
+        brokers = behind.partition("?")[0].partition("/")[0]
+        # By themselves: a Python that is new enough takes brackets around a whole host alone.
+        parts = urlsplit(f"{scheme}://brokers{behind.removeprefix(brokers)}")
         options = {name: values[-1] for name, values in parse_qs(parts.query).items()}
-        login, _, places = parts.netloc.rpartition("@")
+        login, _, places = brokers.rpartition("@")
         if ":" in login:
             raise InvalidInput(
                 "The setting event_log holds a password.",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from falaj.kernel.errors import InvalidInput
 from falaj.models.gating.calibration import error_interval
@@ -12,6 +12,9 @@ from falaj.models.intervals import Interval, metric_difference, metric_interval
 from falaj.models.model import GateResult
 from falaj.training.metrics import FUNCTIONS, HIGHER_IS_BETTER, Vector
 from falaj.training.targets import BINARY, Target
+
+if TYPE_CHECKING:
+    from falaj.models.bundles import Bundle
 
 _METHODS = {
     "auc": "DeLong", "log_loss": "mean of the rows", "brier": "mean of the rows",
@@ -92,41 +95,10 @@ def champion_gate(rule: ChampionRule) -> Gate:
         if examined.champion is None or examined.champion_scorer is None:
             return skipped("champion", "nothing is in production to compare with", {})
         evidence: dict[str, Any] = {"champion": examined.champion_version, **rule.model_dump()}
-        encoding = examined.champion.manifest.signature.encoding
-        missing = [name for name in encoding.names if name not in examined.rows.column_names]
-        if missing:
-            return result(
-                "champion",
-                False,
-                f"the rows lack {', '.join(missing)}, so that version "
-                f"{examined.champion_version} cannot be compared",
-                {**evidence, "missing": missing},
-            )
-        later = examined.after_champion
-        few = fewest(examined, later)
-        if few == 0:
-            return result(
-                "champion",
-                False,
-                "no test rows with different labels lie after the champion's own training rows",
-                {**evidence, "n_rows": int(later.sum())},
-            )
-        if few < LEAST_OF_EACH:
-            return result(
-                "champion",
-                False,
-                f"only {few} of the {int(later.sum())} test rows after the champion's own training "
-                f"rows are of the rarer class, too few to compare (at least {LEAST_OF_EACH})",
-                {**evidence, "n_rows": int(later.sum()), "n_of_the_rarer_class": few},
-            )
-        if examined.champion.manifest.signature.target != examined.target:
-            return result(
-                "champion",
-                False,
-                f"version {examined.champion_version} predicts something else, so that the two "
-                "cannot be compared",
-                evidence,
-            )
+        why, numbers = _incomparable(examined, examined.champion)
+        if why:
+            return result("champion", False, why, {**evidence, **numbers})
+        encoding, later = examined.champion.manifest.signature.encoding, examined.after_champion
         others = examined.champion_scorer.scores(encoding.matrix(examined.rows))
         found = metric_difference(
             rule.metric,
@@ -151,6 +123,30 @@ def champion_gate(rule: ChampionRule) -> Gate:
         )
 
     return gate
+
+
+def _incomparable(examined: Examined, champion: Bundle) -> tuple[str, dict[str, Any]]:
+    """Why a version cannot be compared with the champion, in words and numbers; empty if it can."""
+    other = f"version {examined.champion_version}"
+    signature = champion.manifest.signature
+    missing = [one for one in signature.encoding.names if one not in examined.rows.column_names]
+    if missing:
+        told = f"the rows lack {', '.join(missing)}, so that {other} cannot be compared"
+        return told, {"missing": missing}
+    if signature.target != examined.target:
+        return f"{other} predicts something else, so that the two cannot be compared", {}
+    later = examined.after_champion
+    few, n_rows = fewest(examined, later), int(later.sum())
+    if few == 0:
+        told = "no test rows with different labels lie after the champion's own training rows"
+        return told, {"n_rows": n_rows}
+    if few < LEAST_OF_EACH:
+        told = (
+            f"only {few} of the {n_rows} test rows after the champion's own training rows are of "
+            f"the rarer class, too few to compare (at least {LEAST_OF_EACH})"
+        )
+        return told, {"n_rows": n_rows, "n_of_the_rarer_class": few}
+    return "", {}
 
 
 def fewest(examined: Examined, rows: Any) -> int:
