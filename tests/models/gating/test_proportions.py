@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from falaj.models.gating.proportions import distance, holm, newcombe, wilson
@@ -33,6 +33,7 @@ def test_a_difference_has_the_values_of_newcombes_second_paper(a, m, b, n, low, 
 
 
 @given(st.integers(1, 400), st.data())
+@settings(deadline=None)  # the first example imports scipy.stats
 def test_wilsons_interval_is_scipys(n, data):
     stats = pytest.importorskip("scipy.stats")
     k = data.draw(st.integers(0, n))
