@@ -32,6 +32,11 @@ def spread(events, requests):
     return Tally(*even)
 
 
+def frozen_bucket(ground):
+    """The bucket of the champion's latency that the looks have frozen."""
+    return ground.memory["builtin"]["latency/new"]["bucket"]
+
+
 def canary(ground, guardrails):
     return ground.rollout(how="canary", guardrails=guardrails, stages=(Stage(share=0.1),))
 
@@ -171,6 +176,42 @@ def test_before_the_champion_has_answered_a_thousand_there_is_no_threshold(groun
     [reading] = ground.look(rollout, 1).guardrails
     assert not reading.breached
     assert "fewer than 1000" in reading.why
+
+
+def test_answers_from_before_the_rollout_choose_no_threshold_after_some_counts_were_lost(ground):
+    rng = np.random.default_rng(14)
+    rollout = canary(ground, LATENCY)
+    count(ground, "champion", latency=slow(rng, 5_000, 40.0))
+    before = dict(ground.counted)
+    count(ground, "champion", latency=slow(rng, 100))
+    ground.look(rollout, 0)
+    ground.counted = before  # what was written last did not reach the disk
+    [reading] = ground.look(rollout, 1).guardrails
+    assert "fewer than 1000" in reading.why
+    count(ground, "champion", latency=slow(rng, 2_000))
+    count(ground, "new", latency=slow(rng, 200))
+    ground.look(rollout, 2)
+    assert upper_of(frozen_bucket(ground)) < 0.1  # not that of 40 times the latency
+
+
+def test_a_frozen_threshold_of_latency_survives_that_all_counts_were_lost(ground):
+    rng = np.random.default_rng(15)
+    rollout = canary(ground, LATENCY)
+    ground.look(rollout, 0)
+    count(ground, "champion", latency=slow(rng, 2_000))
+    ground.look(rollout, 1)
+    frozen = frozen_bucket(ground)
+    ground.counted = {}
+    count(ground, "champion", latency=slow(rng, 100))
+    ground.look(rollout, 2)
+    for minutes in range(3, 20):
+        count(ground, "champion", latency=slow(rng, 2_700, 3.0))
+        count(ground, "new", latency=slow(rng, 300, 2.0))
+        look = ground.look(rollout, minutes)
+        assert not look.breached
+    assert frozen_bucket(ground) == frozen
+    assert look.guardrails[0].n_challenger == 17 * 300  # all since the look that saw the loss
+    assert look.guardrails[0].judged
 
 
 def test_slowness_in_clumps_is_not_taken_for_harm():

@@ -234,8 +234,9 @@ def _frozen(guardrail: Guardrail, memory: Memory, present: NDArray[np.int64]) ->
     for place, n in memory.get("begun", [[place, n] for place, n in enumerate(present.tolist())]):
         begun[place] = n
     grown = present - begun
-    if (grown < 0).any():  # counted anew
-        begun[:], grown = 0, present
+    if (grown < 0).any():
+        # Counts were lost: which of the others are from before the rollout cannot be told.
+        begun[:], grown = present, np.zeros_like(present)
     memory["begun"] = [[place, int(begun[place])] for place in np.flatnonzero(begun).tolist()]
     if grown.sum() < _LEAST_ANSWERS:
         return False
