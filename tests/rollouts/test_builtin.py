@@ -6,9 +6,9 @@ import pytest
 from falaj.rollouts import builtin
 from falaj.rollouts.builtin import dispersion
 from falaj.rollouts.model import Guardrail, Stage
-from falaj.rollouts.readings import Tally, bucket_above
-from falaj.serving.counted import histogram, upper_of
-from falaj.serving.unitcounts import UNIT_BUCKETS
+from falaj.rollouts.readings import Counter, Tally, bucket_above
+from falaj.serving.counted import BUCKETS, histogram, upper_of
+from falaj.serving.unitcounts import ERRED_ROW, UNIT_BUCKETS
 from falaj.testing.clientsimulations import Clients, cells_of, found_after
 
 ERRORS = (Guardrail(metric="error_rate"),)
@@ -274,6 +274,59 @@ def test_an_interleaved_challenger_is_compared_by_whole_periods(ground):
             break
     else:
         pytest.fail("ten times the errors were not found")
+
+
+@pytest.mark.parametrize("champion_fails", [0, 1])
+def test_an_interleaved_challenger_that_fails_is_found_though_the_champion_hardly_ever_does(
+    ground, champion_fails
+):
+    rng = np.random.default_rng(16)
+    rollout = ground.rollout(how="interleaved", segment="city", guardrails=ERRORS)
+    ground.look(rollout, 0)
+    count(ground, "champion", 0, champion_fails)
+    for hour in range(25):
+        count(ground, "champion", 1_000)
+        count(ground, "new", 1_000, int(rng.binomial(1_000, rng.choice([0.02, 0.4]))))
+        look = ground.look(rollout, 60 * hour + 30)
+    assert look.breached
+    assert look.guardrails[0].judged
+
+
+def test_failures_in_a_few_periods_alone_are_neither_harm_nor_its_absence(ground):
+    """Of two that are alike, and fail in one period of ten, the champion did not by chance."""
+    rollout = ground.rollout(how="interleaved", segment="city", guardrails=ERRORS)
+    ground.look(rollout, 0)
+    for hour in range(40):
+        count(ground, "champion", 1_000)
+        count(ground, "new", 1_000, 100 if hour in (7, 20, 33) else 0)
+        look = ground.look(rollout, 60 * hour + 30)
+        assert not look.breached
+    assert not look.guardrails[0].judged
+
+
+@pytest.mark.parametrize("share", [0.5, 0.25, 0.75])
+@pytest.mark.parametrize("bad", [1, 2, 7])
+def test_segments_that_fail_with_any_variant_are_seldom_taken_for_harm_by_periods(share, bad):
+    """Eight segments meet a variant by chance in each period, and some of them always fail."""
+    rng, wrong = np.random.default_rng(17), 0
+    rates = np.where(np.arange(8) < bad, 0.3, 0.0)
+    for _ in range(60):
+        memory = builtin.begin()
+        cells = {new: np.zeros((BUCKETS + 1, UNIT_BUCKETS), np.int64) for new in (False, True)}
+        for period in range(60):
+            meets = rng.random(8) < share
+            for new, kept in cells.items():
+                failed = int(rng.binomial(200, rates[meets == new]).sum())
+                kept[100, 0] += 200 * int((meets == new).sum()) - failed
+                kept[ERRED_ROW, 0] += failed
+            champion, tried = (Counter(cells[new]) for new in (False, True))
+            reading = builtin.judged_by_period(
+                ERRORS[0], "new", memory, champion, tried, 0.05, period
+            )
+            if reading.breached:
+                wrong += 1
+                break
+    assert wrong <= 6
 
 
 def test_errors_are_judged_from_the_first_requests_of_both_sides_on(ground):

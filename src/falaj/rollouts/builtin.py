@@ -12,6 +12,7 @@ is divided by how much less they tell, by units (``clustered``) and between look
 
 from __future__ import annotations
 
+import math
 import statistics
 from typing import Any
 
@@ -29,6 +30,8 @@ LATENCY_QUANTILE = 0.99
 _LEAST_ANSWERS = 1_000
 """Of the champion, before its quantile is taken for a threshold."""
 _RESIDUALS, _LEAST_RESIDUALS = 60, 8
+_WEIGHT_OF_PERIODS = 0.1
+"""Of the evidence by how many periods were worse, beside that by how much worse they were."""
 _BEFORE_KNOWN = 2.0
 """The dispersion of errors between looks until there are residuals enough to tell it."""
 _MEDIAN_OF_CHI_SQUARED = 0.4549
@@ -129,7 +132,9 @@ def judged_by_period(
     """As ``judged`` for an interleaved rollout: whole periods are what is compared.
 
     Segments differ, and in one period a variant has some of them: each period gives one
-    difference of rates, which chance makes positive as often as negative.
+    difference of rates, which chance makes positive as often as negative. Evidence is the mean of
+    two e-values: by how large the differences are, relative to the champion's rate, and by how
+    many are positive, which also tells where the champion hardly ever fails.
     """
     moved = moved_on(guardrail, memory, champion, tried)
     if moved is None:
@@ -142,6 +147,7 @@ def judged_by_period(
         _, events, requests, others, other_requests = open_
         if requests and other_requests:
             pairs.append([events / requests, others / other_requests])
+            _note_worse(memory, (events, requests, others, other_requests), tolerated)
         open_[:] = [period, 0, 0, 0, 0]
     open_[1:] = [a + b for a, b in zip(open_[1:], found, strict=True)]
     _take(reading, memory, found)
@@ -151,11 +157,43 @@ def judged_by_period(
     rates = np.array(pairs)
     harm = rates[:, 0] - rates[:, 1] * (1 + tolerated)
     variance, scale = float(harm.var(ddof=1)) / len(harm), float(rates[:, 1].mean())
-    # Where the champion never fails, harm has no scale: that none was seen is all that can be told.
+    # Without a scale, a few periods with harm tell neither how much it is nor that it is chance.
     reading.judged = scale > 0 or not harm.any()
-    if scale > 0 and mean_evidence(harm.mean(), variance, scale) >= threshold(error):
+    by_size = mean_evidence(harm.mean(), variance, scale)
+    by_periods = _worse_periods(memory, tolerated).log_evidence()[0]
+    evidence = np.logaddexp(
+        math.log(1 - _WEIGHT_OF_PERIODS) + by_size, math.log(_WEIGHT_OF_PERIODS) + by_periods
+    )
+    if evidence >= threshold(error):
+        reading.judged = True
         breach(reading, tolerated)
     return reading
+
+
+def _worse_periods(memory: Memory, tolerated: float) -> EventCurve:
+    """The evidence by which of the two was worse in each period."""
+    curve = EventCurve.empty(tolerated)
+    if memory["logs"] is not None:
+        curve.logs = np.array(memory["logs"], dtype=np.float64)
+    return curve
+
+
+def _note_worse(memory: Memory, found: Counted, tolerated: float) -> None:
+    """Take a period that is over to the evidence by which of the two was worse in it.
+
+    If both are alike, each period in which they differ is as likely to be worse for the one as
+    for the other, where both have as many segments. Whoever has more of them also meets more of
+    what is rare; whoever has fewer is more often above the mean. So a period counts as one event
+    that falls on the challenger with the larger one of the two shares of its requests.
+    """
+    events, requests, others, other_requests = found
+    harm = events / requests - others / other_requests * (1 + tolerated)
+    if not harm:
+        return
+    curve = _worse_periods(memory, tolerated)
+    more, fewer = max(requests, other_requests), min(requests, other_requests)
+    curve.add(int(harm > 0), int(harm < 0), more, fewer)
+    memory["logs"] = curve.logs.tolist()
 
 
 def dispersion(residuals: list[float]) -> float:
