@@ -24,7 +24,7 @@ from falaj.serving.errors import FeaturesMissing
 from falaj.serving.explain import Explain, no_forest, not_explained
 from falaj.serving.model import FeatureStatus, MissingPolicy, Release
 from falaj.serving.predictions import NumberRows, Parsed, PredictionIds, Scored
-from falaj.serving.standingin import Trial, in_the_place_of
+from falaj.serving.standingin import StandInFailed, Trial, in_the_place_of
 from falaj.serving.variants import CompiledVariant, Looked, Vectors
 
 if TYPE_CHECKING:
@@ -141,6 +141,7 @@ class RequestPlan:
 
         Raises:
             FalajError: none of them could be scored.
+            StandInFailed: nor could they, after a challenger had failed on some.
         """
         requested_us = time.time_ns() // 1000
         first = requests[0].at_us
@@ -204,7 +205,8 @@ class RequestPlan:
             if self.assigner is None:
                 runs.append((mine, _run_part(whole, variant, mine, looked)))
                 continue
-            tried = Trial(partial(_run_part, whole, variant, looked=looked), whole.owners, mine)
+            run = partial(_run_part, whole, variant, looked=looked)
+            tried = in_the_place_of(failed, partial(Trial, run, whole.owners, mine))
             runs += tried.runs
             left += tried.left
             if tried.failed:
@@ -238,7 +240,11 @@ class RequestPlan:
     def _refuse_incomplete(
         self, requests: list[Parsed], answers: list[Told | FalajError], parts: list[Scored]
     ) -> None:
-        """Refuse the requests that lack a feature, and take their rows from the log."""
+        """Refuse the requests that lack a feature, and take their rows from the log.
+
+        Raises:
+            StandInFailed: none is left, and a challenger had failed on some.
+        """
         lacking: dict[int, set[str]] = {}
         for part in parts:
             statuses = part.vectors.statuses
@@ -259,7 +265,14 @@ class RequestPlan:
                     hint="Push the features, or let the endpoint serve with missing=model.",
                     features=named,
                 )
+        failed = next((part.failed for part in parts if part.failed), None)
         parts[:] = [kept for part in parts if (kept := _without(part, lacking.keys())).ids]
+        if failed is None or any(part.failed for part in parts):
+            return
+        if not parts:
+            refused = next(one for one in answers if isinstance(one, Exception))
+            raise StandInFailed(refused, failed)
+        parts[0].failed = failed  # they are counted with what is answered, whichever it is
 
 
 def _run_part(

@@ -13,6 +13,7 @@ import msgspec
 from falaj.kernel.errors import FalajError
 from falaj.serving.errors import BadRequest
 from falaj.serving.model import Answer
+from falaj.serving.standingin import StandInFailed
 
 if TYPE_CHECKING:
     from falaj.serving.plans import Plans
@@ -62,7 +63,10 @@ class Predictor:
                 self._plans.catch_up()
             plan = self._plans.named(endpoint)
             request = plan.parse(encoded, caller=caller, started=started, explain=explain)
-            answers, parts = plan.score([request])
+            try:
+                answers, parts = plan.score([request])
+            except StandInFailed as error:  # nothing is counted here
+                raise error.cause from None
         (answer,) = answers
         if isinstance(answer, FalajError):
             raise answer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from falaj.kernel.telemetry import logger
 from falaj.serving.errors import ModelFailed
@@ -19,8 +19,11 @@ _told: dict[str, float] = {}
 """By model version, when its failure was last told in the log (``time.monotonic()``)."""
 
 
+_Ran = TypeVar("_Ran")
+
+
 class StandInFailed(Exception):
-    """The champion met an error that is not its model's, in the place of those that had failed.
+    """Some had failed, and what was to be answered in their place met another error.
 
     Theirs must be counted whatever comes of it; the client is told of the ``cause``.
     """
@@ -31,11 +34,11 @@ class StandInFailed(Exception):
         self.failed = failed
 
 
-def in_the_place_of(failed: Failed, run: Callable[[], Scored]) -> Scored:
-    """What the champion gives in the place of those that failed; none may have.
+def in_the_place_of(failed: Failed, run: Callable[[], _Ran]) -> _Ran:
+    """What is run after some have failed, as far as any have: others, and the champion for them.
 
     Raises:
-        ModelFailed: its model failed too; the error tells of those that had before.
+        ModelFailed: the champion's model failed too; the error tells of those that had before.
         StandInFailed: some had failed, and it met another error.
     """
     try:
