@@ -269,6 +269,29 @@ def test_what_is_about_an_endpoint_is_found_among_thousands_about_others(
         assert [one for one in leads if f'href="{one}"' not in text] == [], path
 
 
+def test_a_monitor_finds_its_alerts_among_a_thousand_newer_ones_of_other_monitors(
+    amina: Browser, watched: Watched
+) -> None:
+    later = watched.now + timedelta(days=1)
+    others = [
+        {"id": f"alert_y{n}", "name": f"other:{n}", "subject_kind": "endpoint",
+         "subject_key": "late", "severity": "warning", "message": "m", "evidence": {},
+         "state": "open", "raised_at": later, "last_seen_at": later, "n_seen": 1,
+         "resolution": ""}
+        for n in range(1001)
+    ]  # fmt: skip
+    with watched.premises.database.transaction() as connection:
+        connection.execute(tables.alerts.insert(), others)
+    try:
+        text = amina.open("/monitors/watch").text
+    finally:
+        with watched.premises.database.transaction() as connection:
+            mine = tables.alerts.c.id.in_([one["id"] for one in others])
+            connection.execute(tables.alerts.delete().where(mine))
+    assert f'href="/alerts/{watched.alert}"' in text
+    assert "other:" not in text
+
+
 def test_a_monitor_that_there_is_not_is_a_page_that_says_so(amina: Browser) -> None:
     assert amina.open("/monitors/none").status_code == 404
     assert amina.open(f"/monitors/{HOSTILE.replace('/', '%2F')}").status_code in {404, 422}
