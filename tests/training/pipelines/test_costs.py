@@ -12,7 +12,9 @@ from sqlalchemy import select, update
 from tests.training.pipelines.conftest import House
 
 from falaj.kernel.jobs import Worker, job_rows
+from falaj.kernel.problems import INTERNAL
 from falaj.kernel.resources import GIB
+from falaj.training.adapters.steps_local import LocalSteps
 from falaj.training.costs.budgets import BudgetSpent
 from falaj.training.costs.ledger import OPEN
 from falaj.training.costs.model import Prices
@@ -134,6 +136,28 @@ def test_what_had_ended_is_charged_when_the_platform_meets_a_fault(priced, monke
     assert {name: one.outcome for name, one in usages(priced, run.id).items()} == {
         "first": "done", "second": "done",
     }  # fmt: skip
+
+
+def test_the_open_account_of_a_step_is_closed_when_its_runner_meets_a_fault(priced, monkeypatch):
+    monkeypatch.setattr(stepcosts, "_WRITTEN_SECONDS", 0.0)  # an account opens with its step
+    run = priced.platform.pipelines.run(priced.declare(CHAIN.replace('"chain"', '"torn"')))
+    opened = []
+
+    def torn(self, task, ask):
+        mine = usage_rows.c.job == run.job
+        with priced.made.database.reading() as connection:
+            opened.extend(connection.execute(select(usage_rows.c.outcome).where(mine)).scalars())
+        raise OSError("the pipe is gone")
+
+    with monkeypatch.context() as while_torn:
+        while_torn.setattr(LocalSteps, "run", torn)
+        worker = Worker(priced.made.jobs, priced.made.handlers, name="torn")
+        while not opened:  # other jobs may wait as well
+            assert worker.run_one()
+    assert opened == [OPEN]
+    assert {name: one.outcome for name, one in usages(priced, run.id).items()} == {
+        "first": INTERNAL
+    }
 
 
 LONG = """
