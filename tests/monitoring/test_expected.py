@@ -107,6 +107,46 @@ def test_the_band_holds_the_realised_figure_as_often_as_it_says() -> None:
     assert {name: share for name, share in held.items() if not 0.82 <= share / n <= 0.98} == {}
 
 
+@pytest.mark.parametrize("n", [500, 5_000])
+@pytest.mark.parametrize("power", [0.6, 2.0])
+def test_bands_of_recalibrated_scores_hold_in_nine_cases_of_ten_or_more(
+    n: int, power: float
+) -> None:
+    """A curve looks better on the rows that it was fitted on than on any others."""
+    held = {name: list[bool]() for name in FIGURES}
+    for seed in range(200):
+        curve = Curve.of_rows(*drawn(500, seed=seed, power=power))
+        scores, labels = drawn(n, seed=10_000 + seed, power=power)
+        groups = Groups.of_rows(curve, scores, 0.5)
+        came = figures(groups, labels[np.argsort(scores)])
+        for name, (_, low, high) in estimated(curve, groups, 0.95).items():
+            held[name].append(bool(low <= came[name] <= high))
+    found = {name: float(np.mean(kept)) for name, kept in held.items()}
+    assert {name: share for name, share in found.items() if share < 0.9} == {}
+
+
+def test_a_curve_tells_figures_of_its_own_rows_that_are_better_than_they_came() -> None:
+    scores, labels = drawn(2_000, seed=3, power=2.0)
+    off = Curve.of_rows(scores, labels).optimism(0.5)
+    groups = Groups.of_rows(Curve.of_rows(scores, labels), scores, 0.5)
+    came = realised(labels, scores)
+    for name, value in expected(groups).items():
+        assert off[name] == pytest.approx(value - came[name], abs=1e-6), name
+    assert min(off["auc"], off["average_precision"]) > 0 > max(off["log_loss"], off["brier"])
+    assert set(TRUE.optimism(0.5).values()) == {0.0}
+
+
+def test_of_a_large_reference_the_optimism_is_told_from_fewer_groups() -> None:
+    scores, labels = drawn(60_000, seed=4, power=2.0)
+    curve = Curve.of_rows(scores, labels)
+    assert curve.kept is not None
+    assert len(curve.kept.n) == 4_096
+    groups, came = Groups.of_rows(curve, scores, 0.5), realised(labels, scores)
+    off = curve.optimism(0.5)
+    for name, value in expected(groups).items():
+        assert off[name] == pytest.approx(value - came[name], abs=2e-4), name
+
+
 def test_the_curve_is_the_isotonic_regression_of_scikit_learn() -> None:
     scores, labels = drawn(4_000, seed=5, power=2.0)
     scores = np.round(scores, 2)  # many rows of one score

@@ -51,10 +51,34 @@ OF_A_CLASS = ("recall", "auc", "average_precision")
 DRAWS = 200
 """Of labels, from which the bands' widths are told."""
 _SEED = 7
+_MOST_KEPT = 4_096
+"""Groups of rows that a curve keeps of its reference."""
 _LEAST_PROBABILITY = 1e-15
 _SPLITS, _TESTED, _ERROR_BINS = 10, 0.1, 10
 _FEWEST = 20
 _P_VALUE = 0.05
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Rows of growing scores, in groups.
+
+    Attributes:
+        scores: the (mean) score of each group.
+        n, ones: its rows and labels 1.
+    """
+
+    scores: Vector
+    n: Vector
+    ones: Vector
+
+    def fewer(self, most: int = _MOST_KEPT) -> Labelled:
+        """At most so many groups."""
+        if len(self.n) <= most:
+            return self
+        firsts = np.arange(most) * len(self.n) // most
+        n, ones = (np.add.reduceat(one, firsts) for one in (self.n, self.ones))
+        return Labelled(np.add.reduceat(self.scores * self.n, firsts) / n, n, ones)
 
 
 @dataclass(frozen=True)
@@ -66,6 +90,7 @@ class Curve:
         needed: False if the scores came true as they are: then it changes nothing.
         starts: the smallest score of each stretch in which the rate is constant.
         n, ones: rows and labels 1 of each stretch.
+        kept: the reference, in groups; none of scores that are known to come true.
     """
 
     scores: Vector
@@ -74,6 +99,7 @@ class Curve:
     starts: Vector
     n: Vector
     ones: Vector
+    kept: Labelled | None = None
 
     def applied(self, scores: Vector) -> Vector:
         """The probabilities of label 1."""
@@ -98,7 +124,8 @@ class Curve:
         order = np.argsort(scores)
         s, y = scores[order], labels[order]
         knots, rates, starts, n, ones = _isotonic(s, np.ones_like(s), y)
-        return cls(knots, rates, _helps(s, y, seed), starts, n, ones)
+        kept = Labelled(s, np.ones_like(s), y).fewer()
+        return cls(knots, rates, _helps(s, y, seed), starts, n, ones, kept)
 
     @classmethod
     def of_bins(cls, means: Vector, n: Vector, ones: Vector) -> Curve:
@@ -119,7 +146,28 @@ class Curve:
         means, n, ones = means[there], n[there], ones[there]
         knots, rates, starts, rows, positive = _isotonic(means, n, ones)
         needed = miscalibrated(means, n, ones) < _P_VALUE
-        return cls(knots, rates, needed, starts, rows, positive)
+        return cls(knots, rates, needed, starts, rows, positive, Labelled(means, n, ones).fewer())
+
+    def optimism(self, threshold: float) -> dict[str, float]:
+        """By how much each figure that is told of the reference is greater than it came.
+
+        An isotonic regression is the projection of the labels on all growing functions: with any
+        of these it goes at least as much together as the labels do (Robertson, Wright and
+        Dykstra, Order Restricted Statistical Inference, 1988, chapter 1). So scores seem to tell
+        labels apart better than they did, and chance has it so on any reference. Of a mean over
+        rows this is, on average over references, what is told of other rows of such scores in
+        error: the labels' own chance has the mean 0 in it. 0 where the curve changes nothing.
+        """
+        if not self.needed or self.kept is None:
+            return dict.fromkeys(FIGURES, 0.0)
+        scores, n = self.kept.scores, self.kept.n
+        above = (scores >= threshold).astype(float)
+        groups = Groups(scores, n, self.applied(scores), above, np.zeros_like(n), threshold)
+        came = figures(groups, self.kept.ones)
+        return {
+            name: float(np.nan_to_num(value - came[name]))
+            for name, value in expected(groups).items()
+        }
 
     def off(self, scores: Vector) -> Vector:
         """How much the probabilities of these scores may be off, since the reference is finite.
@@ -151,6 +199,7 @@ class Groups:
         rates: the probability of label 1.
         above: the share of its rows at the threshold or above.
         spread: how much the rate grows within the group (0 if its rows have one score).
+        threshold: a score from here on predicts label 1.
     """
 
     scores: Vector
@@ -158,14 +207,14 @@ class Groups:
     rates: Vector
     above: Vector
     spread: Vector
+    threshold: float
 
     @classmethod
     def of_rows(cls, curve: Curve, scores: Vector, threshold: float) -> Groups:
         """Each row is a group."""
         s = np.sort(scores)
-        return cls(
-            s, np.ones_like(s), curve.applied(s), (s >= threshold).astype(float), np.zeros_like(s)
-        )
+        above = (s >= threshold).astype(float)
+        return cls(s, np.ones_like(s), curve.applied(s), above, np.zeros_like(s), threshold)
 
     @classmethod
     def of_bins(
@@ -188,7 +237,7 @@ class Groups:
         width = np.maximum(highs - lows, 1e-300)
         above = np.clip((highs - threshold) / width, 0.0, 1.0)
         spread = curve.applied(highs) - curve.applied(lows)
-        return cls(means, n, curve.applied(means), above, spread)
+        return cls(means, n, curve.applied(means), above, spread, threshold)
 
     def coarser(self, most: int = 32) -> Groups:
         """At most so many groups, of nearly equal numbers of rows, cut at the threshold."""
@@ -203,7 +252,7 @@ class Groups:
             np.bincount(places, weights=self.n * values) / n
             for values in (self.scores, self.rates, self.above)
         ]
-        return Groups(means[0], n, means[1], means[2], np.zeros_like(n))
+        return Groups(means[0], n, means[1], means[2], np.zeros_like(n), self.threshold)
 
 
 def expected(groups: Groups) -> dict[str, float]:
@@ -272,8 +321,10 @@ def estimated(
     """For each figure its estimate, and between what limits the realised one should lie.
 
     The width of the band comes from a simulation: labels are drawn from the probabilities, and
-    those from what the reference leaves open. While what the reference tells still holds, the
-    realised figure of these rows lies in the band in about the given share of cases.
+    those from what the reference leaves open. On one side the band is wider by what the curve
+    flatters its own reference (``Curve.optimism``), which the estimate has in it. While what the
+    reference tells still holds, the realised figure of these rows lies in the band in about the
+    given share of cases.
 
     Returns:
         (estimate, low, high) by name; NaN where a figure is not defined.
@@ -284,6 +335,7 @@ def estimated(
     rates = np.clip(coarse.rates + curve.off(coarse.scores), 0.0, 1.0)
     drawn = figures(coarse, random.binomial(n, rates).astype(np.float64))
     z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    optimism = curve.optimism(groups.threshold)
     found = {}
     for name, estimate in expected(groups).items():
         values = drawn[name]
@@ -291,9 +343,10 @@ def estimated(
         if len(known) < DRAWS / 2 or not np.isfinite(estimate):
             found[name] = (estimate, float("nan"), float("nan"))
             continue
-        half = z * float(known.std(ddof=1))
+        half, off = z * float(known.std(ddof=1)), optimism[name]
+        low, high = estimate - half - max(off, 0.0), estimate + half - min(off, 0.0)
         most = np.inf if name == "log_loss" else 1.0
-        found[name] = (estimate, max(0.0, estimate - half), min(most, estimate + half))
+        found[name] = (estimate, max(0.0, low), min(most, high))
     return found
 
 
