@@ -27,20 +27,29 @@ from falaj.serving.model import ServableModel
 from falaj.serving.ports import LoadedModel
 
 N_FEATURES = 20
-SHAPES = [(300, 31), (1000, 15), (300, 63), (100, 255), (20, 2000)]
+SHAPES = [(300, 31, 0.0), (1000, 15, 0.0), (300, 63, 0.0), (100, 255, 0.0), (20, 2000, 0.0),
+          (300, 31, 0.05)]  # fmt: skip
+"""Trees, leaves of each, and what share of the inputs is missing."""
 SIZES = [1, 8, 16, 100, 10_000]
 GOALS = {1: 2.0, 8: 2.0, 16: 2.0, 100: 1.0, 10_000: 1.0}
 
 
-def made(n_trees: int, n_leaves: int) -> ServableModel:
+def drawn(random: np.random.Generator, n: int, missing: float) -> np.ndarray:
+    """Rows of normal inputs, of which a share is missing."""
+    rows = random.normal(size=(n, N_FEATURES)).astype(np.float32)
+    rows[random.random(rows.shape) < missing] = np.nan
+    return rows
+
+
+def made(n_trees: int, n_leaves: int, missing: float) -> ServableModel:
     """A LightGBM classifier of that shape as ONNX."""
     import lightgbm
     from onnxmltools import convert_lightgbm
     from onnxmltools.convert.common.data_types import FloatTensorType
 
     random = np.random.default_rng(7)
-    rows = random.normal(size=(20_000, N_FEATURES)).astype(np.float32)
-    labels = (rows[:, :5].sum(axis=1) + random.normal(size=len(rows)) > 0).astype(int)
+    rows = drawn(random, 20_000, missing)
+    labels = (np.nansum(rows[:, :5], axis=1) + random.normal(size=len(rows)) > 0).astype(int)
     fitted = lightgbm.LGBMClassifier(
         n_estimators=n_trees, num_leaves=n_leaves, min_child_samples=3, verbose=-1, n_jobs=2
     ).fit(rows, labels)
@@ -59,15 +68,16 @@ def timed(model: LoadedModel, parts: list[np.ndarray]) -> float:
     return (time.process_time() - started) / len(parts) * 1e6
 
 
-def measured(n_trees: int, n_leaves: int, rounds: int) -> Iterator[Row]:
+def measured(n_trees: int, n_leaves: int, missing: float, rounds: int) -> Iterator[Row]:
     """One row of the table for each number of rows."""
-    model = made(n_trees, n_leaves)
+    model = made(n_trees, n_leaves, missing)
     theirs = OnnxRuntime(device="cpu").load(model)
     ours = TreeRuntime(OnnxRuntime(device="cpu"), after_runs=0).load(model)
     if not ours.compiled:
         raise SystemExit(f"{n_trees} trees of {n_leaves} leaves were not compiled.")
-    rows = np.random.default_rng(8).normal(size=(10_000, N_FEATURES)).astype(np.float32)
+    rows = drawn(np.random.default_rng(8), 10_000, missing)
     np.testing.assert_allclose(ours.run(rows), theirs.run(rows), rtol=0, atol=1e-6)
+    told = f", {missing:.0%} of the inputs missing" if missing else ""
     versions = {name: version(name) for name in ("onnxruntime", "numba", "numpy")}
     for n in SIZES:
         n_parts = min(len(rows) // n, 4_096)
@@ -80,7 +90,7 @@ def measured(n_trees: int, n_leaves: int, rounds: int) -> Iterator[Row]:
                     seconds[index].append(taken)
         mine, other = median(seconds[0]), median(seconds[1])
         yield Row(
-            work=f"{n_trees} trees of {n_leaves} leaves",
+            work=f"{n_trees} trees of {n_leaves} leaves{told}",
             size=f"{n:,} rows",
             unit="µs a run",
             ours=mine,

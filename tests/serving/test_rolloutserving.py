@@ -116,8 +116,13 @@ class Rollout:
         assert answer.status_code == 200, answer.text
         return list(answer.json()["predictions"])
 
-    def logged(self) -> list[dict[str, Any]]:
+    def logged(self, least: int = 0) -> list[dict[str, Any]]:
+        """The rows of the log, once there are so many: its own thread may be writing some."""
         self.running.log.flush()
+        until(lambda: len(self._flushed()) >= least)
+        return self._flushed()
+
+    def _flushed(self) -> list[dict[str, Any]]:
         return self.running.spools.rows(f"predictions_{self.name}")
 
     def units(self, variant: str, *, shadow: bool = False) -> dict[str, dict[int, int]]:
@@ -160,7 +165,7 @@ def test_shares_change_with_the_next_request_and_the_log_says_who_answered(
     assert met[0.0] == {"champion": 60}
     assert met[1.0] == {"new": 60}
     assert 15 < met[0.5]["new"] < 45
-    rows = rollout.logged()
+    rows = rollout.logged(300)
     assert len({one["prediction_id"] for one in rows}) == len(rows) == 300
     assert Counter(one["variant"] for one in rows) == {
         "champion": 120 + met[0.5]["champion"],
@@ -194,7 +199,7 @@ def test_a_challenger_that_fails_is_stood_in_for_by_the_champion_and_counted(
     assert counted["", False].failed == 0
     traffic = running.meters.traffic("failing")
     assert (traffic.requests, traffic.failed) == (3, 0)
-    assert Counter(one["variant"] for one in rollout.logged()) == {"champion": 3, "new": 1}
+    assert Counter(one["variant"] for one in rollout.logged(4)) == {"champion": 3, "new": 1}
 
 
 def test_requests_and_failures_of_a_rollout_are_counted_by_their_units(running: Running) -> None:

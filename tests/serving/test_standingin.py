@@ -16,6 +16,7 @@ from falaj.kernel.errors import Unavailable
 from falaj.serving.compiler import PlanCompiler
 from falaj.serving.errors import FeaturesMissing
 from falaj.serving.model import (
+    Durability,
     FeatureStatus,
     FieldType,
     MissingPolicy,
@@ -96,7 +97,7 @@ def compiler() -> PlanCompiler:
     return PlanCompiler(MemoryBundles(BUNDLES), RUNTIMES, Cards())  # type: ignore[arg-type]
 
 
-def release(name: str, champion: str, *challengers: str) -> Any:
+def release(name: str, champion: str, *challengers: str, **more: Any) -> Any:
     return make_release(
         f"release_{name}",
         endpoint=name,
@@ -113,6 +114,7 @@ def release(name: str, champion: str, *challengers: str) -> Any:
             ),
         ),
         assignment=Assignment(salt=name, final={one: 1 / len(challengers) for one in challengers}),
+        **more,
     )
 
 
@@ -142,8 +144,8 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     table.close()
 
 
-def serve(running: Running, name: str, *variants: str) -> None:
-    made = release(name, *variants)
+def serve(running: Running, name: str, *variants: str, **more: Any) -> None:
+    made = release(name, *variants, **more)
     running.activate(made)
     running.table.split(name, divided(made))
 
@@ -173,6 +175,18 @@ def test_a_failure_counts_though_another_challenger_of_the_request_meets_another
     answer = running.predict(body(*range(POISON, POISON + 20)), endpoint="both")
     assert answer.json()["code"] == Unavailable.code
     assert counted(running, "both")["poisoned"] == 1
+
+
+def test_a_failure_counts_though_what_the_champion_said_could_not_be_kept(
+    running: Running,
+) -> None:
+    serve(running, "unkept", "sound", "poisoned", durability=Durability.REQUEST)
+    running.spools.broken = True
+    try:
+        assert running.predict(body(POISON), endpoint="unkept").is_error
+    finally:
+        running.spools.broken = False
+    assert counted(running, "unkept")["poisoned"] == 1
 
 
 def test_of_a_run_the_failure_of_one_that_is_refused_goes_with_the_others() -> None:

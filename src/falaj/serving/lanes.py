@@ -433,6 +433,10 @@ class Lane:
                     self._end(item, failure or answer)
                 if failure is None:
                     self._count(group, answers, parts, begun)
+                    return
+                for one in parts:  # what failed has failed, though no answer was given
+                    if one.failed is not None:
+                        self._stood_in(group[0][0], one.failed)
 
         for part in kept_parts:
             self._log.append_durably(part, lambda error: _soon(self._loop, kept, error))
