@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pyarrow as pa
 
@@ -39,8 +38,8 @@ _WHOLE = frozenset(
 """Types of whole numbers whose differences the engine's numbers hold."""
 _MOST_BITS = 1 << 27
 """16 MB; so far may the least and the greatest number lie apart."""
-Extent = Callable[[str], tuple[str, Any, Any]]
-"""The type of a column as the engine names it, and its least and greatest value."""
+Extent = Callable[[str], tuple[int | None, int | None]]
+"""The least and the greatest value of a column of whole numbers; None if it has no value."""
 Lookup = Callable[[str, Sequence[str]], pa.Table | None]
 """The columns of a lake table as they stood before the load; None if there is no table."""
 _STATISTICS = {
@@ -57,7 +56,7 @@ _STATISTICS = {
 def extent_sql(column: str, rows: str) -> str:
     """The query of an ``Extent``."""
     told = name(column)
-    return f"SELECT typeof(any_value({told})) AS kind, min({told}), max({told}) FROM {rows}"
+    return f"SELECT min({told}), max({told}) FROM {rows}"
 
 
 @dataclass(frozen=True)
@@ -85,9 +84,9 @@ class Compiler:
         bench: where the SQL will run.
         lookup: reads the tables that foreign keys name.
         existing: the lake table whose rows stand beside these, for ``unique``.
-        columns: of the rows.
-        extent: tells the type of a column and its least and greatest value; None where nothing
-            may be asked of the rows beforehand.
+        columns: of the rows, with their types as the engine names them.
+        extent: tells the extent of a column; None where nothing may be asked of the rows
+            beforehand.
     """
 
     def __init__(
@@ -95,7 +94,7 @@ class Compiler:
         bench: Bench,
         lookup: Lookup,
         existing: str | None,
-        columns: set[str],
+        columns: Mapping[str, str],
         extent: Extent | None = None,
     ) -> None:
         self._bench = bench
@@ -180,13 +179,13 @@ class Compiler:
 
     def _bits(self, check: Unique) -> str | None:
         """The number of distinct values by a bit for each; None where that is not the thing."""
-        if self._extent is None or len(check.columns) != 1:
+        column, *others = check.columns
+        if self._extent is None or others or self._columns[column] not in _WHOLE:
             return None
-        kind, low, high = self._extent(check.columns[0])
-        if kind not in _WHOLE or low is None or high - low >= _MOST_BITS:
+        low, high = self._extent(column)
+        if low is None or high is None or high - low >= _MOST_BITS:
             return None
-        column = name(check.columns[0])
-        return f"coalesce(bit_count(bitstring_agg(r.{column}, {low}, {high})), 0)"
+        return f"coalesce(bit_count(bitstring_agg(r.{name(column)}, {low}, {high})), 0)"
 
     def _known(self, contract: Contract, check: Check) -> None:
         if isinstance(check, HasColumns):
@@ -199,7 +198,7 @@ class Compiler:
                 raise InvalidInput(
                     f"The contract {contract.name!r} checks the column {column!r} of"
                     f" {contract.table!r}, which there is not.",
-                    hint=f"Its columns are {', '.join(sorted(self._columns - {'_row'}))}.",
+                    hint=f"Its columns are {', '.join(sorted(self._columns.keys() - {'_row'}))}.",
                 )
 
 

@@ -92,10 +92,11 @@ def judge(
         InvalidInput: a check names a column or a table that there is not, or is wrong.
     """
     checks = [(contract, check) for contract in contracts for check in contract.checks]
-    columns = {str(row[0]) for row in bench.execute(f"DESCRIBE {ROWS}").fetchall()}
+    types = {str(row[0]): str(row[1]) for row in bench.execute(f"DESCRIBE {ROWS}").fetchall()}
+    columns = set(types)
     if again is None:
         extent = _extent_in(bench)
-    compiler = Compiler(bench, lookup, existing, columns, extent)
+    compiler = Compiler(bench, lookup, existing, types, extent)
     compiled = [compiler.compiled(*one, place) for place, one in enumerate(checks)]
     own = columns - {"_row"} if again is None else columns  # of a stream it is the table's
     asked = Asked(now, loaded_at or now, frozenset(own), earlier)
@@ -141,9 +142,9 @@ def judge(
 def _extent_in(bench: Bench) -> Extent:
     """Tells the extents of the columns of ``ROWS``."""
 
-    def told(column: str) -> tuple[str, Any, Any]:
-        kind, low, high = bench.execute(extent_sql(column, ROWS)).fetchall()[0]
-        return str(kind), low, high
+    def told(column: str) -> tuple[int | None, int | None]:
+        low, high = bench.execute(extent_sql(column, ROWS)).fetchall()[0]
+        return low, high
 
     return told
 

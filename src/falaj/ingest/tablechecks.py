@@ -85,10 +85,9 @@ def hold(
 def _extent_in(lake: Lake, table: str, snapshot: int) -> Extent:
     """Tells the extents of the columns of a table, which the lake reads by themselves."""
 
-    def told(column: str) -> tuple[str, Any, Any]:
-        (row,) = lake.query(extent_sql(column, name(table)), snapshot=snapshot).to_pylist()
-        kind, low, high = row.values()
-        return str(kind), low, high
+    def told(column: str) -> tuple[int | None, int | None]:
+        low, high = lake.query(extent_sql(column, name(table)), snapshot=snapshot).columns
+        return low[0].as_py(), high[0].as_py()
 
     return told
 
