@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import multiprocessing
 import threading
-import time
 from pathlib import Path
 
 import numpy as np
@@ -179,7 +178,7 @@ def test_a_switch_never_waits_for_a_build(table: RoutingTable, compiler: PlanCom
     class Slow:
         def compile(self, release: object) -> object:
             held.set()
-            free.wait(5)
+            free.wait(30)
             return compiler.compile(release)  # type: ignore[arg-type]
 
     plans._compiler = Slow()  # type: ignore[assignment]
@@ -189,9 +188,8 @@ def test_a_switch_never_waits_for_a_build(table: RoutingTable, compiler: PlanCom
     builder.start()
     held.wait(5)
     table.flip("other", "release_1")
-    started = time.perf_counter()
     assert plans.switch() is True
-    assert time.perf_counter() - started < 0.1
+    assert builder.is_alive()
     free.set()
     builder.join()
     assert json.loads(json.dumps(plans.prepared())) == {"release_1": "ready", "release_2": "ready"}
