@@ -17,7 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from falaj.monitoring.expected import Curve, Vector, knots_of
+from falaj.monitoring.expected import Curve, Vector
+from falaj.monitoring.isotonic import Rising
 
 Matrix = NDArray[np.float64]
 Classes = NDArray[np.int64]
@@ -170,11 +171,12 @@ def _cross_fitted(curves: Sequence[Curve], shares: Matrix, labels: Classes) -> M
         if not curve.needed:
             continue
         order = np.argsort(shares[:, place])
-        s, y, fold = shares[order, place], (labels[order] == place) * 1.0, folds[order]
+        s, fold = shares[order, place], folds[order]
+        rising = Rising(s, np.ones_like(s), (labels[order] == place) * 1.0)
         for one in range(_FOLDS):
-            learned = fold != one
-            knots, rates = knots_of(s[learned], np.ones(int(learned.sum())), y[learned])
-            told[order[~learned], place] = np.interp(s[~learned], knots, rates)
+            tested = fold == one
+            fit = rising.fit(tested)
+            told[order[tested], place] = np.interp(s[tested], fit.scores, fit.rates)
     return told
 
 
@@ -196,7 +198,9 @@ def _drawn(
         for place, order in enumerate(orders):
             kept = order[times[order] > 0]
             weights = times[kept]
-            knots.append(knots_of(shares[kept, place], weights, weights * (labels[kept] == place)))
+            ones = weights * (labels[kept] == place)
+            fit = Rising(shares[kept, place], weights, ones).fit()
+            knots.append((fit.scores, fit.rates))
         drawn.append(tuple(knots))
     means, logs = _told_by(drawn, shares, edges)
     return tuple(drawn), means, logs, scale

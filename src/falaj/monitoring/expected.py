@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from falaj.kernel.errors import InvalidInput
+from falaj.monitoring.isotonic import Rising
 
 Vector = NDArray[np.float64]
 
@@ -123,9 +124,10 @@ class Curve:
         scores, labels = check_reference(scores, labels)
         order = np.argsort(scores)
         s, y = scores[order], labels[order]
-        knots, rates, starts, n, ones = _isotonic(s, np.ones_like(s), y)
+        rising = Rising(s, np.ones_like(s), y)
+        fit, needed = rising.fit(), _helps(rising, s, y, seed)
         kept = Labelled(s, np.ones_like(s), y).fewer()
-        return cls(knots, rates, _helps(s, y, seed), starts, n, ones, kept)
+        return cls(fit.scores, fit.rates, needed, fit.starts, fit.n, fit.ones, kept)
 
     @classmethod
     def of_bins(cls, means: Vector, n: Vector, ones: Vector) -> Curve:
@@ -144,9 +146,9 @@ class Curve:
         _check_enough(float(n.sum()), float(ones.sum()))
         there = n > 0
         means, n, ones = means[there], n[there], ones[there]
-        knots, rates, starts, rows, positive = _isotonic(means, n, ones)
-        needed = miscalibrated(means, n, ones) < _P_VALUE
-        return cls(knots, rates, needed, starts, rows, positive, Labelled(means, n, ones).fewer())
+        fit, needed = Rising(means, n, ones).fit(), miscalibrated(means, n, ones) < _P_VALUE
+        kept = Labelled(means, n, ones).fewer()
+        return cls(fit.scores, fit.rates, needed, fit.starts, fit.n, fit.ones, kept)
 
     def optimism(self, threshold: float) -> dict[str, float]:
         """By how much each figure that is told of the reference is greater than it came.
@@ -398,55 +400,17 @@ def _check_enough(n: float, ones: float) -> None:
         )
 
 
-def knots_of(scores: Vector, n: Vector, ones: Vector) -> tuple[Vector, Vector]:
-    """The knots and rates of the isotonic regression of ones/n on growing scores."""
-    knots, rates, _, _, blocks = _fitted(scores, n, ones)
-    ends = _ends(blocks, len(knots))
-    return knots[ends], rates[ends]
-
-
-def _isotonic(
-    scores: Vector, n: Vector, ones: Vector
-) -> tuple[Vector, Vector, Vector, Vector, Vector]:
-    """Knots and rates; of each constant stretch its first score, rows and labels 1."""
-    s, rates, n, ones, blocks = _fitted(scores, n, ones)
-    ends = _ends(blocks, len(s))
-    starts = s[blocks]
-    return s[ends], rates[ends], starts, np.add.reduceat(n, blocks), np.add.reduceat(ones, blocks)
-
-
-def _ends(blocks: NDArray[np.int64], n: int) -> NDArray[np.int64]:
-    """Where constant stretches begin and end: what lies within them is no knot."""
-    return np.unique(np.concatenate((blocks, blocks[1:] - 1, [n - 1])))
-
-
-def _fitted(
-    scores: Vector, n: Vector, ones: Vector
-) -> tuple[Vector, Vector, Vector, Vector, NDArray[np.int64]]:
-    from scipy.optimize import isotonic_regression
-
-    firsts = np.flatnonzero(np.concatenate(([True], scores[1:] != scores[:-1])))
-    if len(firsts) < len(scores):
-        scores = scores[firsts]
-        n, ones = np.add.reduceat(n, firsts), np.add.reduceat(ones, firsts)
-    fit = isotonic_regression(ones / n, weights=n)
-    blocks = np.asarray(fit.blocks, dtype=np.int64)[:-1]
-    return scores, np.clip(np.asarray(fit.x, dtype=np.float64), 0.0, 1.0), n, ones, blocks
-
-
-def _helps(s: Vector, y: Vector, seed: int) -> bool:
+def _helps(rising: Rising, s: Vector, y: Vector, seed: int) -> bool:
     """True if an isotonic regression makes the calibration error on other rows smaller."""
     random = np.random.default_rng(seed)
     raw, calibrated, truth = [], [], []
-    whole = np.ones_like(s)
     for _ in range(_SPLITS):
         tested = random.random(len(s)) < _TESTED
-        learned = ~tested
-        if not tested.any() or not learned.any():
+        if not tested.any() or tested.all():
             continue
-        knots, rates = knots_of(s[learned], whole[: int(learned.sum())], y[learned])
-        raw.append(s[tested])
-        calibrated.append(np.interp(s[tested], knots, rates))
+        fit, scores = rising.fit(tested), s[tested]
+        raw.append(scores)
+        calibrated.append(np.interp(scores, fit.scores, fit.rates))
         truth.append(y[tested])
     if not truth:
         return False
