@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from fastapi.testclient import TestClient
 from sqlalchemy import delete, update
+from starlette.testclient import TestClient
 
 from falaj.interfaces.cookies import FORM, SESSION, own_page
 from falaj.interfaces.processes import control_app

@@ -6,8 +6,8 @@ import json
 from typing import Any
 
 import pytest
-from fastapi.testclient import TestClient
 from sqlalchemy import delete, select, update
+from starlette.testclient import TestClient
 
 from falaj.interfaces.processes import control_app
 from falaj.kernel.clock import SetClock

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from fastapi.testclient import TestClient
 from sqlalchemy import delete, select
+from starlette.testclient import TestClient
 
 from falaj.interfaces.processes import control_app
 from falaj.testing.authenticators import Authenticator, Credential

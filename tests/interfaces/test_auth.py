@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pyotp
 import pytest
-from fastapi.testclient import TestClient
+from starlette.testclient import TestClient
 
 from falaj.interfaces.auth import add_auth_routes
 from falaj.interfaces.credentials import CredentialFile, RenewedTokens, ServiceTokens

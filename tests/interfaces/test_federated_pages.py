@@ -11,8 +11,8 @@ from urllib.parse import parse_qs, urlsplit
 import httpx
 import pyotp
 import pytest
-from fastapi.testclient import TestClient
 from sqlalchemy import delete, update
+from starlette.testclient import TestClient
 
 from falaj.interfaces.devicelogin import tokens_through_browser
 from falaj.interfaces.doctor import examined

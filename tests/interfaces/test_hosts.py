@@ -9,13 +9,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from fastapi import FastAPI
-from fastapi.testclient import TestClient
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.testclient import TestClient
 
 import falaj
 from falaj.interfaces.hiding import Hiding
 from falaj.interfaces.hosts import Addresses, HostCheck
 from falaj.interfaces.http import DEEPEST, _teller, json_object, nested_deeper
+from falaj.interfaces.routing import Application
 from falaj.kernel.call import Call
 from falaj.kernel.door import LocalDoor
 from falaj.kernel.errors import (
@@ -61,15 +63,15 @@ def settings(folder: Path | None = None, **given: object) -> Settings:
 
 @pytest.fixture(scope="module")
 def web() -> Iterator[TestClient]:
-    app = FastAPI()
+    app = Application()
     known = settings(http={"names": ["falaj.example", "10.1.1.1", "::1"], "port": 8443})
     app.add_middleware(HostCheck, addresses=Addresses.of(known))
 
-    @app.api_route("/x", methods=["GET", "POST"])
-    def there() -> dict[str, str]:
-        return {}
+    async def there(_request: Request) -> Response:
+        return JSONResponse({})
 
-    app.add_api_route("/healthz", there, methods=["GET"])
+    for method, path in (("GET", "/x"), ("POST", "/x"), ("GET", "/healthz")):
+        app.answer(method, path, there)
     with TestClient(app, base_url="https://falaj.example:8443") as client:
         yield client
 
@@ -157,13 +159,13 @@ def raised(error: Exception) -> str:
         settings(database=INSIDE[0], online="rediss://u@redis-3.corp.internal:6379/0",
                  event_log="kafkas://u@10.3.3.3:9093,10.3.3.4:9093")
     )  # fmt: skip
-    app = FastAPI()
+    app = Application()
     app.add_exception_handler(FalajError, _teller(hiding))
 
-    @app.get("/")
-    def fails() -> None:
+    async def fails(_request: Request) -> Response:
         raise error
 
+    app.answer("GET", "/", fails)
     with TestClient(app, base_url="https://x") as client:
         return client.get("/").text
 

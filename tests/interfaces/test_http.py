@@ -7,8 +7,8 @@ from typing import Any
 
 import httpx
 import pytest
-from fastapi.testclient import TestClient
 from pydantic import BaseModel, SecretStr
+from starlette.testclient import TestClient
 
 from falaj.interfaces.client import RemoteDoor
 from falaj.interfaces.http import create_app

@@ -8,8 +8,8 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from fastapi.testclient import TestClient
 from sqlalchemy import Table
+from starlette.testclient import TestClient
 from tests.interfaces.watched import HOSTILE, IMAGE, ORIGIN, Watched
 
 from falaj.interfaces.cookies import own_page

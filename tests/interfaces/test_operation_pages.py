@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pyotp
 import pytest
-from fastapi.testclient import TestClient
+from starlette.testclient import TestClient
 
 from falaj.interfaces.operationpages import ROOMS
 from falaj.interfaces.processes import control_app

@@ -8,7 +8,7 @@ from datetime import timedelta
 
 import pyotp
 import pytest
-from fastapi.testclient import TestClient
+from starlette.testclient import TestClient
 
 from falaj.features.model import FeatureService
 from falaj.interfaces.plots import Series, band_plot, course_plot

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pyotp
 import pytest
-from fastapi.testclient import TestClient
+from starlette.testclient import TestClient
 
 from falaj.interfaces.processes import control_app
 from falaj.kernel.settings import Settings

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fastapi.testclient import TestClient
 from sqlalchemy import delete, update
+from starlette.testclient import TestClient
 
 import falaj
 from falaj.interfaces.client import RemoteDoor

@@ -13,8 +13,7 @@ from typing import Any
 
 import httpx
 import pyotp
-from fastapi import FastAPI
-from fastapi.testclient import TestClient
+from starlette.testclient import TestClient
 
 from falaj.catalog.model import Classification
 from falaj.features.model import FeatureService
@@ -22,6 +21,7 @@ from falaj.ingest import history
 from falaj.ingest.checks import NotNull
 from falaj.ingest.model import CheckResult, Contract, Example, LoadReport, LoadState, Source
 from falaj.interfaces.processes import control_app
+from falaj.interfaces.routing import Application
 from falaj.kernel.call import AssetRef, Call
 from falaj.kernel.ids import new_id
 from falaj.kernel.settings import Settings
@@ -132,7 +132,7 @@ class Watched:
         found = Settings.read(folder, **settings)
         initialise(found, owner="owner")
         self.premises: Premises = assemble(found)
-        self.app: FastAPI = control_app(self.premises)
+        self.app: Application = control_app(self.premises)
         self.now: datetime = self.premises.clock.now()
         with self.premises.calls.opened("test.prepare", "user:owner") as call:
             policy = ModelPolicy(name="late", feature_service="fields", label="late")

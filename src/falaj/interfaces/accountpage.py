@@ -10,14 +10,15 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlencode
 
-from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, Response
 from pydantic import SecretStr
 from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 
 from falaj.interfaces.auth import checked, client_address
 from falaj.interfaces.cookies import SESSION, drop_cookie
 from falaj.interfaces.pages import shown_offer
+from falaj.interfaces.routing import Application
 from falaj.interfaces.signin import asked_by_script
 from falaj.interfaces.visitors import People, add_page_route, form_of, text_of, to, to_login
 from falaj.kernel.errors import FalajError, NotFound, StepUpRequired
@@ -39,7 +40,7 @@ _DEEDS: Mapping[str, tuple[str, str, tuple[str, ...]]] = {
 """By the form's address: the action, what it is called, and its fields."""
 
 
-def add_account_page(app: FastAPI, people: People) -> None:
+def add_account_page(app: Application, people: People) -> None:
     """Add ``/account`` and its forms to the control plane."""
 
     async def account(request: Request) -> Response:
@@ -78,7 +79,7 @@ def add_account_page(app: FastAPI, people: People) -> None:
     _add_factors(app, people)
 
 
-def _add_factors(app: FastAPI, people: People) -> None:
+def _add_factors(app: Application, people: People) -> None:
     """Add the forms that add a factor: their answers hold secrets, so they are no actions."""
 
     async def authenticator(request: Request) -> Response:

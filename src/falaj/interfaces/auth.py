@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
-from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, Field, SecretStr, ValidationError
 from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 
 from falaj.interfaces.http import REVEALED, bearer, json_object, presented, read_body
+from falaj.interfaces.routing import Application
 from falaj.kernel.errors import InvalidInput
 from falaj.trust.authentication import Authentication
 from falaj.trust.model import (
@@ -37,7 +38,7 @@ class StepUpRequest(BaseModel):
     code: SecretStr = Field(max_length=64)
 
 
-def add_auth_routes(app: FastAPI, authentication: Authentication) -> None:
+def add_auth_routes(app: Application, authentication: Authentication) -> None:
     """Add ``/auth/*`` to the control plane."""
 
     def enrol(request: Request, body: EnrolRequest) -> Any:
@@ -89,7 +90,7 @@ def add_auth_routes(app: FastAPI, authentication: Authentication) -> None:
     }
     for path, (model, exchange) in exchanges.items():
         route = exchange_route(model, exchange)
-        app.add_api_route(path, route, methods=["POST"], include_in_schema=False)
+        app.answer("POST", path, route)
 
 
 class Nothing(BaseModel):

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import FastAPI, Request
+from starlette.requests import Request
 
 from falaj.interfaces.auth import Nothing, client_address, exchange_route
 from falaj.interfaces.http import CERTIFICATE
+from falaj.interfaces.routing import Application
 from falaj.trust.certificatelogin import CertificateLogin
 
 
-def add_certificate_routes(app: FastAPI, logins: CertificateLogin) -> None:
+def add_certificate_routes(app: Application, logins: CertificateLogin) -> None:
     """Add ``/auth/certificate-login`` to the control plane."""
 
     def login(request: Request, _body: Nothing) -> Any:
         return logins.login(request.scope.get(CERTIFICATE), address=client_address(request))
 
     route = exchange_route(Nothing, login)
-    app.add_api_route("/auth/certificate-login", route, methods=["POST"], include_in_schema=False)
+    app.answer("POST", "/auth/certificate-login", route)

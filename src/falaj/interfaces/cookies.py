@@ -6,8 +6,8 @@ import re
 import secrets
 from urllib.parse import urlsplit
 
-from fastapi import Request
-from fastapi.responses import Response
+from starlette.requests import Request
+from starlette.responses import Response
 
 SESSION = "__Host-falaj-session"
 """Who is signed in. The prefix makes browsers refuse it without Secure, or of another host."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import quote
 
-from fastapi import FastAPI, Request
-from fastapi.responses import Response
 from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
 
 from falaj.interfaces.auth import client_address, exchange_route
 from falaj.interfaces.http import bearer, presented
+from falaj.interfaces.routing import Application
 from falaj.interfaces.visitors import People, add_page_route, form_of, to, to_login
 from falaj.kernel.errors import FalajError, StepUpRequired
 from falaj.kernel.problems import public, status_of
@@ -18,7 +19,7 @@ from falaj.trust.devices import DeviceCodes, DeviceRequest, DeviceTokenRequest, 
 from falaj.trust.websessions import Visitor
 
 
-def add_device_routes(app: FastAPI, devices: DeviceCodes, people: People) -> None:
+def add_device_routes(app: Application, devices: DeviceCodes, people: People) -> None:
     """Add ``/auth/device``, ``/auth/device/step-up`` and ``/auth/device/token``."""
     tokens = people.authentication.tokens
 
@@ -40,10 +41,10 @@ def add_device_routes(app: FastAPI, devices: DeviceCodes, people: People) -> Non
     }
     for path, (model, exchange) in steps.items():
         route = exchange_route(model, exchange)
-        app.add_api_route(path, route, methods=["POST"], include_in_schema=False)
+        app.answer("POST", path, route)
 
 
-def add_device_page(app: FastAPI, devices: DeviceCodes, people: People) -> None:
+def add_device_page(app: Application, devices: DeviceCodes, people: People) -> None:
     """Add ``/device`` to the control plane."""
 
     def asked(

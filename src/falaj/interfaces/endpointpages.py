@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from fastapi import FastAPI, Request
+from starlette.requests import Request
 
 from falaj.interfaces.monitorpages import monitor_table
 from falaj.interfaces.operationlinks import about
+from falaj.interfaces.routing import Application
 from falaj.interfaces.sheets import Cell, Section, Sheet, Table, add_sheet, at, page_of, seen, share
 from falaj.interfaces.visitors import People
 from falaj.trust.websessions import Visitor
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from falaj.serving.model import EndpointStatus, EndpointSummary
 
 
-def add_endpoint_pages(app: FastAPI, people: People) -> None:
+def add_endpoint_pages(app: Application, people: People) -> None:
     """Add the pages of endpoints to the control plane."""
     add_sheet(app, people, "/endpoints", _listed)
     add_sheet(app, people, "/endpoints/{name}", _one)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import parse_qsl
 
-from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, Response
 from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 
 from falaj.interfaces.auth import MAX_BODY_BYTES, MAX_BODY_SECONDS, checked, client_address
 from falaj.interfaces.http import REVEALED, json_object, read_body
+from falaj.interfaces.routing import Application
 from falaj.kernel.errors import InvalidInput
 from falaj.trust.ci_exchange import CiExchange, ExchangeRequest
 
@@ -20,7 +21,7 @@ _MOST_FIELDS = 20
 _TAKEN = frozenset(ExchangeRequest.model_fields)
 
 
-def add_exchange(app: FastAPI, exchange: CiExchange) -> None:
+def add_exchange(app: Application, exchange: CiExchange) -> None:
     """Add ``/auth/exchange`` to the control plane."""
 
     async def route(request: Request) -> Response:
@@ -32,7 +33,7 @@ def add_exchange(app: FastAPI, exchange: CiExchange) -> None:
         answer = await run_in_threadpool(exchange.exchange, wanted, address=client_address(request))
         return JSONResponse(answer.model_dump(mode="json", context=REVEALED))
 
-    app.add_api_route(EXCHANGE, route, methods=["POST"], include_in_schema=False)
+    app.answer("POST", EXCHANGE, route)
 
 
 def _form(body: bytes) -> dict[str, Any]:

@@ -7,10 +7,10 @@ on: what it leads to is asked by us, and gets the session's cookie.
 
 from __future__ import annotations
 
-from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, Response
 from pydantic import SecretStr
 from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 
 from falaj.interfaces.auth import agent, checked, client_address
 from falaj.interfaces.cookies import (
@@ -23,6 +23,7 @@ from falaj.interfaces.cookies import (
     put_cookie,
     put_passing_cookie,
 )
+from falaj.interfaces.routing import Application
 from falaj.interfaces.visitors import People, add_page_route, form_of, json_of, text_of
 from falaj.kernel.errors import FalajError, StepUpRequired, Unauthenticated
 from falaj.kernel.problems import public, status_of
@@ -36,7 +37,7 @@ _STAYS_SECONDS = 900
 _BASE = "/login/with/{provider}"
 
 
-def add_federation(app: FastAPI, people: People) -> None:
+def add_federation(app: Application, people: People) -> None:
     """Add signing in, presenting a factor and linking through providers, and their logout."""
     _add_departures(app, people)
     _add_arrivals(app, people)
@@ -45,7 +46,7 @@ def add_federation(app: FastAPI, people: People) -> None:
     _add_logout(app, people)
 
 
-def _add_departures(app: FastAPI, people: People) -> None:
+def _add_departures(app: Application, people: People) -> None:
     async def sign_in(request: Request) -> Response:
         told = await form_of(request)
         people.check_token(request, told.get("token", ""), None)
@@ -77,7 +78,7 @@ def _add_departures(app: FastAPI, people: People) -> None:
     add_page_route(app, pages, "POST", "/account/with/{provider}", link)
 
 
-def _add_arrivals(app: FastAPI, people: People) -> None:
+def _add_arrivals(app: Application, people: People) -> None:
     async def back(request: Request) -> Response:
         items = request.query_params.multi_items()
         told = dict(items)
@@ -96,7 +97,7 @@ def _add_arrivals(app: FastAPI, people: People) -> None:
     add_page_route(app, people.pages, "GET", f"{_BASE}/callback", back)
 
 
-def _add_own_factor(app: FastAPI, people: People) -> None:
+def _add_own_factor(app: Application, people: People) -> None:
     """A factor of this platform, for whom the provider has shown one factor only."""
 
     async def code(request: Request) -> Response:
@@ -124,7 +125,7 @@ def _add_own_factor(app: FastAPI, people: People) -> None:
     add_page_route(app, people.pages, "POST", f"{_BASE}/factor", code)
 
 
-def _add_own_passkey(app: FastAPI, people: People) -> None:
+def _add_own_passkey(app: Application, people: People) -> None:
     """The same with a passkey, asked by our script."""
 
     async def options(request: Request) -> Response:
@@ -164,7 +165,7 @@ def _add_own_passkey(app: FastAPI, people: People) -> None:
     add_page_route(app, pages, "POST", base, passkey, script=True)
 
 
-def _add_logout(app: FastAPI, people: People) -> None:
+def _add_logout(app: Application, people: People) -> None:
     async def told_by_provider(request: Request) -> Response:
         try:
             form = await form_of(request)
@@ -183,9 +184,7 @@ def _add_logout(app: FastAPI, people: People) -> None:
             )
         return Response(status_code=200, headers={"Cache-Control": "no-store"})
 
-    app.add_api_route(
-        f"{_BASE}/logout", told_by_provider, methods=["POST"], include_in_schema=False
-    )
+    app.answer("POST", f"{_BASE}/logout", told_by_provider)
 
 
 async def _left(

@@ -16,13 +16,14 @@ from functools import cache
 from typing import Any, Protocol
 from urllib.parse import unquote
 
-from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 
 from falaj.interfaces.hiding import Hiding
 from falaj.interfaces.openapi import document
+from falaj.interfaces.routing import Application
 from falaj.interfaces.safeheaders import SafeHeaders
 from falaj.interfaces.texts import from_text
 from falaj.interfaces.turnedaway import Recorder, known, tell
@@ -81,7 +82,7 @@ def create_app(
     hiding: Hiding | None = None,
     recorder: Recorder | None = None,
     nonce: Callable[[], str] | None = None,
-) -> FastAPI:
+) -> Application:
     """The control plane's ASGI application.
 
     Args:
@@ -93,22 +94,14 @@ def create_app(
         recorder: told of requests that are refused before they reach the door.
         nonce: gives the nonce for the next signed request (DPoP); None: they are not taken.
     """
-    app = FastAPI(
-        title="Falaj",
-        version=version,
-        openapi_url=None,
-        docs_url=None,
-        redoc_url=None,
-        redirect_slashes=False,
-    )
+    app = Application()
     actions = list(backend.services.actions.values())
     for action in actions:
-        app.add_api_route(
+        app.answer(
+            action.method,
             API + action.path,
             _endpoint(action, backend, verifier, max_body_bytes),
-            methods=[action.method],
             name=action.name,
-            include_in_schema=False,
         )
 
     @cache  # made when it is first asked for: it takes half a second
@@ -126,9 +119,9 @@ def create_app(
         await run_in_threadpool(authenticated, request, verifier)
         return Response(backend.telemetry.exposition(), media_type="text/plain; version=0.0.4")
 
-    app.add_api_route(API + "/openapi.json", openapi, methods=["GET"])
-    app.add_api_route("/healthz", healthy, methods=["GET"])
-    app.add_api_route("/metrics", metrics, methods=["GET"])
+    app.answer("GET", API + "/openapi.json", openapi)
+    app.answer("GET", "/healthz", healthy)
+    app.answer("GET", "/metrics", metrics)
     told = _teller(hiding or Hiding(()))
     for kind in (FalajError, HTTPException, Exception):
         app.add_exception_handler(kind, told)

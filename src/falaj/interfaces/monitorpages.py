@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from fastapi import FastAPI, Request
 from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
 
 from falaj.interfaces import driftviews, performanceviews
 from falaj.interfaces.operationlinks import about
+from falaj.interfaces.routing import Application
 from falaj.interfaces.sheets import (
     Cell,
     Section,
@@ -37,7 +38,7 @@ _PERFORMANCE = 30
 _MOST_CHECKS = 10
 
 
-def add_monitor_pages(app: FastAPI, people: People) -> None:
+def add_monitor_pages(app: Application, people: People) -> None:
     """Add the pages of monitors to the control plane."""
     add_sheet(app, people, "/monitors", _listed)
     add_sheet(app, people, "/monitors/{name}", _one)

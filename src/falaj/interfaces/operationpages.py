@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from fastapi import FastAPI, Request
-from fastapi.responses import Response
+from starlette.requests import Request
+from starlette.responses import Response
 
 from falaj.interfaces.operationlinks import of_alert, of_change, of_incident
+from falaj.interfaces.routing import Application
 from falaj.interfaces.sheets import Cell as Link
 from falaj.interfaces.sheets import linked, page_of
 from falaj.interfaces.visitors import People, add_page_route, form_of, to, to_login
@@ -167,7 +168,7 @@ ROOMS: Mapping[str, Room] = {
 """By the address of their list."""
 
 
-def add_operation_pages(app: FastAPI, people: People) -> None:
+def add_operation_pages(app: Application, people: People) -> None:
     """Add the pages of service management to the control plane."""
     for name, room in ROOMS.items():
         add_page_route(app, people.pages, "GET", f"/{name}", _list(people, room))

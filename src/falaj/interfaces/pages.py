@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from fastapi import FastAPI, Request
-from fastapi.responses import Response
 from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 
 from falaj.interfaces.auth import agent, checked, client_address
+from falaj.interfaces.routing import Application
 from falaj.interfaces.visitors import HERE, Pages, add_page_route, form_of
 from falaj.kernel.errors import FalajError, InvalidInput
 from falaj.kernel.problems import public, status_of
@@ -21,7 +22,9 @@ from falaj.trust.authentication import Authentication
 from falaj.trust.model import Confirmed, ConfirmRequest, EnrolRequest, FactorOffer
 
 
-def add_pages(app: FastAPI, pages: Pages, authentication: Authentication, *, address: str) -> None:
+def add_pages(
+    app: Application, pages: Pages, authentication: Authentication, *, address: str
+) -> None:
     """Add ``/``, ``/enrol`` and what pages load to the control plane.
 
     ``address`` is where the platform is reached, as its pages tell it.

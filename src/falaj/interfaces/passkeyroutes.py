@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import FastAPI, Request
 from pydantic import RootModel
+from starlette.requests import Request
 
 from falaj.interfaces.auth import Nothing, agent, client_address, exchange_route
 from falaj.interfaces.http import Verifier, authenticated, bearer, presented
+from falaj.interfaces.routing import Application
 from falaj.trust.model import (
     LinkRequest,
     NewPasskeyRequest,
@@ -28,7 +29,7 @@ class Options(RootModel[dict[str, Any]]):
     """What a browser hands to ``navigator.credentials``."""
 
 
-def add_passkey_routes(app: FastAPI, passkeys: PasskeySignIn, verifier: Verifier) -> None:
+def add_passkey_routes(app: Application, passkeys: PasskeySignIn, verifier: Verifier) -> None:
     """Add ``/auth/passkeys/*`` to the control plane."""
 
     def sign_in_options(request: Request, _body: Nothing) -> Any:
@@ -74,4 +75,4 @@ def add_passkey_routes(app: FastAPI, passkeys: PasskeySignIn, verifier: Verifier
     }
     for path, (model, exchange) in steps.items():
         route = exchange_route(model, exchange)
-        app.add_api_route(PASSKEYS + path, route, methods=["POST"], include_in_schema=False)
+        app.answer("POST", PASSKEYS + path, route)

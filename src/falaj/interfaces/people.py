@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fastapi import FastAPI
-
 from falaj.interfaces.accountpage import add_account_page
 from falaj.interfaces.devicepage import add_device_page, add_device_routes
 from falaj.interfaces.endpointpages import add_endpoint_pages
@@ -16,6 +14,7 @@ from falaj.interfaces.operationpages import add_operation_pages
 from falaj.interfaces.pages import add_pages
 from falaj.interfaces.passkeyroutes import add_passkey_routes
 from falaj.interfaces.rolloutpages import add_rollout_pages
+from falaj.interfaces.routing import Application
 from falaj.interfaces.signin import add_sign_in
 from falaj.interfaces.sourcepages import add_source_pages
 from falaj.interfaces.visitors import Pages, People
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from falaj.wiring.assembly import Premises
 
 
-def add_people(app: FastAPI, premises: Premises, addresses: Addresses, *, version: str) -> None:
+def add_people(app: Application, premises: Premises, addresses: Addresses, *, version: str) -> None:
     """Add pages and the exchanges of people to the control plane.
 
     Args:

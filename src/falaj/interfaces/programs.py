@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fastapi import FastAPI
-
 from falaj.interfaces.exchange import add_exchange
 from falaj.interfaces.hiding import Hiding
 from falaj.interfaces.hosts import Addresses
@@ -20,6 +18,7 @@ from falaj.interfaces.mlflow import (
 from falaj.interfaces.mlflow.artifacts import ArtifactRoutes
 from falaj.interfaces.mlflow.basicauth import ServiceTokens
 from falaj.interfaces.mlflow.routes import Mlflow
+from falaj.interfaces.routing import Application
 from falaj.interfaces.scim import Scim
 from falaj.interfaces.transfers import Transfers
 from falaj.trust.provisioners import Provisioners
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
     from falaj.wiring.assembly import Premises
 
 
-def add_programs(app: FastAPI, premises: Premises, addresses: Addresses) -> None:
+def add_programs(app: Application, premises: Premises, addresses: Addresses) -> None:
     """Add the routes of identity providers, CI jobs and MLflow's client to the control plane.
 
     Args:

@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from fastapi import FastAPI, Request
-from fastapi.responses import Response
+from starlette.requests import Request
+from starlette.responses import Response
 
 from falaj.interfaces.plots import BandPlot, band_plot
+from falaj.interfaces.routing import Application
 from falaj.interfaces.visitors import People, add_page_route, form_of, to, to_login
 from falaj.kernel.errors import FalajError, NotFound, StepUpRequired
 from falaj.kernel.problems import public, status_of
@@ -28,7 +29,7 @@ _DEEDS: Mapping[str, tuple[str, str]] = {
 """By the form's address: the action, and what its button says."""
 
 
-def add_rollout_pages(app: FastAPI, people: People) -> None:
+def add_rollout_pages(app: Application, people: People) -> None:
     """Add the pages of rollouts and their forms to the control plane."""
 
     async def listed(request: Request) -> Response:

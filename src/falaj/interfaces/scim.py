@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, Response
 from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 
 from falaj.interfaces.auth import client_address
 from falaj.interfaces.hiding import Hiding
@@ -26,6 +26,7 @@ from falaj.interfaces.http import (
     json_object,
     read_body,
 )
+from falaj.interfaces.routing import Application
 from falaj.interfaces.scim_documents import (
     Shape,
     error_document,
@@ -120,7 +121,7 @@ class Scim:
         self._provisioners = provisioners
         self._base = origin + SCIM
 
-    def add_to(self, app: FastAPI) -> None:
+    def add_to(self, app: Application) -> None:
         """Add ``/scim/v2`` to the control plane."""
         for kind in (USERS, GROUPS):
             whole, one = f"{SCIM}/{kind.plural}", f"{SCIM}/{kind.plural}/{{id}}"
@@ -140,7 +141,7 @@ class Scim:
         for method, name in (("POST", "Bulk"), ("GET", "Me")):
             self._add(app, method, f"{SCIM}/{name}", _not_done)
 
-    def _add(self, app: FastAPI, method: str, path: str, serve: _Serve) -> None:
+    def _add(self, app: Application, method: str, path: str, serve: _Serve) -> None:
         async def route(request: Request) -> Response:
             try:
                 begun = time.monotonic()
@@ -153,7 +154,7 @@ class Scim:
             except FalajError as error:
                 return _refused(request, error, self._hiding)
 
-        app.add_api_route(path, route, methods=[method], include_in_schema=False)
+        app.answer(method, path, route)
 
     def _still(self, request: Request) -> None:
         """Return unless who sends a slow body was put out meanwhile."""

@@ -12,10 +12,11 @@ from math import isfinite, isinf, isnan
 from typing import Any
 from urllib.parse import quote
 
-from fastapi import FastAPI, Request
-from fastapi.responses import Response
+from starlette.requests import Request
+from starlette.responses import Response
 
 from falaj.interfaces.plots import CoursePlot
+from falaj.interfaces.routing import Application
 from falaj.interfaces.visitors import People, add_page_route, to_login
 from falaj.kernel.call import AssetRef
 from falaj.kernel.errors import Forbidden, NotFound, StepUpRequired
@@ -81,7 +82,7 @@ Maker = Callable[[People, Visitor, Request], Any]
 """Makes the sheet of a page; a coroutine function."""
 
 
-def add_sheet(app: FastAPI, people: People, path: str, make: Maker) -> None:
+def add_sheet(app: Application, people: People, path: str, make: Maker) -> None:
     """Add a page that only tells; a stranger is led to the sign-in."""
 
     async def told(request: Request) -> Response:

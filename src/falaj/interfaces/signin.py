@@ -9,12 +9,13 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, Response
 from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 
 from falaj.interfaces.auth import agent, checked, client_address
 from falaj.interfaces.cookies import FORM, SESSION, drop_cookie, own_page, put_cookie
+from falaj.interfaces.routing import Application
 from falaj.interfaces.visitors import (
     People,
     add_page_route,
@@ -37,14 +38,14 @@ from falaj.trust.model import (
 from falaj.trust.websessions import Visitor
 
 
-def add_sign_in(app: FastAPI, people: People) -> None:
+def add_sign_in(app: Application, people: People) -> None:
     """Add ``/login``, ``/step-up`` and the passkey steps of ``/enrol`` to the control plane."""
     _add_login(app, people)
     _add_step_up(app, people)
     _add_enrolment(app, people)
 
 
-def _add_login(app: FastAPI, people: People) -> None:
+def _add_login(app: Application, people: People) -> None:
     def shown(
         request: Request, then: str, error: FalajError | None, name: str = "", through: str = ""
     ) -> Response:
@@ -105,7 +106,7 @@ def _add_login(app: FastAPI, people: People) -> None:
     add_page_route(app, pages, "POST", "/login/passkey", passkey, script=True)
 
 
-def _add_step_up(app: FastAPI, people: People) -> None:
+def _add_step_up(app: Application, people: People) -> None:
     def shown(
         request: Request, visitor: Visitor, then: str, error: FalajError | None = None
     ) -> Response:
@@ -153,7 +154,7 @@ def _add_step_up(app: FastAPI, people: People) -> None:
     add_page_route(app, pages, "POST", "/step-up/passkey", passkey, script=True)
 
 
-def _add_enrolment(app: FastAPI, people: People) -> None:
+def _add_enrolment(app: Application, people: People) -> None:
     """A passkey in place of password and code. The link's secret is what makes the form ours."""
 
     async def options(request: Request) -> Response:

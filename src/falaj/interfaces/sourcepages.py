@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from fastapi import FastAPI, Request
+from starlette.requests import Request
 
 from falaj.interfaces.plots import Series, course_plot
+from falaj.interfaces.routing import Application
 from falaj.interfaces.sheets import (
     Cell,
     Figure,
@@ -37,7 +38,7 @@ _MOST_ROWS = 15
 _MOST_PLOTS = 8
 
 
-def add_source_pages(app: FastAPI, people: People) -> None:
+def add_source_pages(app: Application, people: People) -> None:
     """Add the pages of sources and contracts to the control plane."""
     add_sheet(app, people, "/sources", _sources)
     add_sheet(app, people, "/sources/{name}", _source)

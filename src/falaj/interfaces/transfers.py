@@ -10,10 +10,9 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 
-from fastapi import Request
-from fastapi.responses import Response, StreamingResponse
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import ClientDisconnect
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response, StreamingResponse
 
 from falaj.kernel.errors import InvalidInput, LimitExceeded
 from falaj.kernel.settings_artifacts import ArtifactSettings

@@ -7,15 +7,16 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, quote
 
-from fastapi import FastAPI, Request
-from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from pydantic import SecretStr
 from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 
 from falaj.interfaces.auth import MAX_BODY_BYTES, MAX_BODY_SECONDS, client_address
 from falaj.interfaces.cookies import FORM, SESSION, cookie, new_form_value, put_cookie
 from falaj.interfaces.http import json_object, read_body
+from falaj.interfaces.routing import Application
 from falaj.interfaces.turnedaway import known, tell
 from falaj.kernel.call import Caller
 from falaj.kernel.door import Backend, LocalDoor
@@ -267,7 +268,13 @@ def to_login(request: Request) -> Response:
 
 
 def add_page_route(
-    app: FastAPI, pages: Pages, method: str, path: str, handler: Handler, *, script: bool = False
+    app: Application,
+    pages: Pages,
+    method: str,
+    path: str,
+    handler: Handler,
+    *,
+    script: bool = False,
 ) -> None:
     """Add a page (or with ``script``, what a page's script asks); errors are answers too."""
 
@@ -282,4 +289,4 @@ def add_page_route(
             told = {"message": shown.message, "hint": shown.hint, "code": shown.code}
             return JSONResponse(told, status_code=status_of(error.kind))
 
-    app.add_api_route(path, answered, methods=[method], include_in_schema=False)
+    app.answer(method, path, answered)

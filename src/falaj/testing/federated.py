@@ -8,8 +8,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
-from fastapi.testclient import TestClient
 from sqlalchemy import select
+from starlette.testclient import TestClient
 
 from falaj.interfaces.processes import control_app
 from falaj.kernel.settings import Settings

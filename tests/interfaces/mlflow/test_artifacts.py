@@ -7,8 +7,8 @@ import os
 from urllib.parse import quote
 
 import pytest
-from fastapi import Request
 from sqlalchemy import func, select
+from starlette.requests import Request
 
 from falaj.lake.disk import disk_error
 from falaj.training.artifacts import RUNS

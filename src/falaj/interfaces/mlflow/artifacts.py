@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fastapi import Request
-from fastapi.responses import Response
 from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
 
 from falaj.interfaces.http import SOON_SECONDS, Verifier, authenticated, bearer
 from falaj.interfaces.mlflow.asked import Asked

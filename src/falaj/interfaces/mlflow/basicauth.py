@@ -18,8 +18,8 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import NamedTuple
 
-from fastapi import Request
 from pydantic import SecretStr, ValidationError
+from starlette.requests import Request
 
 from falaj.interfaces.http import Verifier, presented
 from falaj.kernel.clock import Clock

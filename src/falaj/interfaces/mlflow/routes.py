@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from fastapi import FastAPI, Request
-from fastapi.responses import Response
 from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
 
 from falaj.interfaces.hiding import Hiding
 from falaj.interfaces.http import (
@@ -30,6 +30,7 @@ from falaj.interfaces.http import (
 )
 from falaj.interfaces.mlflow.asked import DEFAULT_WORKSPACE, Asked
 from falaj.interfaces.mlflow.errors import told
+from falaj.interfaces.routing import Application
 from falaj.interfaces.safeheaders import App, Receive, SafeHeaders, Scope, Send
 from falaj.interfaces.turnedaway import tell
 from falaj.kernel.door import Backend
@@ -116,19 +117,15 @@ class Mlflow:
         self._raw = list(raw)
         self._exchange = exchange
 
-    def add_to(self, app: FastAPI) -> None:
+    def add_to(self, app: Application) -> None:
         """Answer the two patterns.
 
         Ahead of the framework's own routes: to look through some hundreds of them takes longer
         than to log a metric. They stand among these as well, for whoever lists what there is.
         """
         for root in ROOTS:
-            app.add_api_route(
-                root + "/{rest:path}",
-                self.answered,
-                methods=list(_METHODS),
-                include_in_schema=False,
-            )
+            for method in _METHODS:
+                app.answer(method, root + "/{rest:path}", self.answered)
         app.add_middleware(_Ahead, mlflow=self)
 
     async def answered(self, request: Request) -> Response:
