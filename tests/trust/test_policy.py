@@ -6,7 +6,8 @@ import json
 import random
 import threading
 from datetime import UTC, datetime
-from functools import partial
+from functools import cache, partial
+from importlib.resources import files
 
 import cedarpy
 import pytest
@@ -20,8 +21,9 @@ from falaj.testing.counting import n_calls
 from falaj.testing.policies import CedarsOwn, Dice, added_policies
 from falaj.trust.duties import unassigned
 from falaj.trust.model import Role
-from falaj.trust.policy import CedarPolicy
+from falaj.trust.policy import BUILT_IN, CedarPolicy
 from falaj.trust.service import AccountsService
+from falaj.wiring.services import service_classes
 
 
 def act(name: str, method: str = "POST", on: str = "model", step_up: bool = False) -> Action:
@@ -451,12 +453,30 @@ def cedars_own(policy: CedarPolicy, asked) -> tuple[bool, tuple[str, ...]]:
             "context": context,
         },
         policy.text,
-        cedarpy.Entities.from_json_str(json.dumps(entities), policy._schema),
-        policy._schema,
+        cedarpy.Entities.from_json_str(json.dumps(entities), read_schema(policy)),
+        read_schema(policy),
     )
     assert not answer.diagnostics.errors
     names = answer.diagnostics.id_annotations_by_reason
     return answer.allowed, tuple(sorted(names.values()))
+
+
+@cache
+def read_schema(policy: CedarPolicy) -> cedarpy.Schema:
+    return cedarpy.Schema.from_str(policy.schema)
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_the_built_in_policies_fit_the_schema_of_the_platforms_actions(name):
+    actions = [action for service in service_classes().values() for action in service.actions()]
+    schema = read_schema(CedarPolicy(actions))
+    text = (files("falaj.trust") / "policies" / name).read_text(encoding="utf-8")
+    result = cedarpy.validate_policies(text, schema)
+    assert result.validation_passed, result.errors
+    broken = text.replace("resource.kind", "resource.kindness") + (
+        '\n@id("odd")\npermit(principal, action, resource) when { resource.odd == 1 };'
+    )
+    assert not cedarpy.validate_policies(broken, schema).validation_passed
 
 
 def test_remembered_answers_are_cedars_own(policy):

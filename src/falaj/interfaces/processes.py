@@ -16,15 +16,16 @@ from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from falaj.interfaces.early import imported
 from falaj.interfaces.supervisor import GRACE_SECONDS, end_with_parent
 from falaj.kernel.errors import FalajError
 from falaj.kernel.settings import Settings
 from falaj.kernel.telemetry import configure_logging, logger
-from falaj.wiring.assembly import Premises, assemble
-from falaj.wiring.traces import trace_calls
+
+if TYPE_CHECKING:
+    from falaj.wiring.assembly import Premises
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -38,10 +39,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--socket", type=int, action="append", default=[])
     parser.add_argument("--go", type=int, help="begin when a byte comes here; end if none does")
     given = parser.parse_args(arguments)
-    if given.go is not None:
-        imported(given.role)
-        if not os.read(given.go, 1):
-            return 0  # the supervisor has told why it does not go on
+    imported(given.role)
+    if given.go is not None and not os.read(given.go, 1):
+        return 0  # the supervisor has told why it does not go on
+    from falaj.wiring.assembly import assemble
+    from falaj.wiring.traces import trace_calls
+
     settings = Settings.read(given.folder)
     configure_logging(level=settings.log_level, as_json=settings.log_format == "json")
     try:

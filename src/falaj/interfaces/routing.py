@@ -9,16 +9,50 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Collection, Iterator
-from typing import Any
+from functools import cached_property
 
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Match, Route, Router
+from starlette.routing import BaseRoute, Match, Route, Router
 from starlette.types import Receive, Scope, Send
 
 Serve = Callable[[Request], Awaitable[Response]]
-Place = tuple[int, Route]
+
+
+class Way(BaseRoute):
+    """A route whose pattern is compiled when a request may match it: of some hundreds, few are.
+
+    ``methods`` are the very ones that it was added with.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        endpoint: Callable[[Request], Awaitable[Response] | Response],
+        methods: frozenset[str],
+        name: str | None,
+    ) -> None:
+        self.path, self.methods = path, methods
+        self._endpoint, self._name = endpoint, name
+
+    @cached_property
+    def route(self) -> Route:
+        """The route of Starlette's."""
+        route = Route(self.path, self._endpoint, name=self._name)
+        route.methods = set(self.methods)
+        return route
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """As a route of Starlette's."""
+        return self.route.matches(scope)
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """As a route of Starlette's."""
+        await self.route.handle(scope, receive, send)
+
+
+Place = tuple[int, Way]
 """A route, and how many were added before it."""
 
 
@@ -40,7 +74,7 @@ class Application(Starlette):
 class _Looked(Router):
     def __init__(self) -> None:
         super().__init__(redirect_slashes=False)
-        self._whole: dict[tuple[str, str], Route] = {}
+        self._whole: dict[tuple[str, str], Way] = {}
         self._below: dict[tuple[str, str], list[Place]] = defaultdict(list)
 
     def add_route(
@@ -52,40 +86,34 @@ class _Looked(Router):
         include_in_schema: bool = True,
     ) -> None:
         """As the router of Starlette, but that GET alone does not bring HEAD with it."""
-        route = Route(
-            path, endpoint, methods=methods, name=name, include_in_schema=include_in_schema
-        )
-        route.methods = set(methods or ("GET",))
-        for method in sorted(route.methods):
+        way = Way(path, endpoint, frozenset(methods or ("GET",)), name)
+        for method in way.methods:
             if "{" in path:
                 begins = path[: path.index("{")].rpartition("/")[0]
-                self._below[method, begins].append((len(self.routes), route))
+                self._below[method, begins].append((len(self.routes), way))
             else:
-                self._whole.setdefault((method, path), route)
-        self.routes.append(route)
+                self._whole.setdefault((method, path), way)
+        self.routes.append(way)
 
     async def app(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request by its route; what has none is told so by Starlette."""
         if scope["type"] == "http":
-            for route in self._candidates(scope["method"], scope["path"]):
-                match, found = route.matches(scope)
+            for way in self._candidates(scope["method"], scope["path"]):
+                match, found = way.matches(scope)
                 if match is Match.FULL:
-                    self._enter(scope, route, found)
-                    await route.handle(scope, receive, send)
+                    scope.setdefault("router", self)
+                    scope["route"] = way.route
+                    scope.update(found)
+                    await way.handle(scope, receive, send)
                     return
         await super().app(scope, receive, send)
 
-    def _candidates(self, method: str, path: str) -> Iterator[Route]:
-        if (route := self._whole.get((method, path))) is not None:
-            yield route
+    def _candidates(self, method: str, path: str) -> Iterator[Way]:
+        if (way := self._whole.get((method, path))) is not None:
+            yield way
         places: list[Place] = []
         begins = path
         while begins:
             begins = begins.rpartition("/")[0]
             places += self._below.get((method, begins), ())
-        yield from (route for _, route in sorted(places, key=lambda place: place[0]))
-
-    def _enter(self, scope: Scope, route: Route, found: Any) -> None:
-        scope.setdefault("router", self)
-        scope["route"] = route
-        scope.update(found)
+        yield from (way for _, way in sorted(places, key=lambda place: place[0]))

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import cache
 
 from falaj.kernel.actions import PLATFORM, Action
 
@@ -269,4 +270,12 @@ def _groups(action: Action) -> list[str]:
 
 
 def _fits(name: str, patterns: tuple[str, ...]) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in patterns)
+    whole, others = _sorted(patterns)
+    return name in whole or any(fnmatchcase(name, pattern) for pattern in others)
+
+
+@cache
+def _sorted(patterns: tuple[str, ...]) -> tuple[frozenset[str], tuple[str, ...]]:
+    """Names that are written out, and true patterns: of these fnmatch remembers 256 only."""
+    others = tuple(one for one in patterns if any(sign in one for sign in "*?["))
+    return frozenset(patterns).difference(others), others

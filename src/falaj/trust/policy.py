@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache, lru_cache
 from importlib.resources import files
 from typing import Any, TypeAlias
 
@@ -103,7 +103,6 @@ class CedarPolicy:
         self._clock = clock or SystemClock()
         self._actions = grouped(actions)
         self.schema = _schema(self._actions.values())
-        self._schema = cedarpy.Schema.from_str(self.schema)
         self._prepared = self._parsed(added or {})
 
     @property
@@ -127,7 +126,7 @@ class CedarPolicy:
         """
         other = CedarPolicy.__new__(CedarPolicy)
         other._environment, other._clock = self._environment, self._clock
-        other._actions, other.schema, other._schema = self._actions, self.schema, self._schema
+        other._actions, other.schema = self._actions, self.schema
         other._prepared = other._parsed(added)
         return other
 
@@ -282,10 +281,11 @@ class CedarPolicy:
 
     def _parsed(self, added: Mapping[str, str]) -> _Prepared:
         by_id: dict[str, Written] = {}
-        found = [(name, written) for name, written in _shipped(self.schema).items()]
+        found = list(_shipped().items())
         for added_name, text in added.items():
             name = f"the added policy {added_name!r}"
-            found.append((name, _checked(name, text, self._schema)))
+            _check_fit(name, text, _read(self.schema))
+            found.append((name, _by_id(name, text)))
         for name, checked in found:
             for policy_id, written in checked.items():
                 if policy_id in by_id:
@@ -298,22 +298,25 @@ class CedarPolicy:
         return _Prepared(by_id, asks_age="mfa_seconds" in asked, asks_via="via" in asked)
 
 
+BUILT_IN = ("roles.cedar", "guards.cedar")
+"""The policies that every installation has. A test holds them to the schema: to do it at each
+start would take a quarter of a second."""
+
+
+@cache
+def _shipped() -> Mapping[str, Mapping[str, Written]]:
+    """The built-in policies by text and ``@id``."""
+    return {name: _by_id(name, _built_in(name)) for name in BUILT_IN}
+
+
 @lru_cache(maxsize=4)
-def _shipped(schema: str) -> Mapping[str, Mapping[str, Written]]:
-    """The built-in policies by text and ``@id``; they are validated once for a schema."""
-    parsed = cedarpy.Schema.from_str(schema)
-    names = ("roles.cedar", "guards.cedar")
-    return {name: _checked(name, _built_in(name), parsed) for name in names}
+def _read(schema: str) -> cedarpy.Schema:
+    return cedarpy.Schema.from_str(schema)
 
 
-def _checked(name: str, text: str, schema: cedarpy.Schema) -> dict[str, Written]:
-    """The policies of one text by their ``@id``; raises InvalidInput."""
-    try:
-        parsed = json.loads(cedarpy.policies_to_json_str(text))
-    except ValueError as error:
-        raise InvalidInput(
-            f"The policies of {name} do not parse: {error}.", hint="Mend the Cedar text."
-        ) from error
+def _check_fit(name: str, text: str, schema: cedarpy.Schema) -> None:
+    """Return if policies fit a schema; raises InvalidInput, also if they are none."""
+    _json_of(name, text)
     result = cedarpy.validate_policies(text, schema)
     if not result.validation_passed:
         told = "; ".join(str(problem) for problem in result.errors[:3])
@@ -321,6 +324,20 @@ def _checked(name: str, text: str, schema: cedarpy.Schema) -> dict[str, Written]
             f"The policies of {name} do not fit the platform's schema: {told}.",
             hint="The package's trust/policies/entities.cedarschema names what there is.",
         )
+
+
+def _json_of(name: str, text: str) -> Any:
+    try:
+        return json.loads(cedarpy.policies_to_json_str(text))
+    except ValueError as error:
+        raise InvalidInput(
+            f"The policies of {name} do not parse: {error}.", hint="Mend the Cedar text."
+        ) from error
+
+
+def _by_id(name: str, text: str) -> dict[str, Written]:
+    """The policies of one text by their ``@id``; raises InvalidInput."""
+    parsed = _json_of(name, text)
     if parsed.get("templates"):
         raise InvalidInput(
             f"The policies of {name} hold a template.", hint="Write out its policies."

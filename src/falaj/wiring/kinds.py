@@ -60,34 +60,36 @@ def definition_reviews(
         policies: judges the operator's own policies.
         others: of other rooms, such as what keeps data in its region.
     """
-    from falaj.features.compatibility import Compatibility
-    from falaj.features.exposure import ClassifiedColumns
-    from falaj.ingest.declared import ColumnsOfPlans
-    from falaj.ingest.expressions import ExpressionsOfPlans
-    from falaj.lake.readrules import ReadRuleReview
-    from falaj.rollouts.metricreview import MetricReview
-    from falaj.rollouts.rolloutreview import RolloutReview
-    from falaj.wiring.readingparts import schema_of
 
-    def fitting(
+    def of_the_rooms(
         connection: Connection, items: Sequence[PlannedDefinition], after: Resulting
     ) -> list[PlannedDefinition]:
         # With numpy and pyarrow, for which most processes, that plan nothing, need not wait.
+        from falaj.features.compatibility import Compatibility
+        from falaj.features.exposure import ClassifiedColumns
         from falaj.features.fitting import Fitting
         from falaj.features.subjectviews import SubjectsNamed
+        from falaj.ingest.declared import ColumnsOfPlans
+        from falaj.ingest.expressions import ExpressionsOfPlans
+        from falaj.lake.readrules import ReadRuleReview
+        from falaj.rollouts.metricreview import MetricReview
+        from falaj.rollouts.rolloutreview import RolloutReview
+        from falaj.wiring.readingparts import schema_of
 
-        fit = Fitting(lambda table: foreign().schema(table), lake)(connection, items, after)
-        return SubjectsNamed()(connection, fit, after)
+        reviews: tuple[Review, ...] = (
+            Compatibility(find),
+            Fitting(lambda table: foreign().schema(table), lake),
+            SubjectsNamed(),
+            ExpressionsOfPlans(),
+            ColumnsOfPlans(),
+            ClassifiedColumns(),
+            ReadRuleReview(lambda table, resulting: schema_of(lake(), table, resulting)),
+            MetricReview(),
+            RolloutReview(find),
+        )
+        found = list(items)
+        for review in reviews:
+            found = review(connection, found, after)
+        return found
 
-    return [
-        Compatibility(find),
-        fitting,
-        ExpressionsOfPlans(),
-        ColumnsOfPlans(),
-        ClassifiedColumns(),
-        ReadRuleReview(lambda table, resulting: schema_of(lake(), table, resulting)),
-        MetricReview(),
-        RolloutReview(find),
-        policies,
-        *others,
-    ]
+    return [of_the_rooms, policies, *others]
