@@ -17,11 +17,13 @@ from falaj.interfaces.mlflow import (
 )
 from falaj.interfaces.mlflow.artifacts import ArtifactRoutes
 from falaj.interfaces.mlflow.basicauth import ServiceTokens
+from falaj.interfaces.mlflow.parts import PartRoutes
 from falaj.interfaces.mlflow.routes import Mlflow
 from falaj.interfaces.routing import Application
 from falaj.interfaces.scim import Scim
 from falaj.interfaces.transfers import Transfers
 from falaj.trust.provisioners import Provisioners
+from falaj.wiring.artifactparts import part_receipts
 from falaj.wiring.provisioningparts import ci_exchange
 
 if TYPE_CHECKING:
@@ -42,7 +44,15 @@ def add_programs(app: Application, premises: Premises, addresses: Addresses) -> 
         hiding=Hiding.of(premises.settings),
     ).add_to(app)
     add_exchange(app, ci_exchange(premises))
-    transfers = Transfers(lambda: premises.streams, premises.settings.artifacts)
+    limits = premises.settings.artifacts
+    transfers = Transfers(lambda: premises.streams, limits)
+    files = ArtifactRoutes(premises.backend, premises.verifier, transfers)
+    parts = PartRoutes(
+        files,
+        part_receipts(premises),
+        lambda: premises.streams,
+        most_bytes=limits.max_bytes,
+    )
     Mlflow(
         premises.backend,
         premises.verifier,
@@ -56,7 +66,7 @@ def add_programs(app: Application, premises: Premises, addresses: Addresses) -> 
             *registry.ROUTES,
             *registryversions.ROUTES,
         ),
-        raw=ArtifactRoutes(premises.backend, premises.verifier, transfers).raw(),
+        raw=(*files.raw(), *parts.raw()),
         exchange=ServiceTokens(
             lambda given, address, shown: premises.authentication.service_login(
                 given, address=address, presented=shown

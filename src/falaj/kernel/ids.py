@@ -25,6 +25,7 @@ PREFIXES = {
     "usage": "what one fit of a run used",
     "run": "a training run",
     "stream": "sealed bytes of any size",
+    "upload": "an artifact that is sent in parts",
     "logged": "a logged model (its id for MLflow's client has `m-` for the prefix)",
     "gates": "a report of a version's gates",
     "aliasmove": "a move of an alias of a model",

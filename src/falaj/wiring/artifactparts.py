@@ -10,6 +10,7 @@ from falaj.wiring.seldom import Seldom
 
 if TYPE_CHECKING:
     from falaj.kernel.call import Call
+    from falaj.training.artifactparts import Receipts
     from falaj.training.artifacts import Artifacts
     from falaj.training.loggedmodel_service import LoggedModelService
     from falaj.wiring.assembly import Premises
@@ -71,3 +72,10 @@ def artifact_chores(made: Premises) -> dict[str, Callable[[], object]]:
         ),
         "left-over streams": Seldom(swept, every_seconds=_SWEEP_SECONDS),
     }
+
+
+def part_receipts(made: Premises) -> Receipts:
+    """Receipts of parts of artifacts; their key is the same in every process."""
+    from falaj.training.artifactparts import PURPOSE, Receipts
+
+    return Receipts(lambda: made.keys.derive(PURPOSE))

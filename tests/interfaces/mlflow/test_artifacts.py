@@ -284,8 +284,6 @@ def test_an_artifact_that_is_too_large_is_refused_and_leaves_nothing(
 @pytest.mark.parametrize(
     ("method", "route"),
     [
-        ("GET", "mlflow-artifacts/presigned/7/x/artifacts/a"),
-        ("POST", "mlflow-artifacts/mpu/create/7/x/artifacts/a"),
         ("POST", "mlflow/artifacts/presigned-upload-url"),
         ("POST", "mlflow/artifacts/presigned-download-url"),
     ],

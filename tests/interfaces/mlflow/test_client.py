@@ -25,6 +25,8 @@ def test_artifacts_of_every_size_come_back_and_can_be_listed_and_removed(unmodif
         "listed": {f"kept/deep/{size}.bin": size for size in sizes},
         "top": ["kept", "name with spaces é.txt"],
         "left": ["name with spaces é.txt"],
+        "parts": 0,
+        "ranges": 0,
     }
 
 
@@ -58,18 +60,24 @@ def test_a_client_that_does_not_know_the_ca_is_refused_by_itself(unmodified, run
         )  # fmt: skip
 
 
-@pytest.mark.nightly
-def test_a_client_that_wants_parts_and_presigned_addresses_falls_back(unmodified, run, tmp_path):
+@pytest.mark.parametrize("signed_in", ["a token", "a name and a secret"])
+def test_a_client_that_wants_parts_and_ranges_gets_them(unmodified, run, tmp_path, signed_in):
     wanted = {
         "MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD": "true",
         "MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD": "true",
         "MLFLOW_MULTIPART_UPLOAD_MINIMUM_FILE_SIZE": "1",
+        "MLFLOW_MULTIPART_UPLOAD_CHUNK_SIZE": "1000000",
+        "MLFLOW_MULTIPART_DOWNLOAD_CHUNK_SIZE": "700000",
     }
+    if signed_in != "a token":
+        wanted |= {**unmodified.credentials(), "MLFLOW_TRACKING_TOKEN": "none"}
     uri = f"mlflow-artifacts:/by-hand/{run}/artifacts"
-    told = unmodified.run(
-        SCRIPTS / "transfer.py", uri, str(tmp_path), "0", "3000000", variables=wanted
-    )
+    sizes = ("0", "1", "1000000", "7654321")
+    told = unmodified.run(SCRIPTS / "transfer.py", uri, str(tmp_path), *sizes, variables=wanted)
     assert told["same"]
+    assert told["listed"] == {f"kept/deep/{size}.bin": int(size) for size in sizes}
+    # Of 1, 1,000,000 and 7,654,321 bytes, and a few words that lie in the folder and beside it.
+    assert (told["parts"], told["ranges"]) == (1 + 1 + 8 + 2, 1 + 2 + 11 + 1)
 
 
 @pytest.mark.parametrize(

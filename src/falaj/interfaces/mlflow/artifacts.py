@@ -22,11 +22,12 @@ from falaj.interfaces.mlflow.routes import Raw, Route
 from falaj.interfaces.transfers import Transfers, sent
 from falaj.kernel.door import Backend, LocalDoor
 from falaj.kernel.errors import FalajError, InvalidInput, NotFound
+from falaj.lake.streams import Kept
 from falaj.training.artifactpaths import artifact_path
 from falaj.training.model import ArtifactEntry
 
 SCHEME = "mlflow-artifacts:/"
-_FILES = "mlflow-artifacts/artifacts"
+FILES = "mlflow-artifacts/artifacts"
 
 
 @dataclass(frozen=True)
@@ -98,34 +99,55 @@ class ArtifactRoutes:
     def raw(self) -> tuple[Raw, ...]:
         """The routes that read a body, or write an answer, piece by piece."""
         return (
-            Raw("PUT", _FILES + "/", self.upload),
-            Raw("GET", _FILES + "/", self.download),
+            Raw("PUT", FILES + "/", self.upload),
+            Raw("GET", FILES + "/", self.download),
         )
 
     async def upload(self, request: Request, workspace: str, rest: str) -> Response:
         """Keep the body as an artifact."""
         begun = time.monotonic()
-        asked = await self._asked(request, workspace)
+        asked = await self.asked(request, workspace)
         place = place_of(rest)
-        action = f"{place.service}.keep_artifact"
-        door = LocalDoor(self._backend, asked.caller)
-        await run_in_threadpool(
-            door.ask,
-            self._backend.services.actions[action],
-            place.arguments(content=b"", workspace=workspace),
-        )
-
-        def still_good() -> None:
-            self._verifier.still_good(bearer(request))
-
-        kept = await self._transfers.received(request, still_good)
-        if time.monotonic() - begun > SOON_SECONDS:
-            # Who was put out while the body was on its way must not be let through by it.
-            await self._or_dropped(kept.stream, still_good)
-        await self._or_dropped(
-            kept.stream, lambda: asked.call_here(action, **place.arguments(content=kept))
-        )
+        await self.allowed(asked, place)
+        kept = await self.received(request)
+        late = time.monotonic() - begun > SOON_SECONDS
+        await self.named(request, asked, place, kept, again=late)
         return Response("{}", media_type="application/json")
+
+    async def asked(self, request: Request, workspace: str) -> Asked:
+        """Who asks, before anything of the body is read."""
+        caller = await run_in_threadpool(authenticated, request, self._verifier)
+        return Asked(self._backend, caller, workspace, {})
+
+    async def allowed(self, asked: Asked, place: Place) -> None:
+        """Return if the caller may keep an artifact there, as things stand."""
+        await run_in_threadpool(
+            LocalDoor(self._backend, asked.caller).ask,
+            self._backend.services.actions[_keeping(place)],
+            place.arguments(content=b"", workspace=asked.workspace),
+        )
+
+    async def received(self, request: Request) -> Kept:
+        """The body as a stream that has no name yet."""
+        return await self._transfers.received(request, lambda: self._still_good(request))
+
+    async def named(
+        self, request: Request, asked: Asked, place: Place, kept: Kept, *, again: bool
+    ) -> None:
+        """Keep a stream as an artifact; if that is refused, it is dropped.
+
+        Args:
+            again: True if its arrival took so long that the caller may have been put out.
+        """
+        if again:
+            await self._or_dropped(kept.stream, lambda: self._still_good(request))
+        await self._or_dropped(
+            kept.stream,
+            lambda: asked.call_here(_keeping(place), **place.arguments(content=kept)),
+        )
+
+    def _still_good(self, request: Request) -> None:
+        self._verifier.still_good(bearer(request))
 
     async def _or_dropped(self, stream: str, work: Any) -> None:
         """Do what gives a stream its name; if it is refused, the stream goes at once.
@@ -141,7 +163,7 @@ class ArtifactRoutes:
 
     async def download(self, request: Request, workspace: str, rest: str) -> Response:
         """The bytes of an artifact, or a range of them."""
-        asked = await self._asked(request, workspace)
+        asked = await self.asked(request, workspace)
         place = place_of(rest)
 
         def found() -> Any:
@@ -149,9 +171,9 @@ class ArtifactRoutes:
 
         return await sent(await run_in_threadpool(found), request)
 
-    async def _asked(self, request: Request, workspace: str) -> Asked:
-        caller = await run_in_threadpool(authenticated, request, self._verifier)
-        return Asked(self._backend, caller, workspace, {})
+
+def _keeping(place: Place) -> str:
+    return f"{place.service}.keep_artifact"
 
 
 def _listed(asked: Asked) -> Mapping[str, Any]:
@@ -181,27 +203,17 @@ def _removed(asked: Asked) -> Mapping[str, Any]:
     return {}
 
 
-def _not_in_parts(_asked: Asked) -> Mapping[str, Any]:
-    # The client falls back on an upload in one piece when it reads 501.
-    raise NotOffered(
-        "Uploads in parts are not offered: an upload in one piece streams through encryption.",
-        hint="Leave MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD unset, or let the client fall back.",
-    )
-
-
 def _not_presigned(_asked: Asked) -> Mapping[str, Any]:
     raise NotOffered(
-        "Presigned addresses are not offered: the store holds encrypted bytes only.",
-        hint="Upload and download through the routes of mlflow-artifacts/artifacts.",
+        "Addresses of the store itself are not offered: it holds encrypted bytes only.",
+        hint="Upload and download through the routes of mlflow-artifacts; in parts, if you like.",
     )
 
 
 ROUTES = (
-    Route("GET", "mlflow-artifacts/presigned/{path:path}", _not_presigned),
     Route("POST", "mlflow/artifacts/presigned-upload-url", _not_presigned),
     Route("POST", "mlflow/artifacts/presigned-download-url", _not_presigned),
-    Route("POST", "mlflow-artifacts/mpu/create/{path:path}", _not_in_parts),
-    Route("GET", _FILES, _listed),
-    Route("DELETE", _FILES + "/{path:path}", _removed),
+    Route("GET", FILES, _listed),
+    Route("DELETE", FILES + "/{path:path}", _removed),
     Route("GET", "mlflow/artifacts/list", _listed_of_run),
 )

@@ -31,6 +31,8 @@ Login = Callable[[ServiceLoginRequest, "str | None", Presented], TokenPair]
 """Exchanges a name and a secret for a token; raises WrongCredentials, TooManyAttempts."""
 MOST = 1_000
 _USED = 0.6
+GIVEN = "falaj.authorization"
+"""Where a request keeps the header that stood there before."""
 _SCHEME = b"basic "
 
 
@@ -74,6 +76,7 @@ class ServiceTokens:
                 changed = [*headers]
                 changed[place] = (name, b"Bearer " + token.encode())
                 request.scope["headers"] = changed
+                request.scope[GIVEN] = value.decode("latin-1")
 
     def _token(self, given: ServiceLoginRequest, address: str | None, shown: Presented) -> str:
         said = (given.name, given.secret.get_secret_value(), shown.certificate or "")

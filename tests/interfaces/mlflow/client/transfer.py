@@ -6,10 +6,17 @@ import os
 import sys
 from pathlib import Path
 
+import requests
+from mlflow.store.artifact import http_artifact_repo
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 uri, folder, *sizes = sys.argv[1:]
 folder = Path(folder)
+parts, ranges = [], []
+put, fetched = requests.put, http_artifact_repo.download_chunk
+requests.put = lambda url, **given: parts.append(url) or put(url, **given)
+http_artifact_repo.download_chunk = lambda **given: ranges.append(1) or fetched(**given)
+
 repository = get_artifact_repository(uri)
 whole = folder / "whole"
 for size in map(int, sizes):
@@ -31,4 +38,5 @@ listed = {one.path: one.file_size for one in repository.list_artifacts("kept/dee
 top = sorted(one.path for one in repository.list_artifacts())
 repository.delete_artifacts("kept")
 left = [one.path for one in repository.list_artifacts()]
-print(json.dumps({"same": same, "listed": listed, "top": top, "left": left}))
+told = {"same": same, "listed": listed, "top": top, "left": left}
+print(json.dumps({**told, "parts": len(parts), "ranges": len(ranges)}))
