@@ -58,36 +58,33 @@ _LATEST = (
     " run_latest_metrics.step AND excluded.at >= run_latest_metrics.at)"
 )
 _SET_LATEST = Statement(_LATEST.format(" VALUES (?, ?, ?, ?, ?, ?)"))
-_SET_LATEST_POSTGRESQL = Statement(
-    _LATEST.format(
+_BOTH_POSTGRESQL = Statement(
+    f"WITH appended AS ({_APPEND.text}), latest AS ("
+    + _LATEST.format(
         " SELECT ?, * FROM unnest(?::text[], ?::bigint[], ?::bigint[], ?::float8[], ?::bool[])"
     )
+    + ") SELECT seq FROM appended"
 )
+"""Both in one round trip."""
 SMALLEST_STEP, GREATEST_STEP = -(2**63), 2**63 - 1
 
 
 def append(connection: Connection, run_id: str, points: Points) -> None:
     """Keep points of a run, and bring the last value of each metric up to date."""
-    seq = _APPEND.first(
-        connection, (run_id, json.dumps(dict(points.keys), ensure_ascii=False), points.packed())
-    )
-    _bring_latest(connection, run_id, points)
-    if seq is not None and seq[0] % MOVED_EVERY == 0:
-        move_tail(connection, run_id)
-
-
-def _bring_latest(connection: Connection, run_id: str, points: Points) -> None:
-    rows = [
-        (run_id, key, step, at, 0.0 if math.isnan(value) else value, math.isnan(value))
+    appended = (run_id, json.dumps(dict(points.keys), ensure_ascii=False), points.packed())
+    latest = [
+        (key, step, at, 0.0 if math.isnan(value) else value, math.isnan(value))
         for key, step, at, value in points.last()
     ]
-    if connection.dialect.name == "postgresql" and len(rows) > 1:
-        # One round trip; sorted, so that two calls do not wait for each other in a circle.
-        rows.sort(key=lambda row: row[1])
-        columns = [list(column) for column in zip(*(row[1:] for row in rows), strict=True)]
-        _SET_LATEST_POSTGRESQL.run(connection, (run_id, *columns))
+    if connection.dialect.name == "postgresql":
+        latest.sort()  # so that two calls do not wait for each other in a circle
+        columns = [list(column) for column in zip(*latest, strict=True)]
+        seq = _BOTH_POSTGRESQL.first(connection, (*appended, run_id, *columns))
     else:
-        _SET_LATEST.many(connection, rows)
+        seq = _APPEND.first(connection, appended)
+        _SET_LATEST.many(connection, [(run_id, *row) for row in latest])
+    if seq is not None and seq[0] % MOVED_EVERY == 0:
+        move_tail(connection, run_id)
 
 
 def move_tail(connection: Connection, run_id: str) -> None:
