@@ -9,7 +9,9 @@ loads one. A model that is no ensemble of trees stays with the wrapped runtime.
 
 from __future__ import annotations
 
+import gc
 import threading
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -97,6 +99,9 @@ class TreeModel:
     def _compile_aside(self) -> None:
         with yielding():
             self.compile()
+            # The first model brings libraries with it, which stay: a garbage collector that
+            # looks them through stops all answers for 60 ms.
+            _frozen()
 
     def compile(self) -> bool:
         """Compile the model here and now; returns whether its loops answer from now on."""
@@ -106,6 +111,11 @@ class TreeModel:
                 self._scorer = _scorer(self._wrapped, model)
                 self.compiled = self._scorer is not None
         return self.compiled
+
+
+@cache
+def _frozen() -> None:
+    gc.freeze()
 
 
 def _scorer(wrapped: LoadedModel, model: ServableModel) -> TreeScorer | None:

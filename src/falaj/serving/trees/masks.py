@@ -43,35 +43,42 @@ class Entries:
 
 def entries(trees: Ensemble) -> Entries:
     """The questions of trees that have at most 32 leaves each, and a branch somewhere."""
-    no, yes, threshold, missing_yes = (side.tolist() for side in sides(trees))
-    mode, feature = trees.mode.tolist(), trees.feature.tolist()
+    no, yes, threshold, missing_yes = sides(trees)
+    branches, tree_of, n_leaves = [], [], (trees.mode == Mode.LEAF).astype(np.int64)
+    level, owner = trees.roots, np.arange(trees.n_trees)
+    nodes, owners = [level], [owner]
+    while (deeper := trees.mode[level] != Mode.LEAF).any():
+        branches.append(level[deeper])
+        tree_of.append(owner[deeper])
+        level = np.concatenate([no[branches[-1]], yes[branches[-1]]])
+        owner = np.tile(tree_of[-1], 2)
+        nodes.append(level)
+        owners.append(owner)
+    for above in reversed(branches):
+        n_leaves[above] = n_leaves[no[above]] + n_leaves[yes[above]]
+    first = np.zeros_like(n_leaves)  # how many leaves lie to the left
+    for above in branches:
+        first[no[above]] = first[above]
+        first[yes[above]] = first[above] + n_leaves[no[above]]
+    node, tree = np.concatenate(nodes), np.concatenate(owners)
+    leaf = trees.mode[node] == Mode.LEAF
     leaves = np.full((trees.n_trees, MOST_LEAVES), -1, dtype=np.int64)
-    found: list[tuple[int, int, bool, float, bool, int]] = []
-    for tree, root in enumerate(trees.roots.tolist()):
-        n_leaves = 0
-        # A branch is met twice: on the way down, and when all below "no" is numbered.
-        stack: list[tuple[int, int]] = [(root, -1)]
-        while stack:
-            node, first = stack.pop()
-            if first >= 0:
-                mask = _ALL ^ (((1 << n_leaves) - 1) & ~((1 << first) - 1))
-                at, missing = threshold[node], missing_yes[node]
-                found.append((tree, feature[node], False, at, missing, mask))
-                if mode[node] in (Mode.EQ, Mode.NEQ):  # less than is greater, of negatives
-                    found.append((tree, feature[node], True, -at, missing, mask))
-            elif mode[node] == Mode.LEAF:
-                leaves[tree, n_leaves] = node
-                n_leaves += 1
-            else:
-                stack += [(yes[node], -1), (node, n_leaves), (no[node], -1)]
-    tree_of, asked, negative, threshold_of, missing_of, mask_of = zip(*found, strict=True)
+    leaves[tree[leaf], first[node[leaf]]] = node[leaf]
+
+    asked, tree = np.concatenate(branches), np.concatenate(tree_of)
+    equal = np.isin(trees.mode[asked], (Mode.EQ, Mode.NEQ))
+    twice = np.append(np.arange(len(asked)), np.flatnonzero(equal))
+    negative = np.arange(len(twice)) >= len(asked)  # less than is greater, of negatives
+    order = np.argsort(tree[twice], kind="stable")
+    asked, tree, negative = asked[twice][order], tree[twice][order], negative[order]
+    away = ((1 << n_leaves[no[asked]]) - 1) << first[asked]
     return Entries(
-        tree=np.array(tree_of, dtype=np.int64),
-        feature=np.array(asked, dtype=np.int64),
-        negative=np.array(negative, dtype=np.bool_),
-        threshold=np.array(threshold_of, dtype=np.float32),
-        missing_yes=np.array(missing_of, dtype=np.bool_),
-        mask=np.array(mask_of, dtype=np.uint32),
+        tree=tree,
+        feature=trees.feature[asked],
+        negative=negative,
+        threshold=np.where(negative, -threshold[asked], threshold[asked]),
+        missing_yes=missing_yes[asked],
+        mask=(_ALL ^ away).astype(np.uint32),
         leaves=leaves,
     )
 
