@@ -13,6 +13,7 @@ from falaj.wiring.seldom import Beside, Seldom
 from falaj.wiring.sharing import Shared
 
 if TYPE_CHECKING:
+    from falaj.serving.adapters.kept_trees import KeptTrees
     from falaj.serving.compiler import PlanCompiler
     from falaj.serving.inference import InferenceApp
     from falaj.serving.logwriter import LogWriter
@@ -99,8 +100,16 @@ class ServingParts:
 
         served = runtimes(self._made)
         if self._made.settings.inference.trees == "compiled":
-            served[0] = TreeRuntime(served[0])  # of ONNX, which it wraps
+            # Of ONNX, which it wraps.
+            served[0] = TreeRuntime(served[0], kept=lambda: self.kept_trees)
         return PlanCompiler(BundledModels(self._made.bundles), served, features)
+
+    @part
+    def kept_trees(self) -> KeptTrees:
+        """Trees of models that were compiled on this machine before."""
+        from falaj.serving.adapters.kept_trees import KeptTrees
+
+        return KeptTrees(private_folder(self._made.settings.home / "trees"), self._made.keys)
 
     @part
     def releases(self) -> Releases:

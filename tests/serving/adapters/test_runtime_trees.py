@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import time
 from dataclasses import dataclass
+from hashlib import sha256
 
 import numpy as np
 import onnx
@@ -12,16 +16,20 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
+from falaj.kernel.clock import SystemClock
 from falaj.kernel.errors import InvalidInput
-from falaj.serving.adapters import runtime_trees
+from falaj.kernel.settings import private_folder
+from falaj.serving.adapters import kept_trees, runtime_trees
+from falaj.serving.adapters.kept_trees import KeptTrees
 from falaj.serving.adapters.runtime_onnx import OnnxRuntime
 from falaj.serving.adapters.runtime_trees import TreeRuntime
 from falaj.serving.model import ServableModel
 from falaj.serving.trees.checking import difference, hard_rows
 from falaj.serving.trees.graphs import read_graph
-from falaj.serving.trees.scorer import TreeScorer
+from falaj.serving.trees.scorer import TreeScorer, laid
 from falaj.testing.runtimes import RuntimeSuite
 from falaj.testing.serving import servable
+from falaj.trust.adapters.keys_file import FileKeyring, MachineSeal
 
 BRANCHES = [
     "BRANCH_LEQ", "BRANCH_LT", "BRANCH_GT", "BRANCH_GTE", "BRANCH_EQ", "BRANCH_NEQ",
@@ -147,7 +155,7 @@ def regressor(seed=0, *, targets=1, aggregate="SUM", base=None, modes=ORDERED, n
 def held_against_onnx(model: ServableModel, seed: int = 1) -> TreeScorer:
     """The compiled model; fails where it differs from ONNX Runtime."""
     graph = read_graph(model.model, len(model.inputs), len(model.outputs))
-    scorer = TreeScorer(graph)
+    scorer = TreeScorer(laid(graph))
     theirs = OnnxRuntime(device="cpu").load(model)
     assert difference(scorer.run, theirs.run, hard_rows(graph.trees, seed=seed)) == 0
     return scorer
@@ -259,7 +267,7 @@ def test_sums_are_the_same_to_the_last_bit():
         theirs = OnnxRuntime(device="cpu").load(model)
         graph = read_graph(model.model, N_FEATURES, 1)
         rows = hard_rows(graph.trees)
-        np.testing.assert_array_equal(TreeScorer(graph).run(rows), theirs.run(rows))
+        np.testing.assert_array_equal(TreeScorer(laid(graph)).run(rows), theirs.run(rows))
 
 
 # -- models of libraries -----------------------------------------------------------------
@@ -449,3 +457,107 @@ def test_rows_of_another_layout_or_type_are_scored_by_the_compiled_loops(monkeyp
 
 def test_the_module_names_how_often_a_model_is_asked_first():
     assert TreeRuntime(OnnxRuntime(device="cpu"))._after_runs == runtime_trees.AFTER_RUNS > 3
+
+
+class Unwilling:
+    """A runtime that must not be asked."""
+
+    formats = ("onnx",)
+
+    def load(self, model):
+        raise AssertionError("the wrapped runtime was asked")
+
+
+@pytest.fixture
+def kept(tmp_path):
+    seal = MachineSeal.create(tmp_path / "machine.secret")
+    keys = FileKeyring.create(tmp_path / "keyring.json", seal, clock=SystemClock())
+    return KeptTrees(private_folder(tmp_path / "trees"), keys)
+
+
+def files_of(kept):
+    return sorted(kept._folder.iterdir())
+
+
+@pytest.mark.parametrize("most_leaves", [8, 90])
+@pytest.mark.parametrize("made", [classifier, regressor])
+def test_a_model_that_was_compiled_before_is_answered_without_the_wrapped_runtime(
+    kept, made, most_leaves
+):
+    model = made(most_leaves=most_leaves)
+    first = TreeRuntime(OnnxRuntime(device="cpu"), after_runs=0, kept=lambda: kept).load(model)
+    again = TreeRuntime(Unwilling(), kept=lambda: kept).load(model)
+    rows = np.random.default_rng(0).normal(size=(50, N_FEATURES)).astype(np.float32)
+    assert again.compiled
+    assert again.n_inputs == first.n_inputs
+    for n in (1, 6, 50):
+        np.testing.assert_array_equal(again.run(rows[:n]), first.run(rows[:n]))
+    with pytest.raises(InvalidInput, match="columns"):
+        again.run(rows[:, 1:])
+
+
+def test_the_wrapped_runtime_says_what_is_wrong_with_rows_of_a_kept_model(kept):
+    model = classifier()
+    TreeRuntime(OnnxRuntime(device="cpu"), after_runs=0, kept=lambda: kept).load(model)
+    again = TreeRuntime(OnnxRuntime(device="cpu"), kept=lambda: kept).load(model)
+    assert again.compiled
+    with pytest.raises(InvalidInput):
+        again.run(np.zeros(N_FEATURES, dtype=np.float32))
+
+
+def test_kept_trees_are_sealed_and_bound_to_their_model(kept):
+    model, other = classifier(), regressor()
+    runtime = TreeRuntime(OnnxRuntime(device="cpu"), after_runs=0, kept=lambda: kept)
+    scorer = runtime.load(model)._scorer
+    (file,) = files_of(kept)
+    assert scorer._few[1].tobytes()[:64] not in file.read_bytes()
+    moved = file.with_name(file.name.replace(file.name[:64], sha256(other.model).hexdigest()))
+    file.rename(moved)
+    assert kept.find(other.model, len(other.outputs)) is None
+    assert files_of(kept) == []
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda b: b[:-1], lambda b: b[:40] + b"x" + b[41:], lambda b: b""]
+)
+def test_what_was_changed_is_thrown_away_and_compiled_anew(kept, damage):
+    model = classifier()
+    runtime = TreeRuntime(OnnxRuntime(device="cpu"), after_runs=0, kept=lambda: kept)
+    wanted = runtime.load(model).run(np.zeros((1, N_FEATURES), np.float32))
+    (file,) = files_of(kept)
+    file.write_bytes(damage(file.read_bytes()))
+    again = runtime.load(model)
+    assert again.compiled
+    np.testing.assert_array_equal(again.run(np.zeros((1, N_FEATURES), np.float32)), wanted)
+    assert kept.find(model.model, len(model.outputs)) is not None
+
+
+def test_trees_laid_out_by_other_code_are_not_read(kept, monkeypatch):
+    model = classifier()
+    runtime = TreeRuntime(OnnxRuntime(device="cpu"), after_runs=0, kept=lambda: kept)
+    runtime.load(model)
+    monkeypatch.setattr(kept_trees, "_format", lambda: "other")
+    assert kept.find(model.model, len(model.outputs)) is None
+
+
+def test_trees_that_differ_from_the_model_are_not_kept(kept, monkeypatch):
+    monkeypatch.setattr("falaj.serving.trees.scorer.TreeScorer.run", lambda self, rows: rows[:, :1])
+    TreeRuntime(OnnxRuntime(device="cpu"), after_runs=0, kept=lambda: kept).load(classifier())
+    assert files_of(kept) == []
+
+
+def test_only_the_newest_are_kept(kept, monkeypatch):
+    monkeypatch.setattr(kept_trees, "MOST_FILES", 3)
+    blocks = laid(read_graph(classifier().model, N_FEATURES, 1))
+    for number in range(5):
+        kept.keep(bytes([number]), 1, blocks)
+        os.utime(files_of(kept)[0])
+        time.sleep(0.01)
+    assert len(files_of(kept)) == 3
+    assert kept.find(bytes([4]), 1) is not None
+
+
+def test_a_folder_that_cannot_be_written_costs_nothing_but_the_next_compilation(kept):
+    shutil.rmtree(kept._folder)
+    runtime = TreeRuntime(OnnxRuntime(device="cpu"), after_runs=0, kept=lambda: kept)
+    assert runtime.load(classifier()).compiled

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,34 +26,61 @@ _FEW = 7
 _Kernel = Callable[..., bool]
 
 
-class TreeScorer:
-    """Scores rows with the compiled loops; safe to call from many threads.
+@dataclass(frozen=True)
+class Laid:
+    """Trees as the loops read them: all that a scorer is made of.
 
-    Args:
-        graph: the ensemble.
+    Attributes:
+        kind: which loops score them, ``masks`` or ``walks``.
+        n_features: of a row.
+        n_scores: of a row, before columns are picked.
+        columns: which scores are given, in this order.
+        few, many: the blocks for few rows and for many; the same one for ``walks``.
+    """
+
+    kind: str
+    n_features: int
+    n_scores: int
+    columns: tuple[int, ...]
+    few: Words
+    many: Words
+
+
+def laid(graph: TreeGraph) -> Laid:
+    """An ensemble laid out for the loops.
 
     Raises:
         NotCompilable: the trees are such as no loop scores.
     """
+    trees = graph.trees
+    reached = levels(trees)
+    is_leaf = trees.mode[reached.node] == Mode.LEAF
+    n_leaves = np.bincount(reached.tree[is_leaf], minlength=trees.n_trees)
+    if n_leaves.max() <= MOST_LEAVES and not is_leaf.all():
+        asked = entries(trees)
+        kind, few, many = "masks", block_of_few(trees, asked), block_of_many(trees, asked)
+    else:
+        kind, few = "walks", walk_block(trees, reached)
+        many = few
+    return Laid(kind, trees.n_features, trees.n_scores, graph.columns, few, many)
 
-    def __init__(self, graph: TreeGraph) -> None:
+
+class TreeScorer:
+    """Scores rows with the compiled loops; safe to call from many threads.
+
+    Args:
+        blocks: the ensemble.
+    """
+
+    def __init__(self, blocks: Laid) -> None:
         from falaj.serving.trees import kernels_trees as kernels
 
-        trees = graph.trees
-        reached = levels(trees)
-        is_leaf = trees.mode[reached.node] == Mode.LEAF
-        n_leaves = np.bincount(reached.tree[is_leaf], minlength=trees.n_trees)
-        self.n_scores = trees.n_scores
-        self._columns = self._picked(graph.columns, trees.n_scores)
+        self.kind, self.n_scores = blocks.kind, blocks.n_scores
+        self._columns = self._picked(blocks.columns, blocks.n_scores)
         self._few_rows = _FEW
-        if n_leaves.max() <= MOST_LEAVES and not is_leaf.all():
-            asked = entries(trees)
-            self.kind = "masks"
-            self._few = _seen(kernels.scored_few, block_of_few(trees, asked))
-            self._many = _seen(kernels.scored_blocks, block_of_many(trees, asked))
-        else:
-            self.kind = "walks"
-            self._few = self._many = _seen(kernels.scored_walks, walk_block(trees, reached))
+        masks = blocks.kind == "masks"
+        self._few = _seen(kernels.scored_few if masks else kernels.scored_walks, blocks.few)
+        self._many = _seen(kernels.scored_blocks if masks else kernels.scored_walks, blocks.many)
 
     @staticmethod
     def _picked(columns: tuple[int, ...], n_scores: int) -> list[int] | None:
@@ -73,6 +102,11 @@ class TreeScorer:
                 hint="Give one column for each input of the model.",
             )
         return scores if self._columns is None else scores[:, self._columns]
+
+
+def loops_are_loaded() -> bool:
+    """Whether the loops are in memory, which takes half a second the first time."""
+    return "falaj.serving.trees.kernels_trees" in sys.modules
 
 
 def _seen(kernel: _Kernel, words: Words) -> tuple[_Kernel, Words, NDArray[np.float32]]:
