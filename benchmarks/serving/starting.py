@@ -55,7 +55,7 @@ def _deploy(installation: Any, onnx: bytes) -> str:
 
     premises = assemble(installation.settings, process="bench")
     run = new_id("run")
-    bundle = _bundled(premises, onnx, run)
+    bundle = _bundled(premises, onnx)
     fields = tuple(RequestField(name=name, type=FieldType.FLOAT) for name in NAMES)
     now = datetime.now(UTC)
     release = Release(
@@ -85,14 +85,14 @@ def _deploy(installation: Any, onnx: bytes) -> str:
     return token
 
 
-def _bundled(premises: Any, onnx: bytes, run: str) -> str:
+def _bundled(premises: Any, onnx: bytes) -> str:
     from falaj.models.bundles import CARD, MODEL, STATISTICS
     from falaj.models.model import Histogram, Manifest, Signature, Statistics
     from falaj.training.encoding import EncodedFeature, Encoding
 
     encoding = Encoding(features=tuple(EncodedFeature(name=name) for name in NAMES))
     manifest = Manifest(
-        model="bench", run=run, trainer="lightgbm", feature_service="none",
+        model="bench", run="", trainer="lightgbm", feature_service="none",
         feature_service_fingerprint="", definitions={}, training_set="ts_bench",
         training_set_hash="", snapshot=0, signature=Signature(encoding=encoding, label="y"),
         metrics={}, created_at=datetime.now(UTC),
