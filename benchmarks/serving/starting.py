@@ -54,7 +54,6 @@ def _deploy(installation: Any, onnx: bytes) -> str:
     from falaj.wiring.assembly import assemble
 
     premises = assemble(installation.settings, process="bench")
-    run = new_id("run")
     bundle = _bundled(premises, onnx)
     fields = tuple(RequestField(name=name, type=FieldType.FLOAT) for name in NAMES)
     now = datetime.now(UTC)
@@ -68,9 +67,8 @@ def _deploy(installation: Any, onnx: bytes) -> str:
         created_by=OWNER,
     )
     with premises.calls.opened("benchmark", OWNER) as call:
-        for ref in (AssetRef("run", run), AssetRef("model", "bench")):
-            premises.catalog.record(call, ref)
-        premises.registry.register(call, "bench", run=run, bundle=bundle)
+        premises.catalog.record(call, AssetRef("model", "bench"))
+        premises.registry.register(call, "bench", run="", bundle=bundle)
         premises.serving.releases.applied(call, Endpoint(name="bench", model="bench"))
         tables.keep_release(
             call.connection, id=release.id, endpoint="bench", state="deployed",
