@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from dataclasses import dataclass
@@ -546,15 +545,20 @@ def test_trees_that_differ_from_the_model_are_not_kept(kept, monkeypatch):
     assert files_of(kept) == []
 
 
-def test_only_the_newest_are_kept(kept, monkeypatch):
-    monkeypatch.setattr(kept_trees, "MOST_FILES", 3)
+@pytest.mark.parametrize("bound", ["MOST_FILES", "MOST_BYTES"])
+def test_only_the_newest_are_kept(kept, monkeypatch, bound):
     blocks = laid(read_graph(classifier().model, N_FEATURES, 1))
-    for number in range(5):
-        kept.keep(bytes([number]), 1, blocks)
-        os.utime(files_of(kept)[0])
+    kept.keep(b"0", 1, blocks)
+    (first,) = files_of(kept)
+    most = 3 if bound == "MOST_FILES" else 3 * first.stat().st_size + 1
+    monkeypatch.setattr(kept_trees, bound, most)
+    for number in range(1, 5):
         time.sleep(0.01)
+        kept.keep(str(number).encode(), 1, blocks)
     assert len(files_of(kept)) == 3
-    assert kept.find(bytes([4]), 1) is not None
+    assert [kept.find(str(number).encode(), 1) is not None for number in range(5)] == [
+        False, False, True, True, True,
+    ]  # fmt: skip
 
 
 def test_a_folder_that_cannot_be_written_costs_nothing_but_the_next_compilation(kept):

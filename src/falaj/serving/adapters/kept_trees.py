@@ -26,7 +26,8 @@ from falaj.trust.ports import KeyService
 from falaj.trust.sealing import open_bytes, seal_bytes
 
 MOST_FILES = 64
-"""Of the files beyond these, those go that were not asked for the longest."""
+MOST_BYTES = 2**30
+"""What is beyond one of these goes, that first which was not asked for the longest."""
 
 _log = logger(__name__)
 
@@ -99,9 +100,13 @@ class KeptTrees:
             beside.unlink(missing_ok=True)
 
     def _sweep(self) -> None:
-        known = [(path.stat().st_mtime, path) for path in self._folder.iterdir()]
-        for _, path in sorted(known)[:-MOST_FILES]:
-            path.unlink(missing_ok=True)
+        found = [(path.stat(), path) for path in self._folder.iterdir()]
+        n_bytes = 0
+        newest = sorted(found, key=lambda one: one[0].st_mtime, reverse=True)
+        for place, (told, path) in enumerate(newest):
+            n_bytes += told.st_size
+            if place >= MOST_FILES or n_bytes > MOST_BYTES:
+                path.unlink(missing_ok=True)
 
 
 def _words(data: bytes) -> Words:
