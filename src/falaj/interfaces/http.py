@@ -45,6 +45,8 @@ DEEPEST = 64
 """So many brackets may stand inside each other in a JSON body."""
 CERTIFICATE = "falaj.certificate"
 """In a request's scope: the client certificate (DER) that the connection has shown."""
+PURPOSE_HEADER = "falaj-purpose"
+"""What the caller asks for, percent-encoded."""
 _SCHEMES = ("bearer", "dpop")
 _LONGEST_HEADER = 200
 SOON_SECONDS = 0.2
@@ -188,7 +190,7 @@ def _known_here(request: Request, caller: Caller) -> Caller:
     return replace(
         caller,
         # A token that was given for one purpose is good for no other.
-        purpose=caller.purpose or short_header(request, "falaj-purpose", quoted=True),
+        purpose=caller.purpose or short_header(request, PURPOSE_HEADER, quoted=True),
         via="http",
         address=address,
     )

@@ -15,6 +15,7 @@ from falaj.interfaces.mlflow import (
     server,
     tracking,
 )
+from falaj.interfaces.mlflow.addresses import AddressRoutes
 from falaj.interfaces.mlflow.artifacts import ArtifactRoutes
 from falaj.interfaces.mlflow.basicauth import ServiceTokens
 from falaj.interfaces.mlflow.parts import PartRoutes
@@ -66,7 +67,7 @@ def add_programs(app: Application, premises: Premises, addresses: Addresses) -> 
             *registry.ROUTES,
             *registryversions.ROUTES,
         ),
-        raw=(*files.raw(), *parts.raw()),
+        raw=(*files.raw(), *parts.raw(), *AddressRoutes(files).raw()),
         exchange=ServiceTokens(
             lambda given, address, shown: premises.authentication.service_login(
                 given, address=address, presented=shown

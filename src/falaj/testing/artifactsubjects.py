@@ -17,6 +17,7 @@ def of_artifacts() -> dict[str, tuple[Callable[[World], Mapping[str, Any]], froz
     plain: dict[str, Callable[[World], Mapping[str, Any]]] = {
         "runs.artifacts": lambda world: {"run": run_with_file(world)},
         "runs.fetch_artifact": lambda world: {"run": run_with_file(world), "path": "a/b"},
+        "runs.check_artifact": lambda world: {"run": run_with_file(world), "path": "a/c"},
         "runs.remove_artifact": lambda world: {"run": run_with_file(world), "path": "a"},
         "loggedmodels.search": lambda _world: {"filter": "name = 'no-such-model'"},
         "loggedmodels.add_params": _of_model(params={"depth": "3"}),
@@ -25,6 +26,7 @@ def of_artifacts() -> dict[str, tuple[Callable[[World], Mapping[str, Any]], froz
         "loggedmodels.delete": _of_model(),
         "loggedmodels.artifacts": _of_model(),
         "loggedmodels.fetch_artifact": _of_model(path="a/b"),
+        "loggedmodels.check_artifact": _of_model(path="a/c"),
         "loggedmodels.remove_artifact": _of_model(path="a"),
     }
     return {

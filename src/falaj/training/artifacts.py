@@ -242,8 +242,7 @@ class Artifacts:
             ArtifactHeld: a registered version is made of the folder.
         """
         connection = call.connection
-        self._check_place(connection, shelf, owner, artifact_path(path))
-        self.check_free(connection, shelf, owner, path)
+        self.check_place(connection, shelf, owner, path)
         artifact = Artifact(path=path, digest=kept.digest, size=kept.size)
         before = locked(connection, shelf.table, {shelf.owner: owner}, artifact)
         if before is not None and before != kept.digest and not replaces:
@@ -274,6 +273,16 @@ class Artifacts:
             raise _missing(shelf, owner, path)
         self._let_go(call, digests)
         return len(digests)
+
+    def check_place(self, connection: Connection, shelf: Shelf, owner: str, path: str) -> None:
+        """Return if a file may be kept under a path, as far as other files go.
+
+        Raises:
+            InvalidInput: no path, or a file would stand in the place of a folder or the reverse.
+            ArtifactHeld: a registered version is made of the folder.
+        """
+        self._check_beside(connection, shelf, owner, artifact_path(path))
+        self.check_free(connection, shelf, owner, path)
 
     def check_free(self, connection: Connection, shelf: Shelf, owner: str, path: str = "") -> None:
         """Return if nothing needs a path, what is below it, or a folder that it lies in.
@@ -325,7 +334,7 @@ class Artifacts:
         let_go(call.connection, digests, [shelf.table for shelf in self._shelves])
 
     @staticmethod
-    def _check_place(connection: Connection, shelf: Shelf, owner: str, path: str) -> None:
+    def _check_beside(connection: Connection, shelf: Shelf, owner: str, path: str) -> None:
         parts = path.split("/")
         folders = ["/".join(parts[:n]) for n in range(1, len(parts))]
         taken = connection.execute(

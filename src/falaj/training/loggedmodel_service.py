@@ -195,6 +195,12 @@ class LoggedModelService(Service):
         self.call.note(digest=made.digest, size=made.size)
         return made
 
+    @action(get="/logged-models/{model}/artifact-place", on="logged_model")
+    def check_artifact(self, model: str, path: str, *, workspace: Workspace | None = None) -> None:
+        """Answer if a file could be kept under a path as things stand; else say why not."""
+        self._row(model, workspace)
+        self._artifacts.check_place(self.call.connection, LOGGED_MODELS, model, path)
+
     @action(delete="/logged-models/{model}/artifacts", on="logged_model")
     def remove_artifact(self, model: str, path: str, *, workspace: Workspace | None = None) -> int:
         """Remove a file of a logged model, or a folder of them; returns how many went."""

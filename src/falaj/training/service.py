@@ -476,6 +476,12 @@ class RunService(Service):
         self.call.note(digest=made.digest, size=made.size)
         return made
 
+    @action(get="/runs/{run}/artifact-place", on="run")
+    def check_artifact(self, run: str, path: str, *, workspace: Workspace | None = None) -> None:
+        """Answer if a file could be kept under a path as things stand; else say why not."""
+        self._runs.open(self.call.connection, run, workspace)
+        self._artifacts.check_place(self.call.connection, RUNS, run, path)
+
     @action(delete="/runs/{run}/artifacts", on="run")
     def remove_artifact(self, run: str, path: str, *, workspace: Workspace | None = None) -> int:
         """Remove an artifact of a run, or a folder of them; returns how many went."""

@@ -281,20 +281,6 @@ def test_an_artifact_that_is_too_large_is_refused_and_leaves_nothing(
     assert len(streams(world) - before) == 1
 
 
-@pytest.mark.parametrize(
-    ("method", "route"),
-    [
-        ("POST", "mlflow/artifacts/presigned-upload-url"),
-        ("POST", "mlflow/artifacts/presigned-download-url"),
-    ],
-)
-def test_what_is_not_offered_is_told_in_the_way_that_makes_the_client_fall_back(
-    client, method, route
-):
-    answer = client.http.request(method, f"/mlflow/api/2.0/{route}", headers=client.headers)
-    assert (answer.status_code, answer.json()["error_code"]) == (501, "NOT_IMPLEMENTED")
-
-
 def test_a_full_disk_is_told_once_and_leaves_nothing(world, client, run, monkeypatch):
     from falaj.lake.adapters.blobs_local import LocalWriter
 

@@ -60,15 +60,18 @@ def test_a_client_that_does_not_know_the_ca_is_refused_by_itself(unmodified, run
         )  # fmt: skip
 
 
+IN_PARTS = {
+    "MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD": "true",
+    "MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD": "true",
+    "MLFLOW_MULTIPART_UPLOAD_MINIMUM_FILE_SIZE": "1",
+    "MLFLOW_MULTIPART_UPLOAD_CHUNK_SIZE": "1000000",
+    "MLFLOW_MULTIPART_DOWNLOAD_CHUNK_SIZE": "700000",
+}
+
+
 @pytest.mark.parametrize("signed_in", ["a token", "a name and a secret"])
 def test_a_client_that_wants_parts_and_ranges_gets_them(unmodified, run, tmp_path, signed_in):
-    wanted = {
-        "MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD": "true",
-        "MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD": "true",
-        "MLFLOW_MULTIPART_UPLOAD_MINIMUM_FILE_SIZE": "1",
-        "MLFLOW_MULTIPART_UPLOAD_CHUNK_SIZE": "1000000",
-        "MLFLOW_MULTIPART_DOWNLOAD_CHUNK_SIZE": "700000",
-    }
+    wanted = dict(IN_PARTS)
     if signed_in != "a token":
         wanted |= {**unmodified.credentials(), "MLFLOW_TRACKING_TOKEN": "none"}
     uri = f"mlflow-artifacts:/by-hand/{run}/artifacts"
@@ -78,6 +81,20 @@ def test_a_client_that_wants_parts_and_ranges_gets_them(unmodified, run, tmp_pat
     assert told["listed"] == {f"kept/deep/{size}.bin": int(size) for size in sizes}
     # Of 1, 1,000,000 and 7,654,321 bytes, and a few words that lie in the folder and beside it.
     assert (told["parts"], told["ranges"]) == (1 + 1 + 8 + 2, 1 + 2 + 11 + 1)
+
+
+def test_a_logged_model_of_a_workspace_is_sent_in_parts_and_read_by_ranges(unmodified, tmp_path):
+    with unmodified.installation.near() as platform:
+        platform.runs.start("by hand", workspace="risk")  # makes the experiment
+        model = platform.loggedmodels.create("by hand", name="network", workspace="risk").id
+    wanted = IN_PARTS | {
+        "MLFLOW_TRACKING_URI": unmodified.installation.control + "/t/risk/mlflow",
+    }
+    uri = f"mlflow-artifacts:/by-hand/models/{model}/artifacts"
+    told = unmodified.run(SCRIPTS / "transfer.py", uri, str(tmp_path), "6543210", variables=wanted)
+    assert told["same"]
+    assert told["listed"] == {"kept/deep/6543210.bin": 6_543_210}
+    assert (told["parts"], told["ranges"]) == (7 + 2, 10 + 1)
 
 
 @pytest.mark.parametrize(

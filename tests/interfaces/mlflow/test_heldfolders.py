@@ -6,6 +6,7 @@ from falaj.testing.artifactsubjects import logged_model, run_with_file
 
 API = "/mlflow/api/2.0/mlflow/"
 FILES = "/mlflow/api/2.0/mlflow-artifacts/artifacts/"
+PARTS = "/mlflow/api/2.0/mlflow-artifacts/mpu/"
 
 
 class Client:
@@ -49,6 +50,25 @@ def test_the_folder_of_a_run_stays_while_a_version_is_made_of_it(world, client):
     where = {"name": name, "version": "1"}
     client.ask("DELETE", API + "model-versions/delete", json=where)
     client.ask("PUT", f"{FILES}{root}/a/b", content=b"another one")
+
+
+def test_an_upload_in_parts_that_was_begun_before_changes_no_registered_file(world, client):
+    run = run_with_file(world)
+    place = f"1/{run}/artifacts/a"
+    asked = {"path": "b", "num_parts": 1}
+    told = client.ask("POST", f"{PARTS}create/{place}", json=asked).json()
+    (part,) = told["credentials"]
+    name = client.register(f"mlflow-artifacts:/{place}")
+    etag = client.ask("PUT", part["url"], content=b"swapped").headers["etag"]
+    upload = {"path": "b", "upload_id": told["upload_id"]}
+    parts = [{"part_number": 1, "etag": etag}]
+    assert client.refused(name, "POST", f"{PARTS}complete/{place}", json={**upload, "parts": parts})
+    for path in ("b", "new"):
+        again = {"path": path, "num_parts": 1}
+        assert client.refused(name, "POST", f"{PARTS}create/{place}", json=again)
+        whole = {"run_id": run, "path": f"a/{path}"}
+        assert client.refused(name, "POST", f"{API}artifacts/presigned-upload-url", json=whole)
+    assert client.ask("GET", f"{FILES}{place}/b").content == b"what is kept"
 
 
 @pytest.mark.parametrize("source", ["models:/{}", "mlflow-artifacts:/1/models/{}/artifacts"])

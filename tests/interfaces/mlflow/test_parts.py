@@ -9,8 +9,10 @@ from urllib.parse import quote, urlsplit
 import pytest
 from starlette.requests import Request
 
+from falaj.interfaces.mlflow.routes import root_of
 from falaj.kernel.errors import InvalidInput
 from falaj.lake.streams import Kept
+from falaj.testing.artifactsubjects import logged_model
 from falaj.training.artifactparts import Receipts, Upload
 from falaj.wiring.artifactparts import artifact_chores
 
@@ -121,8 +123,14 @@ def test_an_upload_in_a_workspace_stays_in_it(world, run):
     assert "/t/default/mlflow/" in upload.credentials[0]["url"]
     assert upload.send(b"x").complete().status_code == 200
     other = Client(world, world.token(world.caller()), root=f"/t/risk{ROOT}")
-    refused = other.begun(run, "b", 1).send(b"x").complete()
-    assert refused.json()["error_code"] == "RESOURCE_DOES_NOT_EXIST"
+    begun = client.begun(run, "b", 1)
+    moved = {**begun.credentials[0], "url": begun.credentials[0]["url"].replace("default", "risk")}
+    etag = other.put(moved, b"x").headers["etag"]
+    asked = {"upload_id": begun.id, "parts": [{"part_number": 1, "etag": etag}]}
+    for verb, more in (("create", {"num_parts": 1}), ("complete", asked)):
+        refused = other.post(verb, begun.place, path="b", **more)
+        assert refused.json()["error_code"] == "RESOURCE_DOES_NOT_EXIST"
+    assert "ETag of part 1" in client.post("complete", begun.place, path="b", **asked).text
     assert client.get(run, "b").status_code == 404
 
 
@@ -249,8 +257,58 @@ def test_a_run_that_has_ended_takes_no_part_at_the_end(world, client, run):
     upload = client.begun(run, "a", 1).send(b"x")
     with world.call() as call:
         world.premises.runs.finish(call, run)
-    assert upload.complete().json()["error_code"] == "INVALID_STATE"
+    again = client.post("create", upload.place, path="a", num_parts=1)
+    for answer in (upload.complete(), again):
+        assert answer.json()["error_code"] == "INVALID_STATE"
+        assert "has ended" in answer.json()["message"]
     assert client.get(run, "a").status_code == 404
+
+
+def test_a_run_that_is_deleted_meanwhile_takes_no_part_at_the_end(world, client, run):
+    upload = client.begun(run, "a", 1).send(b"x")
+    with world.call() as call:
+        world.premises.runs.delete(call, run)
+    assert upload.complete().status_code in (400, 404)
+    with world.call() as call:
+        world.premises.runs.restore(call, run)
+    assert client.get(run, "a").status_code == 404
+    assert upload.complete().status_code == 200
+
+
+def test_a_file_where_a_folder_is_is_refused_before_parts_are_sent(client, run):
+    client.begun(run, "a", 1, folder="/model").send(b"x").complete()
+    answer = client.post("create", f"7/{run}/artifacts", path="model", num_parts=1)
+    assert (answer.status_code, answer.json()["error_code"]) == (400, "INVALID_PARAMETER_VALUE")
+    assert "it is a folder" in answer.json()["message"]
+
+
+def test_a_logged_model_takes_parts_and_replaces_nothing_once_it_is_ready(world, client):
+    model = logged_model(world)
+    place = f"7/models/{model}/artifacts"
+    asked = {"path": "weights", "num_parts": 2}
+    for parts, status in (((b"12", b"3"), 200), ((b"12", b"3"), 200), ((b"12", b"4"), 400)):
+        told = client.post("create", place, **asked).json()
+        upload = Begun(client, place, "weights", told).send(*parts)
+        assert upload.complete().status_code == status
+        client.http.post(
+            f"/api/logged-models/{model}/status", json={}, headers=client.headers
+        ).raise_for_status()
+    address = f"{ROOT}/artifacts/{place}/weights"
+    assert client.http.get(address, headers=client.headers).content == b"123"
+
+
+def test_the_purpose_that_a_caller_states_is_stated_with_each_part_and_range(world, run):
+    client = Client(world, world.token(world.caller()))
+    client.headers["Falaj-Purpose"] = "fraud%20checks"
+    upload = client.begun(run, "a", 1)
+    (credential,) = upload.credentials
+    assert credential["headers"]["falaj-purpose"] == "fraud%20checks"
+    assert upload.send(b"x").complete().status_code == 200
+
+
+def test_an_address_leads_back_to_any_workspace_whatever_its_name():
+    for path in ("/mlflow/api/2.0/", "/mlflow/ajax-api/3.0/", "/t/mlflow-artifacts/mlflow/"):
+        assert root_of(f"{path}mlflow-artifacts/mpu/create/7/run/artifacts") == path
 
 
 def test_parts_that_are_too_large_together_are_refused(world, client, run, monkeypatch):
@@ -273,19 +331,7 @@ def test_parts_of_an_upload_that_is_never_completed_go_after_a_day(world, client
     monkeypatch.undo()
     assert len(before - streams(world)) >= 2
     assert client.get(run, "kept").content == b"kept"
-    assert "RESOURCE_DOES_NOT_EXIST" in upload.complete().text
-
-
-def test_a_download_is_told_where_and_how_long(client, run):
-    client.begun(run, "a b", 1).send(b"0123456789").complete()
-    asked = f"{ROOT}/presigned/7/{run}/artifacts/a%20b"
-    told = client.http.get(asked, headers=client.headers).json()
-    assert told["file_size"] == 10
-    headers = {**told["headers"], "Range": "bytes=3-5"}
-    answer = client.http.get(told["url"], headers=headers)
-    assert (answer.status_code, answer.content) == (206, b"345")
-    missing = client.http.get(f"{ROOT}/presigned/7/{run}/artifacts/none", headers=client.headers)
-    assert missing.json()["error_code"] == "RESOURCE_DOES_NOT_EXIST"
+    assert "Part 1 is not there any more" in upload.complete().text
 
 
 UPLOAD = Upload("upload_1", "user:a", "default", "runs", "run_1", "a")

@@ -1,4 +1,4 @@
-"""Uploads and downloads over TLS that are slow, broken off, or whose sender is put out."""
+"""Uploads and downloads over TLS: slow, broken off, the sender put out, the server killed."""
 
 import os
 import socket
@@ -6,14 +6,20 @@ import ssl
 import threading
 import time
 from contextlib import ExitStack
+from datetime import timedelta
 from urllib.parse import urlsplit
 
 import pytest
 
 from falaj.interfaces.http import SOON_SECONDS
-from falaj.testing.installations import client, eventually
+from falaj.kernel.clock import SetClock
+from falaj.testing.installations import alive, client, eventually
+from falaj.testing.mlflowclients import for_clients
+from falaj.wiring.artifactparts import artifact_chores
+from falaj.wiring.assembly import Premises
 
 API = "/mlflow/api/2.0/mlflow-artifacts/artifacts"
+PARTS = "/mlflow/api/2.0/mlflow-artifacts/mpu"
 
 
 @pytest.fixture
@@ -74,6 +80,53 @@ def test_who_is_put_out_while_the_body_arrives_is_not_let_through(clients, run):
     upload.sendall(os.urandom(100_000))
     assert status(upload) == 401
     assert kept(clients) == before
+
+
+def test_parts_that_were_acknowledged_outlast_a_killed_server(tmp_path):
+    whole = [os.urandom(2_000_000) for _ in range(3)]
+    with for_clients(tmp_path / "project") as clients:
+        installation = clients.installation
+        with installation.near() as platform:
+            run = platform.runs.start("by hand").id
+        place, before = f"x/{run}/artifacts", kept(clients)
+
+        def asked(method, address, **more):
+            with client(installation.control, installation.ca, clients.token()) as web:
+                return web.request(method, address, **more).raise_for_status()
+
+        told = asked("POST", f"{PARTS}/create/{place}", json={"path": "a", "num_parts": 3}).json()
+        paths = [urlsplit(one["url"]).path for one in told["credentials"]]
+        etags = [asked("PUT", path, content=data).headers["etag"]
+                 for path, data in zip(paths[:2], whole[:2], strict=True)]  # fmt: skip
+        acknowledged = kept(clients)
+        cut = connected(clients, "PUT", paths[2], clients.token(), 2_000_000)
+        cut.sendall(whole[2][:-100_000])
+        eventually(lambda: kept(clients) - acknowledged, what="the third part has begun")
+        killed = installation.kill("control")
+        eventually(lambda: not alive(killed), what="the server is gone")
+        cut.close()
+        installation.revived("control", killed)
+        etags.append(asked("PUT", paths[2], content=whole[2]).headers["etag"])
+        parts = [{"part_number": n, "etag": etag} for n, etag in enumerate(etags, 1)]
+        upload = {"path": "a", "upload_id": told["upload_id"], "parts": parts}
+        asked("POST", f"{PARTS}/complete/{place}", json=upload)
+        assert asked("GET", f"{API}/{place}/a").content == b"".join(whole)
+        assert len(kept(clients) - before) > 1  # what the killed server was writing
+        left = swept(clients) - before
+        assert len(left) == 1, left
+        assert asked("GET", f"{API}/{place}/a").content == b"".join(whole)
+
+
+def swept(clients):
+    """All files of the blob store that are left when a day has passed."""
+    premises = Premises(clients.installation.settings, process="test")
+    try:
+        now = premises.clock.now() + timedelta(hours=25)
+        premises.clock = SetClock(now)
+        artifact_chores(premises)["left-over streams"]()
+    finally:
+        premises.close()
+    return kept(clients)
 
 
 def test_slow_uploads_and_downloads_hold_up_nobody(clients, run, web):

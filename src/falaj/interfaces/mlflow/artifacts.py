@@ -17,7 +17,6 @@ from starlette.responses import Response
 
 from falaj.interfaces.http import SOON_SECONDS, Verifier, authenticated, bearer
 from falaj.interfaces.mlflow.asked import Asked
-from falaj.interfaces.mlflow.errors import NotOffered
 from falaj.interfaces.mlflow.routes import Raw, Route
 from falaj.interfaces.transfers import Transfers, sent
 from falaj.kernel.door import Backend, LocalDoor
@@ -127,6 +126,16 @@ class ArtifactRoutes:
             place.arguments(content=b"", workspace=asked.workspace),
         )
 
+    async def takes(self, asked: Asked, place: Place) -> None:
+        """Return if a file that the caller sends would be kept there, as things stand.
+
+        For what takes long before it is known to be refused: a run that has ended, say.
+        """
+        await self.allowed(asked, place)
+        await run_in_threadpool(
+            asked.call_here, f"{place.service}.check_artifact", **place.arguments()
+        )
+
     async def received(self, request: Request) -> Kept:
         """The body as a stream that has no name yet."""
         return await self._transfers.received(request, lambda: self._still_good(request))
@@ -203,16 +212,7 @@ def _removed(asked: Asked) -> Mapping[str, Any]:
     return {}
 
 
-def _not_presigned(_asked: Asked) -> Mapping[str, Any]:
-    raise NotOffered(
-        "Addresses of the store itself are not offered: it holds encrypted bytes only.",
-        hint="Upload and download through the routes of mlflow-artifacts; in parts, if you like.",
-    )
-
-
 ROUTES = (
-    Route("POST", "mlflow/artifacts/presigned-upload-url", _not_presigned),
-    Route("POST", "mlflow/artifacts/presigned-download-url", _not_presigned),
     Route("GET", FILES, _listed),
     Route("DELETE", FILES + "/{path:path}", _removed),
     Route("GET", "mlflow/artifacts/list", _listed_of_run),

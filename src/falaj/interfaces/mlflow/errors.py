@@ -8,14 +8,6 @@ from falaj.kernel.errors import AlreadyExists, ErrorKind, FalajError, StorageFul
 from falaj.kernel.problems import public
 from falaj.training.tracking.values import ParameterWritten
 
-
-class NotOffered(FalajError):
-    """A route that Falaj knows and does not offer; the client has another way."""
-
-    code = "not-offered"
-    kind = ErrorKind.INVALID
-
-
 _CODES = {
     ErrorKind.INVALID: ("INVALID_PARAMETER_VALUE", 400),
     ErrorKind.UNAUTHENTICATED: ("UNAUTHENTICATED", 401),
@@ -43,8 +35,6 @@ def told(error: FalajError) -> tuple[dict[str, Any], int]:
         code = "INVALID_PARAMETER_VALUE"
     if error.details.get("refused") == "body-too-large":
         status = 413
-    if isinstance(error, NotOffered):
-        code, status = "NOT_IMPLEMENTED", 501
     if isinstance(error, StorageFull):
         status = 507
     return {"error_code": code, "message": str(public(error))}, status

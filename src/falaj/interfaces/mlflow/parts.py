@@ -1,10 +1,9 @@
-"""MLflow's routes for artifacts in parts: uploads in parts, downloads by ranges.
+"""MLflow's routes for uploads in parts.
 
-MLflow's client gets an address for each part, or one for the file, and goes there with nothing
-but the headers that it gets beside it. Where a store holds clear bytes those addresses are the
-store's own; here bytes pass through encryption, so they are this server's. The headers are those
-by which the caller has signed in, so that each part is let in as any other request: as the same
-principal, who still may, and whose session was not ended meanwhile.
+MLflow's client gets an address for each part (``addresses.py``) and goes there with nothing but
+the headers that it gets beside it. They are those by which the caller has signed in, so that each
+part is let in as any other request: as the same principal, who still may, and whose session was
+not ended meanwhile.
 """
 
 from __future__ import annotations
@@ -12,32 +11,29 @@ from __future__ import annotations
 import ntpath
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
-from urllib.parse import quote
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
-from falaj.interfaces.http import SOON_SECONDS, json_object, read_body
-from falaj.interfaces.mlflow.artifacts import FILES, ArtifactRoutes, Place, place_of
+from falaj.interfaces.http import SOON_SECONDS
+from falaj.interfaces.mlflow.addresses import address, read, signed_in, told
+from falaj.interfaces.mlflow.artifacts import ArtifactRoutes, Place, place_of
 from falaj.interfaces.mlflow.asked import Asked
-from falaj.interfaces.mlflow.basicauth import GIVEN
 from falaj.interfaces.mlflow.routes import Raw
-from falaj.kernel.errors import Conflict, InvalidInput
+from falaj.kernel.errors import Conflict, InvalidInput, NotFound
 from falaj.kernel.ids import is_id, new_id
 from falaj.lake.streams import Kept, SealedStreams
 from falaj.training.artifactparts import MOST_PARTS, Receipts, Upload, is_made_of, joined
 
 _PARTS = "mlflow-artifacts/mpu/"
-_PRESIGNED = "mlflow-artifacts/presigned/"
 _KIND = "upload"
 _MOST_BODY_BYTES = 16 * 2**20
 """Of a list of 10,000 parts with their addresses and ETags."""
 
 
 class PartRoutes:
-    """The routes that begin, fill, complete and abort an upload, and that tell where to download.
+    """The routes that begin, fill, complete and abort an upload.
 
     Args:
         files: lets callers in, and takes bodies.
@@ -66,7 +62,6 @@ class PartRoutes:
             Raw("PUT", _PARTS + "parts/", self.part),
             Raw("POST", _PARTS + "complete/", self.complete),
             Raw("POST", _PARTS + "abort/", self.abort),
-            Raw("GET", _PRESIGNED, self.presigned),
         )
 
     async def create(self, request: Request, workspace: str, rest: str) -> Response:
@@ -79,18 +74,18 @@ class PartRoutes:
                 f"An upload has 1 to {MOST_PARTS:,} parts, not {n_parts:,}.",
                 hint="Send larger parts: set MLFLOW_MULTIPART_UPLOAD_CHUNK_SIZE.",
             )
-        await self._files.allowed(asked, place)
+        await self._files.takes(asked, place)
         upload = new_id(_KIND)
-        headers = _signed_in(request)
-        told = [
+        headers = signed_in(request)
+        credentials = [
             {
-                "url": _address(request, f"{_PARTS}parts/{upload}/{number}/{named}"),
+                "url": address(request, f"{_PARTS}parts/{upload}/{number}/{named}"),
                 "part_number": number,
                 "headers": headers,
             }
             for number in range(1, n_parts + 1)
         ]
-        return _told({"upload_id": upload, "credentials": told})
+        return told({"upload_id": upload, "credentials": credentials})
 
     async def part(self, request: Request, workspace: str, rest: str) -> Response:
         """Take a part; its receipt is the answer's ETag."""
@@ -125,43 +120,29 @@ class PartRoutes:
             # The client has not heard that it was completed, and asks again.
             if not await run_in_threadpool(_there, asked, place, parts):
                 raise
-            return _told({})
+            return told({})
         late = time.monotonic() - begun > SOON_SECONDS
         await self._files.named(request, asked, place, kept, again=late)
         for part in parts:
             await run_in_threadpool(self._streams().drop, part.stream)
-        return _told({})
+        return told({})
 
     async def abort(self, request: Request, workspace: str, rest: str) -> Response:
         """Nothing: parts that are never named go by themselves."""
         asked = await self._asked(request, workspace)
         place, _ = _named(asked, rest)
         _upload(asked, asked.text("upload_id"), place)
-        return _told({})
-
-    async def presigned(self, request: Request, workspace: str, rest: str) -> Response:
-        """Tell where a file is read by ranges, and how long it is."""
-        asked = await self._files.asked(request, workspace)
-        place = place_of(rest)
-
-        def found() -> int:
-            return len(asked.call_here(f"{place.service}.fetch_artifact", **place.arguments()))
-
-        size = await run_in_threadpool(found)
-        address = _address(request, f"{FILES}/{rest}")
-        return _told({"url": address, "headers": _signed_in(request), "file_size": size})
+        return told({})
 
     def _taken(self, asked: Asked, upload: Upload) -> list[Kept]:
         """The parts that a body names; of ten thousand that takes half a second."""
-        told = [asked.within(one, "parts") for one in asked.several("parts")]
-        receipts = [(one.number("part_number"), one.text("etag")) for one in told]
+        named = [asked.within(one, "parts") for one in asked.several("parts")]
+        receipts = [(one.number("part_number"), one.text("etag")) for one in named]
         return self._receipts.take(upload, receipts)
 
     async def _asked(self, request: Request, workspace: str) -> Asked:
         asked = await self._files.asked(request, workspace)
-        body = await read_body(request, _MOST_BODY_BYTES)
-        fields = await run_in_threadpool(json_object, body)
-        return Asked(asked.backend, asked.caller, workspace, fields)
+        return await read(request, asked, _MOST_BODY_BYTES)
 
 
 def _named(asked: Asked, folder: str) -> tuple[Place, str]:
@@ -187,24 +168,9 @@ def _upload(asked: Asked, upload_id: str, place: Place) -> Upload:
 
 
 def _there(asked: Asked, place: Place, parts: Sequence[Kept]) -> bool:
-    content = asked.call_here(f"{place.service}.fetch_artifact", **place.arguments())
+    """Whether the artifact is there, and made of these parts."""
+    try:
+        content = asked.call_here(f"{place.service}.fetch_artifact", **place.arguments())
+    except NotFound:
+        return False
     return is_made_of(content, parts)
-
-
-def _signed_in(request: Request) -> dict[str, str]:
-    """The header by which the caller has signed in: the caller's own, given back."""
-    return {"Authorization": request.scope.get(GIVEN) or request.headers["authorization"]}
-
-
-def _address(request: Request, route: str) -> str:
-    """The whole address of a route beside the one that is asked.
-
-    The host is the one that was asked, which ``HostCheck`` has let through as one of this
-    server's own.
-    """
-    root = request.scope["path"].partition("mlflow-artifacts/")[0]
-    return f"{request.url.scheme}://{request.url.netloc}{quote(root + route)}"
-
-
-def _told(document: dict[str, Any]) -> Response:
-    return JSONResponse(document, headers={"Cache-Control": "no-store"})

@@ -39,6 +39,7 @@ from falaj.kernel.errors import FalajError, InvalidInput, NotFound
 ROOTS = ("/mlflow", "/t/{workspace}/mlflow")
 _ROOT = re.compile(r"^(?:/t/([^/]+))?/mlflow/(.*)$", re.DOTALL)
 _VERSION = re.compile(r"^(?:ajax-)?api/[23]\.0/")
+_BEFORE = re.compile(r"^(?:/t/[^/]+)?/mlflow/(?:(?:ajax-)?api/[23]\.0/)?")
 _PART = re.compile(r"{(\w+)(:path)?}")
 _WORKSPACE = re.compile(r"^[a-z0-9][a-z0-9-]{0,62}$")
 _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
@@ -217,6 +218,12 @@ class _Ahead:
     async def _answered(self, scope: Scope, receive: Receive, send: Send) -> None:
         answer = await self._mlflow.answered(Request(scope, receive, send))
         await answer(scope, receive, send)
+
+
+def root_of(path: str) -> str:
+    """What stands before the route in the path of a request: ``/t/risk/mlflow/api/2.0/``."""
+    found = _BEFORE.match(path)
+    return found[0] if found else "/mlflow/"
 
 
 def _queried(request: Request) -> dict[str, Any]:
