@@ -154,15 +154,15 @@ async def sent(content: ArtifactContent, request: Request) -> Response:
     source = content.pieces(start, end)
     first = await run_in_threadpool(_next, source)
     return StreamingResponse(
-        _flowing(first, source),
+        flowing(first, source),
         status_code=200 if asked is None else 206,
         headers=headers,
         media_type="application/octet-stream",
     )
 
 
-async def _flowing(first: bytes, source: Iterator[bytes | memoryview]) -> AsyncIterator[bytes]:
-    """The pieces; one is opened while the one before it is on its way to the client."""
+async def flowing(first: bytes, source: Iterator[bytes | memoryview]) -> AsyncIterator[bytes]:
+    """The pieces; one is made by a thread while the one before it is on its way to the client."""
     coming: asyncio.Task[bytes] | None = None
     try:
         piece = first

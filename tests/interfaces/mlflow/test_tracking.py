@@ -146,6 +146,26 @@ def test_a_history_is_read_page_by_page_and_a_token_of_another_is_refused(ask, r
     refused(ask(f"metrics/get-history?run_id={run}&metric_key=m&max_results=0"))
 
 
+@pytest.mark.parametrize("n", [0, 1, 9_999, 10_000, 10_001, 25_000])
+def test_a_history_of_any_length_is_told_whole(ask, run, n):
+    for start in range(0, n, 1000):
+        points = [
+            {"key": "long", "value": step / 8, "timestamp": step, "step": step}
+            for step in range(start, min(start + 1000, n))
+        ]
+        ask("runs/log-batch", {"run_id": run, "metrics": points})
+    address = f"metrics/get-history?run_id={run}&metric_key=long"
+    _, told = ask(address)
+    found = [(one["step"], one["value"]) for one in told["metrics"]]
+    assert found == [(step, step / 8) for step in range(n)]
+    assert "next_page_token" not in told
+    if n > 15_000:
+        _, part = ask(address + "&max_results=15000")
+        assert [one["step"] for one in part["metrics"]] == list(range(15_000))
+        _, rest = ask(f"{address}&max_results=15000&page_token={part['next_page_token']}")
+        assert [one["step"] for one in rest["metrics"]] == list(range(15_000, n))
+
+
 def test_points_over_a_range_of_steps_are_spread_evenly_with_first_and_last(ask, run):
     points = [{"key": "m", "value": n, "timestamp": 1, "step": n} for n in range(100)]
     ask("runs/log-batch", {"run_id": run, "metrics": points})

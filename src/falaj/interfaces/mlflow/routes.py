@@ -10,14 +10,14 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 
 from falaj.interfaces.hiding import Hiding
 from falaj.interfaces.http import (
@@ -32,6 +32,7 @@ from falaj.interfaces.mlflow.asked import DEFAULT_WORKSPACE, Asked
 from falaj.interfaces.mlflow.errors import told
 from falaj.interfaces.routing import Application
 from falaj.interfaces.safeheaders import App, Receive, SafeHeaders, Scope, Send
+from falaj.interfaces.transfers import flowing
 from falaj.interfaces.turnedaway import tell
 from falaj.kernel.door import Backend
 from falaj.kernel.errors import FalajError, InvalidInput, NotFound
@@ -44,8 +45,8 @@ _PART = re.compile(r"{(\w+)(:path)?}")
 _WORKSPACE = re.compile(r"^[a-z0-9][a-z0-9-]{0,62}$")
 _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
-Serve = Callable[[Asked], Mapping[str, Any] | bytes]
-"""Answers a request with a JSON document, or with its text; runs in a thread."""
+Serve = Callable[[Asked], Mapping[str, Any] | bytes | Iterator[bytes]]
+"""Answers a request with a JSON document, its text, or pieces of that; runs in a thread."""
 
 
 @dataclass(frozen=True)
@@ -166,11 +167,16 @@ class Mlflow:
             await run_in_threadpool(self._verifier.still_good, bearer(request))
         asked = Asked(self._backend, caller, workspace, fields, path, in_address, body)
 
-        def served() -> bytes:
-            document = route.serve(asked)
-            return document if isinstance(document, bytes) else json.dumps(document).encode()
+        def served() -> tuple[bytes, Iterator[bytes] | None]:
+            found = route.serve(asked)
+            if isinstance(found, Iterator):
+                return next(found), found
+            return found if isinstance(found, bytes) else json.dumps(found).encode(), None
 
-        return Response(await run_in_threadpool(served), media_type="application/json")
+        first, others = await run_in_threadpool(served)
+        if others is not None:
+            return StreamingResponse(flowing(first, others), media_type="application/json")
+        return Response(first, media_type="application/json")
 
     def _found(self, method: str, rest: str) -> tuple[Route, Mapping[str, str]]:
         plain = self._plain.get((method, rest))

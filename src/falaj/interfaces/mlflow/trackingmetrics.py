@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from falaj.interfaces.mlflow.asked import Asked
@@ -21,11 +22,13 @@ if TYPE_CHECKING:
 MOST_RUNS = 100
 MOST_POINTS = 25_000
 MOST_A_RUN = 2_500
+PIECE = 10_000
+"""So many points of a history are written at a time: 0.8 MB."""
 MANY = 4_000
 """From so many points on, their JSON is written by Arrow: 12 ms for 100,000 instead of 90."""
 
 
-def _history(asked: Asked) -> bytes:
+def _history(asked: Asked) -> bytes | Iterator[bytes]:
     run, key = run_id(asked), asked.text("metric_key")
     limit = asked.number("max_results", -1)
     if "max_results" in asked.fields and limit <= 0:
@@ -45,9 +48,21 @@ def _history(asked: Asked) -> bytes:
     following = ""
     if end < len(points):
         following = pagetokens.written(question, [end], begun)
-    body = listed(key, _part(points, start, end))
+    found = _part(points, start, end)
+    pieces = _written(key, found, following)
+    return pieces if len(found) > PIECE else b"".join(pieces)
+
+
+def _written(key: str, points: Points, following: str) -> Iterator[bytes]:
+    """The answer in pieces: one is written while the one before it is sent."""
+    before = b'{"metrics":['
+    for start in range(0, len(points), PIECE):
+        yield before + listed(key, _part(points, start, start + PIECE))
+        before = b","
+    if not len(points):
+        yield before
     more = f',"next_page_token":{json.dumps(following)}'.encode() if following else b""
-    return b'{"metrics":[' + body + b"]" + more + b"}"
+    yield b"]" + more + b"}"
 
 
 def _bulk(asked: Asked) -> bytes:
