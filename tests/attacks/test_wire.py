@@ -159,7 +159,7 @@ def test_deep_and_huge_bodies_are_refused_to_strangers(running: Any, path: str) 
 
 
 def test_a_deep_body_of_somebody_known_is_refused(running: Any) -> None:
-    with running.web(running.person.token) as web:
+    with running.as_(running.person.name) as web:
         answer = web.post("/api/accounts/salma/sessions/revocation", content=DEEP)
     assert answer.status_code == 422
     assert "nested deeper than 64" in answer.json()["detail"]
@@ -190,7 +190,7 @@ def test_a_body_is_read_as_json_or_not_at_all(running: Any, kind: str) -> None:
 def test_a_header_that_names_somebody_is_nobodys_proof(running: Any, name: str) -> None:
     with running.web() as web:
         assert web.get("/api/me", headers={name: "owner"}).status_code == 401
-    with running.web(running.person.token) as web:
+    with running.as_(running.person.name) as web:
         me = web.get("/api/me", headers={name: "owner", "x-forwarded-for": "10.0.0.1"}).json()
     assert me["principal"] == "user:salma"
 
@@ -209,7 +209,7 @@ def test_a_forwarded_address_is_not_believed(running: Any) -> None:
 @pytest.mark.parametrize("host", ["evil.example", "localhost.evil.example", "169.254.169.254"])
 @pytest.mark.parametrize("path", ["/", "/login", "/api/me", "/api/openapi.json"])
 def test_another_host_name_is_answered_nothing(running: Any, host: str, path: str) -> None:
-    with running.web(running.person.token) as web:
+    with running.as_(running.person.name) as web:
         answer = web.get(path, headers={"host": host})
     assert (answer.status_code, answer.json()["code"]) == (421, "wrong-host")
     assert host not in answer.text
@@ -217,7 +217,7 @@ def test_another_host_name_is_answered_nothing(running: Any, host: str, path: st
 
 @pytest.mark.parametrize("origin", ["https://evil.example", "null", "https://localhost"])
 def test_another_sites_page_sends_nothing(running: Any, origin: str) -> None:
-    with running.web(running.person.token) as web:
+    with running.as_(running.person.name) as web:
         answer = web.post("/api/accounts/salma/sessions/revocation", json={},
                           headers={"origin": origin})  # fmt: skip
         assert (answer.status_code, answer.json()["code"]) == (403, "foreign-origin")
@@ -226,7 +226,7 @@ def test_another_sites_page_sends_nothing(running: Any, origin: str) -> None:
 
 def test_names_of_the_inside_stand_in_no_error(running: Any) -> None:
     inside = [str(running.installation.home), str(running.installation.folder), "sqlite:"]
-    with running.web(running.person.token) as web:
+    with running.as_(running.person.name) as web:
         answers = [
             web.get("/api/tables/%2Fetc%2Fpasswd"),
             web.get("/api/nothing/../../etc/passwd"),
