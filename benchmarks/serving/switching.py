@@ -2,7 +2,8 @@
 
 Three real releases of one endpoint, of two models that score differently, are activated in
 turn as the action does it: the bundle is verified, every worker builds and warms the plan,
-then all switch. Each of them was replaced two switches ago, so no worker has it in memory.
+then all switch. Each of them was replaced two switches ago, so no worker has it in memory;
+its trees are kept on the machine (ADR 0070), but for the first time that each is loaded.
 Then two of them take turns: that is a rollback, for which a worker keeps the plan that served
 before. ``wrk`` keeps 16 connections busy meanwhile; beside it a checker asks at a
 steady pace and looks into each answer: a release that had been replaced before the request
