@@ -41,6 +41,15 @@ def test_costs_are_never_negative_and_a_run_of_one_row_is_always_allowed(
     assert costs.rows_within(0.001) >= 1
 
 
+@pytest.mark.parametrize("seconds", [5e-324, 1e-310, 1e-300])
+def test_rows_that_cost_next_to_nothing_fit_in_any_number_that_is_one(seconds: float) -> None:
+    costs = Costs()
+    costs.saw(1, seconds)
+    assert costs.rows_within(0.001) == 1 << 20
+    costs.fixed = 1.0
+    assert costs.rows_within(0.001) == 1
+
+
 def rows_a_second(
     *,
     fixed: float,

@@ -10,6 +10,10 @@ _FORGET = 0.98
 """A run weighs so much less for each run behind it: about the last fifty count."""
 
 
+_MOST_ROWS = 1 << 20
+"""So many rows are said to fit where a row costs next to nothing."""
+
+
 class Costs:
     """The seconds that a run of n rows takes, learned as ``fixed + n * per_row``.
 
@@ -46,8 +50,10 @@ class Costs:
     def rows_within(self, seconds: float) -> int:
         """The most rows whose run ends within so many seconds; at least one."""
         if self.per_row <= 0:
-            return 1 << 20
-        return max(1, int((seconds - self.fixed) / self.per_row))
+            return _MOST_ROWS
+        # Of a cost near 0 the quotient is infinite.
+        rows = (seconds - self.fixed) / self.per_row
+        return int(min(max(rows, 1.0), _MOST_ROWS))
 
 
 class Linger:
