@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from contextlib import suppress
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -18,7 +19,7 @@ from uuid import uuid4
 import msgspec
 import numpy as np
 
-from falaj.kernel.errors import FalajError
+from falaj.kernel.errors import Corrupt, FalajError
 from falaj.kernel.telemetry import logger
 from falaj.serving.trees.blocks import Words
 from falaj.serving.trees.scorer import Laid
@@ -73,7 +74,9 @@ class KeptTrees:
             os.utime(path)
         except (FalajError, msgspec.MsgspecError, OSError) as error:
             _log.warning("kept_trees_unread", file=name, reason=str(error))
-            path.unlink(missing_ok=True)
+            if isinstance(error, Corrupt | msgspec.MsgspecError):  # not if the keys are away
+                with suppress(OSError):
+                    path.unlink(missing_ok=True)
             return None
         few = _words(found.few)
         many = _words(found.many) if found.many else few
@@ -97,7 +100,8 @@ class KeptTrees:
         except (FalajError, OSError) as error:
             _log.warning("kept_trees_unwritten", file=name, reason=str(error))
         finally:
-            beside.unlink(missing_ok=True)
+            with suppress(OSError):
+                beside.unlink(missing_ok=True)
 
     def _sweep(self) -> None:
         found = [(path.stat(), path) for path in self._folder.iterdir()]
